@@ -1,0 +1,1 @@
+"""Everything the action talks to, on one machine and without an account."""

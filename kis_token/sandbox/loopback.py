@@ -1,0 +1,256 @@
+"""An HTTP server on loopback with a log and faults: what the KIS emulator and the PostgREST stand-in are built on.
+
+Knows HTTP and nothing of what is served. Listens on 127.0.0.1 only, on a port the system picks, and dies with its
+process: every thread is a daemon.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Mapping
+    from email.message import Message
+
+    from typing_extensions import Self
+
+FaultKind = Literal["answer", "stall", "reset", "truncate"]
+
+#: A stalled answer gives up its thread after this long, whatever the client does.
+LONGEST_STALL_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request as it arrived. ``query`` keeps the order and the repetitions of its names."""
+
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...]
+    headers: Message = field(repr=False)
+    body: bytes = field(repr=False)
+
+    def json(self) -> Any:  # noqa: ANN401 - a body is whatever the client sent
+        """The body as JSON; raises ValueError when it is none."""
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer. A body that is not bytes is sent as JSON."""
+
+    status: int
+    body: object = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the log keeps of a request: never a header or a body, so never a secret."""
+
+    method: str
+    path: str
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens to the next requests whose path starts with ``path`` instead of an answer.
+
+    ``answer`` sends ``response``; ``stall`` sends nothing for ``seconds`` (or until the server stops) and then closes;
+    ``reset`` drops the connection without a byte; ``truncate`` sends half of the true answer and breaks off.
+    ``after`` lets the request take effect first: the work is done and only its answer is lost.
+    """
+
+    kind: FaultKind
+    path: str = "/"
+    times: int = 1
+    response: Response = field(default_factory=lambda: Response(500))
+    seconds: float = LONGEST_STALL_SECONDS
+    after: bool = False
+
+
+class LoopbackServer:
+    """Serves ``handle`` on a port of its own. Use as a context manager, or ``start`` and ``stop``; both repeatable.
+
+    A stopped server refuses connections; started again it has the same port, so an outage can be played.
+    """
+
+    def __init__(
+        self,
+        handle: Callable[[Request], Response],
+        *,
+        tls: ssl.SSLContext | None = None,
+        send_date: bool = True,
+    ) -> None:
+        self.send_date = send_date
+        self._handle = handle
+        self._tls = tls
+        self._port = 0
+        self._server: _Server | None = None
+        self._stopped = threading.Event()
+        self._lock = threading.Lock()
+        self._seen: list[Seen] = []
+        self._faults: deque[tuple[Fault, int]] = deque()
+
+    @property
+    def url(self) -> str:
+        """The address, without a slash at its end. Valid once started."""
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
+
+    def start(self) -> None:
+        """Listen. Nothing happens when it already does."""
+        if self._server is not None:
+            return
+        self._stopped.clear()
+        self._server = _Server(("127.0.0.1", self._port), self)
+        self._port = self._server.server_address[1]
+        if self._tls is not None:
+            # The handshake belongs to the connection's own thread, or one silent client would block all others.
+            self._server.socket = self._tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse connections from now on, and break those that are open."""
+        if self._server is None:
+            return
+        self._stopped.set()
+        server, self._server = self._server, None
+        server.shutdown()
+        server.server_close()
+        server.break_connections()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def add_fault(self, fault: Fault) -> None:
+        """Let ``fault`` befall the next ``fault.times`` requests that match its path. First added, first spent."""
+        with self._lock:
+            self._faults.append((fault, fault.times))
+
+    def clear_faults(self) -> None:
+        """Forget the faults that are not spent yet."""
+        with self._lock:
+            self._faults.clear()
+
+    @property
+    def seen(self) -> tuple[Seen, ...]:
+        """Every request since the start or the last ``forget``, in the order of arrival."""
+        with self._lock:
+            return tuple(self._seen)
+
+    def forget(self) -> None:
+        """Empty the log."""
+        with self._lock:
+            self._seen.clear()
+
+    def answer(self, request: Request) -> tuple[Response, Fault | None]:
+        """The answer to ``request``, and the fault that its connection has to suffer. Called by connections."""
+        fault = self._take_fault(request.path)
+        response = self._handle(request) if fault is None or fault.after or fault.kind == "truncate" else Response(0)
+        if fault is not None and fault.kind == "answer":
+            response = fault.response
+        with self._lock:
+            self._seen.append(Seen(request.method, request.path, response.status))
+        if fault is not None and fault.kind == "stall":
+            self._stopped.wait(min(fault.seconds, LONGEST_STALL_SECONDS))
+        return response, fault
+
+    def _take_fault(self, path: str) -> Fault | None:
+        with self._lock:
+            for index, (fault, left) in enumerate(self._faults):
+                if path.startswith(fault.path):
+                    if left > 1:
+                        self._faults[index] = (fault, left - 1)
+                    else:
+                        del self._faults[index]
+                    return fault
+        return None
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 512  # 200 contenders knock at once
+
+    def __init__(self, address: tuple[str, int], owner: LoopbackServer) -> None:
+        self.owner = owner
+        self._open: set[socket.socket] = set()
+        super().__init__(address, _Connection)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        self._open.add(connection)
+        return connection, address
+
+    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401 - socketserver's own signature
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def break_connections(self) -> None:
+        for connection in tuple(self._open):
+            with suppress(OSError):  # closed meanwhile: just what was wanted
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a client that hangs up in the middle is part of the tests."""
+
+
+class _Connection(BaseHTTPRequestHandler):
+    server: _Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    timeout = LONGEST_STALL_SECONDS  # an idle connection must not keep a thread for ever
+
+    def _serve(self) -> None:
+        parts = urlsplit(self.path)
+        request = Request(
+            method=self.command,
+            path=parts.path,
+            query=tuple(parse_qsl(parts.query, keep_blank_values=True)),
+            headers=self.headers,
+            body=self.rfile.read(int(self.headers.get("Content-Length") or 0)),
+        )
+        response, fault = self.server.owner.answer(request)
+        if fault is not None and fault.kind in ("stall", "reset"):
+            self._break_off()
+            return
+        body = response.body if isinstance(response.body, bytes) else json.dumps(response.body).encode()
+        self.send_response_only(response.status)
+        if self.server.owner.send_date:
+            self.send_header("Date", self.date_time_string())
+        for name, value in {"Content-Type": "application/json; charset=utf-8", **response.headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if fault is not None and fault.kind == "truncate":
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            self._break_off()
+            return
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = do_HEAD = _serve  # noqa: N815 - the names http.server looks for
+
+    def _break_off(self) -> None:
+        """Close with a reset, as a crashed peer or a firewall would."""
+        self.close_connection = True
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's parameter name
+        """Say nothing: the log is ``LoopbackServer.seen``."""
