@@ -84,6 +84,9 @@ class LoopbackServer:
     """Serves ``handle`` on a port of its own. Use as a context manager, or ``start`` and ``stop``; both repeatable.
 
     A stopped server refuses connections; started again it has the same port, so an outage can be played.
+
+    ``observe`` is told of each request and its answer before the answer is sent; the answer's status is 0 when a fault
+    left the request without one.
     """
 
     def __init__(
@@ -92,8 +95,10 @@ class LoopbackServer:
         *,
         tls: ssl.SSLContext | None = None,
         send_date: bool = True,
+        observe: Callable[[Request, Response], object] | None = None,
     ) -> None:
         self.send_date = send_date
+        self._observe = observe
         self._handle = handle
         self._tls = tls
         self._port = 0
@@ -120,7 +125,7 @@ class LoopbackServer:
             self._server.socket = self._tls.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self) -> None:
         """Refuse connections from now on, and break those that are open."""
@@ -168,6 +173,8 @@ class LoopbackServer:
             response = fault.response
         with self._lock:
             self._seen.append(Seen(request.method, request.path, response.status))
+        if self._observe is not None:
+            self._observe(request, response)
         if fault is not None and fault.kind == "stall":
             self._stopped.wait(min(fault.seconds, LONGEST_STALL_SECONDS))
         return response, fault

@@ -1,0 +1,135 @@
+"""The action's program, with the standard library alone.
+
+A fresh token in Supabase costs one GET: nothing is installed, downloaded or imported from elsewhere. Anything more
+(issuing, waiting, writing, sealed values) needs the runtime, which is found or built and handed the rest.
+
+Parses on Python 3.8, because a job may have put an old one first on its path; runs on 3.10 or newer. The caller's
+site-packages, .pth files and PYTHON variables play no part: it insists on -I -S -X utf8 and starts itself again if need
+be.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+STARTED = time.monotonic()
+HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib costs time that the fast path has not
+OLDEST = (3, 10)
+NEWEST_MINOR = 20
+
+if TYPE_CHECKING:
+    from kis_token.config import Settings
+    from kis_token.lookup import Resolution, View
+
+
+def main() -> int:
+    """Run the step; its exit status."""
+    if sys.version_info < OLDEST:
+        python = None if "--again" in sys.argv else find_python()
+        if python is None:
+            print(  # noqa: T201 - workflow commands are given by printing
+                "::error::Python 3.10 or newer is needed, and only an older one was found [python-missing]. "
+                "Add a step with actions/setup-python before this one."
+            )
+            return 1
+        return start_again(python)
+    if not (sys.flags.isolated and sys.flags.no_site and sys.flags.utf8_mode):
+        return start_again(sys.executable)
+    sys.path.insert(0, HERE)
+    return run_step()
+
+
+def find_python() -> str | None:
+    """A Python that is new enough, by its name on the path."""
+    import shutil  # noqa: PLC0415 - rare
+
+    names = ("python3.%d" % minor for minor in range(NEWEST_MINOR, OLDEST[1] - 1, -1))  # noqa: UP031 - as old as can be
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def start_again(python: str) -> int:
+    """The same program under ``python``, cut off from the caller's packages."""
+    command = [python, "-I", "-S", "-X", "utf8", os.path.abspath(__file__), "--again"]  # noqa: PTH100 - as above
+    if os.name == "nt":
+        # exec on Windows returns to the caller before the new program is done.
+        import subprocess  # noqa: PLC0415 - Windows only
+
+        return subprocess.call(command)  # noqa: S603 - our own arguments
+    return os.execv(python, command)  # noqa: S606 - our own arguments; it never returns
+
+
+def run_step() -> int:
+    """The fast path, then whatever else is needed."""
+    from kis_token.config import Settings  # noqa: PLC0415 - the path is set by now
+    from kis_token.errors import KisTokenError  # noqa: PLC0415 - the same
+    from kis_token.publish import describe_defect, mask_secrets, publish, report_failure  # noqa: PLC0415 - the same
+    from kis_token.workflow import FileWorkflow, require_file  # noqa: PLC0415 - the same
+
+    workflow = FileWorkflow(os.environ)
+    try:
+        settings = Settings.from_env(os.environ)
+        mask_secrets(settings.secrets, workflow)
+        require_file(os.environ, "GITHUB_OUTPUT")
+        view, resolution = look_quickly(settings)
+        if resolution is not None:
+            publish(resolution, settings, workflow)
+            return 0
+        add_runtime(settings)
+    except KisTokenError as error:
+        report_failure(error, (), workflow)
+        return 1
+    except Exception as error:  # noqa: BLE001 - a traceback may quote a secret
+        report_failure(describe_defect(error), (), workflow)
+        return 1
+    from kis_token import action  # noqa: PLC0415 - needs the runtime
+
+    return action.main(STARTED, view)
+
+
+def look_quickly(settings: Settings) -> tuple[View | None, Resolution | None]:
+    """What store and cache say, and a token when that is all it takes.
+
+    Neither where a secret library would be needed, or where certificates or a proxy make the standard library doubtful.
+    """
+    if settings.encryption_keys or settings.mode == "force":
+        return None, None
+    from kis_token.cache import FileCache, remember  # noqa: PLC0415 - as above
+    from kis_token.clock import SystemClock  # noqa: PLC0415 - as above
+    from kis_token.lookup import enough, look  # noqa: PLC0415 - as above
+    from kis_token.reader import Slot, read_slot  # noqa: PLC0415 - as above
+    from kis_token.sealing import PlainVault  # noqa: PLC0415 - as above
+
+    vault = PlainVault()
+    cache = FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None
+
+    def read() -> Slot:
+        return read_slot(settings.supabase_url, settings.supabase_key, settings.service_name)
+
+    view = look(settings, read, cache, vault, SystemClock())
+    if view.outage is not None and view.outage.doubtful:
+        return None, None
+    resolution = enough(view, settings)
+    return view, remember(cache, resolution) if resolution is not None else None
+
+
+def add_runtime(settings: Settings) -> None:
+    """Find or build the packages and make them importable."""
+    from pathlib import Path  # noqa: PLC0415 - as above
+
+    from kis_token.bootstrap import ensure_runtime  # noqa: PLC0415 - as above
+
+    here = Path(HERE)
+    runtime = ensure_runtime(
+        here / "requirements.txt",
+        here / "requirements-uv.txt",
+        os.environ,
+        STARTED + settings.timeout.total_seconds(),
+    )
+    sys.path.insert(1, str(runtime))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

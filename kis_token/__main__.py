@@ -1,0 +1,9 @@
+"""``python -m kis_token``: the same as the command kis-token."""
+
+from __future__ import annotations
+
+import sys
+
+from kis_token.cli import main
+
+sys.exit(main())

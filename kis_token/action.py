@@ -1,0 +1,91 @@
+"""The GitHub adapter: the whole chain as a workflow step, on actions_toolkit.core.
+
+Runs when the fast path of entrypoint.py could not answer. Like the command, it catches everything: a traceback may
+quote what it should not.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from actions_toolkit import core
+
+from kis_token.config import Settings
+from kis_token.errors import KisTokenError
+from kis_token.lookup import Link
+from kis_token.publish import describe_defect, mask_secrets, publish, report_failure
+from kis_token.wiring import make_resolver
+from kis_token.workflow import FileWorkflow
+
+if TYPE_CHECKING:
+    from kis_token.lookup import View
+
+
+class ToolkitWorkflow:
+    """The runner's commands through actions_toolkit.core, which does not flush by itself."""
+
+    def mask(self, secret: str) -> None:
+        """Hide ``secret``, and do not return before the runner can know."""
+        for line in secret.splitlines():
+            if line.strip():
+                core.set_secret(line)
+        sys.stdout.flush()
+
+    def output(self, name: str, value: str) -> None:
+        """Set an output of the step."""
+        core.set_output(name, value)
+
+    def export(self, name: str, value: str) -> None:
+        """Set a variable for the steps that follow."""
+        core.export_variable(name, value)
+
+    def summarize(self, markdown: str) -> None:
+        """Add to the job's summary, for which the toolkit has no call."""
+        FileWorkflow(os.environ).summarize(markdown)
+
+    def error(self, message: str) -> None:
+        """Annotate the run with an error."""
+        core.error(message)
+        sys.stdout.flush()
+
+    def warning(self, message: str) -> None:
+        """Annotate the run with a warning."""
+        core.warning(message)
+        sys.stdout.flush()
+
+    def info(self, message: str) -> None:
+        """A line in the log."""
+        FileWorkflow(os.environ).info(message)
+
+
+def main(started: float, view: View | None) -> int:
+    """Resolve and publish; the exit status. ``started`` is when the step began, by the monotonic counter.
+
+    ``view`` is what the fast path saw of store and cache, when it saw them.
+    """
+    _keep_line_ends()
+    workflow = ToolkitWorkflow()
+    links: tuple[Link, ...] = ()
+    try:
+        settings = Settings.from_env(os.environ)
+        mask_secrets(settings.secrets, workflow)
+        resolver = make_resolver(settings, started, workflow.info)
+        view = view or resolver.look()
+        links = view.links
+        publish(resolver.resolve(view), settings, workflow)
+    except KisTokenError as error:
+        report_failure(error, (*links, Link("result", f"{error}")), workflow)
+        return 1
+    except Exception as error:  # noqa: BLE001 - the last line of defence for secrets
+        report_failure(describe_defect(error), links, workflow)
+        return 1
+    return 0
+
+
+def _keep_line_ends() -> None:
+    """The toolkit writes the system's line ends itself; on Windows the stream would double them."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(newline="\n")

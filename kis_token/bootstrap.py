@@ -1,0 +1,182 @@
+"""The runtime: a folder with the locked packages, built once for a lock, a Python and a platform, then found again.
+
+Standard library alone, and it never touches the Python it runs on. A folder under its final name is complete: it is
+built under another name and renamed. Two that start at once build once: the lock they take is the system's, so it ends
+with its holder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kis_token.errors import EnvironmentFault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+#: What is left of the time limit for the work itself once the runtime is there.
+RESERVE_SECONDS = 25.0
+
+_SECRET_VARIABLES = ("INPUT_", "KIS_", "SUPABASE_")
+
+
+def ensure_runtime(requirements: Path, uv_requirements: Path, env: Mapping[str, str], deadline: float) -> Path:
+    """The folder with the packages of ``requirements``, built when it is not there yet.
+
+    ``uv_requirements`` pins the uv that is fetched when the machine has none. ``deadline`` is a reading of
+    time.monotonic. Raises EnvironmentFault.
+    """
+    name = runtime_name(requirements.read_bytes())
+    root = _usable_root(env)
+    runtime = root / name
+    if runtime.is_dir():
+        return runtime
+    limit = deadline - RESERVE_SECONDS
+    with _locked(root / f"{name}.lock", limit):
+        if runtime.is_dir():
+            return runtime
+        for leftover in root.glob(f"{name}.partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        partial = root / f"{name}.partial-{os.getpid()}"
+        try:
+            _install(requirements, uv_requirements, partial, _clean_environment(env), limit)
+            partial.replace(runtime)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return runtime
+
+
+def runtime_name(requirements: bytes) -> str:
+    """The folder's name: another lock, Python, platform or C library, another folder."""
+    digest = hashlib.sha256(requirements.replace(b"\r\n", b"\n")).hexdigest()[:16]
+    abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
+    return f"{digest}-{abi}-{sysconfig.get_platform()}"
+
+
+def _usable_root(env: Mapping[str, str]) -> Path:
+    """The first place that this user can write and no other user could have prepared."""
+    for folder in _candidates(env):
+        root = folder / "kis-token-action"
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = root.stat()
+        except OSError:
+            continue
+        ours = not hasattr(os, "geteuid") or (status.st_uid == os.geteuid() and not status.st_mode & 0o022)
+        if ours and os.access(root, os.W_OK):
+            return root
+    raise EnvironmentFault("runtime-failed", "There is no folder to install packages into")
+
+
+def _candidates(env: Mapping[str, str]) -> Iterator[Path]:
+    if env.get("RUNNER_TOOL_CACHE"):
+        yield Path(env["RUNNER_TOOL_CACHE"])
+    if sys.platform == "win32":
+        if env.get("LOCALAPPDATA"):
+            yield Path(env["LOCALAPPDATA"])
+    elif env.get("XDG_CACHE_HOME"):
+        yield Path(env["XDG_CACHE_HOME"])
+    elif env.get("HOME"):
+        yield Path(env["HOME"]) / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    if env.get("RUNNER_TEMP"):
+        yield Path(env["RUNNER_TEMP"])
+
+
+@contextmanager
+def _locked(path: Path, limit: float) -> Iterator[None]:
+    """Hold a lock that ends with this process. Raises EnvironmentFault when ``limit`` comes first."""
+    with path.open("a+b") as file:
+        while not _try_lock(file.fileno()):
+            if time.monotonic() > limit:
+                raise EnvironmentFault("runtime-failed", "Another job is still installing the packages")
+            time.sleep(0.1)
+        yield  # closing the file gives the lock back
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt  # noqa: PLC0415 - Windows only
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl  # noqa: PLC0415 - not on Windows
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _clean_environment(env: Mapping[str, str]) -> dict[str, str]:
+    """What an installer needs: proxies, certificates, its own settings. Not our secrets."""
+    kept = {name: value for name, value in env.items() if not name.upper().startswith(_SECRET_VARIABLES)}
+    # Settings of the caller's that a folder of our own contradicts.
+    return kept | {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+
+
+def _install(requirements: Path, uv_requirements: Path, target: Path, env: dict[str, str], limit: float) -> None:
+    """With uv when there is one, else with a uv that pip fetches, else with pip: each is several times slower."""
+    uv = shutil.which("uv", path=env.get("PATH"))
+    if uv and _run([*_uv_install(uv), "--target", f"{target}", "-r", f"{requirements}"], target, env, limit) is None:
+        return
+    fetched = target.with_name(f"{target.name}-uv")
+    try:
+        trouble = _run(_pip_install(uv_requirements, fetched), target, env, limit)
+        if trouble is None:
+            uv = next((f"{path}" for path in fetched.glob("*/uv*") if path.stem == "uv" and path.is_file()), None)
+            command = [*_uv_install(uv), "--target", f"{target}", "-r", f"{requirements}"] if uv else []
+            if command and _run(command, target, env, limit) is None:
+                return
+        elif "No module named pip" in trouble:
+            raise EnvironmentFault("pip-missing", "This Python has no pip, and there is no uv")
+    finally:
+        shutil.rmtree(fetched, ignore_errors=True)
+    trouble = _run(_pip_install(requirements, target), target, env, limit)
+    if trouble is not None:
+        raise EnvironmentFault("runtime-failed", f"The packages could not be installed: {trouble}")
+
+
+def _uv_install(uv: str) -> list[str]:
+    # Wheels only: building a source package would run code that no hash covers.
+    return [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:",
+            "--no-python-downloads", "--python", sys.executable]  # fmt: skip
+
+
+def _pip_install(requirements: Path, target: Path) -> list[str]:
+    return [sys.executable, "-I", "-m", "pip", "install", "--quiet", "--no-input", "--no-deps", "--require-hashes",
+            "--only-binary", ":all:", "--no-compile", "--target", f"{target}", "-r", f"{requirements}"]  # fmt: skip
+
+
+def _run(command: list[str], target: Path, env: dict[str, str], limit: float) -> str | None:
+    """None when it worked, else its last words. What it left behind is removed."""
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        done = subprocess.run(  # noqa: S603 - our own arguments
+            command,
+            cwd=target.parent,  # away from the caller's project, whose settings are not for this
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=max(limit - time.monotonic(), 1.0),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise EnvironmentFault("runtime-failed", "Installing the packages took too long") from None
+    except OSError as error:
+        return type(error).__name__
+    if done.returncode == 0:
+        return None
+    lines = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+    # An index address can hold a password.
+    return re.sub(r"//[^/\s@]*@", "//***@", lines[-1].strip())[:300] if lines else f"status {done.returncode}"

@@ -1,0 +1,122 @@
+"""The local file: the chain's second link, for when Supabase cannot be asked.
+
+Written atomically, mode 0600 in a folder 0700, never through a symbolic link. A file that cannot be used is a miss
+with a reason, never an error: the next write heals it. Reading and writing need the standard library alone; only the
+lock needs filelock.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kis_token.errors import CacheError, IssuanceError, TokenError
+from kis_token.token import Token, parse_stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kis_token.lookup import Resolution
+    from kis_token.ports import Cache
+    from kis_token.sealing import Vault
+
+LARGEST_FILE = 64 * 1024
+
+
+class FileCache:
+    """One token in one file. A flat JSON file as the guide's code writes it is read as well."""
+
+    def __init__(self, path: Path, vault: Vault, service_name: str) -> None:
+        self._path = path
+        self._vault = vault
+        self._service_name = service_name
+
+    def read(self) -> Token:
+        """The cached token, whatever its age. Raises TokenError, with the reason, when there is none to be had."""
+        try:
+            text = self._read_text()
+        except FileNotFoundError:
+            raise TokenError("token-unusable", "there is no cache file") from None
+        except (OSError, UnicodeError) as error:
+            raise TokenError("token-unusable", f"the cache file cannot be read ({type(error).__name__})") from error
+        return parse_stored(self._vault.open(text, self._service_name, "access_token"))
+
+    def write(self, token: Token) -> None:
+        """Keep ``token``, unless one that lives longer is there. Raises CacheError."""
+        with suppress(TokenError):
+            kept = self.read()
+            if kept.value == token.value or (
+                kept.expires_at > token.expires_at and kept.app_key_id == token.app_key_id
+            ):
+                return
+        text = self._vault.seal(token.to_json(), self._service_name, "access_token")
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._replace(text.encode())
+        except OSError as error:
+            raise CacheError(
+                "cache-unwritable", f"The cache file cannot be written ({type(error).__name__})"
+            ) from error
+
+    @contextmanager
+    def lock(self, seconds: float) -> Iterator[None]:
+        """Keep other processes of this machine out, also those that ask for another token of this slot.
+
+        Raises IssuanceError ``wait-too-long`` after ``seconds``. The lock ends with its process. Where the folder
+        cannot be written nobody is kept out: there is nothing to share either.
+        """
+        from filelock import FileLock, Timeout  # noqa: PLC0415 - only issuing without the store needs it
+
+        lock = FileLock(f"{self._path}.lock", mode=0o600)
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock.acquire(timeout=seconds)
+        except Timeout as error:
+            raise IssuanceError(
+                "wait-too-long", "Another process of this machine is issuing without Supabase", retryable=True
+            ) from error
+        except OSError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _replace(self, content: bytes) -> None:
+        # A new file of our own, 0600 from its first moment; the rename replaces a symbolic link, never follows it.
+        new = self._path.with_name(f"{self._path.name}.{os.urandom(8).hex()}.tmp")
+        try:
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - the mode
+                file.write(content)
+            new.replace(self._path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
+
+    def _read_text(self) -> str:
+        # O_NONBLOCK: a pipe put in the file's place must not hang the reader.
+        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        handle = os.open(self._path, flags)
+        with os.fdopen(handle, "rb") as file:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
+                raise OSError("not a cache file")
+            if hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), 0):
+                raise PermissionError("another user's file")
+            return file.read(LARGEST_FILE).decode()
+
+
+def remember(cache: Cache | None, resolution: Resolution) -> Resolution:
+    """Keep a living token for when the store is down. That it cannot be kept is a warning: there is a token."""
+    if cache is None or resolution.expired:
+        return resolution
+    try:
+        cache.write(resolution.token)
+    except CacheError as error:
+        return replace(resolution, warnings=(*resolution.warnings, f"{error}. {error.hint}"))
+    return resolution

@@ -1,0 +1,68 @@
+"""The command ``kis-token``. Like the action, it catches everything: a traceback may quote what it should not."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from kis_token.config import Settings
+from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
+from kis_token.publish import describe_defect
+
+_DESCRIPTION = "One KIS Open API access token a day, shared by every job and every machine."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; its exit status: 0, or 1 after an error, which is explained on standard error."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except KisTokenError as error:
+        for fault in error.faults if isinstance(error, SettingsError) else [error]:
+            _say(f"error: {fault}. {fault.hint}")
+    except Exception as error:  # noqa: BLE001 - the last line of defence for secrets
+        defect = describe_defect(error)
+        _say(f"error: {defect}. {defect.hint}")
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kis-token", description=_DESCRIPTION)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    get = commands.add_parser("get", help="print a valid token, and nothing else, on standard output")
+    get.set_defaults(run=_get)
+    sandbox = commands.add_parser(
+        "sandbox",
+        help="KIS and Supabase on this machine, without an account",
+        description="Start a KIS emulator and a stand-in for Supabase. With a command, run it inside and end with its "
+        "status; without one, print the variables to export and stay until Ctrl-C.",
+    )
+    sandbox.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD", help="the command to run inside")
+    sandbox.set_defaults(run=_sandbox)
+    return parser
+
+
+def _get(_: argparse.Namespace) -> int:
+    from kis_token.wiring import make_resolver  # noqa: PLC0415 - heavy, and not for every command
+
+    started = time.monotonic()
+    resolution = make_resolver(Settings.from_env(os.environ), started, _say).resolve()
+    for warning in resolution.warnings:
+        _say(f"warning: {warning}")
+    print(resolution.token.value)  # noqa: T201 - this is the command's output
+    return 0
+
+
+def _sandbox(options: argparse.Namespace) -> int:
+    try:
+        from kis_token.sandbox.command import run  # noqa: PLC0415 - needs the extra
+    except ImportError as error:
+        raise EnvironmentFault("sandbox-missing", f"The sandbox needs the package {error.name}") from None
+    command = options.command
+    return run(command[1:] if command[:1] == ["--"] else command)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - standard output is for the result alone

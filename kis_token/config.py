@@ -1,0 +1,296 @@
+"""Settings: the only place that reads the environment, once, and says all that is wrong with it at once.
+
+An input of the action (``INPUT_…``) wins over the variable of the same meaning. Blanks around a value are cut off; an
+empty one counts as not given.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from kis_token.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENVIRONMENTS = ("production", "paper")
+MODES = ("resolve", "rotate", "force", "check")
+STORE_OUTAGE_POLICIES = ("issue", "fail")
+TOKEN_FILE_CLIENTS = ("kis-auth", "python-kis", "kis-trader")
+
+#: KIS's hosts, from its developers' site.
+KIS_HOSTS = {
+    "production": "https://openapi.koreainvestment.com:9443",
+    "paper": "https://openapivts.koreainvestment.com:29443",
+}
+DEFAULT_SERVICES = {"production": "kis", "paper": "kis-paper"}
+LONGEST_MIN_VALIDITY = timedelta(hours=12)
+LONGEST_DURATION = timedelta(days=90)
+
+_SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_DURATION = re.compile(r"(?:\d{1,9}[smhd])+", re.ASCII)
+_DURATION_PART = re.compile(r"(\d+)([smhd])", re.ASCII)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the user asked for, checked. Its repr shows no secret."""
+
+    supabase_url: str
+    supabase_key: str = field(repr=False)
+    app_key: str | None = field(repr=False)
+    app_secret: str | None = field(repr=False)
+    environment: str
+    service_name: str
+    base_url: str
+    encryption_keys: tuple[bytes, ...] = field(repr=False)
+    encryption_text: str = field(repr=False)
+    cache_path: Path | None
+    mode: str
+    min_validity: timedelta
+    refresh_after: timedelta
+    timeout: timedelta
+    on_store_outage: str
+    allow_expired: bool
+    verify: bool
+    export_env: bool
+    export_credentials: bool
+    token_files: tuple[str, ...]
+    label: str
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What was given and must never be seen."""
+        given = (self.supabase_key, self.app_key, self.app_secret, *self.encryption_text.split())
+        return tuple(secret for secret in given if secret)
+
+    @staticmethod
+    def from_env(env: Mapping[str, str]) -> Settings:
+        """Read and check. Raises SettingsError with every fault there is."""
+        return _Reader(env).settings()
+
+
+class _Reader:
+    """Reads one environment; collects faults instead of raising at the first."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+        self._faults: list[tuple[str, str]] = []
+
+    def settings(self) -> Settings:
+        environment = self._choice("environment", "KIS_ENVIRONMENT", ENVIRONMENTS)
+        service_name = self._service_name(DEFAULT_SERVICES[environment])
+        app_key, app_secret = self._app_keys()
+        encryption_text = self._text("encryption-key", "KIS_TOKEN_ENCRYPTION_KEY")
+        settings = Settings(
+            supabase_url=self._supabase_url(),
+            supabase_key=self._supabase_key(),
+            app_key=app_key,
+            app_secret=app_secret,
+            environment=environment,
+            service_name=service_name,
+            base_url=self._base_url(KIS_HOSTS[environment]),
+            encryption_keys=self._encryption_keys(encryption_text),
+            encryption_text=encryption_text,
+            cache_path=self._cache_path(service_name),
+            mode=self._choice("mode", None, MODES),
+            min_validity=self._duration("min-validity", "KIS_TOKEN_MIN_VALIDITY", "10m", most=LONGEST_MIN_VALIDITY),
+            refresh_after=self._duration("refresh-after", "KIS_TOKEN_REFRESH_AFTER", "23h"),
+            timeout=self._duration("timeout", "KIS_TOKEN_TIMEOUT", "180s"),
+            on_store_outage=self._choice("on-store-outage", "KIS_TOKEN_ON_STORE_OUTAGE", STORE_OUTAGE_POLICIES),
+            allow_expired=self._boolean("allow-expired", "KIS_TOKEN_ALLOW_EXPIRED"),
+            verify=self._boolean("verify", None),
+            export_env=self._boolean("export-env", None),
+            export_credentials=self._boolean("export-credentials", None),
+            token_files=self._token_files(),
+            label=self._label(),
+        )
+        if self._faults:
+            raise SettingsError(self._faults)
+        return settings
+
+    def _text(self, name: str, *variables: str) -> str:
+        names = ("INPUT_" + name.upper().replace("-", "_"), *variables)
+        return next((text for text in (self._env.get(key, "").strip() for key in names) if text), "")
+
+    def _fault(self, code: str, message: str) -> None:
+        self._faults.append((code, message))
+
+    def _supabase_url(self) -> str:
+        text = self._text("supabase-url", "SUPABASE_URL")
+        if not text:
+            self._fault("missing-supabase-url", "supabase-url (or SUPABASE_URL) is not set")
+            return ""
+        url = _parse_url(text)
+        if url is None:
+            self._fault("invalid-supabase-url", "supabase-url (or SUPABASE_URL) is not a URL that can be used")
+            return ""
+        return url
+
+    def _supabase_key(self) -> str:
+        text = self._text("supabase-key", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY")
+        if not text:
+            if self._secrets_withheld():
+                self._fault("secrets-withheld", "supabase-key is empty because this pull request gets no secrets")
+            else:
+                self._fault("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")
+        elif not _is_one_word(text):
+            self._fault("invalid-supabase-key", "supabase-key has a line break, a blank or a character outside ASCII")
+        elif text.startswith("sb_publishable_") or _jwt_role(text) in ("anon", "authenticated"):
+            self._fault("anon-supabase-key", "supabase-key is the project's public key")
+        return text
+
+    def _app_keys(self) -> tuple[str | None, str | None]:
+        app_key = self._text("app-key", "KIS_APP_KEY")
+        app_secret = self._text("app-secret", "KIS_APP_SECRET")
+        if bool(app_key) != bool(app_secret):
+            missing = "app-secret (or KIS_APP_SECRET)" if app_key else "app-key (or KIS_APP_KEY)"
+            self._fault("incomplete-app-key", f"{missing} is not set although the other half is")
+        if app_key and not _is_one_word(app_key):
+            self._fault("invalid-app-key", "app-key has a line break, a blank or a character outside ASCII")
+        if app_secret and not _is_one_word(app_secret):
+            self._fault("invalid-app-secret", "app-secret has a line break, a blank or a character outside ASCII")
+        return app_key or None, app_secret or None
+
+    def _service_name(self, default: str) -> str:
+        text = self._text("service-name", "KIS_SERVICE_NAME") or default
+        if _SERVICE_NAME.fullmatch(text) is None:
+            self._fault("invalid-service-name", "service-name (or KIS_SERVICE_NAME) has a form that cannot be stored")
+            return default
+        return text
+
+    def _base_url(self, default: str) -> str:
+        text = self._text("base-url", "KIS_BASE_URL")
+        url = _parse_url(text) if text else default
+        if url is None:
+            self._fault("invalid-base-url", "base-url (or KIS_BASE_URL) is not a URL that can be used")
+            return default
+        return url
+
+    def _encryption_keys(self, text: str) -> tuple[bytes, ...]:
+        keys = []
+        for line in text.split():
+            try:
+                key = base64.b64decode(line.replace("-", "+").replace("_", "/"), validate=True)
+            except (binascii.Error, ValueError):
+                key = b""
+            if len(key) != 32:
+                self._fault("invalid-encryption-key", "encryption-key (or KIS_TOKEN_ENCRYPTION_KEY) is not a key")
+                return ()
+            keys.append(key)
+        return tuple(keys)
+
+    def _cache_path(self, service_name: str) -> Path | None:
+        text = self._text("cache-path", "KIS_TOKEN_CACHE")
+        if text == "off":
+            return None
+        if text:
+            return Path(text)
+        name = ".kis_token_cache.json" if service_name == "kis" else f".kis_token_cache.{service_name}.json"
+        if self._env.get("RUNNER_TEMP"):
+            return Path(self._env["RUNNER_TEMP"]) / name
+        try:
+            from platformdirs import user_cache_path  # noqa: PLC0415 - not there on the fast path
+        except ImportError:
+            return None
+        return user_cache_path("kis-token", appauthor=False) / name
+
+    def _choice(self, name: str, variable: str | None, choices: tuple[str, ...]) -> str:
+        text = self._text(name, *([variable] if variable else [])) or choices[0]
+        if text not in choices:
+            self._fault(f"invalid-{name}", f"{_called(name, variable)} is none of {', '.join(choices)}")
+            return choices[0]
+        return text
+
+    def _boolean(self, name: str, variable: str | None) -> bool:
+        text = self._text(name, *([variable] if variable else [])).lower() or "false"
+        if text not in _BOOLEANS:
+            self._fault("invalid-boolean", f"{_called(name, variable)} is neither true nor false")
+        return _BOOLEANS.get(text, False)
+
+    def _duration(self, name: str, variable: str, default: str, most: timedelta = LONGEST_DURATION) -> timedelta:
+        duration = _parse_duration((self._text(name, variable) or default).lower())
+        if duration is None:
+            self._fault("invalid-duration", f"{_called(name, variable)} is not a duration")
+        elif duration > most:
+            self._fault("invalid-duration", f"{_called(name, variable)} is more than {most // timedelta(hours=1)}h")
+        elif not duration and name != "min-validity":
+            self._fault("invalid-duration", f"{_called(name, variable)} is zero")
+        return duration or timedelta()
+
+    def _token_files(self) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(self._text("token-files").replace(",", " ").split()))
+        if any(name not in TOKEN_FILE_CLIENTS for name in names):
+            self._fault("invalid-token-files", "token-files names a client that is not known")
+            return ()
+        return names
+
+    def _label(self) -> str:
+        """Who is asking, for the people who read the log of issues."""
+        env = self._env
+        if env.get("GITHUB_REPOSITORY"):
+            return f"{env['GITHUB_REPOSITORY']} run {env.get('GITHUB_RUN_ID', '?')} {env.get('GITHUB_JOB', '')}".strip()
+        host = env.get("HOSTNAME") or env.get("COMPUTERNAME") or "a machine"
+        return f"{env.get('USER') or env.get('USERNAME') or 'somebody'} on {host}"
+
+    def _secrets_withheld(self) -> bool:
+        """Whether GitHub keeps the secrets back: a pull request from a fork, or one of Dependabot's."""
+        if self._env.get("GITHUB_ACTOR") == "dependabot[bot]":
+            return True
+        if not self._env.get("GITHUB_EVENT_NAME", "").startswith("pull_request"):
+            return False
+        try:
+            event = json.loads(Path(self._env.get("GITHUB_EVENT_PATH", "")).read_bytes())
+            pull_request = event["pull_request"]
+            return bool(pull_request["head"]["repo"]["full_name"] != pull_request["base"]["repo"]["full_name"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False  # an unreadable event proves nothing; the plain message is right as well
+
+
+def _called(name: str, variable: str | None) -> str:
+    return f"{name} (or {variable})" if variable else name
+
+
+def _is_one_word(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+def _parse_url(text: str) -> str | None:
+    """The URL without a slash at its end; None when secrets should not be sent there."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1"))
+    plain = not (parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password)
+    if not (secure and plain and parts.hostname and port != 0 and _is_one_word(text)):
+        return None
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _jwt_role(key: str) -> str | None:
+    """The role in one of Supabase's older keys, which are JWTs."""
+    try:
+        payload = key.split(".")[1]
+        role = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["role"]
+    except (IndexError, ValueError, KeyError, TypeError):
+        return None
+    return role if isinstance(role, str) else None
+
+
+def _parse_duration(text: str) -> timedelta | None:
+    if _DURATION.fullmatch(text) is None:
+        return None
+    seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
+    return timedelta(seconds=min(seconds, 10**10))  # far beyond any limit, and no overflow

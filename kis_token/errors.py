@@ -1,0 +1,202 @@
+"""What can go wrong, drawn as a tree::
+
+    KisTokenError
+    ├── SettingsError           inputs or variables that make no sense; all of them at once
+    ├── StoreError
+    │   ├── StoreOutage         Supabase does not answer, or not sensibly: the chain falls back
+    │   └── StoreMisconfigured  Supabase answers that something is not set up: nothing falls back
+    ├── TokenError              a token or a sealed value that is there and cannot be used
+    ├── IssuerError
+    │   ├── IssuerRefused       KIS says no for good: never tried again
+    │   ├── IssuerRateLimited   KIS says not now: waited for, once
+    │   └── IssuerOutage        KIS does not answer, or not sensibly
+    ├── IssuanceError           no turn to issue: two slots with one key, or the wait is longer than the caller has
+    ├── CacheError              the cache file cannot be written
+    └── EnvironmentFault        the machine lacks something: Python, pip, a file to write to
+
+Each error has a ``code`` that stays the same between releases, a ``hint`` that says what to do, and ``retryable``:
+whether the same call may succeed a little later without anybody changing anything. No text here ever holds a secret
+or a part of an answer's body.
+"""
+
+from __future__ import annotations
+
+_KEYS_HINT = (
+    "Compare key and secret with the KIS developers' site: real and paper accounts have keys of their own "
+    "(input environment), and a secret that was cut at the end or lost a '=' is refused too."
+)
+_MIGRATE_HINT = "Run the files of sql/ in the SQL editor of the Supabase project, in the order of their names."
+
+#: Every code with what to do about it. docs/troubleshooting.md has an entry for each.
+REMEDIES: dict[str, str] = {
+    # settings
+    "missing-supabase-url": "Set it to the project's URL, https://<project>.supabase.co.",
+    "invalid-supabase-url": "Give the project's URL alone, https://<project>.supabase.co, without a path.",
+    "missing-supabase-key": "Set it to the project's service_role or sb_secret_ key, from the project's API settings.",
+    "invalid-supabase-key": "Copy the key again: it is one line of ASCII without blanks.",
+    "anon-supabase-key": "This is the public key. Use the service_role or sb_secret_ key: only it may read the table.",
+    "secrets-withheld": (
+        "GitHub gives no secrets to pull requests from forks and from Dependabot. "
+        "Run this job on push, or skip it for them with an if: condition."
+    ),
+    "missing-app-key": "Store rows app_key and app_secret for this service in Supabase, or give both as inputs.",
+    "incomplete-app-key": "Give app-key and app-secret together, or neither.",
+    "invalid-app-key": "Copy it again from the KIS developers' site: it is one line without blanks.",
+    "invalid-app-secret": "Copy it again from the KIS developers' site: it is one line without blanks.",
+    "invalid-environment": "Use production or paper.",
+    "invalid-mode": "Use resolve, rotate, force or check.",
+    "invalid-duration": "Use a number with s, m, h or d, such as 90s, 10m or 1h30m.",
+    "invalid-boolean": "Use true or false.",
+    "invalid-service-name": "Use up to 63 letters, digits, '_', '.' and '-', a letter or digit first.",
+    "invalid-base-url": "Use https://host:port without a path. Plain http is for 127.0.0.1 and localhost only.",
+    "invalid-on-store-outage": "Use issue or fail.",
+    "invalid-encryption-key": "Each line is one key: 32 bytes in base64.",
+    "invalid-token-files": "Use names of clients that are supported: kis-auth, python-kis, kis-trader.",
+    # store
+    "store-unreachable": "Look at status.supabase.com and at the project: a paused project has to be restored by hand.",
+    "store-tls": "The certificate of supabase-url cannot be checked. Is there a proxy that needs its own certificate?",
+    "store-redirects": "supabase-url answers with a redirect. Give the address it leads to.",
+    "store-key-rejected": "The key is not one of this project. Copy url and key from the same project.",
+    "store-permission-denied": "Use the service_role or sb_secret_ key; if it is one already: " + _MIGRATE_HINT,
+    "store-table-missing": _MIGRATE_HINT,
+    "store-column-missing": _MIGRATE_HINT,
+    "store-function-missing": _MIGRATE_HINT,
+    "store-rejected": "Supabase refused the request. Is this release newer than the tables? " + _MIGRATE_HINT,
+    # tokens
+    "token-unusable": "A new token replaces it at the next issue.",
+    "token-of-another-key": (
+        "The stored token was issued for another app key. Does another account use this service-name? If the key was "
+        "changed on purpose, set the access_token row to inactive."
+    ),
+    "token-of-another-environment": (
+        "Real and paper tokens are not interchangeable. Give each environment a service-name of its own."
+    ),
+    "sealed-without-key": "The value is sealed. Give the encryption-key it was sealed with.",
+    "plain-with-key": "An encryption-key is given but the stored value is plain. Store it sealed, or give no key.",
+    "seal-broken": "No given encryption-key opens the value, or it was cut or moved between rows.",
+    # KIS
+    "kis-key-refused": _KEYS_HINT + " Many calls in a short time can also lock a right key for a day.",
+    "kis-secret-refused": _KEYS_HINT,
+    "kis-keys-refused": _KEYS_HINT,
+    "kis-rate-limited": "KIS issues once a minute for an app key. Something outside this action issues too: find it.",
+    "kis-unreachable": "Look at the notices of the KIS developers' site: the service has maintenance windows.",
+    "kis-answer-unusable": "KIS answered with something that is no token. Try again in some minutes.",
+    # issuing
+    "key-in-two-slots": "Use one service-name for one app key everywhere.",
+    "wait-too-long": "Another job is issuing, or KIS has to be left alone for a while. Run again, or raise timeout.",
+    "no-valid-token": "mode: check never issues. Run once with mode: resolve.",
+    # cache and machine
+    "cache-unwritable": "Set cache-path to a file in a folder that this user may write, or to off.",
+    "output-unwritable": "Run it as a step of a workflow; elsewhere use the command kis-token get.",
+    "python-missing": "Install Python 3.10 or newer, or add a step with actions/setup-python before this one.",
+    "pip-missing": "Install pip for this Python, or uv, or add a step with actions/setup-python before this one.",
+    "runtime-failed": "The Python packages could not be installed. Is the package index reachable from this machine?",
+    "sandbox-missing": "Install the extra: pip install 'kis-token[sandbox]'.",
+    "internal-error": "This is a defect of the action. Please report it with the line above.",
+}
+
+
+#: The codes with which KIS refuses for good to issue a token, and what they mean.
+KIS_REFUSALS = {
+    "EGW00103": ("kis-key-refused", "KIS does not know the app key"),
+    "EGW00105": ("kis-secret-refused", "KIS does not accept the app secret"),
+    "EGW00002": ("kis-keys-refused", "KIS does not accept key and secret"),
+}
+
+
+class KisTokenError(Exception):
+    """Anything this project raises on purpose.
+
+    Attributes:
+        code: stable, one of ``REMEDIES``.
+        hint: what to do about it.
+        retryable: the same call may succeed later without anybody changing anything.
+    """
+
+    retryable = False
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.hint = REMEDIES[code]
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} [{self.code}]"
+
+
+class SettingsError(KisTokenError):
+    """Inputs or variables that make no sense. ``faults`` holds one error for each, and at least one."""
+
+    def __init__(self, faults: list[tuple[str, str]]) -> None:
+        super().__init__(faults[0][0], faults[0][1])
+        self.faults = [KisTokenError(code, message) for code, message in faults]
+
+
+class StoreError(KisTokenError):
+    """Supabase did not do what was asked."""
+
+
+class StoreOutage(StoreError):
+    """Supabase does not answer, or not as Supabase: the next link of the chain is asked.
+
+    ``doubtful`` says that the trouble may be this machine's: a certificate, a proxy.
+    """
+
+    retryable = True
+
+    def __init__(self, code: str, message: str, *, doubtful: bool = False) -> None:
+        super().__init__(code, message)
+        self.doubtful = doubtful
+
+
+class StoreMisconfigured(StoreError):
+    """Supabase answers that something is not set up. Falling back would hide it."""
+
+
+class TokenError(KisTokenError):
+    """A token or a sealed value that is there and cannot be used."""
+
+
+class IssuerError(KisTokenError):
+    """KIS gave no token."""
+
+
+class IssuerRefused(IssuerError):
+    """KIS says no for good, to this caller or a moment ago ``to`` another. ``kis_code`` is one of ``KIS_REFUSALS``."""
+
+    def __init__(self, kis_code: str, to: str = "") -> None:
+        code, message = KIS_REFUSALS[kis_code]
+        super().__init__(code, f"{message} ({kis_code}{to})")
+        self.kis_code = kis_code
+
+
+class IssuerRateLimited(IssuerError):
+    """EGW00133: somebody was issued a token within the last minute."""
+
+    retryable = True
+
+
+class IssuerOutage(IssuerError):
+    """KIS does not answer, or not sensibly. ``sent`` says that the request may have had its effect."""
+
+    retryable = True
+
+    def __init__(self, code: str, message: str, *, sent: bool) -> None:
+        super().__init__(code, message)
+        self.sent = sent
+
+
+class IssuanceError(KisTokenError):
+    """No turn to issue."""
+
+    def __init__(self, code: str, message: str, *, retryable: bool) -> None:
+        super().__init__(code, message)
+        self.retryable = retryable
+
+
+class CacheError(KisTokenError):
+    """The cache file cannot be written."""
+
+
+class EnvironmentFault(KisTokenError):
+    """The machine lacks something this needs."""

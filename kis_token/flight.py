@@ -1,0 +1,315 @@
+"""Single flight: one tokenP call however many ask. The store decides whose turn it is; this is a contender's side.
+
+It keeps four promises to the store: a turn is one attempt, with a holder id of its own; tokenP is called once in it,
+and only within 5 s of asking for it; nothing is tried twice inside it; and it ends with a commit or an abort, or
+lapses.
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from kis_token.errors import (
+    KIS_REFUSALS,
+    IssuanceError,
+    IssuerOutage,
+    IssuerRateLimited,
+    IssuerRefused,
+    KisTokenError,
+    StoreOutage,
+)
+from kis_token.lookup import describe, judge_row
+from kis_token.reader import Row, Slot
+from kis_token.token import LEAST_USEFUL, State, Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from kis_token.clock import Clock
+    from kis_token.config import Settings
+    from kis_token.lookup import Resolution, View
+    from kis_token.ports import Begun, Committed, Issuer, Store
+    from kis_token.sealing import Vault
+    from kis_token.token import AppKey
+
+#: From asking for a turn to sending tokenP. With 70 s between turns, two calls are more than a minute apart.
+LONGEST_START = timedelta(seconds=5)
+
+#: tokenP takes up to 15 s, storing its answer a little more: with fewer seconds than this no call is begun.
+ISSUE_BUDGET = 20.0
+
+#: KIS allows one call a minute; a second more for its clock.
+MINUTE = timedelta(seconds=61)
+
+_COMMIT_TRIES = 4
+_ASK_AGAIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A granted turn."""
+
+    holder: str
+    fence: int
+
+
+class Flight:
+    """One caller's way to a token that has to be issued, by itself or by another.
+
+    ``deadline`` is a reading of the clock's monotonic counter. ``tell`` gets a line when there is something to wait
+    for, once.
+    """
+
+    def __init__(  # noqa: PLR0917 - a flight is made in one place
+        self,
+        settings: Settings,
+        store: Store,
+        issuer: Issuer,
+        vault: Vault,
+        clock: Clock,
+        deadline: float,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._service = settings.service_name
+        self._store = store
+        self._issuer = issuer
+        self._vault = vault
+        self._clock = clock
+        self._deadline = deadline
+        self._tell = tell
+        self._told = False
+        self._was_rate_limited = False
+        self._skew = timedelta()
+        self._rejected: int | None = None
+
+    def run(self, view: View, app_key: AppKey, *, replaces: int | None = None) -> Resolution:
+        """Ask for turns until there is a token.
+
+        ``replaces`` is the version of a token that is to be renewed although it is fresh. Raises StoreError,
+        IssuerError, IssuanceError and TokenError.
+        """
+        self._skew = view.skew
+        self._rejected = view.unusable_version or replaces
+        while self.left() > 0:
+            wall, steady = self._clock.now(), self._clock.monotonic()
+            holder = str(uuid.uuid4())
+            begun = self._store.begin(
+                self._service,
+                holder,
+                self._settings.label,
+                app_key,
+                min_remaining=self._settings.min_validity,
+                rejected_version=self._rejected,
+            )
+            self._skew = begun.server_now - self._clock.now()
+            resolution: Resolution | None = None
+            if begun.status == "conflict":
+                raise IssuanceError(
+                    "key-in-two-slots",
+                    f"The service {begun.holder_label} has a living token of this app key",
+                    retryable=False,
+                )
+            if begun.status == "fresh":
+                resolution = self._accept(view, begun)
+            elif begun.status == "granted" and begun.fence is not None:
+                turn = _Turn(holder, begun.fence)
+                # A machine that was suspended wakes up with a turn that is over: of wall and counter the larger counts.
+                if max(self._clock.now() - wall, timedelta(seconds=self._clock.monotonic() - steady)) > LONGEST_START:
+                    self._abort(turn, "late-start")
+                else:
+                    resolution = self._use(view, turn, app_key)
+            else:
+                resolution = self._wait(view, begun)
+            if resolution is not None:
+                return resolution
+        raise IssuanceError("wait-too-long", "Time was up before there was a token", retryable=True)
+
+    def now(self) -> datetime:
+        """The store's time, as far as it has told it."""
+        return self._clock.now() + self._skew
+
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self._deadline - self._clock.monotonic()
+
+    def _use(self, view: View, turn: _Turn, app_key: AppKey) -> Resolution | None:
+        """One turn. None: it brought nothing, and another may be asked for."""
+        cached = view.cached
+        if (
+            self._settings.mode == "resolve"
+            and cached is not None
+            and cached.state(self.now(), self._settings.min_validity) is State.FRESH
+            and (view.stored is None or cached.expires_at > view.stored.expires_at)
+        ):
+            return self._commit(view, turn, cached, "cache")
+        if self.left() < ISSUE_BUDGET:
+            self._abort(turn, "out-of-time")
+            raise IssuanceError("wait-too-long", "There is too little time left to issue a token", retryable=True)
+        try:
+            token = issue(self._issuer, app_key, self.now())
+            view = self._verify(view, token, app_key)
+        except IssuerRateLimited:
+            self._abort(turn, "EGW00133", MINUTE)
+            # Somebody outside of all this has issued; their token may be stored already.
+            found = self._look_again(view)
+            if found is None and self._was_rate_limited:
+                raise
+            self._was_rate_limited = True
+            return found
+        except IssuerRefused as error:
+            self._abort(turn, error.kis_code, refused=app_key.credential_id)
+            raise
+        except IssuerOutage as error:
+            self._abort(turn, error.code, MINUTE if error.sent else timedelta())
+            raise
+        except BaseException:
+            self._abort(turn, "interrupted", MINUTE)
+            raise
+        return self._commit(view, turn, token, "oauth")
+
+    def _verify(self, view: View, token: Token, app_key: AppKey) -> View:
+        """Where asked for: a new token that KIS itself refuses must not replace one that works."""
+        if not self._settings.verify:
+            return view
+        try:
+            code = self._issuer.verify(token, app_key)
+        except IssuerOutage as error:
+            return view.with_warning(f"The new token could not be verified: {error}")
+        if code is not None:
+            raise IssuerOutage("kis-answer-unusable", f"KIS refuses the token it just issued ({code})", sent=True)
+        return view
+
+    def _commit(self, view: View, turn: _Turn, token: Token, source: str) -> Resolution:
+        try:
+            committed = self._send_commit(turn, token, rejected=view.unusable_version is not None)
+        except StoreOutage as error:
+            view = view.with_warning(f"The token could not be stored for others: {error}")
+            return self._hand_out(view, token, source, "issued a token that could not be stored")
+        if committed.status == "fenced":
+            theirs = self._judge(view, committed.value, committed.expires_at, committed.version)
+            if theirs is not None and theirs.remaining(self.now()) >= LEAST_USEFUL:
+                return self._found(view, theirs)
+            view = view.with_warning("The token was not stored: the turn had gone to another.")
+            return self._hand_out(view, token, source, "issued a token that was not stored")
+        token = replace(token, version=committed.version)
+        if committed.status == "unchanged":
+            return self._hand_out(view, token, source, "gave the token again that was stored already", refreshed=False)
+        return self._hand_out(view, token, source, "issued a token")
+
+    def _send_commit(self, turn: _Turn, token: Token, *, rejected: bool) -> Committed:
+        # Sealed once: the store recognises a repeated commit by its token, and no two seals are alike.
+        stored_form = self._vault.seal(token.to_json(), self._service, "access_token")
+        for _ in range(_COMMIT_TRIES - 1):
+            with suppress(StoreOutage):
+                return self._store.commit(self._service, turn.holder, turn.fence, token, stored_form, rejected=rejected)
+            if self.left() < 1:
+                break
+            self._clock.sleep(self._clock.jitter(0.2, 1.0))
+        return self._store.commit(self._service, turn.holder, turn.fence, token, stored_form, rejected=rejected)
+
+    def _hand_out(self, view: View, token: Token, source: str, said: str, *, refreshed: bool = True) -> Resolution:
+        view = replace(view, now=self.now())
+        if source == "cache":
+            return view.resolution(token, source)
+        return view.with_link("oauth", said).resolution(token, source, refreshed=refreshed)
+
+    def _abort(self, turn: _Turn, code: str, cooldown: timedelta = timedelta(), *, refused: str | None = None) -> None:
+        try:
+            self._store.abort(
+                self._service,
+                turn.holder,
+                turn.fence,
+                cooldown=cooldown,
+                error_code=code,
+                refused_credential_id=refused,
+            )
+        except KisTokenError as error:
+            self._tell(f"The turn could not be given back and lapses by itself: {error}")
+
+    def _wait(self, view: View, begun: Begun) -> Resolution | None:
+        """Another has the turn, or nobody may have it yet. A token, or None when it is time to ask again."""
+        at_hand = replace(view, now=self.now()).at_hand()
+        if at_hand is not None:
+            return view.with_link("oauth", "another is renewing the token").resolution(*at_hand)
+        seconds = (begun.retry_at - begun.server_now).total_seconds() if begun.retry_at else _ASK_AGAIN_SECONDS
+        lives = begun.holder_label is not None
+        if not lives and seconds > self.left() - ISSUE_BUDGET:
+            raise _cannot_wait(begun, seconds)
+        self._tell_once(begun, seconds)
+        # A turn can end without a token, which only asking again shows.
+        again = self._clock.monotonic() + (min(seconds, _ASK_AGAIN_SECONDS) if lives else seconds)
+        while (until_again := again - self._clock.monotonic()) > 0:
+            if self.left() <= 0:
+                raise _cannot_wait(begun, seconds)
+            pause = self._clock.jitter(0.2, 0.6) if lives else self._clock.jitter(2.0, 4.0)
+            self._clock.sleep(max(min(pause, until_again, self.left()), 0.01))
+            found = self._look_again(view)
+            if found is not None:
+                return found
+        return None
+
+    def _tell_once(self, begun: Begun, seconds: float) -> None:
+        if self._told:
+            return
+        self._told = True
+        if begun.holder_label is not None:
+            self._tell(f"{begun.holder_label} is issuing a token; waiting for it, {seconds:.0f} s at the most")
+        else:
+            reason = f" (last attempt: {begun.last_error})" if begun.last_error else ""
+            self._tell(f"KIS may not be asked again for {seconds:.0f} s{reason}; waiting")
+
+    def _look_again(self, view: View) -> Resolution | None:
+        """What the store has by now, if that will do."""
+        slot = self._store.read(self._service)
+        row = slot.rows.get("access_token")
+        if row is None or row.version == self._rejected:
+            return None
+        token, _, _ = judge_row(replace(view, now=self.now()), slot, self._settings, self._vault)
+        if token is None or token.remaining(self.now()) < LEAST_USEFUL:
+            return None
+        return self._found(view, token)
+
+    def _accept(self, view: View, begun: Begun) -> Resolution | None:
+        """The token that came with the answer; None when it cannot be used, which the next question then says."""
+        token = self._judge(view, begun.value, begun.expires_at, begun.version)
+        if token is not None:
+            return self._found(view, token)
+        self._rejected = begun.version
+        return None
+
+    def _judge(self, view: View, value: str | None, column: str | None, version: int | None) -> Token | None:
+        if value is None or version is None:
+            return None
+        slot = Slot({"access_token": Row(value, column, version, None)}, None)
+        return judge_row(replace(view, now=self.now()), slot, self._settings, self._vault)[0]
+
+    def _found(self, view: View, token: Token) -> Resolution:
+        view = replace(view, now=self.now())
+        said = f"another has issued: {describe(token, view.now, self._settings.min_validity)}"
+        return view.with_link("supabase", said).resolution(token, "supabase")
+
+
+def issue(issuer: Issuer, app_key: AppKey, now: datetime) -> Token:
+    """One tokenP call, and a look at whose token it gave."""
+    token = issuer.issue(app_key, now)
+    if token.app_key_id != app_key.key_id:
+        raise IssuerOutage("kis-answer-unusable", "KIS issued a token of another app key", sent=True)
+    return token
+
+
+def _cannot_wait(begun: Begun, seconds: float) -> KisTokenError:
+    if begun.holder_label is not None:
+        return IssuanceError(
+            "wait-too-long", f"{begun.holder_label} is still issuing a token, and time is up", retryable=True
+        )
+    if begun.last_error in KIS_REFUSALS:
+        return IssuerRefused(begun.last_error, to=", said to another job a moment ago")
+    reason = f"; the last attempt ended with {begun.last_error}" if begun.last_error else ""
+    message = f"KIS may not be asked again for {seconds:.0f} s, longer than this may take{reason}"
+    return IssuanceError("wait-too-long", message, retryable=True)

@@ -1,0 +1,188 @@
+"""KIS: the only file that knows its wire form. Turns EGW codes into errors, by the code in the body alone.
+
+KIS publishes no table of HTTP statuses: a wrong secret and a rate limit are both 403, a dead token is 500.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+from urllib3.exceptions import NewConnectionError
+
+from kis_token.errors import KIS_REFUSALS, IssuerError, IssuerOutage, IssuerRateLimited, IssuerRefused, TokenError
+from kis_token.token import LEAST_USEFUL, Token, build_token, parse_claims, parse_kst
+
+if TYPE_CHECKING:
+    from kis_token.token import AppKey
+
+#: One tokenP call takes at most this long, whatever KIS does.
+ISSUE_SECONDS = 15.0
+CONNECT_SECONDS = 5.0
+LARGEST_ANSWER = 64 * 1024
+
+RATE_LIMITED = "EGW00133"
+#: What KIS answers on a call when the token itself is the trouble: not valid, not found, expired.
+TOKEN_CODES = frozenset({"EGW00121", "EGW00122", "EGW00123"})
+
+
+@dataclass(frozen=True, slots=True)
+class KISIssuer:
+    """Issues tokens at one of KIS's hosts, or at a host the user named."""
+
+    base_url: str
+    environment: str
+
+    def issue(self, app_key: AppKey, now: datetime) -> Token:
+        """One tokenP call; never repeated here. ``now`` only serves an answer that has no readable expiry.
+
+        Raises IssuerRefused, IssuerRateLimited and IssuerOutage, whose ``sent`` says whether the call may have had its
+        effect although no token came back.
+        """
+        answer = self._post(
+            "/oauth2/tokenP",
+            {"grant_type": "client_credentials", "appkey": app_key.key, "appsecret": app_key.secret},
+        )
+        return parse_issue_answer(answer, app_key, self.environment, now)
+
+    def verify(self, token: Token, app_key: AppKey) -> str | None:
+        """Try ``token`` on a cheap quotation. The EGW code that speaks against the token; None when nothing does.
+
+        Raises IssuerOutage when the try itself did not work, which says nothing about the token.
+        """
+        answer = self._send(
+            "GET",
+            "/uapi/domestic-stock/v1/quotations/inquire-price",
+            params={"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": "005930"},
+            headers={
+                "authorization": f"Bearer {token.value}",
+                "appkey": app_key.key,
+                "appsecret": app_key.secret,
+                "tr_id": "FHKST01010100",
+                "custtype": "P",
+            },
+        )
+        code = answer.get("msg_cd")
+        if code in TOKEN_CODES:
+            return str(code)
+        if answer.get("rt_cd") != "0":
+            raise IssuerOutage("kis-answer-unusable", "KIS did not answer the quotation", sent=True)
+        return None
+
+    def _post(self, path: str, body: dict[str, str]) -> dict[str, Any]:
+        answer = self._send("POST", path, json=body, headers={"content-type": "application/json; charset=UTF-8"})
+        code = answer.get("error_code") or answer.get("msg_cd")
+        if isinstance(code, str) and code.startswith("EGW"):
+            raise _issue_error(code)
+        return answer
+
+    def _send(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - requests' own
+        """The answer's JSON, at any HTTP status. Bounded in time and size; follows no redirect; sends no .netrc."""
+        host = urlsplit(self.base_url).hostname
+        deadline = time.monotonic() + ISSUE_SECONDS
+        try:
+            with requests.Session() as session:
+                session.auth = _no_authentication
+                answer = session.request(
+                    method,
+                    self.base_url + path,
+                    timeout=(CONNECT_SECONDS, ISSUE_SECONDS - CONNECT_SECONDS),
+                    allow_redirects=False,
+                    stream=True,
+                    **arguments,
+                )
+                body = b""
+                for block in answer.iter_content(8192):
+                    body += block
+                    if len(body) > LARGEST_ANSWER or time.monotonic() > deadline:
+                        raise IssuerOutage("kis-answer-unusable", "KIS's answer is too large or too slow", sent=True)
+        except (requests.ConnectTimeout, requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
+            raise IssuerOutage(
+                "kis-unreachable", f"{host} cannot be reached ({type(error).__name__})", sent=False
+            ) from None
+        except requests.RequestException as error:
+            # A refused connection carried nothing; one that broke may have.
+            sent = not _was_refused(error)
+            raise IssuerOutage(
+                "kis-unreachable", f"{host} does not answer ({type(error).__name__})", sent=sent
+            ) from None
+        try:
+            parsed = json.loads(body)
+        except (ValueError, RecursionError):
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise IssuerOutage(
+                "kis-answer-unusable", f"{host} answered without JSON (HTTP {answer.status_code})", sent=True
+            )
+        return parsed
+
+
+def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: str, now: datetime) -> Token:
+    """A token from tokenP's answer.
+
+    Its end is the earlier of the JWT's own and of ``access_token_token_expired`` (Korea time). ``expires_in`` counts
+    only when neither can be read: it has no reference time when KIS hands out an older token again. Raises
+    IssuerOutage ``kis-answer-unusable`` when there is no token or it is dead on arrival.
+    """
+    value = answer.get("access_token")
+    if not isinstance(value, str):
+        raise IssuerOutage("kis-answer-unusable", "KIS's answer holds no token", sent=True)
+    value = value.strip()
+    lifetime = _seconds(answer.get("expires_in"))
+    end = _kst(answer.get("access_token_token_expired"))
+    begun = None
+    if end is not None and lifetime is not None:
+        begun = end - lifetime
+    elif end is None and lifetime is not None and "exp" not in parse_claims(value):
+        begun, end = now, now + lifetime
+    try:
+        token = build_token(
+            value,
+            expiries=[end] if end is not None else [],
+            issued_at=begun,
+            app_key_id=app_key.key_id,
+            environment=environment,
+        )
+    except TokenError as error:
+        raise IssuerOutage("kis-answer-unusable", f"KIS's answer: {error.args[0]}", sent=True) from None
+    if token.remaining(now) < LEAST_USEFUL:
+        raise IssuerOutage("kis-answer-unusable", "KIS's token had expired on arrival", sent=True)
+    return token
+
+
+def _issue_error(code: str) -> IssuerError:
+    if code == RATE_LIMITED:
+        return IssuerRateLimited("kis-rate-limited", f"KIS issued a token within the last minute ({code})")
+    if code in KIS_REFUSALS:
+        return IssuerRefused(code)
+    return IssuerOutage("kis-answer-unusable", f"KIS issues no token ({code})", sent=True)
+
+
+def _seconds(value: object) -> timedelta | None:
+    try:
+        lifetime = timedelta(seconds=float(str(value)))
+    except (ValueError, OverflowError):
+        return None
+    return lifetime if lifetime > timedelta() else None
+
+
+def _kst(value: object) -> datetime | None:
+    try:
+        return parse_kst(str(value))
+    except ValueError:
+        return None
+
+
+def _no_authentication(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Given as auth, so that requests does not look for the host in the user's .netrc."""
+    return request
+
+
+def _was_refused(error: requests.RequestException) -> bool:
+    """Whether no connection was made at all: refused, or the name not resolved."""
+    return bool(error.args) and isinstance(getattr(error.args[0], "reason", None), NewConnectionError)

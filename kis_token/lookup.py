@@ -1,0 +1,219 @@
+"""The first two links of the chain, judged: what the store has, what the cache has, and whether that is enough.
+
+Reads and decides; writes nothing. The fast path is this alone, the resolver starts with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from kis_token.errors import IssuanceError, StoreOutage, TokenError
+from kis_token.token import LEAST_USEFUL, AppKey, State, Token, parse_stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from kis_token.clock import Clock
+    from kis_token.config import Settings
+    from kis_token.ports import Cache
+    from kis_token.reader import Slot
+    from kis_token.sealing import Vault
+
+#: A machine whose clock is further off than this is told so.
+TOLERATED_SKEW = timedelta(minutes=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What one link of the chain said, for people."""
+
+    name: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """A token for the caller, and how it was come by.
+
+    ``source`` is supabase, cache or oauth; ``refreshed`` says that KIS was asked and gave a new token; ``expired`` that
+    the token is past its end (only where the caller allowed it); ``now`` is the time at which it was judged.
+    """
+
+    token: Token
+    source: str
+    app_key: AppKey | None
+    links: tuple[Link, ...]
+    now: datetime
+    refreshed: bool = False
+    expired: bool = False
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What store and cache hold at one moment.
+
+    ``stored`` and ``cached`` are tokens that can be used or were once; None where there is none. ``unusable_version``
+    is the version of a token row that nobody can use. ``outage`` is why the store could not be asked. ``certain`` says
+    that ``now`` is the store's time; when it is this machine's, a stored token is not called fresh on its word.
+    """
+
+    now: datetime
+    links: tuple[Link, ...]
+    app_key: AppKey | None = None
+    stored: Token | None = None
+    cached: Token | None = None
+    unusable_version: int | None = None
+    outage: StoreOutage | None = None
+    skew: timedelta = timedelta()
+    certain: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def answer(self, min_validity: timedelta) -> Resolution | None:
+        """What can be handed out as things stand: a fresh stored token or, in an outage, any cached one that lives."""
+        if self.certain and self.stored is not None and self.stored.state(self.now, min_validity) is State.FRESH:
+            return self.resolution(self.stored, "supabase")
+        if self.outage is not None and self.cached is not None and self.cached.remaining(self.now) >= LEAST_USEFUL:
+            return self.resolution(self.cached, "cache", warning=f"{self.outage}; the cached token is used.")
+        return None
+
+    def resolution(self, token: Token, source: str, *, refreshed: bool = False, warning: str = "") -> Resolution:
+        """Hand out ``token``, with what the links said."""
+        return Resolution(
+            token=token,
+            source=source,
+            app_key=self.app_key,
+            links=self.links,
+            now=self.now,
+            refreshed=refreshed,
+            warnings=(*self.warnings, *([warning] if warning else [])),
+        )
+
+    def at_hand(self) -> tuple[Token, str] | None:
+        """The longest-lived token that can still be used, and where it is from."""
+        tokens = [(token, source) for token, source in ((self.stored, "supabase"), (self.cached, "cache")) if token]
+        best = max(tokens, key=lambda pair: pair[0].expires_at, default=None)
+        return best if best is not None and best[0].remaining(self.now) >= LEAST_USEFUL else None
+
+    def with_link(self, name: str, said: str) -> View:
+        """The same, and what a further link said."""
+        return replace(self, links=(*self.links, Link(name, said)))
+
+    def with_warning(self, warning: str) -> View:
+        """The same, with one more thing to warn of."""
+        return replace(self, warnings=(*self.warnings, warning))
+
+
+def look(
+    settings: Settings,
+    read: Callable[[], Slot],
+    cache: Cache | None,
+    vault: Vault,
+    clock: Clock,
+) -> View:
+    """Ask store and cache.
+
+    Raises StoreMisconfigured, and TokenError for values that are sealed, not sealed or of another account against what
+    the settings say. A token row that is merely broken is not an error: it is replaced.
+    """
+    own = AppKey(settings.app_key, settings.app_secret) if settings.app_key and settings.app_secret else None
+    view = View(now=clock.now(), links=(), app_key=own)
+    try:
+        slot = read()
+    except StoreOutage as outage:
+        view = replace(view, outage=outage).with_link("supabase", f"{outage}")
+    else:
+        view = _judge_slot(view, slot, settings, vault)
+    if cache is None:
+        return view.with_link("cache", "turned off")
+    try:
+        cached = cache.read()
+        _check_owner(cached, view, settings)
+    except TokenError as error:
+        return view.with_link("cache", f"{error.args[0]}")
+    return replace(view, cached=cached).with_link("cache", describe(cached, view.now, settings.min_validity))
+
+
+def enough(view: View, settings: Settings) -> Resolution | None:
+    """What can be handed out without issuing or storing anything; None when there is more to do.
+
+    For resolve a fresh token, for rotate one that is not due yet, for check any that lives: check never issues, and
+    raises IssuanceError ``no-valid-token`` instead.
+    """
+    if settings.mode == "resolve":
+        return view.answer(settings.min_validity)
+    if settings.mode == "check":
+        at_hand = view.at_hand()
+        if at_hand is None:
+            raise IssuanceError("no-valid-token", "Neither Supabase nor the cache has a valid token", retryable=False)
+        return view.resolution(*at_hand)
+    if settings.mode != "rotate" or view.stored is None or view.stored.remaining(view.now) < LEAST_USEFUL:
+        return None
+    from kis_token.rotation import due_at  # noqa: PLC0415 - the other modes do without it
+
+    due = due_at(view.stored, settings.refresh_after)
+    if view.now >= due:
+        return None
+    return view.with_link("rotation", f"due at {due:%Y-%m-%d %H:%M} UTC").resolution(view.stored, "supabase")
+
+
+def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple[Token | None, int | None, str]:
+    """The slot's token, or the version of a row that cannot be used, or neither; and that in words.
+
+    Raises TokenError for what a new token would not mend.
+    """
+    row = slot.rows.get("access_token")
+    if row is None:
+        return None, None, "no token is stored"
+    text = vault.open(row.value, settings.service_name, "access_token")
+    try:
+        token = parse_stored(text, column=row.expires_at, version=row.version)
+    except TokenError as error:
+        return None, row.version, f"{error.args[0]}"
+    _check_owner(token, view, settings)
+    return token, None, describe(token, view.now, settings.min_validity)
+
+
+def describe(token: Token, now: datetime, min_validity: timedelta) -> str:
+    """A token's state in words."""
+    state, minutes = token.state(now, min_validity), int(token.remaining(now).total_seconds() // 60)
+    if state is State.EXPIRED:
+        return "its token has expired"
+    life = f"{minutes // 60} h {minutes % 60} min left"
+    return f"its token is fresh, {life}" if state is State.FRESH else f"its token is valid, but only {life}"
+
+
+def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> View:
+    if slot.server_now is not None:
+        # Freshness is judged by the store's clock: this machine's may be hours off.
+        skew = slot.server_now - view.now
+        view = replace(view, now=slot.server_now, skew=skew, certain=True)
+        if abs(skew) > TOLERATED_SKEW:
+            seconds = int(abs(skew).total_seconds())
+            direction = "behind" if skew > timedelta() else "ahead"
+            view = replace(view, warnings=(f"This machine's clock is {seconds} s {direction}.",))
+    key, secret = slot.rows.get("app_key"), slot.rows.get("app_secret")
+    if key is not None and secret is not None:
+        stored = AppKey(
+            vault.open(key.value, settings.service_name, "app_key").strip(),
+            vault.open(secret.value, settings.service_name, "app_secret").strip(),
+        )
+        view = replace(view, app_key=stored)
+    token, unusable_version, said = judge_row(view, slot, settings, vault)
+    return replace(view, stored=token, unusable_version=unusable_version).with_link("supabase", said)
+
+
+def _check_owner(token: Token, view: View, settings: Settings) -> None:
+    """Refuse another account's living token: a new issue would make two fleets replace each other's for ever."""
+    if token.remaining(view.now) < LEAST_USEFUL:
+        return
+    if view.app_key is not None and token.app_key_id not in (None, view.app_key.key_id):
+        raise TokenError("token-of-another-key", f"The token of {settings.service_name} belongs to another app key")
+    if token.environment not in (None, settings.environment):
+        raise TokenError(
+            "token-of-another-environment",
+            f"The token of {settings.service_name} is for {token.environment}, not for {settings.environment}",
+        )

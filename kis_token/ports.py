@@ -1,0 +1,107 @@
+"""What the chain needs of the world: a store, a cache, an issuer. Anything that keeps these promises will do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from datetime import datetime, timedelta
+
+    from kis_token.reader import Slot
+    from kis_token.token import AppKey, Token
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The answer to asking for a turn to issue.
+
+    ``status`` is granted (call tokenP once, then commit or abort with ``fence``), fresh (``value`` is a token to use),
+    busy (``holder_label`` has the turn; or nobody may have it before ``retry_at``) or conflict (the slot
+    ``holder_label`` issues with the same app key). Times are the store's.
+    """
+
+    status: str
+    server_now: datetime
+    version: int | None = None
+    fence: int | None = None
+    value: str | None = field(default=None, repr=False)
+    expires_at: str | None = None
+    retry_at: datetime | None = None
+    holder_label: str | None = None
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The answer to a commit.
+
+    ``status`` is committed, unchanged (that very token was stored already) or fenced (nothing was stored; ``value`` is
+    what is there).
+    """
+
+    status: str
+    version: int | None = None
+    value: str | None = field(default=None, repr=False)
+    expires_at: str | None = None
+
+
+class Store(Protocol):
+    """The shared store. Every call raises StoreOutage and StoreMisconfigured."""
+
+    def read(self, service_name: str) -> Slot:
+        """All active rows of a slot, in one request."""
+
+    def begin(
+        self,
+        service_name: str,
+        holder: str,
+        label: str,
+        app_key: AppKey,
+        *,
+        min_remaining: timedelta,
+        rejected_version: int | None = None,
+        rejected_token_id: str | None = None,
+    ) -> Begun:
+        """Ask for a turn. ``holder`` is a fresh UUID for each attempt."""
+
+    def commit(
+        self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool
+    ) -> Committed:
+        """Store the token of a turn and end it. May be repeated with the same arguments."""
+
+    def abort(
+        self,
+        service_name: str,
+        holder: str,
+        fence: int,
+        *,
+        cooldown: timedelta,
+        error_code: str,
+        refused_credential_id: str | None = None,
+    ) -> None:
+        """End a turn without a token; nobody gets one for ``cooldown``, nor that credential for 15 minutes."""
+
+
+class Cache(Protocol):
+    """The local file."""
+
+    def read(self) -> Token:
+        """The cached token, whatever its age. Raises TokenError with the reason when there is none."""
+
+    def write(self, token: Token) -> None:
+        """Keep a token. Raises CacheError."""
+
+    def lock(self, seconds: float) -> AbstractContextManager[None]:
+        """Keep the machine's other processes out. Raises IssuanceError after ``seconds``."""
+
+
+class Issuer(Protocol):
+    """KIS."""
+
+    def issue(self, app_key: AppKey, now: datetime) -> Token:
+        """One tokenP call. Raises IssuerRefused, IssuerRateLimited and IssuerOutage."""
+
+    def verify(self, token: Token, app_key: AppKey) -> str | None:
+        """The code that speaks against the token, if any. Raises IssuerOutage when the try did not work."""

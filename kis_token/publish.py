@@ -1,0 +1,126 @@
+"""What a workflow step gives out, and in which order: mask, flush, then output. Never the other way round."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from kis_token.errors import KisTokenError, SettingsError
+from kis_token.token import KST, looks_like_token, parse_claims
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from kis_token.config import Settings
+    from kis_token.lookup import Link, Resolution
+    from kis_token.workflow import Workflow
+
+#: Shorter than any key or token, longer than any word: what is shorter is not masked, or the log would be shredded.
+SHORTEST_SECRET = 16
+
+
+def mask_secrets(secrets: Iterable[str], workflow: Workflow) -> None:
+    """Mask what was given, before anything can fail and print it."""
+    for secret in secrets:
+        if len(secret) >= SHORTEST_SECRET:
+            workflow.mask(secret)
+
+
+def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> None:
+    """Mask token and keys, then set the outputs and variables and write the summary.
+
+    Raises EnvironmentFault when GitHub's files cannot be written, KisTokenError ``missing-app-key`` when keys are to be
+    exported and none are known; both before anything is put out.
+    """
+    token, app_key = resolution.token, resolution.app_key
+    if settings.export_credentials and app_key is None:
+        raise KisTokenError("missing-app-key", "export-credentials is set but no app key is known")
+    own_key = parse_claims(token.value).get("jti")
+    keys = [app_key.key, app_key.secret] if app_key is not None else []
+    if looks_like_token(token.value):
+        workflow.mask(token.value)
+    mask_secrets([*keys, *([own_key] if isinstance(own_key, str) else [])], workflow)
+
+    outputs = {
+        "access-token": token.value,
+        "expires-at": token.expires_at.isoformat(timespec="seconds"),
+        "issued-at": token.issued_at.isoformat(timespec="seconds"),
+        "expires-in": str(max(int(token.remaining(resolution.now).total_seconds()), 0)),
+        "source": resolution.source,
+        "refreshed": _boolean(resolution.refreshed),
+        "expired": _boolean(resolution.expired),
+        "environment": settings.environment,
+        "base-url": settings.base_url,
+    }
+    variables = {"KIS_ACCESS_TOKEN": token.value, "KIS_BASE_URL": settings.base_url} if settings.export_env else {}
+    if settings.export_credentials and app_key is not None:
+        outputs |= {"app-key": app_key.key, "app-secret": app_key.secret}
+        if settings.export_env:
+            variables |= {"KIS_APP_KEY": app_key.key, "KIS_APP_SECRET": app_key.secret}
+    for name, value in outputs.items():
+        workflow.output(name, value)
+    for name, value in variables.items():
+        workflow.export(name, value)
+
+    for warning in resolution.warnings:
+        workflow.warning(warning)
+    for link in resolution.links:
+        workflow.info(f"{link.name}: {link.said}")
+    workflow.info(f"token from {resolution.source}, valid until {_both_zones(resolution)}")
+    workflow.summarize(_summary(resolution, settings))
+
+
+def report_failure(error: KisTokenError, links: Iterable[Link], workflow: Workflow) -> None:
+    """One error line for each fault with what to do, the output ``error-code``, and the same in the summary."""
+    faults = error.faults if isinstance(error, SettingsError) else [error]
+    for fault in faults:
+        workflow.error(f"{fault}. {fault.hint}")
+    rows = [f"| {link.name} | {_cell(link.said)} |" for link in links]
+    table = ["", "| link | said |", "| --- | --- |", *rows] if rows else []
+    lines = [f"- `{fault.code}`: {fault.args[0]}. {fault.hint}" for fault in faults]
+    # The files may be just what is broken; the error lines are out already.
+    try:
+        workflow.output("error-code", ",".join(fault.code for fault in faults))
+        workflow.summarize("\n".join(["### KIS access token: failed", "", *lines, *table, ""]))
+    except (OSError, KisTokenError):
+        workflow.info("The output error-code and the summary could not be written.")
+
+
+def describe_defect(error: Exception) -> KisTokenError:
+    """An error that nobody foresaw: its type and place, but not its text, which may quote a secret."""
+    import traceback  # noqa: PLC0415 - rare, and heavy
+
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "kis_token" in frame.filename]
+    place = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""  # noqa: PTH119 - text
+    return KisTokenError("internal-error", f"Unexpected {type(error).__name__}{place}")
+
+
+def _summary(resolution: Resolution, settings: Settings) -> str:
+    rows = [f"| {link.name} | {_cell(link.said)} |" for link in resolution.links]
+    return "\n".join(
+        [
+            f"### KIS access token: from {resolution.source}",
+            "",
+            "| link | said |",
+            "| --- | --- |",
+            *rows,
+            "",
+            f"Valid until **{_both_zones(resolution)}** · {settings.environment} · service `{settings.service_name}`"
+            + (" · renewed now" if resolution.refreshed else ""),
+            *[f"\n> {warning}" for warning in resolution.warnings],
+            "",
+        ]
+    )
+
+
+def _both_zones(resolution: Resolution) -> str:
+    end = resolution.token.expires_at
+    return f"{end.astimezone(KST):%Y-%m-%d %H:%M:%S} KST ({end:%Y-%m-%d %H:%M:%S} UTC)"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _boolean(value: bool) -> str:  # noqa: FBT001 - the value is the argument
+    return "true" if value else "false"

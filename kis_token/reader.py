@@ -1,0 +1,194 @@
+"""The warm read: a slot's keys and token in one GET, with the standard library alone.
+
+Also the one place that tells an outage of Supabase from a mistake in its set-up; ``supabase.py`` asks it too.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import ssl
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TABLE = "api_credentials"
+COLUMNS = "credential_type,credential_value,expires_at,version,environment"
+TYPES = ("app_key", "app_secret", "access_token")
+
+#: Bounds for one read: seconds altogether, and bytes of the answer.
+READ_SECONDS = 5.0
+LARGEST_ANSWER = 1024 * 1024
+
+_MISCONFIGURED = {
+    "42501": ("store-permission-denied", "Supabase does not let this key do that"),
+    "42P01": ("store-table-missing", f"Supabase has no table {TABLE}"),
+    "PGRST205": ("store-table-missing", f"Supabase has no table {TABLE}"),
+    "42703": ("store-column-missing", f"the table {TABLE} lacks a column"),
+    "PGRST204": ("store-column-missing", f"the table {TABLE} lacks a column"),
+    "PGRST202": ("store-function-missing", "Supabase lacks the functions that govern issuing"),
+    "42883": ("store-function-missing", "Supabase lacks the functions that govern issuing"),
+    "PGRST106": ("store-rejected", "Supabase does not expose the schema public"),
+    "PGRST301": ("store-key-rejected", "Supabase does not accept the key"),
+    "PGRST303": ("store-key-rejected", "Supabase does not accept the key"),
+}
+
+
+#: Codes that pass by themselves: no connection, too busy, a deadlock, a shutdown, an internal error.
+_PASSING = ("08", "40", "53", "57", "58", "XX", "PGRST00")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One active row as it is stored: the value may be sealed, the expiry is the column's text."""
+
+    value: str = field(repr=False)
+    expires_at: str | None
+    version: int
+    environment: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """All active rows of one service, by type; ``server_now`` is the answer's Date, None when it had none."""
+
+    rows: dict[str, Row]
+    server_now: datetime | None
+
+
+def parse_slot(rows: object, server_now: datetime | None) -> Slot:
+    """A slot from PostgREST's answer. Raises StoreOutage when that is no list of rows: some proxy's page, say."""
+    try:
+        if not isinstance(rows, list):
+            raise TypeError  # noqa: TRY301 - joins the other ways of not being a list of rows
+        return Slot(
+            {
+                row["credential_type"]: Row(
+                    str(row["credential_value"]), row["expires_at"], int(row["version"]), row["environment"]
+                )
+                for row in rows
+            },
+            server_now,
+        )
+    except (TypeError, KeyError, ValueError) as error:
+        raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table") from error
+
+
+def store_error(status: int | None, code: str | None) -> StoreError:
+    """What a refusing answer means, from PostgREST's error ``code`` and, where that says nothing, the HTTP status.
+
+    Texts of the answer are left out: they may quote values.
+    """
+    if code in _MISCONFIGURED:
+        known, message = _MISCONFIGURED[code]
+        return StoreMisconfigured(known, f"{message} ({code})")
+    if status in (401, 403):
+        return StoreMisconfigured("store-key-rejected", f"Supabase does not accept the key (HTTP {status})")
+    shown = " ".join(part for part in (f"HTTP {status}" if status else "", code or "") if part) or "no reason given"
+    if status is not None and 300 <= status < 400:
+        return StoreMisconfigured("store-redirects", f"Supabase answers with a redirect ({shown})")
+    # 404 without a code of PostgREST's: the host is not a Supabase project.
+    passing = code is not None and code.startswith(_PASSING)
+    if status is not None and 400 <= status < 500 and status not in (408, 425, 429) and not passing:
+        return StoreMisconfigured("store-rejected", f"Supabase refused the request ({shown})")
+    return StoreOutage("store-unreachable", f"Supabase does not work ({shown})")
+
+
+def read_slot(url: str, key: str, service_name: str, *, seconds: float = READ_SECONDS) -> Slot:
+    """The active rows of ``service_name``, in one GET.
+
+    Redirects are not followed, certificates are checked, time and size are bounded. Raises StoreOutage
+    (``doubtful`` when a certificate or a proxy is the trouble) and StoreMisconfigured.
+    """
+    path = (
+        f"/rest/v1/{TABLE}?select={quote(COLUMNS, safe='')}&service_name=eq.{quote(service_name, safe='')}"
+        f"&credential_type={quote('in.(' + ','.join(TYPES) + ')', safe='')}&is_active=is.true"
+    )
+    headers = {"apikey": key, "Authorization": f"Bearer {key}", "Accept": "application/json"}
+    status, date, body = _get(url, path, headers, time.monotonic() + seconds)
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        answer = None
+    if status != 200:
+        code = answer.get("code") if isinstance(answer, dict) else None
+        raise store_error(status, code if isinstance(code, str) else None)
+    return parse_slot(answer, parse_http_date(date))
+
+
+def parse_http_date(text: str | None) -> datetime | None:
+    """The Date header, in UTC; None when there is none or it cannot be read."""
+    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - http.client has loaded it anyway
+
+    try:
+        return parsedate_to_datetime(text or "").astimezone(timezone.utc)
+    except ValueError:
+        return None
+
+
+def _get(url: str, path: str, headers: dict[str, str], deadline: float) -> tuple[int, str | None, bytes]:
+    left: Callable[[], float] = lambda: max(deadline - time.monotonic(), 0.001)  # noqa: E731 - too small for a name of its own
+    connection, proxied = _connect(url, left())
+    try:
+        connection.request("GET", path, headers=headers)
+        if connection.sock is not None:
+            connection.sock.settimeout(left())
+        answer = connection.getresponse()
+        parts: list[bytes] = []
+        size = 0
+        while block := answer.read1(65536):
+            parts.append(block)
+            size += len(block)
+            if size > LARGEST_ANSWER or time.monotonic() > deadline:
+                raise StoreOutage("store-unreachable", "Supabase's answer is too large or too slow")
+            if connection.sock is not None:
+                connection.sock.settimeout(left())
+        if answer.length:
+            raise StoreOutage("store-unreachable", "Supabase's answer broke off")
+        return answer.status, answer.getheader("Date"), b"".join(parts)
+    except ssl.SSLCertVerificationError as error:
+        raise StoreOutage("store-tls", "Supabase's certificate cannot be checked", doubtful=True) from error
+    except (OSError, http.client.HTTPException) as error:
+        doubtful = proxied or isinstance(error, ssl.SSLError)
+        raise StoreOutage(
+            "store-unreachable", f"Supabase does not answer ({type(error).__name__})", doubtful=doubtful
+        ) from error
+    finally:
+        connection.close()
+
+
+def _connect(url: str, seconds: float) -> tuple[http.client.HTTPConnection, bool]:
+    """A connection to ``url``, through the environment's proxy where that names one; and whether it did."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    proxy = _proxy(parts.scheme, parts.netloc)
+    if proxy is None:
+        return kind(host, parts.port, timeout=seconds), False
+    through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if parts.scheme != "https" or through.scheme != "http" or through.username:
+        # Rare forms of proxy are left to the library of the slow path.
+        raise StoreOutage("store-unreachable", "The proxy is of a kind this read does not speak to", doubtful=True)
+    connection = kind(through.hostname or "", through.port or 80, timeout=seconds)
+    connection.set_tunnel(host, parts.port)
+    return connection, True
+
+
+def _proxy(scheme: str, netloc: str) -> str | None:
+    """The proxy the environment names for this address. Asked only when it names any: the import costs time."""
+    if not any(name.lower().endswith("_proxy") and value for name, value in os.environ.items()):
+        return None
+    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - heavy
+
+    if proxy_bypass(netloc):
+        return None
+    proxies = getproxies()
+    return proxies.get(scheme) or proxies.get("all")

@@ -1,0 +1,142 @@
+"""The chain: store → cache → a turn to issue. Policy alone; its parts are the protocols of ``ports``.
+
+A token that lives is never withheld because its renewal failed: it is handed out with a warning.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from kis_token.cache import remember
+from kis_token.errors import IssuanceError, KisTokenError, StoreOutage, TokenError
+from kis_token.flight import ISSUE_BUDGET, Flight, issue
+from kis_token.lookup import Resolution, View, enough, look
+from kis_token.token import LEAST_USEFUL, AppKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kis_token.clock import Clock
+    from kis_token.config import Settings
+    from kis_token.ports import Cache, Issuer, Store
+    from kis_token.reader import Slot
+    from kis_token.sealing import Vault
+
+#: How long past its end a token may be handed out where the caller allows it: KIS accepts such now and then.
+LONGEST_EXPIRED = timedelta(hours=1)
+
+
+class Resolver:
+    """Finds or issues the one token.
+
+    ``deadline`` is a reading of the clock's monotonic counter; ``tell`` gets the lines for people who wait.
+    """
+
+    def __init__(  # noqa: PLR0917 - a resolver is made in one place
+        self,
+        settings: Settings,
+        store: Store,
+        cache: Cache | None,
+        issuer: Issuer,
+        vault: Vault,
+        clock: Clock,
+        deadline: float,
+        tell: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._cache = cache
+        self._issuer = issuer
+        self._vault = vault
+        self._clock = clock
+        self._flight = Flight(settings, store, issuer, vault, clock, deadline, tell)
+
+    def look(self) -> View:
+        """What store and cache hold now. Raises StoreMisconfigured and TokenError."""
+        return look(self._settings, self._read, self._cache, self._vault, self._clock)
+
+    def resolve(self, view: View | None = None) -> Resolution:
+        """The token as the settings' mode asks for it; ``view`` is what a look has just shown. Raises KisTokenError."""
+        view = view or self.look()
+        try:
+            resolution = self._find(view)
+        except KisTokenError as error:
+            resolution = self._expired(view, error)
+        return remember(self._cache, resolution)
+
+    def _find(self, view: View) -> Resolution:
+        answer = enough(view, self._settings)
+        if answer is not None:
+            return answer
+        if view.outage is not None:
+            return self._without_store(view, view.outage)
+        renewing = self._settings.mode in ("rotate", "force")
+        try:
+            return self._flight.run(
+                view,
+                self._require_app_key(view),
+                replaces=view.stored.version if renewing and view.stored is not None else None,
+            )
+        except StoreOutage as outage:
+            return self._without_store(view, outage)
+        except KisTokenError as error:
+            return self._fall_back(view, error)
+
+    def _read(self) -> Slot:
+        return self._store.read(self._settings.service_name)
+
+    def _fall_back(self, view: View, error: KisTokenError) -> Resolution:
+        """A token that still lives, with a warning; else the error."""
+        view = replace(view, now=self._clock.now() + view.skew)
+        at_hand = view.at_hand()
+        if at_hand is None:
+            raise error
+        return view.resolution(*at_hand, warning=f"The token was not renewed: {error}. {error.hint}")
+
+    def _expired(self, view: View, error: KisTokenError) -> Resolution:
+        """A token that has just died, where the caller allows it; else the error."""
+        view = replace(view, now=self._clock.now() + view.skew)
+        if self._settings.allow_expired:
+            for token, source in ((view.stored, "supabase"), (view.cached, "cache")):
+                if token is not None and token.remaining(view.now) > -LONGEST_EXPIRED:
+                    dead = view.resolution(token, source, warning=f"An expired token is handed out: {error}")
+                    return replace(dead, expired=True)
+        raise error
+
+    def _without_store(self, view: View, outage: StoreOutage) -> Resolution:
+        """Without Supabase single flight ends at this machine's edge: a living token, else one call under a lock."""
+        try:
+            return self._fall_back(view, outage)
+        except StoreOutage:
+            if self._settings.on_store_outage == "fail":
+                raise
+        app_key = self._require_app_key(view)
+        if self._cache is None:
+            return self._issue_alone(view, app_key, outage)
+        with self._cache.lock(max(self._flight.left() - ISSUE_BUDGET, 0.0)):
+            try:
+                cached = self._cache.read()
+            except TokenError:
+                return self._issue_alone(view, app_key, outage)
+            alive = cached.remaining(self._clock.now() + view.skew) >= LEAST_USEFUL
+            if alive and cached.app_key_id in (None, app_key.key_id):
+                return view.resolution(cached, "cache", warning=f"{outage}; the cached token is used.")
+            return self._issue_alone(view, app_key, outage)
+
+    def _issue_alone(self, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
+        token = issue(self._issuer, app_key, self._clock.now() + view.skew)
+        warning = f"{outage}; a token was issued that other machines do not see."
+        resolution = view.with_link("oauth", "issued a token").resolution(
+            token, "oauth", refreshed=True, warning=warning
+        )
+        return remember(self._cache, resolution)  # while the lock is held
+
+    def _require_app_key(self, view: View) -> AppKey:
+        if view.app_key is None:
+            service = self._settings.service_name
+            raise IssuanceError(
+                "missing-app-key", f"A token has to be issued, but {service} has no app key", retryable=False
+            )
+        return view.app_key

@@ -1,0 +1,62 @@
+"""``kis-token sandbox``: the sandbox for as long as a command runs, or until it is stopped."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from kis_token.sandbox.whole import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def run(command: list[str]) -> int:
+    """Start the sandbox and run ``command`` inside; its status, as a shell would give it.
+
+    Without a command: print what to export, and stay until Ctrl-C or SIGTERM.
+    """
+    stopped = threading.Event()
+    child: subprocess.Popen[bytes] | None = None
+
+    def stop(number: int) -> None:
+        stopped.set()
+        # A terminal sends Ctrl-C to the child as well; nothing else does.
+        if child is not None and not (number == signal.SIGINT and sys.stdin.isatty()):
+            child.send_signal(number)
+
+    with _on_signals(stop), Sandbox() as sandbox:
+        if stopped.is_set():
+            return 128 + signal.SIGTERM
+        if not command:
+            for name, value in sandbox.variables.items():
+                print(f"export {name}={shlex.quote(value)}")  # noqa: T201 - this is the command's output
+            print("# The sandbox runs until Ctrl-C.", flush=True)  # noqa: T201 - the same
+            while not stopped.wait(1.0):
+                pass
+            return 0
+        try:
+            child = subprocess.Popen(command, env=os.environ | sandbox.variables)  # noqa: S603 - the user's own command
+        except OSError as error:
+            print(f"{command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - as a shell says it
+            return 127 if isinstance(error, FileNotFoundError) else 126
+        status = child.wait()
+        return status if status >= 0 else 128 - status
+
+
+@contextmanager
+def _on_signals(stop: Callable[[int], None]) -> Iterator[None]:
+    """Call ``stop`` instead of dying, so that what was started is taken down again."""
+    numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.signal(number, lambda number, _: stop(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

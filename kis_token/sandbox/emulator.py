@@ -1,0 +1,240 @@
+"""The KIS Open API on this machine, for tests: real and paper environment, and a clock that can be set forward.
+
+    with KISEmulator() as kis:
+        account = kis.accounts["production"][0]
+        ...                            # call kis.production_url with account.app_key and account.app_secret
+        kis.advance(7 * 3600)          # seven hours later
+        kis.production.add_fault(Fault("reset", TOKEN_PATH, after=True))  # a token is issued, its answer is lost
+
+Nothing leaves the machine. `kis_rules` says what is emulated, `kis_http` how it looks on the wire, `kis_control` how
+another process controls it.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, fields, replace
+from datetime import datetime, timedelta, timezone
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from kis_token.sandbox.kis_control import ControlWire
+from kis_token.sandbox.kis_http import TOKEN_PATH, KISWire, error_code
+from kis_token.sandbox.kis_rules import ENVIRONMENTS, Account, Environment, KISRules, Settings
+from kis_token.sandbox.loopback import LoopbackServer, Request, Response
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping, Sequence
+
+    from typing_extensions import Self
+
+_DEFAULTS: Final[Mapping[Environment, Settings]] = MappingProxyType(
+    {"production": Settings(calls_per_second=20), "paper": Settings(calls_per_second=2)}
+)
+
+
+class ShiftedClock:
+    """The machine's clock, set forward."""
+
+    def __init__(self) -> None:
+        self._offset = timedelta()
+        self._lock = threading.Lock()
+
+    def now(self) -> datetime:
+        """The emulated time, timezone-aware UTC."""
+        return datetime.now(timezone.utc) + self._offset
+
+    def advance(self, seconds: float) -> None:
+        """Set the clock forward. Raises ValueError for a time that is negative or beyond the calendar."""
+        if not seconds >= 0:  # so that NaN is refused too
+            raise ValueError("the clock can only be set forward")
+        with self._lock:
+            try:
+                offset = self._offset + timedelta(seconds=seconds)
+                datetime.now(timezone.utc) + offset
+            except OverflowError:
+                raise ValueError("the calendar ends before that") from None
+            self._offset = offset
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRequest:
+    """A request that reached an environment. Holds neither headers nor bodies, so no secret and no token.
+
+    Attributes:
+        environment: Where it arrived.
+        method: The HTTP method.
+        path: The path, without the query.
+        status: The HTTP status decided on, even if a fault kept it from arriving; None when a fault came before that.
+        code: The KIS error code of the answer, if it has one.
+        at: Emulated time of the answer, timezone-aware UTC.
+    """
+
+    environment: Environment
+    method: str
+    path: str
+    status: int | None
+    code: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of the tokenP calls of one environment.
+
+    ``calls`` arrived, those that a fault befell included; ``accepted`` of them were given a token; ``issues`` of them a
+    new one. Each issue on a real account is a KakaoTalk message to its owner.
+    """
+
+    calls: int
+    accepted: int
+    issues: int
+
+
+class KISEmulator:
+    """Serves both environments of KIS and a control address on loopback. Use as a context manager, or start and stop.
+
+    Its state outlives a stop. `production`, `paper` and `control` are the servers: their ``add_fault`` decides what
+    happens to the next requests, and each can be stopped on its own. `accounts` are those of each environment; one is
+    made up where none is given. With ``tls`` the two environments, not the control address, are served over https.
+
+    Raises ValueError when an app key is given twice.
+    """
+
+    def __init__(
+        self,
+        *,
+        production: Account | Sequence[Account] | None = None,
+        paper: Account | Sequence[Account] | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.accounts: Mapping[Environment, tuple[Account, ...]] = MappingProxyType(
+            {"production": _accounts(production), "paper": _accounts(paper)}
+        )
+        keys = [account.app_key for accounts in self.accounts.values() for account in accounts]
+        if len(set(keys)) < len(keys):
+            raise ValueError("an app key belongs to one account, real or paper")
+        self._clock = ShiftedClock()
+        self._rules = {name: KISRules(self.accounts[name], self._clock, _DEFAULTS[name]) for name in ENVIRONMENTS}
+        self._seen: list[SeenRequest] = []
+        self.production = self._server("production", tls)
+        self.paper = self._server("paper", tls)
+        self.control = LoopbackServer(ControlWire(self).handle)
+
+    @property
+    def production_url(self) -> str:
+        """Base address of the real environment. Valid once started."""
+        return self.production.url
+
+    @property
+    def paper_url(self) -> str:
+        """Base address of the paper environment. Valid once started."""
+        return self.paper.url
+
+    @property
+    def control_url(self) -> str:
+        """Base address of the control. Valid once started."""
+        return self.control.url
+
+    def start(self) -> None:
+        """Listen on all three addresses. Started again after a stop, they are the same."""
+        for server in (self.production, self.paper, self.control):
+            server.start()
+
+    def stop(self) -> None:
+        """Refuse connections from now on."""
+        for server in (self.production, self.paper, self.control):
+            server.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def server(self, environment: Environment) -> LoopbackServer:
+        """The server of an environment, by name."""
+        return self.production if environment == "production" else self.paper
+
+    def now(self) -> datetime:
+        """The emulated time, timezone-aware UTC."""
+        return self._clock.now()
+
+    def advance(self, seconds: float) -> None:
+        """Set the emulated clock forward. Raises ValueError for a time that is negative or beyond the calendar."""
+        self._clock.advance(seconds)
+
+    def settings(self, environment: Environment) -> Settings:
+        """The settings of an environment."""
+        return self._rules[environment].settings
+
+    def configure(self, /, environment: Environment | None = None, **changes: object) -> None:
+        """Change some `Settings` by name, of both environments if none is named.
+
+        They hold for what happens from now on: tokens already issued keep their expiry.
+
+        Raises:
+            ValueError: There is no such setting, or it cannot have that value. Nothing is changed then.
+        """
+        unknown = changes.keys() - {each.name for each in fields(Settings)}
+        if unknown:
+            raise ValueError(f"no such setting: {', '.join(sorted(unknown))}")
+        names = ENVIRONMENTS if environment is None else (environment,)
+        # Settings checks the types itself, for callers over HTTP as well.
+        changed = {name: replace(self.settings(name), **changes) for name in names}  # type: ignore[arg-type]
+        for name, settings in changed.items():
+            self._rules[name].settings = settings
+
+    def kill_token(self, token: str) -> None:
+        """Let the token be refused with EGW00121 from now on. Raises ValueError when it was never issued here."""
+        self._rules_of_token(token).end_token(token, "EGW00121")
+
+    def kill_tokens(self, app_key: str) -> None:
+        """The same for all tokens issued to an app key so far. Raises ValueError when the key is unknown."""
+        self._rules_of_key(app_key).end_tokens(app_key, "EGW00121")
+
+    def expire_token(self, token: str) -> None:
+        """Let the token be refused with EGW00123 from now on, before the expiry it states. Errors as `kill_token`."""
+        self._rules_of_token(token).end_token(token, "EGW00123")
+
+    def expire_tokens(self, app_key: str) -> None:
+        """The same for all tokens issued to an app key so far. Errors as `kill_tokens`."""
+        self._rules_of_key(app_key).end_tokens(app_key, "EGW00123")
+
+    @property
+    def requests(self) -> tuple[SeenRequest, ...]:
+        """Every request of both environments so far, in the order of their answers."""
+        return tuple(self._seen)
+
+    def counts(self, environment: Environment) -> Counts:
+        """What became of the tokenP calls so far."""
+        issuances = self._rules[environment].issuances
+        calls = sum(seen.environment == environment and seen.path == TOKEN_PATH for seen in self.requests)
+        return Counts(calls, issuances.accepted, issuances.issues)
+
+    def _server(self, environment: Environment, tls: ssl.SSLContext | None) -> LoopbackServer:
+        def observe(request: Request, response: Response) -> None:
+            status, code = response.status or None, error_code(response)
+            self._seen.append(SeenRequest(environment, request.method, request.path, status, code, self.now()))
+
+        return LoopbackServer(KISWire(self._rules[environment]).handle, tls=tls, observe=observe)
+
+    def _rules_of_token(self, token: str) -> KISRules:
+        for rules in self._rules.values():
+            if rules.owns_token(token):
+                return rules
+        raise ValueError("no such token was issued")
+
+    def _rules_of_key(self, app_key: str) -> KISRules:
+        for rules in self._rules.values():
+            if rules.owns_key(app_key):
+                return rules
+        raise ValueError("no account has this app key")
+
+
+def _accounts(given: Account | Sequence[Account] | None) -> tuple[Account, ...]:
+    if given is None:
+        return (Account(),)
+    return (given,) if isinstance(given, Account) else tuple(given)

@@ -1,0 +1,190 @@
+"""The shared store: the only file that imports the supabase client.
+
+Reads go through ``reader`` (one GET, standard library), since that is quicker; the client is made when something has to
+be written. Every error that leaves here is a StoreOutage or a StoreMisconfigured.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kis_token.errors import StoreError, StoreOutage
+from kis_token.ports import Begun, Committed
+from kis_token.reader import COLUMNS, TABLE, TYPES, Slot, parse_http_date, parse_slot, read_slot, store_error
+from kis_token.token import Token, parse_instant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    import httpx
+    from supabase import Client, PostgrestAPIError
+
+    from kis_token.token import AppKey
+
+#: One write, in seconds: longer than a healthy database ever takes, short against the lease of 60 s.
+CALL_SECONDS = 8.0
+
+
+class SupabaseCredentialManager:
+    """The table ``api_credentials`` of one Supabase project, and the functions that govern issuing."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._url = url
+        self._key = key
+        self._client: Client | None = None
+        self._read_by_client = False
+        self._last_date: str | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._url!r})"
+
+    def is_available(self) -> bool:
+        """Whether url and key are known; asks nobody."""
+        return bool(self._url and self._key)
+
+    def read(self, service_name: str) -> Slot:
+        """All active rows of ``service_name``, in one request."""
+        if not self._read_by_client:
+            try:
+                return read_slot(self._url, self._key, service_name)
+            except StoreOutage as outage:
+                if not outage.doubtful:
+                    raise
+                # The client brings certificates of its own and speaks to every kind of proxy.
+                self._read_by_client = True
+        rows = self._call(
+            lambda client: (
+                client.table(TABLE)
+                .select(COLUMNS)
+                .eq("service_name", service_name)
+                .in_("credential_type", TYPES)
+                .is_("is_active", True)
+                .execute()
+                .data
+            )
+        )
+        return parse_slot(rows, parse_http_date(self._last_date))
+
+    def begin(
+        self,
+        service_name: str,
+        holder: str,
+        label: str,
+        app_key: AppKey,
+        *,
+        min_remaining: timedelta,
+        rejected_version: int | None = None,
+        rejected_token_id: str | None = None,
+    ) -> Begun:
+        """Ask for a turn to issue. ``holder`` is a fresh UUID for each attempt."""
+        answer = self._rpc(
+            "begin_issuance",
+            service=service_name,
+            holder=holder,
+            label=label,
+            app_key_id=app_key.key_id,
+            credential_id=app_key.credential_id,
+            min_remaining=f"{min_remaining.total_seconds():.0f} seconds",
+            rejected_version=rejected_version,
+            rejected_token_id=rejected_token_id,
+        )
+        retry_at = answer.get("retry_at")
+        return Begun(
+            status=answer["status"],
+            server_now=parse_instant(answer["server_now"]),
+            version=answer.get("version"),
+            fence=answer.get("fence"),
+            value=answer.get("value"),
+            expires_at=answer.get("expires_at"),
+            retry_at=parse_instant(retry_at) if retry_at else None,
+            holder_label=answer.get("holder_label"),
+            last_error=answer.get("last_error"),
+        )
+
+    def commit(
+        self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool
+    ) -> Committed:
+        """Store ``token`` in its ``stored_form`` and give the turn back. May be repeated with the same arguments."""
+        answer = self._rpc(
+            "commit_issuance",
+            service=service_name,
+            holder=holder,
+            fence=fence,
+            value=stored_form,
+            expires_at=token.expires_at.isoformat(),
+            issued_at=token.issued_at.isoformat(),
+            token_id=token.token_id,
+            rejected=rejected,
+        )
+        return Committed(answer["status"], answer.get("version"), answer.get("value"), answer.get("expires_at"))
+
+    def abort(
+        self,
+        service_name: str,
+        holder: str,
+        fence: int,
+        *,
+        cooldown: timedelta,
+        error_code: str,
+        refused_credential_id: str | None = None,
+    ) -> None:
+        """Give the turn back without a token."""
+        self._rpc(
+            "abort_issuance",
+            service=service_name,
+            holder=holder,
+            fence=fence,
+            cooldown=f"{cooldown.total_seconds():.0f} seconds",
+            error_code=error_code,
+            refused_credential_id=refused_credential_id,
+        )
+
+    def _rpc(self, function: str, **arguments: object) -> dict[str, Any]:
+        answer = self._call(lambda client: client.rpc(function, arguments).execute().data)
+        if not isinstance(answer, dict) or "status" not in answer or "server_now" not in answer:
+            # A proxy's page with status 200 arrives here as text.
+            raise StoreOutage("store-unreachable", f"Supabase's answer to {function} is not one of its own")
+        return answer
+
+    def _call(self, call: Callable[[Client], object]) -> object:
+        import httpx  # noqa: PLC0415 - heavy; a warm read does without it
+        from supabase import PostgrestAPIError, SupabaseException  # noqa: PLC0415 - the same
+
+        try:
+            return call(self._get_client())
+        except PostgrestAPIError as error:
+            raise _translate(error) from None
+        except SupabaseException:
+            raise store_error(400, "client") from None
+        except httpx.HTTPError as error:
+            raise StoreOutage("store-unreachable", f"Supabase does not answer ({type(error).__name__})") from None
+
+    def _get_client(self) -> Client:
+        """The client, made at the first use. Its retries and its redirects stay off: both would be hidden from us."""
+        if self._client is None:
+            import httpx  # noqa: PLC0415 - see _call
+            from supabase import ClientOptions, create_client  # noqa: PLC0415 - see _call
+
+            options = ClientOptions(
+                httpx_client=httpx.Client(timeout=CALL_SECONDS, event_hooks={"response": [self._note_date]}),
+                postgrest_client_retry=False,
+                auto_refresh_token=False,
+                persist_session=False,
+            )
+            self._client = create_client(self._url, self._key, options=options)
+        return self._client
+
+    def _note_date(self, answer: httpx.Response) -> None:
+        self._last_date = answer.headers.get("date")
+
+
+def _translate(error: PostgrestAPIError) -> StoreError:
+    """A PostgREST error by its code; an HTTP status as code is how the client reports pages that are not JSON."""
+    code = error.code
+    if code is None:
+        # The gateway's refusal of a key has no code, and the client does not pass the status on.
+        return store_error(401 if "api key" in (error.message or "").lower() else None, None)
+    if code.isdigit() and len(code) == 3:
+        return store_error(int(code), None)
+    return store_error(400, code)

@@ -1,0 +1,236 @@
+"""The token: what one is, when it ends, and which of its three states it is in. The one owner of that rule.
+
+All times are aware and in UTC. Korea time exists only in what is parsed here: KIS writes its expiry as
+``YYYY-MM-DD HH:MM:SS`` in Korea time (UTC+9, no summer time) without saying so.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+
+from kis_token.errors import TokenError
+
+KST = timezone(timedelta(hours=9), "KST")
+
+#: A token with less life than this is not worth handing out: the caller's first request would outlive it.
+LEAST_USEFUL = timedelta(seconds=30)
+
+#: Tokens of individuals and ordinary companies live this long. Only a guess for tokens that do not say when they began.
+USUAL_LIFETIME = timedelta(hours=24)
+
+#: Asked again within this time of an issue, KIS answers with the same token.
+REISSUE_WINDOW = timedelta(hours=6)
+
+_INSTANT = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,9}))?)? ?(Z|[+-]\d\d(?::?\d\d)?)?", re.ASCII
+)
+_EPOCH = re.compile(r"\d{9,11}(\.\d{1,9})?", re.ASCII)
+_TOKEN_SHAPE = re.compile(r"[A-Za-z0-9._~+/=-]{20,4096}", re.ASCII)
+
+
+class State(Enum):
+    """How much life a token has left, compared with what the caller needs."""
+
+    FRESH = "fresh"
+    STALE = "stale"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token and what is known of it.
+
+    ``issued_at`` is never guessed from the present. ``version`` is the store's number for the row it was read from.
+    ``app_key_id`` is the fingerprint of the app key it belongs to, ``environment`` production or paper; both None when
+    nobody said.
+    """
+
+    value: str = field(repr=False)
+    expires_at: datetime
+    issued_at: datetime
+    version: int | None = None
+    app_key_id: str | None = None
+    environment: str | None = None
+
+    @property
+    def token_id(self) -> str:
+        """The fingerprint by which tokens are compared without being shown."""
+        return fingerprint(self.value)
+
+    def remaining(self, now: datetime) -> timedelta:
+        """How long it still lives; negative when it is dead."""
+        return self.expires_at - now
+
+    def state(self, now: datetime, min_validity: timedelta) -> State:
+        """Fresh has more life left than ``min_validity``; stale has less, but enough to be used; expired has not."""
+        remaining = self.remaining(now)
+        if remaining > max(min_validity, LEAST_USEFUL):
+            return State.FRESH
+        return State.STALE if remaining >= LEAST_USEFUL else State.EXPIRED
+
+    def to_json(self) -> str:
+        """The form in which it is stored: clients written against the guide read the first three members."""
+        members = {
+            "access_token": self.value,
+            "expires_at": self.expires_at.isoformat(),
+            "issued_at": self.issued_at.isoformat(),
+            "app_key_id": self.app_key_id,
+            "environment": self.environment,
+        }
+        return json.dumps({name: value for name, value in members.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class AppKey:
+    """Key and secret of one KIS account."""
+
+    key: str = field(repr=False)
+    secret: str = field(repr=False)
+
+    @property
+    def key_id(self) -> str:
+        """The fingerprint of the app key."""
+        return fingerprint(self.key)
+
+    @property
+    def credential_id(self) -> str:
+        """The fingerprint of key and secret together."""
+        return fingerprint(f"{self.key}\n{self.secret}")
+
+
+def fingerprint(text: str) -> str:
+    """The first 16 hex digits of the SHA-256 of ``text``."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def looks_like_token(text: str) -> bool:
+    """Whether ``text`` has the shape of a token. What has not must not be masked: "1" would shred the log."""
+    return _TOKEN_SHAPE.fullmatch(text) is not None
+
+
+def parse_instant(value: object) -> datetime:
+    """A point in time as clients have written it: ISO 8601 with ``Z``, an offset or neither, or epoch seconds.
+
+    A time without an offset is taken as Korea time: on the machines where such times come from it is either that or
+    UTC, and of the two it is the earlier. So a dead token never looks alive. Raises ValueError for anything else.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        raise ValueError("not a time")  # noqa: TRY004 - one kind of error for "cannot be read"
+    text = value.strip()
+    try:
+        if _EPOCH.fullmatch(text):
+            return datetime.fromtimestamp(float(text), timezone.utc)
+        match = _INSTANT.fullmatch(text)
+        if match is None:
+            raise ValueError("not a time")
+        year, month, day, hour, minute, second, fraction, offset = match.groups()
+        naive = datetime(  # noqa: DTZ001 - its zone follows in the next line
+            int(year), int(month), int(day), int(hour), int(minute), int(second or 0), int(f"{fraction or 0:0<6}"[:6])
+        )
+        return naive.replace(tzinfo=_parse_offset(offset)).astimezone(timezone.utc)
+    except OverflowError as error:
+        raise ValueError("not a time") from error
+
+
+def parse_kst(text: str) -> datetime:
+    """``YYYY-MM-DD HH:MM:SS`` in Korea time, as KIS writes it. Raises ValueError for anything else."""
+    return datetime.strptime(text.strip(), "%Y-%m-%d %H:%M:%S").replace(tzinfo=KST).astimezone(timezone.utc)
+
+
+def parse_claims(value: str) -> dict[str, object]:
+    """What the token says of itself when it is a JWT; nothing when it is not. The signature is not checked.
+
+    KIS documents neither the form nor the claims, so this is best effort: callers must do without.
+    """
+    try:
+        payload = value.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (IndexError, ValueError, binascii.Error, RecursionError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
+
+
+def build_token(
+    value: str,
+    *,
+    expiries: list[datetime],
+    issued_at: datetime | None = None,
+    version: int | None = None,
+    app_key_id: str | None = None,
+    environment: str | None = None,
+) -> Token:
+    """A token that ends at the earliest of ``expiries`` and of what it says itself.
+
+    Its own claims win for ``issued_at`` and for the app key. Raises TokenError when ``value`` does not look like a
+    token or nothing says when it ends.
+    """
+    if not looks_like_token(value):
+        raise TokenError("token-unusable", "The value has not the form of a token")
+    claims = parse_claims(value)
+    own_expiry, own_issue, own_key = _epoch(claims.get("exp")), _epoch(claims.get("iat")), claims.get("jti")
+    ends = [*expiries, *([own_expiry] if own_expiry else [])]
+    if not ends:
+        raise TokenError("token-unusable", "Nothing says when the token ends")
+    expires_at = min(ends)
+    begun = own_issue or issued_at
+    return Token(
+        value=value,
+        expires_at=expires_at,
+        issued_at=begun if begun is not None and begun < expires_at else expires_at - USUAL_LIFETIME,
+        version=version,
+        app_key_id=fingerprint(own_key) if isinstance(own_key, str) and own_key else app_key_id,
+        environment=environment,
+    )
+
+
+def parse_stored(text: str, *, column: object = None, version: int | None = None) -> Token:
+    """A token from its stored JSON and the ``expires_at`` column beside it.
+
+    The earliest expiry of column, JSON and token wins: the column has been written with Korea times without an offset.
+    Raises TokenError when the JSON is broken or the token unusable.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict) or not isinstance(data.get("access_token"), str):
+        raise TokenError("token-unusable", "The stored value is not JSON with a member access_token")
+    expiries = [time for time in (_instant(column), _instant(data.get("expires_at"))) if time is not None]
+    app_key_id, environment = data.get("app_key_id"), data.get("environment")
+    return build_token(
+        data["access_token"].strip(),
+        expiries=expiries,
+        issued_at=_instant(data.get("issued_at")),
+        version=version,
+        app_key_id=app_key_id if isinstance(app_key_id, str) else None,
+        environment=environment if isinstance(environment, str) else None,
+    )
+
+
+def _parse_offset(text: str | None) -> timezone:
+    if text is None:
+        return KST
+    if text == "Z":
+        return timezone.utc
+    minutes = int(text[1:3]) * 60 + int(text[3:].lstrip(":") or 0)
+    return timezone(timedelta(minutes=-minutes if text[0] == "-" else minutes))
+
+
+def _instant(value: object) -> datetime | None:
+    try:
+        return parse_instant(value)
+    except ValueError:
+        return None
+
+
+def _epoch(value: object) -> datetime | None:
+    return _instant(value) if isinstance(value, (int, float)) else None

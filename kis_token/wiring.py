@@ -1,0 +1,36 @@
+"""The chain put together from its real parts: what the action, the command and the client start from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kis_token.cache import FileCache
+from kis_token.clock import SystemClock
+from kis_token.kis import KISIssuer
+from kis_token.resolver import Resolver
+from kis_token.sealing import make_vault
+from kis_token.supabase import SupabaseCredentialManager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kis_token.config import Settings
+
+
+def make_resolver(settings: Settings, started: float, tell: Callable[[str], None]) -> Resolver:
+    """The chain for these settings.
+
+    ``started`` is when the work began, by time.monotonic: the settings' timeout counts from there. ``tell`` gets lines
+    for people who wait.
+    """
+    vault = make_vault(settings.encryption_keys)
+    return Resolver(
+        settings,
+        store=SupabaseCredentialManager(settings.supabase_url, settings.supabase_key),
+        cache=FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None,
+        issuer=KISIssuer(settings.base_url, settings.environment),
+        vault=vault,
+        clock=SystemClock(),
+        deadline=started + settings.timeout.total_seconds(),
+        tell=tell,
+    )

@@ -1,0 +1,106 @@
+"""GitHub's side of a workflow step, with the standard library alone: masks, outputs, variables, annotations, summary.
+
+Forms and rules are those of GitHub's workflow commands. A command counts only at the start of a line, so every text
+is escaped; a mask is flushed at once, because with step debugging on the runner logs outputs as they are set.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Protocol
+
+from kis_token.errors import EnvironmentFault
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Workflow(Protocol):
+    """What the rest of the program may say to GitHub."""
+
+    def mask(self, secret: str) -> None:
+        """Hide ``secret`` from everything that is printed after this returns."""
+
+    def output(self, name: str, value: str) -> None:
+        """Set an output of the step."""
+
+    def export(self, name: str, value: str) -> None:
+        """Set a variable for the steps that follow."""
+
+    def summarize(self, markdown: str) -> None:
+        """Add to the job's summary."""
+
+    def error(self, message: str) -> None:
+        """Annotate the run with an error."""
+
+    def warning(self, message: str) -> None:
+        """Annotate the run with a warning."""
+
+    def info(self, message: str) -> None:
+        """A line in the log."""
+
+
+class FileWorkflow:
+    """The runner's files and commands, found through its environment."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+
+    def mask(self, secret: str) -> None:
+        """Hide ``secret``; each line of it by itself, as the runner wants it."""
+        for line in secret.splitlines():
+            if line.strip():
+                self._command("add-mask", line)
+
+    def output(self, name: str, value: str) -> None:
+        """Set an output of the step. Raises EnvironmentFault outside of a step."""
+        self._append("GITHUB_OUTPUT", _pair(name, value))
+
+    def export(self, name: str, value: str) -> None:
+        """Set a variable for the steps that follow. Raises EnvironmentFault outside of a step."""
+        self._append("GITHUB_ENV", _pair(name, value))
+
+    def summarize(self, markdown: str) -> None:
+        """Add to the job's summary; nothing where there is none."""
+        if self._env.get("GITHUB_STEP_SUMMARY"):
+            self._append("GITHUB_STEP_SUMMARY", markdown)
+
+    def error(self, message: str) -> None:
+        """Annotate the run with an error."""
+        self._command("error", message)
+
+    def warning(self, message: str) -> None:
+        """Annotate the run with a warning."""
+        self._command("warning", message)
+
+    def info(self, message: str) -> None:
+        """A line in the log. Text that starts like a command is kept from being one."""
+        print("\n".join(f" {line}" if line.lstrip().startswith("::") else line for line in message.splitlines()))  # noqa: T201 - the log
+        sys.stdout.flush()
+
+    def _command(self, name: str, text: str) -> None:
+        print(f"::{name}::{escape(text)}", flush=True)  # noqa: T201 - commands are given by printing
+
+    def _append(self, variable: str, text: str) -> None:
+        require_file(self._env, variable)
+        with open(self._env[variable], "a", encoding="utf-8", newline="") as file:  # noqa: PTH123 - as cheap as can be
+            file.write(text + os.linesep)
+
+
+def require_file(env: Mapping[str, str], variable: str) -> None:
+    """Raise EnvironmentFault unless ``variable`` names a file that can be written."""
+    path = env.get(variable)
+    if not path or not os.path.isfile(path) or not os.access(path, os.W_OK):  # noqa: PTH113 - as cheap as can be
+        raise EnvironmentFault("output-unwritable", f"{variable} names no file that can be written")
+
+
+def escape(text: str) -> str:
+    """``text`` as the value of a workflow command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _pair(name: str, value: str) -> str:
+    # The delimiter is random so that no value can end itself early and set outputs of its own.
+    delimiter = f"ghadelimiter_{os.urandom(16).hex()}"
+    return f"{name}<<{delimiter}{os.linesep}{value}{os.linesep}{delimiter}"

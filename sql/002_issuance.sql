@@ -1,0 +1,543 @@
+-- Single flight: who may ask KIS for a token, decided here alone and by this clock alone.
+--
+-- A caller begins, asks KIS once, and commits or aborts. begin_issuance grants to one caller at a time and spaces the
+-- grants so that KIS, which allows one call a minute, is never asked sooner. A fence, a number that grows with every
+-- grant, keeps a caller that slept through its lease from overwriting what came after it.
+--
+-- Every function locks the slot's lease first and reads clock_timestamp() after it has the lock: now() would be the
+-- time at which the waiting began. All constants of the protocol are in this file.
+--
+-- Run it after 001, as often as you like.
+
+begin;
+
+create table if not exists public.credential_leases (
+    service_name          text primary key,
+    fence                 bigint not null default 0,
+    holder                uuid,
+    holder_label          text,
+    granted_at            timestamptz,
+    lease_until           timestamptz,
+    not_before            timestamptz,
+    token_id              text,
+    token_version         bigint,
+    issued_at             timestamptz,
+    app_key_id            text unique,
+    refused_credential_id text,
+    refused_until         timestamptz,
+    last_error            text
+);
+
+comment on table public.credential_leases is
+    'One row for each slot: who may issue now, and from when the next may. Reached through the functions below only.';
+comment on column public.credential_leases.service_name is 'The slot, as in api_credentials.';
+comment on column public.credential_leases.fence is 'Grows with every grant; a commit or abort must name the present one.';
+comment on column public.credential_leases.holder is 'The attempt that holds the lease; null when nobody does.';
+comment on column public.credential_leases.holder_label is 'Who that is, for people: a workflow run or a host.';
+comment on column public.credential_leases.granted_at is 'When the last grant was given.';
+comment on column public.credential_leases.lease_until is 'Until when the holder keeps all others waiting.';
+comment on column public.credential_leases.not_before is 'No grant before this: KIS allows one call a minute.';
+comment on column public.credential_leases.token_id is
+    'First 16 hex digits of the SHA-256 of the token that was stored last through these functions.';
+comment on column public.credential_leases.token_version is
+    'The version of the token''s row after that. Another version there means that someone else wrote the row.';
+comment on column public.credential_leases.issued_at is 'When KIS issued that token.';
+comment on column public.credential_leases.app_key_id is
+    'First 16 hex digits of the SHA-256 of the app key the slot issues with. One key belongs to one slot.';
+comment on column public.credential_leases.refused_credential_id is 'Key and secret that KIS refused last, hashed.';
+comment on column public.credential_leases.refused_until is 'Until when exactly these are not tried again.';
+comment on column public.credential_leases.last_error is 'Error code of the last attempt; null after a good one.';
+
+create table if not exists public.credential_issuances (
+    id           bigint generated always as identity primary key,
+    service_name text not null,
+    happened_at  timestamptz not null,
+    outcome      text not null,
+    fence        bigint not null,
+    holder       uuid,
+    holder_label text,
+    app_key_id   text,
+    token_id     text,
+    error_code   text
+);
+
+create index if not exists idx_credential_issuances_service on public.credential_issuances (service_name, id desc);
+create index if not exists idx_credential_issuances_happened on public.credential_issuances (happened_at);
+
+comment on table public.credential_issuances is
+    'What happened, one row an event, appended only: granted, committed, unchanged, fenced, aborted, saved.';
+comment on column public.credential_issuances.id is 'Order of the events.';
+comment on column public.credential_issuances.service_name is 'The slot.';
+comment on column public.credential_issuances.happened_at is 'When, by this database''s clock.';
+comment on column public.credential_issuances.outcome is
+    'granted, then one of committed, unchanged, fenced, aborted; nothing after granted means that the holder died. saved: written without a lease.';
+comment on column public.credential_issuances.fence is 'The grant it belongs to.';
+comment on column public.credential_issuances.holder is 'The attempt.';
+comment on column public.credential_issuances.holder_label is 'Who that was, for people.';
+comment on column public.credential_issuances.app_key_id is 'The app key, hashed.';
+comment on column public.credential_issuances.token_id is 'The token, hashed.';
+comment on column public.credential_issuances.error_code is 'Why it was aborted.';
+
+-- Helpers ----------------------------------------------------------------------------------------------------------
+
+-- The hash of a token that is stored as plain JSON; null for a sealed or an unreadable value. For rows that a client
+-- wrote without these functions, whose token the lease does not know.
+create or replace function public.issuance_plain_token_id(value text) returns text
+    language plpgsql
+    immutable
+    set search_path = ''
+as $$
+begin
+    return left(encode(sha256(convert_to(nullif(value::jsonb ->> 'access_token', ''), 'UTF8')), 'hex'), 16);
+exception
+    when data_exception then
+        return null;
+end
+$$;
+
+-- Raises what a client may not send. 22023 is invalid_parameter_value.
+create or replace function public.issuance_check_service(service text) returns void
+    language plpgsql
+    immutable
+    set search_path = ''
+as $$
+begin
+    if service is null or service !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then
+        raise exception 'not a service name'
+            using errcode = '22023', hint = 'Up to 63 letters, digits, "_", "." and "-", a letter or digit first.';
+    end if;
+end
+$$;
+
+create or replace function public.issuance_check_token(value text, expires_at timestamptz) returns void
+    language plpgsql
+    set search_path = ''
+as $$
+begin
+    if value is null
+        or not (value ~ '^enc:v1:[^:]+:[A-Za-z0-9_=-]+$' or public.issuance_plain_token_id(value) is not null) then
+        raise exception 'not a token'
+            using errcode = '22023', hint = 'A JSON string with a member access_token, or an enc:v1: envelope.';
+    end if;
+    if expires_at is null or expires_at <= clock_timestamp() then
+        raise exception 'the token has expired' using errcode = '22023';
+    end if;
+end
+$$;
+
+-- The slot's lease, locked; made when it is not there.
+create or replace function public.issuance_lock(service text) returns public.credential_leases
+    language plpgsql
+    set search_path = ''
+as $$
+declare
+    lease public.credential_leases;
+begin
+    insert into public.credential_leases (service_name) values (service) on conflict do nothing;
+    select l.* into strict lease from public.credential_leases l where l.service_name = service for update;
+    return lease;
+end
+$$;
+
+create or replace function public.issuance_log(
+    lease public.credential_leases, outcome text, token_id text default null, error_code text default null
+) returns void
+    language sql
+    set search_path = ''
+as $$
+    insert into public.credential_issuances
+        (service_name, happened_at, outcome, fence, holder, holder_label, app_key_id, token_id, error_code)
+    values
+        (lease.service_name, clock_timestamp(), outcome, lease.fence, lease.holder, lease.holder_label,
+         lease.app_key_id, token_id, error_code);
+$$;
+
+-- The active token's row, or nulls.
+create or replace function public.issuance_token_row(service text) returns public.api_credentials
+    language sql
+    stable
+    set search_path = ''
+as $$
+    select c.* from public.api_credentials c
+    where c.service_name = service and c.credential_type = 'access_token' and c.is_active;
+$$;
+
+-- Write the slot's token and bring it back to life when it was inactive. Answers the version it got.
+create or replace function public.issuance_write(service text, value text, expires_at timestamptz) returns bigint
+    language sql
+    set search_path = ''
+as $$
+    insert into public.api_credentials as c
+        (service_name, credential_type, credential_value, expires_at, is_active, environment, description)
+    values
+        (service, 'access_token', value, issuance_write.expires_at, true,
+         coalesce((select k.environment from public.api_credentials k
+                   where k.service_name = service and k.credential_type = 'app_key'),
+                  case when service = 'kis-paper' then 'paper' else 'production' end),
+         'KIS OAuth access token, renewed automatically')
+    on conflict (service_name, credential_type) do update
+        set credential_value = excluded.credential_value, expires_at = excluded.expires_at, is_active = true
+    returning c.version;
+$$;
+
+-- The protocol -----------------------------------------------------------------------------------------------------
+
+create or replace function public.begin_issuance(
+    service           text,
+    holder            uuid,
+    label             text,
+    app_key_id        text,
+    credential_id     text,
+    min_remaining     interval,
+    rejected_version  bigint default null,
+    rejected_token_id text default null
+) returns jsonb
+    language plpgsql
+    security definer
+    set search_path = ''
+as $$
+declare
+    lease     public.credential_leases;
+    other     public.credential_leases;
+    token     public.api_credentials;
+    known     boolean;      -- the lease's token_id and issued_at speak of the row as it stands
+    stored_id text;
+    retry_at  timestamptz;
+    status    text;
+    t         timestamptz;
+begin
+    perform public.issuance_check_service(service);
+    if holder is null then
+        raise exception 'a holder is needed' using errcode = '22023';
+    end if;
+    if app_key_id is null or app_key_id !~ '^[0-9a-f]{16}$'
+        or credential_id is null or credential_id !~ '^[0-9a-f]{16}$' then
+        raise exception 'app_key_id and credential_id are 16 hex digits' using errcode = '22023';
+    end if;
+    if min_remaining is null or min_remaining < interval '0' then
+        raise exception 'min_remaining is not negative' using errcode = '22023';
+    end if;
+
+    -- Callers of one app key take turns even when they come through different slots.
+    perform pg_advisory_xact_lock(hashtextextended('kis-token:' || begin_issuance.app_key_id, 0));
+    lease := public.issuance_lock(service);
+    select l.* into other from public.credential_leases l
+    where l.app_key_id = begin_issuance.app_key_id and l.service_name <> service
+    for update;
+    t := clock_timestamp();
+    token := public.issuance_token_row(service);
+
+    known := token.version is not null and lease.token_version = token.version;
+    stored_id := case when known then lease.token_id else public.issuance_plain_token_id(token.credential_value) end;
+
+    if other.service_name is not null
+        and (public.issuance_token_row(other.service_name)).expires_at > t then
+        status := 'conflict';
+    elsif token.expires_at > t
+        and token.version is distinct from rejected_version
+        and (stored_id is null or stored_id is distinct from rejected_token_id)
+        -- Within 6 hours of an issue KIS answers with the same token, so a younger one is as fresh as can be had.
+        and (token.expires_at - t > min_remaining or (known and t - lease.issued_at < interval '6 hours')) then
+        status := 'fresh';
+    elsif lease.holder = begin_issuance.holder and lease.lease_until > t then
+        status := 'granted';
+    elsif lease.holder is not null and lease.lease_until > t then
+        status := 'busy';
+        retry_at := lease.lease_until;
+    elsif other.holder is not null and other.lease_until > t then
+        status := 'busy';
+        retry_at := other.lease_until;
+    else
+        retry_at := greatest(
+            lease.not_before,
+            other.not_before,
+            case when lease.refused_credential_id = begin_issuance.credential_id then lease.refused_until end
+        );
+        if retry_at > t then
+            status := 'busy';
+        else
+            status := 'granted';
+            -- The other slot's token is dead and its lease is over: the key moves to this slot.
+            update public.credential_leases l set app_key_id = null where l.service_name = other.service_name;
+            update public.credential_leases l
+            set fence        = l.fence + 1,
+                holder       = begin_issuance.holder,
+                holder_label = left(begin_issuance.label, 200),
+                granted_at   = t,
+                lease_until  = t + interval '60 seconds',
+                -- tokenP is sent within 5 s of the grant, so the next grant is at least 65 s behind it even when the
+                -- holder dies.
+                not_before   = t + interval '70 seconds',
+                app_key_id   = begin_issuance.app_key_id
+            where l.service_name = service
+            returning l.* into lease;
+            perform public.issuance_log(lease, 'granted');
+        end if;
+    end if;
+
+    return jsonb_build_object(
+        'status', status,
+        'version', token.version,
+        'fence', case when status = 'granted' then lease.fence end,
+        'value', case when status = 'fresh' then token.credential_value end,
+        'expires_at', token.expires_at,
+        'issued_at', case when known then lease.issued_at end,
+        'retry_at', case when status = 'busy' then retry_at end,
+        'holder_label', case
+            when status = 'conflict' then other.service_name
+            when status = 'busy' and lease.holder is not null and lease.lease_until > t then lease.holder_label
+            when status = 'busy' and other.holder is not null and other.lease_until > t then other.holder_label
+        end,
+        'last_error', lease.last_error,
+        'server_now', t
+    );
+end
+$$;
+
+comment on function public.begin_issuance(text, uuid, text, text, text, interval, bigint, text) is
+    'Ask to issue. Answers status: conflict (another slot, named in holder_label, has a living token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds a lease, or nobody may before retry_at).';
+
+create or replace function public.commit_issuance(
+    service    text,
+    holder     uuid,
+    fence      bigint,
+    value      text,
+    expires_at timestamptz,
+    issued_at  timestamptz,
+    token_id   text,
+    rejected   boolean default false
+) returns jsonb
+    language plpgsql
+    security definer
+    set search_path = ''
+as $$
+declare
+    lease     public.credential_leases;
+    token     public.api_credentials;
+    stored_id text;
+    status    text;
+    t         timestamptz;
+begin
+    perform public.issuance_check_service(service);
+    if token_id is null or token_id !~ '^[0-9a-f]{16}$' then
+        raise exception 'token_id is 16 hex digits' using errcode = '22023';
+    end if;
+
+    lease := public.issuance_lock(service);
+    t := clock_timestamp();
+    token := public.issuance_token_row(service);
+
+    if lease.fence = commit_issuance.fence and lease.holder is null and lease.token_id = commit_issuance.token_id then
+        status := 'committed';  -- a replay: the first answer was lost
+    elsif lease.fence is distinct from commit_issuance.fence or lease.holder is distinct from commit_issuance.holder then
+        status := 'fenced';
+    else
+        perform public.issuance_check_token(value, expires_at);
+        stored_id := case
+            when lease.token_version = token.version then lease.token_id
+            else public.issuance_plain_token_id(token.credential_value)
+        end;
+        if stored_id = commit_issuance.token_id and isfinite(token.expires_at) then
+            status := 'unchanged';
+        elsif token.updated_at > lease.granted_at and token.expires_at > commit_issuance.expires_at then
+            status := 'fenced';  -- someone who takes no lease wrote a newer token meanwhile
+        else
+            status := 'committed';
+            token.version := public.issuance_write(service, value, expires_at);
+            token := public.issuance_token_row(service);
+        end if;
+
+        perform public.issuance_log(lease, status, commit_issuance.token_id);
+        update public.credential_leases l
+        set holder        = null,
+            lease_until   = null,
+            not_before    = case
+                -- KIS goes on answering with this very token for 6 hours after it issued it.
+                when status = 'unchanged' and rejected
+                    then greatest(t + interval '61 seconds', commit_issuance.issued_at + interval '6 hours')
+                when status = 'unchanged' then t + interval '61 seconds'
+                else greatest(l.not_before, t + interval '61 seconds')
+            end,
+            token_id      = case when status = 'fenced' then l.token_id else commit_issuance.token_id end,
+            token_version = case when status = 'fenced' then l.token_version else token.version end,
+            issued_at     = case when status = 'fenced' then l.issued_at else commit_issuance.issued_at end,
+            refused_credential_id = null,
+            refused_until = null,
+            last_error    = null
+        where l.service_name = service;
+    end if;
+
+    return jsonb_build_object(
+        'status', status,
+        'version', token.version,
+        'value', case when status = 'fenced' then token.credential_value end,
+        'expires_at', token.expires_at,
+        'server_now', t
+    );
+end
+$$;
+
+comment on function public.commit_issuance(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean) is
+    'Store what tokenP answered and give the lease back. Answers status: committed (stored; also when this very commit was sent before), unchanged (KIS answered with the token that is there already), fenced (not stored: the lease went to another, or someone stored a newer token; value is what is there). rejected says that the stored token was refused by the API.';
+
+create or replace function public.abort_issuance(
+    service               text,
+    holder                uuid,
+    fence                 bigint,
+    cooldown              interval,
+    error_code            text,
+    refused_credential_id text default null
+) returns jsonb
+    language plpgsql
+    security definer
+    set search_path = ''
+as $$
+declare
+    lease  public.credential_leases;
+    status text := 'fenced';
+    t      timestamptz;
+begin
+    perform public.issuance_check_service(service);
+    if cooldown is null or cooldown < interval '0' or cooldown > interval '1 hour' then
+        raise exception 'cooldown is between 0 and 1 hour' using errcode = '22023';
+    end if;
+
+    lease := public.issuance_lock(service);
+    t := clock_timestamp();
+
+    if lease.fence = abort_issuance.fence and lease.holder = abort_issuance.holder then
+        status := 'aborted';
+        perform public.issuance_log(lease, status, null, left(error_code, 100));
+        update public.credential_leases l
+        set holder      = null,
+            lease_until = null,
+            not_before  = t + cooldown,
+            last_error  = left(error_code, 100),
+            refused_credential_id = coalesce(abort_issuance.refused_credential_id, l.refused_credential_id),
+            refused_until = case
+                when abort_issuance.refused_credential_id is not null then t + interval '15 minutes'
+                else l.refused_until
+            end
+        where l.service_name = service;
+    end if;
+
+    return jsonb_build_object('status', status, 'server_now', t);
+end
+$$;
+
+comment on function public.abort_issuance(text, uuid, bigint, interval, text, text) is
+    'Give the lease back without a token. cooldown: how long nobody may begin. refused_credential_id: key and secret that KIS refused for good, which are not tried again for 15 minutes. Answers status: aborted, or fenced when the lease is another''s.';
+
+create or replace function public.save_token(
+    service          text,
+    value            text,
+    expires_at       timestamptz,
+    replaces_version bigint default null
+) returns jsonb
+    language plpgsql
+    security definer
+    set search_path = ''
+as $$
+declare
+    lease  public.credential_leases;
+    token  public.api_credentials;
+    status text := 'kept';
+begin
+    perform public.issuance_check_service(service);
+    perform public.issuance_check_token(value, expires_at);
+
+    lease := public.issuance_lock(service);
+    token := public.issuance_token_row(service);
+
+    if token.version is null
+        or token.version = replaces_version
+        or token.expires_at is null
+        or save_token.expires_at > token.expires_at then
+        status := 'saved';
+        token.version := public.issuance_write(service, value, save_token.expires_at);
+        perform public.issuance_log(lease, status, public.issuance_plain_token_id(value));
+    end if;
+
+    return jsonb_build_object('status', status, 'version', token.version, 'server_now', clock_timestamp());
+end
+$$;
+
+comment on function public.save_token(text, text, timestamptz, bigint) is
+    'Store a token that was issued without a lease. Writes what expires later than the stored one, or what replaces exactly that version. Answers status: saved or kept.';
+
+create or replace function public.issuance_status(service text default null, log_rows integer default 10) returns jsonb
+    language plpgsql
+    stable
+    security definer
+    set search_path = ''
+as $$
+begin
+    return jsonb_build_object(
+        'server_now', clock_timestamp(),
+        'leases', coalesce((
+            select jsonb_agg(to_jsonb(l) - 'holder' order by l.service_name) from public.credential_leases l
+            where issuance_status.service is null or l.service_name = issuance_status.service), '[]'),
+        'issuances', coalesce((
+            select jsonb_agg(to_jsonb(i) - 'holder' order by i.id desc) from (
+                select * from public.credential_issuances e
+                where issuance_status.service is null or e.service_name = issuance_status.service
+                order by e.id desc limit least(greatest(log_rows, 0), 1000)) i), '[]')
+    );
+end
+$$;
+
+comment on function public.issuance_status(text, integer) is
+    'Leases and the last events, newest first; of one slot or of all. Holder ids stay inside: whoever has one could act as the holder.';
+
+create or replace function public.prune_issuances(keep interval default interval '90 days') returns bigint
+    language plpgsql
+    security definer
+    set search_path = ''
+as $$
+declare
+    pruned bigint;
+begin
+    delete from public.credential_issuances e where e.happened_at < clock_timestamp() - keep;
+    get diagnostics pruned = row_count;
+    return pruned;
+end
+$$;
+
+comment on function public.prune_issuances(interval) is 'Delete events older than keep. Answers how many.';
+
+-- Access -----------------------------------------------------------------------------------------------------------
+
+alter table public.credential_leases enable row level security;
+alter table public.credential_issuances enable row level security;
+
+revoke all on table public.credential_leases, public.credential_issuances
+    from public, anon, authenticated, service_role;
+revoke all on sequence public.credential_issuances_id_seq from public, anon, authenticated, service_role;
+
+do $$
+declare
+    signature regprocedure;
+begin
+    for signature in
+        select p.oid::regprocedure from pg_proc p
+        where p.pronamespace = 'public'::regnamespace
+          and (p.proname like 'issuance\_%'
+               or p.proname in ('begin_issuance', 'commit_issuance', 'abort_issuance', 'save_token', 'prune_issuances'))
+    loop
+        execute format('revoke all on function %s from public, anon, authenticated, service_role', signature);
+    end loop;
+end
+$$;
+
+grant execute on function
+    public.begin_issuance(text, uuid, text, text, text, interval, bigint, text),
+    public.commit_issuance(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean),
+    public.abort_issuance(text, uuid, bigint, interval, text, text),
+    public.save_token(text, text, timestamptz, bigint),
+    public.issuance_status(text, integer),
+    public.prune_issuances(interval)
+to service_role;
+
+notify pgrst, 'reload schema';
+
+commit;

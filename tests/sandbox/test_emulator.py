@@ -1,0 +1,257 @@
+"""The KIS emulator as users of its Python interface see it."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from kis_token.sandbox.emulator import Counts, KISEmulator
+from kis_token.sandbox.kis_http import PRICE_PATH, PRICE_TR_ID, TOKEN_PATH, error_response, html_response
+from kis_token.sandbox.kis_rules import Account
+from kis_token.sandbox.loopback import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+REAL, OTHER, PAPER = Account(), Account(), Account()
+
+
+@pytest.fixture
+def kis() -> Iterator[KISEmulator]:
+    """Two real accounts and a paper account."""
+    with KISEmulator(production=[REAL, OTHER], paper=PAPER) as kis:
+        yield kis
+
+
+def ask_token(url: str, account: Account) -> requests.Response:
+    """One tokenP call."""
+    body = {"grant_type": "client_credentials", "appkey": account.app_key, "appsecret": account.app_secret}
+    return requests.post(url + TOKEN_PATH, json=body, timeout=5)
+
+
+def token_of(url: str, account: Account) -> str:
+    """A token for the account."""
+    return str(ask_token(url, account).json()["access_token"])
+
+
+def code_of_call(url: str, account: Account, token: str) -> str:
+    """What an ordinary call is answered."""
+    headers = {
+        "authorization": f"Bearer {token}",
+        "appkey": account.app_key,
+        "appsecret": account.app_secret,
+        "tr_id": PRICE_TR_ID,
+    }
+    parameters = {"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": "005930"}
+    return str(requests.get(url + PRICE_PATH, parameters, headers=headers, timeout=5).json()["msg_cd"])
+
+
+def test_accounts_are_made_up_where_none_are_given() -> None:
+    """Each environment has one account by default, known to it and to it alone."""
+    kis = KISEmulator()
+    assert [len(accounts) for accounts in kis.accounts.values()] == [1, 1]
+    assert kis.accounts["production"] != kis.accounts["paper"]
+
+
+def test_an_app_key_has_one_owner() -> None:
+    """The same app key twice, even in two environments, is a ValueError."""
+    with pytest.raises(ValueError, match="app key"):
+        KISEmulator(production=REAL, paper=REAL)
+
+
+def test_real_and_paper_have_separate_keys_and_tokens(kis: KISEmulator) -> None:
+    """Swapped keys are EGW00103, and a token of one environment is EGW00121 in the other."""
+    assert ask_token(kis.production_url, PAPER).json()["error_code"] == "EGW00103"
+    assert ask_token(kis.paper_url, REAL).json()["error_code"] == "EGW00103"
+    token = token_of(kis.paper_url, PAPER)
+    assert code_of_call(kis.paper_url, PAPER, token) == "MCA00000"
+    assert code_of_call(kis.production_url, PAPER, token) == "EGW00121"
+
+
+def test_paper_answers_fewer_calls_in_a_second(kis: KISEmulator) -> None:
+    """By default 20 calls a second of a real account are answered, and 2 of a paper account."""
+    assert kis.settings("production").calls_per_second == 20
+    assert kis.settings("paper").calls_per_second == 2
+
+
+def test_of_200_concurrent_calls_one_is_accepted(kis: KISEmulator) -> None:
+    """However many ask at once, one gets the token, and all others come too early."""
+    kis.configure(lockout_after=0)
+    gate = threading.Barrier(200)
+
+    def contend() -> str:
+        gate.wait(10)
+        return str(ask_token(kis.production_url, REAL).json().get("error_code", "token"))
+
+    with ThreadPoolExecutor(200) as pool:
+        answers = [each.result() for each in [pool.submit(contend) for _ in range(200)]]
+    assert sorted(answers) == ["EGW00133"] * 199 + ["token"]
+    assert kis.counts("production") == Counts(calls=200, accepted=1, issues=1)
+
+
+def test_clock_can_be_set_forward(kis: KISEmulator) -> None:
+    """After advance all rules see the later time, and a new token can be had without waiting."""
+    before = kis.now()
+    first = token_of(kis.production_url, REAL)
+    kis.advance(7 * 3600)
+    assert timedelta(hours=7) <= kis.now() - before < timedelta(hours=7, minutes=1)
+    assert token_of(kis.production_url, REAL) != first
+    kis.advance(18 * 3600)
+    assert code_of_call(kis.production_url, REAL, first) == "EGW00123"
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e300, 9e11])
+def test_clock_goes_only_forward_and_within_the_calendar(kis: KISEmulator, seconds: float) -> None:
+    """Any other advance is a ValueError, and the clock goes on as before."""
+    with pytest.raises(ValueError, match=r"forward|calendar"):
+        kis.advance(seconds)
+    assert kis.now() - datetime.now(timezone.utc) < timedelta(minutes=1)
+
+
+def test_settings_of_one_environment_or_of_both(kis: KISEmulator) -> None:
+    """Settings change where they are told to, and only those that are named."""
+    kis.configure("paper", expires_in=7776000)
+    assert kis.settings("paper").expires_in == 7776000
+    assert kis.settings("production").expires_in == 86400
+    kis.configure(reissue_kills_previous=True)
+    assert kis.settings("production").reissue_kills_previous
+    assert kis.settings("paper").reissue_kills_previous
+    assert kis.settings("paper").calls_per_second == 2
+
+
+@pytest.mark.parametrize("changes", [{"speed": 1}, {"self": 1}, {"expires_in": "86400"}])
+def test_settings_that_do_not_exist_change_nothing(kis: KISEmulator, changes: dict[str, object]) -> None:
+    """An unknown setting or an impossible value is a ValueError, and the good settings beside it are not applied."""
+    before = kis.settings("production")
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        kis.configure("production", lockout_after=5, **changes)
+    assert kis.settings("production") == before
+
+
+def test_one_token_can_be_ended(kis: KISEmulator) -> None:
+    """A killed token is EGW00121, an expired one EGW00123; those of other accounts are untouched."""
+    real, other = token_of(kis.production_url, REAL), token_of(kis.production_url, OTHER)
+    kis.expire_token(real)
+    assert code_of_call(kis.production_url, REAL, real) == "EGW00123"
+    kis.kill_token(real)
+    assert code_of_call(kis.production_url, REAL, real) == "EGW00121"
+    assert code_of_call(kis.production_url, OTHER, other) == "MCA00000"
+
+
+def test_all_tokens_of_an_app_key_can_be_ended(kis: KISEmulator) -> None:
+    """All tokens so far are refused, those of other app keys and the next one of this key are not."""
+    first, other = token_of(kis.production_url, REAL), token_of(kis.production_url, OTHER)
+    kis.advance(7 * 3600)
+    second = token_of(kis.production_url, REAL)
+    kis.expire_tokens(REAL.app_key)
+    assert {code_of_call(kis.production_url, REAL, token) for token in (first, second)} == {"EGW00123"}
+    kis.kill_tokens(REAL.app_key)
+    assert {code_of_call(kis.production_url, REAL, token) for token in (first, second)} == {"EGW00121"}
+    kis.advance(7 * 3600)
+    assert code_of_call(kis.production_url, REAL, token_of(kis.production_url, REAL)) == "MCA00000"
+    assert code_of_call(kis.production_url, OTHER, other) == "MCA00000"
+
+
+def test_only_what_was_issued_can_be_ended(kis: KISEmulator) -> None:
+    """A token or app key that the emulator does not know is a ValueError, whose text does not repeat it."""
+    for end in (kis.kill_token, kis.kill_tokens, kis.expire_token, kis.expire_tokens):
+        with pytest.raises(ValueError, match="no ") as error:
+            end("unknown-value")
+        assert "unknown-value" not in str(error.value)
+
+
+def test_lost_answer_still_issues(kis: KISEmulator) -> None:
+    """A fault after the work loses the answer only: the token is issued, and the minute is used up."""
+    kis.production.add_fault(Fault("reset", TOKEN_PATH, after=True))
+    with pytest.raises(requests.ConnectionError):
+        ask_token(kis.production_url, REAL)
+    assert ask_token(kis.production_url, REAL).json()["error_code"] == "EGW00133"
+    assert kis.counts("production") == Counts(calls=2, accepted=1, issues=1)
+
+
+def test_fault_before_the_work_leaves_no_trace(kis: KISEmulator) -> None:
+    """A fault in place of an answer issues nothing: the call is seen, and the next one is accepted."""
+    kis.production.add_fault(Fault("answer", TOKEN_PATH, response=html_response(200)))
+    assert "<html>" in ask_token(kis.production_url, REAL).text
+    assert kis.counts("production") == Counts(calls=1, accepted=0, issues=0)
+    assert ask_token(kis.production_url, REAL).status_code == 200
+
+
+def test_requests_are_recorded_without_secrets(kis: KISEmulator) -> None:
+    """The record has every request with its status, code and emulated time; None stands for no answer."""
+    kis.advance(3600)
+    before = kis.now()
+    token_of(kis.paper_url, PAPER)
+    ask_token(kis.paper_url, PAPER)
+    kis.production.add_fault(Fault("answer", TOKEN_PATH, response=error_response("EGW00105", TOKEN_PATH)))
+    kis.production.add_fault(Fault("stall", TOKEN_PATH, seconds=0))
+    ask_token(kis.production_url, REAL)
+    with pytest.raises(requests.ConnectionError):
+        ask_token(kis.production_url, REAL)
+    assert [(seen.environment, seen.method, seen.path, seen.status, seen.code) for seen in kis.requests] == [
+        ("paper", "POST", TOKEN_PATH, 200, None),
+        ("paper", "POST", TOKEN_PATH, 403, "EGW00133"),
+        ("production", "POST", TOKEN_PATH, 403, "EGW00105"),
+        ("production", "POST", TOKEN_PATH, None, None),
+    ]
+    times = [before, *(seen.at for seen in kis.requests), kis.now()]
+    assert times == sorted(times)
+
+
+def test_state_and_addresses_outlive_a_stop(kis: KISEmulator) -> None:
+    """A stopped emulator refuses connections; started again it is the same one at the same place."""
+    addresses = (kis.production_url, kis.paper_url, kis.control_url)
+    token = token_of(kis.production_url, REAL)
+    kis.stop()
+    with pytest.raises(requests.ConnectionError):
+        ask_token(kis.production_url, REAL)
+    kis.start()
+    assert (kis.production_url, kis.paper_url, kis.control_url) == addresses
+    assert code_of_call(kis.production_url, REAL, token) == "MCA00000"
+
+
+def test_environments_can_be_served_over_https(tmp_path: Path) -> None:
+    """With a TLS context both environments are https addresses that a client can verify; the control stays http."""
+    certificate, context = _certificate(tmp_path)
+    with KISEmulator(production=REAL, paper=PAPER, tls=context) as kis:
+        assert kis.production_url.startswith("https://")
+        assert kis.paper_url.startswith("https://")
+        assert kis.control_url.startswith("http://")
+        answer = requests.get(kis.production_url + PRICE_PATH, verify=certificate, timeout=5)
+        assert answer.json()["msg_cd"] == "EGW00122"
+        with pytest.raises(requests.exceptions.SSLError):
+            requests.get(kis.paper_url, timeout=5)
+
+
+def _certificate(folder: Path) -> tuple[str, ssl.SSLContext]:
+    """A self-signed certificate for 127.0.0.1: where it is kept, and the context that serves it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "certificate.pem"
+    path.write_bytes(
+        certificate.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return str(path), context

@@ -1,0 +1,1 @@
+"""What a developer runs: the demo, and the action step as the runner runs it."""

@@ -1,0 +1,106 @@
+"""Runs the action's step as GitHub's runner does: the script and the environment that action.yml says, and no more.
+
+A composite step gets no INPUT_ variables by itself, so the environment here has none but those that action.yml maps.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+# What a runner has anyway, and what this machine may need to reach its package index.
+_KEPT = re.compile(
+    r"PATH|HOME|TMPDIR|LANG|SYSTEMROOT|SSL_CERT_\w+|PIP_\w+|UV_\w+|(?:https?|all|no)_proxy", re.IGNORECASE
+)
+_INPUT = re.compile(r"\$\{\{ inputs\.([a-z-]+) \}\}")
+_PAIR = re.compile(r"^([^\n<]+)<<(\S+)\n(.*?)\n\2$", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a step ended. Its repr shows no output: there may be a token among them."""
+
+    status: int
+    log: str = field(repr=False)
+    outputs: dict[str, str] = field(repr=False)
+    variables: dict[str, str] = field(repr=False)
+    summary: str = field(repr=False)
+
+
+def step_environment(inputs: Mapping[str, str], env: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """The environment of the step: the runner's, ``env``, and what action.yml makes of ``inputs``."""
+    action = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
+    unknown = inputs.keys() - action["inputs"].keys()
+    if unknown:
+        raise ValueError(f"action.yml has no such inputs: {', '.join(sorted(unknown))}")
+    given = {name: inputs.get(name, declared.get("default", "")) for name, declared in action["inputs"].items()}
+    mapped = {
+        name: _INPUT.sub(lambda match: given[match[1]], text)
+        for name, text in action["runs"]["steps"][0]["env"].items()
+    }
+    for name in ("temp", "tools"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    files = {}
+    for name in ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_STEP_SUMMARY"):
+        file = folder / name.lower()
+        file.write_text("")
+        files[name] = str(file)
+    runner = {
+        "CI": "true",
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_ACTION_PATH": str(CHECKOUT),
+        "GITHUB_REPOSITORY": "someone/bot",
+        "GITHUB_RUN_ID": "1234567890",
+        "GITHUB_JOB": "trade",
+        "RUNNER_OS": "Linux",
+        "RUNNER_TEMP": str(folder / "temp"),
+        "RUNNER_TOOL_CACHE": str(folder / "tools"),
+    }
+    kept = {name: value for name, value in os.environ.items() if _KEPT.fullmatch(name)}
+    return {**kept, **runner, **files, **env, **mapped}
+
+
+def run_step(
+    inputs: Mapping[str, str], folder: Path, env: Mapping[str, str] | None = None, *, seconds: float = 120
+) -> Ended:
+    """Run the step with ``inputs``; ``folder`` holds its files and is reused by a later step of the same job."""
+    environment = step_environment(inputs, env or {}, folder)
+    action = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
+    script = folder / "step.sh"
+    script.write_text(action["runs"]["steps"][0]["run"], encoding="utf-8")
+    done = subprocess.run(  # noqa: S603 - our own script
+        ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", str(script)],  # noqa: S607 - as the runner finds it
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=seconds,
+        check=False,
+    )
+    return Ended(
+        status=done.returncode,
+        log=done.stdout.decode(errors="replace"),
+        outputs=_pairs(Path(environment["GITHUB_OUTPUT"])),
+        variables=_pairs(Path(environment["GITHUB_ENV"])),
+        summary=Path(environment["GITHUB_STEP_SUMMARY"]).read_text(encoding="utf-8"),
+    )
+
+
+def _pairs(file: Path) -> dict[str, str]:
+    """GitHub's multi-line form ``name<<delimiter``, and the short form ``name=value``."""
+    text = file.read_text(encoding="utf-8")
+    pairs = {match[1]: match[3] for match in _PAIR.finditer(text)}
+    plain = (line.partition("=") for line in _PAIR.sub("", text).splitlines() if "=" in line)
+    return pairs | {name: value for name, _, value in plain}
