@@ -43,11 +43,15 @@ def main() -> int:
 
 
 def find_python() -> str | None:
-    """A Python that is new enough, by its name on the path."""
+    """A Python that is new enough, by its name on the path, and that really starts: it may be a stub."""
     import shutil  # noqa: PLC0415 - rare
+    import subprocess  # noqa: PLC0415 - rare
 
-    names = ("python3.%d" % minor for minor in range(NEWEST_MINOR, OLDEST[1] - 1, -1))  # noqa: UP031 - as old as can be
-    return next((path for path in map(shutil.which, names) if path), None)
+    for minor in range(NEWEST_MINOR, OLDEST[1] - 1, -1):
+        python = shutil.which("python3.%d" % minor)  # noqa: UP031 - as old as can be
+        if python and not subprocess.call([python, "-I", "-S", "-c", ""], stderr=subprocess.DEVNULL):  # noqa: S603 - the same
+            return python
+    return None
 
 
 def start_again(python: str) -> int:

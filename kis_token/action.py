@@ -16,7 +16,7 @@ from kis_token.config import Settings
 from kis_token.errors import KisTokenError
 from kis_token.lookup import Link
 from kis_token.publish import describe_defect, mask_secrets, publish, report_failure
-from kis_token.wiring import make_resolver
+from kis_token.wiring import open_resolver
 from kis_token.workflow import FileWorkflow
 
 if TYPE_CHECKING:
@@ -71,10 +71,11 @@ def main(started: float, view: View | None) -> int:
     try:
         settings = Settings.from_env(os.environ)
         mask_secrets(settings.secrets, workflow)
-        resolver = make_resolver(settings, started, workflow.info)
-        view = view or resolver.look()
-        links = view.links
-        publish(resolver.resolve(view), settings, workflow)
+        with open_resolver(settings, started, workflow.info) as resolver:
+            view = view or resolver.look()
+            links = view.links
+            resolution = resolver.resolve(view)
+        publish(resolution, settings, workflow)
     except KisTokenError as error:
         report_failure(error, (*links, Link("result", f"{error}")), workflow)
         return 1

@@ -121,8 +121,11 @@ def _try_lock(handle: int) -> bool:
 def _clean_environment(env: Mapping[str, str]) -> dict[str, str]:
     """What an installer needs: proxies, certificates, its own settings. Not our secrets."""
     kept = {name: value for name, value in env.items() if not name.upper().startswith(_SECRET_VARIABLES)}
+    # uv brings certificates of its own, which a company's proxy does not go by; pip uses the system's anyway.
+    certificates = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
     # Settings of the caller's that a folder of our own contradicts.
-    return kept | {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    overrides = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    return certificates | kept | overrides
 
 
 def _install(requirements: Path, uv_requirements: Path, target: Path, env: dict[str, str], limit: float) -> None:

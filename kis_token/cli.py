@@ -45,10 +45,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _get(_: argparse.Namespace) -> int:
-    from kis_token.wiring import make_resolver  # noqa: PLC0415 - heavy, and not for every command
+    from kis_token.wiring import open_resolver  # noqa: PLC0415 - heavy, and not for every command
 
     started = time.monotonic()
-    resolution = make_resolver(Settings.from_env(os.environ), started, _say).resolve()
+    with open_resolver(Settings.from_env(os.environ), started, _say) as resolver:
+        resolution = resolver.resolve()
     for warning in resolution.warnings:
         _say(f"warning: {warning}")
     print(resolution.token.value)  # noqa: T201 - this is the command's output

@@ -247,8 +247,9 @@ class _Reader:
         """Whether GitHub keeps the secrets back: a pull request from a fork, or one of Dependabot's."""
         if self._env.get("GITHUB_ACTOR") == "dependabot[bot]":
             return True
-        if not self._env.get("GITHUB_EVENT_NAME", "").startswith("pull_request"):
-            return False
+        event_name = self._env.get("GITHUB_EVENT_NAME", "")
+        if not event_name.startswith("pull_request") or event_name == "pull_request_target":
+            return False  # pull_request_target runs with the secrets of the base
         try:
             event = json.loads(Path(self._env.get("GITHUB_EVENT_PATH", "")).read_bytes())
             pull_request = event["pull_request"]
@@ -273,7 +274,7 @@ def _parse_url(text: str) -> str | None:
     except ValueError:
         return None
     secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1"))
-    plain = not (parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password)
+    plain = not (parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc)
     if not (secure and plain and parts.hostname and port != 0 and _is_one_word(text)):
         return None
     return f"{parts.scheme}://{parts.netloc}"

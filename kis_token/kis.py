@@ -6,6 +6,7 @@ KIS publishes no table of HTTP statuses: a wrong secret and a rate limit are bot
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +17,7 @@ import requests
 from urllib3.exceptions import NewConnectionError
 
 from kis_token.errors import KIS_REFUSALS, IssuerError, IssuerOutage, IssuerRateLimited, IssuerRefused, TokenError
-from kis_token.token import LEAST_USEFUL, Token, build_token, parse_claims, parse_kst
+from kis_token.token import LEAST_USEFUL, Token, build_token, claimed_time, parse_claims, parse_kst
 
 if TYPE_CHECKING:
     from kis_token.token import AppKey
@@ -26,9 +27,13 @@ ISSUE_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
 LARGEST_ANSWER = 64 * 1024
 
+#: KIS's longest is 90 days, for partner companies. What is far beyond is no lifetime.
+LONGEST_LIFETIME = timedelta(days=3650)
+
 RATE_LIMITED = "EGW00133"
 #: What KIS answers on a call when the token itself is the trouble: not valid, not found, expired.
 TOKEN_CODES = frozenset({"EGW00121", "EGW00122", "EGW00123"})
+_CODE = re.compile(r"EGW\d{5}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class KISIssuer:
     def _post(self, path: str, body: dict[str, str]) -> dict[str, Any]:
         answer = self._send("POST", path, json=body, headers={"content-type": "application/json; charset=UTF-8"})
         code = answer.get("error_code") or answer.get("msg_cd")
-        if isinstance(code, str) and code.startswith("EGW"):
+        if isinstance(code, str) and _CODE.fullmatch(code):
             raise _issue_error(code)
         return answer
 
@@ -97,7 +102,8 @@ class KISIssuer:
                     **arguments,
                 )
                 body = b""
-                for block in answer.iter_content(8192):
+                # Byte by byte: a larger block would be waited for however slowly it drips in.
+                for block in answer.iter_content(1):
                     body += block
                     if len(body) > LARGEST_ANSWER or time.monotonic() > deadline:
                         raise IssuerOutage("kis-answer-unusable", "KIS's answer is too large or too slow", sent=True)
@@ -138,7 +144,7 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: str
     begun = None
     if end is not None and lifetime is not None:
         begun = end - lifetime
-    elif end is None and lifetime is not None and "exp" not in parse_claims(value):
+    elif end is None and lifetime is not None and claimed_time(parse_claims(value), "exp") is None:
         begun, end = now, now + lifetime
     try:
         token = build_token(
@@ -168,7 +174,7 @@ def _seconds(value: object) -> timedelta | None:
         lifetime = timedelta(seconds=float(str(value)))
     except (ValueError, OverflowError):
         return None
-    return lifetime if lifetime > timedelta() else None
+    return lifetime if timedelta() < lifetime <= LONGEST_LIFETIME else None
 
 
 def _kst(value: object) -> datetime | None:

@@ -21,7 +21,7 @@ SHORTEST_SECRET = 16
 
 def mask_secrets(secrets: Iterable[str], workflow: Workflow) -> None:
     """Mask what was given, before anything can fail and print it."""
-    for secret in secrets:
+    for secret in dict.fromkeys(secrets):
         if len(secret) >= SHORTEST_SECRET:
             workflow.mask(secret)
 
@@ -39,7 +39,7 @@ def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> N
     keys = [app_key.key, app_key.secret] if app_key is not None else []
     if looks_like_token(token.value):
         workflow.mask(token.value)
-    mask_secrets([*keys, *([own_key] if isinstance(own_key, str) else [])], workflow)
+    mask_secrets([*keys, *([own_key] if isinstance(own_key, str) and looks_like_token(own_key) else [])], workflow)
 
     outputs = {
         "access-token": token.value,

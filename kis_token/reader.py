@@ -78,7 +78,7 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
             },
             server_now,
         )
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table") from error
 
 
@@ -129,8 +129,9 @@ def parse_http_date(text: str | None) -> datetime | None:
     from email.utils import parsedate_to_datetime  # noqa: PLC0415 - http.client has loaded it anyway
 
     try:
-        return parsedate_to_datetime(text or "").astimezone(timezone.utc)
-    except ValueError:
+        date = parsedate_to_datetime(text or "")
+        return date.replace(tzinfo=date.tzinfo or timezone.utc).astimezone(timezone.utc)
+    except (ValueError, OverflowError):
         return None
 
 
@@ -173,11 +174,16 @@ def _connect(url: str, seconds: float) -> tuple[http.client.HTTPConnection, bool
     proxy = _proxy(parts.scheme, parts.netloc)
     if proxy is None:
         return kind(host, parts.port, timeout=seconds), False
-    through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if parts.scheme != "https" or through.scheme != "http" or through.username:
+    try:
+        through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        usual = parts.scheme == "https" and through.scheme == "http" and not through.username
+        port = through.port or 80
+    except ValueError:
+        usual, port = False, 0
+    if not usual:
         # Rare forms of proxy are left to the library of the slow path.
         raise StoreOutage("store-unreachable", "The proxy is of a kind this read does not speak to", doubtful=True)
-    connection = kind(through.hostname or "", through.port or 80, timeout=seconds)
+    connection = kind(through.hostname or "", port, timeout=seconds)
     connection.set_tunnel(host, parts.port)
     return connection, True
 

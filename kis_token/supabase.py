@@ -33,11 +33,18 @@ class SupabaseCredentialManager:
         self._url = url
         self._key = key
         self._client: Client | None = None
+        self._http: httpx.Client | None = None
         self._read_by_client = False
         self._last_date: str | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
+
+    def close(self) -> None:
+        """Close the connections. The next call opens them again."""
+        if self._http is not None:
+            self._http.close()
+            self._client = self._http = None
 
     def is_available(self) -> bool:
         """Whether url and key are known; asks nobody."""
@@ -60,6 +67,7 @@ class SupabaseCredentialManager:
                 .eq("service_name", service_name)
                 .in_("credential_type", TYPES)
                 .is_("is_active", True)
+                .retry(False)  # noqa: FBT003 - hidden ones would cost 7 s
                 .execute()
                 .data
             )
@@ -161,14 +169,14 @@ class SupabaseCredentialManager:
             raise StoreOutage("store-unreachable", f"Supabase does not answer ({type(error).__name__})") from None
 
     def _get_client(self) -> Client:
-        """The client, made at the first use. Its retries and its redirects stay off: both would be hidden from us."""
+        """The client, made at the first use. It follows no redirect: that would carry the key along."""
         if self._client is None:
             import httpx  # noqa: PLC0415 - see _call
             from supabase import ClientOptions, create_client  # noqa: PLC0415 - see _call
 
+            self._http = httpx.Client(timeout=CALL_SECONDS, event_hooks={"response": [self._note_date]})
             options = ClientOptions(
-                httpx_client=httpx.Client(timeout=CALL_SECONDS, event_hooks={"response": [self._note_date]}),
-                postgrest_client_retry=False,
+                httpx_client=self._http,
                 auto_refresh_token=False,
                 persist_session=False,
             )
@@ -181,7 +189,8 @@ class SupabaseCredentialManager:
 
 def _translate(error: PostgrestAPIError) -> StoreError:
     """A PostgREST error by its code; an HTTP status as code is how the client reports pages that are not JSON."""
-    code = error.code
+    # Releases for Python 3.10 give the status as a number.
+    code = None if error.code is None else str(error.code)
     if code is None:
         # The gateway's refusal of a key has no code, and the client does not pass the status on.
         return store_error(401 if "api key" in (error.message or "").lower() else None, None)

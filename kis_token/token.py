@@ -107,7 +107,8 @@ class AppKey:
 
 def fingerprint(text: str) -> str:
     """The first 16 hex digits of the SHA-256 of ``text``."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    # JSON can hold half a surrogate pair, which has no UTF-8 form.
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def looks_like_token(text: str) -> bool:
@@ -136,14 +137,14 @@ def parse_instant(value: object) -> datetime:
         naive = datetime(  # noqa: DTZ001 - its zone follows in the next line
             int(year), int(month), int(day), int(hour), int(minute), int(second or 0), int(f"{fraction or 0:0<6}"[:6])
         )
-        return naive.replace(tzinfo=_parse_offset(offset)).astimezone(timezone.utc)
+        return _in_utc(naive.replace(tzinfo=_parse_offset(offset)))
     except OverflowError as error:
         raise ValueError("not a time") from error
 
 
 def parse_kst(text: str) -> datetime:
     """``YYYY-MM-DD HH:MM:SS`` in Korea time, as KIS writes it. Raises ValueError for anything else."""
-    return datetime.strptime(text.strip(), "%Y-%m-%d %H:%M:%S").replace(tzinfo=KST).astimezone(timezone.utc)
+    return _in_utc(datetime.strptime(text.strip(), "%Y-%m-%d %H:%M:%S").replace(tzinfo=KST))
 
 
 def parse_claims(value: str) -> dict[str, object]:
@@ -157,6 +158,12 @@ def parse_claims(value: str) -> dict[str, object]:
     except (IndexError, ValueError, binascii.Error, RecursionError):
         return {}
     return claims if isinstance(claims, dict) else {}
+
+
+def claimed_time(claims: dict[str, object], name: str) -> datetime | None:
+    """A time among a token's claims, which is a number there; None when there is none that can be read."""
+    value = claims.get(name)
+    return _instant(value) if isinstance(value, (int, float)) else None
 
 
 def build_token(
@@ -176,7 +183,7 @@ def build_token(
     if not looks_like_token(value):
         raise TokenError("token-unusable", "The value has not the form of a token")
     claims = parse_claims(value)
-    own_expiry, own_issue, own_key = _epoch(claims.get("exp")), _epoch(claims.get("iat")), claims.get("jti")
+    own_expiry, own_issue, own_key = claimed_time(claims, "exp"), claimed_time(claims, "iat"), claims.get("jti")
     ends = [*expiries, *([own_expiry] if own_expiry else [])]
     if not ends:
         raise TokenError("token-unusable", "Nothing says when the token ends")
@@ -216,6 +223,13 @@ def parse_stored(text: str, *, column: object = None, version: int | None = None
     )
 
 
+def _in_utc(moment: datetime) -> datetime:
+    """``moment`` in UTC. Raises ValueError for "never" and "always": on the calendar's edge no sum is possible."""
+    if not 1970 <= moment.year < 9999:
+        raise ValueError("not a time")
+    return moment.astimezone(timezone.utc)
+
+
 def _parse_offset(text: str | None) -> timezone:
     if text is None:
         return KST
@@ -230,7 +244,3 @@ def _instant(value: object) -> datetime | None:
         return parse_instant(value)
     except ValueError:
         return None
-
-
-def _epoch(value: object) -> datetime | None:
-    return _instant(value) if isinstance(value, (int, float)) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from kis_token.cache import FileCache
@@ -12,25 +13,30 @@ from kis_token.sealing import make_vault
 from kis_token.supabase import SupabaseCredentialManager
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from kis_token.config import Settings
 
 
-def make_resolver(settings: Settings, started: float, tell: Callable[[str], None]) -> Resolver:
-    """The chain for these settings.
+@contextmanager
+def open_resolver(settings: Settings, started: float, tell: Callable[[str], None]) -> Iterator[Resolver]:
+    """The chain for these settings; its connections are closed on the way out.
 
     ``started`` is when the work began, by time.monotonic: the settings' timeout counts from there. ``tell`` gets lines
     for people who wait.
     """
     vault = make_vault(settings.encryption_keys)
-    return Resolver(
-        settings,
-        store=SupabaseCredentialManager(settings.supabase_url, settings.supabase_key),
-        cache=FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None,
-        issuer=KISIssuer(settings.base_url, settings.environment),
-        vault=vault,
-        clock=SystemClock(),
-        deadline=started + settings.timeout.total_seconds(),
-        tell=tell,
-    )
+    store = SupabaseCredentialManager(settings.supabase_url, settings.supabase_key)
+    try:
+        yield Resolver(
+            settings,
+            store=store,
+            cache=FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None,
+            issuer=KISIssuer(settings.base_url, settings.environment),
+            vault=vault,
+            clock=SystemClock(),
+            deadline=started + settings.timeout.total_seconds(),
+            tell=tell,
+        )
+    finally:
+        store.close()

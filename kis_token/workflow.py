@@ -75,8 +75,13 @@ class FileWorkflow:
         self._command("warning", message)
 
     def info(self, message: str) -> None:
-        """A line in the log. Text that starts like a command is kept from being one."""
-        print("\n".join(f" {line}" if line.lstrip().startswith("::") else line for line in message.splitlines()))  # noqa: T201 - the log
+        """A line in the log. Text that looks like a command is kept from being one.
+
+        The runner finds ``::`` behind blanks too, and the older form ``##[`` anywhere in a line.
+        """
+        for line in message.splitlines():
+            shown = f"| {line}" if line.lstrip().startswith("::") else line
+            print(shown.replace("##[", "## ["))  # noqa: T201 - the log
         sys.stdout.flush()
 
     def _command(self, name: str, text: str) -> None:

@@ -80,7 +80,7 @@ alter table public.api_credentials enable row level security;
 
 revoke all on table public.api_credentials from public, anon, authenticated;
 revoke all on sequence public.api_credentials_version_seq from public, anon, authenticated;
-revoke all on function public.api_credentials_touch() from public, anon, authenticated;
+revoke all on function public.api_credentials_touch() from public, anon, authenticated, service_role;
 
 grant usage on schema public to service_role;
 grant select, insert, update, delete on table public.api_credentials to service_role;

@@ -237,7 +237,7 @@ begin
         and token.version is distinct from rejected_version
         and (stored_id is null or stored_id is distinct from rejected_token_id)
         -- Within 6 hours of an issue KIS answers with the same token, so a younger one is as fresh as can be had.
-        and (token.expires_at - t > min_remaining or (known and t - lease.issued_at < interval '6 hours')) then
+        and (token.expires_at > t + min_remaining or (known and t - lease.issued_at < interval '6 hours')) then
         status := 'fresh';
     elsif lease.holder = begin_issuance.holder and lease.lease_until > t then
         status := 'granted';
@@ -329,7 +329,9 @@ begin
 
     if lease.fence = commit_issuance.fence and lease.holder is null and lease.token_id = commit_issuance.token_id then
         status := 'committed';  -- a replay: the first answer was lost
-    elsif lease.fence is distinct from commit_issuance.fence or lease.holder is distinct from commit_issuance.holder then
+    elsif lease.holder is null
+        or lease.fence is distinct from commit_issuance.fence
+        or lease.holder is distinct from commit_issuance.holder then
         status := 'fenced';
     else
         perform public.issuance_check_token(value, expires_at);
@@ -497,6 +499,9 @@ as $$
 declare
     pruned bigint;
 begin
+    if keep is null or keep < interval '0' then
+        raise exception 'keep is not negative' using errcode = '22023';
+    end if;
     delete from public.credential_issuances e where e.happened_at < clock_timestamp() - keep;
     get diagnostics pruned = row_count;
     return pruned;

@@ -100,7 +100,7 @@ def run_step(
 
 def _pairs(file: Path) -> dict[str, str]:
     """GitHub's multi-line form ``name<<delimiter``, and the short form ``name=value``."""
-    text = file.read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
     pairs = {match[1]: match[3] for match in _PAIR.finditer(text)}
     plain = (line.partition("=") for line in _PAIR.sub("", text).splitlines() if "=" in line)
     return pairs | {name: value for name, _, value in plain}

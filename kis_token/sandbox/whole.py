@@ -30,22 +30,24 @@ class Sandbox:
 
     Starts PostgreSQL with this project's tables, a stand-in for Supabase before it, and the KIS emulator; the keys of
     one real and one paper account are stored under kis and kis-paper. On the way out all of it ends, the data too.
+    With ``dsn``, a superuser's way into an empty database, no PostgreSQL is started. ``tls`` serves both over https.
     """
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, dsn: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.kis = KISEmulator(tls=tls)
         self.service_key = f"sb_secret_{secrets.token_urlsafe(24)}"
         self.anon_key = f"sb_publishable_{secrets.token_urlsafe(24)}"
         self.supabase: PostgRESTStandIn
         self.owner_dsn: str
+        self._dsn = dsn
         self._tls = tls
         self._folder: Path
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            postgres = stack.enter_context(EmbeddedPostgres())
-            project = prepare_database(postgres.create_database())
+            dsn = self._dsn or stack.enter_context(EmbeddedPostgres()).create_database()
+            project = prepare_database(dsn)
             apply_migrations(project.owner, migrations_folder())
             self.owner_dsn = project.owner
             for environment, slot in _SLOTS.items():

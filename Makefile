@@ -1,0 +1,53 @@
+# Two commands for a machine that has Python 3.10 or newer, pip and make:
+#   make demo   the action against a KIS and a Supabase of this machine's own
+#   make test   the tests
+# Everything they need is put into .venv and build; nothing else on the machine is touched.
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := build/uv/bin/uv
+# uv brings certificates of its own, which a company's proxy does not go by.
+export UV_SYSTEM_CERTS := 1
+
+.PHONY: demo test lint lock clean
+
+demo: .venv/ready
+	$(BIN)/python -m tools.demo
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p kis_token -p tools
+	$(BIN)/mypy entrypoint.py tests
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions action.yml
+	$(BIN)/zizmor --offline --quiet .
+
+# Newer packages: all three locks, with hashes and without an index address.
+lock: $(UV)
+	$(LOCK) --upgrade pyproject.toml -o requirements.txt
+	$(LOCK) --upgrade pyproject.toml --extra sandbox --group dev -c requirements.txt -o requirements-dev.txt
+	echo uv | $(LOCK) --upgrade - -o requirements-uv.txt
+lock: LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --universal --python-version 3.10 \
+	--generate-hashes --no-annotate
+
+clean:
+	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(UV): requirements-uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python ..." >&2; exit 1; }
+	@$(PYTHON) -m pip --version > /dev/null || { echo "pip is needed for $(PYTHON)." >&2; exit 1; }
+	rm -rf build/uv
+	PIP_USER=0 $(PYTHON) -I -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+		--only-binary :all: --target build/uv -r requirements-uv.txt
+	@touch $(UV)
+
+.venv/ready: $(UV) requirements-dev.txt pyproject.toml
+	rm -rf .venv
+	$(UV) venv --quiet --no-python-downloads --python $(PYTHON) .venv
+	$(UV) pip sync --quiet --require-hashes --only-binary :all: --python .venv requirements-dev.txt
+	$(UV) pip install --quiet --no-deps --no-build-isolation --python .venv --editable .
+	@touch $@

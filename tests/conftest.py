@@ -1,0 +1,94 @@
+"""What all tests may use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.sandbox import Sandbox
+from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
+from kis_token.sandbox.emulator import KISEmulator
+from kis_token.sandbox.postgres import EmbeddedPostgres
+from kis_token.sandbox.postgrest import PostgRESTStandIn
+from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, Database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    """One PostgreSQL for all tests; each makes a database of its own in it."""
+    with EmbeddedPostgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated(postgres: EmbeddedPostgres) -> Iterator[Database]:
+    """One migrated project for all tests that leave its schema alone; use it as ``database``."""
+    project = prepare_database(postgres.create_database())
+    apply_migrations(project.owner, migrations_folder())
+    with Database(project) as database:
+        yield database
+
+
+@pytest.fixture
+def database(migrated: Database) -> Database:
+    """The migrated project with empty tables."""
+    migrated.clear()
+    return migrated
+
+
+@pytest.fixture
+def make_database(postgres: EmbeddedPostgres) -> Iterator[Callable[[], Database]]:
+    """Makes migrated projects for tests that break theirs."""
+    made: list[Database] = []
+
+    def make() -> Database:
+        project = prepare_database(postgres.create_database())
+        apply_migrations(project.owner, migrations_folder())
+        made.append(Database(project))
+        return made[-1]
+
+    yield make
+    for database in made:
+        database.__exit__()
+
+
+@pytest.fixture(scope="session")
+def _stand_in(migrated: Database) -> Iterator[PostgRESTStandIn]:
+    with PostgRESTStandIn(migrated.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as server:
+        yield server
+
+
+@pytest.fixture
+def supabase(_stand_in: PostgRESTStandIn, database: Database) -> PostgRESTStandIn:  # noqa: ARG001 - empties the tables
+    """The stand-in for Supabase on ``database``: running, with an empty log and no faults."""
+    _stand_in.start()
+    _stand_in.server.clear_faults()
+    _stand_in.server.forget()
+    _stand_in.server.send_date = True
+    return _stand_in
+
+
+@pytest.fixture
+def kis() -> Iterator[KISEmulator]:
+    """A fresh KIS that knows ACCOUNT and locks nobody out."""
+    with KISEmulator(production=ACCOUNT) as emulator:
+        emulator.configure(lockout_after=0)
+        yield emulator
+
+
+@pytest.fixture
+def sandbox(postgres: EmbeddedPostgres) -> Iterator[Sandbox]:
+    """A sandbox of the test's own, on the shared PostgreSQL."""
+    with Sandbox(dsn=postgres.create_database()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tool_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runner's tool cache that all tests share, so that the runtime is built once."""
+    return tmp_path_factory.mktemp("tools")

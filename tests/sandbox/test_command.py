@@ -1,0 +1,147 @@
+"""``kis-token sandbox``: what runs inside finds everything, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import pytest
+
+from kis_token.sandbox.database import migrations_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SANDBOX = [sys.executable, "-m", "kis_token", "sandbox"]
+LONGEST_SECONDS = 60.0
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="signals and the process list are POSIX")
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen[str]:
+    """Start the sandbox with a temporary folder of its own, in a process group of its own."""
+    return subprocess.Popen(
+        [*SANDBOX, *command],
+        env=os.environ | {"TMPDIR": str(folder)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def assert_nothing_is_left(folder: Path) -> None:
+    """No server and no file of the sandbox remains; they may take a moment to go."""
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while (left := [*folder.iterdir(), *_processes_of(folder)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
+
+
+def _processes_of(folder: Path) -> list[str]:
+    lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in lines if str(folder) in line]
+
+
+def read_until(stream: IO[str], text: str) -> str:
+    """What the stream says up to the line that has ``text``."""
+    lines = []
+    for line in stream:
+        lines.append(line)
+        if text in line:
+            break
+    return "".join(lines)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder for temporary files that PostgreSQL's user can reach; pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        yield folder
+
+
+@posix_only
+@pytest.mark.parametrize("script", ["exit 0", "exit 7", "kill -KILL $$", "kill -SEGV $$"])
+def test_ends_with_the_status_of_its_command(folder: Path, script: str) -> None:
+    """The command's status is the sandbox's, a crash included, and nothing is left behind."""
+    expected = {"exit 0": 0, "exit 7": 7, "kill -KILL $$": 128 + 9, "kill -SEGV $$": 128 + 11}
+
+    with start(folder, "--", "sh", "-c", script) as process:
+        assert process.wait(LONGEST_SECONDS) == expected[script]
+    assert_nothing_is_left(folder)
+
+
+@posix_only
+def test_command_that_does_not_exist(folder: Path) -> None:
+    """A command that cannot be found is status 127, as in a shell."""
+    with start(folder, "--", "no-such-command-here") as process:
+        assert process.wait(LONGEST_SECONDS) == 127
+    assert_nothing_is_left(folder)
+
+
+@posix_only
+def test_command_finds_everything(folder: Path) -> None:
+    """Inside, the library's own variables lead to a working KIS and a working Supabase."""
+    script = f"'{sys.executable}' -m kis_token get | wc -c"
+
+    with start(folder, "--", "sh", "-c", script) as process:
+        output, _ = process.communicate(timeout=LONGEST_SECONDS)
+    assert process.returncode == 0
+    assert int(output) > 100
+    assert_nothing_is_left(folder)
+
+
+@posix_only
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stays_until_it_is_stopped(folder: Path, number: signal.Signals) -> None:
+    """Without a command it prints the variables to export and stays until Ctrl-C or SIGTERM; then all is gone."""
+    with start(folder) as process:
+        assert process.stdout is not None
+        printed = read_until(process.stdout, "until Ctrl-C")
+        assert process.poll() is None
+        process.send_signal(number)
+        assert process.wait(LONGEST_SECONDS) == 0
+    for name in ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "KIS_BASE_URL", "KIS_SANDBOX_CONTROL_URL"):
+        assert f"export {name}=" in printed
+    assert_nothing_is_left(folder)
+
+
+@posix_only
+def test_signal_reaches_the_command(folder: Path) -> None:
+    """A SIGTERM ends the command first, then the sandbox, with the command's status."""
+    with start(folder, "--", "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done") as process:
+        assert process.stdout is not None
+        read_until(process.stdout, "ready")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(LONGEST_SECONDS) == 5
+    assert_nothing_is_left(folder)
+
+
+@posix_only
+def test_killed_sandbox_leaves_no_server(folder: Path) -> None:
+    """Even kill -9 of the sandbox takes PostgreSQL and its data along."""
+    with start(folder) as process:
+        assert process.stdout is not None
+        read_until(process.stdout, "until Ctrl-C")
+        process.kill()
+        process.wait(LONGEST_SECONDS)
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while _processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _processes_of(folder) == []
+
+
+def test_migrations_are_found_in_a_checkout() -> None:
+    """In a checkout the migrations are those at the top."""
+    assert [path.name for path in sorted(migrations_folder().glob("*.sql"))] == [
+        "001_api_credentials.sql",
+        "002_issuance.sql",
+    ]

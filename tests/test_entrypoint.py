@@ -1,0 +1,494 @@
+"""entrypoint.py as the runner runs it: a child process with action.yml's own script and environment."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from kis_token.errors import REMEDIES
+from kis_token.sandbox.loopback import Fault, Response
+from kis_token.token import fingerprint
+from tools.step import CHECKOUT, Ended, run_step, step_environment
+
+if TYPE_CHECKING:
+    from kis_token.sandbox import Sandbox
+
+#: An address where nobody listens: a package index out of reach.
+NOWHERE = "http://127.0.0.1:9/simple"
+UNREACHABLE_INDEX = {
+    "PIP_INDEX_URL": NOWHERE,
+    "PIP_EXTRA_INDEX_URL": NOWHERE,
+    "PIP_RETRIES": "0",
+    "UV_INDEX_URL": NOWHERE,
+    "UV_DEFAULT_INDEX": NOWHERE,
+    "UV_NO_CACHE": "1",
+}
+
+
+def inputs_of(sandbox: Sandbox, **further: str) -> dict[str, str]:
+    """What a workflow gives the action."""
+    given = {
+        "supabase-url": sandbox.supabase.url,
+        "supabase-key": sandbox.service_key,
+        "base-url": sandbox.kis.production_url,
+    }
+    return given | {name.replace("_", "-"): value for name, value in further.items()}
+
+
+def seen_by_people(ended: Ended) -> str:
+    """Log and summary as people see them: the runner shows no add-mask command."""
+    lines = [line for line in ended.log.splitlines() if not line.startswith("::add-mask::")]
+    return "\n".join([*lines, ended.summary])
+
+
+def errors(ended: Ended) -> list[str]:
+    """The error annotations of a step."""
+    return [line for line in ended.log.splitlines() if line.startswith("::error")]
+
+
+def assert_succeeded(ended: Ended, source: str) -> None:
+    """The step gave a token, and showed none."""
+    assert ended.status == 0, seen_by_people(ended)
+    assert ended.outputs["source"] == source
+    assert ended.outputs["access-token"] not in seen_by_people(ended), "the token is shown"
+
+
+def store_token(sandbox: Sandbox, tool_cache: Path, folder: Path) -> Ended:
+    """A first resolve, which issues."""
+    ended = run_step(inputs_of(sandbox), folder, {"RUNNER_TOOL_CACHE": str(tool_cache)})
+    assert_succeeded(ended, "oauth")
+    return ended
+
+
+def age_token(sandbox: Sandbox, seconds: int) -> None:
+    """Let the stored token end that many seconds from now; below zero: ago. Its form stops being a JWT for that."""
+    value = json.dumps({"access_token": "opaque.token-of-a-test_0123456789", "app_key_id": "0" * 16})
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute(
+            "update api_credentials set credential_value = %s, expires_at = now() + make_interval(secs => %s)"
+            " where credential_type = 'access_token'",
+            [
+                value.replace("0" * 16, fingerprint(sandbox.kis.accounts["production"][0].app_key)),
+                seconds,
+            ],
+        )
+        connection.execute("update credential_leases set not_before = null")
+
+
+def test_warm_resolve_costs_one_request_and_installs_nothing(
+    sandbox: Sandbox, tool_cache: Path, tmp_path: Path
+) -> None:
+    """A fresh token costs one GET, with the package index out of reach and an empty tool cache left empty."""
+    first = store_token(sandbox, tool_cache, tmp_path / "first")
+    sandbox.supabase.server.forget()
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "second", UNREACHABLE_INDEX)
+
+    assert_succeeded(ended, "supabase")
+    assert [(seen.method, seen.path) for seen in sandbox.supabase.server.seen] == [("GET", "/rest/v1/api_credentials")]
+    assert list((tmp_path / "second" / "tools").iterdir()) == []
+    assert fingerprint(ended.outputs["access-token"]) == fingerprint(first.outputs["access-token"])
+    assert sandbox.kis.counts("production").calls == 1
+
+
+def test_outputs_are_those_that_action_yml_declares(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+    """Both speeds set the same outputs, and with export-credentials and export-env the keys and variables too."""
+    names = {
+        "access-token",
+        "expires-at",
+        "issued-at",
+        "expires-in",
+        "source",
+        "refreshed",
+        "expired",
+        "environment",
+        "base-url",
+    }
+    account = sandbox.kis.accounts["production"][0]
+    slow = store_token(sandbox, tool_cache, tmp_path / "slow")
+    fast = run_step(inputs_of(sandbox, export_env="true", export_credentials="true"), tmp_path / "fast")
+
+    assert_succeeded(fast, "supabase")
+    assert set(slow.outputs) == names
+    assert set(fast.outputs) == names | {"app-key", "app-secret"}
+    assert set(fast.variables) == {"KIS_ACCESS_TOKEN", "KIS_BASE_URL", "KIS_APP_KEY", "KIS_APP_SECRET"}
+    assert fast.outputs["app-key"] == account.app_key
+    assert fingerprint(fast.outputs["app-secret"]) == fingerprint(account.app_secret)
+    assert slow.variables == {}
+    assert (slow.outputs["refreshed"], fast.outputs["refreshed"]) == ("true", "false")
+    assert fast.outputs["expires-at"].endswith("+00:00")
+    for secret in (account.app_key, account.app_secret, sandbox.service_key):
+        assert secret not in seen_by_people(fast), "a secret is shown"
+        assert f"::add-mask::{secret}" in fast.log
+
+
+def test_cached_token_serves_when_supabase_is_down(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+    """With Supabase refusing connections a later step of the job gets the cached token, a warning, and no new issue."""
+    first = store_token(sandbox, tool_cache, tmp_path)
+    sandbox.supabase.stop()
+
+    ended = run_step(inputs_of(sandbox), tmp_path, UNREACHABLE_INDEX)
+
+    assert_succeeded(ended, "cache")
+    assert fingerprint(ended.outputs["access-token"]) == fingerprint(first.outputs["access-token"])
+    assert "::warning::" in ended.log
+    assert sandbox.kis.counts("production").calls == 1
+
+
+def test_warm_resolve_fills_the_cache(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+    """A token that came from Supabase is cached, 0600, for a later step without Supabase."""
+    store_token(sandbox, tool_cache, tmp_path / "first")
+    run_step(inputs_of(sandbox), tmp_path / "job")
+    cache = tmp_path / "job" / "temp" / ".kis_token_cache.json"
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o600
+    sandbox.supabase.stop()
+
+    assert_succeeded(run_step(inputs_of(sandbox), tmp_path / "job"), "cache")
+
+
+def test_stale_token_is_renewed(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+    """A token with less life than min-validity is replaced by a new one, in the store as well."""
+    store_token(sandbox, tool_cache, tmp_path / "first")
+    sandbox.kis.advance(7 * 3600)
+    age_token(sandbox, 300)
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "second", {"RUNNER_TOOL_CACHE": str(tool_cache)})
+
+    assert_succeeded(ended, "oauth")
+    assert sandbox.kis.counts("production").calls == 2
+    assert_succeeded(run_step(inputs_of(sandbox), tmp_path / "third"), "supabase")
+
+
+def test_rotate_does_nothing_before_it_is_due(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+    """mode: rotate with a young token is one GET that says when it will be due."""
+    store_token(sandbox, tool_cache, tmp_path / "first")
+    sandbox.supabase.server.forget()
+
+    ended = run_step(inputs_of(sandbox, mode="rotate"), tmp_path / "second", UNREACHABLE_INDEX)
+
+    assert_succeeded(ended, "supabase")
+    assert "rotation: due at" in ended.log
+    assert len(sandbox.supabase.server.seen) == 1
+
+
+def test_two_cold_steps_at_once_build_once_and_issue_once(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Two jobs that start together on one self-hosted runner share one build of the runtime and one token."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    with ThreadPoolExecutor() as pool:
+        steps = [
+            pool.submit(run_step, inputs_of(sandbox), tmp_path / name, {"RUNNER_TOOL_CACHE": str(tools)})
+            for name in ("one", "two")
+        ]
+        ended = [step.result() for step in steps]
+
+    assert [step.status for step in ended] == [0, 0], [seen_by_people(step) for step in ended]
+    assert len({fingerprint(step.outputs["access-token"]) for step in ended}) == 1
+    assert sandbox.kis.counts("production").calls == 1
+    assert len([path for path in (tools / "kis-token-action").iterdir() if path.is_dir()]) == 1
+
+
+BAD_INPUTS = {
+    "no url": ({"supabase-url": ""}, ["missing-supabase-url"]),
+    "blank url": ({"supabase-url": "   "}, ["missing-supabase-url"]),
+    "no key": ({"supabase-key": ""}, ["missing-supabase-key"]),
+    "blank key": ({"supabase-key": " \n "}, ["missing-supabase-key"]),
+    "no URL": ({"supabase-url": "my project"}, ["invalid-supabase-url"]),
+    "http elsewhere": ({"supabase-url": "http://example.supabase.co"}, ["invalid-supabase-url"]),
+    "password in url": ({"supabase-url": "https://a:b@example.supabase.co"}, ["invalid-supabase-url"]),
+    "line break in key": ({"supabase-key": "sb_secret_abcdef\nghijklmnopqrstuvw"}, ["invalid-supabase-key"]),
+    "blank in key": ({"supabase-key": "sb_secret_abcdef ghijklmnopqrstuvw"}, ["invalid-supabase-key"]),
+    "public key": ({"supabase-key": "sb_publishable_0123456789abcdef"}, ["anon-supabase-key"]),
+    "unknown mode": ({"mode": "refresh"}, ["invalid-mode"]),
+    "unknown environment": ({"environment": "vts"}, ["invalid-environment"]),
+    "no duration": ({"min-validity": "soon"}, ["invalid-duration"]),
+    "long min-validity": ({"min-validity": "13h"}, ["invalid-duration"]),
+    "no timeout": ({"timeout": "0s"}, ["invalid-duration"]),
+    "no boolean": ({"export-env": "maybe"}, ["invalid-boolean"]),
+    "bad service": ({"service-name": "kis real"}, ["invalid-service-name"]),
+    "bad host": ({"base-url": "ftp://example"}, ["invalid-base-url"]),
+    "half a key pair": ({"app-key": "PSabcdefghijklmnopqrstuvwxyz01234567"}, ["incomplete-app-key"]),
+    "several at once": (
+        {"supabase-url": "", "supabase-key": "", "mode": "x", "environment": "y", "timeout": "z"},
+        [
+            "invalid-environment",
+            "missing-supabase-url",
+            "missing-supabase-key",
+            "invalid-mode",
+            "invalid-duration",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS, ids=str)
+def test_bad_input_gives_one_line_for_each_fault(sandbox: Sandbox, tmp_path: Path, case: str) -> None:
+    """Each fault is one error line with its code and what to do; exit 1, no traceback, nothing asked or written."""
+    changed, codes = BAD_INPUTS[case]
+
+    ended = run_step(inputs_of(sandbox) | changed, tmp_path, UNREACHABLE_INDEX)
+
+    assert ended.status == 1
+    assert len(errors(ended)) == len(codes)
+    for line, code in zip(errors(ended), codes, strict=True):
+        assert f"[{code}]" in line
+        assert REMEDIES[code] in line
+    assert ended.outputs == {"error-code": ",".join(codes)}
+    assert "Traceback" not in ended.log
+    assert sandbox.supabase.server.seen == ()
+    assert sandbox.kis.requests == ()
+    assert list((tmp_path / "temp").iterdir()) == []
+    assert all(REMEDIES[code] in ended.summary for code in codes)
+
+
+def test_blanks_around_values_are_cut_off(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+    """A secret that was pasted with a line break at its end works."""
+    store_token(sandbox, tool_cache, tmp_path / "first")
+    padded = {"supabase-key": f"  {sandbox.service_key}\n", "supabase-url": f" {sandbox.supabase.url}/ "}
+
+    assert_succeeded(run_step(inputs_of(sandbox) | padded, tmp_path / "second"), "supabase")
+
+
+def test_pull_request_of_a_fork_is_told_why(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Without secrets because the pull request comes from a fork, the error says just that."""
+    repositories = {"head": {"repo": {"full_name": "fork/bot"}}, "base": {"repo": {"full_name": "someone/bot"}}}
+    event = tmp_path / "event.json"
+    event.write_text(json.dumps({"pull_request": repositories}))
+    env = {"GITHUB_EVENT_NAME": "pull_request", "GITHUB_EVENT_PATH": str(event)}
+
+    ended = run_step(inputs_of(sandbox) | {"supabase-key": ""}, tmp_path / "job", env)
+
+    assert ended.outputs == {"error-code": "secrets-withheld"}
+    assert len(errors(ended)) == 1
+
+
+def _no_tables(sandbox: Sandbox) -> dict[str, str]:
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute("drop table api_credentials cascade")
+    return {}
+
+
+def _no_functions(sandbox: Sandbox) -> dict[str, str]:
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute("drop function begin_issuance")
+    return {}
+
+
+def _guide_table_alone(sandbox: Sandbox) -> dict[str, str]:
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute("alter table api_credentials drop column version cascade")
+    return {}
+
+
+def _anon_key(sandbox: Sandbox) -> dict[str, str]:
+    # A key that does not show what it is, unlike those that begin with sb_publishable_.
+    sandbox.supabase.stop()
+    key = "0123456789abcdefghijklmnopqrstuvwxyz"
+    sandbox.supabase._roles[key] = "anon"
+    sandbox.supabase.start()
+    return {"supabase-key": key}
+
+
+def _wrong_key(_: Sandbox) -> dict[str, str]:
+    return {"supabase-key": "sb_secret_of-another-project-0123456789"}
+
+
+def _swapped_environment(sandbox: Sandbox) -> dict[str, str]:
+    return {"base-url": sandbox.kis.paper_url}
+
+
+def _no_keys(sandbox: Sandbox) -> dict[str, str]:
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute("delete from api_credentials")
+    return {}
+
+
+def _wrong_secret(sandbox: Sandbox) -> dict[str, str]:
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute("update api_credentials set credential_value = 'x' || credential_value"
+                           " where credential_type = 'app_secret'")  # fmt: skip
+    return {}
+
+
+MISTAKES = {
+    "store-table-missing": _no_tables,
+    "store-column-missing": _guide_table_alone,
+    "store-function-missing": _no_functions,
+    "store-permission-denied": _anon_key,
+    "store-key-rejected": _wrong_key,
+    "kis-key-refused": _swapped_environment,
+    "kis-secret-refused": _wrong_secret,
+    "missing-app-key": _no_keys,
+}
+
+
+@pytest.mark.parametrize("code", MISTAKES)
+def test_mistake_in_the_set_up_is_named(sandbox: Sandbox, tool_cache: Path, tmp_path: Path, code: str) -> None:
+    """A mistake that only Supabase or KIS can see is one error line with its code and remedy; nothing is stored."""
+    changed = MISTAKES[code](sandbox)
+
+    ended = run_step(inputs_of(sandbox) | changed, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})
+
+    assert ended.status == 1
+    assert len(errors(ended)) == 1, seen_by_people(ended)
+    assert f"[{code}]" in errors(ended)[0]
+    assert REMEDIES[code] in errors(ended)[0]
+    assert ended.outputs == {"error-code": code}
+    assert "Traceback" not in ended.log
+    assert sandbox.kis.counts("production").issues == 0
+    assert not (tmp_path / "temp" / ".kis_token_cache.json").exists()
+
+
+def test_without_an_output_file_nothing_is_asked(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Where the output cannot be written the step fails before it asks anybody, with one line and no traceback."""
+    ended = run_step(inputs_of(sandbox), tmp_path, {"GITHUB_OUTPUT": str(tmp_path / "nowhere" / "output")})
+
+    assert ended.status == 1
+    assert [line.split("[")[1].split("]")[0] for line in errors(ended)] == ["output-unwritable"]
+    assert "Traceback" not in ended.log
+    assert sandbox.supabase.server.seen == ()
+
+
+def test_caller_s_python_plays_no_part(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+    """Modules, .pth files and PYTHON variables of the caller are not loaded, on either path."""
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    for name in ("json", "sitecustomize", "usercustomize", "requests", "supabase", "kis_token"):
+        (trap / f"{name}.py").write_text("raise SystemExit('the caller was loaded')\n")
+    env = {
+        "PYTHONPATH": str(trap),
+        "PYTHONHOME": "",
+        "PYTHONSTARTUP": str(trap / "json.py"),
+        "PYTHONIOENCODING": "ascii",
+        "RUNNER_TOOL_CACHE": str(tool_cache),
+    }
+    assert_succeeded(run_step(inputs_of(sandbox), tmp_path / "slow", env), "oauth")
+    assert_succeeded(run_step(inputs_of(sandbox), tmp_path / "fast", env), "supabase")
+
+
+def test_started_plainly_it_insists_on_isolation(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+    """Started without its flags it starts itself again with them."""
+    store_token(sandbox, tool_cache, tmp_path / "first")
+    (tmp_path / "sitecustomize.py").write_text("raise SystemExit('the caller was loaded')\n")
+    environment = step_environment(inputs_of(sandbox), {"PYTHONPATH": str(tmp_path)}, tmp_path / "second")
+    del environment["PYTHONPATH"]  # the first start would load it before any code of ours runs
+
+    done = subprocess.run(
+        [sys.executable, str(CHECKOUT / "entrypoint.py")], env=environment, capture_output=True, check=False, timeout=60
+    )
+
+    assert done.returncode == 0
+    assert "source<<" in Path(environment["GITHUB_OUTPUT"]).read_text()
+
+
+def test_without_python_the_step_says_so(sandbox: Sandbox, tmp_path: Path) -> None:
+    """On a machine without Python there is one error line and the output error-code."""
+    path = tmp_path / "bin"
+    path.mkdir()
+    (path / "bash").symlink_to(shutil.which("bash") or "/bin/bash")
+
+    environment = {"PATH": str(path)}
+    ended = run_step(inputs_of(sandbox), tmp_path / "job", environment)
+
+    assert ended.status == 1
+    assert len(errors(ended)) == 1
+    assert "[python-missing]" in errors(ended)[0]
+    assert ended.outputs == {"error-code": "python-missing"}
+
+
+def test_parses_on_python_3_8() -> None:
+    """The program parses on Python 3.8, so that it can say what it needs."""
+    source = (CHECKOUT / "entrypoint.py").read_text(encoding="utf-8")
+
+    ast.parse(source, feature_version=(3, 8))
+
+
+def _old_python() -> str | None:
+    """A Python before 3.10 that really starts: what is on the path may be a version manager's stub."""
+    found = [shutil.which(f"python3.{minor}") for minor in (8, 9)]
+    found += [
+        str(path)
+        for path in Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser().glob("versions/3.[89].*/bin/python")
+    ]
+    for python in filter(None, found):
+        done = subprocess.run([python, "-c", "import sys; print(sys.executable)"], capture_output=True, check=False)
+        if done.returncode == 0:
+            return os.path.realpath(done.stdout.decode().strip())
+    return None
+
+
+@pytest.mark.skipif(_old_python() is None, reason="there is no Python 3.8 or 3.9 on this machine")
+def test_old_python_finds_a_newer_one(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+    """Where the first Python on the path is an old one, a newer one beside it is used; without that, one line."""
+    store_token(sandbox, tool_cache, tmp_path / "first")
+    path = tmp_path / "bin"
+    path.mkdir()
+    for name, target in (("python3", _old_python()), ("bash", shutil.which("bash"))):
+        (path / name).symlink_to(os.path.realpath(target or ""))
+    alone = run_step(inputs_of(sandbox), tmp_path / "alone", {"PATH": str(path)})
+    (path / "python3.10").symlink_to(os.path.realpath(sys.executable))
+    both = run_step(inputs_of(sandbox), tmp_path / "both", {"PATH": str(path)})
+
+    assert alone.status == 1
+    assert len(errors(alone)) == 1
+    assert "[python-missing]" in errors(alone)[0]
+    assert_succeeded(both, "supabase")
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="the process list is read from /proc")
+def test_no_secret_is_on_a_command_line(sandbox: Sandbox, tmp_path: Path) -> None:
+    """While packages are installed, Supabase is asked and KIS issues, no process has a secret among its arguments."""
+    account = sandbox.kis.accounts["production"][0]
+    secrets = [sandbox.service_key, account.app_key, account.app_secret]
+    seen: set[bytes] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            for process in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):  # it has ended meanwhile
+                    seen.add(process.read_bytes())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    ended = run_step(inputs_of(sandbox, app_key=account.app_key, app_secret=account.app_secret), tmp_path)
+    done.set()
+    watcher.join()
+
+    assert_succeeded(ended, "oauth")
+    assert any(b"entrypoint.py" in line for line in seen)
+    for secret in [*secrets, ended.outputs["access-token"]]:
+        assert not any(secret.encode() in line for line in seen), "a secret is on a command line"
+
+
+def test_token_is_in_no_other_file(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+    """After a step the token is in its output and in the cache, and nowhere else in the job's folder."""
+    token = store_token(sandbox, tool_cache, tmp_path).outputs["access-token"]
+
+    holders = {path.name for path in tmp_path.rglob("*") if path.is_file() and token.encode() in path.read_bytes()}
+
+    assert holders == {"github_output", ".kis_token_cache.json"}
+
+
+def test_redirect_is_not_followed(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A redirecting Supabase is a mistake in the URL; the key is not carried along."""
+    away = Response(302, b"", {"Location": sandbox.kis.production_url})
+    sandbox.supabase.server.add_fault(Fault("answer", response=away))
+
+    ended = run_step(inputs_of(sandbox), tmp_path)
+
+    assert ended.outputs == {"error-code": "store-redirects"}
+    assert sandbox.kis.requests == ()

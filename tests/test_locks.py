@@ -1,0 +1,101 @@
+"""The locked requirements: complete, hashed, and without what nobody imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.bootstrap import ensure_runtime
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-uv.txt")
+
+_IMPORT_ALL = """
+import importlib, json, pkgutil, sys
+sys.path[:0] = sys.argv[1:]
+import kis_token
+names = [module.name for module in pkgutil.iter_modules(kis_token.__path__, "kis_token.")
+         if module.name not in ("kis_token.__main__", "kis_token.sandbox")]
+for name in names:
+    importlib.import_module(name)
+from supabase import create_client
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+import filelock, platformdirs
+roots = {name.partition(".")[0] for name in sys.modules}
+print(json.dumps([names, sorted(roots)]))
+"""
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_requirement_is_pinned_and_hashed(lock: str) -> None:
+    """Each requirement has one exact version and a hash; no line names an index, a path or an option."""
+    text = re.sub(r"\\\n", " ", (CHECKOUT / lock).read_text())
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+
+    assert lines
+    for line in lines:
+        assert re.match(r"[a-z0-9][a-z0-9._-]*==[^ ;]+ ", line), line
+        assert "--hash=sha256:" in line
+    assert "://" not in text
+
+
+def test_runtime_leaves_out_what_only_pygithub_needs() -> None:
+    """PyGithub, which actions_toolkit.core never imports, is not locked, nor what only it needs."""
+    names = set(re.findall(r"^([a-z0-9._-]+)==", (CHECKOUT / "requirements.txt").read_text(), re.MULTILINE))
+
+    assert {"supabase", "requests", "actions-toolkit", "cryptography", "filelock", "platformdirs"} <= names
+    assert not names & {"pygithub", "pynacl", "deprecated", "wrapt"}
+
+
+def test_runtime_lock_is_enough_for_every_module(tool_cache: Path) -> None:
+    """Every module of the runtime imports in an environment made of exactly the lock and the standard library."""
+    runtime = ensure_runtime(
+        CHECKOUT / "requirements.txt",
+        CHECKOUT / "requirements-uv.txt",
+        {**os.environ, "RUNNER_TOOL_CACHE": str(tool_cache)},
+        time.monotonic() + 180,
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-X", "utf8", "-c", _IMPORT_ALL, str(CHECKOUT), str(runtime)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    names, roots = json.loads(done.stdout)
+    assert {"kis_token.action", "kis_token.supabase", "kis_token.kis", "kis_token.resolver"} <= set(names)
+    assert not {"github", "nacl"} & set(roots)
+
+
+def test_wheel_carries_the_migrations(tmp_path: Path) -> None:
+    """The wheel has the package, its type marker and sql/, so that the command can print and apply them."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)],
+        cwd=CHECKOUT,
+        capture_output=True,
+        check=True,
+    )
+    wheel = next(tmp_path.glob("*.whl"))
+
+    names = set(zipfile.ZipFile(wheel).namelist())
+
+    assert {
+        "kis_token/py.typed",
+        "kis_token/sql/001_api_credentials.sql",
+        "kis_token/sql/002_issuance.sql",
+        "kis_token/sandbox/emulator.py",
+    } <= names
+    assert not any(name.startswith(("tests/", "tools/")) for name in names)
