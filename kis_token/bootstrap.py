@@ -133,21 +133,28 @@ def _install(requirements: Path, uv_requirements: Path, target: Path, env: dict[
     uv = shutil.which("uv", path=env.get("PATH"))
     if uv and _run([*_uv_install(uv), "--target", f"{target}", "-r", f"{requirements}"], target, env, limit) is None:
         return
+    python = _python_with_pip(env)
     fetched = target.with_name(f"{target.name}-uv")
     try:
-        trouble = _run(_pip_install(uv_requirements, fetched), target, env, limit)
-        if trouble is None:
+        if _run(_pip_install(python, uv_requirements, fetched), target, env, limit) is None:
             uv = next((f"{path}" for path in fetched.glob("*/uv*") if path.stem == "uv" and path.is_file()), None)
             command = [*_uv_install(uv), "--target", f"{target}", "-r", f"{requirements}"] if uv else []
             if command and _run(command, target, env, limit) is None:
                 return
-        elif "No module named pip" in trouble:
-            raise EnvironmentFault("pip-missing", "This Python has no pip, and there is no uv")
     finally:
         shutil.rmtree(fetched, ignore_errors=True)
-    trouble = _run(_pip_install(requirements, target), target, env, limit)
+    trouble = _run(_pip_install(python, requirements, target), target, env, limit)
     if trouble is not None:
         raise EnvironmentFault("runtime-failed", f"The packages could not be installed: {trouble}")
+
+
+def _python_with_pip(env: Mapping[str, str]) -> str:
+    """This Python or, where it is a virtual environment without pip, the one that it was made from."""
+    for python in dict.fromkeys((sys.executable, getattr(sys, "_base_executable", sys.executable))):
+        looking = "import importlib.util as u, sys; sys.exit(u.find_spec('pip') is None)"
+        if not subprocess.call([python, "-I", "-c", looking], env=dict(env), stdin=subprocess.DEVNULL):  # noqa: S603 - ours
+            return python
+    raise EnvironmentFault("pip-missing", "This Python has no pip, and there is no uv")
 
 
 def _uv_install(uv: str) -> list[str]:
@@ -156,8 +163,8 @@ def _uv_install(uv: str) -> list[str]:
             "--no-python-downloads", "--python", sys.executable]  # fmt: skip
 
 
-def _pip_install(requirements: Path, target: Path) -> list[str]:
-    return [sys.executable, "-I", "-m", "pip", "install", "--quiet", "--no-input", "--no-deps", "--require-hashes",
+def _pip_install(python: str, requirements: Path, target: Path) -> list[str]:
+    return [python, "-I", "-m", "pip", "install", "--quiet", "--no-input", "--no-deps", "--require-hashes",
             "--only-binary", ":all:", "--no-compile", "--target", f"{target}", "-r", f"{requirements}"]  # fmt: skip
 
 

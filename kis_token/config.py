@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 ENVIRONMENTS = ("production", "paper")
 MODES = ("resolve", "rotate", "force", "check")
 STORE_OUTAGE_POLICIES = ("issue", "fail")
-TOKEN_FILE_CLIENTS = ("kis-auth", "python-kis", "kis-trader")
 
 #: KIS's hosts, from its developers' site.
 KIS_HOSTS = {
@@ -65,7 +64,6 @@ class Settings:
     verify: bool
     export_env: bool
     export_credentials: bool
-    token_files: tuple[str, ...]
     label: str
 
     @property
@@ -112,7 +110,6 @@ class _Reader:
             verify=self._boolean("verify", None),
             export_env=self._boolean("export-env", None),
             export_credentials=self._boolean("export-credentials", None),
-            token_files=self._token_files(),
             label=self._label(),
         )
         if self._faults:
@@ -227,13 +224,6 @@ class _Reader:
         elif not duration and name != "min-validity":
             self._fault("invalid-duration", f"{_called(name, variable)} is zero")
         return duration or timedelta()
-
-    def _token_files(self) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(self._text("token-files").replace(",", " ").split()))
-        if any(name not in TOKEN_FILE_CLIENTS for name in names):
-            self._fault("invalid-token-files", "token-files names a client that is not known")
-            return ()
-        return names
 
     def _label(self) -> str:
         """Who is asking, for the people who read the log of issues."""

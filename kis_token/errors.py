@@ -51,7 +51,6 @@ REMEDIES: dict[str, str] = {
     "invalid-base-url": "Use https://host:port without a path. Plain http is for 127.0.0.1 and localhost only.",
     "invalid-on-store-outage": "Use issue or fail.",
     "invalid-encryption-key": "Each line is one key: 32 bytes in base64.",
-    "invalid-token-files": "Use names of clients that are supported: kis-auth, python-kis, kis-trader.",
     # store
     "store-unreachable": "Look at status.supabase.com and at the project: a paused project has to be restored by hand.",
     "store-tls": "The certificate of supabase-url cannot be checked. Is there a proxy that needs its own certificate?",

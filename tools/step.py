@@ -17,6 +17,7 @@ import yaml
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+SECRET_OUTPUTS = ("access-token", "app-key", "app-secret")
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 # What a runner has anyway, and what this machine may need to reach its package index.
@@ -36,6 +37,11 @@ class Ended:
     outputs: dict[str, str] = field(repr=False)
     variables: dict[str, str] = field(repr=False)
     summary: str = field(repr=False)
+
+    @property
+    def public(self) -> dict[str, str]:
+        """The outputs with the secret ones blotted out, for comparisons that show what they compared."""
+        return {name: "***" if name in SECRET_OUTPUTS else value for name, value in self.outputs.items()}
 
 
 def step_environment(inputs: Mapping[str, str], env: Mapping[str, str], folder: Path) -> dict[str, str]:

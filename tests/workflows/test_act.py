@@ -63,13 +63,6 @@ def run_act(project: Path, sandbox: Sandbox, event: str, job: str) -> subprocess
         f"--var=KIS_BASE_URL={sandbox.kis.production_url}",
         "--rm",
     ]
-    for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message", "workflow"]):
-        subprocess.run(
-            ["git", "-c", "user.name=someone", "-c", "user.email=someone@example.com", *arguments],
-            cwd=project,
-            env=env,
-            check=True,
-        )
     return subprocess.run(
         command,
         cwd=project,

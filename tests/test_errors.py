@@ -1,0 +1,117 @@
+"""Errors: stable codes, a remedy for each, and what is worth trying again."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import kis_token
+from kis_token import errors
+from kis_token.errors import (
+    KIS_REFUSALS,
+    REMEDIES,
+    CacheError,
+    EnvironmentFault,
+    IssuanceError,
+    IssuerError,
+    IssuerOutage,
+    IssuerRateLimited,
+    IssuerRefused,
+    KisTokenError,
+    SettingsError,
+    StoreError,
+    StoreMisconfigured,
+    StoreOutage,
+    TokenError,
+)
+
+PACKAGE = Path(kis_token.__file__).parent
+
+RETRYABLE = [
+    (StoreOutage("store-unreachable", "x"), True),
+    (StoreMisconfigured("store-table-missing", "x"), False),
+    (TokenError("token-unusable", "x"), False),
+    (IssuerRefused("EGW00103"), False),
+    (IssuerRateLimited("kis-rate-limited", "x"), True),
+    (IssuerOutage("kis-unreachable", "x", sent=True), True),
+    (IssuanceError("wait-too-long", "x", retryable=True), True),
+    (IssuanceError("key-in-two-slots", "x", retryable=False), False),
+    (CacheError("cache-unwritable", "x"), False),
+    (EnvironmentFault("pip-missing", "x"), False),
+    (SettingsError([("invalid-mode", "x")]), False),
+]
+
+
+@pytest.mark.parametrize(("error", "retryable"), RETRYABLE, ids=lambda value: type(value).__name__)
+def test_error_says_whether_to_try_again(error: KisTokenError, retryable: bool) -> None:  # noqa: FBT001 - a table's column
+    """Retryable is what may pass without anybody changing anything, and only that."""
+    assert error.retryable is retryable
+
+
+@pytest.mark.parametrize("code", REMEDIES)
+def test_error_shows_its_code_and_has_a_remedy(code: str) -> None:
+    """The text ends with the code in brackets, the hint is a sentence, and the code is a word that lasts."""
+    error = KisTokenError(code, "Something is wrong")
+    assert f"{error}" == f"Something is wrong [{code}]"
+    assert error.hint == REMEDIES[code]
+    assert re.fullmatch(r"[a-z]+(-[a-z]+)*", code)
+    assert re.fullmatch(r"\S.*\S[.?]", error.hint)
+
+
+def test_unknown_code_is_a_programming_error() -> None:
+    """No error can be raised that tells nobody what to do."""
+    with pytest.raises(KeyError):
+        KisTokenError("no-such-code", "x")
+
+
+@pytest.mark.parametrize("kis_code", KIS_REFUSALS)
+def test_refusal_names_kis_s_own_code(kis_code: str) -> None:
+    """What KIS said can be looked up; whom it said it to is told when it was another."""
+    error = IssuerRefused(kis_code, ", to another job")
+    assert (error.code, error.kis_code) == (KIS_REFUSALS[kis_code][0], kis_code)
+    assert f"({kis_code}, to another job)" in f"{error}"
+
+
+def test_settings_error_holds_every_fault() -> None:
+    """The error is the first fault, and has them all."""
+    error = SettingsError([("invalid-mode", "first"), ("invalid-boolean", "second")])
+    assert (error.code, error.args[0]) == ("invalid-mode", "first")
+    assert [(fault.code, fault.args[0]) for fault in error.faults] == [
+        ("invalid-mode", "first"),
+        ("invalid-boolean", "second"),
+    ]
+
+
+@pytest.mark.parametrize("doubtful", [True, False])
+def test_outage_says_whether_it_may_be_this_machine_s_trouble(doubtful: bool) -> None:  # noqa: FBT001 - a table's column
+    """Doubtful is kept, and is not the rule."""
+    assert StoreOutage("store-tls", "x", doubtful=doubtful).doubtful is doubtful
+    assert StoreOutage("store-tls", "x").doubtful is False
+
+
+def test_tree_is_as_drawn() -> None:
+    """Whoever catches a branch catches its leaves, and whoever catches the root catches all."""
+    assert issubclass(StoreOutage, StoreError)
+    assert issubclass(StoreMisconfigured, StoreError)
+    assert all(issubclass(leaf, IssuerError) for leaf in (IssuerRefused, IssuerRateLimited, IssuerOutage))
+    drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__ or ""))
+    defined = {name for name, value in vars(errors).items() if isinstance(value, type) and name != "KisTokenError"}
+    assert drawn == defined
+    assert all(issubclass(getattr(errors, name), KisTokenError) for name in defined)
+
+
+def test_every_remedy_is_for_a_code_that_can_occur() -> None:
+    """No code is explained that nothing raises, the codes of choices included, which are put together."""
+    texts = {
+        node.value
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and path.name != "errors.py"
+    }
+    texts |= {f"invalid-{name}" for name in ("environment", "mode", "on-store-outage")}
+    texts |= {code for code, _ in KIS_REFUSALS.values()}
+    entrypoint = (PACKAGE.parent / "entrypoint.py").read_text(encoding="utf-8")
+    assert {code for code in REMEDIES if code not in texts and f"[{code}]" not in entrypoint} == set()
