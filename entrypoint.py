@@ -77,6 +77,8 @@ def run_step() -> int:
         settings = Settings.from_env(os.environ)
         mask_secrets(settings.secrets, workflow)
         require_file(os.environ, "GITHUB_OUTPUT")
+        if settings.export_env:
+            require_file(os.environ, "GITHUB_ENV")
         view, resolution = look_quickly(settings)
         if resolution is not None:
             publish(resolution, settings, workflow)

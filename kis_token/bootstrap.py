@@ -15,7 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: What is left of the time limit for the work itself once the runtime is there.
 RESERVE_SECONDS = 25.0
 
-_SECRET_VARIABLES = ("INPUT_", "KIS_", "SUPABASE_")
+_SECRET_VARIABLES = ("INPUT_", "KIS_", "SUPABASE_", "GITHUB_", "ACTIONS_")
 
 
 def ensure_runtime(requirements: Path, uv_requirements: Path, env: Mapping[str, str], deadline: float) -> Path:
@@ -131,9 +131,13 @@ def _clean_environment(env: Mapping[str, str]) -> dict[str, str]:
 def _install(requirements: Path, uv_requirements: Path, target: Path, env: dict[str, str], limit: float) -> None:
     """With uv when there is one, else with a uv that pip fetches, else with pip: each is several times slower."""
     uv = shutil.which("uv", path=env.get("PATH"))
-    if uv and _run([*_uv_install(uv), "--target", f"{target}", "-r", f"{requirements}"], target, env, limit) is None:
-        return
-    python = _python_with_pip(env)
+    lack = "there is no uv"
+    if uv:
+        trouble = _run([*_uv_install(uv), "--target", f"{target}", "-r", f"{requirements}"], target, env, limit)
+        if trouble is None:
+            return
+        lack = f"uv failed: {trouble}"
+    python = _python_with_pip(env, lack)
     fetched = target.with_name(f"{target.name}-uv")
     try:
         if _run(_pip_install(python, uv_requirements, fetched), target, env, limit) is None:
@@ -148,13 +152,14 @@ def _install(requirements: Path, uv_requirements: Path, target: Path, env: dict[
         raise EnvironmentFault("runtime-failed", f"The packages could not be installed: {trouble}")
 
 
-def _python_with_pip(env: Mapping[str, str]) -> str:
+def _python_with_pip(env: Mapping[str, str], lack: str) -> str:
     """This Python or, where it is a virtual environment without pip, the one that it was made from."""
     for python in dict.fromkeys((sys.executable, getattr(sys, "_base_executable", sys.executable))):
         looking = "import importlib.util as u, sys; sys.exit(u.find_spec('pip') is None)"
-        if not subprocess.call([python, "-I", "-c", looking], env=dict(env), stdin=subprocess.DEVNULL):  # noqa: S603 - ours
-            return python
-    raise EnvironmentFault("pip-missing", "This Python has no pip, and there is no uv")
+        with suppress(OSError):
+            if not subprocess.call([python, "-I", "-c", looking], env=dict(env), stdin=subprocess.DEVNULL):  # noqa: S603 - ours
+                return python
+    raise EnvironmentFault("pip-missing", f"This Python has no pip, and {lack}")
 
 
 def _uv_install(uv: str) -> list[str]:

@@ -88,6 +88,10 @@ class FileCache:
             lock.release()
 
     def _replace(self, content: bytes) -> None:
+        with suppress(FileNotFoundError):
+            kind = self._path.lstat().st_mode
+            if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
+                raise OSError("a device")  # root could replace /dev/null itself
         # A new file of our own, 0600 from its first moment; the rename replaces a symbolic link, never follows it.
         new = self._path.with_name(f"{self._path.name}.{os.urandom(8).hex()}.tmp")
         try:
@@ -101,9 +105,8 @@ class FileCache:
     def _read_text(self) -> str:
         # O_NONBLOCK: a pipe put in the file's place must not hang the reader.
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        handle = os.open(self._path, flags)
-        with os.fdopen(handle, "rb") as file:
-            status = os.fstat(handle)
+        with open(self._path, "rb", opener=lambda path, _: os.open(path, flags)) as file:
+            status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
                 raise OSError("not a cache file")
             if hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), 0):

@@ -189,10 +189,10 @@ class _Reader:
 
     def _cache_path(self, service_name: str) -> Path | None:
         text = self._text("cache-path", "KIS_TOKEN_CACHE")
-        if text == "off":
+        if text.lower() == "off":
             return None
         if text:
-            return Path(text)
+            return Path(text).expanduser()
         name = ".kis_token_cache.json" if service_name == "kis" else f".kis_token_cache.{service_name}.json"
         if self._env.get("RUNNER_TEMP"):
             return Path(self._env["RUNNER_TEMP"]) / name
@@ -242,8 +242,8 @@ class _Reader:
             return False  # pull_request_target runs with the secrets of the base
         try:
             event = json.loads(Path(self._env.get("GITHUB_EVENT_PATH", "")).read_bytes())
-            pull_request = event["pull_request"]
-            return bool(pull_request["head"]["repo"]["full_name"] != pull_request["base"]["repo"]["full_name"])
+            head, base = event["pull_request"]["head"]["repo"], event["pull_request"]["base"]["repo"]
+            return head is None or bool(head["full_name"] != base["full_name"])  # None: the fork was deleted
         except (OSError, ValueError, KeyError, TypeError):
             return False  # an unreadable event proves nothing; the plain message is right as well
 

@@ -14,7 +14,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.errors import (
-    KIS_REFUSALS,
     IssuanceError,
     IssuerOutage,
     IssuerRateLimited,
@@ -25,6 +24,7 @@ from kis_token.errors import (
 from kis_token.lookup import describe, judge_row
 from kis_token.reader import Row, Slot
 from kis_token.token import LEAST_USEFUL, State, Token
+from kis_token.waiting import ISSUE_BUDGET, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,14 +40,10 @@ if TYPE_CHECKING:
 #: From asking for a turn to sending tokenP. With 70 s between turns, two calls are more than a minute apart.
 LONGEST_START = timedelta(seconds=5)
 
-#: tokenP takes up to 15 s, storing its answer a little more: with fewer seconds than this no call is begun.
-ISSUE_BUDGET = 20.0
-
 #: KIS allows one call a minute; a second more for its clock.
 MINUTE = timedelta(seconds=61)
 
 _COMMIT_TRIES = 4
-_ASK_AGAIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +79,7 @@ class Flight:
         self._clock = clock
         self._deadline = deadline
         self._tell = tell
-        self._told = False
+        self._waiting = Waiting(clock, deadline, tell)
         self._was_rate_limited = False
         self._skew = timedelta()
         self._rejected: int | None = None
@@ -99,14 +95,7 @@ class Flight:
         while self.left() > 0:
             wall, steady = self._clock.now(), self._clock.monotonic()
             holder = str(uuid.uuid4())
-            begun = self._store.begin(
-                self._service,
-                holder,
-                self._settings.label,
-                app_key,
-                min_remaining=self._settings.min_validity,
-                rejected_version=self._rejected,
-            )
+            begun = self._begin(holder, app_key)
             self._skew = begun.server_now - self._clock.now()
             resolution: Resolution | None = None
             if begun.status == "conflict":
@@ -137,6 +126,24 @@ class Flight:
     def left(self) -> float:
         """Seconds until the deadline."""
         return self._deadline - self._clock.monotonic()
+
+    def _begin(self, holder: str, app_key: AppKey) -> Begun:
+        """Ask for a turn; once more when the answer is lost: the same holder is told of the same turn."""
+        try:
+            return self._ask(holder, app_key)
+        except StoreOutage:
+            self._clock.sleep(self._clock.jitter(0.2, 1.0))
+            return self._ask(holder, app_key)
+
+    def _ask(self, holder: str, app_key: AppKey) -> Begun:
+        return self._store.begin(
+            self._service,
+            holder,
+            self._settings.label,
+            app_key,
+            min_remaining=self._settings.min_validity,
+            rejected_version=self._rejected,
+        )
 
     def _use(self, view: View, turn: _Turn, app_key: AppKey) -> Resolution | None:
         """One turn. None: it brought nothing, and another may be asked for."""
@@ -237,36 +244,14 @@ class Flight:
         at_hand = replace(view, now=self.now()).at_hand()
         if at_hand is not None:
             return view.with_link("oauth", "another is renewing the token").resolution(*at_hand)
-        seconds = (begun.retry_at - begun.server_now).total_seconds() if begun.retry_at else _ASK_AGAIN_SECONDS
-        lives = begun.holder_label is not None
-        if not lives and seconds > self.left() - ISSUE_BUDGET:
-            raise _cannot_wait(begun, seconds)
-        self._tell_once(begun, seconds)
-        # A turn can end without a token, which only asking again shows.
-        again = self._clock.monotonic() + (min(seconds, _ASK_AGAIN_SECONDS) if lives else seconds)
-        while (until_again := again - self._clock.monotonic()) > 0:
-            if self.left() <= 0:
-                raise _cannot_wait(begun, seconds)
-            pause = self._clock.jitter(0.2, 0.6) if lives else self._clock.jitter(2.0, 4.0)
-            self._clock.sleep(max(min(pause, until_again, self.left()), 0.01))
-            found = self._look_again(view)
-            if found is not None:
-                return found
-        return None
-
-    def _tell_once(self, begun: Begun, seconds: float) -> None:
-        if self._told:
-            return
-        self._told = True
-        if begun.holder_label is not None:
-            self._tell(f"{begun.holder_label} is issuing a token; waiting for it, {seconds:.0f} s at the most")
-        else:
-            reason = f" (last attempt: {begun.last_error})" if begun.last_error else ""
-            self._tell(f"KIS may not be asked again for {seconds:.0f} s{reason}; waiting")
+        return self._waiting.wait(begun, lambda: self._look_again(view))
 
     def _look_again(self, view: View) -> Resolution | None:
-        """What the store has by now, if that will do."""
-        slot = self._store.read(self._service)
+        """What the store has by now, if that will do. A look that fails is one that showed nothing."""
+        try:
+            slot = self._store.read(self._service)
+        except StoreOutage:
+            return None
         row = slot.rows.get("access_token")
         if row is None or row.version == self._rejected:
             return None
@@ -278,7 +263,8 @@ class Flight:
     def _accept(self, view: View, begun: Begun) -> Resolution | None:
         """The token that came with the answer; None when it cannot be used, which the next question then says."""
         token = self._judge(view, begun.value, begun.expires_at, begun.version)
-        if token is not None:
+        # The column, which is all that the store goes by, may promise more life than the token has.
+        if token is not None and token.remaining(self.now()) >= LEAST_USEFUL:
             return self._found(view, token)
         self._rejected = begun.version
         return None
@@ -286,7 +272,7 @@ class Flight:
     def _judge(self, view: View, value: str | None, column: str | None, version: int | None) -> Token | None:
         if value is None or version is None:
             return None
-        slot = Slot({"access_token": Row(value, column, version, None)}, None)
+        slot = Slot({"access_token": Row(value, column, version)}, None)
         return judge_row(replace(view, now=self.now()), slot, self._settings, self._vault)[0]
 
     def _found(self, view: View, token: Token) -> Resolution:
@@ -301,15 +287,3 @@ def issue(issuer: Issuer, app_key: AppKey, now: datetime) -> Token:
     if token.app_key_id != app_key.key_id:
         raise IssuerOutage("kis-answer-unusable", "KIS issued a token of another app key", sent=True)
     return token
-
-
-def _cannot_wait(begun: Begun, seconds: float) -> KisTokenError:
-    if begun.holder_label is not None:
-        return IssuanceError(
-            "wait-too-long", f"{begun.holder_label} is still issuing a token, and time is up", retryable=True
-        )
-    if begun.last_error in KIS_REFUSALS:
-        return IssuerRefused(begun.last_error, to=", said to another job a moment ago")
-    reason = f"; the last attempt ended with {begun.last_error}" if begun.last_error else ""
-    message = f"KIS may not be asked again for {seconds:.0f} s, longer than this may take{reason}"
-    return IssuanceError("wait-too-long", message, retryable=True)

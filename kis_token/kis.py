@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
-from urllib3.exceptions import NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
 
 from kis_token.errors import KIS_REFUSALS, IssuerError, IssuerOutage, IssuerRateLimited, IssuerRefused, TokenError
 from kis_token.token import LEAST_USEFUL, Token, build_token, claimed_time, parse_claims, parse_kst
@@ -93,29 +94,25 @@ class KISIssuer:
         try:
             with requests.Session() as session:
                 session.auth = _no_authentication
-                answer = session.request(
+                with session.request(
                     method,
                     self.base_url + path,
                     timeout=(CONNECT_SECONDS, ISSUE_SECONDS - CONNECT_SECONDS),
                     allow_redirects=False,
                     stream=True,
                     **arguments,
-                )
-                body = b""
-                # Byte by byte: a larger block would be waited for however slowly it drips in.
-                for block in answer.iter_content(1):
-                    body += block
-                    if len(body) > LARGEST_ANSWER or time.monotonic() > deadline:
-                        raise IssuerOutage("kis-answer-unusable", "KIS's answer is too large or too slow", sent=True)
-        except (requests.ConnectTimeout, requests.exceptions.SSLError, requests.exceptions.ProxyError) as error:
-            raise IssuerOutage(
-                "kis-unreachable", f"{host} cannot be reached ({type(error).__name__})", sent=False
-            ) from None
+                ) as answer:
+                    body = b""
+                    # Byte by byte: a larger block would be waited for however slowly it drips in.
+                    for block in answer.iter_content(1):
+                        body += block
+                        if len(body) > LARGEST_ANSWER or time.monotonic() > deadline:
+                            raise IssuerOutage(
+                                "kis-answer-unusable", "KIS's answer is too large or too slow", sent=True
+                            )
         except requests.RequestException as error:
-            # A refused connection carried nothing; one that broke may have.
-            sent = not _was_refused(error)
             raise IssuerOutage(
-                "kis-unreachable", f"{host} does not answer ({type(error).__name__})", sent=sent
+                "kis-unreachable", f"{host} does not answer ({type(error).__name__})", sent=not _was_never_sent(error)
             ) from None
         try:
             parsed = json.loads(body)
@@ -189,6 +186,12 @@ def _no_authentication(request: requests.PreparedRequest) -> requests.PreparedRe
     return request
 
 
-def _was_refused(error: requests.RequestException) -> bool:
-    """Whether no connection was made at all: refused, or the name not resolved."""
-    return bool(error.args) and isinstance(getattr(error.args[0], "reason", None), NewConnectionError)
+def _was_never_sent(error: requests.RequestException) -> bool:
+    """Whether no request can have left: refused, not resolved, not connected in time, a certificate not trusted.
+
+    Everything else that breaks, also within TLS, may have had its effect.
+    """
+    cause = getattr(error.args[0], "reason", None) if error.args else None
+    if isinstance(cause, SSLError) and cause.args:
+        cause = cause.args[0]
+    return isinstance(cause, (NewConnectionError, ConnectTimeoutError, ProxyError, ssl.SSLCertVerificationError))

@@ -201,7 +201,8 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
             vault.open(key.value, settings.service_name, "app_key").strip(),
             vault.open(secret.value, settings.service_name, "app_secret").strip(),
         )
-        view = replace(view, app_key=stored)
+        if stored.key and stored.secret:
+            view = replace(view, app_key=stored)
     token, unusable_version, said = judge_row(view, slot, settings, vault)
     return replace(view, stored=token, unusable_version=unusable_version).with_link("supabase", said)
 
@@ -215,5 +216,5 @@ def _check_owner(token: Token, view: View, settings: Settings) -> None:
     if token.environment not in (None, settings.environment):
         raise TokenError(
             "token-of-another-environment",
-            f"The token of {settings.service_name} is for {token.environment}, not for {settings.environment}",
+            f"The token of {settings.service_name} is not one for {settings.environment}",
         )

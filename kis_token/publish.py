@@ -29,8 +29,8 @@ def mask_secrets(secrets: Iterable[str], workflow: Workflow) -> None:
 def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> None:
     """Mask token and keys, then set the outputs and variables and write the summary.
 
-    Raises EnvironmentFault when GitHub's files cannot be written, KisTokenError ``missing-app-key`` when keys are to be
-    exported and none are known; both before anything is put out.
+    Raises KisTokenError ``missing-app-key``, before anything is put out, when keys are to be exported and none are
+    known; EnvironmentFault when GitHub's files cannot be written, which the caller does well to try beforehand.
     """
     token, app_key = resolution.token, resolution.app_key
     if settings.export_credentials and app_key is None:

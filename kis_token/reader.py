@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TABLE = "api_credentials"
-COLUMNS = "credential_type,credential_value,expires_at,version,environment"
+COLUMNS = "credential_type,credential_value,expires_at,version"
 TYPES = ("app_key", "app_secret", "access_token")
 
 #: Bounds for one read: seconds altogether, and bytes of the answer.
@@ -31,6 +31,7 @@ LARGEST_ANSWER = 1024 * 1024
 _MISCONFIGURED = {
     "42501": ("store-permission-denied", "Supabase does not let this key do that"),
     "42P01": ("store-table-missing", f"Supabase has no table {TABLE}"),
+    "42704": ("store-table-missing", f"Supabase has no table {TABLE}"),  # its row type, in a function
     "PGRST205": ("store-table-missing", f"Supabase has no table {TABLE}"),
     "42703": ("store-column-missing", f"the table {TABLE} lacks a column"),
     "PGRST204": ("store-column-missing", f"the table {TABLE} lacks a column"),
@@ -43,6 +44,7 @@ _MISCONFIGURED = {
 
 
 #: Codes that pass by themselves: no connection, too busy, a deadlock, a shutdown, an internal error.
+_LONGEST_CODE = len("PGRST000")
 _PASSING = ("08", "40", "53", "57", "58", "XX", "PGRST00")
 
 
@@ -53,7 +55,6 @@ class Row:
     value: str = field(repr=False)
     expires_at: str | None
     version: int
-    environment: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +72,7 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
             raise TypeError  # noqa: TRY301 - joins the other ways of not being a list of rows
         return Slot(
             {
-                row["credential_type"]: Row(
-                    str(row["credential_value"]), row["expires_at"], int(row["version"]), row["environment"]
-                )
+                row["credential_type"]: Row(str(row["credential_value"]), row["expires_at"], int(row["version"]))
                 for row in rows
             },
             server_now,
@@ -92,7 +91,9 @@ def store_error(status: int | None, code: str | None) -> StoreError:
         return StoreMisconfigured(known, f"{message} ({code})")
     if status in (401, 403):
         return StoreMisconfigured("store-key-rejected", f"Supabase does not accept the key (HTTP {status})")
-    shown = " ".join(part for part in (f"HTTP {status}" if status else "", code or "") if part) or "no reason given"
+    # What has not the form of a code is not repeated: it may be any text.
+    named = code if code is not None and code.isalnum() and len(code) <= _LONGEST_CODE else ""
+    shown = " ".join(part for part in (f"HTTP {status}" if status else "", named) if part) or "no reason given"
     if status is not None and 300 <= status < 400:
         return StoreMisconfigured("store-redirects", f"Supabase answers with a redirect ({shown})")
     # 404 without a code of PostgREST's: the host is not a Supabase project.
@@ -176,11 +177,10 @@ def _connect(url: str, seconds: float) -> tuple[http.client.HTTPConnection, bool
         return kind(host, parts.port, timeout=seconds), False
     try:
         through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        usual = parts.scheme == "https" and through.scheme == "http" and not through.username
         port = through.port or 80
     except ValueError:
-        usual, port = False, 0
-    if not usual:
+        through, port = urlsplit(""), 0
+    if parts.scheme != "https" or through.scheme != "http" or through.username:
         # Rare forms of proxy are left to the library of the slow path.
         raise StoreOutage("store-unreachable", "The proxy is of a kind this read does not speak to", doubtful=True)
     connection = kind(through.hostname or "", port, timeout=seconds)

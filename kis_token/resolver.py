@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from kis_token.cache import remember
 from kis_token.errors import IssuanceError, KisTokenError, StoreOutage, TokenError
-from kis_token.flight import ISSUE_BUDGET, Flight, issue
+from kis_token.flight import Flight, issue
 from kis_token.lookup import Resolution, View, enough, look
 from kis_token.token import LEAST_USEFUL, AppKey
+from kis_token.waiting import ISSUE_BUDGET
 
 if TYPE_CHECKING:
     from collections.abc import Callable

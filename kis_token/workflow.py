@@ -77,10 +77,11 @@ class FileWorkflow:
     def info(self, message: str) -> None:
         """A line in the log. Text that looks like a command is kept from being one.
 
-        The runner finds ``::`` behind blanks too, and the older form ``##[`` anywhere in a line.
+        The runner finds ``::`` behind blanks and what it takes for such, and the older form ``##[`` anywhere in a line.
         """
         for line in message.splitlines():
-            shown = f"| {line}" if line.lstrip().startswith("::") else line
+            before, mark, _ = line.partition("::")
+            shown = f"| {line}" if mark and not any(map(str.isalnum, before)) else line
             print(shown.replace("##[", "## ["))  # noqa: T201 - the log
         sys.stdout.flush()
 

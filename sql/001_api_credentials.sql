@@ -78,7 +78,8 @@ create or replace trigger api_credentials_touch
 -- Who may reach the table. Default privileges differ between old and new Supabase projects, so all of it is said here.
 alter table public.api_credentials enable row level security;
 
-revoke all on table public.api_credentials from public, anon, authenticated;
+-- service_role gets back what it needs below: truncate would pass the trigger by.
+revoke all on table public.api_credentials from public, anon, authenticated, service_role;
 revoke all on sequence public.api_credentials_version_seq from public, anon, authenticated;
 revoke all on function public.api_credentials_touch() from public, anon, authenticated, service_role;
 

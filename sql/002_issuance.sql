@@ -119,8 +119,8 @@ begin
         raise exception 'not a token'
             using errcode = '22023', hint = 'A JSON string with a member access_token, or an enc:v1: envelope.';
     end if;
-    if expires_at is null or expires_at <= clock_timestamp() then
-        raise exception 'the token has expired' using errcode = '22023';
+    if expires_at is null or not isfinite(expires_at) or expires_at <= clock_timestamp() then
+        raise exception 'the token has expired, or never does' using errcode = '22023';
     end if;
 end
 $$;
@@ -335,6 +335,9 @@ begin
         status := 'fenced';
     else
         perform public.issuance_check_token(value, expires_at);
+        if issued_at is null or not isfinite(issued_at) or issued_at > t + interval '1 day' then
+            raise exception 'issued_at makes no sense' using errcode = '22023';
+        end if;
         stored_id := case
             when lease.token_version = token.version then lease.token_id
             else public.issuance_plain_token_id(token.credential_value)

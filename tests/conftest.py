@@ -11,6 +11,7 @@ from kis_token.sandbox.database import apply_migrations, migrations_folder, prep
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
+from tests.chain import Chain
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, Database
 
 if TYPE_CHECKING:
@@ -92,3 +93,12 @@ def sandbox(postgres: EmbeddedPostgres) -> Iterator[Sandbox]:
 def tool_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A runner's tool cache that all tests share, so that the runtime is built once."""
     return tmp_path_factory.mktemp("tools")
+
+
+@pytest.fixture
+def chain(supabase: PostgRESTStandIn, kis: KISEmulator, database: Database, tmp_path: Path) -> Iterator[Chain]:
+    """Everything that callers of an empty slot meet."""
+    chain = Chain(supabase, kis, database, tmp_path)
+    yield chain
+    for store in chain.stores:
+        store.close()

@@ -52,7 +52,8 @@ def test_defaults() -> None:
     assert settings.timeout == timedelta(seconds=180)
     assert settings.on_store_outage == "issue"
     assert (settings.app_key, settings.app_secret, settings.encryption_keys) == (None, None, ())
-    assert not (settings.allow_expired or settings.verify or settings.export_env or settings.export_credentials)
+    switches = (settings.allow_expired, settings.verify, settings.export_env, settings.export_credentials)
+    assert switches == (False, False, False, False)
 
 
 def test_paper_has_a_slot_and_a_host_of_its_own() -> None:
@@ -117,7 +118,7 @@ FAULTS: dict[str, tuple[dict[str, str], str]] = {
     "no refresh-after": ({"KIS_TOKEN_REFRESH_AFTER": "0h"}, "invalid-duration"),
     "a bare number": ({"KIS_TOKEN_TIMEOUT": "180"}, "invalid-duration"),
     "below zero": ({"KIS_TOKEN_TIMEOUT": "-1s"}, "invalid-duration"),
-    "other digits": ({"KIS_TOKEN_TIMEOUT": "١٠s"}, "invalid-duration"),
+    "other digits": ({"KIS_TOKEN_TIMEOUT": "\N{ARABIC-INDIC DIGIT ONE}s"}, "invalid-duration"),
 }
 
 

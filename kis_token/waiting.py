@@ -1,0 +1,79 @@
+"""Waiting for another's turn to issue: how long, how often to look, and what to say of it, once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from kis_token.errors import KIS_REFUSALS, IssuanceError, IssuerRefused, KisTokenError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kis_token.clock import Clock
+    from kis_token.ports import Begun
+
+_Found = TypeVar("_Found")
+
+#: tokenP takes up to 15 s, storing its answer a little more: with fewer seconds than this no call is begun.
+ISSUE_BUDGET = 20.0
+
+#: A turn can end without a token, which looking does not show: after so many seconds it is asked for again.
+ASK_AGAIN = 5.0
+
+
+class Waiting:
+    """What one caller waits for. ``deadline`` is a reading of the clock's monotonic counter."""
+
+    def __init__(self, clock: Clock, deadline: float, tell: Callable[[str], None]) -> None:
+        self._clock = clock
+        self._deadline = deadline
+        self._tell = tell
+        self._told = False
+
+    def wait(self, begun: Begun, look: Callable[[], _Found | None]) -> _Found | None:
+        """Look, with jittered pauses, until ``look`` finds something; None when it is time to ask for a turn again.
+
+        Raises at once when nobody may have a turn before the deadline is too near: IssuerRefused when that is because
+        KIS refused key and secret, else IssuanceError with the holder or the last error in its text.
+        """
+        seconds = (begun.retry_at - begun.server_now).total_seconds() if begun.retry_at else ASK_AGAIN
+        has_holder = begun.holder_label is not None
+        if not has_holder and seconds > self._left() - ISSUE_BUDGET:
+            raise _in_vain(begun, seconds)
+        self._say(begun, seconds)
+        again = self._clock.monotonic() + (min(seconds, ASK_AGAIN) if has_holder else seconds)
+        while (until_again := again - self._clock.monotonic()) > 0:
+            if self._left() <= 0:
+                raise _in_vain(begun, seconds)
+            # A holder is done within a second or two; a pause that KIS imposes is long.
+            pause = self._clock.jitter(0.2, 0.6) if has_holder else self._clock.jitter(2.0, 4.0)
+            self._clock.sleep(max(min(pause, until_again, self._left()), 0.01))
+            found = look()
+            if found is not None:
+                return found
+        return None
+
+    def _left(self) -> float:
+        return self._deadline - self._clock.monotonic()
+
+    def _say(self, begun: Begun, seconds: float) -> None:
+        if self._told:
+            return
+        self._told = True
+        if begun.holder_label is not None:
+            self._tell(f"{begun.holder_label} is issuing a token; waiting for it, {seconds:.0f} s at the most")
+        else:
+            reason = f" (last attempt: {begun.last_error})" if begun.last_error else ""
+            self._tell(f"KIS may not be asked again for {seconds:.0f} s{reason}; waiting")
+
+
+def _in_vain(begun: Begun, seconds: float) -> KisTokenError:
+    if begun.holder_label is not None:
+        return IssuanceError(
+            "wait-too-long", f"{begun.holder_label} is still issuing a token, and time is up", retryable=True
+        )
+    if begun.last_error in KIS_REFUSALS:
+        return IssuerRefused(begun.last_error, to=", said to another job a moment ago")
+    reason = f"; the last attempt ended with {begun.last_error}" if begun.last_error else ""
+    message = f"KIS may not be asked again for {seconds:.0f} s, longer than this may take{reason}"
+    return IssuanceError("wait-too-long", message, retryable=True)

@@ -1,0 +1,142 @@
+"""The whole chain for tests: the real store on PostgreSQL, the emulated KIS over HTTP, a real cache, a turned clock."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kis_token.cache import FileCache
+from kis_token.config import Settings
+from kis_token.kis import KISIssuer
+from kis_token.resolver import Resolver
+from kis_token.sandbox.kis_http import TOKEN_PATH, error_response
+from kis_token.sandbox.loopback import Fault
+from kis_token.sealing import make_vault
+from kis_token.supabase import SupabaseCredentialManager
+from tests.support import ACCOUNT, SERVICE_KEY, TurnedClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from pathlib import Path
+
+    from kis_token.clock import Clock
+    from kis_token.lookup import Resolution
+    from kis_token.ports import Issuer
+    from kis_token.sandbox.emulator import KISEmulator
+    from kis_token.sandbox.postgrest import PostgRESTStandIn
+    from kis_token.token import AppKey, Token
+    from tests.support import Database
+
+ENCRYPTION_KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+@dataclass
+class Chain:
+    """Everything one slot's callers meet. Without other inputs a caller has ACCOUNT's keys and the slot kis."""
+
+    supabase: PostgRESTStandIn
+    kis: KISEmulator
+    database: Database
+    folder: Path
+    told: list[str] = field(default_factory=list)
+    stores: list[SupabaseCredentialManager] = field(default_factory=list)
+
+    def settings(self, **inputs: str) -> Settings:
+        """The settings for these inputs, by their names with underscores."""
+        given = {
+            "supabase_url": self.supabase.url,
+            "supabase_key": SERVICE_KEY,
+            "app_key": ACCOUNT.app_key,
+            "app_secret": ACCOUNT.app_secret,
+            "base_url": self.kis.production_url,
+            "cache_path": str(self.folder / "cache.json"),
+            **inputs,
+        }
+        env = {f"INPUT_{name.upper()}": value for name, value in given.items()}
+        return Settings.from_env({**env, "USER": "somebody", "HOSTNAME": "laptop"})
+
+    def resolver(self, clock: Clock | None = None, issuer: Issuer | None = None, **inputs: str) -> Resolver:
+        """One caller."""
+        settings = self.settings(**inputs)
+        clock = clock or self.clock()
+        vault = make_vault(settings.encryption_keys)
+        store = SupabaseCredentialManager(settings.supabase_url, settings.supabase_key)
+        self.stores.append(store)
+        return Resolver(
+            settings,
+            store=store,
+            cache=FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None,
+            issuer=issuer or KISIssuer(settings.base_url, settings.environment),
+            vault=vault,
+            clock=clock,
+            deadline=clock.monotonic() + settings.timeout.total_seconds(),
+            tell=self.told.append,
+        )
+
+    def resolve(self, clock: Clock | None = None, issuer: Issuer | None = None, **inputs: str) -> Resolution:
+        """What one caller gets."""
+        return self.resolver(clock, issuer, **inputs).resolve()
+
+    def clock(self) -> TurnedClock:
+        """A clock with which time passes for the lease and for KIS as well."""
+        clock = TurnedClock()
+        clock.on_sleep = self.pass_time
+        return clock
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass for the lease and for KIS."""
+        self.database.age(seconds)
+        self.kis.advance(seconds)
+
+    def cache(self, **inputs: str) -> FileCache:
+        """The cache that callers use."""
+        settings = self.settings(**inputs)
+        assert settings.cache_path is not None
+        return FileCache(settings.cache_path, make_vault(settings.encryption_keys), settings.service_name)
+
+    def cached_id(self) -> str:
+        """The fingerprint of the cached token."""
+        return self.cache().read().token_id
+
+    def cache_token(self, token: Token) -> None:
+        """Put a token into the cache."""
+        self.cache().write(token)
+
+    def refuse_issue(self, code: str, times: int = 1) -> None:
+        """Let the next tokenP calls end with ``code``."""
+        response = error_response(code, TOKEN_PATH)
+        self.kis.production.add_fault(Fault("answer", TOKEN_PATH, times, response))
+
+    @property
+    def store_calls(self) -> list[str]:
+        """What was asked of Supabase: read, or the name of a function."""
+        return [seen.path.rpartition("/")[2] if "/rpc/" in seen.path else "read" for seen in self.supabase.server.seen]
+
+    @property
+    def issue_calls(self) -> int:
+        """How often tokenP was called."""
+        return self.kis.counts("production").calls
+
+
+class WatchedIssuer:
+    """The real issuer, with something that happens before or after each call."""
+
+    def __init__(
+        self, chain: Chain, *, before: Callable[[], object] = bool, after: Callable[[Token], object] = bool
+    ) -> None:
+        self._issuer = KISIssuer(chain.kis.production_url, "production")
+        self._before = before
+        self._after = after
+
+    def issue(self, app_key: AppKey, now: datetime) -> Token:
+        """One tokenP call."""
+        self._before()
+        token = self._issuer.issue(app_key, now)
+        self._after(token)
+        return token
+
+    def verify(self, token: Token, app_key: AppKey) -> str | None:
+        """As KIS says."""
+        return self._issuer.verify(token, app_key)

@@ -1,0 +1,194 @@
+"""Who may reach what: nobody but service_role, and service_role only what it needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
+from tests.support import Database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kis_token.sandbox.postgres import EmbeddedPostgres
+
+STRANGERS = ("anon", "authenticated")
+PUBLIC_FUNCTIONS = {
+    "begin_issuance",
+    "commit_issuance",
+    "abort_issuance",
+    "save_token",
+    "issuance_status",
+    "prune_issuances",
+}
+
+TABLE_RIGHTS = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
+
+_TABLES = """
+select oid::regclass::text as name, relrowsecurity from pg_class
+where relnamespace = 'public'::regnamespace and relkind in ('r', 'v', 'm', 'p', 'f') order by 1
+"""
+_SEQUENCES = (
+    "select oid::regclass::text as name from pg_class where relnamespace = 'public'::regnamespace and relkind = 'S'"
+)
+_FUNCTIONS = """
+select oid::regprocedure::text as signature, proname as name, prosecdef, proconfig,
+       prorettype = 'trigger'::regtype as is_trigger,
+       array(select format_type(t, null) from unnest(proargtypes) t) as types
+from pg_proc where pronamespace = 'public'::regnamespace order by 1
+"""
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["today", "legacy"])
+def project(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A migrated project, of today and with the default privileges that older ones have."""
+    project = prepare_database(postgres.create_database(), legacy_grants=request.param)
+    apply_migrations(project.owner, migrations_folder())
+    with Database(project) as database:
+        yield database
+
+
+def may(database: Database, role: str, kind: str, name: str, right: str) -> bool:
+    """What PostgreSQL says of a privilege."""
+    query = sql.SQL("select {}(%s, %s, %s) as may").format(sql.Identifier(f"has_{kind}_privilege"))
+    return bool(database.owner.execute(query, (role, name, right)).fetchall()[0]["may"])
+
+
+def everything(database: Database) -> list[tuple[str, str, str]]:
+    """Each privilege there could be on what the migrations made, as kind, name and right."""
+    tables = [row["name"] for row in database.owner.execute(_TABLES)]
+    sequences = [row["name"] for row in database.owner.execute(_SEQUENCES)]
+    functions = [row["signature"] for row in database.owner.execute(_FUNCTIONS)]
+    return [
+        *(("table", name, right) for name in tables for right in TABLE_RIGHTS),
+        *(("any_column", name, right) for name in tables for right in ("select", "insert", "update", "references")),
+        *(("sequence", name, right) for name in sequences for right in ("usage", "select", "update")),
+        *(("function", name, "execute") for name in functions),
+    ]
+
+
+def attempts(database: Database) -> list[sql.Composed]:
+    """A statement for each thing one could try."""
+    statements = []
+    for row in database.owner.execute(_TABLES):
+        table = sql.Identifier(row["name"])
+        statements += [
+            sql.SQL("select 1 from {}").format(table),
+            sql.SQL("insert into {} default values").format(table),
+            sql.SQL("update {} set service_name = 'kis'").format(table),
+            sql.SQL("delete from {}").format(table),
+            sql.SQL("truncate {}").format(table),
+        ]
+    for row in database.owner.execute(_SEQUENCES):
+        statements += [
+            sql.SQL("select nextval({})").format(row["name"]),
+            sql.SQL("select * from {}").format(sql.Identifier(row["name"])),
+        ]
+    for row in database.owner.execute(_FUNCTIONS):
+        if row["is_trigger"]:  # nobody can call one
+            continue
+        arguments = sql.SQL(", ").join(sql.SQL("null::" + kind) for kind in row["types"])
+        statements.append(sql.SQL("select public.{}({})").format(sql.Identifier(row["name"]), arguments))
+    return statements
+
+
+def was_refused(connection: psycopg.Connection[tuple[Any, ...]], statement: sql.Composed) -> bool:
+    """Whether the role lacked the privilege. Any other answer, an error included, is none."""
+    try:
+        connection.execute(statement)
+    except psycopg.errors.InsufficientPrivilege:
+        return True
+    except psycopg.Error:
+        return False
+    return False
+
+
+def test_what_the_migrations_made(project: Database) -> None:
+    """The tests below look at three tables, three sequences and all functions."""
+    kinds = [kind for kind, _, right in everything(project) if right in ("select", "execute")]
+
+    assert (kinds.count("table"), kinds.count("sequence")) == (3, 3)
+    assert kinds.count("function") > len(PUBLIC_FUNCTIONS)
+
+
+@pytest.mark.parametrize("role", STRANGERS)
+def test_strangers_have_no_privilege(project: Database, role: str) -> None:
+    """Neither anon nor authenticated has any privilege on any table, column, sequence or function."""
+    assert [what for what in everything(project) if may(project, role, *what)] == []
+
+
+@pytest.mark.parametrize("role", STRANGERS)
+def test_strangers_are_refused_whatever_they_try(project: Database, role: str) -> None:
+    """Each read, write and call they try ends with 42501."""
+    with project.connect_as(role) as connection:
+        allowed = [statement.as_string() for statement in attempts(project) if not was_refused(connection, statement)]
+
+    assert allowed == []
+
+
+def test_service_role_uses_the_table_and_the_functions(project: Database) -> None:
+    """service_role may read and write the credentials and call the six functions."""
+    wanted = {("table", "api_credentials", right) for right in ("select", "insert", "update", "delete")} | {
+        ("function", row["signature"], "execute")
+        for row in project.owner.execute(_FUNCTIONS)
+        if row["name"] in PUBLIC_FUNCTIONS
+    }
+
+    assert {what for what in wanted if not may(project, "service_role", *what)} == set()
+    assert len(wanted) == 4 + len(PUBLIC_FUNCTIONS)
+
+
+def test_service_role_reaches_nothing_else(project: Database) -> None:
+    """service_role reaches neither leases nor log nor a helper, except through the functions."""
+    held = [what for what in everything(project) if may(project, "service_role", *what)]
+
+    assert {name for kind, name, _ in held if kind in ("table", "any_column")} == {"api_credentials"}
+    assert {name.partition("(")[0] for kind, name, _ in held if kind == "function"} <= PUBLIC_FUNCTIONS
+    assert "credential_issuances_id_seq" not in {name for _, name, _ in held}
+
+
+@pytest.mark.parametrize("table", ["credential_leases", "credential_issuances"])
+@pytest.mark.parametrize(
+    "statement", ["select 1 from {}", "insert into {} default values", "update {} set fence = 9", "delete from {}"]
+)
+def test_service_role_is_refused_at_leases_and_log(project: Database, table: str, statement: str) -> None:
+    """Whoever holds the service key cannot forge a lease or an entry of the log."""
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        project.service.execute(sql.SQL(statement).format(sql.Identifier(table)))
+
+
+def test_row_level_security_is_on_everywhere(project: Database) -> None:
+    """Each table has row level security, so that a grant by mistake still shows nothing."""
+    assert {row["name"]: row["relrowsecurity"] for row in project.owner.execute(_TABLES)} == {
+        "api_credentials": True,
+        "credential_issuances": True,
+        "credential_leases": True,
+    }
+
+
+def test_a_grant_by_mistake_shows_nothing(project: Database) -> None:
+    """Even after someone grants the table to anon, anon sees no row and stores none."""
+    project.put("app_key", "PSa1")
+    with project.owner.transaction(force_rollback=True):
+        project.owner.execute("grant all on api_credentials to anon; set local role anon")
+
+        assert project.owner.execute("select * from api_credentials").fetchall() == []
+        assert project.owner.execute("update api_credentials set credential_value = 'x' returning 1").fetchall() == []
+
+
+def test_functions_find_nothing_by_search_path(project: Database) -> None:
+    """Every function has an empty search_path: nobody can slip a table or an operator under it."""
+    assert {row["name"]: row["proconfig"] for row in project.owner.execute(_FUNCTIONS)} == {
+        row["name"]: ['search_path=""'] for row in project.owner.execute(_FUNCTIONS)
+    }
+
+
+def test_only_the_public_functions_run_as_their_owner(project: Database) -> None:
+    """SECURITY DEFINER is on the six functions that service_role calls, and on no other."""
+    definers = {row["name"] for row in project.owner.execute(_FUNCTIONS) if row["prosecdef"]}
+
+    assert definers == PUBLIC_FUNCTIONS

@@ -1,0 +1,147 @@
+"""Many at once: however they meet, one is granted."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from kis_token.token import parse_instant
+from tests.support import APP_KEY, MINUTE, Contender, call, issue_by_functions, make_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tests.support import Database
+
+CONTENDERS = 16
+ROUNDS = 20
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+@pytest.fixture(scope="module")
+def connections(migrated: Database) -> Iterator[list[Connection]]:
+    """A connection for each contender."""
+    made = [migrated.connect_as("service_role") for _ in range(CONTENDERS)]
+    yield made
+    for connection in made:
+        connection.close()
+
+
+def begin_at_once(connections: list[Connection], services: Sequence[str], **changes: object) -> list[dict[str, Any]]:
+    """All begin in the same moment, in turns for each of ``services``; their answers."""
+    barrier = Barrier(len(connections))
+
+    def begin(number: int) -> dict[str, Any]:
+        contender: dict[str, object] = {
+            "service": services[number % len(services)],
+            "holder": f"00000000-0000-0000-0000-{number:012}",
+            "label": f"job {number}",
+            "app_key_id": APP_KEY.key_id,
+            "credential_id": APP_KEY.credential_id,
+            "min_remaining": 10 * MINUTE,
+        }
+        barrier.wait(timeout=20)
+        answer: dict[str, Any] = call(connections[number], "begin_issuance", **(contender | changes))
+        return answer
+
+    with ThreadPoolExecutor(len(connections)) as pool:
+        return list(pool.map(begin, range(len(connections))))
+
+
+@pytest.mark.parametrize("services", [("kis",), ("kis", "kis-second")], ids=["one-slot", "two-slots-one-key"])
+def test_one_of_sixteen_is_granted(
+    database: Database, connections: list[Connection], services: tuple[str, ...]
+) -> None:
+    """On a cold slot, and on two slots with one app key, exactly one caller is granted, twenty times out of twenty."""
+    for _ in range(ROUNDS):
+        database.clear()
+
+        answers = begin_at_once(connections, services)
+
+        assert Counter(answer["status"] for answer in answers) == {"granted": 1, "busy": CONTENDERS - 1}
+        winner = next(f"job {number}" for number, answer in enumerate(answers) if answer["status"] == "granted")
+        assert {answer["holder_label"] for answer in answers if answer["status"] == "busy"} == {winner}
+
+
+def test_one_of_sixteen_renews(database: Database, connections: list[Connection]) -> None:
+    """When all find the same token unfit, one is granted; the others are busy, as the turn is taken."""
+    version = issue_by_functions(database, make_token())
+    for _ in range(ROUNDS):
+        database.age(120)
+
+        answers = begin_at_once(connections, ["kis"], rejected_version=version)
+
+        assert Counter(answer["status"] for answer in answers) == {"granted": 1, "busy": CONTENDERS - 1}
+
+
+def test_one_of_sixteen_takes_over(database: Database, connections: list[Connection]) -> None:
+    """When the holder died, one of those who wait is granted, with the next fence."""
+    Contender(database).begin()
+    for fence in range(2, 2 + ROUNDS):
+        database.age(71)
+
+        answers = begin_at_once(connections, ["kis"])
+
+        assert [answer["fence"] for answer in answers if answer["status"] == "granted"] == [fence]
+
+
+def test_two_slots_take_a_key_over_one_at_a_time(database: Database, connections: list[Connection]) -> None:
+    """When both slots want a key whose last token is dead, it goes to one of them, and nobody runs into a deadlock."""
+    for _ in range(ROUNDS):
+        database.clear()
+        Contender(database).begin()
+        database.age(71)
+
+        answers = begin_at_once(connections, ["kis", "kis-second"])
+
+        assert Counter(answer["status"] for answer in answers) == {"granted": 1, "busy": CONTENDERS - 1}
+        holders = [name for name in ("kis", "kis-second") if database.lease(name)["app_key_id"] == APP_KEY.key_id]
+        assert len(holders) == 1
+
+
+def test_who_waited_for_the_lock_is_judged_by_the_time_after(database: Database, connections: list[Connection]) -> None:
+    """A caller that had to wait for another's transaction reads the clock after the wait, not before."""
+    with psycopg.connect(database.project.owner) as owner, ThreadPoolExecutor() as pool:
+        issue_by_functions(database, make_token())
+        owner.execute("select 1 from credential_leases for update")
+        answer = pool.submit(begin_at_once, connections[:1], ["kis"])
+        deadline = time.monotonic() + 20
+        while not database.owner.execute("select 1 from pg_locks where not granted").fetchall():
+            assert time.monotonic() < deadline
+        released = owner.execute("select to_jsonb(clock_timestamp())").fetchall()[0][0]
+        owner.commit()
+
+        (begun,) = answer.result()
+
+    assert parse_instant(begun["server_now"]) > parse_instant(released)
+
+
+def test_a_commit_and_a_writer_without_lease_do_not_lose_a_token(
+    database: Database, connections: list[Connection]
+) -> None:
+    """A commit and save_token at the same moment leave the later-lived of the two tokens."""
+    for _ in range(ROUNDS):
+        database.clear()
+        contender = Contender(database)
+        contender.begin()
+        sooner, later = make_token(), make_token(left=24 * 60 * MINUTE)
+        barrier = Barrier(2)
+
+        def save(barrier: Barrier = barrier, later: Any = later) -> None:  # noqa: ANN401 - bound for this round
+            barrier.wait(timeout=20)
+            call(connections[0], "save_token", service="kis", value=later.to_json(), expires_at=later.expires_at)
+
+        with ThreadPoolExecutor() as pool:
+            saving = pool.submit(save)
+            barrier.wait(timeout=20)
+            contender.commit(sooner)
+            saving.result()
+
+        assert database.stored_id() == later.token_id

@@ -1,0 +1,207 @@
+"""Which module may import which, who reads the environment, and how little the fast path loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+PACKAGE = CHECKOUT / "kis_token"
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in ("__init__", "__main__"))
+
+#: Each module may import those of lower numbers, and none beside itself.
+LAYERS = {
+    "errors": 0,
+    "clock": 0,
+    "token": 1,
+    "config": 1,
+    "workflow": 1,
+    "bootstrap": 1,
+    "ports": 1,
+    "sealing": 1,
+    "reader": 2,
+    "cache": 2,
+    "rotation": 2,
+    "kis": 2,
+    "publish": 2,
+    "lookup": 3,
+    "supabase": 4,
+    "waiting": 1,
+    "flight": 4,
+    "resolver": 5,
+    "wiring": 6,
+    "action": 7,
+    "cli": 7,
+}
+
+FAST = ("config", "token", "errors", "clock", "cache", "reader", "lookup", "sealing", "workflow", "publish", "rotation")
+
+#: Parts of the standard library that cost more than the whole fast path may.
+HEAVY = {
+    "asyncio",
+    "concurrent.futures",
+    "importlib.metadata",
+    "logging",
+    "multiprocessing",
+    "subprocess",
+    "tempfile",
+    "traceback",
+    "unittest",
+    "urllib.request",
+    "uuid",
+}
+
+#: Who may read the environment, besides entrypoint.py; the sandbox is a program of its own.
+ENVIRONMENT_READERS = {"action", "cli", "reader"}
+
+LOAD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+before = set(sys.modules)
+for name in sys.argv[2].split(","):
+    __import__("kis_token." + name)
+print("\\n".join(sorted(set(sys.modules) - before)))
+"""
+
+
+def tree_of(path: Path) -> ast.Module:
+    """A file's syntax."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_by(path: Path, *, at_runtime: bool) -> set[str]:
+    """Full names of what a file imports, inside of functions as well; at runtime: not those for the types alone."""
+    tree = tree_of(path)
+    for_types: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for_types |= {inner for statement in node.body for inner in ast.walk(statement)}
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if at_runtime and node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            names.add(f"{node.module}")
+    return names
+
+
+def own_modules(names: set[str]) -> set[str]:
+    """Which of our modules are among them."""
+    return {name.split(".")[1] for name in names if name.startswith("kis_token.") and name.split(".")[1] in MODULES}
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """What a Python that is cut off from all packages has loaded after importing these modules of ours."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-X", "utf8", "-c", LOAD, str(CHECKOUT), ",".join(modules)],
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=60,
+    )
+    return set(done.stdout.split())
+
+
+def test_every_module_has_a_layer() -> None:
+    """A new module is given its place here."""
+    assert set(LAYERS) >= set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_one_way(module: str) -> None:
+    """What runs imports only from layers below its own."""
+    imported = own_modules(imported_by(PACKAGE / f"{module}.py", at_runtime=True))
+    assert {name for name in imported if LAYERS[name] >= LAYERS[module]} == set()
+
+
+def test_policy_knows_no_wire() -> None:
+    """The chain sees store and issuer as protocols: not even for its types does it name a client of either."""
+    for module in ("lookup", "flight", "resolver", "ports"):
+        imported = own_modules(imported_by(PACKAGE / f"{module}.py", at_runtime=False))
+        assert imported.isdisjoint({"supabase", "kis", "wiring", "action", "cli", "publish", "workflow"})
+
+
+def test_product_does_not_import_its_sandbox() -> None:
+    """Only the command starts the sandbox; nothing else knows of it."""
+    users = {
+        module
+        for module in MODULES
+        if any(name.startswith("kis_token.sandbox") for name in imported_by(PACKAGE / f"{module}.py", at_runtime=False))
+    }
+    assert users <= {"cli"}
+
+
+SOLE_IMPORTERS = {
+    "supabase": "supabase",
+    "postgrest": "supabase",
+    "httpx": "supabase",
+    "requests": "kis",
+    "urllib3": "kis",
+    "actions_toolkit": "action",
+    "cryptography": "sealing",
+    "filelock": "cache",
+    "platformdirs": "config",
+}
+
+
+@pytest.mark.parametrize("package", SOLE_IMPORTERS)
+def test_package_has_one_importer(package: str) -> None:
+    """Each library is known to one module, which keeps its errors and its forms to itself."""
+    importers = {
+        module
+        for module in MODULES
+        if any(name.split(".")[0] == package for name in imported_by(PACKAGE / f"{module}.py", at_runtime=False))
+    }
+    assert importers <= {SOLE_IMPORTERS[package]}
+
+
+def test_environment_is_read_in_few_places() -> None:
+    """Settings are read once and passed in: os.environ is named at the entrances and for the proxies alone."""
+    readers = set()
+    for module in MODULES:
+        for node in ast.walk(tree_of(PACKAGE / f"{module}.py")):
+            if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "getenvb"):
+                readers.add(module)
+    assert readers <= ENVIRONMENT_READERS
+
+
+def test_reader_takes_only_proxies_from_the_environment() -> None:
+    """Of the environment the reader asks one function's worth."""
+    functions = {
+        function.name
+        for function in ast.walk(tree_of(PACKAGE / "reader.py"))
+        if isinstance(function, ast.FunctionDef)
+        and any(isinstance(node, ast.Attribute) and node.attr == "environ" for node in ast.walk(function))
+    }
+    assert functions == {"_proxy"}
+
+
+def test_fast_path_is_the_standard_library() -> None:
+    """Cut off from every package, the fast path's modules still load, and load nothing from elsewhere."""
+    loaded = loaded_by(*FAST)
+    foreign = {name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names}
+    assert foreign == {"kis_token", *(f"kis_token.{name}" for name in FAST)}
+
+
+@pytest.mark.parametrize("module", FAST)
+def test_fast_path_loads_nothing_heavy(module: str) -> None:
+    """No module of the fast path pays for what it does not use."""
+    assert loaded_by(module) & HEAVY == set()
+
+
+def test_fast_path_is_what_the_entrypoint_loads() -> None:
+    """The modules held to this are those that entrypoint.py names before it adds the runtime."""
+    named = own_modules(imported_by(CHECKOUT / "entrypoint.py", at_runtime=True))
+    assert named - {"action", "bootstrap"} <= set(FAST)
+
+
+def test_package_itself_loads_nothing() -> None:
+    """Importing the package costs nothing until a name of it is used."""
+    assert not loaded_by("errors") & (HEAVY | {"json", "ssl", "http.client"})

@@ -1,0 +1,254 @@
+"""The chain: store, cache, a turn to issue. With the real store, a KIS over HTTP and a real cache file."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import IssuanceError, IssuerOutage, TokenError
+from kis_token.sandbox.kis_http import TOKEN_PATH, error_response, html_response
+from kis_token.sandbox.loopback import Fault
+from kis_token.token import AppKey
+from tests.support import APP_KEY, HOUR, MINUTE, make_token
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from kis_token.token import Token
+    from tests.chain import Chain
+
+OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", "b3RoZXI=")
+
+
+def stale_token() -> Token:
+    """Alive, with less life than callers need, and old enough for KIS to give another."""
+    return make_token(left=5 * MINUTE, age=23 * HOUR)
+
+
+def dead_token() -> Token:
+    """Past its end."""
+    return make_token(left=-MINUTE, age=25 * HOUR)
+
+
+# one caller
+
+
+def test_nothing_stored_is_issued_and_stored_twice(chain: Chain) -> None:
+    """On an empty slot there is one tokenP call, and the token is in Supabase and in the cache."""
+    got = chain.resolve()
+
+    assert (got.source, got.refreshed, got.expired, got.warnings) == ("oauth", True, False, ())
+    assert chain.issue_calls == 1
+    assert chain.database.stored_id() == got.token.token_id == chain.cached_id()
+    assert got.token.version == chain.database.row()["version"]
+    assert chain.store_calls == ["read", "begin_issuance", "commit_issuance"]
+
+
+def test_warm_is_one_read(chain: Chain) -> None:
+    """A fresh stored token costs one GET and no call of KIS, and is kept in the cache."""
+    token = make_token()
+    chain.database.put_token(token)
+
+    got = chain.resolve()
+
+    assert (got.token.token_id, got.source, got.refreshed) == (token.token_id, "supabase", False)
+    assert (chain.store_calls, chain.issue_calls) == (["read"], 0)
+    assert chain.cached_id() == token.token_id
+
+
+@pytest.mark.parametrize("stored", [stale_token(), dead_token()], ids=["stale", "expired"])
+def test_what_is_not_fresh_is_renewed(chain: Chain, stored: Token) -> None:
+    """A stale and an expired token are replaced by one new token."""
+    chain.database.put_token(stored)
+
+    got = chain.resolve()
+
+    assert (got.source, got.refreshed, chain.issue_calls) == ("oauth", True, 1)
+    assert chain.database.stored_id() == got.token.token_id != stored.token_id
+
+
+def test_a_token_that_ends_before_its_column_says(chain: Chain) -> None:
+    """A column nine hours late, as naive Korea times make it, does not keep an expired token in use."""
+    token = dead_token()
+    chain.database.put("access_token", token.to_json(), token.expires_at + 9 * HOUR)
+
+    got = chain.resolve()
+
+    assert (got.source, chain.issue_calls) == ("oauth", 1)
+    assert chain.database.stored_id() == got.token.token_id
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("answer", TOKEN_PATH, response=error_response("EGW00105", TOKEN_PATH)),
+        Fault("answer", TOKEN_PATH, response=html_response(503)),
+        Fault("reset", TOKEN_PATH),
+    ],
+    ids=["refused", "maintenance", "reset"],
+)
+def test_a_stale_token_is_used_when_kis_gives_none(chain: Chain, fault: Fault) -> None:
+    """A token that lives is not withheld because its renewal failed; a warning says why."""
+    token = stale_token()
+    chain.database.put_token(token)
+    chain.kis.production.add_fault(fault)
+
+    got = chain.resolve()
+
+    assert (got.token.token_id, got.source, got.refreshed) == (token.token_id, "supabase", False)
+    assert "not renewed" in got.warnings[0]
+    assert chain.issue_calls == 1
+
+
+def test_a_stale_token_is_used_when_kis_is_down(chain: Chain) -> None:
+    """The same when nobody listens at KIS, and the turn is given back for others to try at once."""
+    token = stale_token()
+    chain.database.put_token(token)
+    chain.kis.production.stop()
+
+    assert chain.resolve().token.token_id == token.token_id
+    assert chain.database.lease()["last_error"] == "kis-unreachable"
+    chain.kis.production.start()
+    assert chain.resolve().source == "oauth"
+
+
+def test_expired_and_no_kis_is_an_error(chain: Chain) -> None:
+    """With nothing that lives, the issuer's error is the answer."""
+    chain.database.put_token(dead_token())
+    chain.kis.production.stop()
+    with pytest.raises(IssuerOutage):
+        chain.resolve()
+
+
+# the cache
+
+
+def test_a_cached_token_is_put_back(chain: Chain) -> None:
+    """A fresh cached token that Supabase lost is stored again; KIS is not asked."""
+    token = make_token()
+    chain.cache_token(token)
+
+    got = chain.resolve()
+
+    assert (got.token.token_id, got.source, got.refreshed) == (token.token_id, "cache", False)
+    assert (chain.database.stored_id(), chain.issue_calls) == (token.token_id, 0)
+
+
+def test_a_cached_token_newer_than_a_stale_one_is_put_back(chain: Chain) -> None:
+    """A fresh cached token replaces a stale stored one; KIS is not asked."""
+    chain.database.put_token(stale_token())
+    token = make_token()
+    chain.cache_token(token)
+
+    assert chain.resolve().source == "cache"
+    assert (chain.database.stored_id(), chain.issue_calls) == (token.token_id, 0)
+
+
+def test_a_stale_cached_token_is_not_put_back(chain: Chain) -> None:
+    """A cached token that is itself stale is no substitute for a new one."""
+    chain.cache_token(stale_token())
+
+    assert chain.resolve().source == "oauth"
+
+
+def test_a_cached_token_of_another_key_is_a_miss(chain: Chain) -> None:
+    """What another account left in the cache is neither used nor stored."""
+    chain.cache_token(make_token(OTHER.key))
+
+    got = chain.resolve()
+    assert (got.source, got.token.app_key_id) == ("oauth", APP_KEY.key_id)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"access_token": 5}'])
+def test_a_broken_cache_heals(chain: Chain, content: str) -> None:
+    """A cache file of any content is a miss, and holds the token afterwards."""
+    (chain.folder / "cache.json").write_text(content, encoding="utf-8")
+
+    assert chain.resolve().token.token_id == chain.cached_id()
+
+
+# keys
+
+
+def test_stored_keys_come_first(chain: Chain) -> None:
+    """Keys in Supabase win over those in the settings, and are handed out with the token."""
+    chain.database.put_keys()
+
+    got = chain.resolve(app_key=OTHER.key, app_secret=OTHER.secret)
+
+    assert got.app_key is not None
+    assert got.app_key.credential_id == APP_KEY.credential_id
+    assert got.source == "oauth"
+
+
+def test_no_keys_anywhere(chain: Chain) -> None:
+    """Without keys nothing can be issued, and that is said; a fresh token needs none."""
+    with pytest.raises(IssuanceError) as caught:
+        chain.resolve(app_key="", app_secret="")
+    assert caught.value.code == "missing-app-key"
+    chain.database.put_token(make_token())
+    assert chain.resolve(app_key="", app_secret="").source == "supabase"
+
+
+# rows that nobody can use
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"access_token": ""}',
+        '{"access_token": 17}',
+        '{"access_token": "short"}',
+        '{"access_token": "spaces in the middle of the token"}',
+        "eyJ0eXAiOiJKV1QifQ.e30.c2lnbmF0dXJlLXRoYXQtaXMtbG9uZy1lbm91Z2g",
+    ],
+)
+@pytest.mark.parametrize("left", [23 * HOUR, None], ids=["dated", "undated"])
+def test_unusable_rows_are_replaced(chain: Chain, value: str, left: timedelta | None) -> None:
+    """A row that no reader can use, however long its column says it lives, is replaced with one call."""
+    chain.database.put("access_token", value, make_token(left=left).expires_at if left else None)
+
+    got = chain.resolve()
+
+    assert (got.source, got.refreshed, chain.issue_calls) == ("oauth", True, 1)
+    assert chain.store_calls == ["read", "begin_issuance", "commit_issuance"]
+    assert chain.database.stored_id() == got.token.token_id
+
+
+def test_a_token_without_dates_is_replaced(chain: Chain) -> None:
+    """A token that says nowhere when it ends is not trusted."""
+    chain.database.put("access_token", json.dumps({"access_token": "opaque-token-0123456789-abcdef"}))
+
+    assert chain.resolve().source == "oauth"
+
+
+def test_a_token_of_another_key_is_an_error(chain: Chain) -> None:
+    """A living token of another app key is not replaced: two fleets would do that to each other for ever."""
+    chain.database.put_token(make_token(OTHER.key))
+    with pytest.raises(TokenError) as caught:
+        chain.resolve()
+    assert (caught.value.code, chain.issue_calls) == ("token-of-another-key", 0)
+
+
+def test_a_token_of_another_environment_is_an_error(chain: Chain) -> None:
+    """A token that says it is for paper is not used for real, nor replaced."""
+    token = make_token()
+    value = json.dumps({**json.loads(token.to_json()), "environment": "paper"})
+    chain.database.put("access_token", value, token.expires_at)
+    with pytest.raises(TokenError) as caught:
+        chain.resolve()
+    assert (caught.value.code, chain.issue_calls) == ("token-of-another-environment", 0)
+
+
+def test_a_dead_token_of_another_key_is_replaced(chain: Chain) -> None:
+    """Once another key's token is dead, the change of keys goes through."""
+    chain.database.put_token(make_token(OTHER.key, left=-MINUTE, age=25 * HOUR))
+
+    assert chain.resolve().source == "oauth"

@@ -1,0 +1,297 @@
+"""The chain in outages and in its other modes, sealed, with wrong clocks and with one key in two slots."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import IssuanceError, IssuerOutage, IssuerRefused, StoreMisconfigured, StoreOutage, TokenError
+from kis_token.sandbox.kis_http import html_response
+from kis_token.sandbox.loopback import Fault
+from kis_token.token import AppKey
+from tests.chain import ENCRYPTION_KEY
+from tests.support import HOUR, MINUTE, TurnedClock, make_token
+
+if TYPE_CHECKING:
+    from kis_token.token import Token
+    from tests.chain import Chain
+
+OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", "b3RoZXI=")
+
+
+def stale_token() -> Token:
+    """Alive, with less life than callers need, and old enough for KIS to give another."""
+    return make_token(left=5 * MINUTE, age=23 * HOUR)
+
+
+def dead_token() -> Token:
+    """Past its end."""
+    return make_token(left=-MINUTE, age=25 * HOUR)
+
+
+# Supabase does not work
+
+
+def test_down_with_a_cached_token(chain: Chain) -> None:
+    """In an outage any cached token that lives is used, with a warning, and KIS is left alone."""
+    token = stale_token()
+    chain.cache_token(token)
+    chain.supabase.stop()
+
+    got = chain.resolve()
+
+    assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "cache", 0)
+    assert "the cached token is used" in got.warnings[0]
+
+
+def test_down_with_nothing_issues_once(chain: Chain) -> None:
+    """In an outage without a cached token, callers of one machine share one call under the cache's lock."""
+    chain.supabase.stop()
+    with ThreadPoolExecutor(6) as pool:
+        got = list(pool.map(lambda _: chain.resolve(), range(6)))
+
+    assert chain.issue_calls == 1
+    assert len({each.token.token_id for each in got}) == 1
+    assert sorted(each.source for each in got) == ["cache"] * 5 + ["oauth"]
+    assert all(each.warnings for each in got)
+
+
+def test_down_and_kis_says_not_now(chain: Chain) -> None:
+    """In an outage EGW00133 ends the try: no second call, since forty jobs would make eighty."""
+    chain.supabase.stop()
+    chain.refuse_issue("EGW00133")
+    with pytest.raises(Exception, match="EGW00133"):
+        chain.resolve()
+    assert chain.issue_calls == 1
+
+
+def test_down_and_told_to_fail(chain: Chain) -> None:
+    """With on-store-outage: fail nothing is issued; a cached token is still used."""
+    chain.supabase.stop()
+    with pytest.raises(StoreOutage):
+        chain.resolve(on_store_outage="fail")
+    chain.cache_token(make_token())
+    assert chain.resolve(on_store_outage="fail").source == "cache"
+    assert chain.issue_calls == 0
+
+
+def test_down_without_a_cache(chain: Chain) -> None:
+    """With the cache turned off an outage still ends in one call."""
+    chain.supabase.stop()
+
+    assert chain.resolve(cache_path="off").source == "oauth"
+
+
+def test_down_at_begin_uses_what_was_read(chain: Chain) -> None:
+    """When Supabase fails between read and begin, a stale token that was read is used."""
+    token = stale_token()
+    chain.database.put_token(token)
+    chain.supabase.server.add_fault(Fault("answer", "/rest/v1/rpc/begin", 2, html_response(503)))
+
+    got = chain.resolve()
+    assert (got.token.token_id, bool(got.warnings), chain.issue_calls) == (token.token_id, True, 0)
+
+
+def test_misconfigured_does_not_fall_back(chain: Chain) -> None:
+    """A key of another project is a mistake that a cached token must not hide."""
+    chain.cache_token(make_token())
+    with pytest.raises(StoreMisconfigured):
+        chain.resolve(supabase_key="sb_secret_of_another_project")
+    assert chain.issue_calls == 0
+
+
+def test_a_page_is_not_an_empty_table(chain: Chain) -> None:
+    """A proxy's page with status 200 is an outage, not a slot without a token."""
+    chain.supabase.server.add_fault(Fault("answer", times=9, response=html_response(200)))
+    chain.cache_token(make_token())
+
+    assert chain.resolve().source == "cache"
+
+
+# the modes
+
+
+def test_rotate_leaves_a_young_token(chain: Chain) -> None:
+    """A rotation that is not due uses the stored token and says when it will be."""
+    chain.database.put_token(make_token(left=24 * HOUR, age=timedelta()))
+
+    got = chain.resolve(mode="rotate", refresh_after="23h")
+    assert (got.source, chain.issue_calls) == ("supabase", 0)
+    assert "due at" in got.links[-1].said
+
+
+def test_rotate_renews_an_old_token(chain: Chain) -> None:
+    """A token older than refresh-after is renewed although it is fresh, and a cached copy is not put back."""
+    token = make_token(left=12 * HOUR, age=12 * HOUR)
+    chain.database.put_token(token)
+    chain.cache_token(token)
+
+    got = chain.resolve(mode="rotate", refresh_after="8h")
+
+    assert (got.source, got.refreshed, chain.issue_calls) == ("oauth", True, 1)
+    assert chain.database.stored_id() == got.token.token_id == chain.cached_id()
+
+
+@pytest.mark.parametrize("mode", ["rotate", "force"])
+def test_a_failed_rotation_keeps_the_token(chain: Chain, mode: str) -> None:
+    """When KIS gives no new token, the one that lives is handed out with a warning."""
+    token = make_token(left=12 * HOUR, age=12 * HOUR)
+    chain.database.put_token(token)
+    chain.refuse_issue("EGW00103")
+
+    got = chain.resolve(mode=mode, refresh_after="8h")
+    assert (got.token.token_id, got.refreshed, bool(got.warnings)) == (token.token_id, False, True)
+
+
+def test_force_gets_a_new_token(chain: Chain) -> None:
+    """Force renews whatever is stored."""
+    token = make_token(left=16 * HOUR, age=8 * HOUR)
+    chain.database.put_token(token)
+
+    got = chain.resolve(mode="force")
+    assert (got.source, got.refreshed) == ("oauth", True)
+    assert chain.database.stored_id() == got.token.token_id != token.token_id
+
+
+def test_force_within_six_hours_is_not_refreshed(chain: Chain) -> None:
+    """KIS repeats a token younger than 6 h: it is handed out, refreshed is false and the row stays as it was."""
+    first = chain.resolve()
+    chain.pass_time(3600)
+    before = chain.database.row()
+
+    got = chain.resolve(mode="force")
+
+    assert (got.token.token_id, got.refreshed) == (first.token.token_id, False)
+    assert (chain.database.row(), chain.issue_calls) == (before, 2)
+
+
+def test_check_never_issues(chain: Chain) -> None:
+    """Check hands out what lives, stale or fresh, and otherwise fails without asking KIS."""
+    with pytest.raises(IssuanceError) as caught:
+        chain.resolve(mode="check")
+    assert caught.value.code == "no-valid-token"
+    token = stale_token()
+    chain.database.put_token(token)
+    assert chain.resolve(mode="check").token.token_id == token.token_id
+    assert (chain.issue_calls, set(chain.store_calls)) == (0, {"read"})
+
+
+@pytest.mark.parametrize(
+    ("ended", "allow", "used"), [(MINUTE, "true", True), (2 * HOUR, "true", False), (MINUTE, "false", False)]
+)
+def test_allow_expired(chain: Chain, ended: timedelta, allow: str, used: bool) -> None:  # noqa: FBT001 - a table
+    """Only where allowed, and only within an hour of its end, an expired token is handed out when none is to be had."""
+    token = make_token(left=-ended, age=25 * HOUR)
+    chain.database.put_token(token)
+    chain.kis.production.stop()
+    if used:
+        got = chain.resolve(allow_expired=allow)
+        assert (got.token.token_id, got.expired, bool(got.warnings)) == (token.token_id, True, True)
+    else:
+        with pytest.raises(IssuerOutage):
+            chain.resolve(allow_expired=allow)
+
+
+# sealed values
+
+
+def test_sealed_all_the_way(chain: Chain) -> None:
+    """With an encryption key nothing readable is stored or cached, and the next caller reads it."""
+    first = chain.resolve(encryption_key=ENCRYPTION_KEY)
+    second = chain.resolve(encryption_key=ENCRYPTION_KEY)
+
+    assert first.token.token_id == second.token.token_id
+    assert (first.source, second.source, chain.issue_calls) == ("oauth", "supabase", 1)
+    assert chain.database.row()["credential_value"].startswith("enc:v1:")
+    assert (chain.folder / "cache.json").read_text(encoding="utf-8").startswith("enc:v1:")
+
+
+@pytest.mark.parametrize(
+    ("writer", "reader", "code"), [("", ENCRYPTION_KEY, "plain-with-key"), (ENCRYPTION_KEY, "", "sealed-without-key")]
+)
+def test_no_silent_downgrade(chain: Chain, writer: str, reader: str, code: str) -> None:
+    """A plain value where a key is given, and a sealed one where none is, are errors and replaced by nobody."""
+    chain.resolve(encryption_key=writer)
+    with pytest.raises(TokenError) as caught:
+        chain.resolve(encryption_key=reader)
+    assert (caught.value.code, chain.issue_calls) == (code, 1)
+
+
+def test_force_repeats_a_sealed_token(chain: Chain) -> None:
+    """Sealed or not, a token that KIS repeats is recognised: refreshed is false and the row stays."""
+    chain.resolve(encryption_key=ENCRYPTION_KEY)
+    chain.pass_time(3600)
+    before = chain.database.row()
+
+    assert not chain.resolve(encryption_key=ENCRYPTION_KEY, mode="force").refreshed
+    assert chain.database.row() == before
+
+
+# time
+
+
+def test_without_a_date_begin_judges(chain: Chain) -> None:
+    """When the answer has no Date, this machine's clock is not believed: the store is asked by begin, and KIS not."""
+    chain.supabase.server.send_date = False
+    token = make_token()
+    chain.database.put_token(token)
+
+    got = chain.resolve(TurnedClock(wrong_by=-9 * HOUR))
+
+    assert (got.token.token_id, got.source) == (token.token_id, "supabase")
+    assert (chain.store_calls, chain.issue_calls) == (["read", "begin_issuance"], 0)
+
+
+@pytest.mark.parametrize("wrong_by", [-9 * HOUR, 9 * HOUR, 300 * HOUR])
+def test_a_wrong_clock_changes_nothing(chain: Chain, wrong_by: timedelta) -> None:
+    """A machine hours off gets and keeps the same tokens as all others, and is told of its clock."""
+    token = make_token()
+    chain.database.put_token(token)
+    got = chain.resolve(TurnedClock(wrong_by=wrong_by))
+    assert (got.token.token_id, got.source) == (token.token_id, "supabase")
+    assert "clock" in got.warnings[0]
+
+    chain.database.put_token(dead_token())
+    issued = chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")
+    assert (issued.source, chain.issue_calls) == ("oauth", 1)
+
+
+def test_a_slightly_wrong_clock_is_not_mentioned(chain: Chain) -> None:
+    """A minute is no reason for a warning."""
+    chain.database.put_token(make_token())
+
+    assert chain.resolve(TurnedClock(wrong_by=MINUTE)).warnings == ()
+
+
+# two slots
+
+
+def test_one_key_in_two_slots(chain: Chain) -> None:
+    """A second slot with the same app key is told which slot has it, and KIS is not asked."""
+    chain.resolve()
+    with pytest.raises(IssuanceError, match="The service kis has") as caught:
+        chain.resolve(service_name="kis-second", cache_path="off")
+    assert (caught.value.code, chain.issue_calls) == ("key-in-two-slots", 1)
+
+
+@pytest.mark.parametrize("code", ["EGW00103", "EGW00105", "EGW00002"])
+def test_a_refusal_is_not_retried(chain: Chain, code: str) -> None:
+    """KIS's final no is noted; the next caller with that very credential fails with it without calling KIS."""
+    chain.refuse_issue(code)
+    with pytest.raises(IssuerRefused, match=code):
+        chain.resolve()
+    with pytest.raises(IssuerRefused, match=code) as caught:
+        chain.resolve()
+    assert (caught.value.kis_code, caught.value.retryable, chain.issue_calls) == (code, False, 1)
+
+
+def test_a_corrected_secret_is_not_held_up(chain: Chain) -> None:
+    """After a wrong secret the right one issues at once, except for KIS's own minute, which a refusal does not use."""
+    with pytest.raises(IssuerRefused):
+        chain.resolve(app_secret="d3Jvbmc=")
+
+    assert chain.resolve().source == "oauth"
+    assert chain.issue_calls == 2

@@ -1,0 +1,371 @@
+"""What a token is, how times and answers are read, and the exact borders of the three states."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kis_token.errors import TokenError
+from kis_token.token import (
+    KST,
+    LEAST_USEFUL,
+    USUAL_LIFETIME,
+    AppKey,
+    State,
+    Token,
+    build_token,
+    claimed_time,
+    fingerprint,
+    looks_like_token,
+    parse_claims,
+    parse_instant,
+    parse_kst,
+    parse_stored,
+)
+from tests.support import ACCOUNT, make_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+UTC = timezone.utc
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+OPAQUE = "opaque.token-of-a-test_0123456789"
+TEN_MINUTES = timedelta(minutes=10)
+SECOND = timedelta(seconds=1)
+MICROSECOND = timedelta(microseconds=1)
+
+instants = st.datetimes(datetime(1970, 1, 2), datetime(9998, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis adds the zone
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def jwt(claims: object) -> str:
+    """A token that says ``claims`` of itself."""
+    payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+    return f"eyJhbGciOiJIUzUxMiJ9.{payload}.c2lnbmF0dXJlLW9mLWEtdGVzdA"
+
+
+def lasting(left: timedelta) -> Token:
+    """A token with that much life at noon."""
+    return build_token(OPAQUE, expiries=[NOON + left])
+
+
+WRITTEN = {
+    "2026-03-02T12:00:00Z": NOON,
+    "2026-03-02T12:00:00+00:00": NOON,
+    "2026-03-02 12:00:00+00": NOON,
+    "2026-03-02T21:00:00+09:00": NOON,
+    "2026-03-02T21:00:00+0900": NOON,
+    "2026-03-02 21:00:00 +09:00": NOON,
+    "2026-03-02T07:30:00-04:30": NOON,
+    "2026-03-02T21:00:00": NOON,
+    "2026-03-02 21:00": NOON,
+    "2026-03-02T12:00:00.5Z": NOON + timedelta(milliseconds=500),
+    "2026-03-02T12:00:00,25Z": NOON + timedelta(milliseconds=250),
+    "2026-03-02T12:00:00.123456Z": NOON + timedelta(microseconds=123456),
+    "2026-03-02T12:00:00.123456789+00:00": NOON + timedelta(microseconds=123456),
+    "  2026-03-02T12:00:00Z\n": NOON,
+    "1772452800": NOON,
+    "1772452800.5": NOON + timedelta(milliseconds=500),
+    1772452800: NOON,
+    1772452800.5: NOON + timedelta(milliseconds=500),
+}
+
+NO_TIMES = [
+    "",
+    "tomorrow",
+    "2026-03-02",
+    "2026-13-02T12:00:00Z",
+    "2026-02-30T12:00:00Z",
+    "2026-03-02T24:00:00Z",
+    "2026-03-02T12:00:60Z",
+    "2026-03-02T12:00:00.1234567890Z",
+    "2026-03-02T12:00:00+25:00",
+    "2026-03-02T12:00:00 KST",
+    "٢٠٢٦-03-02T12:00:00Z",
+    "12345678",
+    "123456789012",
+    "-1772452800",
+    "nan",
+    "infinity",
+    "0000-01-01T00:00:00Z",
+    "0001-01-01T00:00:00Z",
+    "1969-12-31T23:59:59Z",
+    "9999-12-31T23:59:59Z",
+    "9999-12-31T23:59:59-09:00",
+    float("nan"),
+    float("inf"),
+    1e300,
+    -1,
+    0,
+    True,
+    None,
+    [],
+    {},
+    b"1772452800",
+]
+
+
+@pytest.mark.parametrize(("text", "instant"), WRITTEN.items(), ids=repr)
+def test_time_is_read_as_clients_have_written_it(text: object, instant: datetime) -> None:
+    """ISO 8601 with Z, an offset in any form, trimmed or long fractions, or epoch seconds; without offset: Korea."""
+    assert parse_instant(text) == instant
+    assert parse_instant(text).tzinfo is UTC
+
+
+@pytest.mark.parametrize("value", NO_TIMES, ids=repr)
+def test_what_is_no_time_is_a_value_error(value: object) -> None:
+    """Anything else is a ValueError, years on the calendar's edge included: they mean never, and break every sum."""
+    with pytest.raises(ValueError, match=r"."):
+        parse_instant(value)
+
+
+@given(instants, st.integers(-14 * 60, 14 * 60))
+def test_time_survives_a_round_trip_through_any_offset(instant: datetime, minutes: int) -> None:
+    """What isoformat writes, with whatever offset, is read as the same instant."""
+    local = instant.astimezone(timezone(timedelta(minutes=minutes)))
+    assert parse_instant(local.isoformat()) == instant
+    assert parse_instant(local.isoformat(" ")) == instant
+
+
+@given(instants)
+def test_time_without_offset_is_korea_time(instant: datetime) -> None:
+    """A naive time is nine hours earlier than it looks: a dead token never looks alive."""
+    naive = instant.astimezone(KST).replace(tzinfo=None).isoformat()
+    assert parse_instant(naive) == instant
+
+
+@given(instants.map(lambda instant: instant.replace(microsecond=0)))
+def test_kst_survives_a_round_trip(instant: datetime) -> None:
+    """What KIS writes, Korea time without saying so, is read as that instant in UTC."""
+    assert parse_kst(f"{instant.astimezone(KST):%Y-%m-%d %H:%M:%S}".rjust(19, "0")) == instant
+
+
+@pytest.mark.parametrize("parse", [parse_instant, parse_kst])
+@given(text=st.text() | st.from_regex(r"\A\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?\Z"))
+def test_any_text_is_a_time_or_a_value_error(parse: Callable[[str], datetime], text: str) -> None:
+    """No text raises anything but ValueError, and what is read is aware and in UTC."""
+    try:
+        assert parse(text).tzinfo is UTC
+    except ValueError:
+        return
+
+
+@given(json_values)
+def test_any_value_is_a_time_or_a_value_error(value: object) -> None:
+    """The same for any value that JSON can hold."""
+    try:
+        assert parse_instant(value).tzinfo is UTC
+    except ValueError:
+        return
+
+
+@pytest.mark.parametrize("text", ["0001-01-01 00:00:00", "9999-12-31 23:59:59", "2026-03-02T12:00:00", "", "None"])
+def test_kst_of_another_form_is_a_value_error(text: str) -> None:
+    """Not KIS's form, or a year in which no sum is possible."""
+    with pytest.raises(ValueError, match=r"."):
+        parse_kst(text)
+
+
+STATES = [
+    (timedelta(hours=23), TEN_MINUTES, State.FRESH),
+    (TEN_MINUTES + MICROSECOND, TEN_MINUTES, State.FRESH),
+    (TEN_MINUTES, TEN_MINUTES, State.STALE),
+    (LEAST_USEFUL, TEN_MINUTES, State.STALE),
+    (LEAST_USEFUL - MICROSECOND, TEN_MINUTES, State.EXPIRED),
+    (timedelta(), TEN_MINUTES, State.EXPIRED),
+    (-timedelta(hours=9), TEN_MINUTES, State.EXPIRED),
+    (LEAST_USEFUL + MICROSECOND, timedelta(), State.FRESH),
+    (LEAST_USEFUL, timedelta(), State.STALE),
+    (LEAST_USEFUL - MICROSECOND, timedelta(), State.EXPIRED),
+]
+
+
+@pytest.mark.parametrize(("left", "needed", "state"), STATES, ids=str)
+def test_state_changes_exactly_at_its_borders(left: timedelta, needed: timedelta, state: State) -> None:
+    """Fresh has more than the caller needs, stale at least 30 seconds, expired less; a need below 30 s is 30 s."""
+    assert lasting(left).state(NOON, needed) is state
+
+
+@given(st.timedeltas(timedelta(days=-2), timedelta(days=2)), st.timedeltas(timedelta(), timedelta(hours=12)))
+def test_token_is_in_one_state_and_only_grows_older(left: timedelta, needed: timedelta) -> None:
+    """As time passes a token goes from fresh over stale to expired, and never back."""
+    order = [State.FRESH, State.STALE, State.EXPIRED]
+    states = [order.index(lasting(left).state(NOON + passed, needed)) for passed in (timedelta(), SECOND, TEN_MINUTES)]
+    assert states == sorted(states)
+
+
+EXPIRIES = [
+    pytest.param(NOON, NOON + SECOND, NOON + 2 * SECOND, id="column"),
+    pytest.param(NOON + SECOND, NOON, NOON + 2 * SECOND, id="JSON"),
+    pytest.param(NOON + SECOND, NOON + 2 * SECOND, NOON, id="JWT"),
+    pytest.param(None, NOON, NOON + SECOND, id="JSON without column"),
+    pytest.param(NOON, None, NOON + SECOND, id="column without JSON"),
+    pytest.param(None, None, NOON, id="JWT alone"),
+    pytest.param(NOON, None, None, id="column alone"),
+    pytest.param(None, NOON, None, id="JSON alone"),
+]
+
+
+@pytest.mark.parametrize(("column", "member", "claim"), EXPIRIES)
+def test_earliest_expiry_wins(column: datetime | None, member: datetime | None, claim: datetime | None) -> None:
+    """Of the column, the JSON and the JWT the earliest counts, and any one of them is enough."""
+    value = OPAQUE if claim is None else jwt({"exp": int(claim.timestamp())})
+    data = {"access_token": value, "expires_at": member.isoformat() if member else "soon"}
+    token = parse_stored(json.dumps(data), column=column.isoformat() if column else None)
+    assert token.expires_at == NOON
+
+
+def test_naive_column_counts_as_korea_time() -> None:
+    """A column the guide's code wrote without offset lets the token end nine hours earlier than it looks."""
+    data = json.dumps({"access_token": OPAQUE, "expires_at": "2026-03-02T12:00:00+00:00"})
+    assert parse_stored(data, column="2026-03-02T12:00:00").expires_at == NOON - timedelta(hours=9)
+
+
+def test_stored_form_survives_a_round_trip() -> None:
+    """What to_json writes is read as the same token, with the row's version."""
+    token = make_token()
+    again = parse_stored(token.to_json(), column=token.expires_at.isoformat(), version=7)
+    assert again.token_id == token.token_id
+    assert (again.expires_at, again.issued_at) == (token.expires_at, token.issued_at)
+    assert (again.app_key_id, again.environment, again.version) == (token.app_key_id, token.environment, 7)
+
+
+@given(instants, instants, st.none() | st.just("0" * 16), st.none() | st.just("paper"))
+def test_stored_form_of_an_opaque_token_survives_too(
+    expires_at: datetime, issued_at: datetime, app_key_id: str | None, environment: str | None
+) -> None:
+    """The same for a token that says nothing of itself."""
+    token = build_token(
+        OPAQUE, expiries=[expires_at], issued_at=issued_at, app_key_id=app_key_id, environment=environment
+    )
+    assert parse_stored(token.to_json()) == token
+
+
+def test_stored_form_is_what_the_guide_s_clients_read() -> None:
+    """Flat JSON whose first three members are token, expiry and issue; what is not known is left out."""
+    members = json.loads(lasting(SECOND).to_json())
+    assert list(members) == ["access_token", "expires_at", "issued_at"]
+    assert parse_instant(members["expires_at"]) == NOON + SECOND
+
+
+def test_blanks_around_a_stored_token_are_cut_off() -> None:
+    """A token that was pasted with a line break at its end works."""
+    token = parse_stored(json.dumps({"access_token": f" {OPAQUE}\n", "expires_at": NOON.isoformat()}))
+    assert token.token_id == fingerprint(OPAQUE)
+
+
+UNUSABLE = {
+    "empty": "",
+    "half": '{"access_token": "opaque.tok',
+    "no object": '["opaque.token-of-a-test_0123456789"]',
+    "no token": '{"expires_at": "2026-03-02T12:00:00Z"}',
+    "null": '{"access_token": null}',
+    "a number": '{"access_token": 1}',
+    "too short": '{"access_token": "1", "expires_at": "2026-03-02T12:00:00Z"}',
+    "a blank in it": '{"access_token": "opaque token of a test 0123456789", "expires_at": "2026-03-02T12:00:00Z"}',
+    "no end": '{"access_token": "opaque.token-of-a-test_0123456789"}',
+    "never ends": '{"access_token": "opaque.token-of-a-test_0123456789", "expires_at": "9999-12-31T23:59:59Z"}',
+    "deep": "[" * 100_000,
+    "long number": '{"access_token": ' + "1" * 10_000 + "}",
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_unusable_stored_value_is_a_token_error(case: str) -> None:
+    """Broken JSON, no token, no end: one error, whose text holds nothing of the value."""
+    with pytest.raises(TokenError) as caught:
+        parse_stored(UNUSABLE[case])
+    assert caught.value.code == "token-unusable"
+    assert "opaque" not in f"{caught.value}"
+
+
+@given(st.text() | json_values.map(json.dumps), json_values)
+def test_any_stored_text_is_a_token_or_a_token_error(text: str, column: object) -> None:
+    """Whatever the row holds, nothing but TokenError is raised."""
+    try:
+        parse_stored(text, column=column)
+    except TokenError:
+        return
+
+
+@given(json_values, json_values, json_values, json_values)
+def test_any_claims_and_members_are_a_token_or_a_token_error(
+    exp: object, iat: object, jti: object, member: object
+) -> None:
+    """Whatever a JWT says of itself and the JSON beside it, nothing but TokenError is raised."""
+    data = {"access_token": jwt({"exp": exp, "iat": iat, "jti": jti}), "expires_at": member, "issued_at": member}
+    try:
+        token = parse_stored(json.dumps(data | {"app_key_id": member, "environment": member}))
+    except TokenError:
+        return
+    assert token.issued_at < token.expires_at
+    assert parse_stored(token.to_json()).token_id == token.token_id
+
+
+def test_app_key_of_half_a_surrogate_pair_is_no_crash() -> None:
+    """A claim that has no UTF-8 form still has a fingerprint."""
+    assert build_token(jwt({"jti": "\ud800" * 8, "exp": 1772452800}), expiries=[]).app_key_id is not None
+
+
+@given(st.text())
+def test_claims_of_any_text_are_a_mapping(text: str) -> None:
+    """What is no JWT has no claims, and no error."""
+    assert isinstance(parse_claims(text), dict)
+    assert isinstance(parse_claims(f"a.{text}.b"), dict)
+
+
+@pytest.mark.parametrize("value", ["1772452800", True, None, -1, float("inf"), 10**40, [1]], ids=repr)
+def test_claim_that_is_no_epoch_is_no_time(value: object) -> None:
+    """Only a number of seconds within the calendar counts."""
+    assert claimed_time({"exp": value}, "exp") is None
+
+
+def test_own_claims_win() -> None:
+    """The JWT's iat and jti count for more than what stands beside it."""
+    issued = NOON - timedelta(hours=2)
+    value = jwt({"exp": int(NOON.timestamp()), "iat": int(issued.timestamp()), "jti": ACCOUNT.app_key})
+    token = build_token(value, expiries=[], issued_at=NOON - timedelta(hours=5), app_key_id="0" * 16)
+    assert token.issued_at == issued
+    assert token.app_key_id == fingerprint(ACCOUNT.app_key)
+
+
+@pytest.mark.parametrize("begun", [None, NOON, NOON + SECOND], ids=["unknown", "at its end", "after its end"])
+def test_issue_is_guessed_from_the_end_and_never_from_the_present(begun: datetime | None) -> None:
+    """A token that does not say when it began, or makes no sense, began a usual lifetime before its end."""
+    assert build_token(OPAQUE, expiries=[NOON], issued_at=begun).issued_at == NOON - USUAL_LIFETIME
+
+
+SHAPES = {OPAQUE: True, "a" * 20: True, "a" * 19: False, "a" * 4096: True, "a" * 4097: False, "": False, "1": False}
+SHAPES |= {f"{OPAQUE}\n": False, f"{OPAQUE} x": False, f"{OPAQUE}é": False, f"{OPAQUE}|": False, "a+/=~._-" * 3: True}
+
+
+@pytest.mark.parametrize("number", range(len(SHAPES)))
+def test_shape_of_a_token(number: int) -> None:
+    """One word of 20 to 4096 characters as tokens have them."""
+    text, shaped = list(SHAPES.items())[number]
+    assert looks_like_token(text) is shaped
+
+
+def test_no_repr_shows_a_secret() -> None:
+    """Token, key and secret stay out of every repr."""
+    token, app_key = make_token(), AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
+    shown = f"{token!r} {app_key!r} {token} {app_key}"
+    assert not any(secret in shown for secret in (token.value, app_key.key, app_key.secret)), "a secret is shown"
+
+
+def test_fingerprint_is_half_of_half_a_hash() -> None:
+    """16 hex digits, the same for the same text, and of key and secret together another than of the key."""
+    app_key = AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
+    assert fingerprint("kis") == "a1328c633b67e3f8"
+    assert app_key.key_id == fingerprint(ACCOUNT.app_key)
+    assert app_key.credential_id != AppKey(ACCOUNT.app_key, "another").credential_id != app_key.key_id
