@@ -23,6 +23,7 @@ NEWEST_MINOR = 20
 if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.lookup import Resolution, View
+    from kis_token.workflow import FileWorkflow
 
 
 def main() -> int:
@@ -30,16 +31,24 @@ def main() -> int:
     if sys.version_info < OLDEST:
         python = None if "--again" in sys.argv else find_python()
         if python is None:
-            print(  # noqa: T201 - workflow commands are given by printing
-                "::error::Python 3.10 or newer is needed, and only an older one was found [python-missing]. "
-                "Add a step with actions/setup-python before this one."
-            )
-            return 1
+            return report_old_python()
         return start_again(python)
     if not (sys.flags.isolated and sys.flags.no_site and sys.flags.utf8_mode):
         return start_again(sys.executable)
     sys.path.insert(0, HERE)
     return run_step()
+
+
+def report_old_python() -> int:
+    """Without our own modules, which this Python cannot read."""
+    print(  # noqa: T201 - workflow commands are given by printing
+        "::error::Python 3.10 or newer is needed, and only an older one was found [python-missing]. "
+        "Add a step with actions/setup-python before this one."
+    )
+    if os.environ.get("GITHUB_OUTPUT"):
+        with open(os.environ["GITHUB_OUTPUT"], "a") as file:  # noqa: PTH123 - as old as can be
+            file.write("error-code=python-missing\n")
+    return 1
 
 
 def find_python() -> str | None:
@@ -66,33 +75,81 @@ def start_again(python: str) -> int:
 
 
 def run_step() -> int:
-    """The fast path, then whatever else is needed."""
-    from kis_token.config import Settings  # noqa: PLC0415 - the path is set by now
-    from kis_token.errors import KisTokenError  # noqa: PLC0415 - the same
-    from kis_token.publish import describe_defect, mask_secrets, publish, report_failure  # noqa: PLC0415 - the same
-    from kis_token.workflow import FileWorkflow, require_file  # noqa: PLC0415 - the same
+    """The whole step: nothing leaves it but a status, whatever happens."""
+    import signal  # noqa: PLC0415 - an old Python stops before this
+
+    from kis_token.errors import KisTokenError  # noqa: PLC0415 - the path is set by now
+    from kis_token.publish import describe_defect, report_failure  # noqa: PLC0415 - the same
+    from kis_token.workflow import FileWorkflow  # noqa: PLC0415 - the same
 
     workflow = FileWorkflow(os.environ)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
-        settings = Settings.from_env(os.environ)
-        mask_secrets(settings.secrets, workflow)
-        require_file(os.environ, "GITHUB_OUTPUT")
-        if settings.export_env:
-            require_file(os.environ, "GITHUB_ENV")
-        view, resolution = look_quickly(settings)
-        if resolution is not None:
-            publish(resolution, settings, workflow)
-            return 0
-        add_runtime(settings)
-    except KisTokenError as error:
-        report_failure(error, (), workflow)
-        return 1
-    except Exception as error:  # noqa: BLE001 - a traceback may quote a secret
-        report_failure(describe_defect(error), (), workflow)
-        return 1
-    from kis_token import action  # noqa: PLC0415 - needs the runtime
+        try:
+            return find_token(workflow)
+        except KisTokenError as error:
+            report_failure(error, (), workflow)
+        except Exception as error:  # noqa: BLE001 - a traceback may quote a secret
+            report_failure(describe_defect(error), (), workflow)
+    except KeyboardInterrupt:
+        return 130
+    except OSError:
+        pass  # nobody listens on standard output any more
+    return 1
 
-    return action.main(STARTED, view)
+
+def interrupt(*_: object) -> None:
+    """A cancelled run: end as after Ctrl-C, which gives a turn to issue back."""
+    raise KeyboardInterrupt
+
+
+def find_token(workflow: FileWorkflow) -> int:
+    """The fast path, then whatever else is needed; the exit status. Raises KisTokenError."""
+    from kis_token.config import Settings  # noqa: PLC0415 - as above
+    from kis_token.errors import EnvironmentFault  # noqa: PLC0415 - as above
+    from kis_token.publish import mask_secrets, publish  # noqa: PLC0415 - as above
+    from kis_token.workflow import require_file  # noqa: PLC0415 - as above
+
+    settings = Settings.from_env(os.environ)
+    start_watch(settings, workflow)
+    mask_secrets(settings.secrets, workflow)
+    require_file(os.environ, "GITHUB_OUTPUT")
+    if settings.export_env:
+        require_file(os.environ, "GITHUB_ENV")
+    view, resolution = look_quickly(settings)
+    if resolution is None:
+        try:
+            add_runtime(settings)
+            from kis_token import action  # noqa: PLC0415 - needs the runtime
+        except EnvironmentFault as fault:
+            at_hand = view.at_hand() if view is not None and settings.mode != "force" else None
+            if view is None or at_hand is None:
+                raise
+            # Renewing failed before it began; what lives is not withheld for that.
+            resolution = view.resolution(*at_hand, warning=f"The token was not renewed: {fault}. {fault.hint}")
+        else:
+            return action.main(STARTED, view)
+    publish(resolution, settings, workflow)
+    return 0
+
+
+def start_watch(settings: Settings, workflow: FileWorkflow) -> None:
+    """End the process when its time is up, whatever it hangs in. Everything inside has a limit of its own before."""
+    import threading  # noqa: PLC0415 - as above
+
+    from kis_token.errors import IssuanceError  # noqa: PLC0415 - as above
+    from kis_token.publish import report_failure  # noqa: PLC0415 - as above
+
+    limit = settings.timeout.total_seconds()
+
+    def give_up() -> None:
+        error = IssuanceError("timed-out", "The step took longer than timeout allows", retryable=True)
+        report_failure(error, (), workflow)
+        os._exit(1)
+
+    watch = threading.Timer(limit - (time.monotonic() - STARTED), give_up)
+    watch.daemon = True
+    watch.start()
 
 
 def look_quickly(settings: Settings) -> tuple[View | None, Resolution | None]:

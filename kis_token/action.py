@@ -1,7 +1,7 @@
 """The GitHub adapter: the whole chain as a workflow step, on actions_toolkit.core.
 
-Runs when the fast path of entrypoint.py could not answer. Like the command, it catches everything: a traceback may
-quote what it should not.
+Runs when the fast path of entrypoint.py could not answer. Errors are reported here, where the links' answers are known;
+a traceback may quote what it should not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kis_token.errors import KisTokenError
 from kis_token.lookup import Link
 from kis_token.publish import describe_defect, mask_secrets, publish, report_failure
 from kis_token.wiring import open_resolver
-from kis_token.workflow import FileWorkflow
+from kis_token.workflow import FileWorkflow, writing
 
 if TYPE_CHECKING:
     from kis_token.lookup import View
@@ -35,11 +35,13 @@ class ToolkitWorkflow:
 
     def output(self, name: str, value: str) -> None:
         """Set an output of the step."""
-        core.set_output(name, value)
+        with writing(os.environ, "GITHUB_OUTPUT"):  # without its file the toolkit would print the value
+            core.set_output(name, value)
 
     def export(self, name: str, value: str) -> None:
         """Set a variable for the steps that follow."""
-        core.export_variable(name, value)
+        with writing(os.environ, "GITHUB_ENV"):  # the same
+            core.export_variable(name, value)
 
     def summarize(self, markdown: str) -> None:
         """Add to the job's summary, for which the toolkit has no call."""

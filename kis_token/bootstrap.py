@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -29,6 +30,25 @@ RESERVE_SECONDS = 25.0
 
 _SECRET_VARIABLES = ("INPUT_", "KIS_", "SUPABASE_", "GITHUB_", "ACTIONS_")
 
+#: The caller's settings that would install something else, elsewhere, or nothing.
+_MISLEADING_VARIABLES = frozenset(
+    f"PIP_{name}"
+    for name in ("ABI", "DRY_RUN", "IMPLEMENTATION", "PLATFORM", "PREFIX", "PYTHON", "PYTHON_VERSION", "ROOT", "TARGET")
+)
+
+#: What the chain imports by name. A folder that lacks one of them was damaged since it was built.
+PACKAGES = (
+    "actions_toolkit",
+    "cryptography",
+    "filelock",
+    "httpx",
+    "platformdirs",
+    "pydantic_core",
+    "requests",
+    "supabase",
+)
+_TRY_IMPORTS = f"import sys; sys.path.insert(0, sys.argv[1]); import {', '.join(PACKAGES)}"
+
 
 def ensure_runtime(requirements: Path, uv_requirements: Path, env: Mapping[str, str], deadline: float) -> Path:
     """The folder with the packages of ``requirements``, built when it is not there yet.
@@ -37,23 +57,34 @@ def ensure_runtime(requirements: Path, uv_requirements: Path, env: Mapping[str, 
     time.monotonic. Raises EnvironmentFault.
     """
     name = runtime_name(requirements.read_bytes())
-    root = _usable_root(env)
-    runtime = root / name
-    if runtime.is_dir():
-        return runtime
-    limit = deadline - RESERVE_SECONDS
-    with _locked(root / f"{name}.lock", limit):
-        if runtime.is_dir():
+    try:
+        root = _usable_root(env).resolve()
+        runtime = root / name
+        if _is_complete(runtime):
             return runtime
-        for leftover in root.glob(f"{name}.partial-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        partial = root / f"{name}.partial-{os.getpid()}"
-        try:
-            _install(requirements, uv_requirements, partial, _clean_environment(env), limit)
-            partial.replace(runtime)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        limit = deadline - RESERVE_SECONDS
+        with _locked(root / f"{name}.lock", limit):
+            if not _is_complete(runtime):
+                _build(requirements, uv_requirements, runtime, _clean_environment(env), limit)
+    except OSError as error:
+        raise EnvironmentFault("runtime-failed", f"The packages have no place ({type(error).__name__})") from error
     return runtime
+
+
+def _is_complete(runtime: Path) -> bool:
+    return all((runtime / package).is_dir() for package in PACKAGES)
+
+
+def _build(requirements: Path, uv_requirements: Path, runtime: Path, env: dict[str, str], limit: float) -> None:
+    for leftover in runtime.parent.glob(f"{runtime.name}.partial-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial = runtime.with_name(f"{runtime.name}.partial-{os.getpid()}")
+    try:
+        _install(requirements, uv_requirements, partial, env, limit)
+        shutil.rmtree(runtime, ignore_errors=True)  # a damaged one
+        partial.replace(runtime)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def runtime_name(requirements: bytes) -> str:
@@ -120,11 +151,20 @@ def _try_lock(handle: int) -> bool:
 
 def _clean_environment(env: Mapping[str, str]) -> dict[str, str]:
     """What an installer needs: proxies, certificates, its own settings. Not our secrets."""
-    kept = {name: value for name, value in env.items() if not name.upper().startswith(_SECRET_VARIABLES)}
+    kept = {
+        name: value
+        for name, value in env.items()
+        if not name.upper().startswith(_SECRET_VARIABLES) and name.upper() not in _MISLEADING_VARIABLES
+    }
     # uv brings certificates of its own, which a company's proxy does not go by; pip uses the system's anyway.
     certificates = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
     # Settings of the caller's that a folder of our own contradicts.
-    overrides = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    overrides = {
+        "PIP_USER": "0",
+        "PIP_REQUIRE_VIRTUALENV": "0",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "UV_LINK_MODE": "copy",  # links would break when the cache they lead to is cleaned
+    }
     return certificates | kept | overrides
 
 
@@ -133,39 +173,48 @@ def _install(requirements: Path, uv_requirements: Path, target: Path, env: dict[
     uv = shutil.which("uv", path=env.get("PATH"))
     lack = "there is no uv"
     if uv:
-        trouble = _run([*_uv_install(uv), "--target", f"{target}", "-r", f"{requirements}"], target, env, limit)
+        trouble = _try(_uv_install(uv, requirements, target), target, env, limit, share=0.5)
         if trouble is None:
             return
         lack = f"uv failed: {trouble}"
     python = _python_with_pip(env, lack)
     fetched = target.with_name(f"{target.name}-uv")
     try:
-        if _run(_pip_install(python, uv_requirements, fetched), target, env, limit) is None:
+        if _run(_pip_install(python, uv_requirements, fetched), target, env, limit, share=0.5) is None:
             uv = next((f"{path}" for path in fetched.glob("*/uv*") if path.stem == "uv" and path.is_file()), None)
-            command = [*_uv_install(uv), "--target", f"{target}", "-r", f"{requirements}"] if uv else []
-            if command and _run(command, target, env, limit) is None:
+            if uv and _try(_uv_install(uv, requirements, target), target, env, limit, share=0.5) is None:
                 return
     finally:
         shutil.rmtree(fetched, ignore_errors=True)
-    trouble = _run(_pip_install(python, requirements, target), target, env, limit)
+    trouble = _try(_pip_install(python, requirements, target), target, env, limit)
     if trouble is not None:
         raise EnvironmentFault("runtime-failed", f"The packages could not be installed: {trouble}")
 
 
+def _try(command: list[str], target: Path, env: dict[str, str], limit: float, share: float = 1.0) -> str | None:
+    """Install and see that what is there imports: an installer's word is not enough. None, or what went wrong."""
+    shutil.rmtree(target, ignore_errors=True)
+    trouble = _run(command, target, env, limit, share)
+    if trouble is not None:
+        return trouble
+    return _run([sys.executable, "-I", "-S", "-c", _TRY_IMPORTS, f"{target}"], target, env, limit)
+
+
 def _python_with_pip(env: Mapping[str, str], lack: str) -> str:
     """This Python or, where it is a virtual environment without pip, the one that it was made from."""
+    looking = "import importlib.util as u, sys; sys.exit(u.find_spec('pip') is None)"
     for python in dict.fromkeys((sys.executable, getattr(sys, "_base_executable", sys.executable))):
-        looking = "import importlib.util as u, sys; sys.exit(u.find_spec('pip') is None)"
-        with suppress(OSError):
-            if not subprocess.call([python, "-I", "-c", looking], env=dict(env), stdin=subprocess.DEVNULL):  # noqa: S603 - ours
+        with suppress(OSError, subprocess.TimeoutExpired):
+            if not subprocess.call([python, "-I", "-c", looking], env=dict(env), stdin=subprocess.DEVNULL, timeout=10):  # noqa: S603 - ours
                 return python
     raise EnvironmentFault("pip-missing", f"This Python has no pip, and {lack}")
 
 
-def _uv_install(uv: str) -> list[str]:
+def _uv_install(uv: str, requirements: Path, target: Path) -> list[str]:
     # Wheels only: building a source package would run code that no hash covers.
     return [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:",
-            "--no-python-downloads", "--python", sys.executable]  # fmt: skip
+            "--no-python-downloads", "--python", sys.executable, "--target", f"{target}",
+            "-r", f"{requirements}"]  # fmt: skip
 
 
 def _pip_install(python: str, requirements: Path, target: Path) -> list[str]:
@@ -173,25 +222,39 @@ def _pip_install(python: str, requirements: Path, target: Path) -> list[str]:
             "--only-binary", ":all:", "--no-compile", "--target", f"{target}", "-r", f"{requirements}"]  # fmt: skip
 
 
-def _run(command: list[str], target: Path, env: dict[str, str], limit: float) -> str | None:
-    """None when it worked, else its last words. What it left behind is removed."""
-    shutil.rmtree(target, ignore_errors=True)
+def _run(command: list[str], target: Path, env: dict[str, str], limit: float, share: float = 1.0) -> str | None:
+    """None when it worked, else its last words. It may take ``share`` of the time until ``limit``."""
     try:
-        done = subprocess.run(  # noqa: S603 - our own arguments
+        process = subprocess.Popen(  # noqa: S603 - our own arguments
             command,
             cwd=target.parent,  # away from the caller's project, whose settings are not for this
             env=env,
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=max(limit - time.monotonic(), 1.0),
-            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # so that its children can be ended with it
         )
-    except subprocess.TimeoutExpired:
-        raise EnvironmentFault("runtime-failed", "Installing the packages took too long") from None
     except OSError as error:
         return type(error).__name__
-    if done.returncode == 0:
+    with process:
+        try:
+            _, words = process.communicate(timeout=max((limit - time.monotonic()) * share, 1.0))
+        except BaseException as error:
+            _end(process)
+            if isinstance(error, subprocess.TimeoutExpired):
+                return "it took too long"
+            raise
+    if process.returncode == 0:
         return None
-    lines = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in words.decode(errors="replace").splitlines() if line.strip()]
     # An index address can hold a password.
-    return re.sub(r"//[^/\s@]*@", "//***@", lines[-1].strip())[:300] if lines else f"status {done.returncode}"
+    return re.sub(r"//[^/\s@]*@", "//***@", lines[-1].strip())[:300] if lines else f"status {process.returncode}"
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill it and, where the system has process groups, its children."""
+    with suppress(OSError):
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)

@@ -1,8 +1,8 @@
 """The local file: the chain's second link, for when Supabase cannot be asked.
 
-Written atomically, mode 0600 in a folder 0700, never through a symbolic link. A file that cannot be used is a miss
-with a reason, never an error: the next write heals it. Reading and writing need the standard library alone; only the
-lock needs filelock.
+Written atomically, mode 0600, never through a symbolic link; a folder made for it is 0700. A file that cannot be used
+is a miss with a reason, never an error: the next write heals it. Reading and writing need the standard library alone;
+only the lock needs filelock.
 """
 
 from __future__ import annotations

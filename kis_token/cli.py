@@ -22,6 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KisTokenError as error:
         for fault in error.faults if isinstance(error, SettingsError) else [error]:
             _say(f"error: {fault}. {fault.hint}")
+    except KeyboardInterrupt:
+        return 130
     except Exception as error:  # noqa: BLE001 - the last line of defence for secrets
         defect = describe_defect(error)
         _say(f"error: {defect}. {defect.hint}")
@@ -62,7 +64,11 @@ def _sandbox(options: argparse.Namespace) -> int:
     except ImportError as error:
         raise EnvironmentFault("sandbox-missing", f"The sandbox needs the package {error.name}") from None
     command = options.command
-    return run(command[1:] if command[:1] == ["--"] else command)
+    try:
+        return run(command[1:] if command[:1] == ["--"] else command)
+    except RuntimeError as error:
+        # PostgreSQL did not start; its own words, which hold no secret of ours, say why.
+        raise EnvironmentFault("sandbox-failed", f"{error}") from None
 
 
 def _say(text: str) -> None:

@@ -141,7 +141,7 @@ class _Reader:
                 self._fault("secrets-withheld", "supabase-key is empty because this pull request gets no secrets")
             else:
                 self._fault("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")
-        elif not _is_one_word(text):
+        elif not is_one_word(text):
             self._fault("invalid-supabase-key", "supabase-key has a line break, a blank or a character outside ASCII")
         elif text.startswith("sb_publishable_") or _jwt_role(text) in ("anon", "authenticated"):
             self._fault("anon-supabase-key", "supabase-key is the project's public key")
@@ -153,9 +153,9 @@ class _Reader:
         if bool(app_key) != bool(app_secret):
             missing = "app-secret (or KIS_APP_SECRET)" if app_key else "app-key (or KIS_APP_KEY)"
             self._fault("incomplete-app-key", f"{missing} is not set although the other half is")
-        if app_key and not _is_one_word(app_key):
+        if app_key and not is_one_word(app_key):
             self._fault("invalid-app-key", "app-key has a line break, a blank or a character outside ASCII")
-        if app_secret and not _is_one_word(app_secret):
+        if app_secret and not is_one_word(app_secret):
             self._fault("invalid-app-secret", "app-secret has a line break, a blank or a character outside ASCII")
         return app_key or None, app_secret or None
 
@@ -252,7 +252,8 @@ def _called(name: str, variable: str | None) -> str:
     return f"{name} (or {variable})" if variable else name
 
 
-def _is_one_word(text: str) -> bool:
+def is_one_word(text: str) -> bool:
+    """Whether ``text`` can be a key or a URL: printable ASCII without blanks."""
     return text.isascii() and text.isprintable() and " " not in text
 
 
@@ -265,7 +266,11 @@ def _parse_url(text: str) -> str | None:
         return None
     secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1"))
     plain = not (parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc)
-    if not (secure and plain and parts.hostname and port != 0 and _is_one_word(text)):
+    if not (secure and plain and parts.hostname and port != 0 and is_one_word(text)):
+        return None
+    try:
+        parts.hostname.encode("idna")  # what every connection does with it
+    except UnicodeError:
         return None
     return f"{parts.scheme}://{parts.netloc}"
 

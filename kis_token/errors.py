@@ -83,6 +83,7 @@ REMEDIES: dict[str, str] = {
     # issuing
     "key-in-two-slots": "Use one service-name for one app key everywhere.",
     "wait-too-long": "Another job is issuing, or KIS has to be left alone for a while. Run again, or raise timeout.",
+    "timed-out": "Something did not answer. The last lines of the log say what was waited for; or raise timeout.",
     "no-valid-token": "mode: check never issues. Run once with mode: resolve.",
     # cache and machine
     "cache-unwritable": "Set cache-path to a file in a folder that this user may write, or to off.",
@@ -91,6 +92,7 @@ REMEDIES: dict[str, str] = {
     "pip-missing": "Install pip for this Python, or uv, or add a step with actions/setup-python before this one.",
     "runtime-failed": "The Python packages could not be installed. Is the package index reachable from this machine?",
     "sandbox-missing": "Install the extra: pip install 'kis-token[sandbox]'.",
+    "sandbox-failed": "PostgreSQL has to start for the sandbox; the message has its own words.",
     "internal-error": "This is a defect of the action. Please report it with the line above.",
 }
 

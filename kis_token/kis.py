@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import ssl
-import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import requests
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
 
 from kis_token.errors import KIS_REFUSALS, IssuerError, IssuerOutage, IssuerRateLimited, IssuerRefused, TokenError
+from kis_token.limits import within
 from kis_token.token import LEAST_USEFUL, Token, build_token, claimed_time, parse_claims, parse_kst
 
 if TYPE_CHECKING:
@@ -88,41 +88,44 @@ class KISIssuer:
         return answer
 
     def _send(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - requests' own
-        """The answer's JSON, at any HTTP status. Bounded in time and size; follows no redirect; sends no .netrc."""
+        """The answer's JSON, at any HTTP status. Bounded in time and size."""
         host = urlsplit(self.base_url).hostname
-        deadline = time.monotonic() + ISSUE_SECONDS
         try:
-            with requests.Session() as session:
-                session.auth = _no_authentication
-                with session.request(
-                    method,
-                    self.base_url + path,
-                    timeout=(CONNECT_SECONDS, ISSUE_SECONDS - CONNECT_SECONDS),
-                    allow_redirects=False,
-                    stream=True,
-                    **arguments,
-                ) as answer:
-                    body = b""
-                    # Byte by byte: a larger block would be waited for however slowly it drips in.
-                    for block in answer.iter_content(1):
-                        body += block
-                        if len(body) > LARGEST_ANSWER or time.monotonic() > deadline:
-                            raise IssuerOutage(
-                                "kis-answer-unusable", "KIS's answer is too large or too slow", sent=True
-                            )
+            status, body = within(ISSUE_SECONDS, lambda: _exchange(method, self.base_url + path, arguments))
+        except TimeoutError:
+            message = f"{host} did not answer within {ISSUE_SECONDS:g} s"
+            raise IssuerOutage("kis-unreachable", message, sent=True) from None
         except requests.RequestException as error:
             raise IssuerOutage(
                 "kis-unreachable", f"{host} does not answer ({type(error).__name__})", sent=not _was_never_sent(error)
             ) from None
         try:
-            parsed = json.loads(body)
+            parsed = json.loads(body[:LARGEST_ANSWER])
         except (ValueError, RecursionError):
             parsed = None
         if not isinstance(parsed, dict):
-            raise IssuerOutage(
-                "kis-answer-unusable", f"{host} answered without JSON (HTTP {answer.status_code})", sent=True
-            )
+            raise IssuerOutage("kis-answer-unusable", f"{host} answered without JSON (HTTP {status})", sent=True)
         return parsed
+
+
+def _exchange(method: str, url: str, arguments: dict[str, Any]) -> tuple[int, bytes]:
+    """One request: status and, as far as it is not too large, body. Follows no redirect; sends no .netrc."""
+    with requests.Session() as session:
+        session.auth = _no_authentication
+        with session.request(
+            method,
+            url,
+            timeout=(CONNECT_SECONDS, ISSUE_SECONDS),
+            allow_redirects=False,
+            stream=True,
+            **arguments,
+        ) as answer:
+            body = b""
+            for block in answer.iter_content(8192):
+                body += block
+                if len(body) > LARGEST_ANSWER:
+                    break  # cut short it is no JSON any more
+            return answer.status_code, body
 
 
 def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: str, now: datetime) -> Token:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from kis_token.errors import IssuanceError, StoreOutage, TokenError
+from kis_token.config import is_one_word
+from kis_token.errors import IssuanceError, StoreMisconfigured, StoreOutage, TokenError
 from kis_token.token import LEAST_USEFUL, AppKey, State, Token, parse_stored
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class View:
 
     ``stored`` and ``cached`` are tokens that can be used or were once; None where there is none. ``unusable_version``
     is the version of a token row that nobody can use. ``outage`` is why the store could not be asked. ``certain`` says
-    that ``now`` is the store's time; when it is this machine's, a stored token is not called fresh on its word.
+    that ``now`` is the store's time, ``skew`` how far it is ahead of this machine's.
     """
 
     now: datetime
@@ -74,11 +75,20 @@ class View:
 
     def answer(self, min_validity: timedelta) -> Resolution | None:
         """What can be handed out as things stand: a fresh stored token or, in an outage, any cached one that lives."""
-        if self.certain and self.stored is not None and self.stored.state(self.now, min_validity) is State.FRESH:
+        if self.stored is not None and self.is_certain(self.stored, min_validity):
             return self.resolution(self.stored, "supabase")
         if self.outage is not None and self.cached is not None and self.cached.remaining(self.now) >= LEAST_USEFUL:
             return self.resolution(self.cached, "cache", warning=f"{self.outage}; the cached token is used.")
         return None
+
+    def is_certain(self, token: Token, min_validity: timedelta) -> bool:
+        """Whether ``token`` is fresh by the store's time, and by this machine's as well.
+
+        One of the two may be wrong: a machine's clock, or the Date of an answer that a proxy kept. Where they disagree
+        on the token, the database has to be asked.
+        """
+        times = (self.now, self.now - self.skew)
+        return self.certain and all(token.state(time, min_validity) is State.FRESH for time in times)
 
     def resolution(self, token: Token, source: str, *, refreshed: bool = False, warning: str = "") -> Resolution:
         """Hand out ``token``, with what the links said."""
@@ -149,15 +159,21 @@ def enough(view: View, settings: Settings) -> Resolution | None:
         at_hand = view.at_hand()
         if at_hand is None:
             raise IssuanceError("no-valid-token", "Neither Supabase nor the cache has a valid token", retryable=False)
-        return view.resolution(*at_hand)
-    if settings.mode != "rotate" or view.stored is None or view.stored.remaining(view.now) < LEAST_USEFUL:
+        warning = "" if view.certain else "Supabase did not say what time it is; this machine's clock was believed."
+        return view.resolution(*at_hand, warning=warning)
+    if settings.mode != "rotate" or view.stored is None or not view.is_certain(view.stored, LEAST_USEFUL):
         return None
+    return not_due(view, view.stored, settings)
+
+
+def not_due(view: View, token: Token, settings: Settings) -> Resolution | None:
+    """The token, when a rotation has nothing to do yet; None when it has."""
     from kis_token.rotation import due_at  # noqa: PLC0415 - the other modes do without it
 
-    due = due_at(view.stored, settings.refresh_after)
+    due = due_at(token, settings.refresh_after)
     if view.now >= due:
         return None
-    return view.with_link("rotation", f"due at {due:%Y-%m-%d %H:%M} UTC").resolution(view.stored, "supabase")
+    return view.with_link("rotation", f"due at {due:%Y-%m-%d %H:%M} UTC").resolution(token, "supabase")
 
 
 def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple[Token | None, int | None, str]:
@@ -201,6 +217,12 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
             vault.open(key.value, settings.service_name, "app_key").strip(),
             vault.open(secret.value, settings.service_name, "app_secret").strip(),
         )
+        for name, value in (("app_key", stored.key), ("app_secret", stored.secret)):
+            if value and not is_one_word(value):
+                code = "invalid-app-key" if name == "app_key" else "invalid-app-secret"
+                raise StoreMisconfigured(
+                    code, f"The {name} stored for {settings.service_name} has a line break, a blank or an odd character"
+                )
         if stored.key and stored.secret:
             view = replace(view, app_key=stored)
     token, unusable_version, said = judge_row(view, slot, settings, vault)

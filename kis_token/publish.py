@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from kis_token.errors import KisTokenError, SettingsError
+from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
 from kis_token.token import KST, looks_like_token, parse_claims
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ SHORTEST_SECRET = 16
 
 def mask_secrets(secrets: Iterable[str], workflow: Workflow) -> None:
     """Mask what was given, before anything can fail and print it."""
-    for secret in dict.fromkeys(secrets):
-        if len(secret) >= SHORTEST_SECRET:
-            workflow.mask(secret)
+    for line in dict.fromkeys(line for secret in secrets for line in secret.splitlines()):
+        if len(line) >= SHORTEST_SECRET:
+            workflow.mask(line)
 
 
 def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> None:
@@ -37,8 +37,7 @@ def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> N
         raise KisTokenError("missing-app-key", "export-credentials is set but no app key is known")
     own_key = parse_claims(token.value).get("jti")
     keys = [app_key.key, app_key.secret] if app_key is not None else []
-    if looks_like_token(token.value):
-        workflow.mask(token.value)
+    workflow.mask(token.value)
     mask_secrets([*keys, *([own_key] if isinstance(own_key, str) and looks_like_token(own_key) else [])], workflow)
 
     outputs = {
@@ -67,7 +66,10 @@ def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> N
     for link in resolution.links:
         workflow.info(f"{link.name}: {link.said}")
     workflow.info(f"token from {resolution.source}, valid until {_both_zones(resolution)}")
-    workflow.summarize(_summary(resolution, settings))
+    try:
+        workflow.summarize(_summary(resolution, settings))
+    except EnvironmentFault as error:
+        workflow.warning(f"{error}")  # the token is out; that counts
 
 
 def report_failure(error: KisTokenError, links: Iterable[Link], workflow: Workflow) -> None:
@@ -77,7 +79,7 @@ def report_failure(error: KisTokenError, links: Iterable[Link], workflow: Workfl
         workflow.error(f"{fault}. {fault.hint}")
     rows = [f"| {link.name} | {_cell(link.said)} |" for link in links]
     table = ["", "| link | said |", "| --- | --- |", *rows] if rows else []
-    lines = [f"- `{fault.code}`: {fault.args[0]}. {fault.hint}" for fault in faults]
+    lines = [f"- `{fault.code}`: {_cell(fault.args[0])}. {fault.hint}" for fault in faults]
     # The files may be just what is broken; the error lines are out already.
     try:
         workflow.output("error-code", ",".join(fault.code for fault in faults))
@@ -119,7 +121,7 @@ def _both_zones(resolution: Resolution) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _boolean(value: bool) -> str:  # noqa: FBT001 - the value is the argument

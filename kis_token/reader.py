@@ -9,16 +9,12 @@ import http.client
 import json
 import os
 import ssl
-import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from kis_token.limits import within
 
 TABLE = "api_credentials"
 COLUMNS = "credential_type,credential_value,expires_at,version"
@@ -114,7 +110,10 @@ def read_slot(url: str, key: str, service_name: str, *, seconds: float = READ_SE
         f"&credential_type={quote('in.(' + ','.join(TYPES) + ')', safe='')}&is_active=is.true"
     )
     headers = {"apikey": key, "Authorization": f"Bearer {key}", "Accept": "application/json"}
-    status, date, body = _get(url, path, headers, time.monotonic() + seconds)
+    try:
+        status, date, body = within(seconds, lambda: _get(url, path, headers, seconds))
+    except TimeoutError:
+        raise StoreOutage("store-unreachable", f"Supabase did not answer within {seconds:g} s") from None
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
@@ -136,26 +135,17 @@ def parse_http_date(text: str | None) -> datetime | None:
         return None
 
 
-def _get(url: str, path: str, headers: dict[str, str], deadline: float) -> tuple[int, str | None, bytes]:
-    left: Callable[[], float] = lambda: max(deadline - time.monotonic(), 0.001)  # noqa: E731 - too small for a name of its own
-    connection, proxied = _connect(url, left())
+def _get(url: str, path: str, headers: dict[str, str], seconds: float) -> tuple[int, str | None, bytes]:
+    connection, proxied = _connect(url, seconds)
     try:
         connection.request("GET", path, headers=headers)
-        if connection.sock is not None:
-            connection.sock.settimeout(left())
         answer = connection.getresponse()
-        parts: list[bytes] = []
-        size = 0
-        while block := answer.read1(65536):
-            parts.append(block)
-            size += len(block)
-            if size > LARGEST_ANSWER or time.monotonic() > deadline:
-                raise StoreOutage("store-unreachable", "Supabase's answer is too large or too slow")
-            if connection.sock is not None:
-                connection.sock.settimeout(left())
+        body = answer.read(LARGEST_ANSWER + 1)
+        if len(body) > LARGEST_ANSWER:
+            raise StoreOutage("store-unreachable", "Supabase's answer is too large")
         if answer.length:
             raise StoreOutage("store-unreachable", "Supabase's answer broke off")
-        return answer.status, answer.getheader("Date"), b"".join(parts)
+        return answer.status, answer.getheader("Date"), body
     except ssl.SSLCertVerificationError as error:
         raise StoreOutage("store-tls", "Supabase's certificate cannot be checked", doubtful=True) from error
     except (OSError, http.client.HTTPException) as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kis_token.cache import remember
 from kis_token.errors import IssuanceError, KisTokenError, StoreOutage, TokenError
 from kis_token.flight import Flight, issue
-from kis_token.lookup import Resolution, View, enough, look
+from kis_token.lookup import Resolution, View, enough, look, not_due
 from kis_token.token import LEAST_USEFUL, AppKey
 from kis_token.waiting import ISSUE_BUDGET
 
@@ -73,17 +73,25 @@ class Resolver:
             return answer
         if view.outage is not None:
             return self._without_store(view, view.outage)
-        renewing = self._settings.mode in ("rotate", "force")
         try:
-            return self._flight.run(
-                view,
-                self._require_app_key(view),
-                replaces=view.stored.version if renewing and view.stored is not None else None,
-            )
+            return self._renew(view)
         except StoreOutage as outage:
             return self._without_store(view, outage)
         except KisTokenError as error:
             return self._fall_back(view, error)
+
+    def _renew(self, view: View) -> Resolution:
+        app_key, mode, stored = self._require_app_key(view), self._settings.mode, view.stored
+        if stored is None or mode == "resolve":
+            return self._flight.run(view, app_key)
+        if mode == "force" or view.is_certain(stored, LEAST_USEFUL):
+            return self._flight.run(view, app_key, replaces=stored.version)
+        # A rotation that is not sure of the time: what comes back was judged by the database, which tells its own.
+        judged = self._flight.run(view, app_key)
+        if judged.token.version != stored.version:
+            return judged
+        answer = not_due(replace(view, now=judged.now), judged.token, self._settings)
+        return answer or self._flight.run(view, app_key, replaces=stored.version)
 
     def _read(self) -> Slot:
         return self._store.read(self._settings.service_name)
@@ -111,9 +119,9 @@ class Resolver:
         try:
             return self._fall_back(view, outage)
         except StoreOutage:
-            if self._settings.on_store_outage == "fail":
-                raise
-        app_key = self._require_app_key(view)
+            if self._settings.on_store_outage == "fail" or view.app_key is None:
+                raise  # the keys may well be where nobody can read them now
+        app_key = view.app_key
         if self._cache is None:
             return self._issue_alone(view, app_key, outage)
         with self._cache.lock(max(self._flight.left() - ISSUE_BUDGET, 0.0)):

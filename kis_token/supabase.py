@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kis_token.errors import StoreError, StoreOutage
+from kis_token.limits import within
 from kis_token.ports import Begun, Committed
 from kis_token.reader import COLUMNS, TABLE, TYPES, Slot, parse_http_date, parse_slot, read_slot, store_error
 from kis_token.token import Token, parse_instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import timedelta
+    from datetime import datetime, timedelta
 
     import httpx
     from supabase import Client, PostgrestAPIError
@@ -100,14 +101,14 @@ class SupabaseCredentialManager:
         retry_at = answer.get("retry_at")
         return Begun(
             status=answer["status"],
-            server_now=parse_instant(answer["server_now"]),
+            server_now=_time(answer["server_now"]),
             version=answer.get("version"),
             fence=answer.get("fence"),
             value=answer.get("value"),
             expires_at=answer.get("expires_at"),
-            retry_at=parse_instant(retry_at) if retry_at else None,
-            holder_label=answer.get("holder_label"),
-            last_error=answer.get("last_error"),
+            retry_at=_time(retry_at) if retry_at else None,
+            holder_label=_one_line(answer.get("holder_label")),
+            last_error=_one_line(answer.get("last_error")),
         )
 
     def commit(
@@ -160,7 +161,10 @@ class SupabaseCredentialManager:
         from supabase import PostgrestAPIError, SupabaseException  # noqa: PLC0415 - the same
 
         try:
-            return call(self._get_client())
+            client = self._get_client()
+            return within(CALL_SECONDS, lambda: call(client))
+        except TimeoutError:
+            raise StoreOutage("store-unreachable", f"Supabase did not answer within {CALL_SECONDS:g} s") from None
         except PostgrestAPIError as error:
             raise _translate(error) from None
         except SupabaseException:
@@ -185,6 +189,18 @@ class SupabaseCredentialManager:
 
     def _note_date(self, answer: httpx.Response) -> None:
         self._last_date = answer.headers.get("date")
+
+
+def _time(value: object) -> datetime:
+    try:
+        return parse_instant(value)
+    except ValueError:
+        raise StoreOutage("store-unreachable", "Supabase's answer has a time that cannot be read") from None
+
+
+def _one_line(text: object) -> str | None:
+    """What other machines wrote, made fit for a log."""
+    return None if text is None else " ".join(str(text).split())[:200]
 
 
 def _translate(error: PostgrestAPIError) -> StoreError:

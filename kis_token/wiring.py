@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
 
 
+#: What is left of the timeout for handing out and saying goodbye.
+MARGIN_SECONDS = 1.0
+
+
 @contextmanager
 def open_resolver(settings: Settings, started: float, tell: Callable[[str], None]) -> Iterator[Resolver]:
     """The chain for these settings; its connections are closed on the way out.
@@ -35,7 +39,7 @@ def open_resolver(settings: Settings, started: float, tell: Callable[[str], None
             issuer=KISIssuer(settings.base_url, settings.environment),
             vault=vault,
             clock=SystemClock(),
-            deadline=started + settings.timeout.total_seconds(),
+            deadline=started + settings.timeout.total_seconds() - MARGIN_SECONDS,
             tell=tell,
         )
     finally:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from kis_token.errors import EnvironmentFault
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 class Workflow(Protocol):
@@ -89,8 +90,10 @@ class FileWorkflow:
         print(f"::{name}::{escape(text)}", flush=True)  # noqa: T201 - commands are given by printing
 
     def _append(self, variable: str, text: str) -> None:
-        require_file(self._env, variable)
-        with open(self._env[variable], "a", encoding="utf-8", newline="") as file:  # noqa: PTH123 - as cheap as can be
+        with (
+            writing(self._env, variable),
+            open(self._env[variable], "a", encoding="utf-8", newline="") as file,  # noqa: PTH123 - as cheap as can be
+        ):
             file.write(text + os.linesep)
 
 
@@ -99,6 +102,16 @@ def require_file(env: Mapping[str, str], variable: str) -> None:
     path = env.get(variable)
     if not path or not os.path.isfile(path) or not os.access(path, os.W_OK):  # noqa: PTH113 - as cheap as can be
         raise EnvironmentFault("output-unwritable", f"{variable} names no file that can be written")
+
+
+@contextmanager
+def writing(env: Mapping[str, str], variable: str) -> Iterator[None]:
+    """Around what writes to the file that ``variable`` names. Raises EnvironmentFault when that does not work."""
+    require_file(env, variable)
+    try:
+        yield
+    except OSError as error:
+        raise EnvironmentFault("output-unwritable", f"{variable} cannot be written ({type(error).__name__})") from error
 
 
 def escape(text: str) -> str:

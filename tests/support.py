@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from kis_token.sandbox.database import Project
 
-SERVICE_KEY = "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xvEMPvpe"
-ANON_KEY = "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH"
+SERVICE_KEY = "sb_secret_made-up-for-the-tests_4f7Qx0Zt2"
+ANON_KEY = "sb_publishable_made-up-for-tests_9bKw1Lm3"
 
 ACCOUNT = Account()
 APP_KEY = AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kis_token.bootstrap import RESERVE_SECONDS, ensure_runtime, runtime_name
+from kis_token.bootstrap import PACKAGES, RESERVE_SECONDS, ensure_runtime, runtime_name
 from kis_token.errors import EnvironmentFault
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ if sys.platform == "win32":
 CHECKOUT = Path(__file__).resolve().parents[1]
 PYTHON = sys.executable  # some tests change what sys says
 SECRETS = {
-    "INPUT_SUPABASE_KEY": "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xvEMPvpe",
+    "INPUT_SUPABASE_KEY": "sb_secret_made-up-for-the-tests_4f7Qx0Zt2",
     "INPUT_APP_SECRET": "c2VjcmV0LW9mLWEtdGVzdA==",
-    "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xvEMPvpe",
+    "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_made-up-for-the-tests_4f7Qx0Zt2",
     "SUPABASE_SECRET_KEY": "sb_secret_another-one-0123456789",
     "KIS_APP_KEY": "PSabcdefghijklmnopqrstuvwxyz01234567",
     "KIS_APP_SECRET": "c2VjcmV0LW9mLWEtdGVzdA==",
@@ -58,6 +59,9 @@ target.mkdir(parents=True)
 (target / "half").write_text("half")
 {then}
 (target / "half").rename(target / "whole")
+for package in {packages!r}:
+    (target / package).mkdir()
+    (target / package / "__init__.py").touch()
 """
 
 WAIT = "signal.pause()"
@@ -101,7 +105,7 @@ class Machine:
 
     def script(self, name: str, then: str = "") -> str:
         """The text of an installer."""
-        return INSTALLER.format(python=PYTHON, folder=str(self.folder), name=name, then=then)
+        return INSTALLER.format(python=PYTHON, folder=str(self.folder), name=name, then=then, packages=PACKAGES)
 
     def put(self, name: str, then: str = "") -> Path:
         """Put an installer on the path."""
@@ -229,7 +233,7 @@ def test_uv_that_fails_is_replaced(machine: Machine) -> None:
     """An old or broken uv on the path is no reason to fail, and nothing it left stays."""
     machine.put("uv", fail("error: unexpected argument"))
     runtime = machine.ensure()
-    assert [path.name for path in runtime.iterdir()] == ["whole"]
+    assert sorted(path.name for path in runtime.iterdir()) == sorted([*PACKAGES, "whole"])
     assert machine.calls() == ["uv", "python", "fetched uv"]
 
 
@@ -251,6 +255,54 @@ def test_failure_is_one_error_with_the_last_words(machine: Machine, monkeypatch:
     assert caught.value.code == "runtime-failed"
     assert caught.value.args[0].endswith(": Could not reach https://***@index.example/simple")
     assert machine.folders() == []
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_installer_s_word_is_not_enough(machine: Machine) -> None:
+    """A uv that says it worked and installed nothing, or what does not import, is one that failed."""
+    machine.put("uv", "sys.exit(0)")
+    with pytest.raises(EnvironmentFault) as nothing:
+        machine.ensure()
+    lines = (
+        "(target / 'supabase.py').write_text('import no_such_module')",
+        "(target / 'half').unlink()",
+        "sys.exit(0)",
+    )
+    machine.put("uv", "; ".join(lines))
+    with pytest.raises(EnvironmentFault) as broken:
+        machine.ensure()
+    assert {nothing.value.code, broken.value.code} <= {"pip-missing", "runtime-failed"}
+    assert "No module named" in f"{nothing.value} {broken.value}"
+    assert machine.folders() == []
+
+
+def test_damaged_runtime_is_built_again(machine: Machine) -> None:
+    """A folder that lost a package since it was built is no finished one."""
+    machine.put("uv")
+    runtime = machine.ensure()
+    shutil.rmtree(runtime / "supabase")
+    assert (machine.ensure() / "supabase").is_dir()
+    assert machine.calls() == ["uv", "uv"]
+
+
+@pytest.mark.parametrize("variable", ["PIP_TARGET", "PIP_ROOT", "PIP_DRY_RUN", "PIP_PLATFORM", "UV_LINK_MODE"])
+def test_caller_s_settings_do_not_mislead_an_installer(machine: Machine, variable: str) -> None:
+    """Settings that would install something else, elsewhere or nothing do not reach an installer."""
+    machine.put("uv")
+    machine.ensure(env={variable: "symlink", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"})
+    (env,) = machine.calls("env")
+    assert env.get(variable) in (None, "copy")
+    assert env["PIP_INDEX_URL"] == "http://127.0.0.1:9/simple"
+
+
+@pytest.mark.usefixtures("pip")
+def test_hanging_uv_leaves_time_for_pip(machine: Machine) -> None:
+    """A uv that hangs is ended, with its children, while there is time left for the next way."""
+    machine.put("uv", WAIT)
+    assert (machine.ensure(seconds=RESERVE_SECONDS + 4) / "whole").exists()
+    assert machine.calls()[0] == "uv"
+    with pytest.raises(ProcessLookupError):
+        os.kill(machine.calls("pid")[0], 0)
 
 
 @pytest.mark.usefixtures("no_pip")
@@ -303,7 +355,7 @@ def test_killed_build_is_never_taken_for_a_finished_one(machine: Machine) -> Non
     machine.put("uv")
     runtime = machine.ensure()
     os.kill(machine.calls("pid")[0], signal.SIGKILL)
-    assert [path.name for path in runtime.iterdir()] == ["whole"]
+    assert sorted(path.name for path in runtime.iterdir()) == sorted([*PACKAGES, "whole"])
     assert machine.folders() == [runtime.name]
     assert machine.calls() == ["uv", "uv"]
 

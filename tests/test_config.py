@@ -42,6 +42,16 @@ def supabase_jwt(payload: object) -> str:
     return f"eyJhbGciOiJIUzI1NiJ9.{base64.urlsafe_b64encode(json.dumps(payload).encode()).decode().rstrip('=')}.c2ln"
 
 
+@pytest.mark.parametrize("host", ["foo..supabase.co", ".supabase.co", "x" * 64 + ".supabase.co"])
+def test_host_that_no_connection_can_be_made_to(host: str) -> None:
+    """A name with an empty or too long part is no address: told here, not where it is used."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(
+            {"SUPABASE_URL": f"https://{host}", "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_0123456789abcdef"}
+        )
+    assert [fault.code for fault in caught.value.faults] == ["invalid-supabase-url"]
+
+
 def test_defaults() -> None:
     """With a URL and a key alone everything else has the value that the documents promise."""
     settings = make_settings()

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -201,6 +202,55 @@ def test_two_cold_steps_at_once_build_once_and_issue_once(sandbox: Sandbox, tmp_
     assert len({fingerprint(step.outputs["access-token"]) for step in ended}) == 1
     assert sandbox.kis.counts("production").calls == 1
     assert len([path for path in (tools / "kis-token-action").iterdir() if path.is_dir()]) == 1
+
+
+def test_stale_token_is_used_when_packages_cannot_be_installed(
+    sandbox: Sandbox, tool_cache: Path, tmp_path: Path
+) -> None:
+    """A token that lives is not withheld because the renewal fails before it begins; a warning says what failed."""
+    store_token(sandbox, tool_cache, tmp_path / "first")
+    age_token(sandbox, 300)
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "second", UNREACHABLE_INDEX)
+
+    assert_succeeded(ended, "supabase")
+    assert "[runtime-failed]" in ended.log
+    assert errors(ended) == []
+
+
+def test_nothing_outlasts_the_timeout(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Where something hangs the step ends at its timeout, with one error line and its code."""
+    sandbox.supabase.server.add_fault(Fault("stall"))
+    started = time.monotonic()
+
+    ended = run_step(inputs_of(sandbox, timeout="2s"), tmp_path)
+
+    assert ended.public == {"error-code": "timed-out"}
+    assert len(errors(ended)) == 1
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a runner cancels by signals on POSIX alone")
+def test_cancelled_step_gives_its_turn_back(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+    """A step that is cancelled while KIS is slow ends without a traceback, and its lease is free."""
+    sandbox.kis.production.add_fault(Fault("stall", "/oauth2/tokenP"))
+    environment = step_environment(inputs_of(sandbox), {"RUNNER_TOOL_CACHE": str(tool_cache)}, tmp_path)
+    program = [sys.executable, "-I", "-S", "-X", "utf8", str(CHECKOUT / "entrypoint.py")]
+    output = tmp_path / "log"
+    with (
+        output.open("w") as log,
+        subprocess.Popen(program, env=environment, stdout=log, stderr=subprocess.STDOUT) as process,
+        psycopg.connect(sandbox.owner_dsn, autocommit=True) as connection,
+    ):
+        while not sandbox.kis.production.seen and process.poll() is None:
+            pass  # until KIS has been asked
+        process.terminate()
+        status = process.wait(30)
+        lease = connection.execute("select holder, last_error from credential_leases").fetchone()
+
+    assert status == 130
+    assert lease == (None, "interrupted")
+    assert "Traceback" not in output.read_text()
 
 
 BAD_INPUTS = {
@@ -460,9 +510,9 @@ def test_no_secret_is_on_a_command_line(sandbox: Sandbox, tmp_path: Path) -> Non
 
     def watch() -> None:
         while not done.is_set():
-            for process in Path("/proc").glob("[0-9]*/cmdline"):
-                with suppress(OSError):  # it has ended meanwhile
-                    seen.add(process.read_bytes())
+            for process in Path("/proc").iterdir():
+                with suppress(OSError):  # no process, or ended meanwhile
+                    seen.add((process / "cmdline").read_bytes())
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

@@ -30,6 +30,7 @@ LAYERS = {
     "publish": 2,
     "lookup": 3,
     "supabase": 4,
+    "limits": 0,
     "waiting": 1,
     "flight": 4,
     "resolver": 5,
@@ -38,7 +39,20 @@ LAYERS = {
     "cli": 7,
 }
 
-FAST = ("config", "token", "errors", "clock", "cache", "reader", "lookup", "sealing", "workflow", "publish", "rotation")
+FAST = (
+    "config",
+    "token",
+    "errors",
+    "clock",
+    "limits",
+    "cache",
+    "reader",
+    "lookup",
+    "sealing",
+    "workflow",
+    "publish",
+    "rotation",
+)
 
 #: Parts of the standard library that cost more than the whole fast path may.
 HEAVY = {

@@ -266,7 +266,7 @@ def test_dripping_answer_is_given_up() -> None:
         error = outage(f"http://127.0.0.1:{listener.getsockname()[1]}")
         done.set()
         thread.join(10)
-    assert (error.code, error.sent) == ("kis-answer-unusable", True)
+    assert (error.code, error.sent) == ("kis-unreachable", True)
 
 
 def test_redirect_is_not_followed(odd: OddKIS, kis: KISEmulator) -> None:

@@ -146,12 +146,36 @@ def test_longer_need_makes_a_token_stale() -> None:
 @pytest.mark.parametrize("wrong_by", [-9 * HOUR, 9 * HOUR], ids=["behind", "ahead"])
 def test_freshness_is_judged_by_the_store_s_clock(wrong_by: timedelta) -> None:
     """A machine nine hours off sees the same state as any other, and is told how far off it is."""
-    fresh = enough(seen(slot_of(living(3 * HOUR)), wrong_by=wrong_by), make_settings())
+    fresh = enough(seen(slot_of(living(20 * HOUR)), wrong_by=wrong_by), make_settings())
     dead = enough(seen(slot_of(living(-HOUR)), wrong_by=wrong_by), make_settings())
     assert fresh is not None
     assert fresh.now == NOON
     assert fresh.warnings == (f"This machine's clock is 32400 s {'behind' if wrong_by < timedelta() else 'ahead'}.",)
     assert dead is None
+
+
+def test_where_the_clocks_disagree_on_a_token_the_database_is_asked() -> None:
+    """A token that is fresh by the answer's Date and dead by the machine's clock is not called either: one is wrong."""
+    view = seen(slot_of(living(3 * HOUR)), wrong_by=9 * HOUR)
+    assert enough(view, make_settings()) is None
+    assert enough(view, make_settings(INPUT_MODE="rotate")) is None
+
+
+@pytest.mark.parametrize("key", [AppKey("two\nlines-of-a-key-0123456789", "c2VjcmV0"), AppKey("PSabc", "a secret")])
+def test_stored_key_that_cannot_be_one_is_named(key: AppKey) -> None:
+    """A stored key with a line break or a blank is a mistake in the set-up; the error does not quote it."""
+    with pytest.raises(StoreMisconfigured) as caught:
+        seen(slot_of(living(3 * HOUR), keys=key))
+    assert caught.value.code in ("invalid-app-key", "invalid-app-secret")
+    assert key.key not in f"{caught.value}"
+    assert key.secret not in f"{caught.value}"
+
+
+def test_check_says_whose_clock_it_believed() -> None:
+    """Check asks nobody else: without a Date the machine's clock has to do, and the answer says so."""
+    found = enough(seen(slot_of(living(3 * HOUR), date=None)), make_settings(INPUT_MODE="check"))
+    assert found is not None
+    assert "clock was believed" in found.warnings[0]
 
 
 def test_small_skew_is_nobody_s_business() -> None:

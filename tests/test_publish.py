@@ -215,6 +215,39 @@ def test_error_is_told_even_when_the_files_are_broken() -> None:
     assert workflow.of("info") == ["The output error-code and the summary could not be written."]
 
 
+def test_lines_of_a_secret_are_masked_by_themselves() -> None:
+    """Of a secret with several lines the long ones are masked, the short ones are no secret."""
+    workflow = RecordedWorkflow()
+    mask_secrets(["x" * SHORTEST_SECRET + "\n1\ntrue"], workflow)
+    assert workflow.of("mask") == ["x" * SHORTEST_SECRET]
+
+
+class WithoutSummary(RecordedWorkflow):
+    """A workflow whose summary cannot be written."""
+
+    def summarize(self, markdown: str) -> None:
+        """Refuse."""
+        raise EnvironmentFault("output-unwritable", f"a summary of {len(markdown)} characters cannot be written")
+
+
+def test_summary_that_cannot_be_written_is_a_warning() -> None:
+    """The token is out by then, and that counts."""
+    workflow = WithoutSummary()
+    publish(resolution_of(), make_settings(), workflow)
+    assert "access-token" in workflow.outputs()
+    assert len(workflow.of("warning")) == 1
+
+
+def test_text_of_other_machines_is_no_markup() -> None:
+    """What a link quotes cannot put a picture or a row into the summary."""
+    workflow = RecordedWorkflow()
+    report_failure(KisTokenError("wait-too-long", "<img src=x> is issuing\n| x |"), (Link("a", "<b>\n|"),), workflow)
+    (summary,) = workflow.of("summarize")
+    assert "<img" not in summary
+    assert "<b>" not in summary
+    assert "\n| x |" not in summary
+
+
 def test_defect_is_described_without_its_text() -> None:
     """An error that nobody foresaw may quote a secret: its type and place in our code are all that is told."""
     with pytest.raises(AttributeError) as caught:

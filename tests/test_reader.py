@@ -244,13 +244,14 @@ def test_refused_connection_is_an_outage(supabase: Supabase) -> None:
     assert (error.code, error.doubtful) == ("store-unreachable", False)
 
 
-def test_dripping_answer_is_given_up() -> None:
-    """An answer that comes a byte at a time is given up when the time is up, although each byte is in time."""
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"HTTP/1.1 200 OK\r\nA: "])
+def test_dripping_answer_is_given_up(head: bytes) -> None:
+    """A body or a head that comes a byte at a time is given up when the time is up, although each byte is in time."""
     done = threading.Event()
 
     def drip(connection: socket.socket) -> None:
         connection.recv(65536)
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        connection.sendall(head)
         while not done.wait(0.05):
             connection.sendall(b" ")
 

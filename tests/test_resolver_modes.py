@@ -68,6 +68,14 @@ def test_down_and_kis_says_not_now(chain: Chain) -> None:
     assert chain.issue_calls == 1
 
 
+def test_down_with_the_keys_inside_is_called_an_outage(chain: Chain) -> None:
+    """Where only Supabase has the keys its outage is the error, not keys that seem to be missing."""
+    chain.supabase.stop()
+    with pytest.raises(StoreOutage):
+        chain.resolve(app_key="", app_secret="")
+    assert chain.issue_calls == 0
+
+
 def test_down_and_told_to_fail(chain: Chain) -> None:
     """With on-store-outage: fail nothing is issued; a cached token is still used."""
     chain.supabase.stop()
@@ -243,6 +251,19 @@ def test_without_a_date_begin_judges(chain: Chain) -> None:
 
     assert (got.token.token_id, got.source) == (token.token_id, "supabase")
     assert (chain.store_calls, chain.issue_calls) == (["read", "begin_issuance"], 0)
+
+
+def test_without_a_date_rotate_is_judged_by_the_database(chain: Chain) -> None:
+    """A rotation without a Date learns the time from the database: a young token stays, an old one is renewed."""
+    chain.supabase.server.send_date = False
+    chain.database.put_token(make_token(left=24 * HOUR, age=timedelta()))
+    young = chain.resolve(TurnedClock(wrong_by=30 * HOUR), mode="rotate", cache_path="off")
+    assert (young.refreshed, chain.issue_calls) == (False, 0)
+    assert "due at" in young.links[-1].said
+
+    chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
+    old = chain.resolve(TurnedClock(wrong_by=-9 * HOUR), mode="rotate", refresh_after="8h", cache_path="off")
+    assert (old.refreshed, chain.issue_calls) == (True, 1)
 
 
 @pytest.mark.parametrize("wrong_by", [-9 * HOUR, 9 * HOUR, 300 * HOUR])

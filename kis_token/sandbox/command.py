@@ -23,17 +23,19 @@ def run(command: list[str]) -> int:
     Without a command: print what to export, and stay until Ctrl-C or SIGTERM.
     """
     stopped = threading.Event()
+    received: list[int] = []
     child: subprocess.Popen[bytes] | None = None
 
     def stop(number: int) -> None:
+        received.append(number)
         stopped.set()
         # A terminal sends Ctrl-C to the child as well; nothing else does.
         if child is not None and not (number == signal.SIGINT and sys.stdin.isatty()):
             child.send_signal(number)
 
     with _on_signals(stop), Sandbox() as sandbox:
-        if stopped.is_set():
-            return 128 + signal.SIGTERM
+        if received:
+            return 128 + received[0]
         if not command:
             for name, value in sandbox.variables.items():
                 print(f"export {name}={shlex.quote(value)}")  # noqa: T201 - this is the command's output
@@ -42,12 +44,19 @@ def run(command: list[str]) -> int:
                 pass
             return 0
         try:
-            child = subprocess.Popen(command, env=os.environ | sandbox.variables)  # noqa: S603 - the user's own command
+            child = subprocess.Popen(command, env=_environment(sandbox))  # noqa: S603 - the user's own command
         except OSError as error:
             print(f"{command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - as a shell says it
             return 127 if isinstance(error, FileNotFoundError) else 126
         status = child.wait()
         return status if status >= 0 else 128 - status
+
+
+def _environment(sandbox: Sandbox) -> dict[str, str]:
+    """The caller's, but with no other account's settings, and with no proxy between here and here."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_", "INPUT_"))}
+    direct = ",".join(filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1")))
+    return kept | {"NO_PROXY": direct, "no_proxy": direct} | sandbox.variables
 
 
 @contextmanager

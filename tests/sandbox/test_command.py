@@ -48,9 +48,9 @@ def assert_nothing_is_left(folder: Path) -> None:
 def _processes_of(folder: Path) -> list[str]:
     """The command lines of this machine's processes that name the folder."""
     lines = []
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it has ended meanwhile
-            lines.append(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):  # no process, or ended meanwhile
+            lines.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return [line for line in lines if str(folder) in line]
 
 

@@ -1,0 +1,29 @@
+"""A bound on a call, whatever it does."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from kis_token.limits import within
+
+
+def test_answer_is_handed_on() -> None:
+    """What the call answers comes back, None included."""
+    assert within(10, lambda: "answer") == "answer"
+    assert within(10, lambda: None) is None
+
+
+def test_error_is_handed_on() -> None:
+    """What the call raises comes back as it is."""
+    with pytest.raises(ZeroDivisionError):
+        within(10, lambda: 1 // 0)
+
+
+def test_call_that_takes_too_long_is_left_to_itself() -> None:
+    """The caller goes on when the time is up, in the middle of whatever the call waits for."""
+    never = threading.Event()
+    with pytest.raises(TimeoutError):
+        within(0.01, never.wait)
+    never.set()
