@@ -23,6 +23,7 @@ lint: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions action.yml
 	$(BIN)/zizmor --offline --quiet .
+	$(BIN)/actionlint tests/workflows/*.yml
 
 # Newer packages: all three locks, with hashes and without an index address.
 lock: $(UV)
