@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PARENT = """
+import signal
 import time
 import psycopg
 from kis_token.sandbox.postgres import EmbeddedPostgres
 
+# A job that was started in the background inherits that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with EmbeddedPostgres(max_connections=20) as server:
     with psycopg.connect(server.dsn) as connection:
         print(connection.execute("show data_directory").fetchone()[0], flush=True)
