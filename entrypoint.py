@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 STARTED = time.monotonic()
-HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib costs time that the fast path has not
+HERE = os.path.dirname(os.path.abspath(__file__))
 OLDEST = (3, 10)
 NEWEST_MINOR = 20
 
@@ -46,15 +46,15 @@ def report_old_python() -> int:
         "Add a step with actions/setup-python before this one."
     )
     if os.environ.get("GITHUB_OUTPUT"):
-        with open(os.environ["GITHUB_OUTPUT"], "a") as file:  # noqa: PTH123 - as old as can be
+        with open(os.environ["GITHUB_OUTPUT"], "a") as file:
             file.write("error-code=python-missing\n")
     return 1
 
 
 def find_python() -> str | None:
     """A Python that is new enough, by its name on the path, and that really starts: it may be a stub."""
-    import shutil  # noqa: PLC0415 - rare
-    import subprocess  # noqa: PLC0415 - rare
+    import shutil
+    import subprocess
 
     for minor in range(NEWEST_MINOR, OLDEST[1] - 1, -1):
         python = shutil.which("python3.%d" % minor)  # noqa: UP031 - as old as can be
@@ -65,10 +65,10 @@ def find_python() -> str | None:
 
 def start_again(python: str) -> int:
     """The same program under ``python``, cut off from the caller's packages."""
-    command = [python, "-I", "-S", "-X", "utf8", os.path.abspath(__file__), "--again"]  # noqa: PTH100 - as above
+    command = [python, "-I", "-S", "-X", "utf8", os.path.abspath(__file__), "--again"]
     if os.name == "nt":
         # exec on Windows returns to the caller before the new program is done.
-        import subprocess  # noqa: PLC0415 - Windows only
+        import subprocess
 
         return subprocess.call(command)  # noqa: S603 - our own arguments
     return os.execv(python, command)  # noqa: S606 - our own arguments; it never returns
@@ -76,11 +76,11 @@ def start_again(python: str) -> int:
 
 def run_step() -> int:
     """The whole step: nothing leaves it but a status, whatever happens."""
-    import signal  # noqa: PLC0415 - an old Python stops before this
+    import signal
 
-    from kis_token.errors import KisTokenError  # noqa: PLC0415 - the path is set by now
-    from kis_token.publish import describe_defect, report_failure  # noqa: PLC0415 - the same
-    from kis_token.workflow import FileWorkflow  # noqa: PLC0415 - the same
+    from kis_token.errors import KisTokenError
+    from kis_token.publish import describe_defect, report_failure
+    from kis_token.workflow import FileWorkflow
 
     workflow = FileWorkflow(os.environ)
     signal.signal(signal.SIGTERM, interrupt)
@@ -105,10 +105,10 @@ def interrupt(*_: object) -> None:
 
 def find_token(workflow: FileWorkflow) -> int:
     """The fast path, then whatever else is needed; the exit status. Raises KisTokenError."""
-    from kis_token.config import Settings  # noqa: PLC0415 - as above
-    from kis_token.errors import EnvironmentFault  # noqa: PLC0415 - as above
-    from kis_token.publish import mask_secrets, publish  # noqa: PLC0415 - as above
-    from kis_token.workflow import require_file  # noqa: PLC0415 - as above
+    from kis_token.config import Settings
+    from kis_token.errors import EnvironmentFault
+    from kis_token.publish import mask_secrets, publish
+    from kis_token.workflow import require_file
 
     settings = Settings.from_env(os.environ)
     start_watch(settings, workflow)
@@ -120,7 +120,7 @@ def find_token(workflow: FileWorkflow) -> int:
     if resolution is None:
         try:
             add_runtime(settings)
-            from kis_token import action  # noqa: PLC0415 - needs the runtime
+            from kis_token import action
         except EnvironmentFault as fault:
             at_hand = view.at_hand() if view is not None and settings.mode != "force" else None
             if view is None or at_hand is None:
@@ -135,10 +135,10 @@ def find_token(workflow: FileWorkflow) -> int:
 
 def start_watch(settings: Settings, workflow: FileWorkflow) -> None:
     """End the process when its time is up, whatever it hangs in. Everything inside has a limit of its own before."""
-    import threading  # noqa: PLC0415 - as above
+    import threading
 
-    from kis_token.errors import IssuanceError  # noqa: PLC0415 - as above
-    from kis_token.publish import report_failure  # noqa: PLC0415 - as above
+    from kis_token.errors import IssuanceError
+    from kis_token.publish import report_failure
 
     limit = settings.timeout.total_seconds()
 
@@ -159,11 +159,11 @@ def look_quickly(settings: Settings) -> tuple[View | None, Resolution | None]:
     """
     if settings.encryption_keys or settings.mode == "force":
         return None, None
-    from kis_token.cache import FileCache, remember  # noqa: PLC0415 - as above
-    from kis_token.clock import SystemClock  # noqa: PLC0415 - as above
-    from kis_token.lookup import enough, look  # noqa: PLC0415 - as above
-    from kis_token.reader import Slot, read_slot  # noqa: PLC0415 - as above
-    from kis_token.sealing import PlainVault  # noqa: PLC0415 - as above
+    from kis_token.cache import FileCache, remember
+    from kis_token.clock import SystemClock
+    from kis_token.lookup import enough, look
+    from kis_token.reader import Slot, read_slot
+    from kis_token.sealing import PlainVault
 
     vault = PlainVault()
     cache = FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None
@@ -180,9 +180,9 @@ def look_quickly(settings: Settings) -> tuple[View | None, Resolution | None]:
 
 def add_runtime(settings: Settings) -> None:
     """Find or build the packages and make them importable."""
-    from pathlib import Path  # noqa: PLC0415 - as above
+    from pathlib import Path
 
-    from kis_token.bootstrap import ensure_runtime  # noqa: PLC0415 - as above
+    from kis_token.bootstrap import ensure_runtime
 
     here = Path(HERE)
     runtime = ensure_runtime(

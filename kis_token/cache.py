@@ -69,7 +69,7 @@ class FileCache:
         Raises IssuanceError ``wait-too-long`` after ``seconds``. The lock ends with its process. Where the folder
         cannot be written nobody is kept out: there is nothing to share either.
         """
-        from filelock import FileLock, Timeout  # noqa: PLC0415 - only issuing without the store needs it
+        from filelock import FileLock, Timeout
 
         lock = FileLock(f"{self._path}.lock", mode=0o600)
         try:

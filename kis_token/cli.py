@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _get(_: argparse.Namespace) -> int:
-    from kis_token.wiring import open_resolver  # noqa: PLC0415 - heavy, and not for every command
+    from kis_token.wiring import open_resolver
 
     started = time.monotonic()
     with open_resolver(Settings.from_env(os.environ), started, _say) as resolver:
@@ -60,7 +60,7 @@ def _get(_: argparse.Namespace) -> int:
 
 def _sandbox(options: argparse.Namespace) -> int:
     try:
-        from kis_token.sandbox.command import run  # noqa: PLC0415 - needs the extra
+        from kis_token.sandbox.command import run
     except ImportError as error:
         raise EnvironmentFault("sandbox-missing", f"The sandbox needs the package {error.name}") from None
     command = options.command

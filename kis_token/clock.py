@@ -40,6 +40,6 @@ class SystemClock:
 
     def jitter(self, low: float, high: float) -> float:
         """A random number of seconds between the two."""
-        import random  # noqa: PLC0415 - only waiting needs it, and waiting is rare
+        import random
 
         return random.uniform(low, high)  # noqa: S311 - spreads load, guards nothing

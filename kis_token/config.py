@@ -197,7 +197,7 @@ class _Reader:
         if self._env.get("RUNNER_TEMP"):
             return Path(self._env["RUNNER_TEMP"]) / name
         try:
-            from platformdirs import user_cache_path  # noqa: PLC0415 - not there on the fast path
+            from platformdirs import user_cache_path
         except ImportError:
             return None
         return user_cache_path("kis-token", appauthor=False) / name

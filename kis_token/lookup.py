@@ -75,13 +75,13 @@ class View:
 
     def answer(self, min_validity: timedelta) -> Resolution | None:
         """What can be handed out as things stand: a fresh stored token or, in an outage, any cached one that lives."""
-        if self.stored is not None and self.is_certain(self.stored, min_validity):
+        if self.stored is not None and self.is_surely_fresh(self.stored, min_validity):
             return self.resolution(self.stored, "supabase")
         if self.outage is not None and self.cached is not None and self.cached.remaining(self.now) >= LEAST_USEFUL:
             return self.resolution(self.cached, "cache", warning=f"{self.outage}; the cached token is used.")
         return None
 
-    def is_certain(self, token: Token, min_validity: timedelta) -> bool:
+    def is_surely_fresh(self, token: Token, min_validity: timedelta) -> bool:
         """Whether ``token`` is fresh by the store's time, and by this machine's as well.
 
         One of the two may be wrong: a machine's clock, or the Date of an answer that a proxy kept. Where they disagree
@@ -161,14 +161,14 @@ def enough(view: View, settings: Settings) -> Resolution | None:
             raise IssuanceError("no-valid-token", "Neither Supabase nor the cache has a valid token", retryable=False)
         warning = "" if view.certain else "Supabase did not say what time it is; this machine's clock was believed."
         return view.resolution(*at_hand, warning=warning)
-    if settings.mode != "rotate" or view.stored is None or not view.is_certain(view.stored, LEAST_USEFUL):
+    if settings.mode != "rotate" or view.stored is None or not view.is_surely_fresh(view.stored, LEAST_USEFUL):
         return None
     return not_due(view, view.stored, settings)
 
 
 def not_due(view: View, token: Token, settings: Settings) -> Resolution | None:
     """The token, when a rotation has nothing to do yet; None when it has."""
-    from kis_token.rotation import due_at  # noqa: PLC0415 - the other modes do without it
+    from kis_token.rotation import due_at
 
     due = due_at(token, settings.refresh_after)
     if view.now >= due:

@@ -90,7 +90,7 @@ def report_failure(error: KisTokenError, links: Iterable[Link], workflow: Workfl
 
 def describe_defect(error: Exception) -> KisTokenError:
     """An error that nobody foresaw: its type and place, but not its text, which may quote a secret."""
-    import traceback  # noqa: PLC0415 - rare, and heavy
+    import traceback
 
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "kis_token" in frame.filename]
     place = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""  # noqa: PTH119 - text

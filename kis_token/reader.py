@@ -126,7 +126,7 @@ def read_slot(url: str, key: str, service_name: str, *, seconds: float = READ_SE
 
 def parse_http_date(text: str | None) -> datetime | None:
     """The Date header, in UTC; None when there is none or it cannot be read."""
-    from email.utils import parsedate_to_datetime  # noqa: PLC0415 - http.client has loaded it anyway
+    from email.utils import parsedate_to_datetime
 
     try:
         date = parsedate_to_datetime(text or "")
@@ -182,7 +182,7 @@ def _proxy(scheme: str, netloc: str) -> str | None:
     """The proxy the environment names for this address. Asked only when it names any: the import costs time."""
     if not any(name.lower().endswith("_proxy") and value for name, value in os.environ.items()):
         return None
-    from urllib.request import getproxies, proxy_bypass  # noqa: PLC0415 - heavy
+    from urllib.request import getproxies, proxy_bypass
 
     if proxy_bypass(netloc):
         return None

@@ -84,7 +84,7 @@ class Resolver:
         app_key, mode, stored = self._require_app_key(view), self._settings.mode, view.stored
         if stored is None or mode == "resolve":
             return self._flight.run(view, app_key)
-        if mode == "force" or view.is_certain(stored, LEAST_USEFUL):
+        if mode == "force" or view.is_surely_fresh(stored, LEAST_USEFUL):
             return self._flight.run(view, app_key, replaces=stored.version)
         # A rotation that is not sure of the time: what comes back was judged by the database, which tells its own.
         judged = self._flight.run(view, app_key)

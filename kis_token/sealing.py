@@ -53,8 +53,8 @@ class SealingVault:
 
     def open(self, text: str, service_name: str, credential_type: str) -> str:
         """The value inside. Raises TokenError ``plain-with-key`` or ``seal-broken``."""
-        from cryptography.exceptions import InvalidTag  # noqa: PLC0415 - heavy, and not there on the fast path
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - the same
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         what = f"{credential_type} of {service_name}"
         if not text.startswith(PREFIX):
@@ -71,7 +71,7 @@ class SealingVault:
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
         """An envelope. Never the same twice."""
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415 - see open
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         nonce = os.urandom(12)
         sealed = AESGCM(self._keys[self._first]).encrypt(nonce, value.encode(), _context(service_name, credential_type))
@@ -84,8 +84,8 @@ def make_vault(secrets: tuple[bytes, ...]) -> Vault:
 
 
 def _derive(secret: bytes) -> bytes:
-    from cryptography.hazmat.primitives.hashes import SHA256  # noqa: PLC0415 - see SealingVault.open
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415 - the same
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"kis-token enc:v1").derive(secret)
 

@@ -157,8 +157,8 @@ class SupabaseCredentialManager:
         return answer
 
     def _call(self, call: Callable[[Client], object]) -> object:
-        import httpx  # noqa: PLC0415 - heavy; a warm read does without it
-        from supabase import PostgrestAPIError, SupabaseException  # noqa: PLC0415 - the same
+        import httpx
+        from supabase import PostgrestAPIError, SupabaseException
 
         try:
             client = self._get_client()
@@ -175,8 +175,8 @@ class SupabaseCredentialManager:
     def _get_client(self) -> Client:
         """The client, made at the first use. It follows no redirect: that would carry the key along."""
         if self._client is None:
-            import httpx  # noqa: PLC0415 - see _call
-            from supabase import ClientOptions, create_client  # noqa: PLC0415 - see _call
+            import httpx
+            from supabase import ClientOptions, create_client
 
             self._http = httpx.Client(timeout=CALL_SECONDS, event_hooks={"response": [self._note_date]})
             options = ClientOptions(

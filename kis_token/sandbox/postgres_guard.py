@@ -57,7 +57,7 @@ def unprivileged_account() -> Account | None:
     """Whom to run PostgreSQL as, which refuses to run as root. None: as ourselves."""
     if os.name != "posix" or os.geteuid() != 0:
         return None
-    import pwd  # noqa: PLC0415 - exists on POSIX alone
+    import pwd
 
     accounts = {entry.pw_name: entry for entry in pwd.getpwall()}
     entry = accounts.get("postgres") or accounts.get("nobody")
