@@ -203,7 +203,9 @@ def _try(command: list[str], target: Path, env: dict[str, str], limit: float, sh
 def _python_with_pip(env: Mapping[str, str], lack: str) -> str:
     """This Python or, where it is a virtual environment without pip, the one that it was made from."""
     looking = "import importlib.util as u, sys; sys.exit(u.find_spec('pip') is None)"
-    for python in dict.fromkeys((sys.executable, getattr(sys, "_base_executable", sys.executable))):
+    # Before Python 3.11 only the link that a virtual environment's Python is leads to the other one.
+    base = getattr(sys, "_base_executable", sys.executable)
+    for python in dict.fromkeys((sys.executable, base, os.path.realpath(sys.executable))):
         with suppress(OSError, subprocess.TimeoutExpired):
             if not subprocess.call([python, "-I", "-c", looking], env=dict(env), stdin=subprocess.DEVNULL, timeout=10):  # noqa: S603 - ours
                 return python
@@ -224,6 +226,9 @@ def _pip_install(python: str, requirements: Path, target: Path) -> list[str]:
 
 def _run(command: list[str], target: Path, env: dict[str, str], limit: float, share: float = 1.0) -> str | None:
     """None when it worked, else its last words. It may take ``share`` of the time until ``limit``."""
+    left = limit - time.monotonic()
+    if left <= 0:
+        raise EnvironmentFault("runtime-failed", "There was no time left to install the packages: it took too long")
     try:
         process = subprocess.Popen(  # noqa: S603 - our own arguments
             command,
@@ -238,7 +243,7 @@ def _run(command: list[str], target: Path, env: dict[str, str], limit: float, sh
         return type(error).__name__
     with process:
         try:
-            _, words = process.communicate(timeout=max((limit - time.monotonic()) * share, 1.0))
+            _, words = process.communicate(timeout=left * share)
         except BaseException as error:
             _end(process)
             if isinstance(error, subprocess.TimeoutExpired):

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -160,8 +160,10 @@ def pip(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_pip(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python without pip, which was made from none that has it."""
-    venv.create(machine.folder / "bare", with_pip=False, symlinks=True)
-    monkeypatch.setattr(sys, "executable", str(machine.folder / "bare" / "bin" / "python"))
+    bare = machine.folder / "bare"
+    bare.write_text(f'#!/bin/sh\ncase "$*" in *find_spec*) exit 1;; esac\nexec {shlex.quote(PYTHON)} "$@"\n')
+    bare.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(bare))
     monkeypatch.setattr(sys, "_base_executable", str(machine.folder / "none"), raising=False)
 
 
@@ -371,15 +373,27 @@ def test_leftovers_are_cleared_away(machine: Machine) -> None:
     assert machine.folders() == sorted([name, "another-release"])
 
 
-def test_build_that_takes_too_long_is_given_up(machine: Machine) -> None:
-    """The step's time limit holds for the installer as well, and what it left is removed."""
+def test_build_that_takes_too_long_is_given_up(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step's time limit holds for the installers as well, all together, and what they left is removed."""
     machine.put("uv", WAIT)
+    monkeypatch.setattr(sys, "executable", str(machine.put("python", WAIT)))
     started = time.monotonic()
+    with pytest.raises(EnvironmentFault) as caught:
+        machine.ensure(RESERVE_SECONDS + 2)
+    assert caught.value.code == "runtime-failed"
+    assert "too long" in caught.value.args[0]
+    assert time.monotonic() - started < 20
+    assert machine.folders() == []
+    assert set(machine.calls()) == {"uv", "python"}
+
+
+def test_without_time_left_no_installer_is_started(machine: Machine) -> None:
+    """Where the time is up already the error says so at once."""
+    machine.put("uv")
     with pytest.raises(EnvironmentFault) as caught:
         machine.ensure(RESERVE_SECONDS)
     assert caught.value.code == "runtime-failed"
-    assert time.monotonic() - started < 20
-    assert machine.folders() == []
+    assert machine.calls() == []
 
 
 def test_waiting_for_another_build_is_bounded(machine: Machine) -> None:
