@@ -243,7 +243,10 @@ class Flight:
         """Another has the turn, or nobody may have it yet. A token, or None when it is time to ask again."""
         at_hand = replace(view, now=self.now()).at_hand()
         if at_hand is not None:
-            return view.with_link("oauth", "another is renewing the token").resolution(*at_hand)
+            said = (
+                f"{begun.holder_label} is renewing the token" if begun.holder_label else "it is too early to ask again"
+            )
+            return view.with_link("oauth", said).resolution(*at_hand)
         return self._waiting.wait(begun, lambda: self._look_again(view))
 
     def _look_again(self, view: View) -> Resolution | None:
