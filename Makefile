@@ -8,6 +8,8 @@ BIN := .venv/bin
 UV := build/uv/bin/uv
 # uv brings certificates of its own, which a company's proxy does not go by.
 export UV_SYSTEM_CERTS := 1
+export UV_CACHE_DIR := $(CURDIR)/build/uv-cache
+export PIP_CACHE_DIR := $(CURDIR)/build/pip-cache
 
 .PHONY: demo test lint lock clean
 

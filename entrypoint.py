@@ -122,7 +122,7 @@ def find_token(workflow: FileWorkflow) -> int:
             add_runtime(settings)
             from kis_token import action
         except EnvironmentFault as fault:
-            at_hand = view.at_hand() if view is not None and settings.mode != "force" else None
+            at_hand = view.at_hand() if view is not None and settings.mode == "resolve" else None
             if view is None or at_hand is None:
                 raise
             # Renewing failed before it began; what lives is not withheld for that.

@@ -14,13 +14,12 @@ from actions_toolkit import core
 
 from kis_token.config import Settings
 from kis_token.errors import KisTokenError
-from kis_token.lookup import Link
 from kis_token.publish import describe_defect, mask_secrets, publish, report_failure
 from kis_token.wiring import open_resolver
 from kis_token.workflow import FileWorkflow, writing
 
 if TYPE_CHECKING:
-    from kis_token.lookup import View
+    from kis_token.lookup import Link, View
 
 
 class ToolkitWorkflow:
@@ -79,7 +78,7 @@ def main(started: float, view: View | None) -> int:
             resolution = resolver.resolve(view)
         publish(resolution, settings, workflow)
     except KisTokenError as error:
-        report_failure(error, (*links, Link("result", f"{error}")), workflow)
+        report_failure(error, links, workflow)
         return 1
     except Exception as error:  # noqa: BLE001 - the last line of defence for secrets
         report_failure(describe_defect(error), links, workflow)

@@ -37,6 +37,7 @@ LONGEST_DURATION = timedelta(days=90)
 _SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _DURATION = re.compile(r"(?:\d{1,9}[smhd])+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+)([smhd])", re.ASCII)
+_ODD = "has a line break, a blank or a character outside ASCII"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -123,10 +124,18 @@ class _Reader:
     def _fault(self, code: str, message: str) -> None:
         self._faults.append((code, message))
 
+    def _missing(self, code: str, message: str) -> None:
+        """A secret that is not there, or that GitHub keeps back: that is said once, however many are missing."""
+        withheld = ("secrets-withheld", "The secrets for supabase-url and supabase-key are kept from this pull request")
+        if not self._secrets_withheld():
+            self._fault(code, message)
+        elif withheld not in self._faults:
+            self._faults.append(withheld)
+
     def _supabase_url(self) -> str:
         text = self._text("supabase-url", "SUPABASE_URL")
         if not text:
-            self._fault("missing-supabase-url", "supabase-url (or SUPABASE_URL) is not set")
+            self._missing("missing-supabase-url", "supabase-url (or SUPABASE_URL) is not set")
             return ""
         url = _parse_url(text)
         if url is None:
@@ -137,12 +146,12 @@ class _Reader:
     def _supabase_key(self) -> str:
         text = self._text("supabase-key", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY")
         if not text:
-            if self._secrets_withheld():
-                self._fault("secrets-withheld", "supabase-key is empty because this pull request gets no secrets")
-            else:
-                self._fault("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")
+            self._missing("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")
         elif not is_one_word(text):
-            self._fault("invalid-supabase-key", "supabase-key has a line break, a blank or a character outside ASCII")
+            self._fault(
+                "invalid-supabase-key",
+                f"supabase-key (or its variable) {_ODD}",
+            )
         elif text.startswith("sb_publishable_") or _jwt_role(text) in ("anon", "authenticated"):
             self._fault("anon-supabase-key", "supabase-key is the project's public key")
         return text
@@ -154,9 +163,12 @@ class _Reader:
             missing = "app-secret (or KIS_APP_SECRET)" if app_key else "app-key (or KIS_APP_KEY)"
             self._fault("incomplete-app-key", f"{missing} is not set although the other half is")
         if app_key and not is_one_word(app_key):
-            self._fault("invalid-app-key", "app-key has a line break, a blank or a character outside ASCII")
+            self._fault("invalid-app-key", f"app-key (or KIS_APP_KEY) {_ODD}")
         if app_secret and not is_one_word(app_secret):
-            self._fault("invalid-app-secret", "app-secret has a line break, a blank or a character outside ASCII")
+            self._fault(
+                "invalid-app-secret",
+                f"app-secret (or KIS_APP_SECRET) {_ODD}",
+            )
         return app_key or None, app_secret or None
 
     def _service_name(self, default: str) -> str:

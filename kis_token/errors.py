@@ -45,7 +45,7 @@ REMEDIES: dict[str, str] = {
     "invalid-app-secret": "Copy it again from the KIS developers' site: it is one line without blanks.",
     "invalid-environment": "Use production or paper.",
     "invalid-mode": "Use resolve, rotate, force or check.",
-    "invalid-duration": "Use a number with s, m, h or d, such as 90s, 10m or 1h30m.",
+    "invalid-duration": "Use numbers with s, m, h or d, such as 90s or 1h30m; min-validity may be 12h at the most.",
     "invalid-boolean": "Use true or false.",
     "invalid-service-name": "Use up to 63 letters, digits, '_', '.' and '-', a letter or digit first.",
     "invalid-base-url": "Use https://host:port without a path. Plain http is for 127.0.0.1 and localhost only.",
@@ -77,7 +77,9 @@ REMEDIES: dict[str, str] = {
     "kis-key-refused": _KEYS_HINT + " Many calls in a short time can also lock a right key for a day.",
     "kis-secret-refused": _KEYS_HINT,
     "kis-keys-refused": _KEYS_HINT,
-    "kis-rate-limited": "KIS issues once a minute for an app key. Something outside this action issues too: find it.",
+    "kis-rate-limited": (
+        "KIS issues once a minute for an app key. While Supabase works, jobs share a token; else see who issues."
+    ),
     "kis-unreachable": "Look at the notices of the KIS developers' site: the service has maintenance windows.",
     "kis-answer-unusable": "KIS answered with something that is no token. Try again in some minutes.",
     # issuing
@@ -151,7 +153,7 @@ class StoreOutage(StoreError):
 
 
 class StoreMisconfigured(StoreError):
-    """Supabase answers that something is not set up. Falling back would hide it."""
+    """Supabase answers that something is not set up. The next link is not asked: that would hide it."""
 
 
 class TokenError(KisTokenError):

@@ -197,21 +197,20 @@ class Flight:
             committed = self._send_commit(turn, token, rejected=view.unusable_version is not None)
         except StoreOutage as error:
             view = view.with_warning(f"The token could not be stored for others: {error}")
-            return self._hand_out(view, token, source, "issued a token that could not be stored")
+            return self._hand_out(view, token, source)
         if committed.status == "fenced":
             theirs = self._judge(view, committed.value, committed.expires_at, committed.version)
             if theirs is not None and theirs.remaining(self.now()) >= LEAST_USEFUL:
                 return self._found(view, theirs)
             view = view.with_warning("The token was not stored: the turn had gone to another.")
-            return self._hand_out(view, token, source, "issued a token that was not stored")
+            return self._hand_out(view, token, source)
         token = replace(token, version=committed.version)
         if committed.status == "unchanged":
-            return self._hand_out(view, token, source, "gave the token again that was stored already", refreshed=False)
-        return self._hand_out(view, token, source, "issued a token")
+            return self._hand_out(view, token, source, "gave the token again that is stored", is_other=False)
+        return self._hand_out(view, token, source)
 
     def _send_commit(self, turn: _Turn, token: Token, *, rejected: bool) -> Committed:
-        # Sealed once: the store recognises a repeated commit by its token, and no two seals are alike.
-        stored_form = self._vault.seal(token.to_json(), self._service, "access_token")
+        stored_form = self._sealed(token)  # once: the store knows a repeated commit by it, and no two seals are alike
         for _ in range(_COMMIT_TRIES - 1):
             with suppress(StoreOutage):
                 return self._store.commit(self._service, turn.holder, turn.fence, token, stored_form, rejected=rejected)
@@ -220,11 +219,16 @@ class Flight:
             self._clock.sleep(self._clock.jitter(0.2, 1.0))
         return self._store.commit(self._service, turn.holder, turn.fence, token, stored_form, rejected=rejected)
 
-    def _hand_out(self, view: View, token: Token, source: str, said: str, *, refreshed: bool = True) -> Resolution:
+    def _hand_out(self, view: View, token: Token, source: str, said: str = "", *, is_other: bool = True) -> Resolution:
         view = replace(view, now=self.now())
         if source == "cache":
             return view.resolution(token, source)
+        refreshed = is_other and token.is_new(view.now)
+        said = said or ("issued a token" if refreshed else "gave a token again that it had issued before")
         return view.with_link("oauth", said).resolution(token, source, refreshed=refreshed)
+
+    def _sealed(self, token: Token) -> str:
+        return self._vault.seal(token.to_json(), self._service, "access_token")
 
     def _abort(self, turn: _Turn, code: str, cooldown: timedelta = timedelta(), *, refused: str | None = None) -> None:
         try:
@@ -242,12 +246,17 @@ class Flight:
     def _wait(self, view: View, begun: Begun) -> Resolution | None:
         """Another has the turn, or nobody may have it yet. A token, or None when it is time to ask again."""
         at_hand = replace(view, now=self.now()).at_hand()
-        if at_hand is not None:
-            said = (
-                f"{begun.holder_label} is renewing the token" if begun.holder_label else "it is too early to ask again"
-            )
-            return view.with_link("oauth", said).resolution(*at_hand)
-        return self._waiting.wait(begun, lambda: self._look_again(view))
+        if at_hand is None:
+            return self._waiting.wait(begun, lambda: self._look_again(view))
+        token, source = at_hand
+        said = f"{begun.holder_label} is renewing the token" if begun.holder_label else "it is too early to ask again"
+        if self._settings.mode == "force":
+            view = view.with_warning(f"The token was not renewed: {said}.")
+        if source == "cache" and begun.holder_label is None:
+            # Nobody will store a newer one before long: what this machine has is of use to the others.
+            with suppress(KisTokenError):
+                self._store.save(self._service, token, self._sealed(token))
+        return view.with_link("oauth", said).resolution(token, source)
 
     def _look_again(self, view: View) -> Resolution | None:
         """What the store has by now, if that will do. A look that fails is one that showed nothing."""

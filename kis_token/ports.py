@@ -71,6 +71,9 @@ class Store(Protocol):
     ) -> Committed:
         """Store the token of a turn and end it. May be repeated with the same arguments."""
 
+    def save(self, service_name: str, token: Token, stored_form: str) -> None:
+        """Store a token outside of any turn, unless the stored one lives longer."""
+
     def abort(
         self,
         service_name: str,

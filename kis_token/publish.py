@@ -77,6 +77,9 @@ def report_failure(error: KisTokenError, links: Iterable[Link], workflow: Workfl
     faults = error.faults if isinstance(error, SettingsError) else [error]
     for fault in faults:
         workflow.error(f"{fault}. {fault.hint}")
+    links = tuple(links)
+    for link in links:
+        workflow.info(f"{link.name}: {link.said}")
     rows = [f"| {link.name} | {_cell(link.said)} |" for link in links]
     table = ["", "| link | said |", "| --- | --- |", *rows] if rows else []
     lines = [f"- `{fault.code}`: {_cell(fault.args[0])}. {fault.hint}" for fault in faults]

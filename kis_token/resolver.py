@@ -1,6 +1,7 @@
 """The chain: store → cache → a turn to issue. Policy alone; its parts are the protocols of ``ports``.
 
-A token that lives is never withheld because its renewal failed: it is handed out with a warning.
+Who resolves wants a token: one that lives is never withheld because its renewal failed, but handed out with a warning.
+Who rotates or forces wants a renewal: when it fails, that is an error, and the token that lives stays where it is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.cache import remember
-from kis_token.errors import IssuanceError, KisTokenError, StoreOutage, TokenError
+from kis_token.errors import IssuanceError, IssuerRateLimited, KisTokenError, StoreOutage, TokenError
 from kis_token.flight import Flight, issue
 from kis_token.lookup import Resolution, View, enough, look, not_due
 from kis_token.token import LEAST_USEFUL, AppKey
@@ -97,7 +98,9 @@ class Resolver:
         return self._store.read(self._settings.service_name)
 
     def _fall_back(self, view: View, error: KisTokenError) -> Resolution:
-        """A token that still lives, with a warning; else the error."""
+        """A token that still lives, with a warning, for those who want a token; else the error."""
+        if self._settings.mode != "resolve":
+            raise error
         view = replace(view, now=self._clock.now() + view.skew)
         at_hand = view.at_hand()
         if at_hand is None:
@@ -119,8 +122,9 @@ class Resolver:
         try:
             return self._fall_back(view, outage)
         except StoreOutage:
-            if self._settings.on_store_outage == "fail" or view.app_key is None:
-                raise  # the keys may well be where nobody can read them now
+            # Without keys: they may well be where nobody can read them now.
+            if self._settings.on_store_outage == "fail" or self._settings.mode != "resolve" or view.app_key is None:
+                raise
         app_key = view.app_key
         if self._cache is None:
             return self._issue_alone(view, app_key, outage)
@@ -135,10 +139,16 @@ class Resolver:
             return self._issue_alone(view, app_key, outage)
 
     def _issue_alone(self, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
-        token = issue(self._issuer, app_key, self._clock.now() + view.skew)
-        warning = f"{outage}; a token was issued that other machines do not see."
-        resolution = view.with_link("oauth", "issued a token").resolution(
-            token, "oauth", refreshed=True, warning=warning
+        now = self._clock.now() + view.skew
+        try:
+            token = issue(self._issuer, app_key, now)
+        except IssuerRateLimited as error:
+            raise IssuerRateLimited(error.code, f"{outage.args[0]}, and {error.args[0]}") from error
+        said, warning = "issued a token", f"{outage}; a token was issued that other machines do not see."
+        if not token.is_new(now):
+            said, warning = "gave a token again that it had issued before", f"{outage}; KIS gave its token again."
+        resolution = view.with_link("oauth", said).resolution(
+            token, "oauth", refreshed=token.is_new(now), warning=warning
         )
         return remember(self._cache, resolution)  # while the lock is held
 

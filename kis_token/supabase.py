@@ -128,6 +128,10 @@ class SupabaseCredentialManager:
         )
         return Committed(answer["status"], answer.get("version"), answer.get("value"), answer.get("expires_at"))
 
+    def save(self, service_name: str, token: Token, stored_form: str) -> None:
+        """Store a token outside of any turn, unless the stored one lives longer."""
+        self._rpc("save_token", service=service_name, value=stored_form, expires_at=token.expires_at.isoformat())
+
     def abort(
         self,
         service_name: str,

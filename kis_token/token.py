@@ -25,6 +25,9 @@ LEAST_USEFUL = timedelta(seconds=30)
 #: Tokens of individuals and ordinary companies live this long. Only a guess for tokens that do not say when they began.
 USUAL_LIFETIME = timedelta(hours=24)
 
+#: A token younger than this was made for the call that brought it; KIS's clock may be off by some minutes.
+JUST_NOW = timedelta(minutes=5)
+
 #: Asked again within this time of an issue, KIS answers with the same token.
 REISSUE_WINDOW = timedelta(hours=6)
 
@@ -67,6 +70,10 @@ class Token:
     def remaining(self, now: datetime) -> timedelta:
         """How long it still lives; negative when it is dead."""
         return self.expires_at - now
+
+    def is_new(self, now: datetime) -> bool:
+        """Whether KIS made it for the call that just brought it. For 6 hours it gives the same one, whoever asks."""
+        return self.issued_at > now - JUST_NOW
 
     def state(self, now: datetime, min_validity: timedelta) -> State:
         """Fresh has more life left than ``min_validity``; stale has less, but enough to be used; expired has not."""

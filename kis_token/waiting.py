@@ -46,7 +46,7 @@ class Waiting:
             if self._left() <= 0:
                 raise _in_vain(begun, seconds)
             # A holder is done within a second or two; a pause that KIS imposes is long.
-            pause = self._clock.jitter(0.2, 0.6) if has_holder else self._clock.jitter(2.0, 4.0)
+            pause = self._clock.jitter(0.2, 0.6) if has_holder else self._clock.jitter(5.0, 10.0)
             self._clock.sleep(max(min(pause, until_again, self._left()), 0.01))
             found = look()
             if found is not None:

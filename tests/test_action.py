@@ -62,6 +62,6 @@ def test_failure_shows_what_each_link_said(
     assert status == 1
     assert "| supabase | no token is stored |" in summary
     assert "| cache | there is no cache file |" in summary
-    assert "[kis-key-refused]" in summary
+    assert "`kis-key-refused`" in summary
     assert REMEDIES["kis-key-refused"] in summary
     assert capsys.readouterr().out.count("::error::") == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from kis_token.token import AppKey
 from tests.support import APP_KEY, HOUR, MINUTE, make_token
 
 if TYPE_CHECKING:
-    from datetime import timedelta
+    from datetime import datetime
 
     from kis_token.token import Token
     from tests.chain import Chain
@@ -134,6 +135,48 @@ def test_a_cached_token_is_put_back(chain: Chain) -> None:
 
     assert (got.token.token_id, got.source, got.refreshed) == (token.token_id, "cache", False)
     assert (chain.database.stored_id(), chain.issue_calls) == (token.token_id, 0)
+
+
+def test_a_cached_token_is_put_back_though_nobody_may_issue(chain: Chain) -> None:
+    """A token row that is lost within the minute of an issue comes back from the cache at once, without KIS."""
+    first = chain.resolve()
+    chain.database.owner.execute("delete from api_credentials where credential_type = 'access_token'")
+
+    again = chain.resolve()
+
+    assert (again.source, again.token.token_id) == ("cache", first.token.token_id)
+    assert chain.database.stored_id() == first.token.token_id
+    assert chain.issue_calls == 1
+
+
+class GivesAgain:
+    """KIS within 6 hours of an issue that nobody kept: the same token comes back."""
+
+    def __init__(self, token: Token) -> None:
+        self._token = token
+
+    def issue(self, app_key: AppKey, now: datetime) -> Token:
+        """The token of before."""
+        assert (app_key.key_id, self._token.remaining(now) > timedelta()) == (self._token.app_key_id, True)
+        return self._token
+
+    def verify(self, token: Token, app_key: AppKey) -> str | None:
+        """Nothing speaks against it."""
+        assert token.app_key_id == app_key.key_id
+        return None
+
+
+@pytest.mark.parametrize("is_down", [False, True])
+def test_a_token_given_again_is_not_called_new(chain: Chain, *, is_down: bool) -> None:
+    """What KIS had issued two hours before is handed out, and not called refreshed, with Supabase and without."""
+    token = make_token(left=22 * HOUR, age=2 * HOUR)
+    if is_down:
+        chain.supabase.stop()
+
+    got = chain.resolve(issuer=GivesAgain(token))
+
+    assert (got.token.token_id, got.source, got.refreshed) == (token.token_id, "oauth", False)
+    assert "again" in got.links[-1].said
 
 
 def test_a_cached_token_newer_than_a_stale_one_is_put_back(chain: Chain) -> None:

@@ -145,13 +145,36 @@ def test_rotate_renews_an_old_token(chain: Chain) -> None:
 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 def test_a_failed_rotation_keeps_the_token(chain: Chain, mode: str) -> None:
-    """When KIS gives no new token, the one that lives is handed out with a warning."""
+    """When KIS gives no new token a rotation is an error that says why, and the token that lives stays for others."""
     token = make_token(left=12 * HOUR, age=12 * HOUR)
     chain.database.put_token(token)
+    before = chain.database.row()
     chain.refuse_issue("EGW00103")
 
-    got = chain.resolve(mode=mode, refresh_after="8h")
-    assert (got.token.token_id, got.refreshed, bool(got.warnings)) == (token.token_id, False, True)
+    with pytest.raises(IssuerRefused):
+        chain.resolve(mode=mode, refresh_after="8h")
+
+    assert chain.database.row() == before
+    assert chain.resolve().token.token_id == token.token_id
+
+
+@pytest.mark.parametrize("mode", ["rotate", "force"])
+def test_a_rotation_without_the_store_is_an_error(chain: Chain, mode: str) -> None:
+    """With Supabase down a rotation neither issues nor passes an old token off as a renewal."""
+    chain.cache_token(make_token(left=12 * HOUR, age=12 * HOUR))
+    chain.supabase.stop()
+    with pytest.raises(StoreOutage):
+        chain.resolve(mode=mode)
+    assert chain.issue_calls == 0
+
+
+def test_force_too_early_says_that_it_did_nothing(chain: Chain) -> None:
+    """Within the minute of an issue nobody may ask again: force hands out what is there, with a warning."""
+    first = chain.resolve()
+    again = chain.resolve(mode="force")
+    assert (again.token.token_id, again.refreshed) == (first.token.token_id, False)
+    assert "not renewed" in again.warnings[0]
+    assert chain.issue_calls == 1
 
 
 def test_force_gets_a_new_token(chain: Chain) -> None:

@@ -15,6 +15,7 @@ from kis_token.sandbox.kis_http import html_response
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.supabase import SupabaseCredentialManager
+from kis_token.token import fingerprint
 from tests.support import ANON_KEY, APP_KEY, MINUTE, SERVICE_KEY, make_certificate, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -77,10 +78,10 @@ def test_a_read_is_one_request(
 
     slot = manager.read("kis")
 
-    assert {name: row.value for name, row in slot.rows.items()} == {
-        "app_key": APP_KEY.key,
-        "app_secret": APP_KEY.secret,
-        "access_token": token.to_json(),
+    assert {name: fingerprint(row.value) for name, row in slot.rows.items()} == {
+        "app_key": APP_KEY.key_id,
+        "app_secret": fingerprint(APP_KEY.secret),
+        "access_token": fingerprint(token.to_json()),
     }
     assert slot.rows["access_token"].version == version
     assert slot.server_now is not None
@@ -137,7 +138,8 @@ def test_a_fresh_token_comes_with_the_answer(manager: SupabaseCredentialManager,
 
     begun = begin(manager)
 
-    assert (begun.status, begun.version, begun.value) == ("fresh", version, token.to_json())
+    assert (begun.status, begun.version) == ("fresh", version)
+    assert fingerprint(begun.value or "") == fingerprint(token.to_json())
     rejecting = manager.begin(
         "kis", str(uuid.uuid4()), "a laptop", APP_KEY, min_remaining=MINUTE, rejected_version=version
     )

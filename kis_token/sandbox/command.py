@@ -39,6 +39,7 @@ def run(command: list[str]) -> int:
         if not command:
             for name, value in sandbox.variables.items():
                 print(f"export {name}={shlex.quote(value)}")  # noqa: T201 - this is the command's output
+            print("# For paper trading: export KIS_ENVIRONMENT=paper KIS_BASE_URL=$KIS_SANDBOX_PAPER_URL")  # noqa: T201 - the same
             print("# The sandbox runs until Ctrl-C.", flush=True)  # noqa: T201 - the same
             while not stopped.wait(1.0):
                 pass

@@ -31,7 +31,7 @@ SAME_TOKEN = timedelta(hours=6)
 #: One tokenP call per app key is accepted in this time.
 TOKEN_CALL_INTERVAL = timedelta(minutes=1)
 #: ``Settings.lockout_after`` refusals for coming too early, all within this time, lock the app key ...
-LOCKOUT_WINDOW = timedelta(minutes=10)
+LOCKOUT_WINDOW = timedelta(minutes=30)
 #: ... for this long. KIS publishes neither number: a client that called every 30 s was locked out for a day.
 LOCKOUT = timedelta(days=1)
 #: The life of a partner company's token, 90 days: KIS documents none that is longer.
