@@ -14,7 +14,8 @@ from kis_token.sandbox.kis_http import TOKEN_PATH, error_response
 from kis_token.sandbox.loopback import Fault
 from kis_token.sealing import make_vault
 from kis_token.supabase import SupabaseCredentialManager
-from tests.support import ACCOUNT, SERVICE_KEY, TurnedClock
+from kis_token.token import AppKey
+from tests.support import ACCOUNT, HOUR, MINUTE, SERVICE_KEY, TurnedClock, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,10 +27,22 @@ if TYPE_CHECKING:
     from kis_token.ports import Issuer
     from kis_token.sandbox.emulator import KISEmulator
     from kis_token.sandbox.postgrest import PostgRESTStandIn
-    from kis_token.token import AppKey, Token
+    from kis_token.token import Token
     from tests.support import Database
 
 ENCRYPTION_KEY = base64.b64encode(bytes(range(32))).decode()
+
+OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", "b3RoZXI=")
+
+
+def stale_token() -> Token:
+    """Alive, with less life than callers need, and old enough for KIS to give another."""
+    return make_token(left=5 * MINUTE, age=23 * HOUR)
+
+
+def dead_token() -> Token:
+    """Past its end."""
+    return make_token(left=-MINUTE, age=25 * HOUR)
 
 
 @dataclass

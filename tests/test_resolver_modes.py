@@ -11,25 +11,11 @@ import pytest
 from kis_token.errors import IssuanceError, IssuerOutage, IssuerRefused, StoreMisconfigured, StoreOutage, TokenError
 from kis_token.sandbox.kis_http import html_response
 from kis_token.sandbox.loopback import Fault
-from kis_token.token import AppKey
-from tests.chain import ENCRYPTION_KEY
+from tests.chain import ENCRYPTION_KEY, dead_token, stale_token
 from tests.support import HOUR, MINUTE, TurnedClock, make_token
 
 if TYPE_CHECKING:
-    from kis_token.token import Token
     from tests.chain import Chain
-
-OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", "b3RoZXI=")
-
-
-def stale_token() -> Token:
-    """Alive, with less life than callers need, and old enough for KIS to give another."""
-    return make_token(left=5 * MINUTE, age=23 * HOUR)
-
-
-def dead_token() -> Token:
-    """Past its end."""
-    return make_token(left=-MINUTE, age=25 * HOUR)
 
 
 # Supabase does not work
