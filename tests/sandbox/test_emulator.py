@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -11,14 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from kis_token.sandbox.emulator import Counts, KISEmulator
 from kis_token.sandbox.kis_http import PRICE_PATH, PRICE_TR_ID, TOKEN_PATH, error_response, html_response
 from kis_token.sandbox.kis_rules import Account
 from kis_token.sandbox.loopback import Fault
+from tests.support import make_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -223,7 +219,7 @@ def test_state_and_addresses_outlive_a_stop(kis: KISEmulator) -> None:
 
 def test_environments_can_be_served_over_https(tmp_path: Path) -> None:
     """With a TLS context both environments are https addresses that a client can verify; the control stays http."""
-    certificate, context = _certificate(tmp_path)
+    certificate, context = make_certificate(tmp_path)
     with KISEmulator(production=REAL, paper=PAPER, tls=context) as kis:
         assert kis.production_url.startswith("https://")
         assert kis.paper_url.startswith("https://")
@@ -232,26 +228,3 @@ def test_environments_can_be_served_over_https(tmp_path: Path) -> None:
         assert answer.json()["msg_cd"] == "EGW00122"
         with pytest.raises(requests.exceptions.SSLError):
             requests.get(kis.paper_url, timeout=5)
-
-
-def _certificate(folder: Path) -> tuple[str, ssl.SSLContext]:
-    """A self-signed certificate for 127.0.0.1: where it is kept, and the context that serves it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
-    now = datetime.now(timezone.utc)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "certificate.pem"
-    path.write_bytes(
-        certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return str(path), context
