@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,11 @@ WORKFLOW = Path(__file__).with_name("use.yml")
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A user's repository with the workflow, and beside it the action as it would be fetched."""
+def project(tmp_path: Path, tool_cache: Path) -> Path:
+    """A user's repository with the workflow, beside it the action as it would be fetched, and a home for act."""
+    cache = tmp_path / "home" / ".cache" / "act"
+    cache.mkdir(parents=True)
+    (cache / "tool_cache").symlink_to(tool_cache)  # as on a self-hosted runner: built once
     repository = tmp_path / "bot"
     (repository / ".github" / "workflows").mkdir(parents=True)
     shutil.copy(WORKFLOW, repository / ".github" / "workflows")
@@ -76,6 +80,11 @@ def run_act(project: Path, sandbox: Sandbox, event: str, job: str) -> subprocess
     )
 
 
+def readable(log: str) -> str:
+    """The log without what looks like a token, to show why a test failed."""
+    return re.sub(r"eyJ[\w-]+\.[\w.-]+", "<token>", log)
+
+
 def test_workflow_gets_a_token_and_uses_it(project: Path, sandbox: Sandbox) -> None:
     """Two jobs of a matrix share one issue, quote with it, and no log line shows token or key."""
     done = run_act(project, sandbox, "push", "quote")
@@ -84,13 +93,13 @@ def test_workflow_gets_a_token_and_uses_it(project: Path, sandbox: Sandbox) -> N
         row = connection.execute(
             "select credential_value from api_credentials where credential_type = 'access_token'"
         ).fetchone()
-    assert row is not None
+    assert row is not None, readable(done.stdout)
     token = parse_stored(row[0])
     account = sandbox.kis.accounts["production"][0]
     secrets = {"token": token.value, "app secret": account.app_secret, "app key": account.app_key}
     shown = [name for name, secret in secrets.items() if secret in done.stdout]
     assert shown == []
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, readable(done.stdout)
     assert done.stdout.count("quotation: 200") == 2
     assert done.stdout.count("The token is <***>, valid until 20") == 2
     assert sandbox.kis.counts("production").calls == 1
