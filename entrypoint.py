@@ -159,14 +159,14 @@ def look_quickly(settings: Settings) -> tuple[View | None, Resolution | None]:
     """
     if settings.encryption_keys or settings.mode == "force":
         return None, None
-    from kis_token.cache import FileCache, remember
+    from kis_token.cache import make_cache, remember
     from kis_token.clock import SystemClock
     from kis_token.lookup import enough, look
     from kis_token.reader import Slot, read_slot
     from kis_token.sealing import PlainVault
 
     vault = PlainVault()
-    cache = FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None
+    cache = make_cache(settings, vault)
 
     def read() -> Slot:
         return read_slot(settings.supabase_url, settings.supabase_key, settings.service_name)

@@ -70,6 +70,7 @@ def main(started: float, view: View | None) -> int:
     workflow = ToolkitWorkflow()
     links: tuple[Link, ...] = ()
     try:
+        # Read again: only with the runtime is the user's cache folder known outside of a job.
         settings = Settings.from_env(os.environ)
         mask_secrets(settings.secrets, workflow)
         with open_resolver(settings, started, workflow.info) as resolver:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from kis_token.config import Settings
     from kis_token.lookup import Resolution
     from kis_token.ports import Cache
     from kis_token.sealing import Vault
@@ -112,6 +113,11 @@ class FileCache:
             if hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), 0):
                 raise PermissionError("another user's file")
             return file.read(LARGEST_FILE).decode()
+
+
+def make_cache(settings: Settings, vault: Vault) -> FileCache | None:
+    """The cache that the settings name; None when it is turned off."""
+    return FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None
 
 
 def remember(cache: Cache | None, resolution: Resolution) -> Resolution:

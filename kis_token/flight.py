@@ -23,7 +23,7 @@ from kis_token.errors import (
 )
 from kis_token.lookup import describe, judge_row
 from kis_token.reader import Row, Slot
-from kis_token.token import LEAST_USEFUL, State, Token
+from kis_token.token import State, Token
 from kis_token.waiting import ISSUE_BUDGET, Waiting
 
 if TYPE_CHECKING:
@@ -200,13 +200,14 @@ class Flight:
             return self._hand_out(view, token, source)
         if committed.status == "fenced":
             theirs = self._judge(view, committed.value, committed.expires_at, committed.version)
-            if theirs is not None and theirs.remaining(self.now()) >= LEAST_USEFUL:
+            if theirs is not None and theirs.lives(self.now()):
                 return self._found(view, theirs)
             view = view.with_warning("The token was not stored: the turn had gone to another.")
             return self._hand_out(view, token, source)
         token = replace(token, version=committed.version)
-        if committed.status == "unchanged":
-            return self._hand_out(view, token, source, "gave the token again that is stored", is_other=False)
+        if committed.status == "unchanged" and source != "cache":
+            view = replace(view, now=self.now()).with_link("oauth", "gave the token again that is stored")
+            return view.resolution(token, source)
         return self._hand_out(view, token, source)
 
     def _send_commit(self, turn: _Turn, token: Token, *, rejected: bool) -> Committed:
@@ -219,13 +220,9 @@ class Flight:
             self._clock.sleep(self._clock.jitter(0.2, 1.0))
         return self._store.commit(self._service, turn.holder, turn.fence, token, stored_form, rejected=rejected)
 
-    def _hand_out(self, view: View, token: Token, source: str, said: str = "", *, is_other: bool = True) -> Resolution:
+    def _hand_out(self, view: View, token: Token, source: str) -> Resolution:
         view = replace(view, now=self.now())
-        if source == "cache":
-            return view.resolution(token, source)
-        refreshed = is_other and token.is_new(view.now)
-        said = said or ("issued a token" if refreshed else "gave a token again that it had issued before")
-        return view.with_link("oauth", said).resolution(token, source, refreshed=refreshed)
+        return view.resolution(token, source) if source == "cache" else hand_out_issued(view, token)
 
     def _sealed(self, token: Token) -> str:
         return self._vault.seal(token.to_json(), self._service, "access_token")
@@ -268,7 +265,7 @@ class Flight:
         if row is None or row.version == self._rejected:
             return None
         token, _, _ = judge_row(replace(view, now=self.now()), slot, self._settings, self._vault)
-        if token is None or token.remaining(self.now()) < LEAST_USEFUL:
+        if token is None or not token.lives(self.now()):
             return None
         return self._found(view, token)
 
@@ -276,7 +273,7 @@ class Flight:
         """The token that came with the answer; None when it cannot be used, which the next question then says."""
         token = self._judge(view, begun.value, begun.expires_at, begun.version)
         # The column, which is all that the store goes by, may promise more life than the token has.
-        if token is not None and token.remaining(self.now()) >= LEAST_USEFUL:
+        if token is not None and token.lives(self.now()):
             return self._found(view, token)
         self._rejected = begun.version
         return None
@@ -299,3 +296,10 @@ def issue(issuer: Issuer, app_key: AppKey, now: datetime) -> Token:
     if token.app_key_id != app_key.key_id:
         raise IssuerOutage("kis-answer-unusable", "KIS issued a token of another app key", sent=True)
     return token
+
+
+def hand_out_issued(view: View, token: Token, *, warning: str = "") -> Resolution:
+    """What tokenP gave at ``view.now``: a new token or, within 6 hours of an issue, one of before."""
+    refreshed = token.is_new(view.now)
+    said = "issued a token" if refreshed else "gave a token again that it had issued before"
+    return view.with_link("oauth", said).resolution(token, "oauth", refreshed=refreshed, warning=warning)

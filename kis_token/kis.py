@@ -18,7 +18,7 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyErr
 
 from kis_token.errors import KIS_REFUSALS, IssuerError, IssuerOutage, IssuerRateLimited, IssuerRefused, TokenError
 from kis_token.limits import within
-from kis_token.token import LEAST_USEFUL, Token, build_token, claimed_time, parse_claims, parse_kst
+from kis_token.token import Token, build_token, claimed_time, parse_claims, parse_kst
 
 if TYPE_CHECKING:
     from kis_token.token import AppKey
@@ -156,7 +156,7 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: str
         )
     except TokenError as error:
         raise IssuerOutage("kis-answer-unusable", f"KIS's answer: {error.args[0]}", sent=True) from None
-    if token.remaining(now) < LEAST_USEFUL:
+    if not token.lives(now):
         raise IssuerOutage("kis-answer-unusable", "KIS's token had expired on arrival", sent=True)
     return token
 

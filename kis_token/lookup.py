@@ -77,7 +77,7 @@ class View:
         """What can be handed out as things stand: a fresh stored token or, in an outage, any cached one that lives."""
         if self.stored is not None and self.is_surely_fresh(self.stored, min_validity):
             return self.resolution(self.stored, "supabase")
-        if self.outage is not None and self.cached is not None and self.cached.remaining(self.now) >= LEAST_USEFUL:
+        if self.outage is not None and self.cached is not None and self.cached.lives(self.now):
             return self.resolution(self.cached, "cache", warning=f"{self.outage}; the cached token is used.")
         return None
 
@@ -106,7 +106,7 @@ class View:
         """The longest-lived token that can still be used, and where it is from."""
         tokens = [(token, source) for token, source in ((self.stored, "supabase"), (self.cached, "cache")) if token]
         best = max(tokens, key=lambda pair: pair[0].expires_at, default=None)
-        return best if best is not None and best[0].remaining(self.now) >= LEAST_USEFUL else None
+        return best if best is not None and best[0].lives(self.now) else None
 
     def with_link(self, name: str, said: str) -> View:
         """The same, and what a further link said."""
@@ -211,27 +211,27 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
             seconds = int(abs(skew).total_seconds())
             direction = "behind" if skew > timedelta() else "ahead"
             view = replace(view, warnings=(f"This machine's clock is {seconds} s {direction}.",))
-    key, secret = slot.rows.get("app_key"), slot.rows.get("app_secret")
-    if key is not None and secret is not None:
-        stored = AppKey(
-            vault.open(key.value, settings.service_name, "app_key").strip(),
-            vault.open(secret.value, settings.service_name, "app_secret").strip(),
-        )
-        for name, value in (("app_key", stored.key), ("app_secret", stored.secret)):
-            if value and not is_one_word(value):
-                code = "invalid-app-key" if name == "app_key" else "invalid-app-secret"
-                raise StoreMisconfigured(
-                    code, f"The {name} stored for {settings.service_name} has a line break, a blank or an odd character"
-                )
-        if stored.key and stored.secret:
-            view = replace(view, app_key=stored)
+    if slot.rows.keys() >= {"app_key", "app_secret"}:
+        key, secret = (_stored_key(slot, name, settings, vault) for name in ("app_key", "app_secret"))
+        if key and secret:
+            view = replace(view, app_key=AppKey(key, secret))
     token, unusable_version, said = judge_row(view, slot, settings, vault)
     return replace(view, stored=token, unusable_version=unusable_version).with_link("supabase", said)
 
 
+def _stored_key(slot: Slot, name: str, settings: Settings, vault: Vault) -> str:
+    value = vault.open(slot.rows[name].value, settings.service_name, name).strip()
+    if value and not is_one_word(value):
+        raise StoreMisconfigured(
+            f"invalid-{name.replace('_', '-')}",
+            f"The {name} stored for {settings.service_name} has a line break, a blank or an odd character",
+        )
+    return value
+
+
 def _check_owner(token: Token, view: View, settings: Settings) -> None:
     """Refuse another account's living token: a new issue would make two fleets replace each other's for ever."""
-    if token.remaining(view.now) < LEAST_USEFUL:
+    if not token.lives(view.now):
         return
     if view.app_key is not None and token.app_key_id not in (None, view.app_key.key_id):
         raise TokenError("token-of-another-key", f"The token of {settings.service_name} belongs to another app key")

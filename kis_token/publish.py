@@ -63,8 +63,7 @@ def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> N
 
     for warning in resolution.warnings:
         workflow.warning(warning)
-    for link in resolution.links:
-        workflow.info(f"{link.name}: {link.said}")
+    _log(resolution.links, workflow)
     workflow.info(f"token from {resolution.source}, valid until {_both_zones(resolution)}")
     try:
         workflow.summarize(_summary(resolution, settings))
@@ -72,16 +71,13 @@ def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> N
         workflow.warning(f"{error}")  # the token is out; that counts
 
 
-def report_failure(error: KisTokenError, links: Iterable[Link], workflow: Workflow) -> None:
+def report_failure(error: KisTokenError, links: tuple[Link, ...], workflow: Workflow) -> None:
     """One error line for each fault with what to do, the output ``error-code``, and the same in the summary."""
     faults = error.faults if isinstance(error, SettingsError) else [error]
     for fault in faults:
         workflow.error(f"{fault}. {fault.hint}")
-    links = tuple(links)
-    for link in links:
-        workflow.info(f"{link.name}: {link.said}")
-    rows = [f"| {link.name} | {_cell(link.said)} |" for link in links]
-    table = ["", "| link | said |", "| --- | --- |", *rows] if rows else []
+    _log(links, workflow)
+    table = ["", *_table(links)] if links else []
     lines = [f"- `{fault.code}`: {_cell(fault.args[0])}. {fault.hint}" for fault in faults]
     # The files may be just what is broken; the error lines are out already.
     try:
@@ -101,14 +97,11 @@ def describe_defect(error: Exception) -> KisTokenError:
 
 
 def _summary(resolution: Resolution, settings: Settings) -> str:
-    rows = [f"| {link.name} | {_cell(link.said)} |" for link in resolution.links]
     return "\n".join(
         [
             f"### KIS access token: from {resolution.source}",
             "",
-            "| link | said |",
-            "| --- | --- |",
-            *rows,
+            *_table(resolution.links),
             "",
             f"Valid until **{_both_zones(resolution)}** · {settings.environment} · service `{settings.service_name}`"
             + (" · renewed now" if resolution.refreshed else ""),
@@ -116,6 +109,15 @@ def _summary(resolution: Resolution, settings: Settings) -> str:
             "",
         ]
     )
+
+
+def _log(links: tuple[Link, ...], workflow: Workflow) -> None:
+    for link in links:
+        workflow.info(f"{link.name}: {link.said}")
+
+
+def _table(links: tuple[Link, ...]) -> list[str]:
+    return ["| link | said |", "| --- | --- |", *(f"| {link.name} | {_cell(link.said)} |" for link in links)]
 
 
 def _both_zones(resolution: Resolution) -> str:

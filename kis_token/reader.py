@@ -39,8 +39,8 @@ _MISCONFIGURED = {
 }
 
 
-#: Codes that pass by themselves: no connection, too busy, a deadlock, a shutdown, an internal error.
 _LONGEST_CODE = len("PGRST000")
+#: Codes that pass by themselves: no connection, too busy, a deadlock, a shutdown, an internal error.
 _PASSING = ("08", "40", "53", "57", "58", "XX", "PGRST00")
 
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from kis_token.cache import remember
 from kis_token.errors import IssuanceError, IssuerRateLimited, KisTokenError, StoreOutage, TokenError
-from kis_token.flight import Flight, issue
+from kis_token.flight import Flight, hand_out_issued, issue
 from kis_token.lookup import Resolution, View, enough, look, not_due
 from kis_token.token import LEAST_USEFUL, AppKey
 from kis_token.waiting import ISSUE_BUDGET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from kis_token.clock import Clock
     from kis_token.config import Settings
@@ -94,6 +95,10 @@ class Resolver:
         answer = not_due(replace(view, now=judged.now), judged.token, self._settings)
         return answer or self._flight.run(view, app_key, replaces=stored.version)
 
+    def _now(self, view: View) -> datetime:
+        """The store's time, as far as the view knows it."""
+        return self._clock.now() + view.skew
+
     def _read(self) -> Slot:
         return self._store.read(self._settings.service_name)
 
@@ -101,7 +106,7 @@ class Resolver:
         """A token that still lives, with a warning, for those who want a token; else the error."""
         if self._settings.mode != "resolve":
             raise error
-        view = replace(view, now=self._clock.now() + view.skew)
+        view = replace(view, now=self._now(view))
         at_hand = view.at_hand()
         if at_hand is None:
             raise error
@@ -109,7 +114,7 @@ class Resolver:
 
     def _expired(self, view: View, error: KisTokenError) -> Resolution:
         """A token that has just died, where the caller allows it; else the error."""
-        view = replace(view, now=self._clock.now() + view.skew)
+        view = replace(view, now=self._now(view))
         if self._settings.allow_expired:
             for token, source in ((view.stored, "supabase"), (view.cached, "cache")):
                 if token is not None and token.remaining(view.now) > -LONGEST_EXPIRED:
@@ -133,23 +138,18 @@ class Resolver:
                 cached = self._cache.read()
             except TokenError:
                 return self._issue_alone(view, app_key, outage)
-            alive = cached.remaining(self._clock.now() + view.skew) >= LEAST_USEFUL
-            if alive and cached.app_key_id in (None, app_key.key_id):
+            if cached.lives(self._now(view)) and cached.app_key_id in (None, app_key.key_id):
                 return view.resolution(cached, "cache", warning=f"{outage}; the cached token is used.")
             return self._issue_alone(view, app_key, outage)
 
     def _issue_alone(self, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
-        now = self._clock.now() + view.skew
+        now = self._now(view)
         try:
             token = issue(self._issuer, app_key, now)
         except IssuerRateLimited as error:
             raise IssuerRateLimited(error.code, f"{outage.args[0]}, and {error.args[0]}") from error
-        said, warning = "issued a token", f"{outage}; a token was issued that other machines do not see."
-        if not token.is_new(now):
-            said, warning = "gave a token again that it had issued before", f"{outage}; KIS gave its token again."
-        resolution = view.with_link("oauth", said).resolution(
-            token, "oauth", refreshed=token.is_new(now), warning=warning
-        )
+        what = "a token was issued that other machines do not see" if token.is_new(now) else "KIS gave its token again"
+        resolution = hand_out_issued(replace(view, now=now), token, warning=f"{outage}; {what}.")
         return remember(self._cache, resolution)  # while the lock is held
 
     def _require_app_key(self, view: View) -> AppKey:

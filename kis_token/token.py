@@ -71,6 +71,10 @@ class Token:
         """How long it still lives; negative when it is dead."""
         return self.expires_at - now
 
+    def lives(self, now: datetime) -> bool:
+        """Whether it can still be used: it is fresh or stale."""
+        return self.remaining(now) >= LEAST_USEFUL
+
     def is_new(self, now: datetime) -> bool:
         """Whether KIS made it for the call that just brought it. For 6 hours it gives the same one, whoever asks."""
         return self.issued_at > now - JUST_NOW
@@ -80,7 +84,7 @@ class Token:
         remaining = self.remaining(now)
         if remaining > max(min_validity, LEAST_USEFUL):
             return State.FRESH
-        return State.STALE if remaining >= LEAST_USEFUL else State.EXPIRED
+        return State.STALE if self.lives(now) else State.EXPIRED
 
     def to_json(self) -> str:
         """The form in which it is stored: clients written against the guide read the first three members."""

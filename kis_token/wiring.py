@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from kis_token.cache import FileCache
+from kis_token.cache import make_cache
 from kis_token.clock import SystemClock
 from kis_token.kis import KISIssuer
 from kis_token.resolver import Resolver
@@ -35,7 +35,7 @@ def open_resolver(settings: Settings, started: float, tell: Callable[[str], None
         yield Resolver(
             settings,
             store=store,
-            cache=FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None,
+            cache=make_cache(settings, vault),
             issuer=KISIssuer(settings.base_url, settings.environment),
             vault=vault,
             clock=SystemClock(),

@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kis_token.cache import FileCache
+from kis_token.cache import FileCache, make_cache
 from kis_token.config import Settings
 from kis_token.kis import KISIssuer
 from kis_token.resolver import Resolver
@@ -80,7 +80,7 @@ class Chain:
         return Resolver(
             settings,
             store=store,
-            cache=FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None,
+            cache=make_cache(settings, vault),
             issuer=issuer or KISIssuer(settings.base_url, settings.environment),
             vault=vault,
             clock=clock,
