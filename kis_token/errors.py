@@ -84,6 +84,9 @@ REMEDIES: dict[str, str] = {
     "kis-answer-unusable": "KIS answered with something that is no token. Try again in some minutes.",
     # issuing
     "key-in-two-slots": "Use one service-name for one app key everywhere.",
+    "token-repeated": (
+        "For 6 hours after an issue KIS gives the same token, also when it has died. The message says until when."
+    ),
     "wait-too-long": "Another job is issuing, or KIS has to be left alone for a while. Run again, or raise timeout.",
     "timed-out": "Something did not answer. The last lines of the log say what was waited for; or raise timeout.",
     "no-valid-token": "mode: check never issues. Run once with mode: resolve.",

@@ -1,30 +1,28 @@
 """Single flight: one tokenP call however many ask. The store decides whose turn it is; this is a contender's side.
 
-It keeps four promises to the store: a turn is one attempt, with a holder id of its own; tokenP is called once in it,
-and only within 5 s of asking for it; nothing is tried twice inside it; and it ends with a commit or an abort, or
-lapses.
+It keeps three promises to the store: tokenP is called once in a turn, and only within 5 s of asking for it; nothing is
+tried twice inside it; and it ends with a commit or an abort, or lapses.
 """
 
 from __future__ import annotations
 
-import uuid
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.errors import (
+    KIS_REFUSALS,
     IssuanceError,
     IssuerOutage,
     IssuerRateLimited,
     IssuerRefused,
-    KisTokenError,
     StoreOutage,
 )
+from kis_token.lease import Lease
 from kis_token.lookup import describe, judge_row
 from kis_token.reader import Row, Slot
 from kis_token.token import State, Token
-from kis_token.waiting import ISSUE_BUDGET, Waiting
+from kis_token.waiting import ISSUE_BUDGET, Waiting, refused_to_another, token_repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,26 +30,17 @@ if TYPE_CHECKING:
 
     from kis_token.clock import Clock
     from kis_token.config import Settings
+    from kis_token.lease import Turn
     from kis_token.lookup import Resolution, View
-    from kis_token.ports import Begun, Committed, Issuer, Store
+    from kis_token.ports import Begun, Issuer, Store
     from kis_token.sealing import Vault
     from kis_token.token import AppKey
-
-#: From asking for a turn to sending tokenP. With 70 s between turns, two calls are more than a minute apart.
-LONGEST_START = timedelta(seconds=5)
 
 #: KIS allows one call a minute; a second more for its clock.
 MINUTE = timedelta(seconds=61)
 
-_COMMIT_TRIES = 4
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """A granted turn."""
-
-    holder: str
-    fence: int
+#: Another's renewal takes a second or two: so long it is worth waiting for, even with a stale token at hand.
+PATIENCE = 3.0
 
 
 class Flight:
@@ -72,16 +61,13 @@ class Flight:
         tell: Callable[[str], None],
     ) -> None:
         self._settings = settings
-        self._service = settings.service_name
         self._store = store
         self._issuer = issuer
         self._vault = vault
         self._clock = clock
-        self._deadline = deadline
-        self._tell = tell
+        self._lease = Lease(settings, store, vault, clock, deadline, tell)
         self._waiting = Waiting(clock, deadline, tell)
         self._was_rate_limited = False
-        self._skew = timedelta()
         self._rejected: int | None = None
 
     def run(self, view: View, app_key: AppKey, *, replaces: int | None = None) -> Resolution:
@@ -90,13 +76,10 @@ class Flight:
         ``replaces`` is the version of a token that is to be renewed although it is fresh. Raises StoreError,
         IssuerError, IssuanceError and TokenError.
         """
-        self._skew = view.skew
         self._rejected = view.unusable_version or replaces
         while self.left() > 0:
-            wall, steady = self._clock.now(), self._clock.monotonic()
-            holder = str(uuid.uuid4())
-            begun = self._begin(holder, app_key)
-            self._skew = begun.server_now - self._clock.now()
+            begun, turn = self._lease.begin(app_key, rejected_version=self._rejected, rejected_token_id=view.refused_id)
+            view = view.with_time(begun.server_now, self._clock.now())
             resolution: Resolution | None = None
             if begun.status == "conflict":
                 raise IssuanceError(
@@ -106,63 +89,39 @@ class Flight:
                 )
             if begun.status == "fresh":
                 resolution = self._accept(view, begun)
-            elif begun.status == "granted" and begun.fence is not None:
-                turn = _Turn(holder, begun.fence)
-                # A machine that was suspended wakes up with a turn that is over: of wall and counter the larger counts.
-                if max(self._clock.now() - wall, timedelta(seconds=self._clock.monotonic() - steady)) > LONGEST_START:
-                    self._abort(turn, "late-start")
-                else:
-                    resolution = self._use(view, turn, app_key)
-            else:
+            elif turn is None:
                 resolution = self._wait(view, begun)
+            elif self._lease.is_late(turn):
+                self._lease.abort(turn, "late-start")
+            else:
+                resolution = self._use(view, turn, app_key)
             if resolution is not None:
                 return resolution
         raise IssuanceError("wait-too-long", "Time was up before there was a token", retryable=True)
 
-    def now(self) -> datetime:
-        """The store's time, as far as it has told it."""
-        return self._clock.now() + self._skew
-
     def left(self) -> float:
         """Seconds until the deadline."""
-        return self._deadline - self._clock.monotonic()
+        return self._lease.left()
 
-    def _begin(self, holder: str, app_key: AppKey) -> Begun:
-        """Ask for a turn; once more when the answer is lost: the same holder is told of the same turn."""
-        try:
-            return self._ask(holder, app_key)
-        except StoreOutage:
-            self._clock.sleep(self._clock.jitter(0.2, 1.0))
-            return self._ask(holder, app_key)
-
-    def _ask(self, holder: str, app_key: AppKey) -> Begun:
-        return self._store.begin(
-            self._service,
-            holder,
-            self._settings.label,
-            app_key,
-            min_remaining=self._settings.min_validity,
-            rejected_version=self._rejected,
-        )
-
-    def _use(self, view: View, turn: _Turn, app_key: AppKey) -> Resolution | None:
+    def _use(self, view: View, turn: Turn, app_key: AppKey) -> Resolution | None:
         """One turn. None: it brought nothing, and another may be asked for."""
-        cached = view.cached
+        view, cached = self._present(view), view.cached
         if (
             self._settings.mode == "resolve"
             and cached is not None
-            and cached.state(self.now(), self._settings.min_validity) is State.FRESH
+            and cached.state(view.now, self._settings.min_validity) is State.FRESH
             and (view.stored is None or cached.expires_at > view.stored.expires_at)
         ):
             return self._commit(view, turn, cached, "cache")
         if self.left() < ISSUE_BUDGET:
-            self._abort(turn, "out-of-time")
+            self._lease.abort(turn, "out-of-time")
             raise IssuanceError("wait-too-long", "There is too little time left to issue a token", retryable=True)
         try:
-            token = issue(self._issuer, app_key, self.now())
-            view = self._verify(view, token, app_key)
+            token = issue(self._issuer, app_key, view.now)
+            if token.token_id != view.refused_id:
+                view = self._verify(view, token, app_key)
         except IssuerRateLimited:
-            self._abort(turn, "EGW00133", MINUTE)
+            self._lease.abort(turn, "EGW00133", MINUTE)
             # Somebody outside of all this has issued; their token may be stored already.
             found = self._look_again(view)
             if found is None and self._was_rate_limited:
@@ -170,13 +129,13 @@ class Flight:
             self._was_rate_limited = True
             return found
         except IssuerRefused as error:
-            self._abort(turn, error.kis_code, refused=app_key.credential_id)
+            self._lease.abort(turn, error.kis_code, refused=app_key.credential_id)
             raise
         except IssuerOutage as error:
-            self._abort(turn, error.code, MINUTE if error.sent else timedelta())
+            self._lease.abort(turn, error.code, MINUTE if error.sent else timedelta())
             raise
         except BaseException:
-            self._abort(turn, "interrupted", MINUTE)
+            self._lease.abort(turn, "interrupted", MINUTE)
             raise
         return self._commit(view, turn, token, "oauth")
 
@@ -192,88 +151,86 @@ class Flight:
             raise IssuerOutage("kis-answer-unusable", f"KIS refuses the token it just issued ({code})", sent=True)
         return view
 
-    def _commit(self, view: View, turn: _Turn, token: Token, source: str) -> Resolution:
+    def _commit(self, view: View, turn: Turn, token: Token, source: str) -> Resolution:
+        is_repeated = token.token_id == view.refused_id
         try:
-            committed = self._send_commit(turn, token, rejected=view.unusable_version is not None)
+            committed = self._lease.commit(turn, token, rejected=view.refused_id is not None)
         except StoreOutage as error:
+            if is_repeated:
+                raise token_repeated(token) from error
             view = view.with_warning(f"The token could not be stored for others: {error}")
             return self._hand_out(view, token, source)
+        view = self._present(view)
         if committed.status == "fenced":
             theirs = self._judge(view, committed.value, committed.expires_at, committed.version)
-            if theirs is not None and theirs.lives(self.now()):
+            if theirs is not None and theirs.lives(view.now):
                 return self._found(view, theirs)
+        if is_repeated:
+            raise token_repeated(token)
+        if committed.status == "fenced":
             view = view.with_warning("The token was not stored: the turn had gone to another.")
             return self._hand_out(view, token, source)
+        if committed.status == "unchanged":
+            self._heal(view, token, committed.version)
         token = replace(token, version=committed.version)
         if committed.status == "unchanged" and source != "cache":
-            view = replace(view, now=self.now()).with_link("oauth", "gave the token again that is stored")
-            return view.resolution(token, source)
+            return view.with_link("oauth", "gave the token again that is stored").resolution(token, source)
         return self._hand_out(view, token, source)
 
-    def _send_commit(self, turn: _Turn, token: Token, *, rejected: bool) -> Committed:
-        stored_form = self._sealed(token)  # once: the store knows a repeated commit by it, and no two seals are alike
-        for _ in range(_COMMIT_TRIES - 1):
-            with suppress(StoreOutage):
-                return self._store.commit(self._service, turn.holder, turn.fence, token, stored_form, rejected=rejected)
-            if self.left() < 1:
-                break
-            self._clock.sleep(self._clock.jitter(0.2, 1.0))
-        return self._store.commit(self._service, turn.holder, turn.fence, token, stored_form, rejected=rejected)
+    def _heal(self, view: View, token: Token, version: int | None) -> None:
+        """The token is stored, but in a row from which nobody can tell that it lives: with a wrong end, say."""
+        looks_dead = view.stored is not None and not view.stored.lives(view.now) and version == view.stored.version
+        if version is not None and (looks_dead or version == view.unusable_version):
+            self._lease.offer(token, replaces_version=version)
 
     def _hand_out(self, view: View, token: Token, source: str) -> Resolution:
-        view = replace(view, now=self.now())
+        view = self._present(view)
         return view.resolution(token, source) if source == "cache" else hand_out_issued(view, token)
-
-    def _sealed(self, token: Token) -> str:
-        return self._vault.seal(token.to_json(), self._service, "access_token")
-
-    def _abort(self, turn: _Turn, code: str, cooldown: timedelta = timedelta(), *, refused: str | None = None) -> None:
-        try:
-            self._store.abort(
-                self._service,
-                turn.holder,
-                turn.fence,
-                cooldown=cooldown,
-                error_code=code,
-                refused_credential_id=refused,
-            )
-        except KisTokenError as error:
-            self._tell(f"The turn could not be given back and lapses by itself: {error}")
 
     def _wait(self, view: View, begun: Begun) -> Resolution | None:
         """Another has the turn, or nobody may have it yet. A token, or None when it is time to ask again."""
-        at_hand = replace(view, now=self.now()).at_hand()
-        if at_hand is None:
+        if self._present(view).at_hand() is None:
             return self._waiting.wait(begun, lambda: self._look_again(view))
+        said = "it is too early to ask again"
+        if begun.holder_label is not None:
+            found = self._waiting.wait(begun, lambda: self._look_again(view), PATIENCE)
+            if found is not None:
+                return found
+            said = f"{begun.holder_label} is renewing the token"
+        elif begun.last_error in KIS_REFUSALS:
+            error = refused_to_another(begun.last_error)
+            view = view.with_warning(f"The token was not renewed: {error}. {error.hint}")
+        view = self._present(view)
+        at_hand = view.at_hand()
+        if at_hand is None:
+            return None
         token, source = at_hand
-        said = f"{begun.holder_label} is renewing the token" if begun.holder_label else "it is too early to ask again"
         if self._settings.mode == "force":
             view = view.with_warning(f"The token was not renewed: {said}.")
         if source == "cache" and begun.holder_label is None:
             # Nobody will store a newer one before long: what this machine has is of use to the others.
-            with suppress(KisTokenError):
-                self._store.save(self._service, token, self._sealed(token))
+            self._lease.offer(token)
         return view.with_link("oauth", said).resolution(token, source)
 
     def _look_again(self, view: View) -> Resolution | None:
         """What the store has by now, if that will do. A look that fails is one that showed nothing."""
         try:
-            slot = self._store.read(self._service)
+            slot = self._store.read(self._settings.service_name)
         except StoreOutage:
             return None
         row = slot.rows.get("access_token")
-        if row is None or row.version == self._rejected:
+        known = {self._rejected, view.stored.version if view.stored is not None else None}
+        if row is None or row.version in known:
             return None
-        token, _, _ = judge_row(replace(view, now=self.now()), slot, self._settings, self._vault)
-        if token is None or not token.lives(self.now()):
-            return None
-        return self._found(view, token)
+        view = self._present(view)
+        token, _, _ = judge_row(view, slot, self._settings, self._vault)
+        return self._found(view, token) if token is not None and token.lives(view.now) else None
 
     def _accept(self, view: View, begun: Begun) -> Resolution | None:
         """The token that came with the answer; None when it cannot be used, which the next question then says."""
         token = self._judge(view, begun.value, begun.expires_at, begun.version)
         # The column, which is all that the store goes by, may promise more life than the token has.
-        if token is not None and token.lives(self.now()):
+        if token is not None and token.lives(view.now):
             return self._found(view, token)
         self._rejected = begun.version
         return None
@@ -282,10 +239,12 @@ class Flight:
         if value is None or version is None:
             return None
         slot = Slot({"access_token": Row(value, column, version)}, None)
-        return judge_row(replace(view, now=self.now()), slot, self._settings, self._vault)[0]
+        return judge_row(view, slot, self._settings, self._vault)[0]
+
+    def _present(self, view: View) -> View:
+        return view.as_of(self._clock.now())
 
     def _found(self, view: View, token: Token) -> Resolution:
-        view = replace(view, now=self.now())
         said = f"another has issued: {describe(token, view.now, self._settings.min_validity)}"
         return view.with_link("supabase", said).resolution(token, "supabase")
 

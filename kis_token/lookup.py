@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 #: A machine whose clock is further off than this is told so.
 TOLERATED_SKEW = timedelta(minutes=2)
 
+#: A token so much older than the rotation's due age tells that the rotation has not run.
+ROTATION_GRACE = timedelta(hours=2)
+
+_REFUSED = "its token is the one that KIS refused"
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -58,8 +63,9 @@ class View:
     """What store and cache hold at one moment.
 
     ``stored`` and ``cached`` are tokens that can be used or were once; None where there is none. ``unusable_version``
-    is the version of a token row that nobody can use. ``outage`` is why the store could not be asked. ``certain`` says
-    that ``now`` is the store's time, ``skew`` how far it is ahead of this machine's.
+    is the version of a token row that nobody can use. ``refused_id`` is the fingerprint of a token that KIS has
+    refused: wherever that one is found, it counts as none. ``outage`` is why the store could not be asked. ``certain``
+    says that ``now`` is the store's time, ``skew`` how far it is ahead of this machine's.
     """
 
     now: datetime
@@ -68,6 +74,7 @@ class View:
     stored: Token | None = None
     cached: Token | None = None
     unusable_version: int | None = None
+    refused_id: str | None = None
     outage: StoreOutage | None = None
     skew: timedelta = timedelta()
     certain: bool = False
@@ -108,6 +115,19 @@ class View:
         best = max(tokens, key=lambda pair: pair[0].expires_at, default=None)
         return best if best is not None and best[0].lives(self.now) else None
 
+    def as_of(self, machine_time: datetime) -> View:
+        """The same when this machine's clock shows ``machine_time``."""
+        return replace(self, now=machine_time + self.skew)
+
+    def with_time(self, server_now: datetime, machine_time: datetime) -> View:
+        """The same with the store's time known, and a warning, once, when this machine's is far from it."""
+        skew = server_now - machine_time
+        view = replace(self, now=server_now, skew=skew, certain=True)
+        if self.certain or abs(skew) <= TOLERATED_SKEW:
+            return view
+        direction = "behind" if skew > timedelta() else "ahead"
+        return view.with_warning(f"This machine's clock is {int(abs(skew).total_seconds())} s {direction}.")
+
     def with_link(self, name: str, said: str) -> View:
         """The same, and what a further link said."""
         return replace(self, links=(*self.links, Link(name, said)))
@@ -123,14 +143,16 @@ def look(
     cache: Cache | None,
     vault: Vault,
     clock: Clock,
+    *,
+    refused_id: str | None = None,
 ) -> View:
-    """Ask store and cache.
+    """Ask store and cache. ``refused_id`` is the fingerprint of a token that KIS has refused.
 
     Raises StoreMisconfigured, and TokenError for values that are sealed, not sealed or of another account against what
     the settings say. A token row that is merely broken is not an error: it is replaced.
     """
     own = AppKey(settings.app_key, settings.app_secret) if settings.app_key and settings.app_secret else None
-    view = View(now=clock.now(), links=(), app_key=own)
+    view = View(now=clock.now(), links=(), app_key=own, refused_id=refused_id)
     try:
         slot = read()
     except StoreOutage as outage:
@@ -141,6 +163,8 @@ def look(
         return view.with_link("cache", "turned off")
     try:
         cached = cache.read()
+        if cached.token_id == refused_id:
+            return view.with_link("cache", _REFUSED)
         _check_owner(cached, view, settings)
     except TokenError as error:
         return view.with_link("cache", f"{error.args[0]}")
@@ -189,6 +213,8 @@ def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple
         token = parse_stored(text, column=row.expires_at, version=row.version)
     except TokenError as error:
         return None, row.version, f"{error.args[0]}"
+    if token.token_id == view.refused_id:
+        return None, row.version, _REFUSED
     _check_owner(token, view, settings)
     return token, None, describe(token, view.now, settings.min_validity)
 
@@ -205,18 +231,22 @@ def describe(token: Token, now: datetime, min_validity: timedelta) -> str:
 def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> View:
     if slot.server_now is not None:
         # Freshness is judged by the store's clock: this machine's may be hours off.
-        skew = slot.server_now - view.now
-        view = replace(view, now=slot.server_now, skew=skew, certain=True)
-        if abs(skew) > TOLERATED_SKEW:
-            seconds = int(abs(skew).total_seconds())
-            direction = "behind" if skew > timedelta() else "ahead"
-            view = replace(view, warnings=(f"This machine's clock is {seconds} s {direction}.",))
+        view = view.with_time(slot.server_now, view.now)
     if slot.rows.keys() >= {"app_key", "app_secret"}:
         key, secret = (_stored_key(slot, name, settings, vault) for name in ("app_key", "app_secret"))
         if key and secret:
             view = replace(view, app_key=AppKey(key, secret))
     token, unusable_version, said = judge_row(view, slot, settings, vault)
-    return replace(view, stored=token, unusable_version=unusable_version).with_link("supabase", said)
+    view = replace(view, stored=token, unusable_version=unusable_version).with_link("supabase", said)
+    return _warn_of_rotation(view, token, settings) if token is not None else view
+
+
+def _warn_of_rotation(view: View, token: Token, settings: Settings) -> View:
+    age = view.now - token.issued_at
+    if settings.mode != "resolve" or age <= settings.refresh_after + ROTATION_GRACE:
+        return view
+    hours = int(age / timedelta(hours=1))
+    return view.with_warning(f"The stored token is {hours} h old: the nightly rotation has evidently not run.")
 
 
 def _stored_key(slot: Slot, name: str, settings: Settings, vault: Vault) -> str:

@@ -37,8 +37,8 @@ class Begun:
 class Committed:
     """The answer to a commit.
 
-    ``status`` is committed, unchanged (that very token was stored already) or fenced (nothing was stored; ``value`` is
-    what is there).
+    ``status`` is committed, unchanged (that very token was stored already, or is the rejected one: nothing was written)
+    or fenced (nothing was stored; ``value`` is what is there).
     """
 
     status: str
@@ -69,10 +69,13 @@ class Store(Protocol):
     def commit(
         self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool
     ) -> Committed:
-        """Store the token of a turn and end it. May be repeated with the same arguments."""
+        """Store the token of a turn and end it. May be repeated with the same arguments.
 
-    def save(self, service_name: str, token: Token, stored_form: str) -> None:
-        """Store a token outside of any turn, unless the stored one lives longer."""
+        ``rejected`` says that KIS refused the token that was to be replaced.
+        """
+
+    def save(self, service_name: str, token: Token, stored_form: str, *, replaces_version: int | None = None) -> None:
+        """Store a token outside of any turn, unless one that lives longer and is not that version is there."""
 
     def abort(
         self,

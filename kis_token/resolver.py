@@ -14,12 +14,11 @@ from kis_token.cache import remember
 from kis_token.errors import IssuanceError, IssuerRateLimited, KisTokenError, StoreOutage, TokenError
 from kis_token.flight import Flight, hand_out_issued, issue
 from kis_token.lookup import Resolution, View, enough, look, not_due
-from kis_token.token import LEAST_USEFUL, AppKey
-from kis_token.waiting import ISSUE_BUDGET
+from kis_token.token import LEAST_USEFUL, AppKey, fingerprint
+from kis_token.waiting import ISSUE_BUDGET, token_repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from kis_token.clock import Clock
     from kis_token.config import Settings
@@ -56,9 +55,20 @@ class Resolver:
         self._clock = clock
         self._flight = Flight(settings, store, issuer, vault, clock, deadline, tell)
 
-    def look(self) -> View:
-        """What store and cache hold now. Raises StoreMisconfigured and TokenError."""
-        return look(self._settings, self._read, self._cache, self._vault, self._clock)
+    def look(self, refused_id: str | None = None) -> View:
+        """What store and cache hold now; a token with the fingerprint ``refused_id`` counts as none.
+
+        Raises StoreMisconfigured and TokenError.
+        """
+        return look(self._settings, self._read, self._cache, self._vault, self._clock, refused_id=refused_id)
+
+    def replace(self, refused: str) -> Resolution:
+        """Another token than ``refused``, which KIS does not accept any more (EGW00121, EGW00122, EGW00123).
+
+        One that somebody stored meanwhile is used as it is; only when there is none, KIS is asked, once among all who
+        were refused. Raises KisTokenError; ``token-repeated`` when KIS gives the refused one again.
+        """
+        return self.resolve(self.look(fingerprint(refused)))
 
     def resolve(self, view: View | None = None) -> Resolution:
         """The token as the settings' mode asks for it; ``view`` is what a look has just shown. Raises KisTokenError."""
@@ -95,9 +105,8 @@ class Resolver:
         answer = not_due(replace(view, now=judged.now), judged.token, self._settings)
         return answer or self._flight.run(view, app_key, replaces=stored.version)
 
-    def _now(self, view: View) -> datetime:
-        """The store's time, as far as the view knows it."""
-        return self._clock.now() + view.skew
+    def _present(self, view: View) -> View:
+        return view.as_of(self._clock.now())
 
     def _read(self) -> Slot:
         return self._store.read(self._settings.service_name)
@@ -106,7 +115,7 @@ class Resolver:
         """A token that still lives, with a warning, for those who want a token; else the error."""
         if self._settings.mode != "resolve":
             raise error
-        view = replace(view, now=self._now(view))
+        view = self._present(view)
         at_hand = view.at_hand()
         if at_hand is None:
             raise error
@@ -114,7 +123,7 @@ class Resolver:
 
     def _expired(self, view: View, error: KisTokenError) -> Resolution:
         """A token that has just died, where the caller allows it; else the error."""
-        view = replace(view, now=self._now(view))
+        view = self._present(view)
         if self._settings.allow_expired:
             for token, source in ((view.stored, "supabase"), (view.cached, "cache")):
                 if token is not None and token.remaining(view.now) > -LONGEST_EXPIRED:
@@ -138,18 +147,26 @@ class Resolver:
                 cached = self._cache.read()
             except TokenError:
                 return self._issue_alone(view, app_key, outage)
-            if cached.lives(self._now(view)) and cached.app_key_id in (None, app_key.key_id):
+            view = self._present(view)
+            is_usable = cached.lives(view.now) and cached.token_id != view.refused_id
+            if is_usable and cached.app_key_id in (None, app_key.key_id):
                 return view.resolution(cached, "cache", warning=f"{outage}; the cached token is used.")
             return self._issue_alone(view, app_key, outage)
 
     def _issue_alone(self, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
-        now = self._now(view)
+        view = self._present(view)
         try:
-            token = issue(self._issuer, app_key, now)
+            token = issue(self._issuer, app_key, view.now)
         except IssuerRateLimited as error:
             raise IssuerRateLimited(error.code, f"{outage.args[0]}, and {error.args[0]}") from error
-        what = "a token was issued that other machines do not see" if token.is_new(now) else "KIS gave its token again"
-        resolution = hand_out_issued(replace(view, now=now), token, warning=f"{outage}; {what}.")
+        if token.token_id == view.refused_id:
+            raise token_repeated(token) from outage
+        what = (
+            "a token was issued that other machines do not see"
+            if token.is_new(view.now)
+            else "KIS gave its token again"
+        )
+        resolution = hand_out_issued(view, token, warning=f"{outage}; {what}.")
         return remember(self._cache, resolution)  # while the lock is held
 
     def _require_app_key(self, view: View) -> AppKey:

@@ -128,9 +128,15 @@ class SupabaseCredentialManager:
         )
         return Committed(answer["status"], answer.get("version"), answer.get("value"), answer.get("expires_at"))
 
-    def save(self, service_name: str, token: Token, stored_form: str) -> None:
-        """Store a token outside of any turn, unless the stored one lives longer."""
-        self._rpc("save_token", service=service_name, value=stored_form, expires_at=token.expires_at.isoformat())
+    def save(self, service_name: str, token: Token, stored_form: str, *, replaces_version: int | None = None) -> None:
+        """Store a token outside of any turn, unless one that lives longer and is not that version is there."""
+        self._rpc(
+            "save_token",
+            service=service_name,
+            value=stored_form,
+            expires_at=token.expires_at.isoformat(),
+            replaces_version=replaces_version,
+        )
 
     def abort(
         self,

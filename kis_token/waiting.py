@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from kis_token.errors import KIS_REFUSALS, IssuanceError, IssuerRefused, KisTokenError
+from kis_token.token import KST, REISSUE_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from kis_token.clock import Clock
     from kis_token.ports import Begun
+    from kis_token.token import Token
 
 _Found = TypeVar("_Found")
 
@@ -30,23 +33,27 @@ class Waiting:
         self._tell = tell
         self._told = False
 
-    def wait(self, begun: Begun, look: Callable[[], _Found | None]) -> _Found | None:
+    def wait(self, begun: Begun, look: Callable[[], _Found | None], patience: float | None = None) -> _Found | None:
         """Look, with jittered pauses, until ``look`` finds something; None when it is time to ask for a turn again.
 
-        Raises at once when nobody may have a turn before the deadline is too near: IssuerRefused when that is because
-        KIS refused key and secret, else IssuanceError with the holder or the last error in its text.
+        With ``patience``, for those who could do without: for so many seconds at the most, and time that is up is no
+        error. Else raises at once when nobody may have a turn before the deadline is too near: IssuerRefused when that
+        is because KIS refused key and secret, IssuanceError with the holder or the last error in its text.
         """
         seconds = (begun.retry_at - begun.server_now).total_seconds() if begun.retry_at else ASK_AGAIN
         has_holder = begun.holder_label is not None
         if not has_holder and seconds > self._left() - ISSUE_BUDGET:
             raise _in_vain(begun, seconds)
         self._say(begun, seconds)
-        again = self._clock.monotonic() + (min(seconds, ASK_AGAIN) if has_holder else seconds)
+        longest = ASK_AGAIN if patience is None else patience
+        again = self._clock.monotonic() + (min(seconds, longest) if has_holder else seconds)
         while (until_again := again - self._clock.monotonic()) > 0:
             if self._left() <= 0:
+                if patience is not None:
+                    return None
                 raise _in_vain(begun, seconds)
             # A holder is done within a second or two; a pause that KIS imposes is long.
-            pause = self._clock.jitter(0.2, 0.6) if has_holder else self._clock.jitter(5.0, 10.0)
+            pause = self._clock.jitter(0.2, 0.8) if has_holder else self._clock.jitter(5.0, 10.0)
             self._clock.sleep(max(min(pause, until_again, self._left()), 0.01))
             found = look()
             if found is not None:
@@ -73,7 +80,24 @@ def _in_vain(begun: Begun, seconds: float) -> KisTokenError:
             "wait-too-long", f"{begun.holder_label} is still issuing a token, and time is up", retryable=True
         )
     if begun.last_error in KIS_REFUSALS:
-        return IssuerRefused(begun.last_error, to=", said to another job a moment ago")
+        return refused_to_another(begun.last_error)
+    if begun.last_error == "token-repeated" and begun.retry_at is not None:
+        return _repeated_until(begun.retry_at)
     reason = f"; the last attempt ended with {begun.last_error}" if begun.last_error else ""
     message = f"KIS may not be asked again for {seconds:.0f} s, longer than this may take{reason}"
     return IssuanceError("wait-too-long", message, retryable=True)
+
+
+def refused_to_another(kis_code: str) -> IssuerRefused:
+    """What KIS said for good to someone else with the same key and secret, which are not tried again for a while."""
+    return IssuerRefused(kis_code, to=", said to another job a moment ago")
+
+
+def token_repeated(token: Token) -> IssuanceError:
+    """KIS was asked for another token and gave the refused one again."""
+    return _repeated_until(token.issued_at + REISSUE_WINDOW)
+
+
+def _repeated_until(end: datetime) -> IssuanceError:
+    message = f"KIS gives the refused token again until {end.astimezone(KST):%Y-%m-%d %H:%M} KST"
+    return IssuanceError("token-repeated", message, retryable=False)

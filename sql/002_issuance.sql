@@ -23,6 +23,7 @@ create table if not exists public.credential_leases (
     token_version         bigint,
     issued_at             timestamptz,
     app_key_id            text unique,
+    rejected_token_id     text,
     refused_credential_id text,
     refused_until         timestamptz,
     last_error            text
@@ -44,9 +45,12 @@ comment on column public.credential_leases.token_version is
 comment on column public.credential_leases.issued_at is 'When KIS issued that token.';
 comment on column public.credential_leases.app_key_id is
     'First 16 hex digits of the SHA-256 of the app key the slot issues with. One key belongs to one slot.';
+comment on column public.credential_leases.rejected_token_id is
+    'The token that the API refused and the last grant is to replace, hashed. It is never stored in that turn.';
 comment on column public.credential_leases.refused_credential_id is 'Key and secret that KIS refused last, hashed.';
 comment on column public.credential_leases.refused_until is 'Until when exactly these are not tried again.';
-comment on column public.credential_leases.last_error is 'Error code of the last attempt; null after a good one.';
+comment on column public.credential_leases.last_error is
+    'Error code of the last attempt; null after a good one. token-repeated: KIS answered with the token that was rejected.';
 
 create table if not exists public.credential_issuances (
     id           bigint generated always as identity primary key,
@@ -268,7 +272,8 @@ begin
                 -- tokenP is sent within 5 s of the grant, so the next grant is at least 65 s behind it even when the
                 -- holder dies.
                 not_before   = t + interval '70 seconds',
-                app_key_id   = begin_issuance.app_key_id
+                app_key_id   = begin_issuance.app_key_id,
+                rejected_token_id = begin_issuance.rejected_token_id
             where l.service_name = service
             returning l.* into lease;
             perform public.issuance_log(lease, 'granted');
@@ -312,11 +317,13 @@ create or replace function public.commit_issuance(
     set search_path = ''
 as $$
 declare
-    lease     public.credential_leases;
-    token     public.api_credentials;
-    stored_id text;
-    status    text;
-    t         timestamptz;
+    lease       public.credential_leases;
+    token       public.api_credentials;
+    stored_id   text;
+    is_stored   boolean;
+    is_rejected boolean;
+    status      text;
+    t           timestamptz;
 begin
     perform public.issuance_check_service(service);
     if token_id is null or token_id !~ '^[0-9a-f]{16}$' then
@@ -342,7 +349,10 @@ begin
             when lease.token_version = token.version then lease.token_id
             else public.issuance_plain_token_id(token.credential_value)
         end;
-        if stored_id = commit_issuance.token_id and isfinite(token.expires_at) then
+        is_stored := stored_id is not distinct from commit_issuance.token_id;
+        -- Also when it is not the stored one: a token known to be refused must not be handed to others as new.
+        is_rejected := rejected and is_stored or lease.rejected_token_id is not distinct from commit_issuance.token_id;
+        if is_rejected or is_stored and isfinite(token.expires_at) then
             status := 'unchanged';
         elsif token.updated_at > lease.granted_at and token.expires_at > commit_issuance.expires_at then
             status := 'fenced';  -- someone who takes no lease wrote a newer token meanwhile
@@ -358,17 +368,17 @@ begin
             lease_until   = null,
             not_before    = case
                 -- KIS goes on answering with this very token for 6 hours after it issued it.
-                when status = 'unchanged' and rejected
+                when is_rejected
                     then greatest(t + interval '61 seconds', commit_issuance.issued_at + interval '6 hours')
                 when status = 'unchanged' then t + interval '61 seconds'
                 else greatest(l.not_before, t + interval '61 seconds')
             end,
-            token_id      = case when status = 'fenced' then l.token_id else commit_issuance.token_id end,
-            token_version = case when status = 'fenced' then l.token_version else token.version end,
-            issued_at     = case when status = 'fenced' then l.issued_at else commit_issuance.issued_at end,
+            token_id      = case when is_stored or status = 'committed' then commit_issuance.token_id else l.token_id end,
+            token_version = case when is_stored or status = 'committed' then token.version else l.token_version end,
+            issued_at     = case when is_stored or status = 'committed' then commit_issuance.issued_at else l.issued_at end,
             refused_credential_id = null,
             refused_until = null,
-            last_error    = null
+            last_error    = case when is_rejected then 'token-repeated' end
         where l.service_name = service;
     end if;
 
@@ -383,7 +393,7 @@ end
 $$;
 
 comment on function public.commit_issuance(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean) is
-    'Store what tokenP answered and give the lease back. Answers status: committed (stored; also when this very commit was sent before), unchanged (KIS answered with the token that is there already), fenced (not stored: the lease went to another, or someone stored a newer token; value is what is there). rejected says that the stored token was refused by the API.';
+    'Store what tokenP answered and give the lease back. Answers status: committed (stored; also when this very commit was sent before), unchanged (KIS answered with the token that is there already, or with the one that begin_issuance was told is rejected: nothing is written), fenced (not stored: the lease went to another, or someone stored a newer token; value is what is there). rejected says that the stored token was refused by the API.';
 
 create or replace function public.abort_issuance(
     service               text,

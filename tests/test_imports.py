@@ -31,12 +31,13 @@ LAYERS = {
     "lookup": 3,
     "supabase": 4,
     "limits": 0,
-    "waiting": 1,
-    "flight": 4,
-    "resolver": 5,
-    "wiring": 6,
-    "action": 7,
-    "cli": 7,
+    "waiting": 2,
+    "lease": 4,
+    "flight": 5,
+    "resolver": 6,
+    "wiring": 7,
+    "action": 8,
+    "cli": 8,
 }
 
 FAST = (
@@ -137,7 +138,7 @@ def test_imports_go_one_way(module: str) -> None:
 
 def test_policy_knows_no_wire() -> None:
     """The chain sees store and issuer as protocols: not even for its types does it name a client of either."""
-    for module in ("lookup", "flight", "resolver", "ports"):
+    for module in ("lookup", "lease", "flight", "resolver", "ports"):
         imported = own_modules(imported_by(PACKAGE / f"{module}.py", at_runtime=False))
         assert imported.isdisjoint({"supabase", "kis", "wiring", "action", "cli", "publish", "workflow"})
 
