@@ -41,13 +41,12 @@ def main() -> int:
 
 def report_old_python() -> int:
     """Without our own modules, which this Python cannot read."""
-    print(  # noqa: T201 - workflow commands are given by printing
-        "::error::Python 3.10 or newer is needed, and only an older one was found [python-missing]. "
-        "Add a step with actions/setup-python before this one."
-    )
+    hint = "Add a step with actions/setup-python before this one."
+    problem = "Python 3.10 or newer is needed, and only an older one was found"
+    print("::error::%s [python-missing]. %s" % (problem, hint))  # noqa: T201, UP031 - a command; as old as can be
     if os.environ.get("GITHUB_OUTPUT"):
         with open(os.environ["GITHUB_OUTPUT"], "a") as file:
-            file.write("error-code=python-missing\n")
+            file.write("error-code=python-missing\nerror-hint=%s\n" % hint)  # noqa: UP031 - the same
     return 1
 
 

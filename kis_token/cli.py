@@ -6,10 +6,16 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from kis_token.config import Settings
 from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
 from kis_token.publish import describe_defect
+from kis_token.token import in_both_zones
+
+if TYPE_CHECKING:
+    from kis_token.lookup import Resolution
 
 _DESCRIPTION = "One KIS Open API access token a day, shared by every job and every machine."
 
@@ -35,6 +41,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     get = commands.add_parser("get", help="print a valid token, and nothing else, on standard output")
     get.set_defaults(run=_get)
+    rotate = commands.add_parser("rotate", help="renew the token when it is due; say when it will be, when it is not")
+    rotate.set_defaults(run=_renew, mode="rotate")
+    refresh = commands.add_parser("refresh", help="renew the token now, although it may be good for hours")
+    refresh.add_argument("--force", action="store_true", required=True, help="yes: KIS messages the account's owner")
+    refresh.set_defaults(run=_renew, mode="force")
+    for renewing in (rotate, refresh):
+        renewing.add_argument(
+            "--verify", action="store_true", help="try the new token on a quotation before storing it"
+        )
     sandbox = commands.add_parser(
         "sandbox",
         help="KIS and Supabase on this machine, without an account",
@@ -47,15 +62,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _get(_: argparse.Namespace) -> int:
+    resolution = _resolve(Settings.from_env(os.environ))
+    print(resolution.token.value)  # noqa: T201 - this is the command's output
+    return 0
+
+
+def _renew(options: argparse.Namespace) -> int:
+    resolution = _resolve(replace(Settings.from_env(os.environ), mode=options.mode, verify=options.verify))
+    done = "renewed" if resolution.refreshed else "not renewed"
+    said = resolution.links[-1]
+    print(f"{done} ({said.name}: {said.said}); valid until {in_both_zones(resolution.token.expires_at)}")  # noqa: T201 - this is the command's output
+    return 0
+
+
+def _resolve(settings: Settings) -> Resolution:
     from kis_token.wiring import open_resolver
 
     started = time.monotonic()
-    with open_resolver(Settings.from_env(os.environ), started, _say) as resolver:
+    with open_resolver(settings, started, _say) as resolver:
         resolution = resolver.resolve()
     for warning in resolution.warnings:
         _say(f"warning: {warning}")
-    print(resolution.token.value)  # noqa: T201 - this is the command's output
-    return 0
+    return resolution
 
 
 def _sandbox(options: argparse.Namespace) -> int:

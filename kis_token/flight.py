@@ -189,7 +189,8 @@ class Flight:
 
     def _wait(self, view: View, begun: Begun) -> Resolution | None:
         """Another has the turn, or nobody may have it yet. A token, or None when it is time to ask again."""
-        if self._present(view).at_hand() is None:
+        failed_before = begun.holder_label is None and begun.last_error is not None
+        if self._present(view).at_hand() is None or (failed_before and self._settings.mode != "resolve"):
             return self._waiting.wait(begun, lambda: self._look_again(view))
         said = "it is too early to ask again"
         if begun.holder_label is not None:

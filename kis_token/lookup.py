@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.config import is_one_word
 from kis_token.errors import IssuanceError, StoreMisconfigured, StoreOutage, TokenError
-from kis_token.token import LEAST_USEFUL, AppKey, State, Token, parse_stored
+from kis_token.token import LEAST_USEFUL, AppKey, State, Token, in_both_zones, parse_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -197,7 +197,7 @@ def not_due(view: View, token: Token, settings: Settings) -> Resolution | None:
     due = due_at(token, settings.refresh_after)
     if view.now >= due:
         return None
-    return view.with_link("rotation", f"due at {due:%Y-%m-%d %H:%M} UTC").resolution(token, "supabase")
+    return view.with_link("rotation", f"not due before {in_both_zones(due)}").resolution(token, "supabase")
 
 
 def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple[Token | None, int | None, str]:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
-from kis_token.token import KST, looks_like_token, parse_claims
+from kis_token.token import in_both_zones, looks_like_token, parse_claims
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,7 +64,7 @@ def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> N
     for warning in resolution.warnings:
         workflow.warning(warning)
     _log(resolution.links, workflow)
-    workflow.info(f"token from {resolution.source}, valid until {_both_zones(resolution)}")
+    workflow.info(f"token from {resolution.source}, valid until {in_both_zones(resolution.token.expires_at)}")
     try:
         workflow.summarize(_summary(resolution, settings))
     except EnvironmentFault as error:
@@ -72,7 +72,7 @@ def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> N
 
 
 def report_failure(error: KisTokenError, links: tuple[Link, ...], workflow: Workflow) -> None:
-    """One error line for each fault with what to do, the output ``error-code``, and the same in the summary."""
+    """One error line for each fault with what to do; the same as outputs and in the summary."""
     faults = error.faults if isinstance(error, SettingsError) else [error]
     for fault in faults:
         workflow.error(f"{fault}. {fault.hint}")
@@ -82,6 +82,7 @@ def report_failure(error: KisTokenError, links: tuple[Link, ...], workflow: Work
     # The files may be just what is broken; the error lines are out already.
     try:
         workflow.output("error-code", ",".join(fault.code for fault in faults))
+        workflow.output("error-hint", " ".join(dict.fromkeys(fault.hint for fault in faults)))
         workflow.summarize("\n".join(["### KIS access token: failed", "", *lines, *table, ""]))
     except (OSError, KisTokenError):
         workflow.info("The output error-code and the summary could not be written.")
@@ -103,8 +104,8 @@ def _summary(resolution: Resolution, settings: Settings) -> str:
             "",
             *_table(resolution.links),
             "",
-            f"Valid until **{_both_zones(resolution)}** · {settings.environment} · service `{settings.service_name}`"
-            + (" · renewed now" if resolution.refreshed else ""),
+            f"Valid until **{in_both_zones(resolution.token.expires_at)}** · {settings.environment}"
+            f" · service `{settings.service_name}`" + (" · renewed now" if resolution.refreshed else ""),
             *[f"\n> {warning}" for warning in resolution.warnings],
             "",
         ]
@@ -118,11 +119,6 @@ def _log(links: tuple[Link, ...], workflow: Workflow) -> None:
 
 def _table(links: tuple[Link, ...]) -> list[str]:
     return ["| link | said |", "| --- | --- |", *(f"| {link.name} | {_cell(link.said)} |" for link in links)]
-
-
-def _both_zones(resolution: Resolution) -> str:
-    end = resolution.token.expires_at
-    return f"{end.astimezone(KST):%Y-%m-%d %H:%M:%S} KST ({end:%Y-%m-%d %H:%M:%S} UTC)"
 
 
 def _cell(text: str) -> str:

@@ -158,6 +158,11 @@ def parse_kst(text: str) -> datetime:
     return _in_utc(datetime.strptime(text.strip(), "%Y-%m-%d %H:%M:%S").replace(tzinfo=KST))
 
 
+def in_both_zones(moment: datetime) -> str:
+    """A moment for people, in Korea time and in UTC."""
+    return f"{moment.astimezone(KST):%Y-%m-%d %H:%M:%S} KST ({moment.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC)"
+
+
 def parse_claims(value: str) -> dict[str, object]:
     """What the token says of itself when it is a JWT; nothing when it is not. The signature is not checked.
 

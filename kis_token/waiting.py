@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from kis_token.errors import KIS_REFUSALS, IssuanceError, IssuerRefused, KisTokenError
-from kis_token.token import KST, REISSUE_WINDOW
+from kis_token.token import REISSUE_WINDOW, in_both_zones
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,5 +99,5 @@ def token_repeated(token: Token) -> IssuanceError:
 
 
 def _repeated_until(end: datetime) -> IssuanceError:
-    message = f"KIS gives the refused token again until {end.astimezone(KST):%Y-%m-%d %H:%M} KST"
+    message = f"KIS gives the refused token again until {in_both_zones(end)}"
     return IssuanceError("token-repeated", message, retryable=False)

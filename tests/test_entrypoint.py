@@ -60,6 +60,12 @@ def errors(ended: Ended) -> list[str]:
     return [line for line in ended.log.splitlines() if line.startswith("::error")]
 
 
+def failure(*codes: str) -> dict[str, str]:
+    """The outputs of a step that failed with these codes."""
+    hints = dict.fromkeys(REMEDIES[code] for code in codes)
+    return {"error-code": ",".join(codes), "error-hint": " ".join(hints)}
+
+
 def assert_succeeded(ended: Ended, source: str) -> None:
     """The step gave a token, and showed none."""
     assert ended.status == 0, seen_by_people(ended)
@@ -183,7 +189,7 @@ def test_rotate_does_nothing_before_it_is_due(sandbox: Sandbox, tool_cache: Path
     ended = run_step(inputs_of(sandbox, mode="rotate"), tmp_path / "second", UNREACHABLE_INDEX)
 
     assert_succeeded(ended, "supabase")
-    assert "rotation: due at" in ended.log
+    assert "rotation: not due before" in ended.log
     assert len(sandbox.supabase.server.seen) == 1
 
 
@@ -225,7 +231,7 @@ def test_nothing_outlasts_the_timeout(sandbox: Sandbox, tmp_path: Path) -> None:
 
     ended = run_step(inputs_of(sandbox, timeout="2s"), tmp_path)
 
-    assert ended.public == {"error-code": "timed-out"}
+    assert ended.public == failure("timed-out")
     assert len(errors(ended)) == 1
     assert time.monotonic() - started < 10
 
@@ -298,7 +304,7 @@ def test_bad_input_gives_one_line_for_each_fault(sandbox: Sandbox, tmp_path: Pat
     for line, code in zip(errors(ended), codes, strict=True):
         assert f"[{code}]" in line
         assert REMEDIES[code] in line
-    assert ended.public == {"error-code": ",".join(codes)}
+    assert ended.public == failure(*codes)
     assert "Traceback" not in ended.log
     assert sandbox.supabase.server.seen == ()
     assert sandbox.kis.requests == ()
@@ -323,7 +329,7 @@ def test_pull_request_of_a_fork_is_told_why(sandbox: Sandbox, tmp_path: Path) ->
 
     ended = run_step({"base-url": sandbox.kis.production_url}, tmp_path / "job", env)
 
-    assert ended.public == {"error-code": "secrets-withheld"}
+    assert ended.public == failure("secrets-withheld")
     assert len(errors(ended)) == 1
 
 
@@ -398,7 +404,7 @@ def test_mistake_in_the_set_up_is_named(sandbox: Sandbox, tool_cache: Path, tmp_
     assert len(errors(ended)) == 1, seen_by_people(ended)
     assert f"[{code}]" in errors(ended)[0]
     assert REMEDIES[code] in errors(ended)[0]
-    assert ended.public == {"error-code": code}
+    assert ended.public == failure(code)
     assert "Traceback" not in ended.log
     assert sandbox.kis.counts("production").issues == 0
     assert not (tmp_path / "temp" / ".kis_token_cache.json").exists()
@@ -447,7 +453,7 @@ def test_started_plainly_it_insists_on_isolation(sandbox: Sandbox, tool_cache: P
 
 
 def test_without_python_the_step_says_so(sandbox: Sandbox, tmp_path: Path) -> None:
-    """On a machine without Python there is one error line and the output error-code."""
+    """On a machine without Python there is one error line, and the outputs of a failure."""
     path = tmp_path / "bin"
     path.mkdir()
     (path / "bash").symlink_to(shutil.which("bash") or "/bin/bash")
@@ -458,7 +464,7 @@ def test_without_python_the_step_says_so(sandbox: Sandbox, tmp_path: Path) -> No
     assert ended.status == 1
     assert len(errors(ended)) == 1
     assert "[python-missing]" in errors(ended)[0]
-    assert ended.public == {"error-code": "python-missing"}
+    assert ended.public == failure("python-missing")
 
 
 def test_parses_on_python_3_8() -> None:
@@ -542,5 +548,5 @@ def test_redirect_is_not_followed(sandbox: Sandbox, tmp_path: Path) -> None:
 
     ended = run_step(inputs_of(sandbox), tmp_path)
 
-    assert ended.public == {"error-code": "store-redirects"}
+    assert ended.public == failure("store-redirects")
     assert sandbox.kis.requests == ()

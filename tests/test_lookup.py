@@ -255,6 +255,22 @@ def test_row_that_cannot_be_used_is_told_by_its_version(value: str) -> None:
     assert judge_row(view, slot, make_settings(), PlainVault())[:2] == (None, 9)
 
 
+def test_a_refused_token_counts_as_none_wherever_it_is() -> None:
+    """What KIS has refused is taken neither from the store nor from the cache, and its row is to be replaced."""
+    token = living(5 * HOUR)
+    view = look(
+        make_settings(),
+        answering(slot_of(token)),
+        HeldCache(token),
+        PlainVault(),
+        StillClock(),
+        refused_id=token.token_id,
+    )
+
+    assert (view.stored, view.cached, view.unusable_version) == (None, None, 7)
+    assert [text for _, text in said(view)] == ["its token is the one that KIS refused"] * 2
+
+
 def test_living_token_of_another_app_key_is_an_error() -> None:
     """Two accounts in one slot would replace each other's token for ever."""
     with pytest.raises(TokenError) as caught:
@@ -335,12 +351,34 @@ def test_check_without_a_living_token_is_an_error() -> None:
     assert (caught.value.code, caught.value.retryable) == ("no-valid-token", False)
 
 
+@pytest.mark.parametrize(
+    ("mode", "age", "warned"),
+    [
+        ("resolve", 24 * HOUR, False),
+        ("resolve", 25 * HOUR, False),
+        ("resolve", 25 * HOUR + TEN_MINUTES, True),
+        ("resolve", 72 * HOUR, True),
+        ("rotate", 72 * HOUR, False),
+        ("check", 72 * HOUR, False),
+    ],
+)
+@pytest.mark.parametrize("lifetime", [24 * HOUR, 2160 * HOUR], ids=["a day", "90 days"])
+def test_a_rotation_that_has_not_run_is_noticed(mode: str, age: timedelta, lifetime: timedelta, warned: bool) -> None:  # noqa: FBT001 - a table
+    """Who resolves and finds a token, dead or alive, more than 2 h older than refresh-after is told of the rotation."""
+    token = make_token(left=lifetime - age, age=age, now=NOON)
+    slot = slot_of(token)
+
+    view = look(make_settings(INPUT_MODE=mode), answering(slot), None, PlainVault(), StillClock())
+
+    assert [f"The stored token is {age // HOUR} h old" in warning for warning in view.warnings] == [True] * warned
+
+
 def test_rotate_leaves_a_young_token() -> None:
     """A token that is not due is handed out, and the log says when it will be."""
     found = enough(seen(slot_of(living(22 * HOUR))), rotate())
     assert found is not None
     assert found.links[-1].name == "rotation"
-    assert found.links[-1].said.startswith("due at 2026-03-0")
+    assert found.links[-1].said.startswith("not due before 2026-03-0")
 
 
 @pytest.mark.parametrize("left", [timedelta(minutes=59), timedelta(), -HOUR], ids=str)

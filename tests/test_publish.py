@@ -89,9 +89,9 @@ def test_short_values_are_not_masked() -> None:
 
 
 def test_outputs_are_those_of_action_yml() -> None:
-    """Exactly the declared names are set; keys with export-credentials alone, error-code on failure alone."""
+    """Exactly the declared names are set; keys with export-credentials alone, error-… on failure alone."""
     declared = set(yaml.safe_load(ACTION.read_text(encoding="utf-8"))["outputs"])
-    keys, failure = {"app-key", "app-secret"}, {"error-code"}
+    keys, failure = {"app-key", "app-secret"}, {"error-code", "error-hint"}
     workflow = RecordedWorkflow()
     report_failure(KisTokenError("token-unusable", "x"), (), workflow)
     assert set(published(resolution_of()).outputs()) == declared - keys - failure
@@ -184,7 +184,7 @@ def test_failure_is_one_line_with_its_remedy() -> None:
     error = IssuanceError("wait-too-long", "Time was up", retryable=True)
     report_failure(error, (Link("supabase", "no token is stored"),), workflow)
     assert workflow.of("error") == [f"Time was up [wait-too-long]. {REMEDIES['wait-too-long']}"]
-    assert workflow.outputs() == {"error-code": "wait-too-long"}
+    assert workflow.outputs() == {"error-code": "wait-too-long", "error-hint": REMEDIES["wait-too-long"]}
     (summary,) = workflow.of("summarize")
     assert f"- `wait-too-long`: Time was up. {REMEDIES['wait-too-long']}" in summary
     assert "| supabase | no token is stored |" in summary
@@ -195,7 +195,10 @@ def test_every_fault_has_a_line_of_its_own() -> None:
     workflow = RecordedWorkflow()
     report_failure(SettingsError([("invalid-mode", "first"), ("invalid-boolean", "second")]), (), workflow)
     assert [line.split("]")[0] for line in workflow.of("error")] == ["first [invalid-mode", "second [invalid-boolean"]
-    assert workflow.outputs() == {"error-code": "invalid-mode,invalid-boolean"}
+    assert workflow.outputs() == {
+        "error-code": "invalid-mode,invalid-boolean",
+        "error-hint": f"{REMEDIES['invalid-mode']} {REMEDIES['invalid-boolean']}",
+    }
     assert "|" not in workflow.of("summarize")[0]
 
 

@@ -11,6 +11,7 @@ import pytest
 from kis_token.errors import IssuanceError, IssuerOutage, TokenError
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_response, html_response
 from kis_token.sandbox.loopback import Fault
+from kis_token.token import in_both_zones
 from tests.chain import OTHER, dead_token, stale_token
 from tests.support import APP_KEY, HOUR, MINUTE, make_token
 
@@ -109,6 +110,52 @@ def test_expired_and_no_kis_is_an_error(chain: Chain) -> None:
     chain.kis.production.stop()
     with pytest.raises(IssuerOutage):
         chain.resolve()
+
+
+# a token that KIS has refused
+
+
+def test_another_token_that_is_stored_replaces_a_refused_one(chain: Chain) -> None:
+    """Who was refused with an older token goes on with the stored one; KIS is not asked."""
+    token = make_token()
+    chain.database.put_token(token)
+    chain.cache_token(stale_token())
+
+    got = chain.resolver().replace(stale_token().value)
+
+    assert (got.token.token_id, got.source, chain.store_calls) == (token.token_id, "supabase", ["read"])
+
+
+def test_a_refused_token_is_replaced_once(chain: Chain) -> None:
+    """The stored token itself was refused: one new one is issued, for all who come with the refused one."""
+    token = make_token(left=16 * HOUR, age=8 * HOUR)
+    chain.database.put_token(token)
+    chain.cache_token(token)
+
+    first, second = (chain.resolver().replace(token.value) for _ in range(2))
+
+    assert (first.source, first.refreshed, second.source) == ("oauth", True, "supabase")
+    assert first.token.token_id == second.token.token_id == chain.database.stored_id() == chain.cached_id()
+    assert chain.issue_calls == 1
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+@pytest.mark.parametrize("is_down", [False, True])
+def test_a_refused_token_that_kis_repeats_is_an_error(chain: Chain, *, is_stored: bool, is_down: bool) -> None:
+    """Within 6 h of its issue KIS gives it again: it is not handed out, not stored, and the error says until when."""
+    token = make_token(left=22 * HOUR, age=2 * HOUR)
+    if is_stored:
+        chain.database.put_token(token)
+    before = chain.database.row()
+    if is_down:
+        chain.supabase.stop()
+
+    with pytest.raises(IssuanceError) as caught:
+        chain.resolver(issuer=GivesAgain(token)).replace(token.value)
+
+    assert (caught.value.code, caught.value.retryable) == ("token-repeated", False)
+    assert in_both_zones(token.issued_at + 6 * HOUR) in f"{caught.value}"
+    assert chain.database.row() == before
 
 
 # the cache

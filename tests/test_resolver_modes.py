@@ -12,7 +12,7 @@ from kis_token.errors import IssuanceError, IssuerOutage, IssuerRefused, StoreMi
 from kis_token.sandbox.kis_http import html_response
 from kis_token.sandbox.loopback import Fault
 from tests.chain import ENCRYPTION_KEY, dead_token, stale_token
-from tests.support import HOUR, MINUTE, TurnedClock, make_token
+from tests.support import HOUR, MINUTE, Contender, TurnedClock, make_token
 
 if TYPE_CHECKING:
     from tests.chain import Chain
@@ -114,7 +114,7 @@ def test_rotate_leaves_a_young_token(chain: Chain) -> None:
 
     got = chain.resolve(mode="rotate", refresh_after="23h")
     assert (got.source, chain.issue_calls) == ("supabase", 0)
-    assert "due at" in got.links[-1].said
+    assert "not due before" in got.links[-1].said
 
 
 def test_rotate_renews_an_old_token(chain: Chain) -> None:
@@ -142,6 +142,31 @@ def test_a_failed_rotation_keeps_the_token(chain: Chain, mode: str) -> None:
 
     assert chain.database.row() == before
     assert chain.resolve().token.token_id == token.token_id
+
+
+@pytest.mark.parametrize("mode", ["rotate", "force"])
+def test_a_rotation_after_another_s_refusal_fails_as_well(chain: Chain, mode: str) -> None:
+    """Key and secret that KIS refused a moment ago are not tried again, and that is no success."""
+    chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
+    chain.refuse_issue("EGW00103")
+    for _ in range(2):
+        with pytest.raises(IssuerRefused, match="EGW00103"):
+            chain.resolve(mode=mode, refresh_after="8h")
+    assert chain.issue_calls == 1
+
+
+def test_a_rotation_waits_out_what_an_attempt_before_it_left(chain: Chain) -> None:
+    """A rotation is in no hurry: when an attempt has just failed, it asks when KIS may be asked again."""
+    chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
+    holder = Contender(chain.database)
+    holder.begin(rejected_version=chain.database.row()["version"])
+    holder.abort("kis-answer-unusable")
+    clock = chain.clock()
+
+    got = chain.resolve(clock, mode="rotate", refresh_after="8h")
+
+    assert (got.refreshed, chain.issue_calls) == (True, 1)
+    assert 55 < sum(clock.slept) < 65
 
 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
@@ -268,7 +293,7 @@ def test_without_a_date_rotate_is_judged_by_the_database(chain: Chain) -> None:
     chain.database.put_token(make_token(left=24 * HOUR, age=timedelta()))
     young = chain.resolve(TurnedClock(wrong_by=30 * HOUR), mode="rotate", cache_path="off")
     assert (young.refreshed, chain.issue_calls) == (False, 0)
-    assert "due at" in young.links[-1].said
+    assert "not due before" in young.links[-1].said
 
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
     old = chain.resolve(TurnedClock(wrong_by=-9 * HOUR), mode="rotate", refresh_after="8h", cache_path="off")

@@ -1,0 +1,110 @@
+"""What the tests of whole workflows share: a user's repository, and act to run it on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from kis_token.sandbox import Sandbox
+
+
+@dataclass(frozen=True)
+class Project:
+    """A user's repository; beside it the action as it would be fetched, a home for act and a folder of commands."""
+
+    folder: Path
+
+    @property
+    def repository(self) -> Path:
+        """The user's checkout."""
+        return self.folder / "bot"
+
+    @property
+    def commands(self) -> Path:
+        """Programs that the steps find first on their path."""
+        return self.folder / "commands"
+
+    def add_workflow(self, workflow: Path) -> None:
+        """Put a workflow into the user's repository."""
+        shutil.copy(workflow, self.repository / ".github" / "workflows")
+
+    def run(self, sandbox: Sandbox, workflow: str, event: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a workflow, on this machine itself and without Docker; output and errors are in ``stdout``."""
+        home = self.folder / "home"
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("GITHUB_", "RUNNER_", "KIS_", "SUPABASE_"))
+        }
+        env |= {
+            "HOME": str(home),
+            "XDG_CACHE_HOME": str(home / ".cache"),
+            "PATH": f"{self.commands}{os.pathsep}{os.environ['PATH']}",
+        }
+        # A file, because the environment of act leaks into the steps, which on GitHub it does not.
+        secrets = self.folder / "secrets"
+        secrets.write_text(f"SUPABASE_URL={sandbox.supabase.url}\nSUPABASE_SERVICE_ROLE_KEY={sandbox.service_key}\n")
+        command = [
+            str(Path(sys.executable).with_name("act")),
+            event,
+            "--workflows",
+            f".github/workflows/{workflow}",
+            "--platform=ubuntu-latest=-self-hosted",
+            f"--local-repository=org/kis-token-action@v1={self.folder / 'action'}",
+            f"--secret-file={secrets}",
+            f"--var=KIS_BASE_URL={sandbox.kis.production_url}",
+            f"--var=KIS_PAPER_BASE_URL={sandbox.kis.paper_url}",
+            "--rm",
+            *arguments,
+        ]
+        return subprocess.run(
+            command,
+            cwd=self.repository,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+
+
+@pytest.fixture
+def project(tmp_path: Path, tool_cache: Path) -> Project:
+    """An empty repository of a user's."""
+    cache = tmp_path / "home" / ".cache" / "act"
+    cache.mkdir(parents=True)
+    (cache / "tool_cache").symlink_to(tool_cache)  # as on a self-hosted runner: built once
+    settings = tmp_path / "home" / ".config" / "act"
+    settings.mkdir(parents=True)
+    (settings / "actrc").touch()  # without it act asks a question
+    project = Project(tmp_path)
+    (project.repository / ".github" / "workflows").mkdir(parents=True)
+    project.commands.mkdir()
+    action = tmp_path / "action"
+    action.mkdir()
+    for name in ("action.yml", "entrypoint.py", "requirements.txt", "requirements-uv.txt"):
+        shutil.copy(CHECKOUT / name, action)
+    shutil.copytree(CHECKOUT / "kis_token", action / "kis_token", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(CHECKOUT / ".github" / "workflows", action / ".github" / "workflows")
+    return project
+
+
+def readable(log: str) -> str:
+    """The log, to show why a test failed: without what looks like a token, and act's search for git."""
+    lines = [
+        line for line in log.splitlines() if "repository does not exist" not in line and "inside a git" not in line
+    ]
+    return re.sub(r"eyJ[\w-]+\.[\w.-]+", "<token>", "\n".join(lines))

@@ -1,0 +1,174 @@
+"""The rotation workflow, run by act: by schedule, by hand, and called by another repository's workflow."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+import yaml
+
+from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH, error_response
+from kis_token.sandbox.loopback import Fault
+from kis_token.token import KST, parse_stored
+from tests.support import HOUR, MINUTE, make_token
+from tests.workflows.conftest import Project, readable
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from kis_token.sandbox import Sandbox
+    from kis_token.token import Token
+
+WORKFLOW = CHECKOUT / ".github" / "workflows" / "rotate-token.yml"
+
+
+@pytest.fixture
+def project(project: Project) -> Project:
+    """A repository with the rotation, and a gh that keeps its issues."""
+    project.add_workflow(WORKFLOW)
+    project.add_workflow(Path(__file__).with_name("call.yml"))
+    gh = project.commands / "gh"
+    gh.write_text(f"#!{sys.executable}\n" + Path(__file__).with_name("gh.py").read_text())
+    gh.chmod(0o755)
+    return project
+
+
+def github(project: Project) -> dict[str, Any]:
+    """What the stand-in for GitHub holds."""
+    state: dict[str, Any] = json.loads((project.commands / "github.json").read_text())
+    return state
+
+
+def store(sandbox: Sandbox, token: Token, service: str = "kis") -> None:
+    """Put a token into the table."""
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute(
+            "insert into api_credentials (service_name, credential_type, credential_value, expires_at)"
+            " values (%s, 'access_token', %s, %s)",
+            (service, token.to_json(), token.expires_at),
+        )
+
+
+def stored(sandbox: Sandbox, service: str = "kis") -> Token:
+    """The token in the table."""
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        row = connection.execute(
+            "select credential_value from api_credentials where credential_type = 'access_token' and service_name = %s",
+            (service,),
+        ).fetchone()
+    assert row is not None
+    return parse_stored(row[0])
+
+
+def due_token(sandbox: Sandbox, environment: str = "production") -> Token:
+    """A token that every rotation renews, at whatever time of the day."""
+    account = sandbox.kis.accounts["production" if environment == "production" else "paper"][0]
+    return make_token(account.app_key, left=30 * MINUTE, age=23 * HOUR + 30 * MINUTE)
+
+
+def test_schedule_renews_once_a_night(project: Project, sandbox: Sandbox) -> None:
+    """The first tick renews a due token and tries it before it is stored; the next finds nothing due.
+
+    Each keeps the schedule enabled. Nothing secret is in the log, and no issue is opened.
+    """
+    old = due_token(sandbox)
+    store(sandbox, old)
+
+    ref = "--env=GITHUB_WORKFLOW_REF=someone/bot/.github/workflows/nightly.yml@refs/heads/main"  # act has none
+
+    first = project.run(sandbox, WORKFLOW.name, "schedule", ref)
+    second = project.run(sandbox, WORKFLOW.name, "schedule", ref)
+
+    assert (first.returncode, second.returncode) == (0, 0), readable(first.stdout + second.stdout)
+    token = stored(sandbox)
+    assert token.token_id != old.token_id
+    assert sandbox.kis.counts("production").calls == 1
+    assert [seen.path for seen in sandbox.kis.requests] == [TOKEN_PATH, PRICE_PATH]
+    assert token.value not in first.stdout + second.stdout
+    asked = [call["arguments"] for call in github(project)["asked"]]
+    assert [call[0] for call in asked] == ["api"] * 4
+    assert all(call["token"] for call in github(project)["asked"])
+    assert asked[1] == asked[3]
+    assert asked[3][-1].endswith("/actions/workflows/nightly.yml/enable")
+
+
+def test_by_hand_with_force(project: Project, sandbox: Sandbox) -> None:
+    """Dispatched with force, a token that is good for hours is renewed; without, it stays."""
+    account = sandbox.kis.accounts["production"][0]
+    good = make_token(account.app_key, left=24 * HOUR - MINUTE, age=MINUTE)
+    store(sandbox, good)
+
+    usual = project.run(sandbox, WORKFLOW.name, "workflow_dispatch")
+    assert (usual.returncode, sandbox.kis.counts("production").calls) == (0, 0), readable(usual.stdout)
+    assert "not due before" in usual.stdout
+
+    forced = project.run(sandbox, WORKFLOW.name, "workflow_dispatch", "--input=force=true")
+    assert forced.returncode == 0, readable(forced.stdout)
+    assert sandbox.kis.counts("production").calls == 1
+    assert stored(sandbox).token_id != good.token_id
+
+
+def test_both_environments(project: Project, sandbox: Sandbox) -> None:
+    """With environment both, real and paper are renewed, each in its own slot and at its own host."""
+    done = project.run(sandbox, WORKFLOW.name, "workflow_dispatch", "--input=environment=both")
+
+    assert done.returncode == 0, readable(done.stdout)
+    assert (sandbox.kis.counts("production").calls, sandbox.kis.counts("paper").calls) == (1, 1)
+    assert stored(sandbox, "kis").environment == "production"
+    assert stored(sandbox, "kis-paper").environment == "paper"
+
+
+def test_failures_are_told_in_one_issue(project: Project, sandbox: Sandbox) -> None:
+    """The first failure opens an issue with code and remedy, the next adds to it, a success closes it."""
+    store(sandbox, due_token(sandbox))
+    before = stored(sandbox)
+    refusal = error_response("EGW00103", TOKEN_PATH)
+    sandbox.kis.production.add_fault(Fault("answer", TOKEN_PATH, 1, refusal))
+
+    failed = project.run(sandbox, WORKFLOW.name, "workflow_dispatch", "--input=force=true")
+    again = project.run(sandbox, WORKFLOW.name, "workflow_dispatch", "--input=force=true")
+
+    assert (failed.returncode, again.returncode) == (1, 1), readable(failed.stdout + again.stdout)
+    assert stored(sandbox).token_id == before.token_id
+    (issue,) = github(project)["issues"]
+    assert (issue["open"], len(issue["texts"])) == (True, 2)
+    assert "production" in issue["title"]
+    for text in issue["texts"]:
+        assert "`kis-key-refused`" in text
+        assert "Compare key and secret with the KIS developers' site" in text
+        assert "/actions/runs/" in text
+
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute("update credential_leases set refused_until = clock_timestamp()")
+    worked = project.run(sandbox, WORKFLOW.name, "workflow_dispatch", "--input=force=true")
+
+    assert worked.returncode == 0, readable(worked.stdout)
+    (issue,) = github(project)["issues"]
+    assert (issue["open"], len(issue["texts"])) == (False, 3)
+
+
+def test_called_by_another_repository(project: Project, sandbox: Sandbox) -> None:
+    """A workflow that only calls this one, with its secrets inherited, renews the token."""
+    store(sandbox, due_token(sandbox))
+
+    done = project.run(sandbox, "call.yml", "schedule")
+
+    assert done.returncode == 0, readable(done.stdout)
+    assert sandbox.kis.counts("production").calls == 1
+
+
+def test_ticks_are_where_nobody_trades() -> None:
+    """Ticks lie between 06:13 and 07:43 in Korea, and between the day's and the night's session; at odd minutes."""
+    ticks = [each["cron"].split() for each in yaml.safe_load(WORKFLOW.read_text())[True]["schedule"]]
+    in_korea = sorted(
+        f"{datetime(2026, 3, 2, int(hour), int(minute), tzinfo=KST) + timedelta(hours=9):%H:%M}"
+        for minute, hour, *_ in ticks
+    )
+    assert [tick for tick in in_korea if tick < "12:00"] == ["06:13", "06:43", "07:13", "07:43"]
+    assert all("20:00" < tick < "22:00" for tick in in_korea if tick > "12:00")
+    assert all(int(tick[-2:]) % 2 for tick in in_korea)
+    assert all(days == ["*", "*", "*"] for _, _, *days in ticks)
