@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kis_token.sandbox import Sandbox
     from kis_token.token import Token
 
+README = CHECKOUT / "README.md"
 WORKFLOW = CHECKOUT / ".github" / "workflows" / "rotate-token.yml"
 
 
@@ -30,7 +32,6 @@ WORKFLOW = CHECKOUT / ".github" / "workflows" / "rotate-token.yml"
 def project(project: Project) -> Project:
     """A repository with the rotation, and a gh that keeps its issues."""
     project.add_workflow(WORKFLOW)
-    project.add_workflow(Path(__file__).with_name("call.yml"))
     gh = project.commands / "gh"
     gh.write_text(f"#!{sys.executable}\n" + Path(__file__).with_name("gh.py").read_text())
     gh.chmod(0o755)
@@ -41,6 +42,11 @@ def github(project: Project) -> dict[str, Any]:
     """What the stand-in for GitHub holds."""
     state: dict[str, Any] = json.loads((project.commands / "github.json").read_text())
     return state
+
+
+def ticks_of(workflow: str) -> list[str]:
+    """The cron expressions of a workflow; YAML reads its ``on`` as true."""
+    return [each["cron"] for each in yaml.safe_load(workflow)[True]["schedule"]]
 
 
 def store(sandbox: Sandbox, token: Token, service: str = "kis") -> None:
@@ -152,18 +158,21 @@ def test_failures_are_told_in_one_issue(project: Project, sandbox: Sandbox) -> N
 
 
 def test_called_by_another_repository(project: Project, sandbox: Sandbox) -> None:
-    """A workflow that only calls this one, with its secrets inherited, renews the token."""
+    """The workflow that README.md shows, which only calls this one, renews the token; its ticks are the same."""
     store(sandbox, due_token(sandbox))
+    (caller,) = re.findall(r"```yaml\n(# \.github/workflows/rotate-token\.yml\n.*?)```", README.read_text(), re.DOTALL)
+    (project.repository / ".github" / "workflows" / "call.yml").write_text(caller)
 
     done = project.run(sandbox, "call.yml", "schedule")
 
     assert done.returncode == 0, readable(done.stdout)
     assert sandbox.kis.counts("production").calls == 1
+    assert ticks_of(caller) == ticks_of(WORKFLOW.read_text())
 
 
 def test_ticks_are_where_nobody_trades() -> None:
     """Ticks lie between 06:13 and 07:43 in Korea, and between the day's and the night's session; at odd minutes."""
-    ticks = [each["cron"].split() for each in yaml.safe_load(WORKFLOW.read_text())[True]["schedule"]]
+    ticks = [tick.split() for tick in ticks_of(WORKFLOW.read_text())]
     in_korea = sorted(
         f"{datetime(2026, 3, 2, int(hour), int(minute), tzinfo=KST) + timedelta(hours=9):%H:%M}"
         for minute, hour, *_ in ticks
