@@ -68,7 +68,9 @@ class Flight:
         self._lease = Lease(settings, store, vault, clock, deadline, tell)
         self._waiting = Waiting(clock, deadline, tell)
         self._was_rate_limited = False
+        self._was_patient = False
         self._rejected: int | None = None
+        self._times: tuple[datetime, datetime] | None = None
 
     def run(self, view: View, app_key: AppKey, *, replaces: int | None = None) -> Resolution:
         """Ask for turns until there is a token.
@@ -79,7 +81,8 @@ class Flight:
         self._rejected = view.unusable_version or replaces
         while self.left() > 0:
             begun, turn = self._lease.begin(app_key, rejected_version=self._rejected, rejected_token_id=view.refused_id)
-            view = view.with_time(begun.server_now, self._clock.now())
+            self._times = begun.server_now, self._clock.now()
+            view = view.with_time(*self._times)
             resolution: Resolution | None = None
             if begun.status == "conflict":
                 raise IssuanceError(
@@ -99,13 +102,19 @@ class Flight:
                 return resolution
         raise IssuanceError("wait-too-long", "Time was up before there was a token", retryable=True)
 
+    def present(self, view: View) -> View:
+        """The same at this moment, by what the store has said of its time so far."""
+        if self._times is not None and not view.certain:
+            view = view.with_time(*self._times)
+        return view.as_of(self._clock.now())
+
     def left(self) -> float:
         """Seconds until the deadline."""
         return self._lease.left()
 
     def _use(self, view: View, turn: Turn, app_key: AppKey) -> Resolution | None:
         """One turn. None: it brought nothing, and another may be asked for."""
-        view, cached = self._present(view), view.cached
+        view, cached = self.present(view), view.cached
         if (
             self._settings.mode == "resolve"
             and cached is not None
@@ -160,7 +169,7 @@ class Flight:
                 raise token_repeated(token) from error
             view = view.with_warning(f"The token could not be stored for others: {error}")
             return self._hand_out(view, token, source)
-        view = self._present(view)
+        view = self.present(view)
         if committed.status == "fenced":
             theirs = self._judge(view, committed.value, committed.expires_at, committed.version)
             if theirs is not None and theirs.lives(view.now):
@@ -170,46 +179,47 @@ class Flight:
         if committed.status == "fenced":
             view = view.with_warning("The token was not stored: the turn had gone to another.")
             return self._hand_out(view, token, source)
-        if committed.status == "unchanged":
-            self._heal(view, token, committed.version)
+        self._heal(view, token, committed.version)
         token = replace(token, version=committed.version)
         if committed.status == "unchanged" and source != "cache":
             return view.with_link("oauth", "gave the token again that is stored").resolution(token, source)
         return self._hand_out(view, token, source)
 
     def _heal(self, view: View, token: Token, version: int | None) -> None:
-        """The token is stored, but in a row from which nobody can tell that it lives: with a wrong end, say."""
+        """Write the row anew when it is still the one from which nobody can tell that its token lives.
+
+        So it is when KIS gave that very token again, whatever the answer to a repeated commit calls that.
+        """
         looks_dead = view.stored is not None and not view.stored.lives(view.now) and version == view.stored.version
         if version is not None and (looks_dead or version == view.unusable_version):
             self._lease.offer(token, replaces_version=version)
 
     def _hand_out(self, view: View, token: Token, source: str) -> Resolution:
-        view = self._present(view)
+        view = self.present(view)
         return view.resolution(token, source) if source == "cache" else hand_out_issued(view, token)
 
     def _wait(self, view: View, begun: Begun) -> Resolution | None:
         """Another has the turn, or nobody may have it yet. A token, or None when it is time to ask again."""
         failed_before = begun.holder_label is None and begun.last_error is not None
-        if self._present(view).at_hand() is None or (failed_before and self._settings.mode != "resolve"):
+        view = self.present(view)
+        at_hand = view.at_hand()
+        if at_hand is None or (failed_before and self._settings.mode != "resolve"):
             return self._waiting.wait(begun, lambda: self._look_again(view))
         said = "it is too early to ask again"
+        if begun.holder_label is not None and not self._was_patient:
+            self._was_patient = True
+            return self._waiting.wait(begun, lambda: self._look_again(view), PATIENCE)
         if begun.holder_label is not None:
-            found = self._waiting.wait(begun, lambda: self._look_again(view), PATIENCE)
-            if found is not None:
-                return found
             said = f"{begun.holder_label} is renewing the token"
         elif begun.last_error in KIS_REFUSALS:
             error = refused_to_another(begun.last_error)
             view = view.with_warning(f"The token was not renewed: {error}. {error.hint}")
-        view = self._present(view)
-        at_hand = view.at_hand()
-        if at_hand is None:
-            return None
         token, source = at_hand
         if self._settings.mode == "force":
             view = view.with_warning(f"The token was not renewed: {said}.")
-        if source == "cache" and begun.holder_label is None:
-            # Nobody will store a newer one before long: what this machine has is of use to the others.
+        if source == "cache" and begun.holder_label is None and begun.last_error != "token-repeated":
+            # Nobody will store a newer one before long: what this machine has is of use to the others, unless it is
+            # the very one that KIS refuses.
             self._lease.offer(token)
         return view.with_link("oauth", said).resolution(token, source)
 
@@ -223,7 +233,7 @@ class Flight:
         known = {self._rejected, view.stored.version if view.stored is not None else None}
         if row is None or row.version in known:
             return None
-        view = self._present(view)
+        view = self.present(view)
         token, _, _ = judge_row(view, slot, self._settings, self._vault)
         return self._found(view, token) if token is not None and token.lives(view.now) else None
 
@@ -241,9 +251,6 @@ class Flight:
             return None
         slot = Slot({"access_token": Row(value, column, version)}, None)
         return judge_row(view, slot, self._settings, self._vault)[0]
-
-    def _present(self, view: View) -> View:
-        return view.as_of(self._clock.now())
 
     def _found(self, view: View, token: Token) -> Resolution:
         said = f"another has issued: {describe(token, view.now, self._settings.min_validity)}"

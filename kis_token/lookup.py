@@ -243,7 +243,7 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
 
 def _warn_of_rotation(view: View, token: Token, settings: Settings) -> View:
     age = view.now - token.issued_at
-    if settings.mode != "resolve" or age <= settings.refresh_after + ROTATION_GRACE:
+    if settings.mode != "resolve" or not view.certain or age <= settings.refresh_after + ROTATION_GRACE:
         return view
     hours = int(age / timedelta(hours=1))
     return view.with_warning(f"The stored token is {hours} h old: the nightly rotation has evidently not run.")

@@ -105,9 +105,6 @@ class Resolver:
         answer = not_due(replace(view, now=judged.now), judged.token, self._settings)
         return answer or self._flight.run(view, app_key, replaces=stored.version)
 
-    def _present(self, view: View) -> View:
-        return view.as_of(self._clock.now())
-
     def _read(self) -> Slot:
         return self._store.read(self._settings.service_name)
 
@@ -115,7 +112,7 @@ class Resolver:
         """A token that still lives, with a warning, for those who want a token; else the error."""
         if self._settings.mode != "resolve":
             raise error
-        view = self._present(view)
+        view = self._flight.present(view)
         at_hand = view.at_hand()
         if at_hand is None:
             raise error
@@ -123,7 +120,7 @@ class Resolver:
 
     def _expired(self, view: View, error: KisTokenError) -> Resolution:
         """A token that has just died, where the caller allows it; else the error."""
-        view = self._present(view)
+        view = self._flight.present(view)
         if self._settings.allow_expired:
             for token, source in ((view.stored, "supabase"), (view.cached, "cache")):
                 if token is not None and token.remaining(view.now) > -LONGEST_EXPIRED:
@@ -147,14 +144,14 @@ class Resolver:
                 cached = self._cache.read()
             except TokenError:
                 return self._issue_alone(view, app_key, outage)
-            view = self._present(view)
+            view = self._flight.present(view)
             is_usable = cached.lives(view.now) and cached.token_id != view.refused_id
             if is_usable and cached.app_key_id in (None, app_key.key_id):
                 return view.resolution(cached, "cache", warning=f"{outage}; the cached token is used.")
             return self._issue_alone(view, app_key, outage)
 
     def _issue_alone(self, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
-        view = self._present(view)
+        view = self._flight.present(view)
         try:
             token = issue(self._issuer, app_key, view.now)
         except IssuerRateLimited as error:

@@ -1,0 +1,107 @@
+"""Machines whose clocks are wrong, who wait, hold and fall back as all others do, and are told of it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import IssuerOutage
+from tests.chain import stale_token
+from tests.support import HOUR, MINUTE, Contender, TurnedClock, make_token
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from kis_token.lookup import Resolution
+    from kis_token.token import Token
+    from tests.chain import Chain
+
+WRONG_BY = {"10 min ahead": 10 * MINUTE, "10 min behind": -10 * MINUTE, "9 h ahead": 9 * HOUR, "9 h behind": -9 * HOUR}
+
+pytestmark = [
+    pytest.mark.parametrize("wrong_by", WRONG_BY.values(), ids=WRONG_BY.keys()),
+    pytest.mark.usefixtures("date"),
+]
+
+
+@pytest.fixture(params=[True, False], ids=["", "no Date"])
+def date(request: pytest.FixtureRequest, chain: Chain) -> None:
+    """The store's answers have a Date, or have none."""
+    chain.supabase.server.send_date = request.param
+
+
+def dead_token() -> Token:
+    """Past its end, unless a clock is 10 minutes behind."""
+    return make_token(left=-5 * MINUTE, age=24 * HOUR)
+
+
+def assert_told(got: Resolution, wrong_by: timedelta) -> None:
+    """A warning says by how much the clock is wrong."""
+    said = re.search(r"This machine's clock is (\d+) s (ahead|behind)", " ".join(got.warnings))
+    assert said, got.warnings
+    assert said[2] == ("ahead" if wrong_by > 0 * MINUTE else "behind")
+    assert abs(int(said[1]) * MINUTE / 60 - abs(wrong_by)) < MINUTE
+
+
+def test_a_waiter_steals_no_turn(chain: Chain, wrong_by: timedelta) -> None:
+    """It waits for the one who has the turn, without the dead token that is stored, and gets the new one."""
+    chain.database.put_token(dead_token())
+    holder, token = Contender(chain.database), make_token()
+    holder.begin()
+    clock = TurnedClock(wrong_by=wrong_by)
+    clock.on_sleep = lambda _: holder.commit(token) if len(clock.slept) == 12 else None
+
+    got = chain.resolve(clock, cache_path="off")
+
+    assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "supabase", 0)
+    assert chain.database.outcomes() == ["granted", "committed"]
+    assert_told(got, wrong_by)
+
+
+def test_a_holder_issues_once(chain: Chain, wrong_by: timedelta) -> None:
+    """It replaces a dead token in one turn, and both it and all others go on with the new one."""
+    chain.database.put_token(dead_token())
+
+    got = chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")
+
+    assert (got.refreshed, chain.database.outcomes()) == (True, ["granted", "committed"])
+    assert_told(got, wrong_by)
+    for clock in (TurnedClock(wrong_by=wrong_by), TurnedClock()):
+        assert chain.resolve(clock, cache_path="off").token.token_id == got.token.token_id
+    assert chain.issue_calls == 1
+
+
+def test_a_living_token_is_kept(chain: Chain, wrong_by: timedelta) -> None:
+    """A token with a quarter of an hour to live is used as it is; the clock is all there is to warn of."""
+    token = make_token(left=15 * MINUTE, age=23 * HOUR)
+    chain.database.put_token(token)
+
+    got = chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")
+
+    assert (got.token.token_id, chain.issue_calls) == (token.token_id, 0)
+    assert_told(got, wrong_by)
+    assert len(got.warnings) == 1
+
+
+def test_a_dead_token_is_no_way_out(chain: Chain, wrong_by: timedelta) -> None:
+    """When KIS does not answer, a dead token is not handed out for one that lives."""
+    chain.database.put_token(dead_token())
+    chain.kis.production.stop()
+
+    with pytest.raises(IssuerOutage):
+        chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")
+
+
+def test_a_stale_token_is_a_way_out(chain: Chain, wrong_by: timedelta) -> None:
+    """When KIS does not answer, a token that lives is handed out, whatever the clock says."""
+    token = stale_token()
+    chain.database.put_token(token)
+    chain.kis.production.stop()
+
+    got = chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")
+
+    assert got.token.token_id == token.token_id
+    assert "not renewed" in " ".join(got.warnings)
+    assert_told(got, wrong_by)

@@ -1,0 +1,215 @@
+"""The lease's rules through the whole chain, with everybody there at once: two slots, refusals, spoilt rows."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import IssuanceError, IssuerRefused
+from kis_token.kis import KISIssuer
+from kis_token.lookup import Resolution
+from kis_token.sandbox.kis_http import TOKEN_PATH
+from kis_token.sandbox.loopback import Fault
+from tests.chain import dead_token, stale_token
+from tests.races.crowd import SharedClock, at_once, held, new_round, resolutions, wait_until
+from tests.support import APP_KEY, HOUR, make_token, utc_now
+
+if TYPE_CHECKING:
+    from kis_token.token import Token
+    from tests.chain import Chain
+    from tests.races.crowd import Outcome
+
+CALLERS = 8
+ROUNDS = 10
+
+WRONG_SECRET = "d3Jvbmc="
+
+REFUSALS = pytest.mark.parametrize("code", ["EGW00103", "EGW00105", "EGW00002"])
+
+
+def resolve_at_once(chain: Chain, *inputs: dict[str, str]) -> list[Outcome]:
+    """A caller for each of ``inputs``, or eight alike, all in the same moment and with a clock that they share."""
+    inputs = inputs or ({},) * CALLERS
+    clock = SharedClock(len(inputs), chain.pass_time)
+    callers = [chain.resolver(clock, None, **{"cache_path": "off", **each}) for each in inputs]
+    return at_once([caller.resolve for caller in callers], clock)
+
+
+def resolve_behind_the_first(chain: Chain) -> list[Outcome]:
+    """Eight callers; KIS does not answer the first before all others have been told that it is at work."""
+    with ThreadPoolExecutor(1) as pool, held(chain.kis.production, TOKEN_PATH):
+        running = pool.submit(resolve_at_once, chain)
+        wait_until(lambda: chain.store_calls.count("begin_issuance") == CALLERS)
+    return running.result()
+
+
+# two slots
+
+
+def test_one_key_in_two_slots(chain: Chain) -> None:
+    """Eight callers on each of two slots: one call. The slot that was first has the token, the other is told so."""
+    slots = ("kis", "kis-second") * CALLERS
+    for _ in range(ROUNDS):
+        with new_round(chain) as fresh:
+            got = resolve_at_once(fresh, *({"service_name": slot} for slot in slots))
+
+            assert fresh.issue_calls == 1
+            (first,) = (slot for slot in set(slots) if fresh.database.row(slot))
+            found = resolutions([each for slot, each in zip(slots, got, strict=True) if slot == first])
+            assert {each.token.token_id for each in found} == {fresh.database.stored_id(first)}
+            others = [each for slot, each in zip(slots, got, strict=True) if slot != first]
+            assert {isinstance(each, IssuanceError) and each.code for each in others} == {"key-in-two-slots"}
+
+
+# a short life
+
+
+def test_nobody_asks_for_more_life_than_kis_gives(chain: Chain) -> None:
+    """A token that never lives as long as is wished for is renewed when KIS gives another: after 6 hours."""
+    chain.kis.configure(expires_in=12 * 3600)
+    first = chain.resolve(min_validity="12h", cache_path="off").token.token_id
+    for _ in range(30):
+        chain.pass_time(600)
+        assert chain.resolve(min_validity="12h", cache_path="off").token.token_id == first
+    assert chain.issue_calls == 1
+    chain.pass_time(3600)
+
+    second = chain.resolve(min_validity="12h", cache_path="off")
+
+    assert (second.refreshed, chain.issue_calls) == (True, 2)
+    assert chain.database.stored_id() == second.token.token_id != first
+
+
+# KIS says no
+
+
+@REFUSALS
+def test_a_refusal_reaches_all_who_wait(chain: Chain, code: str) -> None:
+    """KIS is called once, and its code is in everybody's error; each who waited was told so once."""
+    chain.refuse_issue(code)
+
+    got = resolve_behind_the_first(chain)
+
+    assert chain.issue_calls == 1
+    assert {each.kis_code if isinstance(each, IssuerRefused) else each for each in got} == {code}
+    assert len(chain.told) == CALLERS - 1
+
+
+@REFUSALS
+def test_a_refusal_is_told_with_a_stale_token(chain: Chain, code: str) -> None:
+    """Everybody goes on with the token that lives, and learns from a warning why there is no other."""
+    token = stale_token()
+    chain.database.put_token(token)
+    chain.refuse_issue(code)
+
+    got = resolutions(resolve_behind_the_first(chain))
+
+    assert chain.issue_calls == 1
+    assert {each.token.token_id for each in got} == {token.token_id}
+    assert [each.warnings for each in got if code not in " ".join(each.warnings)] == []
+
+
+def test_a_corrected_secret_among_wrong_ones(chain: Chain) -> None:
+    """A wrong secret is tried once, however many have it; who has the right one issues at once, among all others."""
+    wrong = {"app_secret": WRONG_SECRET}
+    for _ in range(ROUNDS // 2):
+        with new_round(chain) as fresh:
+            refused = resolve_at_once(fresh, *[wrong] * CALLERS)
+            assert fresh.issue_calls == 1
+            assert {each.kis_code if isinstance(each, IssuerRefused) else each for each in refused} == {"EGW00105"}
+
+            first, *others = resolve_at_once(fresh, {}, *[wrong] * CALLERS)
+
+            assert isinstance(first, Resolution)
+            assert (first.refreshed, fresh.issue_calls) == (True, 2)
+            assert fresh.database.stored_id() == first.token.token_id
+            found = [each for each in others if isinstance(each, Resolution)]
+            assert {each.token.token_id for each in found} <= {first.token.token_id}
+            assert all(isinstance(each, (Resolution, IssuerRefused)) for each in others)
+
+
+def test_somebody_outside_has_just_issued(chain: Chain) -> None:
+    """KIS says EGW00133: the store is looked at, the minute waited for, and one call brings that token for all."""
+    outside = KISIssuer(chain.kis.production_url, "production").issue(APP_KEY, utc_now())
+
+    got = resolutions(resolve_behind_the_first(chain))
+
+    assert [seen.code for seen in chain.kis.requests] == [None, "EGW00133", None]
+    assert {each.token.token_id for each in got} == {outside.token_id} == {chain.database.stored_id()}
+    assert len(chain.told) == CALLERS, "each who waits says so once"
+
+
+# rows that only look fresh
+
+
+def spoil(chain: Chain, token: Token, how: str) -> None:
+    """Put a row in the token's place that its column makes look fresh, and that nobody can use."""
+    ended = json.dumps({**json.loads(token.to_json()), "expires_at": (utc_now() - HOUR).isoformat()})
+    chain.database.put("access_token", {"broken": "{", "ended": ended}[how], utc_now() + 23 * HOUR)
+
+
+@pytest.mark.parametrize("how", ["broken", "ended"])
+def test_a_spoilt_row_is_mended_with_one_call(chain: Chain, how: str) -> None:
+    """However many come, and in whichever minute: one call brings the token back, and then it is there."""
+    token = chain.resolve(cache_path="off").token
+    spoil(chain, token, how)
+    for _ in range(4):
+        chain.pass_time(71)
+        got = resolutions(resolve_at_once(chain))
+        assert {each.token.token_id for each in got} == {token.token_id} == {chain.database.stored_id()}
+    assert chain.issue_calls == 2
+    chain.supabase.server.forget()
+    chain.resolve(cache_path="off")
+    assert chain.store_calls == ["read"]
+
+
+def test_a_spoilt_row_is_mended_though_an_answer_is_lost(chain: Chain) -> None:
+    """A commit whose answer is lost leads to the same as one whose answer arrives."""
+    token = chain.resolve(cache_path="off").token
+    spoil(chain, token, "ended")
+    chain.supabase.server.add_fault(Fault("reset", "/rest/v1/rpc/commit_issuance", after=True))
+    for _ in range(4):
+        chain.pass_time(71)
+        assert chain.resolve(chain.clock(), cache_path="off").token.token_id == token.token_id
+    assert chain.issue_calls == 2
+
+
+@pytest.mark.parametrize("how", ["broken", "ended"])
+def test_a_row_that_is_spoilt_after_the_look(chain: Chain, how: str) -> None:
+    """What begin calls fresh and the caller cannot use is asked for again, and replaced."""
+    chain.database.put_token(dead_token())
+    resolver = chain.resolver(cache_path="off")
+    view = resolver.look()
+    spoil(chain, make_token(), how)
+
+    got = resolver.resolve(view)
+
+    assert (got.refreshed, chain.issue_calls) == (True, 1)
+    assert chain.database.stored_id() == got.token.token_id
+
+
+# a rotation
+
+
+@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "lost"])
+def test_rotations_beside_old_caches(chain: Chain, *, is_stored: bool) -> None:
+    """Machines with the old token in their caches neither put it back nor rotate again at their own ticks."""
+    old = make_token(left=12 * HOUR, age=12 * HOUR)
+    if is_stored:
+        chain.database.put_token(old)
+    caches = [str(chain.folder / f"{number}.json") for number in range(4)]
+    for cache in caches:
+        chain.cache(cache_path=cache).write(old)
+
+    ticks = []
+    for cache in caches:
+        ticks.append(chain.resolve(mode="rotate", refresh_after="8h", cache_path=cache))
+        chain.pass_time(1800)
+
+    assert [tick.refreshed for tick in ticks] == [True, False, False, False]
+    assert {tick.token.token_id for tick in ticks} == {chain.database.stored_id()} != {old.token_id}
+    assert {chain.cache(cache_path=cache).read().token_id for cache in caches} == {chain.database.stored_id()}
+    assert chain.issue_calls == 1

@@ -1,0 +1,255 @@
+"""Everybody at the same moment: threads, processes, a laptop beside a runner. KIS is called once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kis_token.bootstrap import ensure_runtime
+from kis_token.clock import SystemClock
+from kis_token.errors import IssuanceError
+from kis_token.sandbox.kis_http import TOKEN_PATH
+from kis_token.token import fingerprint
+from tests.chain import ENCRYPTION_KEY, dead_token, stale_token
+from tests.races.children import SECONDS, Child
+from tests.races.crowd import SharedClock, at_once, held, new_round, resolutions, wait_until
+from tests.support import ACCOUNT, HOUR, SERVICE_KEY, make_token
+from tools.step import CHECKOUT, run_step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import timedelta
+    from pathlib import Path
+
+    from kis_token.token import Token
+    from tests.chain import Chain
+    from tests.races.crowd import Outcome
+
+THREADS = 16
+PROCESSES = 8
+ROUNDS = 10
+
+STATES = ("nothing", "stale", "expired", "refused")
+
+
+class EagerClock(SystemClock):
+    """The machine's clock, but who waits looks ten times as often."""
+
+    def jitter(self, low: float, high: float) -> float:
+        """A tenth."""
+        return super().jitter(low, high) / 10
+
+
+@pytest.fixture(scope="module")
+def children() -> Iterator[list[Child]]:
+    """Processes that have started already."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(Child()) for _ in range(PROCESSES)]
+
+
+def issue_ago(chain: Chain, age: timedelta, **inputs: str) -> Token:
+    """A token that the chain issued and stored that long ago, and that the API refuses now."""
+    chain.kis._clock._offset -= age  # from outside it can only be set forward
+    token = chain.resolve(None, None, cache_path="off", **inputs).token
+    chain.kis.advance(age.total_seconds())
+    chain.pass_time(71)
+    chain.kis.kill_token(token.value)
+    return token
+
+
+def bring_about(state: str, chain: Chain) -> str | None:
+    """Put the slot into a state; the token that the API refuses, where that is it."""
+    if state == "stale":
+        chain.database.put_token(stale_token())
+    elif state == "expired":
+        chain.database.put_token(dead_token())
+    elif state == "refused":
+        return issue_ago(chain, 7 * HOUR).value
+    return None
+
+
+def run(children: list[Child], chain: Chain, *, refused: str | None = None, cache_path: str) -> list[dict[str, Any]]:
+    """Let all start in the same moment; what each gets."""
+    for child in children:
+        child.prepare(chain, refused=refused, cache_path=cache_path)
+    for child in children:
+        child.wait_until_ready()
+    for child in children:
+        child.go()
+    return [child.outcome() for child in children]
+
+
+# four reasons to issue
+
+
+@pytest.mark.parametrize("cache", ["off", "cache.json"], ids=["machines of their own", "one machine"])
+@pytest.mark.parametrize("state", STATES)
+def test_processes(chain: Chain, children: list[Child], state: str, cache: str) -> None:
+    """Of eight processes one calls KIS, and all have the token that is stored then."""
+    refused = bring_about(state, chain)
+    before = chain.issue_calls
+
+    got = run(children, chain, refused=refused, cache_path=cache if cache == "off" else str(chain.folder / cache))
+
+    assert chain.issue_calls == before + 1
+    assert {each.get("token_id") for each in got} == {chain.database.stored_id()}, got
+    assert [each["refreshed"] for each in got].count(True) == 1
+    assert {each["source"] for each in got} <= {"oauth", "supabase"}
+
+
+def test_processes_of_one_machine_without_the_store(chain: Chain, children: list[Child]) -> None:
+    """With Supabase down one of them calls KIS, and the others take its token from the cache."""
+    chain.supabase.stop()
+
+    got = run(children, chain, cache_path=str(chain.folder / "cache.json"))
+
+    assert chain.issue_calls == 1
+    assert {each.get("token_id") for each in got} == {chain.cached_id()}, got
+    assert sorted(each["source"] for each in got) == ["cache"] * (PROCESSES - 1) + ["oauth"]
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_threads(chain: Chain, state: str) -> None:
+    """Of sixteen callers one calls KIS, and all have the token that is stored then: ten times out of ten."""
+    for _ in range(ROUNDS):
+        with new_round(chain) as fresh:
+            refused = bring_about(state, fresh)
+            before = fresh.issue_calls
+            callers = [fresh.resolver(EagerClock(), cache_path="off") for _ in range(THREADS)]
+
+            got = resolutions(
+                at_once([partial(each.replace, refused) if refused else each.resolve for each in callers])
+            )
+
+            assert fresh.issue_calls == before + 1
+            assert {each.token.token_id for each in got} == {fresh.database.stored_id()}
+            assert [each.refreshed for each in got].count(True) == 1
+
+
+@pytest.fixture(scope="session")
+def runner(tool_cache: Path) -> dict[str, str]:
+    """The variables of a runner on which the action has run before."""
+    env = {"RUNNER_TOOL_CACHE": str(tool_cache)}
+    ensure_runtime(
+        CHECKOUT / "requirements.txt", CHECKOUT / "requirements-uv.txt", os.environ | env, time.monotonic() + 120
+    )
+    return env
+
+
+def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path: Path) -> None:
+    """The action's step and the command ``get`` share one call; who came second says for whom it waits."""
+    variables = {
+        "SUPABASE_URL": chain.supabase.url,
+        "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,
+        "KIS_APP_KEY": ACCOUNT.app_key,
+        "KIS_APP_SECRET": ACCOUNT.app_secret,
+        "KIS_BASE_URL": chain.kis.production_url,
+        "KIS_TOKEN_CACHE": str(chain.folder / "cache.json"),
+        "USER": "somebody",
+        "HOSTNAME": "laptop",
+    }
+    inputs = {
+        "supabase-url": chain.supabase.url,
+        "supabase-key": SERVICE_KEY,
+        "app-key": ACCOUNT.app_key,
+        "app-secret": ACCOUNT.app_secret,
+        "base-url": chain.kis.production_url,
+    }
+
+    with ThreadPoolExecutor() as pool, held(chain.kis.production, TOKEN_PATH):
+        running = pool.submit(run_step, inputs, tmp_path / "runner", runner)
+        getting = pool.submit(
+            subprocess.run,
+            [sys.executable, "-m", "kis_token", "get"],
+            cwd=CHECKOUT,
+            env={name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")} | variables,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        wait_until(lambda: chain.store_calls.count("begin_issuance") == 2)
+    step, command = running.result(), getting.result()
+
+    assert (step.status, command.returncode) == (0, 0), command.stderr
+    tokens = {fingerprint(step.outputs["access-token"]), fingerprint(command.stdout.strip())}
+    assert (tokens, chain.issue_calls) == ({chain.database.stored_id()}, 1)
+    said = {
+        "oauth": "someone/bot run 1234567890 trade is issuing a token" in command.stderr,
+        "supabase": "somebody on laptop is issuing a token" in step.log,
+    }
+    assert said[step.public["source"]]
+    assert step.public["refreshed"] == str(step.public["source"] == "oauth").lower()
+
+
+def test_rotations_among_readers(chain: Chain) -> None:
+    """Two rotations meet: one call. Readers get the old token or the new one, and all who come later the new one."""
+    for _ in range(ROUNDS):
+        with new_round(chain) as fresh:
+            old = make_token(left=12 * HOUR, age=12 * HOUR)
+            fresh.database.put_token(old)
+            rotations, readers = (
+                [fresh.resolver(EagerClock(), None, cache_path="off", **inputs) for _ in range(number)]
+                for number, inputs in ((2, {"mode": "rotate", "refresh_after": "8h"}), (14, {}))
+            )
+
+            got = resolutions(at_once([each.resolve for each in (*rotations, *readers)]))
+
+            new = fresh.database.stored_id()
+            assert (fresh.issue_calls, [each.refreshed for each in got].count(True)) == (1, 1)
+            assert {each.token.token_id for each in got[:2]} == {new} != {old.token_id}
+            assert {each.token.token_id for each in got[2:]} <= {old.token_id, new}
+            assert fresh.resolve(cache_path="off").token.token_id == new
+
+
+# a refused token that KIS gives again
+
+
+@pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "deleted"])
+@pytest.mark.parametrize("encryption_key", ["", ENCRYPTION_KEY], ids=["plain", "sealed"])
+def test_repeated(chain: Chain, encryption_key: str, *, is_stored: bool) -> None:
+    """KIS is asked once, all fail and the row stays as it is, until KIS gives another: 6 h after the issue."""
+    inputs = {"encryption_key": encryption_key, "cache_path": "off"}
+    refused = issue_ago(chain, 2 * HOUR, encryption_key=encryption_key)
+    if not is_stored:
+        chain.database.owner.execute("delete from api_credentials where credential_type = 'access_token'")
+    row = chain.database.row()
+
+    def replace_at_once() -> list[Outcome]:
+        clock = SharedClock(PROCESSES, chain.pass_time)
+        callers = [chain.resolver(clock, None, **inputs) for _ in range(PROCESSES)]
+        return at_once([partial(each.replace, refused.value) for each in callers], clock)
+
+    for minutes in (0, 225):  # the second is still 15 minutes too early
+        chain.pass_time(minutes * 60)
+        got = replace_at_once()
+        assert {each.code if isinstance(each, IssuanceError) else each for each in got} == {"token-repeated"}
+        assert (chain.issue_calls, chain.database.row()) == (2, row)
+    chain.pass_time(15 * 60)
+    new = resolutions(replace_at_once())
+
+    assert (chain.issue_calls, chain.kis.counts("production").issues) == (3, 2)
+    assert {each.token.token_id for each in new} == {chain.resolve(None, None, **inputs).token.token_id}
+    assert new[0].token.token_id != refused.token_id
+    assert [each.refreshed for each in new].count(True) == 1
+
+
+def test_a_refused_token_is_not_stored_from_a_cache(chain: Chain) -> None:
+    """When the refused token's row is deleted, a caller who knows nothing of it does not store it from its cache."""
+    refused = issue_ago(chain, 2 * HOUR)
+    chain.database.owner.execute("delete from api_credentials where credential_type = 'access_token'")
+    with pytest.raises(IssuanceError, match="token-repeated"):
+        chain.resolver(cache_path="off").replace(refused.value)
+    chain.cache_token(refused)
+
+    chain.resolve()
+
+    assert chain.database.stored_id() is None
