@@ -1,0 +1,378 @@
+"""MemoryStore beside the SQL functions: whatever is done to both, they answer the same.
+
+The functions are those of sql/ with one change: they read the test's clock. So both sides have the same time to the
+microsecond, ends are met exactly, and no answer depends on how quick the machine is.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+import pytest
+from hypothesis import Phase, example, given, settings
+from hypothesis import strategies as st
+
+from kis_token.errors import StoreError
+from kis_token.ports import Begun, Committed
+from kis_token.reader import TYPES, Slot, parse_slot, store_error
+from kis_token.sandbox.database import migrations_folder, prepare_database
+from kis_token.sandbox.memory import MemoryStore
+from kis_token.supabase import SupabaseCredentialManager
+from kis_token.token import REISSUE_WINDOW, AppKey, Token
+from tests.support import HOUR, MINUTE, Database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kis_token.sandbox.postgres import EmbeddedPostgres
+
+SECOND, DAY = timedelta(seconds=1), timedelta(days=1)
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+MIN_REMAINING = 10 * MINUTE
+
+SERVICES = ("kis", "kis-second")
+OWN_KEYS = {"kis": "PSone", "kis-second": "PStwo"}
+HOLDERS = tuple(str(uuid.UUID(int=number)) for number in range(1, 5))
+
+# Tokens and turns are counted from the last: the last ones meet each other most.
+RECENT = st.sampled_from([1, 1, 1, 2, 2, 3])
+FORMS = st.sampled_from([*["plain", "sealed"] * 4, "nonsense"])
+VERSIONS = st.sampled_from(["none", "none", "present", "first"])
+
+#: Every operation: how often it comes up, and what may be given to it.
+OPERATIONS: dict[str, tuple[int, dict[str, st.SearchStrategy[Any]]]] = {
+    "issue": (
+        2,
+        {
+            "age": st.sampled_from([0 * HOUR, 0 * HOUR, HOUR, 6 * HOUR - 9 * SECOND, 7 * HOUR, -24 * HOUR, -25 * HOUR]),
+            "left": st.sampled_from([9 * SECOND, 11 * MINUTE, HOUR, 23 * HOUR, 24 * HOUR, 48 * HOUR]),
+        },
+    ),
+    "wait": (
+        1,
+        {"time": st.sampled_from([SECOND, 9 * SECOND, 60 * SECOND, 70 * SECOND, 5 * MINUTE, HOUR, 7 * HOUR])},
+    ),
+    "wait_for_an_end": (2, {"number": RECENT, "beside": st.sampled_from([-SECOND, 0 * SECOND, SECOND])}),
+    "begin": (
+        4,
+        {
+            "service": st.sampled_from(SERVICES),
+            "holder": st.sampled_from(HOLDERS),
+            "key": st.sampled_from(["", "", "", *OWN_KEYS.values()]),
+            "secret": st.sampled_from(["right", "right", "wrong"]),
+            "min_remaining": st.sampled_from([0 * HOUR, MIN_REMAINING, DAY]),
+            "version": VERSIONS,
+            "rejected": st.none() | RECENT,
+        },
+    ),
+    "commit": (3, {"turn": RECENT, "token": RECENT, "form": FORMS, "rejected": st.booleans()}),
+    "abort": (
+        1,
+        {"turn": RECENT, "cooldown": st.sampled_from([0 * HOUR, 61 * SECOND, HOUR]), "refused": st.booleans()},
+    ),
+    "save": (1, {"service": st.sampled_from(SERVICES), "token": RECENT, "form": FORMS, "version": VERSIONS}),
+    "put": (
+        1,
+        {
+            "service": st.sampled_from(SERVICES),
+            "token": RECENT,
+            "form": FORMS,
+            "shift": st.sampled_from([0 * HOUR, 0 * HOUR, HOUR, -9 * HOUR, None]),
+            "active": st.sampled_from([True, True, True, False]),
+        },
+    ),
+}
+
+SERIES = st.lists(
+    st.sampled_from([name for name, (weight, _) in OPERATIONS.items() for _ in range(weight)]).flatmap(
+        lambda name: st.tuples(st.just(name), st.fixed_dictionaries(OPERATIONS[name][1]))
+    ),
+    min_size=40,
+    max_size=60,
+)
+
+# With these, three ends are met exactly that random series seldom meet: a call comes a second after a wait.
+BEGIN = (
+    "begin",
+    {
+        "service": "kis",
+        "holder": HOLDERS[0],
+        "key": "",
+        "secret": "right",
+        "min_remaining": DAY,
+        "version": "none",
+        "rejected": None,
+    },
+)
+COMMIT = ("commit", {"turn": 1, "token": 1, "form": "plain", "rejected": False})
+
+CLOCK = """
+create table public.test_clock (reads timestamptz not null);
+insert into public.test_clock values (now());
+create function public.test_now() returns timestamptz language sql security definer
+    as 'select reads from public.test_clock';
+grant execute on function public.test_now() to service_role;
+"""
+
+_Item = TypeVar("_Item")
+
+
+class SetClock:
+    """Stands where it was put, here and in the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._now = START
+        self.move(timedelta())
+
+    def now(self) -> datetime:
+        """Where it stands, aware, in UTC."""
+        return self._now
+
+    def move(self, by: timedelta) -> None:
+        """Put it forward."""
+        self._now += by
+        self._database.owner.execute("update public.test_clock set reads = %s", (self._now,))
+
+
+class FunctionStore(SupabaseCredentialManager):
+    """What the client makes of the functions' answers, without HTTP; and what tests do to a MemoryStore."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__("", "")
+        self._database = database
+
+    def read(self, service_name: str) -> Slot:
+        """As PostgREST answers, but for its Date."""
+        rows = self._database.owner.execute(
+            "select credential_type, credential_value, to_json(expires_at) #>> '{}' as expires_at, version"
+            " from public.api_credentials where service_name = %s and credential_type = any(%s) and is_active",
+            (service_name, list(TYPES)),
+        ).fetchall()
+        return parse_slot(rows, None)
+
+    def put(
+        self, service: str, credential_type: str, value: str, expires_at: datetime | None = None, *, active: bool = True
+    ) -> int:
+        """Store a row without a lease."""
+        return self._database.put(credential_type, value, expires_at, service=service, active=active)
+
+    def outcomes(self, service: str) -> list[str]:
+        """The log of a slot."""
+        return self._database.outcomes(service)
+
+    def _rpc(self, function: str, **arguments: object) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = self._database.call(function, **arguments)
+        except psycopg.Error as error:
+            raise store_error(400, error.sqlstate) from None
+        return answer
+
+
+@dataclass
+class Side:
+    """One of the two. Versions are named by their order: a sequence may leave numbers out."""
+
+    store: MemoryStore | FunctionStore
+    versions: list[int] = field(default_factory=list)
+
+    def name(self, version: int | None) -> int | None:
+        """A version's name. One that was not seen before is larger than all others."""
+        if version is None:
+            return None
+        if version not in self.versions:
+            assert not self.versions or version > self.versions[-1]
+            self.versions.append(version)
+        return self.versions.index(version)
+
+    def version(self, which: str, service: str) -> int | None:
+        """The version that is meant."""
+        token = self.store.read(service).rows.get("access_token") if which == "present" else None
+        if token is not None:
+            return token.version
+        return self.versions[0] if which == "first" and self.versions else None
+
+    def answer(self, call: Callable[[Side], object]) -> object:
+        """What it answers, with the version by name; of an error, its text."""
+        try:
+            answer = call(self)
+        except StoreError as error:
+            return str(error)
+        return replace(answer, version=self.name(answer.version)) if isinstance(answer, (Begun, Committed)) else answer
+
+    def shown(self) -> list[object]:
+        """What anybody would read."""
+        rows = [(service, *row) for service in SERVICES for row in sorted(self.store.read(service).rows.items())]
+        return [(service, name, row.value, row.expires_at, self.name(row.version)) for service, name, row in rows]
+
+    def noted(self) -> list[list[str]]:
+        """What is noted of how it came about."""
+        return [self.store.outcomes(service) for service in SERVICES]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a holder was granted."""
+
+    service: str
+    holder: str
+    fence: int
+    credential_id: str
+
+
+class Comparison:
+    """Does the same to both sides and compares what they answer. Each call comes a second after the last."""
+
+    def __init__(self, database: Database) -> None:
+        database.clear()
+        self.clock = SetClock(database)
+        self.sides = (Side(MemoryStore(self.clock)), Side(FunctionStore(database)))
+        self.tokens: list[Token] = []
+        self.turns: list[Turn] = []
+        self.ends: set[datetime] = set()
+        self.seals = 0
+        self.issue(0 * HOUR, DAY)
+
+    def both(self, call: Callable[[Side], object]) -> Any:  # noqa: ANN401 - whatever the call answers
+        """What both answered."""
+        self.clock.move(SECOND)
+        memory, functions = (side.answer(call) for side in self.sides)
+        assert memory == functions
+        memory_shows, functions_show = (side.shown() for side in self.sides)
+        assert memory_shows == functions_show
+        return memory
+
+    def finish(self) -> None:
+        """What is noted of it all is the same."""
+        memory_notes, functions_note = (side.noted() for side in self.sides)
+        assert memory_notes == functions_note
+
+    def form(self, token: Token, form: str) -> str:
+        """What is stored for a token. Sealed it is never the same twice, and tells nobody which token it is."""
+        self.seals += 1
+        return {"plain": token.to_json(), "sealed": f"enc:v1:0a1b2c3d:{self.seals}", "nonsense": "{}"}[form]
+
+    def issue(self, age: timedelta, left: timedelta) -> None:
+        """KIS issues another token, or one turns up that it issued long ago."""
+        now = self.clock.now()
+        token = Token(f"made-up-token-number-{len(self.tokens)}", expires_at=now + left, issued_at=now - age)
+        self.tokens.append(token)
+        self.ends |= {token.expires_at, token.expires_at - MIN_REMAINING}
+        self.ends |= {token.issued_at + REISSUE_WINDOW, token.issued_at - DAY}
+
+    def wait(self, time: timedelta) -> None:
+        """Let time pass."""
+        self.clock.move(time)
+
+    def wait_for_an_end(self, number: int, beside: timedelta) -> None:
+        """Let time pass so that the next call comes exactly when something ends, or a second beside that."""
+        now = self.clock.now()
+        ends = sorted(end for end in self.ends if end > now + 2 * SECOND)[:number]
+        if ends:
+            self.clock.move(ends[-1] + beside - SECOND - now)
+
+    def begin(
+        self,
+        *,
+        service: str,
+        holder: str,
+        key: str,
+        secret: str,
+        min_remaining: timedelta,
+        version: str,
+        rejected: int | None,
+    ) -> None:
+        """Somebody asks for a turn."""
+        app_key = AppKey(key or OWN_KEYS[service], secret)
+        rejected_id = None if rejected is None else last(self.tokens, rejected).token_id
+        begun = self.both(
+            lambda side: side.store.begin(
+                service,
+                holder,
+                f"the job of {holder}",
+                app_key,
+                min_remaining=min_remaining,
+                rejected_version=side.version(version, service),
+                rejected_token_id=rejected_id,
+            )
+        )
+        if begun.retry_at is not None:
+            self.ends.add(begun.retry_at)
+        if begun.fence is not None:
+            self.turns.append(Turn(service, holder, begun.fence, app_key.credential_id))
+
+    def commit(self, *, turn: int, token: int, form: str, rejected: bool) -> None:
+        """A turn ends with a token: in time or late, once or again."""
+        if self.turns:
+            ending, given = last(self.turns, turn), last(self.tokens, token)
+            stored = self.form(given, form)
+            self.both(
+                lambda side: side.store.commit(
+                    ending.service, ending.holder, ending.fence, given, stored, rejected=rejected
+                )
+            )
+
+    def abort(self, *, turn: int, cooldown: timedelta, refused: bool) -> None:
+        """A turn ends without a token."""
+        if self.turns:
+            ending = last(self.turns, turn)
+            self.both(
+                lambda side: side.store.abort(
+                    ending.service,
+                    ending.holder,
+                    ending.fence,
+                    cooldown=cooldown,
+                    error_code="EGW00105" if refused else "kis-unreachable",
+                    refused_credential_id=ending.credential_id if refused else None,
+                )
+            )
+
+    def save(self, *, service: str, token: int, form: str, version: str) -> None:
+        """Somebody stores a token without a turn."""
+        given = last(self.tokens, token)
+        stored = self.form(given, form)
+        self.both(lambda side: side.store.save(service, given, stored, replaces_version=side.version(version, service)))
+
+    def put(self, *, service: str, token: int, form: str, shift: timedelta | None, active: bool) -> None:
+        """An outsider writes the row, with the right end, a wrong one or none."""
+        given = last(self.tokens, token)
+        value, expires_at = self.form(given, form), None if shift is None else given.expires_at + shift
+        self.both(lambda side: side.name(side.store.put(service, "access_token", value, expires_at, active=active)))
+
+
+def last(items: list[_Item], back: int) -> _Item:
+    """The last but so many; the first when there are not so many."""
+    return items[-back:][0]
+
+
+@pytest.fixture(scope="module")
+def clocked(postgres: EmbeddedPostgres) -> Iterator[Database]:
+    """A project whose functions and triggers read the clock of the test."""
+    project = prepare_database(postgres.create_database())
+    with psycopg.connect(project.owner, autocommit=True) as connection:
+        connection.execute(CLOCK)
+        for path in sorted(migrations_folder().glob("*.sql")):
+            migration = path.read_text(encoding="utf-8")
+            connection.execute(migration.replace("clock_timestamp()", "public.test_now()").encode())
+    with Database(project) as database:
+        yield database
+
+
+# Whoever has a failure to look into adds Phase.shrink: it takes minutes, and finds a short series.
+@settings(max_examples=150, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
+@given(SERIES)
+@example([BEGIN, ("issue", {"age": -25 * HOUR, "left": DAY}), ("wait", {"time": HOUR - SECOND}), COMMIT])
+@example([BEGIN, ("issue", {"age": HOUR, "left": 9 * SECOND}), ("wait", {"time": 8 * SECOND}), COMMIT])
+@example(
+    [BEGIN, ("issue", {"age": 6 * HOUR - 9 * SECOND, "left": HOUR}), COMMIT, ("wait", {"time": 7 * SECOND}), BEGIN]
+)
+def test_memory_and_functions_answer_the_same(clocked: Database, operations: list[tuple[str, dict[str, Any]]]) -> None:
+    """No series of calls, of outsiders' writes and of waits makes the two answer, store or note anything different."""
+    comparison = Comparison(clocked)
+    for name, arguments in operations:
+        getattr(comparison, name)(**arguments)
+    comparison.finish()
