@@ -1,0 +1,188 @@
+"""The simulated year: what has to follow when nothing is left to chance, and what it says when something goes wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from datetime import datetime, time
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from bench.rotation_year import MINUTES, ON_TIME, WORKFLOW, Delays, Row, find_misses, main, make_ticks, read_schedule
+from bench.year import AMERICA, KOREA, MINUTE, SECOND, Market, Result, Scenario, moment, plan, simulate
+from kis_token import rotation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+DAYS = 14
+SCHEDULE = read_schedule(WORKFLOW)
+
+
+def scenario(
+    first_issue: str,
+    schedule: Sequence[time] = SCHEDULE,
+    *,
+    silent: Sequence[int] = (),
+    outage: tuple[datetime, datetime] | None = None,
+    kills: bool = False,
+) -> Scenario:
+    """Two weeks in which ticks start when they are planned."""
+    ticks = make_ticks(schedule, ON_TIME, days=DAYS, seed=1, silent=silent)
+    return Scenario(moment(0, time.fromisoformat(first_issue)), ticks, DAYS, seed=1, outage=outage, kills=kills)
+
+
+def lapses(result: Result) -> list[tuple[Market, datetime]]:
+    """When a session was, or began, without a token."""
+    return [(session.market, begin) for session in result.sessions for begin, _ in session.lapses]
+
+
+def test_token_of_the_day_is_renewed_every_morning() -> None:
+    """First issued at 10:30: one token a day, by the morning's first tick; no lapse, and no other job has to ask."""
+    result = simulate(scenario("10:30"))
+
+    assert result.issued == dict.fromkeys(range(DAYS), 1)
+    assert result.issued_by == {"job": 1, "morning": DAYS - 1, "evening": 0}
+    assert result.calls == DAYS
+    assert lapses(result) == []
+    assert result.jobs["asked"] == 1
+    assert result.jobs["refused"] == result.jobs["none"] == 0
+
+
+def test_token_of_the_night_is_renewed_every_evening() -> None:
+    """First issued at 03:00: renewed the same evening, then every evening; no lapse in any session."""
+    result = simulate(scenario("03:00"))
+
+    assert result.issued == {0: 2} | dict.fromkeys(range(1, DAYS), 1)
+    assert result.issued_by == {"job": 1, "morning": 0, "evening": DAYS}
+    assert lapses(result) == []
+
+
+def test_without_evening_ticks_a_token_of_the_night_lapses_in_the_next() -> None:
+    """First issued at 03:00, with the morning's ticks alone: the session of the next night goes without from 03:00."""
+    result = simulate(scenario("03:00", SCHEDULE[:4]))
+
+    assert lapses(result)[0] == (AMERICA, moment(1, time(3)) - 30 * SECOND)
+
+
+def test_lost_morning_leaves_it_to_a_job() -> None:
+    """A day without ticks: the session begins without a token, a job issues it, and the next morning renews it."""
+    result = simulate(scenario("10:30", silent=[7]))
+
+    assert lapses(result) == [(KOREA, moment(7, KOREA.opens))]
+    assert [session.begin for session in result.sessions if session.is_lost and session.market is KOREA] == [
+        moment(7, KOREA.opens)
+    ]
+    assert result.lapsed(KOREA, excused=True) > 0
+    assert result.lapsed(KOREA, excused=False) == result.lapsed(AMERICA, excused=False) == 0
+    assert result.issued_by == {"job": 2, "morning": DAYS - 2, "evening": 0}
+    assert result.issued == dict.fromkeys(range(DAYS), 1)
+
+
+def test_day_without_store_costs_tokens_and_fails_no_job() -> None:
+    """Without the store every runner asks KIS, which gives a new token every 6 hours at the most."""
+    result = simulate(scenario("10:30", outage=(moment(7, time()), moment(8, time()))))
+
+    assert 1 < result.issued[7] <= 4
+    assert all(result.issued[day] == 1 for day in range(DAYS) if day not in (7, 8))
+    assert result.jobs["asked"] > result.issued_by["job"]
+    assert result.jobs["none"] == 0
+    assert result.lapsed(KOREA, excused=False) == result.lapsed(AMERICA, excused=False) == 0
+
+
+def test_token_that_an_outage_made_invalid_is_replaced_once() -> None:
+    """Without the store a job issues, and KIS ends the stored token: the first job after that replaces it for all."""
+    outage = (moment(7, time(10)), moment(7, time(14)))
+
+    result = simulate(scenario("03:00", outage=outage, kills=True))
+
+    assert result.jobs["refused"] == 1
+    assert result.jobs["none"] == 0
+
+
+def test_without_rotation_every_token_lapses_first() -> None:
+    """With jobs alone there is a lapse, or a job in a token's last ten minutes, before every further issue."""
+    result = simulate(scenario("10:30", ()))
+
+    assert result.issued_by == {"job": result.issued.total()}
+    assert result.issued.total() < DAYS
+    assert all(session.is_lost for session in result.sessions)
+    assert len(lapses(result)) >= result.issued.total() - 2
+
+
+def test_same_seed_gives_the_same_year() -> None:
+    """A year can be run again; another seed makes another."""
+    ticks = [make_ticks(SCHEDULE, MINUTES, days=DAYS, seed=seed) for seed in (1, 1, 2)]
+    first, again, other = (simulate(Scenario(moment(0, time(9)), each, DAYS)) for each in ticks)
+
+    assert (first.issued, first.jobs, lapses(first)) == (again.issued, again.jobs, lapses(again))
+    assert ticks[0] == ticks[1] != ticks[2]
+    assert first.jobs["all"] == other.jobs["all"]
+
+
+def test_schedule_is_the_workflows() -> None:
+    """The times come from the workflow's cron lines, in Korea time."""
+    assert [f"{each:%H:%M}" for each in SCHEDULE] == ["06:13", "06:43", "07:13", "07:43", "20:17", "21:07"]
+
+
+def test_other_schedules_are_refused(tmp_path: Path) -> None:
+    """A schedule that is not daily is refused, not misread."""
+    workflow = tmp_path / "workflow.yml"
+    workflow.write_text('on: {schedule: [{cron: "13 21 * * 1-5"}]}')
+
+    with pytest.raises(ValueError, match="13 21"):
+        read_schedule(workflow)
+
+
+@pytest.mark.parametrize("clock", ["05:59", "06:00", "07:43", "19:59", "20:00", "20:17", "00:00", "03:30"])
+def test_plan_is_the_workflows(clock: str, tmp_path: Path) -> None:
+    """At any time of day the simulation gives the action what the workflow's own script gives it."""
+    steps = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]["rotate"]["steps"]
+    script = next(each["run"] for each in steps if each.get("id") == "plan")
+    now, output = moment(3, time.fromisoformat(clock)), tmp_path / "output"
+
+    subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", f"date() {{ echo {int(now.timestamp())}; }}\n{script}"],
+        env={"PATH": os.environ["PATH"], "EVENT": "schedule", "FORCE": "", "GITHUB_OUTPUT": str(output)},
+        check=True,
+    )
+
+    planned = dict(line.split("=") for line in output.read_text().splitlines())
+    assert plan(now) == {name.replace("-", "_"): value for name, value in planned.items()}
+
+
+def test_delays_have_the_numbers_that_they_name() -> None:
+    """Half of the ticks are later than the median, 5 % later than ``late``; so many as said are dropped."""
+    delays = Delays("late", median=45, late=180, dropped=0.05, lost=0.02)
+    planned = {(day, time(6, 13)): moment(day, time(6, 13)) for day in range(4000)}
+    ticks = make_ticks([time(6, 13)], delays, days=4000, seed=1)
+
+    late = sorted((tick.start - planned[tick.day, time(6, 13)]) / MINUTE for tick in ticks)
+
+    assert len(late) / 4000 == pytest.approx(0.98 * 0.95, abs=0.01)
+    assert late[len(late) // 2] == pytest.approx(45, rel=0.1)
+    assert late[len(late) * 95 // 100] == pytest.approx(180, rel=0.1)
+
+
+def test_missed_target_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rotation that went by age alone would let a token of 10:30 lapse in market hours, and the targets say so."""
+    monkeypatch.setattr(rotation, "due_at", lambda token, refresh_after: token.issued_at + refresh_after)
+    year = scenario("10:30")
+
+    issued, lapsed, failed = find_misses([(Row("by age", year), simulate(year))], DAYS).values()
+
+    assert lapsed[0].startswith("by age: 01-02 10:29 to 01-02 ")
+    assert issued == failed == []
+
+
+def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command prints sources, both tables and the targets, and says by its status that all are met."""
+    assert main(["--days", "10"]) == 0
+
+    printed = capsys.readouterr().out
+    assert printed.count("\non time") == 2
+    assert printed.count("Holds.") == 6
+    assert "https://github.com/" in printed

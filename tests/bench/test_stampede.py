@@ -1,0 +1,23 @@
+"""The stampede's table: what it counts. Its times are for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench import stampede
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def test_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of three at once one of ours asks KIS and all get its token; by the guide's way who asks too early gets none."""
+    assert stampede.main(["--contenders", "3", "--rounds", "1"]) == 0
+
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    titles, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    ours, guide = (dict(zip(titles, row, strict=True)) for row in rows)
+    counts = ("algorithm", "contenders", "tokenP", "EGW00133", "failed", "tokens")
+    assert [ours[name] for name in counts] == ["ours", "3", "1", "0", "0", "1"]
+    too_early = guide["EGW00133"]
+    assert [guide[name] for name in counts] == ["guide", "3", str(int(too_early) + 1), too_early, too_early, "1"]
