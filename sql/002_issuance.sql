@@ -92,6 +92,9 @@ create or replace function public.issuance_plain_token_id(value text) returns te
     set search_path = ''
 as $$
 begin
+    if jsonb_typeof(value::jsonb -> 'access_token') <> 'string' then
+        return null;
+    end if;
     return left(encode(sha256(convert_to(nullif(value::jsonb ->> 'access_token', ''), 'UTF8')), 'hex'), 16);
 exception
     when data_exception then

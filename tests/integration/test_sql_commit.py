@@ -312,6 +312,8 @@ def test_a_good_commit_forgets_the_refusal(database: Database) -> None:
         {"value": "eyJ0eXAiOiJKV1QifQ.e30.c2ln"},
         {"value": '{"access_token": null}'},
         {"value": '{"access_token": ""}'},
+        {"value": '{"access_token": 5}'},
+        {"value": '{"access_token": {"a": "b"}}'},
         {"value": '["access_token"]'},
         {"value": "enc:v1:"},
         {"value": "enc:v1:a:b c"},

@@ -1,0 +1,37 @@
+"""Each store in turn."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.supabase import SupabaseCredentialManager
+from tests.store.ground import Contender, MemoryGround, SupabaseGround
+from tests.support import SERVICE_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kis_token.sandbox.postgrest import PostgRESTStandIn
+    from tests.store.ground import Ground
+
+
+@pytest.fixture(params=["supabase", "memory"])
+def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
+    """Each store in turn, empty."""
+    if request.param == "memory":
+        yield MemoryGround()
+        return
+    supabase: PostgRESTStandIn = request.getfixturevalue("supabase")
+    with closing(SupabaseCredentialManager(supabase.url, SERVICE_KEY)) as manager:
+        yield SupabaseGround(manager, request.getfixturevalue("database"))
+
+
+@pytest.fixture
+def contender(ground: Ground) -> Contender:
+    """One that has a turn."""
+    contender = Contender(ground)
+    assert contender.begin().status == "granted"
+    return contender

@@ -1,0 +1,289 @@
+"""Asking for a turn: what every store promises, the one on PostgreSQL, through HTTP, and the one in memory."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.token import parse_instant
+from tests.store.ground import OTHER_KEY, SEALED, SECOND, Contender, issue, put_token, wait_of
+from tests.support import HOUR, MINUTE, make_token, utc_now
+
+if TYPE_CHECKING:
+    from tests.store.ground import Ground
+
+# a turn is granted
+
+
+def test_nothing_stored_is_granted(ground: Ground) -> None:
+    """The first who asks for an empty slot gets the turn."""
+    begun = Contender(ground).begin()
+
+    assert (begun.status, begun.fence, begun.value, begun.version) == ("granted", 1, None, None)
+    assert (begun.retry_at, begun.holder_label, begun.last_error) == (None, None, None)
+    assert abs(begun.server_now - utc_now()) < MINUTE
+    assert ground.outcomes("kis") == ["granted"]
+
+
+def test_a_replay_is_granted_again_and_not_extended(ground: Ground, contender: Contender) -> None:
+    """The same holder, whose first answer was lost, is given the same fence and not a second more."""
+    ground.pass_time(20)
+
+    begun = contender.begin()
+
+    assert (begun.status, begun.fence) == ("granted", 1)
+    assert 30 < wait_of(Contender(ground).begin()) <= 40
+    assert ground.outcomes("kis") == ["granted"]
+
+
+def test_a_holder_whose_lease_ended_waits_like_all_others(ground: Ground, contender: Contender) -> None:
+    """After its 60 s a holder that asks again is busy until 70 s after its grant, then gets a new fence."""
+    ground.pass_time(61)
+    assert 0 < wait_of(contender.begin()) <= 9
+    ground.pass_time(10)
+
+    begun = contender.begin()
+
+    assert (begun.status, begun.fence) == ("granted", 2)
+
+
+# nobody gets a turn now
+
+
+def test_another_lease_is_busy(ground: Ground, contender: Contender) -> None:
+    """Whoever comes second is told who holds the lease and until when, and takes nothing from the holder."""
+    begun = Contender(ground, label="a laptop").begin()
+
+    assert begun.holder_label == "acme/bot run 7 trade"
+    assert 50 < wait_of(begun) <= 60
+    assert contender.commit(make_token()).status == "committed"
+
+
+def test_a_long_label_is_cut(ground: Ground) -> None:
+    """A label of any length is kept to 200 characters."""
+    Contender(ground, label="가" * 999).begin()
+
+    assert Contender(ground).begin().holder_label == "가" * 200
+
+
+def test_grants_are_spaced_when_the_holder_dies(ground: Ground, contender: Contender) -> None:
+    """A dead holder's lease ends after 60 s; nobody is granted before 70 s, when its label no longer shows."""
+    ground.pass_time(61)
+
+    begun = Contender(ground).begin()
+
+    assert begun.holder_label is None
+    assert 0 < wait_of(begun) <= 9
+    ground.pass_time(10)
+    assert Contender(ground).begin().fence == contender.fence + 1
+
+
+def test_grants_are_spaced_after_a_commit(ground: Ground) -> None:
+    """However soon it is committed, after a grant nobody gets another for 70 s."""
+    version = issue(ground, make_token())
+    ground.pass_time(60)
+    assert 0 < wait_of(Contender(ground).begin(rejected_version=version)) <= 10
+    ground.pass_time(11)
+
+    assert Contender(ground).begin(rejected_version=version).status == "granted"
+
+
+def test_a_late_commit_spaces_from_itself(ground: Ground, contender: Contender) -> None:
+    """A commit 50 s into the lease keeps others off for 61 s from then."""
+    ground.pass_time(50)
+    version = contender.commit(make_token()).version
+
+    assert 55 < wait_of(Contender(ground).begin(rejected_version=version)) <= 61
+
+
+# there is a token, and no turn is needed
+
+
+def test_a_fresh_token_is_handed_out(ground: Ground) -> None:
+    """With more than min_remaining left the token itself is the answer, and no turn is given."""
+    token = make_token()
+    version = put_token(ground, token)
+
+    begun = Contender(ground).begin()
+
+    assert (begun.status, begun.version, begun.fence) == ("fresh", version, None)
+    assert begun.value == token.to_json()
+    assert parse_instant(begun.expires_at) == token.expires_at
+    assert ground.outcomes("kis") == []
+
+
+@pytest.mark.parametrize(
+    ("left", "status"), [(11 * MINUTE, "fresh"), (9 * MINUTE, "granted"), (-SECOND, "granted"), (-HOUR, "granted")]
+)
+def test_fresh_is_more_than_min_remaining(ground: Ground, left: timedelta, status: str) -> None:
+    """A token that someone else stored is fresh by its remaining life alone."""
+    put_token(ground, make_token(left=left, age=2 * HOUR))
+
+    assert Contender(ground).begin().status == status
+
+
+@pytest.mark.parametrize(("age", "status"), [(5 * HOUR, "fresh"), (7 * HOUR, "granted")])
+def test_within_six_hours_of_an_issue_a_token_is_fresh(ground: Ground, age: timedelta, status: str) -> None:
+    """Asked for more life than any new token has, the one of less than 6 h is the answer: KIS would only repeat it."""
+    issue(ground, make_token(age=age, left=24 * HOUR - age))
+    ground.pass_time(71)
+
+    assert Contender(ground).begin(min_remaining=24 * HOUR).status == status
+
+
+def test_six_hours_count_only_for_the_token_they_speak_of(ground: Ground) -> None:
+    """When someone wrote the row without a lease, the lease's issue time says nothing about it."""
+    issue(ground, make_token())
+    ground.pass_time(71)
+    put_token(ground, make_token(left=HOUR))
+
+    assert Contender(ground).begin(min_remaining=2 * HOUR).status == "granted"
+
+
+def test_a_dead_token_is_not_fresh_within_six_hours(ground: Ground) -> None:
+    """A token that ended soon after its issue is no answer."""
+    token = make_token(age=HOUR, left=HOUR)
+    issue(ground, token)
+    ground.pass_time(71)
+    ground.put("kis", "access_token", token.to_json(), utc_now() - SECOND)
+
+    assert Contender(ground).begin(min_remaining=timedelta()).status == "granted"
+
+
+def test_a_rejected_version_is_not_fresh(ground: Ground) -> None:
+    """A row that the caller cannot use is not handed to it again; another version is."""
+    version = put_token(ground, make_token())
+
+    assert Contender(ground).begin(rejected_version=version - 1).status == "fresh"
+    begun = Contender(ground).begin(rejected_version=version)
+    assert (begun.status, begun.version, begun.value) == ("granted", version, None)
+
+
+def test_a_rejected_token_is_not_fresh_whoever_stored_it(ground: Ground) -> None:
+    """A token that the API refused is not handed out again, though someone stored it who takes no lease."""
+    token = make_token()
+    put_token(ground, token)
+
+    assert Contender(ground).begin(rejected_token_id=make_token().token_id).status == "fresh"
+    assert Contender(ground).begin(rejected_token_id=token.token_id).status == "granted"
+
+
+@pytest.mark.parametrize("stored_form", [None, SEALED], ids=["plain", "sealed"])
+def test_a_rejected_token_is_known_by_the_lease(ground: Ground, stored_form: str | None) -> None:
+    """The lease remembers which token it stored, also when nobody can see that in the row."""
+    token = make_token()
+    issue(ground, token, stored_form)
+    ground.pass_time(71)
+
+    assert Contender(ground).begin(rejected_token_id=make_token().token_id).status == "fresh"
+    assert Contender(ground).begin(rejected_token_id=token.token_id).status == "granted"
+
+
+def test_a_sealed_token_of_someone_else_is_known_by_its_version_alone(ground: Ground) -> None:
+    """What the lease remembers says nothing of a sealed row that someone else wrote since."""
+    token = make_token()
+    issue(ground, token)
+    ground.pass_time(71)
+    version = ground.put("kis", "access_token", SEALED, token.expires_at)
+
+    assert Contender(ground).begin(rejected_token_id=token.token_id).status == "fresh"
+    assert Contender(ground).begin(rejected_version=version).status == "granted"
+
+
+@pytest.mark.parametrize("value", ["", "{", "[]", "null", "1", '"text"', '{"access_token": ""}', "enc:v1:x:eHg="])
+def test_a_row_that_holds_no_token_breaks_nothing(ground: Ground, value: str) -> None:
+    """Whatever is stored, begin answers; what is not known to be rejected counts by its column."""
+    version = ground.put("kis", "access_token", value, make_token().expires_at)
+
+    begun = Contender(ground).begin(rejected_token_id="0" * 16)
+    assert (begun.status, begun.value) == ("fresh", value)
+    assert Contender(ground).begin(rejected_version=version).status == "granted"
+
+
+def test_a_row_without_expiry_is_not_fresh(ground: Ground) -> None:
+    """A token row whose column says nothing has to be judged by its reader."""
+    version = ground.put("kis", "access_token", make_token().to_json())
+
+    begun = Contender(ground).begin()
+    assert (begun.status, begun.version, begun.expires_at) == ("granted", version, None)
+
+
+def test_an_inactive_token_counts_as_absent(ground: Ground) -> None:
+    """An inactive row is neither handed out nor in the way."""
+    put_token(ground, make_token(), active=False)
+
+    begun = Contender(ground).begin()
+    assert (begun.status, begun.version) == ("granted", None)
+
+
+def test_fresh_comes_before_busy(ground: Ground, contender: Contender) -> None:
+    """A good token is handed out even to the holder of the lease, and to everybody beside it."""
+    put_token(ground, make_token())
+
+    assert Contender(ground).begin().status == contender.begin().status == "fresh"
+
+
+# two slots with one app key
+
+
+def test_a_living_token_of_the_key_in_another_slot_is_a_conflict(ground: Ground) -> None:
+    """A slot cannot issue with an app key whose token lives in another slot, which is named."""
+    issue(ground, make_token())
+
+    begun = Contender(ground, service="kis-second").begin()
+
+    assert (begun.status, begun.holder_label, begun.fence) == ("conflict", "kis", None)
+    assert ground.outcomes("kis-second") == []
+
+
+def test_a_lease_of_the_key_in_another_slot_is_busy(ground: Ground, contender: Contender) -> None:
+    """While another slot is issuing with the same key, and 70 s from its start, the answer is to wait for it."""
+    begun = Contender(ground, service="kis-second").begin()
+    assert begun.holder_label == "acme/bot run 7 trade"
+    assert 50 < wait_of(begun) <= 60
+    ground.pass_time(61)
+
+    begun = Contender(ground, service="kis-second").begin()
+    assert begun.holder_label is None
+    assert 0 < wait_of(begun) <= 9
+    ground.pass_time(10)
+    assert Contender(ground, service="kis-second").begin().fence == contender.fence == 1
+
+
+@pytest.mark.parametrize("active", [True, False], ids=["ended", "inactive"])
+def test_the_key_moves_when_the_other_slots_token_is_dead(ground: Ground, active: bool) -> None:  # noqa: FBT001 - a table
+    """Once the other slot's token is dead or inactive and its lease over, the key belongs to the slot that asks."""
+    token = make_token()
+    issue(ground, token)
+    ground.put(
+        "kis", "access_token", token.to_json(), utc_now() - SECOND if active else token.expires_at, active=active
+    )
+    assert Contender(ground, service="kis-second").begin().status == "busy"
+    ground.pass_time(71)
+
+    assert Contender(ground, service="kis-second").begin().status == "granted"
+    # And now the first slot is the one that has to wait, while a token that turns up there holds nobody up.
+    assert Contender(ground).begin().status == "busy"
+    put_token(ground, make_token())
+    ground.pass_time(71)
+    assert Contender(ground, service="kis-second").begin().status == "granted"
+
+
+def test_slots_with_keys_of_their_own_do_not_meet(ground: Ground, contender: Contender) -> None:
+    """Two accounts issue side by side, each with fences of its own."""
+    second = Contender(ground, service="kis-second", app_key=OTHER_KEY)
+
+    assert second.begin().status == "granted"
+    assert second.fence == contender.fence == 1
+    assert (ground.outcomes("kis"), ground.outcomes("kis-second")) == (["granted"], ["granted"])
+
+
+def test_a_slot_may_change_its_key(ground: Ground) -> None:
+    """After a change of keys the slot issues with the new one, and the old one is free for others."""
+    version = issue(ground, make_token())
+    ground.pass_time(71)
+    assert Contender(ground, app_key=OTHER_KEY).begin(rejected_version=version).status == "granted"
+
+    assert Contender(ground, service="kis-second").begin().status == "granted"
