@@ -37,12 +37,13 @@ class Waiting:
         """Look, with jittered pauses, until ``look`` finds something; None when it is time to ask for a turn again.
 
         With ``patience``, for those who could do without: for so many seconds at the most, and time that is up is no
-        error. Else raises at once when nobody may have a turn before the deadline is too near: IssuerRefused when that
-        is because KIS refused key and secret, IssuanceError with the holder or the last error in its text.
+        error. Else raises at once IssuerRefused when KIS has just refused this key and secret, and IssuanceError, with
+        the holder or the last error in its text, when nobody may have a turn before the deadline is too near.
         """
         seconds = (begun.retry_at - begun.server_now).total_seconds() if begun.retry_at else ASK_AGAIN
         has_holder = begun.holder_label is not None
-        if not has_holder and seconds > self._left() - ISSUE_BUDGET:
+        is_refused = begun.last_error in KIS_REFUSALS  # for good: nothing to wait for, however much time there is
+        if not has_holder and (is_refused or seconds > self._left() - ISSUE_BUDGET):
             raise _in_vain(begun, seconds)
         self._say(begun, seconds)
         longest = ASK_AGAIN if patience is None else patience

@@ -343,6 +343,17 @@ def test_a_refusal_is_not_retried(chain: Chain, code: str) -> None:
     assert (caught.value.kis_code, caught.value.retryable, chain.issue_calls) == (code, False, 1)
 
 
+def test_a_refusal_is_not_waited_out(chain: Chain) -> None:
+    """However much time a caller has, it does not wait until a refused credential may be tried again."""
+    chain.refuse_issue("EGW00105")
+    with pytest.raises(IssuerRefused):
+        chain.resolve()
+    clock = chain.clock()
+    with pytest.raises(IssuerRefused):
+        chain.resolve(clock, timeout="2h")
+    assert (clock.slept, chain.issue_calls) == ([], 1)
+
+
 def test_a_corrected_secret_is_not_held_up(chain: Chain) -> None:
     """After a wrong secret the right one issues at once, except for KIS's own minute, which a refusal does not use."""
     with pytest.raises(IssuerRefused):
