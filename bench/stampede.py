@@ -70,7 +70,7 @@ LEAD_SECONDS = 0.2
 COMMIT = "/rest/v1/rpc/commit_issuance"
 COLUMNS = (
     *("contenders", "algorithm", "tokenP", "EGW00133", "failed", "tokens", "median s", "p95 s", "max s"),
-    *("requests", "waiting req/s", "after commit s"),
+    *("store requests", "waiting req/s", "after commit s"),
 )
 
 

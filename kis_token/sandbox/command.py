@@ -49,6 +49,8 @@ def run(command: list[str]) -> int:
         except OSError as error:
             print(f"{command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - as a shell says it
             return 127 if isinstance(error, FileNotFoundError) else 126
+        if received:
+            child.send_signal(received[-1])  # it came while the child was being made
         status = child.wait()
         return status if status >= 0 else 128 - status
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from itertools import count
 from threading import Barrier, Condition, Event
 from typing import TYPE_CHECKING
 from unittest.mock import patch
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from tests.chain import Chain
 
     Outcome = Resolution | KisTokenError
+
+BEGIN = "/rest/v1/rpc/begin_issuance"
+COMMIT = "/rest/v1/rpc/commit_issuance"
 
 
 class SharedClock:
@@ -108,6 +112,21 @@ def new_round(chain: Chain) -> Iterator[Chain]:
     with KISEmulator(production=ACCOUNT) as kis:
         kis.configure(lockout_after=0)
         yield replace(chain, kis=kis)
+
+
+@contextmanager
+def gathered(server: LoopbackServer, path: str, callers: int) -> Iterator[None]:
+    """Let the first requests to ``path`` wait for each other: so many callers are served in the same moment."""
+    answer = server.answer
+    arrivals, barrier = count(), Barrier(callers)
+
+    def gather(request: Request) -> tuple[Response, Fault | None]:
+        if request.path.startswith(path) and next(arrivals) < callers:
+            barrier.wait(SECONDS)
+        return answer(request)
+
+    with patch.object(server, "answer", gather):
+        yield
 
 
 @contextmanager

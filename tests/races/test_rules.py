@@ -14,7 +14,7 @@ from kis_token.lookup import Resolution
 from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.sandbox.loopback import Fault
 from tests.chain import dead_token, stale_token
-from tests.races.crowd import SharedClock, at_once, held, new_round, resolutions, wait_until
+from tests.races.crowd import COMMIT, SharedClock, at_once, held, new_round, resolutions, wait_until
 from tests.support import APP_KEY, HOUR, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def test_a_spoilt_row_is_mended_though_an_answer_is_lost(chain: Chain) -> None:
     """A commit whose answer is lost leads to the same as one whose answer arrives."""
     token = chain.resolve(cache_path="off").token
     spoil(chain, token, "ended")
-    chain.supabase.server.add_fault(Fault("reset", "/rest/v1/rpc/commit_issuance", after=True))
+    chain.supabase.server.add_fault(Fault("reset", COMMIT, after=True))
     for _ in range(4):
         chain.pass_time(71)
         assert chain.resolve(chain.clock(), cache_path="off").token.token_id == token.token_id

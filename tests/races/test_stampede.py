@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,12 @@ from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.token import fingerprint
 from tests.chain import ENCRYPTION_KEY, dead_token, stale_token
 from tests.races.children import SECONDS, Child
-from tests.races.crowd import SharedClock, at_once, held, new_round, resolutions, wait_until
-from tests.support import ACCOUNT, HOUR, SERVICE_KEY, make_token
+from tests.races.crowd import BEGIN, SharedClock, at_once, gathered, held, new_round, resolutions, wait_until
+from tests.support import ACCOUNT, HOUR, SERVICE_KEY, Contender, make_token
 from tools.step import CHECKOUT, run_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import timedelta
     from pathlib import Path
 
     from kis_token.token import Token
@@ -67,12 +67,14 @@ def issue_ago(chain: Chain, age: timedelta, **inputs: str) -> Token:
 
 def bring_about(state: str, chain: Chain) -> str | None:
     """Put the slot into a state; the token that the API refuses, where that is it."""
-    if state == "stale":
-        chain.database.put_token(stale_token())
-    elif state == "expired":
-        chain.database.put_token(dead_token())
-    elif state == "refused":
+    if state == "refused":
         return issue_ago(chain, 7 * HOUR).value
+    if state != "nothing":
+        chain.database.put_token({"stale": stale_token, "expired": dead_token}[state]())
+        # As after any turn there is a lease: where one has to be made, callers wait for each other anyway.
+        holder = Contender(chain.database)
+        holder.begin()
+        holder.abort(cooldown=timedelta())
     return None
 
 
@@ -96,8 +98,10 @@ def test_processes(chain: Chain, children: list[Child], state: str, cache: str) 
     """Of eight processes one calls KIS, and all have the token that is stored then."""
     refused = bring_about(state, chain)
     before = chain.issue_calls
+    cache_path = cache if cache == "off" else str(chain.folder / cache)
 
-    got = run(children, chain, refused=refused, cache_path=cache if cache == "off" else str(chain.folder / cache))
+    with gathered(chain.supabase.server, BEGIN, PROCESSES):
+        got = run(children, chain, refused=refused, cache_path=cache_path)
 
     assert chain.issue_calls == before + 1
     assert {each.get("token_id") for each in got} == {chain.database.stored_id()}, got
@@ -124,10 +128,10 @@ def test_threads(chain: Chain, state: str) -> None:
             refused = bring_about(state, fresh)
             before = fresh.issue_calls
             callers = [fresh.resolver(EagerClock(), cache_path="off") for _ in range(THREADS)]
+            calls = [partial(each.replace, refused) if refused else each.resolve for each in callers]
 
-            got = resolutions(
-                at_once([partial(each.replace, refused) if refused else each.resolve for each in callers])
-            )
+            with gathered(fresh.supabase.server, BEGIN, THREADS):
+                got = resolutions(at_once(calls))
 
             assert fresh.issue_calls == before + 1
             assert {each.token.token_id for each in got} == {fresh.database.stored_id()}
@@ -201,7 +205,8 @@ def test_rotations_among_readers(chain: Chain) -> None:
                 for number, inputs in ((2, {"mode": "rotate", "refresh_after": "8h"}), (14, {}))
             )
 
-            got = resolutions(at_once([each.resolve for each in (*rotations, *readers)]))
+            with gathered(fresh.supabase.server, BEGIN, len(rotations)):
+                got = resolutions(at_once([each.resolve for each in (*rotations, *readers)]))
 
             new = fresh.database.stored_id()
             assert (fresh.issue_calls, [each.refreshed for each in got].count(True)) == (1, 1)

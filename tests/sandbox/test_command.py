@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -25,16 +25,21 @@ LONGEST_SECONDS = 60.0
 posix_only = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="processes are looked up in /proc")
 
 
-def start(folder: Path, *command: str) -> subprocess.Popen[str]:
-    """Start the sandbox with a temporary folder of its own, in a process group of its own."""
-    return subprocess.Popen(
+@contextmanager
+def start(folder: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
+    """The sandbox with a temporary folder of its own, in a process group of its own; it does not outlive the block."""
+    with subprocess.Popen(
         [*SANDBOX, *command],
         env=os.environ | {"TMPDIR": str(folder)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def assert_nothing_is_left(folder: Path) -> None:
@@ -127,6 +132,29 @@ def test_signal_reaches_the_command(folder: Path) -> None:
         read_until(process.stdout, "ready")
         process.send_signal(signal.SIGTERM)
         assert process.wait(LONGEST_SECONDS) == 5
+    assert_nothing_is_left(folder)
+
+
+STOPPED_WHILE_MAKING = """
+import os, signal, subprocess, sys
+from kis_token.sandbox.command import run
+made = subprocess.Popen
+def make(command, **kwargs):
+    child = made(command, **kwargs)
+    if command[0] == "sh":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return child
+subprocess.Popen = make
+sys.exit(run(["sh", "-c", "while :; do sleep 0.05; done"]))
+"""
+
+
+@posix_only
+def test_signal_while_the_command_is_started(folder: Path) -> None:
+    """A SIGTERM that comes before the command's process is known reaches it all the same."""
+    env = os.environ | {"TMPDIR": str(folder)}
+    ended = subprocess.run([sys.executable, "-c", STOPPED_WHILE_MAKING], env=env, timeout=LONGEST_SECONDS, check=False)
+    assert ended.returncode == 128 + signal.SIGTERM
     assert_nothing_is_left(folder)
 
 
