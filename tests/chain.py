@@ -70,6 +70,18 @@ class Chain:
         env = {f"INPUT_{name.upper()}": value for name, value in given.items()}
         return Settings.from_env({**env, "USER": "somebody", "HOSTNAME": "laptop"})
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of a machine that takes part, with the same cache."""
+        return {
+            "SUPABASE_URL": self.supabase.url,
+            "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,
+            "KIS_APP_KEY": ACCOUNT.app_key,
+            "KIS_APP_SECRET": ACCOUNT.app_secret,
+            "KIS_BASE_URL": self.kis.production_url,
+            "KIS_TOKEN_CACHE": str(self.folder / "cache.json"),
+        }
+
     def resolver(self, clock: Clock | None = None, issuer: Issuer | None = None, **inputs: str) -> Resolver:
         """One caller."""
         settings = self.settings(**inputs)

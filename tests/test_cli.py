@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kis_token.errors import REMEDIES
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH
 from kis_token.token import looks_like_token
-from tests.support import ACCOUNT, HOUR, SERVICE_KEY, make_token
+from tests.support import HOUR, make_token
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,18 +30,6 @@ def kis_token(env: dict[str, str], *arguments: str) -> subprocess.CompletedProce
         timeout=60,
         check=False,
     )
-
-
-def variables(chain: Chain) -> dict[str, str]:
-    """The environment of a machine that takes part in ``chain``."""
-    return {
-        "SUPABASE_URL": chain.supabase.url,
-        "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,
-        "KIS_APP_KEY": ACCOUNT.app_key,
-        "KIS_APP_SECRET": ACCOUNT.app_secret,
-        "KIS_BASE_URL": chain.kis.production_url,
-        "KIS_TOKEN_CACHE": str(chain.folder / "cache.json"),
-    }
 
 
 def test_get_prints_the_token_alone(sandbox: Sandbox) -> None:
@@ -87,7 +75,7 @@ def test_get_uses_the_user_s_cache_folder(sandbox: Sandbox, tmp_path: Path) -> N
 def test_rotate_says_when_it_will_be_due(chain: Chain) -> None:
     """``rotate`` renews a token that is due; then it says from when it will be due. It prints no token."""
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
-    env = variables(chain) | {"KIS_TOKEN_REFRESH_AFTER": "8h"}
+    env = chain.variables | {"KIS_TOKEN_REFRESH_AFTER": "8h"}
 
     renewed = kis_token(env, "rotate", "--verify")
     again = kis_token(env | {"KIS_TOKEN_REFRESH_AFTER": "23h"}, "rotate")
@@ -108,7 +96,7 @@ def test_rotate_that_fails_has_a_status(chain: Chain) -> None:
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
     chain.refuse_issue("EGW00105")
 
-    ended = kis_token(variables(chain) | {"KIS_TOKEN_REFRESH_AFTER": "8h"}, "rotate")
+    ended = kis_token(chain.variables | {"KIS_TOKEN_REFRESH_AFTER": "8h"}, "rotate")
 
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "[kis-secret-refused]" in ended.stderr
@@ -118,9 +106,9 @@ def test_refresh_wants_to_be_forced(chain: Chain) -> None:
     """``refresh --force`` renews a token that is good for hours; without the word nothing happens."""
     chain.database.put_token(make_token(left=16 * HOUR, age=8 * HOUR))
 
-    assert kis_token(variables(chain), "refresh").returncode == 2
+    assert kis_token(chain.variables, "refresh").returncode == 2
     assert chain.issue_calls == 0
-    forced = kis_token(variables(chain), "refresh", "--force")
+    forced = kis_token(chain.variables, "refresh", "--force")
     assert forced.returncode == 0, forced.stderr
     assert forced.stdout.startswith("renewed")
     assert chain.issue_calls == 1
@@ -131,7 +119,7 @@ def test_refresh_within_six_hours_says_so(chain: Chain) -> None:
     chain.resolve()
     chain.pass_time(3600)
 
-    forced = kis_token(variables(chain), "refresh", "--force")
+    forced = kis_token(chain.variables, "refresh", "--force")
 
     assert forced.returncode == 0, forced.stderr
     assert forced.stdout.startswith("not renewed (oauth: gave the token again that is stored)")

@@ -150,16 +150,7 @@ def runner(tool_cache: Path) -> dict[str, str]:
 
 def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path: Path) -> None:
     """The action's step and the command ``get`` share one call; who came second says for whom it waits."""
-    variables = {
-        "SUPABASE_URL": chain.supabase.url,
-        "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,
-        "KIS_APP_KEY": ACCOUNT.app_key,
-        "KIS_APP_SECRET": ACCOUNT.app_secret,
-        "KIS_BASE_URL": chain.kis.production_url,
-        "KIS_TOKEN_CACHE": str(chain.folder / "cache.json"),
-        "USER": "somebody",
-        "HOSTNAME": "laptop",
-    }
+    variables = chain.variables | {"USER": "somebody", "HOSTNAME": "laptop"}
     inputs = {
         "supabase-url": chain.supabase.url,
         "supabase-key": SERVICE_KEY,
