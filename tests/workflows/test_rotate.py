@@ -71,9 +71,9 @@ def stored(sandbox: Sandbox, service: str = "kis") -> Token:
 
 
 def due_token(sandbox: Sandbox, environment: str = "production") -> Token:
-    """A token that every rotation renews, at whatever time of the day."""
+    """A token that every rotation renews at whatever time of the day: towards 06:00 in Korea little life is enough."""
     account = sandbox.kis.accounts["production" if environment == "production" else "paper"][0]
-    return make_token(account.app_key, left=30 * MINUTE, age=23 * HOUR + 30 * MINUTE)
+    return make_token(account.app_key, left=-MINUTE, age=24 * HOUR + MINUTE)
 
 
 def test_schedule_renews_once_a_night(project: Project, sandbox: Sandbox) -> None:
