@@ -106,7 +106,7 @@ def find_token(workflow: FileWorkflow) -> int:
     """The fast path, then whatever else is needed; the exit status. Raises KisTokenError."""
     from kis_token.config import Settings
     from kis_token.errors import EnvironmentFault
-    from kis_token.publish import mask_secrets, publish
+    from kis_token.publish import mask_secrets, publish, report_failure
     from kis_token.workflow import require_file
 
     settings = Settings.from_env(os.environ)
@@ -123,7 +123,8 @@ def find_token(workflow: FileWorkflow) -> int:
         except EnvironmentFault as fault:
             at_hand = view.at_hand() if view is not None and settings.mode == "resolve" else None
             if view is None or at_hand is None:
-                raise
+                report_failure(fault, view.links if view is not None else (), workflow)
+                return 1
             # Renewing failed before it began; what lives is not withheld for that.
             resolution = view.resolution(*at_hand, warning=f"The token was not renewed: {fault}. {fault.hint}")
         else:
@@ -160,15 +161,18 @@ def look_quickly(settings: Settings) -> tuple[View | None, Resolution | None]:
         return None, None
     from kis_token.cache import make_cache, remember
     from kis_token.clock import SystemClock
+    from kis_token.limits import usable
     from kis_token.lookup import enough, look
-    from kis_token.reader import Slot, read_slot
+    from kis_token.reader import READ_SECONDS, Slot, read_slot
     from kis_token.sealing import PlainVault
 
     vault = PlainVault()
     cache = make_cache(settings, vault)
 
     def read() -> Slot:
-        return read_slot(settings.supabase_url, settings.supabase_key, settings.service_name)
+        left = STARTED + usable(settings.timeout.total_seconds()) - time.monotonic()
+        seconds = min(READ_SECONDS, left)
+        return read_slot(settings.supabase_url, settings.supabase_key, settings.service_name, seconds=seconds)
 
     view = look(settings, read, cache, vault, SystemClock())
     if view.outage is not None and view.outage.doubtful:

@@ -228,7 +228,7 @@ def _run(command: list[str], target: Path, env: dict[str, str], limit: float, sh
     """None when it worked, else its last words. It may take ``share`` of the time until ``limit``."""
     left = limit - time.monotonic()
     if left <= 0:
-        raise EnvironmentFault("runtime-failed", "There was no time left to install the packages: it took too long")
+        raise EnvironmentFault("timed-out", "There was no time left to install the Python packages")
     try:
         process = subprocess.Popen(  # noqa: S603 - our own arguments
             command,

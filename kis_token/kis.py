@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -17,14 +17,19 @@ import requests
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
 
 from kis_token.errors import KIS_REFUSALS, IssuerError, IssuerOutage, IssuerRateLimited, IssuerRefused, TokenError
-from kis_token.limits import within
+from kis_token.limits import no_deadline, within
 from kis_token.token import Token, build_token, claimed_time, parse_claims, parse_kst
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kis_token.token import AppKey
 
-#: One tokenP call takes at most this long, whatever KIS does.
+#: One tokenP call takes at most this long, whatever KIS does; a quotation less, since nothing depends on it.
 ISSUE_SECONDS = 15.0
+VERIFY_SECONDS = 5.0
+#: What is left of the caller's time when KIS has answered: its answer has to be stored.
+STORE_SECONDS = 3.0
 CONNECT_SECONDS = 5.0
 LARGEST_ANSWER = 64 * 1024
 
@@ -39,10 +44,14 @@ _CODE = re.compile(r"EGW\d{5}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class KISIssuer:
-    """Issues tokens at one of KIS's hosts, or at a host the user named."""
+    """Issues tokens at one of KIS's hosts, or at a host the user named.
+
+    ``left`` tells the seconds until the caller's deadline; no call takes longer.
+    """
 
     base_url: str
     environment: str
+    left: Callable[[], float] = field(default=no_deadline, repr=False, compare=False)
 
     def issue(self, app_key: AppKey, now: datetime) -> Token:
         """One tokenP call; never repeated here. ``now`` only serves an answer that has no readable expiry.
@@ -64,6 +73,7 @@ class KISIssuer:
         answer = self._send(
             "GET",
             "/uapi/domestic-stock/v1/quotations/inquire-price",
+            VERIFY_SECONDS,
             params={"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": "005930"},
             headers={
                 "authorization": f"Bearer {token.value}",
@@ -81,19 +91,21 @@ class KISIssuer:
         return None
 
     def _post(self, path: str, body: dict[str, str]) -> dict[str, Any]:
-        answer = self._send("POST", path, json=body, headers={"content-type": "application/json; charset=UTF-8"})
+        headers = {"content-type": "application/json; charset=UTF-8"}
+        answer = self._send("POST", path, ISSUE_SECONDS, json=body, headers=headers)
         code = answer.get("error_code") or answer.get("msg_cd")
         if isinstance(code, str) and _CODE.fullmatch(code):
             raise _issue_error(code)
         return answer
 
-    def _send(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - requests' own
+    def _send(self, method: str, path: str, seconds: float, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - requests' own
         """The answer's JSON, at any HTTP status. Bounded in time and size."""
         host = urlsplit(self.base_url).hostname
+        seconds = min(seconds, self.left() - STORE_SECONDS)
         try:
-            status, body = within(ISSUE_SECONDS, lambda: _exchange(method, self.base_url + path, arguments))
+            status, body = within(seconds, lambda: _exchange(method, self.base_url + path, seconds, arguments))
         except TimeoutError:
-            message = f"{host} did not answer within {ISSUE_SECONDS:g} s"
+            message = f"{host} did not answer within {max(seconds, 0):.2g} s"
             raise IssuerOutage("kis-unreachable", message, sent=True) from None
         except requests.RequestException as error:
             raise IssuerOutage(
@@ -108,14 +120,14 @@ class KISIssuer:
         return parsed
 
 
-def _exchange(method: str, url: str, arguments: dict[str, Any]) -> tuple[int, bytes]:
+def _exchange(method: str, url: str, seconds: float, arguments: dict[str, Any]) -> tuple[int, bytes]:
     """One request: status and, as far as it is not too large, body. Follows no redirect; sends no .netrc."""
     with requests.Session() as session:
         session.auth = _no_authentication
         with session.request(
             method,
             url,
-            timeout=(CONNECT_SECONDS, ISSUE_SECONDS),
+            timeout=(min(CONNECT_SECONDS, seconds), seconds),
             allow_redirects=False,
             stream=True,
             **arguments,

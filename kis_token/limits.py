@@ -6,6 +6,7 @@ drips can hold a caller for ever.
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,11 +16,23 @@ if TYPE_CHECKING:
 _Answer = TypeVar("_Answer")
 
 
+def usable(timeout: float) -> float:
+    """The seconds of a timeout that may be spent on asking: the rest is for handing out and saying goodbye."""
+    return timeout - min(1.0, timeout / 5)
+
+
+def no_deadline() -> float:
+    """The seconds left to a caller who has all the time there is."""
+    return math.inf
+
+
 def within(seconds: float, call: Callable[[], _Answer]) -> _Answer:
     """What ``call`` answers or raises; TimeoutError when it has done neither after ``seconds``.
 
-    It is then left to itself in a thread that does not outlive the process.
+    It is then left to itself in a thread that does not outlive the process. With no time left it is not begun.
     """
+    if seconds <= 0:
+        raise TimeoutError
     answers: list[_Answer] = []
     errors: list[BaseException] = []
 

@@ -113,7 +113,7 @@ def read_slot(url: str, key: str, service_name: str, *, seconds: float = READ_SE
     try:
         status, date, body = within(seconds, lambda: _get(url, path, headers, seconds))
     except TimeoutError:
-        raise StoreOutage("store-unreachable", f"Supabase did not answer within {seconds:g} s") from None
+        raise StoreOutage("store-unreachable", f"Supabase did not answer within {max(seconds, 0):.2g} s") from None
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):

@@ -137,6 +137,10 @@ class Resolver:
             if self._settings.on_store_outage == "fail" or self._settings.mode != "resolve" or view.app_key is None:
                 raise
         app_key = view.app_key
+        if self._flight.left() < ISSUE_BUDGET:
+            raise IssuanceError(
+                "wait-too-long", f"{outage.args[0]}, and there is too little time left to issue", retryable=True
+            ) from outage
         if self._cache is None:
             return self._issue_alone(view, app_key, outage)
         with self._cache.lock(max(self._flight.left() - ISSUE_BUDGET, 0.0)):

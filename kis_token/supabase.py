@@ -9,9 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kis_token.errors import StoreError, StoreOutage
-from kis_token.limits import within
+from kis_token.limits import no_deadline, within
 from kis_token.ports import Begun, Committed
-from kis_token.reader import COLUMNS, TABLE, TYPES, Slot, parse_http_date, parse_slot, read_slot, store_error
+from kis_token.reader import (
+    COLUMNS,
+    READ_SECONDS,
+    TABLE,
+    TYPES,
+    Slot,
+    parse_http_date,
+    parse_slot,
+    read_slot,
+    store_error,
+)
 from kis_token.token import Token, parse_instant
 
 if TYPE_CHECKING:
@@ -28,11 +38,15 @@ CALL_SECONDS = 8.0
 
 
 class SupabaseCredentialManager:
-    """The table ``api_credentials`` of one Supabase project, and the functions that govern issuing."""
+    """The table ``api_credentials`` of one Supabase project, and the functions that govern issuing.
 
-    def __init__(self, url: str, key: str) -> None:
+    ``left`` tells the seconds until the caller's deadline; no call takes longer.
+    """
+
+    def __init__(self, url: str, key: str, *, left: Callable[[], float] = no_deadline) -> None:
         self._url = url
         self._key = key
+        self._left = left
         self._client: Client | None = None
         self._http: httpx.Client | None = None
         self._read_by_client = False
@@ -55,7 +69,7 @@ class SupabaseCredentialManager:
         """All active rows of ``service_name``, in one request."""
         if not self._read_by_client:
             try:
-                return read_slot(self._url, self._key, service_name)
+                return read_slot(self._url, self._key, service_name, seconds=min(READ_SECONDS, self._left()))
             except StoreOutage as outage:
                 if not outage.doubtful:
                     raise
@@ -170,11 +184,13 @@ class SupabaseCredentialManager:
         import httpx
         from supabase import PostgrestAPIError, SupabaseException
 
+        seconds = min(CALL_SECONDS, self._left())
         try:
             client = self._get_client()
-            return within(CALL_SECONDS, lambda: call(client))
+            return within(seconds, lambda: call(client))
         except TimeoutError:
-            raise StoreOutage("store-unreachable", f"Supabase did not answer within {CALL_SECONDS:g} s") from None
+            message = f"Supabase did not answer within {max(seconds, 0):.2g} s"
+            raise StoreOutage("store-unreachable", message) from None
         except PostgrestAPIError as error:
             raise _translate(error) from None
         except SupabaseException:

@@ -87,16 +87,21 @@ class Chain:
         settings = self.settings(**inputs)
         clock = clock or self.clock()
         vault = make_vault(settings.encryption_keys)
-        store = SupabaseCredentialManager(settings.supabase_url, settings.supabase_key)
+        deadline = clock.monotonic() + settings.timeout.total_seconds()
+
+        def left() -> float:
+            return deadline - clock.monotonic()
+
+        store = SupabaseCredentialManager(settings.supabase_url, settings.supabase_key, left=left)
         self.stores.append(store)
         return Resolver(
             settings,
             store=store,
             cache=make_cache(settings, vault),
-            issuer=issuer or KISIssuer(settings.base_url, settings.environment),
+            issuer=issuer or KISIssuer(settings.base_url, settings.environment, left=left),
             vault=vault,
             clock=clock,
-            deadline=clock.monotonic() + settings.timeout.total_seconds(),
+            deadline=deadline,
             tell=self.told.append,
         )
 

@@ -394,7 +394,7 @@ def test_without_time_left_no_installer_is_started(machine: Machine) -> None:
     machine.put("uv")
     with pytest.raises(EnvironmentFault) as caught:
         machine.ensure(RESERVE_SECONDS)
-    assert caught.value.code == "runtime-failed"
+    assert caught.value.code == "timed-out"
     assert machine.calls() == []
 
 
