@@ -50,6 +50,22 @@ def _parser() -> argparse.ArgumentParser:
         renewing.add_argument(
             "--verify", action="store_true", help="try the new token on a quotation before storing it"
         )
+    set_keys = commands.add_parser(
+        "set-keys",
+        help="store an account's app key and secret",
+        description="Store KIS_APP_KEY and KIS_APP_SECRET; where they are not set, two lines of standard input. They "
+        "are sealed where an encryption key is given. A token of another app key is ended.",
+    )
+    set_keys.set_defaults(run=_set_keys)
+    seal = commands.add_parser(
+        "seal",
+        help="seal what is stored with the first encryption key",
+        description="Seal the slot's keys and token. What is sealed with another of the given keys is sealed anew with "
+        "the first. May be interrupted and repeated.",
+    )
+    seal.set_defaults(run=_seal)
+    keygen = commands.add_parser("keygen", help="print a new encryption key, and nothing else, on standard output")
+    keygen.set_defaults(run=_keygen)
     sandbox = commands.add_parser(
         "sandbox",
         help="KIS and Supabase on this machine, without an account",
@@ -73,6 +89,50 @@ def _renew(options: argparse.Namespace) -> int:
     said = resolution.links[-1]
     print(f"{done} ({said.name}: {said.said}); valid until {in_both_zones(resolution.token.expires_at)}")  # noqa: T201 - this is the command's output
     return 0
+
+
+def _set_keys(_: argparse.Namespace) -> int:
+    from kis_token.keys import set_app_key
+    from kis_token.sealing import make_vault
+    from kis_token.wiring import open_store
+
+    env = dict(os.environ)
+    if not (env.get("KIS_APP_KEY") or env.get("KIS_APP_SECRET")):
+        env |= {"KIS_APP_KEY": _ask("app key"), "KIS_APP_SECRET": _ask("app secret")}
+    settings = Settings.from_env(env)
+    with open_store(settings, time.monotonic()) as store:
+        has_ended = set_app_key(settings, store, make_vault(settings.encryption_keys))
+    form = "sealed" if settings.encryption_keys else "plain"
+    ended = "; the old token is ended, the next job issues one" if has_ended else ""
+    print(f"stored {form} for {settings.service_name} ({settings.environment}){ended}")  # noqa: T201 - the output
+    return 0
+
+
+def _seal(_: argparse.Namespace) -> int:
+    from kis_token.keys import seal
+    from kis_token.wiring import open_store
+
+    settings = Settings.from_env(os.environ)
+    with open_store(settings, time.monotonic()) as store:
+        sealed = seal(settings, store)
+    print(f"{settings.service_name}: " + (f"sealed {', '.join(sealed)}" if sealed else "all was sealed before"))  # noqa: T201 - the output
+    return 0
+
+
+def _keygen(_: argparse.Namespace) -> int:
+    from kis_token.keys import make_encryption_key
+
+    print(make_encryption_key())  # noqa: T201 - the output
+    return 0
+
+
+def _ask(what: str) -> str:
+    """One line of standard input, unseen where a person types it."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().strip()
+    from getpass import getpass
+
+    return getpass(f"{what}: ", stream=sys.stderr).strip()
 
 
 def _resolve(settings: Settings) -> Resolution:

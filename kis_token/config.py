@@ -70,8 +70,13 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What was given and must never be seen."""
-        given = (self.supabase_key, self.app_key, self.app_secret, *self.encryption_text.split())
+        given = (*self.supabase_key.split(), self.app_key, self.app_secret, *self.encryption_text.split())
         return tuple(secret for secret in given if secret)
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether supabase-key is a reader's: a public key and a JWT of a role that may only read tokens."""
+        return " " in self.supabase_key
 
     @staticmethod
     def from_env(env: Mapping[str, str]) -> Settings:
@@ -144,17 +149,16 @@ class _Reader:
         return url
 
     def _supabase_key(self) -> str:
+        """One word; or a reader's two, as two lines: the public key, which opens the gateway, and a JWT with a role."""
         text = self._text("supabase-key", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY")
-        if not text:
+        words = text.split()
+        if not words:
             self._missing("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")
-        elif not is_one_word(text):
-            self._fault(
-                "invalid-supabase-key",
-                f"supabase-key (or its variable) {_ODD}",
-            )
-        elif text.startswith("sb_publishable_") or _jwt_role(text) in ("anon", "authenticated"):
+        elif _is_public_key(words[-1]):
             self._fault("anon-supabase-key", "supabase-key is the project's public key")
-        return text
+        elif not all(map(is_one_word, words)) or (len(words) > 1 and not _is_reader_key(words)):
+            self._fault("invalid-supabase-key", f"supabase-key (or its variable) {_ODD}")
+        return " ".join(words)
 
     def _app_keys(self) -> tuple[str | None, str | None]:
         app_key = self._text("app-key", "KIS_APP_KEY")
@@ -287,8 +291,16 @@ def _parse_url(text: str) -> str | None:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def _is_public_key(key: str) -> bool:
+    return key.startswith("sb_publishable_") or _jwt_role(key) in ("anon", "authenticated")
+
+
+def _is_reader_key(words: list[str]) -> bool:
+    return len(words) == 2 and _is_public_key(words[0]) and _jwt_role(words[1]) is not None
+
+
 def _jwt_role(key: str) -> str | None:
-    """The role in one of Supabase's older keys, which are JWTs."""
+    """The role in a key that is a JWT, as Supabase's older ones are; None when it is none."""
     try:
         payload = key.split(".")[1]
         role = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["role"]

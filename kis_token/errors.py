@@ -33,7 +33,9 @@ REMEDIES: dict[str, str] = {
     "missing-supabase-url": "Set it to the project's URL, https://<project>.supabase.co.",
     "invalid-supabase-url": "Give the project's URL alone, https://<project>.supabase.co, without a path.",
     "missing-supabase-key": "Set it to the project's service_role or sb_secret_ key, from the project's API settings.",
-    "invalid-supabase-key": "Copy the key again: it is one line of ASCII without blanks.",
+    "invalid-supabase-key": (
+        "Copy the key again: it is one line of ASCII without blanks. A reader's key is two: the public key, and a JWT."
+    ),
     "anon-supabase-key": "This is the public key. Use the service_role or sb_secret_ key: only it may read the table.",
     "secrets-withheld": (
         "GitHub gives no secrets to pull requests from forks and from Dependabot. "
@@ -50,13 +52,15 @@ REMEDIES: dict[str, str] = {
     "invalid-service-name": "Use up to 63 letters, digits, '_', '.' and '-', a letter or digit first.",
     "invalid-base-url": "Use https://host:port without a path. Plain http is for 127.0.0.1 and localhost only.",
     "invalid-on-store-outage": "Use issue or fail.",
-    "invalid-encryption-key": "Each line is one key: 32 bytes in base64.",
+    "invalid-encryption-key": "Each line is one key: 32 bytes in base64, as kis-token keygen makes them.",
+    "missing-encryption-key": "Set it to a key that kis-token keygen has made, or to several, one a line.",
     # store
     "store-unreachable": "Look at status.supabase.com and at the project: a paused project has to be restored by hand.",
     "store-tls": "The certificate of supabase-url cannot be checked. Is there a proxy that needs its own certificate?",
     "store-redirects": "supabase-url answers with a redirect. Give the address it leads to.",
     "store-key-rejected": "The key is not one of this project. Copy url and key from the same project.",
     "store-permission-denied": "Use the service_role or sb_secret_ key; if it is one already: " + _MIGRATE_HINT,
+    "store-read-only": "Let a job that has the service_role or sb_secret_ key renew the token, such as the rotation.",
     "store-table-missing": _MIGRATE_HINT,
     "store-column-missing": _MIGRATE_HINT,
     "store-function-missing": _MIGRATE_HINT,
@@ -65,13 +69,15 @@ REMEDIES: dict[str, str] = {
     "token-unusable": "A new token replaces it at the next issue.",
     "token-of-another-key": (
         "The stored token was issued for another app key. Does another account use this service-name? If the key was "
-        "changed on purpose, set the access_token row to inactive."
+        "changed on purpose, run kis-token set-keys, which ends the old token."
     ),
     "token-of-another-environment": (
         "Real and paper tokens are not interchangeable. Give each environment a service-name of its own."
     ),
     "sealed-without-key": "The value is sealed. Give the encryption-key it was sealed with.",
-    "plain-with-key": "An encryption-key is given but the stored value is plain. Store it sealed, or give no key.",
+    "plain-with-key": (
+        "Run kis-token seal with the same encryption-key. If it was sealed before, find out first who replaced it."
+    ),
     "seal-broken": "No given encryption-key opens the value, or it was cut or moved between rows.",
     # KIS
     "kis-key-refused": _KEYS_HINT + " Many calls in a short time can also lock a right key for a day.",

@@ -99,8 +99,14 @@ def store_error(status: int | None, code: str | None) -> StoreError:
     return StoreOutage("store-unreachable", f"Supabase does not work ({shown})")
 
 
+def key_headers(key: str) -> dict[str, str]:
+    """What shows the key to Supabase's gateway and to PostgREST behind it. A reader's has one word for each."""
+    gateway, _, bearer = key.partition(" ")
+    return {"apikey": gateway, "Authorization": f"Bearer {bearer or gateway}"}
+
+
 def read_slot(url: str, key: str, service_name: str, *, seconds: float = READ_SECONDS) -> Slot:
-    """The active rows of ``service_name``, in one GET.
+    """The active rows of ``service_name`` that ``key`` may read, in one GET.
 
     Redirects are not followed, certificates are checked, time and size are bounded. Raises StoreOutage
     (``doubtful`` when a certificate or a proxy is the trouble) and StoreMisconfigured.
@@ -109,7 +115,7 @@ def read_slot(url: str, key: str, service_name: str, *, seconds: float = READ_SE
         f"/rest/v1/{TABLE}?select={quote(COLUMNS, safe='')}&service_name=eq.{quote(service_name, safe='')}"
         f"&credential_type={quote('in.(' + ','.join(TYPES) + ')', safe='')}&is_active=is.true"
     )
-    headers = {"apikey": key, "Authorization": f"Bearer {key}", "Accept": "application/json"}
+    headers = {**key_headers(key), "Accept": "application/json"}
     try:
         status, date, body = within(seconds, lambda: _get(url, path, headers, seconds))
     except TimeoutError:

@@ -11,7 +11,14 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.cache import remember
-from kis_token.errors import IssuanceError, IssuerRateLimited, KisTokenError, StoreOutage, TokenError
+from kis_token.errors import (
+    IssuanceError,
+    IssuerRateLimited,
+    KisTokenError,
+    StoreMisconfigured,
+    StoreOutage,
+    TokenError,
+)
 from kis_token.flight import Flight, hand_out_issued, issue
 from kis_token.lookup import Resolution, View, enough, look, not_due
 from kis_token.token import LEAST_USEFUL, AppKey, fingerprint
@@ -93,6 +100,8 @@ class Resolver:
             return self._fall_back(view, error)
 
     def _renew(self, view: View) -> Resolution:
+        if self._settings.reads_only:
+            raise StoreMisconfigured("store-read-only", "A token has to be issued, but this supabase-key may only read")
         app_key, mode, stored = self._require_app_key(view), self._settings.mode, view.stored
         if stored is None or mode == "resolve":
             return self._flight.run(view, app_key)

@@ -69,6 +69,10 @@ class SealingVault:
         except (binascii.Error, ValueError, InvalidTag) as error:
             raise TokenError("seal-broken", f"{what} was damaged, or sealed for another row") from error
 
+    def is_current(self, text: str) -> bool:
+        """Whether ``text`` is sealed with the first key: as ``seal`` would seal it."""
+        return text.startswith(f"{PREFIX}{self._first}:")
+
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
         """An envelope. Never the same twice."""
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM

@@ -17,6 +17,7 @@ from kis_token.reader import (
     TABLE,
     TYPES,
     Slot,
+    key_headers,
     parse_http_date,
     parse_slot,
     read_slot,
@@ -75,19 +76,11 @@ class SupabaseCredentialManager:
                     raise
                 # The client brings certificates of its own and speaks to every kind of proxy.
                 self._read_by_client = True
-        rows = self._call(
-            lambda client: (
-                client.table(TABLE)
-                .select(COLUMNS)
-                .eq("service_name", service_name)
-                .in_("credential_type", TYPES)
-                .is_("is_active", True)
-                .retry(False)  # noqa: FBT003 - hidden ones would cost 7 s
-                .execute()
-                .data
-            )
-        )
-        return parse_slot(rows, parse_http_date(self._last_date))
+        return self._select(service_name, only_active=True)
+
+    def read_all(self, service_name: str) -> Slot:
+        """The rows of ``service_name``, inactive ones as well."""
+        return self._select(service_name, only_active=False)
 
     def begin(
         self,
@@ -173,6 +166,40 @@ class SupabaseCredentialManager:
             refused_credential_id=refused_credential_id,
         )
 
+    def set_app_key(
+        self, service_name: str, app_key: str, app_secret: str, environment: str, *, keeps_token: bool
+    ) -> bool:
+        """Store key and secret in their stored forms. Whether a token was ended, as it is unless ``keeps_token``."""
+        answer = self._rpc(
+            "set_app_key",
+            service=service_name,
+            app_key=app_key,
+            app_secret=app_secret,
+            environment=environment,
+            keeps_token=keeps_token,
+        )
+        return bool(answer["status"] == "token-ended")
+
+    def reseal(self, service_name: str, credential_type: str, stored_form: str, *, replaces_version: int) -> bool:
+        """Give a value another stored form. False when its row is not the one of that version any more."""
+        answer = self._rpc(
+            "reseal",
+            service=service_name,
+            credential_type=credential_type,
+            value=stored_form,
+            replaces_version=replaces_version,
+        )
+        return bool(answer["status"] == "sealed")
+
+    def _select(self, service_name: str, *, only_active: bool) -> Slot:
+        def call(client: Client) -> object:
+            query = client.table(TABLE).select(COLUMNS).eq("service_name", service_name).in_("credential_type", TYPES)
+            if only_active:
+                query = query.is_("is_active", True)
+            return query.retry(False).execute().data  # noqa: FBT003 - hidden ones would cost 7 s
+
+        return parse_slot(self._call(call), parse_http_date(self._last_date))
+
     def _rpc(self, function: str, **arguments: object) -> dict[str, Any]:
         answer = self._call(lambda client: client.rpc(function, arguments).execute().data)
         if not isinstance(answer, dict) or "status" not in answer or "server_now" not in answer:
@@ -205,12 +232,14 @@ class SupabaseCredentialManager:
             from supabase import ClientOptions, create_client
 
             self._http = httpx.Client(timeout=CALL_SECONDS, event_hooks={"response": [self._note_date]})
+            headers = key_headers(self._key)
             options = ClientOptions(
+                headers={"Authorization": headers["Authorization"]},
                 httpx_client=self._http,
                 auto_refresh_token=False,
                 persist_session=False,
             )
-            self._client = create_client(self._url, self._key, options=options)
+            self._client = create_client(self._url, headers["apikey"], options=options)
         return self._client
 
     def _note_date(self, answer: httpx.Response) -> None:

@@ -21,29 +21,39 @@ if TYPE_CHECKING:
 
 
 @contextmanager
+def open_store(settings: Settings, started: float) -> Iterator[SupabaseCredentialManager]:
+    """The shared store for these settings; its connections are closed on the way out. ``started`` as below."""
+    deadline = _deadline(settings, started)
+    store = SupabaseCredentialManager(
+        settings.supabase_url, settings.supabase_key, left=lambda: deadline - time.monotonic()
+    )
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
 def open_resolver(settings: Settings, started: float, tell: Callable[[str], None]) -> Iterator[Resolver]:
     """The chain for these settings; its connections are closed on the way out.
 
     ``started`` is when the work began, by time.monotonic: the settings' timeout counts from there. ``tell`` gets lines
     for people who wait.
     """
-    deadline = started + usable(settings.timeout.total_seconds())
-
-    def left() -> float:
-        return deadline - time.monotonic()
-
+    deadline = _deadline(settings, started)
     vault = make_vault(settings.encryption_keys)
-    store = SupabaseCredentialManager(settings.supabase_url, settings.supabase_key, left=left)
-    try:
+    with open_store(settings, started) as store:
         yield Resolver(
             settings,
             store=store,
             cache=make_cache(settings, vault),
-            issuer=KISIssuer(settings.base_url, settings.environment, left=left),
+            issuer=KISIssuer(settings.base_url, settings.environment, left=lambda: deadline - time.monotonic()),
             vault=vault,
             clock=SystemClock(),
             deadline=deadline,
             tell=tell,
         )
-    finally:
-        store.close()
+
+
+def _deadline(settings: Settings, started: float) -> float:
+    return started + usable(settings.timeout.total_seconds())

@@ -531,6 +531,13 @@ comment on function public.prune_issuances(interval) is 'Delete events older tha
 alter table public.credential_leases enable row level security;
 alter table public.credential_issuances enable row level security;
 
+-- Row level security without a policy lets nobody pass either, but leaves a reader to wonder whether one was forgotten.
+drop policy if exists credential_leases_nobody on public.credential_leases;
+create policy credential_leases_nobody on public.credential_leases for all to public using (false) with check (false);
+drop policy if exists credential_issuances_nobody on public.credential_issuances;
+create policy credential_issuances_nobody on public.credential_issuances
+    for all to public using (false) with check (false);
+
 revoke all on table public.credential_leases, public.credential_issuances
     from public, anon, authenticated, service_role;
 revoke all on sequence public.credential_issuances_id_seq from public, anon, authenticated, service_role;

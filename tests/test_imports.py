@@ -35,6 +35,7 @@ LAYERS = {
     "lease": 4,
     "flight": 5,
     "resolver": 6,
+    "keys": 5,
     "wiring": 7,
     "action": 8,
     "cli": 8,

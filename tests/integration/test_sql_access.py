@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
-from tests.support import Database
+from tests.support import Database, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,7 +24,12 @@ PUBLIC_FUNCTIONS = {
     "save_token",
     "issuance_status",
     "prune_issuances",
+    "set_app_key",
+    "reseal",
 }
+READER = "kis_token_reader"
+#: What a reader may see of the tokens' rows.
+READABLE = ("service_name", "credential_type", "credential_value", "expires_at", "is_active", "version")
 
 TABLE_RIGHTS = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
 
@@ -131,7 +136,7 @@ def test_strangers_are_refused_whatever_they_try(project: Database, role: str) -
 
 
 def test_service_role_uses_the_table_and_the_functions(project: Database) -> None:
-    """service_role may read and write the credentials and call the six functions."""
+    """service_role may read and write the credentials and call the functions made for it."""
     wanted = {("table", "api_credentials", right) for right in ("select", "insert", "update", "delete")} | {
         ("function", row["signature"], "execute")
         for row in project.owner.execute(_FUNCTIONS)
@@ -188,7 +193,71 @@ def test_functions_find_nothing_by_search_path(project: Database) -> None:
 
 
 def test_only_the_public_functions_run_as_their_owner(project: Database) -> None:
-    """SECURITY DEFINER is on the six functions that service_role calls, and on no other."""
+    """SECURITY DEFINER is on the functions that service_role calls, and on no other."""
     definers = {row["name"] for row in project.owner.execute(_FUNCTIONS) if row["prosecdef"]}
 
     assert definers == PUBLIC_FUNCTIONS
+
+
+def test_every_table_says_by_a_policy_who_may_pass(project: Database) -> None:
+    """No table has row level security without a policy, and each policy names whom it lets through, if anybody."""
+    policies = project.owner.execute(
+        "select tablename, roles::text[] as roles, qual from pg_policies where schemaname = 'public'"
+    ).fetchall()
+
+    assert {(row["tablename"], *row["roles"], row["qual"]) for row in policies if row["qual"] in ("true", "false")} == {
+        ("api_credentials", "service_role", "true"),
+        ("credential_leases", "public", "false"),
+        ("credential_issuances", "public", "false"),
+    }
+    assert [row["roles"] for row in policies if row["qual"] not in ("true", "false")] == [[READER]]
+
+
+def test_nothing_runs_with_more_than_its_callers_rights_unseen(project: Database) -> None:
+    """There is no view and no foreign or materialized table, and whoever may call a definer function is service_role."""
+    kinds = project.owner.execute(
+        "select distinct relkind from pg_class where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S')"
+    ).fetchall()
+    assert [row["relkind"] for row in kinds] == ["r"]
+
+    definers = project.owner.execute(
+        "select oid, proacl::text[] as rights from pg_proc where prosecdef and pronamespace = 'public'::regnamespace"
+    ).fetchall()
+    assert len(definers) == len(PUBLIC_FUNCTIONS)
+    for row in definers:
+        assert {right.partition("=")[0] for right in row["rights"]} == {"postgres", "service_role"}
+
+
+def test_reader_has_the_columns_of_a_token_and_nothing_else(project: Database) -> None:
+    """The reader's only privilege is to select what a client needs to use a token."""
+    held = {what for what in everything(project) if may(project, READER, *what)}
+    columns = project.owner.execute(
+        "select column_name from information_schema.column_privileges"
+        " where grantee = %s and table_name = 'api_credentials' and privilege_type = 'SELECT'",
+        (READER,),
+    ).fetchall()
+
+    assert held == {("any_column", "api_credentials", "select")}
+    assert {row["column_name"] for row in columns} == set(READABLE)
+
+
+def test_reader_sees_active_tokens_alone(project: Database) -> None:
+    """Of all rows a reader sees the active tokens: no key, no secret, no token that was set to inactive."""
+    project.clear()
+    project.put_keys()
+    project.put_token(make_token())
+    project.put_token(make_token(), service="kis-paper", active=False)
+
+    with project.connect_as(READER) as connection:
+        seen = connection.execute("select service_name, credential_type from api_credentials").fetchall()
+
+    assert seen == [("kis", "access_token")]
+
+
+def test_reader_is_refused_whatever_else_it_tries(project: Database) -> None:
+    """Each write and call of a reader's ends with 42501, and so does a look at a column that is not for it."""
+    with project.connect_as(READER) as connection:
+        allowed = [statement.as_string() for statement in attempts(project) if not was_refused(connection, statement)]
+        assert was_refused(connection, sql.SQL("select id from api_credentials"))
+
+    assert allowed == ['select 1 from "api_credentials"']

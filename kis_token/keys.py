@@ -1,0 +1,83 @@
+"""What an account's owner does with keys: store app key and secret, seal what is stored, make a key to seal with."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from typing import TYPE_CHECKING
+
+from kis_token.errors import KisTokenError, StoreOutage, TokenError
+from kis_token.sealing import PREFIX, SealingVault
+from kis_token.token import AppKey, parse_stored
+
+if TYPE_CHECKING:
+    from kis_token.config import Settings
+    from kis_token.reader import Slot
+    from kis_token.sealing import Vault
+    from kis_token.supabase import SupabaseCredentialManager
+
+#: How often rows that others change meanwhile are looked at again.
+_PASSES = 5
+
+
+def make_encryption_key() -> str:
+    """A new key to seal with: 32 random bytes in base64."""
+    return base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def set_app_key(settings: Settings, store: SupabaseCredentialManager, vault: Vault) -> bool:
+    """Store the settings' app key and secret, sealed where they hold an encryption key.
+
+    Whether that ended the slot's token: one of another app key, or whose key nobody can tell, is set to inactive, so
+    that the next who asks issues one for the new key. Raises KisTokenError ``missing-app-key``, and StoreError.
+    """
+    if not settings.app_key or not settings.app_secret:
+        raise KisTokenError("missing-app-key", "No app key and secret are given")
+    app_key, service = AppKey(settings.app_key, settings.app_secret), settings.service_name
+    keeps_token = _belongs_to(store.read(service), app_key, service, vault)
+    return store.set_app_key(
+        service,
+        vault.seal(app_key.key, service, "app_key"),
+        vault.seal(app_key.secret, service, "app_secret"),
+        settings.environment,
+        keeps_token=keeps_token,
+    )
+
+
+def seal(settings: Settings, store: SupabaseCredentialManager) -> list[str]:
+    """Seal the slot's rows with the first encryption key; the types that were not sealed so before.
+
+    Safe to interrupt and to repeat: each row is replaced by itself, and only where nobody has changed it meanwhile.
+    Raises KisTokenError ``missing-encryption-key``, TokenError ``seal-broken`` for a value that no given key opens, and
+    StoreError.
+    """
+    if not settings.encryption_keys:
+        raise KisTokenError("missing-encryption-key", "encryption-key (or KIS_TOKEN_ENCRYPTION_KEY) is not set")
+    vault, service, sealed = SealingVault(settings.encryption_keys), settings.service_name, dict[str, None]()
+    for _ in range(_PASSES):
+        is_done = True
+        for name, row in sorted(store.read_all(service).rows.items()):
+            # Also what needs no other seal is opened: this is the time to learn that it cannot be.
+            value = vault.open(row.value, service, name) if row.value.startswith(PREFIX) else row.value
+            if vault.is_current(row.value):
+                continue
+            is_done = False
+            if store.reseal(service, name, vault.seal(value, service, name), replaces_version=row.version):
+                sealed[name] = None
+        if is_done:
+            return list(sealed)
+    raise StoreOutage("store-unreachable", "The rows were changed by others all the time")
+
+
+def _belongs_to(slot: Slot, app_key: AppKey, service: str, vault: Vault) -> bool:
+    """Whether the slot's token is surely one of ``app_key``."""
+    try:
+        row = slot.rows.get("access_token")
+        if row is not None:
+            token = parse_stored(vault.open(row.value, service, "access_token"), column=row.expires_at)
+            if token.app_key_id is not None:
+                return token.app_key_id == app_key.key_id
+        row = slot.rows.get("app_key")
+        return row is not None and vault.open(row.value, service, "app_key") == app_key.key
+    except TokenError:
+        return False  # what cannot be opened or read proves nothing

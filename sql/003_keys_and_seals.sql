@@ -1,0 +1,143 @@
+-- Changing an account's keys and sealing what is stored, and a role that may only read tokens.
+--
+-- Both functions lock the slot's lease, as the functions of 002 do, so that no turn to issue meets a half-made change.
+--
+-- Run it after 002, as often as you like.
+
+begin;
+
+create or replace function public.set_app_key(
+    service     text,
+    app_key     text,
+    app_secret  text,
+    environment text,
+    keeps_token boolean
+) returns jsonb
+    language plpgsql
+    security definer
+    set search_path = ''
+as $$
+declare
+    lease  public.credential_leases;
+    ended  bigint;
+begin
+    perform public.issuance_check_service(service);
+    if coalesce(app_key, '') = '' or coalesce(app_secret, '') = '' then
+        raise exception 'app_key and app_secret are needed' using errcode = '22023';
+    end if;
+    if environment is null or environment not in ('production', 'paper') then
+        raise exception 'environment is production or paper' using errcode = '22023';
+    end if;
+    if keeps_token is null then
+        raise exception 'keeps_token is true or false' using errcode = '22023';
+    end if;
+
+    lease := public.issuance_lock(service);
+
+    insert into public.api_credentials as c
+        (service_name, credential_type, credential_value, is_active, environment, description)
+    values
+        (service, 'app_key', set_app_key.app_key, true, set_app_key.environment, 'KIS app key'),
+        (service, 'app_secret', set_app_key.app_secret, true, set_app_key.environment, 'KIS app secret')
+    on conflict (service_name, credential_type) do update
+        set credential_value = excluded.credential_value, is_active = true, environment = excluded.environment;
+
+    if not keeps_token then
+        update public.api_credentials c set is_active = false
+        where c.service_name = service and c.credential_type = 'access_token' and c.is_active;
+        get diagnostics ended = row_count;
+        if lease.holder is not null then
+            perform public.issuance_log(lease, 'aborted', null, 'app-key-changed');
+        end if;
+        -- A turn that runs has the old key: with another fence its commit stores nothing. The old key is free for
+        -- another slot.
+        update public.credential_leases l
+        set fence = l.fence + 1, holder = null, lease_until = null, app_key_id = null
+        where l.service_name = service;
+    end if;
+
+    return jsonb_build_object(
+        'status', case when ended > 0 then 'token-ended' else 'stored' end, 'server_now', clock_timestamp()
+    );
+end
+$$;
+
+comment on function public.set_app_key(text, text, text, text, boolean) is
+    'Store an account''s key and secret, both or neither. Unless keeps_token, the slot''s token becomes inactive and a turn to issue that runs stores nothing. Answers status: token-ended or stored.';
+
+create or replace function public.reseal(
+    service          text,
+    credential_type  text,
+    value            text,
+    replaces_version bigint
+) returns jsonb
+    language plpgsql
+    security definer
+    set search_path = ''
+as $$
+declare
+    lease       public.credential_leases;
+    new_version bigint;
+begin
+    perform public.issuance_check_service(service);
+    if value is null or value !~ '^enc:v1:[^:]+:[A-Za-z0-9_=-]+$' then
+        raise exception 'not an enc:v1: envelope' using errcode = '22023';
+    end if;
+
+    lease := public.issuance_lock(service);
+    update public.api_credentials c set credential_value = reseal.value
+    where c.service_name = service and c.credential_type = reseal.credential_type and c.version = replaces_version
+    returning c.version into new_version;
+
+    -- It is the same token still, and what the lease knows of it stays true.
+    if new_version is not null and reseal.credential_type = 'access_token' then
+        update public.credential_leases l set token_version = new_version
+        where l.service_name = service and l.token_version = replaces_version;
+    end if;
+
+    return jsonb_build_object(
+        'status', case when new_version is null then 'changed' else 'sealed' end,
+        'version', new_version,
+        'server_now', clock_timestamp()
+    );
+end
+$$;
+
+comment on function public.reseal(text, text, text, bigint) is
+    'Replace a value by the same value in an enc:v1: envelope, if its row still has that version. Answers status: sealed or changed.';
+
+revoke all on function public.set_app_key(text, text, text, text, boolean), public.reseal(text, text, text, bigint)
+    from public, anon, authenticated, service_role;
+grant execute on function
+    public.set_app_key(text, text, text, text, boolean), public.reseal(text, text, text, bigint)
+to service_role;
+
+-- A reader gets the tokens and nothing else: neither key nor secret, no function, no lease. docs/security.md says how to
+-- make a key for it.
+do $$
+begin
+    -- Roles belong to the whole server: another database may have made it.
+    if not exists (select from pg_catalog.pg_roles where rolname = 'kis_token_reader') then
+        create role kis_token_reader nologin noinherit;
+    end if;
+    -- On Supabase the API logs in as authenticator and then takes the role that a key names.
+    if exists (select from pg_catalog.pg_roles where rolname = 'authenticator') then
+        if not pg_catalog.pg_has_role('authenticator', 'kis_token_reader', 'member') then
+            grant kis_token_reader to authenticator;
+        end if;
+    end if;
+end
+$$;
+
+revoke all on table public.api_credentials from kis_token_reader;
+grant usage on schema public to kis_token_reader;
+grant select (service_name, credential_type, credential_value, expires_at, is_active, version)
+    on table public.api_credentials to kis_token_reader;
+
+drop policy if exists api_credentials_token_reader on public.api_credentials;
+create policy api_credentials_token_reader on public.api_credentials
+    for select to kis_token_reader using (credential_type = 'access_token' and is_active);
+
+notify pgrst, 'reload schema';
+
+commit;

@@ -1,0 +1,162 @@
+"""set_app_key and reseal: an account's keys change, values are sealed, and no turn to issue meets half of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from tests.support import APP_KEY, HOUR, Contender, make_token
+
+if TYPE_CHECKING:
+    from tests.support import Database
+
+SEALED = "enc:v1:0a1b2c3d:bm9uY2VjaXBoZXJ0YWc="
+
+
+def set_app_key(database: Database, **arguments: object) -> str:
+    """Store a key and a secret; the status."""
+    usual = {"service": "kis", "app_key": "PSnew", "app_secret": "bmV3", "environment": "production"}
+    return str(database.call("set_app_key", **{**usual, "keeps_token": False, **arguments})["status"])
+
+
+def keys(database: Database) -> dict[str, str]:
+    """The slot's active keys."""
+    rows = database.owner.execute(
+        "select credential_type, credential_value from api_credentials"
+        " where service_name = 'kis' and credential_type <> 'access_token' and is_active"
+    )
+    return {row["credential_type"]: row["credential_value"] for row in rows}
+
+
+def test_keys_of_an_empty_slot(database: Database) -> None:
+    """Both rows are made, active and of the environment."""
+    assert set_app_key(database, environment="paper") == "stored"
+    assert keys(database) == {"app_key": "PSnew", "app_secret": "bmV3"}
+    rows = database.owner.execute("select distinct environment, is_active from api_credentials").fetchall()
+    assert rows == [{"environment": "paper", "is_active": True}]
+
+
+def test_keys_replace_those_before_also_inactive_ones(database: Database) -> None:
+    """Rows that are there get the new values and are active again."""
+    database.put_keys()
+    database.put("app_secret", "b2xk", active=False)
+    assert set_app_key(database, keeps_token=True) == "stored"
+    assert keys(database) == {"app_key": "PSnew", "app_secret": "bmV3"}
+
+
+def test_token_ends_with_its_key(database: Database) -> None:
+    """Unless it is to be kept, the token becomes inactive: it belongs to the key before."""
+    database.put_token(make_token())
+    assert set_app_key(database, keeps_token=True) == "stored"
+    assert database.row()["is_active"]
+    assert set_app_key(database) == "token-ended"
+    assert not database.row()["is_active"]
+    assert set_app_key(database) == "stored"
+
+
+def test_turn_that_runs_stores_nothing_of_the_old_key(database: Database) -> None:
+    """Who was issuing with the old key is fenced, and the next may begin with the new one after KIS's minute."""
+    holder, heir = Contender(database), Contender(database, app_key=type(APP_KEY)("PSnew", "bmV3"))
+    assert holder.begin()["status"] == "granted"
+
+    set_app_key(database)
+
+    assert holder.commit(make_token())["status"] == "fenced"
+    assert database.row() == {}
+    assert database.outcomes() == ["granted", "aborted"]
+    assert heir.begin()["status"] == "busy"
+    database.age(71)
+    assert heir.begin()["status"] == "granted"
+
+
+def test_turn_goes_on_where_the_token_is_kept(database: Database) -> None:
+    """A secret that is corrected under the same key disturbs nobody."""
+    holder = Contender(database)
+    holder.begin()
+    set_app_key(database, keeps_token=True)
+    assert holder.commit(make_token())["status"] == "committed"
+
+
+def test_old_key_is_free_for_another_slot(database: Database) -> None:
+    """After the change the old key may be used elsewhere: it is in two slots no more."""
+    issued = Contender(database)
+    issued.begin()
+    issued.commit(make_token())
+    elsewhere = Contender(database, service="kis-second")
+    assert elsewhere.begin()["status"] == "conflict"
+    set_app_key(database)
+    assert elsewhere.begin()["status"] == "granted"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"service": "no name"},
+        {"app_key": ""},
+        {"app_secret": None},
+        {"environment": "test"},
+        {"environment": None},
+        {"keeps_token": None},
+    ],
+)
+def test_nonsense_is_refused(database: Database, arguments: dict[str, object]) -> None:
+    """What cannot be stored changes nothing: 22023."""
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        set_app_key(database, **arguments)
+    assert keys(database) == {}
+
+
+def test_value_gets_another_form(database: Database) -> None:
+    """Sealed, the row has a new version; expiry and activity stay."""
+    token = make_token()
+    version = database.put_token(token)
+    answer = database.call(
+        "reseal", service="kis", credential_type="access_token", value=SEALED, replaces_version=version
+    )
+    row = database.row()
+    assert (answer["status"], answer["version"]) == ("sealed", row["version"])
+    assert (row["credential_value"], row["expires_at"], row["is_active"]) == (SEALED, token.expires_at, True)
+    assert row["version"] > version
+
+
+def test_inactive_row_is_sealed_and_stays_inactive(database: Database) -> None:
+    """What is kept for later is sealed as well."""
+    version = database.put_token(make_token(), active=False)
+    database.call("reseal", service="kis", credential_type="access_token", value=SEALED, replaces_version=version)
+    assert (database.row()["credential_value"], database.row()["is_active"]) == (SEALED, False)
+
+
+def test_row_that_was_changed_meanwhile_is_left_alone(database: Database) -> None:
+    """Sealing what was read a moment ago must not bring it back."""
+    version = database.put_token(make_token())
+    newer = make_token()
+    database.put_token(newer)
+    answer = database.call(
+        "reseal", service="kis", credential_type="access_token", value=SEALED, replaces_version=version
+    )
+    assert (answer["status"], answer["version"]) == ("changed", None)
+    assert database.stored_id() == newer.token_id
+
+
+def test_lease_knows_the_token_still(database: Database) -> None:
+    """Sealed, a token that was just issued is as fresh as before: nobody asks KIS, who would give it again."""
+    token = make_token(left=HOUR, age=HOUR)
+    issued = Contender(database)
+    issued.begin()
+    version = issued.commit(token)["version"]
+    database.call("reseal", service="kis", credential_type="access_token", value=SEALED, replaces_version=version)
+    database.age(120)
+    begun = Contender(database).begin(min_remaining=12 * HOUR)
+    assert (begun["status"], begun["value"]) == ("fresh", SEALED)
+    rejecting = Contender(database).begin(rejected_token_id=token.token_id)
+    assert rejecting["status"] == "granted"
+
+
+@pytest.mark.parametrize("value", ["plain", "", None, "enc:v1:", '{"access_token": "x"}'])
+def test_only_an_envelope_is_a_seal(database: Database, value: str | None) -> None:
+    """Nothing plain gets in this way."""
+    version = database.put_token(make_token())
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        database.call("reseal", service="kis", credential_type="access_token", value=value, replaces_version=version)
