@@ -106,7 +106,7 @@ def find_token(workflow: FileWorkflow) -> int:
     """The fast path, then whatever else is needed; the exit status. Raises KisTokenError."""
     from kis_token.config import Settings
     from kis_token.errors import EnvironmentFault
-    from kis_token.publish import mask_secrets, publish, report_failure
+    from kis_token.publish import mask_secrets, mask_view, publish, report_failure
     from kis_token.workflow import require_file
 
     settings = Settings.from_env(os.environ)
@@ -116,6 +116,8 @@ def find_token(workflow: FileWorkflow) -> int:
     if settings.export_env:
         require_file(os.environ, "GITHUB_ENV")
     view, resolution = look_quickly(settings)
+    if view is not None:
+        mask_view(view, workflow)
     if resolution is None:
         try:
             add_runtime(settings)

@@ -14,7 +14,7 @@ from actions_toolkit import core
 
 from kis_token.config import Settings
 from kis_token.errors import KisTokenError
-from kis_token.publish import describe_defect, mask_secrets, publish, report_failure
+from kis_token.publish import describe_defect, mask_secrets, mask_view, publish, report_failure
 from kis_token.wiring import open_resolver
 from kis_token.workflow import FileWorkflow, writing
 
@@ -75,6 +75,7 @@ def main(started: float, view: View | None) -> int:
         mask_secrets(settings.secrets, workflow)
         with open_resolver(settings, started, workflow.info) as resolver:
             view = view or resolver.look()
+            mask_view(view, workflow)
             links = view.links
             resolution = resolver.resolve(view)
         publish(resolution, settings, workflow)

@@ -68,8 +68,8 @@ REMEDIES: dict[str, str] = {
     # tokens
     "token-unusable": "A new token replaces it at the next issue.",
     "token-of-another-key": (
-        "The stored token was issued for another app key. Does another account use this service-name? If the key was "
-        "changed on purpose, run kis-token set-keys, which ends the old token."
+        "The token was issued for another app key. Each account needs a service-name, and a cache-path, of its own. If "
+        "the key was changed on purpose, run kis-token set-keys, which ends the old token."
     ),
     "token-of-another-environment": (
         "Real and paper tokens are not interchangeable. Give each environment a service-name of its own."

@@ -63,7 +63,8 @@ class View:
     """What store and cache hold at one moment.
 
     ``stored`` and ``cached`` are tokens that can be used or were once; None where there is none. ``unusable_version``
-    is the version of a token row that nobody can use. ``refused_id`` is the fingerprint of a token that KIS has
+    is the version of a token row that nobody can use. ``cache_fault`` is why the cached token is not this caller's:
+    of another account, or sealed otherwise. ``refused_id`` is the fingerprint of a token that KIS has
     refused: wherever that one is found, it counts as none. ``outage`` is why the store could not be asked. ``certain``
     says that ``now`` is the store's time, ``skew`` how far it is ahead of this machine's.
     """
@@ -74,6 +75,7 @@ class View:
     stored: Token | None = None
     cached: Token | None = None
     unusable_version: int | None = None
+    cache_fault: TokenError | None = None
     refused_id: str | None = None
     outage: StoreOutage | None = None
     skew: timedelta = timedelta()
@@ -159,15 +161,21 @@ def look(
         view = replace(view, outage=outage).with_link("supabase", f"{outage}")
     else:
         view = _judge_slot(view, slot, settings, vault)
-    if cache is None:
-        return view.with_link("cache", "turned off")
+    return view.with_link("cache", "turned off") if cache is None else look_at_cache(view, cache, settings)
+
+
+def look_at_cache(view: View, cache: Cache, settings: Settings) -> View:
+    """The same with what the cache holds now, if it is of use."""
+    view = replace(view, cached=None, cache_fault=None)
     try:
         cached = cache.read()
-        if cached.token_id == refused_id:
+        if cached.token_id == view.refused_id:
             return view.with_link("cache", _REFUSED)
-        _check_owner(cached, view, settings)
+        if cached.lives(view.now):
+            check_owner(cached, view.app_key, settings, "The cached token")
     except TokenError as error:
-        return view.with_link("cache", f"{error.args[0]}")
+        fault = None if error.code == "token-unusable" else error
+        return replace(view, cache_fault=fault).with_link("cache", f"{error.args[0]}")
     return replace(view, cached=cached).with_link("cache", describe(cached, view.now, settings.min_validity))
 
 
@@ -215,7 +223,8 @@ def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple
         return None, row.version, f"{error.args[0]}"
     if token.token_id == view.refused_id:
         return None, row.version, _REFUSED
-    _check_owner(token, view, settings)
+    if token.lives(view.now):
+        check_owner(token, view.app_key, settings, f"The token of {settings.service_name}")
     return token, None, describe(token, view.now, settings.min_validity)
 
 
@@ -226,6 +235,17 @@ def describe(token: Token, now: datetime, min_validity: timedelta) -> str:
         return "its token has expired"
     life = f"{minutes // 60} h {minutes % 60} min left"
     return f"its token is fresh, {life}" if state is State.FRESH else f"its token is valid, but only {life}"
+
+
+def check_owner(token: Token, app_key: AppKey | None, settings: Settings, what: str) -> None:
+    """Raise TokenError for another account's token.
+
+    It must not be replaced by a new one as if there were none: two fleets would replace each other's for ever.
+    """
+    if app_key is not None and token.app_key_id not in (None, app_key.key_id):
+        raise TokenError("token-of-another-key", f"{what} belongs to another app key")
+    if token.environment not in (None, settings.environment):
+        raise TokenError("token-of-another-environment", f"{what} is not one for {settings.environment}")
 
 
 def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> View:
@@ -257,16 +277,3 @@ def _stored_key(slot: Slot, name: str, settings: Settings, vault: Vault) -> str:
             f"The {name} stored for {settings.service_name} has a line break, a blank or an odd character",
         )
     return value
-
-
-def _check_owner(token: Token, view: View, settings: Settings) -> None:
-    """Refuse another account's living token: a new issue would make two fleets replace each other's for ever."""
-    if not token.lives(view.now):
-        return
-    if view.app_key is not None and token.app_key_id not in (None, view.app_key.key_id):
-        raise TokenError("token-of-another-key", f"The token of {settings.service_name} belongs to another app key")
-    if token.environment not in (None, settings.environment):
-        raise TokenError(
-            "token-of-another-environment",
-            f"The token of {settings.service_name} is not one for {settings.environment}",
-        )

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kis_token.config import Settings
-    from kis_token.lookup import Link, Resolution
+    from kis_token.lookup import Link, Resolution, View
+    from kis_token.token import Token
     from kis_token.workflow import Workflow
 
 #: Shorter than any key or token, longer than any word: what is shorter is not masked, or the log would be shredded.
@@ -26,6 +27,23 @@ def mask_secrets(secrets: Iterable[str], workflow: Workflow) -> None:
             workflow.mask(line)
 
 
+def mask_token(token: Token, workflow: Workflow) -> None:
+    """Mask a token, and the part of it that decodes to the app key, which may be shown by itself."""
+    workflow.mask(token.value)
+    app_key = parse_claims(token.value).get("jti")
+    if isinstance(app_key, str) and looks_like_token(app_key):
+        mask_secrets([app_key, token.value.split(".")[1]], workflow)
+
+
+def mask_view(view: View, workflow: Workflow) -> None:
+    """Mask what store and cache hold, whether or not it will be put out."""
+    for token in (view.stored, view.cached):
+        if token is not None:
+            mask_token(token, workflow)
+    if view.app_key is not None:
+        mask_secrets([view.app_key.key, view.app_key.secret], workflow)
+
+
 def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> None:
     """Mask token and keys, then set the outputs and variables and write the summary.
 
@@ -35,10 +53,9 @@ def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> N
     token, app_key = resolution.token, resolution.app_key
     if settings.export_credentials and app_key is None:
         raise KisTokenError("missing-app-key", "export-credentials is set but no app key is known")
-    own_key = parse_claims(token.value).get("jti")
-    keys = [app_key.key, app_key.secret] if app_key is not None else []
-    workflow.mask(token.value)
-    mask_secrets([*keys, *([own_key] if isinstance(own_key, str) and looks_like_token(own_key) else [])], workflow)
+    mask_token(token, workflow)
+    if app_key is not None:
+        mask_secrets([app_key.key, app_key.secret], workflow)
 
     outputs = {
         "access-token": token.value,

@@ -6,6 +6,7 @@ Who rotates or forces wants a renewal: when it fails, that is an error, and the 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from kis_token.errors import (
     TokenError,
 )
 from kis_token.flight import Flight, hand_out_issued, issue
-from kis_token.lookup import Resolution, View, enough, look, not_due
+from kis_token.lookup import Resolution, View, check_owner, enough, look, look_at_cache, not_due
 from kis_token.token import LEAST_USEFUL, AppKey, fingerprint
 from kis_token.waiting import ISSUE_BUDGET, token_repeated
 
@@ -132,7 +133,10 @@ class Resolver:
         view = self._flight.present(view)
         if self._settings.allow_expired:
             for token, source in ((view.stored, "supabase"), (view.cached, "cache")):
-                if token is not None and token.remaining(view.now) > -LONGEST_EXPIRED:
+                if token is None or token.remaining(view.now) <= -LONGEST_EXPIRED:
+                    continue
+                with suppress(TokenError):
+                    check_owner(token, view.app_key, self._settings, "The token")
                     dead = view.resolution(token, source, warning=f"An expired token is handed out: {error}")
                     return replace(dead, expired=True)
         raise error
@@ -153,14 +157,11 @@ class Resolver:
         if self._cache is None:
             return self._issue_alone(view, app_key, outage)
         with self._cache.lock(max(self._flight.left() - ISSUE_BUDGET, 0.0)):
-            try:
-                cached = self._cache.read()
-            except TokenError:
-                return self._issue_alone(view, app_key, outage)
-            view = self._flight.present(view)
-            is_usable = cached.lives(view.now) and cached.token_id != view.refused_id
-            if is_usable and cached.app_key_id in (None, app_key.key_id):
-                return view.resolution(cached, "cache", warning=f"{outage}; the cached token is used.")
+            now = look_at_cache(self._flight.present(view), self._cache, self._settings)
+            if now.cached is not None and now.cached.lives(now.now):
+                return now.resolution(now.cached, "cache", warning=f"{outage}; the cached token is used.")
+            if now.cache_fault is not None:
+                raise now.cache_fault from outage
             return self._issue_alone(view, app_key, outage)
 
     def _issue_alone(self, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:

@@ -82,7 +82,7 @@ class Chain:
             "KIS_TOKEN_CACHE": str(self.folder / "cache.json"),
         }
 
-    def resolver(self, clock: Clock | None = None, issuer: Issuer | None = None, **inputs: str) -> Resolver:
+    def resolver(self, clock: Clock | None = None, issuer: Issuer | None = None, /, **inputs: str) -> Resolver:
         """One caller."""
         settings = self.settings(**inputs)
         clock = clock or self.clock()
@@ -105,7 +105,7 @@ class Chain:
             tell=self.told.append,
         )
 
-    def resolve(self, clock: Clock | None = None, issuer: Issuer | None = None, **inputs: str) -> Resolution:
+    def resolve(self, clock: Clock | None = None, issuer: Issuer | None = None, /, **inputs: str) -> Resolution:
         """What one caller gets."""
         return self.resolver(clock, issuer, **inputs).resolve()
 

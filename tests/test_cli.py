@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from kis_token.errors import REMEDIES
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH
 from kis_token.token import looks_like_token
-from tests.support import HOUR, make_token
+from tests.chain import OTHER
+from tests.support import ACCOUNT, HOUR, make_token
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from tests.chain import Chain
 
 
-def kis_token(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def kis_token(env: dict[str, str], *arguments: str, standard_input: str = "") -> subprocess.CompletedProcess[str]:
     """Run the command with no settings but ``env``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_", "INPUT_"))}
     return subprocess.run(
         [sys.executable, "-m", "kis_token", *arguments],
         env=kept | env,
+        input=standard_input,
         capture_output=True,
         text=True,
         timeout=60,
@@ -131,3 +133,66 @@ def test_unknown_command_is_refused() -> None:
 
     assert ended.returncode == 2
     assert "usage: kis-token" in ended.stderr
+
+
+def test_keys_are_set_from_the_environment_or_standard_input(chain: Chain) -> None:
+    """``set-keys`` stores what the environment or two lines of standard input hold; it shows neither of them."""
+    keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
+
+    from_environment = kis_token(chain.variables, "set-keys")
+    from_input = kis_token(keyless, "set-keys", standard_input=f"{OTHER.key}\n{OTHER.secret}\n")
+
+    assert (from_environment.returncode, from_input.returncode) == (0, 0), from_environment.stderr + from_input.stderr
+    assert from_environment.stdout == "stored plain for kis (production)\n"
+    stored = chain.resolver(app_key="", app_secret="").look().app_key
+    is_stored = stored == OTHER
+    assert is_stored
+    shown = from_environment.stdout + from_environment.stderr + from_input.stdout + from_input.stderr
+    for secret in (ACCOUNT.app_key, ACCOUNT.app_secret, OTHER.key, OTHER.secret):
+        assert secret not in shown
+
+
+def test_keys_are_not_taken_from_the_command_line(chain: Chain) -> None:
+    """Every process of the machine can read a command line."""
+    assert kis_token(chain.variables, "set-keys", ACCOUNT.app_key, ACCOUNT.app_secret).returncode == 2
+
+
+def test_keys_that_cannot_be_are_refused(chain: Chain) -> None:
+    """Half of the keys, none, or a key with a blank: an error with its code, and nothing is stored."""
+    keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
+
+    for given, code in [("", "missing-app-key"), ("PSa1\n", "incomplete-app-key"), ("PS a1\ns\n", "invalid-app-key")]:
+        ended = kis_token(keyless, "set-keys", standard_input=given)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert f"[{code}]" in ended.stderr
+    assert chain.resolver(app_key="", app_secret="").look().app_key is None
+
+
+def test_sealing_from_nothing_to_a_changed_key(chain: Chain) -> None:
+    """``keygen``, ``set-keys``, ``get``, then ``seal`` under a new key: the token stays the same all along."""
+    chain.database.put_keys()
+    first = kis_token(chain.variables, "get")
+    keys = [kis_token({}, "keygen").stdout.strip() for _ in range(2)]
+    old, both = ({"KIS_TOKEN_ENCRYPTION_KEY": text} for text in (keys[0], f"{keys[1]}\n{keys[0]}"))
+
+    refused = kis_token(chain.variables | old, "get")
+    sealed = kis_token(chain.variables | old, "seal")
+    opened = kis_token(chain.variables | old, "get")
+    resealed = kis_token(chain.variables | both, "seal")
+    again = kis_token(chain.variables | both, "seal")
+    last = kis_token(chain.variables | {"KIS_TOKEN_ENCRYPTION_KEY": keys[1]}, "get")
+
+    assert (refused.returncode, "[plain-with-key]" in refused.stderr, "kis-token seal" in refused.stderr) == (
+        1,
+        True,
+        True,
+    )
+    assert sealed.stdout == resealed.stdout == "kis: sealed access_token, app_key, app_secret\n"
+    assert again.stdout == "kis: all was sealed before\n"
+    same = first.stdout == opened.stdout == last.stdout
+    assert same
+    assert chain.issue_calls == 1
+    without = kis_token(chain.variables, "get")
+    assert (without.returncode, "[sealed-without-key]" in without.stderr) == (1, True)
+    for secret in keys:
+        assert secret not in sealed.stdout + sealed.stderr + resealed.stdout + resealed.stderr + refused.stderr

@@ -42,6 +42,20 @@ def supabase_jwt(payload: object) -> str:
     return f"eyJhbGciOiJIUzI1NiJ9.{base64.urlsafe_b64encode(json.dumps(payload).encode()).decode().rstrip('=')}.c2ln"
 
 
+READER_JWT = supabase_jwt({"role": "kis_token_reader"})
+
+
+@pytest.mark.parametrize("gateway", [ANON_KEY, supabase_jwt({"role": "anon"})], ids=["of today", "legacy"])
+def test_reader_s_key_is_two_words(gateway: str) -> None:
+    """A public key and a JWT with a role of its own, in two lines or one: a key that may only read. Both are masked."""
+    for between in ("\n", "  "):
+        settings = make_settings(SUPABASE_SERVICE_ROLE_KEY=f" {gateway}{between}{READER_JWT}\n")
+        assert settings.reads_only
+        assert settings.supabase_key == f"{gateway} {READER_JWT}"
+        assert settings.secrets == (gateway, READER_JWT)
+    assert not make_settings().reads_only
+
+
 @pytest.mark.parametrize("host", ["foo..supabase.co", ".supabase.co", "x" * 64 + ".supabase.co"])
 def test_host_that_no_connection_can_be_made_to(host: str) -> None:
     """A name with an empty or too long part is no address: told here, not where it is used."""
@@ -100,6 +114,13 @@ FAULTS: dict[str, tuple[dict[str, str], str]] = {
     "a curly quote in the key": ({"SUPABASE_SERVICE_ROLE_KEY": f"{SERVICE_KEY}”"}, "invalid-supabase-key"),
     "publishable key": ({"SUPABASE_SERVICE_ROLE_KEY": ANON_KEY}, "anon-supabase-key"),
     "anon JWT": ({"SUPABASE_SERVICE_ROLE_KEY": supabase_jwt({"role": "anon"})}, "anon-supabase-key"),
+    "public key and a word": ({"SUPABASE_SERVICE_ROLE_KEY": f"{ANON_KEY}\n{SERVICE_KEY}"}, "invalid-supabase-key"),
+    "secret key and a JWT": ({"SUPABASE_SERVICE_ROLE_KEY": f"{SERVICE_KEY}\n{READER_JWT}"}, "invalid-supabase-key"),
+    "a reader's three words": (
+        {"SUPABASE_SERVICE_ROLE_KEY": f"{ANON_KEY} {READER_JWT} {READER_JWT}"},
+        "invalid-supabase-key",
+    ),
+    "public key twice": ({"SUPABASE_SERVICE_ROLE_KEY": f"{ANON_KEY}\n{ANON_KEY}"}, "anon-supabase-key"),
     "user JWT": ({"SUPABASE_SERVICE_ROLE_KEY": supabase_jwt({"role": "authenticated"})}, "anon-supabase-key"),
     "app key alone": ({"KIS_APP_KEY": ACCOUNT.app_key}, "incomplete-app-key"),
     "app secret alone": ({"KIS_APP_SECRET": ACCOUNT.app_secret}, "incomplete-app-key"),

@@ -260,7 +260,7 @@ def test_an_unknown_outcome_uses_the_minute_up(chain: Chain) -> None:
 def test_a_new_token_that_kis_refuses_is_not_stored(chain: Chain) -> None:
     """With verify, a token that the API refuses on arrival neither replaces nor becomes the stored one."""
     with pytest.raises(IssuerOutage, match="EGW00121"):
-        chain.resolve(issuer=WatchedIssuer(chain, after=lambda token: chain.kis.kill_token(token.value)), verify="true")
+        chain.resolve(None, WatchedIssuer(chain, after=lambda token: chain.kis.kill_token(token.value)), verify="true")
     assert chain.database.row() == {}
 
 

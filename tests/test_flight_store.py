@@ -82,7 +82,7 @@ def test_a_fenced_commit_takes_the_newer_token(chain: Chain) -> None:
     newer = make_token(left=30 * HOUR)
     issuer = WatchedIssuer(chain, after=lambda _: chain.database.put_token(newer))
 
-    got = chain.resolve(issuer=issuer)
+    got = chain.resolve(None, issuer)
     assert (got.token.token_id, got.source, got.refreshed) == (newer.token_id, "supabase", False)
     assert chain.database.stored_id() == newer.token_id
 

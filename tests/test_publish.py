@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from kis_token.errors import REMEDIES, EnvironmentFault, IssuanceError, KisTokenError, SettingsError
-from kis_token.lookup import Link, Resolution
-from kis_token.publish import SHORTEST_SECRET, describe_defect, mask_secrets, publish, report_failure
+from kis_token.lookup import Link, Resolution, View
+from kis_token.publish import SHORTEST_SECRET, describe_defect, mask_secrets, mask_view, publish, report_failure
 from kis_token.token import build_token, fingerprint
 from tests.support import ACCOUNT, APP_KEY, SERVICE_KEY, RecordedWorkflow, make_settings, make_token
 
@@ -65,6 +65,23 @@ def test_app_key_inside_the_token_is_masked() -> None:
     """The JWT says which app key it belongs to, and any reader can decode it: the key is masked although not known."""
     workflow = published(resolution_of(app_key=None))
     assert hidden(workflow, ACCOUNT.app_key), "the app key is not masked"
+
+
+def test_part_that_decodes_to_the_app_key_is_masked() -> None:
+    """Who shows the middle of the token, as debuggers of JWTs do, shows the app key: it is masked by itself."""
+    resolution = resolution_of(app_key=None)
+    payload = resolution.token.value.split(".")[1]
+    assert hidden(published(resolution), payload), "the payload is not masked"
+
+
+def test_what_was_found_is_masked_before_it_is_known_to_be_of_use() -> None:
+    """Tokens of store and cache and the stored keys are masked as soon as they are read."""
+    stored, cached = make_token(), make_token()
+    workflow = RecordedWorkflow()
+    mask_view(View(NOON, (), app_key=APP_KEY, stored=stored, cached=cached), workflow)
+    for secret in (stored.value, cached.value, APP_KEY.key, APP_KEY.secret):
+        assert hidden(workflow, secret), "a secret is not masked"
+    assert {each[0] for each in workflow.told} == {"mask"}
 
 
 def test_only_what_has_the_shape_of_a_token_is_masked() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ from kis_token.errors import IssuanceError, IssuerOutage, TokenError
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_response, html_response
 from kis_token.sandbox.loopback import Fault
 from kis_token.token import in_both_zones
-from tests.chain import OTHER, dead_token, stale_token
+from tests.chain import ENCRYPTION_KEY, OTHER, dead_token, stale_token
 from tests.support import APP_KEY, HOUR, MINUTE, make_token
 
 if TYPE_CHECKING:
@@ -151,7 +153,7 @@ def test_a_refused_token_that_kis_repeats_is_an_error(chain: Chain, *, is_stored
         chain.supabase.stop()
 
     with pytest.raises(IssuanceError) as caught:
-        chain.resolver(issuer=GivesAgain(token)).replace(token.value)
+        chain.resolver(None, GivesAgain(token)).replace(token.value)
 
     assert (caught.value.code, caught.value.retryable) == ("token-repeated", False)
     assert in_both_zones(token.issued_at + 6 * HOUR) in f"{caught.value}"
@@ -208,7 +210,7 @@ def test_a_token_given_again_is_not_called_new(chain: Chain, *, is_down: bool) -
     if is_down:
         chain.supabase.stop()
 
-    got = chain.resolve(issuer=GivesAgain(token))
+    got = chain.resolve(None, GivesAgain(token))
 
     assert (got.token.token_id, got.source, got.refreshed) == (token.token_id, "oauth", False)
     assert "again" in got.links[-1].said
@@ -232,11 +234,50 @@ def test_a_stale_cached_token_is_not_put_back(chain: Chain) -> None:
 
 
 def test_a_cached_token_of_another_key_is_a_miss(chain: Chain) -> None:
-    """What another account left in the cache is neither used nor stored."""
+    """What another account left in the cache is neither used nor stored, and not in the way while the store works."""
     chain.cache_token(make_token(OTHER.key))
 
     got = chain.resolve()
     assert (got.source, got.token.app_key_id) == ("oauth", APP_KEY.key_id)
+
+
+@pytest.mark.parametrize(
+    ("writer", "reader", "code"),
+    [
+        ({"app_key": OTHER.key, "app_secret": OTHER.secret}, {}, "token-of-another-key"),
+        ({}, {"environment": "paper", "service_name": "kis"}, "token-of-another-environment"),
+        ({"encryption_key": ENCRYPTION_KEY}, {}, "sealed-without-key"),
+        ({}, {"encryption_key": ENCRYPTION_KEY}, "plain-with-key"),
+        ({"encryption_key": ENCRYPTION_KEY}, {"encryption_key": base64.b64encode(bytes(32)).decode()}, "seal-broken"),
+    ],
+)
+def test_a_cache_of_another_s_is_an_error_without_the_store(
+    chain: Chain, writer: dict[str, str], reader: dict[str, str], code: str
+) -> None:
+    """Two accounts with one cache would issue in turns while Supabase is down: instead, the second is told why."""
+    owner = OTHER if "app_key" in writer else APP_KEY
+    token = replace(make_token(owner.key), environment="production")
+    chain.cache(**writer).write(token)
+    chain.supabase.stop()
+
+    with pytest.raises(TokenError) as caught:
+        chain.resolve(**reader)
+
+    assert (caught.value.code, chain.issue_calls) == (code, 0)
+    assert chain.cache(**writer).read().token_id == token.token_id
+
+
+def test_a_dead_cached_token_of_another_key_is_in_nobody_s_way(chain: Chain) -> None:
+    """What is over is replaced, whoever it belonged to; and it is not handed out as just expired either."""
+    chain.cache_token(make_token(OTHER.key, left=-MINUTE, age=25 * HOUR))
+    chain.supabase.stop()
+    assert chain.resolve(allow_expired="true").source == "oauth"
+
+    chain.cache_token(make_token(OTHER.key, left=-MINUTE, age=25 * HOUR))
+    chain.kis.production.stop()
+    (chain.folder / "cache.json").write_text(make_token(OTHER.key, left=-MINUTE, age=25 * HOUR).to_json())
+    with pytest.raises(IssuerOutage):
+        chain.resolve(allow_expired="true")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"access_token": 5}'])

@@ -214,9 +214,10 @@ def test_every_table_says_by_a_policy_who_may_pass(project: Database) -> None:
 
 
 def test_nothing_runs_with_more_than_its_callers_rights_unseen(project: Database) -> None:
-    """There is no view and no foreign or materialized table, and whoever may call a definer function is service_role."""
+    """There is no view and no foreign or materialized table; a definer function is for service_role alone."""
     kinds = project.owner.execute(
-        "select distinct relkind from pg_class where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S')"
+        "select distinct relkind from pg_class"
+        " where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S')"
     ).fetchall()
     assert [row["relkind"] for row in kinds] == ["r"]
 
@@ -258,6 +259,6 @@ def test_reader_is_refused_whatever_else_it_tries(project: Database) -> None:
     """Each write and call of a reader's ends with 42501, and so does a look at a column that is not for it."""
     with project.connect_as(READER) as connection:
         allowed = [statement.as_string() for statement in attempts(project) if not was_refused(connection, statement)]
-        assert was_refused(connection, sql.SQL("select id from api_credentials"))
+        assert was_refused(connection, sql.SQL("select {} from api_credentials").format(sql.Identifier("id")))
 
     assert allowed == ['select 1 from "api_credentials"']
