@@ -1,0 +1,143 @@
+"""Where secrets travel: encrypted, to a host whose certificate is known, also through a proxy; else nowhere."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.sandbox import Sandbox
+from kis_token.token import looks_like_token
+from tests.support import make_certificate
+from tests.test_cli import kis_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from typing_extensions import Self
+
+    from kis_token.sandbox.postgres import EmbeddedPostgres
+
+
+class TunnelProxy:
+    """A proxy that opens tunnels to this machine alone. ``asked`` has its requests, ``passed`` what went through."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self.passed: list[bytes] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._stack = ExitStack()
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        self._stack.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self._stack.callback(client.close)
+            client.settimeout(30)
+            threading.Thread(target=self._open, args=(client,), daemon=True).start()
+
+    def _open(self, client: socket.socket) -> None:
+        head = client.recv(65536)
+        self.asked.append(head)
+        host, _, port = head.split()[1].decode().partition(":")
+        if host != "127.0.0.1" or not head.startswith(b"CONNECT "):
+            client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+            return
+        server = socket.create_connection((host, int(port)), timeout=30)
+        self._stack.callback(server.close)
+        client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        threading.Thread(target=self._pass, args=(server, client), daemon=True).start()
+        self._pass(client, server)
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                self.passed.append(data)
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # one end has gone; the other learns of it
+
+
+@pytest.fixture
+def encrypted(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[tuple[Sandbox, str]]:
+    """A sandbox that speaks https, and the certificate to trust."""
+    certificate, context = make_certificate(tmp_path)
+    with Sandbox(dsn=postgres.create_database(), tls=context) as sandbox:
+        yield sandbox, certificate
+
+
+@pytest.fixture
+def proxy() -> Iterator[TunnelProxy]:
+    """A proxy of the test's own."""
+    with TunnelProxy() as proxy:
+        yield proxy
+
+
+def trusting(certificate: str) -> dict[str, str]:
+    """The variables by which a machine is told to trust a certificate, for each of the libraries."""
+    return {"SSL_CERT_FILE": certificate, "REQUESTS_CA_BUNDLE": certificate}
+
+
+@pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "ALL_PROXY"])
+def test_everything_goes_through_the_proxy(encrypted: tuple[Sandbox, str], proxy: TunnelProxy, variable: str) -> None:
+    """The read, the client's calls and tokenP take the environment's proxy, which sees tunnels and no secret."""
+    sandbox, certificate = encrypted
+
+    ended = kis_token(sandbox.variables | trusting(certificate) | {variable: proxy.url}, "get")
+
+    assert ended.returncode == 0, ended.stderr
+    token = ended.stdout.strip()
+    assert looks_like_token(token)
+    ports = {request.split()[1].rpartition(b":")[2].decode() for request in proxy.asked}
+    assert ports == {url.rpartition(":")[2] for url in (sandbox.supabase.url, sandbox.kis.production_url)}
+    account = sandbox.kis.accounts["production"][0]
+    seen = b"".join(proxy.asked + proxy.passed)
+    for secret in (token, sandbox.service_key, account.app_key, account.app_secret):
+        assert secret.encode() not in seen, "a secret was readable on the way"
+
+
+def test_exempted_hosts_are_asked_directly(encrypted: tuple[Sandbox, str], proxy: TunnelProxy) -> None:
+    """What no_proxy names is asked without the proxy, by all of the libraries."""
+    sandbox, certificate = encrypted
+
+    ended = kis_token(
+        sandbox.variables | trusting(certificate) | {"https_proxy": proxy.url, "no_proxy": "127.0.0.1"}, "get"
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert proxy.asked == []
+
+
+@pytest.mark.parametrize(
+    "disabling",
+    [{}, {"PYTHONHTTPSVERIFY": "0", "CURL_CA_BUNDLE": "", "REQUESTS_CA_BUNDLE": ""}],
+    ids=["", "told not to"],
+)
+def test_unknown_certificate_gets_no_secret(encrypted: tuple[Sandbox, str], disabling: dict[str, str]) -> None:
+    """Neither Supabase nor KIS is told anything when its certificate is not known; no variable turns that off."""
+    sandbox, _ = encrypted
+    account = sandbox.kis.accounts["production"][0]
+    keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
+
+    ended = kis_token(sandbox.variables | keys | disabling, "get")
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "[kis-unreachable]" in ended.stderr
+    assert sandbox.supabase.server.seen == ()
+    assert sandbox.kis.requests == ()
