@@ -53,6 +53,7 @@ class FileCache:
             if kept.value == token.value or (
                 kept.expires_at > token.expires_at and kept.app_key_id == token.app_key_id
             ):
+                self._close_to_others()
                 return
         text = self._vault.seal(token.to_json(), self._service_name, "access_token")
         try:
@@ -88,6 +89,13 @@ class FileCache:
         finally:
             lock.release()
 
+    def _close_to_others(self) -> None:
+        """Other clients write the file as the user's mask has it; one that is not our own to change stays."""
+        if not hasattr(os, "fchmod"):
+            return  # a system without such modes
+        with suppress(OSError), open(self._path, "rb", opener=_open_itself) as file:
+            os.fchmod(file.fileno(), 0o600)
+
     def _replace(self, content: bytes) -> None:
         with suppress(FileNotFoundError):
             kind = self._path.lstat().st_mode
@@ -104,15 +112,18 @@ class FileCache:
             raise
 
     def _read_text(self) -> str:
-        # O_NONBLOCK: a pipe put in the file's place must not hang the reader.
-        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        with open(self._path, "rb", opener=lambda path, _: os.open(path, flags)) as file:
+        with open(self._path, "rb", opener=_open_itself) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
                 raise OSError("not a cache file")
             if hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), 0):
                 raise PermissionError("another user's file")
             return file.read(LARGEST_FILE).decode()
+
+
+def _open_itself(path: str, flags: int) -> int:
+    # Never what a link points to; and a pipe put in the file's place must not hang the reader.
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 def make_cache(settings: Settings, vault: Vault) -> FileCache | None:

@@ -112,6 +112,21 @@ def test_open_file_is_closed_to_others_by_the_next_write(cache: FileCache, path:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+@posix
+@pytest.mark.parametrize("left", [HOUR, 2 * HOUR], ids=["the same token", "a longer one"])
+def test_open_file_is_closed_to_others_although_it_stays(cache: FileCache, path: Path, left: timedelta) -> None:
+    """Also where its token is as good as the new one: other clients write it as the umask has it."""
+    token = make_token(left=HOUR)
+    kept = token if left == HOUR else make_token(left=left)
+    put(path, kept.to_json().encode())
+    path.chmod(0o644)
+
+    cache.write(token)
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert cache.read().token_id == kept.token_id
+
+
 def test_no_file_is_a_miss(cache: FileCache) -> None:
     """Nothing there is a reason, not a crash."""
     assert miss(cache) == "there is no cache file"
