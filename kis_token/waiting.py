@@ -20,7 +20,7 @@ _Found = TypeVar("_Found")
 #: tokenP takes up to 15 s, storing its answer a little more: with fewer seconds than this no call is begun.
 ISSUE_BUDGET = 20.0
 
-#: A turn can end without a token, which looking does not show: after so many seconds it is asked for again.
+#: A turn can end without a token, which looking does not show: after about so many seconds it is asked for again.
 ASK_AGAIN = 5.0
 
 
@@ -46,7 +46,8 @@ class Waiting:
         if not has_holder and (is_refused or seconds > self._left() - ISSUE_BUDGET):
             raise _in_vain(begun, seconds)
         self._say(begun, seconds)
-        longest = ASK_AGAIN if patience is None else patience
+        # Jittered, since those who were told busy together would ask together again.
+        longest = self._clock.jitter(0.8 * ASK_AGAIN, 1.2 * ASK_AGAIN) if patience is None else patience
         again = self._clock.monotonic() + (min(seconds, longest) if has_holder else seconds)
         while (until_again := again - self._clock.monotonic()) > 0:
             if self._left() <= 0:
