@@ -31,6 +31,7 @@ STOP_SECONDS = 10
 PORTS_TO_TRY = 5
 
 # Nothing here has to survive a crash, so nothing waits for a disk.
+# A statement that fails may hold a token: the log leaves statements out.
 SETTINGS = """\
 listen_addresses = '127.0.0.1'
 port = {port}
@@ -42,6 +43,7 @@ synchronous_commit = off
 autovacuum = off
 timezone = 'UTC'
 log_timezone = 'UTC'
+log_min_error_statement = panic
 """
 
 
