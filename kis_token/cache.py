@@ -43,7 +43,9 @@ class FileCache:
         except FileNotFoundError:
             raise TokenError("token-unusable", "there is no cache file") from None
         except (OSError, UnicodeError) as error:
-            raise TokenError("token-unusable", f"the cache file cannot be read ({type(error).__name__})") from error
+            # A UnicodeError holds the file's content.
+            cause = error if isinstance(error, OSError) else None
+            raise TokenError("token-unusable", f"the cache file cannot be read ({type(error).__name__})") from cause
         return parse_stored(self._vault.open(text, self._service_name, "access_token"))
 
     def write(self, token: Token) -> None:
