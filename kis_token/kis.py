@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
 
 from kis_token.errors import KIS_REFUSALS, IssuerError, IssuerOutage, IssuerRateLimited, IssuerRefused, TokenError
@@ -124,6 +125,8 @@ def _exchange(method: str, url: str, seconds: float, arguments: dict[str, Any]) 
     """One request: status and, as far as it is not too large, body. Follows no redirect; sends no .netrc."""
     with requests.Session() as session:
         session.auth = _no_authentication
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, _QuietAdapter())
         with session.request(
             method,
             url,
@@ -138,6 +141,16 @@ def _exchange(method: str, url: str, seconds: float, arguments: dict[str, Any]) 
                 if len(body) > LARGEST_ANSWER:
                     break  # cut short it is no JSON any more
             return answer.status_code, body
+
+
+class _QuietAdapter(HTTPAdapter):
+    """Where a program has http.client print its requests, ours stay out: they hold app secret and token."""
+
+    def get_connection_with_tls_context(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - the parent's
+        """A pool whose connections print nothing."""
+        pool: Any = super().get_connection_with_tls_context(*arguments, **named)
+        pool.ConnectionCls = type("QuietConnection", (pool.ConnectionCls,), {"debuglevel": 0})
+        return pool
 
 
 def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: str, now: datetime) -> Token:

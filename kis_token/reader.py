@@ -143,6 +143,7 @@ def parse_http_date(text: str | None) -> datetime | None:
 
 def _get(url: str, path: str, headers: dict[str, str], seconds: float) -> tuple[int, str | None, bytes]:
     connection, proxied = _connect(url, seconds)
+    connection.set_debuglevel(0)  # a program that debugs its own requests would print the key
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
