@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from kis_token.token import Token
     from tests.support import Database
 
-ENCRYPTION_KEY = base64.b64encode(bytes(range(32))).decode()
+ENCRYPTION_KEY = base64.b64encode(hashlib.sha256(b"made up for the tests").digest()).decode()
 
 OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", "b3RoZXI=")
 

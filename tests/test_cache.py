@@ -47,7 +47,7 @@ from kis_token.token import build_token
 cache = FileCache(Path(sys.argv[1]), PlainVault(), "kis")
 end = datetime.now(timezone.utc) + timedelta(hours=2)
 for number in range(100):
-    cache.write(build_token(f"opaque.token-of-a-test_{number}", expiries=[end + timedelta(seconds=number)]))
+    cache.write(build_token(f"of-no-use-to-anybody-{number}", expiries=[end + timedelta(seconds=number)]))
 """
 
 
@@ -71,6 +71,7 @@ def cache(path: Path) -> FileCache:
 def put(path: Path, content: bytes) -> None:
     """Leave something in the file's place."""
     path.parent.mkdir(exist_ok=True)
+    path.touch(mode=0o600)
     path.write_bytes(content)
 
 

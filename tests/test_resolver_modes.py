@@ -253,7 +253,9 @@ def test_sealed_all_the_way(chain: Chain) -> None:
 
 
 @pytest.mark.parametrize(
-    ("writer", "reader", "code"), [("", ENCRYPTION_KEY, "plain-with-key"), (ENCRYPTION_KEY, "", "sealed-without-key")]
+    ("writer", "reader", "code"),
+    [("", ENCRYPTION_KEY, "plain-with-key"), (ENCRYPTION_KEY, "", "sealed-without-key")],
+    ids=["plain", "sealed"],
 )
 def test_no_silent_downgrade(chain: Chain, writer: str, reader: str, code: str) -> None:
     """A plain value where a key is given, and a sealed one where none is, are errors and replaced by nobody."""

@@ -215,6 +215,7 @@ def test_nobody_listens(
 @pytest.mark.parametrize(
     ("key", "code"),
     [("sb_secret_of_another_project", "store-key-rejected"), (ANON_KEY, "store-permission-denied")],
+    ids=["another project", "public"],
 )
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_wrong_keys(

@@ -52,7 +52,7 @@ if sys.argv[1] == "toolkit":
 else:
     from kis_token.workflow import FileWorkflow
     workflow = FileWorkflow(os.environ)
-for name, *arguments in json.loads(sys.argv[2]):
+for name, *arguments in json.load(sys.stdin):
     getattr(workflow, name)(*arguments)
 """
 
@@ -109,7 +109,8 @@ def test_both_writers_say_the_same(tmp_path: Path) -> None:
     for name in ("file", "toolkit"):
         files = runner_files(tmp_path / name)
         done = subprocess.run(
-            [sys.executable, "-X", "utf8", "-c", CALL_BOTH, name, json.dumps(CALLS)],
+            [sys.executable, "-X", "utf8", "-c", CALL_BOTH, name],
+            input=json.dumps(CALLS).encode(),
             cwd=CHECKOUT,
             env={**os.environ, **files},
             capture_output=True,
@@ -135,7 +136,8 @@ def test_mask_is_out_before_it_returns(tmp_path: Path) -> None:
     for name in ("file", "toolkit"):
         code = f"{CALL_BOTH}\nos._exit(0)"
         done = subprocess.run(
-            [sys.executable, "-c", code, name, json.dumps([["mask", "opaque.token"]])],
+            [sys.executable, "-c", code, name],
+            input=json.dumps([["mask", "opaque.token"]]).encode(),
             cwd=CHECKOUT,
             env={**os.environ, **runner_files(tmp_path)},
             capture_output=True,
