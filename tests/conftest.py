@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from kis_token.sandbox import Sandbox
@@ -11,12 +14,34 @@ from kis_token.sandbox.database import apply_migrations, migrations_folder, prep
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from tests.chain import Chain
+from tests import leaks
+from tests.chain import ENCRYPTION_KEY, OTHER, Chain
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, Database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+
+#: What tests take for secrets, beside what all tokens and all of Supabase's secret keys begin with.
+SECRETS = (
+    SERVICE_KEY,
+    ACCOUNT.app_key,
+    ACCOUNT.app_secret,
+    OTHER.key,
+    ENCRYPTION_KEY,
+    "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+    "eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2lnbmF0dXJl",  # the payload of one of Supabase's older keys
+    "PSzyxwvutsrqponmlkjihgfedcba76543210",
+    "PSabcdefghijklmnopqrstuvwxyz01234567",
+    "c2VjcmV0LW9mLWEtdGVzdA==",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch over the run, whatever part of the tests it is."""
+    config.pluginmanager.register(leaks, "leaks")
+    for secret in SECRETS:
+        leaks.LEAKS.add(secret)
+    leaks.LEAKS.needles.add_bytes(base64.b64decode(ENCRYPTION_KEY))
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +49,9 @@ def postgres() -> Iterator[EmbeddedPostgres]:
     """One PostgreSQL for all tests; each makes a database of its own in it."""
     with EmbeddedPostgres() as server:
         yield server
+        with psycopg.connect(server.dsn) as connection:
+            (data,) = connection.execute("show data_directory").fetchone() or ("",)
+        leaks.LEAKS.judge_file(Path(data).with_name("log"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,193 @@
+"""How the watch over leaks hears what tests keep to themselves: children's output, captures, errors, command lines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kis_token.sandbox.kis_rules import Account
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: Seconds between two looks at the process list, and how many looks a process gets: it may become another program.
+TICK, LOOKS = 0.05, 20
+
+PROCESSES = Path("/proc")
+
+#: Made-up keys are longer than this; what is shorter is a word that some test uses for one.
+LONGEST_WORD = 20
+
+
+class ProcessList:
+    """Looks at the command lines of all that this process starts, and of what those start, as long as they run.
+
+    Where there is no /proc it does nothing.
+    """
+
+    def __init__(self, judge: Callable[[list[str]], None]) -> None:
+        self._judge = judge
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._parents: dict[int, int] = {}
+        self._looks: dict[int, int] = {}
+
+    def start(self) -> None:
+        """Look from now on."""
+        if (PROCESSES / "self" / "cmdline").exists():
+            self._parents = dict.fromkeys(self._pids(), 0)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._done.wait(TICK):
+            self._look()
+
+    def _look(self) -> None:
+        pids = set(self._pids())
+        for pid in self._parents.keys() - pids:
+            del self._parents[pid]
+            self._looks.pop(pid, None)
+        for pid in sorted(pids):  # parents before their children
+            with suppress(OSError, IndexError, ValueError):  # ended meanwhile
+                if pid not in self._parents:
+                    status = (PROCESSES / str(pid) / "stat").read_text()
+                    self._parents[pid] = int(status.rpartition(")")[2].split()[1])
+                    self._looks[pid] = LOOKS if self._is_ours(pid) else 0
+                if self._looks.get(pid):
+                    self._looks[pid] -= 1
+                    line = (PROCESSES / str(pid) / "cmdline").read_bytes().decode(errors="replace")
+                    self._judge(line.rstrip("\0").split("\0"))
+
+    def _is_ours(self, pid: int) -> bool:
+        while pid not in (0, os.getpid()):
+            pid = self._parents.get(pid, 0)
+        return pid != 0
+
+    @staticmethod
+    def _pids() -> Iterator[int]:
+        return (int(name) for name in os.listdir(PROCESSES) if name.isdigit())  # noqa: PTH208 - twenty times a second
+
+
+class HeardStream:
+    """A child's pipe; what is read from it is heard as well."""
+
+    def __init__(self, stream: Any, hear: Callable[[Any], None]) -> None:  # noqa: ANN401 - of text or of bytes
+        self._stream = stream
+        self._hear = hear
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - the stream's
+        return getattr(self._stream, name)
+
+    def __iter__(self) -> HeardStream:
+        return self
+
+    def __next__(self) -> Any:  # noqa: ANN401 - the stream's
+        return self._heard(next(self._stream))
+
+    def read(self, *size: int) -> Any:  # noqa: ANN401 - the stream's
+        """As the stream."""
+        return self._heard(self._stream.read(*size))
+
+    def readline(self, *size: int) -> Any:  # noqa: ANN401 - the stream's
+        """As the stream."""
+        return self._heard(self._stream.readline(*size))
+
+    def _heard(self, said: Any) -> Any:  # noqa: ANN401 - the stream's
+        self._hear(said)
+        return said
+
+
+def listen(
+    patch: pytest.MonkeyPatch,
+    hear: Callable[[str, str | bytes], None],
+    add: Callable[[str], None],
+    says_secrets: Callable[[list[str]], bool],
+) -> None:
+    """Hear what reaches a test and no report, and learn of every account that is made up.
+
+    What is wrapped works as before. Of a command that ``says_secrets`` only the errors are heard.
+    """
+    listen_to_children(patch, hear, says_secrets)
+    read, leave, make = pytest.CaptureFixture.readouterr, pytest.RaisesExc.__exit__, Account.__init__
+
+    def read_and_hear(captured: pytest.CaptureFixture[Any]) -> Any:  # noqa: ANN401 - the fixture's
+        told = read(captured)
+        hear("its captured output", told.out)
+        hear("its captured errors", told.err)
+        return told
+
+    def leave_and_hear(expected: pytest.RaisesExc[Any], kind: Any, error: Any, trace: Any) -> bool:  # noqa: ANN401 - as raises
+        for each in chain_of(error):
+            text = traceback.TracebackException(type(each), each, None).format_exception_only()
+            hear(f"the text of {type(each).__name__}, which it expects", "".join([*text, repr(each)]))
+        return leave(expected, kind, error, trace)
+
+    def make_and_add(account: Account, *keys: str, **named: str) -> None:
+        make(account, *keys, **named)
+        for secret in (account.app_key, account.app_secret):
+            if len(secret) > LONGEST_WORD:
+                add(secret)
+
+    patch.setattr(pytest.CaptureFixture, "readouterr", read_and_hear)
+    patch.setattr(pytest.RaisesExc, "__exit__", leave_and_hear)
+    patch.setattr(Account, "__init__", make_and_add)
+
+
+def listen_to_children(
+    patch: pytest.MonkeyPatch, hear: Callable[[str, str | bytes], None], says_secrets: Callable[[list[str]], bool]
+) -> None:
+    """Hear what children print into pipes of this process."""
+    start, communicate = subprocess.Popen.__init__, subprocess.Popen.communicate
+
+    def hear_child(child: subprocess.Popen[Any], name: str, said: Any) -> None:  # noqa: ANN401 - text or bytes
+        words = words_of(child.args)
+        if said and not (name == "stdout" and says_secrets(words)):
+            hear(f"the {name} of {' '.join(words)[:100]!r}", said)
+
+    def start_and_hear(child: subprocess.Popen[Any], *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as Popen
+        start(child, *arguments, **named)
+        for name in ("stdout", "stderr"):
+            stream = getattr(child, name)
+            if stream is not None:
+                setattr(child, name, HeardStream(stream, lambda said, name=name: hear_child(child, name, said)))  # type: ignore[misc]
+
+    def communicate_and_hear(child: subprocess.Popen[Any], *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - the same
+        told = communicate(child, *arguments, **named)
+        for name, said in zip(("stdout", "stderr"), told, strict=True):
+            hear_child(child, name, said)
+        return told
+
+    patch.setattr(subprocess.Popen, "__init__", start_and_hear)
+    patch.setattr(subprocess.Popen, "communicate", communicate_and_hear)
+
+
+def words_of(command: Any) -> list[str]:  # noqa: ANN401 - whatever subprocess takes
+    """A command as subprocess takes it, word by word."""
+    if isinstance(command, (str, bytes, os.PathLike)):
+        return [os.fsdecode(command)]
+    return [*map(os.fsdecode, command)]
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and all that it came from, as far as anybody is shown it."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, None if each.__suppress_context__ else each.__context__]

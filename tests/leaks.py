@@ -1,0 +1,207 @@
+"""Watches over every run of the tests: no secret in what they print, log, raise, write or start. A pytest plugin.
+
+Looked at are the tests' ids and reports (with all that any library logs, down to DEBUG), what they capture, the errors
+that they expect, what their children print, command lines, and the files that are left. A finding fails the run and
+says where; it never repeats the secret. What is allowed stands in ``may_hold_secrets`` and ``says_secrets`` alone.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import ears
+from tests.needles import Needles, without_masks
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+
+#: A command may be a whole program.
+LONGEST_FINDING = 400
+
+
+class Leaks:
+    """What was found so far, and how to look for more."""
+
+    def __init__(self) -> None:
+        self.needles = Needles()
+        self.found: list[str] = []
+        self.folder: Path | None = None
+        self.test = ""
+        self._heard: dict[str, list[bytes]] = {}
+        self._files: set[tuple[str, int, int]] = set()
+
+    def add(self, secret: str) -> None:
+        """Look for ``secret`` from now on; for one that a test made, until that test ends."""
+        self.needles.add(secret, lasting=not self.test)
+
+    def begin(self, test: str) -> None:
+        """A test begins."""
+        self.test = test
+        self.judge("its id", test)
+
+    def end(self) -> None:
+        """The test is over: judge what was heard, and forget its secrets."""
+        while self._heard:
+            place, said = self._heard.popitem()
+            self.judge(place, b"".join(said))
+        self.needles.forget()
+        self.test = ""
+
+    def hear(self, place: str, said: str | bytes) -> None:
+        """Something was said, perhaps in parts, to be judged at the end of the test."""
+        self._heard.setdefault(place, []).append(said.encode(errors="replace") if isinstance(said, str) else said)
+
+    def judge(self, place: str, said: str | bytes) -> None:
+        """Look through what was said, as people get to see it."""
+        data = said.encode(errors="replace") if isinstance(said, str) else said
+        if self.needles.are_in(without_masks(data)):
+            self._report(place)
+
+    def judge_command(self, words: list[str]) -> None:
+        """Look through a command line."""
+        if self.needles.are_in("\0".join(words).encode(errors="replace")):
+            self._report(f"the command line {' '.join(words)}")
+
+    def judge_files(self, folder: Path) -> None:
+        """Look through all files of a folder that have changed since the last look."""
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                with suppress(OSError):  # gone meanwhile
+                    self.judge_file(Path(parent, name))
+
+    def judge_file(self, path: Path) -> None:
+        """Look through a file, unless it is one that is there to hold secrets."""
+        status = path.lstat()
+        known = (str(path), status.st_mtime_ns, status.st_size)
+        if not stat.S_ISREG(status.st_mode) or known in self._files:
+            return
+        self._files.add(known)
+        content = path.read_bytes()
+        seen = without_masks(content) if path.name == "log" else content
+        if self.needles.are_in(seen) and not may_hold_secrets(path, status.st_mode, content):
+            self._report(f"the file {path} (mode {stat.S_IMODE(status.st_mode):o})")
+
+    def _report(self, place: str) -> None:
+        # The id of a test and the words of a command may hold the secret themselves.
+        words = f"{self.test or 'between the tests'}: {place}".split()
+        finding = self.needles.blotted(words)[:LONGEST_FINDING]
+        if finding not in self.found:
+            self.found.append(finding)
+
+
+def may_hold_secrets(path: Path, mode: int, content: bytes) -> bool:
+    """Whether a file is there to hold secrets."""
+    if path.name.lower() in ("github_output", "github_env"):
+        return True  # outputs and variables of a step: the runner reads them, and masks what it shows
+    if path.name == "secrets" and content.startswith(b"SUPABASE_URL="):
+        return True  # what act is given as a repository's secrets
+    # The cache, as long as nobody else can read it.
+    return not mode & 0o077 and content.startswith(b'{"access_token"')
+
+
+def says_secrets(command: list[str]) -> bool:
+    """Whether it is the purpose of a command's standard output.
+
+    So it is with ``kis-token get``, with ``kis-token sandbox``, which prints variables to export, and with the process
+    of the benchmark that tells others by a pipe where to find its sandbox.
+    """
+    return command[1:] in (["-m", "kis_token", "get"], ["-m", "kis_token", "sandbox"]) or command[-1].startswith(
+        "from bench import stampede; stampede.serve_world("
+    )
+
+
+LEAKS = Leaks()
+_patch = pytest.MonkeyPatch()
+_processes = ears.ProcessList(LEAKS.judge_command)
+
+
+def on_event(event: str, arguments: tuple[Any, ...]) -> None:
+    """What Python tells of itself: a child is about to start; a folder is about to be deleted."""
+    if not LEAKS.test:
+        return
+    if event == "subprocess.Popen":
+        LEAKS.judge_command(ears.words_of(arguments[1]))
+    elif event == "shutil.rmtree":
+        folder = Path(os.fsdecode(arguments[0]))
+        # What lies in pytest's own folder is looked at when the test ends.
+        if folder.is_relative_to(tempfile.gettempdir()) and not (LEAKS.folder and folder.is_relative_to(LEAKS.folder)):
+            LEAKS.judge_files(folder)
+
+
+def pytest_configure() -> None:
+    """Begin to listen."""
+    ears.listen(_patch, LEAKS.hear, LEAKS.add, says_secrets)
+    sys.addaudithook(on_event)
+    _processes.start()
+
+
+def pytest_unconfigure() -> None:
+    """Leave everything as it was."""
+    _processes.stop()
+    _patch.undo()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _watched_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    LEAKS.folder = tmp_path_factory.getbasetemp()
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """A test begins."""
+    LEAKS.begin(nodeid)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Function) -> Generator[None, None, None]:
+    """Look through the test's files when everything else is done."""
+    folder = getattr(item, "funcargs", {}).get("tmp_path")
+    try:
+        return (yield)
+    finally:
+        if folder is not None:
+            LEAKS.judge_files(folder)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Hear what a report says: why the test failed and, in the last one, all that was printed and logged."""
+    report = yield
+    LEAKS.hear("its failure", report.longreprtext)
+    for title, content in report.sections if report.when == "teardown" else ():
+        LEAKS.hear(title, content)
+    return report
+
+
+def pytest_runtest_logfinish() -> None:
+    """A test is over."""
+    LEAKS.end()
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
+    """Look through what was not any single test's, and let findings fail the run."""
+    try:
+        return (yield)
+    finally:
+        LEAKS.end()
+        if LEAKS.folder is not None:
+            LEAKS.judge_files(LEAKS.folder)
+        if LEAKS.found and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say where secrets were found."""
+    if LEAKS.found:
+        terminalreporter.section("secrets were found", sep="=", red=True, bold=True)
+        for finding in sorted(LEAKS.found):
+            terminalreporter.write_line(f"LEAK {finding}")
