@@ -22,7 +22,10 @@ _DESCRIPTION = "One KIS Open API access token a day, shared by every job and eve
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; its exit status: 0, or 1 after an error, which is explained on standard error."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, further = parser.parse_known_args(arguments)
+    if further:
+        parser.error("there are arguments that this command does not take")  # not repeated: they may be keys
     try:
         return int(options.run(options))
     except KisTokenError as error:
