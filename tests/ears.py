@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import threading
 import traceback
@@ -15,7 +16,7 @@ import pytest
 from kis_token.sandbox.kis_rules import Account
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 #: Seconds between two looks at the process list, and how many looks a process gets: it may become another program.
 TICK, LOOKS = 0.05, 20
@@ -24,6 +25,9 @@ PROCESSES = Path("/proc")
 
 #: Made-up keys are longer than this; what is shorter is a word that some test uses for one.
 LONGEST_WORD = 20
+
+
+_SECRET_VARIABLE = re.compile(r"(INPUT|KIS|SUPABASE)_\w*(KEY|SECRET|TOKEN)", re.ASCII)
 
 
 class ProcessList:
@@ -155,7 +159,7 @@ def listen_to_children(
     def hear_child(child: subprocess.Popen[Any], name: str, said: Any) -> None:  # noqa: ANN401 - text or bytes
         words = words_of(child.args)
         if said and not (name == "stdout" and says_secrets(words)):
-            hear(f"the {name} of {' '.join(words)[:100]!r}", said)
+            hear(f"the {name} of {' '.join(words)}", said)
 
     def start_and_hear(child: subprocess.Popen[Any], *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as Popen
         start(child, *arguments, **named)
@@ -179,6 +183,13 @@ def words_of(command: Any) -> list[str]:  # noqa: ANN401 - whatever subprocess t
     if isinstance(command, (str, bytes, os.PathLike)):
         return [os.fsdecode(command)]
     return [*map(os.fsdecode, command)]
+
+
+def secrets_of(env: Mapping[str, str] | None) -> Iterator[str]:
+    """The keys in the environment that a child is given; one a test makes up need not be made known otherwise."""
+    for name, value in (env or {}).items():
+        if _SECRET_VARIABLE.fullmatch(str(name)):
+            yield from (word for word in str(value).split() if len(word) > LONGEST_WORD)
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:

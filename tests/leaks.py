@@ -111,12 +111,12 @@ def may_hold_secrets(path: Path, mode: int, content: bytes) -> bool:
 def says_secrets(command: list[str]) -> bool:
     """Whether it is the purpose of a command's standard output.
 
-    So it is with ``kis-token get``, with ``kis-token sandbox``, which prints variables to export, and with the process
-    of the benchmark that tells others by a pipe where to find its sandbox.
+    So it is with three of ``kis-token`` (``sandbox`` prints variables to export), and with the process of the benchmark
+    that tells others by a pipe where to find its sandbox.
     """
-    return command[1:] in (["-m", "kis_token", "get"], ["-m", "kis_token", "sandbox"]) or command[-1].startswith(
-        "from bench import stampede; stampede.serve_world("
-    )
+    if command[1:3] == ["-m", "kis_token"]:
+        return command[3:] in (["get"], ["keygen"], ["sandbox"])
+    return command[-1].startswith("from bench import stampede; stampede.serve_world(")
 
 
 LEAKS = Leaks()
@@ -130,6 +130,8 @@ def on_event(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if event == "subprocess.Popen":
         LEAKS.judge_command(ears.words_of(arguments[1]))
+        for secret in ears.secrets_of(arguments[3]):
+            LEAKS.add(secret)
     elif event == "shutil.rmtree":
         folder = Path(os.fsdecode(arguments[0]))
         # What lies in pytest's own folder is looked at when the test ends.
