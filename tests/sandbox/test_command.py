@@ -177,4 +177,5 @@ def test_migrations_are_found_in_a_checkout() -> None:
     assert [path.name for path in sorted(migrations_folder().glob("*.sql"))] == [
         "001_api_credentials.sql",
         "002_issuance.sql",
+        "003_keys_and_seals.sql",
     ]
