@@ -16,6 +16,8 @@ from kis_token.errors import (
     IssuerOutage,
     IssuerRateLimited,
     IssuerRefused,
+    StoreError,
+    StoreMisconfigured,
     StoreOutage,
 )
 from kis_token.lease import Lease
@@ -164,10 +166,15 @@ class Flight:
         is_repeated = token.token_id == view.refused_id
         try:
             committed = self._lease.commit(turn, token, rejected=view.refused_id is not None)
-        except StoreOutage as error:
+        except StoreError as error:
+            is_mistake = isinstance(error, StoreMisconfigured)
+            if is_mistake and (is_repeated or self._settings.mode != "resolve"):
+                raise
             if is_repeated:
                 raise token_repeated(token) from error
-            view = view.with_warning(f"The token could not be stored for others: {error}")
+            # The mistake is told, but what KIS has just given is not lost for it.
+            hint = f". {error.hint}" if is_mistake else ""
+            view = view.with_warning(f"The token could not be stored for others: {error}{hint}")
             return self._hand_out(view, token, source)
         view = self.present(view)
         if committed.status == "fenced":
