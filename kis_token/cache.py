@@ -140,5 +140,6 @@ def remember(cache: Cache | None, resolution: Resolution) -> Resolution:
     try:
         cache.write(resolution.token)
     except CacheError as error:
-        return replace(resolution, warnings=(*resolution.warnings, f"{error}. {error.hint}"))
+        warnings = dict.fromkeys((*resolution.warnings, f"{error}. {error.hint}"))  # once, however often it is tried
+        return replace(resolution, warnings=tuple(warnings))
     return resolution
