@@ -155,6 +155,8 @@ def _get(url: str, path: str, headers: dict[str, str], seconds: float) -> tuple[
         return answer.status, answer.getheader("Date"), body
     except ssl.SSLCertVerificationError as error:
         raise StoreOutage("store-tls", "Supabase's certificate cannot be checked", doubtful=True) from error
+    except TimeoutError:
+        raise  # it is told like a read that is given up from outside: both end in the same moment
     except (OSError, http.client.HTTPException) as error:
         doubtful = proxied or isinstance(error, ssl.SSLError)
         raise StoreOutage(
