@@ -1,0 +1,214 @@
+"""Something hangs at each point of the chain, and the caller has little time: a token or one error before it is over.
+
+A clock that is turned lets a caller come to that point with a minute and go on with a part of a second. Without the
+deadline a read would take 5 s, a write 8 s, tokenP 15 s.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import IssuanceError, IssuerError, KisTokenError
+from kis_token.kis import STORE_SECONDS, KISIssuer
+from kis_token.sandbox.kis_http import PRICE_PATH
+from tests.chain import WatchedIssuer, stale_token
+from tests.faults.ground import (
+    ABORT,
+    BEGIN,
+    COMMIT,
+    HANGS,
+    HOLD_LOCK,
+    TABLE,
+    assert_warned,
+    error_of,
+    soon,
+    stored_stays,
+)
+from tests.races.crowd import held
+from tests.support import Contender
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from kis_token.lookup import View
+    from kis_token.resolver import Resolver
+    from tests.chain import Chain
+    from tests.support import TurnedClock
+
+#: What is left of the minute, and what a slow machine may need beside it: less than a call that hangs takes by itself.
+LEFT = 0.3
+BOUND = 4.5
+
+hangs = pytest.mark.parametrize("how", HANGS)
+effect = pytest.mark.parametrize("before", [True, False], ids=["before-its-effect", "after-its-effect"])
+
+
+def spend(clock: TurnedClock, left: float = LEFT) -> None:
+    """The minute is over but for so many seconds."""
+    clock.jump(60 - left)
+
+
+def hurried(chain: Chain, *, looks: bool = False, **inputs: str) -> tuple[Resolver, View | None]:
+    """A caller with little time left; where he ``looks``, with what he saw of store and cache before."""
+    clock = chain.clock()
+    resolver = chain.resolver(clock, None, timeout="60s", **inputs)
+    view = resolver.look() if looks else None
+    spend(clock)
+    return resolver, view
+
+
+# Supabase hangs
+
+
+@hangs
+def test_read_with_a_cached_token(chain: Chain, how: str) -> None:
+    """The cached token is handed out with a warning."""
+    token = stale_token()
+    chain.cache_token(token)
+    with HANGS[how]() as url, soon(BOUND):
+        resolver, _ = hurried(chain, supabase_url=url)
+        got = resolver.resolve()
+
+    assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "cache", 0)
+    assert_warned(got, "[store-unreachable]", "did not answer within")
+
+
+@hangs
+@pytest.mark.parametrize(("policy", "code"), [("issue", "wait-too-long"), ("fail", "store-unreachable")])
+def test_read_with_nothing(chain: Chain, how: str, policy: str, code: str) -> None:
+    """One error says what did not answer; no call is begun for which there is no time."""
+    with HANGS[how]() as url, soon(BOUND):
+        resolver, _ = hurried(chain, supabase_url=url, on_store_outage=policy)
+        with pytest.raises(KisTokenError) as caught:
+            resolver.resolve()
+
+    assert (caught.value.code, caught.value.retryable, chain.issue_calls) == (code, True, 0)
+    assert "Supabase did not answer within" in f"{caught.value}"
+    assert list(chain.folder.iterdir()) == []
+
+
+@effect
+def test_begin_with_a_stale_token(chain: Chain, *, before: bool) -> None:
+    """What was read and lives is handed out."""
+    token = stale_token()
+    chain.database.put_token(token)
+    with stored_stays(chain), held(chain.supabase.server, BEGIN, before=before), soon(BOUND):
+        resolver, view = hurried(chain, looks=True)
+        got = resolver.resolve(view)
+
+    assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "supabase", 0)
+    assert_warned(got, "[store-unreachable]")
+
+
+@effect
+def test_begin_with_nothing(chain: Chain, *, before: bool) -> None:
+    """One error; whoever comes later gets a turn, at once or when the lost one has lapsed."""
+    resolver, view = hurried(chain, looks=True)
+    with held(chain.supabase.server, BEGIN, before=before), soon(BOUND), pytest.raises(IssuanceError) as caught:
+        resolver.resolve(view)
+
+    assert (caught.value.code, caught.value.retryable, chain.issue_calls) == ("wait-too-long", True, 0)
+    clock = chain.clock()
+    assert (chain.resolve(clock).source, chain.issue_calls) == ("oauth", 1)
+    assert sum(clock.slept) < 75
+
+
+def test_a_look_while_another_issues(chain: Chain) -> None:
+    """Who waits for another's turn is not held by a look that hangs."""
+    holder = Contender(chain.database)
+    assert holder.begin()["status"] == "granted"
+    resolver = chain.resolver(timeout="1s")
+    view = resolver.look()
+    with held(chain.supabase.server, TABLE), soon(BOUND), pytest.raises(IssuanceError) as caught:
+        resolver.resolve(view)
+
+    assert (caught.value.code, chain.issue_calls) == ("wait-too-long", 0)
+
+
+@effect
+def test_commit(chain: Chain, *, before: bool) -> None:
+    """The token that KIS has given is handed out and cached, with a warning; others have it as soon as it is stored."""
+    clock = chain.clock()
+    issuer = WatchedIssuer(chain, after=lambda _: spend(clock, 1.0))
+    with held(chain.supabase.server, COMMIT, before=before), soon(BOUND):
+        got = chain.resolve(clock, issuer, timeout="60s")
+
+    assert (got.source, chain.cached_id(), chain.issue_calls) == ("oauth", got.token.token_id, 1)
+    assert_warned(got, "could not be stored", "[store-unreachable]")
+    assert chain.resolve(cache_path="off").token.token_id == got.token.token_id
+
+
+def test_abort(chain: Chain) -> None:
+    """KIS's refusal is the error; the turn lapses by itself."""
+    chain.refuse_issue("EGW00105")
+    clock = chain.clock()
+    resolver = chain.resolver(clock, WatchedIssuer(chain, before=lambda: spend(clock)), timeout="60s")
+    with held(chain.supabase.server, ABORT), soon(BOUND), pytest.raises(IssuerError) as caught:
+        resolver.resolve()
+
+    assert caught.value.code == "kis-secret-refused"
+    assert "lapses by itself" in chain.told[-1]
+
+
+# KIS hangs
+
+
+def issuer_in_a_hurry(url: str) -> KISIssuer:
+    """KIS for a caller who has little time for it, beside what is kept for storing."""
+    return KISIssuer(url, "production", left=lambda: STORE_SECONDS + LEFT)
+
+
+@hangs
+def test_token_call_with_a_stale_token(chain: Chain, how: str) -> None:
+    """The token that lives is handed out with a warning; the row stays, and the turn is given back."""
+    token = stale_token()
+    chain.database.put_token(token)
+    with HANGS[how]() as url, stored_stays(chain), soon(BOUND):
+        got = chain.resolve(issuer=issuer_in_a_hurry(url))
+
+    assert (got.token.token_id, got.source) == (token.token_id, "supabase")
+    assert_warned(got, "[kis-unreachable]")
+    assert chain.database.outcomes() == ["granted", "aborted"]
+
+
+@hangs
+@pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
+def test_token_call_with_nothing(chain: Chain, how: str, *, is_down: bool) -> None:
+    """One error, with Supabase and without, and nothing is stored or cached."""
+    if is_down:
+        chain.supabase.stop()
+    with HANGS[how]() as url, stored_stays(chain), soon(BOUND), pytest.raises(KisTokenError) as caught:
+        chain.resolve(issuer=issuer_in_a_hurry(url))
+
+    assert (caught.value.code, caught.value.retryable) == ("kis-unreachable", True)
+    assert not (chain.folder / "cache.json").exists()
+
+
+def test_a_quotation(chain: Chain) -> None:
+    """A try of the new token that hangs does not cost the token: it is stored, with a warning."""
+    with held(chain.kis.production, PRICE_PATH), soon(BOUND):
+        got = chain.resolve(issuer=issuer_in_a_hurry(chain.kis.production_url), verify="true")
+
+    assert chain.database.stored_id() == got.token.token_id
+    assert_warned(got, "could not be verified", "[kis-unreachable]")
+
+
+# the cache hangs
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a held lock is played with POSIX's pipes")
+def test_the_lock_of_a_living_process(chain: Chain) -> None:
+    """Without Supabase and a cached token, who cannot get the lock in time gets one error and makes no call."""
+    chain.supabase.stop()
+    command = [sys.executable, "-c", HOLD_LOCK, str(chain.folder / "cache.json")]
+    with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with soon(BOUND):
+            error = error_of(chain, timeout="21s")  # 20 s of them are kept for the call
+        holder.kill()
+
+    assert (error.code, error.retryable, chain.issue_calls) == ("wait-too-long", True, 0)

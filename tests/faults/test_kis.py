@@ -1,0 +1,228 @@
+"""KIS fails: with a stale token at hand, with one that has just ended, with nothing, and together with Supabase."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import KIS_REFUSALS, IssuerOutage
+from kis_token.sandbox.kis_http import MESSAGES, TOKEN_PATH, error_response, html_response
+from kis_token.sandbox.loopback import Fault, Response
+from kis_token.token import KST
+from tests.chain import dead_token, stale_token
+from tests.faults.ground import NO_KIS, assert_warned, error_of, stored_stays
+from tests.support import HOUR, MINUTE, make_token, utc_now
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from tests.chain import Chain
+    from tests.support import Database
+
+OPAQUE = "opaque.token-of-a-test_0123456789"
+DAY_SECONDS = 86400
+
+
+def answer(token: str, left: timedelta | None = None, **members: object) -> Response:
+    """An answer of tokenP with these members; ``left`` is what its expiry says."""
+    end = {} if left is None else {"access_token_token_expired": f"{(utc_now() + left).astimezone(KST):%F %T}"}
+    return Response(200, {"access_token": token, "token_type": "Bearer", **end, **members})
+
+
+@dataclass(frozen=True)
+class KISFault:
+    """Something is wrong at KIS. ``calls``: how many tokenP calls arrive there until a caller without a token gives up.
+
+    With ``passes``, that is a matter of a minute, and the next caller is told so instead of a failure.
+    """
+
+    code: str
+    fault: Fault = field(repr=False)
+    calls: int = 1
+    passes: bool = False
+
+
+def _answered(response: Response, code: str = "kis-answer-unusable", **more: bool | int) -> KISFault:
+    return KISFault(code, Fault("answer", TOKEN_PATH, 99, response), **more)  # type: ignore[arg-type]  # from the table
+
+
+def _refused(code: str) -> KISFault:
+    known = KIS_REFUSALS[code][0] if code in KIS_REFUSALS else "kis-answer-unusable"
+    return _answered(error_response(code, TOKEN_PATH), known)
+
+
+FAULTS = {
+    "refused": KISFault("kis-unreachable", Fault("reset"), calls=0),
+    "unresolvable": KISFault("kis-unreachable", Fault("reset"), calls=0),
+    "reset": KISFault("kis-unreachable", Fault("reset", TOKEN_PATH, 99)),
+    "broken-off": KISFault("kis-unreachable", Fault("truncate", TOKEN_PATH, 99)),
+    "html-200": _answered(html_response(200)),
+    "html-503": _answered(html_response(503)),
+    "empty-200": _answered(Response(200)),
+    "list": _answered(Response(200, [OPAQUE])),
+    "no-fields": _answered(Response(200, {})),
+    "no-token": _answered(Response(200, {"token_type": "Bearer", "expires_in": DAY_SECONDS})),
+    "no-end": _answered(answer(OPAQUE)),
+    "short-token": _answered(answer("1", 24 * HOUR, expires_in=DAY_SECONDS)),
+    "expired-on-arrival": _answered(answer(OPAQUE, -MINUTE, expires_in=DAY_SECONDS)),
+    "expired-jwt": _answered(answer(dead_token().value, 24 * HOUR, expires_in=DAY_SECONDS)),
+    "another-key": _answered(answer(make_token("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3").value, 23 * HOUR)),
+    **{code: _refused(code) for code in MESSAGES if code != "EGW00133"},
+    "EGW99999": _refused("EGW99999"),
+    "EGW00133": _answered(error_response("EGW00133", TOKEN_PATH), "kis-rate-limited", calls=2, passes=True),
+}
+
+each = pytest.mark.parametrize("name", FAULTS)
+
+
+def fail(chain: Chain, name: str) -> dict[str, str]:
+    """Bring the fault about; the inputs under which callers meet it."""
+    if name == "refused":
+        chain.kis.production.stop()
+    elif name == "unresolvable":
+        return {"base_url": NO_KIS}
+    else:
+        chain.kis.production.add_fault(FAULTS[name].fault)
+    return {}
+
+
+def assert_turn_is_given_back(database: Database) -> None:
+    """Nobody has to wait until a turn lapses."""
+    assert database.outcomes()[-1] == "aborted"
+    assert "committed" not in database.outcomes()
+
+
+@each
+def test_a_stale_token_is_used(chain: Chain, name: str) -> None:
+    """It lives, so it is handed out after one call at the most, with a warning; the row and the cache stay."""
+    token = stale_token()
+    chain.database.put_token(token)
+    inputs = fail(chain, name)
+
+    with stored_stays(chain):
+        got = chain.resolve(None, None, **inputs)
+
+    assert (got.token.token_id, got.source, got.refreshed) == (token.token_id, "supabase", False)
+    assert chain.issue_calls == min(FAULTS[name].calls, 1)
+    if FAULTS[name].passes:
+        assert (got.warnings, got.links[-1].said) == ((), "it is too early to ask again")
+    else:
+        assert_warned(got, "not renewed", f"[{FAULTS[name].code}]")
+    assert_turn_is_given_back(chain.database)
+
+
+@each
+def test_without_a_token_it_is_the_error(chain: Chain, name: str) -> None:
+    """One clear error after one call, two where a minute's pause was waited out. Nothing is stored or cached."""
+    chain.database.put_token(dead_token())
+    inputs = fail(chain, name)
+
+    with stored_stays(chain):
+        error = error_of(chain, **inputs)
+
+    assert (error.code, chain.issue_calls) == (FAULTS[name].code, FAULTS[name].calls)
+    assert list(chain.folder.iterdir()) == []
+    assert_turn_is_given_back(chain.database)
+
+
+@each
+def test_an_expired_token_where_it_is_allowed(chain: Chain, name: str) -> None:
+    """With allow-expired a token that ended within the hour is handed out, called expired; an older one is not."""
+    token = dead_token()
+    chain.database.put_token(token)
+    inputs = fail(chain, name)
+
+    with stored_stays(chain):
+        got = chain.resolve(None, None, allow_expired="true", **inputs)
+
+    assert (got.token.token_id, got.expired, got.refreshed) == (token.token_id, True, False)
+    assert_warned(got, "An expired token is handed out", f"[{FAULTS[name].code}]")
+    assert list(chain.folder.iterdir()) == []
+    chain.database.put_token(make_token(left=-61 * MINUTE, age=26 * HOUR))
+    with pytest.raises(Exception, match=r"\[(kis-|wait-too-long)"):
+        chain.resolve(None, None, allow_expired="true", **inputs)
+
+
+@each
+def test_with_supabase_down_as_well(chain: Chain, name: str) -> None:
+    """A cached token is used without asking KIS. Without one there is one call at the most, and KIS's error."""
+    chain.supabase.stop()
+    inputs = fail(chain, name)
+
+    with stored_stays(chain):
+        error = error_of(chain, **inputs)
+    assert (error.code, chain.issue_calls) == (FAULTS[name].code, min(FAULTS[name].calls, 1))
+    token = stale_token()
+    chain.cache_token(token)
+
+    got = chain.resolve(None, None, **inputs)
+    assert (got.token.token_id, got.source) == (token.token_id, "cache")
+    assert chain.issue_calls == min(FAULTS[name].calls, 1)
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in KIS_REFUSALS])
+def test_when_kis_works_again(chain: Chain, name: str) -> None:
+    """What was no refusal leaves nothing behind but KIS's minute: the next caller gets the token with one call."""
+    with pytest.raises(Exception, match=r"\[kis-"):
+        chain.resolve(None, None, **fail(chain, name))
+    chain.kis.production.clear_faults()
+    chain.kis.production.start()
+    calls = chain.issue_calls
+
+    got = chain.resolve()
+
+    assert (got.source, got.warnings, chain.issue_calls) == ("oauth", (), calls + 1)
+    assert chain.database.stored_id() == chain.cached_id() == got.token.token_id
+
+
+# odd, and still a token
+
+
+def _ends_in(left: timedelta, **members: object) -> tuple[Response, timedelta]:
+    return answer(OPAQUE, left, **members), left
+
+
+JWT = make_token(left=20 * HOUR, age=4 * HOUR)
+ODD = {
+    # The end counts, whatever expires_in says: KIS says the whole life for an older token, too.
+    "longer-expires-in": _ends_in(3 * HOUR, expires_in=DAY_SECONDS),
+    "shorter-expires-in": _ends_in(20 * HOUR, expires_in=60),
+    "no-expires-in": _ends_in(20 * HOUR),
+    "unreadable-expires-in": _ends_in(20 * HOUR, expires_in="soon"),
+    "expires-in-alone": (answer(OPAQUE, expires_in=DAY_SECONDS), 24 * HOUR),
+    "expires-in-as-text": (answer(OPAQUE, expires_in=f"{DAY_SECONDS}"), 24 * HOUR),
+    "jwt-alone": (answer(JWT.value), 20 * HOUR),
+    "jwt-that-ends-sooner": (answer(JWT.value, 24 * HOUR, expires_in=DAY_SECONDS), 20 * HOUR),
+    "jwt-that-ends-later": (answer(JWT.value, 2 * HOUR, expires_in=DAY_SECONDS), 2 * HOUR),
+    "white-space": (answer(f" {OPAQUE}\r\n", 20 * HOUR, expires_in=DAY_SECONDS), 20 * HOUR),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_answer_with_a_token(chain: Chain, name: str) -> None:
+    """The token is stored without white space and with its earliest end, and the next caller reads just that."""
+    response, left = ODD[name]
+    chain.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=response))
+
+    got = chain.resolve(min_validity="1m")
+    again = chain.resolve(min_validity="1m", cache_path="off")
+
+    assert (got.source, got.warnings, again.source, chain.issue_calls) == ("oauth", (), "supabase", 1)
+    assert abs(got.token.expires_at - utc_now() - left) < 10 * MINUTE  # the table was made at the start of the run
+    row = chain.database.row()
+    stored = json.loads(row["credential_value"])["access_token"]
+    is_clean = stored == got.token.value == again.token.value == stored.strip()
+    assert is_clean, "the token has changed on its way"
+    assert row["expires_at"] == again.token.expires_at == got.token.expires_at
+
+
+def test_a_rotation_does_not_hide_what_kis_says(chain: Chain) -> None:
+    """Who wants a renewal gets KIS's failure as the error, and the token that lives stays."""
+    chain.database.put_token(stale_token())
+    chain.kis.production.add_fault(FAULTS["html-503"].fault)
+    resolver = chain.resolver(mode="rotate")
+    with stored_stays(chain), pytest.raises(IssuerOutage):
+        resolver.resolve()

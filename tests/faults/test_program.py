@@ -1,0 +1,91 @@
+"""The action's program as a step runs it, when Supabase is gone: what an outage costs beside a plain start of it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.chain import stale_token
+from tests.faults.ground import black_hole
+from tests.support import SERVICE_KEY, make_token
+from tools.step import Ended, run_step
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.chain import Chain
+
+#: A package index where nobody listens: nothing of this may need any package.
+NOWHERE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple"}
+
+
+def timed_step(chain: Chain, folder: Path, **inputs: str) -> tuple[Ended, float]:
+    """How a step ended, and after how many seconds."""
+    given = {
+        "supabase-url": chain.supabase.url,
+        "supabase-key": SERVICE_KEY,
+        "base-url": chain.kis.production_url,
+        "cache-path": str(chain.folder / "cache.json"),
+        **{name.replace("_", "-"): value for name, value in inputs.items()},
+    }
+    started = time.monotonic()
+    ended = run_step(given, folder, NOWHERE)
+    return ended, time.monotonic() - started
+
+
+@pytest.fixture
+def start_up(chain: Chain, tmp_path: Path) -> float:
+    """What a step takes that finds a fresh token in Supabase; the cache then holds another, a stale one."""
+    chain.database.put_token(make_token())
+    chain.supabase.start()
+    taken = min(timed_step(chain, tmp_path / f"plain-{number}", cache_path="off")[1] for number in range(3))
+    chain.cache_token(stale_token())
+    return taken
+
+
+def assert_cached_token(chain: Chain, ended: Ended) -> None:
+    """The cached token is out, with a warning, and KIS was left alone."""
+    assert (ended.status, ended.public.get("source"), chain.issue_calls) == (0, "cache", 0)
+    assert "[store-unreachable]; the cached token is used." in ended.log
+
+
+def assert_costs_less(chain: Chain, folder: Path, start_up: float, limit: float, **inputs: str) -> None:
+    """The cached token is out within ``limit`` of a plain start. Tried again where a slow machine may be the trouble."""
+    for number in range(3):
+        ended, taken = timed_step(chain, folder / f"{number}", **inputs)
+        assert_cached_token(chain, ended)
+        if taken - start_up < limit:
+            return
+    pytest.fail(f"it takes {taken:.1f} s, a plain start {start_up:.1f} s")
+
+
+def test_refused_costs_less_than_a_second(chain: Chain, tmp_path: Path, start_up: float) -> None:
+    """With Supabase refusing connections a cached token is out within 1 s of the program's own start-up."""
+    chain.supabase.stop()
+    assert_costs_less(chain, tmp_path, start_up, 1)
+
+
+def test_a_black_hole_costs_less_than_six_seconds(chain: Chain, tmp_path: Path, start_up: float) -> None:
+    """With Supabase a black hole a cached token is out within 6 s."""
+    with black_hole() as url:
+        assert_costs_less(chain, tmp_path, start_up, 6, supabase_url=url)
+
+
+def test_a_short_timeout_leaves_time_for_the_cached_token(chain: Chain, tmp_path: Path, start_up: float) -> None:
+    """With less time than a read may take, the cached token is out before the timeout."""
+    with black_hole() as url:
+        assert_costs_less(chain, tmp_path, start_up, 2, supabase_url=url, timeout="2s")
+
+
+def test_with_nothing_the_timeout_is_the_end(chain: Chain, tmp_path: Path) -> None:
+    """Without any token there is one error line with its code by then; it says what did not answer."""
+    with black_hole() as url:
+        ended, taken = timed_step(chain, tmp_path, supabase_url=url, timeout="2s")
+
+    assert (ended.status, chain.issue_calls) == (1, 0)
+    assert [line for line in ended.log.splitlines() if line.startswith("::error")][1:] == []
+    assert ended.public["error-code"] == "timed-out"
+    assert "Supabase did not answer within" in ended.log
+    assert taken < 2 + 1 + 2  # a second for the last words, and two for a slow machine

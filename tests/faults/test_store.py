@@ -1,0 +1,280 @@
+"""Supabase fails, at once or at any later point of the chain: with a living token at hand and without one."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import IssuerOutage, StoreMisconfigured, StoreOutage
+from kis_token.sandbox.kis_http import TOKEN_PATH, html_response
+from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
+from tests.chain import WatchedIssuer, stale_token
+from tests.faults.ground import (
+    ABORT,
+    BEGIN,
+    COMMIT,
+    NO_SUPABASE,
+    TABLE,
+    assert_warned,
+    error_of,
+    rows,
+    stored_stays,
+)
+from tests.races.children import SECONDS
+from tests.races.crowd import held
+from tests.support import make_token
+
+if TYPE_CHECKING:
+    from tests.chain import Chain
+
+OUTAGES = {
+    "reset": Fault("reset"),
+    "broken-off": Fault("truncate"),
+    "500": Fault("answer", response=Response(500, {"message": "Internal server error"})),
+    "503": Fault("answer", response=html_response(503)),
+    "520": Fault("answer", response=html_response(520)),
+    "522": Fault("answer", response=html_response(522)),
+    "540": Fault("answer", response=Response(540, {"message": "Project paused"})),
+    "429": Fault("answer", response=Response(429, {"message": "Too many requests"})),
+    "html-200": Fault("answer", response=html_response(200)),
+    "empty-200": Fault("answer", response=Response(200)),
+    "other-json": Fault("answer", response=Response(200, {"message": "hello"})),
+}
+#: The code that a mistake in the set-up ends in.
+MISTAKES = {
+    "401": (Response(401, {"message": "Invalid API key"}), "store-key-rejected"),
+    "403": (Response(403), "store-key-rejected"),
+    "404": (html_response(404), "store-rejected"),
+    "redirect": (Response(302, b"", {"Location": "https://example.com/"}), "store-redirects"),
+    "no-table": (Response(404, {"code": "PGRST205", "message": "no table"}), "store-table-missing"),
+}
+
+whole = pytest.mark.parametrize("name", ["refused", "unresolvable", *OUTAGES])
+part = pytest.mark.parametrize("name", ["refused", *OUTAGES])
+mistaken = pytest.mark.parametrize("name", MISTAKES)
+
+
+def fail(chain: Chain, name: str, path: str = "/") -> dict[str, str]:
+    """Bring the outage about, for good or until ``mend``; the inputs under which callers meet it."""
+    if name == "unresolvable":
+        return {"supabase_url": NO_SUPABASE}
+    if name == "refused":
+        chain.supabase.stop()
+    else:
+        chain.supabase.server.add_fault(replace(OUTAGES[name], path=path, times=99))
+    return {}
+
+
+def err(chain: Chain, name: str, path: str = "/") -> str:
+    """Bring the mistake about; its code."""
+    response, code = MISTAKES[name]
+    chain.supabase.server.add_fault(Fault("answer", path, 99, response))
+    return code
+
+
+def mend(chain: Chain) -> None:
+    """Supabase works again."""
+    chain.supabase.server.clear_faults()
+    chain.supabase.start()
+
+
+# from the beginning
+
+
+@whole
+@pytest.mark.parametrize("policy", ["issue", "fail"])
+def test_cached_token_is_used(chain: Chain, name: str, policy: str) -> None:
+    """A cached token that lives, fresh or not, is handed out with a warning; KIS is not asked."""
+    token = stale_token()
+    chain.cache_token(token)
+    chain.database.put_token(make_token())
+    inputs = fail(chain, name)
+
+    with stored_stays(chain):
+        got = chain.resolve(None, None, on_store_outage=policy, **inputs)
+
+    assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "cache", 0)
+    assert_warned(got, "[store-unreachable]", "the cached token is used")
+
+
+@whole
+def test_without_a_cached_token_one_is_issued(chain: Chain, name: str) -> None:
+    """One tokenP call for this machine, which its next caller does not repeat; once Supabase works it is stored."""
+    inputs = fail(chain, name)
+
+    with stored_stays(chain):
+        got = chain.resolve(None, None, **inputs)
+        again = chain.resolve(None, None, **inputs)
+
+    assert (got.source, got.refreshed, chain.issue_calls) == ("oauth", True, 1)
+    assert (again.source, again.token.token_id) == ("cache", got.token.token_id)
+    assert_warned(got, "[store-unreachable]", "other machines do not see")
+    mend(chain)
+    assert chain.resolve().source == "cache"
+    assert (chain.database.stored_id(), chain.issue_calls) == (got.token.token_id, 1)
+
+
+@whole
+def test_told_to_fail_nothing_is_issued(chain: Chain, name: str) -> None:
+    """With on-store-outage: fail, and without a cached token, the outage is the error."""
+    inputs = fail(chain, name)
+
+    with stored_stays(chain):
+        error = error_of(chain, on_store_outage="fail", **inputs)
+
+    assert isinstance(error, StoreOutage)
+    assert (error.code, error.retryable, chain.issue_calls) == ("store-unreachable", True, 0)
+
+
+@mistaken
+def test_a_mistake_is_not_passed_over(chain: Chain, name: str) -> None:
+    """What is set up wrongly is the error, although the cache has a token: nobody would mend it else."""
+    chain.cache_token(make_token())
+    chain.database.put_token(stale_token())
+    code = err(chain, name)
+
+    with stored_stays(chain):
+        error = error_of(chain)
+
+    assert isinstance(error, StoreMisconfigured)
+    assert (error.code, error.retryable, chain.issue_calls) == (code, False, 0)
+    assert len(chain.store_calls) == 1
+
+
+# after the read, when a turn is asked for
+
+
+@part
+def test_a_stale_token_outlives_begin(chain: Chain, name: str) -> None:
+    """What was read and lives is handed out with a warning; KIS is not asked."""
+    token = stale_token()
+    chain.database.put_token(token)
+    resolver = chain.resolver()
+    view = resolver.look()
+    fail(chain, name, BEGIN)
+
+    with stored_stays(chain):
+        got = resolver.resolve(view)
+
+    assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "supabase", 0)
+    assert_warned(got, "[store-unreachable]")
+
+
+@part
+def test_without_a_turn_one_is_issued(chain: Chain, name: str) -> None:
+    """With nothing that lives, Supabase's failure at begin is an outage: one call for this machine, or none."""
+    resolver, strict = chain.resolver(), chain.resolver(on_store_outage="fail")
+    view = resolver.look()
+    fail(chain, name, BEGIN)
+
+    with stored_stays(chain):
+        with pytest.raises(StoreOutage):
+            strict.resolve(view)
+        assert chain.issue_calls == 0
+        got = resolver.resolve(view)
+
+    assert (got.source, chain.issue_calls, chain.cached_id()) == ("oauth", 1, got.token.token_id)
+    assert_warned(got, "[store-unreachable]", "other machines do not see")
+
+
+@mistaken
+def test_a_mistake_at_begin(chain: Chain, name: str) -> None:
+    """A stale token is handed out with a warning that names the mistake; without one the mistake is the error."""
+    code = err(chain, name, BEGIN)
+    with stored_stays(chain):
+        assert error_of(chain).code == code
+    token = stale_token()
+    chain.database.put_token(token)
+
+    with stored_stays(chain):
+        got = chain.resolve()
+
+    assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "supabase", 0)
+    assert_warned(got, f"[{code}]")
+
+
+# after tokenP
+
+
+@part
+@pytest.mark.parametrize("policy", ["issue", "fail"])
+def test_an_issued_token_outlives_commit(chain: Chain, name: str, policy: str) -> None:
+    """It is handed out with a warning and cached; once turns are given again it is stored without another call."""
+    chain.database.put_token(stale_token())
+    before = rows(chain.database)
+    issuer = WatchedIssuer(chain, after=lambda _: fail(chain, name, COMMIT))
+
+    got = chain.resolve(issuer=issuer, on_store_outage=policy)
+
+    assert (got.source, got.refreshed, chain.cached_id()) == ("oauth", True, got.token.token_id)
+    assert_warned(got, "could not be stored", "[store-unreachable]")
+    has_effect = name == "broken-off"  # half of the true answer: only the caller does not know that it was stored
+    assert (rows(chain.database) != before) is has_effect
+    mend(chain)
+    chain.pass_time(71)
+    assert chain.resolve().token.token_id == chain.database.stored_id() == got.token.token_id
+    assert chain.issue_calls == 1
+
+
+@mistaken
+def test_an_issued_token_outlives_a_mistake_at_commit(chain: Chain, name: str) -> None:
+    """A key that is withdrawn in the middle does not cost the token that KIS has just given; a warning names it."""
+    code = err(chain, name, COMMIT)
+
+    with stored_stays(chain):
+        got = chain.resolve()
+
+    assert (got.source, got.refreshed, chain.cached_id()) == ("oauth", True, got.token.token_id)
+    assert_warned(got, "could not be stored", f"[{code}]")
+    mend(chain)
+    chain.pass_time(71)
+    assert chain.resolve().source == "cache"
+    assert (chain.database.stored_id(), chain.issue_calls) == (got.token.token_id, 1)
+
+
+@pytest.mark.parametrize("mode", ["rotate", "force"])
+def test_a_mistake_at_commit_fails_a_rotation(chain: Chain, mode: str) -> None:
+    """Who wants a renewal for everybody gets the mistake as the error: the others still have the older token."""
+    chain.database.put_token(stale_token())
+    code = err(chain, "401", COMMIT)
+    with stored_stays(chain):
+        assert error_of(chain, mode=mode).code == code
+
+
+@part
+def test_an_abort_that_is_lost(chain: Chain, name: str) -> None:
+    """KIS's failure is the error, whatever becomes of the turn: that lapses by itself, and the log says so."""
+    chain.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=html_response(503)))
+    resolver = chain.resolver(issuer=WatchedIssuer(chain, before=lambda: fail(chain, name, ABORT)))
+
+    with stored_stays(chain), pytest.raises(IssuerOutage) as caught:
+        resolver.resolve()
+
+    assert caught.value.code == "kis-answer-unusable"
+    assert "lapses by itself" in chain.told[-1]
+    mend(chain)
+    clock = chain.clock()
+    assert (chain.resolve(clock).source, chain.issue_calls) == ("oauth", 2)
+    assert 50 < sum(clock.slept) < 75
+
+
+# slow
+
+
+@pytest.mark.parametrize("path", [TABLE, BEGIN, TOKEN_PATH, COMMIT], ids=["read", "begin", "tokenP", "commit"])
+def test_a_slow_answer_is_waited_for(chain: Chain, path: str) -> None:
+    """An answer that comes late, but comes, is as good as a quick one: no warning, no second request."""
+    server: LoopbackServer = chain.kis.production if path == TOKEN_PATH else chain.supabase.server
+    with ThreadPoolExecutor(1) as pool:
+        with held(server, path) as arrived:
+            future = pool.submit(chain.resolve)
+            assert arrived.wait(SECONDS)
+            assert not future.done()
+        got = future.result(SECONDS)
+
+    assert (got.source, got.warnings, chain.issue_calls) == ("oauth", (), 1)
+    assert chain.store_calls == ["read", "begin_issuance", "commit_issuance"]
+    assert chain.database.stored_id() == got.token.token_id
