@@ -67,7 +67,7 @@ def soon(seconds: float) -> Iterator[None]:
 def error_of(chain: Chain, **inputs: str) -> KisTokenError:
     """The error that a caller ends in, with what to do about it."""
     with pytest.raises(KisTokenError) as caught:
-        chain.resolve(None, None, **inputs)
+        chain.resolve(**inputs)
     assert caught.value.hint
     return caught.value
 

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kis_token.errors import StoreOutage
+from kis_token.sealing import make_vault
 from kis_token.token import parse_stored
-from tests.chain import ENCRYPTION_KEY, dead_token, stale_token
+from tests.chain import ENCRYPTION_KEY, OTHER, dead_token, stale_token
 from tests.faults.ground import HOLD_LOCK, assert_warned, error_of, stored_stays
-from tests.support import MINUTE, make_token
+from tests.support import MINUTE, make_settings, make_token
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from kis_token.token import Token
     from tests.chain import Chain
 
 posix = pytest.mark.skipif(os.name != "posix", reason="users, file sizes and signals of this kind are POSIX's")
@@ -53,7 +57,6 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "utf-16": _content(TOKEN.encode("utf-16")),
     "another-version": _content(json.dumps({"version": 2, "tokens": [json.loads(TOKEN)]}).encode()),
     "another-seal": _content(b"enc:v9:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
-    "sealed": _content(b"enc:v1:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
     "no-expiry": _content(b'{"access_token": "opaque.token-of-a-test_0123456789"}'),
     "expired": _content(dead_token().to_json().encode()),
     "too-large": _content(b" " * 100_000),
@@ -98,14 +101,44 @@ def test_without_supabase_it_heals(chain: Chain, name: str) -> None:
     assert got.links[1].said
 
 
-def test_a_token_sealed_with_another_key(chain: Chain) -> None:
-    """A cached token that this caller cannot open is a miss, and his takes its place."""
-    chain.cache(encryption_key=ENCRYPTION_KEY).write(make_token())
+def _sealed(token: Token) -> str:
+    return make_vault(make_settings(KIS_TOKEN_ENCRYPTION_KEY=ENCRYPTION_KEY).encryption_keys).seal(
+        token.to_json(), "kis", "access_token"
+    )
+
+
+ANOTHER_KEY = base64.b64encode(bytes(32)).decode()
+
+#: Living tokens that this caller must not use: how they lie there, with which key he comes, and his error.
+NOT_HIS = {
+    "sealed": (_sealed(make_token()), "", "sealed-without-key"),
+    "sealed-with-another-key": (_sealed(make_token()), ANOTHER_KEY, "seal-broken"),
+    "of-another-key": (make_token(OTHER.key).to_json(), "", "token-of-another-key"),
+    "of-another-environment": (
+        replace(make_token(), environment="paper").to_json(),
+        "",
+        "token-of-another-environment",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_HIS)
+def test_a_token_that_is_not_his(chain: Chain, name: str) -> None:
+    """Without Supabase it is an error, and stays: its owner may need it. With Supabase it is not in the way."""
+    content, key, code = NOT_HIS[name]
+    path = chain.folder / "cache.json"
+    path.write_text(content)
     chain.supabase.stop()
 
-    got = chain.resolve()
+    assert error_of(chain, encryption_key=key).code == code
+    is_same = path.read_text() == content
+    assert is_same, "the cache file has changed"
+    assert chain.issue_calls == 0
 
-    assert (got.source, chain.issue_calls, chain.cached_id()) == ("oauth", 1, got.token.token_id)
+    chain.supabase.start()
+    got = chain.resolve(encryption_key=key)
+    assert (got.source, got.warnings, chain.issue_calls) == ("oauth", (), 1)
+    assert chain.cache(encryption_key=key).read().token_id == got.token.token_id
 
 
 # where nothing can be written

@@ -54,7 +54,7 @@ def spend(clock: TurnedClock, left: float = LEFT) -> None:
 def hurried(chain: Chain, *, looks: bool = False, **inputs: str) -> tuple[Resolver, View | None]:
     """A caller with little time left; where he ``looks``, with what he saw of store and cache before."""
     clock = chain.clock()
-    resolver = chain.resolver(clock, None, timeout="60s", **inputs)
+    resolver = chain.resolver(clock, timeout="60s", **inputs)
     view = resolver.look() if looks else None
     spend(clock)
     return resolver, view
@@ -167,7 +167,7 @@ def test_token_call_with_a_stale_token(chain: Chain, how: str) -> None:
     token = stale_token()
     chain.database.put_token(token)
     with HANGS[how]() as url, stored_stays(chain), soon(BOUND):
-        got = chain.resolve(issuer=issuer_in_a_hurry(url))
+        got = chain.resolve(None, issuer_in_a_hurry(url))
 
     assert (got.token.token_id, got.source) == (token.token_id, "supabase")
     assert_warned(got, "[kis-unreachable]")
@@ -181,7 +181,7 @@ def test_token_call_with_nothing(chain: Chain, how: str, *, is_down: bool) -> No
     if is_down:
         chain.supabase.stop()
     with HANGS[how]() as url, stored_stays(chain), soon(BOUND), pytest.raises(KisTokenError) as caught:
-        chain.resolve(issuer=issuer_in_a_hurry(url))
+        chain.resolve(None, issuer_in_a_hurry(url))
 
     assert (caught.value.code, caught.value.retryable) == ("kis-unreachable", True)
     assert not (chain.folder / "cache.json").exists()
@@ -190,7 +190,7 @@ def test_token_call_with_nothing(chain: Chain, how: str, *, is_down: bool) -> No
 def test_a_quotation(chain: Chain) -> None:
     """A try of the new token that hangs does not cost the token: it is stored, with a warning."""
     with held(chain.kis.production, PRICE_PATH), soon(BOUND):
-        got = chain.resolve(issuer=issuer_in_a_hurry(chain.kis.production_url), verify="true")
+        got = chain.resolve(None, issuer_in_a_hurry(chain.kis.production_url), verify="true")
 
     assert chain.database.stored_id() == got.token.token_id
     assert_warned(got, "could not be verified", "[kis-unreachable]")

@@ -103,7 +103,7 @@ def test_a_stale_token_is_used(chain: Chain, name: str) -> None:
     inputs = fail(chain, name)
 
     with stored_stays(chain):
-        got = chain.resolve(None, None, **inputs)
+        got = chain.resolve(**inputs)
 
     assert (got.token.token_id, got.source, got.refreshed) == (token.token_id, "supabase", False)
     assert chain.issue_calls == min(FAULTS[name].calls, 1)
@@ -136,14 +136,14 @@ def test_an_expired_token_where_it_is_allowed(chain: Chain, name: str) -> None:
     inputs = fail(chain, name)
 
     with stored_stays(chain):
-        got = chain.resolve(None, None, allow_expired="true", **inputs)
+        got = chain.resolve(allow_expired="true", **inputs)
 
     assert (got.token.token_id, got.expired, got.refreshed) == (token.token_id, True, False)
     assert_warned(got, "An expired token is handed out", f"[{FAULTS[name].code}]")
     assert list(chain.folder.iterdir()) == []
     chain.database.put_token(make_token(left=-61 * MINUTE, age=26 * HOUR))
     with pytest.raises(Exception, match=r"\[(kis-|wait-too-long)"):
-        chain.resolve(None, None, allow_expired="true", **inputs)
+        chain.resolve(allow_expired="true", **inputs)
 
 
 @each
@@ -158,7 +158,7 @@ def test_with_supabase_down_as_well(chain: Chain, name: str) -> None:
     token = stale_token()
     chain.cache_token(token)
 
-    got = chain.resolve(None, None, **inputs)
+    got = chain.resolve(**inputs)
     assert (got.token.token_id, got.source) == (token.token_id, "cache")
     assert chain.issue_calls == min(FAULTS[name].calls, 1)
 
@@ -167,7 +167,7 @@ def test_with_supabase_down_as_well(chain: Chain, name: str) -> None:
 def test_when_kis_works_again(chain: Chain, name: str) -> None:
     """What was no refusal leaves nothing behind but KIS's minute: the next caller gets the token with one call."""
     with pytest.raises(Exception, match=r"\[kis-"):
-        chain.resolve(None, None, **fail(chain, name))
+        chain.resolve(**fail(chain, name))
     chain.kis.production.clear_faults()
     chain.kis.production.start()
     calls = chain.issue_calls

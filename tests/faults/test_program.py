@@ -52,13 +52,15 @@ def assert_cached_token(chain: Chain, ended: Ended) -> None:
 
 
 def assert_costs_less(chain: Chain, folder: Path, start_up: float, limit: float, **inputs: str) -> None:
-    """The cached token is out within ``limit`` of a plain start. Tried again where a slow machine may be the trouble."""
+    """The cached token is out within ``limit`` of a plain start. Tried again: a slow machine may be the trouble."""
+    quickest = limit + start_up
     for number in range(3):
         ended, taken = timed_step(chain, folder / f"{number}", **inputs)
         assert_cached_token(chain, ended)
-        if taken - start_up < limit:
-            return
-    pytest.fail(f"it takes {taken:.1f} s, a plain start {start_up:.1f} s")
+        quickest = min(quickest, taken)
+        if quickest < limit + start_up:
+            break
+    assert quickest < limit + start_up
 
 
 def test_refused_costs_less_than_a_second(chain: Chain, tmp_path: Path, start_up: float) -> None:

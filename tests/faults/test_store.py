@@ -94,7 +94,7 @@ def test_cached_token_is_used(chain: Chain, name: str, policy: str) -> None:
     inputs = fail(chain, name)
 
     with stored_stays(chain):
-        got = chain.resolve(None, None, on_store_outage=policy, **inputs)
+        got = chain.resolve(on_store_outage=policy, **inputs)
 
     assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "cache", 0)
     assert_warned(got, "[store-unreachable]", "the cached token is used")
@@ -106,8 +106,8 @@ def test_without_a_cached_token_one_is_issued(chain: Chain, name: str) -> None:
     inputs = fail(chain, name)
 
     with stored_stays(chain):
-        got = chain.resolve(None, None, **inputs)
-        again = chain.resolve(None, None, **inputs)
+        got = chain.resolve(**inputs)
+        again = chain.resolve(**inputs)
 
     assert (got.source, got.refreshed, chain.issue_calls) == ("oauth", True, 1)
     assert (again.source, again.token.token_id) == ("cache", got.token.token_id)
@@ -207,7 +207,7 @@ def test_an_issued_token_outlives_commit(chain: Chain, name: str, policy: str) -
     before = rows(chain.database)
     issuer = WatchedIssuer(chain, after=lambda _: fail(chain, name, COMMIT))
 
-    got = chain.resolve(issuer=issuer, on_store_outage=policy)
+    got = chain.resolve(None, issuer, on_store_outage=policy)
 
     assert (got.source, got.refreshed, chain.cached_id()) == ("oauth", True, got.token.token_id)
     assert_warned(got, "could not be stored", "[store-unreachable]")
@@ -248,7 +248,7 @@ def test_a_mistake_at_commit_fails_a_rotation(chain: Chain, mode: str) -> None:
 def test_an_abort_that_is_lost(chain: Chain, name: str) -> None:
     """KIS's failure is the error, whatever becomes of the turn: that lapses by itself, and the log says so."""
     chain.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=html_response(503)))
-    resolver = chain.resolver(issuer=WatchedIssuer(chain, before=lambda: fail(chain, name, ABORT)))
+    resolver = chain.resolver(None, WatchedIssuer(chain, before=lambda: fail(chain, name, ABORT)))
 
     with stored_stays(chain), pytest.raises(IssuerOutage) as caught:
         resolver.resolve()

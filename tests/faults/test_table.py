@@ -1,0 +1,59 @@
+"""The table of faults in docs/architecture.md: each test that it names is there, and each test of a fault is named."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tools.step import CHECKOUT
+
+SECTION = (
+    (CHECKOUT / "docs" / "architecture.md").read_text(encoding="utf-8").split("\n## Faults\n")[1].split("\n## ")[0]
+)
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in SECTION.splitlines()
+    if line.startswith("| ") and not line.startswith(("| fault |", "| --- |"))
+]
+#: What the table writes for tests: a path below tests/ and a name, in which * stands for anything.
+NAMED = [name for row in ROWS for name in re.findall(r"`([^`]+)`", row[-1])]
+
+
+def matches(name: str, test: str) -> bool:
+    """Whether ``name`` stands for ``test``; a name without parameters stands for the test with all of them."""
+    pattern = re.escape(name).replace(r"\*", ".*")
+    parameters = "" if name.endswith("]") else r"(\[.*\])?"
+    return re.fullmatch(f"tests/{pattern}{parameters}", test) is not None
+
+
+@pytest.fixture(scope="module")
+def tests() -> list[str]:
+    """All tests of this folder and of the files that the table names, as pytest finds them."""
+    files = sorted({f"tests/{name.partition('::')[0]}" for name in NAMED} | {"tests/faults"})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *files]
+    found = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout[-2000:]
+    return [line for line in found.stdout.splitlines() if "::" in line]
+
+
+def test_each_row_says_something() -> None:
+    """Each row has a fault, a behaviour and at least one test, and no fault is told twice."""
+    assert ROWS
+    assert [row for row in ROWS if len(row) != 3 or not all(row) or "`" not in row[2]] == []
+    assert len({row[0] for row in ROWS}) == len(ROWS)
+
+
+def test_each_named_test_is_there(tests: list[str]) -> None:
+    """What the table names is collected by pytest."""
+    assert [name for name in NAMED if not any(matches(name, test) for test in tests)] == []
+
+
+def test_each_test_is_named(tests: list[str]) -> None:
+    """Every test of this folder, with each of its parameters, belongs to a row."""
+    own = [test for test in tests if test.startswith("tests/faults/") and "/test_table.py::" not in test]
+
+    assert own
+    assert [test for test in own if not any(matches(name, test) for name in NAMED)] == []
