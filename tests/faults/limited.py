@@ -1,4 +1,4 @@
-"""A caller in a process of its own that meets what its own process alone can meet: what `test_cache` runs, by its path.
+"""A caller in a process of its own that meets what its own process alone can meet: what `test_disk` runs, by its path.
 
 Reads one line of JSON: the environment, the largest file that may be written, and the user to become; then resolves,
 and answers with a line of JSON that holds no token. Everything is imported before, since that user may read nothing.

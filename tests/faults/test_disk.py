@@ -1,0 +1,200 @@
+"""The cache cannot be read or written: a full disk, a folder that cannot be made, a file that may not be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kis_token.errors import StoreOutage
+from kis_token.token import parse_stored
+from tests.chain import stale_token
+from tests.faults.ground import assert_warned, error_of, stored_stays
+from tests.races.children import SECONDS
+from tests.support import MINUTE, make_token
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.chain import Chain
+
+posix = pytest.mark.skipif(os.name != "posix", reason="users and file sizes of this kind are POSIX's")
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def no_folder(chain: Chain) -> str:
+    """A path through a file: its folder cannot be made, not even by root."""
+    (chain.folder / "file").write_text("")
+    return str(chain.folder / "file" / "folder" / "cache.json")
+
+
+def test_no_folder_with_supabase(chain: Chain, no_folder: str) -> None:
+    """The token is handed out, with a warning that says what to change."""
+    token = make_token()
+    chain.database.put_token(token)
+
+    with stored_stays(chain):
+        got = chain.resolve(cache_path=no_folder)
+
+    assert (got.token.token_id, got.source) == (token.token_id, "supabase")
+    assert_warned(got, "[cache-unwritable]", "cache-path")
+
+
+def test_no_folder_without_supabase(chain: Chain, no_folder: str) -> None:
+    """One call, and the token with both warnings; told to fail, the outage is the error and not the cache."""
+    chain.supabase.stop()
+    assert isinstance(error_of(chain, cache_path=no_folder, on_store_outage="fail"), StoreOutage)
+
+    got = chain.resolve(cache_path=no_folder)
+
+    assert (got.source, chain.issue_calls) == ("oauth", 1)
+    assert ["[store-unreachable]" in got.warnings[0], "[cache-unwritable]" in got.warnings[-1]] == [True, True]
+    assert len(got.warnings) == 2
+
+
+def child(chain: Chain, *, largest_file: int | None = None, user: int | None = None, **variables: str) -> Any:  # noqa: ANN401 - JSON
+    """What a process under these limits gets."""
+    task = {"env": chain.variables | variables, "largest_file": largest_file, "user": user}
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("limited.py"))],
+        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        input=json.dumps(task) + "\n",
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@posix
+@pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
+def test_a_full_disk(chain: Chain, *, is_down: bool) -> None:
+    """Where no byte can be written there is a token and a warning, and nothing half-written is left."""
+    token = make_token()
+    chain.database.put_token(token)
+    if is_down:
+        chain.supabase.stop()
+
+    got = child(chain, largest_file=0)
+
+    assert (got["source"], chain.issue_calls) == (("oauth", 1) if is_down else ("supabase", 0))
+    assert "[cache-unwritable]" in got["warnings"][-1]
+    assert [path.name for path in chain.folder.iterdir() if path.stat().st_size] == []
+    assert not (chain.folder / "cache.json").exists()
+
+
+@posix
+def test_a_full_disk_with_a_cached_token(chain: Chain) -> None:
+    """The token that was cached before is not damaged by one that cannot be written, and still serves."""
+    cached = stale_token()
+    chain.cache_token(cached)
+    before = (chain.folder / "cache.json").read_bytes()
+    stored = make_token()
+    chain.database.put_token(stored)
+
+    first = child(chain, largest_file=10)
+    chain.supabase.stop()
+    second = child(chain, largest_file=10)
+
+    assert (first["token_id"], second["token_id"], second["source"]) == (stored.token_id, cached.token_id, "cache")
+    assert "[cache-unwritable]" in first["warnings"][-1]
+    is_same = (chain.folder / "cache.json").read_bytes() == before
+    assert is_same, "the cache file has changed"
+    assert chain.issue_calls == 0
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system without a free byte; only root can make one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)]
+    if sys.platform != "linux" or os.geteuid() != 0 or subprocess.call(mount, stderr=subprocess.DEVNULL):
+        pytest.skip("a file system can be mounted by root on Linux alone")
+    try:
+        (disk / "filler").write_bytes(bytes(4096))
+        yield disk
+    finally:
+        subprocess.check_call(["umount", str(disk)])
+
+
+@pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
+def test_a_file_system_without_a_free_byte(chain: Chain, tiny_disk: Path, *, is_down: bool) -> None:
+    """The same on a file system that is really full: the token is handed out, and nothing is left beside it."""
+    chain.database.put_token(make_token())
+    if is_down:
+        chain.supabase.stop()
+
+    got = chain.resolve(cache_path=str(tiny_disk / "cache.json"))
+
+    assert (got.source, chain.issue_calls) == (("oauth", 1) if is_down else ("supabase", 0))
+    assert "[cache-unwritable]" in got.warnings[-1]
+    assert {path.name for path in tiny_disk.iterdir()} <= {"filler", "cache.json.lock"}
+
+
+@pytest.fixture
+def others() -> Iterator[tuple[Path, int]]:
+    """A folder of an ordinary user's, and that user: root, who may read everything, becomes somebody else."""
+    if os.name != "posix":
+        pytest.skip("modes of this kind are POSIX's")
+    user = NOBODY if os.geteuid() == 0 else os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, user, -1)
+        yield Path(folder), user
+
+
+@pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
+def test_an_unreadable_file(chain: Chain, others: tuple[Path, int], *, is_down: bool) -> None:
+    """A file that its owner may not read is a miss, and is replaced by one that he may."""
+    folder, user = others
+    path = folder / "cache.json"
+    path.touch(mode=0o600)
+    path.write_text(make_token(left=30 * MINUTE).to_json())
+    path.chmod(0)
+    os.chown(path, user, -1)
+    token = make_token()
+    chain.database.put_token(token)
+    if is_down:
+        chain.supabase.stop()
+
+    got = child(chain, user=user if os.geteuid() == 0 else None, KIS_TOKEN_CACHE=str(path))
+
+    assert (got["source"], chain.issue_calls) == (("oauth", 1) if is_down else ("supabase", 0))
+    assert parse_stored(path.read_text()).token_id == got["token_id"]
+
+
+@pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
+def test_a_folder_that_may_only_be_read(chain: Chain, others: tuple[Path, int], *, is_down: bool) -> None:
+    """What cannot be replaced stays as it is and, while it lives, serves in an outage: also where nobody can lock."""
+    folder, user = others
+    path = folder / "cache.json"
+    cached = make_token(left=30 * MINUTE)
+    path.touch(mode=0o600)
+    path.write_text(cached.to_json())
+    os.chown(path, user, -1)
+    folder.chmod(0o500)
+    token = make_token()
+    chain.database.put_token(token)
+    if is_down:
+        chain.supabase.stop()
+
+    got = child(chain, user=user if os.geteuid() == 0 else None, KIS_TOKEN_CACHE=str(path))
+    folder.chmod(0o700)
+
+    if is_down:
+        assert (got["token_id"], got["source"]) == (cached.token_id, "cache")
+    else:
+        assert (got["token_id"], "[cache-unwritable]" in got["warnings"][-1]) == (token.token_id, True)
+    assert chain.issue_calls == 0
+    is_same = json.loads(path.read_text()) == json.loads(cached.to_json())
+    assert is_same, "the cache file has changed"
