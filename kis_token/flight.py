@@ -17,7 +17,6 @@ from kis_token.errors import (
     IssuerRateLimited,
     IssuerRefused,
     StoreError,
-    StoreMisconfigured,
     StoreOutage,
 )
 from kis_token.lease import Lease
@@ -167,15 +166,12 @@ class Flight:
         try:
             committed = self._lease.commit(turn, token, rejected=view.refused_id is not None)
         except StoreError as error:
-            is_mistake = isinstance(error, StoreMisconfigured)
-            if is_mistake and (is_repeated or self._settings.mode != "resolve"):
-                raise
             if is_repeated:
                 raise token_repeated(token) from error
-            # The mistake is told, but what KIS has just given is not lost for it.
-            hint = f". {error.hint}" if is_mistake else ""
+            # Also a mistake in the set-up, which is told: what KIS has just given is not lost for it.
+            hint = "" if isinstance(error, StoreOutage) else f". {error.hint}"
             view = view.with_warning(f"The token could not be stored for others: {error}{hint}")
-            return self._hand_out(view, token, source)
+            return replace(self._hand_out(view, token, source), unstored=error)
         view = self.present(view)
         if committed.status == "fenced":
             theirs = self._judge(view, committed.value, committed.expires_at, committed.version)

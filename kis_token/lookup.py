@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from kis_token.clock import Clock
     from kis_token.config import Settings
+    from kis_token.errors import StoreError
     from kis_token.ports import Cache
     from kis_token.reader import Slot
     from kis_token.sealing import Vault
@@ -45,7 +46,8 @@ class Resolution:
     """A token for the caller, and how it was come by.
 
     ``source`` is supabase, cache or oauth; ``refreshed`` says that KIS was asked and gave a new token; ``expired`` that
-    the token is past its end (only where the caller allowed it); ``now`` is the time at which it was judged.
+    the token is past its end (only where the caller allowed it); ``now`` is the time at which it was judged;
+    ``unstored`` is why others cannot see it yet.
     """
 
     token: Token
@@ -56,6 +58,7 @@ class Resolution:
     refreshed: bool = False
     expired: bool = False
     warnings: tuple[str, ...] = ()
+    unstored: StoreError | None = None
 
 
 @dataclass(frozen=True, slots=True)

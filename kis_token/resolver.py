@@ -85,7 +85,10 @@ class Resolver:
             resolution = self._find(view)
         except KisTokenError as error:
             resolution = self._expired(view, error)
-        return remember(self._cache, resolution)
+        resolution = remember(self._cache, resolution)
+        if resolution.unstored is not None and self._settings.mode != "resolve":
+            raise resolution.unstored  # a renewal is for everybody; what is cached is stored by the next run
+        return resolution
 
     def _find(self, view: View) -> Resolution:
         answer = enough(view, self._settings)

@@ -20,6 +20,29 @@ create table if not exists public.api_credentials (
     unique (service_name, credential_type)
 );
 
+-- A table that was made without the constraint gets an index that does the same: every write relies on it.
+do $$
+declare
+    twice text;
+begin
+    if not exists (
+        select from pg_catalog.pg_index i
+        where i.indrelid = 'public.api_credentials'::regclass and i.indisunique and i.indpred is null
+          and i.indnkeyatts = 2
+          and (select array_agg(a.attname::text order by a.attname) from pg_catalog.pg_attribute a
+               where a.attrelid = i.indrelid and a.attnum = any (i.indkey)) = array['credential_type', 'service_name']
+    ) then
+        create unique index idx_api_cred_service_type on public.api_credentials (service_name, credential_type);
+    end if;
+exception
+    when unique_violation then
+        get stacked diagnostics twice = pg_exception_detail;
+        raise exception 'api_credentials holds a credential twice'
+            using errcode = '23505', detail = twice,
+            hint = 'Delete all but the newest row of that service_name and credential_type, then run this file again.';
+end
+$$;
+
 create index if not exists idx_api_cred_service_active on public.api_credentials (service_name, is_active);
 create index if not exists idx_api_cred_expires on public.api_credentials (expires_at);
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.errors import IssuerOutage, StoreMisconfigured, StoreOutage
+from kis_token.errors import IssuerOutage, StoreError, StoreMisconfigured, StoreOutage
 from kis_token.sandbox.kis_http import TOKEN_PATH, html_response
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
 from tests.chain import WatchedIssuer, stale_token
@@ -236,12 +236,19 @@ def test_an_issued_token_outlives_a_mistake_at_commit(chain: Chain, name: str) -
 
 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
-def test_a_mistake_at_commit_fails_a_rotation(chain: Chain, mode: str) -> None:
-    """Who wants a renewal for everybody gets the mistake as the error: the others still have the older token."""
+@pytest.mark.parametrize("fault", ["401", "503"])
+def test_a_rotation_that_cannot_be_stored_fails(chain: Chain, fault: str, mode: str) -> None:
+    """Who wants a renewal for everybody gets the error: the others have the older token. The new one is cached."""
     chain.database.put_token(stale_token())
-    code = err(chain, "401", COMMIT)
-    with stored_stays(chain):
-        assert error_of(chain, mode=mode).code == code
+    code = err(chain, fault, COMMIT) if fault == "401" else "store-unreachable"
+    issuer = WatchedIssuer(chain, after=lambda _: fail(chain, fault, COMMIT) if fault == "503" else None)
+    with stored_stays(chain), pytest.raises(StoreError) as caught:
+        chain.resolve(None, issuer, mode=mode)
+    assert caught.value.code == code
+    mend(chain)
+    chain.pass_time(71)
+    assert chain.resolve().token.token_id == chain.database.stored_id() == chain.cached_id()
+    assert chain.issue_calls == 1
 
 
 @part

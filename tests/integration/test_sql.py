@@ -12,12 +12,10 @@ from psycopg.rows import dict_row
 
 from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
 from kis_token.sandbox.postgres import EmbeddedPostgres
-from tests.support import MIGRATED_TABLES, make_token
+from tests.support import MIGRATED_TABLES, Database, issue_by_functions, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from tests.support import Database
 
 #: The table as the guide has people make it.
 GUIDE = """
@@ -259,6 +257,48 @@ def test_one_row_for_each_service_and_type(database: Database) -> None:
             "insert into api_credentials (service_name, credential_type, credential_value)"
             " values ('kis', 'app_key', 'PSb2')"
         )
+
+
+UNCONSTRAINED = GUIDE.replace(",\n\n    UNIQUE(service_name, credential_type)", "")
+
+
+def unique_indexes(database: Database) -> list[str]:
+    """The unique indexes of the credentials, besides that of the primary key."""
+    rows = database.owner.execute(
+        "select indexdef from pg_indexes"
+        " where tablename = 'api_credentials' and indexdef ~ 'UNIQUE' and indexdef !~ 'pkey'"
+    )
+    return [row["indexdef"].partition(" USING ")[2] for row in rows]
+
+
+def test_table_that_lacks_the_constraint_gets_it(postgres: EmbeddedPostgres) -> None:
+    """A table that somebody made without it is given what all writes rely on, once; the guide's own has it already."""
+    for ddl in (UNCONSTRAINED, GUIDE, ""):
+        project = prepare_database(postgres.create_database())
+        with psycopg.connect(project.owner) as connection:
+            connection.execute(ddl.encode())
+        apply_migrations(project.owner, migrations_folder())
+        apply_migrations(project.owner, migrations_folder())
+        with Database(project) as database:
+            assert unique_indexes(database) == ["btree (service_name, credential_type)"]
+            issue_by_functions(database, make_token())
+
+
+def test_credential_that_is_there_twice_is_named(postgres: EmbeddedPostgres) -> None:
+    """Which of two rows counts is for their owner to say: the migration stops, names them and changes nothing."""
+    project = prepare_database(postgres.create_database())
+    with psycopg.connect(project.owner, autocommit=True) as connection:
+        connection.execute(UNCONSTRAINED.encode())
+        connection.execute(
+            "insert into api_credentials (service_name, credential_type, credential_value)"
+            " values ('kis', 'app_key', 'PSa1'), ('kis', 'app_key', 'PSb2')"
+        )
+        with pytest.raises(psycopg.errors.UniqueViolation, match="holds a credential twice") as caught:
+            apply_migrations(project.owner, migrations_folder())
+        assert "(kis, app_key)" in (caught.value.diag.message_detail or "")
+        assert "PSa1" not in f"{caught.value}"
+        assert connection.execute("select count(*) from api_credentials").fetchall() == [(2,)]
+        assert connection.execute("select to_regclass('credential_leases')").fetchall() == [(None,)]
 
 
 @pytest.mark.parametrize(
