@@ -11,6 +11,7 @@
     │   ├── IssuerRateLimited   KIS says not now: waited for, once
     │   └── IssuerOutage        KIS does not answer, or not sensibly
     ├── IssuanceError           no turn to issue: two slots with one key, or the wait is longer than the caller has
+    │   └── AppKeyChanged       the slot's key was changed: it is read again
     ├── CacheError              the cache file cannot be written
     └── EnvironmentFault        the machine lacks something: Python, pip, a file to write to
 
@@ -90,6 +91,7 @@ REMEDIES: dict[str, str] = {
     "kis-answer-unusable": "KIS answered with something that is no token. Try again in some minutes.",
     # issuing
     "key-in-two-slots": "Use one service-name for one app key everywhere.",
+    "app-key-changed": "Somebody is storing keys for this slot just now. Run again when that is done.",
     "token-repeated": (
         "For 6 hours after an issue KIS gives the same token, also when it has died. The message says until when."
     ),
@@ -204,6 +206,10 @@ class IssuanceError(KisTokenError):
     def __init__(self, code: str, message: str, *, retryable: bool) -> None:
         super().__init__(code, message)
         self.retryable = retryable
+
+
+class AppKeyChanged(IssuanceError):
+    """The slot has another app key than the one a moment ago: it has to be read again."""
 
 
 class CacheError(KisTokenError):

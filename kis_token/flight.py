@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.errors import (
     KIS_REFUSALS,
+    AppKeyChanged,
     IssuanceError,
     IssuerOutage,
     IssuerRateLimited,
@@ -81,10 +82,17 @@ class Flight:
         """
         self._rejected = view.unusable_version or replaces
         while self.left() > 0:
-            begun, turn = self._lease.begin(app_key, rejected_version=self._rejected, rejected_token_id=view.refused_id)
+            begun, turn = self._lease.begin(
+                app_key,
+                keys_version=view.keys_version,
+                rejected_version=self._rejected,
+                rejected_token_id=view.refused_id,
+            )
             self._times = begun.server_now, self._clock.now()
             view = view.with_time(*self._times)
             resolution: Resolution | None = None
+            if begun.status == "changed":
+                raise AppKeyChanged("app-key-changed", "The slot's app key was changed meanwhile", retryable=True)
             if begun.status == "conflict":
                 raise IssuanceError(
                     "key-in-two-slots",
@@ -195,7 +203,7 @@ class Flight:
         """
         looks_dead = view.stored is not None and not view.stored.lives(view.now) and version == view.stored.version
         if version is not None and (looks_dead or version == view.unusable_version):
-            self._lease.offer(token, replaces_version=version)
+            self._lease.offer(token, keys_version=view.keys_version, replaces_version=version)
 
     def _hand_out(self, view: View, token: Token, source: str) -> Resolution:
         view = self.present(view)
@@ -223,7 +231,7 @@ class Flight:
         if source == "cache" and begun.holder_label is None and begun.last_error != "token-repeated":
             # Nobody will store a newer one before long: what this machine has is of use to the others, unless it is
             # the very one that KIS refuses.
-            self._lease.offer(token)
+            self._lease.offer(token, keys_version=view.keys_version)
         return view.with_link("oauth", said).resolution(token, source)
 
     def _look_again(self, view: View) -> Resolution | None:

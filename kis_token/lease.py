@@ -65,7 +65,7 @@ class Lease:
         return self._deadline - self._clock.monotonic()
 
     def begin(
-        self, app_key: AppKey, *, rejected_version: int | None, rejected_token_id: str | None
+        self, app_key: AppKey, *, keys_version: int, rejected_version: int | None, rejected_token_id: str | None
     ) -> tuple[Begun, Turn | None]:
         """Ask for a turn: the answer, and the turn when it was granted. Raises StoreError."""
         holder, asked_at, asked_counter = str(uuid.uuid4()), self._clock.now(), self._clock.monotonic()
@@ -79,6 +79,7 @@ class Lease:
                 min_remaining=self._settings.min_validity,
                 rejected_version=rejected_version,
                 rejected_token_id=rejected_token_id,
+                keys_version=keys_version,
             )
 
         try:
@@ -128,10 +129,16 @@ class Lease:
         except KisTokenError as error:
             self._tell(f"The turn could not be given back and lapses by itself: {error}")
 
-    def offer(self, token: Token, *, replaces_version: int | None = None) -> None:
+    def offer(self, token: Token, *, keys_version: int, replaces_version: int | None = None) -> None:
         """Store ``token`` outside of any turn where it is of use to others. Never raises: nobody depends on it."""
         with suppress(KisTokenError):
-            self._store.save(self._service, token, self._sealed(token), replaces_version=replaces_version)
+            self._store.save(
+                self._service,
+                token,
+                self._sealed(token),
+                replaces_version=replaces_version,
+                keys_version=keys_version,
+            )
 
     def _sealed(self, token: Token) -> str:
         return self._vault.seal(token.to_json(), self._service, "access_token")

@@ -67,7 +67,8 @@ class View:
 
     ``stored`` and ``cached`` are tokens that can be used or were once; None where there is none. ``unusable_version``
     is the version of a token row that nobody can use. ``cache_fault`` is why the cached token is not this caller's:
-    of another account, or sealed otherwise. ``refused_id`` is the fingerprint of a token that KIS has
+    of another account, or sealed otherwise. ``keys_version`` is the
+    version of the row with the app key, 0 when there is none. ``refused_id`` is the fingerprint of a token that KIS has
     refused: wherever that one is found, it counts as none. ``outage`` is why the store could not be asked. ``certain``
     says that ``now`` is the store's time, ``skew`` how far it is ahead of this machine's.
     """
@@ -79,6 +80,7 @@ class View:
     cached: Token | None = None
     unusable_version: int | None = None
     cache_fault: TokenError | None = None
+    keys_version: int = 0
     refused_id: str | None = None
     outage: StoreOutage | None = None
     skew: timedelta = timedelta()
@@ -255,6 +257,8 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
     if slot.server_now is not None:
         # Freshness is judged by the store's clock: this machine's may be hours off.
         view = view.with_time(slot.server_now, view.now)
+    if "app_key" in slot.rows:
+        view = replace(view, keys_version=slot.rows["app_key"].version)
     if slot.rows.keys() >= {"app_key", "app_secret"}:
         key, secret = (_stored_key(slot, name, settings, vault) for name in ("app_key", "app_secret"))
         if key and secret:

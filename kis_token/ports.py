@@ -18,8 +18,8 @@ class Begun:
     """The answer to asking for a turn to issue.
 
     ``status`` is granted (call tokenP once, then commit or abort with ``fence``), fresh (``value`` is a token to use),
-    busy (``holder_label`` has the turn; or nobody may have it before ``retry_at``) or conflict (the slot
-    ``holder_label`` issues with the same app key). Times are the store's.
+    busy (``holder_label`` has the turn; or nobody may have it before ``retry_at``), conflict (the slot ``holder_label``
+    issues with the same app key) or changed (the slot has other keys than the caller's). Times are the store's.
     """
 
     status: str
@@ -63,8 +63,12 @@ class Store(Protocol):
         min_remaining: timedelta,
         rejected_version: int | None = None,
         rejected_token_id: str | None = None,
+        keys_version: int | None = None,
     ) -> Begun:
-        """Ask for a turn. ``holder`` is a fresh UUID for each attempt."""
+        """Ask for a turn. ``holder`` is a fresh UUID for each attempt.
+
+        ``keys_version`` is the version of the app_key row the caller has seen, 0 when there was none.
+        """
 
     def commit(
         self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool
@@ -74,8 +78,19 @@ class Store(Protocol):
         ``rejected`` says that KIS refused the token that was to be replaced.
         """
 
-    def save(self, service_name: str, token: Token, stored_form: str, *, replaces_version: int | None = None) -> None:
-        """Store a token outside of any turn, unless one that lives longer and is not that version is there."""
+    def save(
+        self,
+        service_name: str,
+        token: Token,
+        stored_form: str,
+        *,
+        replaces_version: int | None = None,
+        keys_version: int | None = None,
+    ) -> None:
+        """Store a token outside of any turn, unless one that lives longer and is not that version is there.
+
+        Nothing is stored either when the app_key row is not of ``keys_version`` any more.
+        """
 
     def abort(
         self,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.cache import remember
 from kis_token.errors import (
+    AppKeyChanged,
     IssuanceError,
     IssuerRateLimited,
     KisTokenError,
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 #: How long past its end a token may be handed out where the caller allows it: KIS accepts such now and then.
 LONGEST_EXPIRED = timedelta(hours=1)
+
+#: How often a slot is read anew because its keys have changed.
+KEY_TRIES = 3
 
 
 class Resolver:
@@ -90,7 +94,7 @@ class Resolver:
             raise resolution.unstored  # a renewal is for everybody; what is cached is stored by the next run
         return resolution
 
-    def _find(self, view: View) -> Resolution:
+    def _find(self, view: View, tries: int = KEY_TRIES) -> Resolution:
         answer = enough(view, self._settings)
         if answer is not None:
             return answer
@@ -100,6 +104,9 @@ class Resolver:
             return self._renew(view)
         except StoreOutage as outage:
             return self._without_store(view, outage)
+        except AppKeyChanged as change:
+            # Another account's token must not get into the slot: from the start, with the keys that are there now.
+            return self._find(self.look(view.refused_id), tries - 1) if tries > 1 else self._fall_back(view, change)
         except KisTokenError as error:
             return self._fall_back(view, error)
 

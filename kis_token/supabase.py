@@ -92,6 +92,7 @@ class SupabaseCredentialManager:
         min_remaining: timedelta,
         rejected_version: int | None = None,
         rejected_token_id: str | None = None,
+        keys_version: int | None = None,
     ) -> Begun:
         """Ask for a turn to issue. ``holder`` is a fresh UUID for each attempt."""
         answer = self._rpc(
@@ -104,6 +105,7 @@ class SupabaseCredentialManager:
             min_remaining=f"{min_remaining.total_seconds():.0f} seconds",
             rejected_version=rejected_version,
             rejected_token_id=rejected_token_id,
+            keys_version=keys_version,
         )
         retry_at = answer.get("retry_at")
         return Begun(
@@ -135,7 +137,15 @@ class SupabaseCredentialManager:
         )
         return Committed(answer["status"], answer.get("version"), answer.get("value"), answer.get("expires_at"))
 
-    def save(self, service_name: str, token: Token, stored_form: str, *, replaces_version: int | None = None) -> None:
+    def save(
+        self,
+        service_name: str,
+        token: Token,
+        stored_form: str,
+        *,
+        replaces_version: int | None = None,
+        keys_version: int | None = None,
+    ) -> None:
         """Store a token outside of any turn, unless one that lives longer and is not that version is there."""
         self._rpc(
             "save_token",
@@ -143,6 +153,7 @@ class SupabaseCredentialManager:
             value=stored_form,
             expires_at=token.expires_at.isoformat(),
             replaces_version=replaces_version,
+            keys_version=keys_version,
         )
 
     def abort(

@@ -169,6 +169,17 @@ as $$
     where c.service_name = service and c.credential_type = 'access_token' and c.is_active;
 $$;
 
+-- The version of the row with the slot's app key, 0 when there is none: a caller who saw another one holds keys that are
+-- not the slot's any more.
+create or replace function public.issuance_keys_version(service text) returns bigint
+    language sql
+    stable
+    set search_path = ''
+as $$
+    select coalesce(max(c.version), 0) from public.api_credentials c
+    where c.service_name = service and c.credential_type = 'app_key' and c.is_active;
+$$;
+
 -- Write the slot's token and bring it back to life when it was inactive. Answers the version it got.
 create or replace function public.issuance_write(service text, value text, expires_at timestamptz) returns bigint
     language sql
@@ -189,6 +200,10 @@ $$;
 
 -- The protocol -----------------------------------------------------------------------------------------------------
 
+-- Forms of these two that were shorter by an argument.
+drop function if exists public.begin_issuance(text, uuid, text, text, text, interval, bigint, text);
+drop function if exists public.save_token(text, text, timestamptz, bigint);
+
 create or replace function public.begin_issuance(
     service           text,
     holder            uuid,
@@ -197,7 +212,8 @@ create or replace function public.begin_issuance(
     credential_id     text,
     min_remaining     interval,
     rejected_version  bigint default null,
-    rejected_token_id text default null
+    rejected_token_id text default null,
+    keys_version      bigint default null
 ) returns jsonb
     language plpgsql
     security definer
@@ -237,7 +253,9 @@ begin
     known := token.version is not null and lease.token_version = token.version;
     stored_id := case when known then lease.token_id else public.issuance_plain_token_id(token.credential_value) end;
 
-    if other.service_name is not null
+    if keys_version <> public.issuance_keys_version(service) then
+        status := 'changed';
+    elsif other.service_name is not null
         and (public.issuance_token_row(other.service_name)).expires_at > t then
         status := 'conflict';
     elsif token.expires_at > t
@@ -302,8 +320,8 @@ begin
 end
 $$;
 
-comment on function public.begin_issuance(text, uuid, text, text, text, interval, bigint, text) is
-    'Ask to issue. Answers status: conflict (another slot, named in holder_label, has a living token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds a lease, or nobody may before retry_at).';
+comment on function public.begin_issuance(text, uuid, text, text, text, interval, bigint, text, bigint) is
+    'Ask to issue. keys_version is the version of the app_key row from which the caller has its key, 0 when it saw none. Answers status: changed (the row is another by now: read it again), conflict (another slot, named in holder_label, has a living token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds a lease, or nobody may before retry_at).';
 
 create or replace function public.commit_issuance(
     service    text,
@@ -450,7 +468,8 @@ create or replace function public.save_token(
     service          text,
     value            text,
     expires_at       timestamptz,
-    replaces_version bigint default null
+    replaces_version bigint default null,
+    keys_version     bigint default null
 ) returns jsonb
     language plpgsql
     security definer
@@ -467,7 +486,9 @@ begin
     lease := public.issuance_lock(service);
     token := public.issuance_token_row(service);
 
-    if token.version is null
+    if keys_version is distinct from public.issuance_keys_version(service) and keys_version is not null then
+        null;  -- the token belongs to keys that were changed
+    elsif token.version is null
         or token.version = replaces_version
         or token.expires_at is null
         or save_token.expires_at > token.expires_at then
@@ -480,8 +501,8 @@ begin
 end
 $$;
 
-comment on function public.save_token(text, text, timestamptz, bigint) is
-    'Store a token that was issued without a lease. Writes what expires later than the stored one, or what replaces exactly that version. Answers status: saved or kept.';
+comment on function public.save_token(text, text, timestamptz, bigint, bigint) is
+    'Store a token that was issued without a lease. Writes what expires later than the stored one, or what replaces exactly that version; nothing when the app_key row is not of keys_version. Answers status: saved or kept.';
 
 create or replace function public.issuance_status(service text default null, log_rows integer default 10) returns jsonb
     language plpgsql
@@ -558,10 +579,10 @@ end
 $$;
 
 grant execute on function
-    public.begin_issuance(text, uuid, text, text, text, interval, bigint, text),
+    public.begin_issuance(text, uuid, text, text, text, interval, bigint, text, bigint),
     public.commit_issuance(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean),
     public.abort_issuance(text, uuid, bigint, interval, text, text),
-    public.save_token(text, text, timestamptz, bigint),
+    public.save_token(text, text, timestamptz, bigint, bigint),
     public.issuance_status(text, integer),
     public.prune_issuances(interval)
 to service_role;

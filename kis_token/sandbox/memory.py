@@ -124,7 +124,7 @@ class MemoryStore:
             shown = {name: Row(row.value, _text(row.expires_at), row.version) for name, row in rows if row.is_active}
             return Slot(shown, now)
 
-    def begin(
+    def begin(  # noqa: PLR0911 - one for each answer
         self,
         service_name: str,
         holder: str,
@@ -134,6 +134,7 @@ class MemoryStore:
         min_remaining: timedelta,
         rejected_version: int | None = None,
         rejected_token_id: str | None = None,
+        keys_version: int | None = None,
     ) -> Begun:
         """Ask for a turn: begin_issuance."""
         with self._transaction() as now:
@@ -142,6 +143,8 @@ class MemoryStore:
             other = self._other_lease(app_key.key_id, service_name)
             version, expires_at = row.version or None, _text(row.expires_at)
             answer = partial(Begun, server_now=now, version=version, expires_at=expires_at, last_error=lease.last_error)
+            if keys_version not in (None, self._active(service_name, "app_key").version):
+                return answer("changed")
             if self._active(other.service_name).outlives(now):
                 return answer("conflict", holder_label=other.service_name)
             is_known = lease.token_version == row.version
@@ -202,12 +205,22 @@ class MemoryStore:
             lease.last_error = "token-repeated" if is_rejected else None
             return _committed(status, row)
 
-    def save(self, service_name: str, token: Token, stored_form: str, *, replaces_version: int | None = None) -> None:
+    def save(
+        self,
+        service_name: str,
+        token: Token,
+        stored_form: str,
+        *,
+        replaces_version: int | None = None,
+        keys_version: int | None = None,
+    ) -> None:
         """Store a token outside of any turn: save_token."""
         with self._transaction() as now:
             self._lease(service_name)
             _check_token(stored_form, token, now)
             row = self._active(service_name)
+            if keys_version not in (None, self._active(service_name, "app_key").version):
+                return
             if row.version == replaces_version or row.expires_at is None or token.expires_at > row.expires_at:
                 self._write((service_name, "access_token"), stored_form, token.expires_at)
                 self._outcomes[service_name].append("saved")
