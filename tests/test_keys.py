@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kis_token.errors import KisTokenError, StoreOutage
+from kis_token.errors import AppKeyChanged, KisTokenError, StoreOutage
 from kis_token.keys import make_encryption_key, seal, set_app_key
 from kis_token.sealing import PREFIX, SealingVault, make_vault
 from kis_token.supabase import SupabaseCredentialManager
 from kis_token.token import AppKey
 from tests.chain import OTHER
-from tests.support import ACCOUNT, APP_KEY, SERVICE_KEY, make_token
+from tests.support import ACCOUNT, APP_KEY, MINUTE, SERVICE_KEY, Contender, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from kis_token.lookup import View
+    from kis_token.ports import Begun
     from kis_token.reader import Slot
     from tests.chain import Chain
 
@@ -246,3 +248,79 @@ def test_keys_are_needed(owner: Owner) -> None:
         owner.set_app_key(AppKey("", ""))
     assert caught.value.code == "missing-app-key"
     assert owner.stored == {}
+
+
+def old_account(owner: Owner) -> Chain:
+    """A slot that works with OTHER's keys, at a KIS that knows both accounts."""
+    owner.set_app_key(OTHER)
+    return owner.chain
+
+
+def test_turn_that_is_asked_for_after_the_change_has_the_new_key(owner: Owner) -> None:
+    """Who looked before the change reads the slot again, and issues with the key that is there now."""
+    chain = old_account(owner)
+    resolver = chain.resolver(app_key="", app_secret="")
+    view = resolver.look()
+    owner.set_app_key(APP_KEY)
+
+    got = resolver.resolve(view)
+
+    assert (got.source, got.token.app_key_id, got.app_key) == ("oauth", APP_KEY.key_id, APP_KEY)
+    assert chain.resolve().token.token_id == got.token.token_id
+
+
+def test_who_waited_for_the_old_key_goes_on_with_the_new_one(owner: Owner) -> None:
+    """A waiter whose holder was stopped by the change does not issue with the key before when its turn comes."""
+    chain = old_account(owner)
+    assert Contender(chain.database, app_key=OTHER).begin()["status"] == "granted"
+    clock = chain.clock()
+
+    def change_once(seconds: float) -> None:
+        if len(clock.slept) == 1:
+            owner.set_app_key(APP_KEY)
+        chain.pass_time(seconds)
+
+    clock.on_sleep = change_once
+
+    got = chain.resolve(clock, app_key="", app_secret="")
+
+    assert (got.source, got.token.app_key_id, chain.issue_calls) == ("oauth", APP_KEY.key_id, 1)
+
+
+def test_cached_token_of_the_old_key_is_not_put_back(owner: Owner) -> None:
+    """Too early for a turn, a machine offers what it has cached: not for keys that were changed meanwhile."""
+    chain = old_account(owner)
+    chain.cache_token(make_token(OTHER.key, left=MINUTE))
+    holder = Contender(chain.database, app_key=OTHER)
+    holder.begin()
+    holder.abort()
+    resolver = chain.resolver(app_key="", app_secret="")
+    view = resolver.look()
+    begin = chain.stores[-1].begin
+
+    def begin_and_change(*arguments: Any, **named: Any) -> Begun:  # noqa: ANN401 - the store's own
+        begun = begin(*arguments, **named)
+        owner.set_app_key(APP_KEY)
+        return begun
+
+    chain.stores[-1].begin = begin_and_change  # type: ignore[method-assign]  # the change comes right after the answer
+    resolver.resolve(view)
+
+    assert chain.database.row() == {}
+
+
+def test_slot_whose_keys_never_rest_is_given_up(owner: Owner) -> None:
+    """Who finds other keys again and again is told; nothing was issued."""
+    chain = old_account(owner)
+    resolver = chain.resolver(app_key="", app_secret="")
+    look = resolver.look
+
+    def look_and_change(refused_id: str | None = None) -> View:
+        view = look(refused_id)
+        owner.set_app_key(OTHER if view.app_key == APP_KEY else APP_KEY)
+        return view
+
+    resolver.look = look_and_change  # type: ignore[method-assign]  # the change comes right after the look
+    with pytest.raises(AppKeyChanged) as caught:
+        resolver.resolve()
+    assert (caught.value.code, chain.issue_calls) == ("app-key-changed", 0)

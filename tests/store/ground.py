@@ -100,6 +100,7 @@ class Contender:
         min_remaining: timedelta = 10 * MINUTE,
         rejected_version: int | None = None,
         rejected_token_id: str | None = None,
+        keys_version: int | None = None,
     ) -> Begun:
         """Ask for a turn; remembers the fence."""
         begun = self._store.begin(
@@ -110,6 +111,7 @@ class Contender:
             min_remaining=min_remaining,
             rejected_version=rejected_version,
             rejected_token_id=rejected_token_id,
+            keys_version=keys_version,
         )
         self.fence = begun.fence or self.fence
         return begun

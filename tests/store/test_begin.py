@@ -49,6 +49,36 @@ def test_a_holder_whose_lease_ended_waits_like_all_others(ground: Ground, conten
     assert (begun.status, begun.fence) == ("granted", 2)
 
 
+# the slot's keys
+
+
+def test_keys_that_were_changed_get_no_turn(ground: Ground) -> None:
+    """Who saw another app_key row than the one that is there now is told so, even where a fresh token lies."""
+    before = ground.put("kis", "app_key", "PSbefore")
+    put_token(ground, make_token())
+    now = ground.put("kis", "app_key", "PSnow")
+
+    assert Contender(ground).begin(keys_version=before).status == "changed"
+    assert Contender(ground).begin(keys_version=0).status == "changed"
+    assert ground.outcomes("kis") == []
+    assert Contender(ground).begin(keys_version=now).status == "fresh"
+
+
+def test_keys_that_are_not_stored_are_version_0(ground: Ground) -> None:
+    """Who has keys of their own is granted as long as the slot has none; an inactive row counts as none."""
+    ground.put("kis", "app_key", "PSbefore", active=False)
+
+    assert Contender(ground).begin(keys_version=0).status == "granted"
+    assert Contender(ground).begin(keys_version=7).status == "changed"
+
+
+def test_who_says_nothing_of_keys_is_not_asked(ground: Ground) -> None:
+    """Older callers do not tell which row they saw."""
+    ground.put("kis", "app_key", "PSnow")
+
+    assert Contender(ground).begin().status == "granted"
+
+
 # nobody gets a turn now
 
 

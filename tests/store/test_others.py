@@ -336,3 +336,17 @@ def test_a_senseless_cooldown_is_refused(ground: Ground, contender: Contender, c
     with pytest.raises(StoreMisconfigured):
         contender.abort("EGW00133", cooldown)
     assert ground.outcomes("kis") == ["granted"]
+
+
+def test_a_token_of_changed_keys_is_not_stored(ground: Ground) -> None:
+    """What belongs to the keys before does not get into the slot without a turn either."""
+    before = ground.put("kis", "app_key", "PSbefore")
+    now = ground.put("kis", "app_key", "PSnow")
+    token = make_token()
+
+    ground.store.save("kis", token, token.to_json(), keys_version=before)
+    assert stored(ground) is None
+    assert ground.outcomes("kis") == []
+
+    ground.store.save("kis", token, token.to_json(), keys_version=now)
+    assert stored_value(ground) == token.to_json()
