@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, fields, replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from kis_token.clock import SystemClock
 from kis_token.sandbox.kis_control import ControlWire
 from kis_token.sandbox.kis_http import TOKEN_PATH, KISWire, error_code
-from kis_token.sandbox.kis_rules import ENVIRONMENTS, Account, Environment, KISRules, Settings
+from kis_token.sandbox.kis_rules import ENVIRONMENTS, Account, Clock, Environment, KISRules, Settings
 from kis_token.sandbox.loopback import LoopbackServer, Request, Response
 
 if TYPE_CHECKING:
@@ -35,15 +36,16 @@ _DEFAULTS: Final[Mapping[Environment, Settings]] = MappingProxyType(
 
 
 class ShiftedClock:
-    """The machine's clock, set forward."""
+    """A clock, the machine's unless another is given, set forward."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: Clock | None = None) -> None:
+        self._base = base or SystemClock()
         self._offset = timedelta()
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
         """The emulated time, timezone-aware UTC."""
-        return datetime.now(timezone.utc) + self._offset
+        return self._base.now() + self._offset
 
     def advance(self, seconds: float) -> None:
         """Set the clock forward. Raises ValueError for a time that is negative or beyond the calendar."""
@@ -52,7 +54,7 @@ class ShiftedClock:
         with self._lock:
             try:
                 offset = self._offset + timedelta(seconds=seconds)
-                datetime.now(timezone.utc) + offset
+                self._base.now() + offset
             except OverflowError:
                 raise ValueError("the calendar ends before that") from None
             self._offset = offset
@@ -98,6 +100,7 @@ class KISEmulator:
     Its state outlives a stop. `production`, `paper` and `control` are the servers: their ``add_fault`` decides what
     happens to the next requests, and each can be stopped on its own. `accounts` are those of each environment; one is
     made up where none is given. With ``tls`` the two environments, not the control address, are served over https.
+    ``clock`` tells the time in the machine's place.
 
     Raises ValueError when an app key is given twice.
     """
@@ -108,6 +111,7 @@ class KISEmulator:
         production: Account | Sequence[Account] | None = None,
         paper: Account | Sequence[Account] | None = None,
         tls: ssl.SSLContext | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.accounts: Mapping[Environment, tuple[Account, ...]] = MappingProxyType(
             {"production": _accounts(production), "paper": _accounts(paper)}
@@ -115,7 +119,7 @@ class KISEmulator:
         keys = [account.app_key for accounts in self.accounts.values() for account in accounts]
         if len(set(keys)) < len(keys):
             raise ValueError("an app key belongs to one account, real or paper")
-        self._clock = ShiftedClock()
+        self._clock = ShiftedClock(clock)
         self._rules = {name: KISRules(self.accounts[name], self._clock, _DEFAULTS[name]) for name in ENVIRONMENTS}
         self._seen: list[SeenRequest] = []
         self.production = self._server("production", tls)

@@ -53,6 +53,21 @@ def code_of_call(url: str, account: Account, token: str) -> str:
     return str(requests.get(url + PRICE_PATH, parameters, headers=headers, timeout=5).json()["msg_cd"])
 
 
+def test_time_can_come_from_another_clock() -> None:
+    """A given clock is KIS's, set forward from there; its tokens are of that time."""
+
+    class Stopped:
+        def now(self) -> datetime:
+            return datetime(2030, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+
+    with KISEmulator(production=REAL, clock=Stopped()) as kis:
+        kis.advance(60)
+        answer = ask_token(kis.production_url, REAL).json()
+
+    assert kis.now() == Stopped().now() + timedelta(minutes=1)
+    assert answer["access_token_token_expired"] == "2030-01-03 12:05:05"
+
+
 def test_accounts_are_made_up_where_none_are_given() -> None:
     """Each environment has one account by default, known to it and to it alone."""
     kis = KISEmulator()
