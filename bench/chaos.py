@@ -1,0 +1,242 @@
+"""``python -m bench.chaos``: contenders ask for the token while the store, KIS and the caches fail and processes die.
+
+Each contender is a process with the real chain; five share a machine, which is a cache file. KIS and the stand-in for
+Supabase, on a real PostgreSQL, have a process each. World time runs ten times as fast as the machine's and jumps, by
+minutes or many hours, whenever nobody is at work, so that tokens age and die. The seed decides what goes wrong and how
+often; when exactly it strikes is up to the machine. It ends by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import gc
+import math
+import multiprocessing
+import os
+import random
+import signal
+import ssl
+import sys
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import supabase  # noqa: F401 - contenders are forks, and would each import it
+
+from bench.chaos_contender import Surroundings
+from bench.chaos_crowd import Crowd
+from bench.chaos_faults import KIS_FAULTS, STORE_FAULTS, plan_spells, serve_kis, serve_store
+from bench.chaos_mischief import CacheMischief, RowMischief
+from bench.chaos_records import Log, Records, Tally, read_log, read_write
+from bench.chaos_report import report
+from bench.chaos_world import MOST_CONTENDERS, START, Shared, WorldClock, WorldDatabase
+from kis_token.sandbox.kis_rules import Account
+from kis_token.sandbox.postgres import EmbeddedPostgres
+from kis_token.token import AppKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: So many contenders share a machine.
+ON_ONE_MACHINE = 5
+
+#: A contender has 180 s of the world to finish, and a suspended one slept at the most as long again.
+FINISH_SECONDS = 30.0
+
+#: Beyond the time asked for, with the start and the judges: then it gives up.
+LONGEST_SECONDS = 120.0
+
+#: How long, in the machine's seconds, those at work are waited for before a jump.
+PATIENCE = 3.0
+
+#: How often, in the machine's seconds on average: somebody is killed, suspended, a cache and the row are spoilt.
+KILL, SUSPEND, SPOIL, WRITE = 2.0, 2.0, 1.0, 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says."""
+
+    seed: int
+    seconds: float
+    contenders: int
+    speed: float
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table; 1 when a row that must be zero is not."""
+    parser = argparse.ArgumentParser(prog="python -m bench.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1, help="decides what goes wrong; else 1")
+    parser.add_argument("--seconds", type=float, default=180.0, help="how long it lasts; else 180")
+    parser.add_argument("--contenders", type=_number, default=40, help="how many processes; else 40")
+    parser.add_argument("--speed", type=float, default=10.0, help="world time by the machine's; else 10")
+    options = Options(**vars(parser.parse_args(arguments)))
+    for number in (signal.SIGALRM, signal.SIGTERM):
+        signal.signal(number, _give_up)  # with all that was started
+    signal.alarm(math.ceil(options.seconds + LONGEST_SECONDS))
+    print(
+        f"Seed {options.seed}: {options.contenders} contenders, {options.seconds:g} s at {options.speed:g} times the "
+        f"speed and with jumps, {os.cpu_count()} cores. Simulated: KIS and Supabase.\n",
+        flush=True,
+    )
+    records, passed = play(options)
+    lines, is_good = report(records, passed)
+    print(*lines, sep="\n")
+    return 0 if is_good else 1
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= MOST_CONTENDERS:
+        raise ValueError
+    return number
+
+
+def _give_up(*_: object) -> None:
+    raise TimeoutError("The chaos was told to end, or did not by itself")
+
+
+def play(options: Options) -> tuple[Records, float]:
+    """All of it; what was noted, and the seconds of world time that passed."""
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
+    # Every client loads certificates, which nothing here needs: 20 ms that so few cores do one after the other.
+    context = ssl.create_default_context()
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(ssl, "create_default_context", return_value=context))
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="chaos-")))
+        dsn = stack.enter_context(EmbeddedPostgres()).create_database()
+        shared, account = Shared(options.speed), Account()
+        database = WorldDatabase(dsn, shared, {"app_key": account.app_key, "app_secret": account.app_secret})
+        stack.callback(database.close)
+        log, keys = Log(folder / "log"), [f"sb_secret_chaos_{number}" for number in range(options.contenders)]
+        # Only forks: none has threads yet, and none has to import anything.
+        gc.freeze()
+        rng = random.Random(options.seed)  # noqa: S311 - made-up trouble
+        store_spells = plan_spells(rng, options.seconds, STORE_FAULTS, 9.0)
+        kis_spells = plan_spells(rng, options.seconds, KIS_FAULTS, 9.0)
+        for_store = (shared, log, store_spells, f"{options.seed} store")
+        for_kis = (shared, log, kis_spells, f"{options.seed} kis")
+        api, numbers = database.project.api, {key: number for number, key in enumerate(keys)}
+        supabase_url = _serve(stack, serve_store, *for_store, arguments=(api, numbers))
+        base_url = _serve(stack, serve_kis, *for_kis, arguments=(account, Account()))
+        around = Surroundings(
+            shared,
+            log,
+            options.seed,
+            {"SUPABASE_URL": supabase_url, "KIS_BASE_URL": base_url},
+            AppKey(account.app_key, account.app_secret),
+            folder / "lock",
+            folder / "stderr",
+        )
+        around.lock.touch()
+        around.stderr.touch()
+        machines = [folder / f"machine{number}" for number in range(-(-options.contenders // ON_ONE_MACHINE))]
+        caches = [machine / ".kis_token_cache.json" for machine in machines]
+        crowd = Crowd(around, rng, keys, caches)
+        stack.callback(crowd.end)
+        hung = _Storm(options, around, rng, database, crowd, caches).rage()
+        records = read_log((folder / "log").read_text().splitlines())
+        records.writes = [read_write(*write) for write in database.writes()]
+        records.stderr = around.stderr.read_text()
+        records.hung, records.machines = hung, len(machines)
+        return records, (WorldClock(shared).now() - START).total_seconds()
+
+
+def _serve(stack: ExitStack, serve: Callable[..., None], *common: object, arguments: tuple[object, ...]) -> str:
+    """Start a server's process; its address."""
+    fork = multiprocessing.get_context("fork")
+    heard, said = fork.Pipe(duplex=False)
+    process = fork.Process(target=serve, args=(*common, said, *arguments), daemon=True)
+    process.start()
+    stack.callback(process.join)
+    stack.callback(process.kill)
+    if not heard.poll(30):
+        raise TimeoutError("A server of the chaos does not start")
+    return str(heard.recv())
+
+
+class _Storm:
+    """The time in which all of it goes on: who is struck when, and when the world jumps."""
+
+    def __init__(  # noqa: PLR0917 - made in one place
+        self,
+        options: Options,
+        around: Surroundings,
+        rng: random.Random,
+        database: WorldDatabase,
+        crowd: Crowd,
+        caches: list[Path],
+    ) -> None:
+        self._options = options
+        self._around = around
+        self._shared = around.shared
+        self._random = rng
+        self._database = database
+        self._crowd = crowd
+        self._caches = CacheMischief(rng, around.log, caches)
+        row = RowMischief(rng, around.log, database)
+        every = {crowd.kill: KILL, crowd.suspend: SUSPEND, self._caches.strike: SPOIL, row.strike: WRITE}
+        self._planned = [[self._soon(mean), mean, act] for act, mean in every.items()]
+        self._jump_at = self._soon(3.0)
+        self._closed_at: float | None = None
+
+    def rage(self) -> int:
+        """Until the time is over; how many contenders had to be killed at the end."""
+        end = time.monotonic() + self._options.seconds
+        self._crowd.start()
+        while time.monotonic() < end:
+            self._crowd.tick()
+            self._caches.mend()
+            for plan in self._planned:
+                if time.monotonic() >= plan[0]:
+                    plan[0] = self._soon(plan[1])
+                    plan[2]()
+            if time.monotonic() >= self._jump_at:
+                self._try_to_jump()
+            time.sleep(0.004)
+        self._shared.is_finishing = True
+        return self._crowd.finish(FINISH_SECONDS)
+
+    def _soon(self, mean: float) -> Any:  # noqa: ANN401 - a time among other things in a plan
+        return time.monotonic() + self._random.expovariate(1 / mean)
+
+    def _try_to_jump(self) -> None:
+        """Close the gate; when the last one is out and the servers are at rest, let time jump, and open it again.
+
+        Mostly those who take long are killed, or the world would do little but wait for them.
+        """
+        if self._closed_at is None:
+            self._closed_at = time.monotonic() + (FINISH_SECONDS if self._random.random() < 1 / 8 else PATIENCE)
+            self._shared.is_closed = True
+        if time.monotonic() > self._closed_at:
+            self._crowd.kill_all_at_work()
+        with self._around.lock.open("rb") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for _ in range(5):
+                if self._shared.busy(0) or self._shared.busy(1):
+                    return
+                time.sleep(0.004)
+            self._shared.jumped += self._draw_jump()
+            self._database.jump(self._shared.jumped)
+            self._around.log.write(Tally("world", "jump"))
+            self._closed_at, self._shared.is_closed = None, False
+            self._jump_at = time.monotonic() + self._random.uniform(0.5, 3.0)
+
+    def _draw_jump(self) -> float:
+        """Minutes, hours, a day, or to where the stored token is about to end."""
+        kind = self._random.choices(["minutes", "hours", "a day", "its end"], [20, 35, 20, 25])[0]
+        held = self._database.token()
+        if kind == "its end" and held is not None and held[1] is not None:
+            left = (held[1] - WorldClock(self._shared).now()).total_seconds()
+            return max(left - self._random.choice([-1, 20, 45, 300, 700]), 60.0)
+        bounds = {"minutes": (1, 60), "hours": (60, 420), "a day": (1200, 1560), "its end": (1, 60)}[kind]
+        return self._random.uniform(*bounds) * 60
+
+
+if __name__ == "__main__":
+    sys.exit(main())

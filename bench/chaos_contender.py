@@ -1,0 +1,180 @@
+"""A contender of the chaos: a process that asks for the token again and again, in changing ways, by the real chain."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import sys
+import time
+import traceback
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+import requests
+
+from bench.chaos_records import Attempt, Log, fingerprint
+from bench.chaos_world import IDLE, RESOLVING, Shared, WorldClock
+from kis_token.cache import make_cache
+from kis_token.config import Settings
+from kis_token.errors import IssuerOutage, KisTokenError
+from kis_token.kis import KISIssuer
+from kis_token.limits import usable
+from kis_token.resolver import Resolver
+from kis_token.sealing import make_vault
+from kis_token.supabase import SupabaseCredentialManager
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kis_token.lookup import Resolution
+    from kis_token.token import AppKey
+
+#: The machine's seconds between two attempts, on average.
+PAUSE = 0.8
+#: How many of the tokens are tried at KIS.
+USED = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a contender is started with."""
+
+    shared: Shared
+    log: Log
+    seed: int
+    variables: dict[str, str]
+    app_key: AppKey
+    lock: Path
+    stderr: Path
+
+
+@dataclass(slots=True)
+class Contender:
+    """One life of one contender; ``cache`` is its machine's file."""
+
+    around: Surroundings
+    number: int
+    life: int
+    key: str
+    cache: Path
+
+    def live(self) -> None:
+        """The process: attempts until the time is over, or until it is left alone."""
+        os.dup2(os.open(self.around.stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), sys.stderr.fileno())
+        shared, parent, count = self.around.shared, os.getppid(), 0
+        rng = random.Random(f"{self.around.seed}.{self.number}.{self.life}")  # noqa: S311 - made-up trouble
+        while not shared.is_finishing and os.getppid() == parent:
+            time.sleep(rng.expovariate(1 / PAUSE))
+            with self._admitted() as admitted:
+                if admitted:
+                    count += 1
+                    self._ask(f"{self.number}.{self.life}.{count}", rng)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[bool]:
+        """Keep time from jumping for the block; not admitted while it is about to."""
+        shared = self.around.shared
+        with self.around.lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+            try:
+                if admitted := not (shared.is_closed or shared.is_finishing):
+                    shared.set_mark(self.number, RESOLVING)
+                yield admitted
+            finally:
+                shared.set_mark(self.number, IDLE)
+
+    def _ask(self, by: str, rng: random.Random) -> None:
+        """One job: a token, now and then used and found to be refused."""
+        clock = WorldClock(self.around.shared, rng)
+        got = self._attempt(by, _draw_inputs(rng, self.around.app_key), clock, None)
+        if got is None or rng.random() > USED:
+            return
+        issuer = KISIssuer(self.around.variables["KIS_BASE_URL"], "production")
+        with suppress(IssuerOutage):
+            if issuer.verify(got.token, self.around.app_key) is not None:
+                self._attempt(f"{by}.refused", {}, clock, got.token.value)
+
+    def _attempt(self, by: str, inputs: dict[str, str], clock: WorldClock, refused: str | None) -> Resolution | None:
+        """One call of the resolver, put together as ``wiring`` does it, but for the clock."""
+        settings = Settings.from_env(self._variables(by, inputs))
+        began, found = clock.now().timestamp(), _peek(self.cache)
+        deadline = clock.monotonic() + usable(settings.timeout.total_seconds())
+
+        def left() -> float:
+            return deadline - clock.monotonic()
+
+        vault = make_vault(settings.encryption_keys)
+        store = SupabaseCredentialManager(settings.supabase_url, settings.supabase_key, left=left)
+        resolver = Resolver(
+            settings,
+            store=store,
+            cache=make_cache(settings, vault),
+            issuer=KISIssuer(settings.base_url, settings.environment, left=left),
+            vault=vault,
+            clock=clock,
+            deadline=deadline,
+            tell=lambda _: None,
+        )
+        got, code, crash = None, None, None
+        try:
+            # KIS sees who calls: requests' own header, with this attempt's name.
+            with patch.object(requests.utils, "default_user_agent", lambda *_: by):
+                got = resolver.replace(refused) if refused else resolver.resolve()
+        except KisTokenError as error:
+            code = error.code
+        except Exception:  # noqa: BLE001 - just what is looked for
+            crash = traceback.format_exc()
+        ended = clock.now().timestamp()
+        kept = _peek(self.cache)
+        self.around.log.write(
+            Attempt(
+                by=by,
+                contender=self.number,
+                mode="replace" if refused else settings.mode,
+                began=began,
+                ended=ended,
+                token=fingerprint(got.token.value) if got is not None else None,
+                source=got.source if got is not None else None,
+                code=code,
+                crash=crash,
+                refused=fingerprint(refused) if refused else None,
+                cached=found[0] if found is not None and found == kept else None,
+            )
+        )
+        store.close()
+        return got
+
+    def _variables(self, by: str, inputs: dict[str, str]) -> dict[str, str]:
+        mine = {"SUPABASE_SERVICE_ROLE_KEY": self.key, "KIS_TOKEN_CACHE": str(self.cache)}
+        # The label of a turn: so the store says whose it is.
+        who = {"USER": by, "HOSTNAME": self.cache.parent.name}
+        given = {f"INPUT_{name.upper()}": value for name, value in inputs.items()}
+        return {**self.around.variables, **mine, **who, **given}
+
+
+def _draw_inputs(rng: random.Random, app_key: AppKey) -> dict[str, str]:
+    """How this job is set up: most resolve, some rotate or force; some have no keys or would rather fail."""
+    inputs = {
+        "mode": rng.choices(["resolve", "rotate", "force"], [90, 6, 4])[0],
+        "min_validity": rng.choices(["10m", "0s", "2h", "12h"], [85, 5, 5, 5])[0],
+        "on_store_outage": rng.choices(["issue", "fail"], [75, 25])[0],
+        "timeout": rng.choices(["180s", "90s", "40s"], [40, 40, 20])[0],
+    }
+    keys = {"app_key": app_key.key, "app_secret": app_key.secret}
+    return inputs | (keys if rng.random() < 0.75 else {})
+
+
+def _peek(path: Path) -> tuple[str, int, int] | None:
+    """A plain look at the cache: its token, and by what to see that the file is the same later."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            token = json.load(file)["access_token"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return (fingerprint(token), status.st_ino, status.st_mtime_ns) if isinstance(token, str) else None

@@ -1,0 +1,306 @@
+"""The chaos: that it runs and is judged, and that each of its judges sees what it is there to see."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from bench.chaos_judges import JUDGES, LIMITS
+from bench.chaos_records import (
+    Attempt,
+    Begin,
+    Call,
+    Issued,
+    Killed,
+    Log,
+    Read,
+    Records,
+    Stop,
+    Stored,
+    Write,
+    fingerprint,
+    read_log,
+    read_write,
+)
+from bench.chaos_report import report
+from bench.chaos_world import Shared, WorldClock, WorldDatabase
+from tests.support import make_token
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.chaos_records import Record
+    from kis_token.sandbox.postgres import EmbeddedPostgres
+
+DAY = 86400.0
+NOW = 1000.0
+
+REFUSED = "tokens handed out that KIS would refuse"
+CLOSE = "tokenP calls in turns within a minute"
+TWICE = "new tokens within a minute"
+OLDER = "older tokens stored over newer"
+NONSENSE = "other things stored than living tokens"
+ERRORS = "tracebacks and other errors"
+CACHE = "no token, although the cache held one"
+STORE = "no token, although the store gave one"
+ENDED = "handed out after KIS had ended it early"
+BESIDE = "  of them with a good one in the store"
+ASLEEP = "handed out dead after a suspension"
+ALONE = "tokenP within a minute, one without the store"
+ALONE_TOGETHER = "  of them both from one machine"
+AFTER_SLEEP = "tokenP within a minute, after a suspension"
+
+#: KIS's tokens: two of the contenders' key, a dead one, and one of another key.
+TOKENS = (
+    Issued("old", NOW - 9 * 3600, NOW + DAY - 9 * 3600),
+    Issued("new", NOW - 3600, NOW + DAY - 3600),
+    Issued("dead", NOW - DAY - 1, NOW - 1),
+    Issued("other's", NOW - 3600, NOW + DAY - 3600, own=False),
+)
+NEW = Stored("new", NOW + DAY - 3600)
+OLD = Stored("old", NOW + DAY - 9 * 3600)
+NOTHING = Stored(None, None)
+
+
+def noted(*records: Record, writes: tuple[Write, ...] = ()) -> Records:
+    """What was noted besides the tokens."""
+    all_of_it = Records(writes=list(writes), machines=2)
+    all_of_it.add(*TOKENS, *records)
+    return all_of_it
+
+
+def seen(records: Records) -> set[str]:
+    """The judges that found something."""
+    return {name for name, judge in (JUDGES | LIMITS).items() if judge(records)}
+
+
+def got(token: str, refused: str | None = None) -> Attempt:
+    """Contender 0 got a token."""
+    return Attempt("0.1.1", 0, "resolve", NOW - 5, NOW, token, "supabase", refused=refused)
+
+
+def failed(mode: str = "resolve", *, cached: str | None = None, refused: str | None = None) -> Attempt:
+    """Contender 0 got none."""
+    return Attempt("0.1.1", 0, mode, NOW - 5, NOW, code="kis-unreachable", cached=cached, refused=refused)
+
+
+def call_in_turn(by: str, at: float) -> tuple[Begin, Call]:
+    """A call of tokenP a second after a grant."""
+    return Begin(by, at - 1, "granted", delivered=True), Call(by, at, "new")
+
+
+def written(before: Stored, after: Stored, *, outside: bool = False) -> Records:
+    """A write of the token row."""
+    return noted(writes=(Write(NOW, outside, before, after),))
+
+
+def put_by_outsider(before: Stored, after: Stored) -> Write:
+    """A write of a minute ago."""
+    return Write(NOW - 60, outside=True, before=before, after=after)
+
+
+def test_calm_run_finds_nothing() -> None:
+    """A good token, turns a minute apart, a newer token over an older one, a failure with nothing at hand."""
+    calm = noted(
+        got("new"),
+        failed(),
+        *call_in_turn("0.1.1", NOW),
+        *call_in_turn("1.1.1", NOW + 60),
+        writes=(Write(NOW, outside=False, before=OLD, after=NEW),),
+    )
+
+    assert seen(calm) == set()
+
+
+@pytest.mark.parametrize("attempt", [got("made up"), got("other's"), got("dead"), got("new", refused="new")])
+def test_token_that_kis_would_refuse_is_seen(attempt: Attempt) -> None:
+    """One that KIS never issued, of another key, past its end, or the one it had refused to this caller."""
+    assert seen(noted(attempt)) == {REFUSED}
+
+
+def test_token_that_died_in_a_suspension_is_told_apart() -> None:
+    """Who slept before the hand-out could not help it; who slept before the attempt could."""
+    assert seen(noted(got("dead"), Stop(0, NOW - 4, NOW - 2))) == {ASLEEP}
+    assert seen(noted(got("dead"), Stop(0, NOW - 9, NOW - 6))) == {REFUSED}
+    assert seen(noted(got("dead"), Stop(1, NOW - 4, NOW - 2))) == {REFUSED}
+
+
+def test_token_that_kis_ended_early_is_told_apart() -> None:
+    """Nobody but who is refused knows that KIS has ended a token: that is counted, from then on."""
+    assert seen(noted(got("new"), Killed("new", NOW - 1))) == {ENDED}
+    assert seen(noted(got("new"), Killed("new", NOW + 1))) == set()
+
+
+def test_token_that_kis_ended_early_beside_a_good_one_is_told_apart() -> None:
+    """The store had just shown its caller another, which KIS would accept."""
+    held, got_new, killed = (put_by_outsider(NOTHING, OLD),), got("new"), Killed("new", NOW - 1)
+
+    assert seen(noted(got_new, killed, Read(0, NOW - 3), writes=held)) == {ENDED, BESIDE}
+    assert seen(noted(got_new, killed, Read(1, NOW - 3), writes=held)) == {ENDED}
+    assert seen(noted(got_new, killed, Read(0, NOW - 3), Killed("old", NOW - 1), writes=held)) == {ENDED}
+
+
+def test_calls_in_turns_within_a_minute_are_seen() -> None:
+    """Two calls by contenders to whom the database had given a turn; also when they are one contender's."""
+    assert seen(noted(*call_in_turn("0.1.1", NOW), *call_in_turn("1.1.1", NOW + 59))) == {CLOSE}
+    assert seen(noted(*call_in_turn("0.1.1", NOW), *call_in_turn("0.1.1", NOW + 59))) == {CLOSE}
+
+
+@pytest.mark.parametrize(
+    "asked", [(), (Begin("1.1.1", NOW, None, delivered=False),), (Begin("1.1.1", NOW, "granted", delivered=False),)]
+)
+def test_call_without_the_store_is_told_apart(asked: tuple[Begin, ...]) -> None:
+    """Whose question or answer was lost does not know of turns."""
+    assert seen(noted(*call_in_turn("0.1.1", NOW), *asked, Call("1.1.1", NOW + 59, "new"))) == {ALONE}
+
+
+def test_calls_of_one_machine_without_the_store_are_counted() -> None:
+    """Contenders 0 and 2 share a machine of the two, 0 and 1 do not."""
+    assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1))) == {ALONE, ALONE_TOGETHER}
+    assert seen(noted(Call("0.1.1", NOW), Call("1.1.1", NOW + 1))) == {ALONE}
+
+
+def test_call_of_a_suspended_holder_is_told_apart() -> None:
+    """It slept between its last look at the clock and the call. Who called in time is not excused by sleep."""
+    late = (Begin("0.1.1", NOW - 75, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 74, NOW))
+    hasty = (Begin("0.1.1", NOW - 2, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 1, NOW))
+
+    assert seen(noted(*call_in_turn("1.1.1", NOW), *late)) == {AFTER_SLEEP}
+    assert seen(noted(*call_in_turn("1.1.1", NOW), *hasty)) == {CLOSE}
+
+
+def test_second_new_token_within_a_minute_is_seen() -> None:
+    """Whatever the calls looked like."""
+    assert seen(noted(Issued("newer", NOW - 3541, NOW + DAY - 3541))) == {TWICE}
+
+
+def test_older_token_over_a_newer_one_is_seen() -> None:
+    """Also one that is no token of this key at all."""
+    assert seen(written(NEW, OLD)) == {OLDER}
+    assert seen(written(NEW, Stored("dead", NOW - 1))) == {OLDER, NONSENSE}
+
+
+def test_write_over_what_was_no_good_is_right() -> None:
+    """What is unreadable, looks dead, has been ended or is an outsider's write, is not held against the project."""
+    assert seen(written(NOTHING, OLD)) == set()
+    assert seen(written(Stored("new", NOW), OLD)) == set()
+    assert seen(written(Stored("other's", NOW + DAY), OLD)) == set()
+    assert seen(written(NEW, OLD, outside=True)) == set()
+    killed = written(NEW, OLD)
+    killed.add(Killed("new", NOW - 1))
+    assert seen(killed) == set()
+
+
+@pytest.mark.parametrize(
+    "stored", [NOTHING, Stored("made up", NOW + DAY), Stored("other's", NOW + DAY), Stored("new", None)]
+)
+def test_nonsense_stored_is_seen(stored: Stored) -> None:
+    """What the project writes is a living token of the key, with its end."""
+    assert seen(written(NOTHING, stored)) == {NONSENSE}
+
+
+def test_errors_are_seen() -> None:
+    """An exception of another kind, a code that stands for one, and anything on stderr."""
+    crashed = Attempt("0.1.1", 0, "resolve", NOW, NOW, crash="Traceback: KeyError")
+    internal = Attempt("0.1.1", 0, "resolve", NOW, NOW, code="internal-error")
+    talkative = noted()
+    talkative.stderr = "Traceback (most recent call last):"
+
+    assert seen(noted(crashed)) == seen(noted(internal)) == seen(talkative) == {ERRORS}
+
+
+def test_failure_with_a_token_in_the_cache_is_seen() -> None:
+    """When it lived on for long enough, and was not the one that KIS had refused or another key's."""
+    assert seen(noted(failed(cached="new"))) == {CACHE}
+    assert seen(noted(failed("replace", cached="new", refused="old"))) == {CACHE}
+    assert seen(noted(failed("replace", cached="new", refused="new"))) == set()
+    assert seen(noted(failed(cached="dead"))) == seen(noted(failed(cached="other's"))) == set()
+    assert seen(noted(failed("force", cached="new"))) == set()
+
+
+def test_failure_with_a_token_in_the_store_is_seen() -> None:
+    """When the last true answer to this caller held it, in a row that looked alive."""
+    held, empty = (put_by_outsider(NOTHING, NEW),), (put_by_outsider(NEW, NOTHING),)
+    dying = (put_by_outsider(NOTHING, Stored("new", NOW + 20)),)
+    read = Read(0, NOW - 3)
+
+    assert seen(noted(failed(), read, writes=held)) == {STORE}
+    assert seen(noted(failed(), Read(1, NOW - 3), writes=held)) == set()
+    assert seen(noted(failed(), Read(0, NOW - 6), writes=held)) == set()
+    assert seen(noted(failed(), read, writes=empty)) == seen(noted(failed(), read, writes=dying)) == set()
+    assert seen(noted(failed("replace", refused="new"), read, writes=held)) == set()
+    assert seen(noted(failed("force"), read, writes=held)) == set()
+
+
+def test_report_tells_what_was_found() -> None:
+    """One finding, or one contender that never ended, and the run is not good; limits are counted and allowed."""
+    hung = noted()
+    hung.hung = 1
+
+    lines, is_good = report(noted(got("dead")), DAY)
+    assert not is_good
+    assert f"{REFUSED:<46} 1" in lines
+    assert f"{REFUSED}: 0.1.1 got a token past its end" in lines
+    assert not report(hung, DAY)[1]
+    lines, is_good = report(noted(got("new"), Killed("new", NOW - 1)), DAY)
+    assert is_good
+    assert f"{ENDED:<46} 1" in lines
+
+
+def test_log_gives_back_what_was_noted(tmp_path: Path) -> None:
+    """Every kind of record that the judges go by."""
+    others: list[Record] = [got("new"), Read(0, NOW), Killed("new", NOW), Stop(0, NOW, NOW)]
+    records = [*TOKENS, *call_in_turn("0.1.1", NOW), *others]
+    log = Log(tmp_path / "log")
+
+    for record in records:
+        log.write(record)
+
+    before, after = Records(), read_log((tmp_path / "log").read_text().splitlines())
+    before.add(*records)
+    assert after == before
+
+
+def test_database_goes_by_world_time_and_tells_whose_a_write_is(postgres: EmbeddedPostgres) -> None:
+    """A jump moves both clocks; a function's write is the project's, an upsert is an outsider's."""
+    shared = Shared(10.0)
+    clock, database = WorldClock(shared), WorldDatabase(postgres.create_database(), shared, {"app_key": "PSmade-up"})
+    shared.jumped = 5000.0
+    database.jump(shared.jumped)
+    outsiders, ours = (make_token(now=clock.now() + timedelta(hours=hours)) for hours in (0, 7))
+
+    begin = clock.now().timestamp()
+    database.put("access_token", outsiders.to_json(), outsiders.expires_at)
+    with psycopg.connect(database.project.owner) as connection:
+        connection.execute("select public.save_token('kis', %s, %s)", (ours.to_json(), ours.expires_at))
+    end = clock.now().timestamp()
+    writes = [read_write(*row) for row in database.writes()]
+    database.close()
+
+    assert [(write.outside, write.before.token, write.after.token) for write in writes] == [
+        (True, None, fingerprint(outsiders.value)),
+        (False, fingerprint(outsiders.value), fingerprint(ours.value)),
+    ]
+    assert [write.after.ends for write in writes] == [each.expires_at.timestamp() for each in (outsiders, ours)]
+    assert begin - 0.01 <= writes[0].at <= writes[1].at <= end + 0.01
+
+
+def test_short_run_prints_zeros() -> None:
+    """Eight seconds with ten contenders: things go wrong, tokens are handed out, and what must be zero is."""
+    command = [sys.executable, "-m", "bench.chaos", "--seconds", "8", "--contenders", "10", "--seed", "3"]
+
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
+
+    rows = {line[:46].rstrip(): line[46:].strip() for line in done.stdout.splitlines()}
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert {name: rows[name] for name in JUDGES} == dict.fromkeys(JUDGES, "0")
+    assert all(int(rows[name].partition(":")[0]) > 0 for name in ("got one", "store: faults", "cache: faults"))
+    assert json.loads(rows["tokenP calls in a turn"].partition(":")[0]) > 0
