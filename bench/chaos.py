@@ -9,7 +9,6 @@ often; when exactly it strikes is up to the machine. It ends by itself.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import gc
 import math
 import multiprocessing
@@ -19,7 +18,7 @@ import signal
 import ssl
 import sys
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -130,10 +129,8 @@ def play(options: Options) -> tuple[Records, float]:
             options.seed,
             {"SUPABASE_URL": supabase_url, "KIS_BASE_URL": base_url},
             AppKey(account.app_key, account.app_secret),
-            folder / "lock",
             folder / "stderr",
         )
-        around.lock.touch()
         around.stderr.touch()
         machines = [folder / f"machine{number}" for number in range(-(-options.contenders // ON_ONE_MACHINE))]
         caches = [machine / ".kis_token_cache.json" for machine in machines]
@@ -206,26 +203,25 @@ class _Storm:
         return time.monotonic() + self._random.expovariate(1 / mean)
 
     def _try_to_jump(self) -> None:
-        """Close the gate; when the last one is out and the servers are at rest, let time jump, and open it again.
+        """Close the gate; when all are out or asleep and the servers at rest, let time jump, and open it again.
 
-        Mostly those who take long are killed, or the world would do little but wait for them.
+        Who is suspended sleeps over the jump, as a laptop does. Mostly those who take long are killed, or the world
+        would do little but wait for them.
         """
         if self._closed_at is None:
             self._closed_at = time.monotonic() + (FINISH_SECONDS if self._random.random() < 1 / 8 else PATIENCE)
             self._shared.is_closed = True
         if time.monotonic() > self._closed_at:
             self._crowd.kill_all_at_work()
-        with self._around.lock.open("rb") as lock, suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for _ in range(5):
-                if self._shared.busy(0) or self._shared.busy(1):
-                    return
-                time.sleep(0.004)
-            self._shared.jumped += self._draw_jump()
-            self._database.jump(self._shared.jumped)
-            self._around.log.write(Tally("world", "jump"))
-            self._closed_at, self._shared.is_closed = None, False
-            self._jump_at = time.monotonic() + self._random.uniform(0.5, 3.0)
+        for _ in range(5):
+            if self._crowd.is_at_work() or self._shared.busy(0) or self._shared.busy(1):
+                return
+            time.sleep(0.004)
+        self._shared.jumped += self._draw_jump()
+        self._database.jump(self._shared.jumped)
+        self._around.log.write(Tally("world", "jump"))
+        self._closed_at, self._shared.is_closed = None, False
+        self._jump_at = time.monotonic() + self._random.uniform(0.5, 3.0)
 
     def _draw_jump(self) -> float:
         """Minutes, hours, a day, or to where the stored token is about to end."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import random
@@ -49,7 +48,6 @@ class Surroundings:
     seed: int
     variables: dict[str, str]
     app_key: AppKey
-    lock: Path
     stderr: Path
 
 
@@ -79,14 +77,12 @@ class Contender:
     def _admitted(self) -> Iterator[bool]:
         """Keep time from jumping for the block; not admitted while it is about to."""
         shared = self.around.shared
-        with self.around.lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-            try:
-                if admitted := not (shared.is_closed or shared.is_finishing):
-                    shared.set_mark(self.number, RESOLVING)
-                yield admitted
-            finally:
-                shared.set_mark(self.number, IDLE)
+        # In this order: who closes the gate looks at the marks after that.
+        shared.set_mark(self.number, RESOLVING)
+        try:
+            yield not (shared.is_closed or shared.is_finishing)
+        finally:
+            shared.set_mark(self.number, IDLE)
 
     def _ask(self, by: str, rng: random.Random) -> None:
         """One job: a token, now and then used and found to be refused."""

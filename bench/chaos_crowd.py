@@ -70,19 +70,26 @@ class Crowd:
         self._processes[number].kill()
 
     def kill_all_at_work(self) -> None:
-        """Kill those who are at something."""
+        """Kill those who are at something and awake."""
         for number, process in enumerate(self._processes):
-            if self._shared.mark(number) != IDLE and process.is_alive():
+            if self._is_at_work(number) and process.is_alive():
                 self.kill(number)
 
-    def suspend(self, number: int | None = None) -> None:
-        """Suspend somebody for a while."""
+    def is_at_work(self) -> bool:
+        """Whether anybody is at something and awake."""
+        return any(self._is_at_work(number) for number in range(len(self._keys)))
+
+    def _is_at_work(self, number: int) -> bool:
+        return number not in self._asleep and self._shared.mark(number) != IDLE
+
+    def suspend(self, number: int | None = None, long: float = 0.2) -> None:
+        """Suspend somebody for a while; ``long`` is how often it is for longer than a lease lasts."""
         number = self._random.randrange(len(self._keys)) if number is None else number
         pid = self._processes[number].pid
         if number not in self._asleep and pid is not None and self._processes[number].is_alive():
             os.kill(pid, signal.SIGSTOP)
             self._around.log.write(Tally("suspended", WHEN[self._shared.mark(number)]))
-            seconds = self._random.uniform(*self._random.choices([SHORT, LONG], [4, 1])[0])
+            seconds = self._random.uniform(*LONG if self._random.random() < long else SHORT)
             self._asleep[number] = (time.monotonic() + seconds, self._clock.now().timestamp())
 
     def finish(self, seconds: float) -> int:
@@ -126,7 +133,7 @@ class Crowd:
         if chance < STRUCK:
             self.kill(number)
         elif chance < 2 * STRUCK:
-            self.suspend(number)
+            self.suspend(number, 0.5)
 
     def _wake(self, number: int) -> None:
         _, since = self._asleep.pop(number)

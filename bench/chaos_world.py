@@ -101,7 +101,7 @@ class WorldClock:
         return START + timedelta(seconds=(time.time() - shared.epoch) * shared.speed + shared.jumped)
 
     def monotonic(self) -> float:
-        """World seconds that never go back. They do not jump: a jump finds nobody at work."""
+        """World seconds that never go back. They do not jump: nor does a machine's when it was asleep."""
         return time.monotonic() * self._shared.speed
 
     def sleep(self, seconds: float) -> None:
