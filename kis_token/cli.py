@@ -118,7 +118,7 @@ def _seal(_: argparse.Namespace) -> int:
     settings = Settings.from_env(os.environ)
     with open_store(settings, time.monotonic()) as store:
         sealed = seal(settings, store)
-    print(f"{settings.service_name}: " + (f"sealed {', '.join(sealed)}" if sealed else "all was sealed before"))  # noqa: T201 - the output
+    print(f"{settings.service_name}: " + (f"sealed {', '.join(sealed)}" if sealed else "nothing is left to seal"))  # noqa: T201 - the output
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kis_token.errors import KisTokenError, StoreOutage, TokenError
@@ -12,7 +13,7 @@ from kis_token.token import AppKey, parse_stored
 
 if TYPE_CHECKING:
     from kis_token.config import Settings
-    from kis_token.reader import Slot
+    from kis_token.reader import Row, Slot
     from kis_token.sealing import Vault
     from kis_token.supabase import SupabaseCredentialManager
 
@@ -29,7 +30,8 @@ def set_app_key(settings: Settings, store: SupabaseCredentialManager, vault: Vau
     """Store the settings' app key and secret, sealed where they hold an encryption key.
 
     Whether that ended the slot's token: one of another app key, or whose key nobody can tell, is set to inactive, so
-    that the next who asks issues one for the new key. Raises KisTokenError ``missing-app-key``, and StoreError.
+    that the next who asks issues one for the new key. Raises KisTokenError ``missing-app-key``, TokenError
+    ``sealed-without-key`` where the slot is sealed and no encryption key is given, and StoreError.
     """
     if not settings.app_key or not settings.app_secret:
         raise KisTokenError("missing-app-key", "No app key and secret are given")
@@ -48,17 +50,22 @@ def seal(settings: Settings, store: SupabaseCredentialManager) -> list[str]:
     """Seal the slot's rows with the first encryption key; the types that were not sealed so before.
 
     Safe to interrupt and to repeat: each row is replaced by itself, and only where nobody has changed it meanwhile.
-    Raises KisTokenError ``missing-encryption-key``, TokenError ``seal-broken`` for a value that no given key opens, and
-    StoreError.
+    Raises KisTokenError ``missing-encryption-key``, StoreError and, for a value that no given key opens, TokenError
+    ``seal-broken``; but an inactive row of that kind, which nobody reads, stays as it is.
     """
     if not settings.encryption_keys:
         raise KisTokenError("missing-encryption-key", "encryption-key (or KIS_TOKEN_ENCRYPTION_KEY) is not set")
     vault, service, sealed = SealingVault(settings.encryption_keys), settings.service_name, dict[str, None]()
     for _ in range(_PASSES):
-        is_done = True
+        is_done, active = True, store.read(service).rows
         for name, row in sorted(store.read_all(service).rows.items()):
             # Also what needs no other seal is opened: this is the time to learn that it cannot be.
-            value = vault.open(row.value, service, name) if row.value.startswith(PREFIX) else row.value
+            try:
+                value = vault.open(row.value, service, name) if row.value.startswith(PREFIX) else row.value
+            except TokenError:
+                if name in active:
+                    raise
+                continue
             if vault.is_current(row.value):
                 continue
             is_done = False
@@ -70,14 +77,24 @@ def seal(settings: Settings, store: SupabaseCredentialManager) -> list[str]:
 
 
 def _belongs_to(slot: Slot, app_key: AppKey, service: str, vault: Vault) -> bool:
-    """Whether the slot's token is surely one of ``app_key``."""
+    """Whether the slot's token is surely one of ``app_key``. Raises TokenError ``sealed-without-key``."""
+    values = {name: _value_of(row, service, name, vault) for name, row in slot.rows.items()}
+    text = values.get("access_token")
+    if text is not None:
+        with suppress(TokenError):
+            owner = parse_stored(text, column=slot.rows["access_token"].expires_at).app_key_id
+            if owner is not None:
+                return owner == app_key.key_id
+    return values.get("app_key") == app_key.key
+
+
+def _value_of(row: Row, service: str, name: str, vault: Vault) -> str | None:
+    """What the row holds, plain or sealed; None for what no given key opens."""
+    if not row.value.startswith(PREFIX):
+        return row.value
     try:
-        row = slot.rows.get("access_token")
-        if row is not None:
-            token = parse_stored(vault.open(row.value, service, "access_token"), column=row.expires_at)
-            if token.app_key_id is not None:
-                return token.app_key_id == app_key.key_id
-        row = slot.rows.get("app_key")
-        return row is not None and vault.open(row.value, service, "app_key") == app_key.key
-    except TokenError:
-        return False  # what cannot be opened or read proves nothing
+        return vault.open(row.value, service, name)
+    except TokenError as error:
+        if error.code == "sealed-without-key":
+            raise  # what is sealed must not be replaced by something plain by mistake
+        return None

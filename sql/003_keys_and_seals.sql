@@ -1,4 +1,4 @@
--- Changing an account's keys and sealing what is stored, and a role that may only read tokens.
+-- Changing an account's keys, and sealing what is stored.
 --
 -- Both functions lock the slot's lease, as the functions of 002 do, so that no turn to issue meets a half-made change.
 --
@@ -22,8 +22,8 @@ declare
     ended  bigint;
 begin
     perform public.issuance_check_service(service);
-    if coalesce(app_key, '') = '' or coalesce(app_secret, '') = '' then
-        raise exception 'app_key and app_secret are needed' using errcode = '22023';
+    if coalesce(length(app_key), 0) not between 1 and 8192 or coalesce(length(app_secret), 0) not between 1 and 8192 then
+        raise exception 'app_key and app_secret are needed, of 8192 characters at the most' using errcode = '22023';
     end if;
     if environment is null or environment not in ('production', 'paper') then
         raise exception 'environment is production or paper' using errcode = '22023';
@@ -111,32 +111,6 @@ revoke all on function public.set_app_key(text, text, text, text, boolean), publ
 grant execute on function
     public.set_app_key(text, text, text, text, boolean), public.reseal(text, text, text, bigint)
 to service_role;
-
--- A reader gets the tokens and nothing else: neither key nor secret, no function, no lease. docs/security.md says how to
--- make a key for it.
-do $$
-begin
-    -- Roles belong to the whole server: another database may have made it.
-    if not exists (select from pg_catalog.pg_roles where rolname = 'kis_token_reader') then
-        create role kis_token_reader nologin noinherit;
-    end if;
-    -- On Supabase the API logs in as authenticator and then takes the role that a key names.
-    if exists (select from pg_catalog.pg_roles where rolname = 'authenticator') then
-        if not pg_catalog.pg_has_role('authenticator', 'kis_token_reader', 'member') then
-            grant kis_token_reader to authenticator;
-        end if;
-    end if;
-end
-$$;
-
-revoke all on table public.api_credentials from kis_token_reader;
-grant usage on schema public to kis_token_reader;
-grant select (service_name, credential_type, credential_value, expires_at, is_active, version)
-    on table public.api_credentials to kis_token_reader;
-
-drop policy if exists api_credentials_token_reader on public.api_credentials;
-create policy api_credentials_token_reader on public.api_credentials
-    for select to kis_token_reader using (credential_type = 'access_token' and is_active);
 
 notify pgrst, 'reload schema';
 

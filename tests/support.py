@@ -93,7 +93,11 @@ class Database:
     def connect_as(self, role: str) -> psycopg.Connection[tuple[Any, ...]]:
         """A new connection in a role of the API."""
         connection = psycopg.connect(self.project.api, autocommit=True)
-        connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+        try:
+            connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
+        except psycopg.Error:
+            connection.close()
+            raise
         return connection
 
     def clear(self) -> None:

@@ -192,7 +192,7 @@ def test_sealing_from_nothing_to_a_changed_key(chain: Chain) -> None:
         True,
     )
     assert sealed.stdout == resealed.stdout == "kis: sealed access_token, app_key, app_secret\n"
-    assert again.stdout == "kis: all was sealed before\n"
+    assert again.stdout == "kis: nothing is left to seal\n"
     same = first.stdout == opened.stdout == last.stdout
     assert same
     assert chain.issue_calls == 1

@@ -198,6 +198,38 @@ def test_keys_are_stored_plain_or_sealed(owner: Owner) -> None:
     assert vault.open(owner.stored["app_secret"], "kis", "app_secret") == APP_KEY.secret
 
 
+def test_sealed_slot_is_not_made_plain_by_mistake(owner: Owner) -> None:
+    """Who forgets the encryption key is told, and everything stays sealed and alive."""
+    owner.chain.database.put_keys()
+    owner.chain.database.put_token(make_token())
+    owner.seal(OLD)
+    before = owner.stored
+    with pytest.raises(KisTokenError) as caught:
+        owner.set_app_key()
+    assert caught.value.code == "sealed-without-key"
+    assert owner.stored == before
+    assert owner.chain.resolve(encryption_key=OLD).source == "supabase"
+
+
+def test_keys_that_are_sealed_for_the_first_time_keep_their_token(owner: Owner) -> None:
+    """The slot was plain and becomes sealed: its token is one of the same key and goes on, once it is sealed too."""
+    token = make_token()
+    owner.chain.database.put_keys()
+    owner.chain.database.put_token(token)
+    assert owner.set_app_key(encryption_key=OLD) is False
+    assert owner.seal(OLD) == ["access_token"]
+    assert owner.chain.resolve(encryption_key=OLD).token.token_id == token.token_id
+
+
+def test_old_token_under_a_lost_seal_is_in_nobody_s_way(owner: Owner) -> None:
+    """After the keys were set anew, sealing passes the token by that nobody can open any more."""
+    owner.chain.database.put_keys()
+    owner.chain.database.put_token(make_token())
+    owner.seal(OLD)
+    owner.set_app_key(encryption_key=NEW)
+    assert owner.seal(NEW) == []
+
+
 @pytest.mark.parametrize("encryption_key", ["", OLD])
 def test_changed_key_gets_a_token_of_its_own(owner: Owner, encryption_key: str) -> None:
     """After a change of account the old token is ended; the next who asks gets one of the new key, and no error."""

@@ -12,7 +12,7 @@ from kis_token.sandbox.database import apply_migrations, migrations_folder, prep
 from tests.support import Database, make_token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kis_token.sandbox.postgres import EmbeddedPostgres
 
@@ -46,6 +46,13 @@ select oid::regprocedure::text as signature, proname as name, prosecdef, proconf
        array(select format_type(t, null) from unnest(proargtypes) t) as types
 from pg_proc where pronamespace = 'public'::regnamespace order by 1
 """
+
+
+@pytest.fixture
+def superuser(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection[Any]]:
+    """Who may change roles, which belong to the whole server."""
+    with psycopg.connect(postgres.create_database(), autocommit=True) as connection:
+        yield connection
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["today", "legacy"])
@@ -202,7 +209,7 @@ def test_only_the_public_functions_run_as_their_owner(project: Database) -> None
 def test_every_table_says_by_a_policy_who_may_pass(project: Database) -> None:
     """No table has row level security without a policy, and each policy names whom it lets through, if anybody."""
     policies = project.owner.execute(
-        "select tablename, roles::text[] as roles, qual from pg_policies where schemaname = 'public'"
+        "select tablename, roles::text[] as roles, qual, permissive, cmd from pg_policies where schemaname = 'public'"
     ).fetchall()
 
     assert {(row["tablename"], *row["roles"], row["qual"]) for row in policies if row["qual"] in ("true", "false")} == {
@@ -210,7 +217,10 @@ def test_every_table_says_by_a_policy_who_may_pass(project: Database) -> None:
         ("credential_leases", "public", "false"),
         ("credential_issuances", "public", "false"),
     }
-    assert [row["roles"] for row in policies if row["qual"] not in ("true", "false")] == [[READER]]
+    others = sorted(
+        (*row["roles"], row["permissive"], row["cmd"]) for row in policies if row["qual"] not in ("true", "false")
+    )
+    assert others == [(READER, "PERMISSIVE", "SELECT"), (READER, "RESTRICTIVE", "ALL")]
 
 
 def test_nothing_runs_with_more_than_its_callers_rights_unseen(project: Database) -> None:
@@ -262,3 +272,68 @@ def test_reader_is_refused_whatever_else_it_tries(project: Database) -> None:
         assert was_refused(connection, sql.SQL("select {} from api_credentials").format(sql.Identifier("id")))
 
     assert allowed == ['select 1 from "api_credentials"']
+
+
+def test_policy_for_everybody_opens_no_key_to_the_reader(project: Database) -> None:
+    """A project's own policy that lets everybody read adds nothing to what a reader sees, and lets anon see nothing."""
+    project.clear()
+    project.put_keys()
+    project.put_token(make_token())
+    project.owner.execute("create policy everybody on api_credentials for select using (true)")
+    try:
+        with project.connect_as(READER) as connection:
+            seen = connection.execute("select credential_type from api_credentials").fetchall()
+        with project.connect_as("anon") as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("select 1 from api_credentials")
+    finally:
+        project.owner.execute("drop policy everybody on api_credentials")
+
+    assert seen == [("access_token",)]
+
+
+def test_readers_that_were_ended_stay_ended(make_database: Callable[[], Database]) -> None:
+    """Taking the role from the API ends every reader's key; running the files again does not give it back."""
+    project = make_database()
+    project.owner.execute("revoke kis_token_reader from authenticator")
+    try:
+        apply_migrations(project.project.owner, migrations_folder())
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            project.connect_as(READER)
+    finally:
+        project.owner.execute("grant kis_token_reader to authenticator")
+
+
+def test_owner_who_may_make_no_roles_has_all_but_the_reader(
+    postgres: EmbeddedPostgres, superuser: psycopg.Connection[Any]
+) -> None:
+    """Without the right to make roles the files run all the same, and a warning says what there is not."""
+    project = prepare_database(postgres.create_database())
+    warnings: list[str] = []
+    superuser.execute("alter role kis_token_reader rename to kis_token_reader_elsewhere")
+    superuser.execute("alter role postgres nocreaterole")
+    try:
+        with psycopg.connect(project.owner, autocommit=True) as connection:
+            connection.add_notice_handler(
+                lambda notice: warnings.append(f"{notice.severity}: {notice.message_primary}")
+            )
+            for path in sorted(migrations_folder().glob("*.sql")):
+                connection.execute(path.read_bytes())
+            policies = connection.execute("select policyname from pg_policies where tablename = 'api_credentials'")
+            assert policies.fetchall() == [("api_credentials_service_role",)]
+    finally:
+        superuser.execute("alter role postgres createrole")
+        superuser.execute("alter role kis_token_reader_elsewhere rename to kis_token_reader")
+    assert [each for each in warnings if each.startswith("WARNING: there is no role kis_token_reader")] == warnings[-1:]
+
+
+def test_role_that_passes_row_level_security_is_refused(
+    postgres: EmbeddedPostgres, superuser: psycopg.Connection[Any]
+) -> None:
+    """A role of that name that somebody made with more rights would read everything: the file stops."""
+    project = prepare_database(postgres.create_database())
+    superuser.execute("alter role kis_token_reader bypassrls")
+    try:
+        with pytest.raises(psycopg.errors.RaiseException, match="passes row level security"):
+            apply_migrations(project.owner, migrations_folder())
+    finally:
+        superuser.execute("alter role kis_token_reader nobypassrls")

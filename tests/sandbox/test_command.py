@@ -178,4 +178,5 @@ def test_migrations_are_found_in_a_checkout() -> None:
         "001_api_credentials.sql",
         "002_issuance.sql",
         "003_keys_and_seals.sql",
+        "004_token_reader.sql",
     ]
