@@ -104,14 +104,14 @@ def interrupt(*_: object) -> None:
 
 def find_token(workflow: FileWorkflow) -> int:
     """The fast path, then whatever else is needed; the exit status. Raises KisTokenError."""
-    from kis_token.config import Settings
+    from kis_token.config import Settings, secrets_in
     from kis_token.errors import EnvironmentFault
     from kis_token.publish import mask_secrets, mask_view, publish, report_failure
     from kis_token.workflow import require_file
 
+    mask_secrets(secrets_in(os.environ), workflow)
     settings = Settings.from_env(os.environ)
     start_watch(settings, workflow)
-    mask_secrets(settings.secrets, workflow)
     require_file(os.environ, "GITHUB_OUTPUT")
     if settings.export_env:
         require_file(os.environ, "GITHUB_ENV")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from actions_toolkit import core
 
-from kis_token.config import Settings
+from kis_token.config import Settings, secrets_in
 from kis_token.errors import KisTokenError
 from kis_token.publish import describe_defect, mask_secrets, mask_view, publish, report_failure
 from kis_token.wiring import open_resolver
@@ -70,9 +70,9 @@ def main(started: float, view: View | None) -> int:
     workflow = ToolkitWorkflow()
     links: tuple[Link, ...] = ()
     try:
+        mask_secrets(secrets_in(os.environ), workflow)
         # Read again: only with the runtime is the user's cache folder known outside of a job.
         settings = Settings.from_env(os.environ)
-        mask_secrets(settings.secrets, workflow)
         with open_resolver(settings, started, workflow.info) as resolver:
             view = view or resolver.look()
             mask_view(view, workflow)

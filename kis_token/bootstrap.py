@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault
+from kis_token.folders import is_on_open_ground, make_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -98,8 +99,10 @@ def _usable_root(env: Mapping[str, str]) -> Path:
     """The first place that this user can write and no other user could have prepared."""
     for folder in _candidates(env):
         root = folder / "kis-token-action"
+        if is_on_open_ground(root):
+            continue
         try:
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(root)
             status = root.stat()
         except OSError:
             continue

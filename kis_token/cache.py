@@ -7,6 +7,7 @@ only the lock needs filelock.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kis_token.errors import CacheError, IssuanceError, TokenError
+from kis_token.folders import make_private
 from kis_token.token import Token, parse_stored
 
 if TYPE_CHECKING:
@@ -46,7 +48,11 @@ class FileCache:
             # A UnicodeError holds the file's content.
             cause = error if isinstance(error, OSError) else None
             raise TokenError("token-unusable", f"the cache file cannot be read ({type(error).__name__})") from cause
-        return parse_stored(self._vault.open(text, self._service_name, "access_token"))
+        text = self._vault.open(text, self._service_name, "access_token")
+        token = parse_stored(text)
+        if json.loads(text).get("service_name") not in (None, self._service_name):
+            raise TokenError("token-of-another-key", "The cache file is that of another service-name")
+        return token
 
     def write(self, token: Token) -> None:
         """Keep ``token``, unless one that lives longer is there. Raises CacheError."""
@@ -57,9 +63,10 @@ class FileCache:
             ):
                 self._close_to_others()
                 return
-        text = self._vault.seal(token.to_json(), self._service_name, "access_token")
+        value = token.to_json(service_name=self._service_name)
+        text = self._vault.seal(value, self._service_name, "access_token")
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._path.parent)
             self._replace(text.encode())
         except OSError as error:
             raise CacheError(
@@ -77,7 +84,7 @@ class FileCache:
 
         lock = FileLock(f"{self._path}.lock", mode=0o600)
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._path.parent)
             lock.acquire(timeout=seconds)
         except Timeout as error:
             raise IssuanceError(
@@ -118,8 +125,8 @@ class FileCache:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
                 raise OSError("not a cache file")
-            if hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), 0):
-                raise PermissionError("another user's file")
+            if hasattr(os, "geteuid") and (status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH):
+                raise PermissionError("a file that another user may have written")
             return file.read(LARGEST_FILE).decode()
 
 

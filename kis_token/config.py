@@ -34,10 +34,19 @@ DEFAULT_SERVICES = {"production": "kis", "paper": "kis-paper"}
 LONGEST_MIN_VALIDITY = timedelta(hours=12)
 LONGEST_DURATION = timedelta(days=90)
 
+#: The settings that are secrets, and the variables of the same meaning.
+_SECRET = {
+    "supabase-key": ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY"),
+    "app-key": ("KIS_APP_KEY",),
+    "app-secret": ("KIS_APP_SECRET",),
+    "encryption-key": ("KIS_TOKEN_ENCRYPTION_KEY",),
+}
+LONGEST_KEY = 8192
+
 _SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _DURATION = re.compile(r"(?:\d{1,9}[smhd])+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+)([smhd])", re.ASCII)
-_ODD = "has a line break, a blank or a character outside ASCII"
+_ODD = "has a line break, a blank or a character outside ASCII, or is far too long"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -54,7 +63,6 @@ class Settings:
     service_name: str
     base_url: str
     encryption_keys: tuple[bytes, ...] = field(repr=False)
-    encryption_text: str = field(repr=False)
     cache_path: Path | None
     mode: str
     min_validity: timedelta
@@ -68,12 +76,6 @@ class Settings:
     label: str
 
     @property
-    def secrets(self) -> tuple[str, ...]:
-        """What was given and must never be seen."""
-        given = (*self.supabase_key.split(), self.app_key, self.app_secret, *self.encryption_text.split())
-        return tuple(secret for secret in given if secret)
-
-    @property
     def reads_only(self) -> bool:
         """Whether supabase-key is a reader's: a public key and a JWT of a role that may only read tokens."""
         return " " in self.supabase_key
@@ -84,18 +86,33 @@ class Settings:
         return _Reader(env).settings()
 
 
+def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
+    """What was given and must never be seen, also where the settings as a whole make no sense."""
+    names = [name for setting, variables in _SECRET.items() for name in (_input(setting), *variables)]
+    return tuple(word for name in names for word in env.get(name, "").split())
+
+
+def _input(setting: str) -> str:
+    return "INPUT_" + setting.upper().replace("-", "_")
+
+
 class _Reader:
     """Reads one environment; collects faults instead of raising at the first."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
         self._faults: list[tuple[str, str]] = []
+        self._is_elsewhere = False
 
     def settings(self) -> Settings:
         environment = self._choice("environment", "KIS_ENVIRONMENT", ENVIRONMENTS)
+        # With export-env a step leaves host and keys to the steps after it, of which one may be for the other account.
+        others = {host for name, host in KIS_HOSTS.items() if name != environment}
+        self._is_elsewhere = (
+            bool(self._env.get("GITHUB_ACTIONS")) and self._env.get("KIS_BASE_URL", "").strip() in others
+        )
         service_name = self._service_name(DEFAULT_SERVICES[environment])
         app_key, app_secret = self._app_keys()
-        encryption_text = self._text("encryption-key", "KIS_TOKEN_ENCRYPTION_KEY")
         settings = Settings(
             supabase_url=self._supabase_url(),
             supabase_key=self._supabase_key(),
@@ -103,9 +120,8 @@ class _Reader:
             app_secret=app_secret,
             environment=environment,
             service_name=service_name,
-            base_url=self._base_url(KIS_HOSTS[environment]),
-            encryption_keys=self._encryption_keys(encryption_text),
-            encryption_text=encryption_text,
+            base_url=self._base_url(KIS_HOSTS[environment], others),
+            encryption_keys=self._encryption_keys(self._text("encryption-key", *_SECRET["encryption-key"])),
             cache_path=self._cache_path(service_name),
             mode=self._choice("mode", None, MODES),
             min_validity=self._duration("min-validity", "KIS_TOKEN_MIN_VALIDITY", "10m", most=LONGEST_MIN_VALIDITY),
@@ -123,7 +139,9 @@ class _Reader:
         return settings
 
     def _text(self, name: str, *variables: str) -> str:
-        names = ("INPUT_" + name.upper().replace("-", "_"), *variables)
+        if self._is_elsewhere and name in ("base-url", "app-key", "app-secret"):
+            variables = ()
+        names = (_input(name), *variables)
         return next((text for text in (self._env.get(key, "").strip() for key in names) if text), "")
 
     def _fault(self, code: str, message: str) -> None:
@@ -150,7 +168,7 @@ class _Reader:
 
     def _supabase_key(self) -> str:
         """One word; or a reader's two, as two lines: the public key, which opens the gateway, and a JWT with a role."""
-        text = self._text("supabase-key", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY")
+        text = self._text("supabase-key", *_SECRET["supabase-key"])
         words = text.split()
         if not words:
             self._missing("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")
@@ -161,8 +179,8 @@ class _Reader:
         return " ".join(words)
 
     def _app_keys(self) -> tuple[str | None, str | None]:
-        app_key = self._text("app-key", "KIS_APP_KEY")
-        app_secret = self._text("app-secret", "KIS_APP_SECRET")
+        app_key = self._text("app-key", *_SECRET["app-key"])
+        app_secret = self._text("app-secret", *_SECRET["app-secret"])
         if bool(app_key) != bool(app_secret):
             missing = "app-secret (or KIS_APP_SECRET)" if app_key else "app-key (or KIS_APP_KEY)"
             self._fault("incomplete-app-key", f"{missing} is not set although the other half is")
@@ -182,13 +200,14 @@ class _Reader:
             return default
         return text
 
-    def _base_url(self, default: str) -> str:
+    def _base_url(self, default: str, others: set[str]) -> str:
         text = self._text("base-url", "KIS_BASE_URL")
         url = _parse_url(text) if text else default
         if url is None:
             self._fault("invalid-base-url", "base-url (or KIS_BASE_URL) is not a URL that can be used")
-            return default
-        return url
+        elif url in others:
+            self._fault("invalid-base-url", "base-url (or KIS_BASE_URL) is KIS's host for the other environment")
+        return url or default
 
     def _encryption_keys(self, text: str) -> tuple[bytes, ...]:
         keys = []
@@ -269,8 +288,8 @@ def _called(name: str, variable: str | None) -> str:
 
 
 def is_one_word(text: str) -> bool:
-    """Whether ``text`` can be a key or a URL: printable ASCII without blanks."""
-    return text.isascii() and text.isprintable() and " " not in text
+    """Whether ``text`` can be a key or a URL: printable ASCII without blanks, and not a whole file."""
+    return len(text) <= LONGEST_KEY and text.isascii() and text.isprintable() and " " not in text
 
 
 def _parse_url(text: str) -> str | None:

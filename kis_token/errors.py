@@ -51,7 +51,10 @@ REMEDIES: dict[str, str] = {
     "invalid-duration": "Use numbers with s, m, h or d, such as 90s or 1h30m; min-validity may be 12h at the most.",
     "invalid-boolean": "Use true or false.",
     "invalid-service-name": "Use up to 63 letters, digits, '_', '.' and '-', a letter or digit first.",
-    "invalid-base-url": "Use https://host:port without a path. Plain http is for 127.0.0.1 and localhost only.",
+    "invalid-base-url": (
+        "Use https://host:port without a path, or leave it out for KIS's own hosts. "
+        "Plain http is for 127.0.0.1 and localhost only."
+    ),
     "invalid-on-store-outage": "Use issue or fail.",
     "invalid-encryption-key": "Each line is one key: 32 bytes in base64, as kis-token keygen makes them.",
     "missing-encryption-key": "Set it to a key that kis-token keygen has made, or to several, one a line.",
@@ -65,6 +68,7 @@ REMEDIES: dict[str, str] = {
     "store-table-missing": _MIGRATE_HINT,
     "store-column-missing": _MIGRATE_HINT,
     "store-function-missing": _MIGRATE_HINT,
+    "store-value-too-large": "Somebody has put something else there. Store the right value again, or delete the row.",
     "store-rejected": "Supabase refused the request. Is this release newer than the tables? " + _MIGRATE_HINT,
     # tokens
     "token-unusable": "A new token replaces it at the next issue.",

@@ -72,6 +72,7 @@ class Flight:
         self._was_rate_limited = False
         self._was_patient = False
         self._rejected: int | None = None
+        self._replaced_id: str | None = None
         self._times: tuple[datetime, datetime] | None = None
 
     def run(self, view: View, app_key: AppKey, *, replaces: int | None = None) -> Resolution:
@@ -81,6 +82,7 @@ class Flight:
         IssuerError, IssuanceError and TokenError.
         """
         self._rejected = view.unusable_version or replaces
+        self._replaced_id = view.stored.token_id if view.stored is not None and replaces is not None else None
         while self.left() > 0:
             begun, turn = self._lease.begin(
                 app_key,
@@ -127,6 +129,7 @@ class Flight:
         if (
             self._settings.mode == "resolve"
             and cached is not None
+            and cached.app_key_id is not None  # what may belong to a key before must not become the slot's
             and cached.state(view.now, self._settings.min_validity) is State.FRESH
             and (view.stored is None or cached.expires_at > view.stored.expires_at)
         ):
@@ -228,7 +231,8 @@ class Flight:
         token, source = at_hand
         if self._settings.mode == "force":
             view = view.with_warning(f"The token was not renewed: {said}.")
-        if source == "cache" and begun.holder_label is None and begun.last_error != "token-repeated":
+        is_ours = source == "cache" and token.app_key_id is not None
+        if is_ours and begun.holder_label is None and begun.last_error != "token-repeated":
             # Nobody will store a newer one before long: what this machine has is of use to the others, unless it is
             # the very one that KIS refuses.
             self._lease.offer(token, keys_version=view.keys_version)
@@ -246,13 +250,17 @@ class Flight:
             return None
         view = self.present(view)
         token, _, _ = judge_row(view, slot, self._settings, self._vault)
-        return self._found(view, token) if token is not None and token.lives(view.now) else None
+        if token is None or not token.lives(view.now):
+            return None
+        # The row may have been written anew, sealed for instance, without a new token.
+        is_old = view.stored is not None and view.stored.lives(view.now) and view.stored.token_id == token.token_id
+        return None if is_old else self._found(view, token)
 
     def _accept(self, view: View, begun: Begun) -> Resolution | None:
         """The token that came with the answer; None when it cannot be used, which the next question then says."""
         token = self._judge(view, begun.value, begun.expires_at, begun.version)
         # The column, which is all that the store goes by, may promise more life than the token has.
-        if token is not None and token.lives(view.now):
+        if token is not None and token.lives(view.now) and token.token_id != self._replaced_id:
             return self._found(view, token)
         self._rejected = begun.version
         return None

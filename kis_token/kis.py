@@ -125,6 +125,7 @@ def _exchange(method: str, url: str, seconds: float, arguments: dict[str, Any]) 
     """One request: status and, as far as it is not too large, body. Follows no redirect; sends no .netrc."""
     with requests.Session() as session:
         session.auth = _no_authentication
+        session.trust_env = url.startswith("https:")  # without TLS only this machine is asked: never through a proxy
         for scheme in ("https://", "http://"):
             session.mount(scheme, _QuietAdapter())
         with session.request(

@@ -262,7 +262,12 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
     if slot.rows.keys() >= {"app_key", "app_secret"}:
         key, secret = (_stored_key(slot, name, settings, vault) for name in ("app_key", "app_secret"))
         if key and secret:
-            view = replace(view, app_key=AppKey(key, secret))
+            stored = AppKey(key, secret)
+            if view.app_key not in (None, stored):
+                view = view.with_warning(
+                    f"app-key and app-secret are not those stored for {settings.service_name}, which count."
+                )
+            view = replace(view, app_key=stored)
     token, unusable_version, said = judge_row(view, slot, settings, vault)
     view = replace(view, stored=token, unusable_version=unusable_version).with_link("supabase", said)
     return _warn_of_rotation(view, token, settings) if token is not None else view

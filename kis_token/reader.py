@@ -23,6 +23,8 @@ TYPES = ("app_key", "app_secret", "access_token")
 #: Bounds for one read: seconds altogether, and bytes of the answer.
 READ_SECONDS = 5.0
 LARGEST_ANSWER = 1024 * 1024
+#: Characters of one stored value: no key or token is as long, sealed or not.
+LARGEST_VALUE = 64 * 1024
 
 _MISCONFIGURED = {
     "42501": ("store-permission-denied", "Supabase does not let this key do that"),
@@ -66,7 +68,7 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
     try:
         if not isinstance(rows, list):
             raise TypeError  # noqa: TRY301 - joins the other ways of not being a list of rows
-        return Slot(
+        slot = Slot(
             {
                 row["credential_type"]: Row(str(row["credential_value"]), row["expires_at"], int(row["version"]))
                 for row in rows
@@ -75,6 +77,14 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
         )
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table") from error
+
+    if any(len(row.value) > LARGEST_VALUE for row in slot.rows.values()):
+        raise _too_large()
+    return slot
+
+
+def _too_large() -> StoreMisconfigured:
+    return StoreMisconfigured("store-value-too-large", "A stored value is longer than any key or token")
 
 
 def store_error(status: int | None, code: str | None) -> StoreError:
@@ -149,6 +159,8 @@ def _get(url: str, path: str, headers: dict[str, str], seconds: float) -> tuple[
         answer = connection.getresponse()
         body = answer.read(LARGEST_ANSWER + 1)
         if len(body) > LARGEST_ANSWER:
+            if answer.status == 200 and "json" in answer.getheader("Content-Type", ""):
+                raise _too_large()  # no outage: waiting does not mend it
             raise StoreOutage("store-unreachable", "Supabase's answer is too large")
         if answer.length:
             raise StoreOutage("store-unreachable", "Supabase's answer broke off")
@@ -171,7 +183,8 @@ def _connect(url: str, seconds: float) -> tuple[http.client.HTTPConnection, bool
     parts = urlsplit(url)
     host = parts.hostname or ""
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    proxy = _proxy(parts.scheme, parts.netloc)
+    # Only this machine is spoken to without TLS: never through a proxy, which would see the key.
+    proxy = _proxy(parts.scheme, parts.netloc) if parts.scheme == "https" else None
     if proxy is None:
         return kind(host, parts.port, timeout=seconds), False
     try:
@@ -179,7 +192,7 @@ def _connect(url: str, seconds: float) -> tuple[http.client.HTTPConnection, bool
         port = through.port or 80
     except ValueError:
         through, port = urlsplit(""), 0
-    if parts.scheme != "https" or through.scheme != "http" or through.username:
+    if through.scheme != "http" or through.username:
         # Rare forms of proxy are left to the library of the slow path.
         raise StoreOutage("store-unreachable", "The proxy is of a kind this read does not speak to", doubtful=True)
     connection = kind(through.hostname or "", port, timeout=seconds)

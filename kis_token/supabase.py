@@ -233,6 +233,8 @@ class SupabaseCredentialManager:
             raise _translate(error) from None
         except SupabaseException:
             raise store_error(400, "client") from None
+        except (ValueError, RecursionError):  # JSON, text or numbers that are none; their errors quote the answer
+            raise StoreOutage("store-unreachable", "Supabase's answer cannot be read") from None
         except httpx.HTTPError as error:
             raise StoreOutage("store-unreachable", f"Supabase does not answer ({type(error).__name__})") from None
 
@@ -242,7 +244,11 @@ class SupabaseCredentialManager:
             import httpx
             from supabase import ClientOptions, create_client
 
-            self._http = httpx.Client(timeout=CALL_SECONDS, event_hooks={"response": [self._note_date]})
+            self._http = httpx.Client(
+                timeout=CALL_SECONDS,
+                event_hooks={"response": [self._note_date]},
+                mounts={"http://": None},  # only this machine is spoken to without TLS: never through a proxy
+            )
             headers = key_headers(self._key)
             options = ClientOptions(
                 headers={"Authorization": headers["Authorization"]},

@@ -86,7 +86,7 @@ class Token:
             return State.FRESH
         return State.STALE if self.lives(now) else State.EXPIRED
 
-    def to_json(self) -> str:
+    def to_json(self, **further: str) -> str:
         """The form in which it is stored: clients written against the guide read the first three members."""
         members = {
             "access_token": self.value,
@@ -94,6 +94,7 @@ class Token:
             "issued_at": self.issued_at.isoformat(),
             "app_key_id": self.app_key_id,
             "environment": self.environment,
+            **further,
         }
         return json.dumps({name: value for name, value in members.items() if value is not None})
 

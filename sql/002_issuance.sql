@@ -122,6 +122,7 @@ create or replace function public.issuance_check_token(value text, expires_at ti
 as $$
 begin
     if value is null
+        or length(value) > 65536
         or not (value ~ '^enc:v1:[^:]+:[A-Za-z0-9_=-]+$' or public.issuance_plain_token_id(value) is not null) then
         raise exception 'not a token'
             using errcode = '22023', hint = 'A JSON string with a member access_token, or an enc:v1: envelope.';

@@ -80,7 +80,7 @@ declare
     new_version bigint;
 begin
     perform public.issuance_check_service(service);
-    if value is null or value !~ '^enc:v1:[^:]+:[A-Za-z0-9_=-]+$' then
+    if value is null or length(value) > 65536 or value !~ '^enc:v1:[^:]+:[A-Za-z0-9_=-]+$' then
         raise exception 'not an enc:v1: envelope' using errcode = '22023';
     end if;
 

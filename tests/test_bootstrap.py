@@ -422,6 +422,16 @@ def test_folder_that_others_may_write_is_not_trusted(machine: Machine, mode: int
     assert runtime.parent == machine.folder / "temp" / "kis-token-action"
 
 
+@pytest.mark.parametrize(("mode", "is_used"), [(0o777, False), (0o1777, True)], ids=["open", "sticky"])
+def test_place_on_open_ground_is_passed_by(machine: Machine, mode: int, is_used: bool) -> None:  # noqa: FBT001 - a table
+    """Where all may rename the folder above, another's could come in its place between a look and the loading."""
+    machine.put("uv")
+    machine.root.parent.mkdir()
+    machine.root.parent.chmod(mode)
+    runtime = machine.ensure(env={"RUNNER_TEMP": str(machine.folder / "temp")})
+    assert runtime.is_relative_to(machine.root) is is_used
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a folder away")
 def test_folder_of_another_user_is_not_trusted(machine: Machine) -> None:
     """Nor is a folder that belongs to somebody else."""

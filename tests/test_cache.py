@@ -369,3 +369,37 @@ def test_token_that_cannot_be_kept_is_still_handed_out(tmp_path: Path) -> None:
     assert len(kept.warnings) == 1
     assert "[cache-unwritable]" in kept.warnings[0]
     assert "cache-path" in kept.warnings[0]
+
+
+@posix
+def test_file_that_anybody_may_have_written_is_a_miss(cache: FileCache, path: Path) -> None:
+    """A file open to all may hold another's token; the next write replaces it by one that is not."""
+    put(path, make_token().to_json().encode())
+    path.chmod(0o666)
+    assert "cannot be read" in miss(cache)
+
+    token = make_token()
+    cache.write(token)
+
+    assert cache.read().token_id == token.token_id
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@posix
+def test_every_folder_that_is_made_is_private(tmp_path: Path) -> None:
+    """Whatever the umask: who can rename a folder on the way can put another in its place."""
+    path = tmp_path / "one" / "two" / NAME
+    before = os.umask(0)
+    try:
+        file_cache(path).write(make_token())
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (path.parent, path.parent.parent)] == [0o700, 0o700]
+
+
+def test_file_of_another_service_is_not_used(path: Path) -> None:
+    """Two slots with one path are told so; sealed or not, neither takes the other's token."""
+    file_cache(path).write(make_token())
+    with pytest.raises(TokenError) as caught:
+        FileCache(path, PlainVault(), "kis-second").read()
+    assert caught.value.code == "token-of-another-key"

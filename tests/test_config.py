@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kis_token.config import KIS_HOSTS, Settings
+from kis_token.config import KIS_HOSTS, Settings, secrets_in
 from kis_token.errors import REMEDIES, SettingsError
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, make_settings
 
@@ -52,7 +52,7 @@ def test_reader_s_key_is_two_words(gateway: str) -> None:
         settings = make_settings(SUPABASE_SERVICE_ROLE_KEY=f" {gateway}{between}{READER_JWT}\n")
         assert settings.reads_only
         assert settings.supabase_key == f"{gateway} {READER_JWT}"
-        assert settings.secrets == (gateway, READER_JWT)
+        assert secrets_in({"INPUT_SUPABASE_KEY": f" {gateway}{between}{READER_JWT}\n"}) == (gateway, READER_JWT)
     assert not make_settings().reads_only
 
 
@@ -304,19 +304,47 @@ def test_encryption_keys_are_one_a_line_in_either_alphabet() -> None:
 
 def test_no_secret_in_the_repr() -> None:
     """A repr that lands in a log shows the slot and the hosts, never a key."""
-    settings = make_settings(**KEYS, KIS_TOKEN_ENCRYPTION_KEY=f"{SEALING_KEY}\n{OTHER_KEY}")
-    shown = repr(settings)
+    env = KEYS | {"KIS_TOKEN_ENCRYPTION_KEY": f"{SEALING_KEY}\n{OTHER_KEY}"}
+    shown = repr(make_settings(**env))
     assert "service_name='kis'" in shown
-    assert not any(secret in shown for secret in settings.secrets), "a secret is shown"
+    assert not any(secret in shown for secret in secrets_in(env)), "a secret is shown"
     assert repr(bytes(range(32))) not in shown
 
 
 def test_secrets_are_all_that_was_given() -> None:
-    """Everything secret is there to be masked, each encryption key by itself, and nothing empty."""
-    settings = make_settings(**KEYS, KIS_TOKEN_ENCRYPTION_KEY=f"{SEALING_KEY}\n{OTHER_KEY}")
-    given_secrets = (SERVICE_KEY, ACCOUNT.app_key, ACCOUNT.app_secret, SEALING_KEY, OTHER_KEY)
-    assert sorted(settings.secrets) == sorted(given_secrets)
-    assert make_settings().secrets == (SERVICE_KEY,)
+    """Everything secret is there to be masked, inputs and variables, sensible or not; no URL and nothing empty."""
+    env = {
+        "SUPABASE_URL": "https://example.supabase.co",
+        "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,
+        "KIS_TOKEN_ENCRYPTION_KEY": f"{SEALING_KEY}\n{OTHER_KEY}",
+        "INPUT_APP_SECRET": f"{ACCOUNT.app_secret} cut",
+        "INPUT_APP_KEY": "",
+        **KEYS,
+    }
+    given_secrets = (SERVICE_KEY, ACCOUNT.app_key, *[ACCOUNT.app_secret] * 2, "cut", SEALING_KEY, OTHER_KEY)
+    assert sorted(secrets_in(env)) == sorted(given_secrets)
+    assert secrets_in({"INPUT_MODE": "resolve"}) == ()
+
+
+PAPER_HOST = KIS_HOSTS["paper"]
+
+
+def test_host_of_the_other_environment_is_a_mistake() -> None:
+    """Real keys are not sent to the paper host, nor the other way round, whoever says so."""
+    for wrong in ({"INPUT_BASE_URL": PAPER_HOST}, {"KIS_BASE_URL": f"{PAPER_HOST}/"}):
+        assert faults_of(**wrong) == ["invalid-base-url"]
+    assert make_settings(INPUT_BASE_URL=PAPER_HOST, INPUT_ENVIRONMENT="paper").base_url == PAPER_HOST
+
+
+def test_what_a_step_before_exported_for_the_other_account_is_passed_over() -> None:
+    """In a job export-env leaves host and keys behind; a step for the other environment takes neither of them."""
+    exported = KEYS | {"KIS_BASE_URL": KIS_HOSTS["production"], "GITHUB_ACTIONS": "true"}
+    paper = make_settings(**exported, INPUT_ENVIRONMENT="paper")
+    assert (paper.base_url, paper.app_key, paper.app_secret) == (PAPER_HOST, None, None)
+    given = make_settings(**exported, INPUT_ENVIRONMENT="paper", INPUT_APP_KEY="PSpaper", INPUT_APP_SECRET="cGFwZXI=")
+    assert (given.app_key, given.app_secret) == ("PSpaper", "cGFwZXI=")
+    same = make_settings(**exported)
+    assert (same.base_url, same.app_key) == (KIS_HOSTS["production"], ACCOUNT.app_key)
 
 
 def test_cache_file_lies_in_the_job_s_temporary_folder() -> None:

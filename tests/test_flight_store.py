@@ -97,3 +97,47 @@ def test_functions_missing_do_not_stop_a_living_token(chain: Chain) -> None:
     got = chain.resolve()
     assert (got.token.token_id, chain.issue_calls) == (token.token_id, 0)
     assert "sql/" in got.warnings[0]
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"\xff\xfe", b'{"status": NaN', b"1" * 5000])
+def test_an_answer_that_cannot_be_read_does_not_cost_the_token(chain: Chain, body: bytes) -> None:
+    """Nonsense in the place of commit's answer is an outage like any other; no text quotes it."""
+    chain.supabase.server.add_fault(Fault("answer", COMMIT, 99, Response(200, body)))
+
+    got = chain.resolve()
+
+    assert (got.source, got.refreshed, chain.cached_id()) == ("oauth", True, got.token.token_id)
+    assert "could not be stored" in got.warnings[0]
+
+
+# a row that changes without a new token
+
+
+@pytest.mark.parametrize("mode", ["rotate", "force"])
+def test_a_rotation_is_not_taken_in_by_a_new_version(chain: Chain, mode: str) -> None:
+    """A row that is written anew between look and begin, as by sealing, holds the old token: it is renewed."""
+    token = make_token(left=MINUTE, age=24 * HOUR)
+    chain.database.put_token(token)
+    resolver = chain.resolver(mode=mode)
+    view = resolver.look()
+    chain.database.put("access_token", f" {token.to_json()}", token.expires_at)
+
+    got = resolver.resolve(view)
+
+    assert (got.source, got.refreshed, chain.issue_calls) == ("oauth", True, 1)
+    assert chain.database.stored_id() == got.token.token_id
+
+
+def test_a_waiter_is_not_taken_in_by_a_new_version(chain: Chain) -> None:
+    """Who waits for a stale token's successor does not call the old one, in a new row, a new one."""
+    token = make_token(left=5 * MINUTE, age=23 * HOUR)
+    chain.database.put_token(token)
+    holder, newer = Contender(chain.database), make_token()
+    holder.begin()
+    clock = chain.clock()
+    deeds = [lambda: chain.database.put("access_token", f" {token.to_json()}", token.expires_at), bool]
+    clock.on_sleep = lambda _: deeds.pop(0)() if deeds else holder.commit(newer)
+
+    got = chain.resolve(clock)
+
+    assert got.token.token_id == newer.token_id

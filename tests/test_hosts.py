@@ -141,3 +141,15 @@ def test_unknown_certificate_gets_no_secret(encrypted: tuple[Sandbox, str], disa
     assert "[kis-unreachable]" in ended.stderr
     assert sandbox.supabase.server.seen == ()
     assert sandbox.kis.requests == ()
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
+def test_plain_http_never_takes_a_proxy(sandbox: Sandbox, proxy: TunnelProxy, variable: str) -> None:
+    """Without TLS only this machine itself is spoken to; a proxy would read the keys."""
+    account = sandbox.kis.accounts["production"][0]
+    keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
+
+    ended = kis_token(sandbox.variables | keys | {variable: proxy.url}, "get")
+
+    assert ended.returncode == 0, ended.stderr
+    assert proxy.asked == []

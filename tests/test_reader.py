@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
-from kis_token.reader import LARGEST_ANSWER, Row, parse_http_date, parse_slot, read_slot, store_error
+from kis_token.reader import LARGEST_ANSWER, LARGEST_VALUE, Row, parse_http_date, parse_slot, read_slot, store_error
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Request, Response
 from kis_token.token import fingerprint
 from tests.support import SERVICE_KEY, make_token, utc_now
@@ -164,7 +164,7 @@ OUTAGES = {
     "endless version": Fault("answer", response=Response(200, [ROWS[0] | {"version": float("inf")}])),
     "binary": Fault("answer", response=Response(200, bytes(range(128, 256)))),
     "deep": Fault("answer", response=Response(200, b"[" * 200_000)),
-    "too large": Fault("answer", response=Response(200, b" " * (LARGEST_ANSWER + 1))),
+    "large page": Fault("answer", response=Response(200, b" " * (LARGEST_ANSWER + 1), {"Content-Type": "text/html"})),
     "500": Fault("answer", response=Response(500, {"message": "oops"})),
     "503 page": Fault("answer", response=Response(503, b"<html>busy</html>")),
     "520": Fault("answer", response=Response(520)),
@@ -278,11 +278,14 @@ def test_server_that_speaks_no_http_is_an_outage(sent: bytes) -> None:
         assert outage(url, SOON).code == "store-unreachable"
 
 
-def test_proxy_for_plain_http_is_doubtful(supabase: Supabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy this read does not speak to is a doubt about this machine: nothing is sent, the slow path decides."""
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    assert outage(supabase.url).doubtful is True
-    assert supabase.seen == ()
+@pytest.mark.parametrize("length", [LARGEST_VALUE + 1, LARGEST_ANSWER], ids=["a long value", "a large answer"])
+def test_value_that_is_no_key_or_token_is_a_mistake(supabase: Supabase, length: int) -> None:
+    """No outage, after which a token would be issued although one is stored: somebody put something else there."""
+    row = {"credential_type": "access_token", "credential_value": "x" * length, "expires_at": None, "version": 1}
+    supabase.add_fault(Fault("answer", response=Response(200, [row])))
+    with pytest.raises(StoreMisconfigured) as caught:
+        read_slot(supabase.url, SERVICE_KEY, "kis")
+    assert caught.value.code == "store-value-too-large"
 
 
 @pytest.mark.parametrize(

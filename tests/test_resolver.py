@@ -267,6 +267,28 @@ def test_a_cache_of_another_s_is_an_error_without_the_store(
     assert chain.cache(**writer).read().token_id == token.token_id
 
 
+def test_an_opaque_cached_token_is_not_put_into_the_store(chain: Chain) -> None:
+    """A cached token that does not say whose it is may belong to a key before: it is used alone, without the store."""
+    value = {"access_token": "opaque-made-up-token-0123456789", "expires_at": "2099-01-01T00:00:00Z"}
+    (chain.folder / "cache.json").write_text(json.dumps(value))
+    (chain.folder / "cache.json").chmod(0o600)
+
+    got = chain.resolve()
+
+    assert (got.source, got.token.app_key_id) == ("oauth", APP_KEY.key_id)
+
+
+def test_keys_that_are_not_the_stored_ones_are_told(chain: Chain) -> None:
+    """The stored keys count, and whoever gives others learns of it."""
+    chain.database.put_keys()
+    chain.database.put_token(make_token())
+
+    assert chain.resolve().warnings == ()
+    got = chain.resolve(app_key=OTHER.key, app_secret=OTHER.secret)
+    assert got.app_key == APP_KEY
+    assert "are not those stored for kis" in got.warnings[0]
+
+
 def test_a_dead_cached_token_of_another_key_is_in_nobody_s_way(chain: Chain) -> None:
     """What is over is replaced, whoever it belonged to; and it is not handed out as just expired either."""
     chain.cache_token(make_token(OTHER.key, left=-MINUTE, age=25 * HOUR))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.errors import StoreOutage
 from kis_token.ports import Begun, Committed
-from kis_token.reader import TYPES, Row, Slot, store_error
+from kis_token.reader import LARGEST_VALUE, TYPES, Row, Slot, store_error
 from kis_token.token import REISSUE_WINDOW, fingerprint
 
 if TYPE_CHECKING:
@@ -295,6 +295,7 @@ def _plain_token_id(value: str) -> str | None:
 
 
 def _check_token(stored_form: str, token: Token, now: datetime) -> None:
+    _refuse_unless(len(stored_form) <= LARGEST_VALUE)
     _refuse_unless(_SEALED.fullmatch(stored_form) or _plain_token_id(stored_form))
     _refuse_unless(token.expires_at > now)
 
