@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kis_token.clock import Clock
     from kis_token.config import Settings
     from kis_token.errors import StoreError
-    from kis_token.ports import Cache
+    from kis_token.ports import CacheReader
     from kis_token.reader import Slot
     from kis_token.sealing import Vault
 
@@ -147,7 +147,7 @@ class View:
 def look(
     settings: Settings,
     read: Callable[[], Slot],
-    cache: Cache | None,
+    cache: CacheReader | None,
     vault: Vault,
     clock: Clock,
     *,
@@ -169,7 +169,7 @@ def look(
     return view.with_link("cache", "turned off") if cache is None else look_at_cache(view, cache, settings)
 
 
-def look_at_cache(view: View, cache: Cache, settings: Settings) -> View:
+def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
     """The same with what the cache holds now, if it is of use."""
     view = replace(view, cached=None, cache_fault=None)
     try:

@@ -105,14 +105,24 @@ class Store(Protocol):
         """End a turn without a token; nobody gets one for ``cooldown``, nor that credential for 15 minutes."""
 
 
-class Cache(Protocol):
-    """The local file."""
+class CacheReader(Protocol):
+    """The local file, for those who only look."""
 
     def read(self) -> Token:
         """The cached token, whatever its age. Raises TokenError with the reason when there is none."""
 
+
+class Cache(CacheReader, Protocol):
+    """The local file."""
+
     def write(self, token: Token) -> None:
         """Keep a token. Raises CacheError."""
+
+    def last_call(self) -> datetime | None:
+        """When KIS was last asked from here without Supabase, in vain; None when that is not known."""
+
+    def note_call(self, moment: datetime) -> None:
+        """Keep that for the machine's other processes. Never raises."""
 
     def lock(self, seconds: float) -> AbstractContextManager[None]:
         """Keep the machine's other processes out. Raises IssuanceError after ``seconds``."""

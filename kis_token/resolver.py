@@ -15,13 +15,15 @@ from kis_token.cache import remember
 from kis_token.errors import (
     AppKeyChanged,
     IssuanceError,
+    IssuerError,
+    IssuerOutage,
     IssuerRateLimited,
     KisTokenError,
     StoreMisconfigured,
     StoreOutage,
     TokenError,
 )
-from kis_token.flight import Flight, hand_out_issued, issue
+from kis_token.flight import MINUTE, Flight, hand_out_issued, issue
 from kis_token.lookup import Resolution, View, check_owner, enough, look, look_at_cache, not_due
 from kis_token.token import LEAST_USEFUL, AppKey, fingerprint
 from kis_token.waiting import ISSUE_BUDGET, token_repeated
@@ -172,14 +174,23 @@ class Resolver:
                 return now.resolution(now.cached, "cache", warning=f"{outage}; the cached token is used.")
             if now.cache_fault is not None:
                 raise now.cache_fault from outage
+            called = self._cache.last_call()
+            if called is not None and timedelta() <= now.now - called < MINUTE:
+                said = "this machine has asked KIS within the last minute, in vain"
+                raise IssuerRateLimited("kis-rate-limited", f"{outage.args[0]}, and {said}")
             return self._issue_alone(view, app_key, outage)
 
     def _issue_alone(self, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
         view = self._flight.present(view)
         try:
             token = issue(self._issuer, app_key, view.now)
-        except IssuerRateLimited as error:
-            raise IssuerRateLimited(error.code, f"{outage.args[0]}, and {error.args[0]}") from error
+        except IssuerError as error:
+            was_sent = not isinstance(error, IssuerOutage) or error.sent
+            if self._cache is not None and was_sent:
+                self._cache.note_call(view.now)  # or each of the machine's jobs would ask in turn
+            if isinstance(error, IssuerRateLimited):
+                raise IssuerRateLimited(error.code, f"{outage.args[0]}, and {error.args[0]}") from error
+            raise
         if token.token_id == view.refused_id:
             raise token_repeated(token) from outage
         what = (

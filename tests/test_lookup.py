@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.errors import CacheError, IssuanceError, KisTokenError, StoreMisconfigured, StoreOutage, TokenError
+from kis_token.errors import IssuanceError, KisTokenError, StoreMisconfigured, StoreOutage, TokenError
 from kis_token.lookup import View, describe, enough, judge_row, look
 from kis_token.reader import Row, Slot
 from kis_token.sealing import PlainVault, SealingVault
@@ -18,7 +17,6 @@ from tests.support import ACCOUNT, APP_KEY, make_settings, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from kis_token.config import Settings
 
@@ -63,14 +61,6 @@ class HeldCache:
         if self.token is None:
             raise TokenError("token-unusable", "there is no cache file")
         return self.token
-
-    def write(self, token: Token) -> None:
-        """Nothing is written while looking."""
-        raise CacheError("cache-unwritable", f"{token.token_id} was to be written")
-
-    def lock(self, seconds: float) -> AbstractContextManager[None]:  # noqa: ARG002 - the protocol's
-        """No lock is taken while looking."""
-        return nullcontext()
 
 
 def living(left: timedelta, key: AppKey = APP_KEY) -> Token:

@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.errors import IssuanceError, IssuerOutage, IssuerRefused, StoreMisconfigured, StoreOutage, TokenError
+from kis_token.errors import (
+    IssuanceError,
+    IssuerError,
+    IssuerOutage,
+    IssuerRateLimited,
+    IssuerRefused,
+    StoreMisconfigured,
+    StoreOutage,
+    TokenError,
+)
 from kis_token.sandbox.kis_http import html_response
 from kis_token.sandbox.loopback import Fault
 from tests.chain import ENCRYPTION_KEY, dead_token, stale_token
-from tests.support import HOUR, MINUTE, Contender, TurnedClock, make_token
+from tests.support import HOUR, MINUTE, Contender, TurnedClock, make_token, utc_now
 
 if TYPE_CHECKING:
     from tests.chain import Chain
@@ -52,6 +61,33 @@ def test_down_and_kis_says_not_now(chain: Chain) -> None:
     with pytest.raises(Exception, match="EGW00133"):
         chain.resolve()
     assert chain.issue_calls == 1
+
+
+@pytest.mark.parametrize("code", ["EGW00133", "EGW00105", "EGW00999"])
+def test_down_and_asked_in_vain_is_told_to_the_machine(chain: Chain, code: str) -> None:
+    """A call that brought nothing is the machine's only one for a minute; then the next process may try."""
+    chain.supabase.stop()
+    chain.refuse_issue(code)
+    with pytest.raises(IssuerError):
+        chain.resolve()
+
+    for _ in range(3):
+        with pytest.raises(IssuerRateLimited, match="in vain"):
+            chain.resolve()
+    assert chain.issue_calls == 1
+    chain.cache().note_call(utc_now() - timedelta(seconds=61))
+    chain.kis.advance(61)
+    assert (chain.resolve().source, chain.issue_calls) == ("oauth", 2)
+
+
+def test_down_and_kis_as_well_is_tried_by_each(chain: Chain) -> None:
+    """A call that was never sent uses no minute up: as soon as KIS is there again the next process gets a token."""
+    chain.supabase.stop()
+    chain.kis.production.stop()
+    with pytest.raises(IssuerOutage):
+        chain.resolve()
+    chain.kis.production.start()
+    assert chain.resolve().source == "oauth"
 
 
 def test_down_with_the_keys_inside_is_called_an_outage(chain: Chain) -> None:
