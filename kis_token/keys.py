@@ -68,6 +68,8 @@ def seal(settings: Settings, store: SupabaseCredentialManager) -> list[str]:
                 continue
             if vault.is_current(row.value):
                 continue
+            if value.strip().lower().startswith("enc:"):
+                raise TokenError("seal-broken", f"{name} of {service} is sealed in a form that is not known")
             is_done = False
             if store.reseal(service, name, vault.seal(value, service, name), replaces_version=row.version):
                 sealed[name] = None

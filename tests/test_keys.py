@@ -182,6 +182,15 @@ def test_damaged_seal_is_told_although_it_is_current(owner: Owner) -> None:
     assert caught.value.code == "seal-broken"
 
 
+@pytest.mark.parametrize("form", ["enc:v2:ab:cd", "ENC:v1:ab:cd", " enc:v1:ab:cd"])
+def test_seal_of_another_form_is_not_sealed_again(owner: Owner, form: str) -> None:
+    """What a later release sealed, or somebody has spoilt, is no plain value."""
+    owner.chain.database.put("app_key", form)
+    with pytest.raises(KisTokenError, match="app_key of kis") as caught:
+        owner.seal(OLD)
+    assert (caught.value.code, owner.stored["app_key"]) == ("seal-broken", form)
+
+
 def test_sealing_wants_a_key(owner: Owner) -> None:
     """Without an encryption key there is nothing to seal with."""
     with pytest.raises(KisTokenError) as caught:
