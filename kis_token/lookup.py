@@ -69,8 +69,8 @@ class View:
     is the version of a token row that nobody can use. ``cache_fault`` is why the cached token is not this caller's: of
     another account, or sealed otherwise. ``keys_version`` is the version of the row with the app key, 0 when there is
     none. ``refused_id`` is the fingerprint of a token that KIS has refused: wherever that one is found, it counts as
-    none. ``outage`` is why the store could not be asked. ``certain`` says that ``now`` is the store's time, ``skew`` how
-    far it is ahead of this machine's.
+    none. ``outage`` is why the store could not be asked. ``certain`` says that ``now`` is the store's time, ``skew``
+    how far it is ahead of this machine's.
     """
 
     now: datetime
