@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kis_token.errors import CacheError, IssuanceError, TokenError
+from kis_token.files import open_itself, read_own, write_private
 from kis_token.folders import make_private
 from kis_token.token import Token, parse_instant, parse_stored
 
@@ -43,7 +43,7 @@ class FileCache:
     def read(self) -> Token:
         """The cached token, whatever its age. Raises TokenError, with the reason, when there is none to be had."""
         try:
-            text = _read_text(self._path)
+            text = read_own(self._path, LARGEST_FILE)
         except FileNotFoundError:
             raise TokenError("token-unusable", "there is no cache file") from None
         except (OSError, UnicodeError) as error:
@@ -68,8 +68,7 @@ class FileCache:
         value = token.to_json(service_name=self._service_name)
         text = self._vault.seal(value, self._service_name, "access_token")
         try:
-            make_private(self._path.parent)
-            _replace(self._path, text.encode())
+            write_private(self._path, text.encode())
         except OSError as error:
             raise CacheError(
                 "cache-unwritable", f"The cache file cannot be written ({type(error).__name__})"
@@ -78,15 +77,14 @@ class FileCache:
     def last_call(self) -> datetime | None:
         """What `note_call` was told last, by whichever process of this machine; None when nothing can be read."""
         try:
-            return parse_instant(_read_text(self._calls))
+            return parse_instant(read_own(self._calls, LARGEST_FILE))
         except (OSError, ValueError):
             return None
 
     def note_call(self, moment: datetime) -> None:
         """Let the other processes know that KIS was asked without Supabase, and gave nothing. Never raises."""
         with suppress(OSError):
-            make_private(self._path.parent)
-            _replace(self._calls, moment.isoformat().encode())
+            write_private(self._calls, moment.isoformat().encode())
 
     @contextmanager
     def lock(self, seconds: float) -> Iterator[None]:
@@ -117,39 +115,8 @@ class FileCache:
         """Other clients write the file as the user's mask has it; one that is not our own to change stays."""
         if not hasattr(os, "fchmod"):
             return  # a system without such modes
-        with suppress(OSError), open(self._path, "rb", opener=_open_itself) as file:
+        with suppress(OSError), open(self._path, "rb", opener=open_itself) as file:
             os.fchmod(file.fileno(), 0o600)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    with suppress(FileNotFoundError):
-        kind = path.lstat().st_mode
-        if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
-            raise OSError("a device")  # root could replace /dev/null itself
-    # A new file of our own, 0600 from its first moment; the rename replaces a symbolic link, never follows it.
-    new = path.with_name(f"{path.name}.{os.urandom(8).hex()}.tmp")
-    try:
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - the mode
-            file.write(content)
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
-
-
-def _read_text(path: Path) -> str:
-    with open(path, "rb", opener=_open_itself) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
-            raise OSError("not a cache file")
-        if hasattr(os, "geteuid") and (status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH):
-            raise PermissionError("a file that another user may have written")
-        return file.read(LARGEST_FILE).decode()
-
-
-def _open_itself(path: str, flags: int) -> int:
-    # Never what a link points to; and a pipe put in the file's place must not hang the reader.
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
 
 
 def make_cache(settings: Settings, vault: Vault) -> FileCache | None:
