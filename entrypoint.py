@@ -104,6 +104,7 @@ def interrupt(*_: object) -> None:
 
 def find_token(workflow: FileWorkflow) -> int:
     """The fast path, then whatever else is needed; the exit status. Raises KisTokenError."""
+    from kis_token.clock import SystemClock
     from kis_token.config import Settings, secrets_in
     from kis_token.errors import EnvironmentFault
     from kis_token.publish import mask_secrets, mask_view, publish, report_failure
@@ -131,7 +132,7 @@ def find_token(workflow: FileWorkflow) -> int:
             resolution = view.resolution(*at_hand, warning=f"The token was not renewed: {fault}. {fault.hint}")
         else:
             return action.main(STARTED, view)
-    publish(resolution, settings, workflow)
+    publish(resolution, settings, workflow, os.environ, SystemClock().now())
     return 0
 
 

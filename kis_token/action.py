@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from actions_toolkit import core
 
+from kis_token.clock import SystemClock
 from kis_token.config import Settings, secrets_in
 from kis_token.errors import KisTokenError
 from kis_token.publish import describe_defect, mask_secrets, mask_view, publish, report_failure
@@ -78,7 +79,7 @@ def main(started: float, view: View | None) -> int:
             mask_view(view, workflow)
             links = view.links
             resolution = resolver.resolve(view)
-        publish(resolution, settings, workflow)
+        publish(resolution, settings, workflow, os.environ, SystemClock().now())
     except KisTokenError as error:
         report_failure(error, links, workflow)
         return 1

@@ -31,6 +31,8 @@ KIS_HOSTS = {
     "paper": "https://openapivts.koreainvestment.com:29443",
 }
 DEFAULT_SERVICES = {"production": "kis", "paper": "kis-paper"}
+#: The clients whose token files can be written; docs/clients.md says what each reads.
+TOKEN_FILE_CLIENTS = ("kis-auth", "python-kis", "kis-trader", "koreainvestment-cli")
 LONGEST_MIN_VALIDITY = timedelta(hours=12)
 LONGEST_DURATION = timedelta(days=90)
 
@@ -44,6 +46,7 @@ _SECRET = {
 LONGEST_KEY = 8192
 
 _SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_HTS_ID = re.compile(r"[A-Za-z0-9@_.-]{1,64}", re.ASCII)
 _DURATION = re.compile(r"(?:\d{1,9}[smhd])+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+)([smhd])", re.ASCII)
 _ODD = "has a line break, a blank or a character outside ASCII, or is far too long"
@@ -73,6 +76,8 @@ class Settings:
     verify: bool
     export_env: bool
     export_credentials: bool
+    token_files: tuple[str, ...]
+    hts_id: str | None
     label: str
 
     @property
@@ -112,6 +117,7 @@ class _Reader:
             bool(self._env.get("GITHUB_ACTIONS")) and self._env.get("KIS_BASE_URL", "").strip() in others
         )
         service_name = self._service_name(DEFAULT_SERVICES[environment])
+        token_files = self._token_files()
         app_key, app_secret = self._app_keys()
         settings = Settings(
             supabase_url=self._supabase_url(),
@@ -132,6 +138,8 @@ class _Reader:
             verify=self._boolean("verify", None),
             export_env=self._boolean("export-env", None),
             export_credentials=self._boolean("export-credentials", None),
+            token_files=token_files,
+            hts_id=self._hts_id() if "python-kis" in token_files else None,
             label=self._label(),
         )
         if self._faults:
@@ -236,6 +244,26 @@ class _Reader:
         except ImportError:
             return None
         return user_cache_path("kis-token", appauthor=False) / name
+
+    def _token_files(self) -> tuple[str, ...]:
+        names = self._text("token-files").lower().replace("_", "-").replace(",", " ").split()
+        if {"mojito", "mojito2"} & set(names):
+            self._fault(
+                "invalid-token-files", "token-files names mojito2, whose token file holds the app secret as well"
+            )
+        elif not set(names) <= set(TOKEN_FILE_CLIENTS):
+            self._fault(
+                "invalid-token-files", f"token-files names a client that is none of {', '.join(TOKEN_FILE_CLIENTS)}"
+            )
+        return tuple(dict.fromkeys(names))
+
+    def _hts_id(self) -> str:
+        text = self._text("hts-id", "KIS_HTS_ID")
+        if not text:
+            self._fault("missing-hts-id", "token-files names python-kis, but KIS_HTS_ID is not set")
+        elif _HTS_ID.fullmatch(text) is None:
+            self._fault("invalid-hts-id", "KIS_HTS_ID has not the form of a login name")
+        return text
 
     def _choice(self, name: str, variable: str | None, choices: tuple[str, ...]) -> str:
         text = self._text(name, *([variable] if variable else [])) or choices[0]

@@ -56,6 +56,12 @@ REMEDIES: dict[str, str] = {
         "Plain http is for 127.0.0.1 and localhost only."
     ),
     "invalid-on-store-outage": "Use issue or fail.",
+    "invalid-token-files": (
+        "Use kis-auth, python-kis, kis-trader and koreainvestment-cli, separated by commas or blanks. "
+        "Other clients take the token from an output or from the variable KIS_ACCESS_TOKEN."
+    ),
+    "missing-hts-id": "Set the variable KIS_HTS_ID to the id that you give python-kis: it is part of its file's name.",
+    "invalid-hts-id": "KIS_HTS_ID is the id of your HTS login: letters, digits, '@', '_', '.' and '-'.",
     "invalid-encryption-key": "Each line is one key: 32 bytes in base64, as kis-token keygen makes them.",
     "missing-encryption-key": "Set it to a key that kis-token keygen has made, or to several, one a line.",
     # store
@@ -104,6 +110,10 @@ REMEDIES: dict[str, str] = {
     "no-valid-token": "mode: check never issues. Run once with mode: resolve.",
     # cache and machine
     "cache-unwritable": "Set cache-path to a file in a folder that this user may write, or to off.",
+    "export-failed": (
+        "The file must be this user's own and its folder writable. Clients are looked for below HOME, XDG_CACHE_HOME "
+        "and KIS_CLI_HOME."
+    ),
     "output-unwritable": "Run it as a step of a workflow; elsewhere use the command kis-token get.",
     "python-missing": "Install Python 3.10 or newer, or add a step with actions/setup-python before this one.",
     "pip-missing": "Install pip for this Python, or uv, or add a step with actions/setup-python before this one.",

@@ -6,10 +6,12 @@ import os
 from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
+from kis_token.export import export
 from kis_token.token import in_both_zones, looks_like_token, parse_claims
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
 
     from kis_token.config import Settings
     from kis_token.lookup import Link, Resolution, View
@@ -44,11 +46,14 @@ def mask_view(view: View, workflow: Workflow) -> None:
         mask_secrets([view.app_key.key, view.app_key.secret], workflow)
 
 
-def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> None:
-    """Mask token and keys, then set the outputs and variables and write the summary.
+def publish(
+    resolution: Resolution, settings: Settings, workflow: Workflow, env: Mapping[str, str], now: datetime
+) -> None:
+    """Mask token and keys, write the token files, then set the outputs and variables and write the summary.
 
-    Raises KisTokenError ``missing-app-key``, before anything is put out, when keys are to be exported and none are
-    known; EnvironmentFault when GitHub's files cannot be written, which the caller does well to try beforehand.
+    ``env`` and ``now`` are the machine's, for the token files. Raises KisTokenError ``missing-app-key``, before
+    anything is put out, when keys are to be exported and none are known; what ``export`` raises; EnvironmentFault when
+    GitHub's files cannot be written, which the caller does well to try beforehand.
     """
     token, app_key = resolution.token, resolution.app_key
     if settings.export_credentials and app_key is None:
@@ -56,6 +61,8 @@ def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> N
     mask_token(token, workflow)
     if app_key is not None:
         mask_secrets([app_key.key, app_key.secret], workflow)
+    if settings.token_files:
+        _write_token_files(resolution, settings, workflow, env, now)
 
     outputs = {
         "access-token": token.value,
@@ -86,6 +93,18 @@ def publish(resolution: Resolution, settings: Settings, workflow: Workflow) -> N
         workflow.summarize(_summary(resolution, settings))
     except EnvironmentFault as error:
         workflow.warning(f"{error}")  # the token is out; that counts
+
+
+def _write_token_files(
+    resolution: Resolution, settings: Settings, workflow: Workflow, env: Mapping[str, str], now: datetime
+) -> None:
+    if resolution.expired:
+        workflow.warning("No token file was written: the clients would not use a token past its end.")
+        return
+    export(resolution.token, resolution.app_key, settings, env, now)
+    workflow.info(
+        f"token files written for {', '.join(settings.token_files)}"
+    )  # their names tell more than they should
 
 
 def report_failure(error: KisTokenError, links: tuple[Link, ...], workflow: Workflow) -> None:

@@ -104,7 +104,9 @@ def may_hold_secrets(path: Path, mode: int, content: bytes) -> bool:
         return True  # outputs and variables of a step: the runner reads them, and masks what it shows
     if path.name == "secrets" and content.startswith(b"SUPABASE_URL="):
         return True  # what act is given as a repository's secrets
-    # The cache, as long as nobody else can read it.
+    # The cache and the token files of other clients, as long as nobody else can read them.
+    if path.parts[-3:-1] == ("KIS", "config") or path.name == "tokens.json":
+        return not mode & 0o077
     return not mode & 0o077 and content.startswith(b'{"access_token"')
 
 

@@ -140,6 +140,10 @@ FAULTS: dict[str, tuple[dict[str, str], str]] = {
     "short sealing key": ({"KIS_TOKEN_ENCRYPTION_KEY": SEALING_KEY[4:]}, "invalid-encryption-key"),
     "one bad of two": ({"KIS_TOKEN_ENCRYPTION_KEY": f"{SEALING_KEY}\nx"}, "invalid-encryption-key"),
     "sealing key not ASCII": ({"KIS_TOKEN_ENCRYPTION_KEY": "é" * 44}, "invalid-encryption-key"),
+    "unknown client": ({"INPUT_TOKEN_FILES": "kis-auth,pykis"}, "invalid-token-files"),
+    "client with the secret in its file": ({"INPUT_TOKEN_FILES": "mojito2"}, "invalid-token-files"),
+    "no id for python-kis": ({"INPUT_TOKEN_FILES": "python-kis"}, "missing-hts-id"),
+    "an id that leads elsewhere": ({"INPUT_TOKEN_FILES": "python-kis", "KIS_HTS_ID": "../x"}, "invalid-hts-id"),
     "policy": ({"KIS_TOKEN_ON_STORE_OUTAGE": "retry"}, "invalid-on-store-outage"),
     "boolean": ({"KIS_TOKEN_ALLOW_EXPIRED": "maybe"}, "invalid-boolean"),
     "long min-validity": ({"KIS_TOKEN_MIN_VALIDITY": "12h1s"}, "invalid-duration"),
@@ -417,3 +421,34 @@ def test_label_says_who_asks() -> None:
     assert make_settings(GITHUB_REPOSITORY="someone/bot").label == "someone/bot run ?"
     assert make_settings(USER="kim", HOSTNAME="desk").label == "kim on desk"
     assert make_settings().label == "somebody on a machine"
+
+
+CLIENTS = {
+    "": (),
+    "kis-auth": ("kis-auth",),
+    " kis_auth , Python-KIS\n\nkis-auth": ("kis-auth", "python-kis"),
+    "kis-trader koreainvestment-cli": ("kis-trader", "koreainvestment-cli"),
+}
+
+
+@pytest.mark.parametrize(("text", "clients"), CLIENTS.items())
+def test_clients_are_separated_by_commas_or_blanks(text: str, clients: tuple[str, ...]) -> None:
+    """Each counts once, in any case, with an underscore as well: the modules are called so."""
+    assert make_settings(INPUT_TOKEN_FILES=text, KIS_HTS_ID="someone").token_files == clients
+
+
+def test_id_is_looked_at_for_python_kis_alone() -> None:
+    """An id that nobody asks for is neither kept nor judged."""
+    assert make_settings(INPUT_TOKEN_FILES="kis-auth", KIS_HTS_ID="../x").hts_id is None
+    assert make_settings(INPUT_TOKEN_FILES="python-kis", KIS_HTS_ID=" @1234567 ").hts_id == "@1234567"
+
+
+def test_what_is_never_written_is_told_why() -> None:
+    """mojito2 is refused with the reason; what was given in its place is not repeated."""
+    for client in ("mojito", "mojito2"):
+        with pytest.raises(SettingsError, match="holds the app secret"):
+            make_settings(INPUT_TOKEN_FILES=client)
+    with pytest.raises(SettingsError) as caught:
+        make_settings(INPUT_TOKEN_FILES=SERVICE_KEY)
+    shown = SERVICE_KEY.lower() in f"{caught.value}".lower()
+    assert not shown, "what was given is shown"

@@ -144,6 +144,47 @@ def test_outputs_are_those_that_action_yml_declares(sandbox: Sandbox, tool_cache
         assert not shown, "a secret is shown"
 
 
+def test_token_files_are_written_at_both_speeds(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+    """token-files is served by the fast path, without packages, and by the slow one, with the same files."""
+    home = tmp_path / "home"
+    home.mkdir()
+    inputs = inputs_of(sandbox, token_files="kis-auth, kis-trader")
+    places = {"HOME": str(home), "XDG_CACHE_HOME": ""}
+    store_token(sandbox, tool_cache, tmp_path / "first")  # builds the runtime, with the home that the index is known in
+
+    fast = run_step(inputs, tmp_path / "second", UNREACHABLE_INDEX | places)
+    assert_succeeded(fast, "supabase")
+    files = {path: path.read_text() for path in home.rglob("*") if path.is_file()}
+    sandbox.kis.advance(7 * 3600)
+    age_token(sandbox, 300)
+    slow = run_step(inputs, tmp_path / "third", {"RUNNER_TOOL_CACHE": str(tool_cache)} | places)
+    assert_succeeded(slow, "oauth")
+
+    assert {path.name[:5] for path in files} == {"KIS20", "real-"}
+    for ended, contents in ((fast, list(files.values())), (slow, [path.read_text() for path in files])):
+        holds = [ended.outputs["access-token"] in content for content in contents]
+        assert all(holds), "another token"
+        assert "token files written for kis-auth, kis-trader" in ended.log
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+@pytest.mark.parametrize("name", ["mojito2", "pykis"])
+def test_unknown_token_file_fails_before_anything_is_asked(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+    """A client that is not served is a mistake in the settings."""
+    ended = run_step(inputs_of(sandbox, token_files=name), tmp_path)
+    assert ended.public == failure("invalid-token-files")
+    assert sandbox.supabase.server.seen == ()
+
+
+def test_token_file_that_cannot_be_written_fails_the_step(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+    """Where a file stands in place of the folder there is an error with its code, and no token among the outputs."""
+    store_token(sandbox, tool_cache, tmp_path / "first")
+    (tmp_path / "KIS").touch()
+    ended = run_step(inputs_of(sandbox, token_files="kis-auth"), tmp_path / "second", {"HOME": str(tmp_path)})
+    assert ended.public == failure("export-failed")
+    assert len(errors(ended)) == 1
+
+
 def test_cached_token_serves_when_supabase_is_down(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
     """With Supabase refusing connections a later step of the job gets the cached token, a warning, and no new issue."""
     first = store_token(sandbox, tool_cache, tmp_path)

@@ -27,7 +27,8 @@ LAYERS = {
     "cache": 2,
     "rotation": 2,
     "kis": 2,
-    "publish": 2,
+    "export": 2,
+    "publish": 3,
     "lookup": 3,
     "supabase": 4,
     "limits": 0,
@@ -56,6 +57,7 @@ FAST = (
     "lookup",
     "sealing",
     "workflow",
+    "export",
     "publish",
     "rotation",
 )

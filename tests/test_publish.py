@@ -36,7 +36,7 @@ def resolution_of(value: str = "", **changes: object) -> Resolution:
 def published(resolution: Resolution, **variables: str) -> RecordedWorkflow:
     """What the workflow is told of a resolution."""
     workflow = RecordedWorkflow()
-    publish(resolution, make_settings(**variables), workflow)
+    publish(resolution, make_settings(**variables), workflow, {}, NOON)
     return workflow
 
 
@@ -156,7 +156,7 @@ def test_keys_that_nobody_knows_cannot_be_exported() -> None:
     """export-credentials without known keys is an error before anything is put out."""
     workflow = RecordedWorkflow()
     with pytest.raises(KisTokenError) as caught:
-        publish(resolution_of(app_key=None), make_settings(**EXPORTS), workflow)
+        publish(resolution_of(app_key=None), make_settings(**EXPORTS), workflow, {}, NOON)
     assert caught.value.code == "missing-app-key"
     assert workflow.told == []
 
@@ -253,7 +253,7 @@ class WithoutSummary(RecordedWorkflow):
 def test_summary_that_cannot_be_written_is_a_warning() -> None:
     """The token is out by then, and that counts."""
     workflow = WithoutSummary()
-    publish(resolution_of(), make_settings(), workflow)
+    publish(resolution_of(), make_settings(), workflow, {}, NOON)
     assert "access-token" in workflow.outputs()
     assert len(workflow.of("warning")) == 1
 
@@ -271,9 +271,45 @@ def test_text_of_other_machines_is_no_markup() -> None:
 def test_defect_is_described_without_its_text() -> None:
     """An error that nobody foresaw may quote a secret: its type and place in our code are all that is told."""
     with pytest.raises(AttributeError) as caught:
-        publish(None, make_settings(), RecordedWorkflow())  # type: ignore[arg-type]  # the defect
+        publish(None, make_settings(), RecordedWorkflow(), {}, NOON)  # type: ignore[arg-type]  # the defect
     defect = describe_defect(caught.value)
     assert defect.code == "internal-error"
     assert defect.args[0].startswith("Unexpected AttributeError at publish.py:")
     secret = describe_defect(ValueError(f"bad {OPAQUE}"))
     assert f"{secret}" == "Unexpected ValueError [internal-error]"
+
+
+def test_token_files_are_written_after_masks_and_before_outputs(tmp_path: Path) -> None:
+    """The files are there when the first output is set, nothing but masks was told by then, and the log names them."""
+    there: list[bool] = []
+
+    class Looking(RecordedWorkflow):
+        def output(self, name: str, value: str) -> None:
+            there.append(any(tmp_path.glob("KIS/config/KIS*")))
+            super().output(name, value)
+
+    workflow = Looking()
+    settings = make_settings(INPUT_TOKEN_FILES="kis-auth,kis-trader")
+    publish(resolution_of(), settings, workflow, {"HOME": str(tmp_path)}, NOON)
+    assert there
+    assert all(there)
+    assert "token files written for kis-auth, kis-trader" in workflow.of("info")
+
+
+def test_token_file_that_cannot_be_written_is_an_error_before_any_output(tmp_path: Path) -> None:
+    """Who asked for a file gets it or an error: by then the token is masked and nothing is put out."""
+    (tmp_path / "KIS").touch()
+    workflow, settings = RecordedWorkflow(), make_settings(INPUT_TOKEN_FILES="kis-auth")
+    with pytest.raises(KisTokenError) as caught:
+        publish(resolution_of(), settings, workflow, {"HOME": str(tmp_path)}, NOON)
+    assert caught.value.code == "export-failed"
+    assert {each[0] for each in workflow.told} == {"mask"}
+
+
+def test_no_file_is_written_for_an_expired_token(tmp_path: Path) -> None:
+    """With allow-expired a dead token is put out, but the clients would only issue another for it: a warning."""
+    workflow, settings = RecordedWorkflow(), make_settings(INPUT_TOKEN_FILES="kis-auth")
+    publish(resolution_of(expired=True), settings, workflow, {"HOME": str(tmp_path)}, NOON)
+    assert list(tmp_path.iterdir()) == []
+    assert len(workflow.of("warning")) == 1
+    assert "access-token" in workflow.outputs()

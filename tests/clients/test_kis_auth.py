@@ -1,0 +1,115 @@
+"""kis_auth.py of KIS's samples, which is no package: its file, read by its rules, on clocks in three zones.
+
+The rules, from https://github.com/koreainvestment/open-trading-api (examples_user/kis_auth.py): once, on import, the
+file is named after the local day, ``~/KIS/config/KIS<YYYYMMDD>``; it is parsed as YAML; ``valid-date`` has to be a
+datetime; ``token`` is used while ``valid-date``, written out, is greater than the local time, written out. Anything
+else, and it calls tokenP.
+
+The zone is that of a child process, kis_auth_machine.py; its clock shows whatever moment is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="a process of Windows has the machine's zone")
+
+MACHINE = Path(__file__).with_name("kis_auth_machine.py")
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+ZONES = ["UTC", "Asia/Seoul", "America/Los_Angeles"]
+
+Question = tuple[datetime, datetime, list[datetime]]
+
+
+def ask(home: Path, zone: str, questions: Iterable[Question]) -> list[tuple[list[str], list[bool]]]:
+    """On a machine in ``zone``: the names of the files, and whether kis_auth uses the token at each moment."""
+    asked = [
+        (now.timestamp(), ends.timestamp(), [each.timestamp() for each in moments]) for now, ends, moments in questions
+    ]
+    done = subprocess.run(
+        [sys.executable, str(MACHINE)],
+        input=json.dumps(asked),
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "TZ": zone},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [(names, used) for names, used in json.loads(done.stdout)]
+
+
+def utc(text: str) -> datetime:
+    """A moment of 2026 in UTC, as ``03-02 12:00``."""
+    return datetime.strptime(f"2026-{text} +0000", "%Y-%m-%d %H:%M %z")
+
+
+def test_file_has_two_plain_lines(tmp_path: Path) -> None:
+    """Nothing is quoted: a quoted date would be text to YAML, and kis_auth would issue."""
+    ask(tmp_path, "Asia/Seoul", [(utc("03-02 12:00"), utc("03-03 10:00"), [])])
+    texts = {path.read_text() for path in tmp_path.glob("0/KIS/config/*")}
+    assert texts == {"token: opaque.token-of-a-test_0123456789\nvalid-date: 2026-03-03 19:00:00\n"}
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_token_of_a_day_is_used_until_its_end(tmp_path: Path, zone: str) -> None:
+    """Issued at any hour, a token is used before and after the local midnight, to its last minute and not beyond."""
+    questions = []
+    for hour in range(24):
+        now = utc(f"03-02 {hour:02}:30")
+        ends = now + 24 * HOUR
+        questions.append((now, ends, [now, now + 8 * HOUR, now + 16 * HOUR, ends - MINUTE, ends + MINUTE]))
+
+    answers = ask(tmp_path, zone, questions)
+
+    assert [len(names) for names, _ in answers] == [2] * 24
+    assert [used for _, used in answers] == [[True] * 4 + [False]] * 24
+
+
+FILES = [
+    ("UTC", "03-02 20:00", "03-02 23:59", ["KIS20260302"]),
+    ("UTC", "03-02 20:00", "03-03 00:01", ["KIS20260302", "KIS20260303"]),
+    ("Asia/Seoul", "03-02 20:00", "03-03 10:00", ["KIS20260303"]),
+    ("Asia/Seoul", "03-02 14:59", "03-02 15:01", ["KIS20260302", "KIS20260303"]),
+    ("America/Los_Angeles", "03-02 07:59", "03-02 08:01", ["KIS20260301", "KIS20260302"]),
+    ("America/Los_Angeles", "03-02 08:01", "03-03 07:59", ["KIS20260302"]),
+]
+
+
+@pytest.mark.parametrize(("zone", "now", "ends", "names"), FILES)
+def test_days_are_the_machines(tmp_path: Path, zone: str, now: str, ends: str, names: list[str]) -> None:
+    """There is a file for today and, when the token lives beyond midnight, for tomorrow, by the local calendar."""
+    ((written_names, _),) = ask(tmp_path, zone, [(utc(now), utc(ends), [])])
+    assert written_names == names
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("change", ["03-08 10:00", "11-01 09:00"], ids=["to summer time", "from summer time"])
+def test_dead_token_is_never_used_when_clocks_are_changed(tmp_path: Path, zone: str, change: str) -> None:
+    """Whenever about the change a token ends, after that it is not used, also not in the hour that comes twice.
+
+    A living one may be given up early, by the hour that is taken off and the hour that is repeated.
+    """
+    changed = utc(change)
+    questions = []
+    for half_hours in range(-6, 7):
+        ends = changed + half_hours * HOUR / 2
+        moments = [ends + minutes * MINUTE for minutes in range(-240, 181, 10)]
+        questions.append((ends - 20 * HOUR, ends, moments))
+
+    for (_, ends, moments), (_, used) in zip(questions, ask(tmp_path, zone, questions), strict=True):
+        assert not any(each for moment, each in zip(moments, used, strict=True) if moment >= ends)
+        assert all(each for moment, each in zip(moments, used, strict=True) if moment < ends - 2 * HOUR)
+        if zone != "America/Los_Angeles" or "03-08" in change:
+            assert all(each for moment, each in zip(moments, used, strict=True) if moment < ends)
