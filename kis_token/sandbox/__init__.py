@@ -1,10 +1,68 @@
-"""Everything a job talks to, on one machine and without an account: the KIS emulator, and a whole sandbox around it."""
+"""KIS and Supabase on one machine and without an account, to try things out and to test programs against.
+
+    from kis_token.sandbox import Sandbox
+
+    with Sandbox() as sandbox:
+        subprocess.run([...], env=sandbox.environment(os.environ))
+        print(sandbox.kis.counts("production").issues)
+
+`Sandbox` is the whole of it: the KIS emulator, a stand-in for Supabase, a PostgreSQL with this project's tables and the
+keys of two made-up accounts. `KISEmulator` is KIS alone. With pytest both are fixtures, ``kis_sandbox`` and
+``kis_emulator`` (`pytest_plugin`); ``kis-token sandbox`` is the same as a command. docs/sandbox.md says what is
+emulated and what is not.
+
+Needs the extra: ``pip install 'kis-token[sandbox]'``. Without it all names but `Sandbox` are there. Importing this
+package costs nothing until a name of it is used, since every pytest that has the plugin does so.
+"""
 
 from __future__ import annotations
 
-from kis_token.sandbox.emulator import KISEmulator
-from kis_token.sandbox.kis_rules import Account
-from kis_token.sandbox.loopback import Fault
-from kis_token.sandbox.whole import Sandbox
+import importlib
+from typing import TYPE_CHECKING
 
-__all__ = ["Account", "Fault", "KISEmulator", "Sandbox"]
+if TYPE_CHECKING:
+    from kis_token.sandbox.emulator import Counts, KISEmulator, SeenRequest
+    from kis_token.sandbox.kis_http import APPROVAL_PATH, PRICE_PATH, REVOKE_PATH, TOKEN_PATH, error_response
+    from kis_token.sandbox.kis_rules import Account, Clock, Environment, Settings
+    from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
+    from kis_token.sandbox.whole import Sandbox
+
+__all__ = [
+    "APPROVAL_PATH",
+    "PRICE_PATH",
+    "REVOKE_PATH",
+    "TOKEN_PATH",
+    "Account",
+    "Clock",
+    "Counts",
+    "Environment",
+    "Fault",
+    "KISEmulator",
+    "LoopbackServer",
+    "Response",
+    "Sandbox",
+    "SeenRequest",
+    "Settings",
+    "error_response",
+]
+
+_HOMES = {
+    "emulator": ("Counts", "KISEmulator", "SeenRequest"),
+    "kis_http": ("APPROVAL_PATH", "PRICE_PATH", "REVOKE_PATH", "TOKEN_PATH", "error_response"),
+    "kis_rules": ("Account", "Clock", "Environment", "Settings"),
+    "loopback": ("Fault", "LoopbackServer", "Response"),
+    "whole": ("Sandbox",),
+}
+
+
+if not TYPE_CHECKING:  # a type checker, which sees the imports above, would take any name for one of ours
+
+    def __getattr__(name: str) -> object:
+        for home, names in _HOMES.items():
+            if name in names:
+                return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -45,7 +45,7 @@ def run(command: list[str]) -> int:
                 pass
             return 0
         try:
-            child = subprocess.Popen(command, env=_environment(sandbox))  # noqa: S603 - the user's own command
+            child = subprocess.Popen(command, env=sandbox.environment(os.environ))  # noqa: S603 - the user's own command
         except OSError as error:
             print(f"{command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - as a shell says it
             return 127 if isinstance(error, FileNotFoundError) else 126
@@ -53,13 +53,6 @@ def run(command: list[str]) -> int:
             child.send_signal(received[-1])  # it came while the child was being made
         status = child.wait()
         return status if status >= 0 else 128 - status
-
-
-def _environment(sandbox: Sandbox) -> dict[str, str]:
-    """The caller's, but with no other account's settings, and with no proxy between here and here."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_", "INPUT_"))}
-    direct = ",".join(filter(None, (os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1")))
-    return kept | {"NO_PROXY": direct, "no_proxy": direct} | sandbox.variables
 
 
 @contextmanager

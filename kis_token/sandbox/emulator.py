@@ -4,6 +4,7 @@
         account = kis.accounts["production"][0]
         ...                            # call kis.production_url with account.app_key and account.app_secret
         kis.advance(7 * 3600)          # seven hours later
+        kis.refuse("EGW00201", PRICE_PATH)  # the next quotation is one too many in a second
         kis.production.add_fault(Fault("reset", TOKEN_PATH, after=True))  # a token is issued, its answer is lost
 
 Nothing leaves the machine. `kis_rules` says what is emulated, `kis_http` how it looks on the wire, `kis_control` how
@@ -20,9 +21,9 @@ from typing import TYPE_CHECKING, Final
 
 from kis_token.clock import SystemClock
 from kis_token.sandbox.kis_control import ControlWire
-from kis_token.sandbox.kis_http import TOKEN_PATH, KISWire, error_code
+from kis_token.sandbox.kis_http import TOKEN_PATH, KISWire, error_code, error_response
 from kis_token.sandbox.kis_rules import ENVIRONMENTS, Account, Clock, Environment, KISRules, Settings
-from kis_token.sandbox.loopback import LoopbackServer, Request, Response
+from kis_token.sandbox.loopback import Fault, LoopbackServer, Request, Response
 
 if TYPE_CHECKING:
     import ssl
@@ -206,6 +207,22 @@ class KISEmulator:
     def expire_tokens(self, app_key: str) -> None:
         """The same for all tokens issued to an app key so far. Errors as `kill_tokens`."""
         self._rules_of_key(app_key).end_tokens(app_key, "EGW00123")
+
+    def refuse(
+        self,
+        code: str,
+        path: str,
+        *,
+        environment: Environment = "production",
+        times: int = 1,
+        status: int | None = None,
+    ) -> None:
+        """Let the next ``times`` calls of ``path`` end with ``code`` instead of an answer, such as EGW00133.
+
+        ``status`` replaces the HTTP status that KIS's errors have: 403 of /oauth2, else 500.
+        """
+        response = error_response(code, path, status=status)
+        self.server(environment).add_fault(Fault("answer", path, times, response))
 
     @property
     def requests(self) -> tuple[SeenRequest, ...]:

@@ -95,6 +95,12 @@ class EmbeddedPostgres:
             )
         return make_conninfo(self._dsn, dbname=name)
 
+    def drop_database(self, dsn: str) -> None:
+        """Delete a database that ``create_database`` made, whoever is still connected to it."""
+        name = sql.Identifier(str(conninfo_to_dict(dsn)["dbname"]))
+        with psycopg.connect(self._dsn, autocommit=True) as connection:
+            connection.execute(sql.SQL("drop database {} with (force)").format(name))
+
     def __enter__(self) -> Self:
         self.start()
         return self

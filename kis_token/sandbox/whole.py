@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import tempfile
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,24 +18,41 @@ from kis_token.sandbox.postgrest import PostgRESTStandIn
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Mapping
 
     from typing_extensions import Self
 
-    from kis_token.sandbox.kis_rules import Account
+    from kis_token.sandbox.kis_rules import Account, Environment
 
-_SLOTS = {"production": "kis", "paper": "kis-paper"}
+_SLOTS: dict[Environment, str] = {"production": "kis", "paper": "kis-paper"}
+
+#: Settings of some other account, or of the step that this process is part of.
+_OTHERS = ("KIS_", "SUPABASE_", "INPUT_")
 
 
 class Sandbox:
     """Everything a job talks to, on this machine alone and without an account. Use as a context manager.
 
     Starts PostgreSQL with this project's tables, a stand-in for Supabase before it, and the KIS emulator; the keys of
-    one real and one paper account are stored under kis and kis-paper. On the way out all of it ends, the data too.
-    With ``dsn``, a superuser's way into an empty database, no PostgreSQL is started. ``tls`` serves both over https.
+    the first real and the first paper account are stored under kis and kis-paper. On the way out all of it ends, the
+    data too. With ``dsn``, a superuser's way into an empty database, no PostgreSQL is started. ``kis`` takes the place
+    of an emulator with one account in each environment. ``tls`` serves Supabase over https, and KIS unless that is
+    given.
+
+    Attributes:
+        kis: The emulator, once entered running.
+        supabase: The stand-in for Supabase: ``url``; ``stop`` and ``start`` for an outage; ``server.add_fault``.
+        service_key: What a project's secret key is.
+        anon_key: What its public key is.
+        owner_dsn: The way into the database as its owner. Holds a password.
+
+    Raises RuntimeError on entering when PostgreSQL is not there or does not start.
     """
 
-    def __init__(self, *, dsn: str | None = None, tls: ssl.SSLContext | None = None) -> None:
-        self.kis = KISEmulator(tls=tls)
+    def __init__(
+        self, *, dsn: str | None = None, kis: KISEmulator | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.kis = kis or KISEmulator(tls=tls)
         self.service_key = f"sb_secret_{secrets.token_urlsafe(24)}"
         self.anon_key = f"sb_publishable_{secrets.token_urlsafe(24)}"
         self.supabase: PostgRESTStandIn
@@ -51,7 +69,8 @@ class Sandbox:
             apply_migrations(project.owner, migrations_folder())
             self.owner_dsn = project.owner
             for environment, slot in _SLOTS.items():
-                self.store_keys(slot, self.kis.accounts[environment][0], environment)  # type: ignore[index]
+                for account in self.kis.accounts[environment][:1]:
+                    self.store_keys(slot, account, environment)
             self.supabase = stack.enter_context(
                 PostgRESTStandIn(project.api, service_key=self.service_key, anon_key=self.anon_key, tls=self._tls)
             )
@@ -63,8 +82,8 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def store_keys(self, slot: str, account: Account, environment: str) -> None:
-        """Put an account's key and secret into the table, as the owner of a project would."""
+    def store_keys(self, slot: str, account: Account, environment: Environment = "production") -> None:
+        """Put an account's key and secret into the table under a service name, as the owner of a project would."""
         with psycopg.connect(self.owner_dsn) as connection:
             connection.cursor().executemany(
                 "insert into public.api_credentials (service_name, credential_type, credential_value, environment)"
@@ -74,6 +93,27 @@ class Sandbox:
                     (slot, "app_secret", account.app_secret, environment),
                 ],
             )
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass for KIS, and for who may issue when: nobody has to wait a real minute for KIS's.
+
+        The clocks of the machine and of the programs on it go on as before, so to them a token that KIS has let expire
+        still looks good, until KIS refuses it. Raises ValueError for a time that is negative or beyond the calendar.
+        """
+        self.kis.advance(seconds)
+        with psycopg.connect(self.owner_dsn) as connection:
+            connection.execute(
+                "update public.credential_leases set granted_at = granted_at - %(by)s,"
+                " lease_until = lease_until - %(by)s, not_before = not_before - %(by)s, issued_at = issued_at - %(by)s,"
+                " refused_until = refused_until - %(by)s",
+                {"by": timedelta(seconds=seconds)},
+            )
+
+    def environment(self, outside: Mapping[str, str]) -> dict[str, str]:
+        """``outside``, with ``variables`` instead of any other account's settings, and with no proxy on the way."""
+        kept = {name: value for name, value in outside.items() if not name.startswith(_OTHERS)}
+        direct = ",".join(filter(None, (outside.get("NO_PROXY") or outside.get("no_proxy"), "127.0.0.1")))
+        return kept | {"NO_PROXY": direct, "no_proxy": direct} | self.variables
 
     @property
     def variables(self) -> dict[str, str]:

@@ -199,6 +199,18 @@ def test_fault_before_the_work_leaves_no_trace(kis: KISEmulator) -> None:
     assert ask_token(kis.production_url, REAL).status_code == 200
 
 
+def test_calls_can_be_refused_with_any_code(kis: KISEmulator) -> None:
+    """The next calls of one address are refused as KIS does it, in one environment; then all is as before."""
+    kis.refuse("EGW00201", PRICE_PATH, times=2, status=200)
+    kis.refuse("EGW00105", TOKEN_PATH, environment="paper")
+
+    token = token_of(kis.production_url, REAL)
+
+    assert [code_of_call(kis.production_url, REAL, token) for _ in range(3)] == ["EGW00201", "EGW00201", "MCA00000"]
+    assert ask_token(kis.paper_url, PAPER).json()["error_code"] == "EGW00105"
+    assert [seen.status for seen in kis.requests] == [200, 200, 200, 200, 403]
+
+
 def test_requests_are_recorded_without_secrets(kis: KISEmulator) -> None:
     """The record has every request with its status, code and emulated time; None stands for no answer."""
     kis.advance(3600)

@@ -1,0 +1,275 @@
+"""The fixtures for other people's tests, in runs of pytest of their own on a small project."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+import kis_token.sandbox
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: A bot and its tests, as a user writes them: nothing of this project is imported.
+BOT = """
+import os, subprocess, sys
+import requests
+
+def token():
+    command = [sys.executable, "-m", "kis_token", "get"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+def quote(account, token):
+    headers = {"authorization": "Bearer " + token, "appkey": account.app_key, "appsecret": account.app_secret,
+               "tr_id": "FHKST01010100"}
+    answer = requests.get(os.environ["KIS_BASE_URL"] + "/uapi/domestic-stock/v1/quotations/inquire-price",
+                          {"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": "005930"}, headers=headers, timeout=5)
+    return answer.json()["msg_cd"]
+"""
+
+CAUTIOUS = "[pytest]\nfilterwarnings = error\naddopts = --strict-markers --strict-config\n"
+
+
+def start(folder: Path, tests: str, *options: str, **variables: str) -> subprocess.Popen[str]:
+    """A run of its own of some tests, in a project whose settings forgive nothing."""
+    folder.mkdir(exist_ok=True)
+    (folder / "bot.py").write_text(BOT)
+    (folder / "test_bot.py").write_text(tests)
+    (folder / "pytest.ini").write_text(CAUTIOUS)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_", "PYTEST_"))}
+    return subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={folder / 'base'}", "-q", *options],
+        cwd=folder,
+        env=kept | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(folder: Path, tests: str, *options: str, **variables: str) -> tuple[dict[str, int], str]:
+    """How many of the tests passed and so on, and all that the run said."""
+    with start(folder, tests, *options, **variables) as child:
+        said, _ = child.communicate(timeout=60)
+    last = said.strip().splitlines()[-1]
+    return {what: int(number) for number, what in re.findall(r"(\d+) (passed|failed|errors?)", last)}, said
+
+
+USING = """
+import os
+from bot import quote, token
+
+def test_bot(kis_sandbox):
+    account = kis_sandbox.kis.accounts["production"][0]
+    assert quote(account, token()) == "MCA00000"
+    assert kis_sandbox.kis.counts("production").issues == 1
+
+def test_another(kis_sandbox):
+    account = kis_sandbox.kis.accounts["production"][0]
+    value = token()
+    kis_sandbox.kis.kill_token(value)
+    assert quote(account, value) == "EGW00121"
+    assert kis_sandbox.kis.counts("production").issues == 1
+
+def test_paper(kis_sandbox, monkeypatch):
+    monkeypatch.setenv("KIS_ENVIRONMENT", "paper")
+    monkeypatch.setenv("KIS_BASE_URL", kis_sandbox.kis.paper_url)
+    assert quote(kis_sandbox.kis.accounts["paper"][0], token()) == "MCA00000"
+    assert kis_sandbox.kis.counts("paper").issues == 1
+    assert kis_sandbox.kis.counts("production").calls == 0
+
+def test_without(monkeypatch):
+    assert not [name for name in os.environ if name.startswith(("KIS_", "SUPABASE_"))]
+"""
+
+
+def test_each_test_has_a_sandbox_of_its_own(tmp_path: Path) -> None:
+    """Programs under test find KIS and Supabase by the environment, and one test's token is not the next one's."""
+    passed, said = run(tmp_path, USING)
+
+    assert passed == {"passed": 4}, said
+
+
+SURROUNDED = """
+import os
+import pytest
+
+BEFORE = {name: os.environ.get(name) for name in ("KIS_APP_KEY", "KIS_BASE_URL", "SUPABASE_URL", "NO_PROXY")}
+
+def check_inside(kis_sandbox, monkeypatch):
+    assert "KIS_APP_KEY" not in os.environ
+    assert os.environ["KIS_BASE_URL"] == kis_sandbox.kis.production_url
+    assert os.environ["SUPABASE_URL"] == kis_sandbox.supabase.url
+    assert os.environ["NO_PROXY"] == "intern.example,127.0.0.1"
+    monkeypatch.setenv("KIS_BASE_URL", kis_sandbox.kis.paper_url)
+
+def check_outside():
+    assert {name: os.environ.get(name) for name in BEFORE} == BEFORE
+    assert BEFORE["SUPABASE_URL"] is None and None not in (BEFORE["KIS_APP_KEY"], BEFORE["KIS_BASE_URL"])
+
+def test_one_order(kis_sandbox, monkeypatch):
+    check_inside(kis_sandbox, monkeypatch)
+
+def test_after_one():
+    check_outside()
+
+def test_other_order(monkeypatch, kis_sandbox):
+    check_inside(kis_sandbox, monkeypatch)
+
+def test_after_other():
+    check_outside()
+"""
+
+
+def test_the_environment_is_the_sandbox_s_and_then_as_before(tmp_path: Path) -> None:
+    """Other settings are gone while a test has the sandbox and back afterwards, in whatever order it names fixtures."""
+    variables = {"KIS_APP_KEY": "somebody", "KIS_BASE_URL": "https://example.invalid", "NO_PROXY": "intern.example"}
+
+    passed, said = run(tmp_path, SURROUNDED, **variables)
+
+    assert passed == {"passed": 4}, said
+
+
+FURTHER_ACCOUNTS = """
+import pytest
+from bot import quote, token
+from kis_token.sandbox import Account, KISEmulator
+
+@pytest.fixture
+def kis_emulator():
+    return KISEmulator(production=[Account(), Account()], paper=[])
+
+def test_savings(kis_sandbox, monkeypatch):
+    first, savings = kis_sandbox.kis.accounts["production"]
+    kis_sandbox.store_keys("kis-savings", savings)
+    monkeypatch.setenv("KIS_SERVICE_NAME", "kis-savings")
+    monkeypatch.setenv("KIS_TOKEN_CACHE", "off")
+    value = token()
+    assert quote(savings, value) == "MCA00000"
+    assert quote(first, value) == "EGW00121"
+"""
+
+
+def test_the_emulator_can_be_another(tmp_path: Path) -> None:
+    """A project's own fixture ``kis_emulator`` says which accounts there are; an environment may have none."""
+    passed, said = run(tmp_path, FURTHER_ACCOUNTS)
+
+    assert passed == {"passed": 1}, said
+
+
+TIDY = """
+import psycopg
+from pathlib import Path
+
+def databases(kis_sandbox):
+    with psycopg.connect(kis_sandbox.owner_dsn) as connection:
+        rows = connection.execute("select datname from pg_database where datname like 'sandbox%'").fetchall()
+    return len(rows)
+
+def test_first(kis_sandbox):
+    with psycopg.connect(kis_sandbox.owner_dsn, autocommit=True) as connection:
+        connection.execute("drop table api_credentials cascade")
+    assert databases(kis_sandbox) == 1
+
+def test_second(kis_sandbox):
+    assert databases(kis_sandbox) == 1
+"""
+
+
+def test_a_spoilt_database_spoils_one_test(tmp_path: Path) -> None:
+    """Databases are deleted with their tests, so a run of thousands leaves no more than one at a time."""
+    passed, said = run(tmp_path, TIDY)
+
+    assert passed == {"passed": 2}, said
+
+
+AT_ONCE = """
+import socket
+from bot import quote, token
+
+def test_bot(kis_sandbox):
+    with socket.create_connection(("127.0.0.1", MEETING)) as meeting:
+        meeting.recv(1)  # both runs are in the middle of their test
+    assert quote(kis_sandbox.kis.accounts["production"][0], token()) == "MCA00000"
+    assert kis_sandbox.kis.counts("production").issues == 1
+"""
+
+
+def test_runs_at_the_same_time_do_not_meet(tmp_path: Path) -> None:
+    """Two runs at once, as the workers of pytest-xdist are, have servers, databases and tokens of their own."""
+    with socket.create_server(("127.0.0.1", 0)) as meeting, ThreadPoolExecutor(2) as pool:
+        meeting.settimeout(60)
+        tests = AT_ONCE.replace("MEETING", str(meeting.getsockname()[1]))
+        runs = [pool.submit(run, tmp_path / name, tests) for name in ("one", "two")]
+        arrived = [meeting.accept()[0] for _ in runs]
+        for connection in arrived:
+            connection.sendall(b"!")
+            connection.close()
+        ended = [each.result() for each in runs]
+
+    assert [passed for passed, _ in ended] == [{"passed": 1}] * 2, ended
+
+
+WITHOUT_EXTRA = """
+import sys
+sys.modules["psycopg"] = None  # as if it were not installed
+
+def test_bot(kis_sandbox):
+    pass
+"""
+
+
+def test_a_missing_extra_is_said(tmp_path: Path) -> None:
+    """Without the extra the test fails with the command that installs it, and without a traceback."""
+    ended, said = run(tmp_path, WITHOUT_EXTRA)
+
+    assert ended == {"error": 1}
+    assert "kis_sandbox needs the package psycopg" in said
+    assert "pip install 'kis-token[sandbox]'" in said
+    assert "pytest_plugin.py" not in said
+
+
+def test_fixtures_are_listed_with_what_they_promise(tmp_path: Path) -> None:
+    """``pytest --fixtures`` shows both fixtures and their first lines."""
+    _, said = run(tmp_path, "", "--fixtures")
+
+    assert re.search(r"^kis_sandbox\b.*\n +A sandbox of the test's own", said, re.MULTILINE)
+    assert re.search(r"^kis_emulator\b.*\n +The KIS that", said, re.MULTILINE)
+
+
+LOAD = """
+import sys
+import pytest
+before = set(sys.modules)
+import kis_token.sandbox.pytest_plugin
+print("\\n".join(sorted(set(sys.modules) - before)))
+"""
+
+
+def test_the_plugin_loads_nothing() -> None:
+    """A project that has this package installed and does not use the fixtures pays for three small modules."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", LOAD], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.split()
+
+    assert done == ["kis_token", "kis_token.sandbox", "kis_token.sandbox.pytest_plugin"]
+
+
+@pytest.mark.parametrize("name", kis_token.sandbox.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    """What ``__all__`` names can be had, and is found at home."""
+    assert getattr(kis_token.sandbox, name) is not None
+    assert name in dir(kis_token.sandbox)
+
+
+def test_other_names_are_not_there() -> None:
+    """A name that is none is an AttributeError, as of any module."""
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = kis_token.sandbox.Nonsense  # type: ignore[attr-defined]
