@@ -16,6 +16,8 @@ import pytest
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kis_token.sandbox import Sandbox
 
 
@@ -39,8 +41,13 @@ class Project:
         """Put a workflow into the user's repository."""
         shutil.copy(workflow, self.repository / ".github" / "workflows")
 
-    def run(self, sandbox: Sandbox, workflow: str, event: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a workflow, on this machine itself and without Docker; output and errors are in ``stdout``."""
+    def run(
+        self, sandbox: Sandbox, workflow: str, event: str, *arguments: str, secrets: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a workflow, on this machine itself and without Docker; output and errors are in ``stdout``.
+
+        The repository has Supabase's two secrets, and ``secrets``.
+        """
         home = self.folder / "home"
         env = {
             name: value
@@ -53,8 +60,9 @@ class Project:
             "PATH": f"{self.commands}{os.pathsep}{os.environ['PATH']}",
         }
         # A file, because the environment of act leaks into the steps, which on GitHub it does not.
-        secrets = self.folder / "secrets"
-        secrets.write_text(f"SUPABASE_URL={sandbox.supabase.url}\nSUPABASE_SERVICE_ROLE_KEY={sandbox.service_key}\n")
+        supabase = {"SUPABASE_URL": sandbox.supabase.url, "SUPABASE_SERVICE_ROLE_KEY": sandbox.service_key}
+        file = self.folder / "secrets"
+        file.write_text("".join(f"{name}={value}\n" for name, value in (supabase | dict(secrets or {})).items()))
         command = [
             str(Path(sys.executable).with_name("act")),
             event,
@@ -62,7 +70,7 @@ class Project:
             f".github/workflows/{workflow}",
             "--platform=ubuntu-latest=-self-hosted",
             f"--local-repository=org/kis-token-action@v1={self.folder / 'action'}",
-            f"--secret-file={secrets}",
+            f"--secret-file={file}",
             f"--var=KIS_BASE_URL={sandbox.kis.production_url}",
             f"--var=KIS_PAPER_BASE_URL={sandbox.kis.paper_url}",
             "--rm",

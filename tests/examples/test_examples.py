@@ -1,0 +1,217 @@
+"""Every example in docs/examples works as it stands there: workflows under act, against the sandbox."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from kis_token.sandbox import PRICE_PATH, Account, KISEmulator, Sandbox
+from tests.workflows.conftest import readable
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kis_token.sandbox import Environment
+    from kis_token.sandbox.postgres import EmbeddedPostgres
+    from tests.workflows.conftest import Project
+
+EXAMPLES = CHECKOUT / "docs" / "examples"
+PRICE = "71500"
+
+
+def take(folder: Path, *names: str) -> None:
+    """Copy examples into a user's repository: workflows where GitHub looks for them, programs to its top."""
+    for name in names:
+        shutil.copy(EXAMPLES / name, folder / ".github" / "workflows" if name.endswith(".yml") else folder)
+
+
+def run(
+    project: Project,
+    sandbox: Sandbox,
+    workflow: str,
+    *,
+    environment: Environment = "production",
+    secrets: dict[str, str] | None = None,
+) -> list[str]:
+    """Run a workflow that has to succeed; what its programs printed. No secret is in the log.
+
+    The examples name no host, for KIS's own are the default. Here a variable leads to the sandbox.
+    """
+    url = sandbox.kis.production_url if environment == "production" else sandbox.kis.paper_url
+    done = project.run(
+        sandbox,
+        workflow,
+        "workflow_dispatch",
+        f"--env=KIS_BASE_URL={url}",
+        "--platform=self-hosted=-self-hosted",
+        secrets=secrets,
+    )
+
+    assert done.returncode == 0, readable(done.stdout)
+    shown = [secret for secret in secrets_of(sandbox) if secret in done.stdout]
+    assert len(shown) == 0
+    return sorted(re.findall(r"\d{6}: \d+$", done.stdout, re.MULTILINE))
+
+
+def secrets_of(sandbox: Sandbox) -> Iterator[str]:
+    """What no log may show."""
+    for accounts in sandbox.kis.accounts.values():
+        for account in accounts:
+            yield from (account.app_key, account.app_secret)
+    yield sandbox.service_key
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        for (value,) in connection.execute("select credential_value from api_credentials where expires_at is not null"):
+            yield from re.findall(r"[\w-]+\.[\w-]+\.[\w-]+", value)
+
+
+def quotations(sandbox: Sandbox, environment: Environment = "production") -> int:
+    """How many quotations KIS answered."""
+    return sum(
+        seen.path == PRICE_PATH and seen.status == 200 and seen.environment == environment
+        for seen in sandbox.kis.requests
+    )
+
+
+def can_make_environments() -> bool:
+    """Whether the machine's own Python, which the workflow uses, can make virtual environments."""
+    return not subprocess.call(["python3", "-c", "import ensurepip"], stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.skipif(not can_make_environments(), reason="python3 has no venv here; Debian keeps it in python3-venv")
+def test_quote_with_requests(project: Project, sandbox: Sandbox) -> None:
+    """The outputs reach a Python program in an environment of its own, by one issue."""
+    take(project.repository, "quote.yml", "quote.py")
+
+    assert run(project, sandbox, "quote.yml") == [f"000660: {PRICE}", f"005930: {PRICE}"]
+    assert sandbox.kis.counts("production").issues == 1
+
+
+def test_matrix(project: Project, sandbox: Sandbox) -> None:
+    """All jobs get the same token: there is one tokenP call, and each job quotes."""
+    take(project.repository, "matrix.yml", "quote.sh")
+
+    assert run(project, sandbox, "matrix.yml") == [f"000660: {PRICE}", f"005930: {PRICE}", f"035420: {PRICE}"]
+    assert sandbox.kis.counts("production").calls == 1
+
+
+def test_accounts(project: Project, postgres: EmbeddedPostgres) -> None:
+    """Each account has a token of its own, issued with its own keys."""
+    main, savings = Account(), Account()
+    take(project.repository, "accounts.yml", "quote.sh")
+
+    with Sandbox(dsn=postgres.create_database(), kis=KISEmulator(production=[main, savings])) as sandbox:
+        sandbox.store_keys("kis-savings", savings)
+        assert run(project, sandbox, "accounts.yml") == [f"005930: {PRICE}"] * 2
+        assert sandbox.kis.counts("production").issues == 2
+
+
+def test_paper(project: Project, sandbox: Sandbox) -> None:
+    """Paper trading goes to the paper environment, and the real one is never called."""
+    take(project.repository, "paper.yml", "quote.sh")
+
+    assert run(project, sandbox, "paper.yml", environment="paper") == [f"005930: {PRICE}"]
+    assert quotations(sandbox, "paper") == 1
+    assert {seen.environment for seen in sandbox.kis.requests} == {"paper"}
+
+
+def test_self_hosted(project: Project, sandbox: Sandbox) -> None:
+    """The second job finds Supabase down, and works with the token that the first has cached on the runner."""
+    take(project.repository, "self-hosted.yml", "quote.sh")
+    account = sandbox.kis.accounts["production"][0]
+    secrets = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
+
+    first = run(project, sandbox, "self-hosted.yml", secrets=secrets)
+    sandbox.supabase.stop()
+    second = run(project, sandbox, "self-hosted.yml", secrets=secrets)
+
+    assert (first, second) == ([f"005930: {PRICE}"], [f"005930: {PRICE}"])
+    assert sandbox.kis.counts("production").calls == 1
+
+
+def test_enterprise_server(project: Project, sandbox: Sandbox) -> None:
+    """The workflow runs with an action that comes from a copy of the repository."""
+    take(project.repository, "ghes.yml", "quote.sh")
+
+    assert run(project, sandbox, "ghes.yml") == [f"005930: {PRICE}"]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="the example is in JavaScript, and there is no node here")
+def test_other_languages(project: Project, sandbox: Sandbox) -> None:
+    """Programs of two languages find token and keys in their environment."""
+    take(project.repository, "other-languages.yml", "quote.sh", "quote.mjs")
+
+    assert run(project, sandbox, "other-languages.yml") == [
+        f"{stock}: {PRICE}" for stock in ("000660", "005930", "035420")
+    ]
+
+
+def test_programs_say_why_they_fail(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Each of the three programs ends with an error and KIS's code when KIS refuses its token."""
+    account = sandbox.kis.accounts["production"][0]
+    keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret, "KIS_ACCESS_TOKEN": "x.y.z"}
+    programs = [(sys.executable, "quote.py"), ("sh", "quote.sh"), ("node", "quote.mjs")]
+    for interpreter, name in programs:
+        if shutil.which(interpreter) is None:
+            continue
+        done = subprocess.run(
+            [interpreter, str(EXAMPLES / name), "005930"],
+            cwd=tmp_path,
+            env=sandbox.environment(os.environ) | keys,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 1, name
+        assert "KIS refused" in done.stderr, name
+        assert "EGW00121" in done.stderr, name
+
+
+def test_tests_without_an_account(tmp_path: Path) -> None:
+    """The example of a test passes, beside the program that it tests."""
+    for name in ("test_bot.py", "quote.py"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'base'}"],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert "2 passed" in done.stdout, done.stdout
+
+
+def used_by_tests() -> set[str]:
+    """The names of files that the tests here speak of."""
+    constants = (node for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.Constant))
+    return {node.value for node in constants if isinstance(node.value, str)}
+
+
+def test_every_example_is_run_and_listed() -> None:
+    """No file lies in the folder that no test here takes, or that its README does not link to."""
+    names = {path.name for path in EXAMPLES.iterdir() if path.is_file() and path.name != "README.md"}
+    listed = set(re.findall(r"\]\(([\w.-]+)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8")))
+
+    assert names
+    assert names - used_by_tests() == set()
+    assert names == listed
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
+def test_every_example_begins_with_what_it_shows(path: Path) -> None:
+    """The first line of each file is its explanation."""
+    assert re.match(r"# \w|// \w|\"\"\"\w", path.read_text(encoding="utf-8"))

@@ -1,0 +1,89 @@
+"""What docs/sandbox.md shows works as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.sandbox.kis_http import MESSAGES
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from kis_token.sandbox import Sandbox
+
+PAGE = (CHECKOUT / "docs" / "sandbox.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+TESTS = [code for language, code in SNIPPETS if language == "python" and "def test_" in code]
+SCRIPTS = [code for language, code in SNIPPETS if language == "python" and "def test_" not in code]
+COMMANDS = [code for language, code in SNIPPETS if language == "sh"]
+
+
+def run(folder: Path, *command: str) -> None:
+    """Run what a user would, in an environment where the command is installed and curl knows no proxy to here."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_", "PYTEST_"))}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_snippets_are_found() -> None:
+    """The page has snippets of each kind, and no other that would not be run."""
+    assert min(len(TESTS), len(SCRIPTS), len(COMMANDS)) >= 2
+    others = [code for language, code in SNIPPETS if language not in ("python", "sh")]
+    assert others == ["pip install 'kis-token[sandbox]'\n"]
+
+
+def test_snippets_for_tests_pass(tmp_path: Path) -> None:
+    """Each of the page's tests passes in a project that is empty but for them."""
+    for number, code in enumerate(TESTS):
+        (tmp_path / f"test_snippet_{number}.py").write_text(code)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
+
+    run(tmp_path, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'base'}")
+
+
+@pytest.mark.parametrize("number", range(len(SCRIPTS)))
+def test_scripts_run(tmp_path: Path, number: int) -> None:
+    """Each of the page's programs runs to its end."""
+    (tmp_path / "snippet.py").write_text(SCRIPTS[number])
+
+    run(tmp_path, sys.executable, "snippet.py")
+
+
+@pytest.mark.parametrize("number", range(len(COMMANDS)))
+def test_commands_run(tmp_path: Path, number: int) -> None:
+    """Each of the page's shell commands succeeds."""
+    run(tmp_path, "sh", "-euc", COMMANDS[number])
+
+
+def test_codes_are_those_of_the_emulator() -> None:
+    """The page's table has the codes that the emulator knows, but for those of a service behind the gateway."""
+    section = PAGE.split("## How to make KIS fail")[1]
+
+    assert re.findall(r"^\| `(EGW\d+)`", section, re.MULTILINE) == sorted(
+        code for code in MESSAGES if code.startswith("EGW")
+    )
+
+
+def test_variables_are_those_of_the_sandbox(sandbox: Sandbox) -> None:
+    """The page's table of variables has those that programs get, no more and no fewer."""
+    section = PAGE.split("## As a command")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
+
+    assert set(re.findall(r"`(\w+)`", " ".join(cells))) == set(sandbox.variables)
