@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kis_token.config import Settings
-from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
+from kis_token.errors import EnvironmentFault, IssuanceError, KisTokenError, SettingsError
 from kis_token.publish import describe_defect
 from kis_token.token import in_both_zones
 
@@ -69,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     seal.set_defaults(run=_seal)
     keygen = commands.add_parser("keygen", help="print a new encryption key, and nothing else, on standard output")
     keygen.set_defaults(run=_keygen)
+    export = commands.add_parser(
+        "export",
+        help="write the token where other KIS clients look for it",
+        description="Write the token into the files of kis-auth, python-kis, kis-trader and koreainvestment-cli, as "
+        "named, so that they find it and ask KIS for none.",
+    )
+    export.add_argument("clients", nargs="+", metavar="CLIENT", help="one or more of these names")
+    export.set_defaults(run=_export)
     sandbox = commands.add_parser(
         "sandbox",
         help="KIS and Supabase on this machine, without an account",
@@ -119,6 +127,20 @@ def _seal(_: argparse.Namespace) -> int:
     with open_store(settings, time.monotonic()) as store:
         sealed = seal(settings, store)
     print(f"{settings.service_name}: " + (f"sealed {', '.join(sealed)}" if sealed else "nothing is left to seal"))  # noqa: T201 - the output
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from kis_token.clock import SystemClock
+    from kis_token.export import export
+
+    settings = Settings.from_env({**os.environ, "INPUT_TOKEN_FILES": " ".join(options.clients)})
+    resolution = _resolve(settings)
+    if resolution.expired:
+        raise IssuanceError("no-valid-token", "The clients would not use a token past its end", retryable=True)
+    export(resolution.token, resolution.app_key, settings, os.environ, SystemClock().now())
+    # The files' names tell more than they should.
+    print(f"written for {', '.join(settings.token_files)}; valid until {in_both_zones(resolution.token.expires_at)}")  # noqa: T201 - the output
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.errors import REMEDIES
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH
-from kis_token.token import looks_like_token
+from kis_token.token import fingerprint, looks_like_token
 from tests.chain import OTHER
 from tests.support import ACCOUNT, HOUR, make_token
 
@@ -200,3 +201,26 @@ def test_sealing_from_nothing_to_a_changed_key(chain: Chain) -> None:
     assert (without.returncode, "[sealed-without-key]" in without.stderr) == (1, True)
     for secret in keys:
         assert secret not in sealed.stdout + sealed.stderr + resealed.stdout + resealed.stderr + refused.stderr
+
+
+def test_export_writes_the_clients_files(chain: Chain, tmp_path: Path) -> None:
+    """``export`` writes the token where the named clients look, and says neither the token nor the files' names."""
+    env = chain.variables | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "XDG_CACHE_HOME": ""}
+
+    ended = kis_token(env, "export", "kis-trader", "koreainvestment_cli")
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("written for kis-trader, koreainvestment-cli; valid until 20")
+    token = chain.cache().read()
+    (trader,) = (tmp_path / ".cache" / "kis-trader" / "tokens").iterdir()
+    assert fingerprint(json.loads(trader.read_text())["access_token"]) == token.token_id
+    assert trader.name not in ended.stdout + ended.stderr
+    assert (tmp_path / ".kis-cli" / "tokens.json").is_file()
+
+
+def test_export_for_an_unknown_client_issues_nothing(chain: Chain) -> None:
+    """A name that is none, and mojito2, whose file would hold the app secret, are refused before anything is asked."""
+    for name in ("mojito2", "pykrx"):
+        ended = kis_token(chain.variables, "export", name)
+        assert (ended.returncode, "[invalid-token-files]" in ended.stderr) == (1, True)
+    assert chain.issue_calls == 0
