@@ -24,7 +24,7 @@ from kis_token.kis import KISIssuer
 from kis_token.limits import usable
 from kis_token.resolver import Resolver
 from kis_token.sealing import make_vault
-from kis_token.supabase import SupabaseCredentialManager
+from kis_token.supabase import SupabaseStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +105,7 @@ class Contender:
             return deadline - clock.monotonic()
 
         vault = make_vault(settings.encryption_keys)
-        store = SupabaseCredentialManager(settings.supabase_url, settings.supabase_key, left=left)
+        store = SupabaseStore(settings.supabase_url, settings.supabase_key, left=left)
         resolver = Resolver(
             settings,
             store=store,

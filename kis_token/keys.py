@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.reader import Row, Slot
     from kis_token.sealing import Vault
-    from kis_token.supabase import SupabaseCredentialManager
+    from kis_token.supabase import SupabaseStore
 
 #: How often rows that others change meanwhile are looked at again.
 _PASSES = 5
@@ -26,7 +26,7 @@ def make_encryption_key() -> str:
     return base64.b64encode(secrets.token_bytes(32)).decode()
 
 
-def set_app_key(settings: Settings, store: SupabaseCredentialManager, vault: Vault) -> bool:
+def set_app_key(settings: Settings, store: SupabaseStore, vault: Vault) -> bool:
     """Store the settings' app key and secret, sealed where they hold an encryption key.
 
     Whether that ended the slot's token: one of another app key, or whose key nobody can tell, is set to inactive, so
@@ -46,7 +46,7 @@ def set_app_key(settings: Settings, store: SupabaseCredentialManager, vault: Vau
     )
 
 
-def seal(settings: Settings, store: SupabaseCredentialManager) -> list[str]:
+def seal(settings: Settings, store: SupabaseStore) -> list[str]:
     """Seal the slot's rows with the first encryption key; the types that were not sealed so before.
 
     Safe to interrupt and to repeat: each row is replaced by itself, and only where nobody has changed it meanwhile.

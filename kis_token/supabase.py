@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 CALL_SECONDS = 8.0
 
 
-class SupabaseCredentialManager:
+class SupabaseStore:
     """The table ``api_credentials`` of one Supabase project, and the functions that govern issuing.
 
     ``left`` tells the seconds until the caller's deadline; no call takes longer.

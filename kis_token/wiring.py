@@ -12,7 +12,7 @@ from kis_token.kis import KISIssuer
 from kis_token.limits import usable
 from kis_token.resolver import Resolver
 from kis_token.sealing import make_vault
-from kis_token.supabase import SupabaseCredentialManager
+from kis_token.supabase import SupabaseStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_store(settings: Settings, started: float) -> Iterator[SupabaseCredentialManager]:
+def open_store(settings: Settings, started: float) -> Iterator[SupabaseStore]:
     """The shared store for these settings; its connections are closed on the way out. ``started`` as below."""
     deadline = _deadline(settings, started)
-    store = SupabaseCredentialManager(
-        settings.supabase_url, settings.supabase_key, left=lambda: deadline - time.monotonic()
-    )
+    store = SupabaseStore(settings.supabase_url, settings.supabase_key, left=lambda: deadline - time.monotonic())
     try:
         yield store
     finally:

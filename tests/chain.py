@@ -14,7 +14,7 @@ from kis_token.resolver import Resolver
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_response
 from kis_token.sandbox.loopback import Fault
 from kis_token.sealing import make_vault
-from kis_token.supabase import SupabaseCredentialManager
+from kis_token.supabase import SupabaseStore
 from kis_token.token import AppKey
 from tests.support import ACCOUNT, HOUR, MINUTE, SERVICE_KEY, TurnedClock, make_token
 
@@ -55,7 +55,7 @@ class Chain:
     database: Database
     folder: Path
     told: list[str] = field(default_factory=list)
-    stores: list[SupabaseCredentialManager] = field(default_factory=list)
+    stores: list[SupabaseStore] = field(default_factory=list)
 
     def settings(self, **inputs: str) -> Settings:
         """The settings for these inputs, by their names with underscores."""
@@ -93,7 +93,7 @@ class Chain:
         def left() -> float:
             return deadline - clock.monotonic()
 
-        store = SupabaseCredentialManager(settings.supabase_url, settings.supabase_key, left=left)
+        store = SupabaseStore(settings.supabase_url, settings.supabase_key, left=left)
         self.stores.append(store)
         return Resolver(
             settings,

@@ -24,7 +24,7 @@ from kis_token.reader import Row, Slot
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_response
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.sealing import PlainVault, SealingVault
-from kis_token.supabase import SupabaseCredentialManager
+from kis_token.supabase import SupabaseStore
 from kis_token.token import AppKey, Token
 from tests.chain import ENCRYPTION_KEY, Chain, WatchedIssuer, dead_token
 from tests.ears import chain_of
@@ -232,7 +232,7 @@ def test_no_repr_shows_a_secret(chain: Chain) -> None:
     assert kept
     assert {type(each) for each in ours} >= {
         *(Settings, Token, AppKey, Row, Slot, Begun, Committed, View, Resolution),
-        *(SupabaseCredentialManager, KISIssuer, FileCache, PlainVault, SealingVault),
+        *(SupabaseStore, KISIssuer, FileCache, PlainVault, SealingVault),
     }
     assert {type(each).__name__ for each in ours if shows_secret(repr(each))} == set()
 

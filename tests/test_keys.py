@@ -11,7 +11,7 @@ import pytest
 from kis_token.errors import AppKeyChanged, KisTokenError, StoreOutage
 from kis_token.keys import make_encryption_key, seal, set_app_key
 from kis_token.sealing import PREFIX, SealingVault, make_vault
-from kis_token.supabase import SupabaseCredentialManager
+from kis_token.supabase import SupabaseStore
 from kis_token.token import AppKey
 from tests.chain import OTHER
 from tests.support import ACCOUNT, APP_KEY, MINUTE, SERVICE_KEY, Contender, make_token
@@ -33,7 +33,7 @@ class Owner:
     """Who looks after a slot's keys."""
 
     chain: Chain
-    store: SupabaseCredentialManager
+    store: SupabaseStore
 
     def seal(self, *keys: str) -> list[str]:
         """Seal what is stored."""
@@ -53,7 +53,7 @@ class Owner:
 @pytest.fixture
 def owner(chain: Chain) -> Iterator[Owner]:
     """The slot's owner, with a store of its own."""
-    store = SupabaseCredentialManager(chain.supabase.url, SERVICE_KEY)
+    store = SupabaseStore(chain.supabase.url, SERVICE_KEY)
     yield Owner(chain, store)
     store.close()
 

@@ -14,7 +14,7 @@ from kis_token.errors import StoreMisconfigured, StoreOutage
 from kis_token.sandbox.kis_http import html_response
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from kis_token.supabase import SupabaseCredentialManager
+from kis_token.supabase import SupabaseStore
 from kis_token.token import fingerprint
 from tests.support import ANON_KEY, APP_KEY, MINUTE, SERVICE_KEY, make_certificate, make_token, utc_now
 
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
     from tests.support import Database
 
 
-def read(manager: SupabaseCredentialManager) -> object:
+def read(manager: SupabaseStore) -> object:
     """Read the slot kis."""
     return manager.read("kis")
 
 
-def begin(manager: SupabaseCredentialManager, holder: str | None = None) -> Begun:
+def begin(manager: SupabaseStore, holder: str | None = None) -> Begun:
     """Ask for a turn."""
     return manager.begin("kis", holder or str(uuid.uuid4()), "a laptop", APP_KEY, min_remaining=10 * MINUTE)
 
 
-def commit(manager: SupabaseCredentialManager) -> object:
+def commit(manager: SupabaseStore) -> object:
     """Commit a token."""
     token = make_token()
     return manager.commit("kis", str(uuid.uuid4()), 1, token, token.to_json(), rejected=False)
 
 
-def abort(manager: SupabaseCredentialManager) -> object:
+def abort(manager: SupabaseStore) -> object:
     """Give a turn back."""
     manager.abort("kis", str(uuid.uuid4()), 1, cooldown=MINUTE, error_code="EGW00133")
     return None
@@ -53,9 +53,9 @@ OPERATIONS = [read, begin, commit, abort]
 
 
 @pytest.fixture
-def manager(supabase: PostgRESTStandIn) -> Iterator[SupabaseCredentialManager]:
+def manager(supabase: PostgRESTStandIn) -> Iterator[SupabaseStore]:
     """The store with the service key."""
-    with closing(SupabaseCredentialManager(supabase.url, SERVICE_KEY)) as manager:
+    with closing(SupabaseStore(supabase.url, SERVICE_KEY)) as manager:
         yield manager
 
 
@@ -66,9 +66,7 @@ def assert_silent(error: BaseException | None) -> None:
         error = error.__cause__
 
 
-def test_a_read_is_one_request(
-    supabase: PostgRESTStandIn, manager: SupabaseCredentialManager, database: Database
-) -> None:
+def test_a_read_is_one_request(supabase: PostgRESTStandIn, manager: SupabaseStore, database: Database) -> None:
     """All active rows of the slot, and only its keys and token, come with one GET."""
     token = make_token()
     database.put_keys()
@@ -89,16 +87,14 @@ def test_a_read_is_one_request(
     assert [(seen.method, seen.path) for seen in supabase.server.seen] == [("GET", "/rest/v1/api_credentials")]
 
 
-def test_inactive_rows_are_not_read(manager: SupabaseCredentialManager, database: Database) -> None:
+def test_inactive_rows_are_not_read(manager: SupabaseStore, database: Database) -> None:
     """An inactive row counts as absent."""
     database.put_token(make_token(), active=False)
 
     assert manager.read("kis").rows == {}
 
 
-def test_a_turn_is_two_requests(
-    supabase: PostgRESTStandIn, manager: SupabaseCredentialManager, database: Database
-) -> None:
+def test_a_turn_is_two_requests(supabase: PostgRESTStandIn, manager: SupabaseStore, database: Database) -> None:
     """Begin and commit are one request each, and store the token."""
     holder, token = str(uuid.uuid4()), make_token()
 
@@ -115,9 +111,7 @@ def test_a_turn_is_two_requests(
     ]
 
 
-def test_an_abort_is_one_request(
-    supabase: PostgRESTStandIn, manager: SupabaseCredentialManager, database: Database
-) -> None:
+def test_an_abort_is_one_request(supabase: PostgRESTStandIn, manager: SupabaseStore, database: Database) -> None:
     """An abort gives the turn back and notes error and refused credential; the next who begins learns of it."""
     holder = str(uuid.uuid4())
     begin(manager, holder)
@@ -131,7 +125,7 @@ def test_an_abort_is_one_request(
     assert [seen.path.rpartition("/")[2] for seen in supabase.server.seen].count("abort_issuance") == 1
 
 
-def test_a_fresh_token_comes_with_the_answer(manager: SupabaseCredentialManager, database: Database) -> None:
+def test_a_fresh_token_comes_with_the_answer(manager: SupabaseStore, database: Database) -> None:
     """Begin hands the stored token over, and a rejected version not."""
     token = make_token()
     version = database.put_token(token)
@@ -146,7 +140,7 @@ def test_a_fresh_token_comes_with_the_answer(manager: SupabaseCredentialManager,
     assert rejecting.status == "granted"
 
 
-def test_values_may_hold_anything(manager: SupabaseCredentialManager, database: Database) -> None:
+def test_values_may_hold_anything(manager: SupabaseStore, database: Database) -> None:
     """Text outside ASCII, quotes and line ends travel unharmed, in values and in labels."""
     value = '한국투자 "증권" \\ \n 🔑 é'
     database.put("app_secret", value)
@@ -183,8 +177,8 @@ OUTAGES = {
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_outages(
     supabase: PostgRESTStandIn,
-    manager: SupabaseCredentialManager,
-    operation: Callable[[SupabaseCredentialManager], object],
+    manager: SupabaseStore,
+    operation: Callable[[SupabaseStore], object],
     fault: Fault,
 ) -> None:
     """Whatever keeps Supabase from answering sensibly is an outage, found out with one request."""
@@ -200,8 +194,8 @@ def test_outages(
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_nobody_listens(
     supabase: PostgRESTStandIn,
-    manager: SupabaseCredentialManager,
-    operation: Callable[[SupabaseCredentialManager], object],
+    manager: SupabaseStore,
+    operation: Callable[[SupabaseStore], object],
 ) -> None:
     """A refused connection is an outage; when Supabase is back, the same manager works."""
     supabase.stop()
@@ -219,15 +213,13 @@ def test_nobody_listens(
 )
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_wrong_keys(
-    supabase: PostgRESTStandIn, operation: Callable[[SupabaseCredentialManager], object], key: str, code: str
+    supabase: PostgRESTStandIn, operation: Callable[[SupabaseStore], object], key: str, code: str
 ) -> None:
     """Another project's key and the public key are mistakes that somebody has to mend."""
-    assert_misconfigured(SupabaseCredentialManager(supabase.url, key), operation, code)
+    assert_misconfigured(SupabaseStore(supabase.url, key), operation, code)
 
 
-def assert_misconfigured(
-    manager: SupabaseCredentialManager, operation: Callable[[SupabaseCredentialManager], object], code: str
-) -> None:
+def assert_misconfigured(manager: SupabaseStore, operation: Callable[[SupabaseStore], object], code: str) -> None:
     """The operation ends with that code, not retryable, and says nothing secret."""
     with pytest.raises(StoreMisconfigured) as caught:
         operation(manager)
@@ -254,21 +246,21 @@ def assert_misconfigured(
 def test_what_the_migrations_did_not_make(
     make_database: Callable[[], Database],
     damage: str,
-    operation: Callable[[SupabaseCredentialManager], object],
+    operation: Callable[[SupabaseStore], object],
     code: str,
 ) -> None:
     """A missing table, column, function or right is told by its own code."""
     project = make_database()
     project.owner.execute(sql.SQL(damage))
     with PostgRESTStandIn(project.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as server:
-        assert_misconfigured(SupabaseCredentialManager(server.url, SERVICE_KEY), operation, code)
+        assert_misconfigured(SupabaseStore(server.url, SERVICE_KEY), operation, code)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_redirects_are_not_followed(
     supabase: PostgRESTStandIn,
-    manager: SupabaseCredentialManager,
-    operation: Callable[[SupabaseCredentialManager], object],
+    manager: SupabaseStore,
+    operation: Callable[[SupabaseStore], object],
 ) -> None:
     """A redirect is a mistake in the address; the key does not travel along to where it leads."""
     with LoopbackServer(lambda _: Response(200, [])) as elsewhere:
@@ -277,7 +269,7 @@ def test_redirects_are_not_followed(
         assert elsewhere.seen == ()
 
 
-def test_arguments_that_the_functions_refuse(manager: SupabaseCredentialManager) -> None:
+def test_arguments_that_the_functions_refuse(manager: SupabaseStore) -> None:
     """A service name that the database does not take is a mistake, not an outage."""
     with pytest.raises(StoreMisconfigured) as caught:
         manager.abort("not a name", str(uuid.uuid4()), 1, cooldown=MINUTE, error_code="x")
@@ -287,20 +279,20 @@ def test_arguments_that_the_functions_refuse(manager: SupabaseCredentialManager)
 @pytest.mark.parametrize(("url", "key", "available"), [("https://x.supabase.co", "k", True), ("", "k", False)])
 def test_available_is_what_is_known(url: str, key: str, available: bool) -> None:  # noqa: FBT001 - a table
     """Availability is a matter of url and key; nobody is asked."""
-    assert SupabaseCredentialManager(url, key).is_available() is available
+    assert SupabaseStore(url, key).is_available() is available
 
 
 def test_the_repr_hides_the_key() -> None:
     """The representation shows the address and never the key."""
-    assert repr(SupabaseCredentialManager("https://x.supabase.co", SERVICE_KEY)).count(SERVICE_KEY) == 0
+    assert repr(SupabaseStore("https://x.supabase.co", SERVICE_KEY)).count(SERVICE_KEY) == 0
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_malformed_key_is_an_error_of_ours(
-    supabase: PostgRESTStandIn, operation: Callable[[SupabaseCredentialManager], object]
+    supabase: PostgRESTStandIn, operation: Callable[[SupabaseStore], object]
 ) -> None:
     """An empty key, which the settings would have refused, still ends in an error of the store."""
-    assert_misconfigured(SupabaseCredentialManager(supabase.url, "sb_x"), operation, "store-key-rejected")
+    assert_misconfigured(SupabaseStore(supabase.url, "sb_x"), operation, "store-key-rejected")
 
 
 def test_the_clients_certificates_count_when_the_machines_do_not(
@@ -315,7 +307,7 @@ def test_the_clients_certificates_count_when_the_machines_do_not(
     version = database.put_token(token)
     with (
         PostgRESTStandIn(database.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY, tls=context) as server,
-        closing(SupabaseCredentialManager(server.url, SERVICE_KEY)) as manager,
+        closing(SupabaseStore(server.url, SERVICE_KEY)) as manager,
     ):
         for _ in range(2):
             slot = manager.read("kis")
@@ -329,7 +321,7 @@ def test_a_certificate_that_nobody_knows(database: Database, tmp_path: Path) -> 
     _, context = make_certificate(tmp_path)
     with PostgRESTStandIn(database.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY, tls=context) as server:
         for operation in (read, begin):
-            manager = SupabaseCredentialManager(server.url, SERVICE_KEY)
+            manager = SupabaseStore(server.url, SERVICE_KEY)
             with closing(manager), pytest.raises(StoreOutage) as caught:
                 operation(manager)
             assert_silent(caught.value)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.supabase import SupabaseCredentialManager
+from kis_token.supabase import SupabaseStore
 from tests.store.ground import Contender, MemoryGround, SupabaseGround
 from tests.support import SERVICE_KEY
 
@@ -25,7 +25,7 @@ def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
         yield MemoryGround()
         return
     supabase: PostgRESTStandIn = request.getfixturevalue("supabase")
-    with closing(SupabaseCredentialManager(supabase.url, SERVICE_KEY)) as manager:
+    with closing(SupabaseStore(supabase.url, SERVICE_KEY)) as manager:
         yield SupabaseGround(manager, request.getfixturevalue("database"))
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from kis_token.ports import Begun, Committed, Store
     from kis_token.reader import Row
-    from kis_token.supabase import SupabaseCredentialManager
+    from kis_token.supabase import SupabaseStore
     from kis_token.token import Token
     from tests.support import Database
 
@@ -49,7 +49,7 @@ class Ground(Protocol):
 class SupabaseGround:
     """The real store, and the database behind it."""
 
-    def __init__(self, store: SupabaseCredentialManager, database: Database) -> None:
+    def __init__(self, store: SupabaseStore, database: Database) -> None:
         self.store: Store = store
         self._database = database
 

@@ -21,7 +21,7 @@ from kis_token.ports import Begun, Committed
 from kis_token.reader import TYPES, Slot, parse_slot, store_error
 from kis_token.sandbox.database import migrations_folder, prepare_database
 from kis_token.sandbox.memory import MemoryStore
-from kis_token.supabase import SupabaseCredentialManager
+from kis_token.supabase import SupabaseStore
 from kis_token.token import REISSUE_WINDOW, AppKey, Token
 from tests.support import HOUR, MINUTE, Database
 
@@ -139,7 +139,7 @@ class SetClock:
         self._database.owner.execute("update public.test_clock set reads = %s", (self._now,))
 
 
-class FunctionStore(SupabaseCredentialManager):
+class FunctionStore(SupabaseStore):
     """What the client makes of the functions' answers, without HTTP; and what tests do to a MemoryStore."""
 
     def __init__(self, database: Database) -> None:
