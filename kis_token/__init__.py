@@ -1,1 +1,86 @@
-"""One KIS access token a day, shared by every job and every machine."""
+"""One KIS access token a day, shared by every job and every machine.
+
+What is named here is public and stays; it is imported when it is first used, so that importing the package costs
+nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kis_token.client import KISClient
+    from kis_token.errors import (
+        IssuanceError,
+        IssuerError,
+        IssuerOutage,
+        IssuerRateLimited,
+        IssuerRefused,
+        KisTokenError,
+        SettingsError,
+        StoreError,
+        StoreMisconfigured,
+        StoreOutage,
+        TokenError,
+        TokenRefreshLimitError,
+    )
+    from kis_token.manager import (
+        SupabaseCredentialManager,
+        get_kis_credentials_from_supabase,
+        get_kis_token_from_supabase,
+        get_kis_valid_token_from_supabase,
+        get_supabase_manager,
+        save_kis_token_to_supabase,
+    )
+    from kis_token.quick import get_token
+    from kis_token.token import Token
+
+__all__ = [
+    "IssuanceError",
+    "IssuerError",
+    "IssuerOutage",
+    "IssuerRateLimited",
+    "IssuerRefused",
+    "KISClient",
+    "KisTokenError",
+    "SettingsError",
+    "StoreError",
+    "StoreMisconfigured",
+    "StoreOutage",
+    "SupabaseCredentialManager",
+    "Token",
+    "TokenError",
+    "TokenRefreshLimitError",
+    "get_kis_credentials_from_supabase",
+    "get_kis_token_from_supabase",
+    "get_kis_valid_token_from_supabase",
+    "get_supabase_manager",
+    "get_token",
+    "save_kis_token_to_supabase",
+]
+
+#: Where the names are at home that are no errors.
+_HOMES = {
+    "KISClient": "client",
+    "SupabaseCredentialManager": "manager",
+    "Token": "token",
+    "get_kis_credentials_from_supabase": "manager",
+    "get_kis_token_from_supabase": "manager",
+    "get_kis_valid_token_from_supabase": "manager",
+    "get_supabase_manager": "manager",
+    "get_token": "quick",
+    "save_kis_token_to_supabase": "manager",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -79,6 +79,7 @@ class Settings:
     token_files: tuple[str, ...]
     hts_id: str | None
     label: str
+    account_no: str | None = field(default=None, repr=False)
 
     @property
     def reads_only(self) -> bool:
@@ -141,6 +142,7 @@ class _Reader:
             token_files=token_files,
             hts_id=self._hts_id() if "python-kis" in token_files else None,
             label=self._label(),
+            account_no=self._env.get("KIS_ACCOUNT_NO", "").strip() or None,
         )
         if self._faults:
             raise SettingsError(self._faults)

@@ -11,7 +11,8 @@
     │   ├── IssuerRateLimited   KIS says not now: waited for, once
     │   └── IssuerOutage        KIS does not answer, or not sensibly
     ├── IssuanceError           no turn to issue: two slots with one key, or the wait is longer than the caller has
-    │   └── AppKeyChanged       the slot's key was changed: it is read again
+    │   ├── AppKeyChanged       the slot's key was changed: it is read again
+    │   └── TokenRefreshLimitError  the token is younger than 23 h: another is only to be had by force
     ├── CacheError              the cache file cannot be written
     └── EnvironmentFault        the machine lacks something: Python, pip, a file to write to
 
@@ -105,6 +106,7 @@ REMEDIES: dict[str, str] = {
     "token-repeated": (
         "For 6 hours after an issue KIS gives the same token, also when it has died. The message says until when."
     ),
+    "token-too-young": "KIS issues one token a day. Use the one there is; if KIS refuses it, renew it by force.",
     "wait-too-long": "Another job is issuing, or KIS has to be left alone for a while. Run again, or raise timeout.",
     "timed-out": "Something did not answer. The last lines of the log say what was waited for; or raise timeout.",
     "no-valid-token": "mode: check never issues. Run once with mode: resolve.",
@@ -186,7 +188,7 @@ class TokenError(KisTokenError):
 
 
 class IssuerError(KisTokenError):
-    """KIS gave no token."""
+    """KIS did not do what was asked: it gave no token, or no answer."""
 
 
 class IssuerRefused(IssuerError):
@@ -224,6 +226,10 @@ class IssuanceError(KisTokenError):
 
 class AppKeyChanged(IssuanceError):
     """The slot has another app key than the one a moment ago: it has to be read again."""
+
+
+class TokenRefreshLimitError(IssuanceError):
+    """The token was issued less than 23 hours ago, and one a day is what KIS allows."""
 
 
 class CacheError(KisTokenError):

@@ -10,7 +10,8 @@ import re
 import ssl
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from http.cookiejar import DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -40,7 +41,29 @@ LONGEST_LIFETIME = timedelta(days=3650)
 RATE_LIMITED = "EGW00133"
 #: What KIS answers on a call when the token itself is the trouble: not valid, not found, expired.
 TOKEN_CODES = frozenset({"EGW00121", "EGW00122", "EGW00123"})
+#: What KIS answers, before it does anything, to more calls in a second than it allows.
+TOO_MANY_CALLS = "EGW00201"
 _CODE = re.compile(r"EGW\d{5}", re.ASCII)
+
+#: What KISClient hands out. Named here for those who need the type alone.
+Response = requests.Response
+
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What an ordinary call shows KIS: token, key and secret. Given to requests as auth; its repr shows none."""
+
+    token: Token
+    app_key: AppKey
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add them to a request."""
+        request.headers["authorization"] = f"Bearer {self.token.value}"
+        request.headers["appkey"] = self.app_key.key
+        request.headers["appsecret"] = self.app_key.secret
+        return request
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +99,8 @@ class KISIssuer:
             "/uapi/domestic-stock/v1/quotations/inquire-price",
             VERIFY_SECONDS,
             params={"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": "005930"},
-            headers={
-                "authorization": f"Bearer {token.value}",
-                "appkey": app_key.key,
-                "appsecret": app_key.secret,
-                "tr_id": "FHKST01010100",
-                "custtype": "P",
-            },
+            headers={"tr_id": "FHKST01010100", "custtype": "P"},
+            auth=Credentials(token, app_key),
         )
         code = answer.get("msg_cd")
         if code in TOKEN_CODES:
@@ -90,6 +108,17 @@ class KISIssuer:
         if answer.get("rt_cd") != "0":
             raise IssuerOutage("kis-answer-unusable", "KIS did not answer the quotation", sent=True)
         return None
+
+    def approval_key(self, app_key: AppKey) -> str:
+        """A key for opening WebSocket sessions, for 24 hours. Needs no token. Raises IssuerRefused and IssuerOutage."""
+        answer = self._post(
+            "/oauth2/Approval",
+            {"grant_type": "client_credentials", "appkey": app_key.key, "secretkey": app_key.secret},
+        )
+        value = answer.get("approval_key")
+        if not isinstance(value, str) or not value.strip():
+            raise IssuerOutage("kis-answer-unusable", "KIS's answer holds no approval key", sent=True)
+        return value.strip()
 
     def _post(self, path: str, body: dict[str, str]) -> dict[str, Any]:
         headers = {"content-type": "application/json; charset=UTF-8"}
@@ -101,47 +130,78 @@ class KISIssuer:
 
     def _send(self, method: str, path: str, seconds: float, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - requests' own
         """The answer's JSON, at any HTTP status. Bounded in time and size."""
-        host = urlsplit(self.base_url).hostname
-        seconds = min(seconds, self.left() - STORE_SECONDS)
-        try:
-            status, body = within(seconds, lambda: _exchange(method, self.base_url + path, seconds, arguments))
-        except TimeoutError:
-            message = f"{host} did not answer within {max(seconds, 0):.2g} s"
-            raise IssuerOutage("kis-unreachable", message, sent=True) from None
-        except requests.RequestException as error:
-            raise IssuerOutage(
-                "kis-unreachable", f"{host} does not answer ({type(error).__name__})", sent=not _was_never_sent(error)
-            ) from None
+        url, seconds = self.base_url + path, min(seconds, self.left() - STORE_SECONDS)
+        status, body = _bounded(url, seconds, lambda: _exchange(method, url, seconds, arguments))
         try:
             parsed = json.loads(body[:LARGEST_ANSWER])
         except (ValueError, RecursionError):
             parsed = None
         if not isinstance(parsed, dict):
+            host = urlsplit(url).hostname
             raise IssuerOutage("kis-answer-unusable", f"{host} answered without JSON (HTTP {status})", sent=True)
         return parsed
 
 
+def open_session(base_url: str) -> requests.Session:
+    """Connections to KIS: silent, without cookies and without the user's .netrc. Threads may share it."""
+    session = requests.Session()
+    session.auth = _no_authentication
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+    session.trust_env = base_url.startswith("https:")  # without TLS only this machine is asked: never through a proxy
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, _QuietAdapter())
+    return session
+
+
+def call(session: requests.Session, method: str, url: str, seconds: float, **arguments: Any) -> Response:  # noqa: ANN401 - requests' own
+    """One request and its whole answer, at any HTTP status, within ``seconds``. Follows no redirect.
+
+    Raises IssuerOutage, whose ``sent`` says whether the request may have had its effect.
+    """
+    return _bounded(url, seconds, lambda: _ask(session, method, url, seconds, arguments))
+
+
+def refusal(answer: Response) -> str | None:
+    """The code with which KIS's gateway refused a call, whatever the HTTP status; None when it did not."""
+    if b"EGW" not in answer.content:
+        return None
+    try:
+        parsed = json.loads(answer.content)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(parsed, dict) or parsed.get("rt_cd") == "0":
+        return None
+    code = str(parsed.get("msg_cd") or parsed.get("error_code")).strip()
+    return code if _CODE.fullmatch(code) else None
+
+
+def _bounded(url: str, seconds: float, exchange: Callable[[], _Answer]) -> _Answer:
+    host = urlsplit(url).hostname
+    try:
+        return within(seconds, exchange)
+    except TimeoutError:
+        message = f"{host} did not answer within {max(seconds, 0):.2g} s"
+        raise IssuerOutage("kis-unreachable", message, sent=True) from None
+    except requests.RequestException as error:
+        raise IssuerOutage(
+            "kis-unreachable", f"{host} does not answer ({type(error).__name__})", sent=not _was_never_sent(error)
+        ) from None
+
+
 def _exchange(method: str, url: str, seconds: float, arguments: dict[str, Any]) -> tuple[int, bytes]:
-    """One request: status and, as far as it is not too large, body. Follows no redirect; sends no .netrc."""
-    with requests.Session() as session:
-        session.auth = _no_authentication
-        session.trust_env = url.startswith("https:")  # without TLS only this machine is asked: never through a proxy
-        for scheme in ("https://", "http://"):
-            session.mount(scheme, _QuietAdapter())
-        with session.request(
-            method,
-            url,
-            timeout=(min(CONNECT_SECONDS, seconds), seconds),
-            allow_redirects=False,
-            stream=True,
-            **arguments,
-        ) as answer:
-            body = b""
-            for block in answer.iter_content(8192):
-                body += block
-                if len(body) > LARGEST_ANSWER:
-                    break  # cut short it is no JSON any more
-            return answer.status_code, body
+    """One request: status and, as far as it is not too large, body."""
+    with open_session(url) as session, _ask(session, method, url, seconds, {"stream": True, **arguments}) as answer:
+        body = b""
+        for block in answer.iter_content(8192):
+            body += block
+            if len(body) > LARGEST_ANSWER:
+                break  # cut short it is no JSON any more
+        return answer.status_code, body
+
+
+def _ask(session: requests.Session, method: str, url: str, seconds: float, arguments: dict[str, Any]) -> Response:
+    timeout = (min(CONNECT_SECONDS, seconds), seconds)
+    return session.request(method, url, timeout=timeout, allow_redirects=False, **arguments)
 
 
 class _QuietAdapter(HTTPAdapter):

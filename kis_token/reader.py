@@ -20,6 +20,9 @@ TABLE = "api_credentials"
 COLUMNS = "credential_type,credential_value,expires_at,version"
 TYPES = ("app_key", "app_secret", "access_token")
 
+#: What PostgreSQL reads as its present where a time is asked for.
+DATABASE_NOW = "now"
+
 #: Bounds for one read: seconds altogether, and bytes of the answer.
 READ_SECONDS = 5.0
 LARGEST_ANSWER = 1024 * 1024
@@ -115,15 +118,26 @@ def key_headers(key: str) -> dict[str, str]:
     return {"apikey": gateway, "Authorization": f"Bearer {bearer or gateway}"}
 
 
-def read_slot(url: str, key: str, service_name: str, *, seconds: float = READ_SECONDS) -> Slot:
+def read_slot(
+    url: str,
+    key: str,
+    service_name: str,
+    *,
+    types: tuple[str, ...] = TYPES,
+    only_living: bool = False,
+    seconds: float = READ_SECONDS,
+) -> Slot:
     """The active rows of ``service_name`` that ``key`` may read, in one GET.
 
+    Of these ``types``, or all when there are none; ``only_living``: those that end later, by the database's clock.
     Redirects are not followed, certificates are checked, time and size are bounded. Raises StoreOutage
     (``doubtful`` when a certificate or a proxy is the trouble) and StoreMisconfigured.
     """
     path = (
         f"/rest/v1/{TABLE}?select={quote(COLUMNS, safe='')}&service_name=eq.{quote(service_name, safe='')}"
-        f"&credential_type={quote('in.(' + ','.join(TYPES) + ')', safe='')}&is_active=is.true"
+        + (f"&credential_type={quote('in.(' + ','.join(types) + ')', safe='')}" if types else "")
+        + "&is_active=is.true"
+        + (f"&expires_at=gt.{DATABASE_NOW}" if only_living else "")
     )
     headers = {**key_headers(key), "Accept": "application/json"}
     try:

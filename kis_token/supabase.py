@@ -13,6 +13,7 @@ from kis_token.limits import no_deadline, within
 from kis_token.ports import Begun, Committed
 from kis_token.reader import (
     COLUMNS,
+    DATABASE_NOW,
     READ_SECONDS,
     TABLE,
     TYPES,
@@ -67,20 +68,38 @@ class SupabaseStore:
         return bool(self._url and self._key)
 
     def read(self, service_name: str) -> Slot:
-        """All active rows of ``service_name``, in one request."""
+        """Keys and token of ``service_name``, the active rows, in one request."""
+        return self._read(service_name, TYPES)
+
+    def read_service(self, service_name: str) -> Slot:
+        """All active rows of ``service_name``, whatever their types."""
+        return self._read(service_name, ())
+
+    def read_living_token(self, service_name: str) -> Slot:
+        """The token's row alone, and only when its column ``expires_at`` lies ahead by the database's clock."""
+        return self._read(service_name, ("access_token",), only_living=True)
+
+    def _read(self, service_name: str, types: tuple[str, ...], *, only_living: bool = False) -> Slot:
         if not self._read_by_client:
             try:
-                return read_slot(self._url, self._key, service_name, seconds=min(READ_SECONDS, self._left()))
+                return read_slot(
+                    self._url,
+                    self._key,
+                    service_name,
+                    types=types,
+                    only_living=only_living,
+                    seconds=min(READ_SECONDS, self._left()),
+                )
             except StoreOutage as outage:
                 if not outage.doubtful:
                     raise
                 # The client brings certificates of its own and speaks to every kind of proxy.
                 self._read_by_client = True
-        return self._select(service_name, only_active=True)
+        return self._select(service_name, types, only_active=True, only_living=only_living)
 
     def read_all(self, service_name: str) -> Slot:
-        """The rows of ``service_name``, inactive ones as well."""
-        return self._select(service_name, only_active=False)
+        """Keys and token of ``service_name``, inactive rows as well."""
+        return self._select(service_name, TYPES, only_active=False)
 
     def begin(
         self,
@@ -202,11 +221,17 @@ class SupabaseStore:
         )
         return bool(answer["status"] == "sealed")
 
-    def _select(self, service_name: str, *, only_active: bool) -> Slot:
+    def _select(
+        self, service_name: str, types: tuple[str, ...], *, only_active: bool, only_living: bool = False
+    ) -> Slot:
         def call(client: Client) -> object:
-            query = client.table(TABLE).select(COLUMNS).eq("service_name", service_name).in_("credential_type", TYPES)
+            query = client.table(TABLE).select(COLUMNS).eq("service_name", service_name)
+            if types:
+                query = query.in_("credential_type", types)
             if only_active:
                 query = query.is_("is_active", True)
+            if only_living:
+                query = query.gt("expires_at", DATABASE_NOW)
             return query.retry(False).execute().data  # noqa: FBT003 - hidden ones would cost 7 s
 
         return parse_slot(self._call(call), parse_http_date(self._last_date))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -17,14 +16,18 @@ from kis_token.supabase import SupabaseStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from kis_token.clock import Clock
     from kis_token.config import Settings
 
 
+_CLOCK = SystemClock()
+
+
 @contextmanager
-def open_store(settings: Settings, started: float) -> Iterator[SupabaseStore]:
+def open_store(settings: Settings, started: float, clock: Clock = _CLOCK) -> Iterator[SupabaseStore]:
     """The shared store for these settings; its connections are closed on the way out. ``started`` as below."""
     deadline = _deadline(settings, started)
-    store = SupabaseStore(settings.supabase_url, settings.supabase_key, left=lambda: deadline - time.monotonic())
+    store = SupabaseStore(settings.supabase_url, settings.supabase_key, left=lambda: deadline - clock.monotonic())
     try:
         yield store
     finally:
@@ -32,22 +35,24 @@ def open_store(settings: Settings, started: float) -> Iterator[SupabaseStore]:
 
 
 @contextmanager
-def open_resolver(settings: Settings, started: float, tell: Callable[[str], None]) -> Iterator[Resolver]:
+def open_resolver(
+    settings: Settings, started: float, tell: Callable[[str], None], clock: Clock = _CLOCK
+) -> Iterator[Resolver]:
     """The chain for these settings; its connections are closed on the way out.
 
-    ``started`` is when the work began, by time.monotonic: the settings' timeout counts from there. ``tell`` gets lines
-    for people who wait.
+    ``started`` is when the work began, by the clock's counter (time.monotonic, unless another clock is given): the
+    settings' timeout counts from there. ``tell`` gets lines for people who wait.
     """
     deadline = _deadline(settings, started)
     vault = make_vault(settings.encryption_keys)
-    with open_store(settings, started) as store:
+    with open_store(settings, started, clock) as store:
         yield Resolver(
             settings,
             store=store,
             cache=make_cache(settings, vault),
-            issuer=KISIssuer(settings.base_url, settings.environment, left=lambda: deadline - time.monotonic()),
+            issuer=KISIssuer(settings.base_url, settings.environment, left=lambda: deadline - clock.monotonic()),
             vault=vault,
-            clock=SystemClock(),
+            clock=clock,
             deadline=deadline,
             tell=tell,
         )

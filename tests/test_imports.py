@@ -39,9 +39,12 @@ LAYERS = {
     "flight": 5,
     "resolver": 6,
     "keys": 5,
+    "manager": 5,
     "wiring": 7,
     "action": 8,
     "cli": 8,
+    "client": 8,
+    "quick": 8,
 }
 
 FAST = (
@@ -78,7 +81,7 @@ HEAVY = {
 }
 
 #: Who may read the environment, besides entrypoint.py; the sandbox is a program of its own.
-ENVIRONMENT_READERS = {"action", "cli", "reader"}
+ENVIRONMENT_READERS = {"action", "cli", "client", "manager", "quick", "reader"}
 
 LOAD = """
 import sys

@@ -94,6 +94,21 @@ def test_inactive_rows_are_not_read(manager: SupabaseStore, database: Database) 
     assert manager.read("kis").rows == {}
 
 
+def test_client_reads_the_same(manager: SupabaseStore, database: Database) -> None:
+    """Where the standard library cannot read, the client asks for the same rows: of all types, or a living token."""
+    database.put_keys()
+    database.put("webhook", "x")
+    database.put("old", "x", active=False)
+
+    for left, living in ((MINUTE, {"access_token"}), (-MINUTE, set[str]())):
+        database.put_token(make_token(left=left))
+        for by_client in (False, True):
+            manager._read_by_client = by_client
+            assert manager.read_service("kis").rows.keys() == {"app_key", "app_secret", "access_token", "webhook"}
+            assert manager.read_living_token("kis").rows.keys() == living
+            assert manager.read("kis").rows.keys() == {"app_key", "app_secret", "access_token"}
+
+
 def test_a_turn_is_two_requests(supabase: PostgRESTStandIn, manager: SupabaseStore, database: Database) -> None:
     """Begin and commit are one request each, and store the token."""
     holder, token = str(uuid.uuid4()), make_token()
