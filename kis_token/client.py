@@ -44,8 +44,11 @@ CALL_SECONDS = 10.0
 #: KIS issues one token a day; an hour less, as the guide has it.
 REFRESH_AFTER = timedelta(hours=23)
 
-#: After so many seconds a token that could not be renewed in time is tried to be renewed again.
+#: After so many seconds the renewal of a token that is near its end is tried again.
 RENEW_AGAIN = 30.0
+
+#: After so many seconds it is tried again to store a token that only this machine has.
+SHARE_AGAIN = 300.0
 
 #: Pauses in seconds, before jitter, after more calls than KIS allows in a second.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
@@ -56,12 +59,22 @@ _HARMLESS = {"GET", "HEAD"}
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """The token in use, whose it is, how far the store's clock is ahead, and when a renewal may be tried again."""
+    """The token in use, and whose it is.
+
+    ``replaces`` is the fingerprint of the refused token whose place it took, ``skew`` how far the store's clock is
+    ahead, ``renew_again`` the counter's reading from which on the store may be asked again.
+    """
 
     token: Token
     app_key: AppKey
+    replaces: str | None
     skew: timedelta
     renew_again: float
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the store has it, and not only this machine, as after an outage."""
+        return self.token.version is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +113,7 @@ class KISClient:
         self._app_key: AppKey | None = None
         self._held: _Held | None = None
         self._lock = threading.Lock()
-        self._rounds = 0
-        self._error: KisTokenError | None = None
+        self._failures: list[KisTokenError] = []
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
@@ -227,8 +239,8 @@ class KISClient:
         if held is None:
             return self._once(None, lambda: self._resolve(self._settings))
         now = self._clock.now() + held.skew
-        is_fresh = held.token.state(now, self._settings.min_validity) is State.FRESH
-        if is_fresh or self._clock.monotonic() < held.renew_again:
+        is_good = held.is_shared and held.token.state(now, self._settings.min_validity) is State.FRESH
+        if is_good or self._clock.monotonic() < held.renew_again:
             return held
         lives = held.token.lives(now)
         # Of the threads that find a stale token one renews it; the others go on with it meanwhile.
@@ -236,12 +248,12 @@ class KISClient:
 
     def _renew(self, held: _Held, *, lives: bool) -> _Held:
         try:
-            return self._resolve(self._settings)
+            return self._resolve(self._settings, held.replaces)
         except KisTokenError as error:
             if not lives:
                 raise
             _LOG.warning("The token was not renewed: %s. %s", error, error.hint)
-            return replace(held, renew_again=self._later())
+            return replace(held, renew_again=self._later(RENEW_AGAIN))
 
     def _replace(self, refused: _Held) -> _Held:
         """Another token than the one that KIS has refused: somebody else's, or a new one."""
@@ -260,7 +272,7 @@ class KISClient:
             view = resolver.look(refused.token.token_id)
             if not force and view.answer(self._settings.min_validity) is None:
                 self._check_age(refused)
-            return self._hold(resolver.resolve(view))
+            return self._hold(resolver.resolve(view), refused.token.token_id)
 
     def _check_age(self, held: _Held) -> None:
         if self._clock.now() + held.skew - held.token.issued_at < REFRESH_AFTER:
@@ -272,7 +284,7 @@ class KISClient:
 
         Who does not wait goes on with ``known`` while another is at it.
         """
-        rounds = self._rounds
+        failures = self._failures
         if waits or known is None:
             self._lock.acquire()
         elif not self._lock.acquire(blocking=False):
@@ -280,27 +292,30 @@ class KISClient:
         try:
             if self._held is not None and self._held is not known:
                 return self._held
-            if self._rounds != rounds and self._error is not None:
-                raise self._error
-            self._rounds, self._error = self._rounds + 1, None
+            if self._failures is not failures:
+                raise self._failures[-1]
             try:
                 self._held = renew()
             except KisTokenError as error:
-                self._error = error
+                self._failures = [error]
                 raise
             return self._held
         finally:
             self._lock.release()
 
-    def _resolve(self, settings: Settings) -> _Held:
+    def _resolve(self, settings: Settings, refused_id: str | None = None) -> _Held:
         with self._open(settings) as resolver:
-            return self._hold(resolver.resolve())
+            return self._hold(resolver.resolve(resolver.look(refused_id)), refused_id)
 
-    def _hold(self, resolution: Resolution) -> _Held:
+    def _hold(self, resolution: Resolution, replaces: str | None) -> _Held:
         for warning in resolution.warnings:
             _LOG.warning("%s", warning)
-        app_key = self._remember(resolution.app_key)
-        return _Held(resolution.token, app_key, resolution.now - self._clock.now(), self._later())
+        token, app_key = resolution.token, self._remember(resolution.app_key)
+        is_fresh = token.state(resolution.now, self._settings.min_validity) is State.FRESH
+        held = _Held(token, app_key, replaces, resolution.now - self._clock.now(), self._clock.monotonic())
+        if is_fresh and held.is_shared:
+            return held
+        return replace(held, renew_again=self._later(SHARE_AGAIN if is_fresh else RENEW_AGAIN))
 
     def _require_app_key(self) -> AppKey:
         if self._app_key is not None:
@@ -321,5 +336,5 @@ class KISClient:
     def _open(self, settings: Settings) -> AbstractContextManager[Resolver]:
         return open_resolver(settings, self._clock.monotonic(), _LOG.info, self._clock)
 
-    def _later(self) -> float:
-        return self._clock.monotonic() + self._clock.jitter(0.5 * RENEW_AGAIN, 1.5 * RENEW_AGAIN)
+    def _later(self, seconds: float) -> float:
+        return self._clock.monotonic() + self._clock.jitter(0.5 * seconds, 1.5 * seconds)

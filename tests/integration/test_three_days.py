@@ -1,0 +1,123 @@
+"""A bot that runs for three days, over everything that happens to a token: each call succeeds, with one issue a day."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from kis_token.sandbox.kis_http import TOKEN_PATH
+from kis_token.token import KST, fingerprint
+from tests.world import BEGIN, ask_price, open_world
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kis_token.client import KISClient
+    from kis_token.sandbox.postgres import EmbeddedPostgres
+    from tests.world import World
+
+#: The bot asks for a price so often.
+PAUSE = timedelta(minutes=10)
+DAYS = 3
+
+
+def at(day: int, clock: str) -> datetime:
+    """A time of day in Korea; the bot starts on day 1."""
+    return datetime.fromisoformat(f"{BEGIN:%Y-%m}-{BEGIN.day + day - 1:02}T{clock}+09:00")
+
+
+class Days:
+    """What happens, and the bot in the midst of it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.bot: KISClient = world.client()
+        self.calls: Counter[bool] = Counter()
+        self.rotations: list[bool] = []
+        self.events: dict[datetime, Callable[[], object]] = {
+            # A rotation whose token ends the one before it: the bot, which holds that, finds the new one in the store.
+            at(2, "06:13"): self.rotate,
+            at(2, "06:43"): self.rotate,
+            # An outage in the Korean session, in which the bot is started anew.
+            at(2, "09:05"): world.supabase.stop,
+            at(2, "11:05"): self.restart,
+            at(2, "15:05"): world.supabase.start,
+            # In the night the token dies, early and while Supabase is out: one is issued for this machine.
+            at(3, "01:05"): world.supabase.stop,
+            at(3, "01:35"): self.expire,
+            at(3, "03:05"): world.supabase.start,
+            # The rotation finds the bot's token in the store, and leaves it.
+            at(3, "06:13"): self.rotate,
+            at(3, "06:43"): self.rotate,
+        }
+
+    def run(self) -> None:
+        """Three days."""
+        self.world.kis.configure(reissue_kills_previous=True, expired_status=200)
+        while self.world.clock.now() < BEGIN + timedelta(days=DAYS):
+            for moment in [moment for moment in self.events if moment <= self.world.clock.now()]:
+                self.events.pop(moment)()
+            self.calls[ask_price(self.bot)] += 1
+            self.world.clock.jump(PAUSE.total_seconds())
+
+    def rotate(self) -> None:
+        """A tick of the workflow."""
+        self.rotations.append(self.world.rotate().refreshed)
+
+    def restart(self) -> None:
+        """The bot's process ends, and another begins on the same machine."""
+        self.bot.close()
+        self.bot = self.world.client()
+
+    def expire(self) -> None:
+        """KIS ends the token before its time."""
+        self.world.kis.expire_token(self.bot.access_token)
+
+
+def test_three_days(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    """Rotations, two outages, a restart, an early death and an end: no call fails, and no day sees two issues."""
+    with open_world(postgres, tmp_path) as world:
+        days = Days(world)
+
+        days.run()
+
+        assert days.events == {}
+        assert days.calls == {True: DAYS * 24 * 6}
+        assert days.rotations == [True, False, False, False]
+        assert issued_by_day(world) == {1: 1, 2: 1, 3: 1, 4: 1}
+        assert world.database.stored_id() == fingerprint(days.bot.access_token)
+
+
+def test_outage_that_outlasts_the_token(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
+    """Supabase is away for two days: the bot issues for itself, and gives others its token when they can have it."""
+    shared: list[bool] = []
+    with open_world(postgres, tmp_path) as world:
+        days = Days(world)
+
+        def compare() -> None:
+            shared.append(world.database.stored_id() == fingerprint(days.bot.access_token))
+
+        days.events = {
+            at(1, "09:05"): world.supabase.stop,
+            at(3, "09:05"): compare,
+            at(3, "09:15"): world.supabase.start,
+            at(3, "09:25"): compare,
+            at(3, "09:35"): compare,
+        }
+        days.run()
+
+        assert days.calls == {True: DAYS * 24 * 6}
+        assert shared == [False, True, True]
+        assert issued_by_day(world) == {1: 1, 2: 1, 3: 1, 4: 1}
+
+
+def issued_by_day(world: World) -> Counter[int]:
+    """New tokens by day in Korea: answers of tokenP that are not the token of a call within 6 hours before."""
+    times: list[datetime] = []
+    for seen in world.kis.requests:
+        if seen.path == TOKEN_PATH and seen.status == 200 and not (times and seen.at < times[-1] + timedelta(hours=6)):
+            times.append(seen.at)
+    assert len(times) == world.kis.counts("production").issues
+    return Counter(time.astimezone(KST).day - BEGIN.day + 1 for time in times)
