@@ -10,71 +10,33 @@ Warnings and waits go to the logger ``kis_token``.
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
-from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
-from kis_token.errors import IssuanceError, KisTokenError, TokenRefreshLimitError
+from kis_token.keeper import TokenKeeper
 from kis_token.kis import TOKEN_CODES, TOO_MANY_CALLS, Credentials, KISIssuer, call, open_session, refusal
-from kis_token.token import AppKey, State, Token, in_both_zones
-from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Mapping
     from datetime import datetime
 
     from typing_extensions import Self
 
     from kis_token.clock import Clock
+    from kis_token.keeper import Held
     from kis_token.kis import Response
-    from kis_token.lookup import Resolution
-    from kis_token.resolver import Resolver
-
-_LOG = logging.getLogger("kis_token")
 
 #: The time for one answer, in seconds, waits for KIS's rate limit included.
 CALL_SECONDS = 10.0
-
-#: KIS issues one token a day; an hour less, as the guide has it.
-REFRESH_AFTER = timedelta(hours=23)
-
-#: After so many seconds the renewal of a token that is near its end is tried again.
-RENEW_AGAIN = 30.0
-
-#: After so many seconds it is tried again to store a token that only this machine has.
-SHARE_AGAIN = 300.0
 
 #: Pauses in seconds, before jitter, after more calls than KIS allows in a second.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 
 #: Methods that change nothing. All else may be an order.
 _HARMLESS = {"GET", "HEAD"}
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """The token in use, and whose it is.
-
-    ``replaces`` is the fingerprint of the refused token whose place it took, ``skew`` how far the store's clock is
-    ahead, ``renew_again`` the counter's reading from which on the store may be asked again.
-    """
-
-    token: Token
-    app_key: AppKey
-    replaces: str | None
-    skew: timedelta
-    renew_again: float
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether the store has it, and not only this machine, as after an outage."""
-        return self.token.version is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +65,13 @@ class KISClient:
 
     def __init__(self, settings: Settings | None = None, *, clock: Clock | None = None) -> None:
         settings = settings or Settings.from_env(os.environ)
-        # Where no other can be had, a token that has just ended is tried: KIS accepts such now and then.
-        self._settings = replace(settings, mode="resolve", allow_expired=True)
         self._clock = clock or SystemClock()
+        self._service_name = settings.service_name
         self.base_url = settings.base_url
         self.environment = settings.environment
         self.account_no = settings.account_no
         self._session = open_session(settings.base_url)
-        self._app_key: AppKey | None = None
-        self._held: _Held | None = None
-        self._lock = threading.Lock()
-        self._failures: list[KisTokenError] = []
+        self._keeper = TokenKeeper(settings, self._clock)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
@@ -121,7 +79,7 @@ class KISClient:
         return cls(Settings.from_env(os.environ if env is None else env))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.base_url!r}, {self._settings.service_name!r})"
+        return f"{type(self).__name__}({self.base_url!r}, {self._service_name!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -136,27 +94,27 @@ class KISClient:
     @property
     def app_key(self) -> str:
         """The account's app key: the stored one, else that of the environment. Raises KisTokenError."""
-        return self._require_app_key().key
+        return self._keeper.app_key().key
 
     @property
     def app_secret(self) -> str:
         """The account's app secret. Raises KisTokenError."""
-        return self._require_app_key().secret
+        return self._keeper.app_key().secret
 
     @property
     def access_token(self) -> str:
         """A token to use now. Raises KisTokenError."""
-        return self._ready().token.value
+        return self._keeper.ready().token.value
 
     @property
     def token_expires_at(self) -> datetime:
         """When that token ends, in UTC. Raises KisTokenError."""
-        return self._ready().token.expires_at
+        return self._keeper.ready().token.expires_at
 
     @property
     def token_issued_at(self) -> datetime:
         """When KIS issued that token, in UTC. Raises KisTokenError."""
-        return self._ready().token.issued_at
+        return self._keeper.ready().token.issued_at
 
     def request(
         self,
@@ -187,10 +145,10 @@ class KISClient:
         given = {name.lower(): value for name, value in (headers or {}).items()}
         fixed = {"content-type": "application/json; charset=utf-8", "custtype": "P", **given, "tr_id": tr_id}
         what = _Call(method.upper(), path, timeout, fixed, params, json)
-        held = self._ready()
+        held = self._keeper.ready()
         answer = self._send(what, held)
         if refusal(answer) in TOKEN_CODES:
-            answer = self._send(what, self._replace(held))
+            answer = self._send(what, self._keeper.replace(held))
         return answer
 
     def refresh_token(self, *, force: bool = False) -> None:
@@ -199,17 +157,13 @@ class KISClient:
         Raises TokenRefreshLimitError for a token that is less than 23 h old, unless ``force`` is given: then it is
         renewed all the same, which messages the account's owner; for 6 hours after an issue KIS gives the same one.
         """
-        held = self._ready()
-        if not force:
-            self._check_age(held)
-        settings = replace(self._settings, mode="force" if force else "rotate", refresh_after=REFRESH_AFTER)
-        self._once(held, lambda: self._resolve(settings))
+        self._keeper.refresh(force=force)
 
     def approval_key(self) -> str:
         """A key for opening WebSocket sessions, for 24 hours. Needs no token. Raises KisTokenError."""
-        return KISIssuer(self.base_url, self.environment).approval_key(self._require_app_key())
+        return KISIssuer(self.base_url, self.environment).approval_key(self._keeper.app_key())
 
-    def _send(self, what: _Call, held: _Held) -> Response:
+    def _send(self, what: _Call, held: Held) -> Response:
         """The answer to a call with this token, when KIS's rate limit has let it pass."""
         deadline = self._clock.monotonic() + what.seconds
         pauses = iter(_PAUSES if what.method in _HARMLESS else ())
@@ -223,7 +177,7 @@ class KISClient:
                 return answer
             self._clock.sleep(pause)
 
-    def _exchange(self, what: _Call, held: _Held, seconds: float) -> Response:
+    def _exchange(self, what: _Call, held: Held, seconds: float) -> Response:
         arguments = {"params": what.params, "json": what.json, "headers": what.headers}
         url, auth = self.base_url + what.path, Credentials(held.token, held.app_key)
         if what.method in _HARMLESS:
@@ -232,109 +186,3 @@ class KISClient:
         # taken the order.
         with open_session(url) as session:
             return call(session, what.method, url, seconds, auth=auth, **arguments)
-
-    def _ready(self) -> _Held:
-        """The token to use now, renewed when its time comes."""
-        held = self._held
-        if held is None:
-            return self._once(None, lambda: self._resolve(self._settings))
-        now = self._clock.now() + held.skew
-        is_good = held.is_shared and held.token.state(now, self._settings.min_validity) is State.FRESH
-        if is_good or self._clock.monotonic() < held.renew_again:
-            return held
-        lives = held.token.lives(now)
-        # Of the threads that find a stale token one renews it; the others go on with it meanwhile.
-        return self._once(held, lambda: self._renew(held, lives=lives), waits=not lives)
-
-    def _renew(self, held: _Held, *, lives: bool) -> _Held:
-        try:
-            return self._resolve(self._settings, held.replaces)
-        except KisTokenError as error:
-            if not lives:
-                raise
-            _LOG.warning("The token was not renewed: %s. %s", error, error.hint)
-            return replace(held, renew_again=self._later(RENEW_AGAIN))
-
-    def _replace(self, refused: _Held) -> _Held:
-        """Another token than the one that KIS has refused: somebody else's, or a new one."""
-
-        def refresh() -> _Held:
-            try:
-                return self._refresh(refused, force=False)
-            except TokenRefreshLimitError as limit:
-                _LOG.warning("KIS refuses the token. %s: it is renewed by force.", limit.args[0])
-                return self._refresh(refused, force=True)
-
-        return self._once(refused, refresh)
-
-    def _refresh(self, refused: _Held, *, force: bool) -> _Held:
-        with self._open(self._settings) as resolver:
-            view = resolver.look(refused.token.token_id)
-            if not force and view.answer(self._settings.min_validity) is None:
-                self._check_age(refused)
-            return self._hold(resolver.resolve(view), refused.token.token_id)
-
-    def _check_age(self, held: _Held) -> None:
-        if self._clock.now() + held.skew - held.token.issued_at < REFRESH_AFTER:
-            message = f"The token was issued less than 23 h ago, at {in_both_zones(held.token.issued_at)}"
-            raise TokenRefreshLimitError("token-too-young", message, retryable=False)
-
-    def _once(self, known: _Held | None, renew: Callable[[], _Held], *, waits: bool = True) -> _Held:
-        """Another than ``known``, by one renewal for all threads that ask meanwhile; its error is theirs as well.
-
-        Who does not wait goes on with ``known`` while another is at it.
-        """
-        failures = self._failures
-        if waits or known is None:
-            self._lock.acquire()
-        elif not self._lock.acquire(blocking=False):
-            return known
-        try:
-            if self._held is not None and self._held is not known:
-                return self._held
-            if self._failures is not failures:
-                raise self._failures[-1]
-            try:
-                self._held = renew()
-            except KisTokenError as error:
-                self._failures = [error]
-                raise
-            return self._held
-        finally:
-            self._lock.release()
-
-    def _resolve(self, settings: Settings, refused_id: str | None = None) -> _Held:
-        with self._open(settings) as resolver:
-            return self._hold(resolver.resolve(resolver.look(refused_id)), refused_id)
-
-    def _hold(self, resolution: Resolution, replaces: str | None) -> _Held:
-        for warning in resolution.warnings:
-            _LOG.warning("%s", warning)
-        token, app_key = resolution.token, self._remember(resolution.app_key)
-        is_fresh = token.state(resolution.now, self._settings.min_validity) is State.FRESH
-        held = _Held(token, app_key, replaces, resolution.now - self._clock.now(), self._clock.monotonic())
-        if is_fresh and held.is_shared:
-            return held
-        return replace(held, renew_again=self._later(SHARE_AGAIN if is_fresh else RENEW_AGAIN))
-
-    def _require_app_key(self) -> AppKey:
-        if self._app_key is not None:
-            return self._app_key
-        with self._open(self._settings) as resolver:
-            return self._remember(resolver.look().app_key)
-
-    def _remember(self, app_key: AppKey | None) -> AppKey:
-        """Keep what was read: when Supabase is out, keys that are only stored there are not to be had."""
-        app_key = app_key or self._app_key
-        if app_key is None:
-            message = f"KIS cannot be called: {self._settings.service_name} has no app key"
-            raise IssuanceError("missing-app-key", message, retryable=False)
-        self._app_key = app_key
-        self._settings = replace(self._settings, app_key=app_key.key, app_secret=app_key.secret)
-        return app_key
-
-    def _open(self, settings: Settings) -> AbstractContextManager[Resolver]:
-        return open_resolver(settings, self._clock.monotonic(), _LOG.info, self._clock)
-
-    def _later(self, seconds: float) -> float:
-        return self._clock.monotonic() + self._clock.jitter(0.5 * seconds, 1.5 * seconds)

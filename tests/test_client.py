@@ -483,14 +483,14 @@ class KnockingLock:
 def test_failure_is_everybody_s_who_waited(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> None:
     """One vain try is enough: those who waited for it do not try in turn. Who comes later does."""
     lock, tries = KnockingLock(), []
-    monkeypatch.setattr(bot.client, "_lock", lock)
+    monkeypatch.setattr(bot.client._keeper, "_lock", lock)
 
     def fail(_: object) -> object:
         tries.append(threading.get_ident())
         assert len(tries) > 1 or lock.knocked.wait(30)
         raise StoreMisconfigured("store-table-missing", "x")
 
-    monkeypatch.setattr(bot.client, "_resolve", fail)
+    monkeypatch.setattr(bot.client._keeper, "_resolve", fail)
     with ThreadPoolExecutor(2) as pool:
         results = [pool.submit(bot.quote) for _ in range(2)]
     assert [type(each.exception()) for each in results] == [StoreMisconfigured] * 2
@@ -531,8 +531,8 @@ def test_others_go_on_while_one_renews(world: World, monkeypatch: pytest.MonkeyP
     """A stale token is good for a request: nobody waits for its renewal but who makes it."""
     client = world.client()
     old = let_it_go_stale(world, client)
-    monkeypatch.setattr(client, "_lock", KnockingLock())
-    assert client._lock.acquire()
+    monkeypatch.setattr(client._keeper, "_lock", KnockingLock())
+    assert client._keeper._lock.acquire()
 
     is_same = client.access_token == old
     assert is_same
@@ -553,6 +553,22 @@ def test_renewal_that_fails_is_not_tried_at_once(world: World) -> None:
     is_same = client.access_token == old
     assert is_same
     assert store_calls(world) == ["api_credentials", "begin_issuance"]
+
+
+def test_refused_while_another_tried_to_renew(world: World) -> None:
+    """A renewal that brought the same token again, while a request was under way, does not pass for another token."""
+    client = world.client()
+    let_it_go_stale(world, client)
+    refused = client._keeper._held
+    assert refused is not None
+    world.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=error_response("EGW00133", TOKEN_PATH)))
+    is_same = client._keeper.ready().token == refused.token
+    world.clock.jump(61)
+    world.kis.kill_token(refused.token.value)
+
+    other = client._keeper.replace(refused)
+
+    assert (is_same, other.token.token_id == refused.token.token_id) == (True, False)
 
 
 def test_mistake_in_the_set_up_does_not_stop_a_living_token(world: World, caplog: pytest.LogCaptureFixture) -> None:

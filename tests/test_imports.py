@@ -43,7 +43,8 @@ LAYERS = {
     "wiring": 7,
     "action": 8,
     "cli": 8,
-    "client": 8,
+    "keeper": 8,
+    "client": 9,
     "quick": 8,
 }
 

@@ -123,6 +123,25 @@ def test_wait_is_told(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
     assert "another bot is issuing a token" in caplog.text
 
 
+def test_program_of_the_readme(chain: Chain) -> None:
+    """The README's lines run as they stand there."""
+    section = (SOURCE.parents[1] / "README.md").read_text(encoding="utf-8").split("## In Python\n")[1]
+    program = section.split("```python\n")[1].split("```")[0]
+
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=program,
+        env=chain.variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "71500\n", "")
+    assert chain.issue_calls == 1
+
+
 def test_environment_of_the_process(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an argument the process's own variables count."""
     for name, value in chain.variables.items():
