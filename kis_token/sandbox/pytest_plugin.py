@@ -6,6 +6,7 @@ pytest finds this module by itself wherever the package is installed, so it impo
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -63,6 +64,15 @@ def kis_sandbox(
                 monkeypatch.delenv(name)
             for name, value in inside.items():
                 monkeypatch.setenv(name, value)
+            _forget_manager()
             yield sandbox
     finally:
+        _forget_manager()
         _kis_sandbox_postgres.drop_database(dsn)
+
+
+def _forget_manager() -> None:
+    """Let a process's one `SupabaseCredentialManager`, when there is one, be made anew: it knows one environment."""
+    module = sys.modules.get("kis_token.manager")
+    if module is not None:
+        module.get_supabase_manager.cache_clear()

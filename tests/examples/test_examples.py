@@ -96,6 +96,36 @@ def test_quote_with_requests(project: Project, sandbox: Sandbox) -> None:
     assert sandbox.kis.counts("production").issues == 1
 
 
+#: The machine's Python for one that has only what the tests have: an environment that it makes is theirs. kis-token
+#: comes from no index here.
+PYTHON = """#!/bin/sh
+if [ "$1 $2" = "-m venv" ]; then
+  mkdir -p "$3/bin"
+  cp "$0" "$3/bin/python"
+  printf '#!/bin/sh\\ntest "$*" = "install --quiet kis-token"\\n' > "$3/bin/pip"
+  chmod +x "$3/bin/pip"
+else
+  exec {python} "$@"
+fi
+"""
+
+
+def test_client(project: Project, sandbox: Sandbox) -> None:
+    """KISClient issues the token when there is none, and survives that KIS ends it."""
+    take(project.repository, "client.yml", "watch.py")
+    python = project.commands / "python3"
+    python.write_text(PYTHON.replace("{python}", sys.executable))
+    python.chmod(0o755)
+
+    first = run(project, sandbox, "client.yml")
+    sandbox.kis.kill_tokens(sandbox.kis.accounts["production"][0].app_key)
+    sandbox.advance(7 * 3600)
+    second = run(project, sandbox, "client.yml")
+
+    assert first == second == [f"000660: {PRICE}", f"005930: {PRICE}"]
+    assert sandbox.kis.counts("production").issues == 2
+
+
 def test_matrix(project: Project, sandbox: Sandbox) -> None:
     """All jobs get the same token: there is one tokenP call, and each job quotes."""
     take(project.repository, "matrix.yml", "quote.sh")

@@ -164,6 +164,31 @@ def test_the_emulator_can_be_another(tmp_path: Path) -> None:
     assert passed == {"passed": 1}, said
 
 
+ONE_MANAGER = """
+from kis_token import get_supabase_manager
+
+def check(kis_sandbox):
+    stored = get_supabase_manager().get_kis_credentials()
+    assert stored["app_key"] == kis_sandbox.kis.accounts["production"][0].app_key
+
+def test_first(kis_sandbox):
+    check(kis_sandbox)
+
+def test_second(kis_sandbox):
+    check(kis_sandbox)
+
+def test_without():
+    assert not get_supabase_manager().is_available()
+"""
+
+
+def test_the_one_manager_is_the_test_s_own(tmp_path: Path) -> None:
+    """A bot that uses the guide's functions finds the sandbox of its test, not that of the test before."""
+    passed, said = run(tmp_path, ONE_MANAGER)
+
+    assert passed == {"passed": 3}, said
+
+
 TIDY = """
 import psycopg
 from pathlib import Path
