@@ -120,13 +120,38 @@ class KISIssuer:
             raise IssuerOutage("kis-answer-unusable", "KIS's answer holds no approval key", sent=True)
         return value.strip()
 
+    def revoke(self, token: Token, app_key: AppKey) -> bool:
+        """End ``token`` for everybody who has it. False when KIS knows it as dead already.
+
+        For up to 6 hours after its issue KIS may go on answering tokenP with it. Raises IssuerRefused and IssuerOutage.
+        """
+        body = {"appkey": app_key.key, "appsecret": app_key.secret, "token": token.value}
+        answer = self._json_of("/oauth2/revokeP", body)
+        code = _code_of(answer)
+        if code in TOKEN_CODES:
+            return False
+        if code in KIS_REFUSALS:
+            raise IssuerRefused(code)
+        if code is not None or str(answer.get("code")) != "200":
+            said = code or "an answer that is none of its own"
+            raise IssuerOutage("kis-answer-unusable", f"KIS did not revoke the token ({said})", sent=True)
+        return True
+
+    def greet(self) -> None:
+        """See that the host answers, whatever it says; asks for nothing. Raises IssuerOutage when it does not."""
+        with open_session(self.base_url) as session:
+            call(session, "HEAD", f"{self.base_url}/", min(VERIFY_SECONDS, self.left()))
+
     def _post(self, path: str, body: dict[str, str]) -> dict[str, Any]:
-        headers = {"content-type": "application/json; charset=UTF-8"}
-        answer = self._send("POST", path, ISSUE_SECONDS, json=body, headers=headers)
-        code = answer.get("error_code") or answer.get("msg_cd")
-        if isinstance(code, str) and _CODE.fullmatch(code):
+        answer = self._json_of(path, body)
+        code = _code_of(answer)
+        if code is not None:
             raise _issue_error(code)
         return answer
+
+    def _json_of(self, path: str, body: dict[str, str]) -> dict[str, Any]:
+        headers = {"content-type": "application/json; charset=UTF-8"}
+        return self._send("POST", path, ISSUE_SECONDS, json=body, headers=headers)
 
     def _send(self, method: str, path: str, seconds: float, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - requests' own
         """The answer's JSON, at any HTTP status. Bounded in time and size."""
@@ -245,6 +270,11 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: str
     if not token.lives(now):
         raise IssuerOutage("kis-answer-unusable", "KIS's token had expired on arrival", sent=True)
     return token
+
+
+def _code_of(answer: dict[str, Any]) -> str | None:
+    code = answer.get("error_code") or answer.get("msg_cd")
+    return code if isinstance(code, str) and _CODE.fullmatch(code) else None
 
 
 def _issue_error(code: str) -> IssuerError:
