@@ -28,9 +28,10 @@ lint: .venv/ready
 	$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml . docs/examples/*.yml
 	$(BIN)/actionlint .github/workflows/*.yml tests/workflows/*.yml docs/examples/*.yml
 
-# Newer packages: all three locks, with hashes and without an index address.
+# Newer packages: all three locks, with hashes and without an index address. The action does not start the command, and
+# its runtime does without what only that needs.
 lock: $(UV)
-	$(LOCK) --upgrade pyproject.toml -o requirements.txt
+	$(LOCK) --upgrade pyproject.toml --no-emit-package click --no-emit-package colorama -o requirements.txt
 	$(LOCK) --upgrade pyproject.toml --extra sandbox --group dev -c requirements.txt -o requirements-dev.txt
 	echo uv | $(LOCK) --upgrade - -o requirements-uv.txt
 lock: LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --universal --python-version 3.10 \

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 #: One write, in seconds: longer than a healthy database ever takes, short against the lease of 60 s.
 CALL_SECONDS = 8.0
 
+#: PostgreSQL's invalid_parameter_value: what our functions say of arguments that make no sense.
+REFUSED_ARGUMENT = "22023"
+
 
 class SupabaseStore:
     """The table ``api_credentials`` of one Supabase project, and the functions that govern issuing.
@@ -220,6 +223,57 @@ class SupabaseStore:
             replaces_version=replaces_version,
         )
         return bool(answer["status"] == "sealed")
+
+    def deactivate_token(self, service_name: str, version: int) -> bool:
+        """Make the slot's token count as absent. False when its row is not the one of that version any more."""
+
+        def call(client: Client) -> object:
+            query = client.table(TABLE).update({"is_active": False}).eq("service_name", service_name)
+            return query.eq("credential_type", "access_token").eq("version", version).execute().data
+
+        return bool(self._call(call))
+
+    def issuance_status(self, service_name: str | None, log_rows: int) -> dict[str, Any]:
+        """Leases and the last events, newest first, as the function of that name tells them; None is all slots."""
+        arguments = {"service": service_name, "log_rows": log_rows}
+        answer = self._call(lambda client: client.rpc("issuance_status", arguments).execute().data)
+        if not isinstance(answer, dict) or not answer.keys() >= {"server_now", "leases", "issuances"}:
+            raise StoreOutage("store-unreachable", "Supabase's answer to issuance_status is not one of its own")
+        return answer
+
+    def rows_without_values(self) -> list[dict[str, Any]]:
+        """What is known of the keys and tokens of all slots, inactive ones as well, without their values."""
+
+        def call(client: Client) -> object:
+            query = client.table(TABLE).select("service_name,credential_type,expires_at,is_active,environment,version")
+            return query.in_("credential_type", TYPES).order("service_name").execute().data
+
+        rows = self._call(call)
+        if not isinstance(rows, list):
+            raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table")
+        return rows
+
+    def try_columns(self, table: str, columns: str) -> None:
+        """See that the key may read these columns; reads no row. Raises StoreError."""
+        self._call(lambda client: client.table(table).select(columns).limit(0).execute().data)
+
+    def try_function(self, function: str, **arguments: object) -> None:
+        """See that the key may call a function with ``arguments``, which it refuses (22023) before it does anything.
+
+        Raises StoreError.
+        """
+
+        def call(client: Client) -> object:
+            from supabase import PostgrestAPIError
+
+            try:
+                return client.rpc(function, arguments).execute().data
+            except PostgrestAPIError as error:
+                if error.code == REFUSED_ARGUMENT:
+                    return None
+                raise
+
+        self._call(call)
 
     def _select(
         self, service_name: str, types: tuple[str, ...], *, only_active: bool, only_living: bool = False

@@ -113,11 +113,11 @@ def may_hold_secrets(path: Path, mode: int, content: bytes) -> bool:
 def says_secrets(command: list[str]) -> bool:
     """Whether it is the purpose of a command's standard output.
 
-    So it is with three of ``kis-token`` (``sandbox`` prints variables to export), and with the process of the benchmark
+    So it is with some of ``kis-token`` (``sandbox`` prints variables to export), and with the process of the benchmark
     that tells others by a pipe where to find its sandbox.
     """
     if command[1:3] == ["-m", "kis_token"]:
-        return command[3:] in (["get"], ["keygen"], ["sandbox"])
+        return command[3:] in (["get"], ["get", "--json"], ["get", "--env"], ["keygen"], ["sandbox"])
     return command[-1].startswith("from bench import stampede; stampede.serve_world(")
 
 

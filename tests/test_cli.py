@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 from kis_token.errors import REMEDIES
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH
 from kis_token.token import fingerprint, looks_like_token
 from tests.chain import OTHER
+from tests.command import kis_token
 from tests.support import ACCOUNT, HOUR, make_token
 
 if TYPE_CHECKING:
@@ -19,20 +17,6 @@ if TYPE_CHECKING:
 
     from kis_token.sandbox import Sandbox
     from tests.chain import Chain
-
-
-def kis_token(env: dict[str, str], *arguments: str, standard_input: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the command with no settings but ``env``."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_", "INPUT_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "kis_token", *arguments],
-        env=kept | env,
-        input=standard_input,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_get_prints_the_token_alone(sandbox: Sandbox) -> None:
@@ -128,14 +112,6 @@ def test_refresh_within_six_hours_says_so(chain: Chain) -> None:
     assert forced.stdout.startswith("not renewed (oauth: gave the token again that is stored)")
 
 
-def test_unknown_command_is_refused() -> None:
-    """A command that does not exist ends with status 2 and the usage."""
-    ended = kis_token({}, "fetch")
-
-    assert ended.returncode == 2
-    assert "usage: kis-token" in ended.stderr
-
-
 def test_keys_are_set_from_the_environment_or_standard_input(chain: Chain) -> None:
     """``set-keys`` stores what the environment or two lines of standard input hold; it shows neither of them."""
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
@@ -151,15 +127,6 @@ def test_keys_are_set_from_the_environment_or_standard_input(chain: Chain) -> No
     shown = from_environment.stdout + from_environment.stderr + from_input.stdout + from_input.stderr
     for secret in (ACCOUNT.app_key, ACCOUNT.app_secret, OTHER.key, OTHER.secret):
         assert secret not in shown
-
-
-def test_keys_are_not_taken_from_the_command_line(chain: Chain) -> None:
-    """Every process of the machine can read a command line. What was given there is not repeated in the log."""
-    ended = kis_token(chain.variables, "set-keys", "PSa1b2c3", "c2VjcmV0")
-
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert "arguments" in ended.stderr
-    assert "PSa1b2c3" not in ended.stderr
 
 
 def test_keys_that_cannot_be_are_refused(chain: Chain) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from kis_token.sandbox import Sandbox
 from kis_token.token import looks_like_token
+from tests.command import kis_token
 from tests.support import make_certificate
-from tests.test_cli import kis_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -43,6 +43,12 @@ LAYERS = {
     "wiring": 7,
     "action": 8,
     "cli": 8,
+    "migrations": 0,
+    "verdicts": 1,
+    "status": 5,
+    "schema": 5,
+    "check": 6,
+    "revocation": 5,
     "keeper": 8,
     "client": 9,
     "quick": 8,
@@ -161,7 +167,23 @@ def test_product_does_not_import_its_sandbox() -> None:
         for module in MODULES
         if any(name.startswith("kis_token.sandbox") for name in imported_by(PACKAGE / f"{module}.py", at_runtime=False))
     }
-    assert users <= {"cli"}
+    assert users == set()
+
+
+def test_commands_are_known_to_the_command_alone() -> None:
+    """Only ``cli`` imports the package of commands; they get the environment from it, and read none themselves."""
+    users = {
+        module
+        for module in MODULES
+        if any(
+            name.startswith("kis_token.commands") for name in imported_by(PACKAGE / f"{module}.py", at_runtime=False)
+        )
+    }
+    assert users == {"cli"}
+    for path in (PACKAGE / "commands").glob("*.py"):
+        named = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
+        assert not named & {"environ", "environb", "getenv", "getenvb"}, path
+        assert "cli" not in own_modules(imported_by(path, at_runtime=False)), path
 
 
 SOLE_IMPORTERS = {
@@ -174,6 +196,7 @@ SOLE_IMPORTERS = {
     "cryptography": "sealing",
     "filelock": "cache",
     "platformdirs": "config",
+    "click": "cli",
 }
 
 

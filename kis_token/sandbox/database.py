@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from kis_token.migrations import migrations_folder as migrations_folder  # noqa: PLC0414 - at home here for its users
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # As on Supabase: nobody but supabase_admin is a superuser, the API logs in as authenticator and then takes the role
 # of the key, and a call of the API ends after 8 seconds.
@@ -73,10 +78,3 @@ def apply_migrations(dsn: str, folder: Path) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         for path in sorted(folder.glob("*.sql")):
             connection.execute(path.read_bytes())
-
-
-def migrations_folder() -> Path:
-    """This project's migrations: in the package when it is installed, at the top of a checkout."""
-    package = Path(__file__).parents[1]
-    shipped = package / "sql"
-    return shipped if shipped.is_dir() else package.parent / "sql"

@@ -1,0 +1,258 @@
+"""What ``kis-token check`` looks at: the whole set-up, without issuing, storing or changing anything.
+
+Yields findings as they come. Nothing here shows a secret: what is found is told by its kind, its length of life and the
+errors' own texts.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from kis_token.cache import make_cache
+from kis_token.config import Settings
+from kis_token.errors import KisTokenError, SettingsError, StoreError, TokenError
+from kis_token.folders import is_on_open_ground
+from kis_token.lookup import ROTATION_GRACE, TOLERATED_SKEW, check_owner, describe
+from kis_token.schema import check_public_key, check_schema
+from kis_token.sealing import SealingVault, make_vault
+from kis_token.token import AppKey, claimed_time, parse_claims, parse_stored
+from kis_token.verdicts import Finding, note, ok, wrong, wrong_as
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from kis_token.clock import Clock
+    from kis_token.kis import KISIssuer
+    from kis_token.reader import Slot
+    from kis_token.sealing import Vault
+    from kis_token.supabase import SupabaseStore
+    from kis_token.token import Token
+
+#: A key that ends within this time is worth a word.
+_SOON = timedelta(days=14)
+
+
+def read_settings(env: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
+    """The settings, if they make sense, and what there is to say of them."""
+    try:
+        settings = Settings.from_env(env)
+    except SettingsError as error:
+        return None, [wrong_as("settings", fault) for fault in error.faults]
+    where = f"{settings.environment}, slot {settings.service_name}, KIS at {settings.base_url}"
+    return settings, [ok("settings", where)]
+
+
+def examine(
+    settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: Clock, public_key: str | None
+) -> Iterator[Finding]:
+    """All findings on a set-up. ``public_key`` is the project's anon or publishable key, if it is at hand."""
+    vault = make_vault(settings.encryption_keys)
+    yield _kis_host(issuer)
+    yield from _supabase_key(settings.supabase_key, clock.now())
+    yield from _cache_folder(settings.cache_path)
+    try:
+        slot = store.read(settings.service_name)
+    except StoreError as error:
+        yield wrong_as("supabase", error)
+        yield note("the rest", "tables, functions, keys and token were not looked at, for that reason")
+        return
+    yield ok("supabase", f"{settings.supabase_url} answers, and the key reads the table")
+    yield _clock(slot.server_now, clock.now())
+    if settings.reads_only:
+        yield note("tables", "a reader's key cannot look at functions, grants and keys")
+    else:
+        yield from check_schema(store, settings.service_name)
+        yield from check_public_key(settings, public_key)
+    opened = _Opened()
+    yield from _open(slot, settings, vault, opened)
+    if not settings.reads_only:
+        yield from _keys(slot, settings, opened)
+        yield from _environment(store, settings)
+    yield from _token(slot, settings, opened, slot.server_now or clock.now())
+    yield from _cached(settings, vault, opened, slot.server_now or clock.now())
+
+
+@dataclass
+class _Opened:
+    """The slot's values that could be opened, by type. Its repr shows none."""
+
+    values: dict[str, str] = field(default_factory=dict, repr=False)
+    app_key: AppKey | None = field(default=None, repr=False)
+
+
+def _kis_host(issuer: KISIssuer) -> Finding:
+    try:
+        issuer.greet()
+    except KisTokenError as error:
+        return wrong_as("kis", error)
+    how = "TLS" if issuer.base_url.startswith("https:") else "plain http, on this machine"
+    return ok("kis", f"{issuer.base_url} answers ({how}); no token was asked for")
+
+
+def _supabase_key(key: str, now: datetime) -> Iterator[Finding]:
+    last = key.rpartition(" ")[2]
+    claims = parse_claims(last)
+    role = claims.get("role")
+    if " " in key:
+        yield note("supabase-key", "a reader's key: it reads tokens, and can renew none")
+    elif last.startswith("sb_secret_"):
+        yield ok("supabase-key", "a secret key (sb_secret_)")
+    elif role == "service_role":
+        yield ok("supabase-key", "a service_role key")
+    else:
+        yield note("supabase-key", "of a kind that is not known", "Use the service_role or sb_secret_ key.")
+    ends = claimed_time(claims, "exp")
+    if ends is not None and ends <= now:
+        yield wrong("supabase-key", f"it ended on {ends:%Y-%m-%d}", "Make another one; see docs/security.md.")
+    elif ends is not None and ends - now < _SOON:
+        yield note("supabase-key", f"it ends on {ends:%Y-%m-%d}", "Make another one soon; see docs/security.md.")
+
+
+def _cache_folder(path: Path | None) -> Iterator[Finding]:
+    if path is None:
+        yield note("cache", "turned off: while Supabase is down there is no token to fall back on")
+        return
+    remedy = "Set cache-path to a file in a folder of your own, or to off."
+    folder = next(each for each in path.absolute().parents if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        yield wrong("cache", f"its folder cannot be written ({type(error).__name__})", remedy, "cache-unwritable")
+        return
+    if is_on_open_ground(path.absolute()):
+        yield wrong("cache", "others could put a folder of theirs in its folder's place", remedy)
+        return
+    with suppress(OSError):
+        mode = path.lstat().st_mode
+        if mode & 0o077 and hasattr(os, "geteuid"):  # elsewhere such modes mean nothing
+            yield wrong("cache", "the file can be read by others", "Give it the mode 0600, or delete it.")
+            return
+    yield ok("cache", "its folder can be written, and the file is closed to others")
+
+
+def _clock(server_now: datetime | None, now: datetime) -> Finding:
+    if server_now is None:
+        return note("clock", "Supabase did not say what time it is")
+    skew = now - server_now
+    seconds = int(abs(skew).total_seconds())
+    if abs(skew) <= TOLERATED_SKEW:
+        return ok("clock", f"within {max(seconds, 1)} s of Supabase's")
+    direction = "ahead" if skew > timedelta() else "behind"
+    return wrong("clock", f"this machine's clock is {seconds} s {direction}", "Let the machine set its clock by NTP.")
+
+
+def _open(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iterator[Finding]:
+    older = []
+    for name, row in sorted(slot.rows.items()):
+        try:
+            opened.values[name] = vault.open(row.value, settings.service_name, name)
+        except TokenError as error:
+            yield wrong_as("sealing", error)
+            continue
+        if isinstance(vault, SealingVault) and not vault.is_current(row.value):
+            older.append(name)
+    if older:
+        yield note("sealing", f"{', '.join(older)}: sealed with another key than the first", "Run kis-token seal.")
+    elif opened.values and len(opened.values) == len(slot.rows):
+        form = "sealed, and open with the given keys" if settings.encryption_keys else "plain, and no key is given"
+        yield ok("sealing", f"{', '.join(opened.values)}: {form}")
+
+
+def _keys(slot: Slot, settings: Settings, opened: _Opened) -> Iterator[Finding]:
+    given = AppKey(settings.app_key, settings.app_secret) if settings.app_key and settings.app_secret else None
+    stored_names = slot.rows.keys() & {"app_key", "app_secret"}
+    stored = None
+    if opened.values.keys() >= {"app_key", "app_secret"}:
+        stored = AppKey(*(opened.values[name].strip() for name in ("app_key", "app_secret")))
+    opened.app_key = stored or given
+    if len(stored_names) == 1:
+        missing = "app_secret" if "app_key" in stored_names else "app_key"
+        yield wrong("app key", f"{missing} is not stored although the other half is", "Run kis-token set-keys.")
+    if stored is not None and given not in (None, stored):
+        yield wrong(
+            "app key",
+            f"the given key is not the one stored for {settings.service_name}, which counts",
+            "Take KIS_APP_KEY and KIS_APP_SECRET away, or store them with kis-token set-keys.",
+        )
+    elif stored is not None:
+        yield ok("app key", "stored" + (", and the same as the given one" if given else ""))
+    elif given is not None:
+        yield ok("app key", "given; none is stored")
+    elif not stored_names:
+        yield wrong_as("app key", KisTokenError("missing-app-key", "none is stored and none is given"))
+
+
+def _environment(store: SupabaseStore, settings: Settings) -> Iterator[Finding]:
+    try:
+        rows = store.rows_without_values()
+    except StoreError:
+        return  # the tables' own findings say why
+    noted = {
+        row["environment"]
+        for row in rows
+        if row["service_name"] == settings.service_name and row["credential_type"] == "app_key" and row["is_active"]
+    } & {"production", "paper"}
+    if not noted:
+        return
+    if noted == {settings.environment}:
+        yield ok("environment", f"the stored key is noted as one for {settings.environment}")
+        return
+    said = f"the stored key is noted as one for {noted.pop()}, and {settings.environment} is asked for"
+    remedy = "Set KIS_ENVIRONMENT and KIS_SERVICE_NAME to what belongs together, or run kis-token set-keys."
+    # A row that some other client wrote has production by default.
+    yield (
+        wrong("environment", said, remedy)
+        if settings.environment == "production"
+        else note("environment", said, remedy)
+    )
+
+
+def _token(slot: Slot, settings: Settings, opened: _Opened, now: datetime) -> Iterator[Finding]:
+    row = slot.rows.get("access_token")
+    if row is None:
+        yield note("token", "none is stored; the next who asks issues one")
+        return
+    if "access_token" not in opened.values:
+        return  # said with the seals
+    try:
+        token = parse_stored(opened.values["access_token"], column=row.expires_at, version=row.version)
+    except TokenError as error:
+        yield note("token", f"{error.args[0]} [{error.code}]", error.hint)
+        return
+    yield _belongs("token", token, settings, opened, now)
+    if token.lives(now) and now - token.issued_at > settings.refresh_after + ROTATION_GRACE:
+        hours = int((now - token.issued_at) / timedelta(hours=1))
+        yield note("rotation", f"the token is {hours} h old: it has evidently not run", "See docs/troubleshooting.md.")
+
+
+def _cached(settings: Settings, vault: Vault, opened: _Opened, now: datetime) -> Iterator[Finding]:
+    cache = make_cache(settings, vault)
+    if cache is None:
+        return
+    try:
+        token = cache.read()
+    except TokenError as error:
+        if error.code == "token-unusable":
+            yield note("cached token", f"{error.args[0]}")
+        else:
+            yield wrong_as("cached token", error)
+        return
+    yield _belongs("cached token", token, settings, opened, now)
+
+
+def _belongs(what: str, token: Token, settings: Settings, opened: _Opened, now: datetime) -> Finding:
+    if token.lives(now):
+        try:
+            check_owner(token, opened.app_key, settings, f"The {what}")
+        except TokenError as error:
+            return wrong_as(what, error)
+    said = describe(token, now, settings.min_validity).removeprefix("its token ")
+    return ok(what, said) if token.lives(now) else note(what, said)

@@ -1,0 +1,61 @@
+"""The command kis-token as a child process: with pipes, or with a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROGRAM = [sys.executable, "-m", "kis_token"]
+
+
+def clean(env: Mapping[str, str]) -> dict[str, str]:
+    """This machine's environment with no settings but ``env``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_", "INPUT_"))}
+    return {**kept, **env}
+
+
+def kis_token(env: Mapping[str, str], *arguments: str, standard_input: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command with no settings but ``env``."""
+    return subprocess.run(
+        [*PROGRAM, *arguments],
+        env=clean(env),
+        input=standard_input,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class Terminal:
+    """A terminal for children: give them ``inside``. What they write there is read, and typed for them."""
+
+    def __init__(self) -> None:
+        self._outside, self.inside = pty.openpty()
+
+    def close(self) -> None:
+        """Hang up."""
+        os.close(self._outside)
+        os.close(self.inside)
+
+    def read_until(self, text: bytes) -> bytes:
+        """All that is written until ``text`` is. The child is expected to write it."""
+        seen = b""
+        while text not in seen:
+            seen += os.read(self._outside, 4096)
+        return seen
+
+    def rest(self) -> bytes:
+        """What was written since; the child has ended."""
+        os.write(self.inside, b"\0")
+        return self.read_until(b"\0")[:-1]
+
+    def type(self, text: str) -> None:
+        """What a person types."""
+        os.write(self._outside, text.encode())

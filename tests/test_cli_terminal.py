@@ -1,0 +1,159 @@
+"""The command at a terminal: one line while it waits, questions, hidden input, colours. Elsewhere: plain lines."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.sandbox.kis_http import REVOKE_PATH
+from kis_token.token import fingerprint
+from tests.chain import OTHER
+from tests.command import PROGRAM, Terminal, clean, kis_token
+from tests.support import Contender, make_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.chain import Chain
+
+CLEAR = b"\r\x1b[K"
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    """A terminal for one child."""
+    terminal = Terminal()
+    yield terminal
+    terminal.close()
+
+
+def start(chain: Chain, *arguments: str, **streams: int) -> subprocess.Popen[bytes]:
+    """The command, with pipes but for the streams that are given, and no terminal of its own besides."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(  # type: ignore[call-overload,no-any-return] # its streams come by name
+        [*PROGRAM, *arguments], env=clean(chain.variables), start_new_session=True, **(pipes | streams)
+    )
+
+
+def test_waiting_is_one_line_that_goes_away(chain: Chain, terminal: Terminal) -> None:
+    """On a terminal what is waited for stands in one line, which is gone when the token is there."""
+    contender, token = Contender(chain.database), make_token()
+    contender.begin()
+    child = start(chain, "get", stderr=terminal.inside)
+    seen = terminal.read_until(b"is issuing a token")
+    contender.commit(token)
+    told, _ = child.communicate(timeout=60)
+    seen += terminal.rest()
+
+    assert child.returncode == 0
+    assert fingerprint(told.decode().strip()) == token.token_id
+    assert seen.startswith(CLEAR)
+    assert seen.endswith(CLEAR)
+    assert b"\n" not in seen
+    assert max(len(line) for line in seen.split(CLEAR)) <= 80
+
+
+def test_waiting_is_plain_lines_elsewhere(chain: Chain) -> None:
+    """In a log what is waited for is a line, and there is nothing to take back."""
+    contender = Contender(chain.database)
+    contender.begin()
+    child = start(chain, "get")
+    assert child.stderr is not None
+    line = child.stderr.readline()
+    contender.commit(make_token())
+    _, rest = child.communicate(timeout=60)
+
+    assert line.startswith(b"acme/bot run 7 trade is issuing a token; waiting for it, ")
+    assert line.endswith(b" at the most\n")
+    assert rest == b""
+
+
+def test_quick_answers_show_nothing(chain: Chain, terminal: Terminal) -> None:
+    """Where there is nothing to wait for, there is no line either."""
+    chain.database.put_token(make_token())
+    child = start(chain, "get", stderr=terminal.inside)
+    child.communicate(timeout=60)
+
+    assert (child.returncode, terminal.rest()) == (0, CLEAR)
+
+
+@pytest.mark.parametrize(("answer", "status", "calls"), [("n", 1, 0), ("", 1, 0), ("y", 0, 1)])
+def test_revoke_asks_first(chain: Chain, terminal: Terminal, answer: str, status: int, calls: int) -> None:
+    """``revoke`` names the slot and asks; only a yes revokes."""
+    chain.resolve()
+    child = start(chain, "revoke", stdin=terminal.inside)
+    assert child.stderr is not None
+    question = child.stderr.read(len(b"Revoke the token of kis (production) for everybody who uses it? [y/N]: "))
+    terminal.type(f"{answer}\n")
+    told, _ = child.communicate(timeout=60)
+
+    assert question.startswith(b"Revoke the token of kis (production)")
+    assert (child.returncode, told.startswith(b"kis: revoked")) == (status, status == 0)
+    assert sum(seen.path == REVOKE_PATH for seen in chain.kis.requests) == calls
+
+
+def test_revoke_without_anybody_to_ask(chain: Chain) -> None:
+    """Where nobody can be asked, ``--yes`` has to be said; nothing happens without it."""
+    chain.resolve()
+    unasked = kis_token(chain.variables, "revoke", standard_input="y\n")
+    told = kis_token(chain.variables, "revoke", "--yes")
+    again = kis_token(chain.variables, "revoke", "--yes")
+
+    assert (unasked.returncode, unasked.stdout, "--yes" in unasked.stderr) == (2, "", True)
+    assert (told.returncode, told.stdout) == (0, "kis: revoked; is out of Supabase\n")
+    assert "KIS may give the same token again" in told.stderr
+    assert (again.returncode, again.stdout) == (0, "kis: no token is stored, so nothing was revoked\n")
+
+
+def test_keys_are_typed_unseen(chain: Chain, terminal: Terminal) -> None:
+    """``set-keys`` asks at a terminal, and what is typed is not shown."""
+    chain.database.clear()
+    keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
+    child = subprocess.Popen(
+        [*PROGRAM, "set-keys"],
+        env=clean(keyless),
+        stdin=terminal.inside,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert child.stderr is not None
+    for prompt, answer in ((b"app key: ", OTHER.key), (b"app secret: ", OTHER.secret)):
+        asked = b""
+        while prompt not in asked:
+            asked += child.stderr.read(1)
+        terminal.type(f"{answer}\n")
+    told, _ = child.communicate(timeout=60)
+
+    assert (child.returncode, told) == (0, b"stored plain for kis (production)\n")
+    shown = terminal.rest()
+    assert OTHER.key.encode() not in shown
+    is_stored = chain.resolver(app_key="", app_secret="").look().app_key == OTHER
+    assert is_stored
+
+
+@pytest.mark.parametrize("command", ["status", "check"])
+def test_colours_are_for_terminals(chain: Chain, terminal: Terminal, command: str) -> None:
+    """A terminal is shown emphasis; a pipe gets the same text without it."""
+    chain.database.put_token(make_token())
+    child = start(chain, command, stdout=terminal.inside)
+    child.communicate(timeout=60)
+    shown, piped = terminal.rest(), kis_token(chain.variables, command).stdout
+
+    assert b"\x1b[" in shown
+    assert "\x1b" not in piped
+    assert piped != ""
+
+
+def test_an_interrupt_is_a_status(chain: Chain, terminal: Terminal) -> None:
+    """Ctrl-C while it waits: status 130, the line is gone, no traceback."""
+    Contender(chain.database).begin()
+    child = start(chain, "get", stderr=terminal.inside)
+    terminal.read_until(b"is issuing a token")
+    child.send_signal(2)
+    child.communicate(timeout=60)
+
+    assert child.returncode == 130
+    assert b"Traceback" not in terminal.rest()

@@ -1,0 +1,163 @@
+"""Revoking the slot's token: at KIS, in the store, in the cache, and what comes after."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import IssuerOutage, KisTokenError, StoreOutage, TokenError
+from kis_token.kis import KISIssuer
+from kis_token.revocation import Revoked, revoke
+from kis_token.sandbox.kis_http import REVOKE_PATH
+from kis_token.sandbox.loopback import Fault, Response
+from kis_token.sealing import make_vault
+from kis_token.supabase import SupabaseStore
+from tests.chain import ENCRYPTION_KEY, OTHER
+from tests.support import APP_KEY, SERVICE_KEY, make_token, utc_now
+
+if TYPE_CHECKING:
+    from kis_token.revocation import Revoker
+    from kis_token.token import AppKey, Token
+    from tests.chain import Chain
+
+
+def end_token(chain: Chain, issuer: Revoker | None = None, /, **inputs: str) -> Revoked | None:
+    """What the command does."""
+    settings = chain.settings(**inputs)
+    store = SupabaseStore(chain.supabase.url, SERVICE_KEY)
+    chain.stores.append(store)
+    issuer = issuer or KISIssuer(chain.kis.production_url, "production")
+    return revoke(settings, store, issuer, make_vault(settings.encryption_keys), chain.clock())
+
+
+def test_token_is_dead_everywhere(chain: Chain) -> None:
+    """KIS does not know it any more, its row is inactive, and the cache file is gone."""
+    token = chain.resolve().token
+    revoked = end_token(chain)
+
+    assert revoked is not None
+    assert (revoked.was_alive, revoked.is_inactive) == (True, True)
+    assert KISIssuer(chain.kis.production_url, "production").verify(token, APP_KEY) == "EGW00121"
+    assert chain.database.row()["is_active"] is False
+    assert not (chain.folder / "cache.json").exists()
+
+
+def test_the_time_in_which_kis_repeats_it_is_known(chain: Chain) -> None:
+    """For six hours after the issue KIS may give it again; when they are over, the next caller gets another."""
+    token = chain.resolve().token
+    revoked = end_token(chain)
+    assert revoked is not None
+    assert revoked.repeated_until == token.issued_at + timedelta(hours=6)
+    chain.pass_time(6 * 3600 + 1)
+
+    assert chain.resolve().token.token_id != token.token_id
+
+
+def test_old_token_is_not_repeated(chain: Chain) -> None:
+    """A token older than that is replaced by the next caller at once."""
+    token = make_token(age=timedelta(hours=7), left=timedelta(hours=17))
+    chain.database.put_token(token)
+    revoked = end_token(chain)
+
+    assert revoked == Revoked(was_alive=False, is_inactive=True, repeated_until=None)
+    assert chain.resolve().token.token_id != token.token_id
+
+
+def test_nothing_stored(chain: Chain) -> None:
+    """With nothing to revoke KIS is not asked."""
+    assert end_token(chain) is None
+    assert chain.kis.requests == ()
+
+
+class Interrupted:
+    """The real KIS, after whose answer the store is gone."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+
+    def revoke(self, token: Token, app_key: AppKey) -> bool:
+        """One revokeP call."""
+        was_alive = KISIssuer(self._chain.kis.production_url, "production").revoke(token, app_key)
+        self._chain.supabase.stop()
+        return was_alive
+
+
+def test_it_may_be_repeated_when_the_store_fails(chain: Chain) -> None:
+    """When the row could not be made inactive there is an error, and a second try goes on."""
+    chain.resolve()
+    with pytest.raises(StoreOutage):
+        end_token(chain, Interrupted(chain))
+    chain.supabase.start()
+    assert chain.database.row()["is_active"] is True
+
+    again = end_token(chain)
+    assert again is not None
+    assert again.is_inactive
+    assert chain.database.row()["is_active"] is False
+
+
+def test_row_that_changed_meanwhile_stays(chain: Chain) -> None:
+    """A token that somebody stores while KIS is asked is not the revoked one, and stays."""
+    chain.resolve()
+    version = int(chain.database.row()["version"])
+    chain.database.put_token(make_token())
+    store = SupabaseStore(chain.supabase.url, SERVICE_KEY)
+    chain.stores.append(store)
+
+    assert store.deactivate_token("kis", version) is False
+    assert chain.database.row()["is_active"] is True
+
+
+def test_another_token_in_the_cache_stays(chain: Chain) -> None:
+    """Only the revoked token is forgotten."""
+    chain.database.put_token(make_token())
+    other = make_token()
+    chain.cache_token(other)
+    end_token(chain)
+
+    assert chain.cached_id() == other.token_id
+
+
+def test_sealed_slot(chain: Chain) -> None:
+    """With the encryption key a sealed token is revoked; without it nothing is."""
+    chain.resolve(encryption_key=ENCRYPTION_KEY)
+    with pytest.raises(TokenError) as caught:
+        end_token(chain)
+    assert caught.value.code == "sealed-without-key"
+    assert chain.database.row()["is_active"] is True
+
+    revoked = end_token(chain, encryption_key=ENCRYPTION_KEY)
+    assert revoked is not None
+    assert revoked.was_alive
+
+
+def test_another_account_s_token_is_left_alone(chain: Chain) -> None:
+    """A token of another app key is not sent to KIS, nor touched."""
+    chain.database.put_token(make_token(OTHER.key))
+    with pytest.raises(TokenError) as caught:
+        end_token(chain)
+    assert caught.value.code == "token-of-another-key"
+    assert chain.kis.requests == ()
+    assert chain.database.row()["is_active"] is True
+
+
+def test_without_keys(chain: Chain) -> None:
+    """KIS revokes for an app key; without one there is an error, and with stored ones they are used."""
+    chain.database.put_token(make_token())
+    with pytest.raises(KisTokenError) as caught:
+        end_token(chain, app_key="", app_secret="")
+    assert caught.value.code == "missing-app-key"
+    chain.database.put_keys()
+    assert end_token(chain, app_key="", app_secret="") is not None
+
+
+def test_kis_that_does_not_answer_leaves_all_as_it_was(chain: Chain) -> None:
+    """Without KIS's word the row stays active: the token may live."""
+    chain.resolve()
+    chain.kis.production.add_fault(Fault("answer", REVOKE_PATH, 1, Response(500, b"down")))
+    with pytest.raises(IssuerOutage):
+        end_token(chain)
+    assert chain.database.row()["is_active"] is True
+    assert chain.cache().read().lives(utc_now())
