@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
+import struct
 import subprocess
 import sys
+import termios
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -55,6 +58,10 @@ class Terminal:
         """What was written since; the child has ended."""
         os.write(self.inside, b"\0")
         return self.read_until(b"\0")[:-1]
+
+    def narrow(self, columns: int) -> None:
+        """Give it a width."""
+        fcntl.ioctl(self.inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     def type(self, text: str) -> None:
         """What a person types."""

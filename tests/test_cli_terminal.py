@@ -38,11 +38,12 @@ def start(chain: Chain, *arguments: str, **streams: int) -> subprocess.Popen[byt
 
 
 def test_waiting_is_one_line_that_goes_away(chain: Chain, terminal: Terminal) -> None:
-    """On a terminal what is waited for stands in one line, which is gone when the token is there."""
-    contender, token = Contender(chain.database), make_token()
+    """On a terminal one line tells what is waited for and counts the seconds; it is gone when the token is there."""
+    contender, token = Contender(chain.database, label="night\x1b[2Jjob"), make_token()
     contender.begin()
     child = start(chain, "get", stderr=terminal.inside)
-    seen = terminal.read_until(b"is issuing a token")
+    seen = terminal.read_until(b"night[2Jjob is issuing a token")
+    seen += terminal.read_until(b" 1 s")
     contender.commit(token)
     told, _ = child.communicate(timeout=60)
     seen += terminal.rest()
@@ -52,7 +53,7 @@ def test_waiting_is_one_line_that_goes_away(chain: Chain, terminal: Terminal) ->
     assert seen.startswith(CLEAR)
     assert seen.endswith(CLEAR)
     assert b"\n" not in seen
-    assert max(len(line) for line in seen.split(CLEAR)) <= 80
+    assert max(len(line) for line in seen.split(CLEAR)) < 80
 
 
 def test_waiting_is_plain_lines_elsewhere(chain: Chain) -> None:
@@ -68,6 +69,21 @@ def test_waiting_is_plain_lines_elsewhere(chain: Chain) -> None:
     assert line.startswith(b"acme/bot run 7 trade is issuing a token; waiting for it, ")
     assert line.endswith(b" at the most\n")
     assert rest == b""
+
+
+def test_a_narrow_terminal_cuts_the_line(chain: Chain, terminal: Terminal) -> None:
+    """A line that wraps could not be taken back: it is cut to the terminal's width."""
+    terminal.narrow(30)
+    contender = Contender(chain.database)
+    contender.begin()
+    child = start(chain, "get", stderr=terminal.inside)
+    seen = terminal.read_until(b" 0 s")
+    contender.commit(make_token())
+    child.communicate(timeout=60)
+    seen += terminal.rest()
+
+    assert next(line for line in seen.split(CLEAR) if line) == b"acme/bot run 7 trade is i 0 s"
+    assert max(len(line) for line in seen.split(CLEAR)) == 29
 
 
 def test_quick_answers_show_nothing(chain: Chain, terminal: Terminal) -> None:

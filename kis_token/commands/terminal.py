@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -53,7 +53,7 @@ class Progress:
     def tell(self, text: str) -> None:
         """Something is waited for."""
         if self._is_live:
-            self._what = text
+            self._what = "".join(filter(str.isprintable, text))  # names of other machines are in it
             self._show()
         else:
             self._write(f"{text}\n")
@@ -63,9 +63,10 @@ class Progress:
             self._show()
 
     def _show(self) -> None:
-        width = max(shutil.get_terminal_size().columns, 20)  # a line that wraps could not be taken back
-        seconds = int(time.monotonic() - self._began)
-        self._write(f"{_CLEAR}{self._what[: width - 8]} {seconds} s")
+        seconds = f" {int(time.monotonic() - self._began)} s"
+        # Cut short, since a line that wraps could not be taken back. A terminal that knows no width says 0.
+        width = (os.get_terminal_size(self._stream.fileno()).columns or 80) - 1
+        self._write(f"{_CLEAR}{self._what[: max(width - len(seconds), 0)]}{seconds}")
 
     def _write(self, text: str) -> None:
         with self._writing:
