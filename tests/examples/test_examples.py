@@ -207,6 +207,26 @@ def test_programs_say_why_they_fail(tmp_path: Path, sandbox: Sandbox) -> None:
         assert "EGW00121" in done.stderr, name
 
 
+def test_laptop(tmp_path: Path, sandbox: Sandbox) -> None:
+    """A command gets token and keys as variables."""
+    for name in ("laptop.sh", "quote.sh"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+
+    done = subprocess.run(
+        ["sh", "laptop.sh", "005930"],
+        cwd=tmp_path,
+        env=sandbox.environment(os.environ)
+        | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (0, f"005930: {PRICE}\n"), done.stderr
+    assert sandbox.kis.counts("production").issues == 1
+
+
 def test_tests_without_an_account(tmp_path: Path) -> None:
     """The example of a test passes, beside the program that it tests."""
     for name in ("test_bot.py", "quote.py"):
