@@ -1,17 +1,16 @@
-"""What ``kis-token status`` shows: the slots, their tokens, and who issued them. Asks and tells; changes nothing."""
+"""What ``kis-token status`` shows: the slots, their tokens, and who issued them. Asks, and changes nothing."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kis_token.errors import StoreOutage, TokenError
 from kis_token.rotation import due_at
-from kis_token.token import KST, Token, in_both_zones, parse_instant, parse_stored
+from kis_token.token import Token, parse_instant, parse_stored
 
 if TYPE_CHECKING:
-    from datetime import timedelta
+    from datetime import datetime
 
     from kis_token.config import Settings
     from kis_token.reader import Row
@@ -20,15 +19,6 @@ if TYPE_CHECKING:
 
 #: So many events are looked through for the one that brought a slot's token.
 _LOG_ROWS = 500
-
-_OUTCOMES = {
-    "granted": "began, no end is noted",
-    "committed": "issued a token",
-    "unchanged": "KIS gave the same token again",
-    "fenced": "came too late, stored nothing",
-    "aborted": "no token",
-    "saved": "stored without a turn",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,38 +94,6 @@ def collect(
     return Status(now, tuple(slots), tuple(shown[:events]))
 
 
-def as_json(status: Status) -> dict[str, Any]:
-    """For programs: each time twice, ISO 8601, in UTC and under a name that ends in _kst in Korea time."""
-
-    def members(item: SlotStatus | Event) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, value in asdict(item).items():
-            found |= _times(name, value) if name.endswith("_at") else {name: value}
-        return found
-
-    return {
-        **_times("now", status.now),
-        "slots": [members(slot) for slot in status.slots],
-        "events": [members(event) for event in status.events],
-    }
-
-
-def as_text(status: Status) -> list[str]:
-    """For people: lines, every time in Korea time and in UTC. A line that begins a part ends with a colon."""
-    lines = []
-    for slot in status.slots:
-        lines.append(f"{slot.service}{f' ({slot.environment})' if slot.environment else ''}:")
-        lines += [f"  {name:<14} {said}" for name, said in _said(slot, status.now)]
-        lines.append("")
-    lines.append("last attempts to issue:")
-    # The widths of a time, a name and a sentence.
-    lines += [
-        f"  {in_both_zones(event.happened_at)}  {event.service:<10}  {_outcome(event):<30}  {event.by or ''}".rstrip()
-        for event in status.events
-    ]
-    return lines if status.events else [*lines, "  none"]
-
-
 def _slot(name: str, lease: dict[str, Any], now: datetime) -> SlotStatus:
     """A slot by its lease."""
     lease_until = _instant(lease.get("lease_until"))
@@ -199,36 +157,6 @@ def _opened(row: Row, settings: Settings, vault: Vault) -> Token | str:
         return error.code
 
 
-def _said(slot: SlotStatus, now: datetime) -> list[tuple[str, str]]:
-    said = [("token", slot.token)]
-    if slot.expires_at is not None:
-        ends = slot.expires_at - now
-        said.append(("ends", f"{in_both_zones(slot.expires_at)}, {_duration(ends)}"))
-    if slot.issued_at is not None:
-        said.append(("issued", f"{in_both_zones(slot.issued_at)}, {_duration(slot.issued_at - now)}"))
-    if slot.issued_by is not None:
-        said.append(("issued by", slot.issued_by))
-    if slot.rotation_due_at is not None:
-        due = slot.rotation_due_at - now
-        said.append(("rotation due", f"{in_both_zones(slot.rotation_due_at)}, {_duration(due)}"))
-    if slot.issuing is not None:
-        said.append(("issuing now", slot.issuing))
-    if slot.last_error is not None:
-        said.append(("last error", slot.last_error))
-    return said
-
-
-def _duration(span: timedelta) -> str:
-    minutes = int(abs(span.total_seconds()) // 60)
-    length = f"{minutes // 60} h {minutes % 60} min"
-    return f"in {length}" if span.total_seconds() > 0 else f"{length} ago"
-
-
-def _outcome(event: Event) -> str:
-    said = _OUTCOMES.get(event.outcome, event.outcome)
-    return f"{said} ({event.error_code})" if event.error_code else said
-
-
 def _event(row: dict[str, Any]) -> Event:
     return Event(
         happened_at=parse_instant(row["happened_at"]),
@@ -238,15 +166,6 @@ def _event(row: dict[str, Any]) -> Event:
         by=None if row["outcome"] == "saved" else _word(row["holder_label"]),
         error_code=_word(row["error_code"]),
     )
-
-
-def _times(name: str, moment: datetime | None) -> dict[str, str | None]:
-    if moment is None:
-        return {name: None, f"{name}_kst": None}
-    return {
-        name: moment.astimezone(timezone.utc).isoformat(timespec="seconds"),
-        f"{name}_kst": moment.astimezone(KST).isoformat(timespec="seconds"),
-    }
 
 
 def _instant(value: object) -> datetime | None:

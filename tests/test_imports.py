@@ -46,6 +46,7 @@ LAYERS = {
     "migrations": 0,
     "verdicts": 1,
     "status": 5,
+    "report": 6,
     "schema": 5,
     "check": 6,
     "revocation": 5,

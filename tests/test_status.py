@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kis_token.errors import StoreMisconfigured, StoreOutage
+from kis_token.report import as_json, as_text
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.sealing import SealingVault, make_vault
-from kis_token.status import SlotStatus, Status, as_json, as_text, collect
+from kis_token.status import Event, SlotStatus, Status, collect
 from kis_token.supabase import SupabaseStore
-from kis_token.token import in_both_zones
+from kis_token.token import KST
 from tests.chain import ENCRYPTION_KEY, OTHER, dead_token, stale_token
 from tests.command import kis_token
 from tests.support import ANON_KEY, HOUR, SERVICE_KEY, Contender, issue_by_functions, make_token
@@ -151,8 +153,8 @@ def test_times_are_in_both_zones(chain: Chain) -> None:
 
     text = "\n".join(as_text(status))
     (event,) = status.events
-    for moment in (token.expires_at, token.issued_at, event.happened_at):
-        assert in_both_zones(moment) in text
+    for moment in (token.expires_at, event.happened_at):
+        assert f"{moment.astimezone(KST):%m-%d %H:%M}  {moment.astimezone(timezone.utc):%m-%d %H:%M}" in text
     members = as_json(status)
     for name in ("expires_at", "issued_at", "rotation_due_at"):
         utc, kst = (datetime.fromisoformat(members["slots"][0][each]) for each in (name, f"{name}_kst"))
@@ -161,31 +163,43 @@ def test_times_are_in_both_zones(chain: Chain) -> None:
     assert set(members) == {"now", "now_kst", "slots", "events"}
 
 
-def test_lengths_of_time() -> None:
-    """What is ahead and what is past is told in hours and minutes."""
+def test_the_tables() -> None:
+    """A row a slot and a row an event, in columns; what is unknown is a dash, what nobody has is no column."""
     now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
-    slot = SlotStatus(
+    living = SlotStatus(
         "kis",
         "production",
         "fresh",
         issued_at=now - 9 * HOUR - timedelta(minutes=57),
         expires_at=now + 14 * HOUR + timedelta(minutes=3),
         rotation_due_at=now - timedelta(seconds=30),
-        issuing="somebody",
         last_error="EGW00133",
     )
-    assert as_text(Status(now, (slot,), ())) == [
-        "kis (production):",
-        "  token          fresh",
-        "  ends           2026-03-03 11:03:00 KST (2026-03-03 02:03:00 UTC), in 14 h 3 min",
-        "  issued         2026-03-02 11:03:00 KST (2026-03-02 02:03:00 UTC), 9 h 57 min ago",
-        "  rotation due   2026-03-02 20:59:30 KST (2026-03-02 11:59:30 UTC), 0 h 0 min ago",
-        "  issuing now    somebody",
-        "  last error     EGW00133",
+    dead = SlotStatus("kis-paper", "paper", "expired", expires_at=now - HOUR)
+    event = Event(now, "kis", "aborted", "acme/bot", "EGW00133")
+    assert as_text(Status(now, (living, dead), (event,))) == [
+        (
+            "SLOT       ENVIRONMENT  TOKEN    LEFT        AGE         ENDS (KST)   ENDS (UTC)   ROTATION DUE (KST)  "
+            "ROTATION DUE (UTC)  LAST ERROR"
+        ),
+        (
+            "kis        production   fresh    14 h 3 min  9 h 57 min  03-03 11:03  03-03 02:03  03-02 20:59         "
+            "03-02 11:59         EGW00133"
+        ),
+        (
+            "kis-paper  paper        expired  0 h 0 min   -           03-02 20:00  03-02 11:00  -                   "
+            "-                   -"
+        ),
         "",
-        "last attempts to issue:",
-        "  none",
+        "WHEN (KST)   WHEN (UTC)   SLOT  WHAT                 BY",
+        "03-02 21:00  03-02 12:00  kis   no token (EGW00133)  acme/bot",
     ]
+
+
+def test_nothing_yet() -> None:
+    """A project on which nothing has happened is told as such."""
+    now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
+    assert as_text(Status(now, (), ())) == ["There is no slot yet.", "", "Nobody has tried to issue yet."]
 
 
 def test_the_command(chain: Chain) -> None:
@@ -195,7 +209,7 @@ def test_the_command(chain: Chain) -> None:
     members = json.loads(kis_token(chain.variables, "status", "--json").stdout)
 
     assert (text.returncode, text.stderr) == (0, "")
-    assert text.stdout.startswith("kis (production):\n  token          fresh\n")
+    assert re.search(r"^SLOT .*\nkis   production   fresh ", text.stdout)
     assert "issued a token" in text.stdout
     assert members["slots"][0]["issued_by"] == members["events"][0]["by"] == "acme/bot run 7 trade"
     assert chain.issue_calls == 0

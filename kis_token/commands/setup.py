@@ -34,9 +34,10 @@ def status(caller: Caller, *, as_json: bool) -> None:
 
     With --service that slot alone. Times are in Korea time and in UTC.
     """
+    from kis_token.report import as_json as members_of
+    from kis_token.report import as_text
     from kis_token.sealing import make_vault
-    from kis_token.status import as_json as members_of
-    from kis_token.status import as_text, collect
+    from kis_token.status import collect
     from kis_token.wiring import open_store
 
     settings = caller.settings()
@@ -48,7 +49,7 @@ def status(caller: Caller, *, as_json: bool) -> None:
         click.echo(json.dumps(members_of(found)))
         return
     for line in as_text(found):
-        click.secho(line, bold=line.endswith(":"))
+        click.secho(line, bold=line.isupper())
 
 
 @click.command(
