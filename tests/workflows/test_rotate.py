@@ -97,7 +97,7 @@ def test_schedule_renews_once_a_night(project: Project, sandbox: Sandbox) -> Non
     assert token.value not in first.stdout + second.stdout
     asked = [call["arguments"] for call in github(project)["asked"]]
     assert [call[0] for call in asked] == ["api"] * 4
-    assert all(call["token"] for call in github(project)["asked"])
+    assert all(call["token"] and call["host"] == "github.com" for call in github(project)["asked"])
     assert asked[1] == asked[3]
     assert asked[3][-1].endswith("/actions/workflows/nightly.yml/enable")
 
