@@ -74,6 +74,7 @@ class Flight:
         self._rejected: int | None = None
         self._replaced_id: str | None = None
         self._times: tuple[datetime, datetime] | None = None
+        self._refused_id: str | None = None
 
     def run(self, view: View, app_key: AppKey, *, replaces: int | None = None) -> Resolution:
         """Ask for turns until there is a token.
@@ -91,6 +92,7 @@ class Flight:
                 rejected_token_id=view.refused_id,
             )
             self._times = begun.server_now, self._clock.now()
+            self._refused_id = begun.rejected_token_id
             view = view.with_time(*self._times)
             resolution: Resolution | None = None
             if begun.status == "changed":
@@ -114,7 +116,9 @@ class Flight:
         raise IssuanceError("wait-too-long", "Time was up before there was a token", retryable=True)
 
     def present(self, view: View) -> View:
-        """The same at this moment, by what the store has said of its time so far."""
+        """The same at this moment, by what the store has said so far: of its time, and of a token that is refused."""
+        if view.cached is not None and view.cached.token_id == self._refused_id:
+            view = replace(view, cached=None)
         if self._times is not None and not view.certain:
             view = view.with_time(*self._times)
         return view.as_of(self._clock.now())
@@ -125,7 +129,8 @@ class Flight:
 
     def _use(self, view: View, turn: Turn, app_key: AppKey) -> Resolution | None:
         """One turn. None: it brought nothing, and another may be asked for."""
-        view, cached = self.present(view), view.cached
+        view = self.present(view)
+        cached = view.cached
         if (
             self._settings.mode == "resolve"
             and cached is not None
@@ -139,7 +144,7 @@ class Flight:
             raise IssuanceError("wait-too-long", "There is too little time left to issue a token", retryable=True)
         try:
             token = issue(self._issuer, app_key, view.now)
-            if token.token_id != view.refused_id:
+            if token.token_id != turn.rejected_token_id:
                 view = self._verify(view, token, app_key)
         except IssuerRateLimited:
             self._lease.abort(turn, "EGW00133", MINUTE)
@@ -173,7 +178,7 @@ class Flight:
         return view
 
     def _commit(self, view: View, turn: Turn, token: Token, source: str) -> Resolution:
-        is_repeated = token.token_id == view.refused_id
+        is_repeated = token.token_id == turn.rejected_token_id
         try:
             committed = self._lease.commit(turn, token, rejected=view.refused_id is not None)
         except StoreError as error:

@@ -19,7 +19,8 @@ class Begun:
 
     ``status`` is granted (call tokenP once, then commit or abort with ``fence``), fresh (``value`` is a token to use),
     busy (``holder_label`` has the turn; or nobody may have it before ``retry_at``), conflict (the slot ``holder_label``
-    issues with the same app key) or changed (the slot has other keys than the caller's). Times are the store's.
+    issues with the same app key) or changed (the slot has other keys than the caller's). ``rejected_token_id`` is the
+    fingerprint of the token that is known to be refused, which is no use from a cache either. Times are the store's.
     """
 
     status: str
@@ -31,6 +32,7 @@ class Begun:
     retry_at: datetime | None = None
     holder_label: str | None = None
     last_error: str | None = None
+    rejected_token_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ _OUTCOMES = {
     "fenced": "came too late, stored nothing",
     "aborted": "no token",
     "saved": "stored without a turn",
+    "revoked": "revoked at KIS",
 }
 
 

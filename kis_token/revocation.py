@@ -34,8 +34,8 @@ class Revoked:
     """What came of it.
 
     ``was_alive``: KIS knew the token. ``is_inactive``: its row counts as absent now; False when another token was
-    stored meanwhile, which stays. ``repeated_until``: until then KIS may answer tokenP with the revoked token again;
-    None when that time is over.
+    stored meanwhile, which stays. ``repeated_until``: until then KIS may answer tokenP with the revoked token again,
+    and who needs one gets an error; None when that time is over.
     """
 
     was_alive: bool
@@ -44,10 +44,10 @@ class Revoked:
 
 
 def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vault, clock: Clock) -> Revoked | None:
-    """Revoke the slot's token at KIS, then make its row inactive and forget it here. None when no token is stored.
+    """Revoke the slot's token at KIS, then have it stored no more and forget it here. None when no token is stored.
 
-    May be repeated when it breaks off. Other machines' caches are out of reach. Raises StoreError, TokenError,
-    IssuerError and KisTokenError ``missing-app-key``.
+    May be repeated when it breaks off. Another machine may have it cached; it does not use it while the store works.
+    Raises StoreError, TokenError, IssuerError and KisTokenError ``missing-app-key``.
     """
     if settings.reads_only:
         raise StoreMisconfigured("store-read-only", "This supabase-key may only read, so nothing was revoked")
@@ -60,7 +60,7 @@ def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vau
     app_key = _app_key(slot, settings, vault)
     check_owner(token, app_key, settings, f"The token of {service}")
     was_alive = issuer.revoke(token, app_key)
-    is_inactive = store.deactivate_token(service, row.version)
+    is_inactive = store.revoke(service, token, settings.label)
     cache = make_cache(settings, vault)
     if cache is not None and settings.cache_path is not None:
         with suppress(TokenError, OSError):

@@ -63,6 +63,7 @@ _FUNCTIONS: dict[str, dict[str, object]] = {
         "replaces_version": None,
         "keys_version": None,
     },
+    "revoke_token": {"service": "", "version": None, "token_id": None, "label": None},
     "set_app_key": {"service": "", "app_key": None, "app_secret": None, "environment": None, "keeps_token": None},
     "reseal": {"service": "", "credential_type": None, "value": None, "replaces_version": None},
     "prune_issuances": {"keep": "-1 seconds"},

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 #: So many events are looked through for the one that brought a slot's token.
 _LOG_ROWS = 500
 
+#: The outcomes with which a turn ends.
+_ENDS = frozenset({"committed", "unchanged", "fenced", "aborted"})
+
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
@@ -83,7 +86,7 @@ def collect(
                 slot = _with_token(slot, tokens[name], leases.get(name, {}), opened, now=now, settings=settings)
                 slot = replace(slot, issued_by=_issuer(name, tokens[name], leases.get(name, {}), log["issuances"]))
             slots.append(slot)
-        ended = {(row["service_name"], row["fence"]) for row in log["issuances"] if row["outcome"] != "granted"}
+        ended = {(row["service_name"], row["fence"]) for row in log["issuances"] if row["outcome"] in _ENDS}
         shown = [
             _event(row)
             for row in log["issuances"]

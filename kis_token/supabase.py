@@ -140,6 +140,7 @@ class SupabaseStore:
             retry_at=_time(retry_at) if retry_at else None,
             holder_label=_one_line(answer.get("holder_label")),
             last_error=_one_line(answer.get("last_error")),
+            rejected_token_id=answer.get("rejected_token_id"),
         )
 
     def commit(
@@ -224,14 +225,12 @@ class SupabaseStore:
         )
         return bool(answer["status"] == "sealed")
 
-    def deactivate_token(self, service_name: str, version: int) -> bool:
-        """Make the slot's token count as absent. False when its row is not the one of that version any more."""
-
-        def call(client: Client) -> object:
-            query = client.table(TABLE).update({"is_active": False}).eq("service_name", service_name)
-            return query.eq("credential_type", "access_token").eq("version", version).execute().data
-
-        return bool(self._call(call))
+    def revoke(self, service_name: str, token: Token, label: str) -> bool:
+        """Have a revoked token stored no more. False when its row is not the one of its version any more, and stays."""
+        answer = self._rpc(
+            "revoke_token", service=service_name, version=token.version, token_id=token.token_id, label=label
+        )
+        return bool(answer["status"] == "revoked")
 
     def issuance_status(self, service_name: str | None, log_rows: int) -> dict[str, Any]:
         """Leases and the last events, newest first, as the function of that name tells them; None is all slots."""

@@ -46,7 +46,7 @@ comment on column public.credential_leases.issued_at is 'When KIS issued that to
 comment on column public.credential_leases.app_key_id is
     'First 16 hex digits of the SHA-256 of the app key the slot issues with. One key belongs to one slot.';
 comment on column public.credential_leases.rejected_token_id is
-    'The token that the API refused and the last grant is to replace, hashed. It is never stored in that turn.';
+    'The token that the API refused, or that was revoked, last, hashed. No turn stores it again.';
 comment on column public.credential_leases.refused_credential_id is 'Key and secret that KIS refused last, hashed.';
 comment on column public.credential_leases.refused_until is 'Until when exactly these are not tried again.';
 comment on column public.credential_leases.last_error is
@@ -69,12 +69,12 @@ create index if not exists idx_credential_issuances_service on public.credential
 create index if not exists idx_credential_issuances_happened on public.credential_issuances (happened_at);
 
 comment on table public.credential_issuances is
-    'What happened, one row an event, appended only: granted, committed, unchanged, fenced, aborted, saved.';
+    'What happened, one row an event, appended only: granted, committed, unchanged, fenced, aborted, saved, revoked.';
 comment on column public.credential_issuances.id is 'Order of the events.';
 comment on column public.credential_issuances.service_name is 'The slot.';
 comment on column public.credential_issuances.happened_at is 'When, by this database''s clock.';
 comment on column public.credential_issuances.outcome is
-    'granted, then one of committed, unchanged, fenced, aborted; nothing after granted means that the holder died. saved: written without a lease.';
+    'granted, then one of committed, unchanged, fenced, aborted; nothing after granted means that the holder died. saved: written without a lease. revoked: ended at KIS by hand.';
 comment on column public.credential_issuances.fence is 'The grant it belongs to.';
 comment on column public.credential_issuances.holder is 'The attempt.';
 comment on column public.credential_issuances.holder_label is 'Who that was, for people.';
@@ -295,7 +295,7 @@ begin
                 -- holder dies.
                 not_before   = t + interval '70 seconds',
                 app_key_id   = begin_issuance.app_key_id,
-                rejected_token_id = begin_issuance.rejected_token_id
+                rejected_token_id = coalesce(begin_issuance.rejected_token_id, l.rejected_token_id)
             where l.service_name = service
             returning l.* into lease;
             perform public.issuance_log(lease, 'granted');
@@ -316,13 +316,14 @@ begin
             when status = 'busy' and other.holder is not null and other.lease_until > t then other.holder_label
         end,
         'last_error', lease.last_error,
+        'rejected_token_id', lease.rejected_token_id,
         'server_now', t
     );
 end
 $$;
 
 comment on function public.begin_issuance(text, uuid, text, text, text, interval, bigint, text, bigint) is
-    'Ask to issue. keys_version is the version of the app_key row from which the caller has its key, 0 when it saw none. Answers status: changed (the row is another by now: read it again), conflict (another slot, named in holder_label, has a living token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds a lease, or nobody may before retry_at).';
+    'Ask to issue. keys_version is the version of the app_key row from which the caller has its key, 0 when it saw none. Answers status: changed (the row is another by now: read it again), conflict (another slot, named in holder_label, has a living token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds a lease, or nobody may before retry_at). rejected_token_id is the token that is known to be refused: it is of no use from a cache either.';
 
 create or replace function public.commit_issuance(
     service    text,
@@ -415,7 +416,7 @@ end
 $$;
 
 comment on function public.commit_issuance(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean) is
-    'Store what tokenP answered and give the lease back. Answers status: committed (stored; also when this very commit was sent before), unchanged (KIS answered with the token that is there already, or with the one that begin_issuance was told is rejected: nothing is written), fenced (not stored: the lease went to another, or someone stored a newer token; value is what is there). rejected says that the stored token was refused by the API.';
+    'Store what tokenP answered and give the lease back. Answers status: committed (stored; also when this very commit was sent before), unchanged (KIS answered with the token that is there already, or with the one that is known to be refused: nothing is written), fenced (not stored: the lease went to another, or someone stored a newer token; value is what is there). rejected says that the stored token was refused by the API.';
 
 create or replace function public.abort_issuance(
     service               text,
@@ -505,6 +506,39 @@ $$;
 comment on function public.save_token(text, text, timestamptz, bigint, bigint) is
     'Store a token that was issued without a lease. Writes what expires later than the stored one, or what replaces exactly that version; nothing when the app_key row is not of keys_version. Answers status: saved or kept.';
 
+create or replace function public.revoke_token(service text, version bigint, token_id text, label text)
+    returns jsonb
+    language plpgsql
+    security definer
+    set search_path = ''
+as $$
+declare
+    lease public.credential_leases;
+    done  boolean;
+begin
+    perform public.issuance_check_service(service);
+    if token_id is null or token_id !~ '^[0-9a-f]{16}$' then
+        raise exception 'token_id is 16 hex digits' using errcode = '22023';
+    end if;
+
+    lease := public.issuance_lock(service);
+    update public.credential_leases l set rejected_token_id = revoke_token.token_id where l.service_name = service;
+    update public.api_credentials c
+    set is_active = false
+    where c.service_name = service and c.credential_type = 'access_token' and c.is_active
+      and c.version = revoke_token.version;
+    done := found;
+    lease.holder_label := left(label, 200);
+    perform public.issuance_log(lease, 'revoked', token_id);
+
+    return jsonb_build_object('status', case when done then 'revoked' else 'kept' end,
+                              'server_now', clock_timestamp());
+end
+$$;
+
+comment on function public.revoke_token(text, bigint, text, text) is
+    'Take a token that was revoked at KIS out of the slot, and never store it again. Answers status: revoked, or kept when the row is not of that version any more.';
+
 create or replace function public.issuance_status(service text default null, log_rows integer default 10) returns jsonb
     language plpgsql
     stable
@@ -572,7 +606,8 @@ begin
         select p.oid::regprocedure from pg_proc p
         where p.pronamespace = 'public'::regnamespace
           and (p.proname like 'issuance\_%'
-               or p.proname in ('begin_issuance', 'commit_issuance', 'abort_issuance', 'save_token', 'prune_issuances'))
+               or p.proname in ('begin_issuance', 'commit_issuance', 'abort_issuance', 'save_token', 'revoke_token',
+                                'prune_issuances'))
     loop
         execute format('revoke all on function %s from public, anon, authenticated, service_role', signature);
     end loop;
@@ -584,6 +619,7 @@ grant execute on function
     public.commit_issuance(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean),
     public.abort_issuance(text, uuid, bigint, interval, text, text),
     public.save_token(text, text, timestamptz, bigint, bigint),
+    public.revoke_token(text, bigint, text, text),
     public.issuance_status(text, integer),
     public.prune_issuances(interval)
 to service_role;

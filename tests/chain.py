@@ -43,7 +43,7 @@ def stale_token() -> Token:
 
 def dead_token() -> Token:
     """Past its end."""
-    return make_token(left=-MINUTE, age=25 * HOUR)
+    return make_token(left=-MINUTE, age=24 * HOUR + MINUTE)
 
 
 @dataclass

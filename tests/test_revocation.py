@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.errors import IssuerOutage, KisTokenError, StoreOutage, TokenError
+from kis_token.errors import IssuanceError, IssuerOutage, KisTokenError, StoreOutage, TokenError
 from kis_token.kis import KISIssuer
 from kis_token.revocation import Revoked, revoke
 from kis_token.sandbox.kis_http import REVOKE_PATH
@@ -15,7 +16,7 @@ from kis_token.sandbox.loopback import Fault, Response
 from kis_token.sealing import make_vault
 from kis_token.supabase import SupabaseStore
 from tests.chain import ENCRYPTION_KEY, OTHER
-from tests.support import APP_KEY, SERVICE_KEY, make_token, utc_now
+from tests.support import APP_KEY, SERVICE_KEY, Contender, issue_by_functions, make_token, utc_now
 
 if TYPE_CHECKING:
     from kis_token.revocation import Revoker
@@ -45,14 +46,70 @@ def test_token_is_dead_everywhere(chain: Chain) -> None:
 
 
 def test_the_time_in_which_kis_repeats_it_is_known(chain: Chain) -> None:
-    """For six hours after the issue KIS may give it again; when they are over, the next caller gets another."""
+    """For six hours after the issue KIS gives it again: then nobody gets it, and who comes later gets another."""
     token = chain.resolve().token
     revoked = end_token(chain)
     assert revoked is not None
     assert revoked.repeated_until == token.issued_at + timedelta(hours=6)
-    chain.pass_time(6 * 3600 + 1)
+    chain.pass_time(70)
+    for calls in (1, 0):
+        before = chain.issue_calls
+        with pytest.raises(IssuanceError) as caught:
+            chain.resolve()
+        assert (caught.value.code, chain.issue_calls - before) == ("token-repeated", calls)
+    assert chain.database.row()["is_active"] is False
+    chain.pass_time(6 * 3600)
 
     assert chain.resolve().token.token_id != token.token_id
+
+
+def test_another_machine_s_cache_does_not_bring_it_back(chain: Chain) -> None:
+    """A machine that has the token cached neither uses nor stores it: not while nobody may issue, nor later."""
+    token = chain.resolve().token
+    end_token(chain)
+    chain.cache_token(token)  # another machine's file
+    with pytest.raises(IssuanceError) as caught:
+        chain.resolve(timeout="30s")
+    assert caught.value.code == "wait-too-long"  # it is within a minute of the issue
+    chain.pass_time(70)
+    chain.cache_token(token)
+    with pytest.raises(IssuanceError) as caught:
+        chain.resolve()
+    assert caught.value.code == "token-repeated"
+    assert chain.database.row()["is_active"] is False
+    chain.pass_time(6 * 3600)
+    chain.cache_token(token)
+
+    assert chain.resolve().token.token_id != token.token_id
+
+
+def test_a_turn_under_way_does_not_store_it(chain: Chain) -> None:
+    """Who was issuing meanwhile and was given that very token again stores nothing."""
+    token = chain.resolve().token
+    chain.pass_time(70)
+    contender = Contender(chain.database)
+    assert contender.begin(rejected_version=int(chain.database.row()["version"]))["status"] == "granted"
+    end_token(chain)
+
+    assert contender.commit(token)["status"] == "unchanged"
+    assert chain.database.row()["is_active"] is False
+
+
+def test_it_is_noted_who_did_it(chain: Chain) -> None:
+    """The log has the event with the label of who revoked, and not with that of who issued."""
+    token = make_token()
+    issue_by_functions(chain.database, token)
+    end_token(chain)
+
+    store = SupabaseStore(chain.supabase.url, SERVICE_KEY)
+    chain.stores.append(store)
+    (last, first) = store.issuance_status("kis", 2)["issuances"][:2]
+    assert (last["outcome"], last["token_id"], last["holder_label"]) == (
+        "revoked",
+        token.token_id,
+        chain.settings().label,
+    )
+    assert (first["outcome"], first["holder_label"]) == ("committed", "acme/bot run 7 trade")
 
 
 def test_old_token_is_not_repeated(chain: Chain) -> None:
@@ -100,13 +157,12 @@ def test_it_may_be_repeated_when_the_store_fails(chain: Chain) -> None:
 
 def test_row_that_changed_meanwhile_stays(chain: Chain) -> None:
     """A token that somebody stores while KIS is asked is not the revoked one, and stays."""
-    chain.resolve()
-    version = int(chain.database.row()["version"])
+    token = replace(chain.resolve().token, version=int(chain.database.row()["version"]))
     chain.database.put_token(make_token())
     store = SupabaseStore(chain.supabase.url, SERVICE_KEY)
     chain.stores.append(store)
 
-    assert store.deactivate_token("kis", version) is False
+    assert store.revoke("kis", token, "somebody") is False
     assert chain.database.row()["is_active"] is True
 
 

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 def revoke(caller: Caller, *, yes: bool) -> int:
     """End the slot's token at KIS, for every job and machine that uses it, and take it out of Supabase.
 
-    For a token that got into wrong hands. Asks first. The next job that needs a token has a new one issued. Two things
-    can bring the dead one back: for 6 hours after its issue KIS may give it again, and a machine that has it in its
-    cache file may store it again. So, when these hours are over: kis-token refresh --force, which gives all a new one.
+    For a token that got into wrong hands. Asks first. The next job that needs a token has a new one issued; but for 6
+    hours after an issue KIS may give only the dead one again, and such a job fails with token-repeated until then.
     """
     from kis_token.clock import SystemClock
     from kis_token.kis import KISIssuer
@@ -55,8 +54,7 @@ def revoke(caller: Caller, *, yes: bool) -> int:
     stored = "is out of Supabase" if revoked.is_inactive else "another one was stored meanwhile, which stays"
     click.echo(f"{settings.service_name}: {at_kis}; {stored}")
     if revoked.repeated_until is not None:
-        say(f"warning: until {in_both_zones(revoked.repeated_until)} KIS may give the same token again, dead as it is.")
-    say("Another machine's cache file may bring it back; kis-token refresh --force then gives all a new one.")
+        say(f"warning: until {in_both_zones(revoked.repeated_until)} KIS may give no other, and jobs fail until then.")
     return 0
 
 

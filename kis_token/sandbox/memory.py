@@ -142,7 +142,14 @@ class MemoryStore:
             _refuse_unless(min_remaining >= timedelta())
             other = self._other_lease(app_key.key_id, service_name)
             version, expires_at = row.version or None, _text(row.expires_at)
-            answer = partial(Begun, server_now=now, version=version, expires_at=expires_at, last_error=lease.last_error)
+            answer = partial(
+                Begun,
+                server_now=now,
+                version=version,
+                expires_at=expires_at,
+                last_error=lease.last_error,
+                rejected_token_id=lease.rejected_token_id,
+            )
             if keys_version not in (None, self._active(service_name, "app_key").version):
                 return answer("changed")
             if self._active(other.service_name).outlives(now):
@@ -169,9 +176,10 @@ class MemoryStore:
             lease.fence += 1
             lease.holder, lease.holder_label = caller, label[:LABEL_LENGTH]
             lease.lease_until, lease.not_before = now + LEASE, now + BETWEEN_GRANTS
-            lease.granted_version, lease.rejected_token_id = self._last_version, rejected_token_id
+            lease.granted_version = self._last_version
+            lease.rejected_token_id = rejected_token_id or lease.rejected_token_id
             self._outcomes[service_name].append("granted")
-            return answer("granted", fence=lease.fence)
+            return answer("granted", fence=lease.fence, rejected_token_id=lease.rejected_token_id)
 
     def commit(
         self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool

@@ -22,6 +22,7 @@ PUBLIC_FUNCTIONS = {
     "commit_issuance",
     "abort_issuance",
     "save_token",
+    "revoke_token",
     "issuance_status",
     "prune_issuances",
     "set_app_key",

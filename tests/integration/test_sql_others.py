@@ -1,4 +1,4 @@
-"""abort_issuance, save_token, issuance_status and prune_issuances."""
+"""abort_issuance, save_token, revoke_token, issuance_status and prune_issuances."""
 
 from __future__ import annotations
 
@@ -168,6 +168,58 @@ def test_a_senseless_save_is_refused(database: Database, change: dict[str, objec
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         save(database, make_token(), **change)
     assert database.row() == {}
+
+
+# revoke_token
+
+
+def revoke(database: Database, token: Token, **changes: object) -> str:
+    """revoke_token's status."""
+    version = database.row().get("version", 0)
+    arguments = {"service": "kis", "version": version, "token_id": token.token_id, "label": "an owner", **changes}
+    return str(database.call("revoke_token", **arguments)["status"])
+
+
+def test_a_revoked_token_is_stored_no_more(database: Database) -> None:
+    """Its row is inactive, the lease knows it, and a turn that is given it again stores nothing; it may be repeated."""
+    token = make_token()
+    issue_by_functions(database, token)
+    assert revoke(database, token) == "revoked"
+    assert revoke(database, token) == "kept"
+
+    assert database.row()["is_active"] is False
+    database.age(70)
+    contender = Contender(database)
+    answer = contender.begin()
+    assert (answer["status"], answer["rejected_token_id"]) == ("granted", token.token_id)
+    assert contender.commit(token)["status"] == "unchanged"
+    assert database.row()["is_active"] is False
+    assert database.outcomes() == ["granted", "committed", "revoked", "revoked", "granted", "unchanged"]
+
+
+def test_a_row_that_is_another_by_now_stays(database: Database) -> None:
+    """A token of another version is not the revoked one: it stays active. So does the lease of who is at it."""
+    token = make_token()
+    issue_by_functions(database, token)
+    version = database.row()["version"]
+    assert save(database, make_token(left=30 * HOUR)) == "saved"
+    database.age(70)
+    contender = Contender(database)
+    contender.begin(rejected_version=int(database.row()["version"]))
+
+    assert revoke(database, token, version=version) == "kept"
+    assert database.row()["is_active"] is True
+    assert contender.commit(make_token())["status"] == "committed"
+
+
+@pytest.mark.parametrize("change", [{"service": "a b"}, {"token_id": None}, {"token_id": "x"}])
+def test_a_senseless_revocation_is_refused(database: Database, change: dict[str, object]) -> None:
+    """A malformed service or fingerprint is 22023, and changes nothing."""
+    token = make_token()
+    issue_by_functions(database, token)
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        revoke(database, token, **change)
+    assert database.row()["is_active"] is True
 
 
 # issuance_status, prune_issuances

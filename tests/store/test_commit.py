@@ -231,6 +231,23 @@ def test_a_rejected_token_is_not_stored_when_it_comes_again(ground: Ground, row:
     assert wait_of(begun) == pytest.approx(4 * 3600, abs=120)
 
 
+def test_a_rejected_token_is_remembered(ground: Ground) -> None:
+    """Later callers who never heard of the refusal are told of it, may not store that token either, but another."""
+    refused, token = make_token(age=2 * HOUR), make_token()
+    Contender(ground).begin(rejected_token_id=refused.token_id)
+    ground.pass_time(71)
+    contender = Contender(ground)
+    begun = contender.begin()
+
+    assert (begun.status, begun.rejected_token_id) == ("granted", refused.token_id)
+    assert contender.commit(refused, rejected=False).status == "unchanged"
+    assert stored_value(ground) is None
+    ground.pass_time(4 * 3600)
+    contender = Contender(ground)
+    assert contender.begin().rejected_token_id == refused.token_id
+    assert contender.commit(token, rejected=False).status == "committed"
+
+
 def test_another_token_than_the_rejected_one_is_stored(ground: Ground) -> None:
     """A turn that is to replace a refused token does so, whatever the caller says of rejecting."""
     refused, token = make_token(), make_token()
