@@ -237,9 +237,8 @@ class Flight:
         if self._settings.mode == "force":
             view = view.with_warning(f"The token was not renewed: {said}.")
         is_ours = source == "cache" and token.app_key_id is not None
-        if is_ours and begun.holder_label is None and begun.last_error != "token-repeated":
-            # Nobody will store a newer one before long: what this machine has is of use to the others, unless it is
-            # the very one that KIS refuses.
+        if is_ours and begun.holder_label is None:
+            # Nobody will store a newer one before long: what this machine has is of use to the others.
             self._lease.offer(token, keys_version=view.keys_version)
         return view.with_link("oauth", said).resolution(token, source)
 

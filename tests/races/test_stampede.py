@@ -239,13 +239,13 @@ def test_repeated(chain: Chain, encryption_key: str, *, is_stored: bool) -> None
 
 
 def test_a_refused_token_is_not_stored_from_a_cache(chain: Chain) -> None:
-    """When the refused token's row is deleted, a caller who knows nothing of it does not store it from its cache."""
+    """When the refused token's row is deleted, a caller who knows nothing of it neither stores nor uses its cache."""
     refused = issue_ago(chain, 2 * HOUR)
     chain.database.owner.execute("delete from api_credentials where credential_type = 'access_token'")
     with pytest.raises(IssuanceError, match="token-repeated"):
         chain.resolver(cache_path="off").replace(refused.value)
     chain.cache_token(refused)
 
-    chain.resolve()
-
+    with pytest.raises(IssuanceError, match="token-repeated"):
+        chain.resolve()
     assert chain.database.stored_id() is None
