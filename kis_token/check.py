@@ -7,20 +7,20 @@ errors' own texts.
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.cache import make_cache
 from kis_token.config import Settings
-from kis_token.errors import KisTokenError, SettingsError, StoreError, TokenError
+from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError
 from kis_token.folders import is_on_open_ground
-from kis_token.lookup import ROTATION_GRACE, TOLERATED_SKEW, check_owner, describe
-from kis_token.schema import check_public_key, check_schema
+from kis_token.lookup import ROTATION_GRACE, TOLERATED_SKEW, check_owner, describe, stored_app_key
+from kis_token.schema import check_schema
 from kis_token.sealing import SealingVault, make_vault
-from kis_token.token import AppKey, claimed_time, parse_claims, parse_stored
+from kis_token.token import AppKey, claimed_time, parse_claims, parse_instant, parse_stored
 from kis_token.verdicts import Finding, note, ok, wrong, wrong_as
 
 if TYPE_CHECKING:
@@ -49,34 +49,32 @@ def read_settings(env: Mapping[str, str]) -> tuple[Settings | None, list[Finding
     return settings, [ok("settings", where)]
 
 
-def examine(
-    settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: Clock, public_key: str | None
-) -> Iterator[Finding]:
-    """All findings on a set-up. ``public_key`` is the project's anon or publishable key, if it is at hand."""
+def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: Clock) -> Iterator[Finding]:
+    """All findings on a set-up."""
     vault = make_vault(settings.encryption_keys)
     yield _kis_host(issuer)
     yield from _supabase_key(settings.supabase_key, clock.now())
     yield from _cache_folder(settings.cache_path)
     try:
         slot = store.read(settings.service_name)
+        yield ok("supabase", f"{settings.supabase_url} answers, and the key reads the table")
+        yield _clock(slot.server_now, clock.now())
+        now = slot.server_now or clock.now()
+        opened = _Opened()
+        if settings.reads_only:
+            yield note("tables", "a reader's key cannot look at functions, grants and keys")
+        else:
+            yield from check_schema(store)
+        yield from _open(slot, settings, vault, opened)
+        if not settings.reads_only:
+            yield from _keys(slot, settings, vault, opened)
+            yield from _other_slots(store, settings, opened, now)
     except StoreError as error:
         yield wrong_as("supabase", error)
-        yield note("the rest", "tables, functions, keys and token were not looked at, for that reason")
+        yield note("the rest", "what Supabase holds was not looked at any further, for that reason")
         return
-    yield ok("supabase", f"{settings.supabase_url} answers, and the key reads the table")
-    yield _clock(slot.server_now, clock.now())
-    if settings.reads_only:
-        yield note("tables", "a reader's key cannot look at functions, grants and keys")
-    else:
-        yield from check_schema(store, settings.service_name)
-        yield from check_public_key(settings, public_key)
-    opened = _Opened()
-    yield from _open(slot, settings, vault, opened)
-    if not settings.reads_only:
-        yield from _keys(slot, settings, opened)
-        yield from _environment(store, settings)
-    yield from _token(slot, settings, opened, slot.server_now or clock.now())
-    yield from _cached(settings, vault, opened, slot.server_now or clock.now())
+    yield from _token(slot, settings, opened, now)
+    yield from _cached(settings, vault, opened, now)
 
 
 @dataclass
@@ -120,22 +118,22 @@ def _cache_folder(path: Path | None) -> Iterator[Finding]:
         yield note("cache", "turned off: while Supabase is down there is no token to fall back on")
         return
     remedy = "Set cache-path to a file in a folder of your own, or to off."
-    folder = next(each for each in path.absolute().parents if each.exists())
     try:
+        folder = next(each for each in path.absolute().parents if each.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
+        mode = path.lstat().st_mode if path.exists() or path.is_symlink() else None
     except OSError as error:
         yield wrong("cache", f"its folder cannot be written ({type(error).__name__})", remedy, "cache-unwritable")
         return
     if is_on_open_ground(path.absolute()):
         yield wrong("cache", "others could put a folder of theirs in its folder's place", remedy)
-        return
-    with suppress(OSError):
-        mode = path.lstat().st_mode
-        if mode & 0o077 and hasattr(os, "geteuid"):  # elsewhere such modes mean nothing
-            yield wrong("cache", "the file can be read by others", "Give it the mode 0600, or delete it.")
-            return
-    yield ok("cache", "its folder can be written, and the file is closed to others")
+    elif mode is not None and not stat.S_ISREG(mode):
+        yield wrong("cache", "there is a folder, a link or a pipe where the file should be", remedy)
+    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # elsewhere such modes mean nothing
+        yield wrong("cache", "the file can be read by others", "Give it the mode 0600, or delete it.")
+    else:
+        yield ok("cache", "its folder can be written" + (", and the file is closed to others" if mode else ""))
 
 
 def _clock(server_now: datetime | None, now: datetime) -> Finding:
@@ -166,16 +164,16 @@ def _open(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iter
         yield ok("sealing", f"{', '.join(opened.values)}: {form}")
 
 
-def _keys(slot: Slot, settings: Settings, opened: _Opened) -> Iterator[Finding]:
+def _keys(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iterator[Finding]:
     given = AppKey(settings.app_key, settings.app_secret) if settings.app_key and settings.app_secret else None
-    stored_names = slot.rows.keys() & {"app_key", "app_secret"}
-    stored = None
-    if opened.values.keys() >= {"app_key", "app_secret"}:
-        stored = AppKey(*(opened.values[name].strip() for name in ("app_key", "app_secret")))
+    try:
+        stored = stored_app_key(slot, settings, vault)
+    except TokenError:
+        return  # said with the seals
+    except StoreMisconfigured as error:
+        yield wrong("app key", f"{error.args[0]}", "Run kis-token set-keys.", error.code)
+        return
     opened.app_key = stored or given
-    if len(stored_names) == 1:
-        missing = "app_secret" if "app_key" in stored_names else "app_key"
-        yield wrong("app key", f"{missing} is not stored although the other half is", "Run kis-token set-keys.")
     if stored is not None and given not in (None, stored):
         yield wrong(
             "app key",
@@ -184,35 +182,52 @@ def _keys(slot: Slot, settings: Settings, opened: _Opened) -> Iterator[Finding]:
         )
     elif stored is not None:
         yield ok("app key", "stored" + (", and the same as the given one" if given else ""))
-    elif given is not None:
+    elif given is None:
+        yield wrong_as(
+            "app key", KisTokenError("missing-app-key", "none is stored, or only half of it, and none given")
+        )
+    elif any(opened.values.get(name, "").strip() for name in ("app_key", "app_secret")):
+        yield note("app key", "given; of the stored one there is only half", "Run kis-token set-keys.")
+    else:
         yield ok("app key", "given; none is stored")
-    elif not stored_names:
-        yield wrong_as("app key", KisTokenError("missing-app-key", "none is stored and none is given"))
 
 
-def _environment(store: SupabaseStore, settings: Settings) -> Iterator[Finding]:
+def _other_slots(store: SupabaseStore, settings: Settings, opened: _Opened, now: datetime) -> Iterator[Finding]:
+    """What the rows beside the slot's own say: who else has its key, and what its key is noted as."""
     try:
-        rows = store.rows_without_values()
-    except StoreError:
-        return  # the tables' own findings say why
+        rows, leases = store.rows_without_values(), store.issuance_status(None, 0)["leases"]
+    except StoreMisconfigured:
+        return  # what is wrong with the tables is said already
+    living = {
+        row["service_name"]
+        for row in rows
+        if row["credential_type"] == "access_token" and row["is_active"] and _ends_after(row["expires_at"], now)
+    }
+    for lease in leases:
+        is_other = lease["service_name"] != settings.service_name and lease["service_name"] in living
+        if is_other and opened.app_key is not None and lease["app_key_id"] == opened.app_key.key_id:
+            said = f"the service {lease['service_name']} has a living token of this app key"
+            yield wrong_as("app key", KisTokenError("key-in-two-slots", said))
     noted = {
         row["environment"]
         for row in rows
         if row["service_name"] == settings.service_name and row["credential_type"] == "app_key" and row["is_active"]
     } & {"production", "paper"}
-    if not noted:
-        return
     if noted == {settings.environment}:
         yield ok("environment", f"the stored key is noted as one for {settings.environment}")
-        return
-    said = f"the stored key is noted as one for {noted.pop()}, and {settings.environment} is asked for"
-    remedy = "Set KIS_ENVIRONMENT and KIS_SERVICE_NAME to what belongs together, or run kis-token set-keys."
-    # A row that some other client wrote has production by default.
-    yield (
-        wrong("environment", said, remedy)
-        if settings.environment == "production"
-        else note("environment", said, remedy)
-    )
+    elif noted:
+        said = f"the stored key is noted as one for {noted.pop()}, and {settings.environment} is asked for"
+        remedy = "Set KIS_ENVIRONMENT and KIS_SERVICE_NAME to what belongs together, or run kis-token set-keys."
+        # A row that some other client wrote has production by default.
+        judge = wrong if settings.environment == "production" else note
+        yield judge("environment", said, remedy)
+
+
+def _ends_after(column: object, now: datetime) -> bool:
+    try:
+        return parse_instant(column) > now
+    except ValueError:
+        return False
 
 
 def _token(slot: Slot, settings: Settings, opened: _Opened, now: datetime) -> Iterator[Finding]:
@@ -227,32 +242,34 @@ def _token(slot: Slot, settings: Settings, opened: _Opened, now: datetime) -> It
     except TokenError as error:
         yield note("token", f"{error.args[0]} [{error.code}]", error.hint)
         return
-    yield _belongs("token", token, settings, opened, now)
+    try:
+        if token.lives(now):
+            check_owner(token, opened.app_key, settings, "It")
+    except TokenError as error:
+        yield wrong_as("token", error)
+        return
+    yield _life("token", token, settings, now)
     if token.lives(now) and now - token.issued_at > settings.refresh_after + ROTATION_GRACE:
         hours = int((now - token.issued_at) / timedelta(hours=1))
         yield note("rotation", f"the token is {hours} h old: it has evidently not run", "See docs/troubleshooting.md.")
 
 
 def _cached(settings: Settings, vault: Vault, opened: _Opened, now: datetime) -> Iterator[Finding]:
+    """The machine's file is no fleet's store: while Supabase works, what is wrong with it mends itself."""
     cache = make_cache(settings, vault)
     if cache is None:
         return
     try:
         token = cache.read()
+        if token.lives(now):
+            check_owner(token, opened.app_key, settings, "It")
     except TokenError as error:
-        if error.code == "token-unusable":
-            yield note("cached token", f"{error.args[0]}")
-        else:
-            yield wrong_as("cached token", error)
+        remedy = "" if error.code == "token-unusable" else "The next kis-token get replaces it."
+        yield note("cached token", f"{error.args[0]}", remedy)
         return
-    yield _belongs("cached token", token, settings, opened, now)
+    yield _life("cached token", token, settings, now)
 
 
-def _belongs(what: str, token: Token, settings: Settings, opened: _Opened, now: datetime) -> Finding:
-    if token.lives(now):
-        try:
-            check_owner(token, opened.app_key, settings, f"The {what}")
-        except TokenError as error:
-            return wrong_as(what, error)
+def _life(what: str, token: Token, settings: Settings, now: datetime) -> Finding:
     said = describe(token, now, settings.min_validity).removeprefix("its token ")
     return ok(what, said) if token.lives(now) else note(what, said)

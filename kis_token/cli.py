@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 
@@ -20,8 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
     0 done; 1 an error, explained on standard error; 2 the command line makes no sense; 130 interrupted. That of the
     program where a command runs one.
     """
+    _make_streams_safe()
+    env = dict(os.environ)
+    color = False if env.get("NO_COLOR") or env.get("TERM") == "dumb" else None
     try:
-        return kis_token.main(arguments, "kis-token", standalone_mode=False, obj=Caller(dict(os.environ))) or 0
+        return kis_token.main(arguments, "kis-token", standalone_mode=False, obj=Caller(env), color=color) or 0
     except click.UsageError as error:
         say(explain(error))
         return 2
@@ -30,7 +34,19 @@ def main(arguments: list[str] | None = None) -> int:
             say(f"error: {fault}. {fault.hint}")
     except (click.Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:
+        say(f"error: the system refuses: {error.strerror}")
     except Exception as error:  # noqa: BLE001 - the last line of defence for secrets
         defect = describe_defect(error)
         say(f"error: {defect}. {defect.hint}")
     return 1
+
+
+def _make_streams_safe() -> None:
+    """Streams that the caller has closed lead nowhere; letters that a stream cannot show are spelled out."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open to the end
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

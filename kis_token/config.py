@@ -237,7 +237,13 @@ class _Reader:
         if text.lower() == "off":
             return None
         if text:
-            return Path(text).expanduser()
+            try:
+                path = Path(text).expanduser()
+            except RuntimeError:  # "~somebody", of whom this machine knows nothing
+                path = Path()
+            if not path.name:
+                self._fault("invalid-cache-path", "cache-path (or KIS_TOKEN_CACHE) names no file")
+            return path
         name = ".kis_token_cache.json" if service_name == "kis" else f".kis_token_cache.{service_name}.json"
         if self._env.get("RUNNER_TEMP"):
             return Path(self._env["RUNNER_TEMP"]) / name

@@ -63,12 +63,14 @@ REMEDIES: dict[str, str] = {
     ),
     "missing-hts-id": "Set the variable KIS_HTS_ID to the id that you give python-kis: it is part of its file's name.",
     "invalid-hts-id": "KIS_HTS_ID is the id of your HTS login: letters, digits, '@', '_', '.' and '-'.",
+    "invalid-cache-path": "Give the path of a file, or off.",
     "invalid-encryption-key": "Each line is one key: 32 bytes in base64, as kis-token keygen makes them.",
     "missing-encryption-key": "Set it to a key that kis-token keygen has made, or to several, one a line.",
     # store
     "store-unreachable": "Look at status.supabase.com and at the project: a paused project has to be restored by hand.",
     "store-tls": "The certificate of supabase-url cannot be checked. Is there a proxy that needs its own certificate?",
     "store-redirects": "supabase-url answers with a redirect. Give the address it leads to.",
+    "store-not-supabase": "Copy the URL again from the project's API settings: https://<project>.supabase.co.",
     "store-key-rejected": "The key is not one of this project. Copy url and key from the same project.",
     "store-permission-denied": "Use the service_role or sb_secret_ key; if it is one already: " + _MIGRATE_HINT,
     "store-read-only": "Let a job that has the service_role or sb_secret_ key renew the token, such as the rotation.",
@@ -99,7 +101,7 @@ REMEDIES: dict[str, str] = {
         "KIS issues once a minute for an app key. While Supabase works, jobs share a token; else see who issues."
     ),
     "kis-unreachable": "Look at the notices of the KIS developers' site: the service has maintenance windows.",
-    "kis-answer-unusable": "KIS answered with something that is no token. Try again in some minutes.",
+    "kis-answer-unusable": "KIS did not answer as it is documented to. Try again in some minutes.",
     # issuing
     "key-in-two-slots": "Use one service-name for one app key everywhere.",
     "app-key-changed": "Somebody is storing keys for this slot just now. Run again when that is done.",

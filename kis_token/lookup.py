@@ -253,21 +253,30 @@ def check_owner(token: Token, app_key: AppKey | None, settings: Settings, what: 
         raise TokenError("token-of-another-environment", f"{what} is not one for {settings.environment}")
 
 
+def stored_app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey | None:
+    """The slot's key and secret; None where one of the two is missing or empty.
+
+    Raises TokenError for a seal that does not open, and StoreMisconfigured for what cannot be a key.
+    """
+    if not slot.rows.keys() >= {"app_key", "app_secret"}:
+        return None
+    key, secret = (_stored_key(slot, name, settings, vault) for name in ("app_key", "app_secret"))
+    return AppKey(key, secret) if key and secret else None
+
+
 def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> View:
     if slot.server_now is not None:
         # Freshness is judged by the store's clock: this machine's may be hours off.
         view = view.with_time(slot.server_now, view.now)
     if "app_key" in slot.rows:
         view = replace(view, keys_version=slot.rows["app_key"].version)
-    if slot.rows.keys() >= {"app_key", "app_secret"}:
-        key, secret = (_stored_key(slot, name, settings, vault) for name in ("app_key", "app_secret"))
-        if key and secret:
-            stored = AppKey(key, secret)
-            if view.app_key not in (None, stored):
-                view = view.with_warning(
-                    f"app-key and app-secret are not those stored for {settings.service_name}, which count."
-                )
-            view = replace(view, app_key=stored)
+    stored = stored_app_key(slot, settings, vault)
+    if stored is not None:
+        if view.app_key not in (None, stored):
+            view = view.with_warning(
+                f"app-key and app-secret are not those stored for {settings.service_name}, which count."
+            )
+        view = replace(view, app_key=stored)
     token, unusable_version, said = judge_row(view, slot, settings, vault)
     view = replace(view, stored=token, unusable_version=unusable_version).with_link("supabase", said)
     return _warn_of_rotation(view, token, settings) if token is not None else view

@@ -105,7 +105,10 @@ def store_error(status: int | None, code: str | None) -> StoreError:
     shown = " ".join(part for part in (f"HTTP {status}" if status else "", named) if part) or "no reason given"
     if status is not None and 300 <= status < 400:
         return StoreMisconfigured("store-redirects", f"Supabase answers with a redirect ({shown})")
-    # 404 without a code of PostgREST's: the host is not a Supabase project.
+    if status == 404 and code is None:
+        return StoreMisconfigured(
+            "store-not-supabase", f"What answers at supabase-url is no Supabase project ({shown})"
+        )
     passing = code is not None and code.startswith(_PASSING)
     if status is not None and 400 <= status < 500 and status not in (408, 425, 429) and not passing:
         return StoreMisconfigured("store-rejected", f"Supabase refused the request ({shown})")

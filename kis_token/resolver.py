@@ -141,11 +141,11 @@ class Resolver:
         return view.resolution(*at_hand, warning=f"The token was not renewed: {error}. {error.hint}")
 
     def _expired(self, view: View, error: KisTokenError) -> Resolution:
-        """A token that has just died, where the caller allows it; else the error."""
+        """A token that has just died, for those who want a token and allow it; else the error."""
         view = self._flight.present(view)
-        if self._settings.allow_expired:
+        if self._settings.allow_expired and self._settings.mode in ("resolve", "check"):
             for token, source in ((view.stored, "supabase"), (view.cached, "cache")):
-                if token is None or token.remaining(view.now) <= -LONGEST_EXPIRED:
+                if token is None or token.lives(view.now) or token.remaining(view.now) <= -LONGEST_EXPIRED:
                     continue
                 with suppress(TokenError):
                     check_owner(token, view.app_key, self._settings, "The token")

@@ -77,10 +77,11 @@ def collect(
         now = parse_instant(log["server_now"])
         leases = {lease["service_name"]: lease for lease in log["leases"]}
         tokens = {row["service_name"]: row for row in rows if row["credential_type"] == "access_token"}
+        environments = {row["service_name"]: _word(row["environment"]) for row in rows}
         services = [only] if only else sorted({row["service_name"] for row in rows} | leases.keys())
         slots = []
         for name in services:
-            slot = _slot(name, leases.get(name, {}), now)
+            slot = replace(_slot(name, leases.get(name, {}), now), environment=environments.get(name))
             if name in tokens:
                 opened = _opened(own, settings, vault) if own is not None and name == settings.service_name else None
                 slot = _with_token(slot, tokens[name], leases.get(name, {}), opened, now=now, settings=settings)
@@ -102,7 +103,7 @@ def _slot(name: str, lease: dict[str, Any], now: datetime) -> SlotStatus:
     lease_until = _instant(lease.get("lease_until"))
     is_held = lease.get("holder_label") is not None and lease_until is not None and lease_until > now
     return SlotStatus(
-        name,
+        _word(name) or "",
         issuing=_word(lease["holder_label"]) if is_held else None,
         last_error=_word(lease.get("last_error")),
     )
@@ -125,7 +126,7 @@ def _with_token(
         issued_at, expires_at = opened.issued_at, opened.expires_at
     slot = replace(slot, issued_at=issued_at, expires_at=expires_at)
     if not row["is_active"]:
-        return replace(slot, token="inactive")  # noqa: S106 - a state
+        return replace(slot, token="inactive", expires_at=None)  # noqa: S106 - a state
     if expires_at is None or isinstance(opened, str):
         return replace(slot, token="unreadable")  # noqa: S106 - a state
     times = Token("", expires_at=expires_at, issued_at=issued_at or expires_at)  # nothing but its times is asked for
@@ -163,7 +164,7 @@ def _opened(row: Row, settings: Settings, vault: Vault) -> Token | str:
 def _event(row: dict[str, Any]) -> Event:
     return Event(
         happened_at=parse_instant(row["happened_at"]),
-        service=row["service_name"],
+        service=_word(row["service_name"]) or "",
         outcome=str(row["outcome"]),
         # What is stored without a turn bears the label of the turn before it.
         by=None if row["outcome"] == "saved" else _word(row["holder_label"]),

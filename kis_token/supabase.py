@@ -6,7 +6,7 @@ be written. Every error that leaves here is a StoreOutage or a StoreMisconfigure
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from kis_token.errors import StoreError, StoreOutage
 from kis_token.limits import no_deadline, within
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
 #: One write, in seconds: longer than a healthy database ever takes, short against the lease of 60 s.
 CALL_SECONDS = 8.0
-
-#: PostgreSQL's invalid_parameter_value: what our functions say of arguments that make no sense.
-REFUSED_ARGUMENT = "22023"
 
 
 class SupabaseStore:
@@ -252,27 +249,13 @@ class SupabaseStore:
             raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table")
         return rows
 
-    def try_columns(self, table: str, columns: str) -> None:
-        """See that the key may read these columns; reads no row. Raises StoreError."""
-        self._call(lambda client: client.table(table).select(columns).limit(0).execute().data)
-
-    def try_function(self, function: str, **arguments: object) -> None:
-        """See that the key may call a function with ``arguments``, which it refuses (22023) before it does anything.
-
-        Raises StoreError.
-        """
-
-        def call(client: Client) -> object:
-            from supabase import PostgrestAPIError
-
-            try:
-                return client.rpc(function, arguments).execute().data
-            except PostgrestAPIError as error:
-                if error.code == REFUSED_ARGUMENT:
-                    return None
-                raise
-
-        self._call(call)
+    def setup_faults(self) -> list[tuple[str, str]]:
+        """What is not as the migrations leave it, as pairs of what and said. Raises StoreError."""
+        faults = self._call(lambda client: client.rpc("check_setup", {}).execute().data)
+        try:
+            return [(str(fault["what"]), str(fault["said"])) for fault in cast("list[dict[str, str]]", faults)]
+        except (TypeError, KeyError) as error:
+            raise StoreOutage("store-unreachable", "Supabase's answer to check_setup is not one of its own") from error
 
     def _select(
         self, service_name: str, types: tuple[str, ...], *, only_active: bool, only_living: bool = False

@@ -9,6 +9,8 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,23 +43,34 @@ class Terminal:
 
     def __init__(self) -> None:
         self._outside, self.inside = pty.openpty()
+        # Read all the time: a child that fills the system's small buffer would wait for ever.
+        self._shown = b""
+        self._more = threading.Condition()
+        threading.Thread(target=self._read, daemon=True).start()
 
     def close(self) -> None:
         """Hang up."""
-        os.close(self._outside)
-        os.close(self.inside)
+        os.close(self.inside)  # the reader ends with it, and closes the other end
 
     def read_until(self, text: bytes) -> bytes:
-        """All that is written until ``text`` is. The child is expected to write it."""
-        seen = b""
-        while text not in seen:
-            seen += os.read(self._outside, 4096)
-        return seen
+        """All that is written until ``text`` is, which is waited for."""
+        with self._more:
+            assert self._more.wait_for(lambda: text in self._shown, 60), f"it never said {text!r}"
+            seen, self._shown = self._shown, b""
+            return seen
 
     def rest(self) -> bytes:
         """What was written since; the child has ended."""
         os.write(self.inside, b"\0")
         return self.read_until(b"\0")[:-1]
+
+    def _read(self) -> None:
+        with suppress(OSError):  # nobody is inside any more
+            while read := os.read(self._outside, 4096):
+                with self._more:
+                    self._shown += read
+                    self._more.notify_all()
+        os.close(self._outside)
 
     def narrow(self, columns: int) -> None:
         """Give it a width."""

@@ -12,34 +12,34 @@ from psycopg import sql
 
 from kis_token.check import examine, read_settings
 from kis_token.kis import KISIssuer
+from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
+from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from kis_token.sealing import make_vault
+from kis_token.sealing import SealingVault, make_vault
 from kis_token.supabase import SupabaseStore
 from tests.chain import ENCRYPTION_KEY, OTHER, Chain, dead_token
 from tests.command import kis_token
-from tests.support import ANON_KEY, APP_KEY, HOUR, SERVICE_KEY, TurnedClock, make_token
+from tests.support import ANON_KEY, APP_KEY, HOUR, SERVICE_KEY, Database, TurnedClock, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from kis_token.sandbox.emulator import KISEmulator
+    from kis_token.sandbox.postgres import EmbeddedPostgres
     from kis_token.verdicts import Finding
-    from tests.support import Database
 
 OLDER_KEY = base64.b64encode(bytes(range(32))).decode()
 
 
-def findings(
-    chain: Chain, *, clock: TurnedClock | None = None, public_key: str | None = None, **inputs: str
-) -> dict[str, list[Finding]]:
+def findings(chain: Chain, *, clock: TurnedClock | None = None, **inputs: str) -> dict[str, list[Finding]]:
     """What is found, by what was looked at."""
     settings = chain.settings(**inputs)
     store = SupabaseStore(settings.supabase_url, settings.supabase_key)
     chain.stores.append(store)
     issuer = KISIssuer(settings.base_url, settings.environment)
     found: dict[str, list[Finding]] = {}
-    for finding in examine(settings, store, issuer, clock or TurnedClock(), public_key):
+    for finding in examine(settings, store, issuer, clock or TurnedClock()):
         found.setdefault(finding.what, []).append(finding)
     return found
 
@@ -73,7 +73,7 @@ def own(make_database: Callable[[], Database], kis: KISEmulator, tmp_path: Path)
 def test_a_whole_set_up(whole: Chain) -> None:
     """Nothing is wrong and nothing is left open; KIS was only greeted, and no row was changed."""
     before, asked = whole.database.row(), len(whole.kis.requests)
-    found = findings(whole, public_key=ANON_KEY)
+    found = findings(whole)
 
     assert faults(found) == []
     assert {finding.state for each in found.values() for finding in each} == {"ok"}
@@ -85,7 +85,7 @@ def test_a_whole_set_up(whole: Chain) -> None:
         "clock",
         "tables",
         "grants",
-        "public key",
+        "row level security",
         "sealing",
         "app key",
         "environment",
@@ -181,51 +181,142 @@ def test_kis_that_is_not_there(whole: Chain, url: str) -> None:
     assert found["token"][0].state == "ok"
 
 
+#: What somebody may have done to a project, and what is said of it.
+DAMAGES = [
+    ("alter table api_credentials drop column description", "tables", "api_credentials has no column description"),
+    ("drop function begin_issuance", "tables", "there is no function begin_issuance"),
+    ("drop function reseal", "tables", "there is no function reseal"),
+    ("alter function save_token security invoker", "tables", "the function save_token does not run as its owner"),
+    (
+        "drop trigger api_credentials_touch on api_credentials",
+        "tables",
+        "the trigger that keeps versions and times of api_credentials is missing or turned off",
+    ),
+    (
+        "alter table api_credentials disable trigger api_credentials_touch",
+        "tables",
+        "the trigger that keeps versions and times of api_credentials is missing or turned off",
+    ),
+    (
+        "alter table api_credentials drop constraint api_credentials_service_name_credential_type_key",
+        "tables",
+        "api_credentials may hold a credential twice: no unique index is valid",
+    ),
+    ("drop table credential_issuances", "tables", "there is no table credential_issuances"),
+    ("revoke all on function save_token from service_role", "grants", "service_role may not call save_token"),
+    ("revoke update on api_credentials from service_role", "grants", "service_role may not update api_credentials"),
+    ("grant select on credential_leases to service_role", "grants", "service_role may select credential_leases"),
+    (
+        "grant execute on function issuance_write to service_role",
+        "grants",
+        "service_role may call issuance_write",
+    ),
+    (
+        "grant select (credential_type, credential_value) on api_credentials to anon",
+        "grants",
+        "anon may select api_credentials",
+    ),
+    (
+        "grant insert, update, delete on api_credentials to anon",
+        "grants",
+        "anon may delete, insert, update api_credentials",
+    ),
+    ("grant trigger on api_credentials to public", "grants", "authenticated may trigger api_credentials"),
+    ("grant execute on function issuance_status to anon", "grants", "anon may call issuance_status"),
+    ("grant execute on function set_app_key to authenticated", "grants", "authenticated may call set_app_key"),
+    ("grant select on api_credentials to kis_token_reader", "grants", "kis_token_reader may select api_credentials"),
+    ("alter table api_credentials disable row level security", "row level security", "it is off on api_credentials"),
+    (
+        "drop policy credential_leases_nobody on credential_leases",
+        "row level security",
+        "credential_leases lacks the policy credential_leases_nobody",
+    ),
+    (
+        "drop policy api_credentials_token_reader_only on api_credentials",
+        "row level security",
+        "api_credentials lacks the policy api_credentials_token_reader_only",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "what", "said"), DAMAGES)
+def test_what_is_not_as_the_migrations_leave_it(own: Chain, damage: str, what: str, said: str) -> None:
+    """What is missing, and what somebody has granted or turned off since, is named; the files of sql/ mend it."""
+    own.database.put_keys()
+    own.database.owner.execute(sql.SQL(damage))
+
+    assert said in [finding.said for finding in findings(own)[what] if finding.state == "wrong"]
+    if "column" not in damage:
+        apply_migrations(own.database.project.owner, migrations_folder())
+        assert [name for name, _ in faults(findings(own)) if name in ("tables", "grants", "row level security")] == []
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["today", "legacy"])
+def test_a_migrated_project_has_no_faults(postgres: EmbeddedPostgres, legacy: bool) -> None:  # noqa: FBT001 - a table
+    """Right after the files were run nothing is found, also where a project gives rights away by default."""
+    project = prepare_database(postgres.create_database(), legacy_grants=legacy)
+    apply_migrations(project.owner, migrations_folder())
+    with Database(project) as database:
+        assert database.call("check_setup") == []
+
+
 @pytest.mark.parametrize(
     ("damage", "what", "code"),
     [
         ("drop table public.api_credentials cascade", "supabase", "store-table-missing"),
         ("alter table public.api_credentials drop column version", "supabase", "store-column-missing"),
-        ("alter table public.api_credentials drop column description", "table api_credentials", "store-column-missing"),
-        ("drop function public.begin_issuance", "function begin_issuance", "store-function-missing"),
-        ("drop function public.reseal", "function reseal", "store-function-missing"),
-        ("drop function public.issuance_status", "function issuance_status", "store-function-missing"),
-        (
-            "revoke all on function public.save_token from service_role",
-            "function save_token",
-            "store-permission-denied",
-        ),
-        ("drop table public.credential_issuances", "grants on credential_issuances", "store-table-missing"),
-        ("grant select on public.credential_leases to service_role", "grants on credential_leases", ""),
-        (
-            "grant execute on function public.issuance_check_service to service_role",
-            "grants on issuance_check_service",
-            "",
-        ),
-        ("grant select on public.api_credentials to anon", "grants on api_credentials", ""),
-        ("grant execute on function public.set_app_key to anon", "grants on set_app_key", ""),
+        ("drop function public.check_setup", "tables", "store-function-missing"),
     ],
 )
-def test_migrations_and_grants(own: Chain, damage: str, what: str, code: str) -> None:
-    """What the migrations did not make, or what somebody has granted since, is named."""
+def test_projects_that_cannot_look_themselves(own: Chain, damage: str, what: str, code: str) -> None:
+    """Without a table to read, or with files of before, that is the finding."""
     own.database.put_keys()
     own.database.owner.execute(sql.SQL(damage))
 
-    assert (what, code) in faults(findings(own, public_key=ANON_KEY))
+    assert (what, code) in faults(findings(own))
 
 
-def test_without_the_public_key_it_is_said(whole: Chain) -> None:
-    """What cannot be looked at is told, with what it takes; the variable for it is read by the command."""
-    (found,) = findings(whole)["public key"]
-    assert (found.state, "SUPABASE_ANON_KEY" in found.remedy) == ("note", True)
-
-    ended = kis_token(whole.variables | {"SUPABASE_ANON_KEY": ANON_KEY}, "check")
-    assert "ok     public key: table and functions are closed to it" in ended.stdout
+def test_a_server_that_is_no_supabase(whole: Chain) -> None:
+    """Another server's 404 is told as such, and not as a missing table."""
+    with LoopbackServer(lambda _: Response(404, b"<html>not here</html>")) as server:
+        assert faults(findings(whole, supabase_url=server.url)) == [("supabase", "store-not-supabase")]
 
 
-def test_a_public_key_that_is_none(whole: Chain) -> None:
-    """A key that the project does not know proves nothing."""
-    assert ("grants on api_credentials", "store-key-rejected") in faults(findings(whole, public_key="sb_publishable_x"))
+def test_an_outage_in_the_middle(whole: Chain) -> None:
+    """What does not answer any more is told once, and the rest is said not to have been looked at."""
+    whole.supabase.server.add_fault(Fault("reset", "/rest/v1/rpc/check_setup", 9))
+    found = findings(whole)
+
+    assert faults(found) == [("supabase", "store-unreachable")]
+    assert [finding.state for finding in found["the rest"]] == ["note"]
+
+
+def test_keys_that_cannot_be_keys(whole: Chain) -> None:
+    """Stored keys that the chain refuses or passes over are wrong here as well."""
+    for value, code in (("a b", "invalid-app-key"), ("\u2026", "invalid-app-key"), (" ", "missing-app-key")):
+        whole.database.put("app_key", value)
+        assert ("app key", code) in faults(findings(whole, app_key="", app_secret=""))
+    assert findings(whole)["app key"][0].state == "note"
+
+
+def test_an_app_key_in_two_slots(whole: Chain) -> None:
+    """Another slot that has a living token of this app key keeps this one from issuing."""
+    assert faults(findings(whole, service_name="kis-second")) == [("app key", "key-in-two-slots")]
+
+
+def test_a_cached_token_is_replaced_by_itself(whole: Chain) -> None:
+    """One of another key, sealed or not sealed: while Supabase works that is no fault of the set-up."""
+    whole.cache_token(make_token(OTHER.key))
+    assert findings(whole)["cached token"][0].state == "note"
+    whole.cache_token(make_token())
+    vault = make_vault(whole.settings(encryption_key=ENCRYPTION_KEY).encryption_keys)
+    assert isinstance(vault, SealingVault)
+    for name, value in (("app_key", APP_KEY.key), ("app_secret", APP_KEY.secret)):
+        whole.database.put(name, vault.seal(value, "kis", name))
+    token = make_token()
+    whole.database.put("access_token", vault.seal(token.to_json(), "kis", "access_token"), token.expires_at)
+    found = findings(whole, encryption_key=ENCRYPTION_KEY)
+    assert (faults(found), found["cached token"][0].state) == ([], "note")
 
 
 def test_seals(whole: Chain) -> None:
@@ -284,6 +375,11 @@ def test_cache_folders(whole: Chain, tmp_path: Path) -> None:
     assert faults(findings(whole, cache_path=str(shared / "cache.json"))) == [("cache", "")]
 
     assert findings(whole, cache_path="off")["cache"][0].state == "note"
+    for other in (shared, tmp_path / "link"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(cached)
+        (found,) = findings(whole, cache_path=str(other))["cache"]
+        assert (found.state, "a folder, a link" in found.said) == ("wrong", True)
 
 
 def test_keys_that_do_not_match(whole: Chain) -> None:
@@ -292,10 +388,9 @@ def test_keys_that_do_not_match(whole: Chain) -> None:
     whole.database.put_keys(OTHER)
     assert faults(findings(whole, app_key="", app_secret="")) == [
         ("token", "token-of-another-key"),
-        ("cached token", "token-of-another-key"),
     ]
     whole.database.put("app_secret", OTHER.secret, active=False)
-    assert ("app key", "") in faults(findings(whole))
+    assert ("app key", "missing-app-key") in faults(findings(whole, app_key="", app_secret=""))
     whole.database.clear()
     assert faults(findings(whole, app_key="", app_secret="")) == [("app key", "missing-app-key")]
     assert faults(findings(whole)) == []

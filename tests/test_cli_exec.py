@@ -116,8 +116,9 @@ def test_program_that_is_not_there(chain: Chain, tmp_path: Path) -> None:
     file.write_text("x")
     missing = kis_token(chain.variables, "exec", "--", "no-such-program-c2VjcmV0", "argument")
     denied = kis_token(chain.variables, "exec", "--", str(file))
+    nameless = kis_token(chain.variables, "exec", "--", "")
 
-    assert (missing.returncode, denied.returncode) == (127, 126)
+    assert (missing.returncode, denied.returncode, nameless.returncode) == (127, 126, 127)
     assert missing.stderr == "error: the command cannot be started: No such file or directory\n"
     assert denied.stderr == "error: the command cannot be started: Permission denied\n"
 
@@ -146,6 +147,7 @@ def test_as_a_child_where_a_process_cannot_be_replaced(tmp_path: Path, capfd: py
     assert run_child(["sh", "-c", "echo $WORD; exit 3"], env) == 3
     assert run_child(["sh", "-c", "kill -TERM $$"], env) == 128 + signal.SIGTERM
     assert run_child(["no-such-program"], env) == 127
+    assert run_child(["nul\0"], env) == 127
     assert run_child([str(tmp_path)], env) == 126
     assert capfd.readouterr().out == "given\n"
 

@@ -173,3 +173,42 @@ def test_an_interrupt_is_a_status(chain: Chain, terminal: Terminal) -> None:
 
     assert child.returncode == 130
     assert b"Traceback" not in terminal.rest()
+
+
+@pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
+def test_no_colours_where_they_are_not_wanted(chain: Chain, terminal: Terminal, environment: dict[str, str]) -> None:
+    """NO_COLOR and a dumb terminal get plain text, and no line that would have to be taken back."""
+    chain.database.put_token(make_token())
+    child = subprocess.run(
+        [*PROGRAM, "check"], env=clean(chain.variables | environment), stdout=terminal.inside, check=False, timeout=60
+    )
+    assert child.returncode in (0, 1)
+    assert b"\x1b" not in terminal.rest()
+
+
+@pytest.mark.parametrize("arguments", [("get",), ("exec", "--", "true"), ("rotate",)], ids=lambda words: words[0])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_closed_streams(chain: Chain, arguments: tuple[str, ...], closed: str) -> None:
+    """A caller may have closed any of the three streams: the command does its work all the same."""
+    chain.database.put_token(make_token())
+    script = f'exec "$@" {closed}'
+    child = subprocess.run(
+        ["sh", "-c", script, "sh", *PROGRAM, *arguments],
+        env=clean(chain.variables),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=60,
+    )
+    assert (child.returncode, child.stderr) == (0, b"")
+
+
+def test_streams_that_know_few_letters(chain: Chain) -> None:
+    """A label in Korean is spelled out on a stream that cannot show it."""
+    contender = Contender(chain.database, label="\ub098\uc758 \ub9e5\ubd81")
+    contender.begin()
+    contender.commit(make_token())
+    ended = kis_token(chain.variables | {"PYTHONIOENCODING": "cp1252"}, "status")
+
+    assert (ended.returncode, "\\ub098\\uc758" in ended.stdout) == (0, True)

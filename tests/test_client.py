@@ -15,6 +15,7 @@ from kis_token.client import KISClient
 from kis_token.errors import (
     IssuanceError,
     IssuerOutage,
+    IssuerRefused,
     KisTokenError,
     SettingsError,
     TokenRefreshLimitError,
@@ -608,6 +609,16 @@ def test_refresh_by_force(bot: Bot) -> None:
     bot.client.refresh_token(force=True)
     assert (bot.token_id != old, bot.chain.issue_calls) == (True, 2)
     assert bot.chain.database.stored_id() == bot.token_id
+
+
+def test_refresh_by_force_that_fails(bot: Bot) -> None:
+    """Who insists is told that there is no new token; the old one, which lives, goes on being used."""
+    old = bot.token_id
+    let_hours_pass(bot, 7)
+    bot.chain.refuse_issue("EGW00105")
+    with pytest.raises(IssuerRefused):
+        bot.client.refresh_token(force=True)
+    assert bot.token_id == old
 
 
 def test_settings_may_be_given(chain: Chain) -> None:

@@ -369,6 +369,12 @@ def test_cache_file_elsewhere() -> None:
     assert make_settings(KIS_TOKEN_CACHE="off").cache_path is None
 
 
+@pytest.mark.parametrize("path", ["/", ".", "~nobody-of-this-machine/cache.json"])
+def test_a_cache_path_names_a_file(path: str) -> None:
+    """A folder alone, or a home that this machine does not know, is a mistake in the settings."""
+    assert faults_of(KIS_TOKEN_CACHE=path) == ["invalid-cache-path"]
+
+
 def event_file(folder: Path, head: object, base: object = "someone/bot") -> str:
     """A pull request's event, as GitHub leaves it for the job."""
     path = folder / "event.json"

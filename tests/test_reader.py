@@ -197,7 +197,7 @@ MISTAKES = {
     "not allowed to anon": (Response(401, {"code": "42501"}), "store-permission-denied"),
     "no such column": (Response(400, {"code": "42703"}), "store-column-missing"),
     "no such schema": (Response(406, {"code": "PGRST106"}), "store-rejected"),
-    "404 page": (Response(404, b"<html>not found</html>"), "store-rejected"),
+    "404 page": (Response(404, b"<html>not found</html>"), "store-not-supabase"),
     "400": (Response(400, {"code": "PGRST100"}), "store-rejected"),
     "301": (Response(301, b"", {"Location": "https://example.com/"}), "store-redirects"),
     "302": (Response(302, b"", {"Location": "/elsewhere"}), "store-redirects"),

@@ -258,6 +258,24 @@ def test_check_never_issues(chain: Chain) -> None:
     assert (chain.issue_calls, set(chain.store_calls)) == (0, {"read"})
 
 
+@pytest.mark.parametrize("mode", ["rotate", "force"])
+@pytest.mark.parametrize("left", [HOUR, -MINUTE], ids=["living", "expired"])
+def test_a_failed_renewal_is_an_error_whatever_is_allowed(chain: Chain, mode: str, left: timedelta) -> None:
+    """allow-expired is for who wants a token: a renewal that fails is not hidden behind the old one."""
+    chain.database.put_token(make_token(left=left, age=24 * HOUR))
+    chain.kis.production.stop()
+    with pytest.raises(IssuerOutage):
+        chain.resolve(mode=mode, allow_expired="true")
+
+
+def test_a_living_token_is_not_called_expired(chain: Chain) -> None:
+    """A stale one that lives is handed out as what it is, with allow-expired too."""
+    chain.database.put_token(stale_token())
+    chain.kis.production.stop()
+    got = chain.resolve(allow_expired="true")
+    assert (got.expired, len(got.warnings)) == (False, 1)
+
+
 @pytest.mark.parametrize(
     ("ended", "allow", "used"), [(MINUTE, "true", True), (2 * HOUR, "true", False), (MINUTE, "false", False)]
 )

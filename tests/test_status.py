@@ -132,10 +132,22 @@ def test_who_is_at_it_and_what_failed(chain: Chain) -> None:
 
 
 def test_what_others_wrote_cannot_steer_a_terminal(chain: Chain) -> None:
-    """Labels are other machines' words: no line break and no escape sequence of theirs gets through."""
+    """Labels and names of rows are others' words: no line break and no escape sequence of theirs gets through."""
     issue_by_functions_as(chain, "evil\x1b[2J\r\nsecond line\x07")
-
     assert slot_of(chain).issued_by == "evil[2J second line"
+    chain.database.put_token(make_token(), service="bad\x1b[2Jname")
+
+    assert [slot.service for slot in status_of(chain).slots] == ["bad[2Jname", "kis"]
+
+
+def test_a_slot_that_there_is_not(chain: Chain) -> None:
+    """A name that nobody has used is said to be none; with keys alone a slot has its environment."""
+    missing = kis_token(chain.variables, "status", "--service", "kis-typo")
+    chain.database.put_keys()
+    found = kis_token(chain.variables, "status", "--service", "kis")
+
+    assert (missing.returncode, missing.stderr) == (0, "warning: there is no slot kis-typo yet\n")
+    assert (found.returncode, found.stderr, "kis   production   none" in found.stdout) == (0, "", True)
 
 
 def issue_by_functions_as(chain: Chain, label: str) -> None:

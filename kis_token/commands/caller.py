@@ -37,7 +37,10 @@ class Caller:
         """A token, as the settings' mode asks for it; warnings are said. Raises KisTokenError."""
         from kis_token.wiring import open_resolver
 
-        with Progress(sys.stderr) as progress, open_resolver(settings, self.started, progress.tell) as resolver:
+        with (
+            Progress(sys.stderr, is_plain=self.env.get("TERM") == "dumb") as progress,
+            open_resolver(settings, self.started, progress.tell) as resolver,
+        ):
             resolution = resolver.resolve()
         for warning in resolution.warnings:
             say(f"warning: {warning}")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 #: What a shell answers for a command that is not there, and for one that cannot be started.
 NOT_FOUND, NOT_STARTED = 127, 126
+_ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
 def become(command: Sequence[str], env: Mapping[str, str]) -> int:
@@ -31,7 +32,7 @@ def become(command: Sequence[str], env: Mapping[str, str]) -> int:
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
         os.execvpe(command[0], list(command), dict(env))  # noqa: S606 - the user's own command, without a shell
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return _not_started(error)
 
 
@@ -43,14 +44,15 @@ def run_child(command: Sequence[str], env: Mapping[str, str]) -> int:
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         status = subprocess.run(command, env=dict(env), check=False).returncode  # noqa: S603 - the same
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return _not_started(error)
     finally:
         signal.signal(signal.SIGINT, before)
     return status if status >= 0 else 128 - status
 
 
-def _not_started(error: OSError) -> int:
-    # The command is not repeated: there may be a key among its words.
-    say(f"error: the command cannot be started: {error.strerror}")
-    return NOT_FOUND if isinstance(error, (FileNotFoundError, NotADirectoryError)) else NOT_STARTED
+def _not_started(error: OSError | ValueError) -> int:
+    # The command is not repeated: there may be a key among its words. A ValueError is an empty name.
+    said = error.strerror if isinstance(error, OSError) else "it has no name"
+    say(f"error: the command cannot be started: {said}")
+    return NOT_STARTED if isinstance(error, OSError) and not isinstance(error, _ABSENT) else NOT_FOUND

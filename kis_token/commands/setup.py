@@ -10,6 +10,7 @@ import click
 
 from kis_token.commands.caller import slot_options
 from kis_token.commands.teaching import TaughtCommand
+from kis_token.commands.terminal import say
 from kis_token.errors import EnvironmentFault, StoreMisconfigured
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def status(caller: Caller, *, as_json: bool) -> None:
         raise StoreMisconfigured("store-permission-denied", "A reader's key may not see who issued what")
     with open_store(settings, caller.started) as store:
         found = collect(settings, store, make_vault(settings.encryption_keys), only=caller.service)
+    if caller.service and not found.events and not any(slot.environment for slot in found.slots):
+        say(f"warning: there is no slot {caller.service} yet")
     if as_json:
         click.echo(json.dumps(members_of(found)))
         return
@@ -87,10 +90,9 @@ def _findings(caller: Caller) -> Iterator[Finding]:
     yield from said
     if settings is None:
         return
-    public_key = caller.env.get("SUPABASE_ANON_KEY") or caller.env.get("SUPABASE_PUBLISHABLE_KEY")
     issuer = KISIssuer(settings.base_url, settings.environment)
     with open_store(settings, caller.started) as store:
-        yield from examine(settings, store, issuer, SystemClock(), (public_key or "").strip() or None)
+        yield from examine(settings, store, issuer, SystemClock())
 
 
 @click.command(

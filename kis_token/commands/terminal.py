@@ -27,12 +27,13 @@ def say(text: str) -> None:
 class Progress:
     """What is waited for: on a terminal one line that counts the seconds and goes away, elsewhere plain lines.
 
-    A context manager. Whatever else goes to ``stream`` comes after it, or by way of ``tell``.
+    ``is_plain`` is for a terminal that can take nothing back. A context manager. Whatever else goes to ``stream`` comes
+    after it, or by way of ``tell``.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, is_plain: bool = False) -> None:
         self._stream = stream
-        self._is_live = stream.isatty()
+        self._is_live = stream.isatty() and not is_plain
         self._what = "looking for the token"
         self._began = time.monotonic()
         self._ended = threading.Event()

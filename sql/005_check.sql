@@ -1,0 +1,159 @@
+-- What is not as these files leave it: tables, functions, grants, row level security. Looks and changes nothing.
+--
+-- kis-token check calls it. It is the last file: when the API knows it, all of them have been run. Run it as often as you
+-- like.
+
+begin;
+
+create or replace function public.check_setup() returns jsonb
+    language sql
+    stable
+    set search_path = ''
+as $$
+    with
+    tables (name) as (
+        values ('api_credentials'), ('credential_leases'), ('credential_issuances')
+    ),
+    columns (name) as (
+        values
+            ('id'), ('service_name'), ('credential_type'), ('credential_value'), ('expires_at'), ('is_active'),
+            ('environment'), ('description'), ('updated_at'), ('created_at'), ('version')
+    ),
+    -- What service_role calls, by its arguments.
+    entries (name, arguments) as (
+        values
+            ('begin_issuance', 'text, uuid, text, text, text, interval, bigint, text, bigint'),
+            ('commit_issuance', 'text, uuid, bigint, text, timestamptz, timestamptz, text, boolean'),
+            ('abort_issuance', 'text, uuid, bigint, interval, text, text'),
+            ('save_token', 'text, text, timestamptz, bigint, bigint'),
+            ('revoke_token', 'text, bigint, text, text'),
+            ('issuance_status', 'text, integer'),
+            ('prune_issuances', 'interval'),
+            ('set_app_key', 'text, text, text, text, boolean'),
+            ('reseal', 'text, text, text, bigint')
+    ),
+    policies (table_name, name) as (
+        values
+            ('api_credentials', 'api_credentials_service_role'),
+            ('credential_leases', 'credential_leases_nobody'),
+            ('credential_issuances', 'credential_issuances_nobody')
+    ),
+    found_tables as (
+        select t.name, c.oid, c.relrowsecurity
+        from tables t
+        join pg_catalog.pg_class c on c.relname = t.name and c.relnamespace = 'public'::regnamespace
+    ),
+    functions as (
+        select p.oid, p.proname as name, p.prosecdef, e.name is not null as is_entry
+        from pg_catalog.pg_proc p
+        left join entries e on p.oid = to_regprocedure(format('public.%I(%s)', e.name, e.arguments))
+        where p.pronamespace = 'public'::regnamespace
+          and (p.proname like 'issuance\_%' or p.proname in (select name from entries))
+    ),
+    roles as (
+        select r.oid, r.rolname as name, r.rolname = 'service_role' as is_service
+        from pg_catalog.pg_roles r
+        where r.rolname in ('anon', 'authenticated', 'service_role', 'kis_token_reader')
+    ),
+    rights (name) as (
+        values ('select'), ('insert'), ('update'), ('delete'), ('truncate'), ('references'), ('trigger')
+    ),
+    -- Every right on a table that a role has and should not have; the reader has some columns of the one table.
+    loose as (
+        select r.name as role_name, t.name as table_name, g.name as right_name
+        from roles r cross join found_tables t cross join rights g
+        where case
+            when r.is_service and t.name = 'api_credentials' then false
+            when has_table_privilege(r.oid, t.oid, g.name) then true
+            when g.name not in ('select', 'insert', 'update', 'references') then false
+            when r.name = 'kis_token_reader' and t.name = 'api_credentials' and g.name = 'select'
+                then has_column_privilege(r.oid, t.oid, 'id', 'select')
+            else has_any_column_privilege(r.oid, t.oid, g.name)
+        end
+    ),
+    faults (what, said) as (
+        select 'tables', 'there is no table ' || t.name
+        from tables t where t.name not in (select name from found_tables)
+        union all
+        select 'tables', 'api_credentials has no column ' || n.name
+        from columns n join found_tables t on t.name = 'api_credentials'
+        where not exists (
+            select from pg_catalog.pg_attribute a
+            where a.attrelid = t.oid and a.attname = n.name and not a.attisdropped
+        )
+        union all
+        select 'tables', 'there is no function ' || e.name
+        from entries e where to_regprocedure(format('public.%I(%s)', e.name, e.arguments)) is null
+        union all
+        select 'tables', format('the function %s does not run as its owner', f.name)
+        from functions f where f.is_entry and not f.prosecdef
+        union all
+        select 'tables', 'api_credentials may hold a credential twice: no unique index is valid'
+        from found_tables t
+        where t.name = 'api_credentials' and not exists (
+            select from pg_catalog.pg_index i
+            where i.indrelid = t.oid and i.indisunique and i.indisvalid and i.indpred is null and i.indnkeyatts = 2
+              and (select array_agg(a.attname::text order by a.attname) from pg_catalog.pg_attribute a
+                   where a.attrelid = i.indrelid and a.attnum = any (i.indkey))
+                  = array['credential_type', 'service_name']
+        )
+        union all
+        select 'tables', 'the trigger that keeps versions and times of api_credentials is missing or turned off'
+        from found_tables t
+        where t.name = 'api_credentials' and not exists (
+            select from pg_catalog.pg_trigger g
+            where g.tgrelid = t.oid and g.tgname = 'api_credentials_touch' and g.tgenabled in ('O', 'A')
+        )
+        union all
+        select 'grants', format('service_role may not %s %s', g.name, t.name)
+        from roles r cross join found_tables t cross join rights g
+        where r.is_service and t.name = 'api_credentials' and g.name in ('select', 'insert', 'update', 'delete')
+          and not has_table_privilege(r.oid, t.oid, g.name)
+        union all
+        select 'grants', format('service_role may not call %s', f.name)
+        from roles r cross join functions f
+        where r.is_service and f.is_entry and not has_function_privilege(r.oid, f.oid, 'execute')
+        union all
+        select 'grants', format('%s may %s %s', l.role_name, string_agg(l.right_name, ', ' order by l.right_name), l.table_name)
+        from loose l group by l.role_name, l.table_name
+        union all
+        select 'grants', format('%s may call %s', r.name, f.name)
+        from roles r cross join functions f
+        where not (r.is_service and f.is_entry) and has_function_privilege(r.oid, f.oid, 'execute')
+        union all
+        select 'row level security', 'it is off on ' || t.name
+        from found_tables t where not t.relrowsecurity
+        union all
+        select 'row level security', format('%s lacks the policy %s', p.table_name, p.name)
+        from policies p join found_tables t on t.name = p.table_name
+        where not exists (
+            select from pg_catalog.pg_policy y where y.polrelid = t.oid and y.polname = p.name
+        )
+        union all
+        select 'row level security', format('api_credentials lacks the policy %s', p.name)
+        from (values ('api_credentials_token_reader'), ('api_credentials_token_reader_only')) p (name)
+        join found_tables t on t.name = 'api_credentials'
+        where exists (select from roles r where r.name = 'kis_token_reader')
+          and not exists (select from pg_catalog.pg_policy y where y.polrelid = t.oid and y.polname = p.name)
+    )
+    select coalesce(jsonb_agg(jsonb_build_object('what', f.what, 'said', f.said) order by f.what, f.said), '[]')
+    from faults f;
+$$;
+
+comment on function public.check_setup() is
+    'What is not as the migrations leave it: a list of what and said, empty when all is well. Shows no value of any row.';
+
+revoke all on function public.check_setup() from public, anon, authenticated, service_role;
+do $$
+begin
+    -- Older projects give every role of the API what is new in this schema.
+    if exists (select from pg_catalog.pg_roles where rolname = 'kis_token_reader') then
+        revoke all on function public.check_setup() from kis_token_reader;
+    end if;
+end
+$$;
+grant execute on function public.check_setup() to service_role;
+
+notify pgrst, 'reload schema';
+
+commit;
