@@ -47,7 +47,7 @@ OUTAGES = {
 MISTAKES = {
     "401": (Response(401, {"message": "Invalid API key"}), "store-key-rejected"),
     "403": (Response(403), "store-key-rejected"),
-    "404": (html_response(404), "store-rejected"),
+    "404": (html_response(404), "store-not-supabase"),
     "redirect": (Response(302, b"", {"Location": "https://example.com/"}), "store-redirects"),
     "no-table": (Response(404, {"code": "PGRST205", "message": "no table"}), "store-table-missing"),
 }

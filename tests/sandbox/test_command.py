@@ -179,4 +179,5 @@ def test_migrations_are_found_in_a_checkout() -> None:
         "002_issuance.sql",
         "003_keys_and_seals.sql",
         "004_token_reader.sql",
+        "005_check.sql",
     ]
