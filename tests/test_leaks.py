@@ -267,7 +267,8 @@ def test_what_is_no_secret_is_not_found(part: str) -> None:
     for secret in SECRETS:
         needles.add(secret, lasting=True)
     path = CHECKOUT / part
-    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
+    # Not bytecode, which is not shipped and may put any byte behind the head of a secret's form.
+    files = [path] if path.is_file() else [each for each in path.rglob("*") if each.suffix not in ("", ".pyc")]
 
     assert files
     assert [file.name for file in files if needles.are_in(file.read_bytes())] == []
