@@ -11,7 +11,9 @@ it is, a time in Korea, and all times are aware.
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import requests
@@ -80,3 +82,9 @@ class GuideClient:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat()
+
+
+if __name__ == "__main__":
+    got, _ = GuideClient(os.environ).token()
+    with Path(os.environ["GITHUB_OUTPUT"]).open("a", encoding="utf-8") as file:
+        file.write(f"access-token={got}\n")

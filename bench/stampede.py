@@ -12,13 +12,11 @@ how long the others still wait when the winner's commit has reached Supabase.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import platform
 import signal
 import ssl
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -28,31 +26,25 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from statistics import median
 from threading import Barrier, Thread
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from unittest.mock import patch
 
+from bench.children import LONGEST_SECONDS, Child, heard, say
 from kis_token.config import Settings
 from kis_token.errors import KisTokenError
 from kis_token.kis import RATE_LIMITED
-from kis_token.limits import within
 from kis_token.sandbox import Sandbox
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.token import fingerprint
 from kis_token.wiring import open_resolver
-from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from typing import IO
-
-    from typing_extensions import Self
 
     from kis_token.sandbox.loopback import Fault, LoopbackServer, Request, Response
 
     #: Gives a token, and says whether it came from KIS.
     Resolve = Callable[[], tuple[str, bool]]
-
-_Argument = TypeVar("_Argument", int, float)
 
 Algorithm = Literal["ours", "guide"]
 ALGORITHMS: tuple[Algorithm, ...] = ("ours", "guide")
@@ -60,9 +52,8 @@ ALGORITHMS: tuple[Algorithm, ...] = ("ours", "guide")
 #: More contenders than this are threads.
 MOST_PROCESSES = 10
 
-#: How long one contender of ours may take, and how long anything here is waited for.
+#: How long one contender of ours may take.
 CONTENDER_SECONDS = 60
-LONGEST_SECONDS = 120.0
 
 #: How long before the start all are told of it.
 LEAD_SECONDS = 0.2
@@ -138,49 +129,6 @@ class Round:
         return [sum(begin <= each.at < end for each in self.store) / (end - begin)]
 
 
-class Child:
-    """A process that does ``part``; the two sides exchange lines of JSON. A context manager: it ends with the block.
-
-    It has ``grace`` seconds to do that by itself.
-    """
-
-    def __init__(self, part: Callable[[_Argument], None], argument: _Argument, *, grace: float) -> None:
-        self._grace = grace
-        self._process = subprocess.Popen(  # noqa: S603 - our own code
-            [sys.executable, "-c", f"from bench import stampede; stampede.{part.__name__}({argument!r})"],
-            cwd=CHECKOUT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            encoding="utf-8",
-            start_new_session=True,  # so that Ctrl-C is for us, who then end the others
-        )
-        self._input = cast("IO[str]", self._process.stdin)
-        self._output = cast("IO[str]", self._process.stdout)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(subprocess.TimeoutExpired, BrokenPipeError):
-            self._input.close()
-            self._process.wait(self._grace)
-        self._process.kill()
-        self._process.wait()
-        self._output.close()
-
-    def tell(self, message: object) -> None:
-        """Send it something."""
-        self._input.write(f"{json.dumps(message)}\n")
-        self._input.flush()
-
-    def hear(self) -> Any:  # noqa: ANN401 - what it says is up to its part
-        """What it says next. Raises TimeoutError when that takes too long, and EOFError when it has died."""
-        line = within(LONGEST_SECONDS, self._output.readline)
-        if not line:
-            raise EOFError("A process of the benchmark has died")
-        return json.loads(line)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Print the table, row by row; the exit status, which says nothing about the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.stampede", description=__doc__)
@@ -226,7 +174,7 @@ def open_world(token_seconds: float) -> Child:
 
     Every answer of tokenP takes ``token_seconds``; whether it is a token is decided when the call arrives.
     """
-    return Child(serve_world, token_seconds, grace=LONGEST_SECONDS)
+    return Child("bench.stampede", "serve_world", token_seconds, grace=LONGEST_SECONDS)
 
 
 def measure(world: Child, contenders: int, rounds: int) -> Iterator[Round]:
@@ -234,7 +182,7 @@ def measure(world: Child, contenders: int, rounds: int) -> Iterator[Round]:
     processes = contenders if contenders <= MOST_PROCESSES else os.cpu_count() or 1
     shares = [len(range(index, contenders, processes)) for index in range(processes)]
     with ExitStack() as stack:
-        children = [stack.enter_context(Child(contend, share, grace=0.0)) for share in shares]
+        children = [stack.enter_context(Child("bench.stampede", "contend", share, grace=0.0)) for share in shares]
         for number in range(rounds + 1):
             for algorithm in ALGORITHMS:
                 measured = _race(world, children, contenders, algorithm)
@@ -295,17 +243,17 @@ def serve_world(token_seconds: float) -> None:
     """The process with KIS and Supabase, new for each round."""
     with suppress(EOFError), EmbeddedPostgres() as postgres:
         while True:
-            _heard()
+            heard()
             with (
                 Sandbox(dsn=postgres.create_database()) as sandbox,
                 _watched(sandbox.supabase.server) as store,
                 _watched(sandbox.kis.production, token_seconds) as kis,
             ):
                 sandbox.kis.configure(lockout_after=0)
-                _say(sandbox.variables)
-                _heard()
+                say(sandbox.variables)
+                heard()
                 too_early = sum(seen.code == RATE_LIMITED for seen in sandbox.kis.requests)
-                _say((store, [each.at for each in kis], too_early))
+                say((store, [each.at for each in kis], too_early))
 
 
 @contextmanager
@@ -331,24 +279,14 @@ def contend(count: int) -> None:
     context = ssl.create_default_context()
     with suppress(EOFError), patch.object(ssl, "create_default_context", return_value=context):
         while True:
-            task = _heard()
+            task = heard()
             ready, go, outcomes = Barrier(count + 1), Future[float](), SimpleQueue[Outcome]()
             for _ in range(count):
                 Thread(target=_run, args=(*task, ready, go, outcomes), daemon=True).start()
             ready.wait(LONGEST_SECONDS)
-            _say("ready")
-            go.set_result(_heard())
-            _say([outcomes.get(timeout=LONGEST_SECONDS) for _ in range(count)])
-
-
-def _heard() -> Any:  # noqa: ANN401 - as the benchmark tells its processes
-    """What this process is told next. Raises EOFError when the benchmark has ended."""
-    return json.loads(input())
-
-
-def _say(message: object) -> None:
-    with suppress(BrokenPipeError):  # nobody listens any more; then the input has ended too
-        print(json.dumps(message), flush=True)
+            say("ready")
+            go.set_result(heard())
+            say([outcomes.get(timeout=LONGEST_SECONDS) for _ in range(count)])
 
 
 def _run(

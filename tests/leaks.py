@@ -8,6 +8,7 @@ says where; it never repeats the secret. What is allowed stands in ``may_hold_se
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -113,12 +114,12 @@ def may_hold_secrets(path: Path, mode: int, content: bytes) -> bool:
 def says_secrets(command: list[str]) -> bool:
     """Whether it is the purpose of a command's standard output.
 
-    So it is with some of ``kis-token`` (``sandbox`` prints variables to export), and with the process of the benchmark
+    So it is with some of ``kis-token`` (``sandbox`` prints variables to export), and with the process of a benchmark
     that tells others by a pipe where to find its sandbox.
     """
     if command[1:3] == ["-m", "kis_token"]:
         return command[3:] in (["get"], ["get", "--json"], ["get", "--env"], ["keygen"], ["sandbox"])
-    return command[-1].startswith("from bench import stampede; stampede.serve_world(")
+    return re.match(r"from bench\.\w+ import serve_world;", command[-1]) is not None
 
 
 LEAKS = Leaks()

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import base64
-import ipaddress
 import json
 import secrets
-import ssl
 import time
 import uuid
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import settings
 from psycopg import sql
 from psycopg.rows import dict_row
@@ -26,7 +21,6 @@ from kis_token.token import AppKey, Token, build_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from typing_extensions import Self
 
@@ -337,25 +331,3 @@ def make_settings(**variables: str) -> Settings:
         "KIS_TOKEN_CACHE": "off",
     }
     return Settings.from_env(usual | variables)
-
-
-def make_certificate(folder: Path) -> tuple[str, ssl.SSLContext]:
-    """A self-signed certificate for 127.0.0.1: the file to trust, and the context that serves it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(utc_now() - HOUR)
-        .not_valid_after(utc_now() + HOUR)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "certificate.pem"
-    path.write_bytes(
-        certificate.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(path)
-    return str(path), context

@@ -12,7 +12,7 @@ import pytest
 from kis_token.sandbox import Sandbox
 from kis_token.token import looks_like_token
 from tests.command import kis_token
-from tests.support import make_certificate
+from tools.certificate import make_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,8 @@ from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.supabase import SupabaseStore
 from kis_token.token import fingerprint
-from tests.support import ANON_KEY, APP_KEY, MINUTE, SERVICE_KEY, make_certificate, make_token, utc_now
+from tests.support import ANON_KEY, APP_KEY, MINUTE, SERVICE_KEY, make_token, utc_now
+from tools.certificate import make_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -44,6 +44,11 @@ class Ended:
         return {name: "***" if name in SECRET_OUTPUTS else value for name, value in self.outputs.items()}
 
 
+def kept_environment() -> dict[str, str]:
+    """What of this process's environment a step gets."""
+    return {name: value for name, value in os.environ.items() if _KEPT.fullmatch(name)}
+
+
 def step_environment(inputs: Mapping[str, str], env: Mapping[str, str], folder: Path) -> dict[str, str]:
     """The environment of the step: the runner's, ``env``, and what action.yml makes of ``inputs``."""
     action = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
@@ -73,8 +78,15 @@ def step_environment(inputs: Mapping[str, str], env: Mapping[str, str], folder: 
         "RUNNER_TEMP": str(folder / "temp"),
         "RUNNER_TOOL_CACHE": str(folder / "tools"),
     }
-    kept = {name: value for name, value in os.environ.items() if _KEPT.fullmatch(name)}
-    return {**kept, **runner, **files, **env, **mapped}
+    return {**kept_environment(), **runner, **files, **env, **mapped}
+
+
+def step_command(folder: Path) -> list[str]:
+    """The command of the step, whose script is put into ``folder``: bash as the runner starts it."""
+    action = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
+    script = folder / "step.sh"
+    script.write_text(action["runs"]["steps"][0]["run"], encoding="utf-8")
+    return ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", str(script)]
 
 
 def run_step(
@@ -82,11 +94,8 @@ def run_step(
 ) -> Ended:
     """Run the step with ``inputs``; ``folder`` holds its files and is reused by a later step of the same job."""
     environment = step_environment(inputs, env or {}, folder)
-    action = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
-    script = folder / "step.sh"
-    script.write_text(action["runs"]["steps"][0]["run"], encoding="utf-8")
     done = subprocess.run(  # noqa: S603 - our own script
-        ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", str(script)],  # noqa: S607 - as the runner finds it
+        step_command(folder),
         env=environment,
         cwd=folder,
         stdin=subprocess.DEVNULL,
@@ -98,13 +107,13 @@ def run_step(
     return Ended(
         status=done.returncode,
         log=done.stdout.decode(errors="replace"),
-        outputs=_pairs(Path(environment["GITHUB_OUTPUT"])),
-        variables=_pairs(Path(environment["GITHUB_ENV"])),
+        outputs=read_pairs(Path(environment["GITHUB_OUTPUT"])),
+        variables=read_pairs(Path(environment["GITHUB_ENV"])),
         summary=Path(environment["GITHUB_STEP_SUMMARY"]).read_text(encoding="utf-8"),
     )
 
 
-def _pairs(file: Path) -> dict[str, str]:
+def read_pairs(file: Path) -> dict[str, str]:
     """GitHub's multi-line form ``name<<delimiter``, and the short form ``name=value``."""
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     pairs = {match[1]: match[3] for match in _PAIR.finditer(text)}

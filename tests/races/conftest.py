@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support import make_certificate
+from tools.certificate import make_certificate
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from kis_token.sandbox.emulator import Counts, KISEmulator
 from kis_token.sandbox.kis_http import PRICE_PATH, PRICE_TR_ID, TOKEN_PATH, error_response, html_response
 from kis_token.sandbox.kis_rules import Account
 from kis_token.sandbox.loopback import Fault
-from tests.support import make_certificate
+from tools.certificate import make_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,75 @@
+"""A benchmark's table: what was measured beside what it is compared with, and whether the target holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison: figures of all rounds of ours and of the other. ``unit`` is what they count.
+
+    Without ``others`` the median of ours itself is held to ``at_most``; else its ratio to that of the others.
+    """
+
+    what: str
+    ours: Sequence[float]
+    at_most: float
+    other: str = ""
+    others: Sequence[float] = ()
+    unit: str = "s"
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours to the other's, by the medians; None when there is nothing to compare with."""
+        return median(self.ours) / median(self.others) if self.others else None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the target is met."""
+        ratio = self.ratio
+        return (median(self.ours) if ratio is None else ratio) <= self.at_most
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The cells of the row, in the order of COLUMNS."""
+        ratio = self.ratio
+        return (
+            self.what,
+            amount(self.ours, self.unit),
+            self.other or "-",
+            amount(self.others, self.unit),
+            "-" if ratio is None else f"{ratio:.3g}",
+            f"{self.at_most:g}",
+            "yes" if self.holds else "**no**",
+        )
+
+
+COLUMNS = ("what", "ours", "compared with", "theirs", "ratio", "at most", "holds")
+
+
+def amount(figures: Sequence[float], unit: str) -> str:
+    """The median of ``figures``, with as many digits as mean something."""
+    if not figures:
+        return "-"
+    middle = median(figures)
+    return f"{middle:.3f} s" if unit == "s" else f"{middle:g} {unit}".rstrip()
+
+
+def render(rows: Iterable[Row]) -> str:
+    """The rows as a Markdown table."""
+    return markdown(COLUMNS, [row.cells for row in rows])
+
+
+def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that also reads well as text."""
+    widths = [max(len(row[index]) for row in (titles, *rows)) for index in range(len(titles))]
+    lines = [titles, ["-" * width for width in widths], *rows]
+    return "\n".join(
+        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    )
