@@ -14,6 +14,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import distribution
 from pathlib import Path
 from statistics import median
@@ -73,7 +74,9 @@ class Course:
         self.world = world
         self.variables: dict[str, str] = world.hear()
         self.encryption_key = self.variables.pop("KIS_TOKEN_ENCRYPTION_KEY")
-        self.env = {**kept_environment(), **self._trust(), "PATH": self._path(), "NO_PROXY": "127.0.0.1"}
+        self.env = {**kept_environment(), **self._trust(), "PATH": self._path()}
+        if any(name.lower().endswith("_proxy") for name in self.env):
+            self.env["NO_PROXY"] = self.env["no_proxy"] = "127.0.0.1"
         self.action_copy = folder / "action"
         self.library_copy = folder / "library"
         for copy in (self.action_copy, self.library_copy):
@@ -110,6 +113,7 @@ class Course:
         after: tuple[Question, ...] = (),
         source: str = "supabase",
         keeps: tuple[str, ...] = (),
+        cold: tuple[Path, ...] | None = None,
         **inputs: str,
     ) -> Contestant:
         """The action's command; ``inputs`` by their names with underscores. The rest as in Contestant."""
@@ -130,7 +134,7 @@ class Course:
             after,
             source=source,
             keeps=keeps,
-            cold=(self.action_copy,),
+            cold=(self.action_copy,) if cold is None else cold,
         )
 
     def sealed(self, name: str, env: Mapping[str, str] | None = None) -> Contestant:
@@ -142,19 +146,21 @@ class Course:
         name: str,
         *command: str,
         packages: Path | None = None,
+        env: Mapping[str, str] | None = None,
         before: tuple[Question, ...] = (),
         cold: tuple[Path, ...] = (),
     ) -> Contestant:
         """Another command, which finds its settings by variables and imports from ``packages``, else our library."""
         folder = self._job(name)
-        env = {
+        environment = {
             **self.env,
             **self.variables,
             "PYTHONPATH": f"{packages or self.library_copy}",
             "KIS_TOKEN_CACHE": f"{folder / 'cache.json'}",
             "GITHUB_OUTPUT": f"{folder / 'github_output'}",
+            **(env or {}),
         }
-        return Contestant(name, command, env, folder, before, cold=cold)
+        return Contestant(name, command, environment, folder, before, cold=cold)
 
     def _job(self, name: str) -> Path:
         return _made(self.folder / "jobs" / re.sub(r"\W+", "-", name))
@@ -181,7 +187,8 @@ class Course:
             raise RuntimeError("\n".join([f"{contestant.name} ended with {status}", *shown[-20:]]))
         return Took(seconds, kilobytes)
 
-    def build_runtime(self) -> Path:
+    @cached_property
+    def tools(self) -> Path:
         """A tool cache with the runtime in it, built by the action, with the checkout's uv where there is one."""
         tools = _made(self.folder / "tools")
         uv, cache = CHECKOUT / "build" / "uv" / "bin", CHECKOUT / "build" / "uv-cache"

@@ -16,13 +16,17 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from bench.breakdown import measure_parts
 from bench.contestants import HERE, PLAIN_PYTHON, Contestant, Course, Took, copy_distributions, open_course, race
+from bench.installs import measure_installs
 from bench.tables import Row, render
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ROUNDS = 7
+ROUNDS = 5
+#: Where a round takes little, so many times as many.
+CHEAP = 3
 
 #: What ``pip install requests`` installs.
 REQUESTS = ("requests", "urllib3", "certifi", "idna", "charset-normalizer")
@@ -48,24 +52,29 @@ INSTALLED = (
 def main(arguments: list[str] | None = None) -> int:
     """Print the tables; 0 when every target holds."""
     parser = argparse.ArgumentParser(prog="python -m bench.startup", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="leave out the rows that install packages")
+    parser.add_argument("--quick", action="store_true", help="without rows that install packages, and without parts")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each; else {ROUNDS}")
     options = parser.parse_args(arguments)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.machine()}.\n")
     with open_course() as course:
-        rows = measure(course, options.rounds)
-    print(render(rows))
+        rows = measure(course, options.rounds, quick=options.quick)
+        print(render(rows), flush=True)
+        if not options.quick:
+            print("", *measure_parts(course), sep="\n\n")
     return 0 if all(row.holds for row in rows) else 1
 
 
-def measure(course: Course, rounds: int) -> list[Row]:
-    """The rows that install nothing while they are measured."""
-    fresh = race(course, fresh_contestants(course), rounds)
-    return [
+def measure(course: Course, rounds: int, *, quick: bool) -> list[Row]:
+    """All rows; ``quick``: but those that install packages while they are measured."""
+    fresh = race(course, fresh_contestants(course), CHEAP * rounds)
+    rows = [
         *compare(FRESH, fresh),
         Row("HTTP requests of a warm resolve", [count_requests(course)], at_most=1, unit=""),
         *compare(INSTALLED, race(course, installed_contestants(course), rounds)),
     ]
+    if not quick:
+        rows += measure_installs(course, [each.seconds for each in fresh["action"]], rounds)
+    return rows
 
 
 def compare(rows: tuple[tuple[str, str, str, float], ...], took: Mapping[str, list[Took]]) -> list[Row]:
@@ -93,7 +102,7 @@ def fresh_contestants(course: Course) -> list[Contestant]:
 
 def installed_contestants(course: Course) -> list[Contestant]:
     """Those that find all packages installed."""
-    tools = {"RUNNER_TOOL_CACHE": f"{course.build_runtime()}"}
+    tools = {"RUNNER_TOOL_CACHE": f"{course.tools}"}
     guide = (sys.executable, "-m", "bench.guide")
     return [
         course.program("guide", *guide),

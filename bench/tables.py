@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Row:
     """One comparison: figures of all rounds of ours and of the other. ``unit`` is what they count.
 
-    Without ``others`` the median of ours itself is held to ``at_most``; else its ratio to that of the others.
+    Without ``others`` the median of ours itself is held to ``at_most``; else its ratio to that of the others. ``local``
+    and ``others_local``: the same with all packages at hand, for the part that is the download.
     """
 
     what: str
@@ -23,6 +24,8 @@ class Row:
     other: str = ""
     others: Sequence[float] = ()
     unit: str = "s"
+    local: Sequence[float] = ()
+    others_local: Sequence[float] = ()
 
     @property
     def ratio(self) -> float | None:
@@ -42,15 +45,20 @@ class Row:
         return (
             self.what,
             amount(self.ours, self.unit),
+            _download(self.ours, self.local),
             self.other or "-",
             amount(self.others, self.unit),
+            _download(self.others, self.others_local),
             "-" if ratio is None else f"{ratio:.3g}",
             f"{self.at_most:g}",
             "yes" if self.holds else "**no**",
         )
 
 
-COLUMNS = ("what", "ours", "compared with", "theirs", "ratio", "at most", "holds")
+COLUMNS = (
+    *("what", "ours", "its download", "compared with", "theirs", "its download"),
+    *("ratio", "at most", "holds"),
+)
 
 
 def amount(figures: Sequence[float], unit: str) -> str:
@@ -58,7 +66,11 @@ def amount(figures: Sequence[float], unit: str) -> str:
     if not figures:
         return "-"
     middle = median(figures)
-    return f"{middle:.3f} s" if unit == "s" else f"{middle:g} {unit}".rstrip()
+    return f"{middle:.3f} s" if unit == "s" else f"{middle:.4g} {unit}".rstrip()
+
+
+def _download(total: Sequence[float], local: Sequence[float]) -> str:
+    return f"{median(total) - median(local):.2f} s" if local else "-"
 
 
 def render(rows: Iterable[Row]) -> str:

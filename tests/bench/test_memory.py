@@ -1,0 +1,69 @@
+"""The benchmarks of one caller: that they measure what they say. Their figures are for people."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from bench import memory
+from bench.contestants import Course, open_course
+from bench.installs import PLAIN
+from bench.startup import FRESH, INSTALLED, count_requests, fresh_contestants
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def course() -> Iterator[Course]:
+    """One world for all tests here."""
+    with open_course() as opened:
+        yield opened
+
+
+def test_a_warm_resolve_is_small_and_the_guide_is_not(course: Course) -> None:
+    """The peak is that of the command itself: less than what this process has, which starts it."""
+    row = memory.measure_memory(course, 1)
+    assert 5 < row.ours[0] < 40 < row.others[0]
+
+
+def test_every_contestant_does_what_it_is_measured_at(course: Course) -> None:
+    """Each runs to its end and names its source; one that does otherwise is an error and no figure."""
+    contestants = fresh_contestants(course)
+    assert {name for _, *pair, _ in FRESH for name in pair} <= {each.name for each in contestants}
+    for contestant in contestants:
+        assert course.run(contestant).seconds > 0
+    assert count_requests(course) == 1
+    with pytest.raises(RuntimeError, match="ended with 0"):
+        course.run(course.action("action", source="oauth"))
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        course.run(course.program("fails", sys.executable, "-c", "raise SystemExit(3)"))
+
+
+def test_a_runner_has_no_bytecode_of_ours(course: Course) -> None:
+    """Before each run of the action its copy is as it was fetched; this checkout is left alone."""
+    folder = course.action_copy / "kis_token" / "__pycache__"
+    course.run(course.action("action"))
+    (folder / "mark").touch()
+    course.run(course.action("action"))
+    assert any(folder.glob("reader.*.pyc"))
+    assert not (folder / "mark").exists()
+
+
+def test_size_counts_files_with_bytecode_or_without(tmp_path: Path) -> None:
+    """In MiB, in all folders below."""
+    for name, size in (("a/b/module.py", 2**20), ("a/b/__pycache__/module.pyc", 2**19)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(size))
+    assert memory.size_of(tmp_path, bytecode=True) == 1.5
+    assert memory.size_of(tmp_path, bytecode=False) == 1.0
+
+
+def test_targets_are_those_that_were_set() -> None:
+    """Not one is loosened in passing."""
+    assert [target for *_, target in FRESH] == [1.8, 1.9, 1.9, 0.7, 3.0]
+    assert [target for *_, target in INSTALLED] == [0.3, 0.3, 0.6, 1.2]
+    assert PLAIN == ("supabase", "requests", "actions-toolkit")
