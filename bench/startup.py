@@ -3,7 +3,8 @@
 Supabase and KIS are the sandbox, over https on loopback, in a process of its own; neither is any slower than that. All
 that is compared runs in turns. A figure is the median of all rounds, from the start of a process to its end. The
 machine's own certificates are read by all, as everywhere. What is ours has no bytecode, as after a runner has fetched
-it, but in the rows about an installed library. The bare scripts are started with the action's own flags, and without
+it, but in the rows about an installed library; nor have the packages of the script with requests, but where it says
+"compiled". The bare scripts are started with the action's own flags, and without
 the shell that starts the action.
 """
 
@@ -22,7 +23,9 @@ from bench.installs import measure_installs
 from bench.tables import Row, render
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    _Comparison = tuple[str, str, str, float | None]
 
 ROUNDS = 5
 #: Where a round takes little, so many times as many.
@@ -33,15 +36,17 @@ REQUESTS = ("requests", "urllib3", "certifi", "idna", "charset-normalizer")
 
 _LIBRARY = "from kis_token import get_token; get_token()"
 
-#: Row by row: what, ours, the other, and the ratio that ours may have. Names are those of ``contestants``.
-FRESH = (
+#: Row by row: what, ours, the other, and the ratio that ours may have, None where it is only told. Names are those that
+#: the contestants get below.
+FRESH: tuple[_Comparison, ...] = (
     ("fresh token, nothing installed", "action", "bare script", 1.8),
     ("the same, with export-credentials and export-env", "action, exports", "bare script", 1.9),
     ("rotate when nothing is due, nothing installed", "action, rotate", "bare script", 1.9),
     ("fresh token, nothing installed", "action", "script with requests", 0.7),
+    ("the same", "action", "script with requests, compiled", None),
     ("Supabase refuses connections, token in the cache, nothing installed", "action, no Supabase", "bare script", 3.0),
 )
-INSTALLED = (
+INSTALLED: tuple[_Comparison, ...] = (
     ("`kis-token get`, fresh token", "kis-token get", "guide", 0.3),
     ("`from kis_token import get_token`, fresh token", "library", "guide", 0.3),
     ("a sealed token, runtime there", "action, sealed", "guide", 0.6),
@@ -77,7 +82,7 @@ def measure(course: Course, rounds: int, *, quick: bool) -> list[Row]:
     return rows
 
 
-def compare(rows: tuple[tuple[str, str, str, float], ...], took: Mapping[str, list[Took]]) -> list[Row]:
+def compare(rows: Sequence[_Comparison], took: Mapping[str, list[Took]]) -> list[Row]:
     """The rows with what was measured."""
     seconds = {name: [each.seconds for each in all_of_it] for name, all_of_it in took.items()}
     return [Row(what, seconds[ours], at_most, other, seconds[other]) for what, ours, other, at_most in rows]
@@ -95,7 +100,7 @@ def fresh_contestants(course: Course) -> list[Contestant]:
         course.action("action, exports", export_credentials="true", export_env="true"),
         course.action("action, rotate", mode="rotate"),
         course.program("script with requests", *requests_script, packages=packages, cold=(packages,)),
-        course.program("the same with bytecode", *requests_script),
+        course.program("script with requests, compiled", *requests_script),
         course.action("action, no Supabase", before=("down",), after=("up",), source="cache", keeps=("temp",)),
     ]
 

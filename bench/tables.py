@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 class Row:
     """One comparison: figures of all rounds of ours and of the other. ``unit`` is what they count.
 
-    Without ``others`` the median of ours itself is held to ``at_most``; else its ratio to that of the others. ``local``
+    Without ``others`` the median of ours itself is held to ``at_most``; else its ratio to theirs. Where that
+    is None, nothing is held to anything: the row is there to be read. ``local``
     and ``others_local``: the same with all packages at hand, for the part that is the download.
     """
 
     what: str
     ours: Sequence[float]
-    at_most: float
+    at_most: float | None
     other: str = ""
     others: Sequence[float] = ()
     unit: str = "s"
@@ -36,7 +37,7 @@ class Row:
     def holds(self) -> bool:
         """Whether the target is met."""
         ratio = self.ratio
-        return (median(self.ours) if ratio is None else ratio) <= self.at_most
+        return self.at_most is None or (median(self.ours) if ratio is None else ratio) <= self.at_most
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -50,8 +51,8 @@ class Row:
             amount(self.others, self.unit),
             _download(self.others, self.others_local),
             "-" if ratio is None else f"{ratio:.3g}",
-            f"{self.at_most:g}",
-            "yes" if self.holds else "**no**",
+            "-" if self.at_most is None else f"{self.at_most:g}",
+            "-" if self.at_most is None else "yes" if self.holds else "**no**",
         )
 
 

@@ -30,6 +30,13 @@ def test_without_another_the_figure_itself_is_held_to_the_target(count: int, hol
     assert (cells(row)["ours"], cells(row)["theirs"], cells(row)["ratio"]) == (str(count), "-", "-")
 
 
+def test_a_row_to_be_read_holds_nothing() -> None:
+    """It has a ratio and no verdict."""
+    row = Row("what", [9.0], None, "other", [1.0])
+    assert row.holds
+    assert (cells(row)["ratio"], cells(row)["at most"], cells(row)["holds"]) == ("9", "-", "-")
+
+
 def test_download_is_what_it_takes_beyond_packages_at_hand() -> None:
     """Each side's download stands in a column of its own, as a difference of medians."""
     row = Row("install", [4.0, 5.0, 4.5], 0.35, "pip", [20.0], local=[3.0, 3.25, 9.0], others_local=[12.5])
