@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 class Row:
     """One comparison: figures of all rounds of ours and of the other. ``unit`` is what they count.
 
-    Without ``others`` the median of ours itself is held to ``at_most``; else its ratio to theirs. Where that
-    is None, nothing is held to anything: the row is there to be read. ``local``
-    and ``others_local``: the same with all packages at hand, for the part that is the download.
+    Without ``others`` the median of ours itself is held to ``at_most``, else its ratio to theirs; a row whose
+    ``at_most`` is None is there to be read. ``local`` and ``others_local``: the same with all packages at hand, which
+    tells what the download takes.
     """
 
     what: str
