@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.keeper import TokenKeeper
-from kis_token.kis import TOKEN_CODES, TOO_MANY_CALLS, Credentials, KISIssuer, call, open_session, refusal
+from kis_token.kis import TOKEN_CODES, TOO_MANY_CALLS, Credentials, KISIssuer, refusal
+from kis_token.kis_session import call, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from kis_token.clock import Clock
     from kis_token.keeper import Held
-    from kis_token.kis import Response
+    from kis_token.kis_session import Response
 
 #: The time for one answer, in seconds, waits for KIS's rate limit included.
 CALL_SECONDS = 10.0

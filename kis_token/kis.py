@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-import ssl
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
-
 from kis_token.errors import KIS_REFUSALS, IssuerError, IssuerOutage, IssuerRateLimited, IssuerRefused, TokenError
-from kis_token.limits import no_deadline, within
+from kis_token.limits import no_deadline
 from kis_token.token import Token, build_token, claimed_time, parse_claims, parse_kst
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from requests import PreparedRequest, Response
 
     from kis_token.token import AppKey
 
@@ -32,8 +28,6 @@ ISSUE_SECONDS = 15.0
 VERIFY_SECONDS = 5.0
 #: What is left of the caller's time when KIS has answered: its answer has to be stored.
 STORE_SECONDS = 3.0
-CONNECT_SECONDS = 5.0
-LARGEST_ANSWER = 64 * 1024
 
 #: KIS's longest is 90 days, for partner companies. What is far beyond is no lifetime.
 LONGEST_LIFETIME = timedelta(days=3650)
@@ -45,11 +39,6 @@ TOKEN_CODES = frozenset({"EGW00121", "EGW00122", "EGW00123"})
 TOO_MANY_CALLS = "EGW00201"
 _CODE = re.compile(r"EGW\d{5}", re.ASCII)
 
-#: What KISClient hands out. Named here for those who need the type alone.
-Response = requests.Response
-
-_Answer = TypeVar("_Answer")
-
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -58,7 +47,7 @@ class Credentials:
     token: Token
     app_key: AppKey
 
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
         """Add them to a request."""
         request.headers["authorization"] = f"Bearer {self.token.value}"
         request.headers["appkey"] = self.app_key.key
@@ -139,6 +128,8 @@ class KISIssuer:
 
     def greet(self) -> None:
         """See that the host answers, whatever it says; asks for nothing. Raises IssuerOutage when it does not."""
+        from kis_token.kis_session import call, open_session
+
         with open_session(self.base_url) as session:
             call(session, "HEAD", f"{self.base_url}/", min(VERIFY_SECONDS, self.left()))
 
@@ -156,34 +147,17 @@ class KISIssuer:
     def _send(self, method: str, path: str, seconds: float, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - requests' own
         """The answer's JSON, at any HTTP status. Bounded in time and size."""
         url, seconds = self.base_url + path, min(seconds, self.left() - STORE_SECONDS)
-        status, body = _bounded(url, seconds, lambda: _exchange(method, url, seconds, arguments))
+        from kis_token.kis_session import exchange
+
+        status, body = exchange(method, url, seconds, **arguments)
         try:
-            parsed = json.loads(body[:LARGEST_ANSWER])
+            parsed = json.loads(body)
         except (ValueError, RecursionError):
             parsed = None
         if not isinstance(parsed, dict):
             host = urlsplit(url).hostname
             raise IssuerOutage("kis-answer-unusable", f"{host} answered without JSON (HTTP {status})", sent=True)
         return parsed
-
-
-def open_session(base_url: str) -> requests.Session:
-    """Connections to KIS: silent, without cookies and without the user's .netrc. Threads may share it."""
-    session = requests.Session()
-    session.auth = _no_authentication
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    session.trust_env = base_url.startswith("https:")  # without TLS only this machine is asked: never through a proxy
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, _QuietAdapter())
-    return session
-
-
-def call(session: requests.Session, method: str, url: str, seconds: float, **arguments: Any) -> Response:  # noqa: ANN401 - requests' own
-    """One request and its whole answer, at any HTTP status, within ``seconds``. Follows no redirect.
-
-    Raises IssuerOutage, whose ``sent`` says whether the request may have had its effect.
-    """
-    return _bounded(url, seconds, lambda: _ask(session, method, url, seconds, arguments))
 
 
 def refusal(answer: Response) -> str | None:
@@ -198,45 +172,6 @@ def refusal(answer: Response) -> str | None:
         return None
     code = str(parsed.get("msg_cd") or parsed.get("error_code")).strip()
     return code if _CODE.fullmatch(code) else None
-
-
-def _bounded(url: str, seconds: float, exchange: Callable[[], _Answer]) -> _Answer:
-    host = urlsplit(url).hostname
-    try:
-        return within(seconds, exchange)
-    except TimeoutError:
-        message = f"{host} did not answer within {max(seconds, 0):.2g} s"
-        raise IssuerOutage("kis-unreachable", message, sent=True) from None
-    except requests.RequestException as error:
-        raise IssuerOutage(
-            "kis-unreachable", f"{host} does not answer ({type(error).__name__})", sent=not _was_never_sent(error)
-        ) from None
-
-
-def _exchange(method: str, url: str, seconds: float, arguments: dict[str, Any]) -> tuple[int, bytes]:
-    """One request: status and, as far as it is not too large, body."""
-    with open_session(url) as session, _ask(session, method, url, seconds, {"stream": True, **arguments}) as answer:
-        body = b""
-        for block in answer.iter_content(8192):
-            body += block
-            if len(body) > LARGEST_ANSWER:
-                break  # cut short it is no JSON any more
-        return answer.status_code, body
-
-
-def _ask(session: requests.Session, method: str, url: str, seconds: float, arguments: dict[str, Any]) -> Response:
-    timeout = (min(CONNECT_SECONDS, seconds), seconds)
-    return session.request(method, url, timeout=timeout, allow_redirects=False, **arguments)
-
-
-class _QuietAdapter(HTTPAdapter):
-    """Where a program has http.client print its requests, ours stay out: they hold app secret and token."""
-
-    def get_connection_with_tls_context(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - the parent's
-        """A pool whose connections print nothing."""
-        pool: Any = super().get_connection_with_tls_context(*arguments, **named)
-        pool.ConnectionCls = type("QuietConnection", (pool.ConnectionCls,), {"debuglevel": 0})
-        return pool
 
 
 def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: str, now: datetime) -> Token:
@@ -298,19 +233,3 @@ def _kst(value: object) -> datetime | None:
         return parse_kst(str(value))
     except ValueError:
         return None
-
-
-def _no_authentication(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Given as auth, so that requests does not look for the host in the user's .netrc."""
-    return request
-
-
-def _was_never_sent(error: requests.RequestException) -> bool:
-    """Whether no request can have left: refused, not resolved, not connected in time, a certificate not trusted.
-
-    Everything else that breaks, also within TLS, may have had its effect.
-    """
-    cause = getattr(error.args[0], "reason", None) if error.args else None
-    if isinstance(cause, SSLError) and cause.args:
-        cause = cause.args[0]
-    return isinstance(cause, (NewConnectionError, ConnectTimeoutError, ProxyError, ssl.SSLCertVerificationError))

@@ -1,16 +1,13 @@
-"""A token for a program, by the short way: a stored one that is fresh costs one GET with the standard library."""
+"""A token for a program. A stored one that is fresh costs one GET with the standard library."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
-from kis_token.cache import make_cache, remember
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
-from kis_token.lookup import enough, look
-from kis_token.sealing import make_vault
-from kis_token.supabase import SupabaseStore
+from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,22 +21,9 @@ def get_token(env: Mapping[str, str] | None = None) -> Token:
     The settings are the variables of ``env``, or of os.environ. Warnings and waits go to the logger ``kis_token``.
     Raises KisTokenError. A program that calls KIS itself for longer than a token lives uses KISClient.
     """
-    settings, clock = Settings.from_env(os.environ if env is None else env), SystemClock()
-    started, vault = clock.monotonic(), make_vault(settings.encryption_keys)
-    cache, store = make_cache(settings, vault), SupabaseStore(settings.supabase_url, settings.supabase_key)
-    try:
-        view = look(settings, lambda: store.read(settings.service_name), cache, vault, clock)
-    finally:
-        store.close()
-    resolution = enough(view, settings)
-    if resolution is not None:
-        resolution = remember(cache, resolution)
-    else:
-        # What may have to issue needs much more than what only reads.
-        from kis_token.wiring import open_resolver
-
-        with open_resolver(settings, started, _tell) as resolver:
-            resolution = resolver.resolve(view)
+    settings = Settings.from_env(os.environ if env is None else env)
+    with open_resolver(settings, SystemClock().monotonic(), _tell) as resolver:
+        resolution = resolver.resolve()
     if resolution.warnings:
         import logging
 

@@ -219,7 +219,8 @@ def _connect(url: str, seconds: float) -> tuple[http.client.HTTPConnection, bool
 
 def _proxy(scheme: str, netloc: str) -> str | None:
     """The proxy the environment names for this address. Asked only when it names any: the import costs time."""
-    if not any(name.lower().endswith("_proxy") and value for name, value in os.environ.items()):
+    named = {name.lower() for name, value in os.environ.items() if value} - {"no_proxy"}
+    if not any(name.endswith("_proxy") for name in named):
         return None
     from urllib.request import getproxies, proxy_bypass
 

@@ -30,7 +30,7 @@ from tests.support import ACCOUNT, APP_KEY, HOUR, TurnedClock, make_token
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kis_token.kis import Response as Answer
+    from kis_token.kis_session import Response as Answer
     from kis_token.sandbox.loopback import FaultKind
 
 SAMSUNG = {"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": "005930"}
