@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import APP_KEY, Contender, call, issue_by_functions, make_token
+from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +107,19 @@ def test_a_pruning_without_work_reads_nothing(database: Database) -> None:
     # With statistics PostgreSQL also looks up the column's real end, which is a row.
     read, pruned = rows_read(database.service, "prune_issuances", keep=timedelta(days=90))
     assert (pruned, read <= 2) == (0, True)
+
+
+def test_the_documented_prunings_work(database: Database) -> None:
+    """What the documents have people run, by hand and by pg_cron, deletes what is older than 90 days as the owner."""
+    page = (CHECKOUT / "docs" / "operations.md").read_text(encoding="utf-8")
+    statements = re.findall(r"select public\.prune_issuances\([^)]*\)", page)
+
+    assert len(statements) == 2
+    for statement in statements:
+        issue_by_functions(database, make_token(), service="kis-old")
+        database.owner.execute("update public.credential_issuances set happened_at = now() - interval '91 days'")
+        assert database.owner.execute(statement).fetchall() == [{"prune_issuances": 2}]
+        database.clear()
 
 
 def test_a_pruning_stops_nobody(database: Database) -> None:
