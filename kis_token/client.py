@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.keeper import TokenKeeper
-from kis_token.kis import TOKEN_CODES, TOO_MANY_CALLS, Credentials, KISIssuer, refusal
-from kis_token.kis_session import call, open_session
+from kis_token.kis import TOKEN_CODES, TOO_MANY_CALLS, KISIssuer, refusal
+from kis_token.kis_session import Credentials, call, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,7 +148,7 @@ class KISClient:
         what = _Call(method.upper(), path, timeout, fixed, params, json)
         held = self._keeper.ready()
         answer = self._send(what, held)
-        if refusal(answer) in TOKEN_CODES:
+        if refusal(answer.content) in TOKEN_CODES:
             answer = self._send(what, self._keeper.replace(held))
         return answer
 
@@ -170,7 +170,7 @@ class KISClient:
         pauses = iter(_PAUSES if what.method in _HARMLESS else ())
         while True:
             answer = self._exchange(what, held, deadline - self._clock.monotonic())
-            if refusal(answer) != TOO_MANY_CALLS:
+            if refusal(answer.content) != TOO_MANY_CALLS:
                 return answer
             pause = next(pauses, None)
             pause = None if pause is None else self._clock.jitter(0.5 * pause, 1.5 * pause)

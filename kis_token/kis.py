@@ -19,8 +19,6 @@ from kis_token.token import Token, build_token, claimed_time, parse_claims, pars
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from requests import PreparedRequest, Response
-
     from kis_token.token import AppKey
 
 #: One tokenP call takes at most this long, whatever KIS does; a quotation less, since nothing depends on it.
@@ -38,21 +36,6 @@ TOKEN_CODES = frozenset({"EGW00121", "EGW00122", "EGW00123"})
 #: What KIS answers, before it does anything, to more calls in a second than it allows.
 TOO_MANY_CALLS = "EGW00201"
 _CODE = re.compile(r"EGW\d{5}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What an ordinary call shows KIS: token, key and secret. Given to requests as auth; its repr shows none."""
-
-    token: Token
-    app_key: AppKey
-
-    def __call__(self, request: PreparedRequest) -> PreparedRequest:
-        """Add them to a request."""
-        request.headers["authorization"] = f"Bearer {self.token.value}"
-        request.headers["appkey"] = self.app_key.key
-        request.headers["appsecret"] = self.app_key.secret
-        return request
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +66,8 @@ class KISIssuer:
 
         Raises IssuerOutage when the try itself did not work, which says nothing about the token.
         """
+        from kis_token.kis_session import Credentials
+
         answer = self._send(
             "GET",
             "/uapi/domestic-stock/v1/quotations/inquire-price",
@@ -160,12 +145,12 @@ class KISIssuer:
         return parsed
 
 
-def refusal(answer: Response) -> str | None:
-    """The code with which KIS's gateway refused a call, whatever the HTTP status; None when it did not."""
-    if b"EGW" not in answer.content:
+def refusal(answer: bytes) -> str | None:
+    """The code in an answer's body with which KIS refused a call, at any HTTP status; None when it did not."""
+    if b"EGW" not in answer:
         return None
     try:
-        parsed = json.loads(answer.content)
+        parsed = json.loads(answer)
     except (ValueError, RecursionError):
         return None
     if not isinstance(parsed, dict) or parsed.get("rt_cd") == "0":

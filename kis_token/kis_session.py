@@ -6,6 +6,7 @@ On requests, which costs more to import than most runs take: whoever may do with
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ from kis_token.limits import within
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kis_token.token import AppKey, Token
+
 CONNECT_SECONDS = 5.0
 LARGEST_ANSWER = 64 * 1024
 
@@ -27,6 +30,21 @@ LARGEST_ANSWER = 64 * 1024
 Response = requests.Response
 
 _Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What an ordinary call shows KIS: token, key and secret. Given to requests as auth; its repr shows none."""
+
+    token: Token
+    app_key: AppKey
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add them to a request."""
+        request.headers["authorization"] = f"Bearer {self.token.value}"
+        request.headers["appkey"] = self.app_key.key
+        request.headers["appsecret"] = self.app_key.secret
+        return request
 
 
 def open_session(base_url: str) -> requests.Session:

@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
-from kis_token.export import export
 from kis_token.token import in_both_zones, looks_like_token, parse_claims
 
 if TYPE_CHECKING:
@@ -101,6 +100,8 @@ def _write_token_files(
     if resolution.expired:
         workflow.warning("No token file was written: the clients would not use a token past its end.")
         return
+    from kis_token.export import export
+
     export(resolution.token, resolution.app_key, settings, env, now)
     workflow.info(
         f"token files written for {', '.join(settings.token_files)}"

@@ -59,8 +59,8 @@ target.mkdir(parents=True)
 (target / "half").write_text("half")
 {then}
 (target / "half").rename(target / "whole")
-for package in {packages!r}:
-    (target / package).mkdir()
+for package in (*{packages!r}, "cryptography/hazmat/bindings/_rust"):
+    (target / package).mkdir(parents=True, exist_ok=True)
     (target / package / "__init__.py").touch()
 """
 
@@ -161,7 +161,9 @@ def pip(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
 def no_pip(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A Python without pip, which was made from none that has it."""
     bare = machine.folder / "bare"
-    bare.write_text(f'#!/bin/sh\ncase "$*" in *find_spec*) exit 1;; esac\nexec {shlex.quote(PYTHON)} "$@"\n')
+    # Only the question for pip is answered with no: other programs may look for packages too.
+    script = f"""#!/bin/sh\ncase "$*" in *"find_spec('pip')"*) exit 1;; esac\nexec {shlex.quote(PYTHON)} "$@"\n"""
+    bare.write_text(script)
     bare.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(bare))
     monkeypatch.setattr(sys, "_base_executable", str(machine.folder / "none"), raising=False)
@@ -261,12 +263,14 @@ def test_failure_is_one_error_with_the_last_words(machine: Machine, monkeypatch:
 
 @pytest.mark.usefixtures("no_pip")
 def test_installer_s_word_is_not_enough(machine: Machine) -> None:
-    """A uv that says it worked and installed nothing, or what does not import, is one that failed."""
+    """A uv that says it worked and installed nothing, or what this machine cannot load, is one that failed."""
     machine.put("uv", "sys.exit(0)")
     with pytest.raises(EnvironmentFault) as nothing:
         machine.ensure()
     lines = (
-        "(target / 'supabase.py').write_text('import no_such_module')",
+        "(target / 'pydantic_core.py').write_text('import no_such_module')",
+        "(target / 'cryptography/hazmat/bindings').mkdir(parents=True)",
+        "(target / 'cryptography/hazmat/bindings/_rust.py').touch()",
         "(target / 'half').unlink()",
         "sys.exit(0)",
     )

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kis_token import kis as kis_module
+from kis_token import kis_session
 from kis_token.errors import IssuerError, IssuerOutage, IssuerRateLimited, IssuerRefused
 from kis_token.kis import KISIssuer, parse_issue_answer
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH, error_response, html_response
@@ -64,7 +65,7 @@ def odd() -> Iterator[OddKIS]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Little time for a call, so that a silent server costs little."""
-    monkeypatch.setattr(kis_module, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(kis_session, "CONNECT_SECONDS", 0.2)
     monkeypatch.setattr(kis_module, "ISSUE_SECONDS", 0.6)
 
 
