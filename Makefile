@@ -1,6 +1,7 @@
 # Two commands for a machine that has Python 3.10 or newer, pip and make:
 #   make demo   the action against a KIS and a Supabase of this machine's own
 #   make test   the tests
+# And make bench: all benchmarks, whose figures go into docs/benchmarks.md.
 # Everything they need is put into .venv and build; nothing else on the machine is touched.
 
 PYTHON ?= python3
@@ -11,13 +12,16 @@ export UV_SYSTEM_CERTS := 1
 export UV_CACHE_DIR := $(CURDIR)/build/uv-cache
 export PIP_CACHE_DIR := $(CURDIR)/build/pip-cache
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test bench lint lock clean
 
 demo: .venv/ready
 	$(BIN)/python -m tools.demo
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+bench: .venv/ready
+	$(BIN)/python -m bench
 
 lint: .venv/ready
 	$(BIN)/ruff check .

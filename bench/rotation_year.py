@@ -187,11 +187,10 @@ def _short(when: datetime) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; 1 when a target is missed."""
-    parser = argparse.ArgumentParser(prog="python -m bench.rotation_year", description="A simulated year of rotation.")
+    parser = argparse.ArgumentParser(prog="python -m bench.rotation_year", description=__doc__)
     parser.add_argument("--days", type=int, default=365)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
-    print(__doc__)
     print(LEGEND)
     missed = 0
     for first_issue in FIRST_ISSUES:

@@ -1,0 +1,39 @@
+"""The page that ``make bench`` writes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from bench.__main__ import BENCHMARKS, PAGE, conditions, fill
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_has_its_place(name: str) -> None:
+    """The page has one place for each benchmark, which has been filled, with date and machine."""
+    page = PAGE.read_text(encoding="utf-8")
+    (found,) = re.findall(rf"<!-- bench\.{name}: .*? -->\n(.*?)\n<!-- end -->", page, re.DOTALL)
+
+    assert re.match(r"\n\*20\d\d-\d\d-\d\d, .* cores, .* Python 3\.", found)
+    assert "|" in found if BENCHMARKS[name] else "```text" in found
+
+
+def test_a_place_is_filled_and_nothing_else() -> None:
+    """What stands around a place, and in others, stays."""
+    page = "a\n<!-- bench.one: x -->\nold\n<!-- end -->\nb\n<!-- bench.two: x -->\nkept\n<!-- end -->\n"
+    filled = fill(page, "one", "new \\1")
+
+    assert filled == page.replace("old", "\nnew \\1\n")
+    assert fill(filled, "one", "new \\1") == filled
+
+
+def test_a_missing_place_is_an_error() -> None:
+    """A benchmark that the page does not know is not lost in silence."""
+    with pytest.raises(ValueError, match="0 places for three"):
+        fill("<!-- bench.one: x -->\n<!-- end -->", "three", "x")
+
+
+def test_conditions_name_machine_and_versions() -> None:
+    """Where it was measured, and with what."""
+    assert re.match(r"\*20\d\d-\d\d-\d\d, .+ cores, \d+ GiB, \S+ \S+, Python 3\.\d+\.\d+, supabase 2\.", conditions())
