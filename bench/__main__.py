@@ -56,8 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def fill(page: str, name: str, text: str) -> str:
     """The page with ``text`` at the place for ``name``. Raises ValueError when there is no such place, or two."""
-    place = re.compile(rf"(<!-- bench\.{name}: .*? -->\n).*?(\n<!-- end -->)", re.DOTALL)
-    filled, places = place.subn(lambda found: f"{found[1]}\n{text}\n{found[2]}", page)
+    place = re.compile(rf"(<!-- bench\.{name}: [^\n]* -->\n)(?:(?!<!-- ).)*(<!-- end -->)", re.DOTALL)
+    filled, places = place.subn(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", page)
     if places != 1:
         raise ValueError(f"{places} places for {name}")
     return filled
@@ -69,7 +69,7 @@ def conditions() -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
         f"*{datetime.now(timezone.utc):%Y-%m-%d}, {_processor()}, {os.cpu_count()} cores, {memory:.0f} GiB, "
-        f"{platform.system()} {platform.release()}, Python {platform.python_version()}, {packages}.*"
+        f"{platform.system()}, Python {platform.python_version()}, {packages}.*"
     )
 
 

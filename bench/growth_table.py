@@ -49,7 +49,7 @@ class Table(NamedTuple):
             for line in (self.columns, rule, *self.rows)
             for cells in [list(zip(line[1:], rest, strict=True))]
         ]
-        return "\n".join((f"## {self.title}", "", note, "", *told))
+        return "\n".join((f"### {self.title}", "", note, "", *told))
 
 
 @dataclass(slots=True)

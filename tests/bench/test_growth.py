@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, list[list[str]]]:
     """The rows of each table by its title."""
     assert growth.main(arguments) == 0
-    tables = capsys.readouterr().out.split("\n## ")[1:]
+    tables = capsys.readouterr().out.split("\n### ")[1:]
     return {
         table.splitlines()[0]: [
             [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")
@@ -106,7 +106,7 @@ def test_a_table_in_markdown() -> None:
     lines = str(growth_table("Calls", found, "rows", "Why.", base=10)).splitlines()
 
     assert lines == [
-        "## Calls",
+        "### Calls",
         "",
         "Why.",
         "",

@@ -20,12 +20,13 @@ def test_every_benchmark_has_its_place(name: str) -> None:
 
 
 def test_a_place_is_filled_and_nothing_else() -> None:
-    """What stands around a place, and in others, stays."""
+    """What stands around a place, and in others, stays; a place may be empty."""
     page = "a\n<!-- bench.one: x -->\nold\n<!-- end -->\nb\n<!-- bench.two: x -->\nkept\n<!-- end -->\n"
     filled = fill(page, "one", "new \\1")
 
     assert filled == page.replace("old", "\nnew \\1\n")
     assert fill(filled, "one", "new \\1") == filled
+    assert fill(page.replace("old\n", ""), "one", "new \\1") == filled
 
 
 def test_a_missing_place_is_an_error() -> None:
@@ -36,4 +37,4 @@ def test_a_missing_place_is_an_error() -> None:
 
 def test_conditions_name_machine_and_versions() -> None:
     """Where it was measured, and with what."""
-    assert re.match(r"\*20\d\d-\d\d-\d\d, .+ cores, \d+ GiB, \S+ \S+, Python 3\.\d+\.\d+, supabase 2\.", conditions())
+    assert re.match(r"\*20\d\d-\d\d-\d\d, .+ cores, \d+ GiB, \S+, Python 3\.\d+\.\d+, supabase 2\.", conditions())
