@@ -58,6 +58,6 @@ def test_every_raised_code_is_known() -> None:
 
 def test_links_lead_somewhere() -> None:
     """Every relative link of the documents leads to a file."""
-    for page in (CHECKOUT / "README.md", *(CHECKOUT / "docs").glob("*.md")):
+    for page in (CHECKOUT / "README.md", CHECKOUT / "README.ko.md", *(CHECKOUT / "docs").glob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -260,7 +260,9 @@ def test_made_up_secrets_are_known(kis: KISEmulator, encoding: str) -> None:
     assert shown
 
 
-@pytest.mark.parametrize("part", ["kis_token", "docs", "sql", "README.md", "action.yml", "entrypoint.py"])
+@pytest.mark.parametrize(
+    "part", ["kis_token", "docs", "sql", "README.md", "README.ko.md", "action.yml", "entrypoint.py"]
+)
 def test_what_is_no_secret_is_not_found(part: str) -> None:
     """Nothing in what the project ships looks like one of the secrets."""
     needles = Needles()

@@ -1,4 +1,4 @@
-"""The table of faults in docs/architecture.md: each test that it names is there, and each test of a fault is named."""
+"""The tables of docs/faults.md: each test that they name is there, and each test of a fault is named."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import pytest
 
 from tools.step import CHECKOUT
 
-SECTION = (
-    (CHECKOUT / "docs" / "architecture.md").read_text(encoding="utf-8").split("\n## Faults\n")[1].split("\n## ")[0]
-)
+PAGE = (CHECKOUT / "docs" / "faults.md").read_text(encoding="utf-8")
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
-    for line in SECTION.splitlines()
+    for line in PAGE.splitlines()
     if line.startswith("| ") and not line.startswith(("| fault |", "| --- |"))
 ]
-#: What the table writes for tests: a path below tests/ and a name, in which * stands for anything.
+#: What the page writes for tests: a path below tests/ and a name, in which * stands for anything.
 NAMED = [name for row in ROWS for name in re.findall(r"`([^`]+)`", row[-1])]
 
 

@@ -1,0 +1,142 @@
+"""What the tests of the README share: its parts, and a project of Supabase's in which nothing has been set up."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from kis_token.sandbox import Account, KISEmulator, Sandbox
+from kis_token.sandbox.database import prepare_database
+from kis_token.sandbox.postgrest import PostgRESTStandIn
+from tests.workflows.conftest import project
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kis_token.sandbox.postgres import EmbeddedPostgres
+    from tests.workflows.conftest import Project
+
+__all__ = ["project"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    code: str
+
+    @property
+    def file(self) -> str | None:
+        """Where a workflow belongs, by its first line."""
+        named = re.match(r"# \.github/workflows/([\w-]+\.yml)\n", self.code)
+        return named[1] if named else None
+
+
+def blocks_of(text: str) -> list[Block]:
+    """The fenced blocks, in their order."""
+    found = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(language, code) for language, code in found]
+
+
+def read_page(name: str) -> str:
+    """A page of the checkout."""
+    return (CHECKOUT / name).read_text(encoding="utf-8")
+
+
+class Newcomer:
+    """Somebody with a new project, a terminal and a repository: does what the page says, and nothing else."""
+
+    def __init__(self, project: Project, sandbox: Sandbox) -> None:
+        self.project = project
+        self.sandbox = sandbox
+        account = sandbox.kis.accounts["production"][0]
+        self.keys = (account.app_key, account.app_secret)
+        # Programs that are not there, or would leave the machine.
+        self._add_command("pip", '#!/bin/sh\ntest "$*" = "install kis-token"\n')
+        gh = Path(__file__).with_name("gh.py").read_text(encoding="utf-8")
+        self._add_command("gh", f"#!{sys.executable}\n{gh}")
+
+    @property
+    def github_secrets(self) -> dict[str, str]:
+        """What gh was given."""
+        lines = (self.project.folder / "secrets").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The terminal's environment. KIS's own hosts are the default; here a variable leads to the sandbox."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_"))}
+        paths = (self.project.commands, Path(sys.executable).parent, os.environ["PATH"])
+        return kept | {
+            "PATH": os.pathsep.join(map(str, paths)),
+            "HOME": str(self.project.folder / "home"),
+            "XDG_CACHE_HOME": str(self.project.folder / "home" / ".cache"),
+            "KIS_BASE_URL": self.sandbox.kis.production_url,
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    @property
+    def exported(self) -> dict[str, str]:
+        """What the set-up has had exported."""
+        return {"SUPABASE_URL": self.sandbox.supabase.url, "SUPABASE_SERVICE_ROLE_KEY": self.sandbox.service_key}
+
+    def type(self, commands: str, *answers: str, **more: str) -> str:
+        """Type commands into a terminal, and answers when they are asked for; what is seen."""
+        return self._run(["bash", "-euo", "pipefail", "-c", commands], "".join(f"{each}\n" for each in answers), more)
+
+    def python(self, program: str, **more: str) -> str:
+        """Run a program; what it prints."""
+        return self._run([sys.executable, "-"], program, more)
+
+    def run_sql(self) -> None:
+        """Paste the file into the SQL editor, which works as the project's owner."""
+        with psycopg.connect(self.sandbox.owner_dsn) as connection:
+            connection.execute((self.project.repository / "kis-token.sql").read_bytes())
+
+    def real(self, seen: str) -> str:
+        """``seen`` as it is with KIS's own host."""
+        real = "https://openapi.koreainvestment.com:9443"
+        return seen.replace(self.sandbox.kis.production_url, real).replace("(plain http, on this machine)", "(TLS)")
+
+    def _run(self, command: list[str], given: str, more: dict[str, str]) -> str:
+        done = subprocess.run(
+            command,
+            cwd=self.project.repository,
+            env=self.variables | more,
+            input=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def _add_command(self, name: str, text: str) -> None:
+        file = self.project.commands / name
+        file.write_text(text)
+        file.chmod(0o755)
+
+
+@pytest.fixture
+def newcomer(project: Project, postgres: EmbeddedPostgres) -> Iterator[Newcomer]:
+    """A user on the first day, with two real accounts and one for paper: the project's database is empty."""
+    kis = KISEmulator(production=[Account(), Account()])
+    empty = prepare_database(postgres.create_database())
+    with (
+        Sandbox(dsn=postgres.create_database(), kis=kis) as sandbox,
+        PostgRESTStandIn(empty.api, service_key=sandbox.service_key, anon_key=sandbox.anon_key) as stand_in,
+    ):
+        sandbox.owner_dsn, sandbox.supabase = empty.owner, stand_in
+        yield Newcomer(project, sandbox)

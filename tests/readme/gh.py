@@ -1,0 +1,26 @@
+"""Stands in for GitHub's command gh: keeps a repository's secrets in a file, as act reads it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+SECRETS = Path(__file__).parents[1] / "secrets"
+
+
+def main(arguments: list[str]) -> None:
+    """Do ``gh secret set NAME``, whose value is standard input, and nothing else."""
+    match arguments:
+        case ["secret", "set", name] if re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
+            value = sys.stdin.read()
+            assert value, "no value"
+            assert "\n" not in value, "a line break belongs to the value"
+            with SECRETS.open("a") as file:
+                file.write(f"{name}={value}\n")
+        case _:
+            sys.exit("unknown")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

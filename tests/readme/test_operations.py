@@ -1,0 +1,100 @@
+"""docs/operations.md: what it has people type does what it says."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
+from kis_token.sandbox.postgrest import PostgRESTStandIn
+from tests.readme.conftest import Newcomer, blocks_of, read_page
+
+if TYPE_CHECKING:
+    from kis_token.sandbox.postgres import EmbeddedPostgres
+
+#: The page with the blocks of its lists at the margin.
+PAGE = re.sub(
+    r"^   ```.*?^   ```$",
+    lambda match: textwrap.dedent(match[0]),
+    read_page("docs/operations.md"),
+    flags=re.MULTILINE | re.DOTALL,
+)
+WATCH, TELL, COPY, SECRETS = (block.code for block in blocks_of(PAGE) if block.language == "sh")
+FORGET, PRUNE = (block.code for block in blocks_of(PAGE) if block.language == "sql")
+
+
+@pytest.fixture
+def owner(newcomer: Newcomer) -> Newcomer:
+    """Somebody whose project is set up and has a token."""
+    apply_migrations(newcomer.sandbox.owner_dsn, migrations_folder())
+    newcomer.type("kis-token set-keys", *newcomer.keys, **newcomer.exported)
+    newcomer.type("kis-token get > /dev/null", **newcomer.exported)
+    return newcomer
+
+
+def sql(dsn: str, command: str) -> list[tuple[object, ...]]:
+    """What the SQL editor answers."""
+    with psycopg.connect(dsn) as connection:
+        cursor = connection.execute(command.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def test_watching(owner: Newcomer) -> None:
+    """The line of a crontab is silent while all is well, and says what is wrong."""
+    quiet = owner.type(WATCH, **owner.exported)
+    sql(owner.sandbox.owner_dsn, "drop function public.save_token")
+    loud = owner.type(WATCH, **owner.exported)
+
+    assert quiet == ""
+    assert re.match(r"wrong +function save_token: .* Run the files of sql/", loud)
+
+
+def test_tokens_of_a_restored_dump(owner: Newcomer) -> None:
+    """When the tokens are deleted, the machine that has the living one cached puts it back; another one issues."""
+    sql(owner.sandbox.owner_dsn, FORGET)
+    assert sql(owner.sandbox.owner_dsn, "select * from api_credentials where credential_type = 'access_token'") == []
+    owner.type("kis-token get > /dev/null", **owner.exported)
+    assert owner.sandbox.kis.counts("production").calls == 1
+
+    sql(owner.sandbox.owner_dsn, FORGET)
+    owner.sandbox.advance(7 * 3600)
+    sql(owner.sandbox.owner_dsn, "update credential_leases set not_before = now() - interval '1 second'")
+    owner.type("kis-token get > /dev/null", **owner.exported, KIS_TOKEN_CACHE="off")
+    assert owner.sandbox.kis.counts("production").issues == 2
+
+
+def test_pruning(owner: Newcomer) -> None:
+    """What is older than 90 days goes, what is younger stays, and a token is to be had as before."""
+    dsn = owner.sandbox.owner_dsn
+    sql(dsn, "update credential_issuances set happened_at = now() - interval '91 days' where outcome = 'granted'")
+
+    assert sql(dsn, PRUNE) == [(1,)]
+    assert sql(dsn, PRUNE) == [(0,)]
+    assert sql(dsn, "select outcome from credential_issuances") == [("committed",)]
+    owner.type("kis-token get > /dev/null", **owner.exported)
+    assert owner.sandbox.kis.counts("production").calls == 1
+
+
+def test_moving(owner: Newcomer, postgres: EmbeddedPostgres) -> None:
+    """Keys and token get into the new project; KIS is not asked; and jobs there go on with the same token."""
+    new = prepare_database(postgres.create_database())
+    apply_migrations(new.owner, migrations_folder())
+    token = "select credential_value from api_credentials where credential_type = 'access_token'"
+    key = "sb_secret_of-the-new-project_0000000000"
+
+    with PostgRESTStandIn(new.api, service_key=key, anon_key="sb_publishable_of-the-new-project") as stand_in:
+        seen = owner.type(TELL + COPY + SECRETS, stand_in.url, key, **owner.exported)
+
+        assert "wrong" not in seen
+        assert "stored plain for kis (production)" in seen
+        assert re.search(r"^kis +production +fresh +23 h", seen, re.MULTILINE)
+        is_same = sql(new.owner, token) == sql(owner.sandbox.owner_dsn, token)
+        assert is_same
+        moved = {"SUPABASE_URL": stand_in.url, "SUPABASE_SERVICE_ROLE_KEY": key}
+        assert owner.github_secrets == moved
+        owner.type("kis-token get > /dev/null", **moved, KIS_TOKEN_CACHE="off")
+    assert owner.sandbox.kis.counts("production").calls == 1

@@ -1,0 +1,209 @@
+"""README.ko.md is enough: a newcomer who does what it says, block by block, sees what it says.
+
+README.md has the same blocks; test_languages.py sees to that.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from kis_token.sandbox import PRICE_PATH
+from kis_token.token import KST
+from tests.readme.conftest import Newcomer, blocks_of, read_page
+from tests.support import HOUR, make_token
+from tests.workflows.conftest import readable
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+BLOCKS = blocks_of(read_page("README.ko.md"))
+WORKFLOWS = {block.file: block.code for block in BLOCKS if block.file}
+PROGRAMS = [block.code for block in BLOCKS if block.language == "python" and "def test_" not in block.code]
+TESTS = [block.code for block in BLOCKS if block.language == "python" and "def test_" in block.code]
+COMMANDS = [block.code for block in BLOCKS if block.language == "sh"]
+OUTPUTS = [block.code for block in BLOCKS if block.language == "text"]
+
+#: What the commands begin with, in their order.
+DEMO, INSTALL, PROJECT, KEYS, CHECK, SECRETS, ACCOUNTS, LAPTOP = range(8)
+#: What the pictures of output show. The list of commands is none of them: test_cli_help.py holds it to ``--help``.
+STORED, CHECKED, FIRST, SECOND, LISTED, TOLD = range(6)
+#: Not run, for they are no commands.
+PICTURES = [block for block in BLOCKS if block.language == "mermaid"]
+
+
+def act(newcomer: Newcomer, name: str, *arguments: str, event: str = "workflow_dispatch") -> str:
+    """Commit a workflow of the page and start it; the log. It succeeds and shows no secret."""
+    project, kis = newcomer.project, newcomer.sandbox.kis
+    (project.repository / ".github" / "workflows" / name).write_text(WORKFLOWS[name])
+    url = kis.paper_url if "--job=paper" in arguments else kis.production_url
+    secrets = newcomer.github_secrets if (project.folder / "secrets").exists() else None
+    done = project.run(newcomer.sandbox, name, event, f"--env=KIS_BASE_URL={url}", *arguments, secrets=secrets)
+
+    assert done.returncode == 0, readable(done.stdout)
+    shown = [secret for secret in (*newcomer.keys, newcomer.sandbox.service_key) if secret in done.stdout]
+    assert len(shown) == 0
+    return "\n".join(re.findall(r"\| (.*)$", done.stdout, re.MULTILINE))
+
+
+def assert_shown(picture: str, seen: str) -> None:
+    """Each line of the picture was seen, in its order; ``…`` stands for others. Numbers and widths may differ."""
+
+    def comparable(line: str) -> str:
+        line = re.sub(r"\d+", "0", line)
+        return re.sub(r" +", " ", re.sub(r"\S+ run 0 \w+", "<job>", line)).strip()
+
+    rest = iter([comparable(line) for line in seen.splitlines()])
+    for line in picture.splitlines():
+        if line != "…" and line:
+            assert comparable(line) in rest, f"{line!r} was not seen, or not there:\n{seen}"
+
+
+def set_up(newcomer: Newcomer) -> str:
+    """Do the set-up up to the workflow; what the last terminal showed."""
+    newcomer.type(COMMANDS[INSTALL])
+    newcomer.run_sql()
+    typed = "".join(COMMANDS[number] for number in (PROJECT, KEYS, CHECK, SECRETS))
+    return newcomer.type(typed, *newcomer.exported.values(), *newcomer.keys)
+
+
+def test_every_block_is_run_or_has_a_reason() -> None:
+    """The page has just the blocks that the tests here run, and two pictures that are no commands."""
+    assert len(COMMANDS) == LAPTOP + 1
+    assert len(OUTPUTS) == TOLD + 1
+    assert set(WORKFLOWS) == {"quote.yml", "two-jobs.yml", "accounts.yml", "rotate-token.yml", "not-for-forks.yml"}
+    assert (len(PROGRAMS), len(TESTS), len(PICTURES)) == (2, 1, 1)
+    assert {block.language for block in BLOCKS} == {"mermaid", "sh", "text", "yaml", "python"}
+    assert [block for block in BLOCKS if block.language == "yaml" and not block.file] == []
+
+
+def test_demo() -> None:
+    """``make`` knows both commands. They are not run: one is this very run, the other would install packages again."""
+    targets = re.findall(r"^make (\w+) ", COMMANDS[DEMO], re.MULTILINE)
+    done = subprocess.run(
+        ["make", "--dry-run", *targets], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert targets == ["demo", "test"]
+    assert "-m tools.demo" in done.stdout
+    assert "-m pytest" in done.stdout
+
+
+def test_first_day(newcomer: Newcomer) -> None:
+    """The set-up leads to a quotation, by one issue, and everything looks as the page shows it."""
+    seen = newcomer.real(set_up(newcomer))
+    first = act(newcomer, "quote.yml")
+    second = act(newcomer, "quote.yml")
+    later = newcomer.real(newcomer.type(COMMANDS[LAPTOP], **newcomer.exported))
+    program = newcomer.python(PROGRAMS[1], **newcomer.exported)
+
+    assert_shown(OUTPUTS[STORED], seen)
+    assert_shown(OUTPUTS[CHECKED], seen)
+    assert "wrong" not in seen
+    assert newcomer.github_secrets == newcomer.exported
+    assert_shown(OUTPUTS[FIRST], first)
+    assert_shown(OUTPUTS[SECOND], second)
+    assert_shown(OUTPUTS[TOLD], later)
+    assert program == "71500\n"
+    assert newcomer.sandbox.kis.counts("production").calls == 1
+    quotations = [seen for seen in newcomer.sandbox.kis.requests if seen.path == PRICE_PATH and seen.status == 200]
+    assert len(quotations) == 3
+
+
+def test_two_jobs(newcomer: Newcomer) -> None:
+    """Both jobs get the same token by one issue, and its end crosses from job to job."""
+    set_up(newcomer)
+
+    assert "the same token, valid until 20" in act(newcomer, "two-jobs.yml")
+    assert newcomer.sandbox.kis.counts("production").calls == 1
+
+
+def test_accounts(newcomer: Newcomer) -> None:
+    """A paper account and a second real one are stored by the commands, and each gets a token of its own."""
+    set_up(newcomer)
+    kis = newcomer.sandbox.kis
+    paper, savings = kis.accounts["paper"][0], kis.accounts["production"][1]
+
+    paper_command, savings_command = COMMANDS[ACCOUNTS].splitlines()
+    first = newcomer.type(paper_command, paper.app_key, paper.app_secret, **newcomer.exported)
+    second = newcomer.type(savings_command, savings.app_key, savings.app_secret, **newcomer.exported)
+    act(newcomer, "accounts.yml", "--job=paper")
+    act(newcomer, "accounts.yml", "--job=savings")
+
+    assert first == "stored plain for kis-paper (paper)\n"
+    assert second == "stored plain for kis-savings (production)\n"
+    assert kis.counts("paper").issues == kis.counts("production").issues == 1
+
+
+def test_rotation(newcomer: Newcomer) -> None:
+    """The nightly workflow, as a tick starts it, brings a token where there is none."""
+    set_up(newcomer)
+    gh = newcomer.project.commands / "gh"
+    gh.write_text("#!/bin/sh\n")  # the rotation speaks to GitHub as well: tests/workflows/test_rotate.py looks at that
+
+    act(newcomer, "rotate-token.yml", event="schedule")
+
+    assert newcomer.sandbox.kis.counts("production").calls == 1
+
+
+@pytest.mark.parametrize(("repository", "calls"), [("stranger/bot", 0), ("someone/bot", 1)])
+def test_forks(newcomer: Newcomer, tmp_path: Path, repository: str, calls: int) -> None:
+    """The job is skipped for a fork's pull request, and runs for one of the repository itself."""
+    set_up(newcomer)
+    event = tmp_path / "event.json"
+    event.write_text(json.dumps({"pull_request": {"head": {"repo": {"full_name": repository}}}}))
+
+    act(
+        newcomer,
+        "not-for-forks.yml",
+        f"--eventpath={event}",
+        "--env=GITHUB_REPOSITORY=someone/bot",
+        event="pull_request",
+    )
+
+    assert newcomer.sandbox.kis.counts("production").calls == calls
+
+
+def test_program_that_has_moved(newcomer: Newcomer) -> None:
+    """A dead token that an older script has left, in Korea time without saying so, is replaced by one for everybody."""
+    set_up(newcomer)
+    program = PROGRAMS[0]
+    dead = make_token(newcomer.keys[0], left=-HOUR, age=25 * HOUR)
+    end = dead.expires_at.astimezone(KST).replace(tzinfo=None).isoformat()
+    with psycopg.connect(newcomer.sandbox.owner_dsn) as connection:
+        connection.execute(
+            "insert into api_credentials (service_name, credential_type, credential_value, expires_at)"
+            " values ('kis', 'access_token', %s, %s::timestamp at time zone 'UTC')",
+            (json.dumps({"access_token": dead.value, "expires_at": end, "issued_at": end}), end),
+        )
+
+    first = newcomer.python(program, **newcomer.exported)
+    second = newcomer.python(program, **newcomer.exported)
+
+    assert first == "no living token is stored\n71500\n"
+    assert re.fullmatch(r"living until 20\S+\n71500\n", second)
+    assert newcomer.sandbox.kis.counts("production").calls == 1
+
+
+def test_tests_without_an_account(tmp_path: Path) -> None:
+    """The page's tests pass in a project that is empty but for them."""
+    (tmp_path / "test_bot.py").write_text(TESTS[0])
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'base'}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert "2 passed" in done.stdout, done.stdout
