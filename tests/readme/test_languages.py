@@ -61,7 +61,7 @@ def test_same_headings() -> None:
 
 
 def test_same_tables() -> None:
-    """Both have the same tables: as many rows and columns; and the same first column where it holds names or numbers."""
+    """Both have the same tables: as many rows and columns; the same first column where it holds names or numbers."""
     english, korean = tables(ENGLISH), tables(KOREAN)
 
     assert [[len(row) for row in table] for table in english] == [[len(row) for row in table] for table in korean]
