@@ -1,0 +1,82 @@
+"""Who pastes a message that he sees into docs/troubleshooting.md finds the entry that belongs to it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from itertools import pairwise
+
+import pytest
+
+from kis_token.errors import REMEDIES
+from kis_token.sandbox.kis_http import MESSAGES
+from tools.step import CHECKOUT
+
+PAGE = (CHECKOUT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+ENTRIES = {
+    code: " ".join(entry.split())
+    for code, entry in re.findall(r"^## `([a-z-]+)`\n\n(.+?)(?=\n## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
+}
+#: Shorter ones say nothing by themselves.
+SHORTEST = 12
+
+
+def longest_piece(message: ast.expr, known: dict[str, list[ast.expr]]) -> list[str]:
+    """What of a message is the same whenever it is seen; of each where a variable may be one of several."""
+    if isinstance(message, ast.Name):
+        return [piece for each in known.get(message.id, []) for piece in longest_piece(each, {})]
+    if isinstance(message, ast.IfExp):
+        return longest_piece(message.body, known) + longest_piece(message.orelse, known)
+    parts = message.values if isinstance(message, ast.JoinedStr) else [message]
+    texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    pieces = sorted((text.strip(" ,.:;()") for text in texts), key=len)
+    return pieces[-1:] if pieces and len(pieces[-1]) >= SHORTEST else []
+
+
+def raised() -> dict[str, set[str]]:
+    """By code, what the source says with it: wherever a code stands before a text."""
+    found = defaultdict(set)
+    files = [*CHECKOUT.glob("kis_token/*.py"), *CHECKOUT.glob("kis_token/commands/*.py"), CHECKOUT / "entrypoint.py"]
+    for file in files:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for scope in ast.walk(tree):
+            if not isinstance(scope, (ast.FunctionDef, ast.Module)):
+                continue
+            known = defaultdict(list)
+            for node in ast.walk(scope):
+                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                    known[node.targets[0].id].append(node.value)
+            for node in ast.walk(scope):
+                words = getattr(node, "args", []) if isinstance(node, ast.Call) else getattr(node, "elts", [])
+                for code, message in pairwise(words):
+                    is_list = isinstance(message, ast.Constant) and message.value in REMEDIES
+                    if isinstance(code, ast.Constant) and code.value in REMEDIES and not is_list:
+                        is_named = isinstance(message, ast.Name) and isinstance(scope, ast.Module)
+                        found[code.value].update([] if is_named else longest_piece(message, known))
+    return found
+
+
+RAISED = raised()
+
+
+def test_messages_are_found_in_the_source() -> None:
+    """All codes have a message, but for those whose message stands elsewhere or is somebody else's."""
+    elsewhere = {"invalid-environment", "invalid-mode", "invalid-on-store-outage", "python-missing"}
+
+    assert {code for code in REMEDIES if not RAISED[code]} == elsewhere | {"sandbox-failed", "internal-error"}
+
+
+@pytest.mark.parametrize("code", REMEDIES)
+def test_entry_has_what_is_seen(code: str) -> None:
+    """Each message that comes with a code stands in its entry, but for what differs from time to time."""
+    missing = sorted(piece for piece in RAISED[code] if " ".join(piece.split()) not in ENTRIES[code])
+
+    assert missing == [], f"put them into the line 'Seen as' of {code} in docs/troubleshooting.md"
+
+
+def test_codes_of_kis_are_found() -> None:
+    """Each code of KIS that the emulator knows stands on the page with KIS's own words."""
+    rows = dict(re.findall(r"^\| `(\w+)` (.+?) \|", PAGE, re.MULTILINE))
+
+    assert rows == {code: message for code, message in MESSAGES.items() if code.startswith("EGW")}
