@@ -83,6 +83,7 @@ class Newcomer:
             "XDG_CACHE_HOME": str(self.project.folder / "home" / ".cache"),
             "KIS_BASE_URL": self.sandbox.kis.production_url,
             "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
         }
 
     @property
