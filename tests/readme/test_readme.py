@@ -17,7 +17,7 @@ import pytest
 from kis_token.sandbox import PRICE_PATH
 from kis_token.token import KST
 from tests.readme.conftest import Newcomer, blocks_of, read_page
-from tests.support import HOUR, make_token
+from tests.support import HOUR, MINUTE, make_token
 from tests.workflows.conftest import readable
 from tools.step import CHECKOUT
 
@@ -172,7 +172,7 @@ def test_program_that_has_moved(newcomer: Newcomer) -> None:
     """A dead token that an older script has left, in Korea time without saying so, is replaced by one for everybody."""
     set_up(newcomer)
     program = PROGRAMS[0]
-    dead = make_token(newcomer.keys[0], left=-HOUR, age=25 * HOUR)
+    dead = make_token(newcomer.keys[0], left=-MINUTE, age=24 * HOUR + MINUTE)
     end = dead.expires_at.astimezone(KST).replace(tzinfo=None).isoformat()
     with psycopg.connect(newcomer.sandbox.owner_dsn) as connection:
         connection.execute(
