@@ -23,9 +23,13 @@ SHORTEST = 12
 
 
 def longest_piece(message: ast.expr, known: dict[str, list[ast.expr]]) -> list[str]:
-    """What of a message is the same whenever it is seen; of each where a variable may be one of several."""
+    """What of a message is the same whenever it is seen; of both where it is one of two.
+
+    ``known`` has what variables of the same function hold, in the order of the lines.
+    """
     if isinstance(message, ast.Name):
-        return [piece for each in known.get(message.id, []) for piece in longest_piece(each, {})]
+        before = [each for each in known.get(message.id, []) if each.lineno < message.lineno]
+        return longest_piece(before[-1], {}) if before else []
     if isinstance(message, ast.IfExp):
         return longest_piece(message.body, known) + longest_piece(message.orelse, known)
     parts = message.values if isinstance(message, ast.JoinedStr) else [message]
@@ -44,9 +48,10 @@ def raised() -> dict[str, set[str]]:
             if not isinstance(scope, (ast.FunctionDef, ast.Module)):
                 continue
             known = defaultdict(list)
-            for node in ast.walk(scope):
-                if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                    known[node.targets[0].id].append(node.value)
+            assigned = (node for node in ast.walk(scope) if isinstance(node, ast.Assign))
+            for assignment in sorted(assigned, key=lambda each: each.lineno):
+                if isinstance(assignment.targets[0], ast.Name):
+                    known[assignment.targets[0].id].append(assignment.value)
             for node in ast.walk(scope):
                 words = getattr(node, "args", []) if isinstance(node, ast.Call) else getattr(node, "elts", [])
                 for code, message in pairwise(words):
