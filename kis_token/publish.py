@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
+from kis_token.summary import describe_failure, describe_success
 from kis_token.token import in_both_zones, looks_like_token, parse_claims
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def publish(
     _log(resolution.links, workflow)
     workflow.info(f"token from {resolution.source}, valid until {in_both_zones(resolution.token.expires_at)}")
     try:
-        workflow.summarize(_summary(resolution, settings))
+        workflow.summarize(describe_success(resolution, settings))
     except EnvironmentFault as error:
         workflow.warning(f"{error}")  # the token is out; that counts
 
@@ -114,13 +115,11 @@ def report_failure(error: KisTokenError, links: tuple[Link, ...], workflow: Work
     for fault in faults:
         workflow.error(f"{fault}. {fault.hint}")
     _log(links, workflow)
-    table = ["", *_table(links)] if links else []
-    lines = [f"- `{fault.code}`: {_cell(fault.args[0])}. {fault.hint}" for fault in faults]
     # The files may be just what is broken; the error lines are out already.
     try:
         workflow.output("error-code", ",".join(fault.code for fault in faults))
         workflow.output("error-hint", " ".join(dict.fromkeys(fault.hint for fault in faults)))
-        workflow.summarize("\n".join(["### KIS access token: failed", "", *lines, *table, ""]))
+        workflow.summarize(describe_failure(faults, links))
     except (OSError, KisTokenError):
         workflow.info("The output error-code and the summary could not be written.")
 
@@ -134,32 +133,9 @@ def describe_defect(error: Exception) -> KisTokenError:
     return KisTokenError("internal-error", f"Unexpected {type(error).__name__}{place}")
 
 
-def _summary(resolution: Resolution, settings: Settings) -> str:
-    return "\n".join(
-        [
-            f"### KIS access token: from {resolution.source}",
-            "",
-            *_table(resolution.links),
-            "",
-            f"Valid until **{in_both_zones(resolution.token.expires_at)}** · {settings.environment}"
-            f" · service `{settings.service_name}`" + (" · renewed now" if resolution.refreshed else ""),
-            *[f"\n> {warning}" for warning in resolution.warnings],
-            "",
-        ]
-    )
-
-
 def _log(links: tuple[Link, ...], workflow: Workflow) -> None:
     for link in links:
         workflow.info(f"{link.name}: {link.said}")
-
-
-def _table(links: tuple[Link, ...]) -> list[str]:
-    return ["| link | said |", "| --- | --- |", *(f"| {link.name} | {_cell(link.said)} |" for link in links)]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def _boolean(value: bool) -> str:  # noqa: FBT001 - the value is the argument

@@ -29,7 +29,8 @@ LAYERS = {
     "kis_session": 2,
     "kis": 3,
     "export": 2,
-    "publish": 3,
+    "summary": 3,
+    "publish": 4,
     "lookup": 3,
     "supabase": 4,
     "limits": 0,
@@ -71,6 +72,7 @@ FAST = (
     "workflow",
     "export",
     "publish",
+    "summary",
     "rotation",
 )
 
