@@ -7,6 +7,7 @@ import re
 import pytest
 
 from bench.__main__ import BENCHMARKS, PAGE, conditions, fill
+from tools.step import CHECKOUT
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -38,3 +39,17 @@ def test_a_missing_place_is_an_error() -> None:
 def test_conditions_name_machine_and_versions() -> None:
     """Where it was measured, and with what."""
     assert re.match(r"\*20\d\d-\d\d-\d\d, .+ cores, \d+ GiB, \S+, Python 3\.\d+\.\d+, supabase 2\.", conditions())
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.ko.md"])
+def test_figures_of_the_readme_are_those_of_the_page(readme: str) -> None:
+    """What the README says of speed stands in the page, rounded."""
+    rows = [[cell.strip() for cell in line.split("|")] for line in PAGE.read_text(encoding="utf-8").splitlines()]
+    fresh = [row for row in rows if len(row) > 8 and row[1] == "fresh token, nothing installed"]
+    bare = next(row for row in fresh if row[4] == "bare script")
+    plain = next(row for row in fresh if "pip install" in row[4])
+    text = (CHECKOUT / readme).read_text(encoding="utf-8")
+    (said,) = (part for part in text.split("\n\n") if "docs/benchmarks.md)" in part and " s" in part and "0." in part)
+
+    seconds = [f"{float(figure.removesuffix(' s')):{form}}" for figure, form in ((bare[2], ".2f"), (plain[5], ".1f"))]
+    assert re.findall(r"\d+\.\d+", said) == [seconds[0], f"{float(bare[7]):.1f}", seconds[1]]
