@@ -14,7 +14,7 @@ from kis_token.sandbox.database import apply_migrations, migrations_folder, prep
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from tests import leaks
+from tests import given, leaks
 from tests.chain import ENCRYPTION_KEY, OTHER, Chain
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, Database
 
@@ -47,6 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """One PostgreSQL for all tests; each makes a database of its own in it."""
+    if given.DSN:
+        yield given.GivenPostgres(given.DSN)
+        return
     with EmbeddedPostgres() as server:
         yield server
         with psycopg.connect(server.dsn) as connection:
@@ -57,7 +60,8 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 @pytest.fixture(scope="session")
 def migrated(postgres: EmbeddedPostgres) -> Iterator[Database]:
     """One migrated project for all tests that leave its schema alone; use it as ``database``."""
-    project = prepare_database(postgres.create_database())
+    # A PostgREST that is given serves the one database that is.
+    project = prepare_database(postgres.dsn if given.POSTGREST_URL else postgres.create_database())
     apply_migrations(project.owner, migrations_folder())
     with Database(project) as database:
         yield database
@@ -88,6 +92,13 @@ def make_database(postgres: EmbeddedPostgres) -> Iterator[Callable[[], Database]
 
 @pytest.fixture(scope="session")
 def _stand_in(migrated: Database) -> Iterator[PostgRESTStandIn]:
+    if given.POSTGREST_URL:
+        with given.Gateway(
+            given.POSTGREST_URL, given.JWT_SECRET, service_key=SERVICE_KEY, anon_key=ANON_KEY
+        ) as gateway:
+            gateway.wait()
+            yield gateway
+        return
     with PostgRESTStandIn(migrated.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as server:
         yield server
 

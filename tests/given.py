@@ -1,0 +1,101 @@
+"""A PostgreSQL and a PostgREST that somebody else has started: the tests run on them instead of on their own.
+
+``KIS_TESTS_DSN`` is a superuser's way, with its password, into a database of a cluster that is there for the tests
+alone. The superuser is not called postgres: that is the owner's name, as on Supabase. ``KIS_TESTS_POSTGREST_URL`` is a
+PostgREST on that very database. It logs in as authenticator with the superuser's password, or keeps trying until the
+tests have made this role. ``KIS_TESTS_JWT_SECRET`` is its secret. CONTRIBUTING.md shows how.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import time
+
+import httpx
+
+from kis_token.sandbox.loopback import Request, Response
+from kis_token.sandbox.postgres import EmbeddedPostgres
+from kis_token.sandbox.postgrest import PostgRESTStandIn
+
+DSN = os.environ.get("KIS_TESTS_DSN")
+POSTGREST_URL = os.environ.get("KIS_TESTS_POSTGREST_URL")
+JWT_SECRET = os.environ.get("KIS_TESTS_JWT_SECRET", "")
+
+#: PostgREST asks for a database that is not there yet again after at most half a minute.
+PATIENCE_SECONDS = 90
+
+#: What PostgREST is told by headers, beside the key.
+_FORWARDED = ("Accept", "Accept-Profile", "Content-Profile", "Content-Type", "Prefer", "Range")
+
+
+class GivenPostgres(EmbeddedPostgres):
+    """A cluster that runs without us: nothing is started and nothing is stopped."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__()
+        self._dsn = dsn
+
+    def start(self) -> None:
+        """It runs."""
+
+    def stop(self) -> None:
+        """It goes on."""
+
+
+class Gateway(PostgRESTStandIn):
+    """What Supabase has before its PostgREST: knows the keys, and hands requests on with a token of the key's role.
+
+    For the tests it is the stand-in, log and faults included; only that PostgREST answers.
+    """
+
+    def __init__(self, url: str, jwt_secret: str, *, service_key: str, anon_key: str) -> None:
+        super().__init__("", service_key=service_key, anon_key=anon_key)
+        self._secret = jwt_secret
+        self._postgrest = httpx.Client(base_url=url, timeout=20, trust_env=False)
+
+    def wait(self) -> None:
+        """Return when PostgREST knows what the last migration made. Raises TimeoutError."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                if self._postgrest.post("/rpc/check_setup", headers=self._token("service_role")).is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        raise TimeoutError("PostgREST does not serve the migrated database")
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        self._postgrest.close()
+
+    def _answer(self, request: Request) -> Response:
+        sent = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
+        answer = self._postgrest.request(
+            request.method,
+            request.path.removeprefix("/rest/v1"),
+            params=request.query,
+            content=request.body,
+            headers={**sent, **self._token(self._role(request))},
+        )
+        kept = {"Content-Type": answer.headers["Content-Type"]} if "Content-Type" in answer.headers else {}
+        return Response(answer.status_code, answer.content, kept)
+
+    def _token(self, role: str) -> dict[str, str]:
+        token = sign({"role": role}, self._secret)
+        return {"apikey": token, "Authorization": f"Bearer {token}"}
+
+
+def sign(claims: dict[str, str], secret: str) -> str:
+    """A JWT that PostgREST believes."""
+    head = _encoded(json.dumps({"alg": "HS256", "typ": "JWT"}).encode())
+    body = f"{head}.{_encoded(json.dumps(claims).encode())}"
+    return f"{body}.{_encoded(hmac.digest(secret.encode(), body.encode(), hashlib.sha256))}"
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
