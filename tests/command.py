@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import struct
 import subprocess
 import sys
-import termios
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
+
+if sys.platform != "win32":  # where no test makes a terminal
+    import fcntl
+    import pty
+    import termios
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

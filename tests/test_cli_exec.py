@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from tests.chain import Chain
 
+if sys.platform == "win32":
+    pytest.skip("the place of a process cannot be taken, nor are its signals POSIX's", allow_module_level=True)
+
 SHOW = """
 import hashlib, os, sys
 for name in sys.argv[1:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.chain import Chain
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="terminals of this kind are POSIX's")
 
 CLEAR = b"\r\x1b[K"
 

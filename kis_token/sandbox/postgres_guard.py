@@ -83,6 +83,7 @@ def folder_for_temporary_files(account: Account | None) -> str | None:
 
 def reachable_binaries(binaries: Path, account: Account, folder: Path) -> Path:
     """``binaries``, or their place in a copy of their package if ``account`` cannot get at it (as in root's home)."""
+    binaries = binaries.resolve()  # what is open may be behind a link in a folder that is not
     if open_to_others(binaries / "postgres"):
         return binaries
     package, copy = binaries.parents[1], folder / "copy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import pairwise, product
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from kis_token.sandbox.loopback import LoopbackServer
     from tests.chain import Chain
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="holders are killed and stopped by POSIX's signals")
 
 #: Between two calls: KIS's minute, and a second for its clock.
 APART = timedelta(seconds=61)

@@ -44,10 +44,24 @@ class Project:
     def run(
         self, sandbox: Sandbox, workflow: str, event: str, *arguments: str, secrets: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a workflow, on this machine itself and without Docker; output and errors are in ``stdout``.
+        """Run a workflow of a repository that has Supabase's two secrets, and ``secrets``."""
+        # A file, because the environment of act leaks into the steps, which on GitHub it does not.
+        supabase = {"SUPABASE_URL": sandbox.supabase.url, "SUPABASE_SERVICE_ROLE_KEY": sandbox.service_key}
+        file = self.folder / "secrets"
+        file.write_text("".join(f"{name}={value}\n" for name, value in (supabase | dict(secrets or {})).items()))
+        return self.act(
+            event,
+            workflow,
+            "--platform=ubuntu-latest=-self-hosted",
+            f"--local-repository=org/kis-token-action@v1={self.folder / 'action'}",
+            f"--secret-file={file}",
+            f"--var=KIS_BASE_URL={sandbox.kis.production_url}",
+            f"--var=KIS_PAPER_BASE_URL={sandbox.kis.paper_url}",
+            *arguments,
+        )
 
-        The repository has Supabase's two secrets, and ``secrets``.
-        """
+    def act(self, event: str, workflow: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a workflow, on this machine itself and without Docker; output and errors are in ``stdout``."""
         home = self.folder / "home"
         env = {
             name: value
@@ -59,25 +73,9 @@ class Project:
             "XDG_CACHE_HOME": str(home / ".cache"),
             "PATH": f"{self.commands}{os.pathsep}{os.environ['PATH']}",
         }
-        # A file, because the environment of act leaks into the steps, which on GitHub it does not.
-        supabase = {"SUPABASE_URL": sandbox.supabase.url, "SUPABASE_SERVICE_ROLE_KEY": sandbox.service_key}
-        file = self.folder / "secrets"
-        file.write_text("".join(f"{name}={value}\n" for name, value in (supabase | dict(secrets or {})).items()))
-        command = [
-            str(Path(sys.executable).with_name("act")),
-            event,
-            "--workflows",
-            f".github/workflows/{workflow}",
-            "--platform=ubuntu-latest=-self-hosted",
-            f"--local-repository=org/kis-token-action@v1={self.folder / 'action'}",
-            f"--secret-file={file}",
-            f"--var=KIS_BASE_URL={sandbox.kis.production_url}",
-            f"--var=KIS_PAPER_BASE_URL={sandbox.kis.paper_url}",
-            "--rm",
-            *arguments,
-        ]
+        program = Path(sys.executable).with_name("act")
         return subprocess.run(
-            command,
+            [str(program), event, "--workflows", f".github/workflows/{workflow}", "--rm", *arguments],
             cwd=self.repository,
             env=env,
             stdin=subprocess.DEVNULL,
@@ -92,6 +90,8 @@ class Project:
 @pytest.fixture
 def project(tmp_path: Path, tool_cache: Path) -> Project:
     """An empty repository of a user's."""
+    if sys.platform != "linux":
+        pytest.skip("act runs these workflows on this machine itself, and they are written for a runner with Linux")
     cache = tmp_path / "home" / ".cache" / "act"
     cache.mkdir(parents=True)
     (cache / "tool_cache").symlink_to(tool_cache)  # as on a self-hosted runner: built once

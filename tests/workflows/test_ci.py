@@ -1,0 +1,93 @@
+"""The self-test of CI, run by act: the action by ``uses: ./`` as on GitHub's runners, its failures, and the gate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from kis_token.bootstrap import runtime_name
+from tests.workflows.conftest import Project, readable
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WORKFLOW = CHECKOUT / ".github" / "workflows" / "ci.yml"
+JOBS = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]
+
+
+@pytest.fixture
+def project(project: Project, tool_cache: Path) -> Project:
+    """This project as its own repository, and a runner that has installed the lock of its tests before."""
+    shutil.copytree(project.folder / "action", project.repository, dirs_exist_ok=True)
+    shutil.copy(CHECKOUT / "requirements-dev.txt", project.repository)
+    for folder in ("tools", "sql", ".github/actions"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(CHECKOUT / folder, project.repository / folder, ignore=ignored)
+    python = project.commands / "python3"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    installed = tool_cache / "kis-token-action" / runtime_name((CHECKOUT / "requirements-dev.txt").read_bytes())
+    installed.parent.mkdir(exist_ok=True, mode=0o700)
+    if not installed.exists():
+        installed.symlink_to(sysconfig.get_path("purelib"))
+    return project
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "said"),
+    [
+        ("action", ["--matrix=os:ubuntu-24.04"], "The sources are: oauth supabase cache"),
+        (
+            "refusals",
+            [],
+            "failure invalid-mode, failure store-key-rejected, failure no-valid-token, failure kis-key-re",
+        ),
+        # act hands a masked output on.
+        ("handed-over", [], "token: true, expires-at: 20"),
+    ],
+)
+def test_self_test(project: Project, job: str, arguments: list[str], said: str) -> None:
+    """The job succeeds, has seen what it is there to see, and shows neither the key of Supabase nor a token."""
+    done = project.act("push", WORKFLOW.name, f"--job={job}", "--platform=ubuntu-24.04=-self-hosted", *arguments)
+
+    assert done.returncode == 0, readable(done.stdout)
+    assert said in done.stdout
+    assert "sb_secret_" not in done.stdout
+
+
+def test_the_gate_needs_every_job() -> None:
+    """No job can be forgotten."""
+    gate = JOBS["all"]
+
+    assert sorted(gate["needs"]) == sorted(JOBS.keys() - {"all"})
+    assert gate["if"] == "${{ always() }}"
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="the gate's step asks jq")
+@pytest.mark.parametrize(
+    ("results", "status"),
+    [
+        (["success", "success"], 0),
+        (["success", "skipped"], 1),
+        (["success", "cancelled"], 1),
+        (["failure", "success"], 1),
+    ],
+)
+def test_the_gate_counts_success_alone(results: list[str], status: int) -> None:
+    """A job that was skipped or cancelled closes the gate as a failed one does."""
+    needs = {f"job-{number}": {"result": result, "outputs": {}} for number, result in enumerate(results)}
+    (step,) = JOBS["all"]["steps"]
+
+    done = subprocess.run(
+        ["bash", "-e", "-c", step["run"]], env={"NEEDS": json.dumps(needs), "PATH": "/usr/bin:/bin"}, check=False
+    )
+
+    assert done.returncode == status

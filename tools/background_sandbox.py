@@ -1,0 +1,77 @@
+"""A step of this project's own workflows: the sandbox, started for the steps that follow.
+
+Runs on the runner's own Python and with its standard library; what the sandbox needs is installed beside it from the
+lock, as the action installs its own. The sandbox is a process of its own. It ends with the job: the runner deletes
+RUNNER_TEMP, and ends what a job has left running.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from kis_token.bootstrap import ensure_runtime
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+INSTALL_SECONDS = 300
+LIFE_SECONDS = 900
+
+#: The outputs, by the sandbox's name for them.
+OUTPUTS = {
+    "SUPABASE_URL": "supabase-url",
+    "SUPABASE_SERVICE_ROLE_KEY": "supabase-key",
+    "KIS_BASE_URL": "base-url",
+    "KIS_SANDBOX_CONTROL_URL": "control-url",
+}
+
+
+def start() -> None:
+    """Start the sandbox, mask its key, and give out where it is. Returns when it answers."""
+    runtime = ensure_runtime(
+        CHECKOUT / "requirements-dev.txt",
+        CHECKOUT / "requirements-uv.txt",
+        os.environ,
+        time.monotonic() + INSTALL_SECONDS,
+    )
+    folder = tempfile.mkdtemp(prefix="sandbox-", dir=os.environ["RUNNER_TEMP"])
+    with Path(folder, "log").open("wb") as log:
+        server = subprocess.Popen(  # noqa: S603 - this very program
+            [sys.executable, "-X", "utf8", "-m", "tools.background_sandbox", folder],
+            cwd=CHECKOUT,
+            env=os.environ | {"PYTHONPATH": str(runtime)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+        )
+    line = server.stdout.readline() if server.stdout else b""
+    if not line:
+        sys.exit(f"The sandbox did not start:\n{Path(folder, 'log').read_text(errors='replace')}")
+    variables = json.loads(line)
+    print(f"::add-mask::{variables['SUPABASE_SERVICE_ROLE_KEY']}", flush=True)
+    with Path(os.environ["GITHUB_OUTPUT"]).open("a", encoding="utf-8") as outputs:
+        outputs.writelines(f"{output}={variables[name]}\n" for name, output in OUTPUTS.items())
+
+
+def serve(folder: Path) -> None:
+    """Be the sandbox for as long as ``folder`` is there, but not for ever."""
+    from kis_token.sandbox import Sandbox
+
+    end = time.monotonic() + LIFE_SECONDS
+    with Sandbox() as sandbox:
+        print(json.dumps(sandbox.variables), flush=True)
+        while folder.is_dir() and time.monotonic() < end:
+            time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        serve(Path(sys.argv[1]))
+    else:
+        start()
