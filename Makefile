@@ -12,7 +12,7 @@ export UV_SYSTEM_CERTS := 1
 export UV_CACHE_DIR := $(CURDIR)/build/uv-cache
 export PIP_CACHE_DIR := $(CURDIR)/build/pip-cache
 
-.PHONY: demo test bench lint lock clean
+.PHONY: demo test bench lint lint-yaml lock clean
 
 demo: .venv/ready
 	$(BIN)/python -m tools.demo
@@ -23,12 +23,18 @@ test: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m bench
 
-lint: .venv/ready
+lint: .venv/ready lint-yaml
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/check-jsonschema --builtin-schema vendor.github-actions action.yml
-	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml docs/examples/*.yml
+
+lint-yaml: SCHEMA = $(BIN)/check-jsonschema --builtin-schema
+lint-yaml: .venv/ready
+	$(SCHEMA) vendor.github-actions action.yml .github/actions/*/action.yml
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml docs/examples/*.yml
+	$(SCHEMA) vendor.dependabot .github/dependabot.yml
+	$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA) vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 	$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml . docs/examples/*.yml
 	$(BIN)/actionlint .github/workflows/*.yml tests/workflows/*.yml docs/examples/*.yml
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,10 +84,11 @@ def step_environment(inputs: Mapping[str, str], env: Mapping[str, str], folder: 
 
 def step_command(folder: Path) -> list[str]:
     """The command of the step, whose script is put into ``folder``: bash as the runner starts it."""
+    bash = shutil.which("bash") or "bash"  # by PATH: Windows by itself would take another one of that name
     action = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
     script = folder / "step.sh"
     script.write_text(action["runs"]["steps"][0]["run"], encoding="utf-8")
-    return ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", str(script)]
+    return [bash, "--noprofile", "--norc", "-e", "-o", "pipefail", str(script)]
 
 
 def run_step(

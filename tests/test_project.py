@@ -1,0 +1,221 @@
+"""What strangers go by: links, workflows, releases, the forms that ask them, the page for contributors."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tools.release import notes
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+GITHUB = CHECKOUT / ".github"
+WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
+YAML = [*WORKFLOWS, *GITHUB.glob("actions/*/action.yml"), CHECKOUT / "action.yml"]
+PAGES = [
+    page for folder in (".", "docs", "docs/examples", ".github") for page in sorted((CHECKOUT / folder).glob("*.md"))
+]
+
+
+def read(path: Path) -> str:
+    """A file of the repository."""
+    return path.read_text(encoding="utf-8")
+
+
+def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
+    """All jobs of all workflows, each with a name to show."""
+    for workflow in WORKFLOWS:
+        for name, job in yaml.safe_load(read(workflow))["jobs"].items():
+            yield f"{workflow.name}: {name}", job
+
+
+# documents
+
+
+def prose(page: str) -> str:
+    """A page without its code blocks."""
+    return re.sub(r"^( *)```.*?^\1```$", "", page, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: str) -> set[str]:
+    """What GitHub lets links to a page's headings end with; a repeated heading has a number."""
+    seen: dict[str, int] = {}
+    found = set()
+    for heading in re.findall(r"^#+ (.+?) *$", prose(page), re.MULTILINE):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+        found.add(f"{slug}-{seen[slug]}" if slug in seen else slug)
+        seen[slug] = seen.get(slug, 0) + 1
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every link of a document within the repository leads to a file, and to a heading that is there."""
+    for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", prose(read(page))):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(read(file)), target
+
+
+def test_contributors_find_what_is_named() -> None:
+    """Every file and every make target that CONTRIBUTING.md names is there."""
+    page = read(CHECKOUT / "CONTRIBUTING.md")
+    targets = set(re.findall(r"^([a-z-]+):", read(CHECKOUT / "Makefile"), re.MULTILINE))
+    paths = re.findall(r"`((?:tests|tools|kis_token|docs)/[\w./*-]+)`", page)
+
+    assert paths
+    assert [path for path in paths if not list(CHECKOUT.glob(path))] == []
+    assert set(re.findall(r"`make ([a-z-]+)`", page)) <= targets
+
+
+@pytest.mark.parametrize("form", ["bug", "idea"])
+def test_forms_ask_for_no_secret(form: str) -> None:
+    """Both forms say that no token is to be pasted; the one for defects wants the error's code and a confirmation."""
+    text = read(GITHUB / "ISSUE_TEMPLATE" / f"{form}.yml")
+    required = [
+        field["id"]
+        for field in yaml.safe_load(text)["body"]
+        if field.get("validations", {}).get("required") or "required: true" in yaml.safe_dump(field)
+    ]
+
+    assert re.search(r"[Nn]ever paste a token", text)
+    assert form != "bug" or {"code", "clean"} <= set(required)
+
+
+# workflows: what neither actionlint nor zizmor wants as we do
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_workflows_grant_nothing_by_default(workflow: Path) -> None:
+    """A workflow begins with no permission at all, and each that a job is granted has its reason beside it."""
+    text = read(workflow)
+
+    assert "\npermissions: {}\n" in text
+    assert re.findall(r"^ +[a-z-]+: (?:read|write)$", text, re.MULTILINE) == []
+
+
+def test_jobs_end() -> None:
+    """Every job has a time limit; one that calls a workflow has those of that workflow's jobs."""
+    assert [name for name, job in jobs() if "timeout-minutes" not in job and "uses" not in job] == []
+
+
+def test_actions_are_pinned_alike() -> None:
+    """Each action of others is named by a commit, with its version beside it, and is the same one everywhere."""
+    pinned: dict[str, set[str]] = {}
+    for file in YAML:
+        for action, pin in re.findall(r"uses: ([^.\s@][^\s@]*)@(.+)$", read(file), re.MULTILINE):
+            if not action.startswith("org/kis-token-action"):
+                pinned.setdefault("/".join(action.split("/")[:2]), set()).add(pin)
+
+    assert pinned
+    assert [pins for pins in pinned.values() if len(pins) > 1] == []
+    for (pin,) in pinned.values():
+        assert re.fullmatch(r"[0-9a-f]{40} # v\d+\.\d+\.\d+", pin), pin
+
+
+# releases
+
+PYPROJECT = '[project]\nversion = "1.2.3"\n'
+CHANGELOG = """# Changelog
+
+## [Unreleased]
+
+## [1.2.3] - 2026-03-02
+
+### Fixed
+
+- One thing.
+
+## [1.2.2] - 2026-03-01
+
+- Another.
+
+[1.2.3]: https://example.com
+"""
+
+
+def test_notes_are_the_changelog_s() -> None:
+    """The notes of a release are what stands under its heading, up to the next or to the links."""
+    assert notes("v1.2.3", PYPROJECT, CHANGELOG) == "### Fixed\n\n- One thing.\n"
+    assert notes("v1.2.2", PYPROJECT.replace("1.2.3", "1.2.2"), CHANGELOG) == "- Another.\n"
+
+
+@pytest.mark.parametrize(
+    ("tag", "changelog"),
+    [
+        ("v1.2.4", CHANGELOG),
+        ("1.2.3", CHANGELOG),
+        ("v1.2.3", CHANGELOG.replace("## [1.2.3] - 2026-03-02", "## [1.2.3]")),
+        ("v1.2.3", CHANGELOG.replace("2026-03-02", "soon")),
+        ("v1.2.3", CHANGELOG.replace("### Fixed\n\n- One thing.\n", "")),
+    ],
+    ids=["another version", "no v", "no date", "no real date", "nothing said"],
+)
+def test_no_release_without_its_entry(tag: str, changelog: str) -> None:
+    """A tag that is not pyproject's version, or that the changelog does not know, is refused."""
+    with pytest.raises(ValueError):  # noqa: PT011 - its text is for people
+        notes(tag, PYPROJECT, changelog)
+
+
+def test_this_version_is_still_to_come() -> None:
+    """For the version in pyproject.toml the program says what is missing, or prints what the changelog has."""
+    version = re.search(r'^version = "(.+)"$', read(CHECKOUT / "pyproject.toml"), re.MULTILINE)
+    assert version is not None
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.release", f"v{version[1]}"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    is_known = f"## [{version[1]}] - " in read(CHECKOUT / "CHANGELOG.md")
+    assert (done.returncode, bool(done.stdout)) == ((0, True) if is_known else (1, False))
+    assert is_known or done.stderr.startswith("::error::CHANGELOG.md has no entry")
+
+
+def test_sdist_is_enough_for_the_wheel(tmp_path: Path) -> None:
+    """From the sdist comes the wheel: with the SQL and the type marker, and both without tests."""
+
+    def build(target: str, source: Path) -> Path:
+        command = [
+            sys.executable,
+            "-m",
+            "hatchling",
+            "build",
+            "--target",
+            target,
+            "--directory",
+            str(tmp_path / target),
+        ]
+        subprocess.run(command, cwd=source, capture_output=True, check=True)
+        (built,) = (tmp_path / target).iterdir()
+        return built
+
+    with tarfile.open(build("sdist", CHECKOUT)) as archive:
+        archive.extractall(tmp_path / "source", filter="data")
+    (source,) = (tmp_path / "source").iterdir()
+    with zipfile.ZipFile(build("wheel", source)) as wheel:
+        shipped = set(wheel.namelist())
+
+    modules = {
+        f"kis_token/{path.relative_to(CHECKOUT / 'kis_token').as_posix()}"
+        for path in CHECKOUT.glob("kis_token/**/*.py")
+    }
+    tables = {f"kis_token/sql/{path.name}" for path in CHECKOUT.glob("sql/*.sql")}
+    assert {name for name in shipped if ".dist-info/" not in name} == modules | tables | {"kis_token/py.typed"}
+    assert {path.name for path in source.iterdir()} == {
+        *("kis_token", "sql", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "PKG-INFO", ".gitignore"),
+    }
