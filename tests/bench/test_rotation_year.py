@@ -179,10 +179,12 @@ def test_missed_target_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    """The command prints sources, both tables and the targets, and says by its status that all are met."""
+    """The command prints both tables and the targets, and says by its status that all are met; its help has sources."""
     assert main(["--days", "10"]) == 0
 
     printed = capsys.readouterr().out
     assert printed.count("\non time") == 2
     assert printed.count("Holds.") == 6
-    assert "https://github.com/" in printed
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "https://github.com/" in capsys.readouterr().out

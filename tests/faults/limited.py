@@ -15,6 +15,7 @@ import time
 import filelock  # noqa: F401 - see above
 import supabase  # noqa: F401 - see above
 
+import kis_token.kis_session  # noqa: F401 - see above
 from kis_token.config import Settings
 from kis_token.errors import KisTokenError
 from kis_token.wiring import open_resolver
