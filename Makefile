@@ -27,6 +27,11 @@ lint: .venv/ready lint-yaml
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet $(STRUCTURE)
+
+# Tests that look at the project and run nothing of it: imports, links, tables, codes, --help, both READMEs.
+STRUCTURE := tests/test_imports.py tests/test_docs.py tests/test_project.py tests/test_messages.py \
+	tests/test_cli_help.py tests/readme/test_languages.py
 
 lint-yaml: SCHEMA = $(BIN)/check-jsonschema --builtin-schema
 lint-yaml: .venv/ready
