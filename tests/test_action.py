@@ -46,7 +46,7 @@ def test_unforeseen_error_is_named_without_its_text(
     assert len(lines) == 1
     assert lines[0].startswith("::error::Unexpected ValueError at action.py:")
     assert REMEDIES["internal-error"] in lines[0]
-    assert SECRET not in lines[0] + files["GITHUB_STEP_SUMMARY"].read_text()
+    assert SECRET not in lines[0] + files["GITHUB_STEP_SUMMARY"].read_text(encoding="utf-8")
     assert "internal-error" in files["GITHUB_OUTPUT"].read_text()
 
 
@@ -58,7 +58,7 @@ def test_failure_shows_what_each_link_said(
 
     status = action.main(time.monotonic(), None)
 
-    summary = files["GITHUB_STEP_SUMMARY"].read_text()
+    summary = files["GITHUB_STEP_SUMMARY"].read_text(encoding="utf-8")
     assert status == 1
     assert "| supabase | no token is stored |" in summary
     assert "| cache | there is no cache file |" in summary

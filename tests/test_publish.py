@@ -12,6 +12,7 @@ import yaml
 from kis_token.errors import REMEDIES, EnvironmentFault, IssuanceError, KisTokenError, SettingsError
 from kis_token.lookup import Link, Resolution, View
 from kis_token.publish import SHORTEST_SECRET, describe_defect, mask_secrets, mask_view, publish, report_failure
+from kis_token.summary import describe_failure, describe_success
 from kis_token.token import build_token, fingerprint
 from tests.support import ACCOUNT, APP_KEY, SERVICE_KEY, RecordedWorkflow, make_settings, make_token
 
@@ -172,44 +173,40 @@ def test_people_never_read_a_secret(exports: dict[str, str]) -> None:
 
 def test_log_and_summary_say_what_each_link_said() -> None:
     """Which link answered, why the others did not, until when in both zones, and the warnings, as annotations too."""
-    workflow = published(resolution_of(warnings=("The clock is off.",), refreshed=True))
+    resolution = resolution_of(warnings=("The clock is off.",), refreshed=True)
+    workflow = published(resolution)
     assert workflow.of("info") == [
         "supabase: its token is fresh, 3 h 0 min left",
         "cache: turned off",
         "token from supabase, valid until 2026-03-03 00:00:00 KST (2026-03-02 15:00:00 UTC)",
     ]
     assert workflow.of("warning") == ["The clock is off."]
-    (summary,) = workflow.of("summarize")
-    assert "| supabase | its token is fresh, 3 h 0 min left |" in summary
-    assert "| ends | 2026-03-03 00:00:00 | 2026-03-02 15:00:00 |" in summary
-    assert "issued now" in summary
-    assert "> **Warning:** The clock is off." in summary
+    assert workflow.of("summarize") == [describe_success(resolution, make_settings())]
 
 
 def test_failure_is_one_line_with_its_remedy() -> None:
     """The error's text, its code and what to do; the code as an output; the links in the summary."""
     workflow = RecordedWorkflow()
     error = IssuanceError("wait-too-long", "Time was up", retryable=True)
-    report_failure(error, (Link("supabase", "no token is stored"),), workflow)
+    links = (Link("supabase", "no token is stored"),)
+    report_failure(error, links, workflow)
     assert workflow.of("error") == [f"Time was up [wait-too-long]. {REMEDIES['wait-too-long']}"]
     assert workflow.outputs() == {"error-code": "wait-too-long", "error-hint": REMEDIES["wait-too-long"]}
-    (summary,) = workflow.of("summarize")
-    assert "Time was up" in summary
-    assert "`wait-too-long`" in summary
-    assert REMEDIES["wait-too-long"] in summary
-    assert "| supabase | no token is stored |" in summary
+    assert workflow.of("info") == ["supabase: no token is stored"]
+    assert workflow.of("summarize") == [describe_failure([error], links)]
 
 
 def test_every_fault_has_a_line_of_its_own() -> None:
-    """Several faults are several lines and several codes, and without links there is no table."""
+    """Several faults are several lines and several codes; the summary has them all."""
     workflow = RecordedWorkflow()
-    report_failure(SettingsError([("invalid-mode", "first"), ("invalid-boolean", "second")]), (), workflow)
+    error = SettingsError([("invalid-mode", "first"), ("invalid-boolean", "second")])
+    report_failure(error, (), workflow)
     assert [line.split("]")[0] for line in workflow.of("error")] == ["first [invalid-mode", "second [invalid-boolean"]
     assert workflow.outputs() == {
         "error-code": "invalid-mode,invalid-boolean",
         "error-hint": f"{REMEDIES['invalid-mode']} {REMEDIES['invalid-boolean']}",
     }
-    assert "|" not in workflow.of("summarize")[0]
+    assert workflow.of("summarize") == [describe_failure(error.faults, ())]
 
 
 class BrokenWorkflow(RecordedWorkflow):
