@@ -2,8 +2,9 @@
 
 ``KIS_TESTS_DSN`` is a superuser's way, with its password, into a database of a cluster that is there for the tests
 alone. The superuser is not called postgres: that is the owner's name, as on Supabase. ``KIS_TESTS_POSTGREST_URL`` is a
-PostgREST on that very database. It logs in as authenticator with the superuser's password, or keeps trying until the
-tests have made this role. ``KIS_TESTS_JWT_SECRET`` is its secret. CONTRIBUTING.md shows how.
+PostgREST on that very database, and ``KIS_TESTS_JWT_SECRET`` its secret. It logs in as authenticator with the
+superuser's password. The tests make this role; until then PostgREST ends, and has to be started again.
+CONTRIBUTING.md shows how.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ DSN = os.environ.get("KIS_TESTS_DSN")
 POSTGREST_URL = os.environ.get("KIS_TESTS_POSTGREST_URL")
 JWT_SECRET = os.environ.get("KIS_TESTS_JWT_SECRET", "")
 
-#: PostgREST asks for a database that is not there yet again after at most half a minute.
+#: Docker starts what has ended again after at most a minute.
 PATIENCE_SECONDS = 90
 
 #: What PostgREST is told by headers, beside the key.
@@ -62,7 +63,7 @@ class Gateway(PostgRESTStandIn):
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             try:
-                if self._postgrest.post("/rpc/check_setup", headers=self._token("service_role")).is_success:
+                if self._postgrest.post("/rpc/check_setup", json={}, headers=self._token("service_role")).is_success:
                     return
             except httpx.TransportError:
                 pass
