@@ -17,7 +17,7 @@ from kis_token.cache import make_cache
 from kis_token.config import Settings
 from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError
 from kis_token.folders import is_on_open_ground
-from kis_token.lookup import ROTATION_GRACE, TOLERATED_SKEW, check_owner, describe, stored_app_key
+from kis_token.lookup import ROTATION_GRACE, TOLERATED_SKEW, check_owner, describe, given_app_key, stored_app_key
 from kis_token.schema import check_schema
 from kis_token.sealing import SealingVault, make_vault
 from kis_token.token import AppKey, claimed_time, parse_claims, parse_instant, parse_stored
@@ -165,7 +165,7 @@ def _open(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iter
 
 
 def _keys(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iterator[Finding]:
-    given = AppKey(settings.app_key, settings.app_secret) if settings.app_key and settings.app_secret else None
+    given = given_app_key(settings)
     try:
         stored = stored_app_key(slot, settings, vault)
     except TokenError:

@@ -144,7 +144,7 @@ class Flight:
             raise IssuanceError("wait-too-long", "There is too little time left to issue a token", retryable=True)
         try:
             token = issue(self._issuer, app_key, view.now)
-            if token.token_id != turn.rejected_token_id:
+            if token.token_id != self._refused_id:
                 view = self._verify(view, token, app_key)
         except IssuerRateLimited:
             self._lease.abort(turn, "EGW00133", MINUTE)
@@ -178,7 +178,7 @@ class Flight:
         return view
 
     def _commit(self, view: View, turn: Turn, token: Token, source: str) -> Resolution:
-        is_repeated = token.token_id == turn.rejected_token_id
+        is_repeated = token.token_id == self._refused_id
         try:
             committed = self._lease.commit(turn, token, rejected=view.refused_id is not None)
         except StoreError as error:

@@ -131,9 +131,9 @@ class KISIssuer:
 
     def _send(self, method: str, path: str, seconds: float, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - requests' own
         """The answer's JSON, at any HTTP status. Bounded in time and size."""
-        url, seconds = self.base_url + path, min(seconds, self.left() - STORE_SECONDS)
         from kis_token.kis_session import exchange
 
+        url, seconds = self.base_url + path, min(seconds, self.left() - STORE_SECONDS)
         status, body = exchange(method, url, seconds, **arguments)
         try:
             parsed = json.loads(body)

@@ -32,13 +32,12 @@ _COMMIT_TRIES = 4
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A granted turn; when it was asked for, by wall clock and monotonic counter; and the token it must not store."""
+    """A granted turn, and when it was asked for: by the wall clock and by the monotonic counter."""
 
     holder: str
     fence: int
     asked_at: datetime
     asked_counter: float
-    rejected_token_id: str | None
 
 
 class Lease:
@@ -91,7 +90,7 @@ class Lease:
             begun = ask()
         if begun.status != "granted" or begun.fence is None:
             return begun, None
-        return begun, Turn(holder, begun.fence, asked_at, asked_counter, begun.rejected_token_id)
+        return begun, Turn(holder, begun.fence, asked_at, asked_counter)
 
     def is_late(self, turn: Turn) -> bool:
         """Whether tokenP may not be called in this turn any more.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.config import is_one_word
 from kis_token.errors import IssuanceError, StoreMisconfigured, StoreOutage, TokenError
-from kis_token.token import LEAST_USEFUL, AppKey, State, Token, in_both_zones, parse_stored
+from kis_token.token import LEAST_USEFUL, AppKey, State, Token, in_both_zones, in_hours, parse_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,8 +158,7 @@ def look(
     Raises StoreMisconfigured, and TokenError for values that are sealed, not sealed or of another account against what
     the settings say. A token row that is merely broken is not an error: it is replaced.
     """
-    own = AppKey(settings.app_key, settings.app_secret) if settings.app_key and settings.app_secret else None
-    view = View(now=clock.now(), links=(), app_key=own, refused_id=refused_id)
+    view = View(now=clock.now(), links=(), app_key=given_app_key(settings), refused_id=refused_id)
     try:
         slot = read()
     except StoreOutage as outage:
@@ -235,10 +234,10 @@ def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple
 
 def describe(token: Token, now: datetime, min_validity: timedelta) -> str:
     """A token's state in words."""
-    state, minutes = token.state(now, min_validity), int(token.remaining(now).total_seconds() // 60)
+    state = token.state(now, min_validity)
     if state is State.EXPIRED:
         return "its token has expired"
-    life = f"{minutes // 60} h {minutes % 60} min left"
+    life = f"{in_hours(token.remaining(now))} left"
     return f"its token is fresh, {life}" if state is State.FRESH else f"its token is valid, but only {life}"
 
 
@@ -251,6 +250,11 @@ def check_owner(token: Token, app_key: AppKey | None, settings: Settings, what: 
         raise TokenError("token-of-another-key", f"{what} belongs to another app key")
     if token.environment not in (None, settings.environment):
         raise TokenError("token-of-another-environment", f"{what} is not one for {settings.environment}")
+
+
+def given_app_key(settings: Settings) -> AppKey | None:
+    """The settings' own key and secret; they count where the slot has none."""
+    return AppKey(settings.app_key, settings.app_secret) if settings.app_key and settings.app_secret else None
 
 
 def stored_app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import timezone
+from datetime import timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from kis_token.token import KST
+from kis_token.token import KST, in_hours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from kis_token.status import Event, SlotStatus, Status
 
@@ -90,12 +90,7 @@ def _in_both(moment: datetime | None, name: str) -> dict[str, str | None]:
 
 def _ahead(later: datetime | None, earlier: datetime | None) -> str | None:
     """How much time is between two moments; "0 h 0 min" for none."""
-    return _duration(later - earlier) if later and earlier else None
-
-
-def _duration(span: timedelta) -> str:
-    minutes = max(int(span.total_seconds() // 60), 0)
-    return f"{minutes // 60} h {minutes % 60} min"
+    return in_hours(max(later - earlier, timedelta())) if later and earlier else None
 
 
 def _times(name: str, moment: datetime | None) -> dict[str, str | None]:

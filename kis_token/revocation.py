@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kis_token.cache import make_cache
 from kis_token.errors import KisTokenError, StoreMisconfigured, TokenError
-from kis_token.lookup import check_owner, stored_app_key
+from kis_token.lookup import check_owner, given_app_key, stored_app_key
 from kis_token.token import REISSUE_WINDOW, AppKey, parse_stored
 
 if TYPE_CHECKING:
@@ -72,9 +72,9 @@ def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vau
 
 def _app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey:
     """Key and secret as the chain knows them: the stored ones count."""
-    stored = stored_app_key(slot, settings, vault)
-    if stored is not None:
-        return stored
-    if settings.app_key and settings.app_secret:
-        return AppKey(settings.app_key, settings.app_secret)
-    raise KisTokenError("missing-app-key", f"KIS revokes a token for its app key, and {settings.service_name} has none")
+    app_key = stored_app_key(slot, settings, vault) or given_app_key(settings)
+    if app_key is None:
+        raise KisTokenError(
+            "missing-app-key", f"KIS revokes a token for its app key, and {settings.service_name} has none"
+        )
+    return app_key

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.rotation import due_at
-from kis_token.token import State, in_both_zones
+from kis_token.token import State, in_both_zones, in_hours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,8 +109,8 @@ def _life(whole: timedelta, left: timedelta) -> str:
     filled = max(round(share * BAR), 1) if share else 0
     bar = f"`{'█' * filled}{'░' * (BAR - filled)}`"
     if not share:
-        return f"ended {_duration(-left)} ago {bar}"
-    return f"{_duration(left)} of {_duration(whole)} left ({int(share * 100)} %) {bar}"
+        return f"ended {in_hours(-left)} ago {bar}"
+    return f"{in_hours(left)} of {in_hours(whole)} left ({int(share * 100)} %) {bar}"
 
 
 def _rotation(resolution: Resolution, settings: Settings, state: State) -> str:
@@ -121,8 +121,3 @@ def _rotation(resolution: Resolution, settings: Settings, state: State) -> str:
         return "at its next run: the token has expired"
     due = due_at(resolution.token, settings.refresh_after)
     return f"due {'from' if due > resolution.now else 'since'} {in_both_zones(due)}"
-
-
-def _duration(span: timedelta) -> str:
-    minutes = span // timedelta(minutes=1)
-    return f"{minutes // 60} h {minutes % 60} min"

@@ -164,6 +164,12 @@ def in_both_zones(moment: datetime) -> str:
     return f"{moment.astimezone(KST):%Y-%m-%d %H:%M:%S} KST ({moment.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC)"
 
 
+def in_hours(span: timedelta) -> str:
+    """A length of time for people, in hours and whole minutes. It is not negative."""
+    minutes = span // timedelta(minutes=1)
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def parse_claims(value: str) -> dict[str, object]:
     """What the token says of itself when it is a JWT; nothing when it is not. The signature is not checked.
 
