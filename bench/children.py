@@ -57,7 +57,7 @@ class Child:
 
     def hear(self) -> Any:  # noqa: ANN401 - what it says is up to its part
         """What it says next. Raises TimeoutError when that takes too long, and EOFError when it has died."""
-        line = within(LONGEST_SECONDS, self._output.readline)
+        line = within(LONGEST_SECONDS, lambda _: self._output.readline())
         if not line:
             raise EOFError("A process of the benchmark has died")
         return json.loads(line)

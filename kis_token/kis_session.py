@@ -77,7 +77,7 @@ def exchange(method: str, url: str, seconds: float, **arguments: Any) -> tuple[i
 def _bounded(url: str, seconds: float, exchange: Callable[[], _Answer]) -> _Answer:
     host = urlsplit(url).hostname
     try:
-        return within(seconds, exchange)
+        return within(seconds, lambda _: exchange())
     except TimeoutError:
         message = f"{host} did not answer within {max(seconds, 0):.2g} s"
         raise IssuerOutage("kis-unreachable", message, sent=True) from None

@@ -1,13 +1,15 @@
-"""A bound on how long a call may take, whatever the other side does.
+"""A bound on how long a call may take, whatever the other side does; nothing is sent after the bound.
 
-A socket's timeout bounds each wait for a byte, not their sum, and says nothing of names that are looked up: a peer that
-drips can hold a caller for ever.
+A socket's timeout bounds each wait for a byte, not their sum, and does not cover name resolution: a slow peer can hold
+a caller for ever. So the call runs in a thread, and its caller gives it up when the time is over.
 """
 
 from __future__ import annotations
 
 import math
+import socket
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -26,27 +28,102 @@ def no_deadline() -> float:
     return math.inf
 
 
-def within(seconds: float, call: Callable[[], _Answer]) -> _Answer:
-    """What ``call`` answers or raises; TimeoutError when it has done neither after ``seconds``.
+class GivenUp(TimeoutError):
+    """The caller has given the attempt up. ``sent`` says that a request may have left before."""
 
-    It is then left to itself in a thread that does not outlive the process. With no time left it is not begun.
+    def __init__(self, *, sent: bool) -> None:
+        super().__init__("given up")
+        self.sent = sent
+
+
+class Attempt:
+    """One exchange over the network. Its caller may give it up from another thread; nothing leaves after that.
+
+    The thread that works on it calls `watch` with its connection and `sending` right before a request leaves.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_given_up = False
+        self._sent = False
+        self._connection: socket.socket | None = None
+
+    @property
+    def sent(self) -> bool:
+        """Whether a request, or a part of one, may have left."""
+        return self._sent
+
+    def check(self) -> None:
+        """Raise GivenUp if the caller has given up."""
+        with self._lock:
+            self._check()
+
+    def watch(self, connection: socket.socket) -> None:
+        """Break ``connection`` off when the caller gives up, whatever is built on it meanwhile. Raises GivenUp."""
+        with self._lock:
+            self._check()
+            # A second handle of the same connection: TLS takes the first one over.
+            self._release()
+            self._connection = connection.dup()
+
+    def sending(self) -> None:
+        """Note that a request leaves now. Raises GivenUp: then it must not leave."""
+        with self._lock:
+            self._check()
+            self._sent = True
+
+    def give_up(self) -> None:
+        """Let nothing leave any more, and end the exchange that is under way."""
+        with self._lock:
+            self._is_given_up = True
+            if self._connection is not None:
+                with suppress(OSError):
+                    self._connection.shutdown(socket.SHUT_RDWR)
+            self._release()
+
+    def finish(self) -> None:
+        """The exchange is over: its connection is not watched any more."""
+        with self._lock:
+            self._release()
+
+    def _check(self) -> None:
+        if self._is_given_up:
+            raise GivenUp(sent=self._sent)
+
+    def _release(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
+    """The return value of ``call``, or its error; GivenUp when it has neither after ``seconds``.
+
+    An attempt that is given up ends by itself, in a thread that does not outlive the process: its connection is broken
+    off, and it sends nothing any more. With no time left it does not begin.
     """
     if seconds <= 0:
-        raise TimeoutError
+        raise GivenUp(sent=False)
+    attempt = Attempt()
     answers: list[_Answer] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            answers.append(call())
+            answers.append(call(attempt))
         except BaseException as error:  # noqa: BLE001 - handed over to the caller as it is
             errors.append(error)
+        finally:
+            attempt.finish()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not answers:
-        raise TimeoutError
-    return answers[0]
+    try:
+        thread.join(seconds if seconds < threading.TIMEOUT_MAX else None)
+        if answers:
+            return answers[0]
+        if errors:
+            raise errors[0]
+    finally:
+        attempt.give_up()  # also after Ctrl-C; an attempt that is over does not mind
+    raise GivenUp(sent=attempt.sent)

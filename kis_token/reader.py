@@ -144,7 +144,7 @@ def read_slot(
     )
     headers = {**key_headers(key), "Accept": "application/json"}
     try:
-        status, date, body = within(seconds, lambda: _get(url, path, headers, seconds))
+        status, date, body = within(seconds, lambda _: _get(url, path, headers, seconds))
     except TimeoutError:
         raise StoreOutage("store-unreachable", f"Supabase did not answer within {max(seconds, 0):.2g} s") from None
     try:

@@ -286,7 +286,7 @@ class SupabaseStore:
         seconds = min(CALL_SECONDS, self._left())
         try:
             client = self._get_client()
-            return within(seconds, lambda: call(client))
+            return within(seconds, lambda _: call(client))
         except TimeoutError:
             message = f"Supabase did not answer within {max(seconds, 0):.2g} s"
             raise StoreOutage("store-unreachable", message) from None
