@@ -100,7 +100,7 @@ def test_families_take_turns(monkeypatch: pytest.MonkeyPatch, attempt: Attempt) 
     with silent_address() as silent, listener() as good, ExitStack() as stack:
         silent6 = (f"::ffff:{silent[0]}", silent[1], 0, 0)
         silent_ones: Found = [
-            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (f"::ffff:{silent[0]}", silent[1], 0, 0))
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", silent6)
         ] * 30
         good_one: Found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", good)]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: silent_ones + good_one)
