@@ -168,14 +168,16 @@ def look_quickly(settings: Settings) -> tuple[View | None, Resolution | None]:
     from kis_token.lookup import enough, look
     from kis_token.reader import READ_SECONDS, Slot, read_slot
     from kis_token.sealing import PlainVault
+    from kis_token.wire import Wire
 
     vault = PlainVault()
     cache = make_cache(settings, vault)
+    wire = Wire(settings.supabase_url)
 
     def read() -> Slot:
         left = STARTED + usable(settings.timeout.total_seconds()) - time.monotonic()
         seconds = min(READ_SECONDS, left)
-        return read_slot(settings.supabase_url, settings.supabase_key, settings.service_name, seconds=seconds)
+        return read_slot(wire, settings.supabase_key, settings.service_name, seconds=seconds)
 
     view = look(settings, read, cache, vault, SystemClock())
     if view.outage is not None and view.outage.doubtful:

@@ -5,16 +5,16 @@ Also the one place that tells an outage of Supabase from a mistake in its set-up
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
-import ssl
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
-from kis_token.limits import within
+
+if TYPE_CHECKING:
+    from kis_token.wire import Answer, Wire
 
 TABLE = "api_credentials"
 COLUMNS = "credential_type,credential_value,expires_at,version"
@@ -23,9 +23,11 @@ TYPES = ("app_key", "app_secret", "access_token")
 #: What PostgreSQL reads as its present where a time is asked for.
 DATABASE_NOW = "now"
 
-#: Bounds for one read: seconds altogether, and bytes of the answer.
+#: A Date outside of these is none: at the edge of the calendar no sum is possible.
+_EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=timezone.utc), datetime(9000, 1, 1, tzinfo=timezone.utc)
+
+#: The bound for one read, in seconds.
 READ_SECONDS = 5.0
-LARGEST_ANSWER = 1024 * 1024
 #: Characters of one stored value: no key or token is as long, sealed or not.
 LARGEST_VALUE = 64 * 1024
 
@@ -75,6 +77,7 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
             {
                 row["credential_type"]: Row(str(row["credential_value"]), row["expires_at"], int(row["version"]))
                 for row in rows
+                if row["credential_value"] is not None  # a table of the user's own may allow null: it is no value
             },
             server_now,
         )
@@ -122,7 +125,7 @@ def key_headers(key: str) -> dict[str, str]:
 
 
 def read_slot(
-    url: str,
+    wire: Wire,
     key: str,
     service_name: str,
     *,
@@ -133,8 +136,7 @@ def read_slot(
     """The active rows of ``service_name`` that ``key`` may read, in one GET.
 
     Of these ``types``, or all when there are none; ``only_living``: those that end later, by the database's clock.
-    Redirects are not followed, certificates are checked, time and size are bounded. Raises StoreOutage
-    (``doubtful`` when a certificate or a proxy is the trouble) and StoreMisconfigured.
+    Raises StoreOutage, as `Wire.exchange` does, and StoreMisconfigured.
     """
     path = (
         f"/rest/v1/{TABLE}?select={quote(COLUMNS, safe='')}&service_name=eq.{quote(service_name, safe='')}"
@@ -142,19 +144,31 @@ def read_slot(
         + "&is_active=is.true"
         + (f"&expires_at=gt.{DATABASE_NOW}" if only_living else "")
     )
-    headers = {**key_headers(key), "Accept": "application/json"}
+    answer = wire.exchange("GET", path, {**key_headers(key), "Accept": "application/json"}, seconds=seconds)
+    check_answer(answer)
+    if answer.status != 200:
+        raise store_error(answer.status, None)
+    return parse_slot(_json(answer), parse_http_date(answer.headers["Date"]))
+
+
+def check_answer(answer: Answer) -> None:
+    """Raise StoreOutage or StoreMisconfigured for an answer that is not one of success, or not whole."""
+    if answer.is_cut:
+        if answer.status == 200 and "json" in answer.headers.get("Content-Type", ""):
+            raise _too_large()  # no outage: waiting does not mend it
+        raise StoreOutage("store-unreachable", "Supabase's answer is too large")
+    if not 200 <= answer.status < 300:
+        body = _json(answer)
+        code = body.get("code") if isinstance(body, dict) else None
+        raise store_error(answer.status, code if isinstance(code, str) else None)
+
+
+def _json(answer: Answer) -> object:
+    """The body, as far as it is JSON; else None."""
     try:
-        status, date, body = within(seconds, lambda _: _get(url, path, headers, seconds))
-    except TimeoutError:
-        raise StoreOutage("store-unreachable", f"Supabase did not answer within {max(seconds, 0):.2g} s") from None
-    try:
-        answer = json.loads(body)
+        return json.loads(answer.body)
     except (ValueError, RecursionError):
-        answer = None
-    if status != 200:
-        code = answer.get("code") if isinstance(answer, dict) else None
-        raise store_error(status, code if isinstance(code, str) else None)
-    return parse_slot(answer, parse_http_date(date))
+        return None
 
 
 def parse_http_date(text: str | None) -> datetime | None:
@@ -163,68 +177,7 @@ def parse_http_date(text: str | None) -> datetime | None:
 
     try:
         date = parsedate_to_datetime(text or "")
-        return date.replace(tzinfo=date.tzinfo or timezone.utc).astimezone(timezone.utc)
+        date = date.replace(tzinfo=date.tzinfo or timezone.utc).astimezone(timezone.utc)
     except (ValueError, OverflowError):
         return None
-
-
-def _get(url: str, path: str, headers: dict[str, str], seconds: float) -> tuple[int, str | None, bytes]:
-    connection, proxied = _connect(url, seconds)
-    connection.set_debuglevel(0)  # a program that debugs its own requests would print the key
-    try:
-        connection.request("GET", path, headers=headers)
-        answer = connection.getresponse()
-        body = answer.read(LARGEST_ANSWER + 1)
-        if len(body) > LARGEST_ANSWER:
-            if answer.status == 200 and "json" in answer.getheader("Content-Type", ""):
-                raise _too_large()  # no outage: waiting does not mend it
-            raise StoreOutage("store-unreachable", "Supabase's answer is too large")
-        if answer.length:
-            raise StoreOutage("store-unreachable", "Supabase's answer broke off")
-        return answer.status, answer.getheader("Date"), body
-    except ssl.SSLCertVerificationError as error:
-        raise StoreOutage("store-tls", "Supabase's certificate cannot be checked", doubtful=True) from error
-    except TimeoutError:
-        raise  # it is told like a read that is given up from outside: both end in the same moment
-    except (OSError, http.client.HTTPException) as error:
-        doubtful = proxied or isinstance(error, ssl.SSLError)
-        raise StoreOutage(
-            "store-unreachable", f"Supabase does not answer ({type(error).__name__})", doubtful=doubtful
-        ) from error
-    finally:
-        connection.close()
-
-
-def _connect(url: str, seconds: float) -> tuple[http.client.HTTPConnection, bool]:
-    """A connection to ``url``, through the environment's proxy where that names one; and whether it did."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    # Only this machine is spoken to without TLS: never through a proxy, which would see the key.
-    proxy = _proxy(parts.scheme, parts.netloc) if parts.scheme == "https" else None
-    if proxy is None:
-        return kind(host, parts.port, timeout=seconds), False
-    try:
-        through = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        port = through.port or 80
-    except ValueError:
-        through, port = urlsplit(""), 0
-    if through.scheme != "http" or through.username:
-        # Rare forms of proxy are left to the library of the slow path.
-        raise StoreOutage("store-unreachable", "The proxy is of a kind this read does not speak to", doubtful=True)
-    connection = kind(through.hostname or "", port, timeout=seconds)
-    connection.set_tunnel(host, parts.port)
-    return connection, True
-
-
-def _proxy(scheme: str, netloc: str) -> str | None:
-    """The proxy the environment names for this address. Asked only when it names any: the import costs time."""
-    named = {name.lower() for name, value in os.environ.items() if value} - {"no_proxy"}
-    if not any(name.endswith("_proxy") for name in named):
-        return None
-    from urllib.request import getproxies, proxy_bypass
-
-    if proxy_bypass(netloc):
-        return None
-    proxies = getproxies()
-    return proxies.get(scheme) or proxies.get("all")
+    return date if _EARLIEST <= date < _LATEST else None

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from kis_token.errors import StoreError, StoreOutage
-from kis_token.limits import no_deadline, within
+from kis_token.errors import StoreOutage
+from kis_token.limits import no_deadline
 from kis_token.ports import Begun, Committed
 from kis_token.reader import (
     COLUMNS,
-    DATABASE_NOW,
     READ_SECONDS,
     TABLE,
     TYPES,
@@ -25,15 +24,16 @@ from kis_token.reader import (
     store_error,
 )
 from kis_token.token import Token, parse_instant
+from kis_token.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime, timedelta
 
-    import httpx
-    from supabase import Client, PostgrestAPIError
+    from supabase import Client
 
     from kis_token.token import AppKey
+    from kis_token.transport import WireTransport
 
 #: One write, in seconds: longer than a healthy database ever takes, short against the lease of 60 s.
 CALL_SECONDS = 8.0
@@ -49,19 +49,16 @@ class SupabaseStore:
         self._url = url
         self._key = key
         self._left = left
+        self._wire = Wire(url)
         self._client: Client | None = None
-        self._http: httpx.Client | None = None
-        self._read_by_client = False
-        self._last_date: str | None = None
+        self._transport: WireTransport | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
 
     def close(self) -> None:
-        """Close the connections. The next call opens them again."""
-        if self._http is not None:
-            self._http.close()
-            self._client = self._http = None
+        """Let go of the client. The next call makes another one."""
+        self._client = None
 
     def is_available(self) -> bool:
         """Whether url and key are known; asks nobody."""
@@ -80,26 +77,18 @@ class SupabaseStore:
         return self._read(service_name, ("access_token",), only_living=True)
 
     def _read(self, service_name: str, types: tuple[str, ...], *, only_living: bool = False) -> Slot:
-        if not self._read_by_client:
-            try:
-                return read_slot(
-                    self._url,
-                    self._key,
-                    service_name,
-                    types=types,
-                    only_living=only_living,
-                    seconds=min(READ_SECONDS, self._left()),
-                )
-            except StoreOutage as outage:
-                if not outage.doubtful:
-                    raise
-                # The client brings certificates of its own and speaks to every kind of proxy.
-                self._read_by_client = True
-        return self._select(service_name, types, only_active=True, only_living=only_living)
+        seconds = min(READ_SECONDS, self._left())
+        return read_slot(self._wire, self._key, service_name, types=types, only_living=only_living, seconds=seconds)
 
     def read_all(self, service_name: str) -> Slot:
         """Keys and token of ``service_name``, inactive rows as well."""
-        return self._select(service_name, TYPES, only_active=False)
+
+        def call(client: Client) -> object:
+            query = client.table(TABLE).select(COLUMNS).eq("service_name", service_name).in_("credential_type", TYPES)
+            return query.retry(False).execute().data  # noqa: FBT003 - hidden ones would cost 7 s
+
+        rows = self._call(call)
+        return parse_slot(rows, parse_http_date(self._transport.date if self._transport is not None else None))
 
     def begin(
         self,
@@ -114,7 +103,7 @@ class SupabaseStore:
         keys_version: int | None = None,
     ) -> Begun:
         """Ask for a turn to issue. ``holder`` is a fresh UUID for each attempt."""
-        answer = self._rpc(
+        answer = self._ask(
             "begin_issuance",
             service=service_name,
             holder=holder,
@@ -126,25 +115,27 @@ class SupabaseStore:
             rejected_token_id=rejected_token_id,
             keys_version=keys_version,
         )
-        retry_at = answer.get("retry_at")
-        return Begun(
-            status=answer["status"],
-            server_now=_time(answer["server_now"]),
-            version=answer.get("version"),
-            fence=answer.get("fence"),
-            value=answer.get("value"),
-            expires_at=answer.get("expires_at"),
-            retry_at=_time(retry_at) if retry_at else None,
-            holder_label=_one_line(answer.get("holder_label")),
-            last_error=_one_line(answer.get("last_error")),
-            rejected_token_id=answer.get("rejected_token_id"),
+        begun = Begun(
+            status=answer.one_of("granted", "fresh", "busy", "conflict", "changed"),
+            server_now=answer.time("server_now"),
+            version=answer.number("version"),
+            fence=answer.number("fence"),
+            value=answer.text("value"),
+            expires_at=answer.text("expires_at"),
+            retry_at=answer.time("retry_at") if answer.has("retry_at") else None,
+            holder_label=_one_line(answer.text("holder_label")),
+            last_error=_one_line(answer.text("last_error")),
+            rejected_token_id=answer.text("rejected_token_id"),
         )
+        if begun.status == "granted" and begun.fence is None:
+            raise answer.outage()
+        return begun
 
     def commit(
         self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool
     ) -> Committed:
         """Store ``token`` in its ``stored_form`` and give the turn back. May be repeated with the same arguments."""
-        answer = self._rpc(
+        answer = self._ask(
             "commit_issuance",
             service=service_name,
             holder=holder,
@@ -155,7 +146,8 @@ class SupabaseStore:
             token_id=token.token_id,
             rejected=rejected,
         )
-        return Committed(answer["status"], answer.get("version"), answer.get("value"), answer.get("expires_at"))
+        status = answer.one_of("committed", "unchanged", "fenced")
+        return Committed(status, answer.number("version"), answer.text("value"), answer.text("expires_at"))
 
     def save(
         self,
@@ -167,7 +159,7 @@ class SupabaseStore:
         keys_version: int | None = None,
     ) -> None:
         """Store a token outside of any turn, unless one that lives longer and is not that version is there."""
-        self._rpc(
+        self._ask(
             "save_token",
             service=service_name,
             value=stored_form,
@@ -187,7 +179,7 @@ class SupabaseStore:
         refused_credential_id: str | None = None,
     ) -> None:
         """Give the turn back without a token."""
-        self._rpc(
+        self._ask(
             "abort_issuance",
             service=service_name,
             holder=holder,
@@ -201,7 +193,7 @@ class SupabaseStore:
         self, service_name: str, app_key: str, app_secret: str, environment: str, *, keeps_token: bool
     ) -> bool:
         """Store key and secret in their stored forms. Whether a token was ended, as it is unless ``keeps_token``."""
-        answer = self._rpc(
+        answer = self._ask(
             "set_app_key",
             service=service_name,
             app_key=app_key,
@@ -209,32 +201,32 @@ class SupabaseStore:
             environment=environment,
             keeps_token=keeps_token,
         )
-        return bool(answer["status"] == "token-ended")
+        return answer.one_of("stored", "token-ended") == "token-ended"
 
     def reseal(self, service_name: str, credential_type: str, stored_form: str, *, replaces_version: int) -> bool:
         """Give a value another stored form. False when its row is not the one of that version any more."""
-        answer = self._rpc(
+        answer = self._ask(
             "reseal",
             service=service_name,
             credential_type=credential_type,
             value=stored_form,
             replaces_version=replaces_version,
         )
-        return bool(answer["status"] == "sealed")
+        return answer.one_of("changed", "sealed") == "sealed"
 
     def revoke(self, service_name: str, token: Token, label: str) -> bool:
         """Have a revoked token stored no more. False when its row is not the one of its version any more, and stays."""
-        answer = self._rpc(
+        answer = self._ask(
             "revoke_token", service=service_name, version=token.version, token_id=token.token_id, label=label
         )
-        return bool(answer["status"] == "revoked")
+        return answer.one_of("kept", "revoked") == "revoked"
 
     def issuance_status(self, service_name: str | None, log_rows: int) -> dict[str, Any]:
         """Leases and the last events, newest first, as the function of that name tells them; None is all slots."""
         arguments = {"service": service_name, "log_rows": log_rows}
         answer = self._call(lambda client: client.rpc("issuance_status", arguments).execute().data)
         if not isinstance(answer, dict) or not answer.keys() >= {"server_now", "leases", "issuances"}:
-            raise StoreOutage("store-unreachable", "Supabase's answer to issuance_status is not one of its own")
+            raise _foreign("issuance_status")
         return answer
 
     def rows_without_values(self) -> list[dict[str, Any]]:
@@ -255,94 +247,95 @@ class SupabaseStore:
         try:
             return [(str(fault["what"]), str(fault["said"])) for fault in cast("list[dict[str, str]]", faults)]
         except (TypeError, KeyError) as error:
-            raise StoreOutage("store-unreachable", "Supabase's answer to check_setup is not one of its own") from error
+            raise _foreign("check_setup") from error
 
-    def _select(
-        self, service_name: str, types: tuple[str, ...], *, only_active: bool, only_living: bool = False
-    ) -> Slot:
-        def call(client: Client) -> object:
-            query = client.table(TABLE).select(COLUMNS).eq("service_name", service_name)
-            if types:
-                query = query.in_("credential_type", types)
-            if only_active:
-                query = query.is_("is_active", True)
-            if only_living:
-                query = query.gt("expires_at", DATABASE_NOW)
-            return query.retry(False).execute().data  # noqa: FBT003 - hidden ones would cost 7 s
-
-        return parse_slot(self._call(call), parse_http_date(self._last_date))
+    def _ask(self, function: str, **arguments: object) -> _Answer:
+        return _Answer(function, self._rpc(function, **arguments))
 
     def _rpc(self, function: str, **arguments: object) -> dict[str, Any]:
         answer = self._call(lambda client: client.rpc(function, arguments).execute().data)
         if not isinstance(answer, dict) or "status" not in answer or "server_now" not in answer:
             # A proxy's page with status 200 arrives here as text.
-            raise StoreOutage("store-unreachable", f"Supabase's answer to {function} is not one of its own")
+            raise _foreign(function)
         return answer
 
     def _call(self, call: Callable[[Client], object]) -> object:
-        import httpx
         from supabase import PostgrestAPIError, SupabaseException
 
-        seconds = min(CALL_SECONDS, self._left())
         try:
-            client = self._get_client()
-            return within(seconds, lambda _: call(client))
-        except TimeoutError:
-            message = f"Supabase did not answer within {max(seconds, 0):.2g} s"
-            raise StoreOutage("store-unreachable", message) from None
-        except PostgrestAPIError as error:
-            raise _translate(error) from None
+            return call(self._get_client())
         except SupabaseException:
             raise store_error(400, "client") from None
-        except (ValueError, RecursionError):  # JSON, text or numbers that are none; their errors quote the answer
+        except (ValueError, RecursionError, PostgrestAPIError):  # not JSON, or not PostgREST's; the errors quote it
             raise StoreOutage("store-unreachable", "Supabase's answer cannot be read") from None
-        except httpx.HTTPError as error:
-            raise StoreOutage("store-unreachable", f"Supabase does not answer ({type(error).__name__})") from None
 
     def _get_client(self) -> Client:
-        """The client, made at the first use. It follows no redirect: that would carry the key along."""
+        """The client, made at the first use."""
         if self._client is None:
-            import httpx
             from supabase import ClientOptions, create_client
 
-            self._http = httpx.Client(
-                timeout=CALL_SECONDS,
-                event_hooks={"response": [self._note_date]},
-                mounts={"http://": None},  # only this machine is spoken to without TLS: never through a proxy
-            )
+            from kis_token.transport import WireTransport, open_http
+
+            self._transport = WireTransport(self._wire, lambda: min(CALL_SECONDS, self._left()))
             headers = key_headers(self._key)
             options = ClientOptions(
                 headers={"Authorization": headers["Authorization"]},
-                httpx_client=self._http,
+                httpx_client=open_http(self._transport),
                 auto_refresh_token=False,
                 persist_session=False,
             )
             self._client = create_client(self._url, headers["apikey"], options=options)
         return self._client
 
-    def _note_date(self, answer: httpx.Response) -> None:
-        self._last_date = answer.headers.get("date")
+
+def _foreign(function: str) -> StoreOutage:
+    return StoreOutage("store-unreachable", f"Supabase's answer to {function} is not one of its own")
 
 
-def _time(value: object) -> datetime:
-    try:
-        return parse_instant(value)
-    except ValueError:
-        raise StoreOutage("store-unreachable", "Supabase's answer has a time that cannot be read") from None
+class _Answer:
+    """A function's answer, each field of which is checked where it is read. Every method raises StoreOutage."""
+
+    def __init__(self, function: str, fields: dict[str, object]) -> None:
+        self._function = function
+        self._fields = fields
+
+    def outage(self) -> StoreOutage:
+        """The error for an answer that PostgreSQL did not give."""
+        return _foreign(self._function)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a field that is not null."""
+        return self._fields.get(name) is not None
+
+    def one_of(self, *statuses: str) -> str:
+        """The answer's status."""
+        status = self.text("status")
+        if status not in statuses:
+            raise self.outage()
+        return status
+
+    def text(self, name: str) -> str | None:
+        """A text; None where there is none."""
+        value = self._fields.get(name)
+        if value is not None and not isinstance(value, str):
+            raise self.outage()
+        return value
+
+    def number(self, name: str) -> int | None:
+        """A whole number; None where there is none."""
+        value = self._fields.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise self.outage()
+        return value
+
+    def time(self, name: str) -> datetime:
+        """A point in time, which has to be there."""
+        try:
+            return parse_instant(self._fields.get(name))
+        except ValueError:
+            raise self.outage() from None
 
 
-def _one_line(text: object) -> str | None:
-    """What other machines wrote, made fit for a log."""
-    return None if text is None else " ".join(str(text).split())[:200]
-
-
-def _translate(error: PostgrestAPIError) -> StoreError:
-    """A PostgREST error by its code; an HTTP status as code is how the client reports pages that are not JSON."""
-    # Releases for Python 3.10 give the status as a number.
-    code = None if error.code is None else str(error.code)
-    if code is None:
-        # The gateway's refusal of a key has no code, and the client does not pass the status on.
-        return store_error(401 if "api key" in (error.message or "").lower() else None, None)
-    if code.isdigit() and len(code) == 3:
-        return store_error(int(code), None)
-    return store_error(400, code)
+def _one_line(text: str | None) -> str | None:
+    """A text that other machines wrote, made fit for a log."""
+    return None if text is None else " ".join(text.split())[:200]

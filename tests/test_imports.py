@@ -32,27 +32,29 @@ LAYERS = {
     "summary": 3,
     "publish": 4,
     "lookup": 3,
-    "supabase": 4,
+    "supabase": 5,
     "limits": 0,
     "network": 1,
+    "wire": 2,
+    "transport": 3,
     "folders": 0,
     "files": 1,
     "waiting": 2,
     "lease": 4,
     "flight": 5,
     "resolver": 6,
-    "keys": 5,
-    "manager": 5,
+    "keys": 6,
+    "manager": 6,
     "wiring": 7,
     "action": 8,
     "cli": 8,
     "migrations": 0,
     "verdicts": 1,
-    "status": 5,
-    "report": 6,
-    "schema": 5,
-    "check": 6,
-    "revocation": 5,
+    "status": 6,
+    "report": 7,
+    "schema": 6,
+    "check": 7,
+    "revocation": 6,
     "keeper": 8,
     "client": 9,
     "quick": 8,
@@ -69,6 +71,7 @@ FAST = (
     "files",
     "cache",
     "reader",
+    "wire",
     "lookup",
     "sealing",
     "workflow",
@@ -94,7 +97,7 @@ HEAVY = {
 }
 
 #: Who may read the environment, besides entrypoint.py; the sandbox is a program of its own.
-ENVIRONMENT_READERS = {"action", "cli", "client", "manager", "quick", "reader"}
+ENVIRONMENT_READERS = {"action", "cli", "client", "manager", "quick", "wire"}
 
 LOAD = """
 import sys
@@ -195,7 +198,7 @@ def test_commands_are_known_to_the_command_alone() -> None:
 SOLE_IMPORTERS = {
     "supabase": "supabase",
     "postgrest": "supabase",
-    "httpx": "supabase",
+    "httpx": "transport",
     "requests": "kis_session",
     "urllib3": "kis_session",
     "actions_toolkit": "action",
@@ -227,15 +230,15 @@ def test_environment_is_read_in_few_places() -> None:
     assert readers <= ENVIRONMENT_READERS
 
 
-def test_reader_takes_only_proxies_from_the_environment() -> None:
-    """Of the environment the reader asks one function's worth."""
+def test_the_wire_takes_only_proxies_and_certificates_from_the_environment() -> None:
+    """Of the environment the wire asks two functions' worth."""
     functions = {
         function.name
-        for function in ast.walk(tree_of(PACKAGE / "reader.py"))
+        for function in ast.walk(tree_of(PACKAGE / "wire.py"))
         if isinstance(function, ast.FunctionDef)
         and any(isinstance(node, ast.Attribute) and node.attr == "environ" for node in ast.walk(function))
     }
-    assert functions == {"_proxy"}
+    assert functions == {"_proxy", "_trust"}
 
 
 def test_fast_path_is_the_standard_library() -> None:

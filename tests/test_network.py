@@ -99,9 +99,7 @@ def test_families_take_turns(monkeypatch: pytest.MonkeyPatch, attempt: Attempt) 
     """With several silent addresses of one family, one of the other family is the second to be tried."""
     with silent_address() as silent, listener() as good, ExitStack() as stack:
         silent6 = (f"::ffff:{silent[0]}", silent[1], 0, 0)
-        silent_ones: Found = [
-            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", silent6)
-        ] * 30
+        silent_ones: Found = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", silent6)] * 30
         good_one: Found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", good)]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: silent_ones + good_one)
         connection = stack.enter_context(connect("supabase.test", PORT, 3, attempt))

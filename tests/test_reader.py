@@ -20,9 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
-from kis_token.reader import LARGEST_ANSWER, LARGEST_VALUE, Row, parse_http_date, parse_slot, read_slot, store_error
+from kis_token.reader import LARGEST_VALUE, Row, parse_http_date, parse_slot, read_slot, store_error
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Request, Response
 from kis_token.token import fingerprint
+from kis_token.wire import LARGEST_ANSWER, Wire
 from tests.support import SERVICE_KEY, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def outage(url: str, seconds: float = SHORT) -> StoreOutage:
     """The outage that a read ends in, soon, with a text that shows no key."""
     started = time.monotonic()
     with pytest.raises(StoreOutage) as caught:
-        read_slot(url, SERVICE_KEY, "kis", seconds=seconds)
+        read_slot(Wire(url), SERVICE_KEY, "kis", seconds=seconds)
     assert time.monotonic() - started < SOON
     assert SERVICE_KEY not in f"{caught.value}", "the key is shown"
     return caught.value
@@ -114,7 +115,7 @@ def raw_server(talk: Callable[[socket.socket], None]) -> Iterator[str]:
 
 def test_rows_come_in_one_request(supabase: Supabase) -> None:
     """One GET brings every active row of the slot, by type, and the server's time."""
-    slot = read_slot(supabase.url, SERVICE_KEY, "kis")
+    slot = read_slot(Wire(supabase.url), SERVICE_KEY, "kis")
     assert set(slot.rows) == {"access_token", "app_key"}
     row = slot.rows["access_token"]
     assert fingerprint(row.value) == fingerprint(TOKEN.to_json())
@@ -126,7 +127,7 @@ def test_rows_come_in_one_request(supabase: Supabase) -> None:
 
 def test_only_what_is_needed_is_asked_for(supabase: Supabase) -> None:
     """The columns by name, one service, three types, active rows alone; the key in both headers."""
-    read_slot(supabase.url, SERVICE_KEY, "kis-paper.2")
+    read_slot(Wire(supabase.url), SERVICE_KEY, "kis-paper.2")
     request = supabase.asked[0]
     assert (request.method, request.path) == ("GET", "/rest/v1/api_credentials")
     assert dict(request.query) == {
@@ -142,13 +143,13 @@ def test_only_what_is_needed_is_asked_for(supabase: Supabase) -> None:
 def test_no_rows_are_a_slot_without_rows(supabase: Supabase) -> None:
     """An empty table is no error."""
     supabase.add_fault(Fault("answer", response=Response(200, [])))
-    assert read_slot(supabase.url, SERVICE_KEY, "kis").rows == {}
+    assert read_slot(Wire(supabase.url), SERVICE_KEY, "kis").rows == {}
 
 
 def test_answer_without_date_has_no_time(supabase: Supabase) -> None:
     """Where the server does not say what time it is, nobody guesses."""
     supabase.send_date = False
-    assert read_slot(supabase.url, SERVICE_KEY, "kis").server_now is None
+    assert read_slot(Wire(supabase.url), SERVICE_KEY, "kis").server_now is None
 
 
 OUTAGES = {
@@ -212,7 +213,7 @@ def test_mistake_in_the_set_up_is_no_outage(supabase: Supabase, case: str) -> No
     response, code = MISTAKES[case]
     supabase.add_fault(Fault("answer", response=response))
     with pytest.raises(StoreMisconfigured) as caught:
-        read_slot(supabase.url, SERVICE_KEY, "kis")
+        read_slot(Wire(supabase.url), SERVICE_KEY, "kis")
     assert caught.value.code == code
     assert len(supabase.seen) == 1
 
@@ -223,7 +224,7 @@ def test_redirect_is_not_followed(supabase: Supabase) -> None:
         away = Response(302, b"", {"Location": f"{elsewhere.url}/rest/v1/api_credentials"})
         supabase.add_fault(Fault("answer", response=away))
         with pytest.raises(StoreMisconfigured):
-            read_slot(supabase.url, SERVICE_KEY, "kis")
+            read_slot(Wire(supabase.url), SERVICE_KEY, "kis")
         assert elsewhere.seen == ()
 
 
@@ -232,7 +233,7 @@ def test_text_of_the_answer_is_in_no_error(supabase: Supabase) -> None:
     quoted = {"code": "22P02", "message": f"invalid input: {TOKEN.value}", "details": SERVICE_KEY}
     supabase.add_fault(Fault("answer", response=Response(400, quoted)))
     with pytest.raises(StoreError) as caught:
-        read_slot(supabase.url, SERVICE_KEY, "kis")
+        read_slot(Wire(supabase.url), SERVICE_KEY, "kis")
     shown = f"{caught.value!r} {caught.value}"
     assert TOKEN.value not in shown, "the token is shown"
     assert SERVICE_KEY not in shown, "the key is shown"
@@ -284,7 +285,7 @@ def test_value_that_is_no_key_or_token_is_a_mistake(supabase: Supabase, length: 
     row = {"credential_type": "access_token", "credential_value": "x" * length, "expires_at": None, "version": 1}
     supabase.add_fault(Fault("answer", response=Response(200, [row])))
     with pytest.raises(StoreMisconfigured) as caught:
-        read_slot(supabase.url, SERVICE_KEY, "kis")
+        read_slot(Wire(supabase.url), SERVICE_KEY, "kis")
     assert caught.value.code == "store-value-too-large"
 
 
@@ -328,13 +329,13 @@ def test_no_proxy_is_respected(supabase: Supabase, monkeypatch: pytest.MonkeyPat
     """An address that the environment exempts from its proxy is asked directly."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", exempt)
-    assert "access_token" in read_slot(supabase.url, SERVICE_KEY, "kis").rows
+    assert "access_token" in read_slot(Wire(supabase.url), SERVICE_KEY, "kis").rows
 
 
 def test_empty_proxy_is_none(supabase: Supabase, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that is set to nothing names no proxy."""
     monkeypatch.setenv("http_proxy", "")
-    assert "access_token" in read_slot(supabase.url, SERVICE_KEY, "kis").rows
+    assert "access_token" in read_slot(Wire(supabase.url), SERVICE_KEY, "kis").rows
 
 
 @pytest.fixture(scope="module")

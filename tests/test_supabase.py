@@ -95,19 +95,17 @@ def test_inactive_rows_are_not_read(manager: SupabaseStore, database: Database) 
     assert manager.read("kis").rows == {}
 
 
-def test_client_reads_the_same(manager: SupabaseStore, database: Database) -> None:
-    """Where the standard library cannot read, the client asks for the same rows: of all types, or a living token."""
+def test_reads_of_other_rows(manager: SupabaseStore, database: Database) -> None:
+    """The rows of all types, or a valid token alone."""
     database.put_keys()
     database.put("webhook", "x")
     database.put("old", "x", active=False)
 
     for left, living in ((MINUTE, {"access_token"}), (-MINUTE, set[str]())):
         database.put_token(make_token(left=left))
-        for by_client in (False, True):
-            manager._read_by_client = by_client
-            assert manager.read_service("kis").rows.keys() == {"app_key", "app_secret", "access_token", "webhook"}
-            assert manager.read_living_token("kis").rows.keys() == living
-            assert manager.read("kis").rows.keys() == {"app_key", "app_secret", "access_token"}
+        assert manager.read_service("kis").rows.keys() == {"app_key", "app_secret", "access_token", "webhook"}
+        assert manager.read_living_token("kis").rows.keys() == living
+        assert manager.read("kis").rows.keys() == {"app_key", "app_secret", "access_token"}
 
 
 def test_a_turn_is_two_requests(supabase: PostgRESTStandIn, manager: SupabaseStore, database: Database) -> None:
@@ -311,10 +309,10 @@ def test_a_malformed_key_is_an_error_of_ours(
     assert_misconfigured(SupabaseStore(supabase.url, "sb_x"), operation, "store-key-rejected")
 
 
-def test_the_clients_certificates_count_when_the_machines_do_not(
+def test_certificates_of_the_runtime_are_trusted_as_well(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the standard library does not trust Supabase's certificate but the client does, the client reads."""
+    """A certificate that certifi knows and the system does not is good for reads and writes."""
     path, context = make_certificate(tmp_path)
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
@@ -329,16 +327,18 @@ def test_the_clients_certificates_count_when_the_machines_do_not(
             slot = manager.read("kis")
             assert slot.rows["access_token"].version == version
             assert slot.server_now is not None
-        assert [seen.method for seen in server.server.seen] == ["GET", "GET"]
+        assert begin(manager).status == "fresh"
+        assert [seen.method for seen in server.server.seen] == ["GET", "GET", "POST"]
 
 
 def test_a_certificate_that_nobody_knows(database: Database, tmp_path: Path) -> None:
-    """When neither trusts the certificate, that is an outage, and no request was sent."""
+    """A certificate that nobody trusts is an outage, of reads and of writes, and no request was sent."""
     _, context = make_certificate(tmp_path)
     with PostgRESTStandIn(database.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY, tls=context) as server:
         for operation in (read, begin):
             manager = SupabaseStore(server.url, SERVICE_KEY)
             with closing(manager), pytest.raises(StoreOutage) as caught:
                 operation(manager)
+            assert (caught.value.code, caught.value.doubtful, caught.value.sent) == ("store-tls", True, False)
             assert_silent(caught.value)
         assert server.server.seen == ()

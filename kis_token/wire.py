@@ -1,0 +1,232 @@
+"""One HTTP exchange with Supabase, with the standard library: bounded in time and size, silent, nothing sent too late.
+
+The warm read and the supabase client both use it, so that one certificate store, one proxy rule and one idea of an
+outage serve both. No redirect is followed. No error holds a text of the other side, which may repeat the key.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import os
+import ssl
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from kis_token.errors import StoreOutage
+from kis_token.limits import GivenUp, within
+from kis_token.network import connect
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+    from email.message import Message
+
+    from kis_token.limits import Attempt
+
+#: Bytes of an answer, unpacked. A slot's rows are a few thousand.
+LARGEST_ANSWER = 1024 * 1024
+
+#: Interim answers, such as 103, before the real one.
+_MOST_INTERIM = 10
+
+#: Variables that name further certificates to trust, as requests, curl and others read them.
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer. ``is_cut`` says that its body was longer than ``LARGEST_ANSWER`` and is not whole."""
+
+    status: int
+    headers: Message = field(repr=False)
+    body: bytes = field(repr=False)
+    is_cut: bool = False
+
+
+class Wire:
+    """The way to one Supabase project. It keeps no connection, so threads and forked processes may share it."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._is_tls = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if self._is_tls else 80)
+        self._netloc = parts.netloc
+        self._context: ssl.SSLContext | None = None
+
+    def exchange(
+        self, method: str, path: str, headers: Mapping[str, str], *, seconds: float, body: bytes | None = None
+    ) -> Answer:
+        """Send one request; the answer, whatever its status.
+
+        Raises StoreOutage: ``sent`` says whether the request may have arrived, ``doubtful`` that a certificate or a
+        proxy is the trouble.
+        """
+        try:
+            return within(seconds, lambda attempt: self._exchange(attempt, seconds, method, path, headers, body))
+        except GivenUp as error:
+            message = f"Supabase did not answer within {max(seconds, 0):.2g} s"
+            raise StoreOutage("store-unreachable", message, sent=error.sent) from None
+
+    def _exchange(  # noqa: PLR0917 - called in one place
+        self,
+        attempt: Attempt,
+        seconds: float,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> Answer:
+        # Only this machine is spoken to without TLS: never through a proxy, which would see the key.
+        proxy = _proxy(self._netloc) if self._is_tls else None
+        try:
+            with self._connect(proxy, seconds, attempt) as connection:
+                attempt.sending()
+                exchange = http.client.HTTPConnection(self._host, self._port, timeout=seconds)
+                exchange.set_debuglevel(0)  # a program that debugs its own requests would print the key
+                exchange.response_class = _Response
+                exchange.sock = connection
+                # Else the name of the host alone would be sent, without the port that is not TLS's own.
+                exchange.request(method, path, body, {"Host": self._netloc, **headers, "Accept-Encoding": "identity"})
+                with exchange.getresponse() as response:
+                    return _read(response)
+        except (OSError, http.client.HTTPException) as error:
+            outage = _outage(error, attempt, is_proxied=proxy is not None)
+        raise outage  # outside of the block: the cause's text may repeat what was sent
+
+    def _connect(self, proxy: _Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
+        """A connection to Supabase, with TLS where it is due."""
+        if proxy is None:
+            connection = connect(self._host, self._port, seconds, attempt)
+        else:
+            connection = connect(proxy.host, proxy.port, seconds, attempt)
+        if not self._is_tls:
+            return connection
+        try:
+            if proxy is not None:
+                _open_tunnel(connection, self._host, self._port, proxy)
+            if self._context is None:
+                self._context = _trust()
+            return self._context.wrap_socket(connection, server_hostname=self._host)
+        except BaseException:
+            connection.close()
+            raise
+
+
+class _Response(http.client.HTTPResponse):
+    """Passes over interim answers of every kind; the standard library knows 100 alone."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_MOST_INTERIM):
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # not in the published types
+            if not 100 <= status < 200 or status == 101:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException("too many interim answers")
+
+
+class _BrokenAnswer(http.client.HTTPException):
+    """A packed answer that cannot be unpacked."""
+
+
+class _ProxyRefusal(OSError):
+    """A proxy answered something else than that the tunnel is open."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Proxy:
+    """A proxy that opens tunnels; ``credentials`` are what it asks for, if anything."""
+
+    host: str
+    port: int
+    credentials: str | None = field(repr=False)
+
+
+def _read(response: http.client.HTTPResponse) -> Answer:
+    packed = response.read(LARGEST_ANSWER + 1)
+    if response.length and len(packed) <= LARGEST_ANSWER:
+        raise http.client.IncompleteRead(b"")
+    body = packed
+    if response.getheader("Content-Encoding", "identity").lower() not in ("", "identity"):
+        # Nothing packed was asked for; some proxies pack all the same.
+        unpacking = zlib.decompressobj(wbits=47)  # zlib's and gzip's headers
+        try:
+            body = unpacking.decompress(packed, LARGEST_ANSWER + 1)
+        except zlib.error:
+            raise _BrokenAnswer from None
+        if not unpacking.eof and len(body) <= LARGEST_ANSWER:
+            raise _BrokenAnswer
+    return Answer(response.status, response.headers, body[:LARGEST_ANSWER], is_cut=len(body) > LARGEST_ANSWER)
+
+
+def _outage(error: Exception, attempt: Attempt, *, is_proxied: bool) -> StoreOutage:
+    """The error's kind in words. Its text stays out."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return StoreOutage("store-tls", "Supabase's certificate cannot be checked", doubtful=True, sent=False)
+    return StoreOutage(
+        "store-unreachable",
+        f"Supabase does not answer ({type(error).__name__.lstrip('_')})",
+        doubtful=is_proxied or isinstance(error, ssl.SSLError),
+        sent=attempt.sent,
+    )
+
+
+def _open_tunnel(connection: socket.socket, host: str, port: int, proxy: _Proxy) -> None:
+    """Ask the proxy for a connection to the host. Raises OSError and HTTPException."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    head = f"CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n"
+    if proxy.credentials is not None:
+        head += f"Proxy-Authorization: Basic {proxy.credentials}\r\n"
+    connection.sendall(f"{head}\r\n".encode("ascii"))
+    with _Response(connection, method="CONNECT") as response:
+        response.begin()
+        if response.status != 200:
+            raise _ProxyRefusal(response.status)
+
+
+def _proxy(netloc: str) -> _Proxy | None:
+    """The proxy that the environment names for this address, looked for only where it names any: that costs time."""
+    named = {name.lower() for name, value in os.environ.items() if value} - {"no_proxy"}
+    if not any(name.endswith("_proxy") for name in named):
+        return None
+    from urllib.request import getproxies, proxy_bypass
+
+    if proxy_bypass(netloc):
+        return None
+    proxies = getproxies()
+    kind = next((kind for kind in ("https", "all") if proxies.get(kind)), None)
+    if kind is None:
+        return None
+    named_proxy = proxies[kind]
+    try:
+        parts = urlsplit(named_proxy if "://" in named_proxy else f"http://{named_proxy}")
+        port = parts.port or 80
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    if parts.scheme != "http" or not parts.hostname:
+        raise StoreOutage(
+            "store-unreachable",
+            f"The proxy in {kind.upper()}_PROXY is of a kind that cannot be used: only http:// can",
+            doubtful=True,
+            sent=False,
+        )
+    user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return _Proxy(parts.hostname, port, base64.b64encode(user.encode()).decode() if user != ":" else None)
+
+
+def _trust() -> ssl.SSLContext:
+    """The system's certificates (or SSL_CERT_FILE and SSL_CERT_DIR), those that the environment adds, and certifi's."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    for path in filter(None, map(os.environ.get, _BUNDLES)):
+        with suppress(OSError):  # a file that is not there, or no certificate: what else is trusted decides
+            context.load_verify_locations(**({"capath": path} if os.path.isdir(path) else {"cafile": path}))  # noqa: PTH112 - pathlib costs time
+    with suppress(ImportError, OSError):  # not on the fast path, where there are no packages
+        import certifi
+
+        context.load_verify_locations(certifi.where())
+    return context
