@@ -9,9 +9,10 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from tools.step import CHECKOUT
 
@@ -19,6 +20,34 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from kis_token.sandbox import Sandbox
+
+
+#: For tests whose commands stand in for others: Windows does not start a script by its first line.
+needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts with an interpreter line")
+
+#: actions/checkout as the rotation names it.
+(CHECKOUT_ACTION,) = re.findall(
+    r"uses: (actions/checkout@\S+)",
+    (CHECKOUT / ".github" / "workflows" / "rotate-token.yml").read_text(encoding="utf-8"),
+)
+
+#: Stands in for actions/checkout, which act cannot fetch offline: copies a folder of ``Project.add_commit``.
+CHECKOUT_STAND_IN = """
+name: checkout
+inputs: { repository: {}, ref: {}, token: {}, path: {}, persist-credentials: {} }
+runs:
+  using: composite
+  steps:
+    - shell: bash
+      env:
+        REPOSITORY: ${{ inputs.repository }}
+        REF: ${{ inputs.ref }}
+        INTO: ${{ inputs.path }}
+      run: |
+        echo "checkout: $REPOSITORY at $REF"
+        rm -rf "${GITHUB_WORKSPACE:?}/${INTO:?}"
+        cp -RL "REFS/$REF" "$GITHUB_WORKSPACE/$INTO"
+"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +70,12 @@ class Project:
         """Put a workflow into the user's repository."""
         shutil.copy(workflow, self.repository / ".github" / "workflows")
 
+    def add_commit(self, ref: str) -> Path:
+        """A folder for the action as it is at ``ref``: what actions/checkout brings."""
+        folder = self.folder / "refs" / ref
+        folder.mkdir(parents=True)
+        return folder
+
     def run(
         self, sandbox: Sandbox, workflow: str, event: str, *arguments: str, secrets: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
@@ -54,6 +89,7 @@ class Project:
             workflow,
             "--platform=ubuntu-latest=-self-hosted",
             f"--local-repository=org/kis-token-action@v1={self.folder / 'action'}",
+            f"--local-repository={CHECKOUT_ACTION}={self.folder / 'checkout'}",
             f"--secret-file={file}",
             f"--var=KIS_BASE_URL={sandbox.kis.production_url}",
             f"--var=KIS_PAPER_BASE_URL={sandbox.kis.paper_url}",
@@ -107,7 +143,42 @@ def project(tmp_path: Path, tool_cache: Path) -> Project:
         shutil.copy(CHECKOUT / name, action)
     shutil.copytree(CHECKOUT / "kis_token", action / "kis_token", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(CHECKOUT / ".github" / "workflows", action / ".github" / "workflows")
+    (tmp_path / "refs").mkdir()
+    (tmp_path / "refs" / "v1").symlink_to(action)
+    (tmp_path / "checkout").mkdir()
+    stand_in = CHECKOUT_STAND_IN.replace("REFS", str(tmp_path / "refs"))
+    (tmp_path / "checkout" / "action.yml").write_text(stand_in, encoding="utf-8")
     return project
+
+
+def find_step(workflow: str, name: str) -> dict[str, Any]:
+    """The one step of that name in one of this project's workflows."""
+    jobs = yaml.safe_load((CHECKOUT / ".github" / "workflows" / workflow).read_text(encoding="utf-8"))["jobs"]
+    step: dict[str, Any]
+    (step,) = [step for job in jobs.values() for step in job.get("steps", ()) if step.get("name") == name]
+    return step
+
+
+def add_command(folder: Path, name: str, program: str, interpreter: str = sys.executable) -> None:
+    """Put a program into a folder of commands, for whose real ones it stands in."""
+    file = folder / name
+    file.write_text(f"#!{interpreter}\n{program}", encoding="utf-8")
+    file.chmod(0o755)
+
+
+def run_script(script: str, commands: Path, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a step's script as GitHub runs ``shell: bash``, with ``commands`` first on its path and ``env`` alone."""
+    return subprocess.run(
+        [shutil.which("bash") or "bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", script],
+        cwd=commands,
+        env={"PATH": f"{commands}{os.pathsep}{os.environ['PATH']}", **env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def readable(log: str) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
+from tests.workflows.conftest import add_command, find_step, needs_scripts, run_script
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
@@ -21,53 +22,45 @@ WORKFLOW = yaml.safe_load((CHECKOUT / ".github" / "workflows" / "release.yml").r
 JOBS: dict[str, Any] = WORKFLOW["jobs"]
 COMMIT = "0" * 39 + "1"
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in is a script with an interpreter line")
+pytestmark = needs_scripts
 
-#: Knows the tags, and whether releases are immutable; notes what it is asked to change.
+#: Knows tags and releases; notes what it is asked to change, and does nothing while GitHub is down.
 GH = """
 import json, os, sys
 from pathlib import Path
 state = Path(__file__).with_name("github.json")
 github = json.loads(state.read_text())
-arguments = [each for each in sys.argv[2:] if each not in ("--silent", "--paginate")]
-if arguments[0].startswith("repos/org/action/git/matching-refs/tags/"):
-    print(*[tag for tag in github["tags"] if tag.startswith(arguments[0].rpartition("/")[2])], sep="\\n")
-elif arguments[0].startswith("repos/org/action/releases/tags/"):
+arguments = [each for each in sys.argv[1:] if each not in ("--silent", "--paginate")]
+if github.get("down"):
+    sys.exit(1)
+elif arguments[1].startswith("repos/org/action/git/matching-refs/tags/"):
+    print(*[tag for tag in github["tags"] if tag.startswith(arguments[1].rpartition("/")[2])], sep="\\n")
+elif arguments[1].startswith("repos/org/action/releases/tags/"):
     print(github["immutable"])
+elif arguments[1].startswith("repos/org/action/releases?"):
+    print(*[str(draft).lower() for tag, draft in github["releases"] if tag == os.environ["TAG"]], sep="\\n")
 else:
     github["asked"].append(arguments)
     state.write_text(json.dumps(github))
-    tag = arguments[2].rpartition("/")[2]
-    sys.exit(arguments[1] == "PATCH" and tag not in github["tags"])
+    tag = arguments[3].rpartition("/")[2]
+    sys.exit(arguments[2] == "PATCH" and tag not in github["tags"])
 """
 
 
 def run(step: str, folder: Path, tag: str, **github: object) -> tuple[int, list[list[str]]]:
     """Run the script of the step of that name; its status, and what GitHub was asked to change."""
-    (script,) = [each["run"] for job in JOBS.values() for each in job.get("steps", ()) if each.get("name") == step]
     state = folder / "github.json"
     state.write_text(json.dumps({"asked": [], **github}))
-    gh = folder / "gh"
-    gh.write_text(f"#!{sys.executable}\n{GH}")
-    gh.chmod(0o755)
-    done = subprocess.run(
-        [shutil.which("bash") or "bash", "-e", "-o", "pipefail", "-c", script],
-        env={
-            "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
-            "GH_REPO": "org/action",
-            "TAG": tag,
-            "GITHUB_SHA": COMMIT,
-        },
-        capture_output=True,
-        check=False,
-    )
+    add_command(folder, "gh", GH)
+    env = {"GH_REPO": "org/action", "TAG": tag, "GITHUB_SHA": COMMIT}
+    done = run_script(find_step("release.yml", step)["run"], folder, env)
     asked: list[list[str]] = json.loads(state.read_text())["asked"]
     return done.returncode, asked
 
 
 MOVE = "Move it, unless a newer release has it"
-PATCH = ["--method", "PATCH", "repos/org/action/git/refs/tags/v1", "-f", f"sha={COMMIT}", "-F", "force=true"]
-POST = ["--method", "POST", "repos/org/action/git/refs", "-f", "ref=refs/tags/v1", "-f", f"sha={COMMIT}"]
+PATCH = ["api", "--method", "PATCH", "repos/org/action/git/refs/tags/v1", "-f", f"sha={COMMIT}", "-F", "force=true"]
+POST = ["api", "--method", "POST", "repos/org/action/git/refs", "-f", "ref=refs/tags/v1", "-f", f"sha={COMMIT}"]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +75,78 @@ POST = ["--method", "POST", "repos/org/action/git/refs", "-f", "ref=refs/tags/v1
 def test_major_tag_goes_to_the_newest(tmp_path: Path, tag: str, tags: list[str], asked: list[list[str]]) -> None:
     """v1 is made by the first release and moved by each newer one; a repair of an older line leaves it."""
     assert run(MOVE, tmp_path, tag, tags=tags) == (0, asked)
+
+
+@pytest.mark.parametrize("odd", ["v1.99-test", "v1.3.0.bak", "v1.4.0-rc.1", "v1.99", "v1.5.0+build", "v1.6.0v1.7.0"])
+def test_only_tags_of_releases_keep_the_major_tag_back(tmp_path: Path, odd: str) -> None:
+    """A pre-release, or a tag that somebody made by hand, is not a newer release."""
+    assert run(MOVE, tmp_path, "v1.3.0", tags=["v1", "v1.2.0", "v1.3.0", odd]) == (0, [PATCH])
+
+
+def test_unreadable_tags_are_not_taken_for_a_newer_release(tmp_path: Path) -> None:
+    """When GitHub does not list the tags, the step fails: v1 must not stay behind unnoticed."""
+    assert run(MOVE, tmp_path, "v1.0.0", tags=[], down=True) == (1, [])
+
+
+CREATE = ["release", "create", "v1.0.0", "--draft", "--verify-tag", "--title", "v1.0.0"]
+CREATE += ["--notes-file", "release/notes.md", "release/dist/a.whl"]
+UPLOAD = ["release", "upload", "v1.0.0", "--clobber", "release/dist/a.whl"]
+SHOW = ["release", "edit", "v1.0.0", "--draft=false"]
+
+
+@pytest.mark.parametrize(
+    ("releases", "status", "asked"),
+    [
+        ([], 0, [CREATE, SHOW]),
+        ([("v0.9.0", False), ("v2.0.0", True)], 0, [CREATE, SHOW]),
+        ([("v1.0.0", True)], 0, [UPLOAD, SHOW]),
+        ([("v1.0.0", False), ("v0.9.0", False)], 0, []),
+        ([("v1.0.0", True), ("v1.0.0", True)], 1, []),
+        ([("v1.0.0", True), ("v1.0.0", False)], 1, []),
+    ],
+    ids=["nothing is there", "others are there", "a draft", "published", "two drafts", "published, and a draft"],
+)
+def test_release_can_be_run_again_from_any_state(
+    tmp_path: Path, releases: list[tuple[str, bool]], status: int, asked: list[list[str]]
+) -> None:
+    """A draft gets its files anew and is published; a published release is left; two of one tag need a person."""
+    (tmp_path / "release" / "dist").mkdir(parents=True)
+    (tmp_path / "release" / "dist" / "a.whl").touch()
+
+    assert run("Publish", tmp_path, "v1.0.0", releases=releases) == (status, asked)
+
+
+def test_release_is_not_made_when_github_does_not_list_them(tmp_path: Path) -> None:
+    """Without an answer nobody knows whether there is a draft: the step fails and changes nothing."""
+    assert run("Publish", tmp_path, "v1.0.0", releases=[], down=True) == (1, [])
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="gh has a jq of its own; the test asks the machine's")
+def test_state_of_a_release_is_read_from_the_list() -> None:
+    """The filter of the list prints the state of this tag's releases alone, and nothing when there are none."""
+    (jq,) = re.findall(r"/releases\?per_page=100\" --jq '([^']+)'", find_step("release.yml", "Publish")["run"])
+    releases = [{"tag_name": "v1.0.0", "draft": True}, {"tag_name": "v1.0.0-rc.1", "draft": False}]
+
+    def read(tag: str) -> str:
+        done = subprocess.run(
+            [shutil.which("jq") or "jq", "--raw-output", jq],
+            env=os.environ | {"TAG": tag},
+            input=json.dumps(releases),
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    assert (read("v1.0.0"), read("v2.0.0")) == ("true\n", "")
+
+
+def test_build_can_be_run_again() -> None:
+    """The build's files replace those of an earlier attempt, and every script runs in a shell with pipefail."""
+    (upload,) = [step for step in JOBS["build"]["steps"] if "upload-artifact" in step.get("uses", "")]
+
+    assert upload["with"]["overwrite"] is True
+    assert WORKFLOW["defaults"] == {"run": {"shell": "bash"}}
 
 
 @pytest.mark.parametrize(("immutable", "status"), [("true", 0), ("false", 1), ("null", 1)])

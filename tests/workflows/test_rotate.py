@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
+import shutil
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,15 @@ from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH, error_response
 from kis_token.sandbox.loopback import Fault
 from kis_token.token import KST, parse_stored
 from tests.support import HOUR, MINUTE, make_token
-from tests.workflows.conftest import Project, readable
+from tests.workflows.conftest import (
+    CHECKOUT_ACTION,
+    Project,
+    add_command,
+    find_step,
+    needs_scripts,
+    readable,
+    run_script,
+)
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
@@ -26,15 +34,15 @@ if TYPE_CHECKING:
 
 README = CHECKOUT / "README.md"
 WORKFLOW = CHECKOUT / ".github" / "workflows" / "rotate-token.yml"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+UNPINNED = "The action is that of the tag v1."
 
 
 @pytest.fixture
 def project(project: Project) -> Project:
     """A repository with the rotation, and a gh that keeps its issues."""
     project.add_workflow(WORKFLOW)
-    gh = project.commands / "gh"
-    gh.write_text(f"#!{sys.executable}\n" + Path(__file__).with_name("gh.py").read_text())
-    gh.chmod(0o755)
+    add_command(project.commands, "gh", Path(__file__).with_name("gh.py").read_text())
     return project
 
 
@@ -157,10 +165,48 @@ def test_failures_are_told_in_one_issue(project: Project, sandbox: Sandbox) -> N
     assert (issue["open"], len(issue["texts"])) == (False, 3)
 
 
-def test_called_by_another_repository(project: Project, sandbox: Sandbox) -> None:
-    """The workflow that README.md shows, which only calls this one, renews the token; its ticks are the same."""
-    store(sandbox, due_token(sandbox))
+def test_evening_tick_with_a_refused_key_leaves_the_issue_open(project: Project, sandbox: Sandbox) -> None:
+    """The evening tick outputs the stale token with a warning: not closed. A rotation finds nothing due: closed."""
+    account = sandbox.kis.accounts["production"][0]
+    store(sandbox, make_token(account.app_key, left=5 * HOUR, age=19 * HOUR))
+    sandbox.kis.production.add_fault(Fault("answer", TOKEN_PATH, 1, error_response("EGW00103", TOKEN_PATH)))
+    issue = {"number": 1, "title": "The KIS token is not renewed (production)", "label": "kis-token-rotation"}
+    state = {"issues": [{**issue, "texts": ["opened"], "open": True}], "asked": []}
+    (project.commands / "github.json").write_text(json.dumps(state))
+    add_command(project.commands, "date", "echo $((11 * 3600 + 17 * 60))\n", "/bin/sh")
+
+    evening = project.run(sandbox, WORKFLOW.name, "schedule", "--env=GITHUB_WORKFLOW_REF=o/r/x.yml@refs/heads/main")
+
+    assert evening.returncode == 0, readable(evening.stdout)
+    assert "The token was not renewed" in evening.stdout
+    assert "Issue 1 stays open" in evening.stdout
+    assert github(project)["issues"] == state["issues"]
+
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute("delete from api_credentials where credential_type = 'access_token'")
+    store(sandbox, make_token(account.app_key, left=24 * HOUR - MINUTE, age=MINUTE))
+    later = project.run(sandbox, WORKFLOW.name, "workflow_dispatch")
+
+    assert later.returncode == 0, readable(later.stdout)
+    (closed,) = github(project)["issues"]
+    assert (closed["open"], len(closed["texts"])) == (False, 2)
+    assert sandbox.kis.counts("production").calls == 1
+
+
+def caller_workflow() -> str:
+    """The workflow that README.md shows, which only calls the rotation."""
     (caller,) = re.findall(r"```yaml\n(# \.github/workflows/rotate-token\.yml\n.*?)```", README.read_text(), re.DOTALL)
+    return str(caller)
+
+
+def test_called_by_another_repository(project: Project, sandbox: Sandbox) -> None:
+    """The workflow that README.md shows renews the token, and its ticks are those of the rotation.
+
+    act does not know a workflow's commit, as GitHub Enterprise Server does not: the action is that of v1, and the run
+    says so.
+    """
+    store(sandbox, due_token(sandbox))
+    caller = caller_workflow()
     (project.repository / ".github" / "workflows" / "call.yml").write_text(caller)
 
     done = project.run(sandbox, "call.yml", "schedule")
@@ -168,6 +214,78 @@ def test_called_by_another_repository(project: Project, sandbox: Sandbox) -> Non
     assert done.returncode == 0, readable(done.stdout)
     assert sandbox.kis.counts("production").calls == 1
     assert ticks_of(caller) == ticks_of(WORKFLOW.read_text())
+    assert "checkout: org/kis-token-action at v1" in done.stdout
+    assert UNPINNED in done.stdout
+
+
+def test_pinned_caller_gets_the_action_of_the_same_commit(project: Project, sandbox: Sandbox) -> None:
+    """A caller that pins the rotation to a commit runs that commit's action, whatever the tag v1 has become."""
+    commit = project.add_commit(COMMIT)
+    shutil.copytree(project.folder / "action", commit, dirs_exist_ok=True)
+    # act has no job.workflow_sha: two variables stand in for what GitHub knows.
+    rotation = commit / ".github" / "workflows" / WORKFLOW.name
+    rotation.write_text(rotation.read_text().replace("job.workflow_", "vars.workflow_"))
+    moved = "name: moved\nruns:\n  using: composite\n  steps: [{ shell: bash, run: exit 1 }]\n"
+    (project.folder / "action" / "action.yml").write_text(moved)
+    caller = caller_workflow().replace("rotate-token.yml@v1", f"rotate-token.yml@{COMMIT}")
+    (project.repository / ".github" / "workflows" / "call.yml").write_text(caller)
+
+    done = project.run(
+        sandbox,
+        "call.yml",
+        "schedule",
+        f"--local-repository=org/kis-token-action@{COMMIT}={commit}",
+        f"--var=workflow_sha={COMMIT}",
+        "--var=workflow_repository=org/kis-token-action",
+    )
+
+    assert done.returncode == 0, readable(done.stdout)
+    assert sandbox.kis.counts("production").calls == 1
+    assert f"checkout: org/kis-token-action at {COMMIT}" in done.stdout
+    assert UNPINNED not in done.stdout
+
+
+def test_no_step_names_the_action_by_a_tag() -> None:
+    """The job uses the checkout, pinned, and the folder that it fills; nothing of the secrets stays in that folder."""
+    (job,) = yaml.safe_load(WORKFLOW.read_text())["jobs"].values()
+    used = [step for step in job["steps"] if "uses" in step]
+
+    assert [step["uses"] for step in used] == [CHECKOUT_ACTION, "./.kis-token-action"]
+    assert used[0]["with"] == {
+        "repository": "${{ job.workflow_repository || 'org/kis-token-action' }}",
+        "ref": "${{ job.workflow_sha || 'v1' }}",
+        "token": "${{ secrets.ACTION_READ_TOKEN || github.token }}",
+        "path": ".kis-token-action",
+        "persist-credentials": False,
+    }
+
+
+@needs_scripts
+@pytest.mark.parametrize(
+    ("reference", "file"),
+    [
+        ("nightly.yml@refs/heads/main", "nightly.yml"),
+        ("nightly.yml@refs/heads/fix@home", "nightly.yml"),
+        ("nightly.yml@refs/heads/a/b@1.0", "nightly.yml"),
+        ("nightly.yml@refs/heads/x@refs/heads/y", "nightly.yml"),
+        ("night@home.yml@refs/heads/main", "night@home.yml"),
+        ("nightly.yml@refs/tags/v1", "nightly.yml"),
+    ],
+)
+def test_schedule_is_kept_enabled_from_a_branch_with_an_at_sign(tmp_path: Path, reference: str, file: str) -> None:
+    """The workflow's file name is the part before the first ``@refs/``, whatever the branch is called."""
+    add_command(tmp_path, "gh", Path(__file__).with_name("gh.py").read_text())
+    env = {
+        "GITHUB_SERVER_URL": "https://github.com",
+        "GITHUB_REPOSITORY": "someone/bot",
+        "GITHUB_WORKFLOW_REF": f"someone/bot/.github/workflows/{reference}",
+    }
+
+    done = run_script(find_step(WORKFLOW.name, "Keep the schedule enabled")["run"], tmp_path, env)
+
+    assert done.returncode == 0, done.stdout
+    (asked,) = json.loads((tmp_path / "github.json").read_text())["asked"]
+    assert asked["arguments"][-1] == f"repos/someone/bot/actions/workflows/{file}/enable"
 
 
 def test_ticks_are_where_nobody_trades() -> None:

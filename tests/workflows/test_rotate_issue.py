@@ -1,0 +1,272 @@
+"""The rotation's issue: opened by a failure, closed by proof alone.
+
+The scripts are those of the workflow, and what they are given is what the action really outputs.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from kis_token.sandbox.kis_http import TOKEN_PATH, error_response
+from kis_token.sandbox.loopback import Fault
+from tests.support import HOUR, MINUTE, make_token
+from tests.workflows.conftest import add_command, find_step, needs_scripts, run_script
+from tests.workflows.test_rotate import WORKFLOW, due_token, store
+from tools.step import read_pairs, run_step
+
+if TYPE_CHECKING:
+    from kis_token.sandbox import Sandbox
+    from tools.step import Ended
+
+pytestmark = needs_scripts
+
+PLAN = find_step(WORKFLOW.name, "Choose what to do")
+TOKEN = find_step(WORKFLOW.name, "Renew the token")
+TELL = find_step(WORKFLOW.name, "Tell of it in an issue")
+TITLE = "The KIS token is not renewed (production)"
+NOWHERE = "http://127.0.0.1:9"
+MORNING, EVENING = 21 * 3600 + 13 * 60, 11 * 3600 + 17 * 60
+
+
+@dataclass
+class Rotation:
+    """The rotation's job without a runner: its three steps, and the issues of the repository."""
+
+    folder: Path
+    sandbox: Sandbox
+    tool_cache: Path
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def open_issue(self) -> None:
+        """The issue of a failure before."""
+        issue = {"number": 1, "title": TITLE, "label": "kis-token-rotation", "texts": ["opened"], "open": True}
+        (self.folder / "github.json").write_text(json.dumps({"issues": [issue], "asked": []}))
+
+    @property
+    def issue(self) -> tuple[bool, int]:
+        """Whether the one issue is open, and how many texts it has."""
+        (issue,) = json.loads((self.folder / "github.json").read_text())["issues"]
+        return issue["open"], len(issue["texts"])
+
+    def run(self, seconds: int = MORNING, *, force: bool = False) -> Ended:
+        """One run by a tick at ``seconds`` of the day, in UTC."""
+        add_command(self.folder, "date", f"echo {seconds}\n", "/bin/sh")
+        chosen = self.folder / "chosen"
+        chosen.write_text("")
+        env = {"EVENT": "schedule", "FORCE": str(force).lower(), "GITHUB_OUTPUT": str(chosen)}
+        assert PLAN["env"].keys() < env.keys()
+        assert run_script(PLAN["run"], self.folder, env).returncode == 0
+        plan = read_pairs(chosen)
+
+        given = {
+            "supabase-url": self.sandbox.supabase.url,
+            "supabase-key": self.sandbox.service_key,
+            "environment": "production",
+            "base-url": self.sandbox.kis.production_url,
+            **plan,
+            **self.keys,
+        }
+        fixed = {name: text for name, text in TOKEN["with"].items() if "${{" not in str(text)}
+        inputs = {name: str(value).lower() for name, value in fixed.items()}
+        inputs |= {name: given.get(name, "") for name in TOKEN["with"].keys() - fixed.keys()}
+        ended = run_step(inputs, self.folder / "job", {"RUNNER_TOOL_CACHE": str(self.tool_cache)})
+        self.tell(plan["mode"], "failure" if ended.status else "success", ended.outputs)
+        return ended
+
+    def tell(self, mode: str, outcome: str, outputs: dict[str, str]) -> str:
+        """The step that looks after the issue; its log."""
+        env = {
+            "MODE": mode,
+            "OUTCOME": outcome,
+            "REFRESHED": outputs.get("refreshed", ""),
+            "SOURCE": outputs.get("source", ""),
+            "CODE": outputs.get("error-code", "unknown"),
+            "HINT": outputs.get("error-hint", "The log of the run says more."),
+            "TITLE": TITLE,
+            "RUN": "https://github.com/someone/bot/actions/runs/1",
+            "LABEL": TELL["env"]["LABEL"],
+            "GH_TOKEN": "a",
+            "GH_ENTERPRISE_TOKEN": "a",
+            "GH_REPO": "someone/bot",
+        }
+        assert env.keys() == TELL["env"].keys()
+        runner = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "someone/bot"}
+        done = run_script(TELL["run"], self.folder, env | runner)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+
+@pytest.fixture
+def rotation(tmp_path: Path, sandbox: Sandbox, tool_cache: Path) -> Rotation:
+    """The rotation of a repository in which its issue is open."""
+    add_command(tmp_path, "gh", Path(__file__).with_name("gh.py").read_text())
+    made = Rotation(tmp_path, sandbox, tool_cache)
+    made.open_issue()
+    return made
+
+
+def token_of(sandbox: Sandbox, *, hours_left: int) -> None:
+    """Store a token that has so many hours left."""
+    app_key = sandbox.kis.accounts["production"][0].app_key
+    store(sandbox, make_token(app_key, left=hours_left * HOUR, age=(24 - hours_left) * HOUR))
+
+
+def answer(code: str) -> Fault:
+    """KIS answers one call of tokenP with this code."""
+    return Fault("answer", TOKEN_PATH, 1, error_response(code, TOKEN_PATH))
+
+
+# closed: by a renewal, and by a rotation that finds nothing due
+
+
+def test_rotation_that_renews_closes_the_issue(rotation: Rotation) -> None:
+    """The due token is renewed: closed, with one text more."""
+    store(rotation.sandbox, due_token(rotation.sandbox))
+
+    assert rotation.run().outputs["refreshed"] == "true"
+    assert rotation.issue == (False, 2)
+
+
+def test_evening_tick_that_renews_closes_the_issue(rotation: Rotation) -> None:
+    """A token that would not last until the morning is renewed: closed."""
+    token_of(rotation.sandbox, hours_left=5)
+
+    assert rotation.run(EVENING).outputs["refreshed"] == "true"
+    assert rotation.issue == (False, 2)
+
+
+def test_forced_renewal_closes_the_issue(rotation: Rotation) -> None:
+    """A good token is renewed by force: closed."""
+    token_of(rotation.sandbox, hours_left=17)
+
+    assert rotation.run(force=True).outputs["refreshed"] == "true"
+    assert rotation.issue == (False, 2)
+
+
+def test_rotation_that_finds_nothing_due_closes_the_issue(rotation: Rotation) -> None:
+    """A job has renewed the token meanwhile: the stored token is not due, and KIS is not asked."""
+    store(rotation.sandbox, make_token(rotation.sandbox.kis.accounts["production"][0].app_key, left=24 * HOUR - MINUTE))
+
+    assert rotation.run().public["source"] == "supabase"
+    assert rotation.issue == (False, 2)
+    assert rotation.sandbox.kis.requests == ()
+
+
+# left open: a success that proves nothing
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [answer("EGW00103"), answer("EGW00133"), Fault("reset", TOKEN_PATH, 1), Fault("truncate", TOKEN_PATH, 1)],
+    ids=["the key is refused", "the minute is not over", "KIS is down", "KIS breaks off"],
+)
+def test_evening_tick_that_cannot_renew_leaves_the_issue_open(rotation: Rotation, fault: Fault) -> None:
+    """The step succeeds with the stale token, which is still good for the jobs; the issue gets no text."""
+    token_of(rotation.sandbox, hours_left=5)
+    rotation.sandbox.kis.production.add_fault(fault)
+
+    ended = rotation.run(EVENING)
+
+    assert (ended.status, ended.outputs["refreshed"], ended.outputs["source"]) == (0, "false", "supabase")
+    assert rotation.issue == (True, 1)
+
+
+def test_evening_tick_with_nothing_to_do_leaves_the_issue_open(rotation: Rotation) -> None:
+    """The token lasts until the morning: whether it can be renewed was not tried."""
+    token_of(rotation.sandbox, hours_left=17)
+
+    assert rotation.run(EVENING).status == 0
+    assert rotation.issue == (True, 1)
+
+
+def test_force_within_the_minute_of_an_issue_leaves_the_issue_open(rotation: Rotation) -> None:
+    """KIS cannot be asked yet: the token of before is output with a warning."""
+    rotation.run(force=True)
+    rotation.open_issue()
+
+    ended = rotation.run(force=True)
+
+    assert (ended.status, ended.outputs["refreshed"]) == (0, "false")
+    assert "The token was not renewed" in ended.log
+    assert rotation.issue == (True, 1)
+
+
+def test_force_that_gets_the_same_token_again_leaves_the_issue_open(rotation: Rotation) -> None:
+    """Within 6 hours of an issue KIS gives the same token again: that is no renewal."""
+    rotation.run(force=True)
+    rotation.open_issue()
+    with psycopg.connect(rotation.sandbox.owner_dsn) as connection:
+        connection.execute("update credential_leases set not_before = clock_timestamp()")
+    rotation.sandbox.kis.advance(61)
+
+    ended = rotation.run(force=True)
+
+    assert (ended.status, ended.outputs["refreshed"], ended.outputs["source"]) == (0, "false", "oauth")
+    assert rotation.issue == (True, 1)
+
+
+# left open, with a text: a failure
+
+
+@pytest.mark.parametrize(("seconds", "force"), [(MORNING, False), (MORNING, True)], ids=["rotate", "force"])
+def test_failed_run_adds_to_the_open_issue(rotation: Rotation, seconds: int, force: bool) -> None:  # noqa: FBT001 - a case
+    """KIS refuses the key: the run fails, and the issue gets the code."""
+    store(rotation.sandbox, due_token(rotation.sandbox))
+    rotation.sandbox.kis.production.add_fault(answer("EGW00103"))
+
+    assert rotation.run(seconds, force=force).outputs["error-code"] == "kis-key-refused"
+    assert rotation.issue == (True, 2)
+
+
+def test_evening_tick_without_supabase_issues_nothing_for_itself(rotation: Rotation) -> None:
+    """A token that this runner alone sees would look like a renewal: the tick fails, and KIS is not asked."""
+    account = rotation.sandbox.kis.accounts["production"][0]
+    rotation.keys = {"supabase-url": NOWHERE, "app-key": account.app_key, "app-secret": account.app_secret}
+
+    assert rotation.run(EVENING).status == 1
+    assert rotation.issue == (True, 2)
+    assert rotation.sandbox.kis.requests == ()
+
+
+# every combination, also those that are hard to bring about
+
+
+PROOF = [("rotate", "true", "oauth"), ("force", "true", "oauth"), ("resolve", "true", "oauth")]
+PROOF += [("rotate", "false", "supabase")]
+NO_PROOF = [("rotate", "false", "cache"), ("rotate", "false", "oauth")]
+NO_PROOF += [(mode, "false", source) for mode in ("force", "resolve") for source in ("supabase", "cache", "oauth")]
+
+
+@pytest.mark.parametrize(("mode", "refreshed", "source"), PROOF + NO_PROOF)
+def test_success_closes_the_issue_only_on_proof(rotation: Rotation, mode: str, refreshed: str, source: str) -> None:
+    """A success that proves nothing says so in the log, and not in the issue."""
+    log = rotation.tell(mode, "success", {"refreshed": refreshed, "source": source})
+
+    is_proof = (mode, refreshed, source) in PROOF
+    assert rotation.issue == ((False, 2) if is_proof else (True, 1))
+    assert ("Issue 1 stays open" in log) is not is_proof
+
+
+@pytest.mark.parametrize("mode", ["rotate", "force", "resolve", ""])
+@pytest.mark.parametrize("outcome", ["failure", "skipped"])
+def test_run_without_a_token_adds_to_the_issue(rotation: Rotation, mode: str, outcome: str) -> None:
+    """Also a step that was skipped, because the action could not be fetched, is told."""
+    rotation.tell(mode, outcome, {})
+
+    assert rotation.issue == (True, 2)
+
+
+def test_success_without_an_issue_opens_none(rotation: Rotation) -> None:
+    """No issue is made or changed; GitHub is asked one question."""
+    (rotation.folder / "github.json").unlink()
+
+    rotation.tell("resolve", "success", {"refreshed": "false", "source": "supabase"})
+
+    state: dict[str, Any] = json.loads((rotation.folder / "github.json").read_text())
+    assert (state["issues"], len(state["asked"])) == ([], 1)
