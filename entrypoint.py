@@ -116,7 +116,7 @@ def find_token(workflow: FileWorkflow) -> int:
     require_file(os.environ, "GITHUB_OUTPUT")
     if settings.export_env:
         require_file(os.environ, "GITHUB_ENV")
-    view, resolution = look_quickly(settings)
+    view, resolution = look_quickly(settings, workflow)
     if view is not None:
         mask_view(view, workflow)
     if resolution is None:
@@ -155,7 +155,7 @@ def start_watch(settings: Settings, workflow: FileWorkflow) -> None:
     watch.start()
 
 
-def look_quickly(settings: Settings) -> tuple[View | None, Resolution | None]:
+def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | None, Resolution | None]:
     """What store and cache say, and a token when that is all it takes.
 
     Neither where a secret library would be needed, or where certificates or a proxy make the standard library doubtful.
@@ -167,6 +167,7 @@ def look_quickly(settings: Settings) -> tuple[View | None, Resolution | None]:
     from kis_token.limits import usable
     from kis_token.lookup import enough, look
     from kis_token.reader import READ_SECONDS, Slot, read_slot
+    from kis_token.retry import Retry
     from kis_token.sealing import PlainVault
     from kis_token.wire import Wire
 
@@ -174,12 +175,14 @@ def look_quickly(settings: Settings) -> tuple[View | None, Resolution | None]:
     cache = make_cache(settings, vault)
     wire = Wire(settings.supabase_url)
 
-    def read() -> Slot:
-        left = STARTED + usable(settings.timeout.total_seconds()) - time.monotonic()
-        seconds = min(READ_SECONDS, left)
-        return read_slot(wire, settings.supabase_key, settings.service_name, seconds=seconds)
+    def left() -> float:
+        return STARTED + usable(settings.timeout.total_seconds()) - time.monotonic()
 
-    view = look(settings, read, cache, vault, SystemClock())
+    def read() -> Slot:
+        return read_slot(wire, settings.supabase_key, settings.service_name, seconds=min(READ_SECONDS, left()))
+
+    clock = SystemClock()
+    view = look(settings, read, cache, vault, clock, retry=Retry(clock, left, workflow.info))
     if view.outage is not None and view.outage.doubtful:
         return None, None
     resolution = enough(view, settings)

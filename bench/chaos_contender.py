@@ -22,6 +22,7 @@ from kis_token.config import Settings
 from kis_token.errors import IssuerOutage, KisTokenError
 from kis_token.kis import KISIssuer
 from kis_token.limits import usable
+from kis_token.machine import LocalMachine
 from kis_token.resolver import Resolver
 from kis_token.sealing import make_vault
 from kis_token.supabase import SupabaseStore
@@ -110,6 +111,7 @@ class Contender:
             settings,
             store=store,
             cache=make_cache(settings, vault),
+            machine=LocalMachine([self.cache.parent]),
             issuer=KISIssuer(settings.base_url, settings.environment, left=left),
             vault=vault,
             clock=clock,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kis_token.config import Settings
 from kis_token.errors import IssuerRateLimited, IssuerRefused, KisTokenError
 from kis_token.kis import RATE_LIMITED, parse_issue_answer
+from kis_token.machine import LocalMachine
 from kis_token.resolver import Resolver
 from kis_token.sandbox.kis_rules import Account, KISRules, RefusedError
 from kis_token.sandbox.kis_rules import Settings as KISSettings
@@ -294,5 +295,5 @@ class _Year:
             **inputs,
         }
         settings = Settings.from_env({f"INPUT_{name.upper()}": value for name, value in given.items()})
-        parts = (self._store, None, self._issuer, PlainVault(), self._clock)
+        parts = (self._store, None, LocalMachine(()), self._issuer, PlainVault(), self._clock)
         return Resolver(settings, *parts, self._clock.monotonic() + settings.timeout / SECOND, tell=lambda _: None)

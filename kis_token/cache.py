@@ -1,26 +1,22 @@
 """The local file: the chain's second link, for when Supabase cannot be asked.
 
 Written atomically, mode 0600, never through a symbolic link; a folder made for it is 0700. A file that cannot be used
-is a miss with a reason, never an error: the next write heals it. Reading and writing need the standard library alone;
-only the lock needs filelock.
+is a miss with a reason, never an error: the next write heals it. Needs the standard library alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kis_token.errors import CacheError, IssuanceError, TokenError
+from kis_token.errors import CacheError, TokenError
 from kis_token.files import open_itself, read_own, write_private
-from kis_token.folders import make_private
-from kis_token.token import Token, parse_instant, parse_stored
+from kis_token.token import Token, parse_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import datetime
     from pathlib import Path
 
     from kis_token.config import Settings
@@ -36,7 +32,6 @@ class FileCache:
 
     def __init__(self, path: Path, vault: Vault, service_name: str) -> None:
         self._path = path
-        self._calls = path.with_name(f"{path.name}.asked")
         self._vault = vault
         self._service_name = service_name
 
@@ -73,43 +68,6 @@ class FileCache:
             raise CacheError(
                 "cache-unwritable", f"The cache file cannot be written ({type(error).__name__})"
             ) from error
-
-    def last_call(self) -> datetime | None:
-        """What `note_call` was told last, by whichever process of this machine; None when nothing can be read."""
-        try:
-            return parse_instant(read_own(self._calls, LARGEST_FILE))
-        except (OSError, ValueError):
-            return None
-
-    def note_call(self, moment: datetime) -> None:
-        """Let the other processes know that KIS was asked without Supabase, and gave nothing. Never raises."""
-        with suppress(OSError):
-            write_private(self._calls, moment.isoformat().encode())
-
-    @contextmanager
-    def lock(self, seconds: float) -> Iterator[None]:
-        """Keep other processes of this machine out, also those that ask for another token of this slot.
-
-        Raises IssuanceError ``wait-too-long`` after ``seconds``. The lock ends with its process. Where the folder
-        cannot be written nobody is kept out: there is nothing to share either.
-        """
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(f"{self._path}.lock", mode=0o600)
-        try:
-            make_private(self._path.parent)
-            lock.acquire(timeout=seconds)
-        except Timeout as error:
-            raise IssuanceError(
-                "wait-too-long", "Another process of this machine is issuing without Supabase", retryable=True
-            ) from error
-        except OSError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _close_to_others(self) -> None:
         """Other clients write the file as the user's mask has it; one that is not our own to change stays."""

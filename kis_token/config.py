@@ -247,11 +247,8 @@ class _Reader:
         name = ".kis_token_cache.json" if service_name == "kis" else f".kis_token_cache.{service_name}.json"
         if self._env.get("RUNNER_TEMP"):
             return Path(self._env["RUNNER_TEMP"]) / name
-        try:
-            from platformdirs import user_cache_path
-        except ImportError:
-            return None
-        return user_cache_path("kis-token", appauthor=False) / name
+        folder = user_cache_folder()
+        return None if folder is None else folder / name
 
     def _token_files(self) -> tuple[str, ...]:
         names = self._text("token-files").lower().replace("_", "-").replace(",", " ").split()
@@ -317,6 +314,17 @@ class _Reader:
             return head is None or bool(head["full_name"] != base["full_name"])  # None: the fork was deleted
         except (OSError, ValueError, KeyError, TypeError):
             return False  # an unreadable event proves nothing; the plain message is right as well
+
+
+def user_cache_folder() -> Path | None:
+    """This program's folder in the user's cache; None where it is not known, as without the runtime's packages."""
+    try:
+        from platformdirs import user_cache_path
+
+        folder = user_cache_path("kis-token", appauthor=False)
+    except (ImportError, RuntimeError):  # RuntimeError: a user without a home
+        return None
+    return folder if folder.is_absolute() else None
 
 
 def _called(name: str, variable: str | None) -> str:

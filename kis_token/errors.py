@@ -113,6 +113,10 @@ REMEDIES: dict[str, str] = {
     "timed-out": "Something did not answer. The last lines of the log say what was waited for; or raise timeout.",
     "no-valid-token": "mode: check never issues. Run once with mode: resolve.",
     # cache and machine
+    "no-private-folder": (
+        "Without Supabase, the jobs of a machine take turns by a lock in a private folder. Give this user a home or a "
+        "temporary folder that no other user can write."
+    ),
     "cache-unwritable": "Set cache-path to a file in a folder that this user may write, or to off.",
     "export-failed": (
         "The file must be this user's own and its folder writable. Clients are looked for below HOME, XDG_CACHE_HOME "

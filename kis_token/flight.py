@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from kis_token.errors import (
@@ -21,10 +22,11 @@ from kis_token.errors import (
     StoreOutage,
 )
 from kis_token.lease import Lease
+from kis_token.limits import ISSUE_BUDGET
 from kis_token.lookup import describe, judge_row
 from kis_token.reader import Row, Slot
 from kis_token.token import State, Token
-from kis_token.waiting import ISSUE_BUDGET, Waiting, refused_to_another, token_repeated
+from kis_token.waiting import Waiting, refused_to_another, token_repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +42,10 @@ if TYPE_CHECKING:
 
 #: KIS allows one call a minute; a second more for its clock.
 MINUTE = timedelta(seconds=61)
+
+#: A round that took less than this, in seconds, and brought no token made no progress; so many in a row are an outage.
+SHORTEST_ROUND = 0.2
+MOST_IDLE_ROUNDS = 5
 
 #: Another's renewal takes a second or two: so long it is worth waiting for, even with a stale token at hand.
 PATIENCE = 3.0
@@ -69,6 +75,7 @@ class Flight:
         self._clock = clock
         self._lease = Lease(settings, store, vault, clock, deadline, tell)
         self._waiting = Waiting(clock, deadline, tell)
+        self._idle_rounds = 0
         self._was_rate_limited = False
         self._was_patient = False
         self._rejected: int | None = None
@@ -85,11 +92,13 @@ class Flight:
         self._rejected = view.unusable_version or replaces
         self._replaced_id = view.stored.token_id if view.stored is not None and replaces is not None else None
         while self.left() > 0:
+            started = self._clock.monotonic()
             begun, turn = self._lease.begin(
                 app_key,
                 keys_version=view.keys_version,
                 rejected_version=self._rejected,
                 rejected_token_id=view.refused_id,
+                has_token=partial(self._has_token, view),
             )
             self._times = begun.server_now, self._clock.now()
             self._refused_id = begun.rejected_token_id
@@ -113,7 +122,23 @@ class Flight:
                 resolution = self._use(view, turn, app_key)
             if resolution is not None:
                 return resolution
+            self._pace(self._clock.monotonic() - started)
         raise IssuanceError("wait-too-long", "Time was up before there was a token", retryable=True)
+
+    def _has_token(self, view: View) -> bool:
+        """Whether the caller can do without an answer."""
+        return self._settings.mode == "resolve" and self.present(view).at_hand() is not None
+
+    def _pace(self, seconds: float) -> None:
+        """Between two questions there is a pause, and questions that lead nowhere have an end. Raises StoreOutage."""
+        if seconds > SHORTEST_ROUND:
+            self._idle_rounds = 0
+            return
+        self._idle_rounds += 1
+        if self._idle_rounds >= MOST_IDLE_ROUNDS:
+            raise StoreOutage("store-unreachable", "Supabase's answers to begin_issuance lead to no token")
+        pause = SHORTEST_ROUND * 2**self._idle_rounds
+        self._clock.sleep(self._clock.jitter(0.5 * pause, 1.5 * pause))
 
     def present(self, view: View) -> View:
         """The same at this moment, by what the store has said so far: of its time, and of a token that is refused."""
@@ -126,6 +151,11 @@ class Flight:
     def left(self) -> float:
         """Seconds until the deadline."""
         return self._lease.left()
+
+    def bring_home(self, view: View, token: Token) -> None:
+        """Store ``token``, issued without the store, in the place of the one it may have ended. Raises StoreError."""
+        replaced = view.stored.version if view.stored is not None else None
+        self._lease.save(token, keys_version=view.keys_version, replaces_version=replaced)
 
     def _use(self, view: View, turn: Turn, app_key: AppKey) -> Resolution | None:
         """One turn. None: it brought nothing, and another may be asked for."""

@@ -114,7 +114,7 @@ class TokenKeeper:
 
     def _renew(self, held: Held, *, lives: bool) -> Held:
         try:
-            return self._resolve(self._settings, held.replaces)
+            return self._resolve(self._settings, held.replaces, held.token)
         except KisTokenError as error:
             if not lives:
                 raise
@@ -159,9 +159,9 @@ class TokenKeeper:
         finally:
             self._lock.release()
 
-    def _resolve(self, settings: Settings, refused_id: str | None = None) -> Held:
+    def _resolve(self, settings: Settings, refused_id: str | None = None, held: Token | None = None) -> Held:
         with self._open(settings) as resolver:
-            return self._hold(resolver.resolve(resolver.look(refused_id)), refused_id)
+            return self._hold(resolver.resolve(resolver.look(refused_id, held=held)), refused_id)
 
     def _hold(self, resolution: Resolution, replaces: str | None) -> Held:
         for warning in resolution.warnings:

@@ -1,7 +1,7 @@
 """This caller's side of the lease: asking for a turn to issue and giving it back, also when an answer is lost.
 
-A turn is one attempt, with a holder id of its own. Who repeats begin or commit with the same arguments is told the same
-again, so a lost answer costs a second request and nothing else.
+A turn is one attempt, with a holder id of its own. `begin` and `commit` are idempotent: after a lost answer the caller
+repeats the call with the same arguments and gets the same answer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.errors import KisTokenError, StoreOutage
+from kis_token.retry import Patience, Retry, at_most, briefly, to_the_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,15 @@ if TYPE_CHECKING:
 #: From asking for a turn to sending tokenP. With 70 s between turns, two calls are more than a minute apart.
 LONGEST_START = timedelta(seconds=5)
 
-_COMMIT_TRIES = 4
+#: Seconds for which a caller that may hold a lease without knowing it asks for the answer again, and those after which
+#: that lease is over: together a little more than the 60 s that it lasts.
+LONGEST_UNKNOWN, LAPSE = 50.0, 12.0
+
+#: Seconds for which a token is tried to be stored: about as long as the lease lasts.
+COMMIT_PATIENCE = 45.0
+
+#: Seconds for which a lease is tried to be given back: it lapses by itself.
+ABORT_PATIENCE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,38 +68,77 @@ class Lease:
         self._clock = clock
         self._deadline = deadline
         self._tell = tell
+        self._retry = Retry(clock, self.left, tell)
 
     def left(self) -> float:
         """Seconds until the deadline."""
         return self._deadline - self._clock.monotonic()
 
     def begin(
-        self, app_key: AppKey, *, keys_version: int, rejected_version: int | None, rejected_token_id: str | None
+        self,
+        app_key: AppKey,
+        *,
+        keys_version: int,
+        rejected_version: int | None,
+        rejected_token_id: str | None,
+        has_token: Callable[[], bool],
     ) -> tuple[Begun, Turn | None]:
-        """Ask for a turn: the answer, and the turn when it was granted. Raises StoreError."""
-        holder, asked_at, asked_counter = str(uuid.uuid4()), self._clock.now(), self._clock.monotonic()
+        """Ask for a turn: the answer, and the turn when it was granted. Raises StoreError.
+
+        A caller whose request may have arrived may hold a lease: it asks again, in the same words, until the answer is
+        there. When that takes as long as a lease lasts it lets that one lapse and begins anew, while it has the time. A
+        caller that has a token at hand (``has_token``) does not wait for any of this.
+        """
+        while True:
+            try:
+                return self._begin(app_key, keys_version, rejected_version, rejected_token_id, has_token)
+            except StoreOutage as outage:
+                if outage.doubtful or has_token() or self.left() < LAPSE:
+                    raise
+            self._clock.sleep(LAPSE)
+
+    def _begin(
+        self,
+        app_key: AppKey,
+        keys_version: int,
+        rejected_version: int | None,
+        rejected_token_id: str | None,
+        has_token: Callable[[], bool],
+    ) -> tuple[Begun, Turn | None]:
+        """The same with one holder."""
+        holder = str(uuid.uuid4())
+        asked: list[tuple[datetime, float]] = []  # when requests began of which one may have been granted
 
         def ask() -> Begun:
-            return self._store.begin(
-                self._service,
-                holder,
-                self._settings.label,
-                app_key,
-                min_remaining=self._settings.min_validity,
-                rejected_version=rejected_version,
-                rejected_token_id=rejected_token_id,
-                keys_version=keys_version,
-            )
+            asked.append((self._clock.now(), self._clock.monotonic()))
+            try:
+                return self._store.begin(
+                    self._service,
+                    holder,
+                    self._settings.label,
+                    app_key,
+                    min_remaining=self._settings.min_validity,
+                    rejected_version=rejected_version,
+                    rejected_token_id=rejected_token_id,
+                    keys_version=keys_version,
+                )
+            except StoreOutage as outage:
+                if not outage.sent:
+                    asked.pop()
+                raise
 
-        try:
-            begun = ask()
-        except StoreOutage:
-            # The lost answer may have been a grant, or that another holds it: only the store knows.
-            self._pause()
-            begun = ask()
+        def patience() -> Patience:
+            if has_token():
+                return briefly
+            if not asked:
+                return to_the_end
+            unknown_since = asked[0][1]
+            return lambda _, left: min(unknown_since + LONGEST_UNKNOWN - self._clock.monotonic(), to_the_end(0.0, left))
+
+        begun = self._retry.run(ask, patience)
         if begun.status != "granted" or begun.fence is None:
             return begun, None
-        return begun, Turn(holder, begun.fence, asked_at, asked_counter)
+        return begun, Turn(holder, begun.fence, *asked[0])
 
     def is_late(self, turn: Turn) -> bool:
         """Whether tokenP may not be called in this turn any more.
@@ -107,17 +155,12 @@ class Lease:
         def send() -> Committed:
             return self._store.commit(self._service, turn.holder, turn.fence, token, stored_form, rejected=rejected)
 
-        for _ in range(_COMMIT_TRIES - 1):
-            with suppress(StoreOutage):
-                return send()
-            if self.left() < 1:
-                break
-            self._pause()
-        return send()
+        return self._retry.run(send, lambda: at_most(COMMIT_PATIENCE, to_the_end))
 
     def abort(self, turn: Turn, code: str, cooldown: timedelta = timedelta(), *, refused: str | None = None) -> None:
         """End the turn without a token. Never raises: a turn that is not given back lapses."""
-        try:
+
+        def send() -> None:
             self._store.abort(
                 self._service,
                 turn.holder,
@@ -126,22 +169,27 @@ class Lease:
                 error_code=code,
                 refused_credential_id=refused,
             )
+
+        try:
+            self._retry.run(send, lambda: at_most(ABORT_PATIENCE, to_the_end))
         except KisTokenError as error:
             self._tell(f"The turn could not be given back and lapses by itself: {error}")
 
     def offer(self, token: Token, *, keys_version: int, replaces_version: int | None = None) -> None:
         """Store ``token`` outside of any turn where it is of use to others. Never raises: nobody depends on it."""
         with suppress(KisTokenError):
+            self.save(token, keys_version=keys_version, replaces_version=replaces_version)
+
+    def save(self, token: Token, *, keys_version: int, replaces_version: int | None = None) -> None:
+        """The same for those who depend on it. Raises StoreError."""
+        stored_form = self._sealed(token)
+
+        def send() -> None:
             self._store.save(
-                self._service,
-                token,
-                self._sealed(token),
-                replaces_version=replaces_version,
-                keys_version=keys_version,
+                self._service, token, stored_form, replaces_version=replaces_version, keys_version=keys_version
             )
+
+        self._retry.run(send, lambda: briefly)
 
     def _sealed(self, token: Token) -> str:
         return self._vault.seal(token.to_json(), self._service, "access_token")
-
-    def _pause(self) -> None:
-        self._clock.sleep(self._clock.jitter(0.2, 1.0))

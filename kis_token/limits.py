@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
+#: tokenP takes up to 15 s, storing its answer a little more: with fewer seconds than this no call is begun.
+ISSUE_BUDGET = 20.0
+
 
 def usable(timeout: float) -> float:
     """The seconds of a timeout that may be spent on asking: the rest is for handing out and saying goodbye."""

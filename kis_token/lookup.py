@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 
 from kis_token.config import is_one_word
 from kis_token.errors import IssuanceError, StoreMisconfigured, StoreOutage, TokenError
-from kis_token.token import LEAST_USEFUL, AppKey, State, Token, in_both_zones, in_hours, parse_stored
+from kis_token.retry import briefly, patiently
+from kis_token.token import (
+    LEAST_USEFUL,
+    AppKey,
+    State,
+    Token,
+    claimed_time,
+    in_both_zones,
+    in_hours,
+    parse_claims,
+    parse_stored,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +33,7 @@ if TYPE_CHECKING:
     from kis_token.errors import StoreError
     from kis_token.ports import CacheReader
     from kis_token.reader import Slot
+    from kis_token.retry import Patience, Retry
     from kis_token.sealing import Vault
 
 #: A machine whose clock is further off than this is told so.
@@ -122,6 +134,21 @@ class View:
         best = max(tokens, key=lambda pair: pair[0].expires_at, default=None)
         return best if best is not None and best[0].lives(self.now) else None
 
+    def homecoming(self) -> Token | None:
+        """The cached token, when it was issued after the stored one for the same app key: it may have ended that one.
+
+        A machine that issued while the store did not answer has such a token, and the others do not. Only times that
+        the tokens themselves claim count: the others may be nine hours off.
+        """
+        cached, stored = self.cached, self.stored
+        if cached is None or stored is None or not cached.lives(self.now):
+            return None
+        issued, before = (claimed_time(parse_claims(each.value), "iat") for each in (cached, stored))
+        if issued is None or before is None or issued <= before:
+            return None
+        owner = stored.app_key_id or (self.app_key.key_id if self.app_key is not None else None)
+        return cached if cached.app_key_id is not None and cached.app_key_id == owner else None
+
     def as_of(self, machine_time: datetime) -> View:
         """The same when this machine's clock shows ``machine_time``."""
         return replace(self, now=machine_time + self.skew)
@@ -151,21 +178,38 @@ def look(
     vault: Vault,
     clock: Clock,
     *,
+    retry: Retry,
     refused_id: str | None = None,
+    held: Token | None = None,
 ) -> View:
     """Ask store and cache. ``refused_id`` is the fingerprint of a token that KIS has refused.
+
+    ``held`` is a token that the caller has in memory: it stands in for the cached one where the cache has none. A read
+    that fails is repeated, briefly when there is a valid token at hand that would do, and patiently otherwise.
 
     Raises StoreMisconfigured, and TokenError for values that are sealed, not sealed or of another account against what
     the settings say. A token row that is merely broken is not an error: it is replaced.
     """
     view = View(now=clock.now(), links=(), app_key=given_app_key(settings), refused_id=refused_id)
+
+    def patience() -> Patience:
+        would_do = settings.mode in ("resolve", "check")  # a renewal needs the store
+        return briefly if would_do and _with_cached(view, cache, settings, held).at_hand() is not None else patiently
+
     try:
-        slot = read()
+        slot = retry.run(read, patience)
     except StoreOutage as outage:
-        view = replace(view, outage=outage).with_link("supabase", f"{outage}")
+        view = replace(view.as_of(clock.now()), outage=outage).with_link("supabase", f"{outage}")
     else:
-        view = _judge_slot(view, slot, settings, vault)
-    return view.with_link("cache", "turned off") if cache is None else look_at_cache(view, cache, settings)
+        view = _judge_slot(view.as_of(clock.now()), slot, settings, vault)
+    return _with_cached(view, cache, settings, held)
+
+
+def _with_cached(view: View, cache: CacheReader | None, settings: Settings, held: Token | None) -> View:
+    view = view.with_link("cache", "turned off") if cache is None else look_at_cache(view, cache, settings)
+    if held is None or view.cached is not None or held.token_id == view.refused_id:
+        return view
+    return replace(view, cached=held).with_link("memory", describe(held, view.now, settings.min_validity))
 
 
 def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
@@ -189,6 +233,11 @@ def enough(view: View, settings: Settings) -> Resolution | None:
     For resolve a fresh token, for rotate one that is not due yet, for check any that lives: check never issues, and
     raises IssuanceError ``no-valid-token`` instead.
     """
+    later = view.homecoming()
+    if later is not None and settings.mode == "resolve" and settings.reads_only:
+        return view.resolution(later, "cache", warning="The cached token is newer than the stored one.")
+    if later is not None and settings.mode != "check":
+        return None  # it has to get into the store first
     if settings.mode == "resolve":
         return view.answer(settings.min_validity)
     if settings.mode == "check":

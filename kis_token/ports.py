@@ -120,14 +120,21 @@ class Cache(CacheReader, Protocol):
     def write(self, token: Token) -> None:
         """Keep a token. Raises CacheError."""
 
-    def last_call(self) -> datetime | None:
-        """When KIS was last asked from here without Supabase, in vain; None when that is not known."""
 
-    def note_call(self, moment: datetime) -> None:
-        """Keep that for the machine's other processes. Never raises."""
+class Machine(Protocol):
+    """This user's processes on one machine, for one app key. Every call may raise EnvironmentFault."""
 
-    def lock(self, seconds: float) -> AbstractContextManager[None]:
-        """Keep the machine's other processes out. Raises IssuanceError after ``seconds``."""
+    def lock(self, app_key_id: str, seconds: float) -> AbstractContextManager[None]:
+        """Keep out the others that want to issue without the store. Raises IssuanceError after ``seconds``."""
+
+    def last_call(self, app_key_id: str) -> datetime | None:
+        """When KIS was last asked from here without the store; None when that is not known."""
+
+    def note_call(self, app_key_id: str, moment: datetime) -> None:
+        """Note that KIS is asked at ``moment``."""
+
+    def forget_call(self, app_key_id: str) -> None:
+        """The noted call was never sent."""
 
 
 class Issuer(Protocol):

@@ -14,28 +14,31 @@ from typing import TYPE_CHECKING
 from kis_token.cache import remember
 from kis_token.errors import (
     AppKeyChanged,
+    EnvironmentFault,
     IssuanceError,
-    IssuerError,
     IssuerOutage,
     IssuerRateLimited,
     KisTokenError,
+    StoreError,
     StoreMisconfigured,
     StoreOutage,
     TokenError,
 )
 from kis_token.flight import MINUTE, Flight, hand_out_issued, issue
+from kis_token.limits import ISSUE_BUDGET
 from kis_token.lookup import Resolution, View, check_owner, enough, look, look_at_cache, not_due
+from kis_token.retry import Retry
 from kis_token.token import LEAST_USEFUL, AppKey, fingerprint
-from kis_token.waiting import ISSUE_BUDGET, token_repeated
+from kis_token.waiting import token_repeated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kis_token.clock import Clock
     from kis_token.config import Settings
-    from kis_token.ports import Cache, Issuer, Store
-    from kis_token.reader import Slot
+    from kis_token.ports import Cache, Issuer, Machine, Store
     from kis_token.sealing import Vault
+    from kis_token.token import Token
 
 #: How long past its end a token may be handed out where the caller allows it: KIS accepts such now and then.
 LONGEST_EXPIRED = timedelta(hours=1)
@@ -55,6 +58,7 @@ class Resolver:
         settings: Settings,
         store: Store,
         cache: Cache | None,
+        machine: Machine,
         issuer: Issuer,
         vault: Vault,
         clock: Clock,
@@ -64,17 +68,28 @@ class Resolver:
         self._settings = settings
         self._store = store
         self._cache = cache
+        self._machine = machine
         self._issuer = issuer
         self._vault = vault
         self._clock = clock
         self._flight = Flight(settings, store, issuer, vault, clock, deadline, tell)
+        self._retry = Retry(clock, self._flight.left, tell)
 
-    def look(self, refused_id: str | None = None) -> View:
+    def look(self, refused_id: str | None = None, *, held: Token | None = None) -> View:
         """What store and cache hold now; a token with the fingerprint ``refused_id`` counts as none.
 
-        Raises StoreMisconfigured and TokenError.
+        ``held`` is a token that the caller has in memory. Raises StoreMisconfigured and TokenError.
         """
-        return look(self._settings, self._read, self._cache, self._vault, self._clock, refused_id=refused_id)
+        return look(
+            self._settings,
+            lambda: self._store.read(self._settings.service_name),
+            self._cache,
+            self._vault,
+            self._clock,
+            retry=self._retry,
+            refused_id=refused_id,
+            held=held,
+        )
 
     def replace(self, refused: str) -> Resolution:
         """Another token than ``refused``, which KIS does not accept any more (EGW00121, EGW00122, EGW00123).
@@ -97,20 +112,47 @@ class Resolver:
         return resolution
 
     def _find(self, view: View, tries: int = KEY_TRIES) -> Resolution:
+        if view.outage is not None:
+            return enough(view, self._settings) or self._without_store(view, view.outage)
+        later = view.homecoming()
+        if later is not None and self._settings.mode != "check" and not self._settings.reads_only:
+            brought = self._bring_home(view, later)
+            if isinstance(brought, Resolution):
+                return brought
+            view = brought
         answer = enough(view, self._settings)
         if answer is not None:
             return answer
-        if view.outage is not None:
-            return self._without_store(view, view.outage)
         try:
             return self._renew(view)
-        except StoreOutage as outage:
-            return self._without_store(view, outage)
         except AppKeyChanged as change:
             # Another account's token must not get into the slot: from the start, with the keys that are there now.
-            return self._find(self.look(view.refused_id), tries - 1) if tries > 1 else self._fall_back(view, change)
+            return self._find_again(view, tries - 1) if tries > 1 else self._fall_back(view, change)
         except KisTokenError as error:
             return self._fall_back(view, error)
+
+    def _find_again(self, view: View, tries: int = KEY_TRIES) -> Resolution:
+        """From the start, in a call in which the store has answered before: it is not out, so none is issued alone."""
+        again = self.look(view.refused_id)
+        return self._find(again, tries) if again.outage is None else self._fall_back(again, again.outage)
+
+    def _bring_home(self, view: View, token: Token) -> View | Resolution:
+        """Store a token that was issued without the store; how things stand then, or the token if that failed."""
+        try:
+            self._flight.bring_home(view, token)
+        except StoreError as error:
+            if self._settings.mode != "resolve":
+                return view  # its renewal replaces both
+            warning = f"The cached token is newer than the stored one, and could not be stored for others: {error}"
+            return replace(view.resolution(token, "cache", warning=warning), unstored=error)
+        home = self.look(view.refused_id)
+        if self._settings.mode != "resolve":
+            return view if home.outage is not None else home
+        if home.outage is not None:
+            return view.resolution(token, "cache")
+        answer = enough(home, self._settings)
+        is_that = answer is not None and answer.token.token_id == token.token_id
+        return replace(answer, source="cache") if answer is not None and is_that else home
 
     def _renew(self, view: View) -> Resolution:
         if self._settings.reads_only:
@@ -126,9 +168,6 @@ class Resolver:
             return judged
         answer = not_due(replace(view, now=judged.now), judged.token, self._settings)
         return answer or self._flight.run(view, app_key, replaces=stored.version)
-
-    def _read(self) -> Slot:
-        return self._store.read(self._settings.service_name)
 
     def _fall_back(self, view: View, error: KisTokenError) -> Resolution:
         """A token that still lives, with a warning, for those who want a token; else the error."""
@@ -154,43 +193,60 @@ class Resolver:
         raise error
 
     def _without_store(self, view: View, outage: StoreOutage) -> Resolution:
-        """Without Supabase single flight ends at this machine's edge: a living token, else one call under a lock."""
+        """A valid token or, as the last resort, one that is issued alone: single flight then ends at this machine.
+
+        Only in a call in which the store has answered nothing at all, and not where this machine's certificates or
+        proxy keep it from answering.
+        """
         try:
             return self._fall_back(view, outage)
         except StoreOutage:
             # Without keys: they may well be where nobody can read them now.
-            if self._settings.on_store_outage == "fail" or self._settings.mode != "resolve" or view.app_key is None:
+            is_told_to = self._settings.on_store_outage == "issue" and self._settings.mode == "resolve"
+            if not is_told_to or view.app_key is None or outage.doubtful:
                 raise
-        app_key = view.app_key
-        if self._flight.left() < ISSUE_BUDGET:
+        left = self._flight.left() - ISSUE_BUDGET
+        if left < 0:
             raise IssuanceError(
                 "wait-too-long", f"{outage.args[0]}, and there is too little time left to issue", retryable=True
             ) from outage
-        if self._cache is None:
-            return self._issue_alone(view, app_key, outage)
-        with self._cache.lock(max(self._flight.left() - ISSUE_BUDGET, 0.0)):
-            now = look_at_cache(self._flight.present(view), self._cache, self._settings)
-            if now.cached is not None and now.cached.lives(now.now):
-                return now.resolution(now.cached, "cache", warning=f"{outage}; the cached token is used.")
-            if now.cache_fault is not None:
-                raise now.cache_fault from outage
-            called = self._cache.last_call()
-            if called is not None and timedelta() <= now.now - called < MINUTE:
-                said = "this machine has asked KIS within the last minute, in vain"
-                raise IssuerRateLimited("kis-rate-limited", f"{outage.args[0]}, and {said}")
-            return self._issue_alone(view, app_key, outage)
+        try:
+            with self._machine.lock(view.app_key.key_id, left):
+                resolution = None if self._store_is_back() else self._issue_alone(view, view.app_key, outage)
+        except EnvironmentFault as fault:
+            raise EnvironmentFault(fault.code, f"{outage.args[0]}, and no token is issued: {fault.args[0]}") from outage
+        return resolution or self._find_again(view)
+
+    def _store_is_back(self) -> bool:
+        """Whether the store answers after the time that building the runtime and the lock have taken."""
+        try:
+            self._store.read(self._settings.service_name)
+        except StoreOutage:
+            return False
+        return True
 
     def _issue_alone(self, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
+        """A token that another of this machine's callers has just cached, else one tokenP call. Under the lock."""
         view = self._flight.present(view)
+        if self._cache is not None:
+            view = look_at_cache(view, self._cache, self._settings)
+            if view.cached is not None and view.cached.lives(view.now):
+                return view.resolution(view.cached, "cache", warning=f"{outage}; the cached token is used.")
+            if view.cache_fault is not None:
+                raise view.cache_fault from outage
+        moment, called = self._clock.now(), self._machine.last_call(app_key.key_id)
+        if called is not None and timedelta() <= moment - called < MINUTE:
+            said = "this machine has asked KIS within the last minute"
+            raise IssuerRateLimited("kis-rate-limited", f"{outage.args[0]}, and {said}")
+        self._machine.note_call(app_key.key_id, moment)
         try:
             token = issue(self._issuer, app_key, view.now)
-        except IssuerError as error:
-            was_sent = not isinstance(error, IssuerOutage) or error.sent
-            if self._cache is not None and was_sent:
-                self._cache.note_call(view.now)  # or each of the machine's jobs would ask in turn
-            if isinstance(error, IssuerRateLimited):
-                raise IssuerRateLimited(error.code, f"{outage.args[0]}, and {error.args[0]}") from error
+        except IssuerOutage as error:
+            if not error.sent:
+                self._machine.forget_call(app_key.key_id)
             raise
+        except IssuerRateLimited as error:
+            raise IssuerRateLimited(error.code, f"{outage.args[0]}, and {error.args[0]}") from error
         if token.token_id == view.refused_id:
             raise token_repeated(token) from outage
         what = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from kis_token.errors import KIS_REFUSALS, IssuanceError, IssuerRefused, KisTokenError
+from kis_token.limits import ISSUE_BUDGET
 from kis_token.token import REISSUE_WINDOW, in_both_zones
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from kis_token.token import Token
 
 _Found = TypeVar("_Found")
-
-#: tokenP takes up to 15 s, storing its answer a little more: with fewer seconds than this no call is begun.
-ISSUE_BUDGET = 20.0
 
 #: A turn can end without a token, which looking does not show: after about so many seconds it is asked for again.
 ASK_AGAIN = 5.0

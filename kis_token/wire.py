@@ -94,6 +94,9 @@ class Wire:
                 exchange.request(method, path, body, {"Host": self._netloc, **headers, "Accept-Encoding": "identity"})
                 with exchange.getresponse() as response:
                     return _read(response)
+        except TimeoutError:
+            # A socket's own timeout ends in the same moment as the caller's patience.
+            raise GivenUp(sent=attempt.sent) from None
         except (OSError, http.client.HTTPException) as error:
             outage = _outage(error, attempt, is_proxied=proxy is not None)
         raise outage  # outside of the block: the cause's text may repeat what was sent

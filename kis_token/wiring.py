@@ -9,6 +9,7 @@ from kis_token.cache import make_cache
 from kis_token.clock import SystemClock
 from kis_token.kis import KISIssuer
 from kis_token.limits import usable
+from kis_token.machine import local_machine
 from kis_token.resolver import Resolver
 from kis_token.sealing import make_vault
 from kis_token.supabase import SupabaseStore
@@ -50,6 +51,7 @@ def open_resolver(
             settings,
             store=store,
             cache=make_cache(settings, vault),
+            machine=local_machine(),
             issuer=KISIssuer(settings.base_url, settings.environment, left=lambda: deadline - clock.monotonic()),
             vault=vault,
             clock=clock,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kis_token.cache import FileCache, make_cache
 from kis_token.config import Settings
 from kis_token.kis import KISIssuer
+from kis_token.machine import LocalMachine
 from kis_token.resolver import Resolver
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_response
 from kis_token.sandbox.loopback import Fault
@@ -72,6 +73,11 @@ class Chain:
         return Settings.from_env({**env, "USER": "somebody", "HOSTNAME": "laptop"})
 
     @property
+    def machine(self) -> LocalMachine:
+        """The machine that all callers are on."""
+        return LocalMachine([self.folder / "machine"])
+
+    @property
     def variables(self) -> dict[str, str]:
         """The environment of a machine that takes part, with the same cache."""
         return {
@@ -99,6 +105,7 @@ class Chain:
             settings,
             store=store,
             cache=make_cache(settings, vault),
+            machine=self.machine,
             issuer=issuer or KISIssuer(settings.base_url, settings.environment, left=left),
             vault=vault,
             clock=clock,

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kis_token.cache import LARGEST_FILE, FileCache, remember
-from kis_token.errors import CacheError, IssuanceError, TokenError
+from kis_token.errors import CacheError, TokenError
 from kis_token.lookup import Resolution
 from kis_token.sealing import PREFIX, PlainVault, SealingVault
 from kis_token.token import build_token
@@ -310,36 +310,6 @@ def test_sealed_cache_shows_nothing(path: Path) -> None:
     assert sealed.read().token_id == token.token_id
     assert "sealed" in miss(file_cache(path))
     assert "another row" in miss(FileCache(path, SealingVault((bytes(range(32)),)), "kis-paper"))
-
-
-def test_lock_keeps_other_processes_out(cache: FileCache, path: Path) -> None:
-    """While one process holds the lock another waits for as long as it was told, and gets it when that one is gone."""
-    command = [sys.executable, "-c", HOLD_LOCK, str(path)]
-    with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline().strip() == b"held"
-        with pytest.raises(IssuanceError) as caught, cache.lock(0.05):
-            pytest.fail("two hold the lock")
-        assert (caught.value.code, caught.value.retryable) == ("wait-too-long", True)
-        holder.kill()
-        holder.wait()
-    with cache.lock(10):
-        cache.write(make_token())
-
-
-def test_lock_may_be_taken_again(cache: FileCache) -> None:
-    """A lock is given back at the end, after an error too."""
-    with pytest.raises(ZeroDivisionError), cache.lock(1):
-        raise ZeroDivisionError
-    with cache.lock(0):
-        pass
-
-
-def test_lock_where_nothing_can_be_written_keeps_nobody_out(tmp_path: Path) -> None:
-    """Without a folder there is nothing to share: the work goes on, and its errors are its own."""
-    (tmp_path / "file").write_text("")
-    with pytest.raises(FileExistsError), file_cache(tmp_path / "file" / NAME).lock(1):
-        raise FileExistsError
 
 
 def resolution_of(*, expired: bool = False) -> Resolution:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from kis_token.lookup import View
     from kis_token.ports import Begun
     from kis_token.reader import Slot
+    from kis_token.token import Token
     from tests.chain import Chain
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
@@ -356,8 +357,8 @@ def test_slot_whose_keys_never_rest_is_given_up(owner: Owner) -> None:
     resolver = chain.resolver(app_key="", app_secret="")
     look = resolver.look
 
-    def look_and_change(refused_id: str | None = None) -> View:
-        view = look(refused_id)
+    def look_and_change(refused_id: str | None = None, *, held: Token | None = None) -> View:
+        view = look(refused_id, held=held)
         owner.set_app_key(OTHER if view.app_key == APP_KEY else APP_KEY)
         return view
 

@@ -11,6 +11,7 @@ import pytest
 from kis_token.errors import IssuanceError, KisTokenError, StoreMisconfigured, StoreOutage, TokenError
 from kis_token.lookup import View, describe, enough, judge_row, look
 from kis_token.reader import Row, Slot
+from kis_token.retry import Retry
 from kis_token.sealing import PlainVault, SealingVault
 from kis_token.token import LEAST_USEFUL, AppKey, Token, build_token
 from tests.support import ACCOUNT, APP_KEY, make_settings, make_token
@@ -48,6 +49,10 @@ class StillClock:
     def jitter(self, low: float, high: float) -> float:
         """The middle."""
         return (low + high) / 2
+
+
+#: For callers whose time is up: nothing is repeated.
+NO_RETRY = Retry(StillClock(), lambda: 0.0, print)
 
 
 class HeldCache:
@@ -96,7 +101,14 @@ def seen(
     wrong_by: timedelta = timedelta(),
 ) -> View:
     """What is seen with that answer of the store and that token in the cache."""
-    return look(settings or make_settings(), answering(answer), HeldCache(cached), PlainVault(), StillClock(wrong_by))
+    return look(
+        settings or make_settings(),
+        answering(answer),
+        HeldCache(cached),
+        PlainVault(),
+        StillClock(wrong_by),
+        retry=NO_RETRY,
+    )
 
 
 def said(view: View) -> list[tuple[str, str]]:
@@ -214,7 +226,7 @@ def test_misconfigured_store_is_no_outage() -> None:
 
 def test_cache_that_is_turned_off_is_not_asked() -> None:
     """And says so."""
-    view = look(make_settings(), answering(slot_of(None)), None, PlainVault(), StillClock())
+    view = look(make_settings(), answering(slot_of(None)), None, PlainVault(), StillClock(), retry=NO_RETRY)
     assert said(view) == [("supabase", "no token is stored"), ("cache", "turned off")]
 
 
@@ -254,6 +266,7 @@ def test_a_refused_token_counts_as_none_wherever_it_is() -> None:
         HeldCache(token),
         PlainVault(),
         StillClock(),
+        retry=NO_RETRY,
         refused_id=token.token_id,
     )
 
@@ -307,7 +320,7 @@ def test_sealed_slot_is_opened_with_the_key() -> None:
     vault = SealingVault((bytes(range(32)),))
     token = living(3 * HOUR)
     rows = {name: replace(row, value=vault.seal(row.value, "kis", name)) for name, row in slot_of(token).rows.items()}
-    view = look(make_settings(), answering(Slot(rows, NOON)), None, vault, StillClock())
+    view = look(make_settings(), answering(Slot(rows, NOON)), None, vault, StillClock(), retry=NO_RETRY)
     assert view.app_key == APP_KEY
     assert view.stored is not None
     assert view.stored.token_id == token.token_id
@@ -358,7 +371,7 @@ def test_a_rotation_that_has_not_run_is_noticed(mode: str, age: timedelta, lifet
     token = make_token(left=lifetime - age, age=age, now=NOON)
     slot = slot_of(token)
 
-    view = look(make_settings(INPUT_MODE=mode), answering(slot), None, PlainVault(), StillClock())
+    view = look(make_settings(INPUT_MODE=mode), answering(slot), None, PlainVault(), StillClock(), retry=NO_RETRY)
 
     assert [f"The stored token is {age // HOUR} h old" in warning for warning in view.warnings] == [True] * warned
 

@@ -295,7 +295,7 @@ def test_a_dead_cached_token_of_another_key_is_in_nobody_s_way(chain: Chain) -> 
     chain.supabase.stop()
     assert chain.resolve(allow_expired="true").source == "oauth"
 
-    chain.cache_token(make_token(OTHER.key, left=-MINUTE, age=25 * HOUR))
+    chain.machine.forget_call(APP_KEY.key_id)
     chain.kis.production.stop()
     (chain.folder / "cache.json").write_text(make_token(OTHER.key, left=-MINUTE, age=25 * HOUR).to_json())
     with pytest.raises(IssuerOutage):

@@ -30,13 +30,12 @@ ABORT = "/rest/v1/rpc/abort_issuance"
 NO_SUPABASE = "https://no-such-project.invalid"
 NO_KIS = "https://no-such-host.invalid:9443"
 
-#: A process that takes the cache's lock, says so, and holds it until its input ends or it dies.
+#: A process that takes the machine's lock, says so, and holds it until its input ends or it dies.
 HOLD_LOCK = """
 import sys
 from pathlib import Path
-from kis_token.cache import FileCache
-from kis_token.sealing import PlainVault
-with FileCache(Path(sys.argv[1]), PlainVault(), "kis").lock(10):
+from kis_token.machine import LocalMachine
+with LocalMachine([Path(sys.argv[1])]).lock(sys.argv[2], 10):
     print("held", flush=True)
     sys.stdin.read()
 """

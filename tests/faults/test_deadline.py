@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.errors import IssuanceError, IssuerError, KisTokenError
+from kis_token.errors import IssuanceError, IssuerError, KisTokenError, StoreOutage
 from kis_token.kis import STORE_SECONDS, KISIssuer
 from kis_token.sandbox.kis_http import PRICE_PATH
 from tests.chain import WatchedIssuer, stale_token
@@ -29,7 +29,7 @@ from tests.faults.ground import (
     stored_stays,
 )
 from tests.races.crowd import held
-from tests.support import Contender
+from tests.support import APP_KEY, Contender
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
@@ -107,10 +107,10 @@ def test_begin_with_a_stale_token(chain: Chain, *, before: bool) -> None:
 def test_begin_with_nothing(chain: Chain, *, before: bool) -> None:
     """One error; whoever comes later gets a turn, at once or when the lost one has lapsed."""
     resolver, view = hurried(chain, looks=True)
-    with held(chain.supabase.server, BEGIN, before=before), soon(BOUND), pytest.raises(IssuanceError) as caught:
+    with held(chain.supabase.server, BEGIN, before=before), soon(BOUND), pytest.raises(StoreOutage) as caught:
         resolver.resolve(view)
 
-    assert (caught.value.code, caught.value.retryable, chain.issue_calls) == ("wait-too-long", True, 0)
+    assert (caught.value.code, caught.value.retryable, chain.issue_calls) == ("store-unreachable", True, 0)
     clock = chain.clock()
     assert (chain.resolve(clock).source, chain.issue_calls) == ("oauth", 1)
     assert sum(clock.slept) < 75
@@ -203,7 +203,7 @@ def test_a_quotation(chain: Chain) -> None:
 def test_the_lock_of_a_living_process(chain: Chain) -> None:
     """Without Supabase and a cached token, who cannot get the lock in time gets one error and makes no call."""
     chain.supabase.stop()
-    command = [sys.executable, "-c", HOLD_LOCK, str(chain.folder / "cache.json")]
+    command = [sys.executable, "-c", HOLD_LOCK, str(chain.folder / "machine"), APP_KEY.key_id]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"

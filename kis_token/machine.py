@@ -1,0 +1,111 @@
+"""This user's processes on this machine: one at a time issues without the store, and not within a minute of another.
+
+It does not depend on the cache: its files lie in a private folder of the machine, one pair for each app key, whatever
+cache the callers use or do not use. They hold no token.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kis_token.config import user_cache_folder
+from kis_token.errors import EnvironmentFault, IssuanceError
+from kis_token.files import read_own, write_private
+from kis_token.folders import is_on_open_ground, make_private
+from kis_token.token import parse_instant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+
+_LARGEST_FILE = 1024
+
+
+class LocalMachine:
+    """The first of ``folders`` that is this user's own, or can be made so."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._folders = tuple(folders)
+
+    @contextmanager
+    def lock(self, app_key_id: str, seconds: float) -> Iterator[None]:
+        """Keep out this machine's other callers that want to issue for this app key. The lock ends with its process.
+
+        Raises IssuanceError ``wait-too-long`` after ``seconds``, and EnvironmentFault ``no-private-folder``.
+        """
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self._folder() / f"{app_key_id}.lock", mode=0o600)
+        try:
+            lock.acquire(timeout=seconds)
+        except Timeout as error:
+            message = "Another process of this machine is issuing without Supabase"
+            raise IssuanceError("wait-too-long", message, retryable=True) from error
+        except OSError as error:
+            message = f"No lock can be had on this machine ({type(error).__name__})"
+            raise EnvironmentFault("no-private-folder", message) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def last_call(self, app_key_id: str) -> datetime | None:
+        """When KIS was last asked from here without the store; None when that is not known."""
+        try:
+            return parse_instant(read_own(self._mark(app_key_id), _LARGEST_FILE))
+        except (OSError, ValueError):
+            return None
+
+    def note_call(self, app_key_id: str, moment: datetime) -> None:
+        """Note that KIS is asked at ``moment``. Raises EnvironmentFault: a call that cannot be noted is not made."""
+        try:
+            write_private(self._mark(app_key_id), moment.isoformat().encode())
+        except OSError as error:
+            message = f"The call cannot be noted for this machine's other jobs ({type(error).__name__})"
+            raise EnvironmentFault("no-private-folder", message) from error
+
+    def forget_call(self, app_key_id: str) -> None:
+        """The noted call was never sent."""
+        with suppress(OSError):
+            self._mark(app_key_id).unlink()
+
+    def _mark(self, app_key_id: str) -> Path:
+        return self._folder() / f"{app_key_id}.asked"
+
+    def _folder(self) -> Path:
+        refused = []
+        for folder in self._folders:
+            reason = _fault_of(folder)
+            if reason is None:
+                return folder
+            refused.append(f"{folder} {reason}")
+        raise EnvironmentFault("no-private-folder", f"No folder is private to this user: {'; '.join(refused)}")
+
+
+def local_machine() -> LocalMachine:
+    """The machine this runs on: the user's cache folder or, where that is not private, one in the temporary folder."""
+    user = os.geteuid() if hasattr(os, "geteuid") else "user"
+    usual = user_cache_folder()
+    folders = [] if usual is None else [usual]
+    return LocalMachine([*folders, Path(tempfile.gettempdir()) / f"kis-token-{user}"])
+
+
+def _fault_of(folder: Path) -> str | None:
+    """Why others could interfere in ``folder``, which is made where it is missing; None when they cannot."""
+    try:
+        if is_on_open_ground(folder):
+            return "lies below a folder that others can write"
+        make_private(folder)
+        status = folder.lstat()
+    except OSError as error:
+        return f"cannot be used ({type(error).__name__})"
+    if not stat.S_ISDIR(status.st_mode):
+        return "is not a folder"
+    if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
+        return "can be written by others"
+    return None if os.access(folder, os.W_OK) else "cannot be written"

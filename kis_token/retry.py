@@ -1,0 +1,90 @@
+"""When a call of the store is repeated, and when its failure is an outage: one rule for reads and writes.
+
+A hiccup (a reset, a 502, a restart) passes within seconds, and giving up on it can cost a token. So a call that fails
+is repeated, with growing, jittered pauses, as long as its `Patience` allows; only then is the failure an outage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from kis_token.errors import StoreOutage
+from kis_token.limits import ISSUE_BUDGET
+
+if TYPE_CHECKING:
+    from kis_token.clock import Clock
+
+_Answer = TypeVar("_Answer")
+
+#: How many more seconds another try may begin in, by the seconds since the first try and those until the deadline.
+Patience = Callable[[float, float], float]
+
+#: Seconds of patience of a caller that has a valid token at hand.
+BRIEFLY = 0.8
+
+#: The longest patience, in seconds, of a caller that may issue alone afterwards.
+LONGEST_PATIENCE = 120.0
+
+#: The first pause in seconds, which doubles each time, and the longest; both before jitter.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+
+
+def briefly(elapsed: float, left: float) -> float:
+    """For a caller that has a valid token at hand: one hiccup, no more."""
+    return min(BRIEFLY - elapsed, left)
+
+
+def patiently(elapsed: float, left: float) -> float:
+    """For a caller that has no valid token: half of the time that it does not need for issuing."""
+    whole = elapsed + left
+    spare = whole - ISSUE_BUDGET
+    return min((spare if spare > 0 else whole) / 2, LONGEST_PATIENCE) - elapsed
+
+
+def to_the_end(_: float, left: float) -> float:
+    """For a caller that nothing else can help: until the deadline is a second away."""
+    return left - 1
+
+
+def at_most(seconds: float, patience: Patience) -> Patience:
+    """The same, with an upper limit."""
+    return lambda elapsed, left: min(seconds - elapsed, patience(elapsed, left))
+
+
+class Retry:
+    """Repeats calls of the store. ``left`` returns the seconds until the caller's deadline.
+
+    ``tell`` gets a line for people when a call is repeated for longer than a moment, once.
+    """
+
+    def __init__(self, clock: Clock, left: Callable[[], float], tell: Callable[[str], None]) -> None:
+        self._clock = clock
+        self._left = left
+        self._tell = tell
+        self._told = False
+
+    def run(self, ask: Callable[[], _Answer], patience: Callable[[], Patience]) -> _Answer:
+        """The answer of ``ask``, which raises StoreOutage when it fails. ``patience`` is asked for after each failure.
+
+        Raises the last StoreOutage when the patience is over, and at once when this machine's certificates or proxy are
+        the trouble: no repetition mends those.
+        """
+        started, pause = self._clock.monotonic(), _FIRST_PAUSE
+        while True:
+            try:
+                return ask()
+            except StoreOutage as outage:
+                elapsed = self._clock.monotonic() - started
+                more = patience()(elapsed, self._left())
+                wait = self._clock.jitter(0.5 * pause, 1.5 * pause)
+                if outage.doubtful or wait > more:
+                    raise
+                self._say(outage, more)
+            self._clock.sleep(wait)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _say(self, outage: StoreOutage, seconds: float) -> None:
+        if not self._told and seconds > 2 * BRIEFLY:
+            self._told = True
+            self._tell(f"{outage}; trying again, for {seconds:.0f} s at the most")
