@@ -206,4 +206,7 @@ def add_runtime(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # while the first modules are imported
+        sys.exit(130)

@@ -10,22 +10,24 @@ from __future__ import annotations
 import json
 import logging
 import os
-from contextlib import closing
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.errors import SettingsError, StoreOutage, TokenError
 from kis_token.reader import TYPES
 from kis_token.sealing import PREFIX, make_vault
-from kis_token.supabase import SupabaseStore
 from kis_token.token import build_token, parse_instant, parse_stored
+from kis_token.wiring import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from kis_token.clock import Clock
     from kis_token.reader import Row, Slot
+    from kis_token.supabase import SupabaseStore
 
 _LOG = logging.getLogger("kis_token")
 
@@ -43,9 +45,17 @@ class SupabaseCredentialManager:
     Raises SettingsError for settings that are there and make no sense.
     """
 
-    def __init__(self, url: str | None = None, key: str | None = None, *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         given = {"INPUT_SUPABASE_URL": url, "INPUT_SUPABASE_KEY": key}
         env = os.environ if env is None else env
+        self._clock = clock or SystemClock()
         self._settings: Settings | None = None
         try:
             self._settings = Settings.from_env({**env, **{name: value for name, value in given.items() if value}})
@@ -118,7 +128,7 @@ class SupabaseCredentialManager:
         settings = self._settings
         if settings is None:
             return None
-        with closing(SupabaseStore(settings.supabase_url, settings.supabase_key)) as store:
+        with open_store(settings, self._clock.monotonic(), _LOG.info, self._clock) as store:
             try:
                 return question(store, settings)
             except StoreOutage as outage:

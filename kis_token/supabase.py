@@ -6,7 +6,7 @@ be written. Every error that leaves here is a StoreOutage or a StoreMisconfigure
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kis_token.errors import StoreOutage
 from kis_token.limits import no_deadline
@@ -23,6 +23,7 @@ from kis_token.reader import (
     read_slot,
     store_error,
 )
+from kis_token.retry import Retry, at_most, to_the_end
 from kis_token.token import Token, parse_instant
 from kis_token.wire import Wire
 
@@ -38,17 +39,26 @@ if TYPE_CHECKING:
 #: One write, in seconds: longer than a healthy database ever takes, short against the lease of 60 s.
 CALL_SECONDS = 8.0
 
+#: For so many seconds a call outside of the chain is repeated: a hiccup is over by then.
+SECONDS_OF_PATIENCE = 5.0
+
+_Result = TypeVar("_Result")
+
 
 class SupabaseStore:
     """The table ``api_credentials`` of one Supabase project, and the functions that govern issuing.
 
-    ``left`` tells the seconds until the caller's deadline; no call takes longer.
+    ``left`` tells the seconds until the caller's deadline; no call takes longer. With ``retry`` a call that fails is
+    repeated for some seconds; the chain, which knows what is at hand, does that by itself.
     """
 
-    def __init__(self, url: str, key: str, *, left: Callable[[], float] = no_deadline) -> None:
+    def __init__(
+        self, url: str, key: str, *, left: Callable[[], float] = no_deadline, retry: Retry | None = None
+    ) -> None:
         self._url = url
         self._key = key
         self._left = left
+        self._retry = retry
         self._wire = Wire(url)
         self._client: Client | None = None
         self._transport: WireTransport | None = None
@@ -77,8 +87,16 @@ class SupabaseStore:
         return self._read(service_name, ("access_token",), only_living=True)
 
     def _read(self, service_name: str, types: tuple[str, ...], *, only_living: bool = False) -> Slot:
-        seconds = min(READ_SECONDS, self._left())
-        return read_slot(self._wire, self._key, service_name, types=types, only_living=only_living, seconds=seconds)
+        def read() -> Slot:
+            seconds = min(READ_SECONDS, self._left())
+            return read_slot(self._wire, self._key, service_name, types=types, only_living=only_living, seconds=seconds)
+
+        return self._repeat(read)
+
+    def _repeat(self, ask: Callable[[], _Result]) -> _Result:
+        if self._retry is None:
+            return ask()
+        return self._retry.run(ask, lambda: at_most(SECONDS_OF_PATIENCE, to_the_end))
 
     def read_all(self, service_name: str) -> Slot:
         """Keys and token of ``service_name``, inactive rows as well."""
@@ -262,12 +280,15 @@ class SupabaseStore:
     def _call(self, call: Callable[[Client], object]) -> object:
         from supabase import PostgrestAPIError, SupabaseException
 
-        try:
-            return call(self._get_client())
-        except SupabaseException:
-            raise store_error(400, "client") from None
-        except (ValueError, RecursionError, PostgrestAPIError):  # not JSON, or not PostgREST's; the errors quote it
-            raise StoreOutage("store-unreachable", "Supabase's answer cannot be read") from None
+        def ask() -> object:
+            try:
+                return call(self._get_client())
+            except SupabaseException:
+                raise store_error(400, "client") from None
+            except (ValueError, RecursionError, PostgrestAPIError):  # not JSON, or not PostgREST's; the errors quote it
+                raise StoreOutage("store-unreachable", "Supabase's answer cannot be read") from None
+
+        return self._repeat(ask)
 
     def _get_client(self) -> Client:
         """The client, made at the first use."""

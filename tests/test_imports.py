@@ -46,7 +46,7 @@ LAYERS = {
     "flight": 5,
     "resolver": 6,
     "keys": 6,
-    "manager": 6,
+    "manager": 8,
     "wiring": 7,
     "action": 8,
     "cli": 8,
