@@ -111,7 +111,7 @@ class Contender:
             settings,
             store=store,
             cache=make_cache(settings, vault),
-            machine=LocalMachine([self.cache.parent]),
+            machine=LocalMachine(lambda: [self.cache.parent]),
             issuer=KISIssuer(settings.base_url, settings.environment, left=left),
             vault=vault,
             clock=clock,

@@ -295,5 +295,5 @@ class _Year:
             **inputs,
         }
         settings = Settings.from_env({f"INPUT_{name.upper()}": value for name, value in given.items()})
-        parts = (self._store, None, LocalMachine(()), self._issuer, PlainVault(), self._clock)
+        parts = (self._store, None, LocalMachine(lambda: ()), self._issuer, PlainVault(), self._clock)
         return Resolver(settings, *parts, self._clock.monotonic() + settings.timeout / SECOND, tell=lambda _: None)

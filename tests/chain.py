@@ -75,7 +75,7 @@ class Chain:
     @property
     def machine(self) -> LocalMachine:
         """The machine that all callers are on."""
-        return LocalMachine([self.folder / "machine"])
+        return LocalMachine(lambda: [self.folder / "machine"])
 
     @property
     def variables(self) -> dict[str, str]:

@@ -55,10 +55,11 @@ def test_one_failure_costs_less_than_a_second(patience: Patience) -> None:
     ("patience", "left", "shortest", "longest"),
     [
         (briefly, 180, 0.2, BRIEFLY),
-        (patiently, 180, 60, (180 - ISSUE_BUDGET) / 2),
+        (patiently, 180, 30, LONGEST_PATIENCE),
+        (patiently, 60, 10, (60 - ISSUE_BUDGET) / 2),
         (patiently, 30, 2, 5),
         (patiently, 10, 2, 5),
-        (patiently, 3600, 100, LONGEST_PATIENCE),
+        (patiently, 3600, 30, LONGEST_PATIENCE),
         (to_the_end, 180, 160, 179),
         (at_most(3, to_the_end), 180, 1, 3),
         (at_most(300, to_the_end), 60, 50, 59),
