@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ SECRETS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch over the run, whatever part of the tests it is."""
+    """Watch over the run, whatever part of the tests it is, and have its folders closed to the developer's group."""
+    os.umask(0o022)
     config.pluginmanager.register(leaks, "leaks")
     for secret in SECRETS:
         leaks.LEAKS.add(secret)
