@@ -7,7 +7,6 @@ cache the callers use or do not use. They hold no token.
 from __future__ import annotations
 
 import os
-import stat
 import tempfile
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.config import user_cache_folder
 from kis_token.errors import EnvironmentFault, IssuanceError
-from kis_token.folders import is_on_open_ground, make_private
+from kis_token.folders import open_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -79,10 +78,10 @@ class LocalMachine:
     def _folder(self) -> Path:
         refused = []
         for folder in self._folders():
-            reason = _fault_of(folder)
-            if reason is None:
-                return folder
-            refused.append(f"{folder} {reason}")
+            try:
+                return open_private(folder)
+            except OSError as error:  # noqa: PERF203 - there are two folders
+                refused.append(f"{error.strerror or folder}")
         raise EnvironmentFault("no-private-folder", f"No folder is private to this user: {'; '.join(refused)}")
 
 
@@ -98,19 +97,3 @@ def _usual_folders() -> Iterator[Path]:
     user = os.geteuid() if hasattr(os, "geteuid") else "user"
     with suppress(OSError):  # there is no temporary folder that can be written
         yield Path(tempfile.gettempdir()) / f"kis-token-{user}"
-
-
-def _fault_of(folder: Path) -> str | None:
-    """Why others could interfere in ``folder``, which is made where it is missing; None when they cannot."""
-    try:
-        if is_on_open_ground(folder):
-            return "lies below a folder that others can write"
-        make_private(folder)
-        status = folder.lstat()
-    except OSError as error:
-        return f"cannot be used ({type(error).__name__})"
-    if not stat.S_ISDIR(status.st_mode):
-        return "is not a folder"
-    if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
-        return "can be written by others"
-    return None if os.access(folder, os.W_OK) else "cannot be written"
