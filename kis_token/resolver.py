@@ -191,7 +191,7 @@ class Resolver:
             if isinstance(error, IssuerRateLimited):
                 raise IssuerRateLimited(error.code, f"{outage.args[0]}, and {error.args[0]}") from error
             raise
-        if token.token_id == view.refused_id:
+        if view.rejects(token):
             raise token_repeated(token) from outage
         what = (
             "a token was issued that other machines do not see"

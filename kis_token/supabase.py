@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from kis_token.errors import StoreError, StoreOutage
+from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
 from kis_token.limits import no_deadline, within
 from kis_token.ports import Begun, Committed
 from kis_token.reader import (
     COLUMNS,
     DATABASE_NOW,
     READ_SECONDS,
+    REJECTED_TOKENS,
     TABLE,
     TYPES,
     Slot,
@@ -137,7 +138,7 @@ class SupabaseStore:
             retry_at=_time(retry_at) if retry_at else None,
             holder_label=_one_line(answer.get("holder_label")),
             last_error=_one_line(answer.get("last_error")),
-            rejected_token_id=answer.get("rejected_token_id"),
+            rejected_token_ids=_rejected_ids(answer),
         )
 
     def commit(
@@ -155,7 +156,13 @@ class SupabaseStore:
             token_id=token.token_id,
             rejected=rejected,
         )
-        return Committed(answer["status"], answer.get("version"), answer.get("value"), answer.get("expires_at"))
+        return Committed(
+            answer["status"],
+            answer.get("version"),
+            answer.get("value"),
+            answer.get("expires_at"),
+            is_rejected=answer.get("rejected") is True,
+        )
 
     def save(
         self,
@@ -165,16 +172,26 @@ class SupabaseStore:
         *,
         replaces_version: int | None = None,
         keys_version: int | None = None,
-    ) -> None:
-        """Store a token outside of any turn, unless one that lives longer and is not that version is there."""
-        self._rpc(
-            "save_token",
-            service=service_name,
-            value=stored_form,
-            expires_at=token.expires_at.isoformat(),
-            replaces_version=replaces_version,
-            keys_version=keys_version,
-        )
+    ) -> bool:
+        """Store a token outside of any turn, unless one that lives longer and is not that version is there.
+
+        False when the slot remembers it as rejected: then it is not stored.
+        """
+        arguments = {
+            "service": service_name,
+            "value": stored_form,
+            "expires_at": token.expires_at.isoformat(),
+            "replaces_version": replaces_version,
+            "keys_version": keys_version,
+        }
+        try:
+            # The database cannot tell which token a sealed value holds.
+            answer = self._rpc("save_token", **arguments, token_id=token.token_id)
+        except StoreMisconfigured as error:
+            if error.code != "store-function-missing":
+                raise
+            answer = self._rpc("save_token", **arguments)  # of a release that remembered no tokens here
+        return bool(answer["status"] != "rejected")
 
     def abort(
         self,
@@ -263,7 +280,7 @@ class SupabaseStore:
         def call(client: Client) -> object:
             query = client.table(TABLE).select(COLUMNS).eq("service_name", service_name)
             if types:
-                query = query.in_("credential_type", types)
+                query = query.in_("credential_type", (*types, REJECTED_TOKENS))
             if only_active:
                 query = query.is_("is_active", True)
             if only_living:
@@ -329,6 +346,12 @@ def _time(value: object) -> datetime:
         return parse_instant(value)
     except ValueError:
         raise StoreOutage("store-unreachable", "Supabase's answer has a time that cannot be read") from None
+
+
+def _rejected_ids(answer: dict[str, Any]) -> frozenset[str]:
+    """The fingerprints in an answer of begin_issuance; older functions name the last one alone."""
+    ids = answer.get("rejected_token_ids", [answer.get("rejected_token_id")])
+    return frozenset(each for each in ids if isinstance(each, str)) if isinstance(ids, list) else frozenset()
 
 
 def _one_line(text: object) -> str | None:
