@@ -90,7 +90,7 @@ comment on column public.api_credentials.id is 'Surrogate key; nothing refers to
 comment on column public.api_credentials.service_name is
     'The slot: kis for a real account, kis-paper for a paper account, any other name for further accounts or services.';
 comment on column public.api_credentials.credential_type is
-    'What the value is: app_key, app_secret, access_token, or a name of your own for other services.';
+    'What the value is: app_key, app_secret, access_token, rejected_tokens (fingerprints, written by the functions), or a name of your own for other services.';
 comment on column public.api_credentials.credential_value is
     'The secret. A token is a JSON string {"access_token","expires_at","issued_at"}; with sealing on, an enc:v1: envelope.';
 comment on column public.api_credentials.expires_at is
