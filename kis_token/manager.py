@@ -98,13 +98,14 @@ class SupabaseCredentialManager:
         return self._token_in(slot)
 
     def get_kis_valid_token(self) -> dict[str, Any] | None:
-        """The same for a token that is alive by the database's clock; None for any other."""
+        """The same for a token that is alive by the database's clock and not rejected; None for any other."""
         slot = self._ask(lambda store, settings: store.read_living_token(settings.service_name))
         return self._token_in(slot, only_living=True)
 
     def save_kis_token(self, access_token: str, expires_at: datetime, issued_at: datetime) -> bool:
         """Store a token, unless one that lives longer is there. Whether the store now has one of the two.
 
+        A token that the slot remembers as rejected or revoked is not stored; a line in the log says so.
         Times without a zone are taken as Korea time. Raises TokenError for what is no token or is dead already.
         """
         token = build_token(
@@ -118,8 +119,10 @@ class SupabaseCredentialManager:
 
         def save(store: SupabaseStore, settings: Settings) -> bool:
             service = settings.service_name
-            store.save(service, token, self._vault.seal(token.to_json(), service, "access_token"))
-            return True
+            is_saved = store.save(service, token, self._vault.seal(token.to_json(), service, "access_token"))
+            if not is_saved:
+                _LOG.warning("The token is one that KIS rejects, so it was not stored in %s", service)
+            return is_saved
 
         return self._ask(save) or False
 
@@ -151,6 +154,8 @@ class SupabaseCredentialManager:
             return None
         # The column may promise more than the token holds: Korea times have been written into it as if they were UTC.
         if only_living and slot.server_now is not None and token.expires_at <= slot.server_now:
+            return None
+        if only_living and token.token_id in slot.rejected:
             return None
         stored = json.loads(text)
         end = next((time for time in (row.expires_at, stored.get("expires_at")) if _is_instant(time)), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from kis_token.errors import StoreOutage
+from kis_token.errors import StoreMisconfigured, StoreOutage
 from kis_token.limits import no_deadline
 from kis_token.ports import Begun, Committed
 from kis_token.reader import (
@@ -143,7 +143,8 @@ class SupabaseStore:
             retry_at=answer.time("retry_at") if answer.has("retry_at") else None,
             holder_label=_one_line(answer.text("holder_label")),
             last_error=_one_line(answer.text("last_error")),
-            rejected_token_id=answer.text("rejected_token_id"),
+            # Functions of an older release name the last one alone.
+            rejected_token_ids=answer.texts("rejected_token_ids") or answer.texts("rejected_token_id"),
         )
         if begun.status == "granted" and begun.fence is None:
             raise answer.outage()
@@ -164,8 +165,13 @@ class SupabaseStore:
             token_id=token.token_id,
             rejected=rejected,
         )
-        status = answer.one_of("committed", "unchanged", "fenced")
-        return Committed(status, answer.number("version"), answer.text("value"), answer.text("expires_at"))
+        return Committed(
+            answer.one_of("committed", "unchanged", "fenced"),
+            answer.number("version"),
+            answer.text("value"),
+            answer.text("expires_at"),
+            is_rejected=answer.is_true("rejected"),
+        )
 
     def save(
         self,
@@ -175,16 +181,26 @@ class SupabaseStore:
         *,
         replaces_version: int | None = None,
         keys_version: int | None = None,
-    ) -> None:
-        """Store a token outside of any turn, unless one that lives longer and is not that version is there."""
-        self._ask(
-            "save_token",
-            service=service_name,
-            value=stored_form,
-            expires_at=token.expires_at.isoformat(),
-            replaces_version=replaces_version,
-            keys_version=keys_version,
-        )
+    ) -> bool:
+        """Store a token outside of any turn, unless one that lives longer and is not that version is there.
+
+        False when the slot remembers it as rejected: then it is not stored.
+        """
+        arguments = {
+            "service": service_name,
+            "value": stored_form,
+            "expires_at": token.expires_at.isoformat(),
+            "replaces_version": replaces_version,
+            "keys_version": keys_version,
+        }
+        try:
+            # The database cannot tell which token a sealed value holds.
+            answer = self._ask("save_token", **arguments, token_id=token.token_id)
+        except StoreMisconfigured as error:
+            if error.code != "store-function-missing":
+                raise
+            answer = self._ask("save_token", **arguments)  # of a release that remembered no tokens here
+        return answer.one_of("saved", "kept", "rejected") != "rejected"
 
     def abort(
         self,
@@ -348,6 +364,15 @@ class _Answer:
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise self.outage()
         return value
+
+    def texts(self, name: str) -> frozenset[str]:
+        """The texts in a list, or the one text; none where there is neither."""
+        value = self._fields.get(name)
+        return frozenset(each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
+
+    def is_true(self, name: str) -> bool:
+        """Whether there is such a field and it is true."""
+        return self._fields.get(name) is True
 
     def time(self, name: str) -> datetime:
         """A point in time, which has to be there."""
