@@ -144,7 +144,9 @@ class SupabaseStore:
             holder_label=_one_line(answer.text("holder_label")),
             last_error=_one_line(answer.text("last_error")),
             # Functions of an older release name the last one alone.
-            rejected_token_ids=answer.texts("rejected_token_ids") or answer.texts("rejected_token_id"),
+            rejected_token_ids=answer.texts(
+                "rejected_token_ids" if answer.has("rejected_token_ids") else "rejected_token_id"
+            ),
         )
         if begun.status == "granted" and begun.fence is None:
             raise answer.outage()

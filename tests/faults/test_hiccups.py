@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from kis_token.reader import Slot
     from tests.chain import Chain
+
+_Answer = TypeVar("_Answer")
 
 HICCUPS = {
     **OUTAGES,
@@ -322,16 +323,18 @@ def test_six_callers_wait_and_the_store_restarts(chain: Chain) -> None:
     holder, token = Contender(chain.database), make_token()
     holder.begin()
     resolvers = [chain.resolver(SystemClock(), cache_path="off", timeout="60s") for _ in range(6)]
-    noticed = threading.Semaphore(0)
+    begun, noticed = threading.Semaphore(0), threading.Semaphore(0)
     for store in chain.stores:
-        store.read = partial(read_and_notice, store.read, noticed)  # type: ignore[method-assign]  # as it is, but told of
+        # As they are, but told of.
+        store.begin = partial(do_and_notice, store.begin, begun)  # type: ignore[method-assign]
+        store.read = partial(do_and_notice, store.read, noticed)  # type: ignore[method-assign]
 
     with ThreadPoolExecutor(6) as pool:
         waiting = [pool.submit(resolver.resolve) for resolver in resolvers]
         for _ in resolvers:
-            assert noticed.acquire(timeout=SECONDS)
+            assert begun.acquire(timeout=SECONDS)
         chain.supabase.stop()
-        for _ in range(12):
+        for _ in range(3 * len(resolvers)):
             assert noticed.acquire(timeout=SECONDS)
         chain.supabase.start()
         holder.commit(token)
@@ -341,10 +344,12 @@ def test_six_callers_wait_and_the_store_restarts(chain: Chain) -> None:
     assert chain.issue_calls == 0
 
 
-def read_and_notice(read: Callable[[str], Slot], noticed: threading.Semaphore, service_name: str) -> Slot:
-    """A read, after which another is noticed."""
+def do_and_notice(
+    call: Callable[..., _Answer], noticed: threading.Semaphore, *arguments: object, **named: object
+) -> _Answer:
+    """A call of the store, the end of which is noticed."""
     try:
-        return read(service_name)
+        return call(*arguments, **named)
     finally:
         noticed.release()
 
