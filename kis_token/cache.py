@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from kis_token.errors import CacheError, IssuanceError, TokenError
 from kis_token.files import open_itself, read_own, write_private
 from kis_token.folders import make_private
+from kis_token.forks import no_fork
 from kis_token.token import Token, parse_instant, parse_stored
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class FileCache:
         Raises IssuanceError ``wait-too-long`` after ``seconds``. The lock ends with its process. Where the folder
         cannot be written nobody is kept out: there is nothing to share either.
         """
-        from filelock import FileLock, Timeout
+        with no_fork():
+            from filelock import FileLock, Timeout
 
         lock = FileLock(f"{self._path}.lock", mode=0o600)
         try:

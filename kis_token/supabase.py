@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from kis_token.errors import StoreError, StoreOutage
+from kis_token.forks import no_fork
 from kis_token.limits import no_deadline, within
 from kis_token.ports import Begun, Committed
 from kis_token.reader import (
@@ -280,12 +281,14 @@ class SupabaseStore:
         return answer
 
     def _call(self, call: Callable[[Client], object]) -> object:
-        import httpx
-        from supabase import PostgrestAPIError, SupabaseException
+        with no_fork():
+            import httpx
+            from supabase import PostgrestAPIError, SupabaseException
 
         seconds = min(CALL_SECONDS, self._left())
         try:
-            client = self._get_client()
+            with no_fork():  # making a client imports as well
+                client = self._get_client()
             return within(seconds, lambda _: call(client))
         except TimeoutError:
             message = f"Supabase did not answer within {max(seconds, 0):.2g} s"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from kis_token.cache import make_cache
@@ -45,12 +45,13 @@ def open_resolver(
     """
     deadline = _deadline(settings, started)
     vault = make_vault(settings.encryption_keys)
-    with open_store(settings, started, clock) as store:
+    issuer = KISIssuer(settings.base_url, settings.environment, left=lambda: deadline - clock.monotonic())
+    with open_store(settings, started, clock) as store, closing(issuer):
         yield Resolver(
             settings,
             store=store,
             cache=make_cache(settings, vault),
-            issuer=KISIssuer(settings.base_url, settings.environment, left=lambda: deadline - clock.monotonic()),
+            issuer=issuer,
             vault=vault,
             clock=clock,
             deadline=deadline,
