@@ -9,13 +9,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-import pytest
-
 from kis_token import forks as forks_module
 from kis_token.forks import PerProcess, no_fork
 from tests.forked import forks, in_child, needs_fork
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.chain import Chain
 
 pytestmark = [forks, needs_fork]
