@@ -1,4 +1,4 @@
-"""What may not pass into another process with os.fork(): connections, locks, and imports that are under way.
+"""State that may not pass into another process with os.fork(): connections, locks, and imports that are under way.
 
 A forked child has a copy of all memory, but one thread alone. A connection is shared with the parent, whose answers the
 child would read; a lock that another thread held stays locked for ever, and so do a module that was being imported and

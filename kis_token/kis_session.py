@@ -52,7 +52,7 @@ _PATH = re.compile(r"/(?!/)([^?#@\\\s\x00-\x1f\x7f/]|/(?!/))*(\?[^#\s\x00-\x1f\x
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What an ordinary call shows KIS: token, key and secret. Its repr shows none."""
+    """Token, key and secret, which an ordinary call shows KIS. Its repr shows none of them."""
 
     token: Token
     app_key: AppKey

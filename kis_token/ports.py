@@ -142,7 +142,7 @@ class Issuer(Protocol):
         """One tokenP call. Raises IssuerRefused, IssuerRateLimited and IssuerOutage.
 
         ``may_send`` is asked right before the call leaves, after all that takes time, such as connecting. When it says
-        no, raises TooLate; what was prepared is kept, so that the next call leaves at once.
+        no, raises TooLate. The connection is kept, so that the next call leaves at once.
         """
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:

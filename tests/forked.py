@@ -39,7 +39,7 @@ class Child:
         os.close(writer)
 
     def result(self) -> Any:  # noqa: ANN401 - any JSON
-        """What the child's work gave."""
+        """The result of the child's work."""
         try:
             is_done = select.select([self._reader], [], [], SECONDS)[0]
             said = os.read(self._reader, 65536) if is_done else b""
@@ -53,5 +53,5 @@ class Child:
 
 
 def in_child(work: Callable[[], object]) -> Any:  # noqa: ANN401 - any JSON
-    """What ``work`` gives in a child."""
+    """The result of ``work`` in a child."""
     return Child(work).result()

@@ -1,4 +1,4 @@
-"""What belongs to a process, over os.fork(): each makes its own, and no child finds an import that never ends."""
+"""State over os.fork(): each process makes its own, and no child finds an import that never ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One request to KIS: what is given up is never sent, what is late is not sent, and every answer has its bounds."""
+"""One request to KIS: it is not sent once it is given up or late, and every answer has its bounds."""
 
 from __future__ import annotations
 
@@ -372,7 +372,7 @@ def test_a_variable_that_names_no_certificates(
 def test_a_proxy_variable_that_names_no_proxy(
     proxy: str, tls_server: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same: whatever requests makes of it, the caller gets an outage, and nothing was sent."""
+    """The caller gets an outage, and nothing was sent, whichever error requests raises."""
     monkeypatch.setenv("https_proxy", proxy)
     error = outage(tls_server.url)
     assert (error.code, error.sent, tls_server.asked) == ("kis-unreachable", False, [])

@@ -98,7 +98,6 @@ def test_an_unreachable_network_is_passed(monkeypatch: pytest.MonkeyPatch, attem
 def test_families_take_turns(monkeypatch: pytest.MonkeyPatch, attempt: Attempt) -> None:
     """With several silent addresses of one family, one of the other family is the second to be tried."""
     with silent_address() as silent, listener() as good, ExitStack() as stack:
-        silent6 = (f"::ffff:{silent[0]}", silent[1], 0, 0)
         silent_ones: Found = [
             (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (f"::ffff:{silent[0]}", silent[1], 0, 0))
         ] * 30
