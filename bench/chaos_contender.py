@@ -107,12 +107,13 @@ class Contender:
 
         vault = make_vault(settings.encryption_keys)
         store = SupabaseStore(settings.supabase_url, settings.supabase_key, left=left)
+        issuer = KISIssuer(settings.base_url, settings.environment, left=left)
         resolver = Resolver(
             settings,
             store=store,
             cache=make_cache(settings, vault),
             machine=LocalMachine(lambda: [self.cache.parent]),
-            issuer=KISIssuer(settings.base_url, settings.environment, left=left),
+            issuer=issuer,
             vault=vault,
             clock=clock,
             deadline=deadline,
@@ -145,6 +146,7 @@ class Contender:
             )
         )
         store.close()
+        issuer.close()
         return got
 
     def _variables(self, by: str, inputs: dict[str, str]) -> dict[str, str]:

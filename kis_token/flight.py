@@ -24,6 +24,7 @@ from kis_token.errors import (
 from kis_token.lease import Lease
 from kis_token.limits import ISSUE_BUDGET
 from kis_token.lookup import describe, judge_row
+from kis_token.ports import TooLate
 from kis_token.reader import Row, Slot
 from kis_token.token import State, Token
 from kis_token.waiting import Waiting, refused_to_another, token_repeated
@@ -172,9 +173,12 @@ class Flight:
             self._lease.abort(turn, "out-of-time")
             raise IssuanceError("wait-too-long", "There is too little time left to issue a token", retryable=True)
         try:
-            token = issue(self._issuer, app_key, view.now)
+            token = issue(self._issuer, app_key, view.now, lambda: not self._lease.is_late(turn))
             if not view.rejects(token):
                 view = self._verify(view, token, app_key)
+        except TooLate:
+            self._lease.abort(turn, "late-start")
+            return None
         except IssuerRateLimited:
             self._lease.abort(turn, "EGW00133", MINUTE)
             # Somebody outside of all this has issued; their token may be stored already.
@@ -314,9 +318,9 @@ class Flight:
         return view.with_link("supabase", said).resolution(token, "supabase")
 
 
-def issue(issuer: Issuer, app_key: AppKey, now: datetime) -> Token:
-    """One tokenP call, and a look at whose token it gave."""
-    token = issuer.issue(app_key, now)
+def issue(issuer: Issuer, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
+    """One tokenP call, and a look at whose token it gave. Raises TooLate when ``may_send`` said no."""
+    token = issuer.issue(app_key, now, may_send)
     if token.app_key_id != app_key.key_id:
         raise IssuerOutage("kis-answer-unusable", "KIS issued a token of another app key", sent=True)
     return token

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from kis_token.config import user_cache_folder
 from kis_token.errors import EnvironmentFault, IssuanceError
 from kis_token.folders import open_private
+from kis_token.forks import no_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,7 +34,8 @@ class LocalMachine:
 
         Raises IssuanceError ``wait-too-long`` after ``seconds``, and EnvironmentFault ``no-private-folder``.
         """
-        from filelock import FileLock, Timeout
+        with no_fork():
+            from filelock import FileLock, Timeout
 
         lock = FileLock(self._folder() / f"{app_key_id}.lock", mode=0o600)
         try:

@@ -41,7 +41,8 @@ class SupabaseCredentialManager:
     """The credentials of all services in one Supabase project.
 
     Without arguments url and key are those of the environment. The methods about KIS are for the slot that the
-    environment names: kis, kis-paper or ``KIS_SERVICE_NAME``. ``env`` stands in for os.environ. Threads may share it.
+    environment names: kis, kis-paper or ``KIS_SERVICE_NAME``. ``env`` stands in for os.environ. Threads
+    and forked processes may share it: no connection is kept between two calls.
     Raises SettingsError for settings that are there and make no sense.
     """
 

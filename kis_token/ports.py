@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from datetime import datetime, timedelta
 
@@ -141,11 +142,19 @@ class Machine(Protocol):
         """The noted call was never sent."""
 
 
+class TooLate(Exception):
+    """The issuer was ready to send when `may_send` said no. Nothing was sent."""
+
+
 class Issuer(Protocol):
     """KIS."""
 
-    def issue(self, app_key: AppKey, now: datetime) -> Token:
-        """One tokenP call. Raises IssuerRefused, IssuerRateLimited and IssuerOutage."""
+    def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
+        """One tokenP call. Raises IssuerRefused, IssuerRateLimited and IssuerOutage.
+
+        ``may_send`` is asked right before the call leaves, after all that takes time, such as connecting. When it says
+        no, raises TooLate. The connection is kept, so that the next call leaves at once.
+        """
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:
         """The code that speaks against the token, if any. Raises IssuerOutage when the try did not work."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from kis_token.errors import StoreMisconfigured, StoreOutage
+from kis_token.forks import no_fork
 from kis_token.limits import no_deadline
 from kis_token.ports import Begun, Committed
 from kis_token.reader import (
@@ -296,11 +297,14 @@ class SupabaseStore:
         return answer
 
     def _call(self, call: Callable[[Client], object]) -> object:
-        from supabase import PostgrestAPIError, SupabaseException
+        with no_fork():
+            from supabase import PostgrestAPIError, SupabaseException
 
         def ask() -> object:
             try:
-                return call(self._get_client())
+                with no_fork():  # making a client imports as well
+                    client = self._get_client()
+                return call(client)
             except SupabaseException:
                 raise store_error(400, "client") from None
             except (ValueError, RecursionError, PostgrestAPIError):  # not JSON, or not PostgREST's; the errors quote it

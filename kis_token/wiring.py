@@ -47,13 +47,14 @@ def open_resolver(
     """
     left = _time_left(settings, started, clock)
     vault = make_vault(settings.encryption_keys)
-    with closing(SupabaseStore(settings.supabase_url, settings.supabase_key, left=left)) as store:
+    issuer = KISIssuer(settings.base_url, settings.environment, left=left)
+    with closing(SupabaseStore(settings.supabase_url, settings.supabase_key, left=left)) as store, closing(issuer):
         yield Resolver(
             settings,
             store=store,
             cache=make_cache(settings, vault),
             machine=local_machine(),
-            issuer=KISIssuer(settings.base_url, settings.environment, left=left),
+            issuer=issuer,
             vault=vault,
             clock=clock,
             deadline=clock.monotonic() + left(),
