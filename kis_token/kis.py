@@ -225,7 +225,7 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: str
 
 
 def _json_in(body: bytes) -> object:
-    """The JSON in a body; None when there is none. Its texts may be in EUC-KR: codes, dates and tokens are ASCII."""
+    """The JSON in a body; None for a body that is not JSON. Its texts may be in EUC-KR: codes and tokens are ASCII."""
     try:
         return json.loads(body.decode(json.detect_encoding(body), "replace"))
     except (ValueError, RecursionError):

@@ -25,7 +25,7 @@ REJECTED_TOKENS = "rejected_tokens"
 #: What PostgreSQL reads as its present where a time is asked for.
 DATABASE_NOW = "now"
 
-#: A Date outside of these is none: at the edge of the calendar no sum is possible.
+#: A Date outside of these is ignored: at the edge of the calendar no sum is possible.
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=timezone.utc), datetime(9000, 1, 1, tzinfo=timezone.utc)
 
 #: The bound for one read, in seconds.

@@ -358,14 +358,14 @@ class _Answer:
         return status
 
     def text(self, name: str) -> str | None:
-        """A text; None where there is none."""
+        """A text; None where the field is missing or null."""
         value = self._fields.get(name)
         if value is not None and not isinstance(value, str):
             raise self.outage()
         return value
 
     def number(self, name: str) -> int | None:
-        """A whole number; None where there is none."""
+        """A whole number; None where the field is missing or null."""
         value = self._fields.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise self.outage()

@@ -96,7 +96,7 @@ def test_the_first_private_folder_is_taken(tmp_path: Path) -> None:
 
 @posix
 def test_no_private_folder_is_an_error_that_names_each(tmp_path: Path) -> None:
-    """Where there is none, nobody issues alone: the error says which places were refused, and why."""
+    """Without a private folder nobody issues alone: the error says which places were refused, and why."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)

@@ -43,7 +43,7 @@ def run(failing: Failing, clock: TurnedClock, patience: Patience, left: float = 
 
 @pytest.mark.parametrize("patience", [briefly, patiently, to_the_end, at_most(1, to_the_end)])
 def test_one_failure_costs_less_than_a_second(patience: Patience) -> None:
-    """Whatever is at hand, one hiccup is one short pause, and nobody is told of it but where a long wait may follow."""
+    """One hiccup is one short pause with any patience; a line is told only where a long wait may follow."""
     clock = TurnedClock()
     answer, told = run(Failing(clock, 1), clock, patience)
     assert (answer, len(clock.slept)) == ("answer", 1)

@@ -439,7 +439,7 @@ def test_callers_with_caches_of_their_own_make_one_call(chain: Chain) -> None:
 
 
 def test_another_account_of_the_machine_is_not_kept_waiting(chain: Chain) -> None:
-    """The minute is KIS's for an app key: another key's call is none of its business."""
+    """The minute is KIS's for an app key: another key's call does not count."""
     chain.supabase.stop()
     chain.resolve(cache_path="off")
     with pytest.raises(KisTokenError) as caught:
@@ -563,7 +563,7 @@ LATER = {
 
 @pytest.mark.parametrize("name", LATER)
 def test_no_other_cached_token_takes_the_stored_one_s_place(chain: Chain, name: str) -> None:
-    """What the cache has of another account, from before, or past its end leaves the stored token alone."""
+    """A cached token of another account, of an earlier issue, or past its end leaves the stored token alone."""
     stored = make_token(left=16 * HOUR, age=8 * HOUR)
     chain.database.put_token(stored)
     chain.cache_token(LATER[name]())
@@ -604,7 +604,7 @@ def test_answers_that_make_no_progress_have_an_end(chain: Chain, name: str) -> N
     ids=["number", "list", "odd-status", "odd-version"],
 )
 def test_an_odd_answer_to_commit_does_not_cost_the_token(chain: Chain, body: object) -> None:
-    """Whatever the store answers to commit, the token that KIS has given is handed out and cached."""
+    """The token that KIS has given is handed out and cached, with any answer of the store to commit."""
     chain.supabase.server.add_fault(Fault("answer", COMMIT, 999, Response(200, body)))
 
     got = chain.resolve()

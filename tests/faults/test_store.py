@@ -168,7 +168,7 @@ def test_a_stale_token_outlives_begin(chain: Chain, name: str) -> None:
 def test_a_store_that_has_answered_is_not_out(chain: Chain, name: str, policy: str) -> None:
     """With nothing valid, a failure of begin after a good read is the error: nobody issues beside a store that works.
 
-    The caller asks until its time is over. Whoever comes later gets a turn, at once or when a lost one has lapsed.
+    The caller asks until its time is over. A later caller gets a turn, at once or when a lost one has lapsed.
     """
     clock = chain.clock()
     resolver = chain.resolver(clock, on_store_outage=policy)
