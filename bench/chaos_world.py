@@ -31,6 +31,12 @@ IDLE, RESOLVING, GRANTED, AT_KIS = range(4)
 #: As many as there is room for in the page, and more than a machine can bear.
 MOST_CONTENDERS = 1000
 
+#: A forked child of a contender has its contender's number and so much more.
+CHILD = 100_000
+
+#: Where a tally says that a process got another's answer.
+MIXED = "mixed"
+
 _JUMPED = struct.Struct("d")
 _CLOSED, _FINISHING, _BUSY, _MARKS = 8, 9, 16, 64
 
