@@ -356,7 +356,7 @@ def _jobs(year: Year, market: Market) -> Iterator[datetime]:
 def make_years(days: int, seed: int) -> list[Year]:
     """The years of the table. With keys in the store alone nobody can issue while it is out."""
     return [
-        Year("keys as inputs", "given", days, seed),
+        *(Year(f"keys as inputs, seed {each}", "given", days, each) for each in range(seed, seed + 3)),
         Year("keys in the store", "stored", days, seed),
         Year("keys in both", "both", days, seed),
     ]
@@ -405,7 +405,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     print(LEGEND)
-    print(f"{options.days} days, seed {options.seed}", flush=True)
+    print(f"{options.days} days, seed {options.seed} and, in two lines, the next ones", flush=True)
     results = [(year, simulate(year)) for year in make_years(options.days, options.seed)]
     print_table(results)
     missed = 0
