@@ -15,15 +15,26 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-STARTED = time.monotonic()
 HERE = os.path.dirname(os.path.abspath(__file__))
 OLDEST = (3, 10)
 NEWEST_MINOR = 20
+REINSTALL = "--reinstall="
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+    from pathlib import Path
+
     from kis_token.config import Settings
     from kis_token.lookup import Resolution, View
     from kis_token.workflow import FileWorkflow
+
+
+def read_start() -> float:
+    """When the step began, as time.monotonic has it: now, or the time that this program passed to its second start."""
+    return next((float(word[len(REINSTALL) :]) for word in sys.argv if word.startswith(REINSTALL)), time.monotonic())
+
+
+STARTED = read_start()
 
 
 def main() -> int:
@@ -62,9 +73,9 @@ def find_python() -> str | None:
     return None
 
 
-def start_again(python: str) -> int:
+def start_again(python: str, *more: str) -> int:
     """The same program under ``python``, cut off from the caller's packages."""
-    command = [python, "-I", "-S", "-X", "utf8", os.path.abspath(__file__), "--again"]
+    command = [python, "-I", "-S", "-X", "utf8", os.path.abspath(__file__), "--again", *more]
     if os.name == "nt":
         # exec on Windows returns to the caller before the new program is done.
         import subprocess
@@ -121,8 +132,7 @@ def find_token(workflow: FileWorkflow) -> int:
         mask_view(view, workflow)
     if resolution is None:
         try:
-            add_runtime(settings)
-            from kis_token import action
+            return run_chain(settings, view, workflow)
         except EnvironmentFault as fault:
             at_hand = view.at_hand() if view is not None and settings.mode == "resolve" else None
             if view is None or at_hand is None:
@@ -130,8 +140,6 @@ def find_token(workflow: FileWorkflow) -> int:
                 return 1
             # Renewing failed before it began; what lives is not withheld for that.
             resolution = view.resolution(*at_hand, warning=f"The token was not renewed: {fault}. {fault.hint}")
-        else:
-            return action.main(STARTED, view)
     publish(resolution, settings, workflow, os.environ, SystemClock().now())
     return 0
 
@@ -189,8 +197,33 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
     return view, remember(cache, resolution) if resolution is not None else None
 
 
-def add_runtime(settings: Settings) -> None:
-    """Find or build the packages and make them importable."""
+def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> int:
+    """The rest of the step, with the packages; the exit status. Raises EnvironmentFault where there are none.
+
+    Packages that cannot be loaded although their files are as recorded are installed anew, once: by a second start of
+    this program, since what is loaded already cannot be loaded again.
+    """
+    from contextlib import ExitStack
+
+    from kis_token.bootstrap import forget_runtime
+    from kis_token.errors import EnvironmentFault
+
+    with ExitStack() as end:
+        runtime = add_runtime(settings, end)
+        try:
+            return run_action(view)
+        except ImportError as error:
+            seen = error.name or type(error).__name__
+        if any(word.startswith(REINSTALL) for word in sys.argv):
+            raise EnvironmentFault("runtime-failed", f"The packages were installed anew and cannot be loaded ({seen})")
+        forget_runtime(runtime)
+    workflow.info(f"The packages cannot be loaded ({seen}). They are installed anew.")
+    sys.stdout.flush()  # exec would lose what is not written yet
+    return start_again(sys.executable, f"{REINSTALL}{STARTED!r}")
+
+
+def add_runtime(settings: Settings, end: ExitStack) -> Path:
+    """Find or build the packages and make them importable until ``end``."""
     from pathlib import Path
 
     from kis_token.bootstrap import ensure_runtime
@@ -201,9 +234,24 @@ def add_runtime(settings: Settings) -> None:
         here / "requirements-uv.txt",
         os.environ,
         STARTED + settings.timeout.total_seconds(),
+        end.callback,
     )
     sys.path.insert(1, str(runtime))
+    os.umask(os.umask(0o022) | 0o022)  # folders for bytecode, which Python makes there, are closed to others too
+    return runtime
+
+
+def run_action(view: View | None) -> int:
+    """The chain as a step; its exit status. Raises ImportError where a package cannot be loaded."""
+    try:
+        from kis_token import action
+    except Exception as error:
+        raise ImportError(name=getattr(error, "name", None) or type(error).__name__) from error
+    return action.main(STARTED, view)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # while the first modules are imported
+        sys.exit(130)

@@ -67,7 +67,7 @@ class Contender:
         os.dup2(os.open(self.around.stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), sys.stderr.fileno())
         shared, parent, count = self.around.shared, os.getppid(), 0
         rng = random.Random(f"{self.around.seed}.{self.number}.{self.life}")  # noqa: S311 - made-up trouble
-        with patch("kis_token.wiring.local_machine", lambda: LocalMachine([self.machine.private])):
+        with patch("kis_token.wiring.local_machine", lambda: LocalMachine(lambda: [self.machine.private])):
             while not shared.is_finishing and os.getppid() == parent:
                 time.sleep(rng.expovariate(1 / PAUSE))
                 with self._admitted() as admitted:

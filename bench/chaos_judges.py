@@ -28,7 +28,7 @@ MARGIN = 10.0
 UNSURE = 2.0
 
 #: What a caller keeps of its time for issuing, and its longest patience with the store.
-FOR_ISSUING, LONGEST_PATIENCE = 20.0, 120.0
+FOR_ISSUING, LONGEST_PATIENCE = 20.0, 45.0
 #: A store that has been well for so long has been asked meanwhile: pauses are 7.5 s at the most, a stall takes 15 s.
 WELL = 40.0
 
@@ -191,7 +191,7 @@ def alone_beside_the_store(records: Records) -> list[str]:
 def alone_in_a_hiccup(records: Records) -> list[str]:
     """Calls without a turn by callers who had not waited out their patience, or whom a well store would have answered.
 
-    The patience is half of the time that a caller does not need for issuing.
+    The patience is half of the time that a caller does not need for issuing, at most 45 s.
     """
     return [
         f"{call.by} called without a turn {call.at - start.at:.1f} s after its start (patience: {patience(start):.1f})"
@@ -217,7 +217,10 @@ def failed_in_a_hiccup(records: Records) -> list[str]:
 
 
 def patience(start: Start) -> float:
-    """For how long a caller without a token asks a store that does not answer: half of what issuing does not need."""
+    """For how long a caller without a token asks a store that does not answer: half of what issuing does not need.
+
+    At most ``LONGEST_PATIENCE``.
+    """
     whole = start.timeout - min(1.0, start.timeout / 5)
     return min((whole - FOR_ISSUING if whole > FOR_ISSUING else whole) / 2, LONGEST_PATIENCE)
 

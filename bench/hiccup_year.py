@@ -148,8 +148,8 @@ class _Store:
     def abort(self, *arguments: object, **named: object) -> None:
         self._call(lambda: self._store.abort(*arguments, **named))  # type: ignore[arg-type]  # passed on
 
-    def save(self, *arguments: object, **named: object) -> None:
-        self._call(lambda: self._store.save(*arguments, **named))  # type: ignore[arg-type]  # passed on
+    def save(self, *arguments: object, **named: object) -> bool:
+        return self._call(lambda: self._store.save(*arguments, **named))  # type: ignore[arg-type]  # passed on
 
     def _call(self, call: Callable[[], _Answer]) -> _Answer:
         self._clock.sleep(STORE_SECONDS)
@@ -194,7 +194,7 @@ class _SimulatedMachine(LocalMachine):
     """The project's own lock, in a folder of the simulation, waited for on its clock."""
 
     def __init__(self, folder: Path, clock: Timeline) -> None:
-        super().__init__([folder])
+        super().__init__(lambda: [folder])
         self._clock = clock
 
     @contextmanager

@@ -21,6 +21,7 @@ from kis_token.config import Settings
 from kis_token.errors import IssuerRateLimited, IssuerRefused, KisTokenError
 from kis_token.kis import RATE_LIMITED, parse_issue_answer
 from kis_token.machine import LocalMachine
+from kis_token.ports import TooLate
 from kis_token.resolver import Resolver
 from kis_token.sandbox.kis_rules import Account, KISRules, RefusedError
 from kis_token.sandbox.kis_rules import Settings as KISSettings
@@ -29,7 +30,7 @@ from kis_token.sealing import PlainVault
 from kis_token.token import KST, LEAST_USEFUL, AppKey, parse_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from kis_token.token import Token
 
@@ -217,8 +218,10 @@ class Issuer:
         self.calls = 0
         self._rules = rules
 
-    def issue(self, app_key: AppKey, now: datetime) -> Token:
-        """One tokenP call. Raises IssuerRateLimited and IssuerRefused."""
+    def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
+        """One tokenP call. Raises TooLate, IssuerRateLimited and IssuerRefused."""
+        if may_send is not None and not may_send():
+            raise TooLate
         self.calls += 1
         try:
             issued = self._rules.issue(app_key.key, app_key.secret)
@@ -301,5 +304,6 @@ class _Year:
             **inputs,
         }
         settings = Settings.from_env({f"INPUT_{name.upper()}": value for name, value in given.items()})
-        parts = (self._store, None, LocalMachine([next(self._folders)]), self._issuer, PlainVault(), self._clock)
+        folder = next(self._folders)
+        parts = (self._store, None, LocalMachine(lambda: [folder]), self._issuer, PlainVault(), self._clock)
         return Resolver(settings, *parts, self._clock.monotonic() + settings.timeout / SECOND, tell=lambda _: None)

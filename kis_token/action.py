@@ -65,7 +65,8 @@ class ToolkitWorkflow:
 def main(started: float, view: View | None) -> int:
     """Resolve and publish; the exit status. ``started`` is when the step began, by the monotonic counter.
 
-    ``view`` is what the fast path saw of store and cache, when it saw them.
+    ``view`` is what the fast path saw of store and cache, when it saw them. Raises ImportError where a package cannot
+    be loaded: entrypoint.py has the packages installed anew.
     """
     _keep_line_ends()
     workflow = ToolkitWorkflow()
@@ -83,10 +84,21 @@ def main(started: float, view: View | None) -> int:
     except KisTokenError as error:
         report_failure(error, links, workflow)
         return 1
-    except Exception as error:  # noqa: BLE001 - the last line of defence for secrets
+    except Exception as error:
+        if _is_of_loading(error):
+            raise ImportError(name=getattr(error, "name", None) or type(error).__name__) from error
         report_failure(describe_defect(error), links, workflow)
         return 1
     return 0
+
+
+def _is_of_loading(error: Exception) -> bool:
+    """Whether a module could not be loaded: bytecode that is damaged raises whatever its reader stumbles over."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    is_in_loader = trace is not None and trace.tb_frame.f_code.co_filename.startswith("<frozen importlib")
+    return is_in_loader or isinstance(error, (ImportError, SyntaxError))
 
 
 def _keep_line_ends() -> None:

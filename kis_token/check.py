@@ -74,7 +74,7 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
         yield note("the rest", "what Supabase holds was not looked at any further, for that reason")
         return
     yield from _token(slot, settings, opened, now)
-    yield from _cached(settings, vault, opened, now)
+    yield from _cached(slot, settings, vault, opened, now)
 
 
 @dataclass
@@ -248,13 +248,16 @@ def _token(slot: Slot, settings: Settings, opened: _Opened, now: datetime) -> It
     except TokenError as error:
         yield wrong_as("token", error)
         return
+    if token.token_id in slot.rejected:
+        yield note("token", "KIS rejects the stored one; the next caller that needs a token issues another")
+        return
     yield _life("token", token, settings, now)
     if token.lives(now) and now - token.issued_at > settings.refresh_after + ROTATION_GRACE:
         hours = int((now - token.issued_at) / timedelta(hours=1))
         yield note("rotation", f"the token is {hours} h old: it has evidently not run", "See docs/troubleshooting.md.")
 
 
-def _cached(settings: Settings, vault: Vault, opened: _Opened, now: datetime) -> Iterator[Finding]:
+def _cached(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: datetime) -> Iterator[Finding]:
     """The machine's file is no fleet's store: while Supabase works, what is wrong with it mends itself."""
     cache = make_cache(settings, vault)
     if cache is None:
@@ -266,6 +269,9 @@ def _cached(settings: Settings, vault: Vault, opened: _Opened, now: datetime) ->
     except TokenError as error:
         remedy = "" if error.code == "token-unusable" else "The next kis-token get replaces it."
         yield note("cached token", f"{error.args[0]}", remedy)
+        return
+    if token.token_id in slot.rejected:
+        yield note("cached token", "KIS rejects it, so it is not used", "The next kis-token get replaces it.")
         return
     yield _life("cached token", token, settings, now)
 

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-
-import click
-
-from kis_token.commands.caller import Caller
-from kis_token.commands.group import kis_token
-from kis_token.commands.terminal import say
-from kis_token.commands.usage import explain
-from kis_token.errors import KisTokenError, SettingsError
-from kis_token.publish import describe_defect
+from contextlib import suppress
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +13,22 @@ def main(arguments: list[str] | None = None) -> int:
     0 done; 1 an error, explained on standard error; 2 the command line makes no sense; 130 interrupted. That of the
     program where a command runs one.
     """
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # also while the first modules are imported
+        return 130
+
+
+def _run(arguments: list[str] | None) -> int:
+    import click
+
+    from kis_token.commands.caller import Caller
+    from kis_token.commands.group import kis_token
+    from kis_token.commands.terminal import say
+    from kis_token.commands.usage import explain
+    from kis_token.errors import KisTokenError, SettingsError
+    from kis_token.publish import describe_defect
+
     _make_streams_safe()
     env = dict(os.environ)
     color = False if env.get("NO_COLOR") or env.get("TERM") == "dumb" else None
@@ -32,14 +40,23 @@ def main(arguments: list[str] | None = None) -> int:
     except KisTokenError as error:
         for fault in error.faults if isinstance(error, SettingsError) else [error]:
             say(f"error: {fault}. {fault.hint}")
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:
         return 130
     except OSError as error:
         say(f"error: the system refuses: {error.strerror}")
+        _drop_output()
     except Exception as error:  # noqa: BLE001 - the last line of defence for secrets
         defect = describe_defect(error)
         say(f"error: {defect}. {defect.hint}")
     return 1
+
+
+def _drop_output() -> None:
+    """Let a result that could not be written go: Python would try again at its end, and exit with 120."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _make_streams_safe() -> None:

@@ -11,14 +11,15 @@ Warnings and waits go to the logger ``kis_token``.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.keeper import TokenKeeper
 from kis_token.kis import TOKEN_CODES, TOO_MANY_CALLS, KISIssuer, refusal
-from kis_token.kis_session import Credentials, call, open_session
+from kis_token.kis_session import Credentials, Session, check_arguments, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from kis_token.clock import Clock
     from kis_token.keeper import Held
-    from kis_token.kis_session import Response
+    from kis_token.kis_session import Prepared, Response
 
 #: The time for one answer, in seconds, waits for KIS's rate limit included.
 CALL_SECONDS = 10.0
@@ -44,16 +45,16 @@ _HARMLESS = {"GET", "HEAD"}
 class _Call:
     """One call of the API, whatever token it is sent with."""
 
-    method: str
-    path: str
+    request: Prepared
+    is_harmless: bool
     seconds: float
-    headers: dict[str, str] = field(repr=False)
-    params: Mapping[str, Any] | None = field(repr=False)
-    json: Mapping[str, Any] | None = field(repr=False)
 
 
 class KISClient:
-    """A client of one KIS account. Threads may share it; use it as a context manager, or close it.
+    """A client of one KIS account. Use it as a context manager, or close it.
+
+    Threads may share it, and so may processes that os.fork() has made: each has connections and renewals of its own,
+    and a child goes on with the token that its parent had.
 
     Without ``settings``, those of the environment: the variables of the README and ``KIS_ACCOUNT_NO``. Nothing is asked
     of anybody before the first use. Raises SettingsError.
@@ -71,7 +72,7 @@ class KISClient:
         self.base_url = settings.base_url
         self.environment = settings.environment
         self.account_no = settings.account_no
-        self._session = open_session(settings.base_url)
+        self._session = Session(settings.base_url)
         self._keeper = TokenKeeper(settings, self._clock)
 
     @classmethod
@@ -89,7 +90,7 @@ class KISClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connections. The next request opens them again."""
+        """Close this process's connections. The next request opens them again."""
         self._session.close()
 
     @property
@@ -130,7 +131,8 @@ class KISClient:
     ) -> Response:
         """Call the API; KIS's answer at any HTTP status, a refusal included.
 
-        ``path`` begins with a slash. authorization, appkey, appsecret, tr_id and custtype (P) are filled in; of these
+        ``path`` begins with one slash and may end with a query. A path with ``//``, ``@``, ``#``, a backslash or a
+        blank is refused (ValueError). authorization, appkey, appsecret, tr_id and custtype (P) are filled in; of these
         ``headers`` may change custtype alone. ``timeout`` is for the answer, in seconds; a token that has to be renewed
         takes its own time, at most the settings' timeout.
 
@@ -138,14 +140,18 @@ class KISClient:
         sent again after a pause, a few times. Anything else may be an order and is never sent again, unless KIS refused
         it for its token, and so did not execute it.
 
-        Raises IssuerOutage when KIS does not answer: its ``sent`` says whether an order may have been executed. Raises
-        KisTokenError when there is no token; ``token-repeated`` when KIS gives the refused one again, with until when.
+        Raises IssuerOutage when KIS does not answer: its ``sent`` says whether an order may have been executed. When
+        ``timeout`` is over, nothing leaves any more. Raises KisTokenError when there is no token; ``token-repeated``
+        when KIS gives the refused one again, with until when. Raises ValueError or TypeError, before anything is sent,
+        for arguments that cannot be sent.
         """
-        if not path.startswith("/"):
-            raise ValueError("path has to begin with a slash")  # else it could become a part of the host's name
-        given = {name.lower(): value for name, value in (headers or {}).items()}
+        headers = {} if headers is None else headers
+        check_arguments(method, path, {**headers, "tr_id": tr_id}, params, timeout)
+        given = {name.lower(): value for name, value in headers.items()}
         fixed = {"content-type": "application/json; charset=utf-8", "custtype": "P", **given, "tr_id": tr_id}
-        what = _Call(method.upper(), path, timeout, fixed, params, json)
+        method = method.upper()
+        request = prepare(method, self.base_url + path, fixed, params=params, json=json)
+        what = _Call(request, method in _HARMLESS, timeout)
         held = self._keeper.ready()
         answer = self._send(what, held)
         if refusal(answer.content) in TOKEN_CODES:
@@ -167,7 +173,7 @@ class KISClient:
     def _send(self, what: _Call, held: Held) -> Response:
         """The answer to a call with this token, when KIS's rate limit has let it pass."""
         deadline = self._clock.monotonic() + what.seconds
-        pauses = iter(_PAUSES if what.method in _HARMLESS else ())
+        pauses = iter(_PAUSES if what.is_harmless else ())
         while True:
             answer = self._exchange(what, held, deadline - self._clock.monotonic())
             if refusal(answer.content) != TOO_MANY_CALLS:
@@ -179,11 +185,10 @@ class KISClient:
             self._clock.sleep(pause)
 
     def _exchange(self, what: _Call, held: Held, seconds: float) -> Response:
-        arguments = {"params": what.params, "json": what.json, "headers": what.headers}
-        url, auth = self.base_url + what.path, Credentials(held.token, held.app_key)
-        if what.method in _HARMLESS:
-            return call(self._session, what.method, url, seconds, auth=auth, **arguments)
+        request = Credentials(held.token, held.app_key).added_to(what.request)
+        if what.is_harmless:
+            return self._session.call(request, seconds)
         # On a connection of its own: KIS may just have closed one that was kept, and nobody could tell whether it had
         # taken the order.
-        with open_session(url) as session:
-            return call(session, what.method, url, seconds, auth=auth, **arguments)
+        with closing(Session(self.base_url)) as session:
+            return session.call(request, seconds)

@@ -295,7 +295,8 @@ class _Reader:
 
     def _label(self) -> str:
         """Who is asking, for the people who read the log of issues."""
-        env = self._env
+        # A name that is not UTF-8 reaches Python with half a surrogate pair, which cannot be sent.
+        env = {name: value.encode(errors="replace").decode() for name, value in self._env.items() if name in _NAMES}
         if env.get("GITHUB_REPOSITORY"):
             return f"{env['GITHUB_REPOSITORY']} run {env.get('GITHUB_RUN_ID', '?')} {env.get('GITHUB_JOB', '')}".strip()
         host = env.get("HOSTNAME") or env.get("COMPUTERNAME") or "a machine"
@@ -325,6 +326,12 @@ def user_cache_folder() -> Path | None:
     except (ImportError, RuntimeError):  # RuntimeError: a user without a home
         return None
     return folder if folder.is_absolute() else None
+
+
+#: The variables that name a caller.
+_NAMES = {
+    "GITHUB_REPOSITORY", "GITHUB_RUN_ID", "GITHUB_JOB", "HOSTNAME", "COMPUTERNAME", "USER", "USERNAME",
+}  # fmt: skip
 
 
 def _called(name: str, variable: str | None) -> str:
@@ -367,7 +374,7 @@ def _jwt_role(key: str) -> str | None:
     try:
         payload = key.split(".")[1]
         role = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["role"]
-    except (IndexError, ValueError, KeyError, TypeError):
+    except (IndexError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return role if isinstance(role, str) else None
 

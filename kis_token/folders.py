@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
+
+#: Opens a folder and never a link. On Linux, a folder that this user may only pass through can be opened too.
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_MOST_LINKS = 40
 
 
 def make_private(folder: Path) -> None:
@@ -28,3 +35,106 @@ def _is_open_to_all(folder: Path) -> bool:
     except OSError:
         return False  # not there yet
     return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX  # in a sticky one each keeps what is his
+
+
+def open_private(path: Path) -> Path:
+    """A folder that belongs to this user and that no other user can write, reached by ``walk``. A missing one is made.
+
+    Returns its path without links. Raises OSError; its ``strerror`` names the folder and the reason.
+    """
+    folder = walk(path, make=True)
+    status = folder.stat()
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        raise PermissionError(errno.EPERM, f"{folder} belongs to another user")
+    if is_writable_by_others(status):  # a sticky one too: others could add files
+        raise PermissionError(errno.EPERM, f"other users may write {folder}")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, f"this user may not write {folder}")
+    return folder
+
+
+def walk(path: Path, *, make: bool = False) -> Path:
+    """Go from the root down to the folder ``path``, check each step, and return the path without links.
+
+    Each folder and each link on the way has to belong to root or to this user. No other user may write one of the
+    folders, not even a member of its group, unless it is sticky: in a sticky folder an entry can be renamed or removed
+    only by its owner, or by the folder's. So no user but this one and root can change where the returned path leads:
+    for that, another user has to write a folder on the way, or own it or its entry. That holds after the check too,
+    when an import or a child process uses the path.
+
+    Each step starts at the handle of the folder before it, and each folder is judged by its own handle. With ``make``,
+    a missing folder is made with mode 0700, below folders that passed. On Windows modes say nothing about access: only
+    the links are resolved. Access control lists that no mode shows (NFSv4, macOS) are not seen.
+
+    Raises OSError; its ``strerror`` names the folder and the reason.
+    """
+    if not hasattr(os, "geteuid"):
+        if make:
+            make_private(path)
+        return path.resolve()
+    pending = [*reversed(path.absolute().parts)]
+    here, handle, links = "/", None, 0
+    try:
+        while pending:
+            name = pending.pop()  # a folder's name, "..", or "/" at the start of a path
+            there = os.path.normpath(os.path.join(here, name))  # noqa: PTH118 - pathlib does not resolve ".."
+            with _naming(there):
+                target = _link_target(name, handle, make=make)
+                if target:
+                    links += 1
+                    if links > _MOST_LINKS:
+                        raise OSError(errno.ELOOP, "too many links")
+                    pending += reversed(Path(target).parts)
+                    continue
+                before, handle = handle, os.open(name, _FOLDER, dir_fd=handle)
+                if before is not None:
+                    os.close(before)
+                _judge(os.fstat(handle))
+                here = there
+    finally:
+        if handle is not None:
+            os.close(handle)
+    return Path(here)
+
+
+def is_writable_by_others(status: os.stat_result) -> bool:
+    """Whether another user may change it, by its owner and mode. False on Windows, where they say nothing."""
+    if not hasattr(os, "geteuid"):
+        return False
+    return bool(status.st_mode & 0o022) or status.st_uid not in (0, os.geteuid())
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Errors of the block name ``path``: those of a step from a handle know only the last name."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"{path}: {error.strerror}") from error
+
+
+def _link_target(name: str, handle: int | None, *, make: bool) -> str:
+    """The path that a link holds, or "" for a folder; a missing one is made."""
+    try:
+        status = os.stat(name, dir_fd=handle, follow_symlinks=False)
+    except FileNotFoundError:
+        if not make:
+            raise
+        with suppress(FileExistsError):  # another job was quicker; its folder is judged like any other
+            os.mkdir(name, 0o700, dir_fd=handle)
+        return ""
+    if not stat.S_ISLNK(status.st_mode):
+        return ""
+    _judge_owner(status)
+    return os.readlink(name, dir_fd=handle)
+
+
+def _judge(status: os.stat_result) -> None:
+    _judge_owner(status)
+    if is_writable_by_others(status) and not status.st_mode & stat.S_ISVTX:
+        raise PermissionError(errno.EPERM, "other users may write it")
+
+
+def _judge_owner(status: os.stat_result) -> None:
+    if status.st_uid not in (0, os.geteuid()):
+        raise PermissionError(errno.EPERM, "it belongs to another user")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.errors import IssuanceError, KisTokenError, TokenRefreshLimitError
+from kis_token.forks import PerProcess
 from kis_token.token import AppKey, State, Token, in_both_zones
 from kis_token.wiring import open_resolver
 
@@ -57,8 +58,18 @@ class Held:
         return self.token.version is not None
 
 
+@dataclass(slots=True)
+class _Renewals:
+    """One process's renewals: the lock of the one that is under way, and the error of the last one that failed."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    failures: list[KisTokenError] = field(default_factory=list)
+
+
 class TokenKeeper:
-    """Keeps the token of one slot. Threads may share it. What is asked of nobody yet is asked at the first use.
+    """Keeps the token of one slot. Makes no request until its first use.
+
+    Threads may share it, and so may forked processes: a child keeps its parent's token and renews it by itself.
 
     Every method raises KisTokenError.
     """
@@ -69,8 +80,7 @@ class TokenKeeper:
         self._clock = clock
         self._app_key: AppKey | None = None
         self._held: Held | None = None
-        self._lock = threading.Lock()
-        self._failures: list[KisTokenError] = []
+        self._renewals = PerProcess(_Renewals)
 
     def ready(self) -> Held:
         """The token to use now, renewed when its time comes."""
@@ -140,24 +150,25 @@ class TokenKeeper:
 
         It has not the token of ``refused_id``. Who does not wait goes on with ``known`` while another is at it.
         """
-        failures = self._failures
+        renewals = self._renewals.get()
+        failures = renewals.failures
         if waits or known is None:
-            self._lock.acquire()
-        elif not self._lock.acquire(blocking=False):
+            renewals.lock.acquire()
+        elif not renewals.lock.acquire(blocking=False):
             return known
         try:
             if self._held is not None and self._held is not known and self._held.token.token_id != refused_id:
                 return self._held
-            if self._failures is not failures:
-                raise self._failures[-1]
+            if renewals.failures is not failures:
+                raise renewals.failures[-1]
             try:
                 self._held = renew()
             except KisTokenError as error:
-                self._failures = [error]
+                renewals.failures = [error]
                 raise
             return self._held
         finally:
-            self._lock.release()
+            renewals.lock.release()
 
     def _resolve(self, settings: Settings, refused_id: str | None = None, held: Token | None = None) -> Held:
         with self._open(settings) as resolver:

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from kis_token.errors import KIS_REFUSALS, IssuerError, IssuerOutage, IssuerRateLimited, IssuerRefused, TokenError
 from kis_token.limits import no_deadline
+from kis_token.ports import TooLate
 from kis_token.token import Token, build_token, claimed_time, parse_claims, parse_kst
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from kis_token.kis_session import Credentials, Response, Session
     from kis_token.token import AppKey
 
 #: One tokenP call takes at most this long, whatever KIS does; a quotation less, since nothing depends on it.
@@ -26,6 +27,8 @@ ISSUE_SECONDS = 15.0
 VERIFY_SECONDS = 5.0
 #: What is left of the caller's time when KIS has answered: its answer has to be stored.
 STORE_SECONDS = 3.0
+#: The most that an answer may hold, in bytes: it is a token or a code.
+LARGEST_ANSWER = 64 * 1024
 
 #: KIS's longest is 90 days, for partner companies. What is far beyond is no lifetime.
 LONGEST_LIFETIME = timedelta(days=3650)
@@ -38,19 +41,32 @@ TOO_MANY_CALLS = "EGW00201"
 _CODE = re.compile(r"EGW\d{5}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
 class KISIssuer:
     """Issues tokens at one of KIS's hosts, or at a host the user named.
 
     ``left`` tells the seconds until the caller's deadline; no call takes longer.
     """
 
-    base_url: str
-    environment: str
-    left: Callable[[], float] = field(default=no_deadline, repr=False, compare=False)
+    def __init__(self, base_url: str, environment: str, left: Callable[[], float] = no_deadline) -> None:
+        self.base_url = base_url
+        self.environment = environment
+        self._left = left
+        self._unused: Session | None = None
 
-    def issue(self, app_key: AppKey, now: datetime) -> Token:
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_url={self.base_url!r}, environment={self.environment!r})"
+
+    def close(self) -> None:
+        """Close a connection that is kept for a call which was too late. The next call opens another."""
+        if self._unused is not None:
+            self._unused.close()
+            self._unused = None
+
+    def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
         """One tokenP call; never repeated here. ``now`` only serves an answer that has no readable expiry.
+
+        ``may_send`` is asked right before the call leaves, when the connection is made. When it says no, raises TooLate
+        and keeps the connection for the next call: a slow name server would make that one late as well.
 
         Raises IssuerRefused, IssuerRateLimited and IssuerOutage, whose ``sent`` says whether the call may have had its
         effect although no token came back.
@@ -58,6 +74,7 @@ class KISIssuer:
         answer = self._post(
             "/oauth2/tokenP",
             {"grant_type": "client_credentials", "appkey": app_key.key, "appsecret": app_key.secret},
+            may_send,
         )
         return parse_issue_answer(answer, app_key, self.environment, now)
 
@@ -68,17 +85,19 @@ class KISIssuer:
         """
         from kis_token.kis_session import Credentials
 
-        answer = self._send(
-            "GET",
-            "/uapi/domestic-stock/v1/quotations/inquire-price",
-            VERIFY_SECONDS,
-            params={"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": "005930"},
-            headers={"tr_id": "FHKST01010100", "custtype": "P"},
-            auth=Credentials(token, app_key),
+        answer = self._parsed(
+            self._send(
+                "GET",
+                "/uapi/domestic-stock/v1/quotations/inquire-price",
+                min(VERIFY_SECONDS, self._left() - STORE_SECONDS),
+                params={"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": "005930"},
+                headers={"tr_id": "FHKST01010100", "custtype": "P"},
+                credentials=Credentials(token, app_key),
+            )
         )
-        code = answer.get("msg_cd")
+        code = _code_of(answer)
         if code in TOKEN_CODES:
-            return str(code)
+            return code
         if answer.get("rt_cd") != "0":
             raise IssuerOutage("kis-answer-unusable", "KIS did not answer the quotation", sent=True)
         return None
@@ -113,35 +132,52 @@ class KISIssuer:
 
     def greet(self) -> None:
         """See that the host answers, whatever it says; asks for nothing. Raises IssuerOutage when it does not."""
-        from kis_token.kis_session import call, open_session
+        self._send("HEAD", "/", min(VERIFY_SECONDS, self._left()))
 
-        with open_session(self.base_url) as session:
-            call(session, "HEAD", f"{self.base_url}/", min(VERIFY_SECONDS, self.left()))
-
-    def _post(self, path: str, body: dict[str, str]) -> dict[str, Any]:
-        answer = self._json_of(path, body)
+    def _post(self, path: str, body: dict[str, str], may_send: Callable[[], bool] | None = None) -> dict[str, Any]:
+        answer = self._json_of(path, body, may_send)
         code = _code_of(answer)
         if code is not None:
             raise _issue_error(code)
         return answer
 
-    def _json_of(self, path: str, body: dict[str, str]) -> dict[str, Any]:
+    def _json_of(self, path: str, body: dict[str, str], may_send: Callable[[], bool] | None = None) -> dict[str, Any]:
         headers = {"content-type": "application/json; charset=UTF-8"}
-        return self._send("POST", path, ISSUE_SECONDS, json=body, headers=headers)
+        seconds = min(ISSUE_SECONDS, self._left() - STORE_SECONDS)
+        return self._parsed(self._send("POST", path, seconds, may_send=may_send, json=body, headers=headers))
 
-    def _send(self, method: str, path: str, seconds: float, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 - requests' own
-        """The answer's JSON, at any HTTP status. Bounded in time and size."""
-        from kis_token.kis_session import exchange
+    def _send(
+        self,
+        method: str,
+        path: str,
+        seconds: float,
+        *,
+        credentials: Credentials | None = None,
+        may_send: Callable[[], bool] | None = None,
+        headers: Mapping[str, str] | None = None,
+        **arguments: Mapping[str, str],
+    ) -> Response:
+        """One request on a connection of its own, and its answer, at any HTTP status."""
+        from kis_token.kis_session import Session, prepare
 
-        url, seconds = self.base_url + path, min(seconds, self.left() - STORE_SECONDS)
-        status, body = exchange(method, url, seconds, **arguments)
+        request = prepare(method, self.base_url + path, headers or {}, **arguments)
+        if credentials is not None:
+            request = credentials.added_to(request)
+        session, self._unused = self._unused or Session(self.base_url), None
         try:
-            parsed = json.loads(body)
-        except (ValueError, RecursionError):
-            parsed = None
+            return session.call(request, seconds, may_send=may_send, largest=LARGEST_ANSWER)
+        except TooLate:
+            self._unused = session
+            raise
+        finally:
+            if self._unused is None:
+                session.close()
+
+    def _parsed(self, answer: Response) -> dict[str, Any]:
+        parsed = _json_in(answer.content)
         if not isinstance(parsed, dict):
-            host = urlsplit(url).hostname
-            raise IssuerOutage("kis-answer-unusable", f"{host} answered without JSON (HTTP {status})", sent=True)
+            said = f"{urlsplit(self.base_url).hostname} answered without JSON (HTTP {answer.status_code})"
+            raise IssuerOutage("kis-answer-unusable", said, sent=True)
         return parsed
 
 
@@ -149,14 +185,10 @@ def refusal(answer: bytes) -> str | None:
     """The code in an answer's body with which KIS refused a call, at any HTTP status; None when it did not."""
     if b"EGW" not in answer:
         return None
-    try:
-        parsed = json.loads(answer)
-    except (ValueError, RecursionError):
-        return None
+    parsed = _json_in(answer)
     if not isinstance(parsed, dict) or parsed.get("rt_cd") == "0":
         return None
-    code = str(parsed.get("msg_cd") or parsed.get("error_code")).strip()
-    return code if _CODE.fullmatch(code) else None
+    return _code_of(parsed)
 
 
 def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: str, now: datetime) -> Token:
@@ -192,9 +224,17 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: str
     return token
 
 
+def _json_in(body: bytes) -> object:
+    """The JSON in a body; None when there is none. Its texts may be in EUC-KR: codes, dates and tokens are ASCII."""
+    try:
+        return json.loads(body.decode(json.detect_encoding(body), "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
 def _code_of(answer: dict[str, Any]) -> str | None:
-    code = answer.get("error_code") or answer.get("msg_cd")
-    return code if isinstance(code, str) and _CODE.fullmatch(code) else None
+    texts = [f"{answer.get(name)}".strip() for name in ("error_code", "msg_cd")]
+    return next((text for text in texts if _CODE.fullmatch(text)), None)
 
 
 def _issue_error(code: str) -> IssuerError:

@@ -1,128 +1,224 @@
-"""One request to KIS: bounded in time and size, silent, with what is known of whether it was sent.
+"""One request to KIS: bounded in time and size, silent, and never sent after its caller has given it up.
 
-On requests, which costs more to import than most runs take: whoever may do without imports this where it is used.
+On requests, which costs more to import than most runs take: modules that may do without import this where they use it.
 """
 
 from __future__ import annotations
 
-import ssl
+import re
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from http.cookiejar import DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, TypeVar
+from numbers import Real
+from pathlib import Path
+from types import NoneType
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
+from requests.structures import CaseInsensitiveDict
+from requests.utils import default_headers
 
 from kis_token.errors import IssuerOutage
-from kis_token.limits import within
+from kis_token.forks import PerProcess
+from kis_token.kis_transport import Exchange, TransportError, begin, guarded
+from kis_token.limits import GivenUp, within
+from kis_token.ports import TooLate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kis_token.limits import Attempt
     from kis_token.token import AppKey, Token
 
 CONNECT_SECONDS = 5.0
-LARGEST_ANSWER = 64 * 1024
+
+#: The most that an answer may hold, in bytes, unpacked.
+LARGEST_ANSWER = 16 * 1024 * 1024
 
 #: What KISClient hands out. Named here for those who need the type alone.
 Response = requests.Response
 
-_Answer = TypeVar("_Answer")
+#: A request that is ready to be sent, but for its token.
+Prepared = requests.PreparedRequest
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110's token: a method's or a header's name
+_VALUE = re.compile(r"([!-~\xa1-\xff][\t -~\xa0-\xff]*)?")  # one line of latin-1 that does not begin with a blank
+_PATH = re.compile(r"/(?!/)([^?#@\\\s\x00-\x1f\x7f/]|/(?!/))*(\?[^#\s\x00-\x1f\x7f]*)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What an ordinary call shows KIS: token, key and secret. Given to requests as auth; its repr shows none."""
+    """Token, key and secret, which an ordinary call shows KIS. Its repr shows none of them."""
 
     token: Token
     app_key: AppKey
 
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add them to a request."""
+    def added_to(self, request: Prepared) -> Prepared:
+        """The request with them."""
+        request = request.copy()
         request.headers["authorization"] = f"Bearer {self.token.value}"
         request.headers["appkey"] = self.app_key.key
         request.headers["appsecret"] = self.app_key.secret
         return request
 
 
-def open_session(base_url: str) -> requests.Session:
-    """Connections to KIS: silent, without cookies and without the user's .netrc. Threads may share it."""
+class Session:
+    """Connections to one of KIS's hosts: silent, without cookies and without the user's .netrc.
+
+    Threads may share it, and so may forked processes: each has connections of its own.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        self._host = urlsplit(base_url).hostname
+        self._sessions = PerProcess(lambda: _open(base_url))
+
+    def close(self) -> None:
+        """Close this process's connections. The next call opens them again."""
+        self._sessions.get().close()
+
+    def call(
+        self,
+        request: Prepared,
+        seconds: float,
+        *,
+        may_send: Callable[[], bool] | None = None,
+        largest: int = LARGEST_ANSWER,
+    ) -> Response:
+        """Send ``request`` and read its whole answer, at any HTTP status, within ``seconds``. Follows no redirect.
+
+        ``may_send`` is asked right before the request leaves, when the connection is ready; raises TooLate when it says
+        no, and the next call uses that connection. Raises IssuerOutage, whose ``sent`` says whether a part of the
+        request may have left.
+        """
+
+        def work(attempt: Attempt) -> Response:
+            exchange = Exchange(attempt, may_send or _always)
+            begin(exchange)
+            try:
+                return self._exchange(request, seconds, largest, exchange)
+            # Not RequestException alone: a certificate, a proxy or an answer may be odd in ways that it does not know.
+            except (OSError, ValueError, HTTPException, TransportError) as error:
+                seen = type(error).__name__
+            # Out of the block, since the error that is left behind may quote what was sent.
+            raise self._outage(f"does not answer ({seen})", sent=attempt.sent)
+
+        try:
+            return within(seconds, work)
+        except GivenUp as error:
+            sent = error.sent
+        raise self._outage(f"did not answer within {max(seconds, 0):.2g} s", sent=sent)
+
+    def _exchange(self, request: Prepared, seconds: float, largest: int, exchange: Exchange) -> Response:
+        session = self._sessions.get()
+        assert request.url is not None  # noqa: S101 - prepared requests have one
+        settings = session.merge_environment_settings(request.url, {}, True, None, None)  # noqa: FBT003 - stream
+        timeout = (min(CONNECT_SECONDS, seconds), seconds)
+        with session.send(request, timeout=timeout, allow_redirects=False, **settings) as answer:
+            if exchange.was_late:
+                answer.raw.release_conn()
+                raise TooLate
+            body = bytearray()
+            for block in answer.iter_content(16 * 1024):
+                body += block
+                if len(body) > largest:
+                    what = f"answered with more than {largest // 1024} KiB"
+                    raise self._outage(what, "kis-answer-unusable", sent=True)
+            answer._content = bytes(body)  # noqa: SLF001 - where requests itself would have put it
+            return answer
+
+    def _outage(self, what: str, code: str = "kis-unreachable", *, sent: bool) -> IssuerOutage:
+        return IssuerOutage(code, f"{self._host} {what}", sent=sent)
+
+
+def prepare(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    params: Mapping[str, Any] | None = None,
+    json: Mapping[str, Any] | None = None,
+) -> Prepared:
+    """A request. Raises ValueError or TypeError, which quote nothing, for ``params`` and ``json`` that have no form."""
+    named = CaseInsensitiveDict(default_headers())
+    named.update(headers)
+    at_work = "params"
+    kind: type[Exception] = ValueError
+    try:
+        request = requests.Request(method, url, headers=named, params=params).prepare()
+        at_work = "json"
+        if json is not None:
+            request.prepare_body(None, None, json)
+    except (ValueError, RecursionError, requests.RequestException) as error:
+        seen = type(error).__name__
+    except TypeError as error:
+        kind, seen = TypeError, type(error).__name__
+    else:
+        return request
+    raise kind(f"{at_work} cannot be encoded ({seen})")  # out of the block: the error left behind quotes values
+
+
+def check_arguments(method: object, path: object, headers: object, params: object, timeout: object) -> None:
+    """Raises ValueError or TypeError, which name the argument and quote no value, for what may not be sent."""
+    _check("method", method, _NAME, "the name of an HTTP method")
+    _check("path", path, _PATH, "a path, which begins with one slash and holds no '//', '@', '#', '\\' or blank")
+    if not isinstance(headers, Mapping):
+        raise TypeError("headers is not a mapping")
+    for name, value in headers.items():
+        _check("the name of a header", name, _NAME, "made of letters, digits and '-'")
+        _check(f"the header {name}", value, _VALUE, "one line of latin-1")
+    if not isinstance(params, (Mapping, list, tuple, NoneType)):
+        raise TypeError("params is not a mapping")
+    if not isinstance(timeout, Real):
+        raise TypeError("timeout is not a number")
+    if not 0 < cast("float", timeout) <= threading.TIMEOUT_MAX:
+        raise ValueError("timeout is not a number of seconds above 0")
+
+
+def _check(what: str, value: object, form: re.Pattern[str], described: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is not a str")
+    if not form.fullmatch(value):
+        raise ValueError(f"{what} is not {described}")
+
+
+def _open(base_url: str) -> requests.Session:
     session = requests.Session()
-    session.auth = _no_authentication
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
     session.trust_env = base_url.startswith("https:")  # without TLS only this machine is asked: never through a proxy
     for scheme in ("https://", "http://"):
-        session.mount(scheme, _QuietAdapter())
+        session.mount(scheme, _Adapter())
     return session
 
 
-def call(session: requests.Session, method: str, url: str, seconds: float, **arguments: Any) -> Response:  # noqa: ANN401 - requests' own
-    """One request and its whole answer, at any HTTP status, within ``seconds``. Follows no redirect.
+class _Adapter(HTTPAdapter):
+    """Where requests meets the guarded connections."""
 
-    Raises IssuerOutage, whose ``sent`` says whether the request may have had its effect.
-    """
-    return _bounded(url, seconds, lambda: _ask(session, method, url, seconds, arguments))
+    def init_poolmanager(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the parent's
+        super().init_poolmanager(*arguments, **named)
+        _guard(self.poolmanager)
 
+    def proxy_manager_for(self, proxy: str, **named: Any) -> Any:  # noqa: ANN401 - the parent's
+        is_new = proxy not in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **named)
+        if is_new:
+            _guard(manager)
+        return manager
 
-def exchange(method: str, url: str, seconds: float, **arguments: Any) -> tuple[int, bytes]:  # noqa: ANN401 - requests' own
-    """One request by itself, within ``seconds``: its status and, as far as it is not too large, its body.
-
-    Raises IssuerOutage, as ``call`` does.
-    """
-    return _bounded(url, seconds, lambda: _read(method, url, seconds, arguments))
-
-
-def _bounded(url: str, seconds: float, exchange: Callable[[], _Answer]) -> _Answer:
-    host = urlsplit(url).hostname
-    try:
-        return within(seconds, lambda _: exchange())
-    except TimeoutError:
-        message = f"{host} did not answer within {max(seconds, 0):.2g} s"
-        raise IssuerOutage("kis-unreachable", message, sent=True) from None
-    except requests.RequestException as error:
-        raise IssuerOutage(
-            "kis-unreachable", f"{host} does not answer ({type(error).__name__})", sent=not _was_never_sent(error)
-        ) from None
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:  # noqa: ANN401 - the parent's
+        if isinstance(verify, str) and not Path(verify).exists():
+            message = "KIS cannot be asked: REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names a file that does not exist"
+            raise IssuerOutage("kis-unreachable", message, sent=False)
+        super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]  # in requests
 
 
-def _read(method: str, url: str, seconds: float, arguments: dict[str, Any]) -> tuple[int, bytes]:
-    with open_session(url) as session, _ask(session, method, url, seconds, {"stream": True, **arguments}) as answer:
-        body = b""
-        for block in answer.iter_content(8192):
-            body += block
-            if len(body) > LARGEST_ANSWER:
-                break
-        return answer.status_code, body[:LARGEST_ANSWER]  # cut short it is no JSON any more
+def _guard(manager: Any) -> None:  # noqa: ANN401 - a PoolManager, which only urllib3 knows
+    """Have the manager's pools make guarded connections."""
+    manager.pool_classes_by_scheme = {name: guarded(pool) for name, pool in manager.pool_classes_by_scheme.items()}
 
 
-def _ask(session: requests.Session, method: str, url: str, seconds: float, arguments: dict[str, Any]) -> Response:
-    timeout = (min(CONNECT_SECONDS, seconds), seconds)
-    return session.request(method, url, timeout=timeout, allow_redirects=False, **arguments)
-
-
-class _QuietAdapter(HTTPAdapter):
-    """Where a program has http.client print its requests, ours stay out: they hold app secret and token."""
-
-    def get_connection_with_tls_context(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - the parent's
-        """A pool whose connections print nothing."""
-        pool: Any = super().get_connection_with_tls_context(*arguments, **named)
-        pool.ConnectionCls = type("QuietConnection", (pool.ConnectionCls,), {"debuglevel": 0})
-        return pool
-
-
-def _no_authentication(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Given as auth, so that requests does not look for the host in the user's .netrc."""
-    return request
-
-
-def _was_never_sent(error: requests.RequestException) -> bool:
-    """Whether no request can have left: refused, not resolved, not connected in time, a certificate not trusted.
-
-    Everything else that breaks, also within TLS, may have had its effect.
-    """
-    cause = getattr(error.args[0], "reason", None) if error.args else None
-    if isinstance(cause, SSLError) and cause.args:
-        cause = cause.args[0]
-    return isinstance(cause, (NewConnectionError, ConnectTimeoutError, ProxyError, ssl.SSLCertVerificationError))
+def _always() -> bool:
+    return True

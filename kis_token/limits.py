@@ -65,9 +65,9 @@ class Attempt:
         """Break ``connection`` off when the caller gives up, whatever is built on it meanwhile. Raises GivenUp."""
         with self._lock:
             self._check()
-            # A second handle of the same connection: TLS takes the first one over.
+            # A second handle of the same connection: TLS takes the first one over, and a TLS socket has no dup().
             self._release()
-            self._connection = connection.dup()
+            self._connection = socket.fromfd(connection.fileno(), connection.family, connection.type)
 
     def sending(self) -> None:
         """Note that a request leaves now. Raises GivenUp: then it must not leave."""

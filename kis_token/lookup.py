@@ -42,7 +42,7 @@ TOLERATED_SKEW = timedelta(minutes=2)
 #: A token so much older than the rotation's due age tells that the rotation has not run.
 ROTATION_GRACE = timedelta(hours=2)
 
-_REFUSED = "its token is the one that KIS refused"
+_REJECTED = "its token is one that KIS rejects"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,9 @@ class View:
     ``stored`` and ``cached`` are tokens that can be used or were once; None where there is none. ``unusable_version``
     is the version of a token row that nobody can use. ``cache_fault`` is why the cached token is not this caller's: of
     another account, or sealed otherwise. ``keys_version`` is the version of the row with the app key, 0 when there is
-    none. ``refused_id`` is the fingerprint of a token that KIS has refused: wherever that one is found, it counts as
-    none. ``outage`` is why the store could not be asked. ``certain`` says that ``now`` is the store's time, ``skew``
-    how far it is ahead of this machine's.
+    none. ``refused_id`` is the fingerprint of the token that KIS has rejected for this caller, ``rejected_ids`` are
+    those that the store remembers: wherever such a token is found, it counts as none. ``outage`` is why the store could
+    not be asked. ``certain`` says that ``now`` is the store's time, ``skew`` how far it is ahead of this machine's.
     """
 
     now: datetime
@@ -94,6 +94,7 @@ class View:
     cache_fault: TokenError | None = None
     keys_version: int = 0
     refused_id: str | None = None
+    rejected_ids: frozenset[str] = frozenset()
     outage: StoreOutage | None = None
     skew: timedelta = timedelta()
     certain: bool = False
@@ -128,6 +129,10 @@ class View:
             warnings=(*self.warnings, *([warning] if warning else [])),
         )
 
+    def rejects(self, token: Token) -> bool:
+        """Whether ``token`` is known to be rejected by KIS, or revoked."""
+        return token.token_id == self.refused_id or token.token_id in self.rejected_ids
+
     def at_hand(self) -> tuple[Token, str] | None:
         """The longest-lived token that can still be used, and where it is from."""
         tokens = [(token, source) for token, source in ((self.stored, "supabase"), (self.cached, "cache")) if token]
@@ -161,6 +166,15 @@ class View:
             return view
         direction = "behind" if skew > timedelta() else "ahead"
         return view.with_warning(f"This machine's clock is {int(abs(skew).total_seconds())} s {direction}.")
+
+    def with_rejected(self, ids: frozenset[str]) -> View:
+        """The same when the store remembers ``ids`` as well: a token that is among them counts as none from here on."""
+        view = replace(self, rejected_ids=self.rejected_ids | ids)
+        if view.cached is not None and view.rejects(view.cached):
+            view = replace(view, cached=None)
+        if view.stored is not None and view.rejects(view.stored):
+            view = replace(view, stored=None, unusable_version=view.stored.version)
+        return view
 
     def with_link(self, name: str, said: str) -> View:
         """The same, and what a further link said."""
@@ -207,7 +221,7 @@ def look(
 
 def _with_cached(view: View, cache: CacheReader | None, settings: Settings, held: Token | None) -> View:
     view = view.with_link("cache", "turned off") if cache is None else look_at_cache(view, cache, settings)
-    if held is None or view.cached is not None or held.token_id == view.refused_id:
+    if held is None or view.cached is not None or view.rejects(held):
         return view
     return replace(view, cached=held).with_link("memory", describe(held, view.now, settings.min_validity))
 
@@ -217,8 +231,8 @@ def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
     view = replace(view, cached=None, cache_fault=None)
     try:
         cached = cache.read()
-        if cached.token_id == view.refused_id:
-            return view.with_link("cache", _REFUSED)
+        if view.rejects(cached):
+            return view.with_link("cache", _REJECTED)
         if cached.lives(view.now):
             check_owner(cached, view.app_key, settings, "The cached token")
     except TokenError as error:
@@ -274,8 +288,8 @@ def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple
         token = parse_stored(text, column=row.expires_at, version=row.version)
     except TokenError as error:
         return None, row.version, f"{error.args[0]}"
-    if token.token_id == view.refused_id:
-        return None, row.version, _REFUSED
+    if view.with_rejected(slot.rejected).rejects(token):
+        return None, row.version, _REJECTED
     if token.lives(view.now):
         check_owner(token, view.app_key, settings, f"The token of {settings.service_name}")
     return token, None, describe(token, view.now, settings.min_validity)
@@ -321,6 +335,7 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
     if slot.server_now is not None:
         # Freshness is judged by the store's clock: this machine's may be hours off.
         view = view.with_time(slot.server_now, view.now)
+    view = view.with_rejected(slot.rejected)
     if "app_key" in slot.rows:
         view = replace(view, keys_version=slot.rows["app_key"].version)
     stored = stored_app_key(slot, settings, vault)

@@ -7,30 +7,26 @@ cache the callers use or do not use. They hold no token.
 from __future__ import annotations
 
 import os
-import stat
 import tempfile
 from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kis_token.config import user_cache_folder
 from kis_token.errors import EnvironmentFault, IssuanceError
-from kis_token.files import read_own, write_private
-from kis_token.folders import is_on_open_ground, make_private
-from kis_token.token import parse_instant
+from kis_token.folders import open_private
+from kis_token.forks import no_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from datetime import datetime
-
-_LARGEST_FILE = 1024
+    from collections.abc import Callable, Iterable, Iterator
 
 
 class LocalMachine:
-    """The first of ``folders`` that is this user's own, or can be made so."""
+    """Uses the first of ``folders`` that is this user's own, or can be made so. They are looked for when needed."""
 
-    def __init__(self, folders: Iterable[Path]) -> None:
-        self._folders = tuple(folders)
+    def __init__(self, folders: Callable[[], Iterable[Path]]) -> None:
+        self._folders = folders
 
     @contextmanager
     def lock(self, app_key_id: str, seconds: float) -> Iterator[None]:
@@ -38,7 +34,8 @@ class LocalMachine:
 
         Raises IssuanceError ``wait-too-long`` after ``seconds``, and EnvironmentFault ``no-private-folder``.
         """
-        from filelock import FileLock, Timeout
+        with no_fork():
+            from filelock import FileLock, Timeout
 
         lock = FileLock(self._folder() / f"{app_key_id}.lock", mode=0o600)
         try:
@@ -57,14 +54,16 @@ class LocalMachine:
     def last_call(self, app_key_id: str) -> datetime | None:
         """When KIS was last asked from here without the store; None when that is not known."""
         try:
-            return parse_instant(read_own(self._mark(app_key_id), _LARGEST_FILE))
-        except (OSError, ValueError):
+            return datetime.fromtimestamp(self._mark(app_key_id).stat().st_mtime, timezone.utc)
+        except OSError:
             return None
 
     def note_call(self, app_key_id: str, moment: datetime) -> None:
         """Note that KIS is asked at ``moment``. Raises EnvironmentFault: a call that cannot be noted is not made."""
+        mark = self._mark(app_key_id)
         try:
-            write_private(self._mark(app_key_id), moment.isoformat().encode())
+            mark.touch(mode=0o600)
+            os.utime(mark, (moment.timestamp(), moment.timestamp()))
         except OSError as error:
             message = f"The call cannot be noted for this machine's other jobs ({type(error).__name__})"
             raise EnvironmentFault("no-private-folder", message) from error
@@ -75,37 +74,28 @@ class LocalMachine:
             self._mark(app_key_id).unlink()
 
     def _mark(self, app_key_id: str) -> Path:
+        """An empty file whose time is that of the last call: a full disk has room for it."""
         return self._folder() / f"{app_key_id}.asked"
 
     def _folder(self) -> Path:
         refused = []
-        for folder in self._folders:
-            reason = _fault_of(folder)
-            if reason is None:
-                return folder
-            refused.append(f"{folder} {reason}")
+        for folder in self._folders():
+            try:
+                return open_private(folder)
+            except OSError as error:  # noqa: PERF203 - there are two folders
+                refused.append(f"{error.strerror or folder}")
         raise EnvironmentFault("no-private-folder", f"No folder is private to this user: {'; '.join(refused)}")
 
 
 def local_machine() -> LocalMachine:
     """The machine this runs on: the user's cache folder or, where that is not private, one in the temporary folder."""
-    user = os.geteuid() if hasattr(os, "geteuid") else "user"
+    return LocalMachine(_usual_folders)
+
+
+def _usual_folders() -> Iterator[Path]:
     usual = user_cache_folder()
-    folders = [] if usual is None else [usual]
-    return LocalMachine([*folders, Path(tempfile.gettempdir()) / f"kis-token-{user}"])
-
-
-def _fault_of(folder: Path) -> str | None:
-    """Why others could interfere in ``folder``, which is made where it is missing; None when they cannot."""
-    try:
-        if is_on_open_ground(folder):
-            return "lies below a folder that others can write"
-        make_private(folder)
-        status = folder.lstat()
-    except OSError as error:
-        return f"cannot be used ({type(error).__name__})"
-    if not stat.S_ISDIR(status.st_mode):
-        return "is not a folder"
-    if hasattr(os, "geteuid") and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
-        return "can be written by others"
-    return None if os.access(folder, os.W_OK) else "cannot be written"
+    if usual is not None:
+        yield usual
+    user = os.geteuid() if hasattr(os, "geteuid") else "user"
+    with suppress(OSError):  # there is no temporary folder that can be written
+        yield Path(tempfile.gettempdir()) / f"kis-token-{user}"

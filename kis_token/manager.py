@@ -10,22 +10,24 @@ from __future__ import annotations
 import json
 import logging
 import os
-from contextlib import closing
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.errors import SettingsError, StoreOutage, TokenError
 from kis_token.reader import TYPES
 from kis_token.sealing import PREFIX, make_vault
-from kis_token.supabase import SupabaseStore
 from kis_token.token import build_token, parse_instant, parse_stored
+from kis_token.wiring import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from kis_token.clock import Clock
     from kis_token.reader import Row, Slot
+    from kis_token.supabase import SupabaseStore
 
 _LOG = logging.getLogger("kis_token")
 
@@ -39,13 +41,22 @@ class SupabaseCredentialManager:
     """The credentials of all services in one Supabase project.
 
     Without arguments url and key are those of the environment. The methods about KIS are for the slot that the
-    environment names: kis, kis-paper or ``KIS_SERVICE_NAME``. ``env`` stands in for os.environ. Threads may share it.
+    environment names: kis, kis-paper or ``KIS_SERVICE_NAME``. ``env`` stands in for os.environ. Threads
+    and forked processes may share it: no connection is kept between two calls.
     Raises SettingsError for settings that are there and make no sense.
     """
 
-    def __init__(self, url: str | None = None, key: str | None = None, *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         given = {"INPUT_SUPABASE_URL": url, "INPUT_SUPABASE_KEY": key}
         env = os.environ if env is None else env
+        self._clock = clock or SystemClock()
         self._settings: Settings | None = None
         try:
             self._settings = Settings.from_env({**env, **{name: value for name, value in given.items() if value}})
@@ -88,13 +99,14 @@ class SupabaseCredentialManager:
         return self._token_in(slot)
 
     def get_kis_valid_token(self) -> dict[str, Any] | None:
-        """The same for a token that is alive by the database's clock; None for any other."""
+        """The same for a token that is alive by the database's clock and not rejected; None for any other."""
         slot = self._ask(lambda store, settings: store.read_living_token(settings.service_name))
         return self._token_in(slot, only_living=True)
 
     def save_kis_token(self, access_token: str, expires_at: datetime, issued_at: datetime) -> bool:
         """Store a token, unless one that lives longer is there. Whether the store now has one of the two.
 
+        A token that the slot remembers as rejected or revoked is not stored; a line in the log says so.
         Times without a zone are taken as Korea time. Raises TokenError for what is no token or is dead already.
         """
         token = build_token(
@@ -108,8 +120,10 @@ class SupabaseCredentialManager:
 
         def save(store: SupabaseStore, settings: Settings) -> bool:
             service = settings.service_name
-            store.save(service, token, self._vault.seal(token.to_json(), service, "access_token"))
-            return True
+            is_saved = store.save(service, token, self._vault.seal(token.to_json(), service, "access_token"))
+            if not is_saved:
+                _LOG.warning("The token is one that KIS rejects, so it was not stored in %s", service)
+            return is_saved
 
         return self._ask(save) or False
 
@@ -118,7 +132,7 @@ class SupabaseCredentialManager:
         settings = self._settings
         if settings is None:
             return None
-        with closing(SupabaseStore(settings.supabase_url, settings.supabase_key)) as store:
+        with open_store(settings, self._clock.monotonic(), _LOG.info, self._clock) as store:
             try:
                 return question(store, settings)
             except StoreOutage as outage:
@@ -141,6 +155,8 @@ class SupabaseCredentialManager:
             return None
         # The column may promise more than the token holds: Korea times have been written into it as if they were UTC.
         if only_living and slot.server_now is not None and token.expires_at <= slot.server_now:
+            return None
+        if only_living and token.token_id in slot.rejected:
             return None
         stored = json.loads(text)
         end = next((time for time in (row.expires_at, stored.get("expires_at")) if _is_instant(time)), None)

@@ -26,13 +26,14 @@ _UNDER_WAY = {0, errno.EINPROGRESS, errno.EWOULDBLOCK}
 
 
 def connect(host: str, port: int, seconds: float, attempt: Attempt) -> socket.socket:
-    """A connection to ``host``, made within ``seconds`` and watched by ``attempt``; ``seconds`` is its timeout as well.
+    """A connection to ``host``, watched by ``attempt``; ``seconds`` is its timeout as well.
 
-    Raises OSError, which includes TimeoutError and the errors of name resolution, and GivenUp.
+    It is made within ``seconds`` from when the name is resolved, which nothing but giving up bounds. Raises OSError,
+    which includes TimeoutError and the errors of name resolution, and GivenUp.
     """
-    deadline = time.monotonic() + seconds
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     attempt.check()
+    deadline = time.monotonic() + seconds
     connection = _first_of(
         [(family, kind, protocol, address) for family, kind, protocol, _, address in found], deadline
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from datetime import datetime, timedelta
 
@@ -19,8 +20,8 @@ class Begun:
 
     ``status`` is granted (call tokenP once, then commit or abort with ``fence``), fresh (``value`` is a token to use),
     busy (``holder_label`` has the turn; or nobody may have it before ``retry_at``), conflict (the slot ``holder_label``
-    issues with the same app key) or changed (the slot has other keys than the caller's). ``rejected_token_id`` is the
-    fingerprint of the token that is known to be refused, which is no use from a cache either. Times are the store's.
+    issues with the same app key) or changed (the slot has other keys than the caller's). ``rejected_token_ids`` are the
+    fingerprints of the tokens that the slot remembers as rejected. Times are the store's.
     """
 
     status: str
@@ -32,28 +33,30 @@ class Begun:
     retry_at: datetime | None = None
     holder_label: str | None = None
     last_error: str | None = None
-    rejected_token_id: str | None = None
+    rejected_token_ids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
     """The answer to a commit.
 
-    ``status`` is committed, unchanged (that very token was stored already, or is the rejected one: nothing was written)
-    or fenced (nothing was stored; ``value`` is what is there).
+    ``status`` is committed, unchanged (that very token was stored already, or is a rejected one: nothing was written)
+    or fenced (nothing was stored; ``value`` is what is there). ``is_rejected`` says that the token is known to be
+    rejected, also when the caller has not heard of it before.
     """
 
     status: str
     version: int | None = None
     value: str | None = field(default=None, repr=False)
     expires_at: str | None = None
+    is_rejected: bool = False
 
 
 class Store(Protocol):
     """The shared store. Every call raises StoreOutage and StoreMisconfigured."""
 
     def read(self, service_name: str) -> Slot:
-        """All active rows of a slot, in one request."""
+        """All active rows of a slot and the tokens that it remembers as rejected, in one request."""
 
     def begin(
         self,
@@ -69,6 +72,7 @@ class Store(Protocol):
     ) -> Begun:
         """Ask for a turn. ``holder`` is a fresh UUID for each attempt.
 
+        With the turn, the slot remembers the token ``rejected_token_id`` as rejected, until it ends.
         ``keys_version`` is the version of the app_key row the caller has seen, 0 when there was none.
         """
 
@@ -88,10 +92,11 @@ class Store(Protocol):
         *,
         replaces_version: int | None = None,
         keys_version: int | None = None,
-    ) -> None:
+    ) -> bool:
         """Store a token outside of any turn, unless one that lives longer and is not that version is there.
 
-        Nothing is stored either when the app_key row is not of ``keys_version`` any more.
+        Nothing is stored either when the app_key row is not of ``keys_version`` any more. A token that the slot
+        remembers as rejected is not stored, and the answer is False.
         """
 
     def abort(
@@ -137,11 +142,19 @@ class Machine(Protocol):
         """The noted call was never sent."""
 
 
+class TooLate(Exception):
+    """The issuer was ready to send when `may_send` said no. Nothing was sent."""
+
+
 class Issuer(Protocol):
     """KIS."""
 
-    def issue(self, app_key: AppKey, now: datetime) -> Token:
-        """One tokenP call. Raises IssuerRefused, IssuerRateLimited and IssuerOutage."""
+    def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
+        """One tokenP call. Raises IssuerRefused, IssuerRateLimited and IssuerOutage.
+
+        ``may_send`` is asked right before the call leaves, after all that takes time, such as connecting. When it says
+        no, raises TooLate. The connection is kept, so that the next call leaves at once.
+        """
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:
         """The code that speaks against the token, if any. Raises IssuerOutage when the try did not work."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 TABLE = "api_credentials"
 COLUMNS = "credential_type,credential_value,expires_at,version"
 TYPES = ("app_key", "app_secret", "access_token")
+#: The row that remembers which of a slot's tokens are rejected. It is no credential, and each read asks for it too.
+REJECTED_TOKENS = "rejected_tokens"
 
 #: What PostgreSQL reads as its present where a time is asked for.
 DATABASE_NOW = "now"
@@ -62,10 +64,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """All active rows of one service, by type; ``server_now`` is the answer's Date, None when it had none."""
+    """All active rows of one service, by type; ``server_now`` is the answer's Date, None when it had none.
+
+    ``rejected`` are the fingerprints of the tokens that the slot remembers as rejected or revoked.
+    """
 
     rows: dict[str, Row]
     server_now: datetime | None
+    rejected: frozenset[str] = frozenset()
 
 
 def parse_slot(rows: object, server_now: datetime | None) -> Slot:
@@ -73,13 +79,16 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
     try:
         if not isinstance(rows, list):
             raise TypeError  # noqa: TRY301 - joins the other ways of not being a list of rows
+        remembered = [row["credential_value"] for row in rows if row["credential_type"] == REJECTED_TOKENS]
         slot = Slot(
             {
                 row["credential_type"]: Row(str(row["credential_value"]), row["expires_at"], int(row["version"]))
                 for row in rows
-                if row["credential_value"] is not None  # a table of the user's own may allow null: it is no value
+                # A table of the user's own may allow null: it is no value.
+                if row["credential_value"] is not None and row["credential_type"] != REJECTED_TOKENS
             },
             server_now,
+            frozenset[str]().union(*map(_fingerprints, remembered)),
         )
     except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table") from error
@@ -87,6 +96,15 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
     if any(len(row.value) > LARGEST_VALUE for row in slot.rows.values()):
         raise _too_large()
     return slot
+
+
+def _fingerprints(value: object) -> frozenset[str]:
+    """The keys of a JSON object, as sql/002 writes it. Anything else is no error: it names no token."""
+    try:
+        ends = json.loads(value) if isinstance(value, str) else None
+    except (ValueError, RecursionError):
+        return frozenset()
+    return frozenset(ends) if isinstance(ends, dict) else frozenset()
 
 
 def _too_large() -> StoreMisconfigured:
@@ -135,12 +153,13 @@ def read_slot(
 ) -> Slot:
     """The active rows of ``service_name`` that ``key`` may read, in one GET.
 
-    Of these ``types``, or all when there are none; ``only_living``: those that end later, by the database's clock.
-    Raises StoreOutage, as `Wire.exchange` does, and StoreMisconfigured.
+    Of these ``types``, or all when there are none; ``only_living``: those that end later, by the database's clock. The
+    tokens that the slot remembers as rejected come with any of them. Raises StoreOutage, as `Wire.exchange` does, and
+    StoreMisconfigured.
     """
     path = (
         f"/rest/v1/{TABLE}?select={quote(COLUMNS, safe='')}&service_name=eq.{quote(service_name, safe='')}"
-        + (f"&credential_type={quote('in.(' + ','.join(types) + ')', safe='')}" if types else "")
+        + (f"&credential_type={quote('in.(' + ','.join((*types, REJECTED_TOKENS)) + ')', safe='')}" if types else "")
         + "&is_active=is.true"
         + (f"&expires_at=gt.{DATABASE_NOW}" if only_living else "")
     )

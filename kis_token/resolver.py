@@ -252,7 +252,7 @@ class Resolver:
             raise
         except IssuerRateLimited as error:
             raise IssuerRateLimited(error.code, f"{outage.args[0]}, and {error.args[0]}") from error
-        if token.token_id == view.refused_id:
+        if view.rejects(token):
             raise token_repeated(token) from outage
         what = (
             "a token was issued that other machines do not see"

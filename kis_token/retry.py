@@ -23,8 +23,8 @@ Patience = Callable[[float, float], float]
 #: Seconds of patience of a caller that has a valid token at hand.
 BRIEFLY = 0.8
 
-#: The longest patience, in seconds, of a caller that may issue alone afterwards.
-LONGEST_PATIENCE = 120.0
+#: The longest patience, in seconds, of a caller that may issue alone afterwards: time for a project to restart.
+LONGEST_PATIENCE = 45.0
 
 #: The first pause in seconds, which doubles each time, and the longest; both before jitter.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
@@ -39,7 +39,7 @@ def briefly(elapsed: float, left: float) -> float:
 
 
 def patiently(elapsed: float, left: float) -> float:
-    """For a caller that has no valid token: half of the time that it does not need for issuing."""
+    """For a caller that has no valid token: half of the time that issuing does not need, up to a limit."""
     whole = elapsed + left
     spare = whole - ISSUE_BUDGET
     return min((spare if spare > 0 else whole) / 2, LONGEST_PATIENCE) - elapsed

@@ -14,6 +14,7 @@ import os
 from typing import Protocol
 
 from kis_token.errors import TokenError
+from kis_token.forks import no_fork
 
 PREFIX = "enc:v1:"
 
@@ -53,8 +54,9 @@ class SealingVault:
 
     def open(self, text: str, service_name: str, credential_type: str) -> str:
         """The value inside. Raises TokenError ``plain-with-key`` or ``seal-broken``."""
-        from cryptography.exceptions import InvalidTag
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        with no_fork():
+            from cryptography.exceptions import InvalidTag
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         what = f"{credential_type} of {service_name}"
         if not text.startswith(PREFIX):
@@ -75,7 +77,8 @@ class SealingVault:
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
         """An envelope. Never the same twice."""
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+        with no_fork():
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         nonce = os.urandom(12)
         sealed = AESGCM(self._keys[self._first]).encrypt(nonce, value.encode(), _context(service_name, credential_type))
@@ -88,8 +91,9 @@ def make_vault(secrets: tuple[bytes, ...]) -> Vault:
 
 
 def _derive(secret: bytes) -> bytes:
-    from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+    with no_fork():
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"kis-token enc:v1").derive(secret)
 

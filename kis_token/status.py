@@ -26,7 +26,7 @@ _ENDS = frozenset({"committed", "unchanged", "fenced", "aborted"})
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
-    """One slot. ``token`` is fresh, stale, expired, inactive, unreadable or none; what nobody knows is None.
+    """One slot. ``token`` is fresh, stale, expired, rejected, inactive, unreadable or none; what nobody knows is None.
 
     ``issued_by`` is who asked KIS for the token, ``rotation_due_at`` from when a rotation renews it, ``issuing`` who is
     at it just now, ``last_error`` the code with which the last attempt ended.
@@ -72,7 +72,8 @@ def collect(
     """
     log = store.issuance_status(only, _LOG_ROWS)
     rows = store.rows_without_values()
-    own = store.read(settings.service_name).rows.get("access_token")
+    own_slot = store.read(settings.service_name)
+    own = own_slot.rows.get("access_token")
     try:
         now = parse_instant(log["server_now"])
         leases = {lease["service_name"]: lease for lease in log["leases"]}
@@ -85,6 +86,8 @@ def collect(
             if name in tokens:
                 opened = _opened(own, settings, vault) if own is not None and name == settings.service_name else None
                 slot = _with_token(slot, tokens[name], leases.get(name, {}), opened, now=now, settings=settings)
+                if isinstance(opened, Token) and opened.token_id in own_slot.rejected:
+                    slot = replace(slot, token="rejected", rotation_due_at=None)  # noqa: S106 - a state
                 slot = replace(slot, issued_by=_issuer(name, tokens[name], leases.get(name, {}), log["issuances"]))
             slots.append(slot)
         ended = {(row["service_name"], row["fence"]) for row in log["issuances"] if row["outcome"] in _ENDS}

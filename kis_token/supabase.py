@@ -6,9 +6,10 @@ be written. Every error that leaves here is a StoreOutage or a StoreMisconfigure
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from kis_token.errors import StoreOutage
+from kis_token.errors import StoreMisconfigured, StoreOutage
+from kis_token.forks import no_fork
 from kis_token.limits import no_deadline
 from kis_token.ports import Begun, Committed
 from kis_token.reader import (
@@ -23,6 +24,7 @@ from kis_token.reader import (
     read_slot,
     store_error,
 )
+from kis_token.retry import Retry, at_most, to_the_end
 from kis_token.token import Token, parse_instant
 from kis_token.wire import Wire
 
@@ -38,17 +40,26 @@ if TYPE_CHECKING:
 #: One write, in seconds: longer than a healthy database ever takes, short against the lease of 60 s.
 CALL_SECONDS = 8.0
 
+#: For so many seconds a call outside of the chain is repeated: a hiccup is over by then.
+SECONDS_OF_PATIENCE = 5.0
+
+_Result = TypeVar("_Result")
+
 
 class SupabaseStore:
     """The table ``api_credentials`` of one Supabase project, and the functions that govern issuing.
 
-    ``left`` tells the seconds until the caller's deadline; no call takes longer.
+    ``left`` tells the seconds until the caller's deadline; no call takes longer. With ``retry`` a call that fails is
+    repeated for some seconds; the chain, which knows what is at hand, does that by itself.
     """
 
-    def __init__(self, url: str, key: str, *, left: Callable[[], float] = no_deadline) -> None:
+    def __init__(
+        self, url: str, key: str, *, left: Callable[[], float] = no_deadline, retry: Retry | None = None
+    ) -> None:
         self._url = url
         self._key = key
         self._left = left
+        self._retry = retry
         self._wire = Wire(url)
         self._client: Client | None = None
         self._transport: WireTransport | None = None
@@ -77,8 +88,16 @@ class SupabaseStore:
         return self._read(service_name, ("access_token",), only_living=True)
 
     def _read(self, service_name: str, types: tuple[str, ...], *, only_living: bool = False) -> Slot:
-        seconds = min(READ_SECONDS, self._left())
-        return read_slot(self._wire, self._key, service_name, types=types, only_living=only_living, seconds=seconds)
+        def read() -> Slot:
+            seconds = min(READ_SECONDS, self._left())
+            return read_slot(self._wire, self._key, service_name, types=types, only_living=only_living, seconds=seconds)
+
+        return self._repeat(read)
+
+    def _repeat(self, ask: Callable[[], _Result]) -> _Result:
+        if self._retry is None:
+            return ask()
+        return self._retry.run(ask, lambda: at_most(SECONDS_OF_PATIENCE, to_the_end))
 
     def read_all(self, service_name: str) -> Slot:
         """Keys and token of ``service_name``, inactive rows as well."""
@@ -125,7 +144,10 @@ class SupabaseStore:
             retry_at=answer.time("retry_at") if answer.has("retry_at") else None,
             holder_label=_one_line(answer.text("holder_label")),
             last_error=_one_line(answer.text("last_error")),
-            rejected_token_id=answer.text("rejected_token_id"),
+            # Functions of an older release name the last one alone.
+            rejected_token_ids=answer.texts(
+                "rejected_token_ids" if answer.has("rejected_token_ids") else "rejected_token_id"
+            ),
         )
         if begun.status == "granted" and begun.fence is None:
             raise answer.outage()
@@ -146,8 +168,13 @@ class SupabaseStore:
             token_id=token.token_id,
             rejected=rejected,
         )
-        status = answer.one_of("committed", "unchanged", "fenced")
-        return Committed(status, answer.number("version"), answer.text("value"), answer.text("expires_at"))
+        return Committed(
+            answer.one_of("committed", "unchanged", "fenced"),
+            answer.number("version"),
+            answer.text("value"),
+            answer.text("expires_at"),
+            is_rejected=answer.is_true("rejected"),
+        )
 
     def save(
         self,
@@ -157,16 +184,26 @@ class SupabaseStore:
         *,
         replaces_version: int | None = None,
         keys_version: int | None = None,
-    ) -> None:
-        """Store a token outside of any turn, unless one that lives longer and is not that version is there."""
-        self._ask(
-            "save_token",
-            service=service_name,
-            value=stored_form,
-            expires_at=token.expires_at.isoformat(),
-            replaces_version=replaces_version,
-            keys_version=keys_version,
-        )
+    ) -> bool:
+        """Store a token outside of any turn, unless one that lives longer and is not that version is there.
+
+        False when the slot remembers it as rejected: then it is not stored.
+        """
+        arguments = {
+            "service": service_name,
+            "value": stored_form,
+            "expires_at": token.expires_at.isoformat(),
+            "replaces_version": replaces_version,
+            "keys_version": keys_version,
+        }
+        try:
+            # The database cannot tell which token a sealed value holds.
+            answer = self._ask("save_token", **arguments, token_id=token.token_id)
+        except StoreMisconfigured as error:
+            if error.code != "store-function-missing":
+                raise
+            answer = self._ask("save_token", **arguments)  # of a release that remembered no tokens here
+        return answer.one_of("saved", "kept", "rejected") != "rejected"
 
     def abort(
         self,
@@ -260,14 +297,20 @@ class SupabaseStore:
         return answer
 
     def _call(self, call: Callable[[Client], object]) -> object:
-        from supabase import PostgrestAPIError, SupabaseException
+        with no_fork():
+            from supabase import PostgrestAPIError, SupabaseException
 
-        try:
-            return call(self._get_client())
-        except SupabaseException:
-            raise store_error(400, "client") from None
-        except (ValueError, RecursionError, PostgrestAPIError):  # not JSON, or not PostgREST's; the errors quote it
-            raise StoreOutage("store-unreachable", "Supabase's answer cannot be read") from None
+        def ask() -> object:
+            try:
+                with no_fork():  # making a client imports as well
+                    client = self._get_client()
+                return call(client)
+            except SupabaseException:
+                raise store_error(400, "client") from None
+            except (ValueError, RecursionError, PostgrestAPIError):  # not JSON, or not PostgREST's; the errors quote it
+                raise StoreOutage("store-unreachable", "Supabase's answer cannot be read") from None
+
+        return self._repeat(ask)
 
     def _get_client(self) -> Client:
         """The client, made at the first use."""
@@ -327,6 +370,15 @@ class _Answer:
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise self.outage()
         return value
+
+    def texts(self, name: str) -> frozenset[str]:
+        """The texts in a list, or the one text; none where there is neither."""
+        value = self._fields.get(name)
+        return frozenset(each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
+
+    def is_true(self, name: str) -> bool:
+        """Whether there is such a field and it is true."""
+        return self._fields.get(name) is True
 
     def time(self, name: str) -> datetime:
         """A point in time, which has to be there."""

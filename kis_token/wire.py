@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from kis_token.errors import StoreOutage
+from kis_token.final_response import FinalResponse
+from kis_token.forks import no_fork
 from kis_token.limits import GivenUp, within
 from kis_token.network import connect
 
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
 
 #: Bytes of an answer, unpacked. A slot's rows are a few thousand.
 LARGEST_ANSWER = 1024 * 1024
-
-#: Interim answers, such as 103, before the real one.
-_MOST_INTERIM = 10
 
 #: Variables that name further certificates to trust, as requests, curl and others read them.
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -88,7 +87,7 @@ class Wire:
                 attempt.sending()
                 exchange = http.client.HTTPConnection(self._host, self._port, timeout=seconds)
                 exchange.set_debuglevel(0)  # a program that debugs its own requests would print the key
-                exchange.response_class = _Response
+                exchange.response_class = FinalResponse
                 exchange.sock = connection
                 # Else the name of the host alone would be sent, without the port that is not TLS's own.
                 exchange.request(method, path, body, {"Host": self._netloc, **headers, "Accept-Encoding": "identity"})
@@ -112,24 +111,13 @@ class Wire:
         try:
             if proxy is not None:
                 _open_tunnel(connection, self._host, self._port, proxy)
-            if self._context is None:
-                self._context = _trust()
-            return self._context.wrap_socket(connection, server_hostname=self._host)
+            with no_fork():
+                if self._context is None:
+                    self._context = _trust()
+                return self._context.wrap_socket(connection, server_hostname=self._host)
         except BaseException:
             connection.close()
             raise
-
-
-class _Response(http.client.HTTPResponse):
-    """Passes over interim answers of every kind; the standard library knows 100 alone."""
-
-    def _read_status(self) -> tuple[str, int, str]:
-        for _ in range(_MOST_INTERIM):
-            version, status, reason = super()._read_status()  # type: ignore[misc]  # not in the published types
-            if not 100 <= status < 200 or status == 101:
-                return version, status, reason
-            http.client.parse_headers(self.fp)
-        raise http.client.HTTPException("too many interim answers")
 
 
 class _BrokenAnswer(http.client.HTTPException):
@@ -185,7 +173,7 @@ def _open_tunnel(connection: socket.socket, host: str, port: int, proxy: _Proxy)
     if proxy.credentials is not None:
         head += f"Proxy-Authorization: Basic {proxy.credentials}\r\n"
     connection.sendall(f"{head}\r\n".encode("ascii"))
-    with _Response(connection, method="CONNECT") as response:
+    with FinalResponse(connection, method="CONNECT") as response:
         response.begin()
         if response.status != 200:
             raise _ProxyRefusal(response.status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from kis_token.cache import make_cache
@@ -11,6 +11,7 @@ from kis_token.kis import KISIssuer
 from kis_token.limits import usable
 from kis_token.machine import local_machine
 from kis_token.resolver import Resolver
+from kis_token.retry import Retry
 from kis_token.sealing import make_vault
 from kis_token.supabase import SupabaseStore
 
@@ -25,14 +26,14 @@ _CLOCK = SystemClock()
 
 
 @contextmanager
-def open_store(settings: Settings, started: float, clock: Clock = _CLOCK) -> Iterator[SupabaseStore]:
-    """The shared store for these settings; its connections are closed on the way out. ``started`` as below."""
-    deadline = _deadline(settings, started)
-    store = SupabaseStore(settings.supabase_url, settings.supabase_key, left=lambda: deadline - clock.monotonic())
-    try:
+def open_store(
+    settings: Settings, started: float, tell: Callable[[str], None], clock: Clock = _CLOCK
+) -> Iterator[SupabaseStore]:
+    """The shared store for these settings, whose calls are repeated for some seconds; the rest as below."""
+    left = _time_left(settings, started, clock)
+    retry = Retry(clock, left, tell)
+    with closing(SupabaseStore(settings.supabase_url, settings.supabase_key, left=left, retry=retry)) as store:
         yield store
-    finally:
-        store.close()
 
 
 @contextmanager
@@ -44,21 +45,24 @@ def open_resolver(
     ``started`` is when the work began, by the clock's counter (time.monotonic, unless another clock is given): the
     settings' timeout counts from there. ``tell`` gets lines for people who wait.
     """
-    deadline = _deadline(settings, started)
+    left = _time_left(settings, started, clock)
     vault = make_vault(settings.encryption_keys)
-    with open_store(settings, started, clock) as store:
+    issuer = KISIssuer(settings.base_url, settings.environment, left=left)
+    with closing(SupabaseStore(settings.supabase_url, settings.supabase_key, left=left)) as store, closing(issuer):
         yield Resolver(
             settings,
             store=store,
             cache=make_cache(settings, vault),
             machine=local_machine(),
-            issuer=KISIssuer(settings.base_url, settings.environment, left=lambda: deadline - clock.monotonic()),
+            issuer=issuer,
             vault=vault,
             clock=clock,
-            deadline=deadline,
+            deadline=clock.monotonic() + left(),
             tell=tell,
         )
 
 
-def _deadline(settings: Settings, started: float) -> float:
-    return started + usable(settings.timeout.total_seconds())
+def _time_left(settings: Settings, started: float, clock: Clock) -> Callable[[], float]:
+    """The seconds until the deadline, whenever they are asked for."""
+    deadline = started + usable(settings.timeout.total_seconds())
+    return lambda: deadline - clock.monotonic()

@@ -20,6 +20,35 @@ create table if not exists public.api_credentials (
     unique (service_name, credential_type)
 );
 
+-- Rights and policies belong to one table. A partition, a child or a parent has its own, by which others may read the
+-- same rows.
+do $$
+declare
+    kind      text;
+    relatives text;
+begin
+    select case c.relkind
+               when 'r' then null when 'p' then 'a partitioned table' when 'v' then 'a view'
+               when 'm' then 'a materialized view' when 'f' then 'a foreign table' else 'not a table'
+           end
+    into kind
+    from pg_catalog.pg_class c where c.oid = 'public.api_credentials'::regclass;
+    select string_agg(
+               case when i.inhparent = 'public.api_credentials'::regclass
+                    then 'has the child ' || i.inhrelid::regclass else 'is a child of ' || i.inhparent::regclass end,
+               ', ' order by i.inhrelid, i.inhparent)
+    into relatives
+    from pg_catalog.pg_inherits i
+    where 'public.api_credentials'::regclass in (i.inhparent, i.inhrelid);
+
+    if kind is not null or relatives is not null then
+        raise exception 'api_credentials %', concat_ws(', ', 'is ' || kind, relatives)
+            using errcode = '42809',
+            hint = 'It must be an ordinary table without children and parents. Give it another name (alter ... public.api_credentials rename to ...), run this file again, copy the rows into the new table, then drop the old one with its partitions or children: its rights are not those of the new one.';
+    end if;
+end
+$$;
+
 -- A table that was made without the constraint gets an index that does the same: every write relies on it.
 do $$
 declare
@@ -61,7 +90,7 @@ comment on column public.api_credentials.id is 'Surrogate key; nothing refers to
 comment on column public.api_credentials.service_name is
     'The slot: kis for a real account, kis-paper for a paper account, any other name for further accounts or services.';
 comment on column public.api_credentials.credential_type is
-    'What the value is: app_key, app_secret, access_token, or a name of your own for other services.';
+    'What the value is: app_key, app_secret, access_token, rejected_tokens (fingerprints, written by the functions), or a name of your own for other services.';
 comment on column public.api_credentials.credential_value is
     'The secret. A token is a JSON string {"access_token","expires_at","issued_at"}; with sealing on, an enc:v1: envelope.';
 comment on column public.api_credentials.expires_at is

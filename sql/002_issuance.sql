@@ -46,7 +46,7 @@ comment on column public.credential_leases.issued_at is 'When KIS issued that to
 comment on column public.credential_leases.app_key_id is
     'First 16 hex digits of the SHA-256 of the app key the slot issues with. One key belongs to one slot.';
 comment on column public.credential_leases.rejected_token_id is
-    'The token that the API refused, or that was revoked, last, hashed. No turn stores it again.';
+    'The token that was rejected or revoked last, hashed. All of them are in the slot''s row rejected_tokens.';
 comment on column public.credential_leases.refused_credential_id is 'Key and secret that KIS refused last, hashed.';
 comment on column public.credential_leases.refused_until is 'Until when exactly these are not tried again.';
 comment on column public.credential_leases.last_error is
@@ -97,7 +97,7 @@ begin
     end if;
     return left(encode(sha256(convert_to(nullif(value::jsonb ->> 'access_token', ''), 'UTF8')), 'hex'), 16);
 exception
-    when data_exception then
+    when data_exception or statement_too_complex then
         return null;
 end
 $$;
@@ -181,29 +181,134 @@ as $$
     where c.service_name = service and c.credential_type = 'app_key' and c.is_active;
 $$;
 
--- Write the slot's token and bring it back to life when it was inactive. Answers the version it got.
+-- Raise an error of our own in the place of PostgreSQL's, whose text may show the row: it goes to the caller and to the
+-- server's log. Each write of a secret catches all errors and ends here.
+create or replace function public.issuance_raise_unwritten(state text, column_name text, constraint_name text) returns void
+    language plpgsql
+    set search_path = ''
+as $$
+begin
+    raise exception 'api_credentials does not take the row (%)',
+        concat_ws(', ', state, 'column ' || nullif(column_name, ''), 'constraint ' || nullif(constraint_name, ''))
+        using errcode = state, column = column_name, constraint = constraint_name,
+        hint = 'See which columns, constraints and triggers the table has beside those of these files.';
+end
+$$;
+
+-- Write a row of the slot and make it active. Answers the version it got.
+create or replace function public.issuance_put(
+    service text, kind text, value text, expires_at timestamptz, description text
+) returns bigint
+    language plpgsql
+    set search_path = ''
+as $$
+declare
+    its_column     text;
+    its_constraint text;
+    new_version    bigint;
+begin
+    insert into public.api_credentials as c
+        (service_name, credential_type, credential_value, expires_at, is_active, environment, description)
+    values
+        (service, kind, value, issuance_put.expires_at, true,
+         coalesce((select k.environment from public.api_credentials k
+                   where k.service_name = service and k.credential_type = 'app_key'),
+                  case when service = 'kis-paper' then 'paper' else 'production' end),
+         issuance_put.description)
+    on conflict (service_name, credential_type) do update
+        set credential_value = excluded.credential_value, expires_at = excluded.expires_at, is_active = true
+    returning c.version into new_version;
+    set constraints all immediate;  -- what is deferred would fail outside of this block
+    return new_version;
+exception
+    when others then
+        get stacked diagnostics its_column = column_name, its_constraint = constraint_name;
+        perform public.issuance_raise_unwritten(sqlstate, its_column, its_constraint);
+end
+$$;
+
+-- Write the slot's token and make it active. Answers the version it got.
 create or replace function public.issuance_write(service text, value text, expires_at timestamptz) returns bigint
     language sql
     set search_path = ''
 as $$
-    insert into public.api_credentials as c
-        (service_name, credential_type, credential_value, expires_at, is_active, environment, description)
-    values
-        (service, 'access_token', value, issuance_write.expires_at, true,
-         coalesce((select k.environment from public.api_credentials k
-                   where k.service_name = service and k.credential_type = 'app_key'),
-                  case when service = 'kis-paper' then 'paper' else 'production' end),
-         'KIS OAuth access token, renewed automatically')
-    on conflict (service_name, credential_type) do update
-        set credential_value = excluded.credential_value, expires_at = excluded.expires_at, is_active = true
-    returning c.version;
+    select public.issuance_put(
+        service, 'access_token', value, expires_at, 'KIS OAuth access token, renewed automatically'
+    );
+$$;
+
+-- The tokens that the slot remembers as rejected or revoked, and when each ends. They are in one row: a JSON object that
+-- maps fingerprints to times. A value that cannot be read counts as empty.
+create or replace function public.issuance_rejected(service text)
+    returns table (token_id text, ends_at timestamptz)
+    language plpgsql
+    stable
+    set search_path = ''
+as $$
+begin
+    return query
+        select e.key, e.value::timestamptz
+        from public.api_credentials c, jsonb_each_text(c.credential_value::jsonb) e
+        where c.service_name = service and c.credential_type = 'rejected_tokens' and c.is_active
+          and e.key ~ '^[0-9a-f]{16}$' and e.value::timestamptz > clock_timestamp();
+exception
+    when data_exception or statement_too_complex then
+        return;
+end
+$$;
+
+create or replace function public.issuance_rejected_ids(service text) returns text[]
+    language sql
+    stable
+    set search_path = ''
+as $$
+    select coalesce(array_agg(r.token_id order by r.token_id), '{}') from public.issuance_rejected(service) r;
+$$;
+
+-- Remember a token as rejected until it ends. ends_at is the end by its row, null when no row tells. A row may name an
+-- end that is too early (a time without an offset) or never comes: one day and 90 days, the longest life of a token at
+-- KIS, are the limits.
+create or replace function public.issuance_reject(service text, token_id text, ends_at timestamptz) returns void
+    language plpgsql
+    set search_path = ''
+as $$
+declare
+    t         timestamptz := clock_timestamp();
+    known_end timestamptz;
+    its_end   timestamptz;
+    value     text;
+    last_end  timestamptz;
+begin
+    select max(r.ends_at) into known_end from public.issuance_rejected(service) r
+    where r.token_id = issuance_reject.token_id;
+    its_end := case
+        when ends_at is not null then
+            greatest(known_end, least(greatest(ends_at, t + interval '1 day'), t + interval '90 days'))
+        else coalesce(known_end, t + interval '90 days')
+    end;
+
+    -- At most 100: this one, and of the others those that end last.
+    select jsonb_object_agg(e.token_id, e.ends_at)::text, max(e.ends_at) into strict value, last_end
+    from (
+        (select r.token_id, r.ends_at from public.issuance_rejected(service) r
+         where r.token_id <> issuance_reject.token_id
+         order by r.ends_at desc limit 99)
+        union all
+        select issuance_reject.token_id, its_end
+    ) e;
+    perform public.issuance_put(
+        service, 'rejected_tokens', value, last_end, 'Tokens that KIS rejects, hashed, and when each ends'
+    );
+    update public.credential_leases l set rejected_token_id = issuance_reject.token_id where l.service_name = service;
+end
 $$;
 
 -- The protocol -----------------------------------------------------------------------------------------------------
 
--- Forms of these two that were shorter by an argument.
+-- Forms of these two that had fewer arguments.
 drop function if exists public.begin_issuance(text, uuid, text, text, text, interval, bigint, text);
 drop function if exists public.save_token(text, text, timestamptz, bigint);
+drop function if exists public.save_token(text, text, timestamptz, bigint, bigint);
 
 create or replace function public.begin_issuance(
     service           text,
@@ -226,6 +331,7 @@ declare
     token     public.api_credentials;
     known     boolean;      -- the lease's token_id and issued_at speak of the row as it stands
     stored_id text;
+    rejected  text[];
     retry_at  timestamptz;
     status    text;
     t         timestamptz;
@@ -237,6 +343,9 @@ begin
     if app_key_id is null or app_key_id !~ '^[0-9a-f]{16}$'
         or credential_id is null or credential_id !~ '^[0-9a-f]{16}$' then
         raise exception 'app_key_id and credential_id are 16 hex digits' using errcode = '22023';
+    end if;
+    if rejected_token_id !~ '^[0-9a-f]{16}$' then
+        raise exception 'rejected_token_id is 16 hex digits' using errcode = '22023';
     end if;
     if min_remaining is null or min_remaining < interval '0' then
         raise exception 'min_remaining is not negative' using errcode = '22023';
@@ -250,6 +359,7 @@ begin
     for update;
     t := clock_timestamp();
     token := public.issuance_token_row(service);
+    rejected := public.issuance_rejected_ids(service);
 
     known := token.version is not null and lease.token_version = token.version;
     stored_id := case when known then lease.token_id else public.issuance_plain_token_id(token.credential_value) end;
@@ -261,7 +371,7 @@ begin
         status := 'conflict';
     elsif token.expires_at > t
         and token.version is distinct from rejected_version
-        and (stored_id is null or stored_id is distinct from rejected_token_id)
+        and (stored_id is null or stored_id is distinct from rejected_token_id and stored_id <> all (rejected))
         -- Within 6 hours of an issue KIS answers with the same token, so a younger one is as fresh as can be had.
         and (token.expires_at > t + min_remaining or (known and t - lease.issued_at < interval '6 hours')) then
         status := 'fresh';
@@ -294,10 +404,18 @@ begin
                 -- tokenP is sent within 5 s of the grant, so the next grant is at least 65 s behind it even when the
                 -- holder dies.
                 not_before   = t + interval '70 seconds',
-                app_key_id   = begin_issuance.app_key_id,
-                rejected_token_id = coalesce(begin_issuance.rejected_token_id, l.rejected_token_id)
+                app_key_id   = begin_issuance.app_key_id
             where l.service_name = service
             returning l.* into lease;
+            if begin_issuance.rejected_token_id is not null then
+                perform public.issuance_reject(
+                    service,
+                    begin_issuance.rejected_token_id,
+                    case when stored_id = begin_issuance.rejected_token_id then token.expires_at end
+                );
+                lease.rejected_token_id := begin_issuance.rejected_token_id;
+                rejected := public.issuance_rejected_ids(service);
+            end if;
             perform public.issuance_log(lease, 'granted');
         end if;
     end if;
@@ -317,13 +435,14 @@ begin
         end,
         'last_error', lease.last_error,
         'rejected_token_id', lease.rejected_token_id,
+        'rejected_token_ids', to_jsonb(rejected),
         'server_now', t
     );
 end
 $$;
 
 comment on function public.begin_issuance(text, uuid, text, text, text, interval, bigint, text, bigint) is
-    'Ask to issue. keys_version is the version of the app_key row from which the caller has its key, 0 when it saw none. Answers status: changed (the row is another by now: read it again), conflict (another slot, named in holder_label, has a living token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds a lease, or nobody may before retry_at). rejected_token_id is the token that is known to be refused: it is of no use from a cache either.';
+    'Ask to issue. keys_version is the version of the app_key row from which the caller has its key, 0 when it saw none. Answers status: changed (the row is another by now: read it again), conflict (another slot, named in holder_label, has a living token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds a lease, or nobody may before retry_at). rejected_token_ids are the tokens that are known to be rejected, which are of no use from a cache either; rejected_token_id, for older clients, is the last of them.';
 
 create or replace function public.commit_issuance(
     service    text,
@@ -344,6 +463,7 @@ declare
     token       public.api_credentials;
     stored_id   text;
     is_stored   boolean;
+    remembered  boolean;    -- as rejected
     is_rejected boolean;
     status      text;
     t           timestamptz;
@@ -356,6 +476,8 @@ begin
     lease := public.issuance_lock(service);
     t := clock_timestamp();
     token := public.issuance_token_row(service);
+    -- Also when it is not the stored one: such a token must not be handed to others as new.
+    remembered := commit_issuance.token_id = any (public.issuance_rejected_ids(service));
 
     if lease.fence = commit_issuance.fence and lease.holder is null and lease.token_id = commit_issuance.token_id then
         status := 'committed';  -- a replay: the first answer was lost
@@ -373,8 +495,7 @@ begin
             else public.issuance_plain_token_id(token.credential_value)
         end;
         is_stored := stored_id is not distinct from commit_issuance.token_id;
-        -- Also when it is not the stored one: a token known to be refused must not be handed to others as new.
-        is_rejected := rejected and is_stored or lease.rejected_token_id is not distinct from commit_issuance.token_id;
+        is_rejected := remembered or rejected and is_stored;
         if is_rejected or is_stored and isfinite(token.expires_at) then
             status := 'unchanged';
         elsif token.updated_at > lease.granted_at and token.expires_at > commit_issuance.expires_at then
@@ -410,13 +531,14 @@ begin
         'version', token.version,
         'value', case when status = 'fenced' then token.credential_value end,
         'expires_at', token.expires_at,
+        'rejected', remembered,
         'server_now', t
     );
 end
 $$;
 
 comment on function public.commit_issuance(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean) is
-    'Store what tokenP answered and give the lease back. Answers status: committed (stored; also when this very commit was sent before), unchanged (KIS answered with the token that is there already, or with the one that is known to be refused: nothing is written), fenced (not stored: the lease went to another, or someone stored a newer token; value is what is there). rejected says that the stored token was refused by the API.';
+    'Store what tokenP answered and give the lease back. Answers status: committed (stored; also when this very commit was sent before), unchanged (KIS answered with the token that is there already, or with one that is known to be rejected: nothing is written), fenced (not stored: the lease went to another, or someone stored a newer token; value is what is there), and rejected: whether the token is known to be rejected. The argument rejected says that the API rejected the stored token.';
 
 create or replace function public.abort_issuance(
     service               text,
@@ -471,7 +593,8 @@ create or replace function public.save_token(
     value            text,
     expires_at       timestamptz,
     replaces_version bigint default null,
-    keys_version     bigint default null
+    keys_version     bigint default null,
+    token_id         text default null
 ) returns jsonb
     language plpgsql
     security definer
@@ -480,15 +603,22 @@ as $$
 declare
     lease  public.credential_leases;
     token  public.api_credentials;
+    own_id text;
     status text := 'kept';
 begin
     perform public.issuance_check_service(service);
     perform public.issuance_check_token(value, expires_at);
+    if token_id !~ '^[0-9a-f]{16}$' then
+        raise exception 'token_id is 16 hex digits' using errcode = '22023';
+    end if;
+    own_id := coalesce(public.issuance_plain_token_id(value), save_token.token_id);
 
     lease := public.issuance_lock(service);
     token := public.issuance_token_row(service);
 
-    if keys_version is distinct from public.issuance_keys_version(service) and keys_version is not null then
+    if own_id = any (public.issuance_rejected_ids(service)) then
+        status := 'rejected';
+    elsif keys_version is distinct from public.issuance_keys_version(service) and keys_version is not null then
         null;  -- the token belongs to keys that were changed
     elsif token.version is null
         or token.version = replaces_version
@@ -496,15 +626,15 @@ begin
         or save_token.expires_at > token.expires_at then
         status := 'saved';
         token.version := public.issuance_write(service, value, save_token.expires_at);
-        perform public.issuance_log(lease, status, public.issuance_plain_token_id(value));
+        perform public.issuance_log(lease, status, own_id);
     end if;
 
     return jsonb_build_object('status', status, 'version', token.version, 'server_now', clock_timestamp());
 end
 $$;
 
-comment on function public.save_token(text, text, timestamptz, bigint, bigint) is
-    'Store a token that was issued without a lease. Writes what expires later than the stored one, or what replaces exactly that version; nothing when the app_key row is not of keys_version. Answers status: saved or kept.';
+comment on function public.save_token(text, text, timestamptz, bigint, bigint, text) is
+    'Store a token that was issued without a lease. Writes what expires later than the stored one, or what replaces exactly that version; nothing when the app_key row is not of keys_version. token_id is needed for a sealed value alone. Answers status: saved, kept, or rejected (the token is known to be rejected, and is not stored).';
 
 create or replace function public.revoke_token(service text, version bigint, token_id text, label text)
     returns jsonb
@@ -514,6 +644,7 @@ create or replace function public.revoke_token(service text, version bigint, tok
 as $$
 declare
     lease public.credential_leases;
+    token public.api_credentials;
     done  boolean;
 begin
     perform public.issuance_check_service(service);
@@ -522,7 +653,10 @@ begin
     end if;
 
     lease := public.issuance_lock(service);
-    update public.credential_leases l set rejected_token_id = revoke_token.token_id where l.service_name = service;
+    token := public.issuance_token_row(service);
+    perform public.issuance_reject(
+        service, revoke_token.token_id, case when token.version = revoke_token.version then token.expires_at end
+    );
     update public.api_credentials c
     set is_active = false
     where c.service_name = service and c.credential_type = 'access_token' and c.is_active
@@ -588,6 +722,24 @@ $$;
 
 comment on function public.prune_issuances(interval) is 'Delete events older than keep. Answers how many.';
 
+-- Functions of before remembered the last rejected token in the lease alone.
+do $$
+declare
+    lease public.credential_leases;
+begin
+    for lease in
+        select l.* from public.credential_leases l
+        where l.rejected_token_id ~ '^[0-9a-f]{16}$' and not exists (
+            select from public.api_credentials c
+            where c.service_name = l.service_name and c.credential_type = 'rejected_tokens'
+        )
+        for update
+    loop
+        perform public.issuance_reject(lease.service_name, lease.rejected_token_id, null);
+    end loop;
+end
+$$;
+
 -- Access -----------------------------------------------------------------------------------------------------------
 
 alter table public.credential_leases enable row level security;
@@ -604,27 +756,35 @@ revoke all on table public.credential_leases, public.credential_issuances
     from public, anon, authenticated, service_role;
 revoke all on sequence public.credential_issuances_id_seq from public, anon, authenticated, service_role;
 
-do $$
-declare
-    signature regprocedure;
-begin
-    for signature in
-        select p.oid::regprocedure from pg_proc p
-        where p.pronamespace = 'public'::regnamespace
-          and (p.proname like 'issuance\_%'
-               or p.proname in ('begin_issuance', 'commit_issuance', 'abort_issuance', 'save_token', 'revoke_token',
-                                'prune_issuances'))
-    loop
-        execute format('revoke all on function %s from public, anon, authenticated, service_role', signature);
-    end loop;
-end
-$$;
+-- Ours alone, by their arguments: a project may have functions of its own by these names.
+revoke all on function
+    public.issuance_plain_token_id(text),
+    public.issuance_check_service(text),
+    public.issuance_check_token(text, timestamptz),
+    public.issuance_lock(text),
+    public.issuance_log(public.credential_leases, text, text, text),
+    public.issuance_token_row(text),
+    public.issuance_keys_version(text),
+    public.issuance_raise_unwritten(text, text, text),
+    public.issuance_put(text, text, text, timestamptz, text),
+    public.issuance_write(text, text, timestamptz),
+    public.issuance_rejected(text),
+    public.issuance_rejected_ids(text),
+    public.issuance_reject(text, text, timestamptz),
+    public.begin_issuance(text, uuid, text, text, text, interval, bigint, text, bigint),
+    public.commit_issuance(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean),
+    public.abort_issuance(text, uuid, bigint, interval, text, text),
+    public.save_token(text, text, timestamptz, bigint, bigint, text),
+    public.revoke_token(text, bigint, text, text),
+    public.issuance_status(text, integer),
+    public.prune_issuances(interval)
+from public, anon, authenticated, service_role;
 
 grant execute on function
     public.begin_issuance(text, uuid, text, text, text, interval, bigint, text, bigint),
     public.commit_issuance(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean),
     public.abort_issuance(text, uuid, bigint, interval, text, text),
-    public.save_token(text, text, timestamptz, bigint, bigint),
+    public.save_token(text, text, timestamptz, bigint, bigint, text),
     public.revoke_token(text, bigint, text, text),
     public.issuance_status(text, integer),
     public.prune_issuances(interval)

@@ -18,8 +18,10 @@ create or replace function public.set_app_key(
     set search_path = ''
 as $$
 declare
-    lease  public.credential_leases;
-    ended  bigint;
+    lease          public.credential_leases;
+    ended          bigint;
+    its_column     text;
+    its_constraint text;
 begin
     perform public.issuance_check_service(service);
     if coalesce(length(app_key), 0) not between 1 and 8192 or coalesce(length(app_secret), 0) not between 1 and 8192 then
@@ -34,13 +36,20 @@ begin
 
     lease := public.issuance_lock(service);
 
-    insert into public.api_credentials as c
-        (service_name, credential_type, credential_value, is_active, environment, description)
-    values
-        (service, 'app_key', set_app_key.app_key, true, set_app_key.environment, 'KIS app key'),
-        (service, 'app_secret', set_app_key.app_secret, true, set_app_key.environment, 'KIS app secret')
-    on conflict (service_name, credential_type) do update
-        set credential_value = excluded.credential_value, is_active = true, environment = excluded.environment;
+    begin
+        insert into public.api_credentials as c
+            (service_name, credential_type, credential_value, is_active, environment, description)
+        values
+            (service, 'app_key', set_app_key.app_key, true, set_app_key.environment, 'KIS app key'),
+            (service, 'app_secret', set_app_key.app_secret, true, set_app_key.environment, 'KIS app secret')
+        on conflict (service_name, credential_type) do update
+            set credential_value = excluded.credential_value, is_active = true, environment = excluded.environment;
+        set constraints all immediate;  -- what is deferred would fail outside of this block
+    exception
+        when others then
+            get stacked diagnostics its_column = column_name, its_constraint = constraint_name;
+            perform public.issuance_raise_unwritten(sqlstate, its_column, its_constraint);
+    end;
 
     if not keeps_token then
         update public.api_credentials c set is_active = false
@@ -76,8 +85,10 @@ create or replace function public.reseal(
     set search_path = ''
 as $$
 declare
-    lease       public.credential_leases;
-    new_version bigint;
+    lease          public.credential_leases;
+    new_version    bigint;
+    its_column     text;
+    its_constraint text;
 begin
     perform public.issuance_check_service(service);
     if value is null or length(value) > 65536 or value !~ '^enc:v1:[^:]+:[A-Za-z0-9_=-]+$' then
@@ -85,9 +96,16 @@ begin
     end if;
 
     lease := public.issuance_lock(service);
-    update public.api_credentials c set credential_value = reseal.value
-    where c.service_name = service and c.credential_type = reseal.credential_type and c.version = replaces_version
-    returning c.version into new_version;
+    begin
+        update public.api_credentials c set credential_value = reseal.value
+        where c.service_name = service and c.credential_type = reseal.credential_type and c.version = replaces_version
+        returning c.version into new_version;
+        set constraints all immediate;  -- as above
+    exception
+        when others then
+            get stacked diagnostics its_column = column_name, its_constraint = constraint_name;
+            perform public.issuance_raise_unwritten(sqlstate, its_column, its_constraint);
+    end;
 
     -- It is the same token still, and what the lease knows of it stays true.
     if new_version is not null and reseal.credential_type = 'access_token' then

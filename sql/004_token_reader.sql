@@ -1,5 +1,5 @@
--- A role that may read tokens and nothing else: neither key nor secret, no function, no lease. docs/security.md says how
--- to make a key for it.
+-- A role that may read tokens, and which tokens are rejected, and nothing else: neither key nor secret, no function, no
+-- lease. docs/security.md says how to make a key for it.
 --
 -- Run it after 001, as often as you like. Where its owner may not make roles it leaves a warning, and there is no reader.
 
@@ -31,11 +31,13 @@ begin
 
     drop policy if exists api_credentials_token_reader on public.api_credentials;
     create policy api_credentials_token_reader on public.api_credentials
-        for select to kis_token_reader using (credential_type = 'access_token' and is_active);
+        for select to kis_token_reader
+        using (credential_type in ('access_token', 'rejected_tokens') and is_active);
     -- Policies of the project's own for everybody would add to that one. This one takes away again.
     drop policy if exists api_credentials_token_reader_only on public.api_credentials;
     create policy api_credentials_token_reader_only on public.api_credentials
-        as restrictive for all to kis_token_reader using (credential_type = 'access_token' and is_active);
+        as restrictive for all to kis_token_reader
+        using (credential_type in ('access_token', 'rejected_tokens') and is_active);
 exception
     when insufficient_privilege then
         raise warning 'there is no role kis_token_reader: %', sqlerrm;

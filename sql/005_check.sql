@@ -19,18 +19,32 @@ as $$
             ('id'), ('service_name'), ('credential_type'), ('credential_value'), ('expires_at'), ('is_active'),
             ('environment'), ('description'), ('updated_at'), ('created_at'), ('version')
     ),
-    -- What service_role calls, by its arguments.
-    entries (name, arguments) as (
+    -- Our functions by their arguments, since a project may have functions of its own by these names; is_entry are those
+    -- that service_role calls.
+    ours (name, arguments, is_entry) as (
         values
-            ('begin_issuance', 'text, uuid, text, text, text, interval, bigint, text, bigint'),
-            ('commit_issuance', 'text, uuid, bigint, text, timestamptz, timestamptz, text, boolean'),
-            ('abort_issuance', 'text, uuid, bigint, interval, text, text'),
-            ('save_token', 'text, text, timestamptz, bigint, bigint'),
-            ('revoke_token', 'text, bigint, text, text'),
-            ('issuance_status', 'text, integer'),
-            ('prune_issuances', 'interval'),
-            ('set_app_key', 'text, text, text, text, boolean'),
-            ('reseal', 'text, text, text, bigint')
+            ('begin_issuance', 'text, uuid, text, text, text, interval, bigint, text, bigint', true),
+            ('commit_issuance', 'text, uuid, bigint, text, timestamp with time zone, timestamp with time zone, text, boolean', true),
+            ('abort_issuance', 'text, uuid, bigint, interval, text, text', true),
+            ('save_token', 'text, text, timestamp with time zone, bigint, bigint, text', true),
+            ('revoke_token', 'text, bigint, text, text', true),
+            ('issuance_status', 'text, integer', true),
+            ('prune_issuances', 'interval', true),
+            ('set_app_key', 'text, text, text, text, boolean', true),
+            ('reseal', 'text, text, text, bigint', true),
+            ('issuance_plain_token_id', 'text', false),
+            ('issuance_check_service', 'text', false),
+            ('issuance_check_token', 'text, timestamp with time zone', false),
+            ('issuance_lock', 'text', false),
+            ('issuance_log', 'public.credential_leases, text, text, text', false),
+            ('issuance_token_row', 'text', false),
+            ('issuance_keys_version', 'text', false),
+            ('issuance_raise_unwritten', 'text, text, text', false),
+            ('issuance_put', 'text, text, text, timestamp with time zone, text', false),
+            ('issuance_write', 'text, text, timestamp with time zone', false),
+            ('issuance_rejected', 'text', false),
+            ('issuance_rejected_ids', 'text', false),
+            ('issuance_reject', 'text, text, timestamp with time zone', false)
     ),
     policies (table_name, name) as (
         values
@@ -39,16 +53,16 @@ as $$
             ('credential_issuances', 'credential_issuances_nobody')
     ),
     found_tables as (
-        select t.name, c.oid, c.relrowsecurity
+        select t.name, c.oid, c.relrowsecurity, c.relkind
         from tables t
         join pg_catalog.pg_class c on c.relname = t.name and c.relnamespace = 'public'::regnamespace
     ),
     functions as (
-        select p.oid, p.proname as name, p.prosecdef, e.name is not null as is_entry
-        from pg_catalog.pg_proc p
-        left join entries e on p.oid = to_regprocedure(format('public.%I(%s)', e.name, e.arguments))
-        where p.pronamespace = 'public'::regnamespace
-          and (p.proname like 'issuance\_%' or p.proname in (select name from entries))
+        select p.oid, o.name, p.prosecdef, o.is_entry
+        from ours o
+        join pg_catalog.pg_proc p
+            on p.proname = o.name and oidvectortypes(p.proargtypes) = o.arguments
+            and p.pronamespace = 'public'::regnamespace
     ),
     roles as (
         select r.oid, r.rolname as name, r.rolname = 'service_role' as is_service
@@ -75,6 +89,16 @@ as $$
         select 'tables', 'there is no table ' || t.name
         from tables t where t.name not in (select name from found_tables)
         union all
+        select 'tables', 'api_credentials is not an ordinary table: its rights are not those of all its rows'
+        from found_tables t where t.name = 'api_credentials' and t.relkind <> 'r'
+        union all
+        select 'tables', case
+            when i.inhparent = t.oid then format('api_credentials has the child %s, with rights of its own', i.inhrelid::regclass)
+            else format('api_credentials is a child of %s, which has rights of its own', i.inhparent::regclass)
+        end
+        from found_tables t join pg_catalog.pg_inherits i on t.oid in (i.inhparent, i.inhrelid)
+        where t.name = 'api_credentials' and t.relkind = 'r'
+        union all
         select 'tables', 'api_credentials has no column ' || n.name
         from columns n join found_tables t on t.name = 'api_credentials'
         where not exists (
@@ -82,8 +106,8 @@ as $$
             where a.attrelid = t.oid and a.attname = n.name and not a.attisdropped
         )
         union all
-        select 'tables', 'there is no function ' || e.name
-        from entries e where to_regprocedure(format('public.%I(%s)', e.name, e.arguments)) is null
+        select 'tables', 'there is no function ' || o.name
+        from ours o where o.name not in (select name from functions)
         union all
         select 'tables', format('the function %s does not run as its owner', f.name)
         from functions f where f.is_entry and not f.prosecdef

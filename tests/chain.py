@@ -75,7 +75,7 @@ class Chain:
     @property
     def machine(self) -> LocalMachine:
         """The machine that all callers are on."""
-        return LocalMachine([self.folder / "machine"])
+        return LocalMachine(lambda: [self.folder / "machine"])
 
     @property
     def variables(self) -> dict[str, str]:
@@ -168,10 +168,10 @@ class WatchedIssuer:
         self._before = before
         self._after = after
 
-    def issue(self, app_key: AppKey, now: datetime) -> Token:
+    def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
         """One tokenP call."""
         self._before()
-        token = self._issuer.issue(app_key, now)
+        token = self._issuer.issue(app_key, now, may_send)
         self._after(token)
         return token
 

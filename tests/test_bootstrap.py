@@ -5,14 +5,18 @@ The installers are stand-ins: programs that note how they were called and make a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,11 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kis_token.bootstrap import PACKAGES, RESERVE_SECONDS, ensure_runtime, runtime_name
+from kis_token import bootstrap
+from kis_token.bootstrap import RESERVE_SECONDS, ensure_runtime, forget_runtime, runtime_name
 from kis_token.errors import EnvironmentFault
+from kis_token.installer import PACKAGES
+from kis_token.manifest import MANIFEST, find_damage, write_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 if sys.platform == "win32":
     pytest.skip("the stand-ins for installers are scripts with an interpreter line", allow_module_level=True)
@@ -120,14 +127,15 @@ class Machine:
         lines = noted.read_text().splitlines() if noted.exists() else []
         return [json.loads(line)[member[0] if member else "name"] for line in lines]
 
-    def ensure(self, seconds: float = 90, env: Mapping[str, str] = NOTHING) -> Path:
-        """Find or build the runtime, with further variables."""
+    def ensure(self, seconds: float = 90, env: Mapping[str, str] = NOTHING, end: ExitStack | None = None) -> Path:
+        """Find or build the runtime, with further variables; with ``end``, also one for this run alone."""
         files = (self.folder / "requirements.txt", self.folder / "requirements-uv.txt")
-        return ensure_runtime(*files, {**self.env, **env}, time.monotonic() + seconds)
+        at_end = end.callback if end is not None else None
+        return ensure_runtime(*files, {**self.env, **env}, time.monotonic() + seconds, at_end)
 
-    def start(self) -> subprocess.Popen[str]:
-        """The same in another process."""
-        command = [PYTHON, "-c", ENSURE, str(self.folder)]
+    def start(self, before: str = "") -> subprocess.Popen[str]:
+        """The same in another process, which runs ``before`` first."""
+        command = [PYTHON, "-c", before + ENSURE, str(self.folder)]
         return subprocess.Popen(command, cwd=CHECKOUT, env=self.env, stdout=subprocess.PIPE, text=True)
 
     def wait_for_calls(self, count: int) -> None:
@@ -237,7 +245,7 @@ def test_uv_that_fails_is_replaced(machine: Machine) -> None:
     """An old or broken uv on the path is no reason to fail, and nothing it left stays."""
     machine.put("uv", fail("error: unexpected argument"))
     runtime = machine.ensure()
-    assert sorted(path.name for path in runtime.iterdir()) == sorted([*PACKAGES, "whole"])
+    assert sorted(path.name for path in runtime.iterdir()) == sorted([*PACKAGES, MANIFEST, "whole"])
     assert machine.calls() == ["uv", "python", "fetched uv"]
 
 
@@ -284,13 +292,77 @@ def test_installer_s_word_is_not_enough(machine: Machine) -> None:
     assert machine.folders() == []
 
 
-def test_damaged_runtime_is_built_again(machine: Machine) -> None:
-    """A folder that lost a package since it was built is no finished one."""
+def move_away(runtime: Path) -> Path:
+    """Leave its place empty."""
+    runtime.rename(runtime.with_name("away"))
+    return runtime
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "package missing": lambda runtime: shutil.rmtree(runtime / "supabase"),
+    "file missing": lambda runtime: (runtime / "supabase" / "__init__.py").unlink(),
+    "file cut": lambda runtime: os.truncate(runtime / "whole", 2),
+    "file empty": lambda runtime: os.truncate(runtime / "whole", 0),
+    "file changed": lambda runtime: (runtime / "whole").write_text("HALF"),
+    "file added": lambda runtime: (runtime / "sitecustomize.py").touch(),
+    "file open to others": lambda runtime: (runtime / "whole").chmod(0o666),
+    "manifest missing": forget_runtime,
+    "manifest cut": lambda runtime: os.truncate(runtime / MANIFEST, 100),
+    "file in its place": lambda runtime: move_away(runtime).touch(),
+    "link in its place": lambda runtime: move_away(runtime).symlink_to("away"),
+    "dangling link in its place": lambda runtime: move_away(runtime).symlink_to("nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damaged_runtime_is_built_again(machine: Machine, name: str) -> None:
+    """A folder that is not as it was built is built anew, once, and nothing of the damaged one stays."""
     machine.put("uv")
     runtime = machine.ensure()
-    shutil.rmtree(runtime / "supabase")
-    assert (machine.ensure() / "supabase").is_dir()
+    DAMAGE[name](runtime)
+    assert find_damage(machine.ensure()) is None
+    assert machine.ensure() == runtime
     assert machine.calls() == ["uv", "uv"]
+    assert {each for each in machine.folders() if each != "away"} == {runtime.name}
+
+
+def test_a_runtime_that_is_damaged_again_is_one_clear_error(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the disk spoils what was just installed, the error says what was seen, after one build."""
+
+    def write_and_spoil(folder: Path) -> None:
+        write_manifest(folder)
+        os.truncate(folder / "whole", 1)
+
+    machine.put("uv")
+    monkeypatch.setattr(bootstrap, "write_manifest", write_and_spoil)
+    with pytest.raises(EnvironmentFault) as caught:
+        machine.ensure()
+    assert caught.value.code == "runtime-failed"
+    assert caught.value.args[0].endswith("right after their installation: whole has 1 bytes instead of 4")
+    assert machine.calls() == ["uv"]
+
+
+def test_a_copied_runtime_is_used(machine: Machine) -> None:
+    """One that was copied without its times, such as from an image, is whole."""
+    machine.put("uv")
+    runtime = machine.ensure()
+    shutil.copytree(runtime, runtime.with_name("copy"), copy_function=shutil.copyfile)
+    shutil.rmtree(runtime)
+    runtime.with_name("copy").rename(runtime)
+    assert machine.ensure() == runtime
+    assert machine.calls() == ["uv"]
+
+
+def test_another_c_library_is_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tool cache that machines with different C libraries share has a folder for each; not all have a version."""
+    names = set()
+    for version in ("glibc 2.31", "glibc 2.39", None):
+        monkeypatch.setattr(os, "confstr", lambda _, version=version: version)
+        names.add(runtime_name(b""))
+    monkeypatch.delattr(os, "confstr")
+    names.add(runtime_name(b""))
+    assert len(names) == 3
+    assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
 
 
 @pytest.mark.parametrize("variable", ["PIP_TARGET", "PIP_ROOT", "PIP_DRY_RUN", "PIP_PLATFORM", "UV_LINK_MODE"])
@@ -301,6 +373,46 @@ def test_caller_s_settings_do_not_mislead_an_installer(machine: Machine, variabl
     (env,) = machine.calls("env")
     assert env.get(variable) in (None, "copy")
     assert env["PIP_INDEX_URL"] == "http://127.0.0.1:9/simple"
+
+
+@pytest.mark.usefixtures("pip")
+def test_installers_temporary_files_are_private(machine: Machine) -> None:
+    """Packages are unpacked where no other user can change them, and nothing of it stays."""
+    machine.put("uv", fail("no"))
+    open_folder = machine.folder / "open"
+    open_folder.mkdir()
+    open_folder.chmod(0o777)
+    runtime = machine.ensure(env={"TMPDIR": str(open_folder)})
+    assert len(machine.calls()) == 3
+    for env in machine.calls("env"):
+        assert Path(env["TMPDIR"]).parent == machine.root
+        assert not Path(env["TMPDIR"]).exists()
+    assert machine.folders() == [runtime.name]
+
+
+@pytest.mark.parametrize("variable", ["UV_CACHE_DIR", "XDG_CACHE_HOME", "HOME"])
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o1777, 0o775, 0o777], ids=oct)
+def test_uv_s_cache_is_used_only_where_others_cannot_change_it(machine: Machine, variable: str, mode: int) -> None:
+    """From there it copies without a look at hashes: another user's files would become part of the runtime."""
+    machine.put("uv")
+    folder = machine.folder / "cache"
+    folder.mkdir()
+    folder.chmod(mode)
+    below = {"UV_CACHE_DIR": "", "XDG_CACHE_HOME": "uv", "HOME": ".cache/uv"}[variable]
+    machine.ensure(env={variable: str(folder)})
+    (env,) = machine.calls("env")
+    if mode in (0o775, 0o777):
+        assert env["UV_NO_CACHE"] == "1"
+    else:
+        assert env["UV_CACHE_DIR"] == str(folder / below)
+        assert "UV_NO_CACHE" not in env
+
+
+def test_without_a_home_uv_has_no_cache(machine: Machine) -> None:
+    """Where it would be is not known."""
+    machine.put("uv")
+    machine.ensure()
+    assert machine.calls("env")[0]["UV_NO_CACHE"] == "1"
 
 
 @pytest.mark.usefixtures("pip")
@@ -363,7 +475,7 @@ def test_killed_build_is_never_taken_for_a_finished_one(machine: Machine) -> Non
     machine.put("uv")
     runtime = machine.ensure()
     os.kill(machine.calls("pid")[0], signal.SIGKILL)
-    assert sorted(path.name for path in runtime.iterdir()) == sorted([*PACKAGES, "whole"])
+    assert sorted(path.name for path in runtime.iterdir()) == sorted([*PACKAGES, MANIFEST, "whole"])
     assert machine.folders() == [runtime.name]
     assert machine.calls() == ["uv", "uv"]
 
@@ -415,6 +527,39 @@ def test_waiting_for_another_build_is_bounded(machine: Machine) -> None:
     assert caught.value.args[0] == "Another job is still installing the packages"
 
 
+@pytest.mark.parametrize("name", ["ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINVAL", "EIO"])
+def test_without_locks_it_is_built_without_one(machine: Machine, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A file system that knows no locks is not waited for, and what others may be building there is left alone."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(getattr(errno, name), "no locks here")
+
+    machine.put("uv")
+    folder = runtime_name((machine.folder / "requirements.txt").read_bytes())
+    (machine.root / f"{folder}.partial-1").mkdir(parents=True)
+    machine.root.chmod(0o700)
+    monkeypatch.setattr("fcntl.flock", refuse)
+    machine.ensure(RESERVE_SECONDS + 5)
+    assert machine.folders() == [folder, f"{folder}.partial-1"]
+    assert machine.calls() == ["uv"]
+
+
+def test_two_at_once_without_locks(machine: Machine) -> None:
+    """Each builds for itself, and all have a whole runtime."""
+    no_locks = """
+import errno, fcntl
+def refuse(*_):
+    raise OSError(errno.ENOLCK, "no locks here")
+fcntl.flock = refuse
+"""
+    machine.put("uv", LINGER)
+    processes = [machine.start(no_locks) for _ in range(3)]
+    ended = [process.communicate(timeout=60)[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert set(ended) == {str(machine.ensure())}
+    assert machine.folders() == [Path(ended[0]).name]
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702], ids=oct)
 def test_folder_that_others_may_write_is_not_trusted(machine: Machine, mode: int) -> None:
     """Packages that another user may have put there are not loaded: the next place is taken."""
@@ -436,17 +581,98 @@ def test_place_on_open_ground_is_passed_by(machine: Machine, mode: int, is_used:
     assert runtime.is_relative_to(machine.root) is is_used
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a folder away")
-def test_folder_of_another_user_is_not_trusted(machine: Machine) -> None:
-    """Nor is a folder that belongs to somebody else."""
+@pytest.mark.parametrize("mode", [0o775, 0o770, 0o777, 0o2775], ids=oct)
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_place_below_a_folder_that_others_may_write_is_passed_by(machine: Machine, mode: int, depth: int) -> None:
+    """However far up it is: any member of its group could swap what lies below."""
     machine.put("uv")
-    machine.root.mkdir(parents=True, mode=0o700)
-    os.chown(machine.root, 65534, 65534)
+    tools = machine.folder / "a" / "b" / "c"
+    tools.mkdir(parents=True)
+    (tools, *tools.parents)[depth - 1].chmod(mode)
+    env = {"RUNNER_TOOL_CACHE": str(tools), "RUNNER_TEMP": str(machine.folder / "temp")}
+    assert machine.ensure(env=env).is_relative_to(machine.folder / "temp")
+
+
+needs_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a folder away"
+)
+
+
+@needs_root
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_place_below_a_folder_of_another_user_is_passed_by(machine: Machine, mode: int, depth: int) -> None:
+    """However far up it is: its owner could swap what lies below. With nowhere else to go there is an error."""
+    machine.put("uv")
+    machine.root.mkdir(parents=True)
+    for folder in (machine.root, machine.root.parent):
+        folder.chmod(0o700)
+    tools = machine.folder / "far" / "tools"
+    tools.parent.mkdir(mode=0o755)
+    machine.root.parent.rename(tools)
+    owned = (tools / machine.root.name, tools, tools.parent)[depth]
+    os.chown(owned, 65534, 65534)
+    owned.chmod(mode)
     with pytest.raises(EnvironmentFault) as caught:
-        machine.ensure()
+        machine.ensure(env={"RUNNER_TOOL_CACHE": str(tools)})
     assert (caught.value.code, machine.calls()) == ("runtime-failed", [])
-    elsewhere = machine.folder / "temp"
-    assert machine.ensure(env={"RUNNER_TEMP": str(elsewhere)}).is_relative_to(elsewhere)
+    assert f"({owned}" in caught.value.args[0]
+    assert "belongs to another user" in caught.value.args[0]
+    env = {"RUNNER_TOOL_CACHE": str(tools), "RUNNER_TEMP": str(machine.folder / "temp")}
+    assert machine.ensure(env=env).is_relative_to(machine.folder / "temp")
+
+
+@needs_root
+def test_place_behind_a_link_to_another_user_s_folder_is_passed_by(machine: Machine) -> None:
+    """The folder that a link leads to is looked at, and those above it."""
+    machine.put("uv")
+    (machine.folder / "his" / "inside").mkdir(parents=True)
+    os.chown(machine.folder / "his", 65534, -1)
+    (machine.folder / "mine").mkdir(mode=0o700)
+    (machine.folder / "mine" / "link").symlink_to(machine.folder / "his" / "inside")
+    tools = machine.folder / "mine" / "link" / "tools"
+    env = {"RUNNER_TOOL_CACHE": str(tools), "RUNNER_TEMP": str(machine.folder / "temp")}
+    assert machine.ensure(env=env).is_relative_to(machine.folder / "temp")
+    assert list((machine.folder / "his" / "inside").iterdir()) == []
+
+
+@pytest.fixture
+def swapped() -> Iterator[Path]:
+    """A tool cache that another user swaps for his own all the time: both lie in a folder that is open to him."""
+    with tempfile.TemporaryDirectory() as folder:
+        top = Path(folder)
+        for name, owner in (("tools", 0), ("his", 65534)):
+            (top / name / "kis-token-action").mkdir(parents=True, mode=0o700)
+            os.chown(top / name, owner, -1)
+            os.chown(top / name / "kis-token-action", owner, -1)
+        top.chmod(0o777)
+        child = os.fork()
+        if not child:
+            with suppress(BaseException):
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+                while top.exists():
+                    for source, target in (("tools", "away"), ("his", "tools"), ("tools", "his"), ("away", "tools")):
+                        (top / source).rename(top / target)
+            os._exit(0)
+        yield top / "tools"
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@needs_root
+def test_a_folder_that_is_swapped_all_the_time_is_never_used(machine: Machine, swapped: Path) -> None:
+    """Whatever moment is caught, no path below it is returned, and nothing is written there."""
+    machine.put("uv")
+    env = {"RUNNER_TOOL_CACHE": str(swapped), "RUNNER_TEMP": str(machine.folder / "temp")}
+    owners = set()
+    for _ in range(300):
+        assert machine.ensure(env=env).is_relative_to(machine.folder / "temp")
+        with suppress(FileNotFoundError):
+            owners.add(swapped.stat().st_uid)
+    assert owners == {0, 65534}, "it was not swapped"
+    assert [name for *_, files in os.walk(swapped.parent) for name in files] == []
 
 
 def test_folder_is_closed_to_others(machine: Machine) -> None:
@@ -474,6 +700,97 @@ def test_place_is_the_first_that_can_be_used(machine: Machine, place: str) -> No
     if place == "HOME":
         del places["XDG_CACHE_HOME"]
     assert machine.ensure(env=places).is_relative_to(machine.folder / place)
+
+
+def open_home(machine: Machine) -> dict[str, str]:
+    """As on GitHub's own image for runner pods: all usual places lie below a folder of mode 0777."""
+    home = machine.folder / "home"
+    for name in ("tools", "temp", ".cache"):
+        (home / name).mkdir(parents=True)
+    home.chmod(0o777)
+    (machine.folder / "tmp").mkdir()
+    (machine.folder / "tmp").chmod(0o1777)
+    places = {"RUNNER_TOOL_CACHE": "tools", "RUNNER_TEMP": "temp", "HOME": ""}
+    return {name: str(home / place) for name, place in places.items()} | {"TMPDIR": str(machine.folder / "tmp")}
+
+
+def test_where_all_places_are_open_a_folder_for_this_run_is_made(machine: Machine) -> None:
+    """It is private, new for each run, and gone at its end; nothing is left in the open places."""
+    machine.put("uv")
+    env = open_home(machine)
+    used = set()
+    for _ in range(2):
+        with ExitStack() as end:
+            runtime = machine.ensure(env=env, end=end)
+            assert find_damage(runtime) is None
+            assert runtime.parent.parent == machine.folder / "tmp"
+            assert runtime.parent.stat().st_mode & 0o777 == 0o700
+            used.add(runtime)
+        assert list((machine.folder / "tmp").iterdir()) == []
+    assert len(used) == 2
+    assert [path for path in (machine.folder / "home").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_folder_for_this_run_is_removed_after_a_failure_too(machine: Machine) -> None:
+    """Also where no installer works."""
+    env = open_home(machine)
+    machine.put("uv", fail("no"))
+    with pytest.raises(EnvironmentFault), ExitStack() as end:
+        machine.ensure(RESERVE_SECONDS + 3, env, end)
+    assert list((machine.folder / "tmp").iterdir()) == []
+
+
+def test_folder_of_a_run_that_was_killed_is_removed_by_a_later_one(machine: Machine) -> None:
+    """After a day; a younger one may be in use, and other names are not ours."""
+    machine.put("uv")
+    env = open_home(machine)
+    old, young, other = (
+        machine.folder / "tmp" / f"{name}-1" for name in ("kis-token-action", "kis-token-action-2", "x")
+    )
+    for each in (old, young, other):
+        (each / "inside").mkdir(parents=True)
+    for each in (old, other):
+        os.utime(each, (0, 0))
+    with ExitStack() as end:
+        machine.ensure(env=env, end=end)
+    assert sorted((machine.folder / "tmp").iterdir()) == sorted([young, other])
+
+
+def test_open_temporary_folder_is_passed_by(machine: Machine) -> None:
+    """One that is not sticky is no better than the others: the system's is taken."""
+    machine.put("uv")
+    env = open_home(machine)
+    (machine.folder / "tmp").chmod(0o777)
+    with ExitStack() as end:
+        runtime = machine.ensure(env=env, end=end)
+        assert not runtime.is_relative_to(machine.folder)
+        assert find_damage(runtime) is None
+    assert not runtime.exists()
+
+
+def test_without_a_place_each_folder_is_named_with_its_fault(machine: Machine) -> None:
+    """The error lists all that were tried and why each was refused; a name that is no text can be printed."""
+    env = open_home(machine)
+    file = machine.folder / "file"
+    file.touch()
+    places = {"RUNNER_TOOL_CACHE": f"{file}/\udcff", "XDG_CACHE_HOME": str(machine.folder / "home" / ".cache")}
+    with pytest.raises(EnvironmentFault) as caught:
+        machine.ensure(env=env | places)
+    seen = caught.value.args[0]
+    assert seen == (
+        "There is no folder to install packages into: "
+        f"{file}/\ufffd ({file}: Not a directory); "
+        f"{machine.folder}/home/.cache ({machine.folder}/home: other users may write it); "
+        f"{machine.folder}/home/temp ({machine.folder}/home: other users may write it)"
+    )
+
+
+def test_without_a_variable_the_error_says_so(machine: Machine) -> None:
+    """There is nothing to name then."""
+    files = (machine.folder / "requirements.txt", machine.folder / "requirements-uv.txt")
+    with pytest.raises(EnvironmentFault, match="no variable names one"):
+        ensure_runtime(*files, {}, time.monotonic() + 90)
 
 
 def test_nowhere_to_build_is_one_clear_error(machine: Machine) -> None:

@@ -319,6 +319,17 @@ def test_a_cached_token_is_replaced_by_itself(whole: Chain) -> None:
     assert (faults(found), found["cached token"][0].state) == ([], "note")
 
 
+def test_a_rejected_token(whole: Chain) -> None:
+    """Stored and cached it is told as not used, which the next caller mends; the memory is no credential."""
+    token = whole.resolve().token
+    whole.database.call("revoke_token", service="kis", version=0, token_id=token.token_id, label="an owner")
+    found = findings(whole)
+
+    assert (faults(found), found["token"][0].state, found["cached token"][0].state) == ([], "note", "note")
+    assert "KIS rejects" in found["token"][0].said
+    assert "rejected_tokens" not in found["sealing"][0].said
+
+
 def test_seals(whole: Chain) -> None:
     """Plain values with a key, sealed ones without, another key's: each is wrong by its code."""
     assert ("sealing", "plain-with-key") in faults(findings(whole, encryption_key=ENCRYPTION_KEY))

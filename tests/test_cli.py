@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from kis_token.errors import REMEDIES
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH
 from kis_token.token import fingerprint, looks_like_token
 from tests.chain import OTHER
-from tests.command import kis_token
+from tests.command import PROGRAM, clean, kis_token
 from tests.support import ACCOUNT, HOUR, make_token
+from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from kis_token.sandbox import Sandbox
     from tests.chain import Chain
 
@@ -42,6 +46,67 @@ def test_get_explains_what_is_missing() -> None:
         "error: supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set [missing-supabase-key]. "
         + REMEDIES["missing-supabase-key"],
     ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("command", ["get", "keygen", "sql", "status"])
+def test_a_full_device_is_one_error(sandbox: Sandbox, command: str) -> None:
+    """A result that cannot be written is an error with status 1, and no later trouble of Python's own."""
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [*PROGRAM, command],
+            env=clean(sandbox.variables),
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr.splitlines()) == (1, ["error: the system refuses: No space left on device"])
+
+
+#: Runs a program of ours, and presses Ctrl-C when it imports a module.
+INTERRUPT = """
+import builtins, runpy, sys
+imported, at, program = builtins.__import__, sys.argv[1], sys.argv[2]
+def hook(name, *rest, **named):
+    if name == at:
+        raise KeyboardInterrupt
+    return imported(name, *rest, **named)
+builtins.__import__ = hook
+sys.argv = [program, "get"]
+if program.endswith(".py"):
+    runpy.run_path(program, run_name="__main__")
+else:
+    runpy.run_module(program, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        ("kis_token", "click"),
+        ("kis_token", "kis_token.commands.group"),
+        ("kis_token", "kis_token.wiring"),
+        (str(CHECKOUT / "entrypoint.py"), "signal"),
+        (str(CHECKOUT / "entrypoint.py"), "kis_token.errors"),
+        (str(CHECKOUT / "entrypoint.py"), "kis_token.config"),
+    ],
+)
+def test_ctrl_c_within_the_first_imports_is_quiet(sandbox: Sandbox, program: str, module: str) -> None:
+    """Command and action end with 130 and without a traceback, however early they are interrupted."""
+    flags = ["-I", "-S", "-X", "utf8"] if program.endswith(".py") else []
+    ended = subprocess.run(
+        [sys.executable, *flags, "-c", INTERRUPT, module, program],
+        cwd=CHECKOUT,
+        env=clean(sandbox.variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, "Traceback" in ended.stderr) == (130, False)
 
 
 def test_get_uses_the_user_s_cache_folder(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import logging
+import socket
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -217,12 +219,104 @@ def test_netrc_and_debugging_play_no_part(
     assert "appsecret" not in capsys.readouterr().out.lower()
 
 
-@pytest.mark.parametrize("path", ["uapi/x", "@example.com/x", ".example.com/x", "https://example.com/x", ""])
+ODD_PATHS = ["uapi/x", "@example.com/x", ".example.com/x", "https://example.com/x", ""]
+ODD_PATHS += ["//example.com/x", "/a//b", "/x#y", "/x?y=1#z", "/a@b", "/a b", "/a\r\nb", "/a\\b", "/\x00", "/x?a b"]
+
+
+@pytest.mark.parametrize("path", ODD_PATHS)
 def test_path_stays_on_kis_s_host(bot: Bot, path: str) -> None:
-    """What could become a part of the host's name is refused before anything is sent."""
-    with pytest.raises(ValueError, match="slash"):
+    """A path that could become a part of the host's name, or be cut off, is refused before anything is sent."""
+    with pytest.raises(ValueError, match=r"path is not .* slash"):
         bot.client.request("GET", path, tr_id=PRICE_TR_ID)
     assert bot.chain.store_calls == []
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [("/x?a=1&b=2@3", "/x?a=1&b=2@3"), ("/x/", "/x/"), ("/", "/"), ("/%41?u=//h", "/A?u=//h"), ("/가", "/%EA%B0%80")],
+)
+def test_other_paths_go_out(recording: RecordingKIS, make_bot: Callable[..., Bot], path: str, sent: str) -> None:
+    """A path may have a query; letters outside ASCII are quoted."""
+    bot = make_bot(base_url=recording.url)
+    bot.chain.database.put_token(make_token())
+    bot.client.request("GET", path, tr_id=PRICE_TR_ID)
+    query = "&".join(f"{name}={value}" for name, value in recording.asked[0].query)
+    assert recording.asked[0].path + ("?" + query if query else "") == sent
+
+
+NESTED: list[object] = []
+for _ in range(100_000):
+    NESTED = [NESTED]
+
+MISTAKES: dict[str, tuple[str, type[Exception], dict[str, Any]]] = {
+    "NaN": ("json", ValueError, {"json": {"ORD_UNPR": float("nan")}}),
+    "infinity": ("json", ValueError, {"json": {"ORD_UNPR": [float("-inf")]}}),
+    "no JSON": ("json", TypeError, {"json": {"x": object()}}),
+    "bytes in JSON": ("json", TypeError, {"json": {"x": b"hunter2"}}),
+    "a deep order": ("json", ValueError, {"json": {"x": NESTED}}),
+    "a number as tr_id": ("tr_id", TypeError, {"tr_id": 802}),
+    "no tr_id": ("tr_id", TypeError, {"tr_id": None}),
+    "a line break in tr_id": ("tr_id", ValueError, {"tr_id": "hunter2\r\nX-Evil: 1"}),
+    "Korean in tr_id": ("tr_id", ValueError, {"tr_id": "hunter2가"}),
+    "a blank before tr_id": ("tr_id", ValueError, {"tr_id": " hunter2"}),
+    "NUL in tr_id": ("tr_id", ValueError, {"tr_id": "hunter2\x00"}),
+    "a number in a header": ("x-n", TypeError, {"headers": {"x-n": 5}}),
+    "bytes in a header": ("x-n", TypeError, {"headers": {"x-n": b"hunter2"}}),
+    "a line break in a header": ("x-n", ValueError, {"headers": {"x-n": "a\nhunter2"}}),
+    "a folded header": ("x-n", ValueError, {"headers": {"x-n": "a\r\n hunter2"}}),
+    "a colon in a header's name": ("header", ValueError, {"headers": {"hunter2: x": "1"}}),
+    "no name of a header": ("header", ValueError, {"headers": {"": "hunter2"}}),
+    "a number as a header's name": ("header", TypeError, {"headers": {5: "hunter2"}}),
+    "half a surrogate in params": ("params", ValueError, {"params": {"a": "hunter2\ud800"}}),
+    "a number as params": ("params", TypeError, {"params": 5}),
+    "params of no pairs": ("params", ValueError, {"params": ["hunter2-and-more"]}),
+    "a method with a blank": ("method", ValueError, {"method": "GET /hunter2"}),
+    "a method with a line break": ("method", ValueError, {"method": "GET\r\nhunter2"}),
+    "no method": ("method", ValueError, {"method": ""}),
+    "a number as method": ("method", TypeError, {"method": 1}),
+    "no path": ("path", TypeError, {"path": None}),
+    "bytes as path": ("path", TypeError, {"path": b"/hunter2"}),
+    "no time": ("timeout", ValueError, {"timeout": 0}),
+    "NaN seconds": ("timeout", ValueError, {"timeout": float("nan")}),
+    "seconds without end": ("timeout", ValueError, {"timeout": float("inf")}),
+    "text as seconds": ("timeout", TypeError, {"timeout": "3"}),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_caller_s_own_mistake(bot: Bot, mistake: str) -> None:
+    """A ValueError or TypeError that names the argument and quotes no value, also in its traceback; nothing is sent."""
+    argument, kind, given = MISTAKES[mistake]
+    arguments: dict[str, Any] = {"method": "POST", "path": ORDER_PATH, "tr_id": "TTTC0802U", **given}
+    with pytest.raises(kind, match=argument) as caught:
+        bot.client.request(arguments.pop("method"), arguments.pop("path"), **arguments)
+    assert type(caught.value) is kind
+    assert "hunter2" not in "".join(traceback.format_exception_only(caught.value))
+    assert (caught.value.__context__, caught.value.__cause__) == (None, None)
+    assert (bot.chain.store_calls, bot.chain.kis.requests) == ([], ())
+
+
+def test_order_that_is_given_up_is_never_sent(
+    recording: RecordingKIS, make_bot: Callable[..., Bot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its host is resolved slowly: the error says that nothing was sent, and nothing is sent afterwards."""
+    bot, names, threads = make_bot(base_url=recording.url), threading.Event(), set(threading.enumerate())
+    bot.chain.database.put_token(make_token())
+    bot.client.access_token  # noqa: B018 - reads it, while names are resolved
+    resolve = socket.getaddrinfo
+
+    def slow(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - getaddrinfo's
+        assert names.wait(30)
+        return resolve(*arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with pytest.raises(IssuerOutage) as caught:
+        bot.order(timeout=0.2)
+    names.set()
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(1)
+
+    assert (caught.value.code, caught.value.sent, recording.asked) == ("kis-unreachable", False, [])
 
 
 @pytest.mark.parametrize("status", [200, 401, 403, 500])
@@ -287,6 +381,18 @@ def test_token_that_kis_repeats_is_an_error(bot: Bot) -> None:
 
     assert bot.chain.issue_calls == 2
     assert bot.sent(PRICE_PATH) == 3
+
+
+def test_refusal_in_euc_kr(bot: Bot) -> None:
+    """A body whose message is in EUC-KR, labelled or not, has its code in ASCII: it is found."""
+    assert is_quote(bot.quote())
+    let_hours_pass(bot, 7)
+    body = '{"rt_cd":"1","msg_cd":"EGW00123","msg1":"기간이 만료된 token 입니다."}'.encode("cp949")
+    bot.answer(PRICE_PATH, Response(500, body))
+
+    assert is_quote(bot.quote())
+
+    assert (bot.sent(PRICE_PATH), bot.chain.issue_calls) == (3, 2)
 
 
 def test_second_refusal_is_the_answer(bot: Bot) -> None:

@@ -262,6 +262,13 @@ def test_older_kind_of_key_is_accepted() -> None:
     assert make_settings(SUPABASE_SERVICE_ROLE_KEY=key).supabase_key == key
 
 
+def test_key_whose_claims_are_nested_deeply_is_left_to_supabase() -> None:
+    """A middle part that no JSON parser follows to its end is no defect."""
+    nested = base64.urlsafe_b64encode(b"[" * 5000).rstrip(b"=").decode()
+    key = f"eyJhbGciOiJIUzI1NiJ9.{nested}.c2lnbmF0dXJl"
+    assert make_settings(SUPABASE_SERVICE_ROLE_KEY=key).supabase_key == key
+
+
 @pytest.mark.parametrize("payload", [["anon"], {"role": 1}, {}, "anon"], ids=str)
 def test_key_with_odd_claims_is_left_to_supabase(payload: object) -> None:
     """What only looks like a JWT is no public key: Supabase itself will say."""
@@ -427,6 +434,13 @@ def test_label_says_who_asks() -> None:
     assert make_settings(GITHUB_REPOSITORY="someone/bot").label == "someone/bot run ?"
     assert make_settings(USER="kim", HOSTNAME="desk").label == "kim on desk"
     assert make_settings().label == "somebody on a machine"
+
+
+@pytest.mark.parametrize("name", ["GITHUB_REPOSITORY", "GITHUB_JOB", "HOSTNAME", "USER"])
+def test_label_can_be_sent_whatever_the_names_are(name: str) -> None:
+    """A name that is not UTF-8 reaches Python with half a surrogate pair; the label holds none."""
+    label = make_settings(**({"GITHUB_REPOSITORY": "a/b"} if name == "GITHUB_JOB" else {}) | {name: "caf\udce9"}).label
+    assert "caf?" in label.encode().decode()
 
 
 CLIENTS = {

@@ -87,7 +87,7 @@ def pass_time(sandbox: Sandbox, seconds: float) -> None:
 
 def _no_supabase(sandbox: Sandbox) -> dict[str, str]:
     sandbox.supabase.stop()
-    return {"on_store_outage": "fail"}
+    return {"on_store_outage": "fail", "timeout": "21s"}  # a second of it for patience
 
 
 def _stalled(sandbox: Sandbox) -> dict[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
+import py_compile
 import shutil
 import stat
 import subprocess
@@ -19,13 +21,17 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from kis_token.bootstrap import ensure_runtime
 from kis_token.errors import REMEDIES
+from kis_token.manifest import find_damage
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.summary import plain
 from kis_token.token import fingerprint
 from tools.step import CHECKOUT, Ended, run_step, step_environment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from kis_token.sandbox import Sandbox
 
 #: An address where nobody listens: a package index out of reach.
@@ -264,6 +270,220 @@ def test_stale_token_is_used_when_packages_cannot_be_installed(
     assert_succeeded(ended, "supabase")
     assert "[runtime-failed]" in ended.log
     assert errors(ended) == []
+
+
+@pytest.fixture(scope="session")
+def runtime(tool_cache: Path) -> Path:
+    """The runtime of all tests, built when it is not there yet."""
+    files = (CHECKOUT / "requirements.txt", CHECKOUT / "requirements-uv.txt")
+    return ensure_runtime(*files, os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}, time.monotonic() + 180)
+
+
+class Runner:
+    """A runner whose runtime is a copy that a test may damage, and whose uv installs by copying a whole one."""
+
+    def __init__(self, folder: Path, runtime: Path) -> None:
+        self.folder = folder
+        self.runtime = folder / "tools" / runtime.parent.name / runtime.name
+        self.source = folder / "source"
+        self.source.symlink_to(runtime)
+        shutil.copytree(runtime, self.runtime)
+        uv = folder / "bin" / "uv"
+        uv.parent.mkdir()
+        uv.write_text(f"""#!{sys.executable} -IS
+import shutil, sys
+from pathlib import Path
+with Path({str(folder / "calls")!r}).open("a") as calls:
+    calls.write("x")
+shutil.copytree({str(self.source)!r}, sys.argv[sys.argv.index("--target") + 1])
+""")
+        uv.chmod(0o755)
+        self.env = UNREACHABLE_INDEX | {
+            "RUNNER_TOOL_CACHE": str(folder / "tools"),
+            "PATH": f"{uv.parent}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    @property
+    def builds(self) -> int:
+        """How often it was installed."""
+        calls = self.folder / "calls"
+        return len(calls.read_text()) if calls.exists() else 0
+
+    def let_uv_install_the_same(self) -> None:
+        """What is damaged stays so when it is installed anew."""
+        self.source.unlink()
+        shutil.copytree(self.runtime, self.source)
+
+
+@pytest.fixture
+def runner(tmp_path: Path, runtime: Path) -> Iterator[Runner]:
+    """A runner of the test's own."""
+    folder = tmp_path / "runner"
+    folder.mkdir()
+    yield Runner(folder, runtime)
+    shutil.rmtree(folder)  # many files, in which secrets would be looked for after the test
+
+
+def spoil_bytecode(runtime: Path, name: str) -> None:
+    """Bytecode that Python takes for good until it reads it."""
+    path = Path(py_compile.compile(str(runtime / name), doraise=True) or "")
+    path.write_bytes(path.read_bytes()[:16] + bytes(1000))
+
+
+def cut_bytecode(runtime: Path, name: str) -> None:
+    """As a full disk leaves it."""
+    path = Path(py_compile.compile(str(runtime / name), doraise=True) or "")
+    os.truncate(path, 1000)
+
+
+def spoil_source(runtime: Path, name: str) -> None:
+    """Damage that neither size nor time shows: a disk that lost what it had confirmed."""
+    path = runtime / name
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
+
+
+def spoil_compiled(runtime: Path) -> None:
+    """The same with machine code."""
+    (path,) = runtime.glob("cryptography/hazmat/bindings/_rust.*[od]")
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def cut_compiled(runtime: Path) -> None:
+    """Half of it is gone: to load it would kill the process."""
+    (path,) = runtime.glob("pydantic_core/_pydantic_core.*[od]")  # .so or .pyd
+    os.truncate(path, path.stat().st_size // 2)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "source missing": lambda runtime: (runtime / "httpx" / "_client.py").unlink(),
+    "source cut": lambda runtime: os.truncate(runtime / "requests" / "models.py", 100),
+    "compiled file cut": cut_compiled,
+    "bytecode spoilt, loaded at once": lambda runtime: spoil_bytecode(runtime, "actions_toolkit/core.py"),
+    "bytecode spoilt, loaded to store": lambda runtime: spoil_bytecode(runtime, "postgrest/__init__.py"),
+    "bytecode spoilt, loaded to issue": lambda runtime: spoil_bytecode(runtime, "requests/sessions.py"),
+    "bytecode cut, loaded to issue": lambda runtime: cut_bytecode(runtime, "requests/sessions.py"),
+    "source spoilt, loaded at once": lambda runtime: spoil_source(runtime, "actions_toolkit/core.py"),
+    "source spoilt, loaded to store": lambda runtime: spoil_source(runtime, "postgrest/__init__.py"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_runtime_is_installed_anew_once(sandbox: Sandbox, runner: Runner, tmp_path: Path, name: str) -> None:
+    """Whatever is missing, cut or cannot be loaded: the step goes on with new packages, and issues once."""
+    DAMAGE[name](runner.runtime)
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env)
+
+    assert_succeeded(ended, "oauth")
+    assert runner.builds == 1
+    assert find_damage(runner.runtime) is None
+    assert sandbox.kis.counts("production").calls == 1
+    assert "Traceback" not in ended.log
+
+
+def test_a_runtime_for_another_machine_is_installed_anew(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
+    """Machine code that cannot be loaded here, although it is as recorded, where a sealed value needs it."""
+    spoil_compiled(runner.runtime)
+    key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute("delete from api_credentials")
+    account = sandbox.kis.accounts["production"][0]
+    inputs = inputs_of(sandbox, encryption_key=key, app_key=account.app_key, app_secret=account.app_secret)
+
+    ended = run_step(inputs, tmp_path / "job", runner.env)
+
+    assert_succeeded(ended, "oauth")
+    assert runner.builds == 1
+    told = [line for line in ended.log.splitlines() if line.startswith("The packages cannot be loaded (")]
+    assert told == ["The packages cannot be loaded (_rust). They are installed anew."]
+
+
+def test_packages_that_can_never_be_loaded_are_one_error(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
+    """Where new packages are no better, the step ends after one installation, within its time, and says what it saw."""
+    spoil_bytecode(runner.runtime, "actions_toolkit/core.py")
+    runner.let_uv_install_the_same()
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env)
+
+    assert ended.public == failure("runtime-failed")
+    assert len(errors(ended)) == 1
+    assert "installed anew and cannot be loaded (ValueError)" in errors(ended)[0]
+    assert runner.builds == 1
+    assert "Traceback" not in ended.log
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of this kind are POSIX's")
+def test_umask_of_a_group_leaves_the_runtime_whole(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
+    """Where users share their group by default, the folders of bytecode that a step makes are no damage to the next."""
+    for folder in [*runner.runtime.rglob("__pycache__")]:
+        shutil.rmtree(folder)
+    before = os.umask(0o002)
+    try:
+        ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env)
+    finally:
+        os.umask(before)
+
+    assert_succeeded(ended, "oauth")
+    assert list(runner.runtime.rglob("__pycache__"))
+    assert find_damage(runner.runtime) is None
+    assert runner.builds == 0
+
+
+def test_a_stale_token_is_used_when_packages_cannot_be_loaded(
+    sandbox: Sandbox, tool_cache: Path, runner: Runner, tmp_path: Path
+) -> None:
+    """A valid token is not withheld because the packages are damaged."""
+    store_token(sandbox, tool_cache, tmp_path / "first")
+    age_token(sandbox, 300)
+    spoil_bytecode(runner.runtime, "actions_toolkit/core.py")
+    runner.let_uv_install_the_same()
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "second", runner.env)
+
+    assert_succeeded(ended, "supabase")
+    assert "[runtime-failed]" in ended.log
+    assert errors(ended) == []
+
+
+def test_the_second_start_has_the_time_of_the_first(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
+    """The timeout counts from the first start: it does not begin anew with the packages."""
+    started = time.monotonic() - 100
+    environment = step_environment(inputs_of(sandbox, timeout="100s"), runner.env, tmp_path / "job")
+    command = [sys.executable, "-I", "-S", "-X", "utf8", str(CHECKOUT / "entrypoint.py"), f"--reinstall={started!r}"]
+
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60)
+
+    assert done.returncode == 1
+    assert b"[timed-out]" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of this kind are POSIX's")
+def test_where_every_place_is_open_the_step_works(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
+    """As on GitHub's image for runner pods: home, tool cache and temporary folder below a folder of mode 0777."""
+    home = tmp_path / "home"
+    for name in ("tools", "temp"):
+        (home / name).mkdir(parents=True)
+    home.chmod(0o777)
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0o1777)
+    env = {
+        "HOME": str(home),
+        "XDG_CACHE_HOME": "",
+        "RUNNER_TOOL_CACHE": str(home / "tools"),
+        "RUNNER_TEMP": str(home / "temp"),
+        "TMPDIR": str(tmp_path / "tmp"),
+    }
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env | env)
+
+    assert_succeeded(ended, "oauth")
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not (home / "tools" / "kis-token-action").exists()
 
 
 def test_nothing_outlasts_the_timeout(sandbox: Sandbox, tmp_path: Path) -> None:

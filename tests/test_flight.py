@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kis_token.clock import SystemClock
 from kis_token.errors import IssuanceError, IssuerOutage, IssuerRateLimited
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH, error_response
-from kis_token.sandbox.loopback import Fault
+from kis_token.sandbox.loopback import Fault, LoopbackServer
 from tests.chain import WatchedIssuer
 from tests.support import HOUR, MINUTE, Contender, make_token
+from tools.certificate import make_certificate
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.chain import Chain
 
 CONTENDERS = 16
@@ -205,6 +209,32 @@ def test_a_late_start_makes_no_call(chain: Chain, seconds: int) -> None:
 
     assert (got.source, chain.issue_calls, turns) == ("oauth", 1, ["granted", "granted"])
     assert chain.database.outcomes() == ["granted", "aborted", "granted", "committed"]
+
+
+@pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "tls"])
+def test_a_slow_name_server_makes_one_turn_late(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_tls: bool
+) -> None:
+    """KIS's name takes 14 s: nothing is sent in that turn. In the next one the only call leaves at once."""
+    certificate, context = make_certificate(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
+    kis = LoopbackServer(lambda request: chain.kis.production.answer(request)[0], tls=context if has_tls else None)
+    resolve, asked = socket.getaddrinfo, list[object]()
+    clock = chain.clock()
+
+    def slow(host: str, port: int, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - getaddrinfo's
+        if f"{port}" == kis.url.rpartition(":")[2]:
+            asked.append(host)
+            clock.jump(14)
+        return resolve(host, port, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with kis:
+        got = chain.resolve(clock, base_url=kis.url)
+
+    assert (got.source, chain.issue_calls, len(asked)) == ("oauth", 1, 1)
+    assert chain.database.outcomes() == ["granted", "aborted", "granted", "committed"]
+    assert len(kis.seen) == 1
 
 
 # KIS says no, or not now

@@ -67,7 +67,7 @@ def store_calls(world: World) -> list[str]:
 def test_failure_is_everybody_s_who_waited(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """One vain try is enough: those who waited for it do not try in turn. Who comes later does."""
     client, lock, tries = world.client(), KnockingLock(), []
-    monkeypatch.setattr(client._keeper, "_lock", lock)
+    monkeypatch.setattr(client._keeper._renewals.get(), "lock", lock)
 
     def fail(_: object) -> object:
         tries.append(threading.get_ident())
@@ -102,8 +102,9 @@ def test_others_go_on_while_one_renews(world: World, monkeypatch: pytest.MonkeyP
     """A stale token is good for a request: nobody waits for its renewal but who makes it."""
     client = world.client()
     old = let_it_go_stale(world, client)
-    monkeypatch.setattr(client._keeper, "_lock", KnockingLock())
-    assert client._keeper._lock.acquire()
+    lock = KnockingLock()
+    monkeypatch.setattr(client._keeper._renewals.get(), "lock", lock)
+    assert lock.acquire()
 
     is_same = client.access_token == old
     assert is_same

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from kis_token import kis as kis_module
 from kis_token import kis_session
 from kis_token.errors import IssuerError, IssuerOutage, IssuerRateLimited, IssuerRefused
 from kis_token.kis import KISIssuer, parse_issue_answer
+from kis_token.ports import TooLate
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH, error_response, html_response
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Request, Response
 from kis_token.token import KST, AppKey, parse_claims
@@ -142,6 +144,58 @@ def test_code_decides_and_not_the_status(odd: OddKIS, code: str, status: int) ->
     error = failure(odd.url)
     assert (type(error), error.code) == REFUSALS[code]
     assert len(odd.asked) == 1
+
+
+@pytest.mark.parametrize("code", [" EGW00133", "EGW00133 ", "EGW00133\r\n"])
+def test_code_with_a_blank_beside_it(odd: OddKIS, code: str) -> None:
+    """White space is not a part of it."""
+    odd.response = Response(403, {"error_code": code, "error_description": "x"})
+    assert isinstance(failure(odd.url), IssuerRateLimited)
+
+
+@pytest.mark.parametrize("charset", ["cp949", "euc-kr", "utf-8", "utf-8-sig", "utf-16"])
+def test_code_in_any_charset(odd: OddKIS, charset: str) -> None:
+    """KIS's message may be in EUC-KR, which is no UTF-8: the code is found, and so is a token."""
+    body = '{"error_code":"EGW00105","error_description":"유효하지 않은 AppSecret입니다. 똠"}'
+    odd.response = Response(403, body.encode(charset, "replace"))
+    assert failure(odd.url).code == "kis-secret-refused"
+    answer = {"access_token": OPAQUE, "expires_in": 86400, "message": "발급"}
+    odd.response = Response(200, json.dumps(answer, ensure_ascii=False).encode(charset))
+    is_it = KISIssuer(odd.url, "production").issue(APP_KEY, utc_now()).value == OPAQUE
+    assert is_it
+
+
+def test_call_that_is_too_late_is_not_sent(kis: KISEmulator) -> None:
+    """Nothing is sent; the next call leaves, on the connection that was made. It is closed with the issuer."""
+    issuer = KISIssuer(kis.production_url, "production")
+    for _ in range(2):
+        with pytest.raises(TooLate):
+            issuer.issue(APP_KEY, utc_now(), lambda: False)
+    assert kis.requests == ()
+    assert issuer.issue(APP_KEY, utc_now(), lambda: True).app_key_id == APP_KEY.key_id
+
+    with pytest.raises(TooLate):
+        issuer.issue(APP_KEY, utc_now(), lambda: False)
+    issuer.close()
+    assert issuer._unused is None
+    assert kis.counts("production").calls == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_call_that_is_given_up_is_never_sent(odd: OddKIS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """KIS's name is resolved slowly: nothing was sent, and nothing is when it is known at last."""
+    names, threads, resolve = threading.Event(), set(threading.enumerate()), socket.getaddrinfo
+
+    def slow(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - getaddrinfo's
+        assert names.wait(30)
+        return resolve(*arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    error = outage(odd.url)
+    names.set()
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(1)
+    assert (error.code, error.sent, odd.asked) == ("kis-unreachable", False, [])
 
 
 def test_other_shape_of_a_refusal_is_understood(odd: OddKIS) -> None:

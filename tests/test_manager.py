@@ -14,11 +14,22 @@ import pytest
 from kis_token.errors import KisTokenError, SettingsError, StoreMisconfigured, TokenError
 from kis_token.manager import SupabaseCredentialManager, get_supabase_manager
 from kis_token.sandbox.kis_http import html_response
-from kis_token.sandbox.loopback import Fault
+from kis_token.sandbox.loopback import Fault, FaultKind
 from kis_token.sealing import make_vault
 from kis_token.token import KST, fingerprint, parse_instant
 from tests.chain import ENCRYPTION_KEY
-from tests.support import ACCOUNT, ANON_KEY, APP_KEY, HOUR, MINUTE, SERVICE_KEY, make_settings, make_token, utc_now
+from tests.support import (
+    ACCOUNT,
+    ANON_KEY,
+    APP_KEY,
+    HOUR,
+    MINUTE,
+    SERVICE_KEY,
+    TurnedClock,
+    make_settings,
+    make_token,
+    utc_now,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -277,8 +288,8 @@ def test_dead_token_is_not_saved(manager: SupabaseCredentialManager, database: D
 
 def test_outage_is_none_and_logged(supabase: PostgRESTStandIn, caplog: pytest.LogCaptureFixture) -> None:
     """Without an answer the caller goes on with what it has; the log says why."""
-    manager, token = SupabaseCredentialManager(supabase.url, SERVICE_KEY, env={}), make_token()
-    supabase.server.add_fault(Fault("answer", times=5, response=html_response(503)))
+    manager, token = SupabaseCredentialManager(supabase.url, SERVICE_KEY, env={}, clock=TurnedClock()), make_token()
+    supabase.server.add_fault(Fault("answer", times=999, response=html_response(503)))
     with caplog.at_level(logging.WARNING, "kis_token"):
         assert manager.get_credentials("slack") is None
         assert manager.get_kis_credentials() is None
@@ -288,6 +299,23 @@ def test_outage_is_none_and_logged(supabase: PostgRESTStandIn, caplog: pytest.Lo
     said = [record.getMessage() for record in caplog.records if record.name == "kis_token"]
     assert len(said) == 5
     assert all("store-unreachable" in line for line in said)
+
+
+@pytest.mark.parametrize("kind", ["reset", "truncate", "answer"])
+def test_a_call_that_fails_once_is_repeated(
+    supabase: PostgRESTStandIn, database: Database, kind: FaultKind, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hiccup costs a pause: the guide's clients would issue a token of their own for it."""
+    manager, token = SupabaseCredentialManager(supabase.url, SERVICE_KEY, env={}, clock=TurnedClock()), make_token()
+    supabase.server.add_fault(Fault(kind, "/rest/v1/rpc/save_token"))
+    assert manager.save_kis_token(token.value, token.expires_at, token.issued_at) is True
+    assert database.stored_id() == token.token_id
+    for read in (manager.get_kis_token, manager.get_kis_valid_token):
+        supabase.server.add_fault(Fault(kind, "/rest/v1/api_credentials"))
+        got = read()
+        is_same = got is not None and got["access_token"] == token.value
+        assert is_same
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_mistake_in_the_set_up_is_raised(supabase: PostgRESTStandIn) -> None:

@@ -126,14 +126,14 @@ def test_rows_come_in_one_request(supabase: Supabase) -> None:
 
 
 def test_only_what_is_needed_is_asked_for(supabase: Supabase) -> None:
-    """The columns by name, one service, three types, active rows alone; the key in both headers."""
+    """The columns by name, one service, three types and the rejected tokens, active rows alone; the key twice."""
     read_slot(Wire(supabase.url), SERVICE_KEY, "kis-paper.2")
     request = supabase.asked[0]
     assert (request.method, request.path) == ("GET", "/rest/v1/api_credentials")
     assert dict(request.query) == {
         "select": "credential_type,credential_value,expires_at,version",
         "service_name": "eq.kis-paper.2",
-        "credential_type": "in.(app_key,app_secret,access_token)",
+        "credential_type": "in.(app_key,app_secret,access_token,rejected_tokens)",
         "is_active": "is.true",
     }
     sent = (request.headers["apikey"] == SERVICE_KEY, request.headers["Authorization"] == f"Bearer {SERVICE_KEY}")
@@ -407,6 +407,28 @@ def test_every_refusal_is_an_outage_or_a_mistake(status: int | None, code: str |
 def test_code_is_shown_only_when_it_is_one(code: str) -> None:
     """A text in the code's place may be anything, a secret included: it is not repeated."""
     assert code not in f"{store_error(400, code)}"
+
+
+@pytest.mark.parametrize(
+    ("value", "rejected"),
+    [
+        ('{"0123456789abcdef": "2026-01-01T00:00:00+00:00", "fedcba9876543210": null}', 2),
+        ("{}", 0),
+        ("[]", 0),
+        ("1", 0),
+        ("", 0),
+        ("[" * 100_000, 0),
+        (None, 0),
+        ({"0123456789abcdef": "x"}, 0),
+    ],
+)
+def test_rejected_tokens_are_read_leniently(value: object, rejected: int) -> None:
+    """The row that remembers them is none of the slot's rows; anything odd in it counts as empty."""
+    row = {"credential_type": "rejected_tokens", "credential_value": value, "expires_at": None, "version": None}
+    slot = parse_slot([*ROWS, row], None)
+
+    assert len(slot.rejected) == rejected
+    assert slot.rows == parse_slot(ROWS, None).rows
 
 
 def test_repr_of_a_row_shows_no_value() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.errors import StoreMisconfigured
+from kis_token.errors import KisTokenError, StoreMisconfigured
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.token import parse_claims
 from tests.chain import Chain, dead_token, stale_token
@@ -85,6 +85,23 @@ def test_reader_never_issues(chain: Chain, reader: dict[str, str], mode: str, ke
         chain.resolve(**reader | keys, mode=mode)
 
     assert (caught.value.code, chain.issue_calls, chain.store_calls) == ("store-read-only", 0, ["read"])
+
+
+@pytest.mark.parametrize("mode", ["resolve", "check"])
+def test_reader_s_key_on_a_machine_that_has_a_revoked_token_cached(
+    chain: Chain, reader: dict[str, str], mode: str
+) -> None:
+    """The read-only key is told which tokens are rejected as well: the cached one is not used."""
+    token = make_token()
+    version = chain.database.put_token(token)
+    assert chain.resolve(**reader, mode=mode).source == "supabase"
+    arguments = {"service": "kis", "version": version, "token_id": token.token_id, "label": "an owner"}
+    assert chain.database.call("revoke_token", **arguments)["status"] == "revoked"
+    assert chain.cached_id() == token.token_id
+
+    with pytest.raises(KisTokenError) as caught:
+        chain.resolve(**reader, mode=mode)
+    assert caught.value.code == ("no-valid-token" if mode == "check" else "store-read-only")
 
 
 def test_reader_works_through_the_client_as_well(

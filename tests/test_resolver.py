@@ -18,6 +18,7 @@ from tests.chain import ENCRYPTION_KEY, OTHER, dead_token, stale_token
 from tests.support import APP_KEY, HOUR, MINUTE, make_token
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from kis_token.token import AppKey, Token
@@ -192,8 +193,9 @@ class GivesAgain:
     def __init__(self, token: Token) -> None:
         self._token = token
 
-    def issue(self, app_key: AppKey, now: datetime) -> Token:
+    def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
         """The token of before."""
+        assert may_send is None or may_send()
         assert (app_key.key_id, self._token.remaining(now) > timedelta()) == (self._token.app_key_id, True)
         return self._token
 

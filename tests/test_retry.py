@@ -1,4 +1,4 @@
-"""When a call of the store is repeated, and for how long."""
+"""How often and how long a call of the store is repeated."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kis_token.errors import StoreOutage
-from kis_token.retry import BRIEFLY, Patience, Retry, at_most, briefly, patiently, to_the_end
+from kis_token.errors import StoreMisconfigured, StoreOutage
+from kis_token.limits import ISSUE_BUDGET
+from kis_token.retry import BRIEFLY, LONGEST_PATIENCE, Patience, Retry, at_most, briefly, patiently, to_the_end
+from tests.support import TurnedClock
 
 NOON = datetime(2027, 1, 4, 12, tzinfo=timezone.utc)
+OUTAGE = StoreOutage("store-unreachable", "Supabase does not answer")
 
 
 class CountedClock:
@@ -38,11 +43,73 @@ class CountedClock:
         return self._random.uniform(low, high)
 
 
+class Failing:
+    """A call that fails so many times, each after so many seconds, and then answers."""
+
+    def __init__(self, clock: TurnedClock, times: int, seconds: float = 0.0, error: Exception = OUTAGE) -> None:
+        self.asked = 0
+        self._clock = clock
+        self._times = times
+        self._seconds = seconds
+        self._error = error
+
+    def __call__(self) -> str:
+        """Fail, or answer."""
+        self.asked += 1
+        if self.asked <= self._times:
+            self._clock.jump(self._seconds)
+            raise self._error
+        return "answer"
+
+
+def run(failing: Failing, clock: TurnedClock, patience: Patience, left: float = 180.0) -> tuple[str, list[str]]:
+    """The answer, and the lines that were told."""
+    deadline = clock.monotonic() + left
+    told: list[str] = []
+    retry = Retry(clock, lambda: deadline - clock.monotonic(), told.append)
+    return retry.run(failing, lambda: patience), told
+
+
+@pytest.mark.parametrize("patience", [briefly, patiently, to_the_end, at_most(1, to_the_end)])
+def test_one_failure_costs_less_than_a_second(patience: Patience) -> None:
+    """Whatever is at hand, one hiccup is one short pause, and nobody is told of it but where a long wait may follow."""
+    clock = TurnedClock()
+    answer, told = run(Failing(clock, 1), clock, patience)
+    assert (answer, len(clock.slept)) == ("answer", 1)
+    assert clock.slept[0] < 1
+    assert len(told) <= 1
+
+
+@pytest.mark.parametrize(
+    ("patience", "left", "shortest", "longest"),
+    [
+        (briefly, 180, 0.2, BRIEFLY),
+        (patiently, 180, 30, LONGEST_PATIENCE),
+        (patiently, 60, 10, (60 - ISSUE_BUDGET) / 2),
+        (patiently, 30, 2, 5),
+        (patiently, 10, 2, 5),
+        (patiently, 3600, 30, LONGEST_PATIENCE),
+        (to_the_end, 180, 160, 179),
+        (at_most(3, to_the_end), 180, 1, 3),
+        (at_most(300, to_the_end), 60, 50, 59),
+    ],
+)
+def test_patience_has_an_end(patience: Patience, left: float, shortest: float, longest: float) -> None:
+    """A caller with a token gives up within a second; one without keeps the time that issuing needs."""
+    clock = TurnedClock()
+    failing = Failing(clock, 10_000)
+    with pytest.raises(StoreOutage):
+        run(failing, clock, patience, left)
+    assert shortest <= sum(clock.slept) <= longest
+    assert max(clock.slept) <= 7.5
+    assert clock.slept[:-1] == sorted(clock.slept[:-1])  # the last one is cut where the patience ends
+
+
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize(
     ("patience", "timeout", "end"),
     [
-        (patiently, 179.0, 79.5),
+        (patiently, 179.0, 45.0),
         (patiently, 39.0, 9.5),
         (patiently, 19.0, 9.5),
         (briefly, 179.0, BRIEFLY),
@@ -66,15 +133,38 @@ def test_last_try_is_at_the_end_of_the_patience(patience: Patience, timeout: flo
     assert all(later - earlier <= 7.5 for earlier, later in pairwise(tries))
 
 
-def test_certificate_or_proxy_is_no_hiccup() -> None:
-    """Trouble that may be this machine's own is told at once."""
-    clock, tries = CountedClock(1), []
-
-    def ask() -> None:
-        tries.append(clock.monotonic())
-        raise StoreOutage("store-tls", "Supabase's certificate cannot be checked", doubtful=True)
-
+def test_a_slow_failure_is_not_repeated_briefly() -> None:
+    """Where a try took its whole 5 s, a caller with a token does not try again."""
+    clock = TurnedClock()
+    failing = Failing(clock, 9, seconds=5)
     with pytest.raises(StoreOutage):
-        Retry(clock, lambda: 179.0, print).run(ask, lambda: patiently)
+        run(failing, clock, briefly)
+    assert failing.asked == 1
 
-    assert tries == [0.0]
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StoreMisconfigured("store-key-rejected", "no"),
+        StoreOutage("store-tls", "no", doubtful=True),
+        KeyboardInterrupt(),
+    ],
+    ids=["configuration", "this machine's", "interrupt"],
+)
+def test_what_no_repetition_mends_is_raised_at_once(error: Exception) -> None:
+    """A configuration error, a certificate, Ctrl-C: one try."""
+    clock = TurnedClock()
+    failing = Failing(clock, 9, error=error)
+    with pytest.raises(type(error)):
+        run(failing, clock, to_the_end)
+    assert failing.asked == 1
+
+
+@given(st.floats(0, 3600), st.floats(0, 3600))
+def test_patience_never_takes_the_time_for_issuing(elapsed: float, left: float) -> None:
+    """However the time is spent, a patient caller that could issue at the start still can at the end."""
+    whole = elapsed + left
+    more = patiently(elapsed, left)
+    assert more <= left
+    if whole > ISSUE_BUDGET:
+        assert elapsed + max(more, 0) <= max(whole - ISSUE_BUDGET, elapsed)

@@ -86,6 +86,15 @@ def test_a_token_that_cannot_be_used(chain: Chain, way: str) -> None:
         assert slot_of(chain, encryption_key=ENCRYPTION_KEY).token == "fresh"
 
 
+def test_a_stored_token_that_is_rejected(chain: Chain) -> None:
+    """A token that the slot remembers as rejected is no fresh one, and no rotation is due for it."""
+    token = make_token()
+    issue_by_functions(chain.database, token)
+    chain.database.call("revoke_token", service="kis", version=0, token_id=token.token_id, label="an owner")
+
+    assert (slot_of(chain).token, slot_of(chain).rotation_due_at) == ("rejected", None)
+
+
 def test_earliest_end_counts_for_the_own_slot(chain: Chain) -> None:
     """Where the column is nine hours late, as some clients write it, the token's own end is told."""
     token = make_token(left=HOUR)

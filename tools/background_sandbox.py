@@ -48,6 +48,7 @@ def start() -> None:
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
+            umask=0o022,  # folders for bytecode in the runtime are closed to others too
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
     line = server.stdout.readline() if server.stdout else b""

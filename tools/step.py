@@ -23,7 +23,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 # What a runner has anyway, and what this machine may need to reach its package index.
 _KEPT = re.compile(
-    r"PATH|HOME|TMPDIR|LANG|SYSTEMROOT|SSL_CERT_\w+|PIP_\w+|UV_\w+|(?:https?|all|no)_proxy", re.IGNORECASE
+    r"PATH|HOME|XDG_CACHE_HOME|TMPDIR|LANG|SYSTEMROOT|SSL_CERT_\w+|PIP_\w+|UV_\w+|(?:https?|all|no)_proxy",
+    re.IGNORECASE,
 )
 _INPUT = re.compile(r"\$\{\{ inputs\.([a-z-]+) \}\}")
 _PAIR = re.compile(r"^([^\n<]+)<<(\S+)\n(.*?)\n\2$", re.DOTALL | re.MULTILINE)

@@ -45,7 +45,7 @@ def revoke(caller: Caller, *, yes: bool) -> int:
         say("nothing was revoked")
         return 1
     issuer = KISIssuer(settings.base_url, settings.environment)
-    with open_store(settings, caller.started) as store:
+    with open_store(settings, caller.started, say) as store:
         revoked = end_token(settings, store, issuer, make_vault(settings.encryption_keys), SystemClock())
     if revoked is None:
         click.echo(f"{settings.service_name}: no token is stored, so nothing was revoked")
@@ -80,7 +80,7 @@ def set_keys(caller: Caller) -> None:
     if not (caller.env.get("KIS_APP_KEY") or caller.env.get("KIS_APP_SECRET")):
         given = {"app_key": _ask("app key"), "app_secret": _ask("app secret")}
     settings = caller.settings(**given)
-    with open_store(settings, caller.started) as store:
+    with open_store(settings, caller.started, say) as store:
         has_ended = set_app_key(settings, store, make_vault(settings.encryption_keys))
     form = "sealed" if settings.encryption_keys else "plain"
     ended = "; the old token is ended, the next job issues one" if has_ended else ""
@@ -104,7 +104,7 @@ def seal(caller: Caller) -> None:
     from kis_token.wiring import open_store
 
     settings = caller.settings()
-    with open_store(settings, caller.started) as store:
+    with open_store(settings, caller.started, say) as store:
         sealed = seal_slot(settings, store)
     click.echo(f"{settings.service_name}: " + (f"sealed {', '.join(sealed)}" if sealed else "nothing is left to seal"))
 

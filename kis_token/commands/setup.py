@@ -44,7 +44,7 @@ def status(caller: Caller, *, as_json: bool) -> None:
     settings = caller.settings()
     if settings.reads_only:
         raise StoreMisconfigured("store-permission-denied", "A reader's key may not see who issued what")
-    with open_store(settings, caller.started) as store:
+    with open_store(settings, caller.started, say) as store:
         found = collect(settings, store, make_vault(settings.encryption_keys), only=caller.service)
     if caller.service and not found.events and not any(slot.environment for slot in found.slots):
         say(f"warning: there is no slot {caller.service} yet")
@@ -91,7 +91,7 @@ def _findings(caller: Caller) -> Iterator[Finding]:
     if settings is None:
         return
     issuer = KISIssuer(settings.base_url, settings.environment)
-    with open_store(settings, caller.started) as store:
+    with open_store(settings, caller.started, say) as store:
         yield from examine(settings, store, issuer, SystemClock())
 
 

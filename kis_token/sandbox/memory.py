@@ -38,6 +38,10 @@ AFTER_COMMIT = timedelta(seconds=61)
 AFTER_REFUSAL = timedelta(minutes=15)
 #: A longer cool-down is refused as a mistake (abort_issuance).
 LONGEST_COOLDOWN = timedelta(hours=1)
+#: How long a token is remembered as rejected when no row tells its end, and how long at least (issuance_reject).
+LONGEST_LIFE, LEAST_MEMORY = timedelta(days=90), timedelta(days=1)
+#: So many rejected tokens are remembered (issuance_reject).
+MOST_REJECTED = 100
 #: A token that says to be issued further ahead is refused as a mistake (commit_issuance).
 FURTHEST_ISSUE = timedelta(days=1)
 #: Characters that are kept of a label (begin_issuance) and of an error code (abort_issuance).
@@ -79,7 +83,8 @@ class _Lease:
     token_version: int | None = None
     issued_at: datetime = _LONG_AGO
     app_key_id: str | None = None
-    rejected_token_id: str | None = None
+    # The tokens that are remembered as rejected, and when each ends: the row rejected_tokens.
+    rejected: dict[str, datetime] = field(default_factory=dict)
     refused_credential_id: str | None = None
     refused_until: datetime = _LONG_AGO
     last_error: str | None = None
@@ -87,6 +92,19 @@ class _Lease:
     def stored_id(self, row: _Stored) -> str | None:
         """The fingerprint of the token in the row, sealed or not, as far as anybody can tell."""
         return self.token_id if self.token_version == row.version else _plain_token_id(row.value)
+
+    def rejected_ids(self, now: datetime) -> frozenset[str]:
+        """The tokens that are remembered as rejected: issuance_rejected_ids."""
+        return frozenset(token_id for token_id, end in self.rejected.items() if end > now)
+
+    def reject(self, token_id: str, ends_at: datetime | None, now: datetime) -> None:
+        """Remember a token as rejected until it ends: issuance_reject."""
+        kept = {each: end for each, end in self.rejected.items() if end > now}
+        known = kept.pop(token_id, None)
+        told = None if ends_at is None else min(max(ends_at, now + LEAST_MEMORY), now + LONGEST_LIFE)
+        ends = [end for end in (known, told) if end is not None] or [now + LONGEST_LIFE]
+        last = sorted(kept, key=kept.__getitem__)[1 - MOST_REJECTED :]
+        self.rejected = {**{each: kept[each] for each in last}, token_id: max(ends)}
 
 
 class MemoryStore:
@@ -122,7 +140,8 @@ class MemoryStore:
         with self._transaction() as now:
             rows = ((name, self._active(service_name, name)) for name in TYPES)
             shown = {name: Row(row.value, _text(row.expires_at), row.version) for name, row in rows if row.is_active}
-            return Slot(shown, now)
+            lease = self._leases.get(service_name)
+            return Slot(shown, now, frozenset(lease.rejected) if lease is not None else frozenset())
 
     def begin(  # noqa: PLR0911 - one for each answer
         self,
@@ -142,13 +161,14 @@ class MemoryStore:
             _refuse_unless(min_remaining >= timedelta())
             other = self._other_lease(app_key.key_id, service_name)
             version, expires_at = row.version or None, _text(row.expires_at)
+            stored_id, rejected_ids = lease.stored_id(row), lease.rejected_ids(now)
             answer = partial(
                 Begun,
                 server_now=now,
                 version=version,
                 expires_at=expires_at,
                 last_error=lease.last_error,
-                rejected_token_id=lease.rejected_token_id,
+                rejected_token_ids=rejected_ids,
             )
             if keys_version not in (None, self._active(service_name, "app_key").version):
                 return answer("changed")
@@ -158,7 +178,7 @@ class MemoryStore:
             if (
                 row.outlives(now)
                 and row.version != rejected_version
-                and (rejected_token_id is None or rejected_token_id != lease.stored_id(row))
+                and (stored_id is None or stored_id not in rejected_ids | {rejected_token_id})
                 and (row.outlives(now + min_remaining) or (is_known and now - lease.issued_at < REISSUE_WINDOW))
             ):
                 return answer("fresh", value=row.value)
@@ -177,9 +197,10 @@ class MemoryStore:
             lease.holder, lease.holder_label = caller, label[:LABEL_LENGTH]
             lease.lease_until, lease.not_before = now + LEASE, now + BETWEEN_GRANTS
             lease.granted_version = self._last_version
-            lease.rejected_token_id = rejected_token_id or lease.rejected_token_id
+            if rejected_token_id is not None:
+                lease.reject(rejected_token_id, row.expires_at if stored_id == rejected_token_id else None, now)
             self._outcomes[service_name].append("granted")
-            return answer("granted", fence=lease.fence, rejected_token_id=lease.rejected_token_id)
+            return answer("granted", fence=lease.fence, rejected_token_ids=lease.rejected_ids(now))
 
     def commit(
         self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool
@@ -187,14 +208,15 @@ class MemoryStore:
         """Store the token of a turn and end it: commit_issuance."""
         with self._transaction() as now:
             caller, lease, row = _parse_holder(holder), self._lease(service_name), self._active(service_name)
+            is_remembered = token.token_id in lease.rejected_ids(now)
             if lease.fence == fence and lease.holder is None and lease.token_id == token.token_id:
-                return _committed("committed", row)  # a replay: the first answer was lost
+                return _committed("committed", row, is_remembered)  # a replay: the first answer was lost
             if lease.fence != fence or lease.holder != caller:
-                return _committed("fenced", row)
+                return _committed("fenced", row, is_remembered)
             _check_token(stored_form, token, now)
             _refuse_unless(token.issued_at <= now + FURTHEST_ISSUE)
             is_stored = lease.stored_id(row) == token.token_id
-            is_rejected = (rejected and is_stored) or lease.rejected_token_id == token.token_id
+            is_rejected = (rejected and is_stored) or is_remembered
             if is_rejected or (is_stored and row.expires_at is not None):
                 status = "unchanged"
             elif row.version > lease.granted_version and row.outlives(token.expires_at):
@@ -211,7 +233,7 @@ class MemoryStore:
                 lease.token_id, lease.token_version, lease.issued_at = token.token_id, row.version, token.issued_at
             lease.holder, lease.lease_until, lease.refused_credential_id = None, _LONG_AGO, None
             lease.last_error = "token-repeated" if is_rejected else None
-            return _committed(status, row)
+            return _committed(status, row, is_remembered)
 
     def save(
         self,
@@ -221,17 +243,20 @@ class MemoryStore:
         *,
         replaces_version: int | None = None,
         keys_version: int | None = None,
-    ) -> None:
+    ) -> bool:
         """Store a token outside of any turn: save_token."""
         with self._transaction() as now:
-            self._lease(service_name)
+            lease = self._lease(service_name)
             _check_token(stored_form, token, now)
+            if (_plain_token_id(stored_form) or token.token_id) in lease.rejected_ids(now):
+                return False
             row = self._active(service_name)
             if keys_version not in (None, self._active(service_name, "app_key").version):
-                return
+                return True
             if row.version == replaces_version or row.expires_at is None or token.expires_at > row.expires_at:
                 self._write((service_name, "access_token"), stored_form, token.expires_at)
                 self._outcomes[service_name].append("saved")
+            return True
 
     def abort(
         self,
@@ -284,9 +309,9 @@ class MemoryStore:
         return row
 
 
-def _committed(status: str, row: _Stored) -> Committed:
+def _committed(status: str, row: _Stored, is_rejected: bool) -> Committed:  # noqa: FBT001 - private, and named so
     value = row.value if status == "fenced" and row.is_active else None
-    return Committed(status, row.version or None, value, _text(row.expires_at))
+    return Committed(status, row.version or None, value, _text(row.expires_at), is_rejected)
 
 
 def _text(moment: datetime | None) -> str | None:

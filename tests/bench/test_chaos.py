@@ -104,7 +104,7 @@ def failed(mode: str = "resolve", *, cached: str | None = None, refused: str | N
 
 
 def without_turn(seconds: float, *, by: str = "0.1.1", contender: int = 0) -> tuple[Start, Call]:
-    """A call of tokenP without a turn, so long after its attempt began. Patience is half of 179 - 20 s."""
+    """A call of tokenP without a turn, so long after its attempt began. Its caller's patience is 45 s."""
     return Start(by, contender, NOW - seconds, 180.0), Call(by, NOW, "new")
 
 
@@ -226,11 +226,11 @@ def test_call_without_a_turn_by_a_caller_without_an_answer_is_none(unheard: Read
 
 
 def test_call_without_a_turn_in_a_hiccup_is_seen() -> None:
-    """Its caller had not asked for half of the time that it does not need for issuing, or the store was well."""
+    """Its caller had not asked for as long as its patience, or the store was well."""
     ill, well = Health(NOW - 99, is_well=False), Health(NOW - 60, is_well=True)
 
-    assert seen(noted(*without_turn(70), ill)) == {HICCUP}
-    assert seen(noted(*without_turn(79.5), ill)) == set()
+    assert seen(noted(*without_turn(40), ill)) == {HICCUP}
+    assert seen(noted(*without_turn(45), ill)) == set()
     assert seen(noted(*without_turn(100), ill, well)) == {HICCUP}
     assert seen(noted(*without_turn(100), ill, well, Health(NOW - 20, is_well=False))) == {HICCUP}
     assert seen(noted(*without_turn(100), ill, well, Health(NOW - 21, is_well=False))) == set()
@@ -239,10 +239,10 @@ def test_call_without_a_turn_in_a_hiccup_is_seen() -> None:
 
 def test_caller_that_was_suspended_is_not_judged_by_answers_and_patience() -> None:
     """An answer that came while it slept may not have reached it."""
-    asleep = Stop(0, NOW - 60, NOW - 50)
+    asleep = Stop(0, NOW - 30, NOW - 20)
 
     assert seen(noted(OUTAGE, *without_turn(100), Read(0, NOW - 99), asleep)) == set()
-    assert seen(noted(OUTAGE, *without_turn(70), asleep)) == set()
+    assert seen(noted(OUTAGE, *without_turn(40), asleep)) == set()
 
 
 def test_caller_that_gives_up_in_a_hiccup_is_seen() -> None:

@@ -91,8 +91,8 @@ def test_outage_with_keys_in_the_store_alone_costs_none() -> None:
 
 
 def test_outage_that_is_over_in_time_costs_none() -> None:
-    """Patience lasts for more than a minute: an outage that ends before is not one."""
-    year = outage_at((moment(0, time(8, 55)) - OUTAGE + timedelta(minutes=1)).time())
+    """An outage that ends within a caller's patience is a hiccup."""
+    year = outage_at((moment(0, time(8, 55)) - OUTAGE + timedelta(seconds=30)).time())
 
     result = simulate(year)
 

@@ -35,7 +35,7 @@ HOLD_LOCK = """
 import sys
 from pathlib import Path
 from kis_token.machine import LocalMachine
-with LocalMachine([Path(sys.argv[1])]).lock(sys.argv[2], 10):
+with LocalMachine(lambda: [Path(sys.argv[1])]).lock(sys.argv[2], 10):
     print("held", flush=True)
     sys.stdin.read()
 """

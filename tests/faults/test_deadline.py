@@ -6,9 +6,11 @@ deadline a read would take 5 s, a write 8 s, tokenP 15 s.
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -35,6 +37,7 @@ from tools.step import CHECKOUT
 if TYPE_CHECKING:
     from kis_token.lookup import View
     from kis_token.resolver import Resolver
+    from kis_token.sandbox.loopback import Fault, Request, Response
     from tests.chain import Chain
     from tests.support import TurnedClock
 
@@ -141,11 +144,17 @@ def test_commit(chain: Chain, *, before: bool) -> None:
     assert chain.resolve(cache_path="off").token.token_id == got.token.token_id
 
 
-def test_abort(chain: Chain) -> None:
+def test_abort(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     """KIS's refusal is the error; the turn lapses by itself."""
     chain.refuse_issue("EGW00105")
-    clock = chain.clock()
-    resolver = chain.resolver(clock, WatchedIssuer(chain, before=lambda: spend(clock)), timeout="60s")
+    clock, answer = chain.clock(), chain.kis.production.answer
+
+    def late_answer(request: Request) -> tuple[Response, Fault | None]:
+        spend(clock)
+        return answer(request)
+
+    monkeypatch.setattr(chain.kis.production, "answer", late_answer)
+    resolver = chain.resolver(clock, timeout="60s")
     with held(chain.supabase.server, ABORT), soon(BOUND), pytest.raises(IssuerError) as caught:
         resolver.resolve()
 
@@ -185,6 +194,28 @@ def test_token_call_with_nothing(chain: Chain, how: str, *, is_down: bool) -> No
 
     assert (caught.value.code, caught.value.retryable) == ("kis-unreachable", True)
     assert not (chain.folder / "cache.json").exists()
+
+
+def test_a_name_that_is_resolved_too_late(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The token that lives is handed out. Nothing is sent, not even afterwards, so that the next may try at once."""
+    token, known, resolve = stale_token(), threading.Event(), socket.getaddrinfo
+    chain.database.put_token(token)
+    started = set(threading.enumerate())
+
+    def slow(host: str, port: int, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - getaddrinfo's
+        assert f"{port}" != chain.kis.production_url.rpartition(":")[2] or known.wait(30)
+        return resolve(host, port, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with soon(BOUND):
+        got = chain.resolve(None, issuer_in_a_hurry(chain.kis.production_url))
+    known.set()
+    for thread in set(threading.enumerate()) - started:
+        thread.join(1)
+
+    assert (got.token.token_id, chain.kis.requests) == (token.token_id, ())
+    assert_warned(got, "[kis-unreachable]")
+    assert chain.resolve().source == "oauth"
 
 
 def test_a_quotation(chain: Chain) -> None:

@@ -163,6 +163,23 @@ def test_with_supabase_down_as_well(chain: Chain, name: str) -> None:
     assert chain.issue_calls == min(FAULTS[name].calls, 1)
 
 
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_variable_that_names_no_certificates(chain: Chain, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    """It costs no token that lives; without one it is the error, which names the variable. Nothing is sent."""
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.setenv(variable, "/no/such/file.pem")
+    url = chain.kis.production_url.replace("http:", "https:")
+    error = error_of(chain, base_url=url)
+    assert (error.code, variable in f"{error}") == ("kis-unreachable", True)
+
+    chain.database.put_token(stale_token())
+    got = chain.resolve(base_url=url)
+
+    assert got.token.token_id == chain.database.stored_id()
+    assert_warned(got, "not renewed", variable)
+    assert_turn_is_given_back(chain.database)
+
+
 @pytest.mark.parametrize("name", [name for name in FAULTS if name not in KIS_REFUSALS])
 def test_when_kis_works_again(chain: Chain, name: str) -> None:
     """What was no refusal leaves nothing behind but KIS's minute: the next caller gets the token with one call."""

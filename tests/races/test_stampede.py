@@ -80,10 +80,10 @@ def bring_about(state: str, chain: Chain) -> str | None:
     return None
 
 
-def run(children: list[Child], chain: Chain, *, refused: str | None = None, cache_path: str) -> list[dict[str, Any]]:
+def run(children: list[Child], chain: Chain, *, refused: str | None = None, **inputs: str) -> list[dict[str, Any]]:
     """Let all start in the same moment; what each gets."""
     for child in children:
-        child.prepare(chain, refused=refused, cache_path=cache_path)
+        child.prepare(chain, refused=refused, **inputs)
     for child in children:
         child.wait_until_ready()
     for child in children:
@@ -115,7 +115,8 @@ def test_processes_of_one_machine_without_the_store(chain: Chain, children: list
     """With Supabase down one of them calls KIS, and the others take its token from the cache."""
     chain.supabase.stop()
 
-    got = run(children, chain, cache_path=str(chain.folder / "cache.json"))
+    # Time for a second of patience and, on a slow machine, for the lock.
+    got = run(children, chain, cache_path=str(chain.folder / "cache.json"), timeout="26s")
 
     assert chain.issue_calls == 1
     assert {each.get("token_id") for each in got} == {chain.cached_id()}, got

@@ -150,6 +150,13 @@ def issue(ground: Ground, token: Token, stored_form: str | None = None, *, servi
     return committed.version
 
 
+def reject(ground: Ground, token: Token, *, service: str = "kis") -> None:
+    """Have the slot remember a token as rejected, with a turn that then ends without a token."""
+    contender = Contender(ground, service=service)
+    assert contender.begin(rejected_token_id=token.token_id).status == "granted"
+    contender.abort("out-of-time", timedelta())
+
+
 def stored(ground: Ground, service: str = "kis") -> Row | None:
     """The row of the slot's token."""
     return ground.store.read(service).rows.get("access_token")

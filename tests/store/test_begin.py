@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.token import parse_instant
-from tests.store.ground import OTHER_KEY, SEALED, SECOND, Contender, issue, put_token, wait_of
+from tests.store.ground import OTHER_KEY, SEALED, SECOND, Contender, issue, put_token, reject, wait_of
 from tests.support import HOUR, MINUTE, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -198,6 +198,32 @@ def test_a_rejected_token_is_not_fresh_whoever_stored_it(ground: Ground) -> None
 
     assert Contender(ground).begin(rejected_token_id=make_token().token_id).status == "fresh"
     assert Contender(ground).begin(rejected_token_id=token.token_id).status == "granted"
+
+
+def test_all_rejected_tokens_are_remembered(ground: Ground) -> None:
+    """A second rejection does not make the slot forget the first: neither is fresh for a caller without proof."""
+    first, second = make_token(), make_token()
+    for token in (first, second):
+        reject(ground, token)
+    for token in (first, second):
+        put_token(ground, token)
+        contender = Contender(ground)
+        begun = contender.begin()
+        assert (begun.status, begun.rejected_token_ids) == ("granted", frozenset({first.token_id, second.token_id}))
+        contender.abort(cooldown=0 * SECOND)
+
+
+def test_at_most_a_hundred_rejected_tokens_are_remembered(ground: Ground) -> None:
+    """The last one is, although it ends first; of the others those that end last."""
+    others = [make_token() for _ in range(100)]
+    for token in others:
+        reject(ground, token)
+        ground.pass_time(1)
+    last = make_token(left=2 * HOUR)
+    put_token(ground, last)
+    reject(ground, last)
+
+    assert ground.store.read("kis").rejected == {token.token_id for token in (*others[1:], last)}
 
 
 @pytest.mark.parametrize("stored_form", [None, SEALED], ids=["plain", "sealed"])

@@ -239,12 +239,12 @@ def test_a_rejected_token_is_remembered(ground: Ground) -> None:
     contender = Contender(ground)
     begun = contender.begin()
 
-    assert (begun.status, begun.rejected_token_id) == ("granted", refused.token_id)
+    assert (begun.status, begun.rejected_token_ids) == ("granted", frozenset({refused.token_id}))
     assert contender.commit(refused, rejected=False).status == "unchanged"
     assert stored_value(ground) is None
     ground.pass_time(4 * 3600)
     contender = Contender(ground)
-    assert contender.begin().rejected_token_id == refused.token_id
+    assert contender.begin().rejected_token_ids == {refused.token_id}
     assert contender.commit(token, rejected=False).status == "committed"
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from kis_token.errors import StoreError
 from kis_token.ports import Begun, Committed
-from kis_token.reader import TYPES, Slot, parse_slot, store_error
+from kis_token.reader import REJECTED_TOKENS, TYPES, Slot, parse_slot, store_error
 from kis_token.sandbox.database import migrations_folder, prepare_database
 from kis_token.sandbox.memory import MemoryStore
 from kis_token.supabase import SupabaseStore
@@ -151,7 +151,7 @@ class FunctionStore(SupabaseStore):
         rows = self._database.owner.execute(
             "select credential_type, credential_value, to_json(expires_at) #>> '{}' as expires_at, version"
             " from public.api_credentials where service_name = %s and credential_type = any(%s) and is_active",
-            (service_name, list(TYPES)),
+            (service_name, [*TYPES, REJECTED_TOKENS]),
         ).fetchall()
         return parse_slot(rows, None)
 
@@ -206,8 +206,12 @@ class Side:
 
     def shown(self) -> list[object]:
         """What anybody would read."""
-        rows = [(service, *row) for service in SERVICES for row in sorted(self.store.read(service).rows.items())]
-        return [(service, name, row.value, row.expires_at, self.name(row.version)) for service, name, row in rows]
+        slots = [(service, self.store.read(service)) for service in SERVICES]
+        rows = [(service, *row) for service, slot in slots for row in sorted(slot.rows.items())]
+        return [
+            *((service, name, row.value, row.expires_at, self.name(row.version)) for service, name, row in rows),
+            *((service, slot.rejected) for service, slot in slots),
+        ]
 
     def noted(self) -> list[list[str]]:
         """What is noted of how it came about."""
@@ -302,6 +306,8 @@ class Comparison:
         )
         if begun.retry_at is not None:
             self.ends.add(begun.retry_at)
+        if begun.fence is not None and rejected_id is not None:
+            self.ends |= {self.clock.now() + DAY, self.clock.now() + 90 * DAY}
         if begun.fence is not None:
             self.turns.append(Turn(service, holder, begun.fence, app_key.credential_id))
 

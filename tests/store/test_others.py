@@ -18,6 +18,7 @@ from tests.store.ground import (
     Contender,
     issue,
     put_token,
+    reject,
     stored,
     stored_value,
     wait_of,
@@ -198,7 +199,31 @@ def test_a_saved_token_is_not_taken_for_the_leases(ground: Ground) -> None:
     assert Contender(ground).begin(min_remaining=26 * HOUR).status == "granted"
 
 
+@pytest.mark.parametrize("stored_form", [None, SEALED], ids=["plain", "sealed"])
+def test_a_rejected_token_is_not_saved(ground: Ground, stored_form: str | None) -> None:
+    """A token that is remembered as rejected is not stored without a turn either; another is."""
+    rejected, other = make_token(), make_token()
+    reject(ground, rejected)
+
+    assert ground.store.save("kis", rejected, stored_form or rejected.to_json()) is False
+    assert stored_value(ground) is None
+    assert ground.store.save("kis", other, stored_form or other.to_json()) is True
+    assert stored_value(ground) == (stored_form or other.to_json())
+
+
 # read, and versions
+
+
+def test_a_read_tells_which_tokens_are_rejected(ground: Ground) -> None:
+    """All that a slot remembers come with its rows, and not as one of them; another slot has its own."""
+    rejected = [make_token() for _ in range(3)]
+    for token in rejected:
+        reject(ground, token)
+    slot = ground.store.read("kis")
+
+    assert slot.rejected == {token.token_id for token in rejected}
+    assert slot.rows == {}
+    assert ground.store.read("kis-second").rejected == frozenset()
 
 
 def test_a_slot_is_read_whole(ground: Ground) -> None:

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from kis_token.bootstrap import runtime_name
+from kis_token.manifest import find_damage, write_manifest
 from tests.workflows.conftest import Project, readable
 from tools.step import CHECKOUT
 
@@ -37,8 +38,9 @@ def project(project: Project, tool_cache: Path) -> Project:
     python.chmod(0o755)
     installed = tool_cache / "kis-token-action" / runtime_name((CHECKOUT / "requirements-dev.txt").read_bytes())
     installed.parent.mkdir(exist_ok=True, mode=0o700)
-    if not installed.exists():
-        installed.symlink_to(sysconfig.get_path("purelib"))
+    if find_damage(installed) is not None:
+        shutil.copytree(sysconfig.get_path("purelib"), installed)
+        write_manifest(installed)
     return project
 
 

@@ -1,0 +1,310 @@
+"""Rejected and revoked tokens: a slot remembers all that can still be valid, and no function stores one of them."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
+from tests.support import APP_KEY, HOUR, Contender, Database, issue_by_functions, make_token, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kis_token.sandbox.postgres import EmbeddedPostgres
+    from kis_token.token import Token
+
+SEALED = "enc:v1:0a1b2c3d:bm9uY2VjaXBoZXJ0YWc="
+DAY = timedelta(days=1)
+WAITING = "select from pg_locks where locktype = 'advisory' and not granted"
+OLD_FILES = Path(__file__).with_name("sql_of_1_0_0.sql")
+
+
+def revoke(database: Database, token: Token, **changes: object) -> str:
+    """revoke_token's status, for the row as it is."""
+    version = changes["version"] if "version" in changes else database.row().get("version", 0)
+    arguments = {"service": "kis", "token_id": token.token_id, "label": "an owner", **changes, "version": version}
+    return str(database.call("revoke_token", **arguments)["status"])
+
+
+def save(database: Database, token: Token, **changes: object) -> str:
+    """save_token's status."""
+    arguments = {"service": "kis", "value": token.to_json(), "expires_at": token.expires_at, **changes}
+    return str(database.call("save_token", **arguments)["status"])
+
+
+def remembered_row(database: Database) -> dict[str, Any]:
+    """The row that remembers; empty when there is none."""
+    rows = database.owner.execute(
+        "select * from api_credentials where service_name = 'kis' and credential_type = 'rejected_tokens'"
+    ).fetchall()
+    return rows[0] if rows else {}
+
+
+def remembered(database: Database) -> dict[str, datetime]:
+    """The remembered tokens and their ends."""
+    value = remembered_row(database).get("credential_value", "{}")
+    return {token_id: datetime.fromisoformat(end) for token_id, end in json.loads(value).items()}
+
+
+def told(database: Database) -> set[str]:
+    """The rejected tokens that begin names."""
+    return set(Contender(database).begin()["rejected_token_ids"])
+
+
+def test_two_that_were_revoked_are_both_remembered(database: Database) -> None:
+    """After a second revocation the first token is still known: begin names both, and neither is stored."""
+    first, second = make_token(), make_token()
+    issue_by_functions(database, first)
+    assert revoke(database, first) == "revoked"
+    database.put_token(second)
+    assert revoke(database, second) == "revoked"
+    database.age(70)
+
+    contender = Contender(database)
+    begun = contender.begin()
+    assert (begun["status"], set(begun["rejected_token_ids"])) == ("granted", {first.token_id, second.token_id})
+    assert begun["rejected_token_id"] == second.token_id, "a client of version 1.0.0 is told the last"
+    committed = contender.commit(first)
+    assert (committed["status"], committed["rejected"]) == ("unchanged", True)
+    assert database.row()["is_active"] is False
+
+
+@pytest.mark.parametrize("value", [None, SEALED], ids=["plain", "sealed"])
+def test_a_revoked_token_is_not_saved(database: Database, value: str | None) -> None:
+    """save_token answers rejected and stores nothing; of a sealed value the caller says which token it is."""
+    token = make_token()
+    issue_by_functions(database, token)
+    revoke(database, token)
+
+    form = {} if value is None else {"value": value, "token_id": token.token_id}
+    assert save(database, token, **form) == "rejected"
+    assert database.row()["is_active"] is False
+    assert save(database, make_token()) == "saved"
+
+
+def test_a_token_id_beside_a_plain_value_does_not_count(database: Database) -> None:
+    """Which token a plain value holds is read from it, whatever the caller says."""
+    token = make_token()
+    issue_by_functions(database, token)
+    revoke(database, token)
+
+    assert save(database, token, token_id="0" * 16) == "rejected"
+
+
+@pytest.mark.parametrize("of", ["begin", "save"])
+def test_a_malformed_token_id_is_refused(database: Database, of: str) -> None:
+    """A token id is 16 hex digits: anything else is 22023, and nothing is remembered."""
+    with pytest.raises(psycopg.errors.InvalidParameterValue):
+        _ = (
+            Contender(database).begin(rejected_token_id="x")
+            if of == "begin"
+            else save(database, make_token(), token_id="x")
+        )
+    assert remembered(database) == {}
+
+
+def test_a_rejected_token_is_remembered_until_it_ends(database: Database) -> None:
+    """The end is that of the stored row, which is then the row's own as well, so that it can be pruned."""
+    token = make_token(left=40 * HOUR)
+    database.put_token(token)
+    Contender(database).begin(rejected_token_id=token.token_id)
+
+    assert remembered(database) == {token.token_id: token.expires_at}
+    row = remembered_row(database)
+    assert (row["expires_at"], row["is_active"]) == (token.expires_at, True)
+
+
+@pytest.mark.parametrize(
+    ("column", "least", "most"),
+    [
+        ("2001-01-01", DAY, DAY),
+        ("infinity", 90 * DAY, 90 * DAY),
+        ("-infinity", DAY, DAY),
+        (None, 90 * DAY, 90 * DAY),
+    ],
+)
+def test_an_end_that_cannot_be_right_is_not_believed(
+    database: Database, column: str | None, least: timedelta, most: timedelta
+) -> None:
+    """A column may have been written without its offset, or say never: a token is remembered for 1 to 90 days."""
+    token = make_token()
+    version = database.put("access_token", token.to_json(), column)
+    assert revoke(database, token, version=version) == "revoked"
+
+    left = remembered(database)[token.token_id] - utc_now()
+    assert least - HOUR < left <= most
+
+
+def test_a_token_that_is_not_the_stored_one_is_remembered_for_90_days(database: Database) -> None:
+    """No row tells its end, so it is the longest life that KIS gives. Told again, a known end stays."""
+    token, stored = make_token(), make_token(left=10 * HOUR)
+    Contender(database).begin(rejected_token_id=token.token_id)
+    assert 89 * DAY < remembered(database)[token.token_id] - utc_now() <= 90 * DAY
+
+    database.put_token(stored)
+    revoke(database, stored)
+    once = remembered(database)[stored.token_id]
+    assert revoke(database, stored) == "kept"
+    assert remembered(database)[stored.token_id] == once
+
+
+def test_what_has_ended_is_forgotten(database: Database) -> None:
+    """An entry whose end has passed is named no more, and goes with the next write."""
+    old, new = make_token(), make_token()
+    ends = {old.token_id: f"{utc_now() - HOUR}"}
+    database.put("rejected_tokens", json.dumps(ends))
+    assert told(database) == set()
+    revoke(database, new)
+
+    assert set(remembered(database)) == {new.token_id}
+
+
+def test_at_most_a_hundred_are_remembered(database: Database) -> None:
+    """The one that was rejected last is, whenever it ends; of the others those that end last."""
+    later = {f"{number:016x}": f"{utc_now() + 10 * DAY + number * HOUR}" for number in range(100)}
+    database.put("rejected_tokens", json.dumps(later))
+    token = make_token(left=2 * HOUR)
+    database.put_token(token)
+    revoke(database, token)
+
+    assert set(remembered(database)) == later.keys() - {f"{0:016x}"} | {token.token_id}
+
+
+@pytest.mark.parametrize(
+    "value", ["", "{", "[]", "1", "null", '"text"', '{"a": 1}', '{"0123456789abcdef": "soon"}', "[" * 20000, SEALED]
+)
+def test_a_row_that_cannot_be_read_breaks_nothing(database: Database, value: str) -> None:
+    """Somebody wrote something else there: begin, commit and save work as if it were empty, and it is replaced."""
+    database.put("rejected_tokens", value)
+    issue_by_functions(database, make_token())
+    assert told(database) == set()
+    assert save(database, make_token(left=30 * HOUR)) == "saved"
+    token = make_token()
+    revoke(database, token)
+
+    assert set(remembered(database)) == {token.token_id}
+
+
+def test_slots_remember_their_own(database: Database) -> None:
+    """What one slot rejects another may store: it may be another account's."""
+    token = make_token()
+    revoke(database, token)
+
+    assert save(database, token, service="kis-second") == "saved"
+
+
+def test_a_stored_token_that_is_remembered_is_not_fresh(database: Database) -> None:
+    """Also when somebody who knows no functions has written it into the row again."""
+    token = make_token()
+    issue_by_functions(database, token)
+    revoke(database, token)
+    database.put_token(token)
+    database.age(70)
+
+    assert Contender(database).begin()["status"] == "granted"
+
+
+def test_status_and_listings_do_not_show_the_row(database: Database) -> None:
+    """It is no credential: the lists of keys and tokens ask for three types, and set_app_key leaves it alone."""
+    token = make_token()
+    database.put_keys()
+    issue_by_functions(database, token)
+    revoke(database, token)
+    database.call(
+        "set_app_key", service="kis", app_key="PSnew", app_secret="bmV3", environment="production", keeps_token=False
+    )
+
+    assert set(remembered(database)) == {token.token_id}
+
+
+def test_the_reader_s_role_sees_which_tokens_are_rejected(database: Database) -> None:
+    """The read-only key sees the row of the slot, and still neither key nor secret. Nobody else sees anything."""
+    database.put_keys()
+    issue_by_functions(database, make_token())
+    revoke(database, make_token(), version=0)
+    with database.connect_as("kis_token_reader") as connection:
+        seen = connection.execute("select credential_type from api_credentials order by 1").fetchall()
+
+    assert seen == [("access_token",), ("rejected_tokens",)]
+    for role in ("anon", "authenticated"):
+        with database.connect_as(role) as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+            connection.execute("select 1 from api_credentials")
+
+
+# From version 1.0.0
+
+
+@pytest.fixture
+def old(postgres: EmbeddedPostgres) -> Iterator[Database]:
+    """A project with the tables and functions of version 1.0.0."""
+    project = prepare_database(postgres.create_database())
+    with psycopg.connect(project.owner, autocommit=True) as connection:
+        connection.execute(OLD_FILES.read_bytes())
+    with Database(project) as database:
+        yield database
+
+
+def migrate(database: Database) -> None:
+    """Run the files of today, twice."""
+    for _ in range(2):
+        apply_migrations(database.project.owner, migrations_folder())
+
+
+def test_the_rejected_token_of_a_lease_is_carried_over(old: Database) -> None:
+    """The one that the lease remembered is in the new row, once, for as long as a token can live."""
+    token = make_token()
+    issue_by_functions(old, token)
+    revoke(old, token)
+    assert remembered(old) == {}
+    migrate(old)
+
+    assert set(remembered(old)) == {token.token_id}
+    assert 89 * DAY < remembered(old)[token.token_id] - utc_now() <= 90 * DAY
+    assert told(old) == {token.token_id}
+    assert save(old, token) == "rejected"
+    assert old.call("check_setup") == []
+
+
+def test_a_lease_that_lives_goes_on(old: Database) -> None:
+    """A holder that began with the functions of before commits with those of today, and others wait meanwhile."""
+    holder, token = Contender(old), make_token()
+    assert holder.begin()["status"] == "granted"
+    migrate(old)
+
+    assert Contender(old).begin()["status"] == "busy"
+    assert holder.commit(token)["status"] == "committed"
+    assert old.stored_id() == token.token_id
+
+
+def test_a_call_that_is_under_way_ends_well(old: Database) -> None:
+    """A begin of version 1.0.0 that waits while the files are run goes on, and is granted: nothing it needs is gone."""
+    holder, rejected, token = Contender(old), make_token(), make_token()
+    with psycopg.connect(old.project.owner) as blocker, ThreadPoolExecutor(1) as threads:
+        blocker.execute("select pg_advisory_xact_lock(hashtextextended('kis-token:' || %s, 0))", (APP_KEY.key_id,))
+        beginning = threads.submit(holder.begin, rejected_token_id=rejected.token_id)
+        while not old.owner.execute(WAITING).fetchall():
+            assert not beginning.done()
+        migrate(old)
+        blocker.rollback()
+
+        assert beginning.result()["status"] == "granted"
+    assert holder.commit(token)["status"] == "committed"
+    migrate(old)
+    assert told(old) == {rejected.token_id}, "what it noted in the lease is carried over by the next run"
+
+
+def test_a_save_of_version_1_0_0_works(old: Database) -> None:
+    """A client that does not know the new argument calls by the names it knows."""
+    migrate(old)
+    token = make_token()
+    arguments = {"service": "kis", "value": token.to_json(), "expires_at": token.expires_at}
+    answer = old.call("save_token", **arguments, replaces_version=None, keys_version=0)
+
+    assert answer["status"] == "saved"
