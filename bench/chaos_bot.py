@@ -14,22 +14,29 @@ import threading
 import time
 import traceback
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import requests
 
 from bench.chaos_records import Attempt, Start, Tally
 from bench.chaos_world import CHILD, MIXED
 from kis_token.client import KISClient
 from kis_token.errors import IssuanceError, KisTokenError
 from kis_token.sandbox.kis_http import PRICE_PATH, PRICE_TR_ID
+from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from bench.chaos_contender import Contender
     from bench.chaos_world import WorldClock
     from kis_token.config import Settings
+    from kis_token.resolver import Resolver
     from kis_token.token import Token
 
 #: The machine's seconds after which a child that has not ended hangs. Its token may take 4 s, each call 2 s.
@@ -51,23 +58,35 @@ def run_bot(contender: Contender, by: str, clock: WorldClock, rng: random.Random
     def first() -> None:
         contender.note(by, contender.number, settings, lambda: (_token(client, clock), "bot"), clock=clock)
 
-    if rng.random() < 0.5:
-        first()
-        pid = _fork(contender, by, client, settings, clock)
-    else:
-        thread = threading.Thread(target=first, daemon=True)
-        thread.start()
-        time.sleep(rng.uniform(0.0, 0.05))
-        pid = _fork(contender, by, client, settings, clock)
-        thread.join()
-    # What follows may need another token: a new attempt, for those who judge.
-    contender.around.log.write(Start(by, contender.number, clock.now().timestamp(), settings.timeout.total_seconds()))
-    _call(contender, by, client, "parent")
+    with _starts_noted(contender, by, contender.number, clock):
+        if rng.random() < 0.5:
+            first()
+            pid = _fork(contender, by, client, settings, clock)
+        else:
+            thread = threading.Thread(target=first, daemon=True)
+            thread.start()
+            time.sleep(rng.uniform(0.0, 0.05))
+            pid = _fork(contender, by, client, settings, clock)
+            thread.join()
+        _call(contender, by, client, "parent")
     if not _ends(pid):
         now = clock.now().timestamp()
         hung = "a forked child did not come to an end"
         contender.around.log.write(Attempt(f"{by}.child", CHILD + contender.number, "resolve", now, now, crash=hung))
     client.close()
+
+
+@contextmanager
+def _starts_noted(contender: Contender, by: str, number: int, clock: WorldClock) -> Iterator[None]:
+    """Note each time that the client goes through the chain: one call of the API may do so several times."""
+
+    def opened(settings: Settings, *others: Any) -> AbstractContextManager[Resolver]:  # noqa: ANN401 - passed on
+        timeout = settings.timeout.total_seconds()
+        contender.around.log.write(Start(by, number, clock.now().timestamp(), timeout))
+        return open_resolver(settings, *others)
+
+    with patch("kis_token.keeper.open_resolver", opened):
+        yield
 
 
 def _token(client: KISClient, clock: WorldClock) -> Token:
@@ -97,8 +116,9 @@ def _fork(contender: Contender, by: str, client: KISClient, settings: Settings, 
             supabase_key=mine.supabase_key,
         )
         number = CHILD + contender.number
-        contender.note(name, number, settings, lambda: (_token(client, clock), "bot"), clock=clock)
-        _call(contender, name, client, "child")
+        with _starts_noted(contender, name, number, clock):
+            contender.note(name, number, settings, lambda: (_token(client, clock), "bot"), clock=clock)
+            _call(contender, name, client, "child")
     except BaseException:  # noqa: BLE001 - the report finds it there
         os.write(2, traceback.format_exc().encode())
     finally:
@@ -110,7 +130,8 @@ def _call(contender: Contender, by: str, client: KISClient, who: str) -> None:
     for number in range(CALLS):
         asked = f"{who}{number}"
         params = {"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": asked}
-        with suppress(KisTokenError, ValueError):
+        # KIS sees who calls, as in every attempt.
+        with suppress(KisTokenError, ValueError), patch.object(requests.utils, "default_user_agent", lambda *_: by):
             answer = client.request("GET", PRICE_PATH, tr_id=PRICE_TR_ID, params=params, timeout=CALL_SECONDS)
             got = answer.json().get("output", {}).get("stck_shrn_iscd", asked)
             if got != asked:

@@ -342,20 +342,27 @@ def tracebacks(records: Records) -> list[str]:
 
 
 def failed_with_cache(records: Records) -> list[str]:
-    """Callers who got no token although a living one was in their cache all the time."""
+    """Callers who got no token although a living one, which KIS had not ended, was in their cache all the time."""
     return [
         f"{each.by} failed with {each.code} although its cache held {each.cached}"
         for each in _without_token(records)
-        if each.cached is not None and _serves(records, each, Stored(each.cached, math.inf))
+        if each.cached is not None
+        and not _was_killed(records, each.cached, each.ended)
+        and _serves(records, each, Stored(each.cached, math.inf))
     ]
 
 
 def failed_with_store(records: Records) -> list[str]:
-    """Callers who got no token although the store's last true answer to them held a living one."""
+    """Callers who got no token although the store's last true answer to them held a living one.
+
+    One that KIS had ended is none: the store may have told them so.
+    """
     return [
         f"{each.by} failed with {each.code} although the store held {shown.token}"
         for each in _without_token(records)
-        if (shown := _shown(records, each)) is not None and _serves(records, each, shown)
+        if (shown := _shown(records, each)) is not None
+        and not _was_killed(records, shown.token, each.ended)
+        and _serves(records, each, shown)
     ]
 
 

@@ -137,6 +137,9 @@ create table public.chaos_writes (
 grant insert on public.chaos_writes to service_role;
 create function public.chaos_audit() returns trigger language plpgsql as $$
 begin
+    if coalesce(new.credential_type, old.credential_type) <> 'access_token' then
+        return null;
+    end if;
     insert into public.chaos_writes (at, writer, old_value, old_end, old_active, value, "end", active)
     values (public.chaos_now(), current_user, old.credential_value, old.expires_at, old.is_active,
             new.credential_value, new.expires_at, new.is_active);
