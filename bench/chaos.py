@@ -1,9 +1,18 @@
 """``python -m bench.chaos``: contenders ask for the token while the store, KIS and the caches fail and processes die.
 
-Each contender is a process with the real chain; five share a machine, which is a cache file. KIS and the stand-in for
-Supabase, on a real PostgreSQL, have a process each. World time runs ten times as fast as the machine's and jumps, by
-minutes or many hours, whenever nobody is at work, so that tokens age and die. The seed decides what goes wrong and how
-often; when exactly it strikes is up to the machine. It ends by itself.
+Each contender is a process with the real chain; five share a machine, of which every second one has a cache. Some are
+bots that fork. KIS and the stand-in for Supabase, on a real PostgreSQL, have a process each. World time runs ten times
+as fast as the machine's and jumps, by minutes or many hours, whenever nobody is at work, so that tokens age and die.
+The seed decides what goes wrong and how often; when exactly it strikes is up to the machine. It ends by itself.
+
+Supabase hiccups, restarts while callers wait, is out for longer than anybody's patience, and loses answers of every
+call. KIS goes by the safe reading of its rules: a new token ends the one before it.
+
+When tokenP is called without a turn, this must not have happened (each has a row that must be zero, however far apart
+the calls are): the store had given this very attempt a true answer; the caller had not asked for as long as its
+patience, or the store was well for 40 s meanwhile; the same machine had called without a turn within the minute.
+Nothing else can be promised: machines that cannot see each other, each with nothing cached, while Supabase is out for
+longer than their patience, call within a minute of each other. Those calls are counted among the limits.
 """
 
 from __future__ import annotations
@@ -27,13 +36,23 @@ from unittest.mock import patch
 
 import supabase  # noqa: F401 - contenders are forks, and would each import it
 
-from bench.chaos_contender import Surroundings
+from bench.chaos_contender import Surroundings, child_key
 from bench.chaos_crowd import Crowd
-from bench.chaos_faults import KIS_FAULTS, STORE_FAULTS, plan_spells, serve_kis, serve_store
+from bench.chaos_faults import (
+    KIS_FAULTS,
+    KIS_LENGTHS,
+    STORE_FAULTS,
+    STORE_LENGTHS,
+    plan_spells,
+    serve_kis,
+    serve_store,
+)
+from bench.chaos_machines import CACHED, make_machines
 from bench.chaos_mischief import CacheMischief, RowMischief
 from bench.chaos_records import Log, Records, Tally, read_log, read_write
 from bench.chaos_report import report
-from bench.chaos_world import MOST_CONTENDERS, START, Shared, WorldClock, WorldDatabase
+from bench.chaos_spoilt import SPOILT
+from bench.chaos_world import CHILD, MOST_CONTENDERS, START, Shared, WorldClock, WorldDatabase
 from kis_token.sandbox.kis_rules import Account
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.token import AppKey
@@ -65,6 +84,8 @@ class Options:
     seconds: float
     contenders: int
     speed: float
+    gap: float
+    spoilt: str | None = None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,13 +95,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=180.0, help="how long it lasts; else 180")
     parser.add_argument("--contenders", type=_number, default=40, help="how many processes; else 40")
     parser.add_argument("--speed", type=float, default=10.0, help="world time by the machine's; else 10")
+    parser.add_argument("--gap", type=float, default=6.0, help="seconds between Supabase's troubles; else 6")
+    parser.add_argument("--spoilt", choices=SPOILT, help="with a copy of the project that lacks this guard")
     options = Options(**vars(parser.parse_args(arguments)))
     for number in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(number, _give_up)  # with all that was started
     signal.alarm(math.ceil(options.seconds + LONGEST_SECONDS))
+    copy = "" if options.spoilt is None else f" A spoilt copy: {options.spoilt}."
     print(
         f"Seed {options.seed}: {options.contenders} contenders, {options.seconds:g} s at {options.speed:g} times the "
-        f"speed and with jumps, {os.cpu_count()} cores. Simulated: KIS and Supabase.\n",
+        f"speed and with jumps, {os.cpu_count()} cores. Simulated: KIS and Supabase.{copy}\n",
         flush=True,
     )
     records, passed = play(options)
@@ -108,6 +132,8 @@ def play(options: Options) -> tuple[Records, float]:
     with ExitStack() as stack:
         stack.enter_context(patch.object(ssl, "create_default_context", return_value=context))
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="chaos-")))
+        if options.spoilt is not None:
+            stack.enter_context(SPOILT[options.spoilt]())
         dsn = stack.enter_context(EmbeddedPostgres()).create_database()
         shared, account = Shared(options.speed), Account()
         database = WorldDatabase(dsn, shared, {"app_key": account.app_key, "app_secret": account.app_secret})
@@ -116,11 +142,12 @@ def play(options: Options) -> tuple[Records, float]:
         # Only forks: none has threads yet, and none has to import anything.
         gc.freeze()
         rng = random.Random(options.seed)  # noqa: S311 - made-up trouble
-        store_spells = plan_spells(rng, options.seconds, STORE_FAULTS, 9.0)
-        kis_spells = plan_spells(rng, options.seconds, KIS_FAULTS, 9.0)
+        store_spells = plan_spells(rng, options.seconds, STORE_FAULTS, STORE_LENGTHS, options.gap)
+        kis_spells = plan_spells(rng, options.seconds, KIS_FAULTS, KIS_LENGTHS, 9.0)
         for_store = (shared, log, store_spells, f"{options.seed} store")
         for_kis = (shared, log, kis_spells, f"{options.seed} kis")
         api, numbers = database.project.api, {key: number for number, key in enumerate(keys)}
+        numbers |= {child_key(key): CHILD + number for key, number in numbers.items()}
         supabase_url = _serve(stack, serve_store, *for_store, arguments=(api, numbers))
         base_url = _serve(stack, serve_kis, *for_kis, arguments=(account, Account()))
         around = Surroundings(
@@ -132,9 +159,9 @@ def play(options: Options) -> tuple[Records, float]:
             folder / "stderr",
         )
         around.stderr.touch()
-        machines = [folder / f"machine{number}" for number in range(-(-options.contenders // ON_ONE_MACHINE))]
-        caches = [machine / ".kis_token_cache.json" for machine in machines]
-        crowd = Crowd(around, rng, keys, caches)
+        machines = make_machines(folder, -(-options.contenders // ON_ONE_MACHINE))
+        caches = [machine.cache for machine in machines if machine.kind == CACHED]
+        crowd = Crowd(around, rng, keys, machines)
         stack.callback(crowd.end)
         hung = _Storm(options, around, rng, database, crowd, caches).rage()
         records = read_log((folder / "log").read_text().splitlines())

@@ -15,29 +15,29 @@ from unittest.mock import patch
 
 import requests
 
-from bench.chaos_records import Attempt, Log, fingerprint
+from bench.chaos_bot import run_bot
+from bench.chaos_records import Attempt, Log, Start, fingerprint
 from bench.chaos_world import IDLE, RESOLVING, Shared, WorldClock
-from kis_token.cache import make_cache
 from kis_token.config import Settings
 from kis_token.errors import IssuerOutage, KisTokenError
 from kis_token.kis import KISIssuer
-from kis_token.limits import usable
 from kis_token.machine import LocalMachine
-from kis_token.resolver import Resolver
-from kis_token.sealing import make_vault
-from kis_token.supabase import SupabaseStore
+from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from bench.chaos_machines import Machine
     from kis_token.lookup import Resolution
-    from kis_token.token import AppKey
+    from kis_token.token import AppKey, Token
 
 #: The machine's seconds between two attempts, on average.
 PAUSE = 0.8
 #: How many of the tokens are tried at KIS.
 USED = 0.25
+#: How many of the attempts are those of a bot that forks.
+FORKED = 0.06
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +54,26 @@ class Surroundings:
 
 @dataclass(slots=True)
 class Contender:
-    """One life of one contender; ``cache`` is its machine's file."""
+    """One life of one contender, on one of the machines."""
 
     around: Surroundings
     number: int
     life: int
     key: str
-    cache: Path
+    machine: Machine
 
     def live(self) -> None:
         """The process: attempts until the time is over, or until it is left alone."""
         os.dup2(os.open(self.around.stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), sys.stderr.fileno())
         shared, parent, count = self.around.shared, os.getppid(), 0
         rng = random.Random(f"{self.around.seed}.{self.number}.{self.life}")  # noqa: S311 - made-up trouble
-        while not shared.is_finishing and os.getppid() == parent:
-            time.sleep(rng.expovariate(1 / PAUSE))
-            with self._admitted() as admitted:
-                if admitted:
-                    count += 1
-                    self._ask(f"{self.number}.{self.life}.{count}", rng)
+        with patch("kis_token.wiring.local_machine", lambda: LocalMachine(lambda: [self.machine.private])):
+            while not shared.is_finishing and os.getppid() == parent:
+                time.sleep(rng.expovariate(1 / PAUSE))
+                with self._admitted() as admitted:
+                    if admitted:
+                        count += 1
+                        self._ask(f"{self.number}.{self.life}.{count}", rng)
 
     @contextmanager
     def _admitted(self) -> Iterator[bool]:
@@ -86,8 +87,11 @@ class Contender:
             shared.set_mark(self.number, IDLE)
 
     def _ask(self, by: str, rng: random.Random) -> None:
-        """One job: a token, now and then used and found to be refused."""
+        """One job: a token, now and then used and found to be refused; or a bot."""
         clock = WorldClock(self.around.shared, rng)
+        if rng.random() < FORKED:
+            run_bot(self, by, clock, rng)
+            return
         got = self._attempt(by, _draw_inputs(rng, self.around.app_key), clock, None)
         if got is None or rng.random() > USED:
             return
@@ -97,64 +101,76 @@ class Contender:
                 self._attempt(f"{by}.refused", {}, clock, got.token.value)
 
     def _attempt(self, by: str, inputs: dict[str, str], clock: WorldClock, refused: str | None) -> Resolution | None:
-        """One call of the resolver, put together as ``wiring`` does it, but for the clock."""
-        settings = Settings.from_env(self._variables(by, inputs))
-        began, found = clock.now().timestamp(), _peek(self.cache)
-        deadline = clock.monotonic() + usable(settings.timeout.total_seconds())
+        """One call of the resolver, put together by ``wiring``, but for the clock and the machine's folder."""
+        settings = self.settings(by, inputs)
 
-        def left() -> float:
-            return deadline - clock.monotonic()
+        def find() -> Resolution:
+            with open_resolver(settings, clock.monotonic(), lambda _: None, clock) as resolver:
+                return resolver.replace(refused) if refused else resolver.resolve()
 
-        vault = make_vault(settings.encryption_keys)
-        store = SupabaseStore(settings.supabase_url, settings.supabase_key, left=left)
-        issuer = KISIssuer(settings.base_url, settings.environment, left=left)
-        resolver = Resolver(
-            settings,
-            store=store,
-            cache=make_cache(settings, vault),
-            machine=LocalMachine(lambda: [self.cache.parent]),
-            issuer=issuer,
-            vault=vault,
-            clock=clock,
-            deadline=deadline,
-            tell=lambda _: None,
-        )
-        got, code, crash = None, None, None
+        got: list[Resolution] = []
+
+        def get() -> tuple[Token, str]:
+            got.append(find())
+            return got[0].token, got[0].source
+
+        self.note(by, self.number, settings, get, clock=clock, refused=refused)
+        return got[0] if got else None
+
+    def note(
+        self,
+        by: str,
+        number: int,
+        settings: Settings,
+        get: Callable[[], tuple[Token, str]],
+        *,
+        clock: WorldClock,
+        refused: str | None = None,
+    ) -> None:
+        """Note how ``get``, which returns a token and its source, fares."""
+        timeout = settings.timeout.total_seconds()
+        began, found = clock.now().timestamp(), _peek(self.machine.cache)
+        self.around.log.write(Start(by, number, began, timeout))
+        token, source, code, crash = None, None, None, None
         try:
             # KIS sees who calls: requests' own header, with this attempt's name.
             with patch.object(requests.utils, "default_user_agent", lambda *_: by):
-                got = resolver.replace(refused) if refused else resolver.resolve()
+                got, source = get()
+                token = fingerprint(got.value)
         except KisTokenError as error:
             code = error.code
         except Exception:  # noqa: BLE001 - just what is looked for
             crash = traceback.format_exc()
         ended = clock.now().timestamp()
-        kept = _peek(self.cache)
+        kept = _peek(self.machine.cache)
         self.around.log.write(
             Attempt(
                 by=by,
-                contender=self.number,
+                contender=number,
                 mode="replace" if refused else settings.mode,
                 began=began,
                 ended=ended,
-                token=fingerprint(got.token.value) if got is not None else None,
-                source=got.source if got is not None else None,
+                token=token,
+                source=source,
                 code=code,
                 crash=crash,
                 refused=fingerprint(refused) if refused else None,
                 cached=found[0] if found is not None and found == kept else None,
             )
         )
-        store.close()
-        issuer.close()
-        return got
 
-    def _variables(self, by: str, inputs: dict[str, str]) -> dict[str, str]:
-        mine = {"SUPABASE_SERVICE_ROLE_KEY": self.key, "KIS_TOKEN_CACHE": str(self.cache)}
+    def settings(self, by: str, inputs: dict[str, str], key: str | None = None) -> Settings:
+        """Those of an attempt."""
+        mine = {"SUPABASE_SERVICE_ROLE_KEY": key or self.key, "KIS_TOKEN_CACHE": self.machine.setting}
         # The label of a turn: so the store says whose it is.
-        who = {"USER": by, "HOSTNAME": self.cache.parent.name}
+        who = {"USER": by, "HOSTNAME": self.machine.folder.name}
         given = {f"INPUT_{name.upper()}": value for name, value in inputs.items()}
-        return {**self.around.variables, **mine, **who, **given}
+        return Settings.from_env({**self.around.variables, **mine, **who, **given})
+
+
+def child_key(key: str) -> str:
+    """The Supabase key by which the store knows a forked child of the contender with ``key``."""
+    return f"{key}_child"
 
 
 def _draw_inputs(rng: random.Random, app_key: AppKey) -> dict[str, str]:

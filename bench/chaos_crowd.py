@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
     from multiprocessing.context import ForkProcess
-    from pathlib import Path
 
     from bench.chaos_contender import Surroundings
+    from bench.chaos_machines import Machine
 
 WHEN = {IDLE: "between two attempts", RESOLVING: "while resolving", GRANTED: "with a turn", AT_KIS: "at KIS"}
 
@@ -30,15 +30,17 @@ SHORT, LONG = (0.05, 1.0), (6.5, 8.5)
 
 
 class Crowd:
-    """Processes by number. ``keys`` are those of the contenders, ``caches`` those of the machines."""
+    """Processes by number. ``keys`` are those of the contenders."""
 
-    def __init__(self, around: Surroundings, rng: random.Random, keys: Sequence[str], caches: Sequence[Path]) -> None:
+    def __init__(
+        self, around: Surroundings, rng: random.Random, keys: Sequence[str], machines: Sequence[Machine]
+    ) -> None:
         self._around = around
         self._shared = around.shared
         self._random = rng
         self._clock = WorldClock(around.shared)
         self._keys = keys
-        self._caches = caches
+        self._machines = machines
         self._lives = [0] * len(keys)
         self._processes: list[ForkProcess] = []
         self._asleep: dict[int, tuple[float, float]] = {}
@@ -116,8 +118,8 @@ class Crowd:
     def _born(self, number: int) -> ForkProcess:
         self._lives[number] += 1
         self._shared.set_mark(number, IDLE)
-        cache = self._caches[number % len(self._caches)]
-        contender = Contender(self._around, number, self._lives[number], self._keys[number], cache)
+        machine = self._machines[number % len(self._machines)]
+        contender = Contender(self._around, number, self._lives[number], self._keys[number], machine)
         process = multiprocessing.get_context("fork").Process(target=contender.live, daemon=True)
         process.start()
         return process

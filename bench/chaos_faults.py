@@ -14,11 +14,12 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from email.utils import format_datetime
+from functools import partial
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
-from bench.chaos_records import Begin, Call, Issued, Killed, Read, Tally, fingerprint
-from bench.chaos_world import AT_KIS, GRANTED, WorldClock
+from bench.chaos_records import Begin, Call, Health, Issued, Killed, Read, Tally, fingerprint
+from bench.chaos_world import AT_KIS, CHILD, GRANTED, WorldClock
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_code, error_response, html_response
 from kis_token.sandbox.loopback import Fault, Response
@@ -43,6 +44,24 @@ KIS_FAULTS = (
     *("truncate", "stall", "stall after"),
 )
 REFUSED = "port closed"
+
+#: How long spells last, in the machine's seconds, and how often: a hiccup, a restart, an outage that is longer, in a
+#: world ten times as fast, than any caller's patience.
+STORE_LENGTHS = (((0.05, 0.5), 4), ((0.3, 4.0), 5), ((8.0, 12.0), 1))
+KIS_LENGTHS = (((0.3, 4.0), 1),)
+
+#: The functions whose answers are lost now and then although all else works, and how often each time.
+LOSABLE, LOST = frozenset({"begin", "commit", "abort", "save"}), 0.08
+
+#: How often the store restarts when it has just granted a turn, and when it has just told a caller to wait.
+RESTART_AT = {"granted": 0.3, "busy": 0.02}
+#: What a restart takes, in the machine's seconds.
+RESTART_SECONDS = (0.3, 2.0)
+
+#: A port that closes lets answers out first, for so many of the machine's seconds: else nobody could tell which of them
+#: have arrived.
+SETTLE, LONGEST_SETTLE = 0.03, 0.5
+
 #: The share of the store's answers without a Date.
 DATELESS = 0.01
 
@@ -63,12 +82,19 @@ class Spell:
     share: float
 
 
-def plan_spells(rng: random.Random, seconds: float, kinds: Sequence[str], gap: float) -> list[Spell]:
-    """Spells of 0.3 to 4 s with gaps of ``gap`` on average. In a third of them the port is closed."""
+def plan_spells(
+    rng: random.Random,
+    seconds: float,
+    kinds: Sequence[str],
+    lengths: Sequence[tuple[tuple[float, float], int]],
+    gap: float,
+) -> list[Spell]:
+    """Spells of such ``lengths``, with gaps of ``gap`` on average. In a third of them the port is closed."""
+    bounds, weights = zip(*lengths, strict=True)
     spells: list[Spell] = []
     begin = rng.expovariate(1 / gap)
     while begin < seconds:
-        end = begin + rng.uniform(0.3, 4.0)
+        end = begin + rng.uniform(*rng.choices(bounds, weights)[0])
         kind = REFUSED if rng.random() < 1 / 3 else rng.choice(kinds)
         spells.append(Spell(begin, end, kind, rng.choice([0.3, 0.7, 1.0])))
         begin = end + rng.expovariate(1 / gap)
@@ -86,6 +112,17 @@ class Trouble:
         self._spells = spells
         self._kinds = kinds
         self._share = share
+        self._restart: Spell | None = None
+
+    def restart(self) -> None:
+        """Close the port for a while, from now on."""
+        now = time.time() - self._shared.epoch
+        self._restart = Spell(now, now + self._random.uniform(*RESTART_SECONDS), REFUSED, 1.0)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether only single requests meet something now."""
+        return self._spell() is None
 
     @property
     def is_refused(self) -> bool:
@@ -96,8 +133,10 @@ class Trouble:
     def draw(self) -> str | None:
         """What befalls a request that arrives now."""
         spell = self._spell()
+        if spell is not None and spell.kind == REFUSED:
+            return "reset"  # it was let in a moment before the port closed
         if spell is not None and self._random.random() < spell.share:
-            return "reset" if spell.kind == REFUSED else spell.kind  # it was let in a moment before the port closed
+            return spell.kind
         return self._random.choice(self._kinds) if self._random.random() < self._share else None
 
     def pause(self, bounds: tuple[float, float]) -> None:
@@ -106,7 +145,8 @@ class Trouble:
 
     def _spell(self) -> Spell | None:
         passed = time.time() - self._shared.epoch
-        return next((each for each in self._spells if each.begin <= passed < each.end), None)
+        spells = self._spells if self._restart is None else [self._restart, *self._spells]
+        return next((each for each in spells if each.begin <= passed < each.end), None)
 
 
 class FaultyServer:
@@ -121,6 +161,7 @@ class FaultyServer:
         log: Log,
         where: str,
         note: Callable[[Request, Response | None, str | None], Record | None],
+        lose: Callable[[Request], bool] = lambda _: False,
     ) -> None:
         self._answer = server.answer
         self._index = index
@@ -129,6 +170,7 @@ class FaultyServer:
         self._log = log
         self._where = where
         self._note = note
+        self._lose = lose
         self._busy = 0
         self._lock = threading.Lock()
 
@@ -136,6 +178,8 @@ class FaultyServer:
         """The answer, true or not, and what its connection has to suffer."""
         with self._counted():
             kind = self._trouble.draw()
+            if kind is None and self._lose(request):
+                kind = "reset after"
             if kind is None or kind == "truncate" or kind.endswith("after"):
                 true, _ = self._answer(request)
             else:
@@ -145,6 +189,8 @@ class FaultyServer:
                 self._log.write(record)
             if kind is not None:
                 self._log.write(Tally(self._where, kind))
+            if kind is not None and true is not None:
+                self._log.write(Tally(f"{self._where}: lost", _name(request)))
             if kind in ("stall", "stall after"):
                 self._trouble.pause(STALLS)
             return _spoil(request, true, kind)
@@ -161,6 +207,11 @@ class FaultyServer:
         with self._lock:
             self._busy += change
             self._shared.set_busy(self._index, self._busy)
+
+
+def _name(request: Request) -> str:
+    """What a request is for, in a word."""
+    return "read" if request.method == "GET" else request.path.rpartition("/")[2].partition("_")[0]
 
 
 def _spoil(request: Request, true: Response | None, kind: str | None) -> tuple[Response, Fault | None]:
@@ -189,20 +240,25 @@ def serve_store(  # noqa: PLR0917 - the two processes are started alike
     store = PostgRESTStandIn(dsn, service_key="sb_secret_nobody", anon_key="sb_publishable_x", further_keys=roles)
 
     def note(request: Request, true: Response | None, kind: str | None) -> Record | None:
-        contender, delivered = keys[request.headers["apikey"]], kind is None
+        caller, delivered = keys[request.headers["apikey"]], kind is None
         at = clock.now().timestamp()
         if request.method == "GET":
             is_whole = delivered and true is not None and true.status == 200
-            return Read(contender, at) if is_whole else None
+            return Read(caller, at) if is_whole else None
         if not request.path.endswith("/begin_issuance"):
             return None
         answer = json.loads(true.body) if true is not None and isinstance(true.body, bytes) else {}
         if answer.get("status") == "granted":
-            shared.set_mark(contender, GRANTED)
+            shared.set_mark(caller % CHILD, GRANTED)
+        if rng.random() < RESTART_AT.get(str(answer.get("status")), 0.0):
+            trouble.restart()
         return Begin(request.json()["label"].split()[0], at, answer.get("status"), delivered)
 
+    def lose(request: Request) -> bool:
+        return _name(request) in LOSABLE and rng.random() < LOST
+
     server = store.server
-    faulty = FaultyServer(server, 0, shared, trouble, log, "store", note)
+    faulty = FaultyServer(server, 0, shared, trouble, log, "store", note, lose)
 
     def answer(request: Request) -> tuple[Response, Fault | None]:
         response, fault = faulty(request)
@@ -216,7 +272,8 @@ def serve_store(  # noqa: PLR0917 - the two processes are started alike
     server.send_date = False
     with patch.object(server, "answer", answer), store:
         ready.send(store.url)
-        _open_and_close(server, trouble, bool, lambda: log.write(Tally("store", REFUSED)))
+        act = _health_noted(trouble, lambda well: log.write(Health(clock.now().timestamp(), well)))
+        _open_and_close(server, trouble, partial(shared.busy, 0), act, lambda: log.write(Tally("store", REFUSED)))
 
 
 def serve_kis(  # noqa: PLR0917 - the two processes are started alike
@@ -228,7 +285,8 @@ def serve_kis(  # noqa: PLR0917 - the two processes are started alike
     trouble = Trouble(shared, rng, spells, KIS_FAULTS, 0.15)
     # KIS's lockout lasts a day, and the world would have little else to see.
     kis = KISEmulator(production=[own, other], clock=clock)
-    kis.configure(lockout_after=0, calls_per_second=1000)
+    # The safe reading of KIS's rules: a new token ends the one before it.
+    kis.configure(lockout_after=0, calls_per_second=1000, reissue_kills_previous=True)
     issued: dict[str, str] = {}
 
     def note(request: Request, true: Response | None, kind: str | None) -> Record:
@@ -240,6 +298,8 @@ def serve_kis(  # noqa: PLR0917 - the two processes are started alike
         value = str(answer["access_token"])
         token, is_new = fingerprint(value), value not in issued.values()
         if is_new:
+            if issued:
+                log.write(Killed(list(issued)[-1], at))
             issued[token] = value
             log.write(_issued(value, own))
         trouble.pause(TOKEN_SECONDS)
@@ -261,7 +321,20 @@ def serve_kis(  # noqa: PLR0917 - the two processes are started alike
     with patch.object(server, "answer", answer):
         server.start()
         ready.send(kis.production_url)
-        _open_and_close(server, trouble, kill_now_and_then, lambda: log.write(Tally("KIS", REFUSED)))
+        busy = partial(shared.busy, 1)
+        _open_and_close(server, trouble, busy, kill_now_and_then, lambda: log.write(Tally("KIS", REFUSED)))
+
+
+def _health_noted(trouble: Trouble, note: Callable[[bool], None]) -> Callable[[], None]:
+    """A look at ``trouble``, which notes when it begins and when it ends."""
+    last = [True]
+
+    def look() -> None:
+        if trouble.is_well != last[0]:
+            last[0] = not last[0]
+            note(last[0])
+
+    return look
 
 
 def _issued(value: str, own: Account) -> Issued:
@@ -273,7 +346,11 @@ def _issued(value: str, own: Account) -> Issued:
 
 
 def _open_and_close(
-    server: LoopbackServer, trouble: Trouble, act: Callable[[], object], note: Callable[[], object]
+    server: LoopbackServer,
+    trouble: Trouble,
+    busy: Callable[[], int],
+    act: Callable[[], object],
+    note: Callable[[], object],
 ) -> None:
     """Keep the port open or closed as ``trouble`` has it, until the process is ended or left alone."""
     parent, is_closed = os.getppid(), False
@@ -281,6 +358,10 @@ def _open_and_close(
         is_refused = trouble.is_refused
         if is_refused and not is_closed:
             note()
+            limit = time.monotonic() + LONGEST_SETTLE
+            while busy() and time.monotonic() < limit:
+                time.sleep(SETTLE / 10)
+            time.sleep(SETTLE)
             server.stop()
         elif is_closed and not is_refused:
             server.start()

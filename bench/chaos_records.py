@@ -10,11 +10,21 @@ import os
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A call of the resolver begins, and may take ``timeout`` seconds; written by the contender."""
+
+    by: str
+    contender: int
+    at: float
+    timeout: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,14 @@ class Read:
 
     contender: int
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The store's trouble begins, or ends: from now on it is well or not."""
+
+    at: float
+    is_well: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +145,20 @@ class Write:
     after: Stored
 
 
-_KINDS: dict[str, Any] = {each.__name__: each for each in (Attempt, Begin, Read, Call, Issued, Killed, Stop, Tally)}
+Record = Start | Attempt | Begin | Read | Health | Call | Issued | Killed | Stop | Tally
 
-Record = Attempt | Begin | Read | Call | Issued | Killed | Stop | Tally
+_KINDS: dict[str, Any] = {each.__name__: each for each in get_args(Record)}
 
 
 @dataclass(slots=True)
 class Records:
     """All of it, to be judged."""
 
+    starts: list[Start] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
     begins: list[Begin] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    healths: list[Health] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     issued: dict[str, Issued] = field(default_factory=dict)
     killed: dict[str, float] = field(default_factory=dict)
@@ -151,24 +171,23 @@ class Records:
 
     def add(self, *records: Record) -> None:
         """Take records in, in any order."""
+        lists: dict[type, list[Any]] = {
+            Start: self.starts,
+            Attempt: self.attempts,
+            Begin: self.begins,
+            Read: self.reads,
+            Health: self.healths,
+            Call: self.calls,
+            Stop: self.stops,
+            Tally: self.tallies,
+        }
         for record in records:
-            match record:
-                case Issued():
-                    self.issued[record.token] = record
-                case Killed():
-                    self.killed.setdefault(record.token, record.at)
-                case Attempt():
-                    self.attempts.append(record)
-                case Begin():
-                    self.begins.append(record)
-                case Read():
-                    self.reads.append(record)
-                case Call():
-                    self.calls.append(record)
-                case Stop():
-                    self.stops.append(record)
-                case Tally():
-                    self.tallies.append(record)
+            if isinstance(record, Issued):
+                self.issued[record.token] = record
+            elif isinstance(record, Killed):
+                self.killed.setdefault(record.token, record.at)
+            else:
+                lists[type(record)].append(record)
 
 
 def fingerprint(value: str) -> str:

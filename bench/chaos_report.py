@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 _TOO_EARLY = "EGW00133"
 _WIDTH, _LINE = 46, 118
 
+#: What is only counted, and the names of its rows.
+_COUNTED = {
+    "killed": "killed",
+    "suspended": "suspended",
+    "store": "store: faults",
+    "store: lost": "store: lost answers",
+    "KIS": "KIS: faults",
+    "cache": "cache: faults",
+    "row": "row: faults",
+}
+
 #: So many findings of a judge are told.
 _TOLD = 5
 
@@ -47,14 +58,14 @@ def _figures(records: Records, passed: float) -> Iterator[tuple[str, str]]:
     for mode in ("resolve", "replace", "rotate", "force"):
         codes = [str(each.code or "crash") for each in attempts if each.mode == mode and each.token is None]
         yield f"got none ({mode})", f"{len(codes)}{': ' if codes else ''}{_told(codes)}"
-    for where in ("killed", "suspended", "store", "KIS", "cache", "row"):
+    for where, name in _COUNTED.items():
         kinds, total = _count(tallies, where)
-        yield f"{where}{'' if where in ('killed', 'suspended') else ': faults'}", f"{total}: {_told(kinds.elements())}"
+        yield name, f"{total}: {_told(kinds.elements())}"
     yield "tokens that KIS ended early", str(len(records.killed))
     turns = in_turn(records)
     calls = {id(call) for call, _ in turns}
     yield "tokenP calls in a turn", _calls(call for call in records.calls if id(call) in calls)
-    yield "tokenP calls without the store", _calls(call for call in records.calls if id(call) not in calls)
+    yield "tokenP calls without a turn", _calls(call for call in records.calls if id(call) not in calls)
     for how, asleep in (("", False), (", suspended", True)):
         times = [call.at - grant.at for call, grant in turns if slept(records, call, grant) is asleep]
         yield f"longest from grant to tokenP{how}", f"{max(times, default=0):.1f} s"

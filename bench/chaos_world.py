@@ -31,6 +31,12 @@ IDLE, RESOLVING, GRANTED, AT_KIS = range(4)
 #: As many as there is room for in the page, and more than a machine can bear.
 MOST_CONTENDERS = 1000
 
+#: A forked child of a contender has its contender's number and so much more.
+CHILD = 100_000
+
+#: Where a tally says that a process got another's answer.
+MIXED = "mixed"
+
 _JUMPED = struct.Struct("d")
 _CLOSED, _FINISHING, _BUSY, _MARKS = 8, 9, 16, 64
 
@@ -131,6 +137,9 @@ create table public.chaos_writes (
 grant insert on public.chaos_writes to service_role;
 create function public.chaos_audit() returns trigger language plpgsql as $$
 begin
+    if coalesce(new.credential_type, old.credential_type) <> 'access_token' then
+        return null;
+    end if;
     insert into public.chaos_writes (at, writer, old_value, old_end, old_active, value, "end", active)
     values (public.chaos_now(), current_user, old.credential_value, old.expires_at, old.is_active,
             new.credential_value, new.expires_at, new.is_active);

@@ -12,6 +12,9 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta, timezone
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from kis_token.config import Settings
@@ -148,10 +151,11 @@ def dice(*what: object) -> random.Random:
 def simulate(scenario: Scenario) -> Result:
     """One year."""
     runs = [(tick.start, tick.part) for tick in scenario.ticks] + [(start, "job") for start in _jobs(scenario)]
-    year = _Year(scenario)
-    for start, who in sorted(runs):
-        if scenario.begin <= start < moment(scenario.days, time()):
-            year.run(start, who)
+    with TemporaryDirectory(prefix="year-") as folder:
+        year = _Year(scenario, Path(folder))
+        for start, who in sorted(runs):
+            if scenario.begin <= start < moment(scenario.days, time()):
+                year.run(start, who)
     year.result.sessions = list(_sessions(scenario, year.held))
     return year.result
 
@@ -207,7 +211,7 @@ class _Clock:
         return self._dice.uniform(low, high)
 
 
-class _Issuer:
+class Issuer:
     """KIS without HTTP; its answers are read, and its refusals named, as in `kis_token.kis`."""
 
     def __init__(self, rules: KISRules) -> None:
@@ -215,6 +219,7 @@ class _Issuer:
         self._rules = rules
 
     def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
+        """One tokenP call. Raises TooLate, IssuerRateLimited and IssuerRefused."""
         if may_send is not None and not may_send():
             raise TooLate
         self.calls += 1
@@ -228,22 +233,23 @@ class _Issuer:
         answer = {"access_token": issued.value, "access_token_token_expired": expiry, "expires_in": issued.expires_in}
         return parse_issue_answer(answer, app_key, "production", now)
 
-    def verify(self, token: Token, app_key: AppKey) -> str | None:  # noqa: ARG002 - the protocol's
-        return None
+    def verify(self, token: Token, app_key: AppKey) -> str | None:
+        """Nothing speaks against a token."""
 
 
 class _Year:
     """The runners, one after the other. ``held`` says from when to when the store had a living token."""
 
-    def __init__(self, scenario: Scenario) -> None:
+    def __init__(self, scenario: Scenario, folder: Path) -> None:
         self.result = Result()
+        self._folders = (folder / f"{number}" for number in count())
         self.held: list[Span] = []
         self._outage = scenario.outage
         self._clock = _Clock(scenario.begin)
         account = Account()
         self._app_key = AppKey(account.app_key, account.app_secret)
         self._rules = KISRules([account], self._clock, KISSettings(reissue_kills_previous=scenario.kills))
-        self._issuer = _Issuer(self._rules)
+        self._issuer = Issuer(self._rules)
         self._store = MemoryStore(self._clock)
         self._version = 0
 
@@ -298,5 +304,6 @@ class _Year:
             **inputs,
         }
         settings = Settings.from_env({f"INPUT_{name.upper()}": value for name, value in given.items()})
-        parts = (self._store, None, LocalMachine(lambda: ()), self._issuer, PlainVault(), self._clock)
+        folder = next(self._folders)
+        parts = (self._store, None, LocalMachine(lambda: [folder]), self._issuer, PlainVault(), self._clock)
         return Resolver(settings, *parts, self._clock.monotonic() + settings.timeout / SECOND, tell=lambda _: None)

@@ -208,7 +208,8 @@ def look(
 
     def patience() -> Patience:
         would_do = settings.mode in ("resolve", "check")  # a renewal needs the store
-        return briefly if would_do and _with_cached(view, cache, settings, held).at_hand() is not None else patiently
+        present = view.as_of(clock.now())  # the cached token may have come to its end while the store was asked
+        return briefly if would_do and _with_cached(present, cache, settings, held).at_hand() is not None else patiently
 
     try:
         slot = retry.run(read, patience)

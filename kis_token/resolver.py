@@ -240,7 +240,12 @@ class Resolver:
             raise IssuerRateLimited("kis-rate-limited", f"{outage.args[0]}, and {said}")
         self._machine.note_call(app_key.key_id, moment)
         try:
-            token = issue(self._issuer, app_key, view.now)
+            try:
+                token = issue(self._issuer, app_key, view.now)
+            finally:
+                # The call may have left long after it was noted: names and connections take time, and machines sleep.
+                with suppress(EnvironmentFault):
+                    self._machine.note_call(app_key.key_id, self._clock.now())
         except IssuerOutage as error:
             if not error.sent:
                 self._machine.forget_call(app_key.key_id)

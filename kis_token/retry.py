@@ -29,6 +29,9 @@ LONGEST_PATIENCE = 45.0
 #: The first pause in seconds, which doubles each time, and the longest; both before jitter.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
+#: With fewer seconds of patience than this there is no further try.
+_LEAST = 0.05
+
 
 def briefly(elapsed: float, left: float) -> float:
     """For a caller that has a valid token at hand: one hiccup, no more."""
@@ -77,9 +80,10 @@ class Retry:
             except StoreOutage as outage:
                 elapsed = self._clock.monotonic() - started
                 more = patience()(elapsed, self._left())
-                wait = self._clock.jitter(0.5 * pause, 1.5 * pause)
-                if outage.doubtful or wait > more:
+                if outage.doubtful or more < _LEAST:
                     raise
+                # The last try is at the end of the patience, not up to a whole pause before it.
+                wait = min(self._clock.jitter(0.5 * pause, 1.5 * pause), more)
                 self._say(outage, more)
             self._clock.sleep(wait)
             pause = min(2 * pause, _LONGEST_PAUSE)

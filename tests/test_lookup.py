@@ -14,7 +14,7 @@ from kis_token.reader import Row, Slot
 from kis_token.retry import Retry
 from kis_token.sealing import PlainVault, SealingVault
 from kis_token.token import LEAST_USEFUL, AppKey, Token, build_token
-from tests.support import ACCOUNT, APP_KEY, make_settings, make_token
+from tests.support import ACCOUNT, APP_KEY, TurnedClock, make_settings, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -211,6 +211,26 @@ def test_outage_without_a_living_cached_token_asks_for_more(cached: Token | None
     assert view.outage is OUTAGE
     assert enough(view, make_settings()) is None
     assert said(view)[0] == ("supabase", f"{OUTAGE}")
+
+
+@pytest.mark.parametrize(("left", "tries"), [(29, 2), (31, 2), (34, 2), (36, 1), (600, 1)])
+def test_cached_token_that_ends_while_the_store_is_asked_is_no_reason_to_give_up(left: float, tries: int) -> None:
+    """Patience goes by the cached token as it is when a try has failed, not as it was before a try that took 5 s."""
+    clock, asked = TurnedClock(), []
+    token = make_token(now=clock.now(), left=timedelta(seconds=left))
+
+    def read() -> Slot:
+        asked.append(clock.monotonic())
+        if len(asked) == 1:
+            clock.jump(5.0)
+            raise OUTAGE
+        return Slot({}, clock.now())
+
+    retry = Retry(clock, lambda: 170.0, print)
+    view = look(make_settings(), read, HeldCache(token), PlainVault(), clock, retry=retry)
+
+    assert len(asked) == tries
+    assert (view.outage is None) is (tries == 2)
 
 
 def test_cached_token_does_not_stand_in_for_a_store_that_answers() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.errors import IssuanceError, IssuerOutage, TokenError
+from kis_token.errors import IssuanceError, IssuerOutage, IssuerRateLimited, TokenError
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_response, html_response
 from kis_token.sandbox.loopback import Fault
 from kis_token.token import in_both_zones
@@ -302,6 +302,36 @@ def test_a_dead_cached_token_of_another_key_is_in_nobody_s_way(chain: Chain) -> 
     (chain.folder / "cache.json").write_text(make_token(OTHER.key, left=-MINUTE, age=25 * HOUR).to_json())
     with pytest.raises(IssuerOutage):
         chain.resolve(allow_expired="true")
+
+
+@pytest.mark.parametrize("takes", [2.0, 14.0, 600.0])
+def test_the_machine_s_minute_is_counted_from_the_call_s_end(chain: Chain, takes: float) -> None:
+    """A call without the store may leave long after it was noted; the next one is a minute after it all the same."""
+    chain.supabase.stop()
+    clock, asked = chain.clock(), []
+
+    class SlowIssuer:
+        """The names and the connection take their time; then the call leaves, and KIS's answer is lost."""
+
+        def issue(self, *_: object) -> Token:
+            clock.jump(takes)
+            asked.append(clock.monotonic())
+            raise IssuerOutage("kis-unreachable", "KIS does not answer", sent=True)
+
+        def verify(self, *_: object) -> None:
+            """Not asked."""
+
+    with pytest.raises(IssuerOutage):
+        chain.resolve(clock, SlowIssuer(), cache_path="off", timeout="40s")
+    clock.jump(45.0 - 9.5)  # the next one's patience with the store is 9.5 s
+    with pytest.raises(IssuerRateLimited):
+        chain.resolve(clock, SlowIssuer(), cache_path="off", timeout="40s")
+    clock.jump(60.0)
+    with pytest.raises(IssuerOutage):
+        chain.resolve(clock, SlowIssuer(), cache_path="off", timeout="40s")
+
+    assert len(asked) == 2
+    assert asked[1] - asked[0] > 60
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"access_token": 5}'])

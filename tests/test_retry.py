@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +15,32 @@ from kis_token.limits import ISSUE_BUDGET
 from kis_token.retry import BRIEFLY, LONGEST_PATIENCE, Patience, Retry, at_most, briefly, patiently, to_the_end
 from tests.support import TurnedClock
 
+NOON = datetime(2027, 1, 4, 12, tzinfo=timezone.utc)
 OUTAGE = StoreOutage("store-unreachable", "Supabase does not answer")
+
+
+class CountedClock:
+    """Time passes only in sleep."""
+
+    def __init__(self, seed: int) -> None:
+        self.counter = 0.0
+        self._random = random.Random(seed)  # noqa: S311 - spreads load
+
+    def now(self) -> datetime:
+        """Noon, and what was slept since."""
+        return NOON + timedelta(seconds=self.counter)
+
+    def monotonic(self) -> float:
+        """What was slept."""
+        return self.counter
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.counter += seconds
+
+    def jitter(self, low: float, high: float) -> float:
+        """A random number of seconds between the two."""
+        return self._random.uniform(low, high)
 
 
 class Failing:
@@ -73,7 +102,35 @@ def test_patience_has_an_end(patience: Patience, left: float, shortest: float, l
         run(failing, clock, patience, left)
     assert shortest <= sum(clock.slept) <= longest
     assert max(clock.slept) <= 7.5
-    assert clock.slept == sorted(clock.slept)
+    assert clock.slept[:-1] == sorted(clock.slept[:-1])  # the last one is cut where the patience ends
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    ("patience", "timeout", "end"),
+    [
+        (patiently, 179.0, 45.0),
+        (patiently, 39.0, 9.5),
+        (patiently, 19.0, 9.5),
+        (briefly, 179.0, BRIEFLY),
+        (to_the_end, 60.0, 59.0),
+        (at_most(45.0, to_the_end), 179.0, 45.0),
+    ],
+)
+def test_last_try_is_at_the_end_of_the_patience(patience: Patience, timeout: float, end: float, seed: int) -> None:
+    """A store that comes back a moment before the patience is over is found, however the pauses fall."""
+    clock = CountedClock(seed)
+    tries = []
+
+    def ask() -> None:
+        tries.append(clock.monotonic())
+        raise StoreOutage("store-unreachable", "Supabase is out")
+
+    with pytest.raises(StoreOutage):
+        Retry(clock, lambda: timeout - clock.monotonic(), print).run(ask, lambda: patience)
+
+    assert end - 0.06 <= tries[-1] <= end + 0.001
+    assert all(later - earlier <= 7.5 for earlier, later in pairwise(tries))
 
 
 def test_a_slow_failure_is_not_repeated_briefly() -> None:

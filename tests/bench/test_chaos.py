@@ -16,20 +16,23 @@ from bench.chaos_records import (
     Attempt,
     Begin,
     Call,
+    Health,
     Issued,
     Killed,
     Log,
     Read,
     Records,
+    Start,
     Stop,
     Stored,
+    Tally,
     Write,
     fingerprint,
     read_log,
     read_write,
 )
 from bench.chaos_report import report
-from bench.chaos_world import Shared, WorldClock, WorldDatabase
+from bench.chaos_world import CHILD, MIXED, Shared, WorldClock, WorldDatabase
 from tests.support import make_token
 from tools.step import CHECKOUT
 
@@ -53,8 +56,14 @@ STORE = "no token, although the store gave one"
 ENDED = "handed out after KIS had ended it early"
 BESIDE = "  of them with a good one in the store"
 ASLEEP = "handed out dead after a suspension"
-ALONE = "tokenP within a minute, one without the store"
-ALONE_TOGETHER = "  of them both from one machine"
+BESIDE_STORE = "tokenP without a turn, beside the store"
+HICCUP = "tokenP without a turn, in a hiccup"
+MACHINE = "tokenP within a minute, alone on one machine"
+GAVE_UP = "no token, given up in a hiccup"
+LATER = "ended by KIS, with the later one in the cache"
+ANOTHER = "answers of another process, after a fork"
+ALONE = "tokenP within a minute, one without a turn"
+BESIDE_TURN = "  of them both from one machine"
 AFTER_SLEEP = "tokenP within a minute, after a suspension"
 
 #: KIS's tokens: two of the contenders' key, a dead one, and one of another key.
@@ -67,6 +76,9 @@ TOKENS = (
 NEW = Stored("new", NOW + DAY - 3600)
 OLD = Stored("old", NOW + DAY - 9 * 3600)
 NOTHING = Stored(None, None)
+
+#: Supabase is out from then on.
+OUTAGE = Health(NOW - 200, is_well=False)
 
 
 def noted(*records: Record, writes: tuple[Write, ...] = ()) -> Records:
@@ -89,6 +101,11 @@ def got(token: str, refused: str | None = None) -> Attempt:
 def failed(mode: str = "resolve", *, cached: str | None = None, refused: str | None = None) -> Attempt:
     """Contender 0 got none."""
     return Attempt("0.1.1", 0, mode, NOW - 5, NOW, code="kis-unreachable", cached=cached, refused=refused)
+
+
+def without_turn(seconds: float, *, by: str = "0.1.1", contender: int = 0) -> tuple[Start, Call]:
+    """A call of tokenP without a turn, so long after its attempt began. Its caller's patience is 45 s."""
+    return Start(by, contender, NOW - seconds, 180.0), Call(by, NOW, "new")
 
 
 def call_in_turn(by: str, at: float) -> tuple[Begin, Call]:
@@ -157,14 +174,105 @@ def test_calls_in_turns_within_a_minute_are_seen() -> None:
     "asked", [(), (Begin("1.1.1", NOW, None, delivered=False),), (Begin("1.1.1", NOW, "granted", delivered=False),)]
 )
 def test_call_without_the_store_is_told_apart(asked: tuple[Begin, ...]) -> None:
-    """Whose question or answer was lost does not know of turns."""
+    """A caller whose question or answer was lost does not know of turns."""
     assert seen(noted(*call_in_turn("0.1.1", NOW), *asked, Call("1.1.1", NOW + 59, "new"))) == {ALONE}
 
 
 def test_calls_of_one_machine_without_the_store_are_counted() -> None:
     """Contenders 0 and 2 share a machine of the two, 0 and 1 do not."""
-    assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1))) == {ALONE, ALONE_TOGETHER}
+    assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1))) == {ALONE, MACHINE}
     assert seen(noted(Call("0.1.1", NOW), Call("1.1.1", NOW + 1))) == {ALONE}
+    assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 60))) == set()
+
+
+def test_call_between_a_suspended_caller_and_its_call_is_told_apart() -> None:
+    """The first one of a machine slept between its note and its call: the machine's minute had begun before."""
+    assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1), Stop(0, NOW - 70, NOW - 1))) == {ALONE}
+    assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1), Stop(2, NOW - 70, NOW - 1))) == {ALONE, MACHINE}
+
+
+def test_calls_of_one_machine_with_and_without_a_turn_are_told_apart() -> None:
+    """A call in a turn leaves no note on its machine."""
+    assert seen(noted(*call_in_turn("0.1.1", NOW), Call("2.1.1", NOW + 59))) == {ALONE, BESIDE_TURN}
+
+
+@pytest.mark.parametrize(
+    "heard",
+    [
+        Read(0, NOW - 99),
+        Begin("0.1.1", NOW - 99, "busy", delivered=True),
+        Begin("0.1.1", NOW - 1, "fresh", delivered=True),
+    ],
+)
+def test_call_without_a_turn_beside_the_store_is_seen(heard: Read | Begin) -> None:
+    """Its caller had had an answer in the same attempt: to a read, or to its question for a turn."""
+    assert seen(noted(OUTAGE, *without_turn(100), heard)) == {BESIDE_STORE}
+
+
+@pytest.mark.parametrize(
+    "unheard",
+    [
+        Read(0, NOW - 101),
+        Read(1, NOW - 99),
+        Read(CHILD, NOW - 99),
+        Begin("0.1.1", NOW - 99, "busy", delivered=False),
+        Begin("0.1.1", NOW - 99, None, delivered=True),
+        Begin("1.1.1", NOW - 99, "busy", delivered=True),
+    ],
+)
+def test_call_without_a_turn_by_a_caller_without_an_answer_is_none(unheard: Read | Begin) -> None:
+    """An answer of before the attempt, to another caller, to its child, or one that was lost or a failure."""
+    assert seen(noted(OUTAGE, *without_turn(100), unheard)) == set()
+
+
+def test_call_without_a_turn_in_a_hiccup_is_seen() -> None:
+    """Its caller had not asked for as long as its patience, or the store was well."""
+    ill, well = Health(NOW - 99, is_well=False), Health(NOW - 60, is_well=True)
+
+    assert seen(noted(*without_turn(40), ill)) == {HICCUP}
+    assert seen(noted(*without_turn(45), ill)) == set()
+    assert seen(noted(*without_turn(100), ill, well)) == {HICCUP}
+    assert seen(noted(*without_turn(100), ill, well, Health(NOW - 20, is_well=False))) == {HICCUP}
+    assert seen(noted(*without_turn(100), ill, well, Health(NOW - 21, is_well=False))) == set()
+    assert seen(noted(*without_turn(100), well)) == {HICCUP}
+
+
+def test_caller_that_was_suspended_is_not_judged_by_answers_and_patience() -> None:
+    """An answer that came while it slept may not have reached it."""
+    asleep = Stop(0, NOW - 30, NOW - 20)
+
+    assert seen(noted(OUTAGE, *without_turn(100), Read(0, NOW - 99), asleep)) == set()
+    assert seen(noted(OUTAGE, *without_turn(40), asleep)) == set()
+
+
+def test_caller_that_gives_up_in_a_hiccup_is_seen() -> None:
+    """It got no token since Supabase did not answer, before its patience of half of 39 - 20 s was over."""
+    start = Start("0.1.1", 0, NOW - 10, 40.0)
+
+    def gave_up(after: float, mode: str = "resolve", code: str = "store-unreachable") -> Attempt:
+        return Attempt("0.1.1", 0, mode, NOW - 10, NOW - 10 + after, code=code)
+
+    assert seen(noted(start, gave_up(8))) == seen(noted(start, gave_up(8, "replace"))) == {GAVE_UP}
+    assert seen(noted(start, gave_up(9.5))) == set()
+    assert seen(noted(start, gave_up(8, "rotate"))) == seen(noted(start, gave_up(8, code="kis-unreachable"))) == set()
+
+
+def test_ended_token_beside_the_later_one_in_the_cache_is_seen() -> None:
+    """KIS had ended the token before the attempt, and the caller's own cache held the one that it made then."""
+    killed = Killed("old", NOW - 6)
+
+    def got_old(cached: str | None) -> Attempt:
+        return Attempt("0.1.1", 0, "resolve", NOW - 5, NOW, "old", "supabase", cached=cached)
+
+    assert seen(noted(got_old("new"), killed)) == {ENDED, LATER}
+    assert seen(noted(got_old(None), killed)) == seen(noted(got_old("old"), killed)) == {ENDED}
+    assert seen(noted(got_old("new"), killed, Killed("new", NOW - 1))) == {ENDED}
+    assert seen(noted(got_old("new"), Killed("old", NOW - 4))) == {ENDED}
+
+
+def test_answer_of_another_process_is_seen() -> None:
+    """A bot's parent or child tells."""
+    assert seen(noted(Tally(MIXED, "0.1.1 asked for parent0 and got the answer for child0"))) == {ANOTHER}
 
 
 def test_call_of_a_suspended_holder_is_told_apart() -> None:
@@ -257,6 +365,7 @@ def test_report_tells_what_was_found() -> None:
 def test_log_gives_back_what_was_noted(tmp_path: Path) -> None:
     """Every kind of record that the judges go by."""
     others: list[Record] = [got("new"), Read(0, NOW), Killed("new", NOW), Stop(0, NOW, NOW)]
+    others += [Start("0.1.1", 0, NOW, 180.0), Health(NOW, is_well=True), Tally("store", "reset")]
     records = [*TOKENS, *call_in_turn("0.1.1", NOW), *others]
     log = Log(tmp_path / "log")
 
@@ -305,3 +414,25 @@ def test_short_run_prints_zeros() -> None:
     assert {name: rows[name] for name in JUDGES} == dict.fromkeys(JUDGES, "0")
     assert all(int(rows[name].partition(":")[0]) > 0 for name in ("got one", "store: faults", "cache: faults"))
     assert json.loads(rows["tokenP calls in a turn"].partition(":")[0]) > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the chaos forks its contenders, and stops them by signals")
+@pytest.mark.parametrize(
+    ("spoilt", "rows"),
+    [
+        ("no-retry", {HICCUP, GAVE_UP}),
+        ("no-patience-for-a-read", {HICCUP}),
+        ("no-patience-for-a-lease", {BESIDE_STORE}),
+    ],
+)
+def test_spoilt_copy_is_caught(spoilt: str, rows: set[str]) -> None:
+    """A copy of the project that lacks one guard makes a row other than zero, in 12 s with 20 contenders."""
+    command = [sys.executable, "-m", "bench.chaos", "--seconds", "12", "--contenders", "20", "--gap", "2"]
+
+    done = subprocess.run(
+        [*command, "--spoilt", spoilt], cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False
+    )
+
+    found = {line[:46].rstrip(): line[46:].strip() for line in done.stdout.splitlines()}
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert any(int(found[row]) > 0 for row in rows), done.stdout

@@ -1,0 +1,191 @@
+"""The year of hiccups: it holds its targets, and copies of the project that lack a guard miss them."""
+
+from __future__ import annotations
+
+from datetime import time, timedelta
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import pytest
+
+from bench import hiccup_year
+from bench.hiccup_year import OUTAGE, SPARE, Result, Year, close_calls, find_misses, main, simulate
+from bench.timeline import Timeline
+from bench.year import FIRST_DAY, dice, moment
+from kis_token.lookup import View
+from kis_token.machine import LocalMachine
+from kis_token.resolver import Resolver
+from kis_token.retry import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DAYS = 42
+
+#: One outage a week, when somebody is there to meet it.
+BUSY = [moment(7 * week + week, clock) for week, clock in enumerate([time(8), time(12), time(15), time(22, 38)])]
+
+
+def missed(year: Year, result: Result) -> list[str]:
+    """The targets that the year missed."""
+    return [target for target, misses in find_misses([(year, result)]).items() if misses]
+
+
+@pytest.mark.parametrize("keys", ["given", "stored", "both"])
+def test_six_weeks_of_hiccups_cost_one_token_a_day(keys: str) -> None:
+    """With hiccups and outages: a token a day, and nobody is handed a rejected one while a good one is stored."""
+    year = Year("six weeks", keys, DAYS, seed=2, outages=BUSY)
+
+    result = simulate(year)
+
+    assert missed(year, result) == []
+    assert result.hiccups > 0
+    assert result.jobs["in an outage"] >= len(BUSY)
+    assert result.issued.total() <= DAYS + 5
+
+
+@pytest.mark.parametrize(
+    ("keys", "target"),
+    [("given", f"at most {2 * DAYS + SPARE} new tokens"), ("stored", "no job without a token but in an outage")],
+)
+def test_copy_that_asks_once_misses_a_target(keys: str, target: str) -> None:
+    """Without a second look a runner issues at its first hiccup or, without keys of its own, fails."""
+
+    def run(_: Retry, ask: Callable[[], Any], __: object) -> Any:  # noqa: ANN401 - as the original
+        return ask()
+
+    year = Year("asks once", keys, 2 * DAYS, seed=2)
+    with patch.object(Retry, "run", run), patch.object(Resolver, "_store_is_back", lambda _: False):
+        result = simulate(year)
+
+    assert target in missed(year, result)
+
+
+def outage_at(clock: time, *, keys: str = "given") -> Year:
+    """A week in which Supabase is out on the third day, from then on, and never hiccups."""
+    return Year("a week", keys, 7, hiccup=0.0, outages=[moment(2, clock)])
+
+
+def test_outage_while_four_runners_begin_costs_one_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines that cannot see each other issue alone: KIS makes one token, and the stored one is replaced once."""
+    monkeypatch.setattr(hiccup_year, "CROWD", time(15))
+    year = outage_at(time(14, 59))
+
+    result = simulate(year)
+
+    assert missed(year, result) == []
+    assert result.jobs["alone"] == 1
+    assert result.issued[2] == 2
+    assert close_calls(result) == 3  # the others were refused, which is the limit of the design
+    assert result.jobs["none in an outage"] == 3
+    assert result.jobs["rejected"] > 0
+
+
+def test_outage_with_keys_in_the_store_alone_costs_none() -> None:
+    """Nobody has keys to issue with, so that the stored token stays good; machines with a cache go on with theirs."""
+    result = simulate(outage_at(time(8, 54), keys="stored"))
+
+    assert result.issued.total() == 7
+    assert result.jobs["alone"] == result.jobs["rejected"] == 0
+    assert result.jobs["none in an outage"] >= 4
+
+
+def test_outage_that_is_over_in_time_costs_none() -> None:
+    """An outage that ends within a caller's patience is a hiccup."""
+    year = outage_at((moment(0, time(8, 55)) - OUTAGE + timedelta(seconds=30)).time())
+
+    result = simulate(year)
+
+    assert result.issued.total() == 7
+    assert result.jobs["in an outage"] >= 4
+    assert result.jobs["none in an outage"] == result.jobs["rejected"] == 0
+
+
+def test_callers_of_one_machine_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four callers of one machine without a cache: one call of KIS, as long as the machine notes it."""
+    monkeypatch.setattr(hiccup_year._Simulation, "_new_runner", lambda _: hiccup_year.BOX)
+    year = outage_at(time(8, 54))
+
+    assert close_calls(simulate(year)) == 0
+    with patch.object(LocalMachine, "last_call", lambda *_: None):
+        assert close_calls(simulate(year)) > 0
+
+
+def test_token_of_a_machine_with_a_cache_comes_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server issues alone, since its cache had nothing valid: at its next call all others get its token."""
+    monkeypatch.setattr(hiccup_year, "CROWD_SIZE", 0)
+    monkeypatch.setattr(hiccup_year, "CONTAINER", (hiccup_year.FIRST_JOB,))
+    year = Year("two days", "given", 2, hiccup=0.0, outages=[moment(1, time(15, 59))])
+
+    def forget(simulation: Any) -> None:  # noqa: ANN401 - private to its module
+        (simulation._folder / "server" / "cache" / "token.json").unlink()
+
+    def run(simulation: Any) -> Result:  # noqa: ANN401 - as above
+        simulation._clock.at(moment(1, time(15, 58)), lambda: forget(simulation))
+        return original(simulation)
+
+    original = hiccup_year._Simulation.run
+    monkeypatch.setattr(hiccup_year._Simulation, "run", run)
+
+    home = simulate(year)
+    with patch.object(View, "homecoming", lambda _: None):
+        away = simulate(year)
+
+    assert home.jobs["alone"] == away.jobs["alone"] == 1
+    assert home.jobs["rejected"] < away.jobs["rejected"]
+
+
+def test_same_seed_gives_the_same_year() -> None:
+    """Threads run one at a time, so that a year can be run again."""
+    first, again, other = (simulate(Year("a week", "both", 7, seed)) for seed in (1, 1, 2))
+
+    assert (first.calls, first.jobs, first.hiccups) == (again.calls, again.jobs, again.hiccups)
+    assert first.calls != other.calls
+
+
+def test_misses_are_named() -> None:
+    """Each target has its line for each case."""
+    result = Result(beside=["01-03 08:00 server got a token that KIS rejects"], failures=["01-04 09:00 laptop: x"])
+    result.issued[0] = 9
+
+    misses = list(find_misses([(Year("bad", "given", 3), result)]).values())
+
+    assert misses == [
+        ["bad: 9"],
+        ["bad: 01-03 08:00 server got a token that KIS rejects"],
+        ["bad: 01-04 09:00 laptop: x"],
+    ]
+
+
+def test_timeline_lets_sleepers_act_in_turn() -> None:
+    """Two who sleep meet at the right moments, and time passes in no other way."""
+    clock, told = Timeline(FIRST_DAY, dice("test")), []
+
+    def act(name: str, pause: float) -> None:
+        for _ in range(2):
+            clock.sleep(pause)
+            told.append((name, clock.monotonic()))
+
+    clock.at(FIRST_DAY, lambda: act("a", 2.0))
+    clock.at(FIRST_DAY + timedelta(seconds=1), lambda: act("b", 2.0))
+    clock.run()
+
+    assert told == [("a", 2.0), ("b", 3.0), ("a", 4.0), ("b", 5.0)]
+
+
+def test_error_in_a_timeline_is_raised() -> None:
+    """A simulation does not go on beside an error of its own."""
+    clock = Timeline(FIRST_DAY, dice("test"))
+    clock.at(FIRST_DAY, lambda: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        clock.run()
+
+
+def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command prints the years and the targets, and its status says that all are met."""
+    assert main(["--days", "10"]) == 0
+
+    printed = capsys.readouterr().out
+    assert printed.count("\nkeys ") == 5
+    assert printed.count("Holds.") == 3
