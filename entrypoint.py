@@ -135,6 +135,8 @@ def find_token(workflow: FileWorkflow) -> int:
             return run_chain(settings, view, workflow)
         except EnvironmentFault as fault:
             at_hand = view.at_hand() if view is not None and settings.mode == "resolve" else None
+            if view is not None and view.outage is not None:
+                fault = EnvironmentFault(fault.code, f"{view.outage.args[0]}. {fault.args[0]}")
             if view is None or at_hand is None:
                 report_failure(fault, view.links if view is not None else (), workflow)
                 return 1
@@ -191,8 +193,8 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
 
     clock = SystemClock()
     view = look(settings, read, cache, vault, clock, retry=Retry(clock, left, workflow.info))
-    if view.outage is not None and view.outage.doubtful:
-        return None, None
+    if view.outage is not None and view.outage.lasting:
+        return None, None  # the packages bring further certificates
     resolution = enough(view, settings)
     return view, remember(cache, resolution) if resolution is not None else None
 

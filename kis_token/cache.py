@@ -51,13 +51,12 @@ class FileCache:
             raise TokenError("token-of-another-key", "The cache file is that of another service-name")
         return token
 
-    def write(self, token: Token) -> None:
-        """Keep ``token``, unless one that lives longer is there. Raises CacheError."""
+    def write(self, token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:
+        """Keep ``token``, unless one that lives longer is there and is not rejected. Raises CacheError."""
         with suppress(TokenError):
             kept = self.read()
-            if kept.value == token.value or (
-                kept.expires_at > token.expires_at and kept.app_key_id == token.app_key_id
-            ):
+            lasts = kept.expires_at > token.expires_at and kept.app_key_id == token.app_key_id
+            if kept.value == token.value or (lasts and kept.token_id not in rejected_ids):
                 self._close_to_others()
                 return
         value = token.to_json(service_name=self._service_name)
@@ -82,12 +81,15 @@ def make_cache(settings: Settings, vault: Vault) -> FileCache | None:
     return FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None
 
 
-def remember(cache: Cache | None, resolution: Resolution) -> Resolution:
-    """Keep a living token for when the store is down. That it cannot be kept is a warning: there is a token."""
+def remember(cache: Cache | None, resolution: Resolution, rejected_ids: frozenset[str] = frozenset()) -> Resolution:
+    """Keep a valid token for when the store is down. That it cannot be kept is a warning: there is a token.
+
+    A cached token whose fingerprint is among ``rejected_ids`` gives way to any other.
+    """
     if cache is None or resolution.expired:
         return resolution
     try:
-        cache.write(resolution.token)
+        cache.write(resolution.token, rejected_ids=rejected_ids)
     except CacheError as error:
         warnings = dict.fromkeys((*resolution.warnings, f"{error}. {error.hint}"))  # once, however often it is tried
         return replace(resolution, warnings=tuple(warnings))

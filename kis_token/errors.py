@@ -178,15 +178,19 @@ class StoreError(KisTokenError):
 class StoreOutage(StoreError):
     """Supabase does not answer, or not as Supabase: the next link of the chain is asked.
 
-    ``doubtful`` says that the trouble may be this machine's: a certificate, a proxy. ``sent`` says that the request may
-    have reached Supabase and have had its effect.
+    ``doubtful`` says that the trouble may be this machine's, such as a proxy: it is no reason to issue alone.
+    ``lasting`` says that no repetition mends it, such as a certificate that cannot be checked. ``sent`` says that the
+    request may have reached Supabase and have had its effect.
     """
 
     retryable = True
 
-    def __init__(self, code: str, message: str, *, doubtful: bool = False, sent: bool = True) -> None:
+    def __init__(
+        self, code: str, message: str, *, doubtful: bool = False, lasting: bool = False, sent: bool = True
+    ) -> None:
         super().__init__(code, message)
         self.doubtful = doubtful
+        self.lasting = lasting
         self.sent = sent
 
 

@@ -1,4 +1,4 @@
-"""An HTTP answer without the interim ones before it, of which the standard library knows 100 alone."""
+"""An HTTP answer without the interim ones before it, of which the standard library knows 100 alone, and bounded."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ class FinalResponse(http.client.HTTPResponse):
                 return version, status, reason
             http.client.parse_headers(self.fp)
         raise http.client.HTTPException("too many interim answers")
+
+    def _safe_read(self, amt: int) -> bytes:
+        if amt < 0:  # a chunk says so of itself, and the whole connection would be read
+            raise http.client.IncompleteRead(b"")
+        return super()._safe_read(amt)  # type: ignore[misc,no-any-return]  # not in the published types

@@ -6,6 +6,7 @@ tried twice inside it; and it ends with a commit or an abort, or lapses.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING
 from kis_token.errors import (
     KIS_REFUSALS,
     AppKeyChanged,
+    EnvironmentFault,
     IssuanceError,
+    IssuerError,
     IssuerOutage,
-    IssuerRateLimited,
     IssuerRefused,
     StoreError,
     StoreOutage,
@@ -37,12 +39,16 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.lease import Turn
     from kis_token.lookup import Resolution, View
-    from kis_token.ports import Begun, Issuer, Store
+    from kis_token.ports import Begun, Issuer, Machine, Store
     from kis_token.sealing import Vault
     from kis_token.token import AppKey
 
 #: KIS allows one call a minute; a second more for its clock.
 MINUTE = timedelta(seconds=61)
+
+#: Another call may follow a grant, or a lease that has ended without a word, after so long: KIS's minute, and what a
+#: holder may take to ask.
+AFTER_GRANT, AFTER_LEASE = timedelta(seconds=70), timedelta(seconds=10)
 
 #: A round that took less than this, in seconds, and brought no token made no progress; so many in a row are an outage.
 SHORTEST_ROUND = 0.2
@@ -63,6 +69,7 @@ class Flight:
         self,
         settings: Settings,
         store: Store,
+        machine: Machine,
         issuer: Issuer,
         vault: Vault,
         clock: Clock,
@@ -71,6 +78,7 @@ class Flight:
     ) -> None:
         self._settings = settings
         self._store = store
+        self._machine = machine
         self._issuer = issuer
         self._vault = vault
         self._clock = clock
@@ -78,6 +86,7 @@ class Flight:
         self._waiting = Waiting(clock, deadline, tell)
         self._idle_rounds = 0
         self._was_rate_limited = False
+        self._was_unsent = False
         self._was_patient = False
         self._rejected: int | None = None
         self._replaced_id: str | None = None
@@ -94,13 +103,18 @@ class Flight:
         self._replaced_id = view.stored.token_id if view.stored is not None and replaces is not None else None
         while self.left() > 0:
             started = self._clock.monotonic()
-            begun, turn = self._lease.begin(
-                app_key,
-                keys_version=view.keys_version,
-                rejected_version=self._rejected,
-                rejected_token_id=view.refused_id,
-                has_token=partial(self._has_token, view),
-            )
+            try:
+                begun, turn = self._lease.begin(
+                    app_key,
+                    keys_version=view.keys_version,
+                    rejected_version=self._rejected,
+                    rejected_token_id=view.refused_id,
+                    has_token=partial(self._has_token, view),
+                )
+            except StoreOutage as outage:
+                if outage.sent:
+                    self._hold_back(app_key, AFTER_GRANT)  # it may have been granted
+                raise
             self._times = begun.server_now, self._clock.now()
             self._rejected_ids |= begun.rejected_token_ids
             view = view.with_time(*self._times).with_rejected(self._rejected_ids)
@@ -116,7 +130,7 @@ class Flight:
             if begun.status == "fresh":
                 resolution = self._accept(view, begun)
             elif turn is None:
-                resolution = self._wait(view, begun)
+                resolution = self._wait(view, begun, app_key)
             elif self._lease.is_late(turn):
                 self._lease.abort(turn, "late-start")
             else:
@@ -125,6 +139,14 @@ class Flight:
                 return resolution
             self._pace(self._clock.monotonic() - started)
         raise IssuanceError("wait-too-long", "Time was up before there was a token", retryable=True)
+
+    def _hold_back(self, app_key: AppKey, time: timedelta) -> None:
+        """Let this machine's callers that meet an outage later leave KIS alone for a while."""
+        until = self._clock.now() + time
+        with suppress(EnvironmentFault):  # without the note nobody here issues alone at all
+            noted = self._machine.not_before(app_key.key_id)
+            if noted is None or noted < until:
+                self._machine.hold_back(app_key.key_id, until)
 
     def _has_token(self, view: View) -> bool:
         """Whether the caller can do without an answer."""
@@ -139,7 +161,7 @@ class Flight:
         if self._idle_rounds >= MOST_IDLE_ROUNDS:
             raise StoreOutage("store-unreachable", "Supabase's answers to begin_issuance lead to no token")
         pause = SHORTEST_ROUND * 2**self._idle_rounds
-        self._clock.sleep(self._clock.jitter(0.5 * pause, 1.5 * pause))
+        self._clock.sleep(max(min(self._clock.jitter(0.5 * pause, 1.5 * pause), self.left()), 0.0))
 
     def present(self, view: View) -> View:
         """The same at this moment, by what the store has said so far: of its time, and of rejected tokens."""
@@ -172,6 +194,7 @@ class Flight:
         if self.left() < ISSUE_BUDGET:
             self._lease.abort(turn, "out-of-time")
             raise IssuanceError("wait-too-long", "There is too little time left to issue a token", retryable=True)
+        self._hold_back(app_key, AFTER_GRANT)
         try:
             token = issue(self._issuer, app_key, view.now, lambda: not self._lease.is_late(turn))
             if not view.rejects(token):
@@ -179,24 +202,30 @@ class Flight:
         except TooLate:
             self._lease.abort(turn, "late-start")
             return None
-        except IssuerRateLimited:
-            self._lease.abort(turn, "EGW00133", MINUTE)
-            # Somebody outside of all this has issued; their token may be stored already.
-            found = self._look_again(view)
-            if found is None and self._was_rate_limited:
-                raise
-            self._was_rate_limited = True
-            return found
-        except IssuerRefused as error:
-            self._lease.abort(turn, error.kis_code, refused=app_key.credential_id)
-            raise
-        except IssuerOutage as error:
-            self._lease.abort(turn, error.code, MINUTE if error.sent else timedelta())
-            raise
+        except IssuerError as error:
+            return self._give_back(view, turn, app_key, error)
         except BaseException:
             self._lease.abort(turn, "interrupted", MINUTE)
             raise
         return self._commit(view, turn, token, "oauth")
+
+    def _give_back(self, view: View, turn: Turn, app_key: AppKey, error: IssuerError) -> Resolution | None:
+        """End a turn in which KIS gave no token. Another's token, or None for another turn; else raises the error."""
+        if isinstance(error, IssuerRefused):
+            self._lease.abort(turn, error.kis_code, refused=app_key.credential_id)
+        elif isinstance(error, IssuerOutage):
+            self._lease.abort(turn, error.code, MINUTE if error.sent else timedelta())
+            if not (error.sent or self._was_unsent or self._has_token(view)):
+                self._was_unsent = True  # one hiccup on the way to KIS, and nothing left
+                return None
+        else:
+            self._lease.abort(turn, "EGW00133", MINUTE)
+            # Somebody outside of all this has issued; their token may be stored already.
+            found = self._look_again(view)
+            if found is not None or not self._was_rate_limited:
+                self._was_rate_limited = True
+                return found
+        raise error
 
     def _verify(self, view: View, token: Token, app_key: AppKey) -> View:
         """Where asked for: a new token that KIS itself refuses must not replace one that works."""
@@ -255,10 +284,12 @@ class Flight:
         view = self.present(view)
         return view.resolution(token, source) if source == "cache" else hand_out_issued(view, token)
 
-    def _wait(self, view: View, begun: Begun) -> Resolution | None:
+    def _wait(self, view: View, begun: Begun, app_key: AppKey) -> Resolution | None:
         """Another has the turn, or nobody may have it yet. A token, or None when it is time to ask again."""
         failed_before = begun.holder_label is None and begun.last_error is not None
         view = self.present(view)
+        if begun.holder_label is not None and begun.retry_at is not None:
+            self._hold_back(app_key, begun.retry_at - begun.server_now + AFTER_LEASE)
         at_hand = view.at_hand()
         if at_hand is None or (failed_before and self._settings.mode != "resolve"):
             return self._waiting.wait(begun, lambda: self._look_again(view))

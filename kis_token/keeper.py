@@ -96,22 +96,15 @@ class TokenKeeper:
         return self._once(held, lambda: self._renew(held, lives=lives), waits=not lives)
 
     def replace(self, refused: Held) -> Held:
-        """Another token than the one that KIS has refused: somebody else's, or a new one."""
-
-        def refresh() -> Held:
-            try:
-                return self._refresh(refused, force=False)
-            except TokenRefreshLimitError as limit:
-                _LOG.warning("KIS refuses the token. %s: it is renewed by force.", limit.args[0])
-                return self._refresh(refused, force=True)
-
-        return self._once(refused, refresh, refused_id=refused.token.token_id)
+        """Another token than the one that KIS has rejected: another caller's, or a new one."""
+        return self._once(refused, lambda: self._refresh(refused), refused_id=refused.token.token_id)
 
     def refresh(self, *, force: bool) -> None:
         """Have a new token issued although KIS has refused none. Raises TokenRefreshLimitError, unless forced."""
         held = self.ready()
-        if not force:
-            self._check_age(held)
+        limit = self._limit(held)
+        if limit is not None and not force:
+            raise limit
         settings = replace(self._settings, mode="force" if force else "rotate", refresh_after=REFRESH_AFTER)
         self._once(held, lambda: self._resolve(settings))
 
@@ -131,17 +124,21 @@ class TokenKeeper:
             _LOG.warning("The token was not renewed: %s. %s", error, error.hint)
             return replace(held, renew_again=self._later(RENEW_AGAIN))
 
-    def _refresh(self, refused: Held, *, force: bool) -> Held:
+    def _refresh(self, refused: Held) -> Held:
+        """One look and one decision, within the settings' timeout. A token that is too young is renewed by force."""
         with self._open(self._settings) as resolver:
             view = resolver.look(refused.token.token_id)
-            if not force and view.answer(self._settings.min_validity) is None:
-                self._check_age(refused)
+            limit = self._limit(refused)
+            if limit is not None and view.answer(self._settings.min_validity) is None:
+                _LOG.warning("KIS rejects the token. %s: it is renewed by force.", limit.args[0])
             return self._hold(resolver.resolve(view), refused.token.token_id)
 
-    def _check_age(self, held: Held) -> None:
-        if self._clock.now() + held.skew - held.token.issued_at < REFRESH_AFTER:
-            message = f"The token was issued less than 23 h ago, at {in_both_zones(held.token.issued_at)}"
-            raise TokenRefreshLimitError("token-too-young", message, retryable=False)
+    def _limit(self, held: Held) -> TokenRefreshLimitError | None:
+        """Why KIS would give no other token yet; None when it would."""
+        if self._clock.now() + held.skew - held.token.issued_at >= REFRESH_AFTER:
+            return None
+        message = f"The token was issued less than 23 h ago, at {in_both_zones(held.token.issued_at)}"
+        return TokenRefreshLimitError("token-too-young", message, retryable=False)
 
     def _once(
         self, known: Held | None, renew: Callable[[], Held], *, waits: bool = True, refused_id: str | None = None

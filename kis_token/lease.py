@@ -35,6 +35,9 @@ LONGEST_UNKNOWN, LAPSE = 50.0, 12.0
 #: Seconds for which a token is tried to be stored: about as long as the lease lasts.
 COMMIT_PATIENCE = 45.0
 
+#: Seconds for which a rotation tries to store a token that was issued without the store.
+SAVE_PATIENCE = 20.0
+
 #: Seconds for which a lease is tried to be given back: it lapses by itself.
 ABORT_PATIENCE = 3.0
 
@@ -93,7 +96,7 @@ class Lease:
             try:
                 return self._begin(app_key, keys_version, rejected_version, rejected_token_id, has_token)
             except StoreOutage as outage:
-                if outage.doubtful or has_token() or self.left() < LAPSE:
+                if outage.lasting or has_token() or self.left() < LAPSE:
                     raise
             self._clock.sleep(LAPSE)
 
@@ -135,7 +138,11 @@ class Lease:
             unknown_since = asked[0][1]
             return lambda _, left: min(unknown_since + LONGEST_UNKNOWN - self._clock.monotonic(), to_the_end(0.0, left))
 
-        begun = self._retry.run(ask, patience)
+        try:
+            begun = self._retry.run(ask, patience)
+        except StoreOutage as outage:
+            outage.sent = bool(asked)
+            raise
         if begun.status != "granted" or begun.fence is None:
             return begun, None
         return begun, Turn(holder, begun.fence, *asked[0])
@@ -189,7 +196,10 @@ class Lease:
                 self._service, token, stored_form, replaces_version=replaces_version, keys_version=keys_version
             )
 
-        self._retry.run(send, lambda: briefly)
+        # A caller that resolves has the token at hand; a rotation needs it stored.
+        self._retry.run(
+            send, lambda: briefly if self._settings.mode == "resolve" else at_most(SAVE_PATIENCE, to_the_end)
+        )
 
     def _sealed(self, token: Token) -> str:
         return self._vault.seal(token.to_json(), self._service, "access_token")

@@ -120,8 +120,8 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
             attempt.finish()
 
     thread = threading.Thread(target=run, daemon=True)
-    thread.start()
     try:
+        thread.start()
         thread.join(seconds if seconds < threading.TIMEOUT_MAX else None)
         if answers:
             return answers[0]

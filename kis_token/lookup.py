@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.config import is_one_word
 from kis_token.errors import IssuanceError, StoreMisconfigured, StoreOutage, TokenError
-from kis_token.retry import briefly, patiently
+from kis_token.retry import LONGEST_PATIENCE, at_most, briefly, patiently, to_the_end
 from kis_token.token import (
     LEAST_USEFUL,
     AppKey,
@@ -149,7 +149,7 @@ class View:
         if cached is None or stored is None or not cached.lives(self.now):
             return None
         issued, before = (claimed_time(parse_claims(each.value), "iat") for each in (cached, stored))
-        if issued is None or before is None or issued <= before:
+        if issued is None or before is None or issued <= before or cached.expires_at <= stored.expires_at:
             return None
         owner = stored.app_key_id or (self.app_key.key_id if self.app_key is not None else None)
         return cached if cached.app_key_id is not None and cached.app_key_id == owner else None
@@ -209,7 +209,9 @@ def look(
     def patience() -> Patience:
         would_do = settings.mode in ("resolve", "check")  # a renewal needs the store
         present = view.as_of(clock.now())  # the cached token may have come to its end while the store was asked
-        return briefly if would_do and _with_cached(present, cache, settings, held).at_hand() is not None else patiently
+        if would_do and _with_cached(present, cache, settings, held).at_hand() is not None:
+            return briefly
+        return patiently if may_issue_alone(present, settings) else at_most(LONGEST_PATIENCE, to_the_end)
 
     try:
         slot = retry.run(read, patience)
@@ -225,6 +227,13 @@ def _with_cached(view: View, cache: CacheReader | None, settings: Settings, held
     if held is None or view.cached is not None or view.rejects(held):
         return view
     return replace(view, cached=held).with_link("memory", describe(held, view.now, settings.min_validity))
+
+
+def may_issue_alone(view: View, settings: Settings) -> bool:
+    """Whether this caller may issue a token where the store does not answer at all."""
+    is_told_to = settings.on_store_outage == "issue" and settings.mode == "resolve"
+    # Without keys: they may well be where nobody can read them now. A read-only key could never store the token.
+    return is_told_to and view.app_key is not None and not settings.reads_only
 
 
 def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
@@ -257,6 +266,8 @@ def enough(view: View, settings: Settings) -> Resolution | None:
         return view.answer(settings.min_validity)
     if settings.mode == "check":
         at_hand = view.at_hand()
+        if at_hand is None and view.outage is not None:
+            raise view.outage
         if at_hand is None:
             raise IssuanceError("no-valid-token", "Neither Supabase nor the cache has a valid token", retryable=False)
         warning = "" if view.certain else "Supabase did not say what time it is; this machine's clock was believed."

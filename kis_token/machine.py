@@ -51,31 +51,26 @@ class LocalMachine:
         finally:
             lock.release()
 
-    def last_call(self, app_key_id: str) -> datetime | None:
-        """When KIS was last asked from here without the store; None when that is not known."""
+    def not_before(self, app_key_id: str) -> datetime | None:
+        """Before when nobody on this machine asks KIS without the store; None when nothing is noted."""
         try:
             return datetime.fromtimestamp(self._mark(app_key_id).stat().st_mtime, timezone.utc)
-        except OSError:
+        except (OSError, ValueError, OverflowError):
             return None
 
-    def note_call(self, app_key_id: str, moment: datetime) -> None:
-        """Note that KIS is asked at ``moment``. Raises EnvironmentFault: a call that cannot be noted is not made."""
+    def hold_back(self, app_key_id: str, until: datetime) -> None:
+        """Note that KIS was asked, or that a lease may live. Raises EnvironmentFault ``no-private-folder``."""
         mark = self._mark(app_key_id)
         try:
             mark.touch(mode=0o600)
-            os.utime(mark, (moment.timestamp(), moment.timestamp()))
+            os.utime(mark, (until.timestamp(), until.timestamp()))
         except OSError as error:
             message = f"The call cannot be noted for this machine's other jobs ({type(error).__name__})"
             raise EnvironmentFault("no-private-folder", message) from error
 
-    def forget_call(self, app_key_id: str) -> None:
-        """The noted call was never sent."""
-        with suppress(OSError):
-            self._mark(app_key_id).unlink()
-
     def _mark(self, app_key_id: str) -> Path:
-        """An empty file whose time is that of the last call: a full disk has room for it."""
-        return self._folder() / f"{app_key_id}.asked"
+        """An empty file that has the time that is noted: a full disk has room for it."""
+        return self._folder() / f"{app_key_id}.not-before"
 
     def _folder(self) -> Path:
         refused = []

@@ -122,8 +122,8 @@ class CacheReader(Protocol):
 class Cache(CacheReader, Protocol):
     """The local file."""
 
-    def write(self, token: Token) -> None:
-        """Keep a token. Raises CacheError."""
+    def write(self, token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:
+        """Keep a token, also in the place of a longer-lived one that is rejected. Raises CacheError."""
 
 
 class Machine(Protocol):
@@ -132,14 +132,11 @@ class Machine(Protocol):
     def lock(self, app_key_id: str, seconds: float) -> AbstractContextManager[None]:
         """Keep out the others that want to issue without the store. Raises IssuanceError after ``seconds``."""
 
-    def last_call(self, app_key_id: str) -> datetime | None:
-        """When KIS was last asked from here without the store; None when that is not known."""
+    def not_before(self, app_key_id: str) -> datetime | None:
+        """Before when nobody here asks KIS without the store; None when nothing is noted."""
 
-    def note_call(self, app_key_id: str, moment: datetime) -> None:
-        """Note that KIS is asked at ``moment``."""
-
-    def forget_call(self, app_key_id: str) -> None:
-        """The noted call was never sent."""
+    def hold_back(self, app_key_id: str, until: datetime) -> None:
+        """Note that."""
 
 
 class TooLate(Exception):

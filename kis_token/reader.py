@@ -90,8 +90,8 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
             server_now,
             frozenset[str]().union(*map(_fingerprints, remembered)),
         )
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table") from error
+    except (TypeError, KeyError, ValueError, OverflowError):  # their texts quote the answer
+        raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table") from None
 
     if any(len(row.value) > LARGEST_VALUE for row in slot.rows.values()):
         raise _too_large()

@@ -26,7 +26,16 @@ from kis_token.errors import (
 )
 from kis_token.flight import MINUTE, Flight, hand_out_issued, issue
 from kis_token.limits import ISSUE_BUDGET
-from kis_token.lookup import Resolution, View, check_owner, enough, look, look_at_cache, not_due
+from kis_token.lookup import (
+    Resolution,
+    View,
+    check_owner,
+    enough,
+    look,
+    look_at_cache,
+    may_issue_alone,
+    not_due,
+)
 from kis_token.retry import Retry
 from kis_token.token import LEAST_USEFUL, AppKey, fingerprint
 from kis_token.waiting import token_repeated
@@ -42,6 +51,9 @@ if TYPE_CHECKING:
 
 #: How long past its end a token may be handed out where the caller allows it: KIS accepts such now and then.
 LONGEST_EXPIRED = timedelta(hours=1)
+
+#: A note of this machine that holds its callers back for longer is none.
+LONGEST_NOTE = timedelta(minutes=5)
 
 #: How often a slot is read anew because its keys have changed.
 KEY_TRIES = 3
@@ -72,7 +84,7 @@ class Resolver:
         self._issuer = issuer
         self._vault = vault
         self._clock = clock
-        self._flight = Flight(settings, store, issuer, vault, clock, deadline, tell)
+        self._flight = Flight(settings, store, machine, issuer, vault, clock, deadline, tell)
         self._retry = Retry(clock, self._flight.left, tell)
 
     def look(self, refused_id: str | None = None, *, held: Token | None = None) -> View:
@@ -101,15 +113,21 @@ class Resolver:
 
     def resolve(self, view: View | None = None) -> Resolution:
         """The token as the settings' mode asks for it; ``view`` is what a look has just shown. Raises KisTokenError."""
-        view = view or self.look()
+        if view is None or (view.outage is not None and not self._is_served(view) and self._store_is_back()):
+            view = self.look(None if view is None else view.refused_id)
         try:
             resolution = self._find(view)
         except KisTokenError as error:
             resolution = self._expired(view, error)
-        resolution = remember(self._cache, resolution)
+        rejected_ids = view.rejected_ids | ({view.refused_id} if view.refused_id is not None else set())
+        resolution = remember(self._cache, resolution, rejected_ids)
         if resolution.unstored is not None and self._settings.mode != "resolve":
             raise resolution.unstored  # a renewal is for everybody; what is cached is stored by the next run
         return resolution
+
+    def _is_served(self, view: View) -> bool:
+        """Whether ``view`` has a token for a caller that asks for one."""
+        return self._settings.mode in ("resolve", "check") and view.at_hand() is not None
 
     def _find(self, view: View, tries: int = KEY_TRIES) -> Resolution:
         if view.outage is not None:
@@ -141,8 +159,10 @@ class Resolver:
         try:
             self._flight.bring_home(view, token)
         except StoreError as error:
-            if self._settings.mode != "resolve":
+            if self._settings.mode == "force":
                 return view  # its renewal replaces both
+            if self._settings.mode == "rotate":
+                raise  # whether it is due cannot be judged by the older one
             warning = f"The cached token is newer than the stored one, and could not be stored for others: {error}"
             return replace(view.resolution(token, "cache", warning=warning), unstored=error)
         home = self.look(view.refused_id)
@@ -201,9 +221,7 @@ class Resolver:
         try:
             return self._fall_back(view, outage)
         except StoreOutage:
-            # Without keys: they may well be where nobody can read them now.
-            is_told_to = self._settings.on_store_outage == "issue" and self._settings.mode == "resolve"
-            if not is_told_to or view.app_key is None or outage.doubtful:
+            if view.app_key is None or outage.doubtful or not may_issue_alone(view, self._settings):
                 raise
         left = self._flight.left() - ISSUE_BUDGET
         if left < 0:
@@ -234,21 +252,25 @@ class Resolver:
                 return view.resolution(view.cached, "cache", warning=f"{outage}; the cached token is used.")
             if view.cache_fault is not None:
                 raise view.cache_fault from outage
-        moment, called = self._clock.now(), self._machine.last_call(app_key.key_id)
-        if called is not None and timedelta() <= moment - called < MINUTE:
-            said = "this machine has asked KIS within the last minute"
+        key_id, noted = app_key.key_id, self._machine.not_before(app_key.key_id)
+        wait = noted - self._clock.now() if noted is not None else timedelta()
+        # A note that lies further ahead was made by a clock that was wrong.
+        if timedelta() < wait < LONGEST_NOTE:
+            said = (
+                f"because of a call or a lease of a moment ago nobody on this machine asks KIS for {wait.seconds + 1} s"
+            )
             raise IssuerRateLimited("kis-rate-limited", f"{outage.args[0]}, and {said}")
-        self._machine.note_call(app_key.key_id, moment)
+
+        def may_send() -> bool:
+            self._machine.hold_back(key_id, self._clock.now() + MINUTE)
+            return True
+
+        may_send()  # before the connection as well: a call that cannot be noted is not made
         try:
-            try:
-                token = issue(self._issuer, app_key, view.now)
-            finally:
-                # The call may have left long after it was noted: names and connections take time, and machines sleep.
-                with suppress(EnvironmentFault):
-                    self._machine.note_call(app_key.key_id, self._clock.now())
+            token = issue(self._issuer, app_key, view.now, may_send)
         except IssuerOutage as error:
             if not error.sent:
-                self._machine.forget_call(app_key.key_id)
+                self._machine.hold_back(key_id, noted or self._clock.now())
             raise
         except IssuerRateLimited as error:
             raise IssuerRateLimited(error.code, f"{outage.args[0]}, and {error.args[0]}") from error

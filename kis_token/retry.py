@@ -39,10 +39,9 @@ def briefly(elapsed: float, left: float) -> float:
 
 
 def patiently(elapsed: float, left: float) -> float:
-    """For a caller that has no valid token: half of the time that issuing does not need, up to a limit."""
-    whole = elapsed + left
-    spare = whole - ISSUE_BUDGET
-    return min((spare if spare > 0 else whole) / 2, LONGEST_PATIENCE) - elapsed
+    """For a caller that may issue alone afterwards: half of the time that issuing does not need, up to a limit."""
+    spare = elapsed + left - ISSUE_BUDGET
+    return min(spare / 2, LONGEST_PATIENCE) - elapsed if spare > 0 else to_the_end(elapsed, left)
 
 
 def to_the_end(_: float, left: float) -> float:
@@ -70,8 +69,7 @@ class Retry:
     def run(self, ask: Callable[[], _Answer], patience: Callable[[], Patience]) -> _Answer:
         """The answer of ``ask``, which raises StoreOutage when it fails. ``patience`` is asked for after each failure.
 
-        Raises the last StoreOutage when the patience is over, and at once when this machine's certificates or proxy are
-        the trouble: no repetition mends those.
+        Raises the last StoreOutage when the patience is over, and at once when it is a lasting one.
         """
         started, pause = self._clock.monotonic(), _FIRST_PAUSE
         while True:
@@ -80,7 +78,7 @@ class Retry:
             except StoreOutage as outage:
                 elapsed = self._clock.monotonic() - started
                 more = patience()(elapsed, self._left())
-                if outage.doubtful or more < _LEAST:
+                if outage.lasting or more < _LEAST:
                     raise
                 # The last try is at the end of the patience, not up to a whole pause before it.
                 wait = min(self._clock.jitter(0.5 * pause, 1.5 * pause), more)

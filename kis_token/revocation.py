@@ -60,7 +60,8 @@ def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vau
     app_key = _app_key(slot, settings, vault)
     check_owner(token, app_key, settings, f"The token of {service}")
     was_alive = issuer.revoke(token, app_key)
-    is_inactive = store.revoke(service, token, settings.label)
+    # An answer that was lost and asked for again says that the row is another one: the row itself is looked at.
+    is_inactive = store.revoke(service, token, settings.label) or "access_token" not in store.read(service).rows
     cache = make_cache(settings, vault)
     if cache is not None and settings.cache_path is not None:
         with suppress(TokenError, OSError):

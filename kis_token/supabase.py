@@ -6,7 +6,7 @@ be written. Every error that leaves here is a StoreOutage or a StoreMisconfigure
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kis_token.errors import StoreMisconfigured, StoreOutage
 from kis_token.forks import no_fork
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 
 #: One write, in seconds: longer than a healthy database ever takes, short against the lease of 60 s.
 CALL_SECONDS = 8.0
-
-#: For so many seconds a call outside of the chain is repeated: a hiccup is over by then.
-SECONDS_OF_PATIENCE = 5.0
 
 _Result = TypeVar("_Result")
 
@@ -92,12 +89,13 @@ class SupabaseStore:
             seconds = min(READ_SECONDS, self._left())
             return read_slot(self._wire, self._key, service_name, types=types, only_living=only_living, seconds=seconds)
 
-        return self._repeat(read)
+        return self._repeat(read, READ_SECONDS)
 
-    def _repeat(self, ask: Callable[[], _Result]) -> _Result:
+    def _repeat(self, ask: Callable[[], _Result], seconds: float) -> _Result:
+        """Outside of the chain: again for a little longer than one try may take, so that there is a second one."""
         if self._retry is None:
             return ask()
-        return self._retry.run(ask, lambda: at_most(SECONDS_OF_PATIENCE, to_the_end))
+        return self._retry.run(ask, lambda: at_most(seconds + 1, to_the_end))
 
     def read_all(self, service_name: str) -> Slot:
         """Keys and token of ``service_name``, inactive rows as well."""
@@ -106,8 +104,10 @@ class SupabaseStore:
             query = client.table(TABLE).select(COLUMNS).eq("service_name", service_name).in_("credential_type", TYPES)
             return query.retry(False).execute().data  # noqa: FBT003 - hidden ones would cost 7 s
 
-        rows = self._call(call)
-        return parse_slot(rows, parse_http_date(self._transport.date if self._transport is not None else None))
+        def parse(rows: object) -> Slot:
+            return parse_slot(rows, parse_http_date(self._transport.date if self._transport is not None else None))
+
+        return self._call(call, parse)
 
     def begin(
         self,
@@ -261,10 +261,13 @@ class SupabaseStore:
     def issuance_status(self, service_name: str | None, log_rows: int) -> dict[str, Any]:
         """Leases and the last events, newest first, as the function of that name tells them; None is all slots."""
         arguments = {"service": service_name, "log_rows": log_rows}
-        answer = self._call(lambda client: client.rpc("issuance_status", arguments).execute().data)
-        if not isinstance(answer, dict) or not answer.keys() >= {"server_now", "leases", "issuances"}:
-            raise _foreign("issuance_status")
-        return answer
+
+        def parse(answer: object) -> dict[str, Any]:
+            if not isinstance(answer, dict) or not answer.keys() >= {"server_now", "leases", "issuances"}:
+                raise _foreign("issuance_status")
+            return answer
+
+        return self._call(lambda client: client.rpc("issuance_status", arguments).execute().data, parse)
 
     def rows_without_values(self) -> list[dict[str, Any]]:
         """What is known of the keys and tokens of all slots, inactive ones as well, without their values."""
@@ -273,44 +276,52 @@ class SupabaseStore:
             query = client.table(TABLE).select("service_name,credential_type,expires_at,is_active,environment,version")
             return query.in_("credential_type", TYPES).order("service_name").execute().data
 
-        rows = self._call(call)
-        if not isinstance(rows, list):
-            raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table")
-        return rows
+        def parse(rows: object) -> list[dict[str, Any]]:
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table")
+            return rows
+
+        return self._call(call, parse)
 
     def setup_faults(self) -> list[tuple[str, str]]:
         """What is not as the migrations leave it, as pairs of what and said. Raises StoreError."""
-        faults = self._call(lambda client: client.rpc("check_setup", {}).execute().data)
-        try:
-            return [(str(fault["what"]), str(fault["said"])) for fault in cast("list[dict[str, str]]", faults)]
-        except (TypeError, KeyError) as error:
-            raise _foreign("check_setup") from error
+
+        def parse(faults: object) -> list[tuple[str, str]]:
+            try:
+                if not isinstance(faults, list):
+                    raise TypeError  # noqa: TRY301 - joins the other ways of not being a list of faults
+                return [(str(fault["what"]), str(fault["said"])) for fault in faults]
+            except (TypeError, KeyError):
+                raise _foreign("check_setup") from None
+
+        return self._call(lambda client: client.rpc("check_setup", {}).execute().data, parse)
 
     def _ask(self, function: str, **arguments: object) -> _Answer:
         return _Answer(function, self._rpc(function, **arguments))
 
     def _rpc(self, function: str, **arguments: object) -> dict[str, Any]:
-        answer = self._call(lambda client: client.rpc(function, arguments).execute().data)
-        if not isinstance(answer, dict) or "status" not in answer or "server_now" not in answer:
-            # A proxy's page with status 200 arrives here as text.
-            raise _foreign(function)
-        return answer
+        def parse(answer: object) -> dict[str, Any]:
+            if not isinstance(answer, dict) or "status" not in answer or "server_now" not in answer:
+                raise _foreign(function)  # a proxy's page with status 200 arrives here as text
+            return answer
 
-    def _call(self, call: Callable[[Client], object]) -> object:
+        return self._call(lambda client: client.rpc(function, arguments).execute().data, parse)
+
+    def _call(self, call: Callable[[Client], object], parse: Callable[[object], _Result]) -> _Result:
         with no_fork():
             from supabase import PostgrestAPIError, SupabaseException
 
-        def ask() -> object:
+        def ask() -> _Result:
             try:
                 with no_fork():  # making a client imports as well
                     client = self._get_client()
-                return call(client)
+                return parse(call(client))
             except SupabaseException:
                 raise store_error(400, "client") from None
             except (ValueError, RecursionError, PostgrestAPIError):  # not JSON, or not PostgREST's; the errors quote it
                 raise StoreOutage("store-unreachable", "Supabase's answer cannot be read") from None
 
-        return self._repeat(ask)
+        return self._repeat(ask, CALL_SECONDS)
 
     def _get_client(self) -> Client:
         """The client, made at the first use."""
@@ -390,4 +401,4 @@ class _Answer:
 
 def _one_line(text: str | None) -> str | None:
     """A text that other machines wrote, made fit for a log."""
-    return None if text is None else " ".join(text.split())[:200]
+    return None if text is None else "".join(filter(str.isprintable, " ".join(text.split())))[:200]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from kis_token.errors import StoreOutage
 from kis_token.reader import check_answer
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class WireTransport(httpx.BaseTransport):
             body=request.read() or None,
         )
         check_answer(answer)
+        if answer.status == 200 and not answer.body.strip():
+            # The client would take it for an empty list.
+            raise StoreOutage("store-unreachable", "Supabase's answer cannot be read")
         self.date = answer.headers["Date"]
         kept = [(name, value) for name, value in answer.headers.items() if name.lower() not in _OF_THE_BODY]
         return httpx.Response(answer.status, headers=kept, content=answer.body, request=request)

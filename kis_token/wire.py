@@ -10,7 +10,6 @@ import base64
 import http.client
 import os
 import ssl
-import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -62,43 +61,41 @@ class Wire:
     ) -> Answer:
         """Send one request; the answer, whatever its status.
 
-        Raises StoreOutage: ``sent`` says whether the request may have arrived, ``doubtful`` that a certificate or a
-        proxy is the trouble.
+        Raises StoreOutage, with all that it says.
         """
-        try:
-            return within(seconds, lambda attempt: self._exchange(attempt, seconds, method, path, headers, body))
-        except GivenUp as error:
-            message = f"Supabase did not answer within {max(seconds, 0):.2g} s"
-            raise StoreOutage("store-unreachable", message, sent=error.sent) from None
-
-    def _exchange(  # noqa: PLR0917 - called in one place
-        self,
-        attempt: Attempt,
-        seconds: float,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        body: bytes | None,
-    ) -> Answer:
         # Only this machine is spoken to without TLS: never through a proxy, which would see the key.
         proxy = _proxy(self._netloc) if self._is_tls else None
+        # The port is named where it is not TLS's own; nothing packed is asked for.
+        headers = {"Host": self._netloc, **headers, "Accept-Encoding": "identity"}
+
+        def exchange(attempt: Attempt) -> Answer:
+            try:
+                with self._connect(proxy, seconds, attempt) as connection:
+                    attempt.sending()
+                    return self._ask(connection, method, path, headers, body)
+            except TimeoutError:
+                # A socket's own timeout ends in the same moment as the caller's patience.
+                raise GivenUp(sent=attempt.sent) from None
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                outage = _outage(error, sent=attempt.sent, is_proxied=proxy is not None)
+            raise outage  # outside of the block: the cause's text may repeat what was sent
+
         try:
-            with self._connect(proxy, seconds, attempt) as connection:
-                attempt.sending()
-                exchange = http.client.HTTPConnection(self._host, self._port, timeout=seconds)
-                exchange.set_debuglevel(0)  # a program that debugs its own requests would print the key
-                exchange.response_class = FinalResponse
-                exchange.sock = connection
-                # Else the name of the host alone would be sent, without the port that is not TLS's own.
-                exchange.request(method, path, body, {"Host": self._netloc, **headers, "Accept-Encoding": "identity"})
-                with exchange.getresponse() as response:
-                    return _read(response)
-        except TimeoutError:
-            # A socket's own timeout ends in the same moment as the caller's patience.
-            raise GivenUp(sent=attempt.sent) from None
-        except (OSError, http.client.HTTPException) as error:
-            outage = _outage(error, attempt, is_proxied=proxy is not None)
-        raise outage  # outside of the block: the cause's text may repeat what was sent
+            return within(seconds, exchange)
+        except GivenUp as error:
+            message = f"Supabase did not answer within {max(seconds, 0):.2g} s"
+            raise StoreOutage("store-unreachable", message, sent=error.sent, doubtful=proxy is not None) from None
+
+    def _ask(
+        self, connection: socket.socket, method: str, path: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Answer:
+        exchange = http.client.HTTPConnection(self._host, self._port)
+        exchange.set_debuglevel(0)  # a program that debugs its own requests would print the key
+        exchange.response_class = FinalResponse
+        exchange.sock = connection
+        exchange.request(method, path, body, headers)
+        with exchange.getresponse() as response:
+            return _read(response)
 
     def _connect(self, proxy: _Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
         """A connection to Supabase, with TLS where it is due."""
@@ -113,11 +110,18 @@ class Wire:
                 _open_tunnel(connection, self._host, self._port, proxy)
             with no_fork():
                 if self._context is None:
-                    self._context = _trust()
+                    self._context = self._load_trust()
                 return self._context.wrap_socket(connection, server_hostname=self._host)
         except BaseException:
             connection.close()
             raise
+
+    @staticmethod
+    def _load_trust() -> ssl.SSLContext:
+        try:
+            return _trust()
+        except OSError:  # such as SSLKEYLOGFILE in a folder that is not there
+            raise _NoTrust from None
 
 
 class _BrokenAnswer(http.client.HTTPException):
@@ -125,7 +129,15 @@ class _BrokenAnswer(http.client.HTTPException):
 
 
 class _ProxyRefusal(OSError):
-    """A proxy answered something else than that the tunnel is open."""
+    """A proxy answered something else than that the tunnel is open: it wants other credentials, or it is in trouble."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("the proxy opens no tunnel")
+        self.is_lasting = 400 <= status < 500
+
+
+class _NoTrust(OSError):
+    """The machine's certificates cannot be loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +155,9 @@ def _read(response: http.client.HTTPResponse) -> Answer:
         raise http.client.IncompleteRead(b"")
     body = packed
     if response.getheader("Content-Encoding", "identity").lower() not in ("", "identity"):
-        # Nothing packed was asked for; some proxies pack all the same.
+        # Some proxies pack answers although nobody asked for it.
+        import zlib
+
         unpacking = zlib.decompressobj(wbits=47)  # zlib's and gzip's headers
         try:
             body = unpacking.decompress(packed, LARGEST_ANSWER + 1)
@@ -154,15 +168,20 @@ def _read(response: http.client.HTTPResponse) -> Answer:
     return Answer(response.status, response.headers, body[:LARGEST_ANSWER], is_cut=len(body) > LARGEST_ANSWER)
 
 
-def _outage(error: Exception, attempt: Attempt, *, is_proxied: bool) -> StoreOutage:
+def _outage(error: Exception, *, sent: bool, is_proxied: bool) -> StoreOutage:
     """The error's kind in words. Its text stays out."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return StoreOutage("store-tls", "Supabase's certificate cannot be checked", doubtful=True, sent=False)
+        message = "Supabase's certificate cannot be checked"
+        return StoreOutage("store-tls", message, doubtful=True, lasting=True, sent=False)
+    is_trust = isinstance(error, _NoTrust)
+    # A connection that breaks off within the handshake is an outage like any other.
+    is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
     return StoreOutage(
         "store-unreachable",
         f"Supabase does not answer ({type(error).__name__.lstrip('_')})",
-        doubtful=is_proxied or isinstance(error, ssl.SSLError),
-        sent=attempt.sent,
+        doubtful=is_proxied or is_tls or is_trust,
+        lasting=is_trust or (isinstance(error, _ProxyRefusal) and error.is_lasting),
+        sent=sent,
     )
 
 
@@ -203,6 +222,7 @@ def _proxy(netloc: str) -> _Proxy | None:
             "store-unreachable",
             f"The proxy in {kind.upper()}_PROXY is of a kind that cannot be used: only http:// can",
             doubtful=True,
+            lasting=True,
             sent=False,
         )
     user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"

@@ -75,7 +75,12 @@ class Chain:
     @property
     def machine(self) -> LocalMachine:
         """The machine that all callers are on."""
-        return LocalMachine(lambda: [self.folder / "machine"])
+        return LocalMachine(lambda: [self.machine_folder])
+
+    @property
+    def machine_folder(self) -> Path:
+        """Where that keeps its notes: apart from what callers may leave in ``folder``."""
+        return self.folder.with_name(f"{self.folder.name}-machine")
 
     @property
     def variables(self) -> dict[str, str]:

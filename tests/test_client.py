@@ -349,7 +349,7 @@ def test_dead_token_is_replaced_by_force(bot: Bot, caplog: pytest.LogCaptureFixt
     assert bot.chain.database.stored_id() == bot.token_id
     said = [record.getMessage() for record in caplog.records if "force" in record.getMessage()]
     assert len(said) == 1
-    assert said[0].startswith("KIS refuses the token. The token was issued less than 23 h ago, at ")
+    assert said[0].startswith("KIS rejects the token. The token was issued less than 23 h ago, at ")
 
 
 def test_old_token_is_replaced_without_ado(bot: Bot, caplog: pytest.LogCaptureFixture) -> None:

@@ -24,7 +24,7 @@ JWT_SECRET = "made-up-for-the-tests-at-least-32-characters"
 TESTS = [
     "tests/integration/test_sql.py::test_migrations_need_no_superuser",
     "tests/test_supabase.py::test_a_turn_is_two_requests",
-    "tests/test_supabase.py::test_client_reads_the_same",
+    "tests/test_supabase.py::test_reads_of_other_rows",
     "tests/test_supabase.py::test_values_may_hold_anything",
     "tests/test_supabase.py::test_wrong_keys",
     "tests/test_supabase.py::test_what_the_migrations_did_not_make",

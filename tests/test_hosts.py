@@ -138,8 +138,21 @@ def test_unknown_certificate_gets_no_secret(encrypted: tuple[Sandbox, str], disa
     ended = kis_token(sandbox.variables | keys | disabling, "get")
 
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert "[kis-unreachable]" in ended.stderr
+    assert "[store-tls]" in ended.stderr
     assert sandbox.supabase.server.seen == ()
+    assert sandbox.kis.requests == ()
+
+
+def test_unknown_certificate_of_kis_gets_no_secret(encrypted: tuple[Sandbox, str]) -> None:
+    """A KIS whose certificate is not known is told nothing, although Supabase's is."""
+    sandbox, certificate = encrypted
+    account = sandbox.kis.accounts["production"][0]
+    keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
+
+    ended = kis_token(sandbox.variables | keys | {"SSL_CERT_FILE": certificate}, "get")
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "[kis-unreachable]" in ended.stderr
     assert sandbox.kis.requests == ()
 
 

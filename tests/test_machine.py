@@ -55,25 +55,15 @@ def test_lock_may_be_taken_again(machine: LocalMachine) -> None:
         pass
 
 
-def test_a_call_is_noted_for_the_other_processes(machine: LocalMachine, tmp_path: Path) -> None:
-    """The time of the last call is known to whoever comes later, for each app key by itself, until it is forgotten."""
-    moment = utc_now().replace(microsecond=0)
-    assert machine.last_call(ID) is None
-    machine.note_call(ID, moment)
-    assert LocalMachine(lambda: [tmp_path / "cache" / "kis-token"]).last_call(ID) == moment
-    assert machine.last_call("0123456789abcdef") is None
-    machine.note_call(ID, moment + timedelta(seconds=1))
-    assert machine.last_call(ID) == moment + timedelta(seconds=1)
-    machine.forget_call(ID)
-    machine.forget_call(ID)
-    assert machine.last_call(ID) is None
-
-
-def test_a_note_of_the_future_is_read_as_it_is(machine: LocalMachine, tmp_path: Path) -> None:
-    """The time is the caller's, whatever this machine's clock says by now; the files hold nothing."""
-    moment = utc_now().replace(microsecond=0) + timedelta(days=400)
-    machine.note_call(ID, moment)
-    assert machine.last_call(ID) == moment
+def test_a_note_is_there_for_the_other_processes(machine: LocalMachine, tmp_path: Path) -> None:
+    """A later caller knows until when KIS is left alone, for each app key by itself; the files hold nothing."""
+    moment = utc_now().replace(microsecond=0) + timedelta(seconds=61)
+    assert machine.not_before(ID) is None
+    machine.hold_back(ID, moment)
+    assert LocalMachine(lambda: [tmp_path / "cache" / "kis-token"]).not_before(ID) == moment
+    assert machine.not_before("0123456789abcdef") is None
+    machine.hold_back(ID, moment - timedelta(seconds=30))
+    assert machine.not_before(ID) == moment - timedelta(seconds=30)
     assert [each.stat().st_size for each in (tmp_path / "cache" / "kis-token").iterdir()] == [0]
 
 
@@ -106,7 +96,7 @@ def test_no_private_folder_is_an_error_that_names_each(tmp_path: Path) -> None:
     assert caught.value.code == "no-private-folder"
     assert f"{shared}" in f"{caught.value}"
     with pytest.raises(EnvironmentFault):
-        LocalMachine(list).note_call(ID, utc_now())
+        LocalMachine(list).hold_back(ID, utc_now())
 
 
 @posix

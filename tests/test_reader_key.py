@@ -102,15 +102,3 @@ def test_reader_s_key_on_a_machine_that_has_a_revoked_token_cached(
     with pytest.raises(KisTokenError) as caught:
         chain.resolve(**reader, mode=mode)
     assert caught.value.code == ("no-valid-token" if mode == "check" else "store-read-only")
-
-
-def test_reader_works_through_the_client_as_well(
-    chain: Chain, reader: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where a proxy makes the quick read doubtful, the supabase client shows both parts of the key."""
-    token = make_token()
-    chain.database.put_token(token)
-    resolver = chain.resolver(**reader)
-    monkeypatch.setattr(chain.stores[-1], "_read_by_client", True)
-
-    assert resolver.resolve().token.token_id == token.token_id

@@ -15,7 +15,7 @@ from kis_token.sandbox.kis_http import TOKEN_PATH, error_response, html_response
 from kis_token.sandbox.loopback import Fault
 from kis_token.token import in_both_zones
 from tests.chain import ENCRYPTION_KEY, OTHER, dead_token, stale_token
-from tests.support import APP_KEY, HOUR, MINUTE, make_token
+from tests.support import APP_KEY, HOUR, MINUTE, make_token, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -297,7 +297,7 @@ def test_a_dead_cached_token_of_another_key_is_in_nobody_s_way(chain: Chain) -> 
     chain.supabase.stop()
     assert chain.resolve(allow_expired="true").source == "oauth"
 
-    chain.machine.forget_call(APP_KEY.key_id)
+    chain.machine.hold_back(APP_KEY.key_id, utc_now())
     chain.kis.production.stop()
     (chain.folder / "cache.json").write_text(make_token(OTHER.key, left=-MINUTE, age=25 * HOUR).to_json())
     with pytest.raises(IssuerOutage):
@@ -313,8 +313,10 @@ def test_the_machine_s_minute_is_counted_from_the_call_s_end(chain: Chain, takes
     class SlowIssuer:
         """The names and the connection take their time; then the call leaves, and KIS's answer is lost."""
 
-        def issue(self, *_: object) -> Token:
+        def issue(self, _: AppKey, __: datetime, may_send: Callable[[], bool] | None = None) -> Token:
             clock.jump(takes)
+            assert may_send is not None
+            assert may_send()
             asked.append(clock.monotonic())
             raise IssuerOutage("kis-unreachable", "KIS does not answer", sent=True)
 

@@ -11,12 +11,13 @@ import pytest
 from psycopg import sql
 
 from kis_token.errors import StoreMisconfigured, StoreOutage
+from kis_token.retry import Retry
 from kis_token.sandbox.kis_http import html_response
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.supabase import SupabaseStore
 from kis_token.token import fingerprint
-from tests.support import ANON_KEY, APP_KEY, MINUTE, SERVICE_KEY, make_token, utc_now
+from tests.support import ANON_KEY, APP_KEY, MINUTE, SERVICE_KEY, TurnedClock, make_token, utc_now
 from tools.certificate import make_certificate
 
 if TYPE_CHECKING:
@@ -329,6 +330,43 @@ def test_certificates_of_the_runtime_are_trusted_as_well(
             assert slot.server_now is not None
         assert begin(manager).status == "fresh"
         assert [seen.method for seen in server.server.seen] == ["GET", "GET", "POST"]
+
+
+ODD_ANSWERS = {
+    "html-200": html_response(200),
+    "empty-200": Response(200),
+    "other-json": Response(200, {"message": "hello"}),
+    "list-of-text": Response(200, ["a"]),
+}
+
+OUTSIDE: dict[str, Callable[[SupabaseStore], object]] = {
+    "read": read,
+    "save": lambda store: store.save("kis", (token := make_token()), token.to_json()),
+    "status": lambda store: store.issuance_status(None, 1),
+    "rows": lambda store: store.rows_without_values(),
+    "all rows": lambda store: store.read_all("kis"),
+    "check": lambda store: store.setup_faults(),
+}
+
+
+@pytest.mark.parametrize("answer", ODD_ANSWERS)
+@pytest.mark.parametrize("call", OUTSIDE)
+def test_one_odd_answer_is_repeated(supabase: PostgRESTStandIn, call: str, answer: str) -> None:
+    """Outside of the chain too, an answer that is not Supabase's is a hiccup, also with status 200."""
+    clock = TurnedClock()
+    retry = Retry(clock, lambda: 60.0, print)
+    with closing(SupabaseStore(supabase.url, SERVICE_KEY, retry=retry)) as store:
+        supabase.server.add_fault(Fault("answer", response=ODD_ANSWERS[answer]))
+        OUTSIDE[call](store)
+    assert len(supabase.server.seen) == 2
+
+
+@pytest.mark.parametrize("body", [b"", {}, "null", {"what": "x"}], ids=["empty", "object", "text", "one"])
+def test_an_odd_answer_is_no_sound_database(supabase: PostgRESTStandIn, manager: SupabaseStore, body: object) -> None:
+    """A check that was not answered by the database finds nothing well."""
+    supabase.server.add_fault(Fault("answer", "/rest/v1/rpc/check_setup", 9, Response(200, body)))
+    with pytest.raises(StoreOutage):
+        manager.setup_faults()
 
 
 def test_a_certificate_that_nobody_knows(database: Database, tmp_path: Path) -> None:

@@ -130,6 +130,24 @@ def test_interim_answers_have_an_end() -> None:
         assert outage_of(url, read).code == "store-unreachable"
 
 
+@pytest.mark.parametrize("size", [b"-1", b"-5", b"-7fffffff", b"nonsense", b"ffffffffffffffffffff"])
+def test_a_chunk_of_an_odd_size_is_an_outage(size: bytes) -> None:
+    """A negative size would have the whole connection read, one that is no number is a broken answer: few bytes are."""
+    sent: list[int] = [0]
+
+    def talk(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + size + b"\r\n")
+        with suppress(OSError):
+            for _ in range(1000):
+                connection.sendall(b" " * 65536)
+                sent[0] += 65536
+
+    with raw_server(talk) as url:
+        assert outage_of(url, read).code == "store-unreachable"
+    assert sent[0] < 16 * LARGEST_ANSWER
+
+
 @pytest.mark.parametrize("call", [read, begin], ids=["read", "write"])
 def test_an_echo_in_the_status_line_is_in_no_traceback(
     call: Callable[[SupabaseStore], object], caplog: pytest.LogCaptureFixture
@@ -285,7 +303,42 @@ def test_a_proxy_that_asks_for_a_password(tls_server: LoopbackServer, monkeypatc
     with proxied(tls_server, "user:word") as (address, _):
         monkeypatch.setenv("HTTPS_PROXY", f"http://{address}")
         error = outage_of(tls_server.url, begin)
-    assert (error.doubtful, error.sent, tls_server.seen) == (True, False, ())
+    assert (error.doubtful, error.lasting, error.sent, tls_server.seen) == (True, True, False, ())
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_proxy_in_trouble_is_a_hiccup(
+    tls_server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """It may work a moment later, and is still no reason to issue alone."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 %d Busy\r\nContent-Length: 0\r\n\r\n" % status)
+
+    with raw_server(talk) as url:
+        monkeypatch.setenv("HTTPS_PROXY", url)
+        error = outage_of(tls_server.url, begin)
+    assert (error.doubtful, error.lasting, error.sent) == (True, False, False)
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://a..b:3128", f"http://{'x' * 70}.example:3128", "http://no-such-proxy.invalid"]
+)
+def test_a_proxy_with_an_odd_name_is_no_defect(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """A name that cannot be looked up is trouble of this machine's."""
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    error = outage_of("https://example.supabase.co", begin)
+    assert (error.doubtful, error.sent) == (True, False)
+
+
+def test_keys_that_cannot_be_logged_are_no_defect(
+    tls_server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SSLKEYLOGFILE in a folder that is not there is trouble of this machine's, and lasts."""
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "no-such-folder" / "keys"))
+    error = outage_of(tls_server.url, begin)
+    assert (error.doubtful, error.lasting) == (True, True)
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY", "all_proxy"])

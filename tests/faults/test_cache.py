@@ -150,13 +150,13 @@ def test_a_token_that_is_not_his(chain: Chain, name: str) -> None:
 @posix
 def test_a_lock_of_a_dead_process(chain: Chain) -> None:
     """A process that was killed while it held the lock keeps nobody out: one call, at once."""
-    command = [sys.executable, "-c", HOLD_LOCK, str(chain.folder / "machine"), APP_KEY.key_id]
+    command = [sys.executable, "-c", HOLD_LOCK, str(chain.machine_folder), APP_KEY.key_id]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         holder.send_signal(signal.SIGKILL)
         holder.wait(SECONDS)
-    assert (chain.folder / "machine" / f"{APP_KEY.key_id}.lock").exists()
+    assert (chain.machine_folder / f"{APP_KEY.key_id}.lock").exists()
     chain.supabase.stop()
 
     # 21 s: one second is left for waiting, the rest is kept for the call.
@@ -168,7 +168,7 @@ def test_a_lock_of_a_dead_process(chain: Chain) -> None:
 @posix
 def test_a_lock_of_a_living_process(chain: Chain) -> None:
     """With Supabase, or with a cached token that lives, nobody takes or waits for the lock."""
-    command = [sys.executable, "-c", HOLD_LOCK, str(chain.folder / "machine"), APP_KEY.key_id]
+    command = [sys.executable, "-c", HOLD_LOCK, str(chain.machine_folder), APP_KEY.key_id]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"

@@ -234,7 +234,7 @@ def test_a_quotation(chain: Chain) -> None:
 def test_the_lock_of_a_living_process(chain: Chain) -> None:
     """Without Supabase and a cached token, who cannot get the lock in time gets one error and makes no call."""
     chain.supabase.stop()
-    command = [sys.executable, "-c", HOLD_LOCK, str(chain.folder / "machine"), APP_KEY.key_id]
+    command = [sys.executable, "-c", HOLD_LOCK, str(chain.machine_folder), APP_KEY.key_id]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
