@@ -56,7 +56,7 @@ class Child:
             **inputs,
         }
         env = {f"INPUT_{name.upper()}": value for name, value in given.items()}
-        self._write(json.dumps({"env": env, "refused": refused}))
+        self._write(json.dumps({"env": env, "refused": refused, "machine": str(chain.machine_folder)}))
 
     def wait_until_ready(self) -> None:
         """Return when all is done that comes before the start."""

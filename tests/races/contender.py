@@ -7,6 +7,7 @@ token. It takes tasks until its input ends.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -29,6 +30,7 @@ def main() -> int:
     try:
         while line := sys.stdin.readline():
             task = json.loads(line)
+            os.environ["XDG_CACHE_HOME"] = task["machine"]  # the processes are there for several tests
             with open_resolver(Settings.from_env(task["env"]), time.monotonic(), lambda _: None) as resolver:
                 say("ready")
                 sys.stdin.readline()
