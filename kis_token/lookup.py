@@ -206,20 +206,21 @@ def look(
     """
     view = View(now=clock.now(), links=(), app_key=given_app_key(settings), refused_id=refused_id)
 
+    present = view  # what patience has seen last: a caller that gives up for a cached token gets that very one
+
     def patience() -> Patience:
+        nonlocal present
+        present = _with_cached(view.as_of(clock.now()), cache, settings, held)
         would_do = settings.mode in ("resolve", "check")  # a renewal needs the store
-        present = view.as_of(clock.now())  # the cached token may have come to its end while the store was asked
-        if would_do and _with_cached(present, cache, settings, held).at_hand() is not None:
+        if would_do and present.at_hand() is not None:
             return briefly
         return patiently if may_issue_alone(present, settings) else at_most(LONGEST_PATIENCE, to_the_end)
 
     try:
         slot = retry.run(read, patience)
     except StoreOutage as outage:
-        view = replace(view.as_of(clock.now()), outage=outage).with_link("supabase", f"{outage}")
-    else:
-        view = _judge_slot(view.as_of(clock.now()), slot, settings, vault)
-    return _with_cached(view, cache, settings, held)
+        return replace(present, outage=outage, links=(Link("supabase", f"{outage}"), *present.links))
+    return _with_cached(_judge_slot(view.as_of(clock.now()), slot, settings, vault), cache, settings, held)
 
 
 def _with_cached(view: View, cache: CacheReader | None, settings: Settings, held: Token | None) -> View:

@@ -233,6 +233,23 @@ def test_cached_token_that_ends_while_the_store_is_asked_is_no_reason_to_give_up
     assert (view.outage is None) is (tries == 2)
 
 
+def test_token_for_which_a_caller_gives_up_is_the_one_it_gets() -> None:
+    """A cache file that goes in that very moment takes nothing away: the look that decided is the look that counts."""
+    clock, token = TurnedClock(), make_token()
+
+    class VanishingCache(HeldCache):
+        def read(self) -> Token:
+            found = super().read()
+            self.token = None  # gone after the first look
+            return found
+
+    view = look(make_settings(), answering(OUTAGE), VanishingCache(token), PlainVault(), clock, retry=NO_RETRY)
+
+    found = enough(view, make_settings())
+    assert found is not None
+    assert (found.token.token_id, found.source) == (token.token_id, "cache")
+
+
 def test_cached_token_does_not_stand_in_for_a_store_that_answers() -> None:
     """A store that works and has no token is believed: somebody has to issue or to store."""
     assert enough(seen(slot_of(None), living(3 * HOUR)), make_settings()) is None
