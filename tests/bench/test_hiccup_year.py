@@ -55,7 +55,7 @@ def test_copy_that_asks_once_misses_a_target(keys: str, target: str) -> None:
         return ask()
 
     year = Year("asks once", keys, 2 * DAYS, seed=2)
-    with patch.object(Retry, "run", run), patch.object(Resolver, "_store_is_back", lambda _: False):
+    with patch.object(Retry, "run", run), patch.object(Resolver, "_read_once", lambda _: None):
         result = simulate(year)
 
     assert target in missed(year, result)
