@@ -59,7 +59,7 @@ def _no_patience_for_a_lease() -> Iterator[None]:
 
 def _no_minute() -> AbstractContextManager[object]:
     """A machine does not remember when it last called KIS without the store."""
-    return patch.object(LocalMachine, "last_call", lambda *_: None)
+    return patch.object(LocalMachine, "not_before", lambda *_: None)
 
 
 def _at_once(_: float, __: float) -> float:

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from kis_token.clock import Clock
     from kis_token.config import Settings
     from kis_token.ports import Cache, Issuer, Machine, Store
+    from kis_token.reader import Slot
     from kis_token.sealing import Vault
     from kis_token.token import Token
 
@@ -87,14 +88,17 @@ class Resolver:
         self._flight = Flight(settings, store, machine, issuer, vault, clock, deadline, tell)
         self._retry = Retry(clock, self._flight.left, tell)
 
-    def look(self, refused_id: str | None = None, *, held: Token | None = None) -> View:
+    def look(
+        self, refused_id: str | None = None, *, held: Token | None = None, read: Callable[[], Slot] | None = None
+    ) -> View:
         """What store and cache hold now; a token with the fingerprint ``refused_id`` counts as none.
 
-        ``held`` is a token that the caller has in memory. Raises StoreMisconfigured and TokenError.
+        ``held`` is a token that the caller has in memory, ``read`` another way to the slot than reading it. Raises
+        StoreMisconfigured and TokenError.
         """
         return look(
             self._settings,
-            lambda: self._store.read(self._settings.service_name),
+            read or self._read,
             self._cache,
             self._vault,
             self._clock,
@@ -113,8 +117,7 @@ class Resolver:
 
     def resolve(self, view: View | None = None) -> Resolution:
         """The token as the settings' mode asks for it; ``view`` is what a look has just shown. Raises KisTokenError."""
-        if view is None or (view.outage is not None and not self._is_served(view) and self._store_is_back()):
-            view = self.look(None if view is None else view.refused_id)
+        view = self.look() if view is None else self._look_again(view)
         try:
             resolution = self._find(view)
         except KisTokenError as error:
@@ -125,9 +128,11 @@ class Resolver:
             raise resolution.unstored  # a renewal is for everybody; what is cached is stored by the next run
         return resolution
 
-    def _is_served(self, view: View) -> bool:
-        """Whether ``view`` has a token for a caller that asks for one."""
-        return self._settings.mode in ("resolve", "check") and view.at_hand() is not None
+    def _look_again(self, view: View) -> View:
+        """Where ``view`` shows an outage that leaves the caller without a token: what the store answers by now."""
+        is_served = self._settings.mode in ("resolve", "check") and view.at_hand() is not None
+        slot = None if view.outage is None or is_served else self._read_once()
+        return view if slot is None else self.look(view.refused_id, read=lambda: slot)
 
     def _find(self, view: View, tries: int = KEY_TRIES) -> Resolution:
         if view.outage is not None:
@@ -149,9 +154,15 @@ class Resolver:
         except KisTokenError as error:
             return self._fall_back(view, error)
 
-    def _find_again(self, view: View, tries: int = KEY_TRIES) -> Resolution:
-        """From the start, in a call in which the store has answered before: it is not out, so none is issued alone."""
-        again = self.look(view.refused_id)
+    def _read(self) -> Slot:
+        return self._store.read(self._settings.service_name)
+
+    def _find_again(self, view: View, tries: int = KEY_TRIES, *, slot: Slot | None = None) -> Resolution:
+        """From the start, in a call in which the store has answered before: it is not out, so none is issued alone.
+
+        ``slot`` is what it has just answered.
+        """
+        again = self.look(view.refused_id, read=None if slot is None else lambda: slot)
         return self._find(again, tries) if again.outage is None else self._fall_back(again, again.outage)
 
     def _bring_home(self, view: View, token: Token) -> View | Resolution:
@@ -230,18 +241,20 @@ class Resolver:
             ) from outage
         try:
             with self._machine.lock(view.app_key.key_id, left):
-                resolution = None if self._store_is_back() else self._issue_alone(view, view.app_key, outage)
+                # The store may be back after the time that building the runtime and the lock have taken.
+                slot = self._read_once()
+                if slot is None:
+                    return self._issue_alone(view, view.app_key, outage)
         except EnvironmentFault as fault:
             raise EnvironmentFault(fault.code, f"{outage.args[0]}, and no token is issued: {fault.args[0]}") from outage
-        return resolution or self._find_again(view)
+        return self._find_again(view, slot=slot)
 
-    def _store_is_back(self) -> bool:
-        """Whether the store answers after the time that building the runtime and the lock have taken."""
+    def _read_once(self) -> Slot | None:
+        """The slot, or None when the store does not answer."""
         try:
-            self._store.read(self._settings.service_name)
+            return self._read()
         except StoreOutage:
-            return False
-        return True
+            return None
 
     def _issue_alone(self, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
         """A token that another of this machine's callers has just cached, else one tokenP call. Under the lock."""

@@ -357,8 +357,10 @@ def test_slot_whose_keys_never_rest_is_given_up(owner: Owner) -> None:
     resolver = chain.resolver(app_key="", app_secret="")
     look = resolver.look
 
-    def look_and_change(refused_id: str | None = None, *, held: Token | None = None) -> View:
-        view = look(refused_id, held=held)
+    def look_and_change(
+        refused_id: str | None = None, *, held: Token | None = None, read: Callable[[], Slot] | None = None
+    ) -> View:
+        view = look(refused_id, held=held, read=read)
         owner.set_app_key(OTHER if view.app_key == APP_KEY else APP_KEY)
         return view
 

@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.errors import IssuanceError, IssuerOutage, IssuerRateLimited, TokenError
+from kis_token.errors import IssuanceError, IssuerOutage, IssuerRateLimited, StoreOutage, TokenError
+from kis_token.machine import LocalMachine
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_response, html_response
 from kis_token.sandbox.loopback import Fault
+from kis_token.supabase import SupabaseStore
 from kis_token.token import in_both_zones
 from tests.chain import ENCRYPTION_KEY, OTHER, dead_token, stale_token
 from tests.support import APP_KEY, HOUR, MINUTE, make_token, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
+    from kis_token.reader import Slot
     from kis_token.token import AppKey, Token
     from tests.chain import Chain
 
@@ -302,6 +306,30 @@ def test_a_dead_cached_token_of_another_key_is_in_nobody_s_way(chain: Chain) -> 
     (chain.folder / "cache.json").write_text(make_token(OTHER.key, left=-MINUTE, age=25 * HOUR).to_json())
     with pytest.raises(IssuerOutage):
         chain.resolve(allow_expired="true")
+
+
+def test_the_store_s_last_answer_before_an_issue_is_used(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store answers once, to the look under the machine's lock, and is out again: its token is handed out."""
+    token = make_token()
+    chain.database.put_token(token)
+    read, lock, answers = SupabaseStore.read, LocalMachine.lock, [0]
+
+    def flapping(store: SupabaseStore, service_name: str) -> Slot:
+        if not answers[0]:
+            raise StoreOutage("store-unreachable", "Supabase does not answer")
+        answers[0] -= 1
+        return read(store, service_name)
+
+    def locked(machine: LocalMachine, app_key_id: str, seconds: float) -> AbstractContextManager[None]:
+        answers[0] = 1
+        return lock(machine, app_key_id, seconds)
+
+    monkeypatch.setattr(SupabaseStore, "read", flapping)
+    monkeypatch.setattr(LocalMachine, "lock", locked)
+
+    got = chain.resolve(cache_path="off")
+
+    assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "supabase", 0)
 
 
 @pytest.mark.parametrize("takes", [2.0, 14.0, 600.0])

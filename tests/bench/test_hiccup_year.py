@@ -55,7 +55,7 @@ def test_copy_that_asks_once_misses_a_target(keys: str, target: str) -> None:
         return ask()
 
     year = Year("asks once", keys, 2 * DAYS, seed=2)
-    with patch.object(Retry, "run", run), patch.object(Resolver, "_store_is_back", lambda _: False):
+    with patch.object(Retry, "run", run), patch.object(Resolver, "_read_once", lambda _: None):
         result = simulate(year)
 
     assert target in missed(year, result)
@@ -107,7 +107,7 @@ def test_callers_of_one_machine_take_turns(monkeypatch: pytest.MonkeyPatch) -> N
     year = outage_at(time(8, 54))
 
     assert close_calls(simulate(year)) == 0
-    with patch.object(LocalMachine, "last_call", lambda *_: None):
+    with patch.object(LocalMachine, "not_before", lambda *_: None):
         assert close_calls(simulate(year)) > 0
 
 
