@@ -54,6 +54,7 @@ def _no_patience_for_a_lease() -> Iterator[None]:
         stack.enter_context(patch.object(kis_token.lease, "LONGEST_UNKNOWN", 0.0))
         stack.enter_context(patch.object(kis_token.lease, "LAPSE", 1000.0))
         stack.enter_context(patch.object(Resolver, "_fall_back", issue_beside))
+        stack.enter_context(_no_minute())  # the machine remembers leases as well
         yield
 
 
