@@ -46,7 +46,6 @@ _SECRET = {
 LONGEST_KEY = 8192
 
 _SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
-_HTS_ID = re.compile(r"[A-Za-z0-9@_.-]{1,64}", re.ASCII)
 _DURATION = re.compile(r"(?:\d{1,9}[smhd])+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+)([smhd])", re.ASCII)
 _ODD = "has a line break, a blank or a character outside ASCII, or is far too long"
@@ -266,7 +265,7 @@ class _Reader:
         text = self._text("hts-id", "KIS_HTS_ID")
         if not text:
             self._fault("missing-hts-id", "token-files names python-kis, but KIS_HTS_ID is not set")
-        elif _HTS_ID.fullmatch(text) is None:
+        elif re.fullmatch(r"[A-Za-z0-9@_.-]{1,64}", text, re.ASCII) is None:
             self._fault("invalid-hts-id", "KIS_HTS_ID has not the form of a login name")
         return text
 

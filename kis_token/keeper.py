@@ -113,7 +113,10 @@ class TokenKeeper:
         if self._app_key is not None:
             return self._app_key
         with self._open(self._settings) as resolver:
-            return self._remember(resolver.look().app_key)
+            view = resolver.look()
+        if view.app_key is None and view.outage is not None:
+            raise view.outage
+        return self._remember(view.app_key)
 
     def _renew(self, held: Held, *, lives: bool) -> Held:
         try:
