@@ -426,13 +426,23 @@ def test_short_run_prints_zeros() -> None:
     ],
 )
 def test_spoilt_copy_is_caught(spoilt: str, rows: set[str]) -> None:
-    """A copy of the project that lacks one guard makes a row other than zero, in 12 s with 20 contenders."""
+    """A copy of the project that lacks one guard makes a row other than zero, in 12 s with 20 contenders.
+
+    When exactly things go wrong is up to the machine: a run in which the guard was not needed is followed by another.
+    """
     command = [sys.executable, "-m", "bench.chaos", "--seconds", "12", "--contenders", "20", "--gap", "2"]
-
-    done = subprocess.run(
-        [*command, "--spoilt", spoilt], cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False
-    )
-
-    found = {line[:46].rstrip(): line[46:].strip() for line in done.stdout.splitlines()}
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert any(int(found[row]) > 0 for row in rows), done.stdout
+    printed = []
+    for seed in ("1", "2", "3"):
+        done = subprocess.run(
+            [*command, "--spoilt", spoilt, "--seed", seed],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        found = {line[:46].rstrip(): line[46:].strip() for line in done.stdout.splitlines()}
+        if done.returncode == 1 and any(int(found[row]) > 0 for row in rows):
+            return
+        printed.append(done.stdout + done.stderr)
+    pytest.fail("\n".join(printed))
