@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 #: From asking for a turn to sending tokenP. With 70 s between turns, two calls are more than a minute apart.
 LONGEST_START = timedelta(seconds=5)
 
-#: Seconds for which a caller that may hold a lease without knowing it asks for the answer again, and those after which
-#: that lease is over: together a little more than the 60 s that it lasts.
+#: Seconds for which a caller that may hold a lease without knowing it asks for the answer again, and those that it then
+#: waits before it begins anew: together about the 60 s that a lease lasts. The database decides.
 LONGEST_UNKNOWN, LAPSE = 50.0, 12.0
 
 #: Seconds for which a token is tried to be stored: about as long as the lease lasts.
