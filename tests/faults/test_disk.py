@@ -68,7 +68,10 @@ def child(chain: Chain, *, largest_file: int | None = None, user: int | None = N
     task = {"env": env, "largest_file": largest_file, "user": user}
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("limited.py"))],
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
+        # Another user has a temporary folder of its own, where the machine's notes go.
+        env=os.environ
+        | {"PYTHONPATH": str(CHECKOUT)}
+        | ({"TMPDIR": str(Path(env["KIS_TOKEN_CACHE"]).parent)} if user is not None else {}),
         input=json.dumps(task) + "\n",
         stdout=subprocess.PIPE,
         text=True,
