@@ -6,6 +6,7 @@ a traceback may quote what it should not.
 
 from __future__ import annotations
 
+import linecache
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -97,8 +98,12 @@ def _is_of_loading(error: Exception) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    is_in_loader = trace is not None and trace.tb_frame.f_code.co_filename.startswith("<frozen importlib")
-    return is_in_loader or isinstance(error, (ImportError, SyntaxError))
+    if trace is None or isinstance(error, (ImportError, SyntaxError)):
+        return trace is not None
+    file = trace.tb_frame.f_code.co_filename
+    # Python 3.10 raises ValueError for a source with zeros, and hides the loader's own frames.
+    is_import = linecache.getline(file, trace.tb_lineno).lstrip().startswith(("import ", "from "))
+    return is_import or file.startswith("<frozen importlib")
 
 
 def _keep_line_ends() -> None:
