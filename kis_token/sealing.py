@@ -14,7 +14,6 @@ import os
 from typing import Protocol
 
 from kis_token.errors import TokenError
-from kis_token.forks import no_fork
 
 PREFIX = "enc:v1:"
 
@@ -54,6 +53,8 @@ class SealingVault:
 
     def open(self, text: str, service_name: str, credential_type: str) -> str:
         """The value inside. Raises TokenError ``plain-with-key`` or ``seal-broken``."""
+        from kis_token.forks import no_fork
+
         with no_fork():
             from cryptography.exceptions import InvalidTag
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -77,6 +78,8 @@ class SealingVault:
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
         """An envelope. Never the same twice."""
+        from kis_token.forks import no_fork
+
         with no_fork():
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -91,6 +94,8 @@ def make_vault(secrets: tuple[bytes, ...]) -> Vault:
 
 
 def _derive(secret: bytes) -> bytes:
+    from kis_token.forks import no_fork
+
     with no_fork():
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF

@@ -16,7 +16,6 @@ from urllib.parse import unquote, urlsplit
 
 from kis_token.errors import StoreOutage
 from kis_token.final_response import FinalResponse
-from kis_token.forks import no_fork
 from kis_token.limits import GivenUp, within
 from kis_token.network import connect
 
@@ -112,6 +111,8 @@ class Wire:
         try:
             if proxy is not None:
                 _open_tunnel(connection, self._host, self._port, proxy)
+            from kis_token.forks import no_fork  # here, since its import takes time that plain http does not need
+
             with no_fork():
                 if self._context is None:
                     self._context = self._load_trust()

@@ -77,7 +77,6 @@ FAST = (
     "network",
     "folders",
     "files",
-    "forks",
     "final_response",
     "cache",
     "reader",
