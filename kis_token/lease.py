@@ -92,22 +92,28 @@ class Lease:
         there. When that takes as long as a lease lasts it lets that one lapse and begins anew, while it has the time. A
         caller that has a token at hand (``has_token``) does not wait for any of this.
         """
+
+        def send(holder: str) -> Begun:
+            return self._store.begin(
+                self._service,
+                holder,
+                self._settings.label,
+                app_key,
+                min_remaining=self._settings.min_validity,
+                rejected_version=rejected_version,
+                rejected_token_id=rejected_token_id,
+                keys_version=keys_version,
+            )
+
         while True:
             try:
-                return self._begin(app_key, keys_version, rejected_version, rejected_token_id, has_token)
+                return self._begin(send, has_token)
             except StoreOutage as outage:
                 if outage.lasting or has_token() or self.left() < LAPSE:
                     raise
             self._clock.sleep(LAPSE)
 
-    def _begin(
-        self,
-        app_key: AppKey,
-        keys_version: int,
-        rejected_version: int | None,
-        rejected_token_id: str | None,
-        has_token: Callable[[], bool],
-    ) -> tuple[Begun, Turn | None]:
+    def _begin(self, send: Callable[[str], Begun], has_token: Callable[[], bool]) -> tuple[Begun, Turn | None]:
         """The same with one holder."""
         holder = str(uuid.uuid4())
         asked: list[tuple[datetime, float]] = []  # when requests began of which one may have been granted
@@ -115,16 +121,7 @@ class Lease:
         def ask() -> Begun:
             asked.append((self._clock.now(), self._clock.monotonic()))
             try:
-                return self._store.begin(
-                    self._service,
-                    holder,
-                    self._settings.label,
-                    app_key,
-                    min_remaining=self._settings.min_validity,
-                    rejected_version=rejected_version,
-                    rejected_token_id=rejected_token_id,
-                    keys_version=keys_version,
-                )
+                return send(holder)
             except StoreOutage as outage:
                 if not outage.sent:
                     asked.pop()

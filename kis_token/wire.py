@@ -102,10 +102,8 @@ class Wire:
 
     def _connect(self, proxy: _Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
         """A connection to Supabase, with TLS where it is due."""
-        if proxy is None:
-            connection = connect(self._host, self._port, seconds, attempt)
-        else:
-            connection = connect(proxy.host, proxy.port, seconds, attempt)
+        host, port = (self._host, self._port) if proxy is None else (proxy.host, proxy.port)
+        connection = connect(host, port, seconds, attempt)
         if not self._is_tls:
             return connection
         try:
@@ -115,18 +113,11 @@ class Wire:
 
             with no_fork():
                 if self._context is None:
-                    self._context = self._load_trust()
+                    self._context = _trust()
                 return self._context.wrap_socket(connection, server_hostname=self._host)
         except BaseException:
             connection.close()
             raise
-
-    @staticmethod
-    def _load_trust() -> ssl.SSLContext:
-        try:
-            return _trust()
-        except OSError:  # such as SSLKEYLOGFILE in a folder that is not there
-            raise _NoTrust from None
 
 
 class _BrokenAnswer(http.client.HTTPException):
@@ -238,7 +229,10 @@ def _proxy(netloc: str) -> _Proxy | None:
 
 def _trust() -> ssl.SSLContext:
     """The system's certificates (or SSL_CERT_FILE and SSL_CERT_DIR), those that the environment adds, and certifi's."""
-    context = ssl.create_default_context()
+    try:
+        context = ssl.create_default_context()
+    except OSError:  # such as SSLKEYLOGFILE in a folder that is not there
+        raise _NoTrust from None
     context.set_alpn_protocols(["http/1.1"])
     for path in filter(None, map(os.environ.get, _BUNDLES)):
         with suppress(OSError):  # a file that is not there, or no certificate: what else is trusted decides
