@@ -12,13 +12,20 @@ export UV_SYSTEM_CERTS := 1
 export UV_CACHE_DIR := $(CURDIR)/build/uv-cache
 export PIP_CACHE_DIR := $(CURDIR)/build/pip-cache
 
-.PHONY: demo test bench lint lint-yaml lock clean
+.PHONY: demo test quick bench lint lint-yaml lock clean
 
 demo: .venv/ready
 	$(BIN)/python -m tools.demo
 
+# All tests, on all cores; those whose names match, with TESTS=pattern. A PostgreSQL that is given has room for one worker.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(if $(TESTS),-k "$(TESTS)")
+
+# Those that need neither PostgreSQL, nor the emulated KIS, nor a child process.
+quick: .venv/ready
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m quick
+
+WORKERS ?= $(if $(KIS_TESTS_DSN),0,logical)
 
 bench: .venv/ready
 	$(BIN)/python -m bench

@@ -15,7 +15,7 @@ from kis_token.sandbox.database import apply_migrations, migrations_folder, prep
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from tests import given, leaks
+from tests import given, leaks, quick
 from tests.chain import ENCRYPTION_KEY, OTHER, Chain
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, Database
 
@@ -40,7 +40,8 @@ SECRETS = (
 def pytest_configure(config: pytest.Config) -> None:
     """Watch over the run, whatever part of the tests it is, and have its folders closed to the developer's group."""
     os.umask(0o022)
-    config.pluginmanager.register(leaks, "leaks")
+    leaks.watch(config)
+    config.pluginmanager.register(quick, "quick")
     for secret in SECRETS:
         leaks.LEAKS.add(secret)
     leaks.LEAKS.needles.add_bytes(base64.b64decode(ENCRYPTION_KEY))
@@ -139,9 +140,11 @@ def sandbox(postgres: EmbeddedPostgres) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="session")
-def tool_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A runner's tool cache that all tests share, so that the runtime is built once."""
-    return tmp_path_factory.mktemp("tools")
+def tool_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+    """A runner's tool cache that all tests share, so that the runtime is built once, however many workers there are."""
+    folder = leaks.shared_folder(tmp_path_factory, pytestconfig) / "tools"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ sys.modules["tests"] = tests
 from tests import leaks
 
 def pytest_configure(config):
-    config.pluginmanager.register(leaks, "leaks")
+    leaks.watch(config)
     leaks.LEAKS.add(os.environ["SECRET"])
 """
 

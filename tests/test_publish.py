@@ -147,7 +147,7 @@ VARIABLES = [
 ]
 
 
-@pytest.mark.parametrize(("exports", "names"), VARIABLES, ids=str)
+@pytest.mark.parametrize(("exports", "names"), VARIABLES, ids=["neither", "env", "credentials", "both"])
 def test_variables_are_set_only_where_asked_for(exports: dict[str, str], names: set[str]) -> None:
     """Nothing secret enters the environment of later steps by itself."""
     assert {each[1] for each in published(resolution_of(), **exports).told if each[0] == "export"} == names

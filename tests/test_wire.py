@@ -97,7 +97,7 @@ def test_a_gzip_bomb_is_an_outage_of_little_memory(
             tracemalloc.stop()
 
 
-@pytest.mark.parametrize("packed", [b"no gzip at all", gzip.compress(ROWS)[:-9], b""])
+@pytest.mark.parametrize("packed", [b"no gzip at all", gzip.compress(ROWS)[:-9], b""], ids=["other", "cut", "empty"])
 def test_an_answer_that_cannot_be_unpacked_is_an_outage(packed: bytes) -> None:
     """A broken or an empty body that calls itself packed is an outage."""
     with LoopbackServer(lambda _: Response(200, packed, {"Content-Encoding": "gzip"})) as server:

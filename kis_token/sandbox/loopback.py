@@ -7,6 +7,7 @@ process: every thread is a daemon.
 from __future__ import annotations
 
 import json
+import selectors
 import socket
 import struct
 import threading
@@ -125,7 +126,7 @@ class LoopbackServer:
             self._server.socket = self._tls.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        self._server.serve()
 
     def stop(self) -> None:
         """Refuse connections from now on, and break those that are open."""
@@ -133,8 +134,7 @@ class LoopbackServer:
             return
         self._stopped.set()
         server, self._server = self._server, None
-        server.shutdown()
-        server.server_close()
+        server.refuse()
         server.break_connections()
 
     def __enter__(self) -> Self:
@@ -199,6 +199,27 @@ class _Server(ThreadingHTTPServer):
         self.owner = owner
         self._open: set[socket.socket] = set()
         super().__init__(address, _Connection)
+        self._bell, self._ringer = socket.socketpair()
+        self._thread = threading.Thread(target=self._take_connections, daemon=True)
+
+    def serve(self) -> None:
+        """Take connections from now on."""
+        self._thread.start()
+
+    def refuse(self) -> None:
+        """Take no connection any more. Returns at once: ``shutdown`` would wait for a loop that looks now and then."""
+        self._ringer.close()
+        self._thread.join()
+        self._bell.close()
+        self.server_close()
+
+    def _take_connections(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            for source in (self, self._bell):
+                selector.register(source, selectors.EVENT_READ)
+            while all(key.fileobj is self for key, _ in selector.select()):
+                with suppress(OSError):  # the client has gone again
+                    self.process_request(*self.get_request())
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
