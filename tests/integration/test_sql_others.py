@@ -1,4 +1,7 @@
-"""abort_issuance, save_token, revoke_token, issuance_status and prune_issuances."""
+"""abort_issuance and save_token: columns, statuses and SQLSTATEs; revoke_token, issuance_status and prune_issuances.
+
+What a caller of the first two sees is in tests/store/test_others.py.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from tests.support import APP_KEY, HOUR, MINUTE, Contender, issue_by_functions, make_token
+from kis_token.token import parse_instant
+from tests.support import APP_KEY, HOUR, Contender, issue_by_functions, make_token
 
 if TYPE_CHECKING:
     from kis_token.token import Token
@@ -35,30 +39,17 @@ def save(database: Database, token: Token, **changes: object) -> str:
 # abort_issuance
 
 
-def test_an_abort_gives_the_lease_back(database: Database, contender: Contender) -> None:
-    """After an abort without a cool-down the next is granted at once, and is told of the error."""
+def test_an_abort_is_written_into_the_lease(database: Database, contender: Contender) -> None:
+    """The answer is aborted; the columns have the error, and no holder."""
     assert contender.abort("out-of-time", timedelta()) == "aborted"
 
     lease = database.lease()
     assert (lease["holder"], lease["lease_until"], lease["last_error"]) == (None, None, "out-of-time")
-    answer = Contender(database).begin()
-    assert (answer["status"], answer["fence"], answer["last_error"]) == ("granted", 2, "out-of-time")
-    assert database.outcomes() == ["granted", "aborted", "granted"]
-
-
-def test_an_abort_may_keep_everyone_waiting(database: Database, contender: Contender) -> None:
-    """With a cool-down nobody is granted before it is over, whatever credential is tried."""
-    contender.abort("EGW00133", 61 * SECOND)
-    assert Contender(database).begin()["last_error"] == "EGW00133"
-    database.age(60)
-    assert Contender(database).begin()["status"] == "busy"
-    database.age(2)
-    assert Contender(database).begin()["status"] == "granted"
 
 
 @pytest.mark.parametrize("change", [{"fence": 0}, {"fence": 2}, {"fence": None}, {"holder": None}], ids=str)
-def test_only_the_holder_may_abort(database: Database, contender: Contender, change: dict[str, object]) -> None:
-    """Who cannot name fence and holder changes nothing."""
+def test_a_fenced_abort_changes_no_column(database: Database, contender: Contender, change: dict[str, object]) -> None:
+    """The answer to a caller without fence or holder is fenced, also for nulls, and the lease stays as it is."""
     before = database.lease()
 
     assert contender.abort(**change) == "fenced"  # type: ignore[arg-type]  # fence and holder alone
@@ -66,37 +57,13 @@ def test_only_the_holder_may_abort(database: Database, contender: Contender, cha
     assert database.lease() == before
 
 
-def test_an_abort_happens_once(database: Database, contender: Contender) -> None:
-    """A repeated abort, or one after a commit, does nothing."""
+def test_an_abort_after_a_commit_changes_no_column(database: Database, contender: Contender) -> None:
+    """The answer is fenced, and the lease stays as the commit left it."""
     contender.commit(make_token())
     before = database.lease()
 
     assert contender.abort() == "fenced"
     assert database.lease() == before
-
-
-def test_an_abort_keeps_the_token(database: Database) -> None:
-    """A failed renewal leaves the stored token and what is known of it as they were."""
-    token = make_token(left=5 * MINUTE, age=HOUR)
-    version = issue_by_functions(database, token)
-    database.age(120)
-    contender = Contender(database)
-    contender.begin(rejected_version=version)
-    contender.abort()
-
-    assert (database.row()["version"], database.lease()["token_id"]) == (version, token.token_id)
-
-
-def test_a_refusal_outlives_another_error(database: Database) -> None:
-    """An outage with one credential does not lift the cool-down of another."""
-    contender = Contender(database)
-    contender.begin()
-    contender.abort("EGW00105", timedelta(), refused_credential_id=APP_KEY.credential_id)
-    other = Contender(database)
-    other.begin(credential_id="0123456789abcdef")
-    other.abort("kis-unreachable", timedelta())
-
-    assert Contender(database).begin()["status"] == "busy"
 
 
 @pytest.mark.parametrize("change", [{"service": ""}, {"cooldown": None}, {"cooldown": -SECOND}, {"cooldown": 2 * HOUR}])
@@ -109,50 +76,27 @@ def test_a_senseless_abort_is_refused(contender: Contender, change: dict[str, ob
 # save_token
 
 
-def test_a_first_token_is_saved(database: Database) -> None:
-    """On an empty slot a token issued elsewhere is stored, and the log says so."""
+def test_save_answers_saved_or_kept(database: Database) -> None:
+    """The answer's status says whether the token was stored, which a caller of the client does not see."""
+    stored = make_token(left=23 * HOUR)
+    until = stored.expires_at
+
+    assert save(database, stored) == "saved"
+    for left, status in ((-HOUR, "kept"), (timedelta(), "kept"), (HOUR, "saved")):
+        assert save(database, make_token(), expires_at=until + left) == status
+    version = database.row()["version"]
+    assert save(database, make_token(left=HOUR), replaces_version=version - 1) == "kept"
+    assert save(database, make_token(left=HOUR), replaces_version=version) == "saved"
+    for end, active in ((None, True), (until, False)):
+        database.put("access_token", make_token().to_json(), end, active=active)
+        assert save(database, make_token(left=HOUR)) == "saved"
+
+
+def test_begin_has_the_issue_time_of_the_leases_token_alone(database: Database) -> None:
+    """The answer's issued_at is null after a token was saved that is not the lease's."""
     token = make_token()
-
-    assert save(database, token) == "saved"
-    assert database.stored_id() == token.token_id
-    assert database.outcomes() == ["saved"]
-
-
-@pytest.mark.parametrize(("left", "status"), [(22 * HOUR, "kept"), (23 * HOUR, "kept"), (24 * HOUR, "saved")])
-def test_the_later_expiry_is_kept(database: Database, left: timedelta, status: str) -> None:
-    """A token replaces the stored one only when it ends later."""
-    stored, token = make_token(left=23 * HOUR), make_token(left=left)
-    stored_until = stored.expires_at
-    database.put_token(stored)
-
-    assert save(database, token, expires_at=stored_until + (left - 23 * HOUR)) == status
-    assert database.stored_id() == (token if status == "saved" else stored).token_id
-
-
-def test_a_named_version_is_replaced(database: Database) -> None:
-    """Whoever names the version it replaces may store a token that ends sooner; with another version not."""
-    version = database.put_token(make_token())
-    sooner = make_token(left=HOUR)
-
-    assert save(database, sooner, replaces_version=version - 1) == "kept"
-    assert save(database, sooner, replaces_version=version) == "saved"
-    assert database.stored_id() == sooner.token_id
-
-
-@pytest.mark.parametrize("active", [True, False])
-def test_a_row_without_use_is_replaced(database: Database, active: bool) -> None:  # noqa: FBT001 - a table
-    """A row that is inactive or does not say when it ends gives way, and is active afterwards."""
-    token = make_token(left=HOUR)
-    database.put("access_token", make_token().to_json(), None if active else make_token().expires_at, active=active)
-
-    assert save(database, token) == "saved"
-    assert database.stored_id() == token.token_id
-    assert database.row()["is_active"]
-
-
-def test_a_saved_token_is_not_taken_for_the_leases(database: Database) -> None:
-    """After someone saved another token, begin no longer speaks of the issue time of its own."""
-    issue_by_functions(database, make_token())
+    issue_by_functions(database, token)
+    assert parse_instant(Contender(database).begin()["issued_at"]) == token.issued_at
     assert save(database, make_token(left=30 * HOUR)) == "saved"
 
     answer = Contender(database).begin()

@@ -76,19 +76,6 @@ def test_two_that_were_revoked_are_both_remembered(database: Database) -> None:
     assert database.row()["is_active"] is False
 
 
-@pytest.mark.parametrize("value", [None, SEALED], ids=["plain", "sealed"])
-def test_a_revoked_token_is_not_saved(database: Database, value: str | None) -> None:
-    """save_token answers rejected and stores nothing; of a sealed value the caller says which token it is."""
-    token = make_token()
-    issue_by_functions(database, token)
-    revoke(database, token)
-
-    form = {} if value is None else {"value": value, "token_id": token.token_id}
-    assert save(database, token, **form) == "rejected"
-    assert database.row()["is_active"] is False
-    assert save(database, make_token()) == "saved"
-
-
 def test_a_token_id_beside_a_plain_value_does_not_count(database: Database) -> None:
     """Which token a plain value holds is read from it, whatever the caller says."""
     token = make_token()
@@ -166,17 +153,6 @@ def test_what_has_ended_is_forgotten(database: Database) -> None:
     assert set(remembered(database)) == {new.token_id}
 
 
-def test_at_most_a_hundred_are_remembered(database: Database) -> None:
-    """The one that was rejected last is, whenever it ends; of the others those that end last."""
-    later = {f"{number:016x}": f"{utc_now() + 10 * DAY + number * HOUR}" for number in range(100)}
-    database.put("rejected_tokens", json.dumps(later))
-    token = make_token(left=2 * HOUR)
-    database.put_token(token)
-    revoke(database, token)
-
-    assert set(remembered(database)) == later.keys() - {f"{0:016x}"} | {token.token_id}
-
-
 @pytest.mark.parametrize(
     "value", ["", "{", "[]", "1", "null", '"text"', '{"a": 1}', '{"0123456789abcdef": "soon"}', "[" * 20000, SEALED]
 )
@@ -190,25 +166,6 @@ def test_a_row_that_cannot_be_read_breaks_nothing(database: Database, value: str
     revoke(database, token)
 
     assert set(remembered(database)) == {token.token_id}
-
-
-def test_slots_remember_their_own(database: Database) -> None:
-    """What one slot rejects another may store: it may be another account's."""
-    token = make_token()
-    revoke(database, token)
-
-    assert save(database, token, service="kis-second") == "saved"
-
-
-def test_a_stored_token_that_is_remembered_is_not_fresh(database: Database) -> None:
-    """Also when somebody who knows no functions has written it into the row again."""
-    token = make_token()
-    issue_by_functions(database, token)
-    revoke(database, token)
-    database.put_token(token)
-    database.age(70)
-
-    assert Contender(database).begin()["status"] == "granted"
 
 
 def test_status_and_listings_do_not_show_the_row(database: Database) -> None:

@@ -44,10 +44,11 @@ def test_a_commit_replaces_what_was_there(ground: Ground) -> None:
     assert stored_value(ground) == token.to_json()
 
 
-def test_a_commit_brings_an_inactive_row_back(ground: Ground) -> None:
+@pytest.mark.parametrize("is_same", [True, False], ids=["the same token", "another"])
+def test_a_commit_brings_an_inactive_row_back(ground: Ground, is_same: bool) -> None:  # noqa: FBT001 - a table
     """A token row that was set to inactive is active again, even with the same token."""
     token = make_token()
-    put_token(ground, token, active=False)
+    put_token(ground, token if is_same else make_token(), active=False)
     assert stored(ground) is None
 
     issue(ground, token)
@@ -273,7 +274,7 @@ def test_five_rejecters_of_one_dead_token_make_one_call(ground: Ground) -> None:
 
 
 def test_a_token_stored_by_someone_else_is_known_again(ground: Ground, contender: Contender) -> None:
-    """Also a plain row that was written without a lease is recognised; from then on the lease knows its issue."""
+    """Also a plain row that was written without a lease is recognised; from then on the lease knows it."""
     token = make_token(age=5 * HOUR, left=19 * HOUR)
     version = put_token(ground, token)
 
@@ -281,6 +282,7 @@ def test_a_token_stored_by_someone_else_is_known_again(ground: Ground, contender
 
     assert (committed.status, committed.version) == ("unchanged", version)
     assert Contender(ground).begin(min_remaining=24 * HOUR).status == "fresh"
+    assert Contender(ground).begin(rejected_token_id=token.token_id).status == "busy"
 
 
 def test_the_same_token_heals_an_unusable_row(ground: Ground, contender: Contender) -> None:

@@ -95,7 +95,7 @@ SERIES = st.lists(
     max_size=60,
 )
 
-# With these, three ends are met exactly that random series seldom meet: a call comes a second after a wait.
+# With these, four ends are met exactly that random series seldom meet: a call comes a second after a wait.
 BEGIN = (
     "begin",
     {
@@ -108,6 +108,8 @@ BEGIN = (
         "rejected": None,
     },
 )
+BEGIN_FOR_10_MINUTES = ("begin", {**BEGIN[1], "min_remaining": MIN_REMAINING})
+PUT = ("put", {"service": "kis", "token": 1, "form": "plain", "shift": 0 * HOUR, "active": True})
 COMMIT = ("commit", {"turn": 1, "token": 1, "form": "plain", "rejected": False})
 
 CLOCK = """
@@ -376,6 +378,7 @@ def clocked(postgres: EmbeddedPostgres) -> Iterator[Database]:
 @example(
     [BEGIN, ("issue", {"age": 6 * HOUR - 9 * SECOND, "left": HOUR}), COMMIT, ("wait", {"time": 7 * SECOND}), BEGIN]
 )
+@example([PUT, ("wait_for_an_end", {"number": 2, "beside": -SECOND}), BEGIN_FOR_10_MINUTES, BEGIN_FOR_10_MINUTES])
 def test_memory_and_functions_answer_the_same(clocked: Database, operations: list[tuple[str, dict[str, Any]]]) -> None:
     """No series of calls, of outsiders' writes and of waits makes the two answer, store or note anything different."""
     comparison = Comparison(clocked)

@@ -134,7 +134,9 @@ def test_an_abort_keeps_the_token(ground: Ground) -> None:
     contender.begin(rejected_version=version)
     contender.abort("kis-unreachable", timedelta())
 
-    assert stored_value(ground) == SEALED
+    row = stored(ground)
+    assert row is not None
+    assert (row.value, row.version) == (SEALED, version)
     assert Contender(ground).begin(rejected_token_id=token.token_id).status == "granted"
 
 
@@ -201,14 +203,17 @@ def test_a_saved_token_is_not_taken_for_the_leases(ground: Ground) -> None:
 
 @pytest.mark.parametrize("stored_form", [None, SEALED], ids=["plain", "sealed"])
 def test_a_rejected_token_is_not_saved(ground: Ground, stored_form: str | None) -> None:
-    """A token that is remembered as rejected is not stored without a turn either; another is."""
+    """A token that is remembered as rejected is not stored without a turn either; another is, and by another slot."""
     rejected, other = make_token(), make_token()
+    put_token(ground, rejected, active=False)
     reject(ground, rejected)
 
     assert ground.store.save("kis", rejected, stored_form or rejected.to_json()) is False
     assert stored_value(ground) is None
     assert ground.store.save("kis", other, stored_form or other.to_json()) is True
     assert stored_value(ground) == (stored_form or other.to_json())
+    assert ground.store.save("kis-second", rejected, stored_form or rejected.to_json()) is True
+    assert stored_value(ground, "kis-second") == (stored_form or rejected.to_json())
 
 
 # read, and versions
