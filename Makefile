@@ -11,8 +11,10 @@ UV := build/uv/bin/uv
 export UV_SYSTEM_CERTS := 1
 export UV_CACHE_DIR := $(CURDIR)/build/uv-cache
 export PIP_CACHE_DIR := $(CURDIR)/build/pip-cache
+# Without bytecode the tests and the many programs that they start take twice as long.
+export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick bench lint lint-yaml lock clean
+.PHONY: demo test quick matrix bench lint lint-yaml lock clean
 
 demo: .venv/ready
 	$(BIN)/python -m tools.demo
@@ -24,6 +26,10 @@ test: .venv/ready
 # Those that need neither PostgreSQL, nor the emulated KIS, nor a child process.
 quick: .venv/ready
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m quick
+
+# Combinations that multiply what other tests show. CI runs them every night.
+matrix: .venv/ready
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m matrix
 
 WORKERS ?= $(if $(KIS_TESTS_DSN),0,logical)
 

@@ -15,7 +15,7 @@ from kis_token.sandbox.database import apply_migrations, migrations_folder, prep
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from tests import given, leaks, quick
+from tests import findings, given, leaks, quick
 from tests.chain import ENCRYPTION_KEY, OTHER, Chain
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, Database
 
@@ -40,7 +40,7 @@ SECRETS = (
 def pytest_configure(config: pytest.Config) -> None:
     """Watch over the run, whatever part of the tests it is, and have its folders closed to the developer's group."""
     os.umask(0o022)
-    leaks.watch(config)
+    findings.watch(config)
     config.pluginmanager.register(quick, "quick")
     for secret in SECRETS:
         leaks.LEAKS.add(secret)

@@ -3,9 +3,6 @@
 Looked at are the tests' ids and reports (with all that any library logs, down to DEBUG), what they capture, the errors
 that they expect, what their children print, command lines, and the files that are left. A finding fails the run and
 says where; it never repeats the secret. What is allowed stands in ``may_hold_secrets`` and ``says_secrets`` alone.
-
-Where pytest-xdist runs the tests in workers, each worker watches over its own tests and reports its findings to the
-process that started it (``WorkersFindings``), in which no test runs.
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ from tests import ears
 from tests.needles import Needles, without_masks
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator
+    from collections.abc import Generator, Iterator
 
 
 #: A command may be a whole program.
@@ -148,12 +145,6 @@ def on_event(event: str, arguments: tuple[Any, ...]) -> None:
             LEAKS.judge_files(folder)
 
 
-def watch(config: pytest.Config) -> None:
-    """Watch over this process's tests, or gather what its workers find. Called by a conftest's pytest_configure."""
-    starts_workers = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
-    config.pluginmanager.register(WorkersFindings() if starts_workers else sys.modules[__name__], "leaks")
-
-
 def pytest_configure() -> None:
     """Begin to listen."""
     ears.listen(_patch, LEAKS.hear, LEAKS.add, says_secrets)
@@ -204,63 +195,17 @@ def pytest_runtest_logfinish() -> None:
     LEAKS.end()
 
 
-@pytest.hookimpl(wrapper=True, trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
-    """Look through what was not any single test's, and let findings fail the run, or tell them to whom it belongs."""
-    try:
-        return (yield)
-    finally:
-        LEAKS.end()
-        if LEAKS.folder is not None:
-            LEAKS.judge_files(LEAKS.folder)
-        if LEAKS.shared not in (None, LEAKS.folder):
-            LEAKS.judge_files(LEAKS.shared, apart_from="popen-*")
-        if hasattr(session.config, "workeroutput"):
-            session.config.workeroutput["leaks"] = LEAKS.found
-        fail_for(LEAKS.found, session)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say where secrets were found."""
-    show(LEAKS.found, terminalreporter)
-
-
-class WorkersFindings:
-    """A pytest plugin for the process that starts the workers: what they find fails the run as well."""
-
-    def __init__(self) -> None:
-        self._found: set[str] = set()
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - pytest-xdist's hook, whose class it keeps to itself
-        """A worker has ended; one that crashed, and fails the run by that, tells nothing."""
-        self._found.update(getattr(node, "workeroutput", {}).get("leaks", ()))
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Let findings fail the run."""
-        fail_for(self._found, session)
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say where secrets were found."""
-        show(self._found, terminalreporter)
+def last_look(_: pytest.Config) -> Iterator[str]:
+    """All that was found, when what was not any single test's has been looked through as well."""
+    LEAKS.end()
+    if LEAKS.folder is not None:
+        LEAKS.judge_files(LEAKS.folder)
+    if LEAKS.shared not in (None, LEAKS.folder):
+        LEAKS.judge_files(LEAKS.shared, apart_from="popen-*")
+    return (f"LEAK {finding}" for finding in LEAKS.found)
 
 
 def shared_folder(factory: pytest.TempPathFactory, config: pytest.Config) -> Path:
     """The temporary folder that is the same for all workers of a run."""
     folder = factory.getbasetemp()
     return folder.parent if hasattr(config, "workerinput") else folder
-
-
-def fail_for(found: Collection[str], session: pytest.Session) -> None:
-    """Let findings fail a run that would have passed."""
-    if found and session.exitstatus == pytest.ExitCode.OK:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def show(found: Collection[str], terminalreporter: pytest.TerminalReporter) -> None:
-    """Say where secrets were found."""
-    if found:
-        terminalreporter.section("secrets were found", sep="=", red=True, bold=True)
-        for finding in sorted(found):
-            terminalreporter.write_line(f"LEAK {finding}")

@@ -32,8 +32,8 @@ def child_processes() -> None:
 
 
 def is_quick(item: pytest.Item) -> bool:
-    """Whether none of the test's fixtures takes time."""
-    return SLOW.isdisjoint(getattr(item, "fixturenames", ()))
+    """Whether none of the test's fixtures takes time, and it is no mere combination either."""
+    return SLOW.isdisjoint(getattr(item, "fixturenames", ())) and item.get_closest_marker("matrix") is None
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,6 +9,8 @@ import re
 import secrets
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
 
@@ -23,7 +25,6 @@ from tests.support import ACCOUNT, SERVICE_KEY, make_token
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from kis_token.sandbox.emulator import KISEmulator
@@ -46,10 +47,10 @@ import os, sys, types
 tests = types.ModuleType("tests")
 tests.__path__ = [{str(CHECKOUT / "tests")!r}]
 sys.modules["tests"] = tests
-from tests import leaks
+from tests import findings, leaks
 
 def pytest_configure(config):
-    leaks.watch(config)
+    findings.watch(config)
     leaks.LEAKS.add(os.environ["SECRET"])
 """
 
@@ -139,6 +140,13 @@ def test_shares(tmp_path_factory):
     (tmp_path_factory.mktemp("shared") / "file").write_text(SECRET)
 """
 
+LEAKING_BESIDE = f"""{IMPORTS}
+def test_shares(tmp_path_factory):
+    beside = tmp_path_factory.getbasetemp().parent / "tools"
+    beside.mkdir(exist_ok=True)
+    (beside / "file").write_text(SECRET)
+"""
+
 #: Where each of them is found out.
 PLACES = {
     "test_prints": "Captured stdout call",
@@ -177,56 +185,136 @@ def test_hands_over():
 """
 
 
-def run(folder: Path, tests: str, *options: str) -> tuple[int, list[str], bool]:
-    """A run of its own of some tests: its status, its findings, and whether it shows the secret."""
-    # Unknown to the run that this is part of, which would find it too.
-    secret = f'{secrets.token_hex(4)}+/"=&{secrets.token_hex(12)}'
-    (folder / "conftest.py").write_text(CONFTEST)
-    (folder / "test_some.py").write_text(tests)
-    (folder / "pytest.ini").write_text("[pytest]\nlog_level = DEBUG\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={folder / 'base'}", *options],
-        cwd=folder,
-        env={**os.environ, "SECRET": secret, "PYTEST_ADDOPTS": ""},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    findings = [line.removeprefix("LEAK ") for line in done.stdout.splitlines() if line.startswith("LEAK ")]
-    return done.returncode, findings, secret in done.stdout + done.stderr
+HIDDEN = """
+import gc, threading, warnings
+
+class Spoilt:
+    def __del__(self):
+        raise ValueError("in a finalizer")
+
+def test_warns():
+    warnings.warn("some day this ends", DeprecationWarning)
+
+def test_starts_a_thread():
+    thread = threading.Thread(target=lambda: {}["in a thread"])
+    thread.start()
+    thread.join()
+
+def test_finalizes():
+    Spoilt()
+
+def test_leaves_something():
+    gc.disable()
+    left = Spoilt()
+    left.itself = left
+"""
+
+#: In one process, as an editor runs them, and as `make test` does.
+WAYS = {"one process": ("-n0",), "workers": ("-n2",)}
+every_way = pytest.mark.parametrize("way", WAYS)
 
 
-def test_every_place_is_watched(tmp_path: Path) -> None:
+@dataclass(frozen=True)
+class Run:
+    """A run of tests that has ended."""
+
+    status: int
+    leaks: list[str]
+    hidden: list[str]
+    failed: set[str]
+    shows_secret: bool
+
+
+Runs = Callable[..., Run]
+
+
+@pytest.fixture
+def run(tmp_path: Path, child_processes: None) -> Runs:  # noqa: ARG001 - a child process is what it is
+    """Runs some tests with this project's configuration, and with options."""
+
+    def start(tests: str, *options: str) -> Run:
+        # Unknown to the run that this is part of, which would find it too.
+        secret = f'{secrets.token_hex(4)}+/"=&{secrets.token_hex(12)}'
+        (tmp_path / "conftest.py").write_text(CONFTEST)
+        (tmp_path / "test_some.py").write_text(tests)
+        project = f"--config-file={CHECKOUT / 'pyproject.toml'}"
+        places = (f"--rootdir={tmp_path}", f"--basetemp={tmp_path / 'base'}")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", project, *places, *options, "test_some.py"],
+            cwd=tmp_path,
+            env={**os.environ, "SECRET": secret, "PYTEST_ADDOPTS": ""},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        lines = done.stdout.splitlines()
+        return Run(
+            status=done.returncode,
+            leaks=[line.removeprefix("LEAK ") for line in lines if line.startswith("LEAK ")],
+            hidden=[line.removeprefix("HIDDEN ") for line in lines if line.startswith("HIDDEN ")],
+            failed={line.split()[1].partition("::")[2] for line in lines if line.startswith("FAILED ")},
+            shows_secret=secret in done.stdout + done.stderr,
+        )
+
+    return start
+
+
+@every_way
+def test_every_place_is_watched(run: Runs, way: str) -> None:
     """Tests that leak in any place pass, but the run fails; each place is named with its test, the secret is not."""
-    status, findings, shown = run(tmp_path, LEAKING)
+    ended = run(LEAKING, *WAYS[way])
 
-    assert status == pytest.ExitCode.TESTS_FAILED
-    assert [each for each in FINDINGS if not any(finding.startswith(each) for finding in findings)] == []
-    assert [finding for finding in findings if not finding.startswith(FINDINGS)] == []
-    assert not shown, "the secret is shown"
+    assert ended.status == pytest.ExitCode.TESTS_FAILED
+    assert (ended.failed, ended.hidden) == (set(), [])
+    assert [each for each in FINDINGS if not any(leak.startswith(each) for leak in ended.leaks)] == []
+    assert [leak for leak in ended.leaks if not leak.startswith(FINDINGS)] == []
+    assert not ended.shows_secret, "the secret is shown"
 
 
-def test_one_leak_is_enough(tmp_path: Path) -> None:
+def test_one_leak_is_enough(run: Runs) -> None:
     """A part of the tests is watched like the whole: one finding fails the run, and there is no other."""
-    status, findings, _ = run(tmp_path, LEAKING, "-k", "test_logs")
+    ended = run(LEAKING, "-k", "test_logs")
 
-    assert (status, findings) == (pytest.ExitCode.TESTS_FAILED, ["test_some.py::test_logs: Captured log call"])
+    assert (ended.status, ended.failed) == (pytest.ExitCode.TESTS_FAILED, set())
+    assert ended.leaks == ["test_some.py::test_logs: Captured log call"]
 
 
-def test_failure_that_shows_a_secret_is_found(tmp_path: Path) -> None:
+def test_what_the_workers_share_is_watched(run: Runs) -> None:
+    """A file that lies beside the workers' folders, for all of them, is looked through as well."""
+    ended = run(LEAKING_BESIDE, *WAYS["workers"])
+
+    assert (ended.status, ended.failed) == (pytest.ExitCode.TESTS_FAILED, set())
+    assert ended.leaks
+    assert [leak for leak in ended.leaks if not leak.startswith("between the tests: the file ")] == []
+
+
+@every_way
+def test_hidden_exceptions_fail_the_run(run: Runs, way: str) -> None:
+    """A warning and an exception in a thread or a finalizer fail their test; what comes after the last, the run."""
+    ended = run(HIDDEN, *WAYS[way])
+
+    assert ended.status == pytest.ExitCode.TESTS_FAILED
+    assert ended.failed == {"test_warns", "test_starts_a_thread", "test_finalizes"}
+    late = run(HIDDEN, "-k", "test_leaves_something", *WAYS[way])
+    assert (late.status, late.failed) == (pytest.ExitCode.TESTS_FAILED, set())
+    (finding,) = late.hidden
+    assert "Spoilt.__del__" in finding
+
+
+def test_failure_that_shows_a_secret_is_found(run: Runs) -> None:
     """A test that fails and shows a secret while it explains itself is named as well."""
-    status, findings, _ = run(tmp_path, f"{IMPORTS}\ndef test_compares():\n    assert SECRET == ''\n")
+    ended = run(f"{IMPORTS}\ndef test_compares():\n    assert SECRET == ''\n")
 
-    assert status == pytest.ExitCode.TESTS_FAILED
-    assert findings == ["test_some.py::test_compares: its failure"]
+    assert ended.status == pytest.ExitCode.TESTS_FAILED
+    assert ended.leaks == ["test_some.py::test_compares: its failure"]
 
 
-def test_what_is_allowed_is_no_finding(tmp_path: Path) -> None:
+def test_what_is_allowed_is_no_finding(run: Runs) -> None:
     """Masks, a step's outputs and variables, a cache for its owner alone, and what a pipe hands over are fine."""
-    status, findings, shown = run(tmp_path, SILENT)
+    ended = run(SILENT, *WAYS["workers"])
 
-    assert (status, findings, shown) == (pytest.ExitCode.OK, [], False)
+    assert ended == Run(pytest.ExitCode.OK, leaks=[], hidden=[], failed=set(), shows_secret=False)
 
 
 secret_texts = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=24, max_size=60)

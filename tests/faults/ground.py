@@ -14,7 +14,7 @@ from kis_token.errors import KisTokenError
 from tests.races.children import SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from kis_token.lookup import Resolution
@@ -39,6 +39,14 @@ with LocalMachine(lambda: [Path(sys.argv[1])]).lock(sys.argv[2], 10):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+def each_outcome(names: Iterable[str], outcomes: Collection[str]) -> pytest.MarkDecorator:
+    """A test for each of the faults ``names``; those that only repeat one of the ``outcomes`` run with the matrix."""
+    repeats = pytest.mark.matrix
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=() if name in outcomes else repeats) for name in names]
+    )
 
 
 def rows(database: Database) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from kis_token.sandbox.kis_http import MESSAGES, TOKEN_PATH, error_response, htm
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.token import KST
 from tests.chain import dead_token, stale_token
+from tests.faults import ground
 from tests.faults.ground import NO_KIS, assert_warned, error_of, stored_stays
 from tests.support import HOUR, MINUTE, make_token, utc_now
 
@@ -75,7 +76,11 @@ FAULTS = {
     "EGW00133": _answered(error_response("EGW00133", TOKEN_PATH), "kis-rate-limited", calls=2, passes=True),
 }
 
+#: How callers can take all of these faults: nothing was sent, nothing is known, no token, refused, too early.
+OUTCOMES = ("refused", "reset", "html-200", "EGW00103", "EGW00133")
+
 each = pytest.mark.parametrize("name", FAULTS)
+each_outcome = ground.each_outcome(FAULTS, OUTCOMES)
 
 
 def fail(chain: Chain, name: str) -> dict[str, str]:
@@ -95,7 +100,7 @@ def assert_turn_is_given_back(database: Database) -> None:
     assert "committed" not in database.outcomes()
 
 
-@each
+@each_outcome
 def test_a_stale_token_is_used(chain: Chain, name: str) -> None:
     """It lives, so it is handed out after one call at the most, with a warning; the row and the cache stay."""
     token = stale_token()
@@ -128,7 +133,7 @@ def test_without_a_token_it_is_the_error(chain: Chain, name: str) -> None:
     assert_turn_is_given_back(chain.database)
 
 
-@each
+@each_outcome
 def test_an_expired_token_where_it_is_allowed(chain: Chain, name: str) -> None:
     """With allow-expired a token that ended within the hour is handed out, called expired; an older one is not."""
     token = dead_token()
@@ -146,7 +151,7 @@ def test_an_expired_token_where_it_is_allowed(chain: Chain, name: str) -> None:
         chain.resolve(allow_expired="true", **inputs)
 
 
-@each
+@each_outcome
 def test_with_supabase_down_as_well(chain: Chain, name: str) -> None:
     """A cached token is used without asking KIS. Without one there is one call at the most, and KIS's error."""
     chain.supabase.stop()
@@ -180,7 +185,7 @@ def test_a_variable_that_names_no_certificates(chain: Chain, monkeypatch: pytest
     assert_turn_is_given_back(chain.database)
 
 
-@pytest.mark.parametrize("name", [name for name in FAULTS if name not in KIS_REFUSALS])
+@ground.each_outcome([name for name in FAULTS if name not in KIS_REFUSALS], OUTCOMES)
 def test_when_kis_works_again(chain: Chain, name: str) -> None:
     """What was no refusal leaves nothing behind but KIS's minute: the next caller gets the token with one call."""
     with pytest.raises(Exception, match=r"\[kis-"):

@@ -12,6 +12,7 @@ from kis_token.errors import IssuerOutage, StoreError, StoreMisconfigured, Store
 from kis_token.sandbox.kis_http import TOKEN_PATH, html_response
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
 from tests.chain import WatchedIssuer, stale_token
+from tests.faults import ground
 from tests.faults.ground import (
     ABORT,
     BEGIN,
@@ -52,8 +53,12 @@ MISTAKES = {
     "no-table": (Response(404, {"code": "PGRST205", "message": "no table"}), "store-table-missing"),
 }
 
+#: How callers can take all of these outages: nothing was sent, an answer was lost, an error was answered, or nonsense.
+OUTCOMES = ("refused", "unresolvable", "reset", "503", "html-200")
+
 whole = pytest.mark.parametrize("name", ["refused", "unresolvable", *OUTAGES])
-part = pytest.mark.parametrize("name", ["refused", *OUTAGES])
+each_outcome = ground.each_outcome(["refused", *OUTAGES], OUTCOMES)
+each_outcome_of_a_read = ground.each_outcome(["refused", "unresolvable", *OUTAGES], OUTCOMES)
 mistaken = pytest.mark.parametrize("name", MISTAKES)
 
 
@@ -84,7 +89,7 @@ def mend(chain: Chain) -> None:
 # from the beginning
 
 
-@whole
+@each_outcome_of_a_read
 @pytest.mark.parametrize("policy", ["issue", "fail"])
 def test_cached_token_is_used(chain: Chain, name: str, policy: str) -> None:
     """A cached token that lives, fresh or not, is handed out with a warning; KIS is not asked."""
@@ -117,7 +122,7 @@ def test_without_a_cached_token_one_is_issued(chain: Chain, name: str) -> None:
     assert (chain.database.stored_id(), chain.issue_calls) == (got.token.token_id, 1)
 
 
-@whole
+@each_outcome_of_a_read
 def test_told_to_fail_nothing_is_issued(chain: Chain, name: str) -> None:
     """With on-store-outage: fail, and without a cached token, the outage is the error."""
     inputs = fail(chain, name)
@@ -147,7 +152,7 @@ def test_a_mistake_is_not_passed_over(chain: Chain, name: str) -> None:
 # after the read, when a turn is asked for
 
 
-@part
+@each_outcome
 def test_a_stale_token_outlives_begin(chain: Chain, name: str) -> None:
     """What was read and lives is handed out with a warning; KIS is not asked."""
     token = stale_token()
@@ -163,7 +168,7 @@ def test_a_stale_token_outlives_begin(chain: Chain, name: str) -> None:
     assert_warned(got, "[store-unreachable]")
 
 
-@part
+@each_outcome
 @pytest.mark.parametrize("policy", ["issue", "fail"])
 def test_a_store_that_has_answered_is_not_out(chain: Chain, name: str, policy: str) -> None:
     """With nothing valid, a failure of begin after a good read is the error: nobody issues beside a store that works.
@@ -203,7 +208,7 @@ def test_a_mistake_at_begin(chain: Chain, name: str) -> None:
 # after tokenP
 
 
-@part
+@each_outcome
 @pytest.mark.parametrize("policy", ["issue", "fail"])
 def test_an_issued_token_outlives_commit(chain: Chain, name: str, policy: str) -> None:
     """It is handed out with a warning and cached; once turns are given again it is stored without another call."""
@@ -255,7 +260,7 @@ def test_a_rotation_that_cannot_be_stored_fails(chain: Chain, fault: str, mode: 
     assert chain.issue_calls == 1
 
 
-@part
+@each_outcome
 def test_an_abort_that_is_lost(chain: Chain, name: str) -> None:
     """KIS's failure is the error, whatever becomes of the turn: that lapses by itself, and the log says so."""
     chain.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=html_response(503)))

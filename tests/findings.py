@@ -1,0 +1,82 @@
+"""What fails a run although no test has failed: a secret that was shown, an exception that nobody saw. A pytest plugin.
+
+Where pytest-xdist runs the tests in workers, each worker looks at itself, and hands what it finds to the process that
+started it, in which no test runs.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from _pytest.threadexception import collect_thread_exception
+from _pytest.unraisableexception import collect_unraisable
+
+from tests import leaks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+#: What is collected may refer to what is not collected before the next round.
+ROUNDS = 5
+
+
+class Findings:
+    """The findings of this process and of its workers. ``looks`` are taken when all tests are over."""
+
+    def __init__(self, *looks: Callable[[pytest.Config], Iterable[str]]) -> None:
+        self._looks = looks
+        self._found: set[str] = set()
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        """Take the looks; what is found fails the run."""
+        try:
+            return (yield)
+        finally:
+            for look in self._looks:
+                self._found.update(look(session.config))
+            if hasattr(session.config, "workeroutput"):
+                session.config.workeroutput["findings"] = sorted(self._found)
+            if self._found and session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist keeps to itself
+        """A worker has ended. One that has crashed tells nothing, and fails the run by that."""
+        self._found.update(getattr(node, "workeroutput", {}).get("findings", ()))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Say what was found."""
+        if self._found:
+            terminalreporter.section("not any test's failure, and fails the run", sep="=", red=True, bold=True)
+            for finding in sorted(self._found):
+                terminalreporter.write_line(finding)
+
+
+def watch(config: pytest.Config) -> None:
+    """Watch over this process's tests, or gather what its workers find. Called by a conftest's pytest_configure."""
+    if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Findings(), "findings")
+        return
+    config.pluginmanager.register(leaks, "leaks")
+    config.pluginmanager.register(Findings(leaks.last_look, hidden_exceptions), "findings")
+
+
+def hidden_exceptions(config: pytest.Config) -> Iterator[str]:
+    """The exceptions of threads and finalizers that came after the last test.
+
+    pytest looks at them only when its configuration ends. A worker has said how it ended by then.
+    """
+    for _ in range(ROUNDS):
+        gc.collect()
+    yield from _errors_of(collect_thread_exception, config)
+    yield from _errors_of(collect_unraisable, config)
+
+
+def _errors_of(collect: Callable[[pytest.Config], None], config: pytest.Config) -> Iterator[str]:
+    try:
+        collect(config)
+    except Exception as error:  # noqa: BLE001 - a warning that is one, or a group of them
+        yield f"HIDDEN {type(error).__name__}: {error}"

@@ -1,0 +1,55 @@
+"""Quick tests are chosen by their fixtures, and one that does more than its fixtures say fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.sandbox.emulator import KISEmulator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def fork() -> None:
+    """A child by fork, which ends at once."""
+    if os.fork() == 0:
+        os._exit(0)
+
+
+STARTS: dict[str, Callable[[], object]] = {
+    "program": lambda: subprocess.run([sys.executable, "-c", ""], check=True),
+    "fork": fork,
+    "emulator": lambda: KISEmulator().start(),
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name) for name in STARTS if hasattr(os, "fork") or name != "fork"])
+def test_a_quick_test_starts_nothing(name: str, request: pytest.FixtureRequest) -> None:
+    """A test without the fixtures that take time is quick, and may not start what they stand for."""
+    assert request.node.get_closest_marker("quick") is not None
+    with pytest.raises(RuntimeError, match="a quick test starts"):
+        STARTS[name]()
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_a_test_that_says_so_may(request: pytest.FixtureRequest) -> None:
+    """With the fixture a test may start child processes, and is not quick."""
+    assert request.node.get_closest_marker("quick") is None
+    STARTS["program"]()
+
+
+@pytest.mark.usefixtures("chain")
+def test_fixtures_of_fixtures_count(request: pytest.FixtureRequest) -> None:
+    """A test whose fixtures need PostgreSQL and the emulated KIS is not quick."""
+    assert request.node.get_closest_marker("quick") is None
+
+
+@pytest.mark.matrix
+def test_a_combination_is_not_quick(request: pytest.FixtureRequest) -> None:
+    """What multiplies other tests is left to the matrix, whatever its fixtures are."""
+    assert request.node.get_closest_marker("quick") is None
