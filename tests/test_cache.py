@@ -289,6 +289,7 @@ def test_threads_never_see_half_a_file(cache: FileCache) -> None:
     assert seen <= {token.token_id for token in tokens}
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_processes_never_see_half_a_file(cache: FileCache, path: Path) -> None:
     """The same between processes, and none of them leaves anything beside the file."""
     cache.write(build_token("opaque.token-of-a-test_0", expiries=[utc_now() + HOUR]))

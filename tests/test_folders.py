@@ -177,6 +177,7 @@ def swap_somewhere(path: Path) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("child_processes")
 @needs_root
 @pytest.mark.parametrize("name", CLOSED)
 def test_no_other_user_can_swap_a_folder_that_passed(top: Path, name: str) -> None:
@@ -188,6 +189,7 @@ def test_no_other_user_can_swap_a_folder_that_passed(top: Path, name: str) -> No
     assert not as_other(lambda: swap_somewhere(walked))
 
 
+@pytest.mark.usefixtures("child_processes")
 @needs_root
 @pytest.mark.parametrize("name", [*OPEN, *ANOTHER_S])
 def test_what_is_refused_can_be_swapped(top: Path, name: str) -> None:
@@ -280,6 +282,7 @@ def test_a_private_folder_is_written_by_nobody_else(top: Path, mode: int) -> Non
         open_private(folder(top / "a", mode))
 
 
+@pytest.mark.usefixtures("child_processes")
 @needs_root
 def test_a_private_folder_belongs_to_this_user(top: Path) -> None:
     """Root's folder is a safe way for another user, but not his private folder."""
@@ -296,6 +299,7 @@ def test_a_private_folder_belongs_to_this_user(top: Path) -> None:
     assert as_other(is_refused)
 
 
+@pytest.mark.usefixtures("child_processes")
 @needs_root
 def test_a_user_s_own_way_below_root_s(top: Path) -> None:
     """An ordinary user's folders below root's are his to use, and a missing one is made."""

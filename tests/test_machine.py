@@ -30,6 +30,7 @@ def machine(tmp_path: Path) -> LocalMachine:
     return LocalMachine(lambda: [tmp_path / "cache" / "kis-token"])
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_lock_keeps_other_processes_out(machine: LocalMachine, tmp_path: Path) -> None:
     """While one process holds the lock another waits for as long as it was told, and gets it when that one is gone."""
     command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path / "cache" / "kis-token"), ID]

@@ -169,6 +169,7 @@ def test_no_release_without_its_entry(tag: str, changelog: str) -> None:
         notes(tag, PYPROJECT, changelog)
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_this_version_is_still_to_come() -> None:
     """For the version in pyproject.toml the program says what is missing, or prints what the changelog has."""
     version = re.search(r'^version = "(.+)"$', read(CHECKOUT / "pyproject.toml"), re.MULTILINE)
@@ -186,6 +187,7 @@ def test_this_version_is_still_to_come() -> None:
     assert is_known or done.stderr.startswith("::error::CHANGELOG.md has no entry")
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_sdist_is_enough_for_the_wheel(tmp_path: Path) -> None:
     """From the sdist comes the wheel: with the SQL and the type marker, and both without tests."""
 

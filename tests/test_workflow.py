@@ -103,6 +103,7 @@ def pairs_of(path: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_both_writers_say_the_same(tmp_path: Path) -> None:
     """The writer of the fast path and the toolkit's write the same files and commands, but for the delimiter."""
     said = []
@@ -131,6 +132,7 @@ def test_each_line_of_a_secret_is_masked(workflow: Workflow, capsys: pytest.Capt
     assert capsys.readouterr().out.splitlines() == ["::add-mask::first-line", "::add-mask::second%25line"]
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_mask_is_out_before_it_returns(tmp_path: Path) -> None:
     """A mask is flushed: it is read by the runner even when the process dies right after."""
     for name in ("file", "toolkit"):

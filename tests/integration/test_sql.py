@@ -106,7 +106,7 @@ def guides_project(postgres: EmbeddedPostgres) -> str:
 
 
 @pytest.fixture(scope="module")
-def plain() -> Iterator[EmbeddedPostgres]:
+def plain(child_processes: None) -> Iterator[EmbeddedPostgres]:  # noqa: ARG001 - it starts some
     """A PostgreSQL that was never made like Supabase: it only has the three roles, without attributes."""
     with EmbeddedPostgres(max_connections=10) as server:
         with psycopg.connect(server.dsn) as connection:

@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
     from kis_token.sandbox.postgrest import PostgRESTStandIn
     from tests.store.ground import Ground
+    from tests.support import Database
 
 
 @pytest.fixture(params=["supabase", "memory"])
-def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
+def ground(request: pytest.FixtureRequest, supabase: PostgRESTStandIn, database: Database) -> Iterator[Ground]:
     """Each store in turn, empty."""
     if request.param == "memory":
         yield MemoryGround()
         return
-    supabase: PostgRESTStandIn = request.getfixturevalue("supabase")
     with closing(SupabaseStore(supabase.url, SERVICE_KEY)) as manager:
-        yield SupabaseGround(manager, request.getfixturevalue("database"))
+        yield SupabaseGround(manager, database)
 
 
 @pytest.fixture
