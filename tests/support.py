@@ -95,8 +95,11 @@ class Database:
         return connection
 
     def clear(self) -> None:
-        """Empty all tables."""
-        self.owner.execute("truncate public.api_credentials, public.credential_leases, public.credential_issuances")
+        """Empty all tables. For a few rows that takes a thirtieth of the time of truncate, which makes new files."""
+        self.owner.execute(
+            "delete from public.api_credentials; delete from public.credential_leases;"
+            " delete from public.credential_issuances"
+        )
 
     def call(self, function: str, **arguments: object) -> Any:  # noqa: ANN401 - whatever the function answers
         """Call a function as service_role."""
