@@ -19,19 +19,20 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: .venv/ready
 	$(BIN)/python -m tools.demo
 
-# All tests, on all cores; those whose names match, with TESTS=pattern. A PostgreSQL that is given has room for one worker.
+# On all cores. A PostgreSQL that is given has room for one worker.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(if $(KIS_TESTS_DSN),0,logical) --dist worksteal
+
+# All tests, or those whose names match TESTS: as pytest's -k.
 test: .venv/ready
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(if $(TESTS),-k "$(TESTS)")
+	$(PYTEST) $(if $(TESTS),-k "$(TESTS)")
 
 # Those that need neither PostgreSQL, nor the emulated KIS, nor a child process.
 quick: .venv/ready
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m quick
+	$(PYTEST) -m quick
 
 # Combinations that multiply what other tests show. CI runs them every night.
 matrix: .venv/ready
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m matrix
-
-WORKERS ?= $(if $(KIS_TESTS_DSN),0,logical)
+	$(PYTEST) -m matrix
 
 bench: .venv/ready
 	$(BIN)/python -m bench
