@@ -227,6 +227,7 @@ def test_laptop(tmp_path: Path, sandbox: Sandbox) -> None:
     assert sandbox.kis.counts("production").issues == 1
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_tests_without_an_account(tmp_path: Path) -> None:
     """The example of a test passes, beside the program that it tests."""
     for name in ("test_bot.py", "quote.py"):

@@ -70,7 +70,7 @@ def read_until(stream: IO[str], text: str) -> str:
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
+def folder(child_processes: None) -> Iterator[Path]:  # noqa: ARG001 - the sandbox is one
     """A folder for temporary files that PostgreSQL's user can reach; pytest's own are closed to others."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -22,6 +22,8 @@ from kis_token.sandbox.postgres import EmbeddedPostgres, find_binaries
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.usefixtures("child_processes")
+
 PARENT = """
 import signal
 import time
