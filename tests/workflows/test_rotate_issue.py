@@ -240,7 +240,7 @@ def test_evening_tick_without_supabase_issues_nothing_for_itself(rotation: Rotat
 
     ended = rotation.run(EVENING)
 
-    assert (ended.status, ended.outputs["error-code"]) == (1, "store-outage")
+    assert (ended.status, ended.outputs["error-code"]) == (1, "store-unreachable")
     assert rotation.issue == (True, 2)
     assert rotation.sandbox.kis.requests == before
 
