@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import psycopg
 import pytest
 
 from kis_token.sandbox import Sandbox
-from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
+from kis_token.sandbox.database import MigratedDatabases, apply_migrations, migrations_folder, prepare_database
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
@@ -85,20 +86,17 @@ def database(migrated: Database) -> Database:
     return migrated
 
 
+@pytest.fixture(scope="session")
+def databases(postgres: EmbeddedPostgres) -> MigratedDatabases:
+    """Migrated projects for one test after another."""
+    return MigratedDatabases(postgres)
+
+
 @pytest.fixture
-def make_database(postgres: EmbeddedPostgres) -> Iterator[Callable[[], Database]]:
+def make_database(databases: MigratedDatabases) -> Iterator[Callable[[], Database]]:
     """Makes migrated projects for tests that break theirs."""
-    made: list[Database] = []
-
-    def make() -> Database:
-        project = prepare_database(postgres.create_database())
-        apply_migrations(project.owner, migrations_folder())
-        made.append(Database(project))
-        return made[-1]
-
-    yield make
-    for database in made:
-        database.__exit__()
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(Database(stack.enter_context(databases.borrow())))
 
 
 @pytest.fixture(scope="session")
@@ -133,9 +131,9 @@ def kis() -> Iterator[KISEmulator]:
 
 
 @pytest.fixture
-def sandbox(postgres: EmbeddedPostgres) -> Iterator[Sandbox]:
+def sandbox(databases: MigratedDatabases) -> Iterator[Sandbox]:
     """A sandbox of the test's own, on the shared PostgreSQL."""
-    with Sandbox(dsn=postgres.create_database()) as running:
+    with databases.borrow() as project, Sandbox(project=project) as running:
         yield running
 
 

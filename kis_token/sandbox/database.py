@@ -1,7 +1,8 @@
-"""A database made like a fresh Supabase project, and this project's migrations on it."""
+"""Databases made like a fresh Supabase project, and this project's migrations on them."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from kis_token.migrations import migrations_folder as migrations_folder  # noqa: PLC0414 - at home here for its users
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from kis_token.sandbox.postgres import EmbeddedPostgres
 
 # As on Supabase: nobody but supabase_admin is a superuser, the API logs in as authenticator and then takes the role
 # of the key, and a call of the API ends after 8 seconds.
@@ -37,6 +41,24 @@ alter default privileges for role postgres in schema public
     grant all on functions to anon, authenticated, service_role;
 alter default privileges for role postgres in schema public
     grant all on sequences to anon, authenticated, service_role;
+"""
+
+# An event trigger notes every change of the schema. It belongs to the superuser, so the note needs his rights.
+_WATCH = """
+create schema kis_sandbox;
+create table kis_sandbox.schema_changes (command text);
+create function kis_sandbox.note_change() returns event_trigger language plpgsql security definer
+    set search_path = '' as $$ begin insert into kis_sandbox.schema_changes values (tg_tag); end $$;
+create event trigger kis_sandbox on ddl_command_end execute function kis_sandbox.note_change();
+"""
+
+_END_OTHERS = """
+select pg_catalog.pg_terminate_backend(pid, 10000) from pg_catalog.pg_stat_activity
+where datname = pg_catalog.current_database() and pid <> pg_catalog.pg_backend_pid()
+"""
+
+_TRUNCATE = """
+truncate public.api_credentials, public.credential_leases, public.credential_issuances restart identity
 """
 
 
@@ -78,3 +100,54 @@ def apply_migrations(dsn: str, folder: Path) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         for path in sorted(folder.glob("*.sql")):
             connection.execute(path.read_bytes())
+
+
+class MigratedDatabases:
+    """Migrated databases of one cluster, for one borrower after another.
+
+    To empty the tables takes a few milliseconds, to create and migrate a database many times that. So the next borrower
+    gets the same database, unless its schema has changed.
+    """
+
+    def __init__(self, server: EmbeddedPostgres) -> None:
+        self._server = server
+        self._free: list[tuple[str, Project]] = []
+
+    @contextmanager
+    def borrow(self) -> Iterator[Project]:
+        """A migrated database with empty tables. The end of the block closes all its connections."""
+        dsn, project = self._free.pop() if self._free else self._make()
+        is_kept = False
+        try:
+            yield project
+            is_kept = _restore(dsn)
+        finally:
+            if is_kept:
+                self._free.append((dsn, project))
+            else:
+                self._server.drop_database(dsn)
+
+    def _make(self) -> tuple[str, Project]:
+        dsn = self._server.create_database()
+        try:
+            project = prepare_database(dsn)
+            apply_migrations(project.owner, migrations_folder())
+            with psycopg.connect(dsn) as connection:
+                connection.execute(_WATCH)
+        except BaseException:
+            self._server.drop_database(dsn)
+            raise
+        return dsn, project
+
+
+def _restore(dsn: str) -> bool:
+    """Close all other connections and empty the tables; whether the database is then as it was made."""
+    try:
+        with psycopg.connect(dsn) as connection:
+            connection.execute(_END_OTHERS)
+            if connection.execute("select from kis_sandbox.schema_changes").fetchone() is not None:
+                return False
+            connection.execute(_TRUNCATE)
+    except psycopg.Error:
+        return False
+    return True

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 #: Supabase's name for it: there ``postgres`` is the owner of a project's database and no superuser.
 SUPERUSER = "supabase_admin"
 
-STOP_SECONDS = 30
-
 
 class EmbeddedPostgres:
     """A throw-away PostgreSQL. Use as a context manager, or ``start`` and ``stop``.
@@ -76,11 +74,14 @@ class EmbeddedPostgres:
         self._dsn = make_conninfo(host="127.0.0.1", user=SUPERUSER, dbname="postgres", **answer)
 
     def stop(self) -> None:
-        """Stop the server and delete its folder; returns when both are gone. Repeatable."""
+        """Stop the server and delete its folder; returns when both are gone. Repeatable.
+
+        The guard kills a server that does not stop within seconds. There is no limit for deleting the folder.
+        """
         if self._guard is None:
             return
         guard, self._guard = self._guard, None
-        guard.communicate(timeout=STOP_SECONDS)  # closes its standard input, which is the sign to end
+        guard.communicate()  # closes its standard input, which is the sign to end
 
     def create_database(self, template: str | None = None) -> str:
         """Make a database of a random name and return its connection string, with the superuser as user.

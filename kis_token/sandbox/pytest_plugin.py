@@ -14,15 +14,16 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kis_token.sandbox.database import MigratedDatabases
     from kis_token.sandbox.emulator import KISEmulator
-    from kis_token.sandbox.postgres import EmbeddedPostgres
     from kis_token.sandbox.whole import Sandbox
 
 
 @pytest.fixture(scope="session")
-def _kis_sandbox_postgres() -> Iterator[EmbeddedPostgres]:
-    """One PostgreSQL for a run of tests; for each worker where pytest-xdist runs several."""
+def _kis_sandbox_databases() -> Iterator[MigratedDatabases]:
+    """The databases of one PostgreSQL for a run of tests; for each worker where pytest-xdist runs several."""
     try:
+        from kis_token.sandbox.database import MigratedDatabases
         from kis_token.sandbox.postgres import EmbeddedPostgres
     except ImportError as error:
         from kis_token.errors import EnvironmentFault
@@ -30,7 +31,7 @@ def _kis_sandbox_postgres() -> Iterator[EmbeddedPostgres]:
         fault = EnvironmentFault("sandbox-missing", f"kis_sandbox needs the package {error.name}")
         pytest.fail(f"{fault}. {fault.hint}", pytrace=False)
     with EmbeddedPostgres() as server:
-        yield server
+        yield MigratedDatabases(server)
 
 
 @pytest.fixture
@@ -46,18 +47,21 @@ def kis_emulator() -> KISEmulator:
 
 @pytest.fixture
 def kis_sandbox(
-    _kis_sandbox_postgres: EmbeddedPostgres, kis_emulator: KISEmulator, monkeypatch: pytest.MonkeyPatch
+    _kis_sandbox_databases: MigratedDatabases, kis_emulator: KISEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Sandbox]:
     """A sandbox of the test's own, and the environment in which programs find it; both end with the test.
 
-    The database is new: it holds the keys of ``kis_emulator``'s first accounts, and no token. All other variables that
-    begin with KIS_, SUPABASE_ or INPUT_ are gone meanwhile, so that no test meets a real account by mistake.
+    The database holds the keys of ``kis_emulator``'s first accounts, no token, and nothing of another test. All other
+    variables that begin with KIS_, SUPABASE_ or INPUT_ are gone meanwhile, so that no test meets a real account by
+    mistake.
     """
     from kis_token.sandbox.whole import Sandbox
 
-    dsn = _kis_sandbox_postgres.create_database()
     try:
-        with Sandbox(dsn=dsn, kis=kis_emulator) as sandbox:
+        with (
+            _kis_sandbox_databases.borrow() as project,
+            Sandbox(project=project, kis=kis_emulator) as sandbox,
+        ):
             # The test's own monkeypatch: with another, what the test sets besides would be undone in the wrong order.
             inside = sandbox.environment(os.environ)
             for name in os.environ.keys() - inside.keys():
@@ -68,7 +72,6 @@ def kis_sandbox(
             yield sandbox
     finally:
         _forget_manager()
-        _kis_sandbox_postgres.drop_database(dsn)
 
 
 def _forget_manager() -> None:

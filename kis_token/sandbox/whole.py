@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from kis_token.sandbox.database import Project
     from kis_token.sandbox.kis_rules import Account, Environment
 
 _SLOTS: dict[Environment, str] = {"production": "kis", "paper": "kis-paper"}
@@ -35,9 +36,9 @@ class Sandbox:
 
     Starts PostgreSQL with this project's tables, a stand-in for Supabase before it, and the KIS emulator; the keys of
     the first real and the first paper account are stored under kis and kis-paper. On the way out all of it ends, the
-    data too. With ``dsn``, a superuser's way into an empty database, no PostgreSQL is started. ``kis`` takes the place
-    of an emulator with one account in each environment. ``tls`` serves Supabase over https, and KIS unless that is
-    given.
+    data too. No PostgreSQL is started with ``dsn``, a superuser's way into an empty database, or with ``project``, a
+    migrated database with empty tables. ``kis`` takes the place of an emulator with one account in each environment.
+    ``tls`` serves Supabase over https, and KIS unless that is given.
 
     Attributes:
         kis: The emulator, once entered running.
@@ -50,7 +51,12 @@ class Sandbox:
     """
 
     def __init__(
-        self, *, dsn: str | None = None, kis: KISEmulator | None = None, tls: ssl.SSLContext | None = None
+        self,
+        *,
+        dsn: str | None = None,
+        project: Project | None = None,
+        kis: KISEmulator | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.kis = kis or KISEmulator(tls=tls)
         self.service_key = f"sb_secret_{secrets.token_urlsafe(24)}"
@@ -58,15 +64,14 @@ class Sandbox:
         self.supabase: PostgRESTStandIn
         self.owner_dsn: str
         self._dsn = dsn
+        self._project = project
         self._tls = tls
         self._folder: Path
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            dsn = self._dsn or stack.enter_context(EmbeddedPostgres()).create_database()
-            project = prepare_database(dsn)
-            apply_migrations(project.owner, migrations_folder())
+            project = self._project or self._migrate(stack)
             self.owner_dsn = project.owner
             for environment, slot in _SLOTS.items():
                 for account in self.kis.accounts[environment][:1]:
@@ -81,6 +86,11 @@ class Sandbox:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _migrate(self, stack: ExitStack) -> Project:
+        project = prepare_database(self._dsn or stack.enter_context(EmbeddedPostgres()).create_database())
+        apply_migrations(project.owner, migrations_folder())
+        return project
 
     def store_keys(self, slot: str, account: Account, environment: Environment = "production") -> None:
         """Put an account's key and secret into the table under a service name, as the owner of a project would."""

@@ -97,7 +97,7 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
+def machine(tmp_path: Path, child_processes: None) -> Iterator[Machine]:  # noqa: ARG001 - its programs are some
     """A home folder and a KIS that knows one real and one paper account."""
     home = tmp_path / "home"
     home.mkdir()

@@ -23,7 +23,10 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="a process of Windows has the machine's zone")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="a process of Windows has the machine's zone"),
+    pytest.mark.usefixtures("child_processes"),
+]
 
 MACHINE = Path(__file__).with_name("kis_auth_machine.py")
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)

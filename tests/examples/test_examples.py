@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kis_token.sandbox import Environment
-    from kis_token.sandbox.postgres import EmbeddedPostgres
+    from kis_token.sandbox.database import MigratedDatabases
     from tests.workflows.conftest import Project
 
 EXAMPLES = CHECKOUT / "docs" / "examples"
@@ -134,12 +134,15 @@ def test_matrix(project: Project, sandbox: Sandbox) -> None:
     assert sandbox.kis.counts("production").calls == 1
 
 
-def test_accounts(project: Project, postgres: EmbeddedPostgres) -> None:
+def test_accounts(project: Project, databases: MigratedDatabases) -> None:
     """Each account has a token of its own, issued with its own keys."""
     main, savings = Account(), Account()
     take(project.repository, "accounts.yml", "quote.sh")
 
-    with Sandbox(dsn=postgres.create_database(), kis=KISEmulator(production=[main, savings])) as sandbox:
+    with (
+        databases.borrow() as migrated,
+        Sandbox(project=migrated, kis=KISEmulator(production=[main, savings])) as sandbox,
+    ):
         sandbox.store_keys("kis-savings", savings)
         assert run(project, sandbox, "accounts.yml") == [f"005930: {PRICE}"] * 2
         assert sandbox.kis.counts("production").issues == 2
@@ -227,6 +230,7 @@ def test_laptop(tmp_path: Path, sandbox: Sandbox) -> None:
     assert sandbox.kis.counts("production").issues == 1
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_tests_without_an_account(tmp_path: Path) -> None:
     """The example of a test passes, beside the program that it tests."""
     for name in ("test_bot.py", "quote.py"):

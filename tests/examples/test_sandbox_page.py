@@ -49,6 +49,7 @@ def test_snippets_are_found() -> None:
     assert others == ["pip install 'kis-token[sandbox]'\n"]
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_snippets_for_tests_pass(tmp_path: Path) -> None:
     """Each of the page's tests passes in a project that is empty but for them."""
     for number, code in enumerate(TESTS):
@@ -58,6 +59,7 @@ def test_snippets_for_tests_pass(tmp_path: Path) -> None:
     run(tmp_path, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'base'}")
 
 
+@pytest.mark.usefixtures("child_processes")
 @pytest.mark.parametrize("number", range(len(SCRIPTS)))
 def test_scripts_run(tmp_path: Path, number: int) -> None:
     """Each of the page's programs runs to its end."""
@@ -66,6 +68,7 @@ def test_scripts_run(tmp_path: Path, number: int) -> None:
     run(tmp_path, sys.executable, "snippet.py")
 
 
+@pytest.mark.usefixtures("child_processes")
 @pytest.mark.parametrize("number", range(len(COMMANDS)))
 def test_commands_run(tmp_path: Path, number: int) -> None:
     """Each of the page's shell commands succeeds."""

@@ -22,6 +22,7 @@ from tools.step import CHECKOUT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kis_token.sandbox.database import MigratedDatabases
     from kis_token.sandbox.postgres import EmbeddedPostgres
     from tests.workflows.conftest import Project
 
@@ -131,13 +132,16 @@ class Newcomer:
 
 
 @pytest.fixture
-def newcomer(project: Project, postgres: EmbeddedPostgres) -> Iterator[Newcomer]:
+def newcomer(project: Project, postgres: EmbeddedPostgres, databases: MigratedDatabases) -> Iterator[Newcomer]:
     """A user on the first day, with two real accounts and one for paper: the project's database is empty."""
     kis = KISEmulator(production=[Account(), Account()])
-    empty = prepare_database(postgres.create_database())
+    dsn = postgres.create_database()
+    empty = prepare_database(dsn)
     with (
-        Sandbox(dsn=postgres.create_database(), kis=kis) as sandbox,
+        databases.borrow() as project_beside,
+        Sandbox(project=project_beside, kis=kis) as sandbox,
         PostgRESTStandIn(empty.api, service_key=sandbox.service_key, anon_key=sandbox.anon_key) as stand_in,
     ):
         sandbox.owner_dsn, sandbox.supabase = empty.owner, stand_in
         yield Newcomer(project, sandbox)
+    postgres.drop_database(dsn)

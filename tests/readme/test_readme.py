@@ -81,6 +81,7 @@ def test_every_block_is_run_or_has_a_reason() -> None:
     assert [block for block in BLOCKS if block.language == "yaml" and not block.file] == []
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_demo() -> None:
     """``make`` knows both commands. They are not run: one is this very run, the other would install packages again."""
     targets = re.findall(r"^make (\w+) ", COMMANDS[DEMO], re.MULTILINE)
@@ -189,6 +190,7 @@ def test_program_that_has_moved(newcomer: Newcomer) -> None:
     assert newcomer.sandbox.kis.counts("production").calls == 1
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_tests_without_an_account(tmp_path: Path) -> None:
     """The page's tests pass in a project that is empty but for them."""
     (tmp_path / "test_bot.py").write_text(TESTS[0])
@@ -205,6 +207,7 @@ def test_tests_without_an_account(tmp_path: Path) -> None:
     assert "2 passed" in done.stdout, done.stdout
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_workflows_are_clean(tmp_path: Path) -> None:
     """Nobody's linter finds anything in a workflow that is copied from the page."""
     for name, text in WORKFLOWS.items():

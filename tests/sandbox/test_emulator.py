@@ -53,6 +53,7 @@ def code_of_call(url: str, account: Account, token: str) -> str:
     return str(requests.get(url + PRICE_PATH, parameters, headers=headers, timeout=5).json()["msg_cd"])
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_time_can_come_from_another_clock() -> None:
     """A given clock is KIS's, set forward from there; its tokens are of that time."""
 
@@ -244,6 +245,7 @@ def test_state_and_addresses_outlive_a_stop(kis: KISEmulator) -> None:
     assert code_of_call(kis.production_url, REAL, token) == "MCA00000"
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_environments_can_be_served_over_https(tmp_path: Path) -> None:
     """With a TLS context both environments are https addresses that a client can verify; the control stays http."""
     certificate, context = make_certificate(tmp_path)

@@ -22,6 +22,8 @@ from kis_token.sandbox.postgres import EmbeddedPostgres, find_binaries
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.usefixtures("child_processes")
+
 PARENT = """
 import signal
 import time
@@ -112,6 +114,23 @@ def test_is_gone_after_the_block_and_can_start_again() -> None:
     with server:
         assert data_folder(server.dsn) != data
     server.stop()
+
+
+def test_stop_waits_as_long_as_its_guard_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deleting a large folder on a busy disk is no error: no limit ends the wait."""
+    server = EmbeddedPostgres(max_connections=20)
+    server.start()
+    limits = []
+    communicate = subprocess.Popen.communicate
+
+    def note(guard: subprocess.Popen[str], text: str | None = None, timeout: float | None = None) -> tuple[str, str]:
+        limits.append(timeout)
+        return communicate(guard, text, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", note)
+    server.stop()
+
+    assert limits == [None]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")

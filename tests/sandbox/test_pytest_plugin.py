@@ -37,15 +37,20 @@ def quote(account, token):
 CAUTIOUS = "[pytest]\nfilterwarnings = error\naddopts = --strict-markers --strict-config\n"
 
 
-def start(folder: Path, tests: str, *options: str, **variables: str) -> subprocess.Popen[str]:
+#: Settings around the run that uses the fixtures.
+AROUND = {"KIS_APP_KEY": "somebody", "KIS_BASE_URL": "https://example.invalid", "NO_PROXY": "intern.example"}
+
+pytestmark = pytest.mark.usefixtures("child_processes")
+
+
+def start(folder: Path, files: dict[str, str], *options: str, **variables: str) -> subprocess.Popen[str]:
     """A run of its own of some tests, in a project whose settings forgive nothing."""
     folder.mkdir(exist_ok=True)
-    (folder / "bot.py").write_text(BOT)
-    (folder / "test_bot.py").write_text(tests)
-    (folder / "pytest.ini").write_text(CAUTIOUS)
+    for name, text in {"bot.py": BOT, "pytest.ini": CAUTIOUS, **files}.items():
+        (folder / name).write_text(text)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_", "PYTEST_"))}
     return subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={folder / 'base'}", "-q", *options],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={folder / 'base'}", "-v", *options],
         cwd=folder,
         env=kept | variables,
         stdout=subprocess.PIPE,
@@ -54,12 +59,16 @@ def start(folder: Path, tests: str, *options: str, **variables: str) -> subproce
     )
 
 
-def run(folder: Path, tests: str, *options: str, **variables: str) -> tuple[dict[str, int], str]:
-    """How many of the tests passed and so on, and all that the run said."""
-    with start(folder, tests, *options, **variables) as child:
-        said, _ = child.communicate(timeout=60)
-    last = said.strip().splitlines()[-1]
-    return {what: int(number) for number, what in re.findall(r"(\d+) (passed|failed|errors?)", last)}, said
+def run(folder: Path, files: dict[str, str], *options: str, **variables: str) -> str:
+    """All that a run printed."""
+    with start(folder, files, *options, **variables) as child:
+        said, _ = child.communicate(timeout=120)
+    return said
+
+
+def outcomes(said: str, file: str) -> list[str]:
+    """How the tests of a file ended, in their order."""
+    return re.findall(rf"^{file}::\w+ ([A-Z]+)", said, re.MULTILINE)
 
 
 USING = """
@@ -86,15 +95,14 @@ def test_paper(kis_sandbox, monkeypatch):
     assert kis_sandbox.kis.counts("production").calls == 0
 
 def test_without(monkeypatch):
-    assert not [name for name in os.environ if name.startswith(("KIS_", "SUPABASE_"))]
+    left = [name for name in os.environ if name.startswith(("KIS_", "SUPABASE_"))]
+    assert sorted(left) == ["KIS_APP_KEY", "KIS_BASE_URL"]  # those around the run
 """
 
 
-def test_each_test_has_a_sandbox_of_its_own(tmp_path: Path) -> None:
+def test_each_test_has_a_sandbox_of_its_own(both_runs: tuple[str, str]) -> None:
     """Programs under test find KIS and Supabase by the environment, and one test's token is not the next one's."""
-    passed, said = run(tmp_path, USING)
-
-    assert passed == {"passed": 4}, said
+    assert outcomes(both_runs[0], "test_using.py") == ["PASSED"] * 4, both_runs[0]
 
 
 SURROUNDED = """
@@ -128,13 +136,9 @@ def test_after_other():
 """
 
 
-def test_the_environment_is_the_sandbox_s_and_then_as_before(tmp_path: Path) -> None:
+def test_the_environment_is_the_sandbox_s_and_then_as_before(both_runs: tuple[str, str]) -> None:
     """Other settings are gone while a test has the sandbox and back afterwards, in whatever order it names fixtures."""
-    variables = {"KIS_APP_KEY": "somebody", "KIS_BASE_URL": "https://example.invalid", "NO_PROXY": "intern.example"}
-
-    passed, said = run(tmp_path, SURROUNDED, **variables)
-
-    assert passed == {"passed": 4}, said
+    assert outcomes(both_runs[0], "test_surrounded.py") == ["PASSED"] * 4, both_runs[0]
 
 
 FURTHER_ACCOUNTS = """
@@ -157,11 +161,9 @@ def test_savings(kis_sandbox, monkeypatch):
 """
 
 
-def test_the_emulator_can_be_another(tmp_path: Path) -> None:
+def test_the_emulator_can_be_another(both_runs: tuple[str, str]) -> None:
     """A project's own fixture ``kis_emulator`` says which accounts there are; an environment may have none."""
-    passed, said = run(tmp_path, FURTHER_ACCOUNTS)
-
-    assert passed == {"passed": 1}, said
+    assert outcomes(both_runs[0], "test_accounts.py") == ["PASSED"] * 1, both_runs[0]
 
 
 ONE_MANAGER = """
@@ -177,16 +179,15 @@ def test_first(kis_sandbox):
 def test_second(kis_sandbox):
     check(kis_sandbox)
 
-def test_without():
+def test_without(monkeypatch):
+    monkeypatch.delenv("KIS_APP_KEY")  # without the secret it is a fault
     assert not get_supabase_manager().is_available()
 """
 
 
-def test_the_one_manager_is_the_test_s_own(tmp_path: Path) -> None:
+def test_the_one_manager_is_the_test_s_own(both_runs: tuple[str, str]) -> None:
     """A bot that uses the guide's functions finds the sandbox of its test, not that of the test before."""
-    passed, said = run(tmp_path, ONE_MANAGER)
-
-    assert passed == {"passed": 3}, said
+    assert outcomes(both_runs[0], "test_manager.py") == ["PASSED"] * 3, both_runs[0]
 
 
 TIDY = """
@@ -204,15 +205,23 @@ def test_first(kis_sandbox):
     assert databases(kis_sandbox) == 1
 
 def test_second(kis_sandbox):
+    with psycopg.connect(kis_sandbox.owner_dsn) as connection:
+        assert connection.execute("select count(*) from api_credentials").fetchone() == (4,)
+        connection.execute("insert into api_credentials (service_name, credential_type, credential_value)"
+                           " values ('other', 'note', 'left behind')")
+    assert databases(kis_sandbox) == 1
+
+def test_third(kis_sandbox):
+    with psycopg.connect(kis_sandbox.owner_dsn) as connection:
+        rows = connection.execute("select id from api_credentials order by id").fetchall()
+    assert rows == [(1,), (2,), (3,), (4,)]
     assert databases(kis_sandbox) == 1
 """
 
 
-def test_a_spoilt_database_spoils_one_test(tmp_path: Path) -> None:
-    """Databases are deleted with their tests, so a run of thousands leaves no more than one at a time."""
-    passed, said = run(tmp_path, TIDY)
-
-    assert passed == {"passed": 2}, said
+def test_a_spoilt_database_spoils_one_test(both_runs: tuple[str, str]) -> None:
+    """A database that a test has spoilt is deleted; the others go from test to test, so there is one at a time."""
+    assert outcomes(both_runs[0], "test_tidy.py") == ["PASSED"] * 3, both_runs[0]
 
 
 AT_ONCE = """
@@ -227,19 +236,31 @@ def test_bot(kis_sandbox):
 """
 
 
-def test_runs_at_the_same_time_do_not_meet(tmp_path: Path) -> None:
+def test_runs_at_the_same_time_do_not_meet(both_runs: tuple[str, str]) -> None:
     """Two runs at once, as the workers of pytest-xdist are, have servers, databases and tokens of their own."""
+    assert [outcomes(said, "test_at_once.py") for said in both_runs] == [["PASSED"]] * 2, both_runs
+
+
+@pytest.fixture(scope="module")
+def both_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """What two runs at once print: one of all the tests above, one of the test in whose middle they meet."""
+    folder = tmp_path_factory.mktemp("runs")
     with socket.create_server(("127.0.0.1", 0)) as meeting, ThreadPoolExecutor(2) as pool:
         meeting.settimeout(60)
-        tests = AT_ONCE.replace("MEETING", str(meeting.getsockname()[1]))
-        runs = [pool.submit(run, tmp_path / name, tests) for name in ("one", "two")]
-        arrived = [meeting.accept()[0] for _ in runs]
-        for connection in arrived:
-            connection.sendall(b"!")
-            connection.close()
-        ended = [each.result() for each in runs]
-
-    assert [passed for passed, _ in ended] == [{"passed": 1}] * 2, ended
+        at_once = {"test_at_once.py": AT_ONCE.replace("MEETING", str(meeting.getsockname()[1]))}
+        above = {
+            "test_using.py": USING,
+            "test_surrounded.py": SURROUNDED,
+            "test_accounts.py": FURTHER_ACCOUNTS,
+            "test_manager.py": ONE_MANAGER,
+            "test_tidy.py": TIDY,
+        }
+        first = pool.submit(run, folder / "one", at_once | above, **AROUND)
+        second = pool.submit(run, folder / "two", at_once)
+        for connection in [meeting.accept()[0] for _ in range(2)]:
+            with connection:
+                connection.sendall(b"!")
+        return first.result(), second.result()
 
 
 WITHOUT_EXTRA = """
@@ -253,9 +274,9 @@ def test_bot(kis_sandbox):
 
 def test_a_missing_extra_is_said(tmp_path: Path) -> None:
     """Without the extra the test fails with the command that installs it, and without a traceback."""
-    ended, said = run(tmp_path, WITHOUT_EXTRA)
+    said = run(tmp_path, {"test_bot.py": WITHOUT_EXTRA})
 
-    assert ended == {"error": 1}
+    assert outcomes(said, "test_bot.py") == ["ERROR"]
     assert "kis_sandbox needs the package psycopg" in said
     assert "pip install 'kis-token[sandbox]'" in said
     assert "pytest_plugin.py" not in said
@@ -263,7 +284,7 @@ def test_a_missing_extra_is_said(tmp_path: Path) -> None:
 
 def test_fixtures_are_listed_with_what_they_promise(tmp_path: Path) -> None:
     """``pytest --fixtures`` shows both fixtures and their first lines."""
-    _, said = run(tmp_path, "", "--fixtures")
+    said = run(tmp_path, {}, "--fixtures")
 
     assert re.search(r"^kis_sandbox\b.*\n +A sandbox of the test's own", said, re.MULTILINE)
     assert re.search(r"^kis_emulator\b.*\n +The KIS that", said, re.MULTILINE)

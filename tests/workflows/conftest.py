@@ -124,7 +124,7 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, tool_cache: Path) -> Project:
+def project(tmp_path: Path, tool_cache: Path, child_processes: None) -> Project:  # noqa: ARG001 - act is one
     """An empty repository of a user's."""
     if sys.platform != "linux":
         pytest.skip("act runs these workflows on this machine itself, and they are written for a runner with Linux")

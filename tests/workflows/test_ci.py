@@ -74,6 +74,7 @@ def test_the_gate_needs_every_job() -> None:
     assert gate["if"] == "${{ always() }}"
 
 
+@pytest.mark.usefixtures("child_processes")
 @pytest.mark.skipif(shutil.which("jq") is None, reason="the gate's step asks jq")
 @pytest.mark.parametrize(
     ("results", "status"),

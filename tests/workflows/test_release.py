@@ -22,7 +22,7 @@ WORKFLOW = yaml.safe_load((CHECKOUT / ".github" / "workflows" / "release.yml").r
 JOBS: dict[str, Any] = WORKFLOW["jobs"]
 COMMIT = "0" * 39 + "1"
 
-pytestmark = needs_scripts
+pytestmark = [needs_scripts, pytest.mark.usefixtures("child_processes")]
 
 #: Knows tags and releases; notes what it is asked to change, and does nothing while GitHub is down.
 GH = """

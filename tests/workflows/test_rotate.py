@@ -260,6 +260,7 @@ def test_no_step_names_the_action_by_a_tag() -> None:
     }
 
 
+@pytest.mark.usefixtures("child_processes")
 @needs_scripts
 @pytest.mark.parametrize(
     ("reference", "file"),

@@ -6,6 +6,7 @@ The scripts are those of the workflow, and what they are given is what the actio
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ class Rotation:
     sandbox: Sandbox
     tool_cache: Path
     keys: dict[str, str] = field(default_factory=dict)
+    timeout: str = ""
 
     def open_issue(self) -> None:
         """The issue of a failure before."""
@@ -75,7 +77,9 @@ class Rotation:
         fixed = {name: text for name, text in TOKEN["with"].items() if "${{" not in str(text)}
         inputs = {name: str(value).lower() for name, value in fixed.items()}
         inputs |= {name: given.get(name, "") for name in TOKEN["with"].keys() - fixed.keys()}
-        ended = run_step(inputs, self.folder / "job", {"RUNNER_TOOL_CACHE": str(self.tool_cache)})
+        ended = run_step(
+            inputs | {"timeout": self.timeout}, self.folder / "job", {"RUNNER_TOOL_CACHE": str(self.tool_cache)}
+        )
         self.tell(plan["mode"], "failure" if ended.status else "success", ended.outputs)
         return ended
 
@@ -226,12 +230,19 @@ def test_failed_run_adds_to_the_open_issue(rotation: Rotation, seconds: int, for
 
 def test_evening_tick_without_supabase_issues_nothing_for_itself(rotation: Rotation) -> None:
     """A token that this runner alone sees would look like a renewal: the tick fails, and KIS is not asked."""
+    rotation.run(force=True)  # builds the runtime, for which the time below would not be enough
+    rotation.open_issue()
+    shutil.rmtree(rotation.folder / "job")  # another machine, which has no cached token
+    before = rotation.sandbox.kis.requests
     account = rotation.sandbox.kis.accounts["production"][0]
     rotation.keys = {"supabase-url": NOWHERE, "app-key": account.app_key, "app-secret": account.app_secret}
+    rotation.timeout = "15s"
 
-    assert rotation.run(EVENING).status == 1
+    ended = rotation.run(EVENING)
+
+    assert (ended.status, ended.outputs["error-code"]) == (1, "store-unreachable")
     assert rotation.issue == (True, 2)
-    assert rotation.sandbox.kis.requests == ()
+    assert rotation.sandbox.kis.requests == before
 
 
 # every combination, also those that are hard to bring about
