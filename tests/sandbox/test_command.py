@@ -9,20 +9,15 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import pytest
 
-from kis_token.sandbox import Sandbox
-from kis_token.sandbox import command as command_module
 from kis_token.sandbox.database import migrations_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from kis_token.sandbox.database import MigratedDatabases
 
 SANDBOX = [sys.executable, "-m", "kis_token", "sandbox"]
 LONGEST_SECONDS = 60.0
@@ -84,32 +79,21 @@ def folder(child_processes: None) -> Iterator[Path]:  # noqa: ARG001 - the sandb
 
 
 @posix_only
-def test_crash_of_its_command_leaves_nothing(folder: Path) -> None:
-    """The sandbox ends with the status that a shell gives to a crash, and nothing is left behind."""
-    with start(folder, "--", "sh", "-c", "kill -SEGV $$") as process:
-        assert process.wait(LONGEST_SECONDS) == 128 + 11
+@pytest.mark.parametrize("script", ["exit 0", "exit 7", "kill -KILL $$", "kill -SEGV $$"])
+def test_ends_with_the_status_of_its_command(folder: Path, script: str) -> None:
+    """The command's status is the sandbox's, a crash included, and nothing is left behind."""
+    expected = {"exit 0": 0, "exit 7": 7, "kill -KILL $$": 128 + 9, "kill -SEGV $$": 128 + 11}
+
+    with start(folder, "--", "sh", "-c", script) as process:
+        assert process.wait(LONGEST_SECONDS) == expected[script]
     assert_nothing_is_left(folder)
 
 
 @posix_only
-@pytest.mark.parametrize(
-    ("command", "status"),
-    [
-        (["sh", "-c", "exit 0"], 0),
-        (["sh", "-c", "exit 7"], 7),
-        (["sh", "-c", "kill -KILL $$"], 128 + 9),
-        (["no-such-command-here"], 127),
-    ],
-    ids=["success", "failure", "crash", "no such command"],
-)
-def test_ends_with_the_status_of_its_command(
-    folder: Path, databases: MigratedDatabases, monkeypatch: pytest.MonkeyPatch, command: list[str], status: int
-) -> None:
-    """The command's status is the sandbox's, as in a shell, and nothing is left behind."""
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    with databases.borrow() as project:
-        monkeypatch.setattr(command_module, "Sandbox", partial(Sandbox, project=project))
-        assert command_module.run(command) == status
+def test_command_that_does_not_exist(folder: Path) -> None:
+    """A command that cannot be found is status 127, as in a shell."""
+    with start(folder, "--", "no-such-command-here") as process:
+        assert process.wait(LONGEST_SECONDS) == 127
     assert_nothing_is_left(folder)
 
 
