@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.faults.conftest import COLLECTED
 from tools.step import CHECKOUT
 
 PAGE = (CHECKOUT / "docs" / "faults.md").read_text(encoding="utf-8")
@@ -28,8 +29,10 @@ def matches(name: str, test: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def tests() -> list[str]:
-    """All tests of this folder and of the files that the table names, as pytest finds them."""
+def tests(pytestconfig: pytest.Config, child_processes: None) -> list[str]:  # noqa: ARG001 - it may start one
+    """All tests of this folder and of the files that the table names, as pytest finds them: in this run or another."""
+    if pytestconfig.args_source is pytest.Config.ArgsSource.TESTPATHS:
+        return pytestconfig.stash[COLLECTED]
     files = sorted({f"tests/{name.partition('::')[0]}" for name in NAMED} | {"tests/faults"})
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *files]
     found = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from kis_token.sandbox.postgres import EmbeddedPostgres
     from tests.world import World
 
-#: The bot asks for a price so often.
-PAUSE = timedelta(minutes=10)
 DAYS = 3
+
+#: The bot asks for a price so often, at the full and the half hour.
+PAUSE = timedelta(minutes=30)
+CALLS = DAYS * 24 * 2
 
 
 def at(day: int, clock: str) -> datetime:
@@ -84,7 +86,7 @@ def test_three_days(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
         days.run()
 
         assert days.events == {}
-        assert days.calls == {True: DAYS * 24 * 6}
+        assert days.calls == {True: CALLS}
         assert days.rotations == [True, False, False, False]
         assert issued_by_day(world) == {1: 1, 2: 1, 3: 1, 4: 1}
         assert world.database.stored_id() == fingerprint(days.bot.access_token)
@@ -103,12 +105,12 @@ def test_outage_that_outlasts_the_token(postgres: EmbeddedPostgres, tmp_path: Pa
             at(1, "09:05"): world.supabase.stop,
             at(3, "09:05"): compare,
             at(3, "09:15"): world.supabase.start,
-            at(3, "09:25"): compare,
             at(3, "09:35"): compare,
+            at(3, "10:05"): compare,
         }
         days.run()
 
-        assert days.calls == {True: DAYS * 24 * 6}
+        assert days.calls == {True: CALLS}
         assert shared == [False, True, True]
         assert issued_by_day(world) == {1: 1, 2: 1, 3: 1, 4: 1}
 
