@@ -30,9 +30,7 @@ def process(program: Path, *arguments: Any) -> Iterator[tuple[BaseProcess, Conne
     context = multiprocessing.get_context("forkserver")  # Windows has none
     context.set_forkserver_preload(IMPORTED)
     ours, theirs = context.Pipe()
-    started = context.Process(
-        target=runpy.run_path, args=(f"{program}", {"given": (theirs, *arguments)}, "__main__")
-    )
+    started = context.Process(target=runpy.run_path, args=(f"{program}", {"given": (theirs, *arguments)}, "__main__"))
     started.start()
     theirs.close()
     try:

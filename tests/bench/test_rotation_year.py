@@ -137,6 +137,7 @@ def test_other_schedules_are_refused(tmp_path: Path) -> None:
         read_schedule(workflow)
 
 
+@pytest.mark.usefixtures("child_processes")
 @pytest.mark.parametrize("clock", ["05:59", "06:00", "07:43", "19:59", "20:00", "20:17", "00:00", "03:30"])
 def test_plan_is_the_workflows(clock: str, tmp_path: Path) -> None:
     """At any time of day the simulation gives the action what the workflow's own script gives it."""

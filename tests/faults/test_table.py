@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
@@ -21,11 +22,17 @@ ROWS = [
 NAMED = [name for row in ROWS for name in re.findall(r"`([^`]+)`", row[-1])]
 
 
-def matches(name: str, test: str) -> bool:
-    """Whether ``name`` stands for ``test``; a name without parameters stands for the test with all of them."""
+@cache
+def pattern_of(name: str) -> re.Pattern[str]:
+    """The tests that ``name`` stands for; a name without parameters stands for the test with all of them."""
     pattern = re.escape(name).replace(r"\*", ".*")
     parameters = "" if name.endswith("]") else r"(\[.*\])?"
-    return re.fullmatch(f"tests/{pattern}{parameters}", test) is not None
+    return re.compile(f"tests/{pattern}{parameters}")
+
+
+def matches(name: str, test: str) -> bool:
+    """Whether ``name`` stands for ``test``."""
+    return pattern_of(name).fullmatch(test) is not None
 
 
 @pytest.fixture(scope="module")

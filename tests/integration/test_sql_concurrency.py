@@ -97,7 +97,9 @@ def test_one_of_sixteen_takes_over(database: Database, connections: list[Connect
 
 
 @ROUNDS
-def test_two_slots_take_a_key_over_one_at_a_time(database: Database, connections: list[Connection], rounds: int) -> None:
+def test_two_slots_take_a_key_over_one_at_a_time(
+    database: Database, connections: list[Connection], rounds: int
+) -> None:
     """When both slots want a key whose last token is dead, it goes to one of them, and nobody runs into a deadlock."""
     for _ in range(rounds):
         database.clear()
