@@ -53,7 +53,7 @@ def test_weeks_of_hiccups_cost_one_token_a_day(keys: str, days: int) -> None:
     [("given", f"at most {SPOILT_DAYS + SPARE} new tokens"), ("stored", "no job without a token but in an outage")],
 )
 def test_copy_that_asks_once_misses_a_target(keys: str, target: str) -> None:
-    """Without a second look a runner issues at its first hiccup or, without keys of its own, fails; with it, neither."""
+    """Without a second look a runner issues at its first hiccup or, without keys, fails; with it, neither."""
 
     def run(_: Retry, ask: Callable[[], Any], __: object) -> Any:  # noqa: ANN401 - as the original
         return ask()

@@ -176,7 +176,8 @@ def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path
             timeout=SECONDS,
             check=False,
         )
-        wait_until(lambda: chain.store_calls.count("begin_issuance") == 2)
+        # The second has been told to wait, and looks at the row.
+        wait_until(lambda: chain.store_calls.count("begin_issuance") == 2 and chain.store_calls[-1] == "read")
     step, command = running.result(), getting.result()
 
     assert (step.status, command.returncode) == (0, 0), command.stderr
