@@ -47,6 +47,7 @@ from bench.chaos_faults import (
     serve_kis,
     serve_store,
 )
+from bench.chaos_judges import JUDGES
 from bench.chaos_machines import CACHED, make_machines
 from bench.chaos_mischief import CacheMischief, RowMischief
 from bench.chaos_records import Log, Records, Tally, read_log, read_write
@@ -72,6 +73,9 @@ LONGEST_SECONDS = 120.0
 #: How long, in the machine's seconds, those at work are waited for before a jump.
 PATIENCE = 3.0
 
+#: How often, in the machine's seconds, the records are judged while somebody waits for a row.
+JUDGE = 0.5
+
 #: How often, in the machine's seconds on average: somebody is killed, suspended, a cache and the row are spoilt.
 KILL, SUSPEND, SPOIL, WRITE = 2.0, 2.0, 1.0, 6.0
 
@@ -86,6 +90,7 @@ class Options:
     speed: float
     gap: float
     spoilt: str | None = None
+    until: tuple[str, ...] = ()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -97,7 +102,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--speed", type=float, default=10.0, help="world time by the machine's; else 10")
     parser.add_argument("--gap", type=float, default=6.0, help="seconds between Supabase's troubles; else 6")
     parser.add_argument("--spoilt", choices=SPOILT, help="with a copy of the project that lacks this guard")
-    options = Options(**vars(parser.parse_args(arguments)))
+    parser.add_argument("--until", action="append", metavar="ROW", help="end as soon as this row is not zero")
+    given = vars(parser.parse_args(arguments))
+    options = Options(**{**given, "until": tuple(given["until"] or ())})
     for number in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(number, _give_up)  # with all that was started
     signal.alarm(math.ceil(options.seconds + LONGEST_SECONDS))
@@ -163,11 +170,17 @@ def play(options: Options) -> tuple[Records, float]:
         caches = [machine.cache for machine in machines if machine.kind == CACHED]
         crowd = Crowd(around, rng, keys, machines)
         stack.callback(crowd.end)
-        hung = _Storm(options, around, rng, database, crowd, caches).rage()
-        records = read_log((folder / "log").read_text().splitlines())
-        records.writes = [read_write(*write) for write in database.writes()]
-        records.stderr = around.stderr.read_text()
-        records.hung, records.machines = hung, len(machines)
+
+        def gather() -> Records:
+            records = read_log((folder / "log").read_text().splitlines())
+            records.writes = [read_write(*write) for write in database.writes()]
+            records.stderr = around.stderr.read_text()
+            records.machines = len(machines)
+            return records
+
+        hung = _Storm(options, around, rng, database, crowd, caches, gather).rage()
+        records = gather()
+        records.hung = hung
         return records, (WorldClock(shared).now() - START).total_seconds()
 
 
@@ -195,8 +208,11 @@ class _Storm:
         database: WorldDatabase,
         crowd: Crowd,
         caches: list[Path],
+        gather: Callable[[], Records],
     ) -> None:
         self._options = options
+        self._gather = gather
+        self._judge_at = time.monotonic() + JUDGE
         self._around = around
         self._shared = around.shared
         self._random = rng
@@ -222,9 +238,24 @@ class _Storm:
                     plan[2]()
             if time.monotonic() >= self._jump_at:
                 self._try_to_jump()
+            if self._options.until and time.monotonic() >= self._judge_at and self._is_caught():
+                self._crowd.end()
+                return 0
             time.sleep(0.004)
         self._shared.is_finishing = True
         return self._crowd.finish(FINISH_SECONDS)
+
+    def _is_caught(self) -> bool:
+        """Whether a row that is waited for is not zero; also when those who sleep, which excuses them, are awake."""
+        self._judge_at = time.monotonic() + JUDGE
+        if not self._finds():
+            return False
+        self._crowd.wake()
+        return self._finds()
+
+    def _finds(self) -> bool:
+        records = self._gather()
+        return any(JUDGES[row](records) for row in self._options.until)
 
     def _soon(self, mean: float) -> Any:  # noqa: ANN401 - a time among other things in a plan
         return time.monotonic() + self._random.expovariate(1 / mean)

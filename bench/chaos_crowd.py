@@ -96,8 +96,7 @@ class Crowd:
 
     def finish(self, seconds: float) -> int:
         """Let all finish what they are at, for so many seconds; how many did not."""
-        for number in list(self._asleep):
-            self._wake(number)
+        self.wake()
         limit = time.monotonic() + seconds
         for process in self._processes:
             process.join(max(limit - time.monotonic(), 0.0))
@@ -107,6 +106,11 @@ class Crowd:
                 self._bury(number, process)
         self.end()
         return len(hung)
+
+    def wake(self) -> None:
+        """Wake all who sleep."""
+        for number in list(self._asleep):
+            self._wake(number)
 
     def end(self) -> None:
         """Kill whoever is left."""

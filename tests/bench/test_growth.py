@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench import growth
+import pytest
+
+from bench import growth, growth_slots
 from bench.growth_table import Sample, growth_table, in_turns
 from bench.stampede import Arrival, Outcome, Round
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
 
 def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, list[list[str]]]:
@@ -26,10 +26,13 @@ def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[st
     }
 
 
-def test_what_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("child_processes")
+def test_what_is_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """However many slots there are: 3 requests issue, 1 reads, 3 tell the status, and a turn reads none of the log."""
+    monkeypatch.setattr(growth, "_LEAST_ROUNDS", 1)
+    monkeypatch.setattr(growth_slots, "_LEAST_ROUNDS", 1)
     contenders, one, every, log = printed(
-        ["--contenders", "2", "--slots", "3,1", "--events", "0,600", "--calls", "2"], capsys
+        ["--contenders", "2", "--slots", "3,1", "--events", "0,600", "--calls", "1"], capsys
     ).values()
 
     assert [row[:2] for row in contenders] == [["2", "1.00"], ["ratio", "1.00"]]

@@ -115,8 +115,8 @@ def test_without_rotation_every_token_lapses_first() -> None:
 
 def test_same_seed_gives_the_same_year() -> None:
     """A year can be run again; another seed makes another."""
-    ticks = [make_ticks(SCHEDULE, MINUTES, days=DAYS, seed=seed) for seed in (1, 1, 2)]
-    first, again, other = (simulate(Scenario(moment(0, time(9)), each, DAYS)) for each in ticks)
+    ticks = [make_ticks(SCHEDULE, MINUTES, days=5, seed=seed) for seed in (1, 1, 2)]
+    first, again, other = (simulate(Scenario(moment(0, time(9)), each, 5)) for each in ticks)
 
     assert (first.issued, first.jobs, lapses(first)) == (again.issued, again.jobs, lapses(again))
     assert ticks[0] == ticks[1] != ticks[2]
@@ -137,6 +137,7 @@ def test_other_schedules_are_refused(tmp_path: Path) -> None:
         read_schedule(workflow)
 
 
+@pytest.mark.usefixtures("child_processes")
 @pytest.mark.parametrize("clock", ["05:59", "06:00", "07:43", "19:59", "20:00", "20:17", "00:00", "03:30"])
 def test_plan_is_the_workflows(clock: str, tmp_path: Path) -> None:
     """At any time of day the simulation gives the action what the workflow's own script gives it."""

@@ -8,6 +8,14 @@ from tests.races.conftest import _few_certificates, certificate
 
 __all__ = ["_few_certificates", "certificate"]
 
+COLLECTED = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note all tests, before any is deselected."""
+    config.stash[COLLECTED] = [item.nodeid for item in items]
+
 
 @pytest.fixture(autouse=True)
 def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,15 @@
 """A caller in a process of its own that meets what its own process alone can meet: what `test_disk` runs, by its path.
 
-Reads one line of JSON: the environment, the largest file that may be written, and the user to become; then resolves,
-and answers with a line of JSON that holds no token. Everything is imported before, since that user may read nothing.
+Its task is the environment, the largest file that may be written, and the user to become; then it resolves, and answers
+without the token. Everything is imported before, since that user may read nothing.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import resource
-import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 import filelock  # noqa: F401 - see above
 import supabase  # noqa: F401 - see above
@@ -20,10 +19,14 @@ from kis_token.config import Settings
 from kis_token.errors import KisTokenError
 from kis_token.wiring import open_resolver
 
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
-def main() -> int:
-    """Do the task; the exit status."""
-    task = json.loads(sys.stdin.readline())
+
+def main(connection: Connection, task: dict[str, Any]) -> None:
+    """Do the task."""
+    os.environ.clear()
+    os.environ.update(task["machine"])
     if task["largest_file"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (task["largest_file"], task["largest_file"]))
     if task["user"] is not None:
@@ -37,9 +40,8 @@ def main() -> int:
             answer: dict[str, object] = {"code": error.code}
         else:
             answer = {"token_id": got.token.token_id, "source": got.source, "warnings": got.warnings}
-    print(json.dumps(answer))  # noqa: T201 - this is how the test hears of it
-    return 0
+    connection.send(answer)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(*globals()["given"])

@@ -16,9 +16,9 @@ from kis_token.errors import StoreOutage
 from kis_token.token import parse_stored
 from tests.chain import stale_token
 from tests.faults.ground import assert_warned, error_of, stored_stays
+from tests.prepared import process
 from tests.races.children import SECONDS
 from tests.support import MINUTE, make_token
-from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,20 +65,15 @@ def child(chain: Chain, *, largest_file: int | None = None, user: int | None = N
     """What a process under these limits gets."""
     # A second of the time is for patience.
     env = chain.variables | {"KIS_TOKEN_TIMEOUT": "23s"} | variables
-    task = {"env": env, "largest_file": largest_file, "user": user}
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("limited.py"))],
-        # Another user has a temporary folder of its own, where the machine's notes go.
-        env=os.environ
-        | {"PYTHONPATH": str(CHECKOUT)}
-        | ({"TMPDIR": str(Path(env["KIS_TOKEN_CACHE"]).parent)} if user is not None else {}),
-        input=json.dumps(task) + "\n",
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=SECONDS,
-        check=True,
-    )
-    return json.loads(done.stdout)
+    # Another user has a temporary folder of its own, where the machine's notes go.
+    machine = os.environ | ({"TMPDIR": str(Path(env["KIS_TOKEN_CACHE"]).parent)} if user is not None else {})
+    task = {"env": env, "largest_file": largest_file, "user": user, "machine": machine}
+    with process(Path(__file__).with_name("limited.py"), task) as (running, connection):
+        assert connection.poll(SECONDS), "the process says nothing"
+        answer = connection.recv()
+        running.join(SECONDS)
+    assert running.exitcode == 0
+    return answer
 
 
 @posix

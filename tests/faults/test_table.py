@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
+from functools import cache
 
 import pytest
 
+from tests.faults.conftest import COLLECTED
 from tools.step import CHECKOUT
 
 PAGE = (CHECKOUT / "docs" / "faults.md").read_text(encoding="utf-8")
@@ -20,16 +23,24 @@ ROWS = [
 NAMED = [name for row in ROWS for name in re.findall(r"`([^`]+)`", row[-1])]
 
 
-def matches(name: str, test: str) -> bool:
-    """Whether ``name`` stands for ``test``; a name without parameters stands for the test with all of them."""
+@cache
+def pattern_of(name: str) -> re.Pattern[str]:
+    """The tests that ``name`` stands for; a name without parameters stands for the test with all of them."""
     pattern = re.escape(name).replace(r"\*", ".*")
     parameters = "" if name.endswith("]") else r"(\[.*\])?"
-    return re.fullmatch(f"tests/{pattern}{parameters}", test) is not None
+    return re.compile(f"tests/{pattern}{parameters}")
+
+
+def matches(name: str, test: str) -> bool:
+    """Whether ``name`` stands for ``test``."""
+    return pattern_of(name).fullmatch(test) is not None
 
 
 @pytest.fixture(scope="module")
-def tests() -> list[str]:
-    """All tests of this folder and of the files that the table names, as pytest finds them."""
+def tests(pytestconfig: pytest.Config, child_processes: None) -> list[str]:  # noqa: ARG001 - it may start one
+    """All tests of this folder and of the files that the table names, as pytest finds them: in this run or another."""
+    if [Path(each).resolve() for each in pytestconfig.args] == [CHECKOUT / "tests"]:
+        return pytestconfig.stash[COLLECTED]
     files = sorted({f"tests/{name.partition('::')[0]}" for name in NAMED} | {"tests/faults"})
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", *files]
     found = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)

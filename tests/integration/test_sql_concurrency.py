@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from tests.support import Database
 
 CONTENDERS = 16
-ROUNDS = 20
+#: How often a race is run: some times and, in the matrix, twenty times out of twenty.
+ROUNDS = pytest.mark.parametrize("rounds", [5, pytest.param(20, marks=pytest.mark.matrix)])
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -55,12 +56,13 @@ def begin_at_once(connections: list[Connection], services: Sequence[str], **chan
         return list(pool.map(begin, range(len(connections))))
 
 
+@ROUNDS
 @pytest.mark.parametrize("services", [("kis",), ("kis", "kis-second")], ids=["one-slot", "two-slots-one-key"])
 def test_one_of_sixteen_is_granted(
-    database: Database, connections: list[Connection], services: tuple[str, ...]
+    database: Database, connections: list[Connection], services: tuple[str, ...], rounds: int
 ) -> None:
-    """On a cold slot, and on two slots with one app key, exactly one caller is granted, twenty times out of twenty."""
-    for _ in range(ROUNDS):
+    """On a cold slot, and on two slots with one app key, exactly one caller is granted, each time."""
+    for _ in range(rounds):
         database.clear()
 
         answers = begin_at_once(connections, services)
@@ -70,10 +72,11 @@ def test_one_of_sixteen_is_granted(
         assert {answer["holder_label"] for answer in answers if answer["status"] == "busy"} == {winner}
 
 
-def test_one_of_sixteen_renews(database: Database, connections: list[Connection]) -> None:
+@ROUNDS
+def test_one_of_sixteen_renews(database: Database, connections: list[Connection], rounds: int) -> None:
     """When all find the same token unfit, one is granted; the others are busy, as the turn is taken."""
     version = issue_by_functions(database, make_token())
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         database.age(120)
 
         answers = begin_at_once(connections, ["kis"], rejected_version=version)
@@ -81,10 +84,11 @@ def test_one_of_sixteen_renews(database: Database, connections: list[Connection]
         assert Counter(answer["status"] for answer in answers) == {"granted": 1, "busy": CONTENDERS - 1}
 
 
-def test_one_of_sixteen_takes_over(database: Database, connections: list[Connection]) -> None:
+@ROUNDS
+def test_one_of_sixteen_takes_over(database: Database, connections: list[Connection], rounds: int) -> None:
     """When the holder died, one of those who wait is granted, with the next fence."""
     Contender(database).begin()
-    for fence in range(2, 2 + ROUNDS):
+    for fence in range(2, 2 + rounds):
         database.age(71)
 
         answers = begin_at_once(connections, ["kis"])
@@ -92,9 +96,12 @@ def test_one_of_sixteen_takes_over(database: Database, connections: list[Connect
         assert [answer["fence"] for answer in answers if answer["status"] == "granted"] == [fence]
 
 
-def test_two_slots_take_a_key_over_one_at_a_time(database: Database, connections: list[Connection]) -> None:
+@ROUNDS
+def test_two_slots_take_a_key_over_one_at_a_time(
+    database: Database, connections: list[Connection], rounds: int
+) -> None:
     """When both slots want a key whose last token is dead, it goes to one of them, and nobody runs into a deadlock."""
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         database.clear()
         Contender(database).begin()
         database.age(71)
@@ -123,11 +130,12 @@ def test_who_waited_for_the_lock_is_judged_by_the_time_after(database: Database,
     assert parse_instant(begun["server_now"]) > parse_instant(released)
 
 
+@ROUNDS
 def test_a_commit_and_a_writer_without_lease_do_not_lose_a_token(
-    database: Database, connections: list[Connection]
+    database: Database, connections: list[Connection], rounds: int
 ) -> None:
     """A commit and save_token at the same moment leave the later-lived of the two tokens."""
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         database.clear()
         contender = Contender(database)
         contender.begin()

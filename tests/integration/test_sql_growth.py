@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import APP_KEY, Contender, call, issue_by_functions, make_token
+from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
+from tests.support import APP_KEY, Contender, Database, call, issue_by_functions, make_token
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import psycopg
 
-    from tests.support import Database
+    from kis_token.sandbox.postgres import EmbeddedPostgres
 
     Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -42,14 +43,29 @@ def fill(database: Database) -> None:
     database.owner.execute(FILL, {"events": EVENTS, "few": FEW})
 
 
+@pytest.fixture(scope="module", params=["statistics", "no-statistics"])
+def read_only(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A project with a long log, of which PostgreSQL has statistics or, as just after a restore, has none."""
+    project = prepare_database(postgres.create_database())
+    apply_migrations(project.owner, migrations_folder())
+    with Database(project) as database:
+        grow(database, request.param)
+        yield database
+
+
 @pytest.fixture(params=["statistics", "no-statistics"])
 def grown(make_database: Callable[[], Database], request: pytest.FixtureRequest) -> Database:
-    """A project with a long log, of which PostgreSQL has statistics or, as just after a restore, has none."""
+    """Such a project for a test that adds to it."""
     database = make_database()
-    fill(database)
-    if request.param == "statistics":
-        database.owner.execute("analyze public.credential_issuances")
+    grow(database, request.param)
     return database
+
+
+def grow(database: Database, how: str) -> None:
+    """Make the log long, and have PostgreSQL know of it or not."""
+    fill(database)
+    if how == "statistics":
+        database.owner.execute("analyze public.credential_issuances")
 
 
 def rows_read(connection: Connection, function: str, **arguments: object) -> tuple[int, Any]:
@@ -87,16 +103,17 @@ def test_a_turn_reads_nothing_of_the_log(grown: Database) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "force_generic_plan"])
-def test_a_status_reads_what_it_tells(grown: Database, mode: str) -> None:
+def test_a_status_reads_what_it_tells(read_only: Database, mode: str) -> None:
     """The last events of all slots, of a busy one, of one with few and of none cost as many rows as they are.
 
     Also when the session would keep one plan for all of them.
     """
-    grown.service.execute(f"set plan_cache_mode = {mode}")
+    read_only.service.execute(f"set plan_cache_mode = {mode}")
 
     for service, told in ((None, 500), ("busy", 500), ("few", FEW), ("nobody", 0)):
-        read, status = rows_read(grown.service, "issuance_status", service=service, log_rows=500)
+        read, status = rows_read(read_only.service, "issuance_status", service=service, log_rows=500)
         assert (service, read, len(status["issuances"])) == (service, told, told)
+    read_only.service.execute("reset plan_cache_mode")
 
 
 def test_a_pruning_without_work_reads_nothing(database: Database) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import select
-import signal
-import subprocess
-import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.prepared import process
 from tests.support import ACCOUNT, SERVICE_KEY
-from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -27,22 +23,14 @@ class Child:
     """One process that runs contender.py. A context manager: it does not outlive the block."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("contender.py"))],
-            env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._stack = ExitStack()
+        self._process, self._connection = self._stack.enter_context(process(Path(__file__).with_name("contender.py")))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.end(signal.SIGKILL)
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
+        self._stack.close()
 
     def prepare(self, chain: Chain, *, refused: str | None = None, **inputs: str) -> None:
         """Give it its task: to resolve, or to replace a refused token. Inputs by their names with underscores."""
@@ -56,7 +44,8 @@ class Child:
             **inputs,
         }
         env = {f"INPUT_{name.upper()}": value for name, value in given.items()}
-        self._write(json.dumps({"env": env, "refused": refused, "machine": str(chain.machine_folder)}))
+        machine = os.environ | {"XDG_CACHE_HOME": str(chain.machine_folder)}
+        self._connection.send({"env": env, "refused": refused, "machine": machine})
 
     def wait_until_ready(self) -> None:
         """Return when all is done that comes before the start."""
@@ -64,29 +53,24 @@ class Child:
 
     def go(self) -> None:
         """Let it start."""
-        self._write("go")
+        self._connection.send("go")
 
     def outcome(self) -> dict[str, Any]:
         """What it got."""
-        answer: dict[str, Any] = json.loads(self._read())
+        answer: dict[str, Any] = self._read()
         return answer
 
     def signal(self, number: int) -> None:
         """Send it a signal."""
-        self._process.send_signal(number)
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
 
-    def end(self, number: int) -> int:
+    def end(self, number: int) -> int | None:
         """Send it a signal that ends it; its status."""
         self.signal(number)
-        return self._process.wait(SECONDS)
+        self._process.join(SECONDS)
+        return self._process.exitcode
 
-    def _write(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{line}\n")
-        self._process.stdin.flush()
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        readable, _, _ = select.select([self._process.stdout], [], [], SECONDS)
-        assert readable, "the process says nothing"
-        return self._process.stdout.readline().strip()
+    def _read(self) -> Any:  # noqa: ANN401 - a word or an outcome
+        assert self._connection.poll(SECONDS), "the process says nothing"
+        return self._connection.recv()

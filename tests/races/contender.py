@@ -1,16 +1,16 @@
-"""A contender in a process of its own: what `children.Child` runs, by its path, as tests/ is no package.
+"""A contender in a process of its own: what `children.Child` runs, by its path.
 
-Reads a task, a line of JSON; says that it is ready; starts at the next line; answers with a line of JSON that holds no
-token. It takes tasks until its input ends.
+Gets a task; says that it is ready; starts when it is told to; answers without the token. It takes tasks until the other
+side closes the connection.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import supabase  # noqa: F401 - the store would import it in the middle of the race
@@ -21,27 +21,35 @@ from kis_token.errors import KisTokenError
 from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from kis_token.resolver import Resolver
 
 
-def main() -> int:
-    """Do the tasks; the exit status."""
+def main(connection: Connection) -> None:
+    """Do the tasks; when told to stop, exit as the command does."""
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        while line := sys.stdin.readline():
-            task = json.loads(line)
-            os.environ["XDG_CACHE_HOME"] = task["machine"]  # the processes are there for several tests
-            with open_resolver(Settings.from_env(task["env"]), time.monotonic(), lambda _: None) as resolver:
-                say("ready")
-                sys.stdin.readline()
-                say(json.dumps(outcome(resolver, task["refused"])))
+        with suppress(EOFError):
+            while True:
+                _do(connection)
     except KeyboardInterrupt:
-        return 130
-    return 0
+        sys.exit(130)
+
+
+def _do(connection: Connection) -> None:
+    """One task."""
+    task = connection.recv()
+    os.environ.clear()
+    os.environ.update(task["machine"])
+    with open_resolver(Settings.from_env(task["env"]), time.monotonic(), lambda _: None) as resolver:
+        connection.send("ready")
+        connection.recv()
+        connection.send(outcome(resolver, task["refused"]))
 
 
 def outcome(resolver: Resolver, refused: str | None) -> dict[str, Any]:
-    """What this caller gets, without the token."""
+    """The result of this caller, without the token."""
     try:
         got = resolver.replace(refused) if refused else resolver.resolve()
     except KisTokenError as error:
@@ -54,10 +62,5 @@ def outcome(resolver: Resolver, refused: str | None) -> dict[str, Any]:
     }
 
 
-def say(line: str) -> None:
-    """A line for the test."""
-    print(line, flush=True)  # noqa: T201 - this is how the test hears of it
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main(*globals()["given"])

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from tests.races.crowd import Outcome
 
 CALLERS = 8
-ROUNDS = 10
+#: How often a race is run: a few times and, in the matrix, more often.
+ROUNDS = pytest.mark.parametrize("rounds", [2, pytest.param(10, marks=pytest.mark.matrix)])
 
 WRONG_SECRET = "d3Jvbmc="
 
@@ -49,10 +50,11 @@ def resolve_behind_the_first(chain: Chain) -> list[Outcome]:
 # two slots
 
 
-def test_one_key_in_two_slots(chain: Chain) -> None:
+@ROUNDS
+def test_one_key_in_two_slots(chain: Chain, rounds: int) -> None:
     """Eight callers on each of two slots: one call. The slot that was first has the token, the other is told so."""
     slots = ("kis", "kis-second") * CALLERS
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         with new_round(chain) as fresh:
             got = resolve_at_once(fresh, *({"service_name": slot} for slot in slots))
 
@@ -112,10 +114,11 @@ def test_a_refusal_is_told_with_a_stale_token(chain: Chain, code: str) -> None:
     assert [each.warnings for each in got if code not in " ".join(each.warnings)] == []
 
 
-def test_a_corrected_secret_among_wrong_ones(chain: Chain) -> None:
+@ROUNDS
+def test_a_corrected_secret_among_wrong_ones(chain: Chain, rounds: int) -> None:
     """A wrong secret is tried once, however many have it; who has the right one issues at once, among all others."""
     wrong = {"app_secret": WRONG_SECRET}
-    for _ in range(ROUNDS // 2):
+    for _ in range(rounds // 2):
         with new_round(chain) as fresh:
             refused = resolve_at_once(fresh, *[wrong] * CALLERS)
             assert fresh.issue_calls == 1

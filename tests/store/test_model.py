@@ -370,8 +370,19 @@ def clocked(postgres: EmbeddedPostgres) -> Iterator[Database]:
         yield database
 
 
-# Whoever has a failure to look into adds Phase.shrink: it takes minutes, and finds a short series.
-@settings(max_examples=150, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
+# To look into a failure, add Phase.shrink: it takes minutes, and finds a short series.
+series = settings(derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
+
+
+def compare(clocked: Database, operations: list[tuple[str, dict[str, Any]]]) -> None:
+    """Do a series of operations to both sides."""
+    comparison = Comparison(clocked)
+    for name, arguments in operations:
+        getattr(comparison, name)(**arguments)
+    comparison.finish()
+
+
+@settings(series, max_examples=20)
 @given(SERIES)
 @example([BEGIN, ("issue", {"age": -25 * HOUR, "left": DAY}), ("wait", {"time": HOUR - SECOND}), COMMIT])
 @example([BEGIN, ("issue", {"age": HOUR, "left": 9 * SECOND}), ("wait", {"time": 8 * SECOND}), COMMIT])
@@ -381,7 +392,14 @@ def clocked(postgres: EmbeddedPostgres) -> Iterator[Database]:
 @example([PUT, ("wait_for_an_end", {"number": 2, "beside": -SECOND}), BEGIN_FOR_10_MINUTES, BEGIN_FOR_10_MINUTES])
 def test_memory_and_functions_answer_the_same(clocked: Database, operations: list[tuple[str, dict[str, Any]]]) -> None:
     """No series of calls, of outsiders' writes and of waits makes the two answer, store or note anything different."""
-    comparison = Comparison(clocked)
-    for name, arguments in operations:
-        getattr(comparison, name)(**arguments)
-    comparison.finish()
+    compare(clocked, operations)
+
+
+@pytest.mark.matrix
+@settings(series, max_examples=150)
+@given(SERIES)
+def test_memory_and_functions_answer_the_same_in_many_series(
+    clocked: Database, operations: list[tuple[str, dict[str, Any]]]
+) -> None:
+    """The same in as many series as find the rare meetings of ends."""
+    compare(clocked, operations)

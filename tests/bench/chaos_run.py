@@ -1,0 +1,26 @@
+"""A run of the chaos in a process of its own: what `test_chaos` starts, by its path.
+
+It answers with the exit status and the output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import TYPE_CHECKING
+
+from bench.chaos import main
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+
+def run(connection: Connection, arguments: list[str]) -> None:
+    """Run it with these arguments."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        status = main(arguments)
+    connection.send((status, printed.getvalue()))
+
+
+if __name__ == "__main__":
+    run(*globals()["given"])
