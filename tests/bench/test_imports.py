@@ -43,6 +43,7 @@ def test_warm_resolve_imports_nothing_unasked(job: dict[str, str], tmp_path: Pat
     assert ASKED.keys() <= names, "what is asked for without need lets others in"
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_what_comes_in_unasked_is_named(tmp_path: Path) -> None:
     """A module of the standard library that nobody asked for, and all that it brings."""
     program = tmp_path / "program.py"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 from functools import cache
+from pathlib import Path
 
 import pytest
 
