@@ -13,7 +13,7 @@ import pytest
 from kis_token.errors import REMEDIES
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH
 from kis_token.token import fingerprint, looks_like_token
-from tests.chain import OTHER
+from tests.chain import OTHER, issue_token
 from tests.command import PROGRAM, clean, kis_token, kis_token_here
 from tests.support import ACCOUNT, HOUR, SERVICE_KEY, make_token
 from tools.step import CHECKOUT
@@ -52,6 +52,7 @@ def test_get_explains_what_is_missing() -> None:
 @pytest.mark.parametrize("command", ["get", "keygen", "sql", "status"])
 def test_a_full_device_is_one_error(sandbox: Sandbox, command: str) -> None:
     """A result that cannot be written is an error with status 1, and no later trouble of Python's own."""
+    issue_token(sandbox)
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
             [*PROGRAM, command],
@@ -114,6 +115,7 @@ def test_get_uses_the_user_s_cache_folder(sandbox: Sandbox, tmp_path: Path) -> N
     """Outside of a job the token is cached in the user's cache folder, and serves from there without Supabase."""
     env = {name: value for name, value in sandbox.variables.items() if name != "KIS_TOKEN_CACHE"}
     env |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "RUNNER_TEMP": ""}
+    issue_token(sandbox)
     first = kis_token(env, "get")
     sandbox.supabase.stop()
     second = kis_token(env, "get")
@@ -241,6 +243,7 @@ def test_sealing_from_nothing_to_a_changed_key(chain: Chain) -> None:
 
 def test_export_writes_the_clients_files(chain: Chain, tmp_path: Path) -> None:
     """``export`` writes the token where the named clients look, and says neither the token nor the files' names."""
+    chain.database.put_token(make_token())
     env = chain.variables | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "XDG_CACHE_HOME": ""}
 
     ended = kis_token(env, "export", "kis-trader", "koreainvestment_cli")

@@ -241,7 +241,7 @@ def test_a_reader_may_not_see_it(chain: Chain) -> None:
     env = chain.variables | {
         "SUPABASE_SERVICE_ROLE_KEY": f"{ANON_KEY}\neyJhIjoxfQ.eyJyb2xlIjoia2lzX3Rva2VuX3JlYWRlciJ9.eA"
     }
-    ended = kis_token(env, "status")
+    ended = kis_token_here(env, "status")
     assert (ended.returncode, "[store-permission-denied]" in ended.stderr) == (1, True)
 
 
