@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from kis_token.sandbox.loopback import Fault
 from kis_token.sealing import make_vault
 from kis_token.supabase import SupabaseStore
 from kis_token.token import AppKey
+from kis_token.wiring import open_resolver
 from tests.support import ACCOUNT, HOUR, MINUTE, SERVICE_KEY, TurnedClock, make_token
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from kis_token.clock import Clock
     from kis_token.lookup import Resolution
     from kis_token.ports import Issuer
+    from kis_token.sandbox import Sandbox
     from kis_token.sandbox.emulator import KISEmulator
     from kis_token.sandbox.postgrest import PostgRESTStandIn
     from kis_token.token import Token
@@ -45,6 +48,15 @@ def stale_token() -> Token:
 def dead_token() -> Token:
     """Past its end."""
     return make_token(left=-MINUTE, age=24 * HOUR + MINUTE)
+
+
+def issue_token(sandbox: Sandbox, **variables: str) -> Token:
+    """Issue and store a sandbox's first token as a cold step does, but without a child process and a cache."""
+    settings = Settings.from_env({**sandbox.variables, "KIS_TOKEN_CACHE": "off", **variables})
+    with open_resolver(settings, time.monotonic(), lambda _: None) as resolver:
+        resolution = resolver.resolve()
+    assert resolution.source == "oauth"
+    return resolution.token
 
 
 @dataclass

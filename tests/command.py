@@ -1,4 +1,4 @@
-"""The command kis-token as a child process: with pipes, or with a terminal."""
+"""The command kis-token: as a child process with pipes or with a terminal, or in this process."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import sys
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
+from unittest import mock
+
+from click.testing import CliRunner
+
+from kis_token.cli import main
+from tests.ears import secrets_of
+from tests.leaks import LEAKS, says_secrets
 
 if sys.platform != "win32":  # where no test makes a terminal
     import fcntl
@@ -38,6 +45,29 @@ def kis_token(env: Mapping[str, str], *arguments: str, standard_input: str = "")
         timeout=60,
         check=False,
     )
+
+
+def kis_token_here(
+    env: Mapping[str, str], *arguments: str, standard_input: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """The same in this process, for tests to which the process itself does not matter. Not for ``exec``."""
+    for secret in secrets_of(env):
+        LEAKS.add(secret)
+    with (
+        CliRunner().isolation(standard_input) as (out, err, _),
+        mock.patch.dict(os.environ, clean(env), clear=True),
+    ):
+        status = main([*arguments])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        ended = subprocess.CompletedProcess(
+            [*PROGRAM, *arguments], status, out.getvalue().decode(), err.getvalue().decode()
+        )
+    words = " ".join(ended.args)
+    LEAKS.hear(f"the stderr of {words}", ended.stderr)
+    if not says_secrets(ended.args):
+        LEAKS.hear(f"the stdout of {words}", ended.stdout)
+    return ended
 
 
 class Terminal:

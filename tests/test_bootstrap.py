@@ -150,7 +150,7 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
+def machine(tmp_path: Path, child_processes: None) -> Machine:  # noqa: ARG001 - its installers
     """A machine without installers."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "requirements.txt").write_text("package==1 --hash=sha256:00\n")
@@ -390,8 +390,18 @@ def test_installers_temporary_files_are_private(machine: Machine) -> None:
     assert machine.folders() == [runtime.name]
 
 
-@pytest.mark.parametrize("variable", ["UV_CACHE_DIR", "XDG_CACHE_HOME", "HOME"])
-@pytest.mark.parametrize("mode", [0o700, 0o755, 0o1777, 0o775, 0o777], ids=oct)
+@pytest.mark.parametrize(
+    ("variable", "mode"),
+    [
+        *(("UV_CACHE_DIR", mode) for mode in (0o700, 0o755, 0o1777, 0o775, 0o777)),
+        *((variable, mode) for variable in ("XDG_CACHE_HOME", "HOME") for mode in (0o700, 0o777)),
+        *(
+            pytest.param(variable, mode, marks=pytest.mark.matrix)
+            for variable in ("XDG_CACHE_HOME", "HOME")
+            for mode in (0o755, 0o1777, 0o775)
+        ),
+    ],
+)
 def test_uv_s_cache_is_used_only_where_others_cannot_change_it(machine: Machine, variable: str, mode: int) -> None:
     """From there it copies without a look at hashes: another user's files would become part of the runtime."""
     machine.put("uv")
@@ -581,8 +591,14 @@ def test_place_on_open_ground_is_passed_by(machine: Machine, mode: int, is_used:
     assert runtime.is_relative_to(machine.root) is is_used
 
 
-@pytest.mark.parametrize("mode", [0o775, 0o770, 0o777, 0o2775], ids=oct)
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("depth", "mode"),
+    [
+        *((1, mode) for mode in (0o775, 0o770, 0o777, 0o2775)),
+        *((depth, 0o775) for depth in (2, 3)),
+        *(pytest.param(depth, mode, marks=pytest.mark.matrix) for depth in (2, 3) for mode in (0o770, 0o777, 0o2775)),
+    ],
+)
 def test_place_below_a_folder_that_others_may_write_is_passed_by(machine: Machine, mode: int, depth: int) -> None:
     """However far up it is: any member of its group could swap what lies below."""
     machine.put("uv")

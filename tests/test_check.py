@@ -18,7 +18,7 @@ from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.sealing import SealingVault, make_vault
 from kis_token.supabase import SupabaseStore
 from tests.chain import ENCRYPTION_KEY, OTHER, Chain, dead_token
-from tests.command import kis_token
+from tests.command import kis_token, kis_token_here
 from tests.support import ANON_KEY, APP_KEY, HOUR, SERVICE_KEY, Database, TurnedClock, make_token
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def test_a_whole_set_up(whole: Chain) -> None:
 def test_the_command(whole: Chain) -> None:
     """A line a finding, JSON for programs; status 0 when nothing is wrong, 1 when something is. No secret is shown."""
     text = kis_token(whole.variables, "check")
-    as_json = kis_token(whole.variables, "check", "--json")
+    as_json = kis_token_here(whole.variables, "check", "--json")
     whole.database.put_keys(OTHER)
-    wrong = kis_token(whole.variables, "check")
+    wrong = kis_token_here(whole.variables, "check")
 
     assert (text.returncode, as_json.returncode, wrong.returncode) == (0, 0, 1)
     assert text.stdout.startswith("ok     settings: production, slot kis, KIS at http://127.0.0.1:")
@@ -121,7 +121,7 @@ def test_settings_that_make_no_sense() -> None:
 
     assert settings is None
     assert [finding.code for finding in said] == ["invalid-environment", "missing-supabase-key"]
-    ended = kis_token({}, "check")
+    ended = kis_token_here({}, "check")
     assert (ended.returncode, ended.stdout.count("wrong  settings:")) == (1, 2)
 
 

@@ -1,4 +1,4 @@
-"""The command kis-token, as a child process."""
+"""The command kis-token, each of its commands at least once as a child process."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from kis_token.errors import REMEDIES
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH
 from kis_token.token import fingerprint, looks_like_token
-from tests.chain import OTHER
-from tests.command import PROGRAM, clean, kis_token
-from tests.support import ACCOUNT, HOUR, make_token
+from tests.chain import OTHER, issue_token
+from tests.command import PROGRAM, clean, kis_token, kis_token_here
+from tests.support import ACCOUNT, HOUR, SERVICE_KEY, make_token
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def test_get_prints_the_token_alone(sandbox: Sandbox) -> None:
 
 def test_get_explains_what_is_missing() -> None:
     """Without settings each fault is one line with its code and remedy on standard error; the status is 1."""
-    ended = kis_token({}, "get")
+    ended = kis_token_here({}, "get")
 
     assert ended.returncode == 1
     assert ended.stdout == ""
@@ -52,6 +52,7 @@ def test_get_explains_what_is_missing() -> None:
 @pytest.mark.parametrize("command", ["get", "keygen", "sql", "status"])
 def test_a_full_device_is_one_error(sandbox: Sandbox, command: str) -> None:
     """A result that cannot be written is an error with status 1, and no later trouble of Python's own."""
+    issue_token(sandbox)
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
             [*PROGRAM, command],
@@ -94,13 +95,14 @@ else:
         (str(CHECKOUT / "entrypoint.py"), "kis_token.config"),
     ],
 )
-def test_ctrl_c_within_the_first_imports_is_quiet(sandbox: Sandbox, program: str, module: str) -> None:
+@pytest.mark.usefixtures("child_processes")
+def test_ctrl_c_within_the_first_imports_is_quiet(program: str, module: str) -> None:
     """Command and action end with 130 and without a traceback, however early they are interrupted."""
     flags = ["-I", "-S", "-X", "utf8"] if program.endswith(".py") else []
     ended = subprocess.run(
         [sys.executable, *flags, "-c", INTERRUPT, module, program],
         cwd=CHECKOUT,
-        env=clean(sandbox.variables),
+        env=clean({"SUPABASE_URL": "http://127.0.0.1:9", "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY}),
         capture_output=True,
         text=True,
         timeout=60,
@@ -113,6 +115,7 @@ def test_get_uses_the_user_s_cache_folder(sandbox: Sandbox, tmp_path: Path) -> N
     """Outside of a job the token is cached in the user's cache folder, and serves from there without Supabase."""
     env = {name: value for name, value in sandbox.variables.items() if name != "KIS_TOKEN_CACHE"}
     env |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "RUNNER_TEMP": ""}
+    issue_token(sandbox)
     first = kis_token(env, "get")
     sandbox.supabase.stop()
     second = kis_token(env, "get")
@@ -133,7 +136,7 @@ def test_rotate_says_when_it_will_be_due(chain: Chain) -> None:
     env = chain.variables | {"KIS_TOKEN_REFRESH_AFTER": "8h"}
 
     renewed = kis_token(env, "rotate", "--verify")
-    again = kis_token(env | {"KIS_TOKEN_REFRESH_AFTER": "23h"}, "rotate")
+    again = kis_token_here(env | {"KIS_TOKEN_REFRESH_AFTER": "23h"}, "rotate")
 
     assert (renewed.returncode, again.returncode) == (0, 0), renewed.stderr + again.stderr
     assert renewed.stdout.startswith("renewed (oauth: issued a token); valid until 20")
@@ -151,7 +154,7 @@ def test_rotate_that_fails_has_a_status(chain: Chain) -> None:
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
     chain.refuse_issue("EGW00105")
 
-    ended = kis_token(chain.variables | {"KIS_TOKEN_REFRESH_AFTER": "8h"}, "rotate")
+    ended = kis_token_here(chain.variables | {"KIS_TOKEN_REFRESH_AFTER": "8h"}, "rotate")
 
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "[kis-secret-refused]" in ended.stderr
@@ -161,7 +164,7 @@ def test_refresh_wants_to_be_forced(chain: Chain) -> None:
     """``refresh --force`` renews a token that is good for hours; without the word nothing happens."""
     chain.database.put_token(make_token(left=16 * HOUR, age=8 * HOUR))
 
-    assert kis_token(chain.variables, "refresh").returncode == 2
+    assert kis_token_here(chain.variables, "refresh").returncode == 2
     assert chain.issue_calls == 0
     forced = kis_token(chain.variables, "refresh", "--force")
     assert forced.returncode == 0, forced.stderr
@@ -174,7 +177,7 @@ def test_refresh_within_six_hours_says_so(chain: Chain) -> None:
     chain.resolve()
     chain.pass_time(3600)
 
-    forced = kis_token(chain.variables, "refresh", "--force")
+    forced = kis_token_here(chain.variables, "refresh", "--force")
 
     assert forced.returncode == 0, forced.stderr
     assert forced.stdout.startswith("not renewed (oauth: gave the token again that is stored)")
@@ -184,7 +187,7 @@ def test_keys_are_set_from_the_environment_or_standard_input(chain: Chain) -> No
     """``set-keys`` stores what the environment or two lines of standard input hold; it shows neither of them."""
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
 
-    from_environment = kis_token(chain.variables, "set-keys")
+    from_environment = kis_token_here(chain.variables, "set-keys")
     from_input = kis_token(keyless, "set-keys", standard_input=f"{OTHER.key}\n{OTHER.secret}\n")
 
     assert (from_environment.returncode, from_input.returncode) == (0, 0), from_environment.stderr + from_input.stderr
@@ -202,7 +205,7 @@ def test_keys_that_cannot_be_are_refused(chain: Chain) -> None:
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
 
     for given, code in [("", "missing-app-key"), ("PSa1\n", "incomplete-app-key"), ("PS a1\ns\n", "invalid-app-key")]:
-        ended = kis_token(keyless, "set-keys", standard_input=given)
+        ended = kis_token_here(keyless, "set-keys", standard_input=given)
         assert (ended.returncode, ended.stdout) == (1, "")
         assert f"[{code}]" in ended.stderr
     assert chain.resolver(app_key="", app_secret="").look().app_key is None
@@ -211,16 +214,16 @@ def test_keys_that_cannot_be_are_refused(chain: Chain) -> None:
 def test_sealing_from_nothing_to_a_changed_key(chain: Chain) -> None:
     """``keygen``, ``set-keys``, ``get``, then ``seal`` under a new key: the token stays the same all along."""
     chain.database.put_keys()
-    first = kis_token(chain.variables, "get")
-    keys = [kis_token({}, "keygen").stdout.strip() for _ in range(2)]
+    first = kis_token_here(chain.variables, "get")
+    keys = [kis_token_here({}, "keygen").stdout.strip() for _ in range(2)]
     old, both = ({"KIS_TOKEN_ENCRYPTION_KEY": text} for text in (keys[0], f"{keys[1]}\n{keys[0]}"))
 
-    refused = kis_token(chain.variables | old, "get")
+    refused = kis_token_here(chain.variables | old, "get")
     sealed = kis_token(chain.variables | old, "seal")
-    opened = kis_token(chain.variables | old, "get")
-    resealed = kis_token(chain.variables | both, "seal")
-    again = kis_token(chain.variables | both, "seal")
-    last = kis_token(chain.variables | {"KIS_TOKEN_ENCRYPTION_KEY": keys[1]}, "get")
+    opened = kis_token_here(chain.variables | old, "get")
+    resealed = kis_token_here(chain.variables | both, "seal")
+    again = kis_token_here(chain.variables | both, "seal")
+    last = kis_token_here(chain.variables | {"KIS_TOKEN_ENCRYPTION_KEY": keys[1]}, "get")
 
     assert (refused.returncode, "[plain-with-key]" in refused.stderr, "kis-token seal" in refused.stderr) == (
         1,
@@ -232,7 +235,7 @@ def test_sealing_from_nothing_to_a_changed_key(chain: Chain) -> None:
     same = first.stdout == opened.stdout == last.stdout
     assert same
     assert chain.issue_calls == 1
-    without = kis_token(chain.variables, "get")
+    without = kis_token_here(chain.variables, "get")
     assert (without.returncode, "[sealed-without-key]" in without.stderr) == (1, True)
     for secret in keys:
         assert secret not in sealed.stdout + sealed.stderr + resealed.stdout + resealed.stderr + refused.stderr
@@ -240,6 +243,7 @@ def test_sealing_from_nothing_to_a_changed_key(chain: Chain) -> None:
 
 def test_export_writes_the_clients_files(chain: Chain, tmp_path: Path) -> None:
     """``export`` writes the token where the named clients look, and says neither the token nor the files' names."""
+    chain.database.put_token(make_token())
     env = chain.variables | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "XDG_CACHE_HOME": ""}
 
     ended = kis_token(env, "export", "kis-trader", "koreainvestment_cli")
@@ -256,6 +260,6 @@ def test_export_writes_the_clients_files(chain: Chain, tmp_path: Path) -> None:
 def test_export_for_an_unknown_client_issues_nothing(chain: Chain) -> None:
     """A name that is none, and mojito2, whose file would hold the app secret, are refused before anything is asked."""
     for name in ("mojito2", "pykrx"):
-        ended = kis_token(chain.variables, "export", name)
+        ended = kis_token_here(chain.variables, "export", name)
         assert (ended.returncode, "[invalid-token-files]" in ended.stderr) == (1, True)
     assert chain.issue_calls == 0

@@ -143,6 +143,7 @@ def test_options_of_the_program_are_its_own(chain: Chain) -> None:
         assert ended.stdout == "--service x -- -h\n"
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_as_a_child_where_a_process_cannot_be_replaced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The status of a child; 128 and the number for a signal; 127 and 126 where there is none."""
     env = {"PATH": os.environ["PATH"], "WORD": "given", "ANON": ANON_KEY}
@@ -155,6 +156,7 @@ def test_as_a_child_where_a_process_cannot_be_replaced(tmp_path: Path, capfd: py
     assert capfd.readouterr().out == "given\n"
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_ctrl_c_is_for_the_child_to_answer() -> None:
     """While a child runs, an interrupt does not end the command: it waits for the child's own status."""
     before = signal.getsignal(signal.SIGINT)

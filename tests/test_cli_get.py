@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.sandbox.database import migrations_folder
 from kis_token.token import fingerprint
-from tests.command import PROGRAM, clean, kis_token
+from tests.command import PROGRAM, clean, kis_token, kis_token_here
 from tests.support import make_token
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ SHOW = "import hashlib, os; print(hashlib.sha256(os.environ['KIS_ACCESS_TOKEN'].
 
 def test_json_has_what_the_outputs_have(chain: Chain) -> None:
     """``--json`` is one object: the token, its times, where it is from; first issued, then stored. No key is in it."""
-    first = kis_token(chain.variables, "get", "--json")
+    first = kis_token_here(chain.variables, "get", "--json")
     again = kis_token(chain.variables, "get", "--json")
 
     assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
@@ -67,7 +67,7 @@ def test_another_slot_by_option(chain: Chain) -> None:
     """``--service`` wins over KIS_SERVICE_NAME."""
     chain.database.put_token(make_token(), service="kis-second")
 
-    ended = kis_token(chain.variables | {"KIS_SERVICE_NAME": "kis"}, "status", "--service", "kis-second", "--json")
+    ended = kis_token_here(chain.variables | {"KIS_SERVICE_NAME": "kis"}, "status", "--service", "kis-second", "--json")
     exit_status = kis_token(
         chain.variables, "exec", "--service", "kis-second", "--", "sh", "-c", "echo $KIS_SERVICE_NAME"
     )
@@ -93,7 +93,7 @@ def test_paper_by_option(sandbox: Sandbox) -> None:
 
 def test_sql_in_order() -> None:
     """``sql`` prints every migration whole, in the order of their names; ``--directory`` says where they are."""
-    printed, folder = kis_token({}, "sql"), kis_token({}, "sql", "--directory")
+    printed, folder = kis_token_here({}, "sql"), kis_token_here({}, "sql", "--directory")
 
     assert folder.stdout == f"{migrations_folder()}\n"
     files = sorted(migrations_folder().glob("*.sql"))

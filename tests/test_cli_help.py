@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.commands.group import COMMANDS
-from tests.command import kis_token
+from tests.command import kis_token, kis_token_here
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
+    import subprocess
+
     from kis_token.commands.teaching import TaughtCommand
 
 NAMES = [command.name for command in COMMANDS]
 SECRET = "PSa1b2c3d4e5f6g7h8"
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_help_and_readme_have_the_same_commands() -> None:
     """Each command in --help stands in the README's section, in the same order, and the other way round."""
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -33,7 +36,7 @@ def test_help_and_readme_have_the_same_commands() -> None:
 @pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
 def test_help_teaches(command: TaughtCommand) -> None:
     """Each command's --help says what it does and ends in examples, set as they are typed."""
-    ended = kis_token({}, str(command.name), "--help")
+    ended = kis_token_here({}, str(command.name), "--help")
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith(f"Usage: kis-token {command.name}")
@@ -43,7 +46,7 @@ def test_help_teaches(command: TaughtCommand) -> None:
 
 def test_exit_statuses_are_said() -> None:
     """The statuses in --help are those of the README."""
-    text = " ".join(kis_token({}, "--help").stdout.split())
+    text = " ".join(kis_token_here({}, "--help").stdout.split())
     assert "0 done; 1 an error, which is explained; 2 the command line makes no sense; 130 interrupted" in text
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| ([\d, ]+) \|", readme.split("| exit status |")[1], re.MULTILINE) == [
@@ -77,8 +80,17 @@ def test_exit_statuses_are_said() -> None:
 )
 def test_what_is_not_understood_is_not_repeated(arguments: tuple[str, ...], said: str) -> None:
     """Status 2, the usage and what is wrong; but nothing of what was given, which may be a key."""
-    ended = kis_token({}, *arguments)
+    assert_not_repeated(kis_token_here({}, *arguments), said)
 
+
+@pytest.mark.usefixtures("child_processes")
+def test_what_is_not_understood_by_the_program() -> None:
+    """The same with a process of its own."""
+    assert_not_repeated(kis_token({}, SECRET, f"--{SECRET}"), "there is no such command, or none at all")
+
+
+def assert_not_repeated(ended: subprocess.CompletedProcess[str], said: str) -> None:
+    """Status 2, the usage and what is wrong; but nothing of what was given."""
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.endswith(f"error: {said}\n")
     assert SECRET not in ended.stderr
@@ -88,7 +100,7 @@ def test_what_is_not_understood_is_not_repeated(arguments: tuple[str, ...], said
 
 def test_a_service_name_that_cannot_be_is_not_repeated_either() -> None:
     """What is given as an option goes through the same checks as the variable."""
-    ended = kis_token({"SUPABASE_URL": "https://x.supabase.co"}, "get", "--service", f"{SECRET} x")
+    ended = kis_token_here({"SUPABASE_URL": "https://x.supabase.co"}, "get", "--service", f"{SECRET} x")
 
     assert (ended.returncode, "[invalid-service-name]" in ended.stderr) == (1, True)
     assert SECRET not in ended.stderr

@@ -8,6 +8,7 @@ import json
 import os
 import py_compile
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -15,24 +16,29 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
+import entrypoint
 from kis_token.bootstrap import ensure_runtime
 from kis_token.errors import REMEDIES
 from kis_token.manifest import find_damage
+from kis_token.sandbox import Sandbox
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.summary import plain
 from kis_token.token import fingerprint
-from tools.step import CHECKOUT, Ended, run_step, step_environment
+from tests.chain import issue_token
+from tests.leaks import LEAKS
+from tools.step import CHECKOUT, Ended, read_ended, run_step, step_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kis_token.sandbox import Sandbox
+    from kis_token.sandbox.postgres import EmbeddedPostgres
 
 #: An address where nobody listens: a package index out of reach.
 NOWHERE = "http://127.0.0.1:9/simple"
@@ -81,7 +87,7 @@ def assert_succeeded(ended: Ended, source: str) -> None:
     assert not shown, "the token is shown"
 
 
-def store_token(sandbox: Sandbox, tool_cache: Path, folder: Path) -> Ended:
+def issue_by_step(sandbox: Sandbox, tool_cache: Path, folder: Path) -> Ended:
     """A first resolve, which issues."""
     ended = run_step(inputs_of(sandbox), folder, {"RUNNER_TOOL_CACHE": str(tool_cache)})
     assert_succeeded(ended, "oauth")
@@ -103,11 +109,9 @@ def age_token(sandbox: Sandbox, seconds: int) -> None:
         connection.execute("update credential_leases set not_before = null")
 
 
-def test_warm_resolve_costs_one_request_and_installs_nothing(
-    sandbox: Sandbox, tool_cache: Path, tmp_path: Path
-) -> None:
+def test_warm_resolve_costs_one_request_and_installs_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
     """A fresh token costs one GET, with the package index out of reach and an empty tool cache left empty."""
-    first = store_token(sandbox, tool_cache, tmp_path / "first")
+    token = issue_token(sandbox)
     sandbox.supabase.server.forget()
 
     ended = run_step(inputs_of(sandbox), tmp_path / "second", UNREACHABLE_INDEX)
@@ -115,7 +119,7 @@ def test_warm_resolve_costs_one_request_and_installs_nothing(
     assert_succeeded(ended, "supabase")
     assert [(seen.method, seen.path) for seen in sandbox.supabase.server.seen] == [("GET", "/rest/v1/api_credentials")]
     assert list((tmp_path / "second" / "tools").iterdir()) == []
-    assert fingerprint(ended.outputs["access-token"]) == fingerprint(first.outputs["access-token"])
+    assert fingerprint(ended.outputs["access-token"]) == token.token_id
     assert sandbox.kis.counts("production").calls == 1
 
 
@@ -133,7 +137,7 @@ def test_outputs_are_those_that_action_yml_declares(sandbox: Sandbox, tool_cache
         "base-url",
     }
     account = sandbox.kis.accounts["production"][0]
-    slow = store_token(sandbox, tool_cache, tmp_path / "slow")
+    slow = issue_by_step(sandbox, tool_cache, tmp_path / "slow")
     fast = run_step(inputs_of(sandbox, export_env="true", export_credentials="true"), tmp_path / "fast")
 
     assert_succeeded(fast, "supabase")
@@ -151,13 +155,14 @@ def test_outputs_are_those_that_action_yml_declares(sandbox: Sandbox, tool_cache
         assert not shown, "a secret is shown"
 
 
+@pytest.mark.usefixtures("runtime")  # with the slow step's home, no index would be found
 def test_token_files_are_written_at_both_speeds(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
     """token-files is served by the fast path, without packages, and by the slow one, with the same files."""
     home = tmp_path / "home"
     home.mkdir()
     inputs = inputs_of(sandbox, token_files="kis-auth, kis-trader")
     places = {"HOME": str(home), "XDG_CACHE_HOME": ""}
-    store_token(sandbox, tool_cache, tmp_path / "first")  # builds the runtime, with the home that the index is known in
+    issue_token(sandbox)
 
     fast = run_step(inputs, tmp_path / "second", UNREACHABLE_INDEX | places)
     assert_succeeded(fast, "supabase")
@@ -176,16 +181,16 @@ def test_token_files_are_written_at_both_speeds(sandbox: Sandbox, tool_cache: Pa
 
 
 @pytest.mark.parametrize("name", ["mojito2", "pykis"])
-def test_unknown_token_file_fails_before_anything_is_asked(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+def test_unknown_token_file_fails_before_anything_is_asked(unasked: Sandbox, tmp_path: Path, name: str) -> None:
     """A client that is not served is a mistake in the settings."""
-    ended = run_step(inputs_of(sandbox, token_files=name), tmp_path)
+    ended = run_step(inputs_of(unasked, token_files=name), tmp_path)
     assert ended.public == failure("invalid-token-files")
-    assert sandbox.supabase.server.seen == ()
+    assert unasked.supabase.server.seen == ()
 
 
-def test_token_file_that_cannot_be_written_fails_the_step(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+def test_token_file_that_cannot_be_written_fails_the_step(sandbox: Sandbox, tmp_path: Path) -> None:
     """Where a file stands in place of the folder there is an error with its code, and no token among the outputs."""
-    store_token(sandbox, tool_cache, tmp_path / "first")
+    issue_token(sandbox)
     (tmp_path / "KIS").touch()
     ended = run_step(inputs_of(sandbox, token_files="kis-auth"), tmp_path / "second", {"HOME": str(tmp_path)})
     assert ended.public == failure("export-failed")
@@ -194,7 +199,7 @@ def test_token_file_that_cannot_be_written_fails_the_step(sandbox: Sandbox, tool
 
 def test_cached_token_serves_when_supabase_is_down(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
     """With Supabase refusing connections a later step of the job gets the cached token, a warning, and no new issue."""
-    first = store_token(sandbox, tool_cache, tmp_path)
+    first = issue_by_step(sandbox, tool_cache, tmp_path)
     sandbox.supabase.stop()
 
     ended = run_step(inputs_of(sandbox), tmp_path, UNREACHABLE_INDEX)
@@ -205,9 +210,9 @@ def test_cached_token_serves_when_supabase_is_down(sandbox: Sandbox, tool_cache:
     assert sandbox.kis.counts("production").calls == 1
 
 
-def test_warm_resolve_fills_the_cache(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+def test_warm_resolve_fills_the_cache(sandbox: Sandbox, tmp_path: Path) -> None:
     """A token that came from Supabase is cached, 0600, for a later step without Supabase."""
-    store_token(sandbox, tool_cache, tmp_path / "first")
+    issue_token(sandbox)
     run_step(inputs_of(sandbox), tmp_path / "job")
     cache = tmp_path / "job" / "temp" / ".kis_token_cache.json"
     assert stat.S_IMODE(cache.stat().st_mode) == 0o600
@@ -218,7 +223,7 @@ def test_warm_resolve_fills_the_cache(sandbox: Sandbox, tool_cache: Path, tmp_pa
 
 def test_stale_token_is_renewed(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
     """A token with less life than min-validity is replaced by a new one, in the store as well."""
-    store_token(sandbox, tool_cache, tmp_path / "first")
+    issue_token(sandbox)
     sandbox.kis.advance(7 * 3600)
     age_token(sandbox, 300)
 
@@ -229,9 +234,9 @@ def test_stale_token_is_renewed(sandbox: Sandbox, tool_cache: Path, tmp_path: Pa
     assert_succeeded(run_step(inputs_of(sandbox), tmp_path / "third"), "supabase")
 
 
-def test_rotate_does_nothing_before_it_is_due(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+def test_rotate_does_nothing_before_it_is_due(sandbox: Sandbox, tmp_path: Path) -> None:
     """mode: rotate with a young token is one GET that says when it will be due."""
-    store_token(sandbox, tool_cache, tmp_path / "first")
+    issue_token(sandbox)
     sandbox.supabase.server.forget()
 
     ended = run_step(inputs_of(sandbox, mode="rotate"), tmp_path / "second", UNREACHABLE_INDEX)
@@ -241,28 +246,73 @@ def test_rotate_does_nothing_before_it_is_due(sandbox: Sandbox, tool_cache: Path
     assert len(sandbox.supabase.server.seen) == 1
 
 
-def test_two_cold_steps_at_once_build_once_and_issue_once(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Two jobs that start together on one self-hosted runner share one build of the runtime and one token."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    with ThreadPoolExecutor() as pool:
-        steps = [
-            pool.submit(run_step, inputs_of(sandbox), tmp_path / name, {"RUNNER_TOOL_CACHE": str(tools)})
-            for name in ("one", "two")
-        ]
-        ended = [step.result() for step in steps]
+@dataclass(frozen=True)
+class TwoColdSteps:
+    """Two steps that were started together on a machine without the runtime."""
 
+    sandbox: Sandbox
+    tools: Path
+    ended: list[Ended]
+    #: The command lines of all processes that ran meanwhile.
+    commands: set[bytes]
+
+
+@pytest.fixture(scope="module")
+def two_cold_steps(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoColdSteps]:
+    """The packages are really installed, from the index: once for all tests that judge it."""
+    folder = tmp_path_factory.mktemp("cold")
+    for name in ("tools", "machine"):
+        (folder / name).mkdir()
+    commands: set[bytes] = set()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            for process in Path("/proc").glob("[0-9]*"):
+                with suppress(OSError):  # ended meanwhile
+                    commands.add((process / "cmdline").read_bytes())
+
+    env = {"RUNNER_TOOL_CACHE": str(folder / "tools"), "XDG_CACHE_HOME": str(folder / "machine")}
+    with Sandbox(dsn=postgres.create_database()) as sandbox, ThreadPoolExecutor() as pool:
+        watcher = pool.submit(watch)
+        account = sandbox.kis.accounts["production"][0]
+        inputs = inputs_of(sandbox, app_key=account.app_key, app_secret=account.app_secret)
+        try:
+            steps = [pool.submit(run_step, inputs, folder / name, env) for name in ("one", "two")]
+            ended = [step.result() for step in steps]
+        finally:
+            done.set()
+        watcher.result()
+        LEAKS.judge_files(folder)
+        yield TwoColdSteps(sandbox, folder / "tools", ended, commands)
+
+
+def test_two_cold_steps_at_once_build_once_and_issue_once(two_cold_steps: TwoColdSteps) -> None:
+    """Two jobs that start together on one self-hosted runner share one build of the runtime and one token."""
+    ended = two_cold_steps.ended
     assert [step.status for step in ended] == [0, 0], [seen_by_people(step) for step in ended]
     assert len({fingerprint(step.outputs["access-token"]) for step in ended}) == 1
-    assert sandbox.kis.counts("production").calls == 1
-    assert len([path for path in (tools / "kis-token-action").iterdir() if path.is_dir()]) == 1
+    assert "oauth" in {step.public["source"] for step in ended}
+    assert two_cold_steps.sandbox.kis.counts("production").calls == 1
+    assert len([path for path in (two_cold_steps.tools / "kis-token-action").iterdir() if path.is_dir()]) == 1
 
 
-def test_stale_token_is_used_when_packages_cannot_be_installed(
-    sandbox: Sandbox, tool_cache: Path, tmp_path: Path
-) -> None:
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="the process list is read from /proc")
+def test_no_secret_is_on_a_command_line(two_cold_steps: TwoColdSteps) -> None:
+    """While packages are installed, Supabase is asked and KIS issues, no process has a secret among its arguments."""
+    account = two_cold_steps.sandbox.kis.accounts["production"][0]
+    tokens = {step.outputs["access-token"] for step in two_cold_steps.ended}
+    commands = two_cold_steps.commands
+
+    assert any(b"entrypoint.py" in line for line in commands)
+    assert any(b"--target" in line for line in commands)
+    for secret in (two_cold_steps.sandbox.service_key, account.app_key, account.app_secret, *tokens):
+        assert not any(secret.encode() in line for line in commands), "a secret is on a command line"
+
+
+def test_stale_token_is_used_when_packages_cannot_be_installed(sandbox: Sandbox, tmp_path: Path) -> None:
     """A token that lives is not withheld because the renewal fails before it begins; a warning says what failed."""
-    store_token(sandbox, tool_cache, tmp_path / "first")
+    issue_token(sandbox)
     age_token(sandbox, 300)
 
     ended = run_step(inputs_of(sandbox), tmp_path / "second", UNREACHABLE_INDEX)
@@ -279,23 +329,33 @@ def runtime(tool_cache: Path) -> Path:
     return ensure_runtime(*files, os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}, time.monotonic() + 180)
 
 
+def own(path: Path) -> Path:
+    """Break the link to the runtime of all tests, for a test that changes the file in place."""
+    copy = path.with_name(f"{path.name}.copy")
+    shutil.copy2(path, copy)
+    return copy.replace(path)
+
+
 class Runner:
-    """A runner whose runtime is a copy that a test may damage, and whose uv installs by copying a whole one."""
+    """A runner with a runtime that a test may damage, and whose uv installs a whole one.
+
+    Both are links to the files of the runtime of all tests. A test that changes a file in place calls ``own`` first.
+    """
 
     def __init__(self, folder: Path, runtime: Path) -> None:
         self.folder = folder
         self.runtime = folder / "tools" / runtime.parent.name / runtime.name
         self.source = folder / "source"
         self.source.symlink_to(runtime)
-        shutil.copytree(runtime, self.runtime)
+        shutil.copytree(runtime, self.runtime, copy_function=os.link)
         uv = folder / "bin" / "uv"
         uv.parent.mkdir()
         uv.write_text(f"""#!{sys.executable} -IS
-import shutil, sys
+import os, shutil, sys
 from pathlib import Path
 with Path({str(folder / "calls")!r}).open("a") as calls:
     calls.write("x")
-shutil.copytree({str(self.source)!r}, sys.argv[sys.argv.index("--target") + 1])
+shutil.copytree({str(self.source)!r}, sys.argv[sys.argv.index("--target") + 1], copy_function=os.link)
 """)
         uv.chmod(0o755)
         self.env = UNREACHABLE_INDEX | {
@@ -312,7 +372,7 @@ shutil.copytree({str(self.source)!r}, sys.argv[sys.argv.index("--target") + 1])
     def let_uv_install_the_same(self) -> None:
         """What is damaged stays so when it is installed anew."""
         self.source.unlink()
-        shutil.copytree(self.runtime, self.source)
+        shutil.copytree(self.runtime, self.source, copy_function=os.link)
 
 
 @pytest.fixture
@@ -338,7 +398,7 @@ def cut_bytecode(runtime: Path, name: str) -> None:
 
 def spoil_source(runtime: Path, name: str) -> None:
     """Damage that neither size nor time shows: a disk that lost what it had confirmed."""
-    path = runtime / name
+    path = own(runtime / name)
     before = path.stat()
     path.write_bytes(bytes(before.st_size))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -348,7 +408,7 @@ def spoil_source(runtime: Path, name: str) -> None:
 def spoil_compiled(runtime: Path) -> None:
     """The same with machine code."""
     (path,) = runtime.glob("cryptography/hazmat/bindings/_rust.*[od]")
-    before = path.stat()
+    before = own(path).stat()
     path.write_bytes(bytes(before.st_size))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
@@ -356,12 +416,12 @@ def spoil_compiled(runtime: Path) -> None:
 def cut_compiled(runtime: Path) -> None:
     """Half of it is gone: to load it would kill the process."""
     (path,) = runtime.glob("pydantic_core/_pydantic_core.*[od]")  # .so or .pyd
-    os.truncate(path, path.stat().st_size // 2)
+    os.truncate(own(path), path.stat().st_size // 2)
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "source missing": lambda runtime: (runtime / "httpx" / "_client.py").unlink(),
-    "source cut": lambda runtime: os.truncate(runtime / "requests" / "models.py", 100),
+    "source cut": lambda runtime: os.truncate(own(runtime / "requests" / "models.py"), 100),
     "compiled file cut": cut_compiled,
     "bytecode spoilt, loaded at once": lambda runtime: spoil_bytecode(runtime, "actions_toolkit/core.py"),
     "bytecode spoilt, loaded to store": lambda runtime: spoil_bytecode(runtime, "postgrest/__init__.py"),
@@ -434,11 +494,9 @@ def test_umask_of_a_group_leaves_the_runtime_whole(sandbox: Sandbox, runner: Run
     assert runner.builds == 0
 
 
-def test_a_stale_token_is_used_when_packages_cannot_be_loaded(
-    sandbox: Sandbox, tool_cache: Path, runner: Runner, tmp_path: Path
-) -> None:
+def test_a_stale_token_is_used_when_packages_cannot_be_loaded(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
     """A valid token is not withheld because the packages are damaged."""
-    store_token(sandbox, tool_cache, tmp_path / "first")
+    issue_token(sandbox)
     age_token(sandbox, 300)
     spoil_bytecode(runner.runtime, "actions_toolkit/core.py")
     runner.let_uv_install_the_same()
@@ -555,13 +613,15 @@ BAD_INPUTS = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_INPUTS, ids=str)
-def test_bad_input_gives_one_line_for_each_fault(sandbox: Sandbox, tmp_path: Path, case: str) -> None:
+@pytest.fixture(scope="module")
+def unasked(postgres: EmbeddedPostgres) -> Iterator[Sandbox]:
+    """A sandbox for all tests in which nothing is asked."""
+    with Sandbox(dsn=postgres.create_database()) as sandbox:
+        yield sandbox
+
+
+def assert_faults(ended: Ended, codes: list[str], sandbox: Sandbox, folder: Path) -> None:
     """Each fault is one error line with its code and what to do; exit 1, no traceback, nothing asked or written."""
-    changed, codes = BAD_INPUTS[case]
-
-    ended = run_step(inputs_of(sandbox) | changed, tmp_path, UNREACHABLE_INDEX)
-
     assert ended.status == 1
     assert len(errors(ended)) == len(codes)
     for line, code in zip(errors(ended), codes, strict=True):
@@ -571,26 +631,52 @@ def test_bad_input_gives_one_line_for_each_fault(sandbox: Sandbox, tmp_path: Pat
     assert "Traceback" not in ended.log
     assert sandbox.supabase.server.seen == ()
     assert sandbox.kis.requests == ()
-    assert list((tmp_path / "temp").iterdir()) == []
+    assert list((folder / "temp").iterdir()) == []
     assert all(plain(REMEDIES[code]) in ended.summary for code in codes)
 
 
-def test_blanks_around_values_are_cut_off(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", BAD_INPUTS, ids=str)
+def test_bad_input_gives_one_line_for_each_fault(
+    unasked: Sandbox, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each fault is named before the step's time begins to run: by the program's own code, in this process."""
+    changed, codes = BAD_INPUTS[case]
+    environment = step_environment(inputs_of(unasked) | changed, UNREACHABLE_INDEX, tmp_path)
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(entrypoint, "start_watch", lambda *_: pytest.fail("these inputs have no fault"))
+
+    status = entrypoint.run_step()
+
+    assert_faults(read_ended(status, "".join(capsys.readouterr()), environment), codes, unasked, tmp_path)
+
+
+@pytest.mark.parametrize("case", ["no url", "line break in key", "several at once"])
+def test_bad_input_of_a_step(unasked: Sandbox, tmp_path: Path, case: str) -> None:
+    """The same in a step: one fault, a value of two lines, and several faults."""
+    changed, codes = BAD_INPUTS[case]
+
+    ended = run_step(inputs_of(unasked) | changed, tmp_path, UNREACHABLE_INDEX)
+
+    assert_faults(ended, codes, unasked, tmp_path)
+
+
+def test_blanks_around_values_are_cut_off(sandbox: Sandbox, tmp_path: Path) -> None:
     """A secret that was pasted with a line break at its end works."""
-    store_token(sandbox, tool_cache, tmp_path / "first")
+    issue_token(sandbox)
     padded = {"supabase-key": f"  {sandbox.service_key}\n", "supabase-url": f" {sandbox.supabase.url}/ "}
 
     assert_succeeded(run_step(inputs_of(sandbox) | padded, tmp_path / "second"), "supabase")
 
 
-def test_pull_request_of_a_fork_is_told_why(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_pull_request_of_a_fork_is_told_why(unasked: Sandbox, tmp_path: Path) -> None:
     """Without secrets because the pull request comes from a fork, the error says just that."""
     repositories = {"head": {"repo": {"full_name": "fork/bot"}}, "base": {"repo": {"full_name": "someone/bot"}}}
     event = tmp_path / "event.json"
     event.write_text(json.dumps({"pull_request": repositories}))
     env = {"GITHUB_EVENT_NAME": "pull_request", "GITHUB_EVENT_PATH": str(event)}
 
-    ended = run_step({"base-url": sandbox.kis.production_url}, tmp_path / "job", env)
+    ended = run_step({"base-url": unasked.kis.production_url}, tmp_path / "job", env)
 
     assert ended.public == failure("secrets-withheld")
     assert len(errors(ended)) == 1
@@ -673,14 +759,14 @@ def test_mistake_in_the_set_up_is_named(sandbox: Sandbox, tool_cache: Path, tmp_
     assert not (tmp_path / "temp" / ".kis_token_cache.json").exists()
 
 
-def test_without_an_output_file_nothing_is_asked(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_without_an_output_file_nothing_is_asked(unasked: Sandbox, tmp_path: Path) -> None:
     """Where the output cannot be written the step fails before it asks anybody, with one line and no traceback."""
-    ended = run_step(inputs_of(sandbox), tmp_path, {"GITHUB_OUTPUT": str(tmp_path / "nowhere" / "output")})
+    ended = run_step(inputs_of(unasked), tmp_path, {"GITHUB_OUTPUT": str(tmp_path / "nowhere" / "output")})
 
     assert ended.status == 1
     assert [line.split("[")[1].split("]")[0] for line in errors(ended)] == ["output-unwritable"]
     assert "Traceback" not in ended.log
-    assert sandbox.supabase.server.seen == ()
+    assert unasked.supabase.server.seen == ()
 
 
 def test_caller_s_python_plays_no_part(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
@@ -700,9 +786,9 @@ def test_caller_s_python_plays_no_part(sandbox: Sandbox, tool_cache: Path, tmp_p
     assert_succeeded(run_step(inputs_of(sandbox), tmp_path / "fast", env), "supabase")
 
 
-def test_started_plainly_it_insists_on_isolation(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+def test_started_plainly_it_insists_on_isolation(sandbox: Sandbox, tmp_path: Path) -> None:
     """Started without its flags it starts itself again with them."""
-    store_token(sandbox, tool_cache, tmp_path / "first")
+    issue_token(sandbox)
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('the caller was loaded')\n")
     environment = step_environment(inputs_of(sandbox), {"PYTHONPATH": str(tmp_path)}, tmp_path / "second")
     del environment["PYTHONPATH"]  # the first start would load it before any code of ours runs
@@ -715,14 +801,14 @@ def test_started_plainly_it_insists_on_isolation(sandbox: Sandbox, tool_cache: P
     assert "source<<" in Path(environment["GITHUB_OUTPUT"]).read_text()
 
 
-def test_without_python_the_step_says_so(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_without_python_the_step_says_so(unasked: Sandbox, tmp_path: Path) -> None:
     """On a machine without Python there is one error line, and the outputs of a failure."""
     path = tmp_path / "bin"
     path.mkdir()
     (path / "bash").symlink_to(shutil.which("bash") or "/bin/bash")
 
     environment = {"PATH": str(path)}
-    ended = run_step(inputs_of(sandbox), tmp_path / "job", environment)
+    ended = run_step(inputs_of(unasked), tmp_path / "job", environment)
 
     assert ended.status == 1
     assert len(errors(ended)) == 1
@@ -752,9 +838,9 @@ def _old_python() -> str | None:
 
 
 @pytest.mark.skipif(_old_python() is None, reason="there is no Python 3.8 or 3.9 on this machine")
-def test_old_python_finds_a_newer_one(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
+def test_old_python_finds_a_newer_one(sandbox: Sandbox, tmp_path: Path) -> None:
     """Where the first Python on the path is an old one, a newer one beside it is used; without that, one line."""
-    store_token(sandbox, tool_cache, tmp_path / "first")
+    issue_token(sandbox)
     path = tmp_path / "bin"
     path.mkdir()
     for name, target in (("python3", _old_python()), ("bash", shutil.which("bash"))):
@@ -769,35 +855,9 @@ def test_old_python_finds_a_newer_one(sandbox: Sandbox, tool_cache: Path, tmp_pa
     assert_succeeded(both, "supabase")
 
 
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="the process list is read from /proc")
-def test_no_secret_is_on_a_command_line(sandbox: Sandbox, tmp_path: Path) -> None:
-    """While packages are installed, Supabase is asked and KIS issues, no process has a secret among its arguments."""
-    account = sandbox.kis.accounts["production"][0]
-    secrets = [sandbox.service_key, account.app_key, account.app_secret]
-    seen: set[bytes] = set()
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.is_set():
-            for process in Path("/proc").iterdir():
-                with suppress(OSError):  # no process, or ended meanwhile
-                    seen.add((process / "cmdline").read_bytes())
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    ended = run_step(inputs_of(sandbox, app_key=account.app_key, app_secret=account.app_secret), tmp_path)
-    done.set()
-    watcher.join()
-
-    assert_succeeded(ended, "oauth")
-    assert any(b"entrypoint.py" in line for line in seen)
-    for secret in [*secrets, ended.outputs["access-token"]]:
-        assert not any(secret.encode() in line for line in seen), "a secret is on a command line"
-
-
 def test_token_is_in_no_other_file(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
     """After a step the token is in its output and in the cache, and nowhere else in the job's folder."""
-    token = store_token(sandbox, tool_cache, tmp_path).outputs["access-token"]
+    token = issue_by_step(sandbox, tool_cache, tmp_path).outputs["access-token"]
 
     holders = {path.name for path in tmp_path.rglob("*") if path.is_file() and token.encode() in path.read_bytes()}
 

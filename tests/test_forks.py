@@ -9,13 +9,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import pytest
+
 from kis_token import forks as forks_module
 from kis_token.forks import PerProcess, no_fork
 from tests.forked import forks, in_child, needs_fork
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.chain import Chain
 
 pytestmark = [forks, needs_fork]
@@ -35,6 +35,7 @@ def test_a_process_keeps_its_value() -> None:
     assert len(made) == 1
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_child_and_grandchild_make_their_own() -> None:
     """Each of the three has another, also where a process between them has never used it."""
     value = PerProcess(os.getpid)
@@ -50,6 +51,7 @@ def test_child_and_grandchild_make_their_own() -> None:
     assert in_child(lambda: in_child(value.get) not in {first, os.getpid()}) is True
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_threads_of_a_child_share_one() -> None:
     """Threads that come first together in a child all get the same."""
     value = PerProcess(object)
@@ -68,6 +70,7 @@ def test_threads_of_a_child_share_one() -> None:
     assert [in_child(child) for _ in range(10)] == [1] * 10
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_a_fork_waits_for_an_import() -> None:
     """A fork of another thread takes place after the block, in which modules are imported."""
     is_in, done, state = threading.Event(), threading.Event(), []
@@ -86,6 +89,7 @@ def test_a_fork_waits_for_an_import() -> None:
     thread.join(30)
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_a_child_may_import_as_well() -> None:
     """The block is free again after the fork, in the child and in the parent."""
     assert in_child(_enter_in_a_thread) == "entered"
@@ -134,6 +138,7 @@ def test_a_child_forked_during_the_first_renewal(chain: Chain) -> None:
     assert chain.issue_calls == 1
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block that does not end delays a fork for a while; the child itself is in no block."""
     monkeypatch.setattr(forks_module, "LONGEST_WAIT", 0.1)

@@ -8,6 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import psycopg
+import pytest
 
 from kis_token.sandbox.database import prepare_database
 from kis_token.sandbox.postgres import EmbeddedPostgres
@@ -31,6 +32,7 @@ TESTS = [
 ]
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_given_servers_are_used(tmp_path: Path) -> None:
     """Migrations and rows are in the given database, and requests come to the given server with a JWT of the role.
 

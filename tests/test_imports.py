@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,8 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imported_by(path: Path, *, at_runtime: bool) -> set[str]:
+@cache
+def imported_by(path: Path, *, at_runtime: bool) -> frozenset[str]:
     """Full names of what a file imports, inside of functions as well; at runtime: not those for the types alone."""
     tree = tree_of(path)
     for_types: set[ast.AST] = set()
@@ -139,10 +141,10 @@ def imported_by(path: Path, *, at_runtime: bool) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
             names.add(f"{node.module}")
-    return names
+    return frozenset(names)
 
 
-def own_modules(names: set[str]) -> set[str]:
+def own_modules(names: set[str] | frozenset[str]) -> set[str]:
     """Which of our modules are among them."""
     return {name.split(".")[1] for name in names if name.startswith("kis_token.") and name.split(".")[1] in MODULES}
 
@@ -250,6 +252,7 @@ def test_the_wire_takes_only_proxies_and_certificates_from_the_environment() -> 
     assert functions == {"_proxy", "_trust"}
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_fast_path_is_the_standard_library() -> None:
     """Cut off from every package, the fast path's modules still load, and load nothing from elsewhere."""
     loaded = loaded_by(*FAST)
@@ -258,6 +261,7 @@ def test_fast_path_is_the_standard_library() -> None:
 
 
 @pytest.mark.parametrize("module", FAST)
+@pytest.mark.usefixtures("child_processes")
 def test_fast_path_loads_nothing_heavy(module: str) -> None:
     """No module of the fast path pays for what it does not use."""
     assert loaded_by(module) & HEAVY == set()
@@ -269,6 +273,7 @@ def test_fast_path_is_what_the_entrypoint_loads() -> None:
     assert named - {"action", "bootstrap"} <= set(FAST)
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_package_itself_loads_nothing() -> None:
     """Importing the package costs nothing until a name of it is used."""
     assert not loaded_by("errors") & (HEAVY | {"json", "ssl", "http.client"})

@@ -70,6 +70,7 @@ def loaded_after(program: str, **env: str) -> list[str]:
     return found
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_importing_costs_nothing() -> None:
     """No module of ours and nothing expensive is loaded before a name is used; an error costs one module."""
     assert loaded_after("import kis_token") == []

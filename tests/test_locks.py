@@ -58,6 +58,7 @@ def test_runtime_leaves_out_what_the_action_does_not_need() -> None:
     assert not names & {"pygithub", "pynacl", "deprecated", "wrapt", "click", "colorama"}
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_runtime_lock_is_enough_for_every_module(tool_cache: Path) -> None:
     """Every module but the command's imports in an environment of exactly the lock and the standard library."""
     runtime = ensure_runtime(
@@ -80,6 +81,7 @@ def test_runtime_lock_is_enough_for_every_module(tool_cache: Path) -> None:
     assert not {"github", "nacl"} & set(roots)
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_wheel_carries_the_migrations(tmp_path: Path) -> None:
     """The wheel has the package, its type marker and sql/, so that the command can print and apply them."""
     subprocess.run(

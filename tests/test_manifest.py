@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import shutil
@@ -36,7 +37,7 @@ def packages(tmp_path: Path) -> Path:
     (folder / "package" / "__init__.py").touch()
     (folder / "package" / "module.py").write_text("VALUE = 1\n")
     (folder / "package" / "speed.so").write_bytes(bytes(range(256)) * 16)
-    subprocess.run([sys.executable, "-m", "compileall", "-q", str(folder)], check=True)
+    compileall.compile_dir(folder, quiet=1)
     write_manifest(folder)
     return folder
 
@@ -178,6 +179,7 @@ def test_a_manifest_that_is_no_file_does_not_hang(packages: Path, tmp_path: Path
     assert "the files cannot be compared" in (find_damage(packages) or "")
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_the_runtime_itself(tool_cache: Path, tmp_path: Path) -> None:
     """On the real packages: whole as built and as a copy, also after an import; a file that is cut is found."""
     runtime = ensure_runtime(

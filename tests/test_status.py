@@ -17,7 +17,7 @@ from kis_token.status import Event, SlotStatus, Status, collect
 from kis_token.supabase import SupabaseStore
 from kis_token.token import KST
 from tests.chain import ENCRYPTION_KEY, OTHER, dead_token, stale_token
-from tests.command import kis_token
+from tests.command import kis_token, kis_token_here
 from tests.support import ANON_KEY, HOUR, SERVICE_KEY, Contender, issue_by_functions, make_token
 
 if TYPE_CHECKING:
@@ -151,9 +151,9 @@ def test_what_others_wrote_cannot_steer_a_terminal(chain: Chain) -> None:
 
 def test_a_slot_that_there_is_not(chain: Chain) -> None:
     """A name that nobody has used is said to be none; with keys alone a slot has its environment."""
-    missing = kis_token(chain.variables, "status", "--service", "kis-typo")
+    missing = kis_token_here(chain.variables, "status", "--service", "kis-typo")
     chain.database.put_keys()
-    found = kis_token(chain.variables, "status", "--service", "kis")
+    found = kis_token_here(chain.variables, "status", "--service", "kis")
 
     assert (missing.returncode, missing.stderr) == (0, "warning: there is no slot kis-typo yet\n")
     assert (found.returncode, found.stderr, "kis   production   none" in found.stdout) == (0, "", True)
@@ -227,7 +227,7 @@ def test_the_command(chain: Chain) -> None:
     """Text for people, one JSON object for programs; no token in either, and none is issued."""
     issue_by_functions(chain.database, make_token())
     text = kis_token(chain.variables, "status")
-    members = json.loads(kis_token(chain.variables, "status", "--json").stdout)
+    members = json.loads(kis_token_here(chain.variables, "status", "--json").stdout)
 
     assert (text.returncode, text.stderr) == (0, "")
     assert re.search(r"^SLOT .*\nkis   production   fresh ", text.stdout)
@@ -241,7 +241,7 @@ def test_a_reader_may_not_see_it(chain: Chain) -> None:
     env = chain.variables | {
         "SUPABASE_SERVICE_ROLE_KEY": f"{ANON_KEY}\neyJhIjoxfQ.eyJyb2xlIjoia2lzX3Rva2VuX3JlYWRlciJ9.eA"
     }
-    ended = kis_token(env, "status")
+    ended = kis_token_here(env, "status")
     assert (ended.returncode, "[store-permission-denied]" in ended.stderr) == (1, True)
 
 

@@ -107,9 +107,14 @@ def run_step(
         timeout=seconds,
         check=False,
     )
+    return read_ended(done.returncode, done.stdout.decode(errors="replace"), environment)
+
+
+def read_ended(status: int, log: str, environment: Mapping[str, str]) -> Ended:
+    """How a step with this environment ended, from its files."""
     return Ended(
-        status=done.returncode,
-        log=done.stdout.decode(errors="replace"),
+        status=status,
+        log=log,
         outputs=read_pairs(Path(environment["GITHUB_OUTPUT"])),
         variables=read_pairs(Path(environment["GITHUB_ENV"])),
         summary=Path(environment["GITHUB_STEP_SUMMARY"]).read_text(encoding="utf-8"),
