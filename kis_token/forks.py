@@ -12,6 +12,8 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from kis_token.limits import await_ends
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -62,6 +64,7 @@ class _Gate:
     def before_fork(self) -> None:
         self._changed.acquire()
         self._changed.wait_for(lambda: not self._inside, LONGEST_WAIT)
+        await_ends()
 
     def after_in_parent(self) -> None:
         self._changed.release()

@@ -7,8 +7,11 @@ a caller for ever. So the call runs in a thread, and its caller gives it up when
 from __future__ import annotations
 
 import math
+import os
 import socket
 import threading
+import time
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _Answer = TypeVar("_Answer")
+
+#: The threads of the last calls, by the system's number and when they came to their end, on the monotonic clock.
+_ENDED: deque[tuple[int, float]] = deque(maxlen=64)
+LONGEST_END = 1.0
 
 #: tokenP takes up to 15 s, storing its answer a little more: with fewer seconds than this no call is begun.
 ISSUE_BUDGET = 20.0
@@ -118,6 +125,7 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
             errors.append(error)
         finally:
             attempt.finish()
+            _ENDED.append((threading.get_native_id(), time.monotonic()))
 
     thread = threading.Thread(target=run, daemon=True)
     try:
@@ -130,3 +138,17 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
     finally:
         attempt.give_up()  # also after Ctrl-C; an attempt that is over does not mind
     raise GivenUp(sent=attempt.sent)
+
+
+def await_ends() -> None:
+    """Return when the system is done with the threads of the last calls; after a second at the most.
+
+    Python takes a thread for ended before OpenSSL has tidied up after it, which it does under a lock. A child that is
+    forked meanwhile inherits the lock, and hangs at its first handshake. Only Linux says which threads there are.
+    """
+    while _ENDED:
+        number, ended = _ENDED[0]
+        if time.monotonic() - ended < LONGEST_END and os.path.exists(f"/proc/self/task/{number}"):  # noqa: PTH110 - pathlib is slow to import
+            time.sleep(0.001)
+        else:
+            _ENDED.popleft()

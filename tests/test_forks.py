@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kis_token import forks as forks_module
 from kis_token.forks import PerProcess, no_fork
+from kis_token.limits import within
 from tests.forked import forks, in_child, needs_fork
 
 if TYPE_CHECKING:
@@ -145,3 +148,20 @@ def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     with no_fork():
         assert in_child(lambda: forks_module._GATE._inside) == 0
     assert forks_module._GATE._inside == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which threads there are")
+@pytest.mark.usefixtures("child_processes")
+def test_a_fork_right_after_a_call_waits_for_the_end_of_its_thread() -> None:
+    """What the system does at a thread's end, after Python is done with it, is over: OpenSSL holds a lock meanwhile."""
+    library = ctypes.CDLL(None)
+    key = ctypes.c_uint()
+    assert library.pthread_key_create(ctypes.byref(key), library.usleep) == 0  # called with the value, at the end
+
+    def call(_: object) -> int:
+        library.pthread_setspecific(key, ctypes.c_void_p(300_000))
+        return threading.get_native_id()
+
+    thread = Path(f"/proc/{os.getpid()}/task/{within(5, call)}")
+    assert thread.exists()
+    assert in_child(thread.exists) is False

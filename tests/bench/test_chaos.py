@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from datetime import timedelta
@@ -404,17 +403,23 @@ def test_database_goes_by_world_time_and_tells_whose_a_write_is(postgres: Embedd
 @pytest.mark.usefixtures("child_processes")
 @pytest.mark.skipif(sys.platform == "win32", reason="the chaos forks its contenders, and stops them by signals")
 def test_short_run_prints_zeros() -> None:
-    """Eight seconds with ten contenders: things go wrong, tokens are handed out, and what must be zero is."""
-    command = [sys.executable, "-m", "bench.chaos", "--seconds", "8", "--contenders", "10", "--seed", "3"]
+    """Eight seconds with ten contenders: things go wrong, tokens are handed out, and what must be zero is.
 
-    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
+    On a slow machine little happens in that time. So there are up to three runs until each thing has happened.
+    """
+    happens = {"got one", "store: faults", "cache: faults", "tokenP calls in a turn"}
+    for seed in ("3", "4", "5"):
+        command = [sys.executable, "-m", "bench.chaos", "--seconds", "8", "--contenders", "10", "--seed", seed]
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
 
-    rows = {line[:46].rstrip(): line[46:].strip() for line in done.stdout.splitlines()}
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stderr == ""
-    assert {name: rows[name] for name in JUDGES} == dict.fromkeys(JUDGES, "0")
-    assert all(int(rows[name].partition(":")[0]) > 0 for name in ("got one", "store: faults", "cache: faults"))
-    assert json.loads(rows["tokenP calls in a turn"].partition(":")[0]) > 0
+        rows = {line[:46].rstrip(): line[46:].strip() for line in done.stdout.splitlines()}
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stderr == ""
+        assert {name: rows[name] for name in JUDGES} == dict.fromkeys(JUDGES, "0")
+        happens -= {name for name in happens if int(rows[name].partition(":")[0]) > 0}
+        if not happens:
+            break
+    assert not happens
 
 
 @pytest.mark.usefixtures("child_processes")
