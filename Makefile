@@ -19,8 +19,8 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: .venv/ready
 	$(BIN)/python -m tools.demo
 
-# On all cores. A PostgreSQL that is given has room for one worker.
-PYTEST = $(BIN)/python -m pytest --numprocesses $(if $(KIS_TESTS_DSN),0,logical) --dist worksteal
+# In as many workers as tests/conftest.py says.
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 # All tests, or those whose names match TESTS: as pytest's -k.
 test: .venv/ready

@@ -48,6 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
     leaks.LEAKS.needles.add_bytes(base64.b64decode(ENCRYPTION_KEY))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores, since tests also wait. A PostgreSQL that is given has room for one."""
+    return 1 if given.DSN else (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(autouse=True)
 def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Each test is a machine of its own: a call that one has noted there keeps no other waiting for a minute."""

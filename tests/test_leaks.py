@@ -209,8 +209,9 @@ def test_leaves_something():
     left.itself = left
 """
 
-#: In one process, as an editor runs them, and as `make test` does.
-WAYS = {"one process": ("-n0",), "workers": ("-n2",)}
+#: In one process, as an editor runs them, and in a worker, as `make test` does.
+WAYS = {"one process": ("-n0",), "worker": ("-n1",)}
+TWO_WORKERS = ("-n2", "--dist=load")
 every_way = pytest.mark.parametrize("way", WAYS)
 
 
@@ -282,7 +283,7 @@ def test_one_leak_is_enough(run: Runs) -> None:
 
 def test_what_the_workers_share_is_watched(run: Runs) -> None:
     """A file that lies beside the workers' folders, for all of them, is looked through as well."""
-    ended = run(LEAKING_BESIDE, *WAYS["workers"])
+    ended = run(LEAKING_BESIDE, *TWO_WORKERS)
 
     assert (ended.status, ended.failed) == (pytest.ExitCode.TESTS_FAILED, set())
     assert ended.leaks
@@ -312,7 +313,7 @@ def test_failure_that_shows_a_secret_is_found(run: Runs) -> None:
 
 def test_what_is_allowed_is_no_finding(run: Runs) -> None:
     """Masks, a step's outputs and variables, a cache for its owner alone, and what a pipe hands over are fine."""
-    ended = run(SILENT, *WAYS["workers"])
+    ended = run(SILENT, *WAYS["worker"])
 
     assert ended == Run(pytest.ExitCode.OK, leaks=[], hidden=[], failed=set(), shows_secret=False)
 
