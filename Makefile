@@ -1,6 +1,7 @@
-# Two commands for a machine that has Python 3.10 or newer, pip and make:
+# Commands for a machine that has Python 3.10 or newer, pip and make:
 #   make demo   the action against a KIS and a Supabase of this machine's own
-#   make test   the tests
+#   make quick  the tests that start nothing
+#   make test   all tests
 # And make bench: all benchmarks, whose figures go into docs/benchmarks.md.
 # Everything they need is put into .venv and build; nothing else on the machine is touched.
 
