@@ -40,7 +40,7 @@ def start_up(chain: Chain, tmp_path: Path) -> float:
     """What a step takes that finds a fresh token in Supabase; the cache then holds another, a stale one."""
     chain.database.put_token(make_token())
     chain.supabase.start()
-    _, taken = timed_step(chain, tmp_path / "plain", cache_path="off")
+    taken = min(timed_step(chain, tmp_path / f"plain-{number}", cache_path="off")[1] for number in range(3))
     chain.cache_token(stale_token())
     return taken
 
