@@ -194,6 +194,7 @@ class LoopbackServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512  # 200 contenders knock at once
+    timeout = 0  # a client that has gone again before it is taken is not waited for
 
     def __init__(self, address: tuple[str, int], owner: LoopbackServer) -> None:
         self.owner = owner
@@ -218,8 +219,7 @@ class _Server(ThreadingHTTPServer):
             for source in (self, self._bell):
                 selector.register(source, selectors.EVENT_READ)
             while all(key.fileobj is self for key, _ in selector.select()):
-                with suppress(OSError):  # the client has gone again
-                    self.process_request(*self.get_request())
+                self.handle_request()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
