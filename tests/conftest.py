@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from kis_token.sandbox import Sandbox
-from kis_token.sandbox.database import MigratedDatabases, apply_migrations, migrations_folder, prepare_database
+from kis_token.sandbox.database import MigratedDatabases, make_project
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
@@ -79,8 +79,7 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 def migrated(postgres: EmbeddedPostgres) -> Iterator[Database]:
     """One migrated project for all tests that leave its schema alone; use it as ``database``."""
     # A PostgREST that is given serves the one database that is.
-    project = prepare_database(postgres.dsn if given.POSTGREST_URL else postgres.create_database())
-    apply_migrations(project.owner, migrations_folder())
+    project = make_project(postgres.dsn if given.POSTGREST_URL else postgres.create_database())
     with Database(project) as database:
         yield database
 

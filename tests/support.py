@@ -11,11 +11,13 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pytest
 from hypothesis import settings
 from psycopg import sql
 from psycopg.rows import dict_row
 
 from kis_token.config import Settings
+from kis_token.sandbox.database import EMPTY_TABLES
 from kis_token.sandbox.kis_rules import Account
 from kis_token.token import AppKey, Token, build_token
 
@@ -37,6 +39,11 @@ settings.register_profile("unhurried", settings.default, deadline=None)
 settings.load_profile("unhurried")
 
 MIGRATED_TABLES = ("api_credentials", "credential_leases", "credential_issuances")
+
+
+def in_rounds(few: int, many: int) -> pytest.MarkDecorator:
+    """How often a test runs its race: a few times and, in the matrix, many times."""
+    return pytest.mark.parametrize("rounds", [few, pytest.param(many, marks=pytest.mark.matrix)])
 
 
 def utc_now() -> datetime:
@@ -95,11 +102,8 @@ class Database:
         return connection
 
     def clear(self) -> None:
-        """Empty all tables. For a few rows that takes a thirtieth of the time of truncate, which makes new files."""
-        self.owner.execute(
-            "delete from public.api_credentials; delete from public.credential_leases;"
-            " delete from public.credential_issuances"
-        )
+        """Empty all tables."""
+        self.owner.execute(EMPTY_TABLES)
 
     def call(self, function: str, **arguments: object) -> Any:  # noqa: ANN401 - whatever the function answers
         """Call a function as service_role."""

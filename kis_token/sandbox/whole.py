@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
+from kis_token.sandbox.database import make_project
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
@@ -71,7 +71,9 @@ class Sandbox:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            project = self._project or self._migrate(stack)
+            project = self._project or make_project(
+                self._dsn or stack.enter_context(EmbeddedPostgres()).create_database()
+            )
             self.owner_dsn = project.owner
             for environment, slot in _SLOTS.items():
                 for account in self.kis.accounts[environment][:1]:
@@ -86,11 +88,6 @@ class Sandbox:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def _migrate(self, stack: ExitStack) -> Project:
-        project = prepare_database(self._dsn or stack.enter_context(EmbeddedPostgres()).create_database())
-        apply_migrations(project.owner, migrations_folder())
-        return project
 
     def store_keys(self, slot: str, account: Account, environment: Environment = "production") -> None:
         """Put an account's key and secret into the table under a service name, as the owner of a project would."""

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from kis_token.token import parse_instant
-from tests.support import APP_KEY, MINUTE, Contender, call, issue_by_functions, make_token
+from tests.support import APP_KEY, MINUTE, Contender, call, in_rounds, issue_by_functions, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from tests.support import Database
 
 CONTENDERS = 16
-#: How often a race is run: some times and, in the matrix, twenty times out of twenty.
-ROUNDS = pytest.mark.parametrize("rounds", [5, pytest.param(20, marks=pytest.mark.matrix)])
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -56,7 +54,7 @@ def begin_at_once(connections: list[Connection], services: Sequence[str], **chan
         return list(pool.map(begin, range(len(connections))))
 
 
-@ROUNDS
+@in_rounds(5, 20)
 @pytest.mark.parametrize("services", [("kis",), ("kis", "kis-second")], ids=["one-slot", "two-slots-one-key"])
 def test_one_of_sixteen_is_granted(
     database: Database, connections: list[Connection], services: tuple[str, ...], rounds: int
@@ -72,7 +70,7 @@ def test_one_of_sixteen_is_granted(
         assert {answer["holder_label"] for answer in answers if answer["status"] == "busy"} == {winner}
 
 
-@ROUNDS
+@in_rounds(5, 20)
 def test_one_of_sixteen_renews(database: Database, connections: list[Connection], rounds: int) -> None:
     """When all find the same token unfit, one is granted; the others are busy, as the turn is taken."""
     version = issue_by_functions(database, make_token())
@@ -84,7 +82,7 @@ def test_one_of_sixteen_renews(database: Database, connections: list[Connection]
         assert Counter(answer["status"] for answer in answers) == {"granted": 1, "busy": CONTENDERS - 1}
 
 
-@ROUNDS
+@in_rounds(5, 20)
 def test_one_of_sixteen_takes_over(database: Database, connections: list[Connection], rounds: int) -> None:
     """When the holder died, one of those who wait is granted, with the next fence."""
     Contender(database).begin()
@@ -96,7 +94,7 @@ def test_one_of_sixteen_takes_over(database: Database, connections: list[Connect
         assert [answer["fence"] for answer in answers if answer["status"] == "granted"] == [fence]
 
 
-@ROUNDS
+@in_rounds(5, 20)
 def test_two_slots_take_a_key_over_one_at_a_time(
     database: Database, connections: list[Connection], rounds: int
 ) -> None:
@@ -130,7 +128,7 @@ def test_who_waited_for_the_lock_is_judged_by_the_time_after(database: Database,
     assert parse_instant(begun["server_now"]) > parse_instant(released)
 
 
-@ROUNDS
+@in_rounds(5, 20)
 def test_a_commit_and_a_writer_without_lease_do_not_lose_a_token(
     database: Database, connections: list[Connection], rounds: int
 ) -> None:

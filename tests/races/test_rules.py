@@ -15,7 +15,7 @@ from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.sandbox.loopback import Fault
 from tests.chain import dead_token, stale_token
 from tests.races.crowd import COMMIT, SharedClock, at_once, held, new_round, resolutions, wait_until
-from tests.support import APP_KEY, HOUR, make_token, utc_now
+from tests.support import APP_KEY, HOUR, in_rounds, make_token, utc_now
 
 if TYPE_CHECKING:
     from kis_token.token import Token
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from tests.races.crowd import Outcome
 
 CALLERS = 8
-#: How often a race is run: a few times and, in the matrix, more often.
-ROUNDS = pytest.mark.parametrize("rounds", [2, pytest.param(10, marks=pytest.mark.matrix)])
 
 WRONG_SECRET = "d3Jvbmc="
 
@@ -50,7 +48,7 @@ def resolve_behind_the_first(chain: Chain) -> list[Outcome]:
 # two slots
 
 
-@ROUNDS
+@in_rounds(2, 10)
 def test_one_key_in_two_slots(chain: Chain, rounds: int) -> None:
     """Eight callers on each of two slots: one call. The slot that was first has the token, the other is told so."""
     slots = ("kis", "kis-second") * CALLERS
@@ -114,7 +112,7 @@ def test_a_refusal_is_told_with_a_stale_token(chain: Chain, code: str) -> None:
     assert [each.warnings for each in got if code not in " ".join(each.warnings)] == []
 
 
-@ROUNDS
+@in_rounds(2, 10)
 def test_a_corrected_secret_among_wrong_ones(chain: Chain, rounds: int) -> None:
     """A wrong secret is tried once, however many have it; who has the right one issues at once, among all others."""
     wrong = {"app_secret": WRONG_SECRET}

@@ -22,7 +22,7 @@ from kis_token.token import fingerprint
 from tests.chain import ENCRYPTION_KEY, dead_token, stale_token
 from tests.races.children import SECONDS, Child
 from tests.races.crowd import BEGIN, SharedClock, at_once, gathered, held, new_round, resolutions, wait_until
-from tests.support import ACCOUNT, HOUR, SERVICE_KEY, Contender, make_token
+from tests.support import ACCOUNT, HOUR, SERVICE_KEY, Contender, in_rounds, make_token
 from tools.step import CHECKOUT, run_step
 
 if TYPE_CHECKING:
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
 THREADS = 16
 PROCESSES = 8
-#: How often a race is run: a few times and, in the matrix, ten times out of ten.
-ROUNDS = pytest.mark.parametrize("rounds", [2, pytest.param(10, marks=pytest.mark.matrix)])
 
 STATES = ("nothing", "stale", "expired", "refused")
 
@@ -124,7 +122,7 @@ def test_processes_of_one_machine_without_the_store(chain: Chain, children: list
     assert sorted(each["source"] for each in got) == ["cache"] * (PROCESSES - 1) + ["oauth"]
 
 
-@ROUNDS
+@in_rounds(2, 10)
 @pytest.mark.parametrize("state", STATES)
 def test_threads(chain: Chain, state: str, rounds: int) -> None:
     """Of sixteen callers one calls KIS, and all have the token that is stored then, each time."""
@@ -191,7 +189,7 @@ def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path
     assert step.public["refreshed"] == str(step.public["source"] == "oauth").lower()
 
 
-@ROUNDS
+@in_rounds(2, 10)
 def test_rotations_among_readers(chain: Chain, rounds: int) -> None:
     """Two rotations meet: one call. Readers get the old token or the new one, and all who come later the new one."""
     for _ in range(rounds):
