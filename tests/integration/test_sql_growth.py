@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
+from kis_token.sandbox.database import make_project
 from tests.support import APP_KEY, Contender, Database, call, issue_by_functions, make_token
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import psycopg
 
@@ -43,29 +44,30 @@ def fill(database: Database) -> None:
     database.owner.execute(FILL, {"events": EVENTS, "few": FEW})
 
 
+@contextmanager
+def long_log(postgres: EmbeddedPostgres, statistics: str) -> Iterator[Database]:
+    """A project with a long log. It is not lent: its statistics would stay when its tables are emptied."""
+    dsn = postgres.create_database()
+    with Database(make_project(dsn)) as database:
+        fill(database)
+        if statistics == "statistics":
+            database.owner.execute("analyze public.credential_issuances")
+        yield database
+    postgres.drop_database(dsn)
+
+
 @pytest.fixture(scope="module", params=["statistics", "no-statistics"])
 def read_only(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Database]:
     """A project with a long log, of which PostgreSQL has statistics or, as just after a restore, has none."""
-    project = prepare_database(postgres.create_database())
-    apply_migrations(project.owner, migrations_folder())
-    with Database(project) as database:
-        grow(database, request.param)
+    with long_log(postgres, request.param) as database:
         yield database
 
 
 @pytest.fixture(params=["statistics", "no-statistics"])
-def grown(make_database: Callable[[], Database], request: pytest.FixtureRequest) -> Database:
+def grown(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Database]:
     """Such a project for a test that adds to it."""
-    database = make_database()
-    grow(database, request.param)
-    return database
-
-
-def grow(database: Database, how: str) -> None:
-    """Make the log long, and have PostgreSQL know of it or not."""
-    fill(database)
-    if how == "statistics":
-        database.owner.execute("analyze public.credential_issuances")
+    with long_log(postgres, request.param) as database:
+        yield database
 
 
 def rows_read(connection: Connection, function: str, **arguments: object) -> tuple[int, Any]:
