@@ -59,7 +59,7 @@ from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.token import AppKey
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 #: So many contenders share a machine.
 ON_ONE_MACHINE = 5
@@ -90,7 +90,7 @@ class Options:
     speed: float
     gap: float
     spoilt: str | None = None
-    until: tuple[str, ...] = ()
+    until: Sequence[str] = ()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,9 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--speed", type=float, default=10.0, help="world time by the machine's; else 10")
     parser.add_argument("--gap", type=float, default=6.0, help="seconds between Supabase's troubles; else 6")
     parser.add_argument("--spoilt", choices=SPOILT, help="with a copy of the project that lacks this guard")
-    parser.add_argument("--until", action="append", metavar="ROW", help="end as soon as this row is not zero")
-    given = vars(parser.parse_args(arguments))
-    options = Options(**{**given, "until": tuple(given["until"] or ())})
+    parser.add_argument("--until", nargs="+", default=(), choices=JUDGES, help="end as soon as a row is not zero")
+    options = Options(**vars(parser.parse_args(arguments)))
     for number in (signal.SIGALRM, signal.SIGTERM):
         signal.signal(number, _give_up)  # with all that was started
     signal.alarm(math.ceil(options.seconds + LONGEST_SECONDS))

@@ -403,9 +403,9 @@ def test_database_goes_by_world_time_and_tells_whose_a_write_is(postgres: Embedd
 @pytest.mark.usefixtures("child_processes")
 @pytest.mark.skipif(sys.platform == "win32", reason="the chaos forks its contenders, and stops them by signals")
 def test_short_run_prints_zeros() -> None:
-    """Eight seconds with ten contenders: things go wrong, tokens are handed out, and what must be zero is.
+    """In 8 s with ten contenders faults happen, callers get tokens, and each row that must be zero is zero.
 
-    On a slow machine little happens in that time. So there are up to three runs until each thing has happened.
+    On a slow machine few faults happen in that time. So there are up to three runs, until each kind has happened.
     """
     happens = {"got one", "store: faults", "cache: faults", "tokenP calls in a turn"}
     for seed in ("3", "4", "5"):
@@ -433,12 +433,11 @@ def test_short_run_prints_zeros() -> None:
     ],
 )
 def test_spoilt_copy_is_caught(spoilt: str, rows: set[str]) -> None:
-    """A copy of the project that lacks one guard makes a row other than zero, in 12 s with 20 contenders at the most.
+    """Without one of its guards the project lets a row rise above zero, within 12 s with 20 contenders.
 
     When exactly things go wrong is up to the machine: a run in which the guard was not needed is followed by another.
     """
-    arguments = ["--seconds", "12", "--contenders", "20", "--gap", "2", "--spoilt", spoilt]
-    arguments += [word for row in sorted(rows) for word in ("--until", row)]
+    arguments = ["--seconds", "12", "--contenders", "20", "--gap", "2", "--spoilt", spoilt, "--until", *sorted(rows)]
     printed = []
     for seed in ("1", "2", "3"):
         with process(Path(__file__).with_name("chaos_run.py"), [*arguments, "--seed", seed]) as (_, connection):
