@@ -22,6 +22,7 @@ _Answer = TypeVar("_Answer")
 
 #: The threads of the last calls, by the system's number and when they came to their end, on the monotonic clock.
 _ENDED: deque[tuple[int, float]] = deque(maxlen=64)
+#: A fork waits no longer than this for such an end, in seconds.
 LONGEST_END = 1.0
 
 #: tokenP takes up to 15 s, storing its answer a little more: with fewer seconds than this no call is begun.

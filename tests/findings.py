@@ -1,4 +1,4 @@
-"""What fails a run although no test has failed: a secret that was shown, an exception that nobody saw. A pytest plugin.
+"""Fails a run in which every test passed: for a secret that was shown, for an exception that no test saw. A plugin.
 
 Where pytest-xdist runs the tests in workers, each worker looks at itself, and hands what it finds to the process that
 started it, in which no test runs.
@@ -18,7 +18,7 @@ from tests import leaks
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-#: What is collected may refer to what is not collected before the next round.
+#: An object whose owner is collected in one round may be collected only in the next.
 ROUNDS = 5
 
 

@@ -41,7 +41,7 @@ def process(program: Path, *arguments: Any) -> Iterator[tuple[BaseProcess, Heard
     """A process that runs ``program``, and our end of its connection. It ends with the block.
 
     The program finds the connection and ``arguments`` in its global ``given``. It is named by its path: tests/ is no
-    package.
+    package. It starts with the environment of the first such process: a program that needs another is given one.
     """
     context = multiprocessing.get_context("forkserver")  # Windows has none
     context.set_forkserver_preload(IMPORTED)

@@ -28,7 +28,7 @@ STARTS: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name) for name in STARTS if hasattr(os, "fork") or name != "fork"])
+@pytest.mark.parametrize("name", [name for name in STARTS if hasattr(os, "fork") or name != "fork"])
 def test_a_quick_test_starts_nothing(name: str, request: pytest.FixtureRequest) -> None:
     """A test without the fixtures that take time is quick, and may not start what they stand for."""
     assert request.node.get_closest_marker("quick") is not None

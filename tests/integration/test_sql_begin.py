@@ -1,4 +1,4 @@
-"""begin_issuance: the columns of the lease and the SQLSTATEs. What a caller sees is in tests/store/test_begin.py."""
+"""begin_issuance: the columns of the lease and the SQLSTATEs. tests/store/test_begin.py has its promises."""
 
 from __future__ import annotations
 

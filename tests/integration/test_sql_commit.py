@@ -1,4 +1,4 @@
-"""commit_issuance: the columns of row and lease, and SQLSTATEs. What a caller sees is in tests/store/test_commit.py."""
+"""commit_issuance: the columns of row and lease, and SQLSTATEs. tests/store/test_commit.py has its promises."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_savings(kis_sandbox, monkeypatch):
 
 def test_the_emulator_can_be_another(both_runs: tuple[str, str]) -> None:
     """A project's own fixture ``kis_emulator`` says which accounts there are; an environment may have none."""
-    assert outcomes(both_runs[0], "test_accounts.py") == ["PASSED"] * 1, both_runs[0]
+    assert outcomes(both_runs[0], "test_accounts.py") == ["PASSED"], both_runs[0]
 
 
 ONE_MANAGER = """
