@@ -87,6 +87,7 @@ def start_again(python: str, *more: str) -> int:
 def run_step() -> int:
     """The whole step: nothing leaves it but a status, whatever happens."""
     import signal
+    from contextlib import ExitStack
 
     from kis_token.errors import KisTokenError
     from kis_token.publish import describe_defect, report_failure
@@ -94,18 +95,19 @@ def run_step() -> int:
 
     workflow = FileWorkflow(os.environ)
     signal.signal(signal.SIGTERM, interrupt)
-    try:
+    with ExitStack() as end:
         try:
-            return find_token(workflow)
-        except KisTokenError as error:
-            report_failure(error, (), workflow)
-        except Exception as error:  # noqa: BLE001 - a traceback may quote a secret
-            report_failure(describe_defect(error), (), workflow)
-    except KeyboardInterrupt:
-        return 130
-    except OSError:
-        pass  # nobody listens on standard output any more
-    return 1
+            try:
+                return find_token(workflow, end)
+            except KisTokenError as error:
+                report_failure(error, (), workflow)
+            except Exception as error:  # noqa: BLE001 - a traceback may quote a secret
+                report_failure(describe_defect(error), (), workflow)
+        except KeyboardInterrupt:
+            return 130
+        except OSError:
+            pass  # nobody listens on standard output any more
+        return 1
 
 
 def interrupt(*_: object) -> None:
@@ -113,7 +115,7 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def find_token(workflow: FileWorkflow) -> int:
+def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
     """The fast path, then whatever else is needed; the exit status. Raises KisTokenError."""
     from kis_token.clock import SystemClock
     from kis_token.config import Settings, secrets_in
@@ -123,7 +125,7 @@ def find_token(workflow: FileWorkflow) -> int:
 
     mask_secrets(secrets_in(os.environ), workflow)
     settings = Settings.from_env(os.environ)
-    start_watch(settings, workflow)
+    start_watch(settings, workflow, end)
     require_file(os.environ, "GITHUB_OUTPUT")
     if settings.export_env:
         require_file(os.environ, "GITHUB_ENV")
@@ -146,8 +148,11 @@ def find_token(workflow: FileWorkflow) -> int:
     return 0
 
 
-def start_watch(settings: Settings, workflow: FileWorkflow) -> None:
-    """End the process when its time is up, whatever it hangs in. Everything inside has a limit of its own before."""
+def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> None:
+    """End the process when its time is up, whatever it hangs in. Everything inside has a limit of its own before.
+
+    ``end`` waits for a watch that is reporting: Python aborts when it exits while another thread writes to its output.
+    """
     import threading
 
     from kis_token.errors import IssuanceError
@@ -163,6 +168,8 @@ def start_watch(settings: Settings, workflow: FileWorkflow) -> None:
     watch = threading.Timer(limit - (time.monotonic() - STARTED), give_up)
     watch.daemon = True
     watch.start()
+    end.callback(watch.join)
+    end.callback(watch.cancel)
 
 
 def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | None, Resolution | None]:

@@ -557,6 +557,46 @@ def test_nothing_outlasts_the_timeout(sandbox: Sandbox, tmp_path: Path) -> None:
     assert time.monotonic() - started < 10
 
 
+#: A step whose end and timeout come together, with a runner that is slow to read its output.
+ENDS_AT_ITS_TIMEOUT = """
+import os, threading, time
+from datetime import timedelta
+from types import SimpleNamespace
+import entrypoint
+from kis_token.workflow import FileWorkflow
+
+reports = threading.Event()
+
+class Long(FileWorkflow):
+    def error(self, message):
+        reports.set()
+        super().error(message + " " * 1_000_000)
+
+def find_token(workflow, end):
+    settings = SimpleNamespace(timeout=timedelta(seconds=time.monotonic() - entrypoint.STARTED + 0.05))
+    entrypoint.start_watch(settings, Long(os.environ), end)
+    reports.wait()
+    return 0
+
+entrypoint.find_token = find_token
+raise SystemExit(entrypoint.run_step())
+"""
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_a_step_that_ends_at_its_timeout_is_not_aborted() -> None:
+    """The watch that is reporting when the step ends has its say: Python does not abort over its output."""
+    command = [sys.executable, "-c", ENDS_AT_ITS_TIMEOUT]
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as step:
+        with suppress(subprocess.TimeoutExpired):
+            step.wait(1)  # its output is longer than the pipe, so it ends before it is read only by being aborted
+        assert step.stdout is not None
+        said = step.stdout.read()
+
+    assert (step.returncode, said.count(b"[timed-out]"), b"Fatal" in said) == (1, 1, False)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="a runner cancels by signals on POSIX alone")
 def test_cancelled_step_gives_its_turn_back(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
     """A step that is cancelled while KIS is slow ends without a traceback, and its lease is free."""
