@@ -94,9 +94,17 @@ def prepare_database(dsn: str, *, legacy_grants: bool = False) -> Project:
             password = sql.Literal(parts["password"])
             connection.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(name), password))
         connection.execute(_PROJECT)
-        connection.execute(sql.SQL("alter database {} owner to postgres").format(sql.Identifier(str(parts["dbname"]))))
+        connection.execute(_own_database(dsn))
         if legacy_grants:
             connection.execute(_LEGACY_GRANTS)
+    return _project(dsn)
+
+
+def _own_database(dsn: str) -> sql.Composed:
+    return sql.SQL("alter database {} owner to postgres").format(sql.Identifier(str(conninfo_to_dict(dsn)["dbname"])))
+
+
+def _project(dsn: str) -> Project:
     return Project(owner=make_conninfo(dsn, user="postgres"), api=make_conninfo(dsn, user="authenticator"))
 
 
@@ -118,11 +126,12 @@ class MigratedDatabases:
     """Migrated databases of one cluster, for one borrower after another.
 
     To empty the tables takes a few milliseconds, to create and migrate a database many times that. So the next borrower
-    gets the same database, unless its schema has changed.
+    gets the same database, unless its schema has changed: then a copy of one that is never lent.
     """
 
     def __init__(self, server: EmbeddedPostgres) -> None:
         self._server = server
+        self._original: str | None = None
         self._free: list[tuple[str, Project]] = []
 
     @contextmanager
@@ -140,14 +149,22 @@ class MigratedDatabases:
                 self._server.drop_database(dsn)
 
     def _make(self) -> tuple[str, Project]:
+        if self._original is None:
+            self._original = self._migrate()
+        dsn = self._server.create_database(template=self._original)
+        with psycopg.connect(dsn) as connection:
+            connection.execute(_own_database(dsn))
+        return dsn, _project(dsn)
+
+    def _migrate(self) -> str:
         dsn = self._server.create_database()
         with ExitStack() as stack:
             stack.callback(self._server.drop_database, dsn)
-            project = make_project(dsn)
+            make_project(dsn)
             with psycopg.connect(dsn) as connection:
                 connection.execute(_WATCH)
             stack.pop_all()  # whole, so it is kept
-        return dsn, project
+        return dsn
 
 
 def _restore(dsn: str) -> bool:

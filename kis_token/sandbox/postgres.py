@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Supabase's name for it: there ``postgres`` is the owner of a project's database and no superuser.
 SUPERUSER = "supabase_admin"
+#: PostgreSQL's version from which the rounds of a password's hash can be chosen.
+SCRAM_ITERATIONS_VERSION = 160000
 
 
 class EmbeddedPostgres:
@@ -72,6 +74,19 @@ class EmbeddedPostgres:
             self.stop()
             raise RuntimeError(answer["error"])
         self._dsn = make_conninfo(host="127.0.0.1", user=SUPERUSER, dbname="postgres", **answer)
+        self._hasten_logins(answer["password"])
+
+    def _hasten_logins(self, password: str) -> None:
+        """Hash this password, and those that the superuser sets later, in one round where the version can.
+
+        Many rounds protect short passwords. This one is long and random, and each login waits for the rounds.
+        """
+        with psycopg.connect(self._dsn) as connection:
+            if connection.info.server_version >= SCRAM_ITERATIONS_VERSION:
+                superuser = sql.Identifier(SUPERUSER)
+                connection.execute("set scram_iterations = 1")
+                connection.execute(sql.SQL("alter role {} set scram_iterations = 1").format(superuser))
+                connection.execute(sql.SQL("alter role {} password {}").format(superuser, sql.Literal(password)))
 
     def stop(self) -> None:
         """Stop the server and delete its folder; returns when both are gone. Repeatable.
