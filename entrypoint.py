@@ -200,9 +200,12 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
 
     clock = SystemClock()
     view = look(settings, read, cache, vault, clock, retry=Retry(clock, left, workflow.info))
-    if view.outage is not None and view.outage.lasting:
+    outage = view.outage
+    if outage is not None and outage.lasting and not outage.answered:
         return None, None  # the packages bring further certificates
     resolution = enough(view, settings)
+    if resolution is None and outage is not None and outage.lasting and not settings.allow_expired:
+        raise outage  # an answer that stays the same, and that the packages do not change
     return view, remember(cache, resolution) if resolution is not None else None
 
 

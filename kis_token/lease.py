@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from kis_token.errors import KisTokenError, StoreOutage
+from kis_token.errors import KisTokenError, StoreMisconfigured, StoreOutage
 from kis_token.retry import Patience, Retry, at_most, briefly, to_the_end
 
 if TYPE_CHECKING:
@@ -122,6 +122,9 @@ class Lease:
             asked.append((self._clock.now(), self._clock.monotonic()))
             try:
                 return send(holder)
+            except StoreMisconfigured:
+                asked.pop()  # refused, so nothing was granted
+                raise
             except StoreOutage as outage:
                 if not outage.sent:
                     asked.pop()

@@ -131,8 +131,13 @@ class Resolver:
     def _look_again(self, view: View) -> View:
         """Where ``view`` shows an outage that leaves the caller without a token: what the store answers by now."""
         is_served = self._settings.mode in ("resolve", "check") and view.at_hand() is not None
-        slot = None if view.outage is None or is_served else self._read_once()
-        return view if slot is None else self.look(view.refused_id, read=lambda: slot)
+        if view.outage is None or is_served:
+            return view
+        try:
+            slot = self._read()
+        except StoreOutage:
+            return view
+        return self.look(view.refused_id, read=lambda: slot)
 
     def _find(self, view: View, tries: int = KEY_TRIES) -> Resolution:
         if view.outage is not None:
@@ -227,7 +232,7 @@ class Resolver:
         """A valid token or, as the last resort, one that is issued alone: single flight then ends at this machine.
 
         Only in a call in which the store has answered nothing at all, and not where this machine's certificates or
-        proxy keep it from answering.
+        proxy keep it from answering, or a gateway works and has refused the request (3xx, 4xx).
         """
         try:
             return self._fall_back(view, outage)
@@ -242,19 +247,15 @@ class Resolver:
         try:
             with self._machine.lock(view.app_key.key_id, left):
                 # The store may be back after the time that building the runtime and the lock have taken.
-                slot = self._read_once()
-                if slot is None:
+                try:
+                    slot = self._read()
+                except StoreOutage as again:
+                    if again.doubtful:
+                        raise
                     return self._issue_alone(view, view.app_key, outage)
         except EnvironmentFault as fault:
             raise EnvironmentFault(fault.code, f"{outage.args[0]}, and no token is issued: {fault.args[0]}") from outage
         return self._find_again(view, slot=slot)
-
-    def _read_once(self) -> Slot | None:
-        """The slot, or None when the store does not answer."""
-        try:
-            return self._read()
-        except StoreOutage:
-            return None
 
     def _issue_alone(self, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
         """A token that another of this machine's callers has just cached, else one tokenP call. Under the lock."""
