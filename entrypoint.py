@@ -200,12 +200,11 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
 
     clock = SystemClock()
     view = look(settings, read, cache, vault, clock, retry=Retry(clock, left, workflow.info))
-    outage = view.outage
-    if outage is not None and outage.lasting and not outage.answered:
+    if view.outage is not None and view.outage.lasting and not view.outage.persists:
         return None, None  # the packages bring further certificates
     resolution = enough(view, settings)
-    if resolution is None and outage is not None and outage.lasting and not settings.allow_expired:
-        raise outage  # an answer that stays the same, and that the packages do not change
+    if resolution is None and view.outage is not None and view.outage.persists and not settings.allow_expired:
+        raise view.outage  # the packages would not change the answer
     return view, remember(cache, resolution) if resolution is not None else None
 
 

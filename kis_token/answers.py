@@ -139,7 +139,7 @@ def code_error(status: int | None, code: str, message: str = "", *, key_ended: d
     shown, message = _shown(status, code if _CODE.fullmatch(code) else ""), message.lower()
     if code == "25006" or message.startswith("cannot set transaction read-write mode"):
         said = f"The database is read-only, usually because its disk is full ({shown})"
-        return StoreOutage("store-database-read-only", said, doubtful=True, lasting=True, sent=False, answered=True)
+        return StoreOutage("store-database-read-only", said, doubtful=True, persists=True, sent=False)
     if code == "PGRST203":
         said = f"Supabase has several functions of one name ({shown}){_colon(_ambiguous(message))}"
         return StoreMisconfigured("store-function-ambiguous", said)
@@ -177,7 +177,7 @@ def _of_supabase(status: int, message: str, text: str, shown: str) -> StoreOutag
     restrictions = sorted(set(_RESTRICTION.findall(text)))
     if status == 402 and (restrictions or message.startswith("service for this project is restricted")):
         said = f"Supabase has restricted the project ({shown}){_colon(', '.join(restrictions))}"
-        return _outage("store-restricted", said, status, lasting=True)
+        return _outage("store-restricted", said, status, persists=True)
     if status == 540:
         return _outage("store-paused", f"Supabase says that the project is paused ({shown})", status)
     if status == 544:
@@ -190,7 +190,8 @@ def _of_supabase(status: int, message: str, text: str, shown: str) -> StoreOutag
 def _of_others(status: int, text: str, shown: str, *, is_challenge: bool) -> StoreOutage:
     """The outage for the answer of something in between."""
     if 300 <= status < 400:
-        return _outage("store-redirects", f"supabase-url answers with a redirect ({shown})", status, lasting=True)
+        said = f"supabase-url answers with a redirect ({shown})"
+        return StoreOutage("store-redirects", said, doubtful=True, lasting=True, persists=True)
     # Without its tags, since pages of others load scripts from Cloudflare.
     page = re.sub(r"<[^>]*>", " ", text).lower()
     number = _ERROR_OF_CLOUDFLARE.search(page) if "cloudflare" in page or page.startswith("error code:") else None
@@ -199,14 +200,14 @@ def _of_others(status: int, text: str, shown: str, *, is_challenge: bool) -> Sto
         return _outage("store-unreachable", f"Cloudflare answers for Supabase ({shown}){of_its_own}", status)
     said = f"supabase-url gives an answer that is not known as Supabase's ({shown})"
     if status == 404:
-        return _outage("store-not-supabase", said, status, lasting=True)
+        return _outage("store-not-supabase", said, status, persists=True)
     return _outage("store-unreachable", said, status)
 
 
-def _outage(code: str, said: str, status: int | None, *, lasting: bool = False) -> StoreOutage:
+def _outage(code: str, said: str, status: int | None, *, persists: bool = False) -> StoreOutage:
     """An outage that is an answer. With 3xx, 4xx and 511 something works that is no reason to issue alone."""
     is_doubtful = status is not None and (300 <= status < 500 or status == 511)
-    return StoreOutage(code, said, doubtful=is_doubtful, lasting=lasting, answered=True)
+    return StoreOutage(code, said, doubtful=is_doubtful, persists=persists)
 
 
 def _shown(status: int | None, code: str) -> str:

@@ -204,10 +204,9 @@ class StoreOutage(StoreError):
     ``doubtful`` says that the trouble may be this machine's, such as a proxy, or that a gateway works and has refused
     the request: it is no reason to issue alone. ``lasting`` says that no repetition mends it, such as a certificate
     that cannot be checked. ``sent`` says that the request may have reached Supabase and have had its effect.
-    ``answered`` says that the outage is an answer: the way to where it comes from is open.
+    ``persists`` says that an answer told of a state that lasts, such as a project over its quota: a second try shows
+    whether it was a hiccup, and further ones are in vain.
     """
-
-    retryable = True
 
     def __init__(
         self,
@@ -217,13 +216,14 @@ class StoreOutage(StoreError):
         doubtful: bool = False,
         lasting: bool = False,
         sent: bool = True,
-        answered: bool = False,
+        persists: bool = False,
     ) -> None:
         super().__init__(code, message)
+        self.retryable = not (lasting or persists)
         self.doubtful = doubtful
         self.lasting = lasting
         self.sent = sent
-        self.answered = answered
+        self.persists = persists
 
 
 class StoreMisconfigured(StoreError):

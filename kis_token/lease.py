@@ -109,7 +109,7 @@ class Lease:
             try:
                 return self._begin(send, has_token)
             except StoreOutage as outage:
-                if outage.lasting or has_token() or self.left() < LAPSE:
+                if outage.lasting or outage.persists or has_token() or self.left() < LAPSE:
                     raise
             self._clock.sleep(LAPSE)
 

@@ -90,7 +90,8 @@ class Retry:
                 self._tell(f"{error}; PostgREST may not have read the new tables yet: asking once more in {wait:.2g} s")
             except StoreOutage as outage:
                 is_doubtful = outage.doubtful = outage.doubtful or is_doubtful
-                more = patience()(self._clock.monotonic() - started, self._left())
+                limit = at_most(BRIEFLY, patience()) if outage.persists else patience()
+                more = limit(self._clock.monotonic() - started, self._left())
                 if outage.lasting or more < _LEAST:
                     raise
                 # The last try is at the end of the patience, not up to a whole pause before it.

@@ -61,13 +61,13 @@ def gateway(status: int, message: str) -> Response:
 class Case:
     """An answer, the code that it ends in, and words that the error has beside the status.
 
-    ``lasting`` and ``alone`` are for outages: no second try helps, and a token may be issued without the store.
+    ``persists`` and ``alone`` are for outages: patience does not help, and a token may be issued without the store.
     """
 
     response: Response
     code: str
     words: str = ""
-    lasting: bool = False
+    persists: bool = False
     alone: bool = False
 
 
@@ -104,15 +104,15 @@ CONFIGURATION_ERRORS = {
 
 OUTAGES = {
     "quota of egress": Case(
-        gateway(402, QUOTA.format("exceed_egress_quota")), "store-restricted", "exceed_egress_quota", lasting=True
+        gateway(402, QUOTA.format("exceed_egress_quota")), "store-restricted", "exceed_egress_quota", persists=True
     ),
     "quotas": Case(
         gateway(402, QUOTA.format("exceed_egress_quota, exceed_cached_egress_quota")),
         "store-restricted",
         "exceed_cached_egress_quota, exceed_egress_quota",
-        lasting=True,
+        persists=True,
     ),
-    "bill": Case(Response(402, b'{"error":"overdue_payment"}'), "store-restricted", "overdue_payment", lasting=True),
+    "bill": Case(Response(402, b'{"error":"overdue_payment"}'), "store-restricted", "overdue_payment", persists=True),
     "402 of another": Case(Response(402, b"Payment required", HTML), "store-unreachable", "Payment Required"),
     "WAF": Case(Response(403, PAGE, HTML), "store-unreachable", "not known as Supabase's"),
     "403 in JSON": Case(Response(403, {"message": "Forbidden"}), "store-unreachable"),
@@ -132,11 +132,11 @@ OUTAGES = {
     "Cloudflare challenges": Case(
         Response(403, PAGE, {**HTML, "cf-mitigated": "challenge"}), "store-unreachable", "Cloudflare"
     ),
-    "page": Case(Response(404, PAGE, HTML), "store-not-supabase", "not known as Supabase's", lasting=True),
-    "no route of Kong": Case(gateway(404, "no Route matched with those values"), "store-not-supabase", lasting=True),
-    "path": Case(Response(404, {"error": "requested path is invalid"}), "store-not-supabase", lasting=True),
-    "portal": Case(Response(302, b"", {"Location": "http://login.example/"}), "store-redirects", lasting=True),
-    "moved": Case(Response(308), "store-redirects", lasting=True),
+    "page": Case(Response(404, PAGE, HTML), "store-not-supabase", "not known as Supabase's", persists=True),
+    "no route of Kong": Case(gateway(404, "no Route matched with those values"), "store-not-supabase", persists=True),
+    "path": Case(Response(404, {"error": "requested path is invalid"}), "store-not-supabase", persists=True),
+    "portal": Case(Response(302, b"", {"Location": "http://login.example/"}), "store-redirects", persists=True),
+    "moved": Case(Response(308), "store-redirects", persists=True),
     "400": Case(Response(400, b"<center>nginx</center>", HTML), "store-unreachable", "Bad Request"),
     "405": Case(Response(405), "store-unreachable", "Method Not Allowed"),
     "407": Case(Response(407), "store-unreachable"),
@@ -183,16 +183,16 @@ OUTAGES = {
         postgrest(405, "25006", "cannot execute SELECT FOR UPDATE in a read-only transaction"),
         "store-database-read-only",
         "read-only, usually because its disk is full (HTTP 405 25006)",
-        lasting=True,
+        persists=True,
     ),
     "read-only, with another status": Case(
-        postgrest(500, "25006"), "store-database-read-only", "HTTP 500 25006", lasting=True
+        postgrest(500, "25006"), "store-database-read-only", "HTTP 500 25006", persists=True
     ),
     "replica": Case(
         postgrest(400, "0A000", "cannot set transaction read-write mode during recovery"),
         "store-database-read-only",
         "HTTP 400 0A000",
-        lasting=True,
+        persists=True,
     ),
 }
 
@@ -245,7 +245,8 @@ def test_any_other_answer_is_an_outage(server: LoopbackServer, name: str) -> Non
     for error in errors_of(server, case.response):
         assert isinstance(error, StoreOutage)
         assert_is(error, case)
-        assert (error.lasting, error.doubtful, error.answered) == (case.lasting, not case.alone, True)
+        assert (error.persists, error.doubtful) == (case.persists, not case.alone)
+        assert error.lasting is (case.code == "store-redirects")
 
 
 def jwt(ends_at: datetime) -> str:

@@ -170,6 +170,19 @@ def test_what_no_repetition_mends_is_raised_at_once(error: Exception) -> None:
     assert failing.asked == 1
 
 
+@pytest.mark.parametrize("patience", [briefly, patiently, to_the_end])
+def test_answer_that_stays_the_same_is_given_up_within_a_second(patience: Patience) -> None:
+    """It is asked for again, as after any hiccup, but not for longer, however much patience there is."""
+    clock = TurnedClock()
+    outage = StoreOutage("store-restricted", "over quota", doubtful=True, persists=True)
+    assert run(Failing(clock, 1, error=outage), clock, patience)[0] == "answer"
+    clock = TurnedClock()
+    failing = Failing(clock, 99, error=outage)
+    with pytest.raises(StoreOutage):
+        run(failing, clock, patience)
+    assert (failing.asked >= 2, sum(clock.slept) <= BRIEFLY) == (True, True)
+
+
 MISSING = StoreMisconfigured("store-table-missing", "no table", settles=True)
 
 
