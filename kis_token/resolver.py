@@ -134,10 +134,10 @@ class Resolver:
         if view.outage is None or is_served:
             return view
         try:
-            slot = self._read()
-        except StoreOutage:
-            return view
-        return self.look(view.refused_id, read=lambda: slot)
+            slot = self._read_once()
+        except StoreOutage as outage:
+            return replace(view, outage=outage)
+        return view if slot is None else self.look(view.refused_id, read=lambda: slot)
 
     def _find(self, view: View, tries: int = KEY_TRIES) -> Resolution:
         if view.outage is not None:
@@ -247,15 +247,21 @@ class Resolver:
         try:
             with self._machine.lock(view.app_key.key_id, left):
                 # The store may be back after the time that building the runtime and the lock have taken.
-                try:
-                    slot = self._read()
-                except StoreOutage as again:
-                    if again.doubtful:
-                        raise
+                slot = self._read_once()
+                if slot is None:
                     return self._issue_alone(view, view.app_key, outage)
         except EnvironmentFault as fault:
             raise EnvironmentFault(fault.code, f"{outage.args[0]}, and no token is issued: {fault.args[0]}") from outage
         return self._find_again(view, slot=slot)
+
+    def _read_once(self) -> Slot | None:
+        """The slot, or None when the store does not answer. Raises StoreOutage where that is doubtful."""
+        try:
+            return self._read()
+        except StoreOutage as outage:
+            if outage.doubtful:
+                raise
+            return None
 
     def _issue_alone(self, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
         """A token that another of this machine's callers has just cached, else one tokenP call. Under the lock."""
