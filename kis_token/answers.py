@@ -124,7 +124,8 @@ def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> St
     if status in (401, 403):
         said = message.lower()
         known = next((known for beginning, known in _OF_THE_GATEWAY if said.startswith(beginning)), None)
-        if known is None and (key_ended or answer.headers.get("sb-error-code", "").startswith("UNAUTHORIZED")):
+        is_the_gateway_s = answer.headers.get("sb-error-code", "").startswith("UNAUTHORIZED")
+        if known is None and (is_the_gateway_s or (status == 401 and key_ended is not None)):
             known = _NO_KEY
         if known is not None:
             return _misconfigured(known, shown, key_ended)
@@ -241,11 +242,12 @@ def _ambiguous(message: str) -> str:
     if len(names) != 1 or ", ".join(each[0] for each in found) != listed:
         return ""
     name = names.pop()
+    own = _form_in_sql(name)
     forms = [tuple(_pair(each) for each in one[2].split(", ") if each) for one in found]
     drops = [
         f"drop function public.{name}({', '.join(kind for _, kind in form)});"
         for form in forms
-        if form != _form_in_sql(name)
+        if own is not None and form != own
     ]
     return f"{name}. Those that sql/ does not make go with: {' '.join(drops)}" if drops else name
 

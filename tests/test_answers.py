@@ -279,7 +279,9 @@ def test_date_of_a_key_counts_for_the_key_alone(server: LoopbackServer) -> None:
     legacy = gateway(401, "Legacy API keys are disabled")
     assert {each.code for each in errors_of(server, legacy, ended)} == {"store-legacy-keys-disabled"}
     server.forget()
-    assert {each.code for each in errors_of(server, Response(502), ended)} == {"store-unreachable"}
+    for page in (Response(502), Response(403, PAGE, HTML)):
+        assert {each.code for each in errors_of(server, page, ended)} == {"store-unreachable"}
+        server.forget()
 
 
 def test_end_of_a_key_is_judged_by_the_answer_s_date(server: LoopbackServer) -> None:
@@ -356,9 +358,14 @@ def test_functions_that_are_listed_otherwise_are_not_repeated(listed: str) -> No
     assert f"{error}" == "Supabase has several functions of one name (HTTP 300 PGRST203) [store-function-ambiguous]"
 
 
-def test_a_function_that_postgrest_lists_twice() -> None:
-    """Where each form is that of sql/, there is nothing to drop; the name is told."""
-    form = "public.reseal(service => text, credential_type => text, value => text, replaces_version => bigint)"
-    error = code_error(300, "PGRST203", f"{BETWEEN}{form}, {form}")
-    assert "of one name (HTTP 300 PGRST203): reseal [" in f"{error}"
+RESEAL = "public.reseal(service => text, credential_type => text, value => text, replaces_version => bigint)"
+
+
+@pytest.mark.parametrize(
+    "listed", [f"{RESEAL}, {RESEAL}", "public.reseal_all(a => text), public.reseal_all()"], ids=["twice", "another's"]
+)
+def test_functions_that_need_not_be_dropped(listed: str) -> None:
+    """Where each form is that of sql/, or sql/ makes no function of this name, the name alone is told."""
+    error = code_error(300, "PGRST203", BETWEEN + listed)
+    assert "of one name (HTTP 300 PGRST203): reseal" in f"{error}"
     assert "drop" not in f"{error}"
