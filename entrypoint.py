@@ -200,9 +200,11 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
 
     clock = SystemClock()
     view = look(settings, read, cache, vault, clock, retry=Retry(clock, left, workflow.info))
-    if view.outage is not None and view.outage.lasting:
+    if view.outage is not None and view.outage.lasting and not view.outage.persists:
         return None, None  # the packages bring further certificates
     resolution = enough(view, settings)
+    if resolution is None and view.outage is not None and view.outage.persists and not settings.allow_expired:
+        raise view.outage  # the packages would not change the answer
     return view, remember(cache, resolution) if resolution is not None else None
 
 

@@ -67,16 +67,39 @@ REMEDIES: dict[str, str] = {
     "invalid-encryption-key": "Each line is one key: 32 bytes in base64, as kis-token keygen makes them.",
     "missing-encryption-key": "Set it to a key that kis-token keygen has made, or to several, one a line.",
     # store
-    "store-unreachable": "Look at status.supabase.com and at the project: a paused project has to be restored by hand.",
+    "store-unreachable": (
+        "The message says what was seen. If it stays so, look at the project in Supabase's dashboard, and at "
+        "status.supabase.com."
+    ),
+    "store-restricted": (
+        "Look at usage and billing of the organization in Supabase's dashboard: the restriction ends with the billing "
+        "period, with a larger plan or with the bill paid. Until then only cached tokens can be used."
+    ),
+    "store-paused": "Restore the project in Supabase's dashboard. On the free plan a project without use is paused.",
+    "store-database-read-only": (
+        "Look at the database's size and disk in Supabase's dashboard: free space or enlarge the disk, then turn the "
+        "read-only mode off. Stored tokens stay readable until they end."
+    ),
     "store-tls": "The certificate of supabase-url cannot be checked. Is there a proxy that needs its own certificate?",
-    "store-redirects": "supabase-url answers with a redirect. Give the address it leads to.",
+    "store-redirects": (
+        "Open supabase-url in a browser on this machine: log in where the network asks for it, and give the project's "
+        "own address where that is another one."
+    ),
     "store-not-supabase": "Copy the URL again from the project's API settings: https://<project>.supabase.co.",
     "store-key-rejected": "The key is not one of this project. Copy url and key from the same project.",
+    "store-key-expired": "Make another key and set supabase-key to it. For a reader's key see docs/security.md.",
+    "store-legacy-keys-disabled": (
+        "Set supabase-key to an sb_secret_ key from the project's API settings, or turn the legacy keys on again "
+        "there. The first part of a reader's key becomes the sb_publishable_ key."
+    ),
     "store-permission-denied": "Use the service_role or sb_secret_ key; if it is one already: " + _MIGRATE_HINT,
     "store-read-only": "Let a job that has the service_role or sb_secret_ key renew the token, such as the rotation.",
     "store-table-missing": _MIGRATE_HINT,
     "store-column-missing": _MIGRATE_HINT,
     "store-function-missing": _MIGRATE_HINT,
+    "store-function-ambiguous": (
+        "Run the statements that the message names in the SQL editor of the Supabase project. " + _MIGRATE_HINT
+    ),
     "store-value-too-large": "Somebody has put something else there. Store the right value again, or delete the row.",
     "store-rejected": "Supabase refused the request. Is this release newer than the tables? " + _MIGRATE_HINT,
     # tokens
@@ -178,24 +201,40 @@ class StoreError(KisTokenError):
 class StoreOutage(StoreError):
     """Supabase does not answer, or not as Supabase: the next link of the chain is asked.
 
-    ``doubtful`` says that the trouble may be this machine's, such as a proxy: it is no reason to issue alone.
-    ``lasting`` says that no repetition mends it, such as a certificate that cannot be checked. ``sent`` says that the
-    request may have reached Supabase and have had its effect.
+    ``doubtful`` says that the trouble may be this machine's, such as a proxy, or that a gateway works and has refused
+    the request: it is no reason to issue alone. ``lasting`` says that no repetition mends it, such as a certificate
+    that cannot be checked. ``sent`` says that the request may have reached Supabase and have had its effect.
+    ``persists`` says that an answer told of a state that lasts, such as a project over its quota: a second try shows
+    whether it was a hiccup, and further ones are in vain.
     """
 
-    retryable = True
-
     def __init__(
-        self, code: str, message: str, *, doubtful: bool = False, lasting: bool = False, sent: bool = True
+        self,
+        code: str,
+        message: str,
+        *,
+        doubtful: bool = False,
+        lasting: bool = False,
+        sent: bool = True,
+        persists: bool = False,
     ) -> None:
         super().__init__(code, message)
+        self.retryable = not (lasting or persists)
         self.doubtful = doubtful
         self.lasting = lasting
         self.sent = sent
+        self.persists = persists
 
 
 class StoreMisconfigured(StoreError):
-    """Supabase answers that something is not set up. The next link is not asked: that would hide it."""
+    """Supabase answers that something is not set up. The next link is not asked: that would hide it.
+
+    ``settles`` says that the same call may succeed once PostgREST has read the tables anew: it is repeated once.
+    """
+
+    def __init__(self, code: str, message: str, *, settles: bool = False) -> None:
+        super().__init__(code, message)
+        self.settles = settles
 
 
 class TokenError(KisTokenError):

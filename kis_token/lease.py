@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from kis_token.errors import KisTokenError, StoreOutage
+from kis_token.errors import KisTokenError, StoreMisconfigured, StoreOutage
 from kis_token.retry import Patience, Retry, at_most, briefly, to_the_end
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Lease:
             try:
                 return self._begin(send, has_token)
             except StoreOutage as outage:
-                if outage.lasting or has_token() or self.left() < LAPSE:
+                if outage.lasting or outage.persists or has_token() or self.left() < LAPSE:
                     raise
             self._clock.sleep(LAPSE)
 
@@ -122,6 +122,9 @@ class Lease:
             asked.append((self._clock.now(), self._clock.monotonic()))
             try:
                 return send(holder)
+            except StoreMisconfigured:
+                asked.pop()  # refused, so nothing was granted
+                raise
             except StoreOutage as outage:
                 if not outage.sent:
                     asked.pop()

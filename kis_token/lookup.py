@@ -270,7 +270,9 @@ def enough(view: View, settings: Settings) -> Resolution | None:
         if at_hand is None and view.outage is not None:
             raise view.outage
         if at_hand is None:
-            raise IssuanceError("no-valid-token", "Neither Supabase nor the cache has a valid token", retryable=False)
+            said = "; ".join(f"{link.name}: {link.said}" for link in view.links)
+            message = f"Neither Supabase nor the cache has a valid token ({said})"
+            raise IssuanceError("no-valid-token", message, retryable=False)
         warning = "" if view.certain else "Supabase did not say what time it is; this machine's clock was believed."
         return view.resolution(*at_hand, warning=warning)
     if settings.mode != "rotate" or view.stored is None or not view.is_surely_fresh(view.stored, LEAST_USEFUL):

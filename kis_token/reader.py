@@ -1,6 +1,6 @@
 """The warm read: a slot's keys and token in one GET, with the standard library alone.
 
-Also the one place that tells an outage of Supabase from a mistake in its set-up; ``supabase.py`` asks it too.
+Also the way to ``answers``, which judges what is no success, for the calls of ``supabase.py`` as well.
 """
 
 from __future__ import annotations
@@ -32,25 +32,6 @@ _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=timezone.utc), datetime(9000, 1
 READ_SECONDS = 5.0
 #: Characters of one stored value: no key or token is as long, sealed or not.
 LARGEST_VALUE = 64 * 1024
-
-_MISCONFIGURED = {
-    "42501": ("store-permission-denied", "Supabase does not let this key do that"),
-    "42P01": ("store-table-missing", f"Supabase has no table {TABLE}"),
-    "42704": ("store-table-missing", f"Supabase has no table {TABLE}"),  # its row type, in a function
-    "PGRST205": ("store-table-missing", f"Supabase has no table {TABLE}"),
-    "42703": ("store-column-missing", f"the table {TABLE} lacks a column"),
-    "PGRST204": ("store-column-missing", f"the table {TABLE} lacks a column"),
-    "PGRST202": ("store-function-missing", "Supabase lacks the functions that govern issuing"),
-    "42883": ("store-function-missing", "Supabase lacks the functions that govern issuing"),
-    "PGRST106": ("store-rejected", "Supabase does not expose the schema public"),
-    "PGRST301": ("store-key-rejected", "Supabase does not accept the key"),
-    "PGRST303": ("store-key-rejected", "Supabase does not accept the key"),
-}
-
-
-_LONGEST_CODE = len("PGRST000")
-#: Codes that pass by themselves: no connection, too busy, a deadlock, a shutdown, an internal error.
-_PASSING = ("08", "40", "53", "57", "58", "XX", "PGRST00")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,28 +93,10 @@ def _too_large() -> StoreMisconfigured:
 
 
 def store_error(status: int | None, code: str | None) -> StoreError:
-    """What a refusing answer means, from PostgREST's error ``code`` and, where that says nothing, the HTTP status.
+    """The error for a ``code`` that PostgREST told, with its HTTP status. Only a failure has to load what judges it."""
+    from kis_token.answers import code_error
 
-    Texts of the answer are left out: they may quote values.
-    """
-    if code in _MISCONFIGURED:
-        known, message = _MISCONFIGURED[code]
-        return StoreMisconfigured(known, f"{message} ({code})")
-    if status in (401, 403):
-        return StoreMisconfigured("store-key-rejected", f"Supabase does not accept the key (HTTP {status})")
-    # What has not the form of a code is not repeated: it may be any text.
-    named = code if code is not None and code.isalnum() and len(code) <= _LONGEST_CODE else ""
-    shown = " ".join(part for part in (f"HTTP {status}" if status else "", named) if part) or "no reason given"
-    if status is not None and 300 <= status < 400:
-        return StoreMisconfigured("store-redirects", f"Supabase answers with a redirect ({shown})")
-    if status == 404 and code is None:
-        return StoreMisconfigured(
-            "store-not-supabase", f"What answers at supabase-url is no Supabase project ({shown})"
-        )
-    passing = code is not None and code.startswith(_PASSING)
-    if status is not None and 400 <= status < 500 and status not in (408, 425, 429) and not passing:
-        return StoreMisconfigured("store-rejected", f"Supabase refused the request ({shown})")
-    return StoreOutage("store-unreachable", f"Supabase does not work ({shown})")
+    return code_error(status, code or "")
 
 
 def key_headers(key: str) -> dict[str, str]:
@@ -164,22 +127,34 @@ def read_slot(
         + (f"&expires_at=gt.{DATABASE_NOW}" if only_living else "")
     )
     answer = wire.exchange("GET", path, {**key_headers(key), "Accept": "application/json"}, seconds=seconds)
-    check_answer(answer)
+    check_answer(answer, key)
     if answer.status != 200:
-        raise store_error(answer.status, None)
+        raise StoreOutage("store-unreachable", f"Supabase answered with a part of the table (HTTP {answer.status})")
     return parse_slot(_json(answer), parse_http_date(answer.headers["Date"]))
 
 
-def check_answer(answer: Answer) -> None:
-    """Raise StoreOutage or StoreMisconfigured for an answer that is not one of success, or not whole."""
+def check_answer(answer: Answer, key: str) -> None:
+    """Raise StoreOutage or StoreMisconfigured for an answer that is not one of success, or not whole.
+
+    ``key`` is the one that was sent: where Supabase does not accept it, its own date may say why.
+    """
     if answer.is_cut:
         if answer.status == 200 and "json" in answer.headers.get("Content-Type", ""):
             raise _too_large()  # no outage: waiting does not mend it
         raise StoreOutage("store-unreachable", "Supabase's answer is too large")
     if not 200 <= answer.status < 300:
-        body = _json(answer)
-        code = body.get("code") if isinstance(body, dict) else None
-        raise store_error(answer.status, code if isinstance(code, str) else None)
+        from kis_token.answers import answer_error
+
+        raise answer_error(answer, _json(answer), _ended(key, parse_http_date(answer.headers["Date"])))
+
+
+def _ended(key: str, now: datetime | None) -> datetime | None:
+    """When ``key``, or a part of a reader's, has ended by its own date; None where it has not, or has none."""
+    from kis_token.token import claimed_time, parse_claims
+
+    now = now or datetime.now(timezone.utc)
+    ends = (claimed_time(parse_claims(word), "exp") for word in key.split())
+    return min((end for end in ends if end is not None and end <= now), default=None)
 
 
 def _json(answer: Answer) -> object:

@@ -131,7 +131,12 @@ class Resolver:
     def _look_again(self, view: View) -> View:
         """Where ``view`` shows an outage that leaves the caller without a token: what the store answers by now."""
         is_served = self._settings.mode in ("resolve", "check") and view.at_hand() is not None
-        slot = None if view.outage is None or is_served else self._read_once()
+        if view.outage is None or is_served:
+            return view
+        try:
+            slot = self._read_once()
+        except StoreOutage as outage:
+            return replace(view, outage=outage)
         return view if slot is None else self.look(view.refused_id, read=lambda: slot)
 
     def _find(self, view: View, tries: int = KEY_TRIES) -> Resolution:
@@ -227,7 +232,7 @@ class Resolver:
         """A valid token or, as the last resort, one that is issued alone: single flight then ends at this machine.
 
         Only in a call in which the store has answered nothing at all, and not where this machine's certificates or
-        proxy keep it from answering.
+        proxy keep it from answering, or a gateway works and has refused the request (3xx, 4xx).
         """
         try:
             return self._fall_back(view, outage)
@@ -250,10 +255,12 @@ class Resolver:
         return self._find_again(view, slot=slot)
 
     def _read_once(self) -> Slot | None:
-        """The slot, or None when the store does not answer."""
+        """The slot, or None when the store does not answer. Raises StoreOutage where that is doubtful."""
         try:
             return self._read()
-        except StoreOutage:
+        except StoreOutage as outage:
+            if outage.doubtful:
+                raise
             return None
 
     def _issue_alone(self, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:

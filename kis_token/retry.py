@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from kis_token.errors import StoreOutage
+from kis_token.errors import StoreMisconfigured, StoreOutage
 from kis_token.limits import ISSUE_BUDGET
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ LONGEST_PATIENCE = 45.0
 
 #: The first pause in seconds, which doubles each time, and the longest; both before jitter.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+
+#: Seconds after which a call is repeated that PostgREST refused for want of a table, column or function: it reads the
+#: schema anew when sql/ has run or a backup was restored, and until then it goes by the one before.
+SETTLING = 2.0
 
 #: With fewer seconds of patience than this there is no further try.
 _LEAST = 0.05
@@ -69,22 +73,32 @@ class Retry:
     def run(self, ask: Callable[[], _Answer], patience: Callable[[], Patience]) -> _Answer:
         """The answer of ``ask``, which raises StoreOutage when it fails. ``patience`` is asked for after each failure.
 
-        Raises the last StoreOutage when the patience is over, and at once when it is a lasting one.
+        Raises the last StoreOutage when the patience is over, and at once when it is a lasting one; it is doubtful if
+        any before it was. Raises StoreMisconfigured at once, or after one more try if it `settles`.
         """
-        started, pause = self._clock.monotonic(), _FIRST_PAUSE
+        started, pause, is_doubtful, has_settled = self._clock.monotonic(), _FIRST_PAUSE, False, False
         while True:
             try:
                 return ask()
+            except StoreMisconfigured as error:
+                if not error.settles or has_settled:
+                    raise
+                more = patience()(self._clock.monotonic() - started, self._left())
+                if more < _LEAST:
+                    raise
+                has_settled, wait = True, min(SETTLING, more)
+                self._tell(f"{error}; PostgREST may not have read the new tables yet: asking once more in {wait:.2g} s")
             except StoreOutage as outage:
-                elapsed = self._clock.monotonic() - started
-                more = patience()(elapsed, self._left())
+                is_doubtful = outage.doubtful = outage.doubtful or is_doubtful
+                limit = at_most(BRIEFLY, patience()) if outage.persists else patience()
+                more = limit(self._clock.monotonic() - started, self._left())
                 if outage.lasting or more < _LEAST:
                     raise
                 # The last try is at the end of the patience, not up to a whole pause before it.
                 wait = min(self._clock.jitter(0.5 * pause, 1.5 * pause), more)
+                pause = min(2 * pause, _LONGEST_PAUSE)
                 self._say(outage, more)
             self._clock.sleep(wait)
-            pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _say(self, outage: StoreOutage, seconds: float) -> None:
         if not self._told and seconds > 2 * BRIEFLY:

@@ -22,7 +22,6 @@ from kis_token.reader import (
     parse_http_date,
     parse_slot,
     read_slot,
-    store_error,
 )
 from kis_token.retry import Retry, at_most, to_the_end
 from kis_token.token import Token, parse_instant
@@ -317,7 +316,7 @@ class SupabaseStore:
                     client = self._get_client()
                 return parse(call(client))
             except SupabaseException:
-                raise store_error(400, "client") from None
+                raise StoreMisconfigured("store-key-rejected", "The supabase library takes no such key") from None
             except (ValueError, RecursionError, PostgrestAPIError):  # not JSON, or not PostgREST's; the errors quote it
                 raise StoreOutage("store-unreachable", "Supabase's answer cannot be read") from None
 
@@ -330,7 +329,7 @@ class SupabaseStore:
 
             from kis_token.transport import WireTransport, open_http
 
-            self._transport = WireTransport(self._wire, lambda: min(CALL_SECONDS, self._left()))
+            self._transport = WireTransport(self._wire, self._key, lambda: min(CALL_SECONDS, self._left()))
             headers = key_headers(self._key)
             options = ClientOptions(
                 headers={"Authorization": headers["Authorization"]},

@@ -22,15 +22,18 @@ _OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
 
 
 class WireTransport(httpx.BaseTransport):
-    """Each request takes at most ``seconds()``. Raises StoreOutage and StoreMisconfigured for a refusing answer.
+    """Each request takes at most ``seconds()``; ``key`` is the one that the client sends.
+
+    Raises StoreOutage and StoreMisconfigured for a refusing answer.
 
     Attributes:
         date: the Date header of the last answer; None when it had none.
     """
 
-    def __init__(self, wire: Wire, seconds: Callable[[], float]) -> None:
+    def __init__(self, wire: Wire, key: str, seconds: Callable[[], float]) -> None:
         self.date: str | None = None
         self._wire = wire
+        self._key = key
         self._seconds = seconds
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -43,7 +46,7 @@ class WireTransport(httpx.BaseTransport):
             seconds=self._seconds(),
             body=request.read() or None,
         )
-        check_answer(answer)
+        check_answer(answer, self._key)
         if answer.status == 200 and not answer.body.strip():
             # The client would take it for an empty list.
             raise StoreOutage("store-unreachable", "Supabase's answer cannot be read")

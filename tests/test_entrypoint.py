@@ -210,6 +210,22 @@ def test_cached_token_serves_when_supabase_is_down(sandbox: Sandbox, tool_cache:
     assert sandbox.kis.counts("production").calls == 1
 
 
+def test_project_over_its_quota_costs_no_packages(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The cached token with a warning that names the quota; where nothing is cached the step fails with that."""
+    issue_token(sandbox)
+    run_step(inputs_of(sandbox), tmp_path / "job")
+    message = "Service for this project is restricted due to the following violations: exceed_egress_quota."
+    sandbox.supabase.server.add_fault(Fault("answer", times=99, response=Response(402, {"message": message})))
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "job", UNREACHABLE_INDEX)
+    without = run_step(inputs_of(sandbox), tmp_path / "other", UNREACHABLE_INDEX)
+
+    assert_succeeded(ended, "cache")
+    assert "(HTTP 402 Payment Required): exceed_egress_quota [store-restricted]" in ended.log
+    assert without.public == failure("store-restricted")
+    assert sandbox.kis.counts("production").calls == 1
+
+
 def test_warm_resolve_fills_the_cache(sandbox: Sandbox, tmp_path: Path) -> None:
     """A token that came from Supabase is cached, 0600, for a later step without Supabase."""
     issue_token(sandbox)
@@ -905,7 +921,7 @@ def test_token_is_in_no_other_file(sandbox: Sandbox, tool_cache: Path, tmp_path:
 
 
 def test_redirect_is_not_followed(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A redirecting Supabase is a mistake in the URL; the key is not carried along."""
+    """A redirect ends the step at once, with nothing cached; the key is not carried along."""
     away = Response(302, b"", {"Location": sandbox.kis.production_url})
     sandbox.supabase.server.add_fault(Fault("answer", response=away))
 

@@ -32,6 +32,8 @@ PACKAGE = Path(kis_token.__file__).parent
 
 RETRYABLE = [
     (StoreOutage("store-unreachable", "x"), True),
+    (StoreOutage("store-tls", "x", lasting=True), False),
+    (StoreOutage("store-restricted", "x", persists=True), False),
     (StoreMisconfigured("store-table-missing", "x"), False),
     (TokenError("token-unusable", "x"), False),
     (IssuerRefused("EGW00103"), False),

@@ -93,7 +93,7 @@ def test_functions_missing_do_not_stop_a_living_token(chain: Chain) -> None:
     token = make_token(left=5 * MINUTE, age=23 * HOUR)
     chain.database.put_token(token)
     missing = {"code": "PGRST202", "message": "Could not find the function", "details": None, "hint": None}
-    chain.supabase.server.add_fault(Fault("answer", BEGIN, response=Response(404, missing)))
+    chain.supabase.server.add_fault(Fault("answer", BEGIN, 2, Response(404, missing)))
 
     got = chain.resolve()
     assert (got.token.token_id, chain.issue_calls) == (token.token_id, 0)

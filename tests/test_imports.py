@@ -26,6 +26,7 @@ LAYERS = {
     "manifest": 2,
     "ports": 1,
     "sealing": 2,
+    "answers": 1,
     "reader": 2,
     "cache": 2,
     "rotation": 2,

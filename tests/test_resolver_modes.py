@@ -258,6 +258,27 @@ def test_check_never_issues(chain: Chain) -> None:
     assert (chain.issue_calls, set(chain.store_calls)) == (0, {"read"})
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("{}", "supabase: The stored value is not JSON with a member access_token"),
+        ("not JSON", "supabase: The stored value is not JSON with a member access_token"),
+        (dead_token().to_json(), "supabase: its token has expired"),
+        (None, "supabase: no token is stored"),
+    ],
+    ids=["empty", "text", "expired", "none"],
+)
+def test_check_says_why_there_is_no_token(chain: Chain, value: str | None, said: str) -> None:
+    """The error has what each link said: a row that cannot be read is not the same as none."""
+    if value is not None:
+        chain.database.put("access_token", value)
+    with pytest.raises(IssuanceError) as caught:
+        chain.resolve(mode="check")
+    reasons = f"{said}; cache: there is no cache file"
+    assert f"{caught.value}" == f"Neither Supabase nor the cache has a valid token ({reasons}) [no-valid-token]"
+    assert chain.issue_calls == 0
+
+
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 @pytest.mark.parametrize("left", [HOUR, -MINUTE], ids=["living", "expired"])
 def test_a_failed_renewal_is_an_error_whatever_is_allowed(chain: Chain, mode: str, left: timedelta) -> None:

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from kis_token.errors import StoreMisconfigured, StoreOutage
 from kis_token.limits import ISSUE_BUDGET
-from kis_token.retry import BRIEFLY, LONGEST_PATIENCE, Patience, Retry, at_most, briefly, patiently, to_the_end
+from kis_token.retry import (
+    BRIEFLY,
+    LONGEST_PATIENCE,
+    SETTLING,
+    Patience,
+    Retry,
+    at_most,
+    briefly,
+    patiently,
+    to_the_end,
+)
 from tests.support import TurnedClock
 
 NOON = datetime(2027, 1, 4, 12, tzinfo=timezone.utc)
@@ -158,6 +168,60 @@ def test_what_no_repetition_mends_is_raised_at_once(error: Exception) -> None:
     with pytest.raises(type(error)):
         run(failing, clock, to_the_end)
     assert failing.asked == 1
+
+
+@pytest.mark.parametrize("patience", [briefly, patiently, to_the_end])
+def test_answer_that_stays_the_same_is_given_up_within_a_second(patience: Patience) -> None:
+    """It is asked for again, as after any hiccup, but not for longer, however much patience there is."""
+    clock = TurnedClock()
+    outage = StoreOutage("store-restricted", "over quota", doubtful=True, persists=True)
+    assert run(Failing(clock, 1, error=outage), clock, patience)[0] == "answer"
+    clock = TurnedClock()
+    failing = Failing(clock, 99, error=outage)
+    with pytest.raises(StoreOutage):
+        run(failing, clock, patience)
+    assert (failing.asked >= 2, sum(clock.slept) <= BRIEFLY) == (True, True)
+
+
+MISSING = StoreMisconfigured("store-table-missing", "no table", settles=True)
+
+
+@pytest.mark.parametrize(("patience", "pause"), [(briefly, BRIEFLY), (patiently, SETTLING), (to_the_end, SETTLING)])
+def test_schema_that_may_be_newer_is_asked_for_once_more(patience: Patience, pause: float) -> None:
+    """After one pause, which a caller with a token keeps short; one line says why. The second answer is the error."""
+    clock = TurnedClock()
+    answer, told = run(Failing(clock, 1, error=MISSING), clock, patience)
+    assert (answer, len(told)) == ("answer", 1)
+    assert clock.slept == pytest.approx([pause], abs=0.01)
+    assert "[store-table-missing]" in told[0]
+    failing = Failing(clock, 9, error=MISSING)
+    with pytest.raises(StoreMisconfigured):
+        run(failing, clock, patience)
+    assert failing.asked == 2
+
+
+def test_schema_is_not_asked_for_without_time() -> None:
+    """A caller whose time is over gets the error at once."""
+    clock = TurnedClock()
+    failing = Failing(clock, 9, error=MISSING)
+    with pytest.raises(StoreMisconfigured):
+        run(failing, clock, to_the_end, left=1)
+    assert (failing.asked, clock.slept) == (1, [])
+
+
+def test_one_doubtful_outage_makes_the_last_one_doubtful() -> None:
+    """What one try has shown is not forgotten for the next one's failure; another call is judged by itself."""
+    clock = TurnedClock()
+    doubts = [True]
+
+    def ask() -> None:
+        raise StoreOutage("store-unreachable", "Supabase does not answer", doubtful=bool(doubts) and doubts.pop())
+
+    retry = Retry(clock, lambda: 60.0, print)
+    for is_doubtful in (True, False):
+        with pytest.raises(StoreOutage) as caught:
+            retry.run(ask, lambda: briefly)
+        assert caught.value.doubtful is is_doubtful
 
 
 @given(st.floats(0, 3600), st.floats(0, 3600))

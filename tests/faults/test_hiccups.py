@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _Answer = TypeVar("_Answer")
 
 HICCUPS = {
-    **OUTAGES,
+    **{name: fault for name, fault in OUTAGES.items() if name != "redirect"},  # a redirect is never a hiccup
     "502": Fault("answer", response=html_response(502)),
     "504": Fault("answer", response=Response(504, {"code": "PGRST003", "message": "timed out"})),
     "database-starts": Fault("answer", response=Response(503, {"code": "PGRST002", "message": "no schema cache"})),

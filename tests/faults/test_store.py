@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from psycopg import sql
 
 from kis_token.errors import IssuerOutage, StoreError, StoreMisconfigured, StoreOutage
 from kis_token.sandbox.kis_http import TOKEN_PATH, html_response
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
-from tests.chain import WatchedIssuer, stale_token
+from kis_token.sandbox.postgrest import PostgRESTStandIn
+from tests.chain import Chain, WatchedIssuer, stale_token
 from tests.faults import ground
 from tests.faults.ground import (
     ABORT,
@@ -26,10 +28,17 @@ from tests.faults.ground import (
 )
 from tests.races.children import SECONDS
 from tests.races.crowd import held
-from tests.support import make_token
+from tests.support import ANON_KEY, SERVICE_KEY, make_token
 
 if TYPE_CHECKING:
-    from tests.chain import Chain
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from kis_token.sandbox.emulator import KISEmulator
+    from tests.support import Database
+
+#: How Supabase says that a project is over its quota.
+RESTRICTED = "Service for this project is restricted due to the following violations: {}. Upgrade the plan."
 
 OUTAGES = {
     "reset": Fault("reset"),
@@ -40,30 +49,52 @@ OUTAGES = {
     "522": Fault("answer", response=html_response(522)),
     "540": Fault("answer", response=Response(540, {"message": "Project paused"})),
     "429": Fault("answer", response=Response(429, {"message": "Too many requests"})),
+    "403-page": Fault("answer", response=html_response(403)),
     "html-200": Fault("answer", response=html_response(200)),
     "empty-200": Fault("answer", response=Response(200)),
     "other-json": Fault("answer", response=Response(200, {"message": "hello"})),
 }
+#: Answers that tell of a state that lasts, and their codes.
+PERSISTENT = {
+    "402": (Response(402, {"message": RESTRICTED.format("exceed_egress_quota")}), "store-restricted"),
+    "404": (html_response(404), "store-not-supabase"),
+    "redirect": (Response(302, b"", {"Location": "https://example.com/"}), "store-redirects"),
+}
+#: Where these answer, something works: that is no reason to issue alone.
+GATEWAYS = ("429", "403-page", *PERSISTENT)
+OUTAGES |= {name: Fault("answer", response=response) for name, (response, _) in PERSISTENT.items()}
+#: Where it is not ``store-unreachable``.
+CODES = {"540": "store-paused", **{name: code for name, (_, code) in PERSISTENT.items()}}
+
 #: The code that a mistake in the set-up ends in.
 MISTAKES = {
     "401": (Response(401, {"message": "Invalid API key"}), "store-key-rejected"),
-    "403": (Response(403), "store-key-rejected"),
-    "404": (html_response(404), "store-not-supabase"),
-    "redirect": (Response(302, b"", {"Location": "https://example.com/"}), "store-redirects"),
+    "legacy-key": (Response(401, {"message": "Legacy API keys are disabled"}), "store-legacy-keys-disabled"),
     "no-table": (Response(404, {"code": "PGRST205", "message": "no table"}), "store-table-missing"),
+    "two-functions": (Response(300, {"code": "PGRST203", "message": "x"}), "store-function-ambiguous"),
 }
 
 #: How callers can take all of these outages: nothing was sent, an answer was lost, an error was answered, or nonsense.
-OUTCOMES = ("refused", "unresolvable", "reset", "503", "html-200")
+OUTCOMES = ("refused", "unresolvable", "reset", "503", "html-200", "402")
 
 #: A read can also fail for the name; what comes after the read cannot.
 AFTER_THE_READ = ("refused", *OUTAGES)
 READ = ("unresolvable", *AFTER_THE_READ)
 
-whole = pytest.mark.parametrize("name", READ)
+whole = pytest.mark.parametrize("name", [name for name in READ if name not in GATEWAYS])
 each_outcome = ground.each_outcome(AFTER_THE_READ, OUTCOMES)
 each_outcome_of_a_read = ground.each_outcome(READ, OUTCOMES)
 mistaken = pytest.mark.parametrize("name", MISTAKES)
+
+
+def postgrest_error(status: int, code: str) -> Response:
+    """An error of PostgREST's."""
+    return Response(status, {"code": code, "message": "x", "details": None, "hint": None})
+
+
+def code_of(name: str) -> str:
+    """The code of the outage ``name``, as a message shows it."""
+    return f"[{CODES.get(name, 'store-unreachable')}]"
 
 
 def fail(chain: Chain, name: str, path: str = "/") -> dict[str, str]:
@@ -106,7 +137,7 @@ def test_cached_token_is_used(chain: Chain, name: str, policy: str) -> None:
         got = chain.resolve(on_store_outage=policy, **inputs)
 
     assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "cache", 0)
-    assert_warned(got, "[store-unreachable]", "the cached token is used")
+    assert_warned(got, code_of(name), "the cached token is used")
 
 
 @whole
@@ -120,10 +151,104 @@ def test_without_a_cached_token_one_is_issued(chain: Chain, name: str) -> None:
 
     assert (got.source, got.refreshed, chain.issue_calls) == ("oauth", True, 1)
     assert (again.source, again.token.token_id) == ("cache", got.token.token_id)
-    assert_warned(got, "[store-unreachable]", "other machines do not see")
+    assert_warned(got, code_of(name), "other machines do not see")
     mend(chain)
     assert chain.resolve().source == "cache"
     assert (chain.database.stored_id(), chain.issue_calls) == (got.token.token_id, 1)
+
+
+@pytest.mark.parametrize("name", GATEWAYS)
+def test_a_gateway_that_works_is_no_reason_to_issue_alone(chain: Chain, name: str) -> None:
+    """With nothing cached a redirect or a 4xx is the error, in its own words.
+
+    It is given up within a second where patience does not help.
+    """
+    clock = chain.clock()
+    fail(chain, name)
+
+    with stored_stays(chain), pytest.raises(StoreOutage) as caught:
+        chain.resolve(clock)
+
+    assert (code_of(name) in f"{caught.value}", chain.issue_calls) == (True, 0)
+    assert f"HTTP {OUTAGES[name].response.status}" in f"{caught.value}"
+    assert (sum(clock.slept) < 1) is (name in PERSISTENT)
+    mend(chain)
+    assert (chain.resolve().source, chain.issue_calls) == ("oauth", 1)
+
+
+def test_one_refusal_of_a_gateway_among_the_tries_is_enough(chain: Chain) -> None:
+    """Where a gateway has answered at the first try, something works, whatever comes of the other tries."""
+    chain.supabase.server.add_fault(replace(OUTAGES["429"], path=TABLE))
+    chain.supabase.server.add_fault(replace(OUTAGES["503"], path=TABLE, times=99))
+
+    error = error_of(chain)
+
+    assert ("HTTP 503" in f"{error}", chain.issue_calls) == (True, 0)
+
+
+def test_a_gateway_that_refuses_the_last_look_is_enough(chain: Chain) -> None:
+    """The look with the machine's lock in hand may show that something works by now."""
+    resolver = chain.resolver()
+    fail(chain, "503")
+    view = resolver.look()
+    mend(chain)
+    for name in ("503", "403-page"):  # the first look of resolve, and the one under the lock
+        chain.supabase.server.add_fault(replace(OUTAGES[name], path=TABLE))
+
+    with pytest.raises(StoreOutage) as caught:
+        resolver.resolve(view)
+
+    assert ("HTTP 403" in f"{caught.value}", chain.issue_calls) == (True, 0)
+
+
+def test_a_restored_table_that_postgrest_does_not_know_yet(chain: Chain) -> None:
+    """A read that is refused for want of the table is repeated once, after a pause, with a line that says so."""
+    token = make_token()
+    chain.database.put_token(token)
+    clock = chain.clock()
+    missing = postgrest_error(404, "PGRST205")
+    chain.supabase.server.add_fault(Fault("answer", TABLE, response=missing))
+
+    got = chain.resolve(clock)
+
+    assert (got.token.token_id, got.warnings, clock.slept) == (token.token_id, (), [2.0])
+    assert [line for line in chain.told if "[store-table-missing]" in line and "once more" in line] == chain.told
+
+
+@pytest.mark.parametrize("path", [BEGIN, COMMIT], ids=["begin", "commit"])
+def test_functions_that_postgrest_does_not_know_yet(chain: Chain, path: str) -> None:
+    """The same for a function: the turn begins with the call that was taken, and one token is issued and stored."""
+    clock = chain.clock()
+    chain.supabase.server.add_fault(Fault("answer", path, response=postgrest_error(404, "PGRST202")))
+
+    got = chain.resolve(clock)
+
+    assert (got.source, got.warnings, clock.slept, chain.issue_calls) == ("oauth", (), [2.0], 1)
+    assert chain.database.stored_id() == got.token.token_id
+
+
+def test_a_read_only_database(make_database: Callable[[], Database], kis: KISEmulator, tmp_path: Path) -> None:
+    """Its tokens are read; a renewal ends within a second with an error that names the disk, and KIS is not asked."""
+    project = make_database()
+    name = project.owner.info.dbname
+    with PostgRESTStandIn(project.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as supabase:
+        chain = Chain(supabase, kis, project, tmp_path)
+        clock, token = chain.clock(), stale_token()
+        setting = sql.SQL("alter database {} set default_transaction_read_only = on").format(sql.Identifier(name))
+        project.owner.execute(setting)
+        supabase.stop()
+        supabase.start()
+
+        with pytest.raises(StoreOutage) as caught:
+            chain.resolve(clock)
+        assert (caught.value.code, sum(clock.slept) < 1, chain.issue_calls) == ("store-database-read-only", True, 0)
+        assert "usually because its disk is full (HTTP 405 25006)" in f"{caught.value}"
+        project.put_token(token)  # its own connection is older than the setting
+        got = chain.resolve()
+        assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "supabase", 0)
+        assert_warned(got, "[store-database-read-only]")
+        for store in chain.stores:
+            store.close()
 
 
 @each_outcome_of_a_read
@@ -135,7 +260,7 @@ def test_told_to_fail_nothing_is_issued(chain: Chain, name: str) -> None:
         error = error_of(chain, on_store_outage="fail", **inputs)
 
     assert isinstance(error, StoreOutage)
-    assert (error.code, error.retryable, chain.issue_calls) == ("store-unreachable", True, 0)
+    assert (code_of(name), error.retryable, chain.issue_calls) == (f"[{error.code}]", name not in PERSISTENT, 0)
 
 
 @mistaken
@@ -150,7 +275,7 @@ def test_a_mistake_is_not_passed_over(chain: Chain, name: str) -> None:
 
     assert isinstance(error, StoreMisconfigured)
     assert (error.code, error.retryable, chain.issue_calls) == (code, False, 0)
-    assert len(chain.store_calls) == 1
+    assert len(chain.store_calls) == (2 if name == "no-table" else 1)  # PostgREST may know of a table a little later
 
 
 # after the read, when a turn is asked for
@@ -169,7 +294,7 @@ def test_a_stale_token_outlives_begin(chain: Chain, name: str) -> None:
         got = resolver.resolve(view)
 
     assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "supabase", 0)
-    assert_warned(got, "[store-unreachable]")
+    assert_warned(got, code_of(name))
 
 
 @each_outcome
@@ -177,7 +302,8 @@ def test_a_stale_token_outlives_begin(chain: Chain, name: str) -> None:
 def test_a_store_that_has_answered_is_not_out(chain: Chain, name: str, policy: str) -> None:
     """With nothing valid, a failure of begin after a good read is the error: nobody issues beside a store that works.
 
-    The caller asks until its time is over. A later caller gets a turn, at once or when a lost one has lapsed.
+    The caller asks until its time is over, unless patience does not help. A later caller gets a turn, at once or when a
+    lost one has lapsed.
     """
     clock = chain.clock()
     resolver = chain.resolver(clock, on_store_outage=policy)
@@ -187,8 +313,8 @@ def test_a_store_that_has_answered_is_not_out(chain: Chain, name: str, policy: s
     with stored_stays(chain), pytest.raises(StoreOutage) as caught:
         resolver.resolve(view)
 
-    assert (caught.value.code, chain.issue_calls) == ("store-unreachable", 0)
-    assert clock.monotonic() - started > 120
+    assert (f"[{caught.value.code}]", chain.issue_calls) == (code_of(name), 0)
+    assert (clock.monotonic() - started > 120) is (name not in PERSISTENT)
     mend(chain)
     assert (chain.resolve().source, chain.issue_calls) == ("oauth", 1)
 
@@ -223,7 +349,7 @@ def test_an_issued_token_outlives_commit(chain: Chain, name: str, policy: str) -
     got = chain.resolve(None, issuer, on_store_outage=policy)
 
     assert (got.source, got.refreshed, chain.cached_id()) == ("oauth", True, got.token.token_id)
-    assert_warned(got, "could not be stored", "[store-unreachable]")
+    assert_warned(got, "could not be stored", code_of(name))
     has_effect = name == "broken-off"  # half of the true answer: only the caller does not know that it was stored
     assert (rows(chain.database) != before) is has_effect
     mend(chain)
