@@ -164,6 +164,7 @@ class TokenKeeper:
             try:
                 self._held = renew()
             except KisTokenError as error:
+                _log(error.warnings)
                 renewals.failures = [error]
                 raise
             return self._held
@@ -175,8 +176,7 @@ class TokenKeeper:
             return self._hold(resolver.resolve(resolver.look(refused_id, held=held)), refused_id)
 
     def _hold(self, resolution: Resolution, replaces: str | None) -> Held:
-        for warning in resolution.warnings:
-            _LOG.warning("%s", warning)
+        _log(resolution.warnings)
         token, app_key = resolution.token, self._remember(resolution.app_key)
         is_fresh = token.state(resolution.now, self._settings.min_validity) is State.FRESH
         held = Held(token, app_key, replaces, resolution.now - self._clock.now(), self._clock.monotonic())
@@ -191,7 +191,7 @@ class TokenKeeper:
             message = f"KIS cannot be called: {self._settings.service_name} has no app key"
             raise IssuanceError("missing-app-key", message, retryable=False)
         self._app_key = app_key
-        self._settings = replace(self._settings, app_key=app_key.key, app_secret=app_key.secret)
+        self._settings = replace(self._settings, app_key=app_key.key, app_secret=app_key.secret, keys_slot=app_key.slot)
         return app_key
 
     def _open(self, settings: Settings) -> AbstractContextManager[Resolver]:
@@ -199,3 +199,8 @@ class TokenKeeper:
 
     def _later(self, seconds: float) -> float:
         return self._clock.monotonic() + self._clock.jitter(0.5 * seconds, 1.5 * seconds)
+
+
+def _log(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        _LOG.warning("%s", warning)

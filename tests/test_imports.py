@@ -18,6 +18,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in 
 LAYERS = {
     "errors": 0,
     "clock": 0,
+    "values": 0,
     "token": 1,
     "config": 1,
     "workflow": 1,
@@ -47,7 +48,8 @@ LAYERS = {
     "transport": 3,
     "folders": 0,
     "files": 1,
-    "waiting": 2,
+    "app_keys": 2,
+    "waiting": 3,
     "lease": 4,
     "flight": 5,
     "resolver": 6,
@@ -70,6 +72,8 @@ LAYERS = {
 
 FAST = (
     "config",
+    "values",
+    "app_keys",
     "token",
     "errors",
     "clock",
