@@ -170,7 +170,7 @@ class _Reader:
             notes=tuple(self._notes),
         )
         if self._faults:
-            raise SettingsError(self._faults)
+            raise SettingsError(self._faults, self._notes)
         return settings
 
     def _text(self, name: str, *variables: str) -> str:

@@ -182,8 +182,9 @@ class KisTokenError(Exception):
 class SettingsError(KisTokenError):
     """Inputs or variables that make no sense. ``faults`` holds one error for each, and at least one."""
 
-    def __init__(self, faults: list[tuple[str, str]]) -> None:
+    def __init__(self, faults: list[tuple[str, str]], warnings: Iterable[str] = ()) -> None:
         super().__init__(faults[0][0], faults[0][1])
+        self.warn(warnings)
         self.faults = [KisTokenError(code, message) for code, message in faults]
 
 

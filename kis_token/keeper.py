@@ -108,6 +108,10 @@ class TokenKeeper:
         settings = replace(self._settings, mode="force" if force else "rotate", refresh_after=REFRESH_AFTER)
         self._once(held, lambda: self._resolve(settings))
 
+    def find_limit(self) -> TokenRefreshLimitError | None:
+        """Why KIS would give no other token yet; None when it would."""
+        return self._limit(self.ready())
+
     def app_key(self) -> AppKey:
         """Key and secret of the account: the stored ones, else those of the settings. Needs no token."""
         if self._app_key is not None:

@@ -153,12 +153,13 @@ class KISIssuer:
         credentials: Credentials | None = None,
         may_send: Callable[[], bool] | None = None,
         headers: Mapping[str, str] | None = None,
-        **arguments: Mapping[str, str],
+        params: Mapping[str, str] | None = None,
+        json: Mapping[str, str] | None = None,
     ) -> Response:
         """One request on a connection of its own, and its answer, at any HTTP status."""
         from kis_token.kis_session import Session, prepare
 
-        request = prepare(method, self.base_url + path, headers or {}, **arguments)
+        request = prepare(method, self.base_url + path, headers or {}, params=params, json=json)
         if credentials is not None:
             request = credentials.added_to(request)
         session, self._unused = self._unused or Session(self.base_url), None

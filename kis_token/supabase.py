@@ -314,7 +314,7 @@ class SupabaseStore:
         def ask() -> _Result:
             try:
                 with no_fork():  # making a client imports as well
-                    client = self._get_client()
+                    client = self.get_client()
                 return parse(call(client))
             except SupabaseException:
                 raise store_error(400, "client") from None
@@ -323,8 +323,8 @@ class SupabaseStore:
 
         return self._repeat(ask, CALL_SECONDS)
 
-    def _get_client(self) -> Client:
-        """The client, made at the first use."""
+    def get_client(self) -> Client:
+        """The client, made at the first use. It raises errors of its own, which the other methods translate."""
         if self._client is None:
             from supabase import ClientOptions, create_client
 

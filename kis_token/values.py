@@ -126,7 +126,8 @@ def is_placeholder(text: str) -> bool:
         or any(mark in small for mark in ("your_", "your-", "your ", "{{", "}}", "${", "$("))
         or small.endswith(("_here", "-here", " here"))
         or small.replace("_", "").replace("-", "") in ("changeme", "replaceme")
-        or set(small) in ({"x"}, {"*"}, {"."})
+        or set(small) in ({"*"}, {"."})
+        or (len(small) > 2 and set(small) == {"x"})
         or (small[0] == "$" and small[1:2].isalpha())
         or (text.startswith(("KIS_", "SUPABASE_")) and text.isupper() and text.replace("_", "").isalpha())
     )
@@ -235,7 +236,7 @@ def parse_host_url(text: str, hosts: set[str]) -> str | None:
 def _has_placeholder(url: str) -> bool:
     """Whether the project's name is still to be filled in. Other hosts may have any name."""
     name, _, rest = (url.partition("://")[2] or url).partition(".")
-    return is_masked(url) or (rest.lower()[:9] in ("", "supabase.") and (is_placeholder(name) or set(name) == {"x"}))
+    return is_masked(url) or (rest.lower()[:9] in ("", "supabase.") and is_placeholder(name))
 
 
 def find_url_fault(text: str) -> str:

@@ -300,9 +300,17 @@ def test_another_key_than_the_project_s_is_named(case: str) -> None:
     assert (found, words in message) == (code, True)
 
 
-@pytest.mark.parametrize("key", [jwt(role="service_role", ref=REF), jwt(role="service_role"), SERVICE_KEY])
-def test_right_keys_of_a_project(key: str) -> None:
+RIGHT_KEYS = {
+    "JWT": jwt(role="service_role", ref=REF),
+    "JWT of one's own": jwt(role="service_role"),
+    "secret": SERVICE_KEY,
+}
+
+
+@pytest.mark.parametrize("case", RIGHT_KEYS)
+def test_right_keys_of_a_project(case: str) -> None:
     """A key of this project, and one that names none, is left to Supabase."""
+    key = RIGHT_KEYS[case]
     settings = make_settings(SUPABASE_URL=URL, SUPABASE_SERVICE_ROLE_KEY=key)
     assert (settings.supabase_key == key, settings.notes) == (True, ())
 
