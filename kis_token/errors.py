@@ -264,7 +264,15 @@ class AppKeyChanged(IssuanceError):
 
 
 class TokenRefreshLimitError(IssuanceError):
-    """The token was issued less than 23 hours ago, and one a day is what KIS allows."""
+    """The token was issued less than 23 hours ago, and one a day is what KIS allows.
+
+    Code of the guide's kind raises it with a text alone.
+    """
+
+    def __init__(self, code: str, message: str | None = None, *, retryable: bool = False) -> None:
+        if message is None:
+            code, message = "token-too-young", code
+        super().__init__(code, message, retryable=retryable)
 
 
 class CacheError(KisTokenError):
