@@ -1,4 +1,4 @@
-"""Whose app key it is: the one that the caller gave, or the one stored in the slot; and what KIS says against it."""
+"""An account's app key and secret: given by the caller or stored in the slot, and the error when KIS refuses them."""
 
 from __future__ import annotations
 
@@ -54,6 +54,6 @@ def origin(app_key: AppKey, given_as: str = _GIVEN_AS["EGW00103"]) -> str:
 
 
 def refused(kis_code: str, app_key: AppKey, to: str = "") -> IssuerRefused:
-    """The error for a refusal of ``app_key``: whose it is and, where that differs from KIS's, its length."""
+    """The error for a refusal of ``app_key``, with its origin and, where that differs from KIS's, its length."""
     lengths = odd_lengths(app_key.key, app_key.secret)
     return IssuerRefused(kis_code, to, f" {origin(app_key, _GIVEN_AS[kis_code])}", f": {lengths}" if lengths else "")

@@ -14,20 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kis_token.errors import SettingsError
-from kis_token.values import (
-    find_key_fault,
+from kis_token.project import (
     find_supabase_key_fault,
     find_url_fault,
     is_secret_key,
-    parse_duration,
-    parse_encryption_key,
     parse_host_url,
     parse_project_url,
     parse_url,
-    pasted,
-    pasted_words,
-    unwrapped,
 )
+from kis_token.values import find_key_fault, parse_duration, parse_encryption_key, pasted, pasted_words, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,7 +85,7 @@ class Settings:
     account_no: str | None = field(default=None, repr=False)
     #: The slot from which a program has read app_key and app_secret; None when the user gave them.
     keys_slot: str | None = None
-    #: What was mended in the values, as warnings for people.
+    #: Warnings for people, about values that were mended.
     notes: tuple[str, ...] = ()
 
     @property
@@ -105,7 +100,7 @@ class Settings:
 
 
 def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
-    """What was given and must never be seen, also where the settings as a whole make no sense.
+    """The given secrets, which must never be seen, also where the settings as a whole are wrong.
 
     Each as it was given and, where that differs, as it is used.
     """

@@ -62,7 +62,7 @@ def describe_success(resolution: Resolution, settings: Settings) -> str:
 
 
 def describe_failure(faults: Sequence[KisTokenError], links: Sequence[Link], warnings: Sequence[str] = ()) -> str:
-    """What failed: each fault with its code, which leads to its entry in the documents, and the remedy; the chain.
+    """A failure: each fault with its code, which leads to its entry in the documents, and the remedy; the chain.
 
     ``warnings`` were gathered on the way.
     """

@@ -1,4 +1,4 @@
-"""Whose keys KIS refuses, dirty rows, and warnings that are printed on failure too."""
+"""The origin of keys that KIS refuses, dirty rows, and warnings that are printed on failure too."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import entrypoint
 from kis_token import action
 from kis_token.app_keys import refused
+from kis_token.check import read_settings
 from kis_token.client import KISClient
 from kis_token.errors import KIS_REFUSALS, EnvironmentFault, KisTokenError, StoreMisconfigured
 from kis_token.manager import SupabaseCredentialManager
@@ -191,7 +192,7 @@ def test_fast_path_prints_warnings_where_the_runtime_fails(
 
 
 def test_settings_with_a_fault_keep_their_notes(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was mended is told although something else is wrong."""
+    """A note about a mended value is told although another value is wrong."""
     step(monkeypatch, chain, tmp_path, SUPABASE_URL="abcdefghijklmnopqrst", INPUT_MODE="nothing")
     with ExitStack() as end, pytest.raises(KisTokenError) as caught:
         entrypoint.find_token(FileWorkflow(os.environ), end)
@@ -267,10 +268,27 @@ def test_set_keys_stores_what_is_inside(chain: Chain) -> None:
     stored = kis_token_here(keyless, "set-keys", standard_input=lines)
 
     assert (swapped.returncode, "[swapped-app-key]" in swapped.stderr) == (1, True)
-    assert stored.returncode == 0, stored.stderr
+    assert (stored.returncode, stored.stderr) == (0, "")
     rows = chain.database.owner.execute("select credential_value from public.api_credentials order by id").fetchall()
     is_clean = [row["credential_value"] for row in rows] == [APP_KEY.key, APP_KEY.secret]
     assert is_clean
+
+
+def test_set_keys_names_a_cut_key(chain: Chain) -> None:
+    """A key of another length is stored, since KIS may change its lengths, and a warning says so."""
+    cut = {"KIS_APP_KEY": APP_KEY.key[:-1], "KIS_APP_SECRET": APP_KEY.secret}
+    stored = kis_token_here(chain.variables | cut, "set-keys")
+    assert stored.returncode == 0
+    assert stored.stderr == "warning: the app key has 35 characters, and KIS's have 36\n"
+
+
+def test_check_tells_odd_lengths_and_mended_addresses(chain: Chain) -> None:
+    """``check`` notes both before anything has failed."""
+    cut = {"KIS_APP_KEY": APP_KEY.key, "KIS_APP_SECRET": APP_KEY.secret[:-1]}
+    looked = kis_token_here(chain.variables | cut, "check").stdout
+    assert "app key: the app secret has 179 characters, and KIS's have 180" in looked
+    _, found = read_settings(chain.variables | {"SUPABASE_URL": "abcdefghijklmnopqrst"})
+    assert [(finding.state, finding.what) for finding in found] == [("ok", "settings"), ("note", "settings")]
 
 
 def test_set_keys_keeps_the_token_of_a_row_with_quotes(chain: Chain) -> None:

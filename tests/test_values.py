@@ -1,9 +1,10 @@
-"""Values as people paste them: what is around one is cut off, one that cannot be right is named, nothing is guessed."""
+"""Values as people paste them: quotes are cut off, a value that cannot be right is named, and nothing is guessed."""
 
 from __future__ import annotations
 
 import base64
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -11,22 +12,15 @@ from hypothesis import strategies as st
 
 from kis_token.config import KIS_HOSTS, Settings, secrets_in
 from kis_token.errors import SettingsError
-from kis_token.values import (
-    is_masked,
-    is_one_word,
-    is_placeholder,
-    parse_host_url,
-    parse_project_url,
-    pasted,
-    unwrapped,
-)
+from kis_token.project import parse_host_url, parse_project_url
+from kis_token.values import is_masked, is_one_word, is_placeholder, pasted, unwrapped
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, make_settings
 
 REF = "abcdefghijklmnopqrst"
 URL = f"https://{REF}.supabase.co"
 KEYS = {"KIS_APP_KEY": ACCOUNT.app_key, "KIS_APP_SECRET": ACCOUNT.app_secret}
 
-#: What people have around a value, by what it is.
+#: Things that people have around a value.
 AROUND = {
     "double quotes": '"{}"',
     "single quotes": "'{}'",
@@ -56,6 +50,9 @@ PASTED = {
     "PowerShell": '$env:KIS_APP_SECRET = "{}"',
     "YAML": 'my_sec: "{}"',
     "JSON": '"app_key": "{}",',
+    "JSON's last": '"app_key": "{}"',
+    "a quoted assignment": '"KIS_APP_KEY={}"',
+    "a comment in quotes": '"{} # paper account"',
     "JavaScript": 'const APP_KEY = "{}";',
     "a comment": "{} # paper account",
     "a comment after quotes": '"{}"  # paper account',
@@ -68,7 +65,7 @@ PASTED = {
 @pytest.mark.parametrize("name", [*AROUND, *PASTED])
 @pytest.mark.parametrize("value", [ACCOUNT.app_key, ACCOUNT.app_secret, SERVICE_KEY, URL], ids=["k", "s", "sb", "url"])
 def test_what_is_around_a_value_is_cut_off(name: str, value: str) -> None:
-    """Whatever of these is around a key or a URL: the value is what is inside."""
+    """With any of these around a key or a URL, the value is the text inside."""
     text = (AROUND | PASTED)[name].format(value)
     is_cut = pasted(text) == value
     assert is_cut
@@ -326,7 +323,7 @@ def test_a_store_of_one_s_own_may_have_any_key() -> None:
 
 @pytest.mark.parametrize("form", ["{}", "{}/", "{}/oauth2/tokenP", "'{}'"])
 def test_addresses_of_kis(form: str) -> None:
-    """KIS's host is known, whatever of its address is missing or follows; the other environment's stays an error."""
+    """KIS's host is known without its scheme or port, or with a path; the other environment's host stays an error."""
     host = KIS_HOSTS["production"]
     for text in (host, host.removeprefix("https://"), host.removesuffix(":9443"), host.upper()):
         assert make_settings(KIS_BASE_URL=form.format(text)).base_url == host
@@ -346,6 +343,16 @@ def test_value_is_masked_as_given_and_as_used() -> None:
     assert "made-up-password-0123" in secrets_in({"SUPABASE_URL": string})
     assert SERVICE_KEY in secrets_in({"INPUT_SUPABASE_URL": f'"{SERVICE_KEY}"'})
     assert secrets_in({"SUPABASE_URL": URL}) == ()
+
+
+@pytest.mark.parametrize("piece", ['"', " #", ",", "\\n", "A=", " ", "'\u200b", "Bearer "])
+def test_a_whole_file_takes_no_time(piece: str) -> None:
+    """A value as long as an environment lets it be is left to the check of its length, and costs next to nothing."""
+    began = time.process_time()
+    for text in (piece * 60_000, "x" + piece * 60_000 + "y", piece * 2000):
+        pasted(text)
+        unwrapped(text)
+    assert time.process_time() - began < 5
 
 
 def test_a_word_has_no_quotes() -> None:
