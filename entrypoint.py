@@ -140,6 +140,7 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
             if view is not None and view.outage is not None:
                 fault = EnvironmentFault(fault.code, f"{view.outage.args[0]}. {fault.args[0]}")
             if view is None or at_hand is None:
+                fault.warn(view.warnings if view is not None else ())
                 report_failure(fault, view.links if view is not None else (), workflow)
                 return 1
             # Renewing failed before it began; what lives is not withheld for that.
@@ -182,7 +183,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
     from kis_token.cache import make_cache, remember
     from kis_token.clock import SystemClock
     from kis_token.limits import usable
-    from kis_token.lookup import enough, look
+    from kis_token.lookup import enough, look, telling
     from kis_token.reader import READ_SECONDS, Slot, read_slot
     from kis_token.retry import Retry
     from kis_token.sealing import PlainVault
@@ -202,9 +203,10 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
     view = look(settings, read, cache, vault, clock, retry=Retry(clock, left, workflow.info))
     if view.outage is not None and view.outage.lasting and not view.outage.persists:
         return None, None  # the packages bring further certificates
-    resolution = enough(view, settings)
-    if resolution is None and view.outage is not None and view.outage.persists and not settings.allow_expired:
-        raise view.outage  # the packages would not change the answer
+    with telling(view):
+        resolution = enough(view, settings)
+        if resolution is None and view.outage is not None and view.outage.persists and not settings.allow_expired:
+            raise view.outage  # the packages would not change the answer
     return view, remember(cache, resolution) if resolution is not None else None
 
 

@@ -24,7 +24,8 @@ from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_code, error_response, html_response
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from kis_token.token import claimed_time, parse_claims
+from kis_token.token import claimed_time
+from kis_token.values import parse_claims
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -88,7 +88,9 @@ def main(started: float, view: View | None) -> int:
     except Exception as error:
         if _is_of_loading(error):
             raise ImportError(name=getattr(error, "name", None) or type(error).__name__) from error
-        report_failure(describe_defect(error), links, workflow)
+        defect = describe_defect(error)
+        defect.warn(view.warnings if view is not None else ())
+        report_failure(defect, links, workflow)
         return 1
     return 0
 

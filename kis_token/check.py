@@ -13,14 +13,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from kis_token.app_keys import KEY_TYPES, given_app_key, stored_app_key
 from kis_token.cache import make_cache
 from kis_token.config import Settings
 from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError
 from kis_token.folders import is_on_open_ground
-from kis_token.lookup import ROTATION_GRACE, TOLERATED_SKEW, check_owner, describe, given_app_key, stored_app_key
+from kis_token.lookup import ROTATION_GRACE, TOLERATED_SKEW, check_owner, describe
 from kis_token.schema import check_schema
 from kis_token.sealing import SealingVault, make_vault
-from kis_token.token import AppKey, claimed_time, parse_claims, parse_instant, parse_stored
+from kis_token.token import AppKey, claimed_time, parse_instant, parse_stored
+from kis_token.values import odd_lengths, parse_claims, pasted
 from kis_token.verdicts import Finding, note, ok, wrong, wrong_as
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def read_settings(env: Mapping[str, str]) -> tuple[Settings | None, list[Finding
     except SettingsError as error:
         return None, [wrong_as("settings", fault) for fault in error.faults]
     where = f"{settings.environment}, slot {settings.service_name}, KIS at {settings.base_url}"
-    return settings, [ok("settings", where)]
+    return settings, [ok("settings", where), *(note("settings", text) for text in settings.notes)]
 
 
 def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: Clock) -> Iterator[Finding]:
@@ -186,10 +188,13 @@ def _keys(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iter
         yield wrong_as(
             "app key", KisTokenError("missing-app-key", "none is stored, or only half of it, and none given")
         )
-    elif any(opened.values.get(name, "").strip() for name in ("app_key", "app_secret")):
+    elif any(pasted(opened.values.get(name, "")) for name in KEY_TYPES):
         yield note("app key", "given; of the stored one there is only half", "Run kis-token set-keys.")
     else:
         yield ok("app key", "given; none is stored")
+    lengths = odd_lengths(opened.app_key.key, opened.app_key.secret) if opened.app_key is not None else ""
+    if lengths:
+        yield note("app key", lengths, "Compare it with the KIS developers' site.")
 
 
 def _other_slots(store: SupabaseStore, settings: Settings, opened: _Opened, now: datetime) -> Iterator[Finding]:

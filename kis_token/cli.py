@@ -38,6 +38,8 @@ def _run(arguments: list[str] | None) -> int:
         say(explain(error))
         return 2
     except KisTokenError as error:
+        for warning in error.warnings:
+            say(f"warning: {warning}")
         for fault in error.faults if isinstance(error, SettingsError) else [error]:
             say(f"error: {fault}. {fault.hint}")
     except click.Abort:

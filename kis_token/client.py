@@ -122,23 +122,26 @@ class KISClient:
         self,
         method: str,
         path: str,
+        _retry: bool = True,  # noqa: FBT001, FBT002 - the guide's signature
         *,
-        tr_id: str,
+        tr_id: str | None = None,
         params: Mapping[str, Any] | None = None,
         json: Mapping[str, Any] | None = None,
+        data: str | bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float = CALL_SECONDS,
     ) -> Response:
         """Call the API; KIS's answer at any HTTP status, a refusal included.
 
         ``path`` begins with one slash and may end with a query. A path with ``//``, ``@``, ``#``, a backslash or a
-        blank is refused (ValueError). authorization, appkey, appsecret, tr_id and custtype (P) are filled in; of these
-        ``headers`` may change custtype alone. ``timeout`` is for the answer, in seconds; a token that has to be renewed
-        takes its own time, at most the settings' timeout.
+        blank is refused (ValueError). ``tr_id`` may stand among the headers instead. authorization, appkey, appsecret,
+        tr_id and custtype (P) are filled in; of these ``headers`` may change custtype alone. The body is ``json``, or
+        ``data`` as it is. ``timeout`` is for the answer, in seconds; a token that has to be renewed takes its own time,
+        at most the settings' timeout.
 
-        A refused token is replaced and the call sent again, once. A GET that comes too soon after others (EGW00201) is
-        sent again after a pause, a few times. Anything else may be an order and is never sent again, unless KIS refused
-        it for its token, and so did not execute it.
+        A refused token is replaced and the call sent again, once, unless ``_retry`` is false. A GET that comes too soon
+        after others (EGW00201) is sent again after a pause, a few times. Anything else may be an order and is never
+        sent again, unless KIS refused it for its token, and so did not execute it.
 
         Raises IssuerOutage when KIS does not answer: its ``sent`` says whether an order may have been executed. When
         ``timeout`` is over, nothing leaves any more. Raises KisTokenError when there is no token; ``token-repeated``
@@ -146,15 +149,18 @@ class KISClient:
         for arguments that cannot be sent.
         """
         headers = {} if headers is None else headers
-        check_arguments(method, path, {**headers, "tr_id": tr_id}, params, timeout)
+        check_arguments(method, path, headers if tr_id is None else {**headers, "tr_id": tr_id}, params, timeout)
         given = {name.lower(): value for name, value in headers.items()}
-        fixed = {"content-type": "application/json; charset=utf-8", "custtype": "P", **given, "tr_id": tr_id}
+        if tr_id is None and "tr_id" not in given:
+            raise TypeError("tr_id is missing: it is given as an argument or among the headers")
+        fixed = {"content-type": "application/json; charset=utf-8", "custtype": "P", **given}
+        fixed |= {} if tr_id is None else {"tr_id": tr_id}
         method = method.upper()
-        request = prepare(method, self.base_url + path, fixed, params=params, json=json)
+        request = prepare(method, self.base_url + path, fixed, params=params, json=json, data=data)
         what = _Call(request, method in _HARMLESS, timeout)
         held = self._keeper.ready()
         answer = self._send(what, held)
-        if refusal(answer.content) in TOKEN_CODES:
+        if _retry and refusal(answer.content) in TOKEN_CODES:
             answer = self._send(what, self._keeper.replace(held))
         return answer
 
@@ -169,6 +175,20 @@ class KISClient:
     def approval_key(self) -> str:
         """A key for opening WebSocket sessions, for 24 hours. Needs no token. Raises KisTokenError."""
         return KISIssuer(self.base_url, self.environment).approval_key(self._keeper.app_key())
+
+    # The guide's names, which its subclasses call.
+
+    def _ensure_token(self) -> None:
+        """Have a token that can be used now. Raises KisTokenError."""
+        self._keeper.ready()
+
+    def _refresh_token(self) -> None:
+        """`refresh_token` without force."""
+        self.refresh_token()
+
+    def _can_refresh_token(self) -> bool:
+        """Whether the token is 23 h old, so that KIS issues another."""
+        return self._keeper.find_limit() is None
 
     def _send(self, what: _Call, held: Held) -> Response:
         """The answer to a call with this token, when KIS's rate limit has let it pass."""

@@ -1,22 +1,28 @@
 """Settings: the only place that reads the environment, once, and says all that is wrong with it at once.
 
-An input of the action (``INPUT_…``) wins over the variable of the same meaning. Blanks around a value are cut off; an
-empty one counts as not given.
+An input of the action (``INPUT_…``) wins over the variable of the same meaning. Blanks and quotes around a value are
+cut off; an empty one, or a word such as null, counts as not given.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from kis_token.errors import SettingsError
+from kis_token.project import (
+    find_supabase_key_fault,
+    find_url_fault,
+    is_secret_key,
+    parse_host_url,
+    parse_project_url,
+    parse_url,
+)
+from kis_token.values import find_key_fault, parse_duration, parse_encryption_key, pasted, pasted_words, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,20 +42,18 @@ TOKEN_FILE_CLIENTS = ("kis-auth", "python-kis", "kis-trader", "koreainvestment-c
 LONGEST_MIN_VALIDITY = timedelta(hours=12)
 LONGEST_DURATION = timedelta(days=90)
 
-#: The settings that are secrets, and the variables of the same meaning.
+#: Secret settings, and the variables of the same meaning.
 _SECRET = {
     "supabase-key": ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY"),
     "app-key": ("KIS_APP_KEY",),
     "app-secret": ("KIS_APP_SECRET",),
     "encryption-key": ("KIS_TOKEN_ENCRYPTION_KEY",),
 }
-LONGEST_KEY = 8192
+_KEYS_CALLED = ("app-key (or KIS_APP_KEY)", "app-secret (or KIS_APP_SECRET)")
+#: Settings that are pasted from elsewhere, and hold neither blanks nor quotes.
+_PASTED = {*_SECRET, "supabase-url", "base-url"}
 
 _SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
-_DURATION = re.compile(r"(?:\d{1,9}[smhd])+", re.ASCII)
-_DURATION_PART = re.compile(r"(\d+)([smhd])", re.ASCII)
-_ODD = "has a line break, a blank or a character outside ASCII, or is far too long"
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -79,6 +83,10 @@ class Settings:
     hts_id: str | None
     label: str
     account_no: str | None = field(default=None, repr=False)
+    #: The slot from which a program has read app_key and app_secret; None when the user gave them.
+    keys_slot: str | None = None
+    #: Warnings for people, about values that were mended.
+    notes: tuple[str, ...] = ()
 
     @property
     def reads_only(self) -> bool:
@@ -92,9 +100,20 @@ class Settings:
 
 
 def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
-    """What was given and must never be seen, also where the settings as a whole make no sense."""
-    names = [name for setting, variables in _SECRET.items() for name in (_input(setting), *variables)]
-    return tuple(word for name in names for word in env.get(name, "").split())
+    """The given secrets, which must never be seen, also where the settings as a whole are wrong.
+
+    Each as it was given and, where that differs, as it is used.
+    """
+    found = []
+    for setting, variables in _SECRET.items():
+        for text in (env.get(name, "") for name in (_input(setting), *variables)):
+            words = text.split()
+            found += [*words, *(word for word in pasted_words(text) if word not in words)]
+    for text in (env.get(name, "") for name in (_input("supabase-url"), "SUPABASE_URL")):
+        # A connection string holds the database's password; a key may stand in the place of the URL.
+        user, at, _ = text.partition("://")[2].rpartition("@")
+        found += [text, user.partition(":")[2]] if at else filter(is_secret_key, pasted_words(text))
+    return tuple(found)
 
 
 def _input(setting: str) -> str:
@@ -107,21 +126,22 @@ class _Reader:
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
         self._faults: list[tuple[str, str]] = []
+        self._notes: list[str] = []
         self._is_elsewhere = False
 
     def settings(self) -> Settings:
         environment = self._choice("environment", "KIS_ENVIRONMENT", ENVIRONMENTS)
         # With export-env a step leaves host and keys to the steps after it, of which one may be for the other account.
         others = {host for name, host in KIS_HOSTS.items() if name != environment}
-        self._is_elsewhere = (
-            bool(self._env.get("GITHUB_ACTIONS")) and self._env.get("KIS_BASE_URL", "").strip() in others
-        )
+        exported = parse_host_url(pasted(self._env.get("KIS_BASE_URL", "")), others)
+        self._is_elsewhere = bool(self._env.get("GITHUB_ACTIONS")) and exported in others
         service_name = self._service_name(DEFAULT_SERVICES[environment])
         token_files = self._token_files()
         app_key, app_secret = self._app_keys()
+        supabase_url = self._supabase_url()
         settings = Settings(
-            supabase_url=self._supabase_url(),
-            supabase_key=self._supabase_key(),
+            supabase_url=supabase_url,
+            supabase_key=self._supabase_key(supabase_url),
             app_key=app_key,
             app_secret=app_secret,
             environment=environment,
@@ -141,17 +161,19 @@ class _Reader:
             token_files=token_files,
             hts_id=self._hts_id() if "python-kis" in token_files else None,
             label=self._label(),
-            account_no=self._env.get("KIS_ACCOUNT_NO", "").strip() or None,
+            account_no=unwrapped(self._env.get("KIS_ACCOUNT_NO", "")) or None,
+            notes=tuple(self._notes),
         )
         if self._faults:
-            raise SettingsError(self._faults)
+            raise SettingsError(self._faults, self._notes)
         return settings
 
     def _text(self, name: str, *variables: str) -> str:
         if self._is_elsewhere and name in ("base-url", "app-key", "app-secret"):
             variables = ()
-        names = (_input(name), *variables)
-        return next((text for text in (self._env.get(key, "").strip() for key in names) if text), "")
+        clean = pasted if name in _PASTED else unwrapped
+        texts = (clean(self._env.get(key, "")) for key in (_input(name), *variables))
+        return next(filter(None, texts), "")
 
     def _fault(self, code: str, message: str) -> None:
         self._faults.append((code, message))
@@ -169,37 +191,28 @@ class _Reader:
         if not text:
             self._missing("missing-supabase-url", "supabase-url (or SUPABASE_URL) is not set")
             return ""
-        url = _parse_url(text)
+        url = parse_project_url(text)
         if url is None:
-            self._fault("invalid-supabase-url", "supabase-url (or SUPABASE_URL) is not a URL that can be used")
-            return ""
-        return url
+            self._fault("invalid-supabase-url", f"supabase-url (or SUPABASE_URL) {find_url_fault(text)}")
+        elif url != parse_url(text):
+            self._notes.append(f"supabase-url (or SUPABASE_URL) is not the project's URL; {url} is used instead.")
+        return url or ""
 
-    def _supabase_key(self) -> str:
+    def _supabase_key(self, url: str) -> str:
         """One word; or a reader's two, as two lines: the public key, which opens the gateway, and a JWT with a role."""
-        text = self._text("supabase-key", *_SECRET["supabase-key"])
-        words = text.split()
+        words = pasted_words(self._text("supabase-key", *_SECRET["supabase-key"]))
         if not words:
             self._missing("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")
-        elif _is_public_key(words[-1]):
-            self._fault("anon-supabase-key", "supabase-key is the project's public key")
-        elif not all(map(is_one_word, words)) or (len(words) > 1 and not _is_reader_key(words)):
-            self._fault("invalid-supabase-key", f"supabase-key (or its variable) {_ODD}")
+            return ""
+        self._faults += filter(None, [find_supabase_key_fault(words, url)])
         return " ".join(words)
 
     def _app_keys(self) -> tuple[str | None, str | None]:
         app_key = self._text("app-key", *_SECRET["app-key"])
         app_secret = self._text("app-secret", *_SECRET["app-secret"])
         if bool(app_key) != bool(app_secret):
-            missing = "app-secret (or KIS_APP_SECRET)" if app_key else "app-key (or KIS_APP_KEY)"
-            self._fault("incomplete-app-key", f"{missing} is not set although the other half is")
-        if app_key and not is_one_word(app_key):
-            self._fault("invalid-app-key", f"app-key (or KIS_APP_KEY) {_ODD}")
-        if app_secret and not is_one_word(app_secret):
-            self._fault(
-                "invalid-app-secret",
-                f"app-secret (or KIS_APP_SECRET) {_ODD}",
-            )
+            self._fault("incomplete-app-key", f"{_KEYS_CALLED[bool(app_key)]} is not set although the other half is")
+        self._faults += filter(None, [find_key_fault(app_key, app_secret, _KEYS_CALLED)])
         return app_key or None, app_secret or None
 
     def _service_name(self, default: str) -> str:
@@ -211,25 +224,20 @@ class _Reader:
 
     def _base_url(self, default: str, others: set[str]) -> str:
         text = self._text("base-url", "KIS_BASE_URL")
-        url = _parse_url(text) if text else default
+        url = parse_host_url(text, {default, *others}) if text else default
         if url is None:
             self._fault("invalid-base-url", "base-url (or KIS_BASE_URL) is not a URL that can be used")
         elif url in others:
             self._fault("invalid-base-url", "base-url (or KIS_BASE_URL) is KIS's host for the other environment")
+        elif text and url != parse_url(text):
+            self._notes.append(f"base-url (or KIS_BASE_URL) is not the address of KIS's host; {url} is used instead.")
         return url or default
 
     def _encryption_keys(self, text: str) -> tuple[bytes, ...]:
-        keys = []
-        for line in text.split():
-            try:
-                key = base64.b64decode(line.replace("-", "+").replace("_", "/"), validate=True)
-            except (binascii.Error, ValueError):
-                key = b""
-            if len(key) != 32:
-                self._fault("invalid-encryption-key", "encryption-key (or KIS_TOKEN_ENCRYPTION_KEY) is not a key")
-                return ()
-            keys.append(key)
-        return tuple(keys)
+        keys = [parse_encryption_key(word) for word in pasted_words(text)]
+        if None in keys:
+            self._fault("invalid-encryption-key", "encryption-key (or KIS_TOKEN_ENCRYPTION_KEY) is not a key")
+        return tuple(key for key in keys if key is not None)
 
     def _cache_path(self, service_name: str) -> Path | None:
         text = self._text("cache-path", "KIS_TOKEN_CACHE")
@@ -283,7 +291,7 @@ class _Reader:
         return _BOOLEANS.get(text, False)
 
     def _duration(self, name: str, variable: str, default: str, most: timedelta = LONGEST_DURATION) -> timedelta:
-        duration = _parse_duration((self._text(name, variable) or default).lower())
+        duration = parse_duration((self._text(name, variable) or default).lower())
         if duration is None:
             self._fault("invalid-duration", f"{_called(name, variable)} is not a duration")
         elif duration > most:
@@ -335,51 +343,3 @@ _NAMES = {
 
 def _called(name: str, variable: str | None) -> str:
     return f"{name} (or {variable})" if variable else name
-
-
-def is_one_word(text: str) -> bool:
-    """Whether ``text`` can be a key or a URL: printable ASCII without blanks, and not a whole file."""
-    return len(text) <= LONGEST_KEY and text.isascii() and text.isprintable() and " " not in text
-
-
-def _parse_url(text: str) -> str | None:
-    """The URL without a slash at its end; None when secrets should not be sent there."""
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        return None
-    secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1"))
-    plain = not (parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc)
-    if not (secure and plain and parts.hostname and port != 0 and is_one_word(text)):
-        return None
-    try:
-        parts.hostname.encode("idna")  # what every connection does with it
-    except UnicodeError:
-        return None
-    return f"{parts.scheme}://{parts.netloc}"
-
-
-def _is_public_key(key: str) -> bool:
-    return key.startswith("sb_publishable_") or _jwt_role(key) in ("anon", "authenticated")
-
-
-def _is_reader_key(words: list[str]) -> bool:
-    return len(words) == 2 and _is_public_key(words[0]) and _jwt_role(words[1]) is not None
-
-
-def _jwt_role(key: str) -> str | None:
-    """The role in a key that is a JWT, as Supabase's older ones are; None when it is none."""
-    try:
-        payload = key.split(".")[1]
-        role = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["role"]
-    except (IndexError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    return role if isinstance(role, str) else None
-
-
-def _parse_duration(text: str) -> timedelta | None:
-    if _DURATION.fullmatch(text) is None:
-        return None
-    seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
-    return timedelta(seconds=min(seconds, 10**10))  # far beyond any limit, and no overflow

@@ -23,6 +23,11 @@ or a part of an answer's body.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _KEYS_HINT = (
     "Compare key and secret with the KIS developers' site: real and paper accounts have keys of their own "
     "(input environment), and a secret that was cut at the end or lost a '=' is refused too."
@@ -38,6 +43,7 @@ REMEDIES: dict[str, str] = {
     "invalid-supabase-key": (
         "Copy the key again: it is one line of ASCII without blanks. A reader's key is two: the public key, and a JWT."
     ),
+    "supabase-key-of-another-project": "Copy URL and key from the API settings of the same project.",
     "anon-supabase-key": "This is the public key. Use the service_role or sb_secret_ key: only it may read the table.",
     "secrets-withheld": (
         "GitHub gives no secrets to pull requests from forks and from Dependabot. "
@@ -47,6 +53,10 @@ REMEDIES: dict[str, str] = {
     "incomplete-app-key": "Give app-key and app-secret together, or neither.",
     "invalid-app-key": "Copy it again from the KIS developers' site: it is one line without blanks.",
     "invalid-app-secret": "Copy it again from the KIS developers' site: it is one line without blanks.",
+    "swapped-app-key": (
+        "Give each in its own place: KIS's app keys have 36 characters and begin with PS, its app secrets have 180. "
+        "Stored ones are replaced by kis-token set-keys."
+    ),
     "invalid-environment": "Use production or paper.",
     "invalid-mode": "Use resolve, rotate, force or check.",
     "invalid-duration": "Use numbers with s, m, h or d, such as 90s or 1h30m; min-validity may be 12h at the most.",
@@ -173,9 +183,11 @@ class KisTokenError(Exception):
         code: stable, one of ``REMEDIES``.
         hint: what to do about it.
         retryable: the same call may succeed later without anybody changing anything.
+        warnings: for people, gathered on the way to the error.
     """
 
     retryable = False
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -185,12 +197,17 @@ class KisTokenError(Exception):
     def __str__(self) -> str:
         return f"{self.args[0]} [{self.code}]"
 
+    def warn(self, warnings: Iterable[str]) -> None:
+        """Add to ``warnings`` those that it has not yet."""
+        self.warnings = tuple(dict.fromkeys((*self.warnings, *warnings)))
+
 
 class SettingsError(KisTokenError):
     """Inputs or variables that make no sense. ``faults`` holds one error for each, and at least one."""
 
-    def __init__(self, faults: list[tuple[str, str]]) -> None:
+    def __init__(self, faults: list[tuple[str, str]], warnings: Iterable[str] = ()) -> None:
         super().__init__(faults[0][0], faults[0][1])
+        self.warn(warnings)
         self.faults = [KisTokenError(code, message) for code, message in faults]
 
 
@@ -246,11 +263,14 @@ class IssuerError(KisTokenError):
 
 
 class IssuerRefused(IssuerError):
-    """KIS says no for good, to this caller or a moment ago ``to`` another. ``kis_code`` is one of ``KIS_REFUSALS``."""
+    """KIS says no for good, to this caller or a moment ago ``to`` another. ``kis_code`` is one of ``KIS_REFUSALS``.
 
-    def __init__(self, kis_code: str, to: str = "") -> None:
+    ``whose`` says where the keys come from, ``remark`` what is to be seen in them.
+    """
+
+    def __init__(self, kis_code: str, to: str = "", whose: str = "", remark: str = "") -> None:
         code, message = KIS_REFUSALS[kis_code]
-        super().__init__(code, f"{message} ({kis_code}{to})")
+        super().__init__(code, f"{message}{whose} ({kis_code}{to}){remark}")
         self.kis_code = kis_code
 
 
@@ -283,7 +303,15 @@ class AppKeyChanged(IssuanceError):
 
 
 class TokenRefreshLimitError(IssuanceError):
-    """The token was issued less than 23 hours ago, and one a day is what KIS allows."""
+    """The token was issued less than 23 hours ago, and one a day is what KIS allows.
+
+    Code of the guide's kind raises it with a text alone.
+    """
+
+    def __init__(self, code: str, message: str | None = None, *, retryable: bool = False) -> None:
+        if message is None:
+            code, message = "token-too-young", code
+        super().__init__(code, message, retryable=retryable)
 
 
 class CacheError(KisTokenError):

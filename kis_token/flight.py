@@ -292,15 +292,15 @@ class Flight:
             self._hold_back(app_key, begun.retry_at - begun.server_now + AFTER_LEASE)
         at_hand = view.at_hand()
         if at_hand is None or (failed_before and self._settings.mode != "resolve"):
-            return self._waiting.wait(begun, lambda: self._look_again(view))
+            return self._waiting.wait(begun, app_key, lambda: self._look_again(view))
         said = "it is too early to ask again"
         if begun.holder_label is not None and not self._was_patient:
             self._was_patient = True
-            return self._waiting.wait(begun, lambda: self._look_again(view), PATIENCE)
+            return self._waiting.wait(begun, app_key, lambda: self._look_again(view), PATIENCE)
         if begun.holder_label is not None:
             said = f"{begun.holder_label} is renewing the token"
         elif begun.last_error in KIS_REFUSALS:
-            error = refused_to_another(begun.last_error)
+            error = refused_to_another(begun.last_error, app_key)
             view = view.with_warning(f"The token was not renewed: {error}. {error.hint}")
         token, source = at_hand
         if self._settings.mode == "force":

@@ -108,6 +108,10 @@ class TokenKeeper:
         settings = replace(self._settings, mode="force" if force else "rotate", refresh_after=REFRESH_AFTER)
         self._once(held, lambda: self._resolve(settings))
 
+    def find_limit(self) -> TokenRefreshLimitError | None:
+        """Why KIS would give no other token yet; None when it would."""
+        return self._limit(self.ready())
+
     def app_key(self) -> AppKey:
         """Key and secret of the account: the stored ones, else those of the settings. Needs no token."""
         if self._app_key is not None:
@@ -164,6 +168,7 @@ class TokenKeeper:
             try:
                 self._held = renew()
             except KisTokenError as error:
+                _log(error.warnings)
                 renewals.failures = [error]
                 raise
             return self._held
@@ -175,8 +180,7 @@ class TokenKeeper:
             return self._hold(resolver.resolve(resolver.look(refused_id, held=held)), refused_id)
 
     def _hold(self, resolution: Resolution, replaces: str | None) -> Held:
-        for warning in resolution.warnings:
-            _LOG.warning("%s", warning)
+        _log(resolution.warnings)
         token, app_key = resolution.token, self._remember(resolution.app_key)
         is_fresh = token.state(resolution.now, self._settings.min_validity) is State.FRESH
         held = Held(token, app_key, replaces, resolution.now - self._clock.now(), self._clock.monotonic())
@@ -191,7 +195,7 @@ class TokenKeeper:
             message = f"KIS cannot be called: {self._settings.service_name} has no app key"
             raise IssuanceError("missing-app-key", message, retryable=False)
         self._app_key = app_key
-        self._settings = replace(self._settings, app_key=app_key.key, app_secret=app_key.secret)
+        self._settings = replace(self._settings, app_key=app_key.key, app_secret=app_key.secret, keys_slot=app_key.slot)
         return app_key
 
     def _open(self, settings: Settings) -> AbstractContextManager[Resolver]:
@@ -199,3 +203,8 @@ class TokenKeeper:
 
     def _later(self, seconds: float) -> float:
         return self._clock.monotonic() + self._clock.jitter(0.5 * seconds, 1.5 * seconds)
+
+
+def _log(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        _LOG.warning("%s", warning)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kis_token.errors import KisTokenError, StoreOutage, TokenError
 from kis_token.sealing import PREFIX, SealingVault
 from kis_token.token import AppKey, parse_stored
+from kis_token.values import pasted
 
 if TYPE_CHECKING:
     from kis_token.config import Settings
@@ -87,7 +88,7 @@ def _belongs_to(slot: Slot, app_key: AppKey, service: str, vault: Vault) -> bool
             owner = parse_stored(text, column=slot.rows["access_token"].expires_at).app_key_id
             if owner is not None:
                 return owner == app_key.key_id
-    return values.get("app_key") == app_key.key
+    return pasted(values.get("app_key") or "") == app_key.key
 
 
 def _value_of(row: Row, service: str, name: str, vault: Vault) -> str | None:

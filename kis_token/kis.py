@@ -11,10 +11,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from kis_token.errors import KIS_REFUSALS, IssuerError, IssuerOutage, IssuerRateLimited, IssuerRefused, TokenError
+from kis_token.app_keys import refused
+from kis_token.errors import KIS_REFUSALS, IssuerError, IssuerOutage, IssuerRateLimited, TokenError
 from kis_token.limits import no_deadline
 from kis_token.ports import TooLate
-from kis_token.token import Token, build_token, claimed_time, parse_claims, parse_kst
+from kis_token.token import Token, build_token, claimed_time, parse_kst
+from kis_token.values import parse_claims
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,11 +73,7 @@ class KISIssuer:
         Raises IssuerRefused, IssuerRateLimited and IssuerOutage, whose ``sent`` says whether the call may have had its
         effect although no token came back.
         """
-        answer = self._post(
-            "/oauth2/tokenP",
-            {"grant_type": "client_credentials", "appkey": app_key.key, "appsecret": app_key.secret},
-            may_send,
-        )
+        answer = self._post("/oauth2/tokenP", app_key, "appsecret", may_send)
         return parse_issue_answer(answer, app_key, self.environment, now)
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:
@@ -104,10 +102,7 @@ class KISIssuer:
 
     def approval_key(self, app_key: AppKey) -> str:
         """A key for opening WebSocket sessions, for 24 hours. Needs no token. Raises IssuerRefused and IssuerOutage."""
-        answer = self._post(
-            "/oauth2/Approval",
-            {"grant_type": "client_credentials", "appkey": app_key.key, "secretkey": app_key.secret},
-        )
+        answer = self._post("/oauth2/Approval", app_key, "secretkey")
         value = answer.get("approval_key")
         if not isinstance(value, str) or not value.strip():
             raise IssuerOutage("kis-answer-unusable", "KIS's answer holds no approval key", sent=True)
@@ -124,7 +119,7 @@ class KISIssuer:
         if code in TOKEN_CODES:
             return False
         if code in KIS_REFUSALS:
-            raise IssuerRefused(code)
+            raise refused(code, app_key)
         if code is not None or str(answer.get("code")) != "200":
             said = code or "an answer that is none of its own"
             raise IssuerOutage("kis-answer-unusable", f"KIS did not revoke the token ({said})", sent=True)
@@ -134,11 +129,14 @@ class KISIssuer:
         """See that the host answers, whatever it says; asks for nothing. Raises IssuerOutage when it does not."""
         self._send("HEAD", "/", min(VERIFY_SECONDS, self._left()))
 
-    def _post(self, path: str, body: dict[str, str], may_send: Callable[[], bool] | None = None) -> dict[str, Any]:
+    def _post(
+        self, path: str, app_key: AppKey, secret_name: str, may_send: Callable[[], bool] | None = None
+    ) -> dict[str, Any]:
+        body = {"grant_type": "client_credentials", "appkey": app_key.key, secret_name: app_key.secret}
         answer = self._json_of(path, body, may_send)
         code = _code_of(answer)
         if code is not None:
-            raise _issue_error(code)
+            raise _issue_error(code, app_key)
         return answer
 
     def _json_of(self, path: str, body: dict[str, str], may_send: Callable[[], bool] | None = None) -> dict[str, Any]:
@@ -155,12 +153,13 @@ class KISIssuer:
         credentials: Credentials | None = None,
         may_send: Callable[[], bool] | None = None,
         headers: Mapping[str, str] | None = None,
-        **arguments: Mapping[str, str],
+        params: Mapping[str, str] | None = None,
+        json: Mapping[str, str] | None = None,
     ) -> Response:
         """One request on a connection of its own, and its answer, at any HTTP status."""
         from kis_token.kis_session import Session, prepare
 
-        request = prepare(method, self.base_url + path, headers or {}, **arguments)
+        request = prepare(method, self.base_url + path, headers or {}, params=params, json=json)
         if credentials is not None:
             request = credentials.added_to(request)
         session, self._unused = self._unused or Session(self.base_url), None
@@ -237,11 +236,11 @@ def _code_of(answer: dict[str, Any]) -> str | None:
     return next((text for text in texts if _CODE.fullmatch(text)), None)
 
 
-def _issue_error(code: str) -> IssuerError:
+def _issue_error(code: str, app_key: AppKey) -> IssuerError:
     if code == RATE_LIMITED:
         return IssuerRateLimited("kis-rate-limited", f"KIS issued a token within the last minute ({code})")
     if code in KIS_REFUSALS:
-        return IssuerRefused(code)
+        return refused(code, app_key)
     return IssuerOutage("kis-answer-unusable", f"KIS issues no token ({code})", sent=True)
 
 

@@ -141,8 +141,11 @@ def prepare(
     *,
     params: Mapping[str, Any] | None = None,
     json: Mapping[str, Any] | None = None,
+    data: object = None,
 ) -> Prepared:
-    """A request. Raises ValueError or TypeError, which quote nothing, for ``params`` and ``json`` that have no form."""
+    """A request. Raises ValueError or TypeError, which quote nothing, for ``params`` and bodies that have no form."""
+    if not isinstance(data, (str, bytes, NoneType)) or (data is not None and json is not None):
+        raise TypeError("data is neither a str nor bytes, or json is given as well")
     named = CaseInsensitiveDict(default_headers())
     named.update(headers)
     at_work = "params"
@@ -150,7 +153,9 @@ def prepare(
     try:
         request = requests.Request(method, url, headers=named, params=params).prepare()
         at_work = "json"
-        if json is not None:
+        if data is not None:
+            request.prepare_body(data, None)
+        elif json is not None:
             request.prepare_body(None, None, json)
     except (ValueError, RecursionError, requests.RequestException) as error:
         seen = type(error).__name__

@@ -5,12 +5,13 @@ Reads and decides; writes nothing. The fast path is this alone, the resolver sta
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from kis_token.config import is_one_word
-from kis_token.errors import IssuanceError, StoreMisconfigured, StoreOutage, TokenError
+from kis_token.app_keys import given_app_key, origin, stored_app_key
+from kis_token.errors import IssuanceError, KisTokenError, StoreOutage, TokenError
 from kis_token.retry import LONGEST_PATIENCE, at_most, briefly, patiently, to_the_end
 from kis_token.token import (
     LEAST_USEFUL,
@@ -20,12 +21,12 @@ from kis_token.token import (
     claimed_time,
     in_both_zones,
     in_hours,
-    parse_claims,
     parse_stored,
 )
+from kis_token.values import parse_claims
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from kis_token.clock import Clock
@@ -185,6 +186,16 @@ class View:
         return replace(self, warnings=(*self.warnings, warning))
 
 
+@contextmanager
+def telling(view: View) -> Iterator[None]:
+    """Have an error from the block bring the warnings of ``view`` with it."""
+    try:
+        yield
+    except KisTokenError as error:
+        error.warn(view.warnings)
+        raise
+
+
 def look(
     settings: Settings,
     read: Callable[[], Slot],
@@ -204,7 +215,8 @@ def look(
     Raises StoreMisconfigured, and TokenError for values that are sealed, not sealed or of another account against what
     the settings say. A token row that is merely broken is not an error: it is replaced.
     """
-    view = View(now=clock.now(), links=(), app_key=given_app_key(settings), refused_id=refused_id)
+    given = given_app_key(settings)
+    view = View(now=clock.now(), links=(), app_key=given, refused_id=refused_id, warnings=settings.notes)
 
     present = view  # what patience has seen last: a caller that gives up for a cached token gets that very one
 
@@ -325,25 +337,9 @@ def check_owner(token: Token, app_key: AppKey | None, settings: Settings, what: 
     It must not be replaced by a new one as if there were none: two fleets would replace each other's for ever.
     """
     if app_key is not None and token.app_key_id not in (None, app_key.key_id):
-        raise TokenError("token-of-another-key", f"{what} belongs to another app key")
+        raise TokenError("token-of-another-key", f"{what} belongs to another app key than the one {origin(app_key)}")
     if token.environment not in (None, settings.environment):
         raise TokenError("token-of-another-environment", f"{what} is not one for {settings.environment}")
-
-
-def given_app_key(settings: Settings) -> AppKey | None:
-    """The settings' own key and secret; they count where the slot has none."""
-    return AppKey(settings.app_key, settings.app_secret) if settings.app_key and settings.app_secret else None
-
-
-def stored_app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey | None:
-    """The slot's key and secret; None where one of the two is missing or empty.
-
-    Raises TokenError for a seal that does not open, and StoreMisconfigured for what cannot be a key.
-    """
-    if not slot.rows.keys() >= {"app_key", "app_secret"}:
-        return None
-    key, secret = (_stored_key(slot, name, settings, vault) for name in ("app_key", "app_secret"))
-    return AppKey(key, secret) if key and secret else None
 
 
 def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> View:
@@ -353,14 +349,17 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
     view = view.with_rejected(slot.rejected)
     if "app_key" in slot.rows:
         view = replace(view, keys_version=slot.rows["app_key"].version)
-    stored = stored_app_key(slot, settings, vault)
+    with telling(view):
+        stored = stored_app_key(slot, settings, vault)
     if stored is not None:
-        if view.app_key not in (None, stored):
+        if view.app_key not in (None, stored) and settings.keys_slot is None:
             view = view.with_warning(
-                f"app-key and app-secret are not those stored for {settings.service_name}, which count."
+                f"app-key and app-secret are not those stored for {settings.service_name}, which count. If they are "
+                "the newer ones, store them with kis-token set-keys."
             )
         view = replace(view, app_key=stored)
-    token, unusable_version, said = judge_row(view, slot, settings, vault)
+    with telling(view):
+        token, unusable_version, said = judge_row(view, slot, settings, vault)
     view = replace(view, stored=token, unusable_version=unusable_version).with_link("supabase", said)
     return _warn_of_rotation(view, token, settings) if token is not None else view
 
@@ -371,13 +370,3 @@ def _warn_of_rotation(view: View, token: Token, settings: Settings) -> View:
         return view
     hours = int(age / timedelta(hours=1))
     return view.with_warning(f"The stored token is {hours} h old: the nightly rotation has evidently not run.")
-
-
-def _stored_key(slot: Slot, name: str, settings: Settings, vault: Vault) -> str:
-    value = vault.open(slot.rows[name].value, settings.service_name, name).strip()
-    if value and not is_one_word(value):
-        raise StoreMisconfigured(
-            f"invalid-{name.replace('_', '-')}",
-            f"The {name} stored for {settings.service_name} has a line break, a blank or an odd character",
-        )
-    return value

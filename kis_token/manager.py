@@ -14,12 +14,15 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kis_token.app_keys import KEY_TYPES, stored_app_key
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.errors import SettingsError, StoreOutage, TokenError
 from kis_token.reader import TYPES
 from kis_token.sealing import PREFIX, make_vault
+from kis_token.supabase import SupabaseStore
 from kis_token.token import build_token, parse_instant, parse_stored
+from kis_token.values import pasted
 from kis_token.wiring import open_store
 
 if TYPE_CHECKING:
@@ -27,9 +30,12 @@ if TYPE_CHECKING:
 
     from kis_token.clock import Clock
     from kis_token.reader import Row, Slot
-    from kis_token.supabase import SupabaseStore
+    from kis_token.sealing import Vault
 
 _LOG = logging.getLogger("kis_token")
+
+#: The variables of the key, in the order in which they count.
+_KEY_NAMES = ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY")
 
 #: Without these there is no store, which is no mistake: the guide's clients go on with what they have.
 _NO_STORE = {"missing-supabase-url", "missing-supabase-key", "secrets-withheld"}
@@ -44,7 +50,19 @@ class SupabaseCredentialManager:
     environment names: kis, kis-paper or ``KIS_SERVICE_NAME``. ``env`` stands in for os.environ. Threads
     and forked processes may share it: no connection is kept between two calls.
     Raises SettingsError for settings that are there and make no sense.
+
+    Attributes:
+        url: the project's URL, None when it is not known. Subclasses may set it and ``key``, at any time.
+        key: the project's key.
     """
+
+    # Here and not in __init__ alone, for subclasses whose __init__ sets url and key and does not call this one.
+    url: str | None = None
+    key: str | None = None
+    _client: Any = None
+    _env: Mapping[str, str] | None = None
+    _clock: Clock = SystemClock()
+    _read_settings: tuple[str, str, Settings | None] | None = None
 
     def __init__(
         self,
@@ -54,16 +72,13 @@ class SupabaseCredentialManager:
         env: Mapping[str, str] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        given = {"INPUT_SUPABASE_URL": url, "INPUT_SUPABASE_KEY": key}
-        env = os.environ if env is None else env
-        self._clock = clock or SystemClock()
-        self._settings: Settings | None = None
-        try:
-            self._settings = Settings.from_env({**env, **{name: value for name, value in given.items() if value}})
-        except SettingsError as error:
-            if not all(fault.code in _NO_STORE for fault in error.faults):
-                raise
-        self._vault = make_vault(self._settings.encryption_keys if self._settings else ())
+        self._env = dict(os.environ if env is None else env)
+        self._clock = clock or self._clock
+        self.url = url or pasted(self._env.get("SUPABASE_URL", "")) or None
+        self.key = key or next(filter(None, (pasted(self._env.get(name, "")) for name in _KEY_NAMES)), None)
+        settings = self._read(self.url, self.key)
+        if settings is not None:
+            self.url, self.key = settings.supabase_url, settings.supabase_key
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._settings.supabase_url if self._settings else None!r})"
@@ -71,6 +86,39 @@ class SupabaseCredentialManager:
     def is_available(self) -> bool:
         """Whether url and key are known; asks nobody."""
         return self._settings is not None
+
+    @property
+    def _settings(self) -> Settings | None:
+        """The settings with url and key as they are now; None without one of the two."""
+        if not self.url or not self.key:
+            return None
+        if self._read_settings is None or self._read_settings[:2] != (self.url, self.key):
+            self._read_settings = self.url, self.key, self._read(self.url, self.key)
+        return self._read_settings[2]
+
+    def _read(self, url: str | None, key: str | None) -> Settings | None:
+        env = os.environ if self._env is None else self._env
+        given = {"INPUT_SUPABASE_URL": url, "INPUT_SUPABASE_KEY": key}
+        try:
+            return Settings.from_env({**env, **{name: value for name, value in given.items() if value}})
+        except SettingsError as error:
+            if not all(fault.code in _NO_STORE for fault in error.faults):
+                raise
+        return None
+
+    @property
+    def _vault(self) -> Vault:
+        return make_vault(self._settings.encryption_keys if self._settings else ())
+
+    def _get_client(self) -> Any:  # noqa: ANN401 - the supabase package's, which only supabase.py imports
+        """A supabase client of the project, made at the first use; None without url and key. For subclasses.
+
+        No call of it takes longer than 8 s. The methods here do without it.
+        """
+        settings = self._settings
+        if self._client is None and settings is not None:
+            self._client = SupabaseStore(settings.supabase_url, settings.supabase_key).get_client()
+        return self._client
 
     def get_credentials(self, service_name: str) -> dict[str, str] | None:
         """All active values of a service by their types, sealed ones opened; None when there are none.
@@ -84,11 +132,9 @@ class SupabaseCredentialManager:
 
     def get_kis_credentials(self) -> dict[str, str] | None:
         """``app_key`` and ``app_secret``; None unless both are stored."""
-        slot = self._ask(lambda store, settings: store.read(settings.service_name))
-        if slot is None or self._settings is None or not slot.rows.keys() >= {"app_key", "app_secret"}:
-            return None
-        service = self._settings.service_name
-        return {name: self._open(slot.rows[name], service, name).strip() for name in ("app_key", "app_secret")}
+        slot, settings = self._ask(lambda store, settings: store.read(settings.service_name)), self._settings
+        app_key = stored_app_key(slot, settings, self._vault) if slot is not None and settings is not None else None
+        return {"app_key": app_key.key, "app_secret": app_key.secret} if app_key is not None else None
 
     def get_kis_token(self) -> dict[str, Any] | None:
         """The stored token, dead or alive: ``access_token``, ``expires_at`` and ``issued_at``; None when unreadable.
@@ -140,9 +186,9 @@ class SupabaseCredentialManager:
                 return None
 
     def _open(self, row: Row, service_name: str, credential_type: str) -> str:
-        if credential_type in TYPES or row.value.startswith(PREFIX):
-            return self._vault.open(row.value, service_name, credential_type)
-        return row.value
+        is_ours = credential_type in TYPES or row.value.startswith(PREFIX)
+        value = self._vault.open(row.value, service_name, credential_type) if is_ours else row.value
+        return pasted(value) if credential_type in KEY_TYPES else value
 
     def _token_in(self, slot: Slot | None, *, only_living: bool = False) -> dict[str, Any] | None:
         row = slot.rows.get("access_token") if slot is not None else None

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
 from kis_token.summary import describe_failure, describe_success
-from kis_token.token import in_both_zones, looks_like_token, parse_claims
+from kis_token.token import in_both_zones, looks_like_token
+from kis_token.values import parse_claims
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,8 +54,27 @@ def publish(
 
     ``env`` and ``now`` are the machine's, for the token files. Raises KisTokenError ``missing-app-key``, before
     anything is put out, when keys are to be exported and none are known; what ``export`` raises; EnvironmentFault when
-    GitHub's files cannot be written, which the caller does well to try beforehand.
+    GitHub's files cannot be written, which the caller does well to try beforehand. An error brings the warnings along.
     """
+    try:
+        _put_out(resolution, settings, workflow, env, now)
+    except KisTokenError as error:
+        error.warn(resolution.warnings)
+        raise
+    for warning in resolution.warnings:
+        workflow.warning(warning)
+    _log(resolution.links, workflow)
+    workflow.info(f"token from {resolution.source}, valid until {in_both_zones(resolution.token.expires_at)}")
+    try:
+        workflow.summarize(describe_success(resolution, settings))
+    except EnvironmentFault as error:
+        workflow.warning(f"{error}")  # the token is out; that counts
+
+
+def _put_out(
+    resolution: Resolution, settings: Settings, workflow: Workflow, env: Mapping[str, str], now: datetime
+) -> None:
+    """Masks, then token files, then outputs and variables."""
     token, app_key = resolution.token, resolution.app_key
     if settings.export_credentials and app_key is None:
         raise KisTokenError("missing-app-key", "export-credentials is set but no app key is known")
@@ -85,15 +105,6 @@ def publish(
     for name, value in variables.items():
         workflow.export(name, value)
 
-    for warning in resolution.warnings:
-        workflow.warning(warning)
-    _log(resolution.links, workflow)
-    workflow.info(f"token from {resolution.source}, valid until {in_both_zones(resolution.token.expires_at)}")
-    try:
-        workflow.summarize(describe_success(resolution, settings))
-    except EnvironmentFault as error:
-        workflow.warning(f"{error}")  # the token is out; that counts
-
 
 def _write_token_files(
     resolution: Resolution, settings: Settings, workflow: Workflow, env: Mapping[str, str], now: datetime
@@ -110,8 +121,10 @@ def _write_token_files(
 
 
 def report_failure(error: KisTokenError, links: tuple[Link, ...], workflow: Workflow) -> None:
-    """One error line for each fault with what to do; the same as outputs and in the summary."""
+    """The warnings on the way, then an error line for each fault with what to do; the same in outputs and summary."""
     faults = error.faults if isinstance(error, SettingsError) else [error]
+    for warning in error.warnings:
+        workflow.warning(warning)
     for fault in faults:
         workflow.error(f"{fault}. {fault.hint}")
     _log(links, workflow)
@@ -119,7 +132,7 @@ def report_failure(error: KisTokenError, links: tuple[Link, ...], workflow: Work
     try:
         workflow.output("error-code", ",".join(fault.code for fault in faults))
         workflow.output("error-hint", " ".join(dict.fromkeys(fault.hint for fault in faults)))
-        workflow.summarize(describe_failure(faults, links))
+        workflow.summarize(describe_failure(faults, links, error.warnings))
     except (OSError, KisTokenError):
         workflow.info("The output error-code and the summary could not be written.")
 

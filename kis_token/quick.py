@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
+from kis_token.errors import KisTokenError
 from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:
@@ -23,13 +24,21 @@ def get_token(env: Mapping[str, str] | None = None) -> Token:
     """
     settings = Settings.from_env(os.environ if env is None else env)
     with open_resolver(settings, SystemClock().monotonic(), _tell) as resolver:
-        resolution = resolver.resolve()
-    if resolution.warnings:
+        try:
+            resolution = resolver.resolve()
+        except KisTokenError as error:
+            _warn(error.warnings)
+            raise
+    _warn(resolution.warnings)
+    return resolution.token
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    if warnings:
         import logging
 
-        for warning in resolution.warnings:
+        for warning in warnings:
             logging.getLogger("kis_token").warning("%s", warning)
-    return resolution.token
 
 
 def _tell(line: str) -> None:

@@ -125,7 +125,9 @@ class Resolver:
         rejected_ids = view.rejected_ids | ({view.refused_id} if view.refused_id is not None else set())
         resolution = remember(self._cache, resolution, rejected_ids)
         if resolution.unstored is not None and self._settings.mode != "resolve":
-            raise resolution.unstored  # a renewal is for everybody; what is cached is stored by the next run
+            # A renewal is for everybody; the next run stores what is cached. One of the warnings is the error itself.
+            resolution.unstored.warn(text for text in resolution.warnings if f"{resolution.unstored}" not in text)
+            raise resolution.unstored
         return resolution
 
     def _look_again(self, view: View) -> View:
@@ -140,6 +142,13 @@ class Resolver:
         return view if slot is None else self.look(view.refused_id, read=lambda: slot)
 
     def _find(self, view: View, tries: int = KEY_TRIES) -> Resolution:
+        try:
+            return self._search(view, tries)
+        except KisTokenError as error:
+            error.warn(self._flight.present(view).warnings)
+            raise
+
+    def _search(self, view: View, tries: int) -> Resolution:
         if view.outage is not None:
             return enough(view, self._settings) or self._without_store(view, view.outage)
         later = view.homecoming()

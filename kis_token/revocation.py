@@ -6,9 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from kis_token.app_keys import given_app_key, stored_app_key
 from kis_token.cache import make_cache
 from kis_token.errors import KisTokenError, StoreMisconfigured, TokenError
-from kis_token.lookup import check_owner, given_app_key, stored_app_key
+from kis_token.lookup import check_owner
 from kis_token.token import REISSUE_WINDOW, AppKey, parse_stored
 
 if TYPE_CHECKING:

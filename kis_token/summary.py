@@ -55,18 +55,22 @@ def describe_success(resolution: Resolution, settings: Settings) -> str:
     whose = f"{plain(settings.service_name)}, {settings.environment}, mode {settings.mode}"
     return _page(
         f"{mark} KIS access token: {state.value}, {source}",
-        *[[f"> **Warning:** {plain(warning)}"] for warning in resolution.warnings],
+        *_quoted(resolution.warnings),
         _table(["token", whose], [[name, said] for name, said in rows.items()]),
         _chain(resolution.links, resolution.source),
     )
 
 
-def describe_failure(faults: Sequence[KisTokenError], links: Sequence[Link]) -> str:
-    """What failed: each fault with its code, which leads to its entry in the documents, and the remedy; the chain."""
+def describe_failure(faults: Sequence[KisTokenError], links: Sequence[Link], warnings: Sequence[str] = ()) -> str:
+    """A failure: each fault with its code, which leads to its entry in the documents, and the remedy; the chain.
+
+    ``warnings`` were gathered on the way.
+    """
     rows = [[f"[`{fault.code}`]({ENTRIES}#{fault.code})", plain(fault.args[0]), plain(fault.hint)] for fault in faults]
     passes = all(fault.retryable for fault in faults)
     return _page(
         "❌ KIS access token: failed",
+        *_quoted(warnings),
         _table(["error", "what happened", "what to do"], rows),
         ["This may pass by itself: the same run may succeed a little later."] if passes else [],
         _chain(links) if links else [],
@@ -87,6 +91,10 @@ def plain(text: str) -> str:
 def _page(title: str, *blocks: list[str]) -> str:
     """Blocks of lines with an empty line between them, and one at the end, for what other steps may add."""
     return "\n".join(line for block in ([f"### {title}"], *blocks) if block for line in (*block, ""))
+
+
+def _quoted(warnings: Sequence[str]) -> list[list[str]]:
+    return [[f"> **Warning:** {plain(warning)}"] for warning in warnings]
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> list[str]:

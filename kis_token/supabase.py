@@ -313,7 +313,7 @@ class SupabaseStore:
         def ask() -> _Result:
             try:
                 with no_fork():  # making a client imports as well
-                    client = self._get_client()
+                    client = self.get_client()
                 return parse(call(client))
             except SupabaseException:
                 raise StoreMisconfigured("store-key-rejected", "The supabase library takes no such key") from None
@@ -322,8 +322,8 @@ class SupabaseStore:
 
         return self._repeat(ask, CALL_SECONDS)
 
-    def _get_client(self) -> Client:
-        """The client, made at the first use."""
+    def get_client(self) -> Client:
+        """The client, made at the first use. It raises errors of its own, which the other methods translate."""
         if self._client is None:
             from supabase import ClientOptions, create_client
 

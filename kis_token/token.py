@@ -6,8 +6,6 @@ All times are aware and in UTC. Korea time exists only in what is parsed here: K
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 import re
@@ -16,6 +14,7 @@ from datetime import datetime, timedelta, timezone
 from enum import Enum
 
 from kis_token.errors import TokenError
+from kis_token.values import parse_claims
 
 KST = timezone(timedelta(hours=9), "KST")
 
@@ -101,10 +100,11 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class AppKey:
-    """Key and secret of one KIS account."""
+    """Key and secret of one KIS account. ``slot`` is where they are stored; None for those that the caller gave."""
 
     key: str = field(repr=False)
     secret: str = field(repr=False)
+    slot: str | None = field(default=None, compare=False)
 
     @property
     def key_id(self) -> str:
@@ -168,19 +168,6 @@ def in_hours(span: timedelta) -> str:
     """A length of time for people, in hours and whole minutes. It is not negative."""
     minutes = span // timedelta(minutes=1)
     return f"{minutes // 60} h {minutes % 60} min"
-
-
-def parse_claims(value: str) -> dict[str, object]:
-    """What the token says of itself when it is a JWT; nothing when it is not. The signature is not checked.
-
-    KIS documents neither the form nor the claims, so this is best effort: callers must do without.
-    """
-    try:
-        payload = value.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (IndexError, ValueError, binascii.Error, RecursionError):
-        return {}
-    return claims if isinstance(claims, dict) else {}
 
 
 def claimed_time(claims: dict[str, object], name: str) -> datetime | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from kis_token.app_keys import refused
 from kis_token.errors import KIS_REFUSALS, IssuanceError, IssuerRefused, KisTokenError
 from kis_token.limits import ISSUE_BUDGET
 from kis_token.token import REISSUE_WINDOW, in_both_zones
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from kis_token.clock import Clock
     from kis_token.ports import Begun
-    from kis_token.token import Token
+    from kis_token.token import AppKey, Token
 
 _Found = TypeVar("_Found")
 
@@ -31,7 +32,9 @@ class Waiting:
         self._tell = tell
         self._told = False
 
-    def wait(self, begun: Begun, look: Callable[[], _Found | None], patience: float | None = None) -> _Found | None:
+    def wait(
+        self, begun: Begun, app_key: AppKey, look: Callable[[], _Found | None], patience: float | None = None
+    ) -> _Found | None:
         """Look, with jittered pauses, until ``look`` finds something; None when it is time to ask for a turn again.
 
         With ``patience``, for those who could do without: for so many seconds at the most, and time that is up is no
@@ -42,7 +45,7 @@ class Waiting:
         has_holder = begun.holder_label is not None
         is_refused = begun.last_error in KIS_REFUSALS  # for good: nothing to wait for, however much time there is
         if not has_holder and (is_refused or seconds > self._left() - ISSUE_BUDGET):
-            raise _in_vain(begun, seconds)
+            raise _in_vain(begun, app_key, seconds)
         self._say(begun, seconds)
         # Jittered, since those who were told busy together would ask together again.
         longest = self._clock.jitter(0.8 * ASK_AGAIN, 1.2 * ASK_AGAIN) if patience is None else patience
@@ -51,7 +54,7 @@ class Waiting:
             if self._left() <= 0:
                 if patience is not None:
                     return None
-                raise _in_vain(begun, seconds)
+                raise _in_vain(begun, app_key, seconds)
             # A holder is done within a second or two; a pause that KIS imposes is long.
             pause = self._clock.jitter(0.2, 0.8) if has_holder else self._clock.jitter(5.0, 10.0)
             self._clock.sleep(max(min(pause, until_again, self._left()), 0.01))
@@ -74,13 +77,13 @@ class Waiting:
             self._tell(f"KIS may not be asked again for {seconds:.0f} s{reason}; waiting")
 
 
-def _in_vain(begun: Begun, seconds: float) -> KisTokenError:
+def _in_vain(begun: Begun, app_key: AppKey, seconds: float) -> KisTokenError:
     if begun.holder_label is not None:
         return IssuanceError(
             "wait-too-long", f"{begun.holder_label} is still issuing a token, and time is up", retryable=True
         )
     if begun.last_error in KIS_REFUSALS:
-        return refused_to_another(begun.last_error)
+        return refused_to_another(begun.last_error, app_key)
     if begun.last_error == "token-repeated" and begun.retry_at is not None:
         return _repeated_until(begun.retry_at)
     reason = f"; the last attempt ended with {begun.last_error}" if begun.last_error else ""
@@ -88,9 +91,9 @@ def _in_vain(begun: Begun, seconds: float) -> KisTokenError:
     return IssuanceError("wait-too-long", message, retryable=True)
 
 
-def refused_to_another(kis_code: str) -> IssuerRefused:
+def refused_to_another(kis_code: str, app_key: AppKey) -> IssuerRefused:
     """What KIS said for good to someone else with the same key and secret, which are not tried again for a while."""
-    return IssuerRefused(kis_code, to=", said to another job a moment ago")
+    return refused(kis_code, app_key, ", said to another job a moment ago")
 
 
 def token_repeated(token: Token) -> IssuanceError:

@@ -21,7 +21,8 @@ from kis_token.kis import KISIssuer, parse_issue_answer
 from kis_token.ports import TooLate
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH, error_response, html_response
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Request, Response
-from kis_token.token import KST, AppKey, parse_claims
+from kis_token.token import KST, AppKey
+from kis_token.values import parse_claims
 from tests.support import ACCOUNT, APP_KEY, make_token, utc_now
 
 if TYPE_CHECKING:

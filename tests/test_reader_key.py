@@ -10,7 +10,7 @@ import pytest
 
 from kis_token.errors import KisTokenError, StoreMisconfigured
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from kis_token.token import parse_claims
+from kis_token.values import parse_claims
 from tests.chain import Chain, dead_token, stale_token
 from tests.support import ANON_KEY, APP_KEY, SERVICE_KEY, make_token
 from tools.step import CHECKOUT

@@ -23,11 +23,11 @@ from kis_token.token import (
     claimed_time,
     fingerprint,
     looks_like_token,
-    parse_claims,
     parse_instant,
     parse_kst,
     parse_stored,
 )
+from kis_token.values import parse_claims
 from tests.support import ACCOUNT, make_token
 
 if TYPE_CHECKING:

@@ -74,6 +74,7 @@ def set_keys(caller: Caller) -> None:
     """
     from kis_token.keys import set_app_key
     from kis_token.sealing import make_vault
+    from kis_token.values import odd_lengths
     from kis_token.wiring import open_store
 
     given = {}
@@ -82,6 +83,9 @@ def set_keys(caller: Caller) -> None:
     settings = caller.settings(**given)
     with open_store(settings, caller.started, say) as store:
         has_ended = set_app_key(settings, store, make_vault(settings.encryption_keys))
+    lengths = odd_lengths(settings.app_key or "", settings.app_secret or "")
+    if lengths:
+        say(f"warning: {lengths}")
     form = "sealed" if settings.encryption_keys else "plain"
     ended = "; the old token is ended, the next job issues one" if has_ended else ""
     click.echo(f"stored {form} for {settings.service_name} ({settings.environment}){ended}")

@@ -1,0 +1,149 @@
+"""A Supabase project's URL and key, and KIS's host, as people paste them: mended where they can mean one thing alone.
+
+A fault is told by the kind of what was given, and never quotes it.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from kis_token.values import MASKED, ODD, is_masked, is_one_word, is_placeholder, parse_claims
+
+# Patterns are texts, compiled when a value first needs them: few runs have such a value.
+#: A project's address by any of its names. The name of a project is twenty small letters.
+_PROJECT = (
+    r"(?ai)(?:(?:[a-z]+:/{0,3})*(?:[^@/?#]*@)?|postgres(?:ql)?://.*@)(?:db\.)?(?P<ref>[a-z]{20})"
+    r"(?:\.(?:functions|storage|realtime))?\.supabase\.com?\.?(?::\d*)?(?:[/?#].*)?"
+    r"|(?:https?:/{0,3})*(?:supabase\.com/dashboard|app\.supabase\.(?:com|io))/project/(?P<shown>[a-z]{20})(?:[/?#].*)?"
+    r"|postgres(?:ql)?://postgres\.(?P<pooled>[a-z]{20})(?::.*)?@[\w.-]+\.pooler\.supabase\.com(?:[:/?].*)?"
+    r"|(?P<bare>[a-z]{20})"
+)
+_JWT = r"(?a)[\w-]+\.[\w-]+\.[\w-]+=*"
+
+
+def parse_url(text: str) -> str | None:
+    """The URL in small letters, without a slash or dot at its end; None when secrets should not be sent there."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1"))
+    plain = not (parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc)
+    if not (secure and plain and parts.hostname and port != 0 and is_one_word(text)):
+        return None
+    try:
+        parts.hostname.encode("idna")  # what every connection does with it
+    except UnicodeError:
+        return None
+    return re.sub(r"\.(?=:|\Z)", "", f"{parts.scheme}://{parts.netloc.lower()}")
+
+
+def parse_project_url(text: str) -> str | None:
+    """A Supabase project's URL; also out of another address of the project, such as its dashboard's. None for others.
+
+    An address of another kind is mended only where the project's name, twenty small letters, can be read in it.
+    """
+    url = parse_url(text)
+    if url is None or ("supabase" in url and not _cloud_project(url)):
+        match = re.fullmatch(_PROJECT, text)
+        ref = next((each for each in match.groups() if each), "").lower() if match is not None else ""
+        url = f"https://{ref}.supabase.co" if ref else url
+    return None if _has_placeholder(url or "") else url
+
+
+def _cloud_project(url: str) -> str:
+    """The name of the project at supabase.co that has this URL; empty for another URL."""
+    name = url.removeprefix("https://").removesuffix(".supabase.co")
+    is_name = len(name) == 20 and name.isascii() and name.isalpha() and name.islower()
+    return name if is_name and url == f"https://{name}.supabase.co" else ""
+
+
+def parse_host_url(text: str, hosts: set[str]) -> str | None:
+    """A URL; that of one of ``hosts`` also where port or scheme are missing, or a path follows."""
+    url = parse_url(text)
+    if url in hosts or text.lower().startswith("http:"):
+        return url
+    host = (text.partition("://")[2] or text).replace("?", "/").partition("/")[0].partition(":")[0].rstrip(".")
+    known = {urlsplit(each).hostname: each for each in hosts}
+    return known.get(host.lower(), url)
+
+
+def _has_placeholder(url: str) -> bool:
+    """Whether the project's name is still to be filled in. Other hosts may have any name."""
+    name, _, rest = (url.partition("://")[2] or url).partition(".")
+    return is_masked(url) or (rest.lower()[:9] in ("", "supabase.") and is_placeholder(name))
+
+
+def find_url_fault(text: str) -> str:
+    """The reason why a Supabase URL cannot be used, in words that follow a name."""
+    if _has_placeholder(text) or set(text) & set("<>{}$"):
+        return "is a placeholder, and not the URL of a project"
+    if is_secret_key(text):
+        return "is a key: are supabase-url and supabase-key swapped?"
+    if re.match(r"(?:https?://)?(?:app\.)?supabase\.(?:com|io)\b", text, re.IGNORECASE):
+        return "is the dashboard's address, in which no project can be read"
+    if text.startswith(("postgres://", "postgresql://")):
+        return "is a connection string of the database, and not the project's URL"
+    return _find_shape_fault(text)
+
+
+def _find_shape_fault(url: str) -> str:
+    if "." in url and parse_url(f"https://{url}") is not None:
+        return "has no https:// before the host"  # the text may be some other secret: it is not shown
+    if parse_url(url.lower().replace("http:", "https:", 1)) is not None:
+        return "begins with http:// and not with https://"
+    try:
+        parts = urlsplit(url)
+        origin = parse_url(f"{parts.scheme}://{parts.netloc}")
+    except ValueError:
+        origin = None
+    return (
+        f"has something behind the host; the URL without it is {origin}" if origin else "is not a URL that can be used"
+    )
+
+
+def find_supabase_key_fault(words: list[str], url: str) -> tuple[str, str] | None:
+    """Why these words cannot be the key of the project at ``url``, as code and message; None when they can be.
+
+    A key is one word; a reader's is two: the public key, which opens the gateway, and a JWT with a role.
+    """
+    if _is_public_key(words[-1]):
+        return "anon-supabase-key", "supabase-key is the project's public key"
+    project = _cloud_project(url)
+    oddity = _supabase_key_oddity(words, is_cloud=bool(project))
+    if oddity:
+        return "invalid-supabase-key", f"supabase-key (or its variable) {oddity}"
+    for ref in (parse_claims(word).get("ref") for word in words):
+        if project and isinstance(ref, str) and _cloud_project(f"https://{ref}.supabase.co") and ref != project:
+            said = f"supabase-key is a key of the project {ref}, and supabase-url is the URL of {project}"
+            return "supabase-key-of-another-project", said
+    return None
+
+
+def is_secret_key(text: str) -> bool:
+    """Whether ``text`` looks like one of Supabase's keys."""
+    return text.startswith(("sb_", "eyJ"))
+
+
+def _supabase_key_oddity(words: list[str], *, is_cloud: bool) -> str:
+    whole, last = " ".join(words), words[-1]
+    is_known = last.startswith("sb_secret_") or re.fullmatch(_JWT, last) is not None
+    seen = (
+        (is_masked(whole), MASKED),
+        (is_placeholder(whole), "is a placeholder"),
+        (last.startswith("sbp_"), "is a personal access token (sbp_), which opens no project's tables"),
+        ("://" in last, "is a URL"),
+        (not all(map(is_one_word, words)) or (len(words) > 1 and not _is_reader_key(words)), ODD),
+        (is_cloud and not is_known, "is neither a secret key (sb_secret_) nor a JWT, and supabase.co has no others"),
+    )
+    return next((said for is_so, said in seen if is_so), "")
+
+
+def _is_public_key(key: str) -> bool:
+    return key.startswith("sb_publishable_") or parse_claims(key).get("role") in ("anon", "authenticated")
+
+
+def _is_reader_key(words: list[str]) -> bool:
+    return len(words) == 2 and _is_public_key(words[0]) and isinstance(parse_claims(words[1]).get("role"), str)
