@@ -150,7 +150,8 @@ def check_answer(answer: Answer, key: str) -> None:
 
 def _ended(key: str, now: datetime | None) -> datetime | None:
     """When ``key``, or a part of a reader's, has ended by its own date; None where it has not, or has none."""
-    from kis_token.values import claimed_time, parse_claims
+    from kis_token.token import claimed_time
+    from kis_token.values import parse_claims
 
     now = now or datetime.now(timezone.utc)
     ends = (claimed_time(parse_claims(word), "exp") for word in key.split())
