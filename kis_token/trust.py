@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 #: Variables that replace the system's certificates, and variables that add to them.
 _REPLACING = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -76,10 +76,13 @@ def in_use() -> list[str]:
     return list(dict.fromkeys(name for name, _ in _named(os.environ)))
 
 
-def collect(env: Mapping[str, str]) -> bytes:
-    """All certificates that ``env`` has this project trust, without certifi's, as one file in PEM form."""
+def collect(env: Mapping[str, str], more: Iterable[str]) -> bytes:
+    """The certificates that ``env`` has this project trust, without certifi's, as one file in PEM form.
+
+    ``more`` are further files and folders.
+    """
     paths = ssl.get_default_verify_paths()
-    places = dict.fromkeys(path for _, path in _named(env))
+    places = dict.fromkeys(filter(None, [*(path for _, path in _named(env)), *more]))
     if not env.get("SSL_CERT_FILE"):
         places[paths.openssl_cafile] = None
     if not env.get("SSL_CERT_DIR"):
@@ -90,7 +93,7 @@ def collect(env: Mapping[str, str]) -> bytes:
             with suppress(OSError):
                 blocks.update(dict.fromkeys(_blocks_of(file.read_bytes())))
     blocks.update(dict.fromkeys(_of_windows()))
-    return b"\n".join([*blocks, b""])
+    return b"\n".join([*blocks, b""]) if blocks else b""
 
 
 @lru_cache(maxsize=1)
