@@ -151,6 +151,9 @@ class _Guarded(HTTPConnection):
         """Connect, and shake hands with the other side."""
         with ExitStack() as self._handshake:
             try:
+                if isinstance(self, HTTPSConnection):
+                    with no_fork():
+                        self.ssl_context = trusted()
                 super().connect()
             except (ssl.SSLError, NoTrust, ProxyFault) as error:
                 _EXCHANGE.get().trouble = _trouble(error)
@@ -171,8 +174,6 @@ class _Guarded(HTTPConnection):
             raise NewConnectionError(self, f"not connected: {type(error).__name__}") from None
         sys.audit("http.client.connect", self, self.host, self.port)
         self._handshake.enter_context(no_fork())
-        if isinstance(self, HTTPSConnection):
-            self.ssl_context = trusted()
         return connection
 
 

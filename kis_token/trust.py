@@ -152,8 +152,8 @@ def _why_unusable(name: str, path: str) -> str | None:
     is_folder = Path(path).is_dir()
     if not Path(path).exists():
         return f"names a {wanted} that does not exist"
-    if name in _REPLACING and is_folder != (wanted == "folder"):
-        return f"does not name a {wanted}"
+    if name == "SSL_CERT_FILE" and is_folder:
+        return "names a folder, not a file"
     try:
         if is_folder:
             is_empty = not any(_HASHED.fullmatch(each.name) for each in Path(path).iterdir())

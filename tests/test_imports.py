@@ -43,6 +43,7 @@ LAYERS = {
     "network": 1,
     "trust": 0,
     "proxies": 2,
+    "route": 3,
     "wire": 3,
     "retry": 1,
     "machine": 2,
