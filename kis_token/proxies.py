@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 #: Where a proxy is from that no variable names.
 SYSTEM = "the system's settings"
 
-_ENTRY = re.compile(r"(?P<host>\[[^]]*\]|[^:]*)(:(?P<port>\d+))?")
-_ADDRESS = re.compile(r"[\d.]+|[\da-f.]*:[\da-f:.]*")
+#: An entry of NO_PROXY, and a host that is an address.
+_ENTRY = r"(?P<host>\[[^]]*\]|[^:]*)(:(?P<port>\d+))?"
+_ADDRESS = r"[\d.]+|[\da-f.]*:[\da-f:.]*"
 
 
 class Proxy:
@@ -147,12 +148,12 @@ def _covers(entry: str, host: str, port: int) -> bool:
     """Whether an entry of NO_PROXY stands for this host and port."""
     if entry == "*":
         return True
-    parts = _ENTRY.fullmatch(entry)
+    parts = re.fullmatch(_ENTRY, entry)
     name, wanted = (parts["host"], parts["port"]) if parts else (entry, None)  # an IPv6 address without brackets
     if wanted is not None and int(wanted) != port:
         return False
     name = name.strip("[]")
-    if _ADDRESS.fullmatch(host):
+    if re.fullmatch(_ADDRESS, host):
         return _holds(name, host)
     name = name.removeprefix("*").strip(".")
     return name != "" and (host == name or host.endswith(f".{name}"))

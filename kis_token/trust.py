@@ -28,7 +28,7 @@ _ADDING = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 VARIABLES = (*_REPLACING, *_ADDING)
 
 #: The names by which OpenSSL finds the certificates of a folder.
-_HASHED = re.compile(r"[0-9a-f]{8}\.\d+")
+_HASHED = r"[0-9a-f]{8}\.\d+"
 
 #: Windows' name of the purpose that a server's certificate is for.
 _SERVER = "1.3.6.1.5.5.7.3.1"
@@ -156,7 +156,7 @@ def _why_unusable(name: str, path: str) -> str | None:
         return "names a folder, not a file"
     try:
         if is_folder:
-            is_empty = not any(_HASHED.fullmatch(each.name) for each in Path(path).iterdir())
+            is_empty = not any(re.fullmatch(_HASHED, each.name) for each in Path(path).iterdir())
             return "names a folder that the command openssl rehash has not prepared" if is_empty else None
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:
@@ -168,8 +168,10 @@ def _why_unusable(name: str, path: str) -> str | None:
 
 def _files_of(place: Path) -> list[Path]:
     """The files that OpenSSL reads at a path."""
+    if not place.is_dir():
+        return [place]
     try:
-        return sorted(each for each in place.iterdir() if _HASHED.fullmatch(each.name)) if place.is_dir() else [place]
+        return sorted(each for each in place.iterdir() if re.fullmatch(_HASHED, each.name))
     except OSError:
         return []
 

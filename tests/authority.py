@@ -41,7 +41,7 @@ class Authority:
         return _store(self.folder / f"{name}.pem", certificate, key, chain=(certificate, *self.chain))
 
     def server(self, host: str = "127.0.0.1", *, begins: timedelta = -HOUR, ends: timedelta = HOUR) -> ssl.SSLContext:
-        """What serves ``host`` with a certificate that this authority has signed."""
+        """The context of a server for ``host``, with a certificate that this authority has signed."""
         key = ec.generate_private_key(ec.SECP256R1())
         try:
             name: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))

@@ -162,7 +162,7 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, n
 
 
 def answer(request: Request) -> Response:
-    """What Supabase and KIS say, as far as these tests go."""
+    """Answers of Supabase and KIS, as far as these tests need them."""
     return Response(200, [] if "api_credentials" in request.path else GRANTED)
 
 
@@ -212,7 +212,7 @@ def test_a_proxy_that_is_not_on_the_way_plays_no_part(
     call(server.url)
 
 
-#: What a proxy answers to CONNECT, what is said of it, and whether no repetition mends it.
+#: A proxy's answer to CONNECT, a part of the error, and whether no repetition mends it.
 ANSWERS: dict[str, tuple[bytes, str, bool]] = {
     "407": (b"HTTP/1.1 407 Hello\r\nContent-Length: 0\r\n\r\n", "asks for a user and a password (HTTP 407)", True),
     "403": (b"HTTP/1.1 403 Hello\r\nContent-Length: 0\r\n\r\n", "opens no connection to 127.0.0.1:", True),

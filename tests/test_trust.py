@@ -41,7 +41,7 @@ def company(tmp_path: Path) -> Authority:
 
 
 def answer(request: Request) -> Response:
-    """What Supabase and KIS say, as far as these tests go."""
+    """Answers of Supabase and KIS, as far as these tests need them."""
     return Response(200, [] if "api_credentials" in request.path else GRANTED)
 
 

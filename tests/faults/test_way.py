@@ -50,13 +50,13 @@ def company(tmp_path: Path) -> Authority:
 
 @pytest.fixture
 def relay(chain: Chain, company: Authority) -> Iterator[Hiccuping]:
-    """What inspects the connections to Supabase."""
+    """A relay that inspects the connections to Supabase."""
     with Hiccuping(int(chain.supabase.url.rpartition(":")[2]), company.server()) as relay:
         yield relay
 
 
 def inputs_of(chain: Chain, url: str, **more: str) -> dict[str, str]:
-    """What a workflow gives the action."""
+    """The inputs that a workflow gives the action."""
     given = {
         "supabase-url": url,
         "supabase-key": SERVICE_KEY,
