@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
+import stat
 import sys
 from contextlib import suppress
 from functools import lru_cache
@@ -149,31 +150,32 @@ def _kind(path: str) -> str:
 def _why_unusable(name: str, path: str) -> str | None:
     """Why a variable adds no certificates; None when it does."""
     wanted = "folder" if name == "SSL_CERT_DIR" else "file"
-    is_folder = Path(path).is_dir()
-    if not Path(path).exists():
-        return f"names a {wanted} that does not exist"
-    if name == "SSL_CERT_FILE" and is_folder:
-        return "names a folder, not a file"
     try:
-        if is_folder:
-            is_empty = not any(re.fullmatch(_HASHED, each.name) for each in Path(path).iterdir())
-            return "names a folder that the command openssl rehash has not prepared" if is_empty else None
+        if stat.S_ISDIR(os.stat(path).st_mode):  # noqa: PTH116 - it says why there is none
+            return "names a folder, not a file" if name == "SSL_CERT_FILE" else _why_unusable_folder(Path(path))
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"names a {wanted} that does not exist"
     except ssl.SSLError:
         return "names a file without certificates in PEM form"
     except (OSError, ValueError) as error:
-        return f"names a {'folder' if is_folder else 'file'} that cannot be read ({type(error).__name__})"
+        return f"names a {wanted} that cannot be read ({type(error).__name__})"
     return None
+
+
+def _why_unusable_folder(folder: Path) -> str | None:
+    is_prepared = any(re.fullmatch(_HASHED, each.name) for each in folder.iterdir())
+    return None if is_prepared else "names a folder that the command openssl rehash has not prepared"
 
 
 def _files_of(place: Path) -> list[Path]:
     """The files that OpenSSL reads at a path."""
-    if not place.is_dir():
-        return [place]
     try:
-        return sorted(each for each in place.iterdir() if re.fullmatch(_HASHED, each.name))
+        if place.is_dir():
+            return sorted(each for each in place.iterdir() if re.fullmatch(_HASHED, each.name))
     except OSError:
         return []
+    return [place]
 
 
 def _blocks_of(text: bytes) -> list[bytes]:

@@ -209,6 +209,8 @@ UNUSABLE: dict[str, tuple[str, Callable[[Path, Authority], Path], str]] = {
         "without certificates in PEM form",
     ),
     "a folder for a file": ("SSL_CERT_FILE", lambda folder, _: folder, "names a folder, not a file"),
+    "too long a name": ("CURL_CA_BUNDLE", lambda folder, _: folder / ("x" * 300), "names a file that cannot be read"),
+    "below a file": ("SSL_CERT_FILE", lambda _, company: company.file / "x", "names a file that does not exist"),
     "not prepared": ("SSL_CERT_DIR", lambda folder, _: folder, "openssl rehash has not prepared"),
     "not prepared bundle": ("REQUESTS_CA_BUNDLE", lambda folder, _: folder, "openssl rehash has not prepared"),
 }
