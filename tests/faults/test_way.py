@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kis_token import trust
+from kis_token.bootstrap import ensure_runtime
 from kis_token.errors import IssuerOutage, StoreOutage
 from kis_token.sandbox import Sandbox
 from kis_token.sandbox.emulator import KISEmulator
@@ -24,7 +27,7 @@ from tests.support import ACCOUNT, SERVICE_KEY, make_token
 from tests.test_hosts import TunnelProxy
 from tests.test_reader import raw_server
 from tools.certificate import make_hashed_folder
-from tools.step import run_step
+from tools.step import CHECKOUT, run_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,6 +102,31 @@ def test_a_step_behind_a_company_s_certificate(
 
     assert (ended.status, ended.public.get("source")) == (0, "supabase"), ended.log
     assert list((tmp_path / "job" / "tools").iterdir()) == []
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_a_step_issues_through_a_company_s_proxy(
+    postgres: EmbeddedPostgres, company: Authority, tmp_path: Path, tool_cache: Path
+) -> None:
+    """With REQUESTS_CA_BUNDLE and HTTPS_PROXY alone: read, lease, tokenP and the stored token go through the tunnel."""
+    files = (CHECKOUT / "requirements.txt", CHECKOUT / "requirements-uv.txt")
+    ensure_runtime(*files, os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}, time.monotonic() + 180)
+    with Sandbox(dsn=postgres.create_database(), tls=company.server()) as sandbox, TunnelProxy() as proxy:
+        inputs = {
+            "supabase-url": sandbox.supabase.url,
+            "supabase-key": sandbox.service_key,
+            "base-url": sandbox.kis.production_url,
+            "cache-path": "off",
+        }
+        env = {**NOWHERE, "RUNNER_TOOL_CACHE": str(tool_cache), "HTTPS_PROXY": proxy.url}
+        first, second = (
+            run_step(inputs, tmp_path / job, env | {"REQUESTS_CA_BUNDLE": str(company.file)}) for job in ("one", "two")
+        )
+        calls = [request for request in sandbox.kis.requests if request.path == TOKEN_PATH]
+
+    assert (first.status, first.public.get("source")) == (0, "oauth"), first.log
+    assert (second.status, second.public.get("source"), len(calls)) == (0, "supabase", 1), second.log
+    assert len(proxy.asked) >= 5
 
 
 def test_a_certificate_of_supabase_that_cannot_be_checked(chain: Chain, relay: Hiccuping) -> None:
