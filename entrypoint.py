@@ -136,9 +136,11 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
         try:
             return run_chain(settings, view, workflow)
         except EnvironmentFault as fault:
-            at_hand = view.at_hand() if view is not None and settings.mode == "resolve" else None
+            at_hand = view.at_hand() if view is not None and settings.mode in ("resolve", "check") else None
             if view is not None and view.outage is not None:
-                fault = EnvironmentFault(fault.code, f"{view.outage.args[0]}. {fault.args[0]}")
+                # Where nothing but a change of the set-up mends the outage, it is the error, and this comes with it.
+                code = view.outage.code if view.outage.lasting else fault.code
+                fault = EnvironmentFault(code, f"{view.outage.args[0]}. {fault.args[0]}")
             if view is None or at_hand is None:
                 fault.warn(view.warnings if view is not None else ())
                 report_failure(fault, view.links if view is not None else (), workflow)
@@ -176,7 +178,8 @@ def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> N
 def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | None, Resolution | None]:
     """What store and cache say, and a token when that is all it takes.
 
-    Neither where a secret library would be needed, or where certificates or a proxy make the standard library doubtful.
+    Returns no view where values may be sealed, and no token where a certificate cannot be checked: the packages bring
+    what either needs.
     """
     if settings.encryption_keys or settings.mode == "force":
         return None, None
@@ -201,13 +204,19 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
 
     clock = SystemClock()
     view = look(settings, read, cache, vault, clock, retry=Retry(clock, left, workflow.info))
-    if view.outage is not None and view.outage.lasting and not view.outage.persists:
-        return None, None  # the packages bring further certificates
+    if _lacks_certificates(view):
+        return view, None
     with telling(view):
         resolution = enough(view, settings)
-        if resolution is None and view.outage is not None and view.outage.persists and not settings.allow_expired:
-            raise view.outage  # the packages would not change the answer
+        outage = None if settings.allow_expired or resolution is not None else view.outage
+        if outage is not None and (outage.lasting or outage.persists):
+            raise outage  # no package mends it
     return view, remember(cache, resolution) if resolution is not None else None
+
+
+def _lacks_certificates(view: View) -> bool:
+    """Whether Supabase's certificate could not be checked. The packages bring further ones."""
+    return view.outage is not None and view.outage.code == "store-tls"
 
 
 def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> int:
@@ -224,7 +233,7 @@ def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> 
     with ExitStack() as end:
         runtime = add_runtime(settings, end)
         try:
-            return run_action(view)
+            return run_action(view if view is not None and not _lacks_certificates(view) else None)
         except ImportError as error:
             seen = error.name or type(error).__name__
         if any(word.startswith(REINSTALL) for word in sys.argv):

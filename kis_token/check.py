@@ -19,6 +19,7 @@ from kis_token.config import Settings
 from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError
 from kis_token.folders import is_on_open_ground
 from kis_token.lookup import ROTATION_GRACE, TOLERATED_SKEW, check_owner, describe
+from kis_token.route import examine_route
 from kis_token.schema import check_schema
 from kis_token.sealing import SealingVault, make_vault
 from kis_token.token import AppKey, claimed_time, parse_instant, parse_stored
@@ -54,6 +55,7 @@ def read_settings(env: Mapping[str, str]) -> tuple[Settings | None, list[Finding
 def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: Clock) -> Iterator[Finding]:
     """All findings on a set-up."""
     vault = make_vault(settings.encryption_keys)
+    yield from examine_route(settings)
     yield _kis_host(issuer)
     yield from _supabase_key(settings.supabase_key, clock.now())
     yield from _cache_folder(settings.cache_path)

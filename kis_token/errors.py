@@ -32,6 +32,10 @@ _KEYS_HINT = (
     "Compare key and secret with the KIS developers' site: real and paper accounts have keys of their own "
     "(input environment), and a secret that was cut at the end or lost a '=' is refused too."
 )
+_TRUST_HINT = (
+    "If this machine's connections are inspected, let SSL_CERT_FILE or REQUESTS_CA_BUNDLE name the file that holds the "
+    "inspecting company's certificate. A variable that the message names has to be corrected or removed."
+)
 _MIGRATE_HINT = "Run the files of sql/ in the SQL editor of the Supabase project, in the order of their names."
 
 #: Every code with what to do about it. docs/troubleshooting.md has an entry for each.
@@ -90,7 +94,7 @@ REMEDIES: dict[str, str] = {
         "Look at the database's size and disk in Supabase's dashboard: free space or enlarge the disk, then turn the "
         "read-only mode off. Stored tokens stay readable until they end."
     ),
-    "store-tls": "The certificate of supabase-url cannot be checked. Is there a proxy that needs its own certificate?",
+    "store-tls": _TRUST_HINT,
     "store-redirects": (
         "Open supabase-url in a browser on this machine: log in where the network asks for it, and give the project's "
         "own address where that is another one."
@@ -134,6 +138,7 @@ REMEDIES: dict[str, str] = {
         "KIS issues once a minute for an app key. While Supabase works, jobs share a token; else see who issues."
     ),
     "kis-unreachable": "Look at the notices of the KIS developers' site: the service has maintenance windows.",
+    "kis-tls": _TRUST_HINT,
     "kis-answer-unusable": "KIS did not answer as it is documented to. Try again in some minutes.",
     # issuing
     "key-in-two-slots": "Use one service-name for one app key everywhere.",
@@ -146,6 +151,10 @@ REMEDIES: dict[str, str] = {
     "timed-out": "Something did not answer. The last lines of the log say what was waited for; or raise timeout.",
     "no-valid-token": "mode: check never issues. Run once with mode: resolve.",
     # cache and machine
+    "proxy-unusable": (
+        "Set the variable to http://host:port, with user:password@ before the host where the proxy asks for them, or "
+        "name the host in NO_PROXY where it can be reached without the proxy."
+    ),
     "no-private-folder": (
         "Without Supabase, the jobs of a machine take turns by a lock in a private folder. Give this user a home or a "
         "temporary folder that no other user can write."
@@ -281,12 +290,15 @@ class IssuerRateLimited(IssuerError):
 
 
 class IssuerOutage(IssuerError):
-    """KIS does not answer, or not sensibly. ``sent`` says that the request may have had its effect."""
+    """KIS does not answer, or not sensibly. ``sent`` says that the request may have had its effect.
 
-    retryable = True
+    ``lasting`` says that no repetition mends it, such as a certificate that cannot be checked.
+    """
 
-    def __init__(self, code: str, message: str, *, sent: bool) -> None:
+    def __init__(self, code: str, message: str, *, sent: bool, lasting: bool = False) -> None:
         super().__init__(code, message)
+        self.retryable = not lasting
+        self.lasting = lasting
         self.sent = sent
 
 

@@ -215,7 +215,7 @@ class Flight:
             self._lease.abort(turn, error.kis_code, refused=app_key.credential_id)
         elif isinstance(error, IssuerOutage):
             self._lease.abort(turn, error.code, MINUTE if error.sent else timedelta())
-            if not (error.sent or self._was_unsent or self._has_token(view)):
+            if not (error.sent or error.lasting or self._was_unsent or self._has_token(view)):
                 self._was_unsent = True  # one hiccup on the way to KIS, and nothing left
                 return None
         else:

@@ -13,12 +13,15 @@ import signal
 import subprocess
 import sys
 import time
+from configparser import ConfigParser
+from configparser import Error as ConfigError
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault
 from kis_token.folders import walk
+from kis_token.trust import VARIABLES, collect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,8 +98,6 @@ def _clean_environment(env: Mapping[str, str], temporary: Path) -> dict[str, str
         for name, value in env.items()
         if not name.upper().startswith(_SECRET_VARIABLES) and name.upper() not in _MISLEADING_VARIABLES
     }
-    # uv brings certificates of its own, which a company's proxy does not go by; pip uses the system's anyway.
-    certificates = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"}
     # Settings of the caller's that a folder of our own contradicts.
     overrides = {
         "PIP_USER": "0",
@@ -105,7 +106,43 @@ def _clean_environment(env: Mapping[str, str], temporary: Path) -> dict[str, str
         "UV_LINK_MODE": "copy",  # links would break when the cache they lead to is cleaned
         "TMPDIR": f"{temporary}",  # both unpack there, and check hashes before that
     }
-    return certificates | kept | overrides | _uv_cache(env)
+    return _with_certificates(kept, temporary) | overrides | _uv_cache(env)
+
+
+def _with_certificates(env: dict[str, str], temporary: Path) -> dict[str, str]:
+    """The environment in which uv and pip trust the same certificates as this project; see `trust`.
+
+    By themselves, uv takes SSL_CERT_FILE and SSL_CERT_DIR in the place of the system's certificates and does not know
+    the other variables. pip before 24.2 does not know the system's certificates, and takes REQUESTS_CA_BUNDLE in the
+    place of all others. So both get one file with all of them, uv as the only file of a folder.
+    """
+    # uv brings certificates of its own, which a company's proxy does not go by.
+    env = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"} | env
+    own = [env.get("PIP_CERT", ""), *_of_pip_s_settings(env)]
+    is_told = any([*map(env.get, VARIABLES), *own])
+    if not is_told and sys.platform in ("win32", "darwin"):
+        return env  # these systems' stores are no files; uv and newer pips know them
+    certificates = collect(env, own)
+    if not certificates:
+        return env
+    file = temporary / "certificates" / "00000000.0"  # a name by which uv takes it for a folder's certificate
+    file.parent.mkdir(mode=0o700)
+    file.write_bytes(certificates)
+    kept = {name: value for name, value in env.items() if name not in VARIABLES or (name == "SSL_CERT_FILE" and value)}
+    return kept | {"PIP_CERT": f"{file}"} | ({"SSL_CERT_DIR": f"{file.parent}"} if is_told else {})
+
+
+def _of_pip_s_settings(env: Mapping[str, str]) -> list[str]:
+    """The files that ``cert`` names in pip's settings, which PIP_CERT hides."""
+    homes = [env["HOME"]] if env.get("HOME") else []
+    folders = [env.get("XDG_CONFIG_HOME"), env.get("APPDATA"), *(f"{home}/.config" for home in homes)]
+    folders += [f"{home}/Library/Application Support" for home in homes]
+    files = [f"{folder}/pip/{name}" for folder in folders if folder for name in ("pip.conf", "pip.ini")]
+    settings = ConfigParser(interpolation=None, strict=False)
+    with suppress(ConfigError, OSError, ValueError):
+        settings.read(["/etc/pip.conf", f"{sys.prefix}/pip.conf", *(f"{home}/.pip/pip.conf" for home in homes), *files])
+        settings.read(env.get("PIP_CONFIG_FILE", ""))
+    return [settings.get(section, "cert", fallback="") for section in ("global", "install")]
 
 
 def _uv_cache(env: Mapping[str, str]) -> dict[str, str]:

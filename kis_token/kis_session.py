@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from http.cookiejar import DefaultCookiePolicy
 from numbers import Real
-from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -24,14 +23,16 @@ from requests.utils import default_headers
 
 from kis_token.errors import IssuerOutage
 from kis_token.forks import PerProcess
-from kis_token.kis_transport import Exchange, TransportError, begin, guarded
+from kis_token.kis_transport import Exchange, TransportError, Trouble, begin, guarded
 from kis_token.limits import GivenUp, within
 from kis_token.ports import TooLate
+from kis_token.proxies import ProxyFault, find_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kis_token.limits import Attempt
+    from kis_token.proxies import Proxy
     from kis_token.token import AppKey, Token
 
 CONNECT_SECONDS = 5.0
@@ -73,8 +74,11 @@ class Session:
     """
 
     def __init__(self, base_url: str) -> None:
-        self._host = urlsplit(base_url).hostname
-        self._sessions = PerProcess(lambda: _open(base_url))
+        parts = urlsplit(base_url)
+        self._is_tls = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port or 443
+        self._sessions = PerProcess(_open)
 
     def close(self) -> None:
         """Close this process's connections. The next call opens them again."""
@@ -94,9 +98,11 @@ class Session:
         no, and the next call uses that connection. Raises IssuerOutage, whose ``sent`` says whether a part of the
         request may have left.
         """
+        # Without TLS only this machine is asked: never through a proxy, which would see the keys.
+        proxy = self._find_proxy() if self._is_tls else None
 
         def work(attempt: Attempt) -> Response:
-            exchange = Exchange(attempt, may_send or _always)
+            exchange = Exchange(attempt, may_send or _always, proxy)
             begin(exchange)
             try:
                 return self._exchange(request, seconds, largest, exchange)
@@ -104,20 +110,19 @@ class Session:
             except (OSError, ValueError, HTTPException, TransportError) as error:
                 seen = type(error).__name__
             # Out of the block, since the error that is left behind may quote what was sent.
-            raise self._outage(f"does not answer ({seen})", sent=attempt.sent)
+            trouble = exchange.trouble or Trouble("kis-unreachable", f"does not answer ({seen})", lasting=False)
+            said = trouble.said + (_way(proxy) if trouble.code != "proxy-unusable" else "")
+            raise self._outage(said, trouble.code, sent=attempt.sent, lasting=trouble.lasting)
 
         try:
             return within(seconds, work)
         except GivenUp as error:
             sent = error.sent
-        raise self._outage(f"did not answer within {max(seconds, 0):.2g} s", sent=sent)
+        raise self._outage(f"did not answer within {max(seconds, 0):.2g} s{_way(proxy)}", sent=sent)
 
     def _exchange(self, request: Prepared, seconds: float, largest: int, exchange: Exchange) -> Response:
-        session = self._sessions.get()
-        assert request.url is not None  # noqa: S101 - prepared requests have one
-        settings = session.merge_environment_settings(request.url, {}, True, None, None)  # noqa: FBT003 - stream
         timeout = (min(CONNECT_SECONDS, seconds), seconds)
-        with session.send(request, timeout=timeout, allow_redirects=False, **settings) as answer:
+        with self._sessions.get().send(request, timeout=timeout, allow_redirects=False, stream=True) as answer:
             if exchange.was_late:
                 answer.raw.release_conn()
                 raise TooLate
@@ -130,8 +135,14 @@ class Session:
             answer._content = bytes(body)  # noqa: SLF001 - where requests itself would have put it
             return answer
 
-    def _outage(self, what: str, code: str = "kis-unreachable", *, sent: bool) -> IssuerOutage:
-        return IssuerOutage(code, f"{self._host} {what}", sent=sent)
+    def _find_proxy(self) -> Proxy | None:
+        try:
+            return find_proxy(self._host, self._port)
+        except ProxyFault as fault:
+            raise self._outage(f"cannot be asked: {fault}", "proxy-unusable", sent=False, lasting=True) from None
+
+    def _outage(self, what: str, code: str = "kis-unreachable", *, sent: bool, lasting: bool = False) -> IssuerOutage:
+        return IssuerOutage(code, f"{self._host} {what}", sent=sent, lasting=lasting)
 
 
 def prepare(
@@ -190,10 +201,10 @@ def _check(what: str, value: object, form: re.Pattern[str], described: str) -> N
         raise ValueError(f"{what} is not {described}")
 
 
-def _open(base_url: str) -> requests.Session:
+def _open() -> requests.Session:
     session = requests.Session()
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    session.trust_env = base_url.startswith("https:")  # without TLS only this machine is asked: never through a proxy
+    session.trust_env = False  # the connections know proxies and certificates by themselves
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter())
     return session
@@ -206,23 +217,18 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(*arguments, **named)
         _guard(self.poolmanager)
 
-    def proxy_manager_for(self, proxy: str, **named: Any) -> Any:  # noqa: ANN401 - the parent's
-        is_new = proxy not in self.proxy_manager
-        manager = super().proxy_manager_for(proxy, **named)
-        if is_new:
-            _guard(manager)
-        return manager
-
-    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:  # noqa: ANN401 - the parent's
-        if isinstance(verify, str) and not Path(verify).exists():
-            message = "KIS cannot be asked: REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names a file that does not exist"
-            raise IssuerOutage("kis-unreachable", message, sent=False)
-        super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]  # in requests
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:  # noqa: ANN401, ARG002 - the parent's
+        """Name no certificates beside those of the connection's own context."""
+        conn.cert_reqs = "CERT_REQUIRED"
 
 
 def _guard(manager: Any) -> None:  # noqa: ANN401 - a PoolManager, which only urllib3 knows
     """Have the manager's pools make guarded connections."""
     manager.pool_classes_by_scheme = {name: guarded(pool) for name, pool in manager.pool_classes_by_scheme.items()}
+
+
+def _way(proxy: Proxy | None) -> str:
+    return f", through the proxy in {proxy.source}" if proxy is not None else ""
 
 
 def _always() -> bool:

@@ -22,12 +22,14 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionErr
 
 from kis_token.final_response import FinalResponse
 from kis_token.forks import no_fork
-from kis_token.network import connect
+from kis_token.proxies import ProxyFault, reach
+from kis_token.trust import NoTrust, describe, forget, trusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kis_token.limits import Attempt
+    from kis_token.proxies import Proxy
 
 #: Errors of this module's connections that requests may pass on as they are.
 TransportError = HTTPError
@@ -35,15 +37,27 @@ TransportError = HTTPError
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its answer.
+    """One request and its answer, through ``proxy`` where there is one.
 
     ``may_send`` is asked right before the request leaves, when the connection is ready. When it says no, nothing
     leaves, ``was_late`` becomes true, and the answer has status 0: after it the connection is as good as new.
+    ``trouble`` is why there is no connection, where that is known better than urllib3 passes it on.
     """
 
     attempt: Attempt
     may_send: Callable[[], bool]
+    proxy: Proxy | None = None
     was_late: bool = False
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why there is no connection: ``code`` of the error, and ``said`` after the name of the host."""
+
+    code: str
+    said: str
+    lasting: bool
 
 
 _EXCHANGE: ContextVar[Exchange] = ContextVar("_EXCHANGE")
@@ -57,9 +71,7 @@ def begin(exchange: Exchange) -> None:
 @cache
 def guarded(pool: type[Any]) -> type[Any]:
     """One of urllib3's classes of connection pools, with connections of this module."""
-    connection = pool.ConnectionCls
-    guard = _GuardedDirect if connection in (HTTPConnection, HTTPSConnection) else _Guarded
-    members = {"ConnectionCls": type("GuardedConnection", (guard, connection), {}), "QueueCls": _Kept}
+    members = {"ConnectionCls": type("GuardedConnection", (_Guarded, pool.ConnectionCls), {}), "QueueCls": _Kept}
     return type("GuardedPool", (pool,), members)
 
 
@@ -113,7 +125,7 @@ class _Guarded(HTTPConnection):
         exchange = _EXCHANGE.get()
         if self.sock is None:
             self.connect()
-        exchange.attempt.watch(getattr(self.sock, "socket", self.sock))  # through a proxy TLS may lie within TLS
+        exchange.attempt.watch(self.sock)
         self._is_unsent = exchange.was_late = not exchange.may_send()
         if not exchange.was_late:
             exchange.attempt.sending()
@@ -135,26 +147,42 @@ class _Guarded(HTTPConnection):
             return False
         return False
 
-
-class _GuardedDirect(_Guarded):
-    """One that is made by `network.connect`. Through a SOCKS proxy connections are made in another way."""
-
     def connect(self) -> None:
         """Connect, and shake hands with the other side."""
         with ExitStack() as self._handshake:
-            super().connect()
+            try:
+                if isinstance(self, HTTPSConnection):
+                    with no_fork():
+                        self.ssl_context = trusted()
+                super().connect()
+            except (ssl.SSLError, NoTrust, ProxyFault) as error:
+                _EXCHANGE.get().trouble = _trouble(error)
+                raise
 
     def _new_conn(self) -> socket.socket:
-        seconds = self.timeout
+        seconds, exchange = self.timeout, _EXCHANGE.get()
         assert seconds is not None  # noqa: S101 - every call has its time
         try:
-            connection = connect(self._dns_host, self.port, seconds, _EXCHANGE.get().attempt)
+            connection = reach(self._dns_host, self.port, exchange.proxy, seconds, exchange.attempt)
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from None
         except TimeoutError:
             raise ConnectTimeoutError(self, "not connected in time") from None
+        except ProxyFault:
+            raise
         except OSError as error:
             raise NewConnectionError(self, f"not connected: {type(error).__name__}") from None
         sys.audit("http.client.connect", self, self.host, self.port)
         self._handshake.enter_context(no_fork())
         return connection
+
+
+def _trouble(error: ssl.SSLError | NoTrust | ProxyFault) -> Trouble:
+    """The error in words. Its text stays out, unless it is one of ours."""
+    if isinstance(error, ProxyFault):
+        return Trouble("proxy-unusable", f"cannot be asked: {error}", error.is_lasting)
+    if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):
+        forget()
+        why = describe(error) if isinstance(error, ssl.SSLError) else f"{error}"
+        return Trouble("kis-tls", f"has a certificate that cannot be checked: {why}", lasting=True)
+    return Trouble("kis-unreachable", f"does not answer ({describe(error)})", lasting=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.sandbox import Sandbox
+from kis_token.sandbox.emulator import KISEmulator
 from kis_token.token import looks_like_token
 from tests.command import kis_token
 from tools.certificate import make_certificate
@@ -143,17 +144,21 @@ def test_unknown_certificate_gets_no_secret(encrypted: tuple[Sandbox, str], disa
     assert sandbox.kis.requests == ()
 
 
-def test_unknown_certificate_of_kis_gets_no_secret(encrypted: tuple[Sandbox, str]) -> None:
+def test_unknown_certificate_of_kis_gets_no_secret(encrypted: tuple[Sandbox, str], tmp_path: Path) -> None:
     """A KIS whose certificate is not known is told nothing, although Supabase's is."""
     sandbox, certificate = encrypted
     account = sandbox.kis.accounts["production"][0]
     keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
+    (tmp_path / "kis").mkdir()
+    _, context = make_certificate(tmp_path / "kis")
 
-    ended = kis_token(sandbox.variables | keys | {"SSL_CERT_FILE": certificate}, "get")
+    with KISEmulator(tls=context) as kis:
+        there = {"SSL_CERT_FILE": certificate, "KIS_BASE_URL": kis.production_url}
+        ended = kis_token(sandbox.variables | keys | there, "get")
 
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert "[kis-unreachable]" in ended.stderr
-    assert sandbox.kis.requests == ()
+    assert "[kis-tls]" in ended.stderr
+    assert kis.requests == ()
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])

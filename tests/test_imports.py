@@ -34,9 +34,9 @@ LAYERS = {
     "rotation": 2,
     "forks": 1,
     "final_response": 0,
-    "kis_transport": 2,
-    "kis_session": 3,
-    "kis": 4,
+    "kis_transport": 3,
+    "kis_session": 4,
+    "kis": 5,
     "export": 2,
     "summary": 3,
     "publish": 4,
@@ -44,10 +44,13 @@ LAYERS = {
     "supabase": 5,
     "limits": 0,
     "network": 1,
-    "wire": 2,
+    "trust": 0,
+    "proxies": 2,
+    "route": 3,
+    "wire": 3,
     "retry": 1,
     "machine": 3,
-    "transport": 3,
+    "transport": 4,
     "folders": 0,
     "files": 1,
     "app_keys": 2,
@@ -83,6 +86,8 @@ FAST = (
     "limits",
     "retry",
     "network",
+    "trust",
+    "proxies",
     "folders",
     "files",
     "final_response",
@@ -114,7 +119,7 @@ HEAVY = {
 }
 
 #: Who may read the environment, besides entrypoint.py; the sandbox is a program of its own.
-ENVIRONMENT_READERS = {"action", "cli", "client", "manager", "quick", "wire"}
+ENVIRONMENT_READERS = {"action", "cli", "client", "manager", "quick", "proxies", "trust"}
 
 LOAD = """
 import sys
@@ -246,17 +251,6 @@ def test_environment_is_read_in_few_places() -> None:
             if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "getenvb"):
                 readers.add(module)
     assert readers <= ENVIRONMENT_READERS
-
-
-def test_the_wire_takes_only_proxies_and_certificates_from_the_environment() -> None:
-    """Of the environment the wire asks two functions' worth."""
-    functions = {
-        function.name
-        for function in ast.walk(tree_of(PACKAGE / "wire.py"))
-        if isinstance(function, ast.FunctionDef)
-        and any(isinstance(node, ast.Attribute) and node.attr == "environ" for node in ast.walk(function))
-    }
-    assert functions == {"_proxy", "_trust"}
 
 
 @pytest.mark.usefixtures("child_processes")

@@ -360,19 +360,20 @@ def test_an_echo_of_what_was_sent_shows_nothing(place: str, caplog: pytest.LogCa
 def test_a_variable_that_names_no_certificates(
     variable: str, tls_server: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An outage that says so, and nothing was sent."""
+    """A check that fails names the variable that is to blame, no repetition mends it, and nothing was sent."""
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     monkeypatch.setenv(variable, "/no/such/file.pem")
     error = outage(tls_server.url)
-    assert (error.code, error.sent, tls_server.asked) == ("kis-unreachable", False, [])
-    assert ("names a file that does not exist" in f"{error}") is (variable != "SSL_CERT_FILE")
+    assert (error.code, error.sent, error.lasting, tls_server.asked) == ("kis-tls", False, True, [])
+    assert f"{variable} names a file that does not exist" in f"{error}"
 
 
 @pytest.mark.parametrize("proxy", ["http://[", "http://:0", "socks5://127.0.0.1:1", "nonsense://x", "http://a b:1"])
 def test_a_proxy_variable_that_names_no_proxy(
     proxy: str, tls_server: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The caller gets an outage, and nothing was sent, whichever error requests raises."""
+    """The error names the variable, and nothing was sent."""
     monkeypatch.setenv("https_proxy", proxy)
     error = outage(tls_server.url)
-    assert (error.code, error.sent, tls_server.asked) == ("kis-unreachable", False, [])
+    assert (error.code, error.sent, tls_server.asked) == ("proxy-unusable", False, [])
+    assert "the proxy in HTTPS_PROXY" in f"{error}"

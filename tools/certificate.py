@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import ssl
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _HOUR = timedelta(hours=1)
 
@@ -38,3 +36,14 @@ def make_certificate(folder: Path) -> tuple[str, ssl.SSLContext]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(path)
     return str(path), context
+
+
+def make_hashed_folder(certificate: str, folder: Path) -> Path:
+    """A folder with this certificate under the name by which OpenSSL looks for it, as ``openssl rehash`` makes it."""
+    content = Path(certificate).read_bytes()
+    # The subject without the head of its sequence; a name in small letters is its own canonical form.
+    subject = x509.load_pem_x509_certificate(content).subject.public_bytes()[2:]
+    digest = hashlib.sha1(subject, usedforsecurity=False).digest()
+    folder.mkdir()
+    (folder / f"{int.from_bytes(digest[:4], 'little'):08x}.0").write_bytes(content)
+    return folder

@@ -398,7 +398,7 @@ def test_trouble_of_this_machine_is_no_reason_to_issue_alone(
         with pytest.raises(StoreOutage) as caught:
             chain.resolve(clock, supabase_url=where)
         assert (chain.issue_calls, clock.slept) == (0, [])
-        assert caught.value.code == ("store-tls" if fault == "certificate" else "store-unreachable")
+        assert caught.value.code == ("store-tls" if fault == "certificate" else "proxy-unusable")
         chain.cache_token(make_token())
         assert chain.resolve(supabase_url=where).source == "cache"
 
