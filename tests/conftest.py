@@ -65,9 +65,12 @@ def _keep_temporary_files_in_memory() -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores, since tests also wait. A PostgreSQL that is given has room for one."""
-    return 1 if given.DSN else (os.cpu_count() or 1) + 1
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A worker for each core, and one more for tests that also wait. A PostgreSQL that is given has room for one."""
+    cores = os.cpu_count() or 1
+    if config.option.markexpr == "quick":
+        return cores
+    return 1 if given.DSN else cores + 1
 
 
 @pytest.fixture(autouse=True)

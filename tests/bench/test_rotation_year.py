@@ -181,7 +181,7 @@ def test_missed_target_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """The command prints both tables and the targets, and says by its status that all are met; its help has sources."""
-    assert main(["--days", "10"]) == 0
+    assert main(["--days", "4"]) == 0
 
     printed = capsys.readouterr().out
     assert printed.count("\non time") == 2
