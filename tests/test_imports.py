@@ -17,7 +17,8 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in 
 #: Each module may import those of lower numbers, and none beside itself.
 LAYERS = {
     "errors": 0,
-    "clock": 0,
+    "clock": 1,
+    "interrupts": 0,
     "token": 1,
     "config": 1,
     "workflow": 1,
@@ -88,6 +89,7 @@ FAST = (
     "export",
     "publish",
     "summary",
+    "interrupts",
     "rotation",
 )
 
