@@ -59,10 +59,9 @@ probe() {
   "$@" -I -S -c "$PROBE" < /dev/null > "$answer" 2> /dev/null &
   child=$!
   {
-    trap 'kill "$pause"; exit' TERM
+    trap 'kill "$!"; exit' TERM
     sleep "$LONGEST" &
-    pause=$!
-    wait "$pause" && kill -9 "$child"
+    wait "$!" && kill -9 "$child"
   } > /dev/null 2>&1 &
   watch=$!
   trap 'kill "$child" "$watch" 2> /dev/null; rm -f "$answer"; exit 130' INT TERM
@@ -70,7 +69,7 @@ probe() {
   status=$?
   kill "$watch" 2> /dev/null
   trap - INT TERM
-  while IFS='|' read -r before version path after; do
+  while IFS='|' read -r before version path _; do
     case $before$version in "Python "*) said=$version executable=$path ;; esac
   done 2> /dev/null < "$answer"
   rm -f "$answer" 2> /dev/null
@@ -118,7 +117,7 @@ become() {
 # The places of PATH; a relative one is the job's own folder.
 set -f
 IFS=:
-set -- $PATH
+set -- $PATH # split on purpose
 unset IFS
 set +f
 

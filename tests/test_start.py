@@ -37,7 +37,7 @@ VERSION = ".".join(map(str, sys.version_info[:3]))
 #: The shells that may be a runner's sh, with the options that the runner gives them.
 SHELLS = {
     name: [path, *options, "-e"]
-    for name, options in {"dash": [], "bash": [], "busybox": ["sh"], "ksh": [], "mksh": [], "yash": []}.items()
+    for name, options in {"dash": [], "bash": [], "busybox": ["sh"]}.items()
     if (path := shutil.which(name))
 }
 #: The first of the names that a step looks for.
@@ -109,7 +109,7 @@ class Machine:
 def machine(tmp_path: Path) -> Machine:
     """A machine with the programs that a system has, and no Python."""
     machine = Machine(tmp_path / "a machine")
-    for name in ("rm", "readlink", "sleep", "cat"):
+    for name in ("rm", "readlink", "sleep"):
         machine.add_link(name, Path(shutil.which(name) or ""))
     return machine
 
@@ -276,3 +276,173 @@ def test_python_that_lacks_a_module_is_passed_over(
     assert alone.outputs["error-code"] == "python-missing"
     assert both.outputs["error-code"] != "python-missing", both.log
     assert "Traceback" not in both.log
+
+
+def test_python_that_lacks_a_module_is_an_error_where_none_other_is(machine: Machine) -> None:
+    """Started by hand, the program has no script to go back to: it names the module, with the code."""
+    bad = make_installation(machine.folder / "usr", without=("json",))
+    output = machine.folder / "output"
+    command = [str(bad), "-I", "-S", "-X", "utf8", str(CHECKOUT / "entrypoint.py")]
+
+    done = subprocess.run(command, env={"GITHUB_OUTPUT": str(output)}, capture_output=True, check=False, timeout=60)
+
+    assert done.returncode == 1
+    assert done.stdout.decode().startswith(f"::error::{bad} cannot load its module json [python-missing]. ")
+    assert read_pairs(output) == {"error-code": "python-missing", "error-hint": REMEDIES["python-missing"]}
+
+
+def test_wrapper_that_prints_is_used(machine: Machine) -> None:
+    """A script that says something and then is Python works: the Python behind it is started directly, and once."""
+    count = machine.folder / "count"
+    machine.add_script(FIRST, f"#!/bin/sh\nprintf 'welcome'\necho x >> '{count}'\nexec '{GOOD}' \"$@\"\n")
+
+    ended = machine.run()
+
+    assert (ended.status, ended.log.startswith(f"runs on {GOOD} ")) == (0, True), ended.log
+    assert count.read_text() == "x\n"
+
+
+def test_wrapper_stays_where_its_python_needs_it(machine: Machine) -> None:
+    """Where the Python behind a wrapper cannot be judged by its place, the wrapper itself becomes the step."""
+    odd = machine.folder / "odd" / "python"
+    odd.parent.mkdir()
+    odd.symlink_to(GOOD)
+    wrapper = machine.add_script(FIRST, f"#!/bin/sh\nexec '{odd}' \"$@\"\n")
+
+    assert f"--python={wrapper}\n" in machine.run().log
+
+
+def test_virtual_environment_is_used(machine: Machine) -> None:
+    """The python of a virtual environment is a link to an installation, and works like it."""
+    subprocess.run([GOOD, "-m", "venv", "--without-pip", machine.folder / "venv"], check=True)
+    path = f"{machine.folder}/venv/bin:{machine.places[1]}"
+
+    assert machine.run(path=path).log.startswith(f"runs on {machine.folder}/venv/bin/{FIRST} ")
+
+
+def test_installation_without_its_library_is_passed_over(machine: Machine) -> None:
+    """A binary whose library is gone cannot start at all; the next one is used."""
+    bad = make_installation(machine.folder / "usr", without=("encodings",))
+    alone = machine.run(path=f"{bad.parent}:{machine.places[1]}")
+    good = machine.add_link("python3.12", GOOD)
+
+    assert f"{bad}: exit status 1 [python-missing]" in alone.log
+    assert machine.run(path=f"{bad.parent}:{machine.places[1]}").log.startswith(f"runs on {good} ")
+
+
+def test_links_to_nothing_folders_and_plain_files_are_no_pythons(machine: Machine) -> None:
+    """What cannot be started is not tried and not named."""
+    machine.add_link(FIRST, machine.folder / "nowhere", place=0)
+    (machine.places[1] / FIRST).mkdir()
+    (machine.places[0] / "python").write_text("#!/bin/sh\n")
+
+    ended = machine.run()
+
+    assert (ended.status, ended.log) == (
+        1,
+        f"::error::Python was not found [python-missing]. {REMEDIES['python-missing']}\n",
+    )
+
+
+def test_same_name_in_a_later_place_is_used(machine: Machine) -> None:
+    """A shim is passed over for the python3 of the next place on the path."""
+    machine.add_script(FIRST, "#!/bin/sh\nexit 127\n")
+    good = machine.add_link(FIRST, GOOD)
+
+    assert machine.run().log.startswith(f"runs on {good} ")
+
+
+def test_tool_cache_is_the_last_place(machine: Machine) -> None:
+    """A Python that actions/setup-python has left on the runner is used when the path has none."""
+    bad, good = (machine.folder / "tools" / "Python" / version / "x64" / "bin" for version in ("3.10.1", "3.12.9"))
+    for folder in (bad, good):
+        folder.mkdir(parents=True)
+    (bad / FIRST).write_text("#!/bin/sh\nexit 1\n")
+    (bad / FIRST).chmod(0o755)
+    (good / FIRST).symlink_to(GOOD)
+    machine.add_script(FIRST, "#!/bin/sh\nexit 127\n")
+
+    assert machine.run().log.startswith(f"runs on {good / FIRST} ")
+    assert "Python was not found" in machine.run(path="/nowhere", RUNNER_TOOL_CACHE="").log
+
+
+def test_python_of_the_job_s_own_folder_is_not_run(machine: Machine) -> None:
+    """Relative and empty places of the path are the checkout's: its files do not become the step."""
+    (machine.folder / FIRST).write_text("#!/bin/sh\necho caught\n")
+    (machine.folder / FIRST).chmod(0o755)
+
+    ended = machine.run(path=f":.:{machine.folder.name}/..::{machine.places[1]}:")
+
+    assert "Python was not found" in ended.log
+
+
+@pytest.mark.parametrize("name", ["with blanks", "st*r", "per%cent", "semi;colon", "quo'te", '"quotes"', "back\\slash"])
+def test_folder_of_any_name_serves(machine: Machine, name: str) -> None:
+    """A folder on the path may have any name but one with a colon."""
+    place = machine.folder / name
+    place.mkdir()
+    (place / FIRST).symlink_to(GOOD)
+
+    assert machine.run(path=f"{place}:{machine.places[1]}").log.startswith(f"runs on {place}/{FIRST} ")
+
+
+def test_windows_looks_for_python_first_and_for_its_launcher_last(machine: Machine) -> None:
+    """On Windows python3 is often the stub; without either the launcher py finds an installed Python."""
+    machine.add_script("python", f"#!/bin/sh\nexec '{machine.folder}/p' \"$@\"\n")
+    (machine.folder / "p").symlink_to(GOOD)
+    machine.add_script(FIRST, "#!/bin/sh\nexit 49\n")
+    first = machine.run(RUNNER_OS="Windows").log
+    (machine.places[0] / "python").unlink()
+    launcher = machine.add_script("py", f"#!/bin/sh\n[ $1 = -3 ] && shift && exec '{machine.folder}/p' \"$@\"\n")
+    last = machine.run(RUNNER_OS="Windows").log
+
+    assert f"--python={machine.places[0]}/python\n" in first
+    assert f"--python={launcher}\n" in last
+
+
+def test_words_for_the_program_are_kept(machine: Machine) -> None:
+    """What an earlier Python found out goes on: when the step began, and which Pythons cannot be used."""
+    bad = machine.add_link(FIRST, GOOD, place=0)
+    good = machine.add_link("python3.12", GOOD)
+    unusable = f"/usr/bin/python: Python without _ctypes; {bad}: Python without json"
+    script = CHECKOUT / "kis_token" / "start.sh"
+
+    done = subprocess.run(
+        ["/bin/sh", script, "--started=12.5", f"--unusable={unusable}"],
+        env={"PATH": os.pathsep.join(map(str, machine.places)), "GITHUB_ACTION_PATH": str(machine.program.parent)},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert done.stdout.decode() == f"runs on {good} --python={good} --started=12.5 --unusable={unusable}\n"
+
+
+def test_step_is_the_python_itself(machine: Machine) -> None:
+    """The script becomes Python: a runner's signal reaches the program, whatever the shell was told to ignore."""
+    machine.add_link(FIRST, GOOD)
+    machine.program.write_text("import os\nprint(os.getpid())\n")
+    (machine.folder / "step.sh").write_text(STEP["run"])
+    environment = {"PATH": os.pathsep.join(map(str, machine.places)), "GITHUB_ACTION_PATH": str(machine.program.parent)}
+
+    with subprocess.Popen(
+        ["/bin/sh", "-e", str(machine.folder / "step.sh")], env=environment, stdout=subprocess.PIPE, text=True
+    ) as step:
+        told, _ = step.communicate(timeout=60)
+
+    assert int(told) == step.pid
+
+
+def test_shell_is_there_on_every_system() -> None:
+    """The step is for sh, which each system has, and for bash on Windows; the script has no word of bash alone."""
+    assert STEP["shell"] == "${{ runner.os == 'Windows' && 'bash' || 'sh' }}"
+    for shell in SHELLS.values():
+        subprocess.run([*shell[:-1], "-n", CHECKOUT / "kis_token" / "start.sh"], check=True)
+
+
+def test_secrets_are_no_paths_to_git_s_bash() -> None:
+    """Git's bash on Windows rewrites what looks like a path of its own, but for variables of these beginnings."""
+    kept = STEP["env"]["MSYS2_ENV_CONV_EXCL"].split(";")
+
+    assert kept == ["INPUT_", "KIS_", "SUPABASE_", "ACTIONS_"]
+    assert all(name.startswith(tuple(kept)) for name in STEP["env"] if name != "MSYS2_ENV_CONV_EXCL")
