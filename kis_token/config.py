@@ -10,6 +10,7 @@ import base64
 import binascii
 import json
 import re
+import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -79,6 +80,8 @@ class Settings:
     hts_id: str | None
     label: str
     account_no: str | None = field(default=None, repr=False)
+    #: The cache has no place because this user has no home: cache_path is None, as where the cache is turned off.
+    homeless: bool = False
 
     @property
     def reads_only(self) -> bool:
@@ -108,6 +111,7 @@ class _Reader:
         self._env = env
         self._faults: list[tuple[str, str]] = []
         self._is_elsewhere = False
+        self._is_homeless = False
 
     def settings(self) -> Settings:
         environment = self._choice("environment", "KIS_ENVIRONMENT", ENVIRONMENTS)
@@ -142,6 +146,7 @@ class _Reader:
             hts_id=self._hts_id() if "python-kis" in token_files else None,
             label=self._label(),
             account_no=self._env.get("KIS_ACCOUNT_NO", "").strip() or None,
+            homeless=self._is_homeless,
         )
         if self._faults:
             raise SettingsError(self._faults)
@@ -247,6 +252,8 @@ class _Reader:
         if self._env.get("RUNNER_TEMP"):
             return Path(self._env["RUNNER_TEMP"]) / name
         folder = user_cache_folder()
+        # On the fast path, without platformdirs, the folder is not known yet.
+        self._is_homeless = folder is None and "platformdirs" in sys.modules
         return None if folder is None else folder / name
 
     def _token_files(self) -> tuple[str, ...]:
