@@ -42,7 +42,12 @@ lint: .venv/ready lint-yaml
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 $(PROGRAM)
+	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin $(PROGRAM)
 	$(BIN)/python -m pytest --quiet $(STRUCTURE)
+
+# What runs on every system; the tests say themselves what they need.
+PROGRAM := entrypoint.py kis_token tools
 
 # Tests that look at the project and run nothing of it: imports, links, tables, codes, --help, both READMEs.
 STRUCTURE := tests/test_imports.py tests/test_docs.py tests/test_project.py tests/test_messages.py \

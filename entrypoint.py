@@ -3,9 +3,8 @@
 A fresh token in Supabase costs one GET: nothing is installed, downloaded or imported from elsewhere. Anything more
 (issuing, waiting, writing, sealed values) needs the runtime, which is found or built and handed the rest.
 
-Parses on Python 3.8, because a job may have put an old one first on its path; runs on 3.10 or newer. The caller's
-site-packages, .pth files and PYTHON variables play no part: it insists on -I -S -X utf8 and starts itself again if need
-be.
+kis_token/start.sh chooses the Python, 3.10 or newer. The caller's site-packages, .pth files and PYTHON variables play
+no part: the program insists on -I -S -X utf8 and starts itself again if need be.
 """
 
 from __future__ import annotations
@@ -13,12 +12,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing's own would be one more module that a Python may lack
 HERE = os.path.dirname(os.path.abspath(__file__))
-OLDEST = (3, 10)
-NEWEST_MINOR = 20
-REINSTALL = "--reinstall="
+#: The words that the program gets from start.sh and from its own earlier start, each with its value after a "=".
+STARTED_WORD = "--started"
+PYTHON_WORD = "--python"
+UNUSABLE_WORD = "--unusable"
+REINSTALL_WORD = "--reinstall"
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -29,80 +30,81 @@ if TYPE_CHECKING:
     from kis_token.workflow import FileWorkflow
 
 
-def read_start() -> float:
-    """When the step began, as time.monotonic has it: now, or the time that this program passed to its second start."""
-    return next((float(word[len(REINSTALL) :]) for word in sys.argv if word.startswith(REINSTALL)), time.monotonic())
+def read_word(name: str) -> str:
+    """The value of a word of the command line, or ""."""
+    return next((word[len(name) + 1 :] for word in sys.argv if word.startswith(f"{name}=")), "")
 
 
-STARTED = read_start()
+#: When the step began, as time.monotonic has it: now, or the time that this program passed to its second start.
+STARTED = float(read_word(STARTED_WORD) or read_word(REINSTALL_WORD) or time.monotonic())
 
 
 def main() -> int:
     """Run the step; its exit status."""
-    if sys.version_info < OLDEST:
-        python = None if "--again" in sys.argv else find_python()
-        if python is None:
-            return report_old_python()
-        return start_again(python)
     if not (sys.flags.isolated and sys.flags.no_site and sys.flags.utf8_mode):
-        return start_again(sys.executable)
+        return start_again()
     sys.path.insert(0, HERE)
-    return run_step()
+    try:
+        return run_step()
+    except ImportError as error:
+        if not lacks_module(error):
+            raise
+        return try_another_python(error)
 
 
-def report_old_python() -> int:
-    """Without our own modules, which this Python cannot read."""
-    hint = "Add a step with actions/setup-python before this one."
-    problem = "Python 3.10 or newer is needed, and only an older one was found"
-    print("::error::%s [python-missing]. %s" % (problem, hint))  # noqa: T201, UP031 - a command; as old as can be
-    if os.environ.get("GITHUB_OUTPUT"):
-        with open(os.environ["GITHUB_OUTPUT"], "a") as file:
-            file.write("error-code=python-missing\nerror-hint=%s\n" % hint)  # noqa: UP031 - the same
-    return 1
-
-
-def find_python() -> str | None:
-    """A Python that is new enough, by its name on the path, and that really starts: it may be a stub."""
-    import shutil
-    import subprocess
-
-    for minor in range(NEWEST_MINOR, OLDEST[1] - 1, -1):
-        python = shutil.which("python3.%d" % minor)  # noqa: UP031 - as old as can be
-        if python and not subprocess.call([python, "-I", "-S", "-c", ""], stderr=subprocess.DEVNULL):  # noqa: S603 - the same
-            return python
-    return None
-
-
-def start_again(python: str, *more: str) -> int:
-    """The same program under ``python``, cut off from the caller's packages."""
-    command = [python, "-I", "-S", "-X", "utf8", os.path.abspath(__file__), "--again", *more]
+def start_again(*more: str) -> int:
+    """The same program under the same Python, cut off from the caller's packages."""
+    command = [sys.executable, "-I", "-S", "-X", "utf8", os.path.abspath(__file__), *sys.argv[1:], *more]
     if os.name == "nt":
         # exec on Windows returns to the caller before the new program is done.
         import subprocess
 
         return subprocess.call(command)  # noqa: S603 - our own arguments
-    return os.execv(python, command)  # noqa: S606 - our own arguments; it never returns
+    return os.execv(sys.executable, command)  # noqa: S606 - our own arguments; it never returns
+
+
+def lacks_module(error: ImportError) -> bool:
+    """Whether this Python cannot load a module of its own library."""
+    return (error.name or "").partition(".")[0] in sys.stdlib_module_names
+
+
+def try_another_python(error: ImportError) -> int:
+    """This Python cannot load a module of its own library: go on with the next one that start.sh finds."""
+    python = read_word(PYTHON_WORD)
+    sys.stdout.flush()  # exec would lose what is not written yet
+    if python and os.name != "nt":
+        earlier = read_word(UNUSABLE_WORD)
+        unusable = f"{earlier}; " if earlier else ""
+        words = [f"{STARTED_WORD}={STARTED!r}", f"{UNUSABLE_WORD}={unusable}{python}: Python without {error.name}"]
+        os.execv("/bin/sh", ["/bin/sh", f"{HERE}/kis_token/start.sh", *words])  # noqa: S606 - our own; it never returns
+    hint = "Install Python 3.10 or newer, or add a step with actions/setup-python before this one."
+    print(f"::error::{sys.executable} cannot load its module {error.name} [python-missing]. {hint}", flush=True)  # noqa: T201 - a command
+    if os.environ.get("GITHUB_OUTPUT"):
+        with open(os.environ["GITHUB_OUTPUT"], "a", encoding="utf-8") as file:
+            file.write(f"error-code=python-missing\nerror-hint={hint}\n")
+    return 1
 
 
 def run_step() -> int:
     """The whole step: nothing leaves it but a status, whatever happens."""
-    import signal
     from contextlib import ExitStack
 
     from kis_token.errors import KisTokenError
+    from kis_token.interrupts import interruptible
     from kis_token.publish import describe_defect, report_failure
     from kis_token.workflow import FileWorkflow
 
     workflow = FileWorkflow(os.environ)
-    signal.signal(signal.SIGTERM, interrupt)
-    with ExitStack() as end:
+    with interruptible(interrupt), ExitStack() as end:
         try:
             try:
                 return find_token(workflow, end)
             except KisTokenError as error:
                 report_failure(error, (), workflow)
-            except Exception as error:  # noqa: BLE001 - a traceback may quote a secret
-                report_failure(describe_defect(error), (), workflow)
+            except Exception as error:
+                if isinstance(error, ImportError) and lacks_module(error):
+                    raise
+                report_failure(describe_defect(error), (), workflow)  # a traceback may quote a secret
         except KeyboardInterrupt:
             return 130
         except OSError:
@@ -225,6 +227,7 @@ def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> 
     Packages that cannot be loaded although their files are as recorded are installed anew, once: by a second start of
     this program, since what is loaded already cannot be loaded again.
     """
+    import zlib  # noqa: F401 - packages and installers need it; a Python that was built without it is found out here
     from contextlib import ExitStack
 
     from kis_token.bootstrap import forget_runtime
@@ -235,13 +238,15 @@ def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> 
         try:
             return run_action(view if view is not None and not _lacks_certificates(view) else None)
         except ImportError as error:
+            if lacks_module(error):
+                raise
             seen = error.name or type(error).__name__
-        if any(word.startswith(REINSTALL) for word in sys.argv):
+        if read_word(REINSTALL_WORD):
             raise EnvironmentFault("runtime-failed", f"The packages were installed anew and cannot be loaded ({seen})")
         forget_runtime(runtime)
     workflow.info(f"The packages cannot be loaded ({seen}). They are installed anew.")
     sys.stdout.flush()  # exec would lose what is not written yet
-    return start_again(sys.executable, f"{REINSTALL}{STARTED!r}")
+    return start_again(f"{REINSTALL_WORD}={STARTED!r}")
 
 
 def add_runtime(settings: Settings, end: ExitStack) -> Path:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 9
 
-_SHELL = ("bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", 'exec "$@"', "bash")
+_SHELL = ("sh", "-e", "-c", 'exec "$@"', "sh")
 
 _IMPORTS = f"import {', '.join(ASKED)}; "
 _CONTEXT = "ssl.create_default_context()"
@@ -84,7 +84,7 @@ def _warm(course: Course) -> Ladder:
     return Ladder(
         "fresh token, nothing installed",
         [
-            ("bash", course.program("warm, bash", *_SHELL, "true")),
+            ("shell", course.program("warm, shell", *_SHELL, "true")),
             ("Python", plain("python", "")),
             ("imports of the standard library", plain("imports", _IMPORTS)),
             ("reading the machine's certificates", plain("context", _IMPORTS + _CONTEXT)),
@@ -125,7 +125,7 @@ def _issuing(course: Course) -> Ladder:
     return Ladder(
         "the issuing path, runtime there",
         [
-            ("bash and Python", plain("python", "")),
+            ("shell and Python", plain("python", "")),
             ("imports of ours and of what it always needs", plain("action", found)),
             ("imports of the supabase client", plain("supabase", found + _CLIENT)),
             ("making it", plain("client", found + _CLIENT + _CREATED)),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault
+from kis_token.files import insist
 from kis_token.folders import open_private, walk
 from kis_token.installer import install
 from kis_token.manifest import MANIFEST, find_damage, write_manifest
@@ -76,10 +77,14 @@ def runtime_name(requirements: bytes) -> str:
     """The folder's name: another lock, Python, platform or C library, another folder."""
     digest = hashlib.sha256(requirements.replace(b"\r\n", b"\n")).hexdigest()[:16]
     abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
-    libc = ""
-    with suppress(AttributeError, OSError, ValueError):  # glibc alone has this
-        libc = (os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "-")
-    return "-".join(filter(None, (digest, abi, sysconfig.get_platform(), libc)))
+    libc = machine = ""
+    if hasattr(os, "confstr"):
+        with suppress(OSError, ValueError):  # glibc alone has this
+            libc = (os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "-")
+    platform = sysconfig.get_platform()
+    if platform.endswith("universal2") and hasattr(os, "uname"):
+        machine = os.uname().machine  # one Python for both kinds of Mac, whose packages are for one
+    return "-".join(filter(None, (digest, abi, platform, machine, libc)))
 
 
 def _build(requirements: Path, uv_requirements: Path, runtime: Path, env: Mapping[str, str], limit: float) -> None:
@@ -89,9 +94,9 @@ def _build(requirements: Path, uv_requirements: Path, runtime: Path, env: Mappin
         write_manifest(partial)
         damaged = _beside(runtime)
         with suppress(FileNotFoundError):
-            runtime.rename(damaged)
+            insist(runtime.rename, damaged)
         with suppress(OSError):  # without a lock, another job may have been quicker: what is there is looked at below
-            partial.rename(runtime)
+            insist(partial.rename, runtime)
         _remove(damaged)
     finally:
         _remove(partial)

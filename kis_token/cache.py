@@ -76,8 +76,22 @@ class FileCache:
             os.fchmod(file.fileno(), 0o600)
 
 
-def make_cache(settings: Settings, vault: Vault) -> FileCache | None:
+class NoPlace:
+    """The cache of a user without a home, as of a pod with an arbitrary uid: it keeps nothing, and says why."""
+
+    def read(self) -> Token:
+        """Raises TokenError."""
+        raise TokenError("token-unusable", "this user has no home folder for a cache file")
+
+    def write(self, _token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:  # noqa: ARG002 - as FileCache
+        """Raises CacheError."""
+        raise CacheError("cache-unwritable", "There is no cache: this user has no home folder")
+
+
+def make_cache(settings: Settings, vault: Vault) -> FileCache | NoPlace | None:
     """The cache that the settings name; None when it is turned off."""
+    if settings.homeless:
+        return NoPlace()
     return FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None
 
 

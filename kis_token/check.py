@@ -58,7 +58,10 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
     yield from examine_route(settings)
     yield _kis_host(issuer)
     yield from _supabase_key(settings.supabase_key, clock.now())
-    yield from _cache_folder(settings.cache_path)
+    if settings.homeless:
+        yield note("cache", "there is none: this user has no home folder, and no cache-path is given")
+    else:
+        yield from _cache_folder(settings.cache_path)
     try:
         slot = store.read(settings.service_name)
         yield ok("supabase", f"{settings.supabase_url} answers, and the key reads the table")

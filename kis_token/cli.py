@@ -14,7 +14,10 @@ def main(arguments: list[str] | None = None) -> int:
     program where a command runs one.
     """
     try:
-        return _run(arguments)
+        from kis_token.interrupts import interruptible
+
+        with interruptible():
+            return _run(arguments)
     except KeyboardInterrupt:  # also while the first modules are imported
         return 130
 

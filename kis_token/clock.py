@@ -6,6 +6,8 @@ import time
 from datetime import datetime, timezone
 from typing import Protocol
 
+from kis_token.limits import SLICE
+
 
 class Clock(Protocol):
     """Where time comes from."""
@@ -36,7 +38,9 @@ class SystemClock:
 
     def sleep(self, seconds: float) -> None:
         """Let that much time pass."""
-        time.sleep(seconds)
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, SLICE))
 
     def jitter(self, low: float, high: float) -> float:
         """A random number of seconds between the two."""

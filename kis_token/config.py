@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -87,6 +88,8 @@ class Settings:
     keys_slot: str | None = None
     #: Warnings for people, about values that were mended.
     notes: tuple[str, ...] = ()
+    #: The cache has no place because this user has no home: cache_path is None, as where the cache is turned off.
+    homeless: bool = False
 
     @property
     def reads_only(self) -> bool:
@@ -128,6 +131,7 @@ class _Reader:
         self._faults: list[tuple[str, str]] = []
         self._notes: list[str] = []
         self._is_elsewhere = False
+        self._is_homeless = False
 
     def settings(self) -> Settings:
         environment = self._choice("environment", "KIS_ENVIRONMENT", ENVIRONMENTS)
@@ -163,6 +167,7 @@ class _Reader:
             label=self._label(),
             account_no=unwrapped(self._env.get("KIS_ACCOUNT_NO", "")) or None,
             notes=tuple(self._notes),
+            homeless=self._is_homeless,
         )
         if self._faults:
             raise SettingsError(self._faults, self._notes)
@@ -255,6 +260,8 @@ class _Reader:
         if self._env.get("RUNNER_TEMP"):
             return Path(self._env["RUNNER_TEMP"]) / name
         folder = user_cache_folder()
+        # On the fast path, without platformdirs, the folder is not known yet.
+        self._is_homeless = folder is None and "platformdirs" in sys.modules
         return None if folder is None else folder / name
 
     def _token_files(self) -> tuple[str, ...]:

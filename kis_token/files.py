@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from kis_token.folders import make_private
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+#: On Windows a virus scanner has a new file open for a moment: seconds before each further attempt to rename it.
+PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -28,10 +33,22 @@ def write_private(path: Path, content: bytes) -> None:
     try:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - the mode
             file.write(content)
-        new.replace(path)
+        insist(new.replace, path, PAUSES if os.name == "nt" else ())
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+def insist(rename: Callable[[Path], object], target: Path, pauses: tuple[float, ...] = PAUSES) -> None:
+    """Rename to ``target``, and again while another program has the file or folder open. Raises OSError."""
+    for pause in pauses:
+        try:
+            rename(target)
+        except PermissionError:  # noqa: PERF203 - a handful of attempts, each of which waits
+            time.sleep(pause)
+        else:
+            return
+    rename(target)
 
 
 def read_own(path: Path, largest: int) -> str:

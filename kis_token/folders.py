@@ -136,5 +136,5 @@ def _judge(status: os.stat_result) -> None:
 
 
 def _judge_owner(status: os.stat_result) -> None:
-    if status.st_uid not in (0, os.geteuid()):
+    if hasattr(os, "geteuid") and status.st_uid not in (0, os.geteuid()):
         raise PermissionError(errno.EPERM, "it belongs to another user")

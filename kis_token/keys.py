@@ -23,8 +23,8 @@ _PASSES = 5
 
 
 def make_encryption_key() -> str:
-    """A new key to seal with: 32 random bytes in base64."""
-    return base64.b64encode(secrets.token_bytes(32)).decode()
+    """A new key to seal with: 32 random bytes in URL-safe base64. Git's bash on Windows never takes it for a path."""
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
 def set_app_key(settings: Settings, store: SupabaseStore, vault: Vault) -> bool:

@@ -28,6 +28,9 @@ LONGEST_END = 1.0
 #: tokenP takes up to 15 s, storing its answer a little more: with fewer seconds than this no call is begun.
 ISSUE_BUDGET = 20.0
 
+#: Windows cannot interrupt a wait. So each is cut into slices of so many seconds, and a signal is answered after one.
+SLICE = 0.25
+
 
 def usable(timeout: float) -> float:
     """The seconds of a timeout that may be spent on asking: the rest is for handing out and saying goodbye."""
@@ -131,7 +134,7 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
     thread = threading.Thread(target=run, daemon=True)
     try:
         thread.start()
-        thread.join(seconds if seconds < threading.TIMEOUT_MAX else None)
+        _join(thread, time.monotonic() + seconds)
         if answers:
             return answers[0]
         if errors:
@@ -139,6 +142,12 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
     finally:
         attempt.give_up()  # also after Ctrl-C; an attempt that is over does not mind
     raise GivenUp(sent=attempt.sent)
+
+
+def _join(thread: threading.Thread, until: float) -> None:
+    """Wait for the end of a thread until a reading of time.monotonic, in slices."""
+    while thread.is_alive() and (left := until - time.monotonic()) > 0:
+        thread.join(min(left, SLICE))
 
 
 def await_ends() -> None:

@@ -37,19 +37,24 @@ class LocalMachine:
         with no_fork():
             from filelock import FileLock, Timeout
 
-        lock = FileLock(self._folder() / f"{app_key_id}.lock", mode=0o600)
-        try:
-            lock.acquire(timeout=seconds)
-        except Timeout as error:
-            message = "Another process of this machine is issuing without Supabase"
-            raise IssuanceError("wait-too-long", message, retryable=True) from error
-        except OSError as error:
-            message = f"No lock can be had on this machine ({type(error).__name__})"
-            raise EnvironmentFault("no-private-folder", message) from error
-        try:
-            yield
-        finally:
-            lock.release()
+        cause: Exception | None = None
+        for folder in self._private():
+            lock = FileLock(folder / f"{app_key_id}.lock", mode=0o600)
+            try:
+                lock.acquire(timeout=seconds)
+            except Timeout as error:
+                message = "Another process of this machine is issuing without Supabase"
+                raise IssuanceError("wait-too-long", message, retryable=True) from error
+            except (OSError, NotImplementedError) as error:
+                cause = error  # a file system without locks, such as some of the network
+                continue
+            try:
+                yield
+            finally:
+                lock.release()
+            return
+        message = f"No file can be locked on this machine ({type(cause).__name__})"
+        raise EnvironmentFault("no-private-folder", message) from cause
 
     def not_before(self, app_key_id: str) -> datetime | None:
         """Before when nobody on this machine asks KIS without the store; None when nothing is noted."""
@@ -73,13 +78,22 @@ class LocalMachine:
         return self._folder() / f"{app_key_id}.not-before"
 
     def _folder(self) -> Path:
+        return next(self._private())
+
+    def _private(self) -> Iterator[Path]:
+        """The folders that are private to this user, one at least. Raises EnvironmentFault ``no-private-folder``."""
         refused = []
+        found = False
         for folder in self._folders():
             try:
-                return open_private(folder)
-            except OSError as error:  # noqa: PERF203 - there are two folders
+                private = open_private(folder)
+            except OSError as error:
                 refused.append(f"{error.strerror or folder}")
-        raise EnvironmentFault("no-private-folder", f"No folder is private to this user: {'; '.join(refused)}")
+                continue
+            found = True
+            yield private
+        if not found:
+            raise EnvironmentFault("no-private-folder", f"No folder is private to this user: {'; '.join(refused)}")
 
 
 def local_machine() -> LocalMachine:

@@ -19,7 +19,7 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -363,6 +363,35 @@ def test_another_c_library_is_another_folder(monkeypatch: pytest.MonkeyPatch) ->
     names.add(runtime_name(b""))
     assert len(names) == 3
     assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
+
+
+def test_each_kind_of_mac_has_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A universal Python runs on both kinds of Mac, its packages on one: a shared tool cache has a folder for each."""
+    monkeypatch.setattr("sysconfig.get_platform", lambda: "macosx-11.0-universal2")
+    names = set()
+    for kind in ("arm64", "x86_64"):
+        monkeypatch.setattr(os, "uname", lambda kind=kind: SimpleNamespace(machine=kind), raising=False)
+        names.add(runtime_name(b""))
+
+    assert len(names) == 2
+
+
+def test_runtime_that_a_scanner_has_open_is_renamed_later(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The finished folder is not lost because another program has it open for a moment."""
+    machine.put("uv")
+    monkeypatch.setattr("kis_token.files.time.sleep", lambda _: None)
+    refusals = iter([True, True])
+    rename = Path.rename
+
+    def refuse_at_first(path: Path, target: Path) -> Path:
+        if next(refusals, False):
+            raise PermissionError(13, "open elsewhere")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_at_first)
+    assert find_damage(machine.ensure()) is None
+    assert machine.calls() == ["uv"]
+    assert len(machine.folders()) == 1
 
 
 @pytest.mark.parametrize("variable", ["PIP_TARGET", "PIP_ROOT", "PIP_DRY_RUN", "PIP_PLATFORM", "UV_LINK_MODE"])

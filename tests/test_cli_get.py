@@ -8,6 +8,8 @@ import sys
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import pytest
+
 from kis_token.sandbox.database import migrations_folder
 from kis_token.token import fingerprint
 from tests.command import PROGRAM, clean, kis_token, kis_token_here
@@ -100,3 +102,34 @@ def test_sql_in_order() -> None:
     places = [printed.stdout.index(path.read_text(encoding="utf-8")) for path in files]
     assert len(files) >= 4
     assert places == sorted(places)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="homes as POSIX has them")
+@pytest.mark.parametrize("home", [None, "/proc", "relative"])
+def test_user_without_a_home_gets_a_token_and_one_note(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, home: str | None
+) -> None:
+    """A pod with an arbitrary uid has no entry in passwd, and HOME may be unset or no folder of its own.
+
+    The command and the library work without a cache and say so once; ``check`` says it too.
+    """
+    import pwd
+
+    def forget(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr(pwd, "getpwuid", forget)
+    for name in ("HOME", "XDG_CACHE_HOME", "RUNNER_TEMP"):
+        monkeypatch.delenv(name, raising=False)
+    env = {name: value for name, value in chain.variables.items() if name != "KIS_TOKEN_CACHE"}
+    env |= {} if home is None else {"HOME": home}
+    chain.database.put_keys()
+
+    first, again = kis_token_here(env, "get"), kis_token_here(env, "get")
+    checked = kis_token_here(env, "check")
+
+    assert (first.returncode, again.returncode, chain.issue_calls) == (0, 0, 1), first.stderr
+    assert first.stderr.count("[cache-unwritable]") == again.stderr.count("[cache-unwritable]") == 1
+    assert again.stderr.count("\n") == 1
+    assert "internal-error" not in first.stderr + again.stderr + checked.stdout
+    assert "cache" in checked.stdout

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kis_token.files import read_own, write_private
+from kis_token.files import PAUSES, insist, read_own, write_private
 
 posix = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="modes, links and pipes of this kind are POSIX's")
 
@@ -71,3 +71,37 @@ def test_only_what_is_surely_ours_is_read(tmp_path: Path) -> None:
     for name in ("open", "large", "pipe"):
         with pytest.raises(OSError, match=r"such a file|another user"):
             read_own(tmp_path / name, 1)
+
+
+@pytest.mark.parametrize(("failures", "works"), [(0, True), (2, True), (99, False)])
+def test_file_that_a_scanner_has_open_is_renamed_a_little_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, *, works: bool
+) -> None:
+    """On Windows a new file or folder may be open elsewhere for a moment: some further attempts, then the error."""
+    slept: list[float] = []
+    monkeypatch.setattr("kis_token.files.time.sleep", slept.append)
+    left = iter([True] * failures)
+    new = tmp_path / "new"
+    new.mkdir()
+
+    def rename(target: Path) -> None:
+        if next(left, False):
+            raise PermissionError("open elsewhere")
+        new.rename(target)
+
+    if works:
+        insist(rename, tmp_path / "target")
+    else:
+        with pytest.raises(PermissionError):
+            insist(rename, tmp_path / "target")
+
+    assert (tmp_path / "target").is_dir() == works
+    assert slept == list(PAUSES[:failures])
+    assert sum(PAUSES) < 5
+
+
+def test_other_errors_of_a_rename_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no waiting mends is not waited for."""
+    monkeypatch.setattr("kis_token.files.time.sleep", lambda _: pytest.fail("a pause"))
+    with pytest.raises(FileNotFoundError):
+        insist((tmp_path / "nowhere").rename, tmp_path / "target")

@@ -17,9 +17,10 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in 
 #: Each module may import those of lower numbers, and none beside itself.
 LAYERS = {
     "errors": 0,
-    "clock": 0,
     "values": 0,
     "project": 1,
+    "clock": 1,
+    "interrupts": 0,
     "token": 1,
     "config": 2,
     "workflow": 1,
@@ -100,6 +101,7 @@ FAST = (
     "export",
     "publish",
     "summary",
+    "interrupts",
     "rotation",
 )
 

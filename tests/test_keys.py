@@ -66,6 +66,16 @@ def test_made_keys_are_keys(chain: Chain) -> None:
     assert len(chain.settings(encryption_key="\n".join(keys)).encryption_keys) == 10
 
 
+def test_made_keys_are_no_paths(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No key has a slash, which Git's bash on Windows takes for a path; those of older releases are read as well."""
+    monkeypatch.setattr("secrets.token_bytes", lambda length: b"\xff" * length)
+
+    made, older = make_encryption_key(), base64.b64encode(b"\xff" * 32).decode()
+
+    assert (made[:2], older[:2]) == ("__", "//")
+    assert chain.settings(encryption_key=made).encryption_keys == chain.settings(encryption_key=older).encryption_keys
+
+
 def test_everything_is_sealed_and_goes_on(owner: Owner) -> None:
     """Keys and token are sealed where they stand; who has the key goes on with them, without a new issue."""
     token = make_token()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +16,6 @@ from kis_token.machine import LocalMachine, local_machine
 from tests.faults.ground import HOLD_LOCK
 from tests.support import APP_KEY, utc_now
 from tools.step import CHECKOUT
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="modes and owners of folders are POSIX's")
 
@@ -110,3 +108,28 @@ def test_without_a_home_the_temporary_folder_is_used(tmp_path: Path, monkeypatch
     with local_machine().lock(ID, 1):
         pass
     assert (tmp_path / f"kis-token-{os.geteuid()}" / f"{ID}.lock").exists()
+
+
+@posix
+@pytest.mark.parametrize("number", ["ENOLCK", "EOPNOTSUPP", "EIO"])
+def test_folder_without_locks_gives_way_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    """On a file system without locks, such as a home on the network, the lock is taken in the next private folder."""
+    import fcntl
+
+    flock = fcntl.flock
+
+    def refuse(handle: int, operation: int) -> None:
+        if f"{tmp_path / 'network'}" in f"{Path(f'/proc/self/fd/{handle}').readlink()}":
+            raise OSError(getattr(errno, number), "no locks here")
+        flock(handle, operation)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("files are told apart by /proc")
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with LocalMachine(lambda: [tmp_path / "network", tmp_path / "own"]).lock(ID, 1):
+        assert (tmp_path / "own" / f"{ID}.lock").exists()
+    with pytest.raises(EnvironmentFault) as caught, LocalMachine(lambda: [tmp_path / "network"]).lock(ID, 1):
+        pytest.fail("nothing is locked")
+    assert caught.value.code == "no-private-folder"

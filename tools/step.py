@@ -84,12 +84,14 @@ def step_environment(inputs: Mapping[str, str], env: Mapping[str, str], folder: 
 
 
 def step_command(folder: Path) -> list[str]:
-    """The command of the step, whose script is put into ``folder``: bash as the runner starts it."""
-    bash = shutil.which("bash") or "bash"  # by PATH: Windows by itself would take another one of that name
+    """The command of the step, whose script is put into ``folder``: the shell as the runner starts it."""
     action = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
     script = folder / "step.sh"
     script.write_text(action["runs"]["steps"][0]["run"], encoding="utf-8")
-    return [bash, "--noprofile", "--norc", "-e", "-o", "pipefail", str(script)]
+    if os.name == "nt":
+        bash = shutil.which("bash") or "bash"  # by PATH: Windows by itself would take another one of that name
+        return [bash, "--noprofile", "--norc", "-e", "-o", "pipefail", str(script)]
+    return [shutil.which("sh") or "sh", "-e", str(script)]
 
 
 def run_step(

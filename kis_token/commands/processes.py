@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from kis_token.commands.terminal import say
+from kis_token.interrupts import restore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ def become(command: Sequence[str], env: Mapping[str, str]) -> int:
         return run_child(command, env)
     sys.stdout.flush()
     sys.stderr.flush()
+    restore()
     # Python ignores these, and what is ignored stays so in the program that comes after.
     for name in ("SIGPIPE", "SIGXFSZ"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)

@@ -54,10 +54,15 @@ class Account:
     uid: int
     gid: int
 
+    def take(self, path: Path) -> None:
+        """Make a file, a folder or a link its own."""
+        if sys.platform != "win32":
+            os.chown(path, self.uid, self.gid, follow_symlinks=False)
+
 
 def unprivileged_account() -> Account | None:
     """Whom to run PostgreSQL as, which refuses to run as root. None: as ourselves."""
-    if os.name != "posix" or os.geteuid() != 0:
+    if sys.platform == "win32" or os.geteuid() != 0:
         return None
     import pwd
 
@@ -81,6 +86,21 @@ def folder_for_temporary_files(account: Account | None) -> str | None:
     return "/tmp"  # noqa: S108 - TMPDIR may be root's own; the new folder inside has a random name and mode 0700
 
 
+@contextmanager
+def temporary_folder(parent: str | None) -> Iterator[Path]:
+    """A folder for this user, or for an account that gets it, which is deleted at the end.
+
+    Not tempfile's, whose mode 0700 means on Windows, since Python 3.12.4, that owner and administrators may use it:
+    initdb and pg_ctl give up an administrator's rights, and could not. There the folder above closes it to other users.
+    """
+    folder = Path(parent or tempfile.gettempdir(), f"kis-postgres-{secrets.token_hex(8)}")
+    folder.mkdir(mode=0o777 if os.name == "nt" else 0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def reachable_binaries(binaries: Path, account: Account, folder: Path) -> Path:
     """``binaries``, or their place in a copy of their package if ``account`` cannot get at it (as in root's home)."""
     binaries = binaries.resolve()  # what is open may be behind a link in a folder that is not
@@ -92,7 +112,7 @@ def reachable_binaries(binaries: Path, account: Account, folder: Path) -> Path:
         if part.exists():
             shutil.copytree(part, copy / part.name, ignore=shutil.ignore_patterns("include"))
     for path in (copy, *copy.rglob("*")):
-        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+        account.take(path)
     return copy / binaries.relative_to(package.parent)
 
 
@@ -188,7 +208,7 @@ class Cluster:
 
     def _give_away(self, path: Path) -> None:
         if self._account:
-            os.chown(path, self._account.uid, self._account.gid)
+            self._account.take(path)
 
     def _last_words(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip()
@@ -198,12 +218,9 @@ class Cluster:
 def running(binaries: Path, superuser: str, password: str, max_connections: int) -> Iterator[int]:
     """A running cluster's port. When the context ends, server and folder are gone."""
     account = unprivileged_account()
-    with tempfile.TemporaryDirectory(
-        prefix="kis-postgres-", dir=folder_for_temporary_files(account), ignore_cleanup_errors=True
-    ) as name:
-        folder = Path(name)
+    with temporary_folder(folder_for_temporary_files(account)) as folder:
         if account:
-            os.chown(folder, account.uid, account.gid)
+            account.take(folder)
             binaries = reachable_binaries(binaries, account, folder)
         cluster = Cluster(folder, binaries, account)
         try:

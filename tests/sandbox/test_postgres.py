@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -131,6 +132,26 @@ def test_stop_waits_as_long_as_its_guard_works(monkeypatch: pytest.MonkeyPatch) 
     server.stop()
 
     assert limits == [None]
+
+
+@pytest.mark.parametrize(("system", "mode"), [("nt", 0o777), ("posix", 0o700)])
+def test_folder_has_no_mode_on_windows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, mode: int) -> None:
+    """Mode 0700 shuts out a server that has given up an administrator's rights; elsewhere the folder is private."""
+    modes = []
+    mkdir = os.mkdir
+
+    def note(path: Path, mode: int) -> None:
+        modes.append(mode)
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", note)
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres_guard, "os", SimpleNamespace(name=system))
+        with postgres_guard.temporary_folder(f"{tmp_path}") as folder:
+            assert folder.is_dir()
+
+    assert modes == [mode]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")

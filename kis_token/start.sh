@@ -1,0 +1,158 @@
+# Finds a Python that can run the step, and becomes it, so that the runner's signals reach Python itself.
+#
+# A program named python can be anything: a shim without a version, a stub, a binary for another machine, a Python that
+# is too old or lacks a part of its own library. Each is tried before it is trusted. For an installation whose library
+# is beside its binary, the trial is "python -V", which takes a millisecond. If such a Python lacks a module all the
+# same, entrypoint.py runs this file again before it has issued anything, with --unusable="<path>: <reason>".
+#
+# POSIX sh, since Alpine has no bash. GITHUB_ACTION_PATH is the folder of entrypoint.py.
+set +e -C
+
+LONGEST=20 # seconds for a trial
+HINT="Install Python 3.10 or newer, or add a step with actions/setup-python before this one."
+PROBE='
+import sys
+try:
+    import json, ssl, zlib
+    lack = ""
+except ImportError as error:
+    lack = " without " + (getattr(error, "name", None) or "all of its library")
+usable = sys.version_info >= (3, 10) and not lack
+print("\n|Python %d.%d.%d" % sys.version_info[:3] + lack + "|" + (sys.executable or "-" if usable else "") + "|")
+'
+
+started=
+unusable=
+probes=0
+for word; do
+  case $word in
+    --started=*) started=$word ;;
+    --unusable=*) unusable=${word#*=} ;;
+  esac
+done
+tried=$unusable
+
+# Whether it is the binary, not a script, of an installation whose library is beside it.
+is_installation() {
+  first=
+  { IFS= read -r first < "$1"; } 2> /dev/null
+  case $first in '#!'*) return 1 ;; esac
+  for codecs in "${1%/*}"/../lib/python3.*/encodings/__init__.py; do
+    if [ -r "$codecs" ]; then return 0; fi
+  done
+  return 1
+}
+
+# The same, or a link to it, as in a virtual environment.
+leads_to_installation() {
+  if is_installation "$1"; then return 0; fi
+  [ -h "$1" ] && target=$(readlink -f "$1" 2> /dev/null) && is_installation "$target"
+}
+
+# Run a command that should be Python, for LONGEST seconds at the most. Sets status; said, its version or what it lacks;
+# and executable, where it is usable.
+probe() {
+  said=
+  executable=
+  probes=$((probes + 1))
+  answer=${RUNNER_TEMP:-${TMPDIR:-/tmp}}/kis-token-python-$$-$probes
+  "$@" -I -S -c "$PROBE" < /dev/null > "$answer" 2> /dev/null &
+  child=$!
+  {
+    trap 'kill "$!"; exit' TERM
+    sleep "$LONGEST" &
+    wait "$!" && kill -9 "$child"
+  } > /dev/null 2>&1 &
+  watch=$!
+  trap 'kill "$child" "$watch" 2> /dev/null; rm -f "$answer"; exit 130' INT TERM
+  wait "$child" 2> /dev/null
+  status=$?
+  kill "$watch" 2> /dev/null
+  trap - INT TERM
+  while IFS='|' read -r before version path _; do
+    case $before$version in "Python "*) said=$version executable=$path ;; esac
+  done 2> /dev/null < "$answer"
+  rm -f "$answer" 2> /dev/null
+}
+
+# Sets status and said by "python -V", which starts no interpreter.
+ask_version() {
+  said=$("$1" -V 2>&1 < /dev/null)
+  status=$?
+  said=${said#Python }
+  said="Python ${said%%[!0-9.]*}"
+}
+
+# Become the Python of a path with the words after it, if it is usable; else note why it is not.
+try() {
+  case "; $unusable" in *"; $1: "*) return ;; esac
+  if leads_to_installation "$1"; then
+    ask_version "$1"
+    case $said in "Python 3."[1-9][0-9]*) become "$@" ;; esac
+  else
+    probe "$@"
+    if [ "$executable" ]; then
+      # A shim's own work is done once: the Python that it leads to is started directly, where that is safe.
+      if is_installation "$executable"; then try "$executable"; fi
+      become "$@"
+    fi
+    if [ "$status" = 2 ]; then ask_version "$1"; fi # Python 2 has no -I
+  fi
+  case $said in
+    "Python "[0-9]*) ;;
+    *) if [ "$status" = 137 ]; then said="no answer in $LONGEST s"; else said="exit status $status"; fi ;;
+  esac
+  tried="${tried:+$tried; }$1: $said"
+}
+
+# A command of a path and further words becomes the step.
+become() {
+  path=$1
+  set -- "$@" -I -S -X utf8 "$GITHUB_ACTION_PATH/entrypoint.py" "--python=$path"
+  if [ "$started" ]; then set -- "$@" "$started"; fi
+  if [ "$unusable" ]; then set -- "$@" "--unusable=$unusable"; fi
+  exec "$@"
+}
+
+# The places of PATH; a relative one is the job's own folder.
+set -f
+IFS=:
+set -- $PATH # split on purpose
+unset IFS
+set +f
+
+tools=$RUNNER_TOOL_CACHE
+names="python3 python"
+if [ "$RUNNER_OS" = Windows ]; then
+  names="python python3" # python3 is often a stub that leads to a shop
+  tools=$(cygpath -u "$tools" 2> /dev/null) || tools=$RUNNER_TOOL_CACHE
+fi
+for name in $names; do
+  for place; do
+    case $place in /*) if [ -f "$place/$name" ] && [ -x "$place/$name" ]; then try "$place/$name"; fi ;; esac
+  done
+done
+for place; do
+  case $place in /*) ;; *) continue ;; esac
+  for file in "$place"/python3.[1-9][0-9]; do
+    if [ -f "$file" ] && [ -x "$file" ]; then try "$file"; fi
+  done
+  if [ "$RUNNER_OS" = Windows ] && [ -x "$place/py" ]; then try "$place/py" -3; fi
+done
+if [ "$tools" ]; then
+  # What actions/setup-python has installed for other jobs.
+  for file in "$tools"/Python/3.*/*/bin/python3 "$tools"/Python/3.*/*/python.exe; do
+    if [ -f "$file" ] && [ -x "$file" ]; then try "$file"; fi
+  done
+fi
+
+if [ "$tried" ]; then
+  seen="No Python that was found can be used: $tried"
+else
+  seen="Python was not found"
+fi
+printf '%s\n' "::error::$seen [python-missing]. $HINT"
+if [ "$GITHUB_OUTPUT" ]; then
+  printf '%s\n' "error-code=python-missing" "error-hint=$HINT" >> "$GITHUB_OUTPUT"
+fi
+exit 1
