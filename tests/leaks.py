@@ -103,7 +103,9 @@ class Leaks:
 
 
 def may_hold_secrets(path: Path, mode: int, content: bytes) -> bool:
-    """Whether a file is there to hold secrets."""
+    """Whether a file is there to hold secrets, or what looks like one."""
+    if path.suffix == ".pyc":
+        return True  # a program's own texts, each before any byte at all; its source is looked through as well
     if path.name.lower() in ("github_output", "github_env"):
         return True  # outputs and variables of a step: the runner reads them, and masks what it shows
     if path.name == "secrets" and content.startswith(b"SUPABASE_URL="):
