@@ -266,7 +266,7 @@ def test_python_that_lacks_a_module_is_passed_over(
     path = f"{bad.parent}:{machine.places[1]}"
     inputs = {"INPUT_SUPABASE_URL": "http://127.0.0.1:9", "INPUT_SUPABASE_KEY": "sb_secret_0123456789abcdef"}
 
-    alone = machine.run(path=path, **inputs, INPUT_MODE="check", INPUT_TIMEOUT="3s")
+    alone = machine.run(path=path, **inputs, INPUT_MODE="check", INPUT_TIMEOUT="60s")
     machine.add_link("python3.12", GOOD)
     both = machine.run(path=path, **inputs, INPUT_MODE="check", INPUT_TIMEOUT="3s")
 
