@@ -15,7 +15,7 @@ export PIP_CACHE_DIR := $(CURDIR)/build/pip-cache
 # Without bytecode the tests and the many programs that they start take twice as long.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick matrix bench lint lint-yaml lock clean
+.PHONY: demo test quick matrix bench lint lint-yaml lint-lock lock clean
 
 demo: .venv/ready
 	$(BIN)/python -m tools.demo
@@ -38,7 +38,7 @@ matrix: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m bench
 
-lint: .venv/ready lint-yaml
+lint: .venv/ready lint-yaml lint-lock
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -57,6 +57,10 @@ lint-yaml: .venv/ready
 	$(SCHEMA) vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 	$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml . docs/examples/*.yml
 	$(BIN)/actionlint .github/workflows/*.yml tests/workflows/*.yml docs/examples/*.yml
+
+# Each platform and each Python has a wheel of each package. It asks the package index, and downloads none of them.
+lint-lock: .venv/ready
+	$(BIN)/python -m tools.platforms $(UV)
 
 # Newer packages: all three locks, with hashes and without an index address. The action does not start the command, and
 # its runtime does without what only that needs.
