@@ -23,6 +23,7 @@ LAYERS = {
     "workflow": 1,
     "bootstrap": 3,
     "installer": 1,
+    "installer_settings": 0,
     "manifest": 2,
     "ports": 1,
     "sealing": 2,
