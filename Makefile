@@ -49,7 +49,7 @@ lowest: $(UV)
 # Of the importers that tests/test_imports.py names.
 LIBRARIES := tests/store tests/test_supabase.py tests/test_manager.py tests/test_kis.py tests/test_kis_session.py \
 	tests/test_machine.py tests/test_sealing.py tests/test_sealed_slot.py tests/test_config.py tests/test_action.py \
-	tests/test_client.py tests/test_forks.py $(wildcard tests/test_cli*.py)
+	tests/test_client.py $(wildcard tests/test_cli*.py)
 
 bench: .venv/ready
 	$(BIN)/python -m bench

@@ -43,8 +43,8 @@ PACKAGES = (
 _SEALING = re.compile(r"(?m)^(?:cryptography|cffi|pycparser)==.*(?:\\\n.*)*\n")
 #: A file that marks a runtime without them.
 _WITHOUT_SEALING = "kis-token-without-sealing"
-# What is compiled may be for another machine, and is loaded. For the rest, which the hashes vouch for, it is enough to
-# be there: importing it all would take a second.
+# Compiled modules may be for another machine, so this loads them. The hashes vouch for the other packages, so it is
+# enough that these exist: importing them all would take a second.
 _TRY_IMPORTS = """
 import importlib.util, sys
 _, folder, *packages = sys.argv
