@@ -15,7 +15,7 @@ export PIP_CACHE_DIR := $(CURDIR)/build/pip-cache
 # Without bytecode the tests and the many programs that they start take twice as long.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick matrix bench lint lint-yaml lock clean
+.PHONY: demo test quick matrix lowest bench lint lint-yaml lint-lock lock clean
 
 demo: .venv/ready
 	$(BIN)/python -m tools.demo
@@ -35,10 +35,26 @@ quick: .venv/ready
 matrix: .venv/ready
 	$(PYTEST) -m matrix
 
+# Tests of the modules that import a library, with the lowest versions that pyproject.toml allows. CI takes Python 3.10.
+lowest: $(UV)
+	rm -rf build/lowest
+	$(UV) venv --quiet --no-python-downloads --python $(PYTHON) build/lowest
+	$(UV) pip compile --quiet --no-python-downloads --only-binary :all: --python build/lowest --no-annotate \
+		--resolution lowest-direct --extra sandbox pyproject.toml -o build/lowest.txt
+	$(UV) pip install --quiet --only-binary :all: --python build/lowest -r build/lowest.txt
+	$(UV) pip install --quiet --only-binary :all: --python build/lowest -c build/lowest.txt --group test
+	$(UV) pip install --quiet --no-deps --no-build-isolation --python build/lowest --editable .
+	build/lowest/bin/python -m pytest --numprocesses auto --dist worksteal $(LIBRARIES)
+
+# Of the importers that tests/test_imports.py names.
+LIBRARIES := tests/store tests/test_supabase.py tests/test_manager.py tests/test_kis.py tests/test_kis_session.py \
+	tests/test_machine.py tests/test_sealing.py tests/test_sealed_slot.py tests/test_config.py tests/test_action.py \
+	tests/test_client.py $(wildcard tests/test_cli*.py)
+
 bench: .venv/ready
 	$(BIN)/python -m bench
 
-lint: .venv/ready lint-yaml
+lint: .venv/ready lint-yaml lint-lock
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -63,6 +79,10 @@ lint-yaml: .venv/ready
 	$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml . docs/examples/*.yml
 	$(BIN)/actionlint .github/workflows/*.yml tests/workflows/*.yml docs/examples/*.yml
 
+# Each platform and each Python has a wheel of each package. It asks the package index, and downloads none of them.
+lint-lock: .venv/ready
+	$(BIN)/python -m tools.platforms $(UV)
+
 # Newer packages: all three locks, with hashes and without an index address. The action does not start the command, and
 # its runtime does without what only that needs.
 lock: $(UV)
@@ -70,7 +90,7 @@ lock: $(UV)
 	$(LOCK) --upgrade pyproject.toml --extra sandbox --group dev -c requirements.txt -o requirements-dev.txt
 	echo uv | $(LOCK) --upgrade - -o requirements-uv.txt
 lock: LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --universal --python-version 3.10 \
-	--generate-hashes --no-annotate
+	--no-python-downloads --generate-hashes --no-annotate
 
 clean:
 	rm -rf .venv build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -262,6 +262,7 @@ def add_runtime(settings: Settings, end: ExitStack) -> Path:
         os.environ,
         STARTED + settings.timeout.total_seconds(),
         end.callback,
+        seals=bool(settings.encryption_keys),
     )
     sys.path.insert(1, str(runtime))
     os.umask(os.umask(0o022) | 0o022)  # folders for bytecode, which Python makes there, are closed to others too

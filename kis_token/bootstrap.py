@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from kis_token.errors import EnvironmentFault
 from kis_token.files import insist
 from kis_token.folders import open_private, walk
-from kis_token.installer import install
+from kis_token.installer import can_seal, install
 from kis_token.manifest import MANIFEST, find_damage, write_manifest
 
 if TYPE_CHECKING:
@@ -42,29 +42,40 @@ _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
 def ensure_runtime(
-    requirements: Path, uv_requirements: Path, env: Mapping[str, str], deadline: float, at_end: AtEnd | None = None
+    requirements: Path,
+    uv_requirements: Path,
+    env: Mapping[str, str],
+    deadline: float,
+    at_end: AtEnd | None = None,
+    *,
+    seals: bool = True,
 ) -> Path:
     """The folder with the packages of ``requirements``, built when it is missing or damaged.
 
     ``uv_requirements`` pins the uv that is fetched when the machine has none. ``deadline`` is a reading of
     time.monotonic. Where every lasting place is open to other users, a folder for this run alone is made, and
-    ``at_end`` is given the function that removes it; without ``at_end`` that is an error. Raises EnvironmentFault.
+    ``at_end`` is given the function that removes it; without ``at_end`` that is an error. Without ``seals``, packages
+    that only sealing needs may be missing where they cannot be installed. Raises EnvironmentFault.
     """
     name = runtime_name(requirements.read_bytes())
     limit = deadline - RESERVE_SECONDS
     try:
         runtime = _find_place(env, at_end) / name
-        if find_damage(runtime) is None:
+        if _is_usable(runtime, seals=seals):
             return runtime
         with _locked(runtime.with_name(f"{name}.lock"), limit) as is_locked:
-            if find_damage(runtime) is not None:
+            if not _is_usable(runtime, seals=seals):
                 if is_locked:
                     _clear_leftovers(runtime)
-                _build(requirements, uv_requirements, runtime, env, limit)
+                _build(requirements, uv_requirements, runtime, env, limit, seals=seals)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise EnvironmentFault("runtime-failed", f"The packages have no place ({reason})") from error
     return runtime
+
+
+def _is_usable(runtime: Path, *, seals: bool) -> bool:
+    return find_damage(runtime) is None and (can_seal(runtime) or not seals)
 
 
 def forget_runtime(runtime: Path) -> None:
@@ -77,20 +88,21 @@ def runtime_name(requirements: bytes) -> str:
     """The folder's name: another lock, Python, platform or C library, another folder."""
     digest = hashlib.sha256(requirements.replace(b"\r\n", b"\n")).hexdigest()[:16]
     abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
-    libc = machine = ""
+    libc = ""
     if hasattr(os, "confstr"):
         with suppress(OSError, ValueError):  # glibc alone has this
             libc = (os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "-")
-    platform = sysconfig.get_platform()
-    if platform.endswith("universal2") and hasattr(os, "uname"):
-        machine = os.uname().machine  # one Python for both kinds of Mac, whose packages are for one
-    return "-".join(filter(None, (digest, abi, platform, machine, libc)))
+    # On macOS one Python may run as two machines, and its name says so of neither.
+    machine = os.uname().machine if sys.platform == "darwin" else ""
+    return "-".join(filter(None, (digest, abi, sysconfig.get_platform(), machine, libc)))
 
 
-def _build(requirements: Path, uv_requirements: Path, runtime: Path, env: Mapping[str, str], limit: float) -> None:
+def _build(
+    requirements: Path, uv_requirements: Path, runtime: Path, env: Mapping[str, str], limit: float, *, seals: bool
+) -> None:
     partial = _beside(runtime)
     try:
-        install(requirements, uv_requirements, partial, env, limit)
+        install(requirements, uv_requirements, partial, env, limit, seals=seals)
         write_manifest(partial)
         damaged = _beside(runtime)
         with suppress(FileNotFoundError):

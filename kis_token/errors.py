@@ -171,6 +171,10 @@ REMEDIES: dict[str, str] = {
         "The message says what failed. Installing needs the package index, and a folder that no other user can change: "
         "RUNNER_TOOL_CACHE, the user's cache folder, RUNNER_TEMP or the system's temporary folder."
     ),
+    "platform-unsupported": (
+        "The message names the package and the Python. Choose another version of Python with actions/setup-python, or "
+        "another runner."
+    ),
     "sandbox-missing": "Install the extra: pip install 'kis-token[sandbox]'.",
     "sandbox-failed": "PostgreSQL has to start for the sandbox; the message has its own words.",
     "internal-error": "This is a defect of the action. Please report it with the line above.",

@@ -12,27 +12,22 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
-from configparser import ConfigParser
-from configparser import Error as ConfigError
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault
 from kis_token.folders import walk
-from kis_token.trust import VARIABLES, collect
+from kis_token.installer_certificates import with_certificates
+from kis_token.installer_settings import read_pip_settings, select_variables, write_uv_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _SECRET_VARIABLES = ("INPUT_", "KIS_", "SUPABASE_", "GITHUB_", "ACTIONS_")
-
-#: The caller's settings that would install something else, elsewhere, or nothing.
-_MISLEADING_VARIABLES = frozenset(
-    f"PIP_{name}"
-    for name in ("ABI", "DRY_RUN", "IMPLEMENTATION", "PLATFORM", "PREFIX", "PYTHON", "PYTHON_VERSION", "ROOT", "TARGET")
-)
 
 #: What the chain imports by name.
 PACKAGES = (
@@ -45,104 +40,140 @@ PACKAGES = (
     "requests",
     "supabase",
 )
-# What is compiled may be for another machine, and is loaded. For the rest, which the hashes vouch for, it is enough to
-# be there: importing it all would take a second.
-_TRY_IMPORTS = f"""
+#: Only sealing needs these: their requirements in a lock.
+_SEALING = re.compile(r"(?m)^(?:cryptography|cffi|pycparser)==.*(?:\\\n.*)*\n")
+#: A file that marks a runtime without them.
+_WITHOUT_SEALING = "kis-token-without-sealing"
+# Compiled modules may be for another machine, so this loads them. The hashes vouch for the other packages, so it is
+# enough that these exist: importing them all would take a second.
+_TRY_IMPORTS = """
 import importlib.util, sys
-sys.path.insert(0, sys.argv[1])
-import cryptography.hazmat.bindings._rust, pydantic_core
-sys.exit(next((f"there is no {{name}}" for name in {PACKAGES} if not importlib.util.find_spec(name)), None))
+_, folder, *packages = sys.argv
+sys.path.insert(0, folder)
+import pydantic_core
+if "cryptography" in packages:
+    import cryptography.hazmat.bindings._rust
+sys.exit(next((f"there is no {name}" for name in packages if not importlib.util.find_spec(name)), None))
 """
+#: How uv says that the index has this version of a package, and no wheel of it for this Python.
+_NO_WHEEL = re.compile(r"([\w.-]+)(?:\{[^}]*\})?==(\S+) has no (?:\S+ )?wheels")
 
 
-def install(requirements: Path, uv_requirements: Path, target: Path, env: Mapping[str, str], limit: float) -> None:
+def install(
+    requirements: Path, uv_requirements: Path, target: Path, env: Mapping[str, str], limit: float, *, seals: bool = True
+) -> None:
     """Install ``requirements`` into ``target``, by the quickest of the three ways that works.
 
     ``target`` is in a folder that no other user can write; so are the installers' temporary files, beside it.
-    ``uv_requirements`` pins the uv that pip fetches. ``limit`` is a reading of time.monotonic. Raises EnvironmentFault.
+    ``uv_requirements`` pins the uv that pip fetches. ``limit`` is a reading of time.monotonic. Without ``seals``, the
+    packages that only sealing needs are left out if they cannot be installed. Raises EnvironmentFault.
     """
     temporary = target.with_name(f"{target.name}-tmp")
     temporary.mkdir(mode=0o700)
     try:
-        _install(requirements, uv_requirements, target, _clean_environment(env, temporary), limit)
+        clean = _clean_environment(env, temporary)
+        try:
+            _Installation(requirements, target, clean, limit).run(uv_requirements)
+        except EnvironmentFault as fault:
+            if seals or not re.search(r"\b(cryptography|cffi|pycparser)\b", fault.args[0]):
+                raise
+            fewer = temporary / "requirements.txt"
+            fewer.write_text(_SEALING.sub("", requirements.read_text(encoding="utf-8")), encoding="utf-8")
+            _Installation(fewer, target, clean, limit).run(uv_requirements)
+            (target / _WITHOUT_SEALING).touch()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _install(requirements: Path, uv_requirements: Path, target: Path, env: dict[str, str], limit: float) -> None:
-    uv = shutil.which("uv", path=env.get("PATH"))
-    lack = "there is no uv"
-    if uv:
-        trouble = _try(_uv_install(uv, requirements, target), target, env, limit, share=0.5)
-        if trouble is None:
+def can_seal(target: Path) -> bool:
+    """Whether the packages that only sealing needs were installed too."""
+    return not (target / _WITHOUT_SEALING).exists()
+
+
+@dataclass
+class _Installation:
+    """The requirements, the folder to put them into, and what the installers have said so far."""
+
+    requirements: Path
+    target: Path
+    env: dict[str, str]
+    limit: float
+    troubles: list[str] = field(default_factory=list)
+
+    def run(self, uv_requirements: Path) -> None:
+        """Try the three ways. Raises EnvironmentFault where none works."""
+        uv = shutil.which("uv", path=self.env.get("PATH"))
+        if uv and self._succeeds(_uv_install(uv, self.requirements, self.target), share=0.5):
             return
-        lack = f"uv failed: {trouble}"
-    python = _python_with_pip(env, lack)
-    fetched = target.with_name(f"{target.name}-uv")
-    try:
-        if _run(_pip_install(python, uv_requirements, fetched), target, env, limit, share=0.5) is None:
+        python = self._find_pip()
+        if self._succeeds_with_fetched_uv(python, uv_requirements):
+            return
+        if not self._succeeds(_pip_install(python, self.requirements, self.target)):
+            self._raise_if_unsupported()
+            message = f"The packages could not be installed for {_describe_python()}: {self.troubles[-1]}"
+            raise EnvironmentFault("runtime-failed", message)
+
+    def _succeeds_with_fetched_uv(self, python: str, uv_requirements: Path) -> bool:
+        fetched = self.target.with_name(f"{self.target.name}-uv")
+        try:
+            if _run(_pip_install(python, uv_requirements, fetched), self.target, self.env, self.limit, 0.5) is not None:
+                return False
             uv = next((f"{path}" for path in fetched.glob("*/uv*") if path.stem == "uv" and path.is_file()), None)
-            if uv and _try(_uv_install(uv, requirements, target), target, env, limit, share=0.5) is None:
-                return
-    finally:
-        shutil.rmtree(fetched, ignore_errors=True)
-    trouble = _try(_pip_install(python, requirements, target), target, env, limit)
-    if trouble is not None:
-        raise EnvironmentFault("runtime-failed", f"The packages could not be installed: {trouble}")
+            return uv is not None and self._succeeds(_uv_install(uv, self.requirements, self.target), share=0.5)
+        finally:
+            shutil.rmtree(fetched, ignore_errors=True)
+
+    def _succeeds(self, command: list[str], share: float = 1.0) -> bool:
+        """Install and see that it can be used: an installer's word is not enough."""
+        shutil.rmtree(self.target, ignore_errors=True)
+        trouble = _run(command, self.target, self.env, self.limit, share)
+        if trouble is None:
+            is_sealing = _SEALING.search(self.requirements.read_text(encoding="utf-8"))
+            packages = [name for name in PACKAGES if name != "cryptography" or is_sealing]
+            loading = [sys.executable, "-I", "-S", "-c", _TRY_IMPORTS, f"{self.target}", *packages]
+            trouble = _run(loading, self.target, self.env, self.limit)
+        if trouble is not None:
+            self.troubles.append(trouble)
+        return trouble is None
+
+    def _find_pip(self) -> str:
+        """This Python or, where it is a virtual environment without pip, the one that it was made from."""
+        # Before Python 3.11 only the link that a virtual environment's Python is leads to the other one.
+        base = getattr(sys, "_base_executable", sys.executable)
+        for python in dict.fromkeys((sys.executable, base, os.path.realpath(sys.executable))):
+            with suppress(OSError, subprocess.TimeoutExpired):
+                settings = read_pip_settings(python, self.env)
+                if settings is not None:
+                    self.env = settings
+                    return python
+        self._raise_if_unsupported()
+        lack = f"uv failed: {self.troubles[-1]}" if self.troubles else "there is no uv"
+        raise EnvironmentFault("pip-missing", f"This Python has no pip, and {lack}")
+
+    def _raise_if_unsupported(self) -> None:
+        found = next(filter(None, map(_NO_WHEEL.search, self.troubles)), None)
+        if found:
+            message = f"{found[1]} {found[2]} has no wheel for {_describe_python()}"
+            raise EnvironmentFault("platform-unsupported", message)
+
+
+def _describe_python() -> str:
+    """Version, platform and ABI: a wheel is for one of each."""
+    abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
+    return f"Python {sys.version_info.major}.{sys.version_info.minor} on {sysconfig.get_platform()} ({abi})"
 
 
 def _clean_environment(env: Mapping[str, str], temporary: Path) -> dict[str, str]:
-    """What an installer needs: proxies, certificates, its own settings. Not our secrets."""
-    kept = {
-        name: value
-        for name, value in env.items()
-        if not name.upper().startswith(_SECRET_VARIABLES) and name.upper() not in _MISLEADING_VARIABLES
-    }
-    # Settings of the caller's that a folder of our own contradicts.
+    """The variables for an installer: proxies, certificates, where packages come from. No secret of ours."""
+    kept = {name: value for name, value in env.items() if not name.upper().startswith(_SECRET_VARIABLES)}
     overrides = {
-        "PIP_USER": "0",
-        "PIP_REQUIRE_VIRTUALENV": "0",
+        "PIP_USER": "0",  # a distribution's pip may have another default
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "UV_LINK_MODE": "copy",  # links would break when the cache they lead to is cleaned
         "TMPDIR": f"{temporary}",  # both unpack there, and check hashes before that
     }
-    return _with_certificates(kept, temporary) | overrides | _uv_cache(env)
-
-
-def _with_certificates(env: dict[str, str], temporary: Path) -> dict[str, str]:
-    """The environment in which uv and pip trust the same certificates as this project; see `trust`.
-
-    By themselves, uv takes SSL_CERT_FILE and SSL_CERT_DIR in the place of the system's certificates and does not know
-    the other variables. pip before 24.2 does not know the system's certificates, and takes REQUESTS_CA_BUNDLE in the
-    place of all others. So both get one file with all of them, uv as the only file of a folder.
-    """
-    # uv brings certificates of its own, which a company's proxy does not go by.
-    env = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"} | env
-    own = [env.get("PIP_CERT", ""), *_of_pip_s_settings(env)]
-    is_told = any([*map(env.get, VARIABLES), *own])
-    if not is_told and sys.platform in ("win32", "darwin"):
-        return env  # these systems' stores are no files; uv and newer pips know them
-    certificates = collect(env, own)
-    if not certificates:
-        return env
-    file = temporary / "certificates" / "00000000.0"  # a name by which uv takes it for a folder's certificate
-    file.parent.mkdir(mode=0o700)
-    file.write_bytes(certificates)
-    kept = {name: value for name, value in env.items() if name not in VARIABLES or (name == "SSL_CERT_FILE" and value)}
-    return kept | {"PIP_CERT": f"{file}"} | ({"SSL_CERT_DIR": f"{file.parent}"} if is_told else {})
-
-
-def _of_pip_s_settings(env: Mapping[str, str]) -> list[str]:
-    """The files that ``cert`` names in pip's settings, which PIP_CERT hides."""
-    homes = [env["HOME"]] if env.get("HOME") else []
-    folders = [env.get("XDG_CONFIG_HOME"), env.get("APPDATA"), *(f"{home}/.config" for home in homes)]
-    folders += [f"{home}/Library/Application Support" for home in homes]
-    files = [f"{folder}/pip/{name}" for folder in folders if folder for name in ("pip.conf", "pip.ini")]
-    settings = ConfigParser(interpolation=None, strict=False)
-    with suppress(ConfigError, OSError, ValueError):
-        settings.read(["/etc/pip.conf", f"{sys.prefix}/pip.conf", *(f"{home}/.pip/pip.conf" for home in homes), *files])
-        settings.read(env.get("PIP_CONFIG_FILE", ""))
-    return [settings.get(section, "cert", fallback="") for section in ("global", "install")]
+    reached = with_certificates(select_variables(kept), temporary)
+    return reached | overrides | _uv_cache(env) | write_uv_file(env, temporary)
 
 
 def _uv_cache(env: Mapping[str, str]) -> dict[str, str]:
@@ -156,27 +187,6 @@ def _uv_cache(env: Mapping[str, str]) -> dict[str, str]:
         with suppress(OSError):
             return {"UV_CACHE_DIR": f"{walk(cache, make=True)}"}
     return {"UV_NO_CACHE": "1"}
-
-
-def _try(command: list[str], target: Path, env: dict[str, str], limit: float, share: float = 1.0) -> str | None:
-    """Install and see that it can be used: an installer's word is not enough. None, or what went wrong."""
-    shutil.rmtree(target, ignore_errors=True)
-    trouble = _run(command, target, env, limit, share)
-    if trouble is not None:
-        return trouble
-    return _run([sys.executable, "-I", "-S", "-c", _TRY_IMPORTS, f"{target}"], target, env, limit)
-
-
-def _python_with_pip(env: Mapping[str, str], lack: str) -> str:
-    """This Python or, where it is a virtual environment without pip, the one that it was made from."""
-    looking = "import importlib.util as u, sys; sys.exit(u.find_spec('pip') is None)"
-    # Before Python 3.11 only the link that a virtual environment's Python is leads to the other one.
-    base = getattr(sys, "_base_executable", sys.executable)
-    for python in dict.fromkeys((sys.executable, base, os.path.realpath(sys.executable))):
-        with suppress(OSError, subprocess.TimeoutExpired):
-            if not subprocess.call([python, "-I", "-c", looking], env=dict(env), stdin=subprocess.DEVNULL, timeout=10):  # noqa: S603 - ours
-                return python
-    raise EnvironmentFault("pip-missing", f"This Python has no pip, and {lack}")
 
 
 def _uv_install(uv: str, requirements: Path, target: Path) -> list[str]:
@@ -218,9 +228,15 @@ def _run(command: list[str], target: Path, env: dict[str, str], limit: float, sh
             raise
     if process.returncode == 0:
         return None
-    lines = [line for line in words.decode(errors="replace").splitlines() if line.strip()]
     # An index address can hold a password.
-    return re.sub(r"//[^/\s@]*@", "//***@", lines[-1].strip())[:300] if lines else f"status {process.returncode}"
+    text = re.sub(r"//[^/\s@]*@", "//***@", words.decode(errors="replace"))
+    return _last_paragraph(text)[:300] or f"status {process.returncode}"
+
+
+def _last_paragraph(text: str) -> str:
+    """The last line with the indented ones below it, in one line; what uv hints at after it is left out."""
+    said = re.split(r"(?m)^\s*hint:", text.rstrip())[0]
+    return " ".join(re.split(r"\n(?=\S)|\u2570\u2500\u25b6", said.rstrip())[-1].split())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -19,7 +19,7 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -127,11 +127,18 @@ class Machine:
         lines = noted.read_text().splitlines() if noted.exists() else []
         return [json.loads(line)[member[0] if member else "name"] for line in lines]
 
-    def ensure(self, seconds: float = 90, env: Mapping[str, str] = NOTHING, end: ExitStack | None = None) -> Path:
+    def ensure(
+        self,
+        seconds: float = 90,
+        env: Mapping[str, str] = NOTHING,
+        end: ExitStack | None = None,
+        *,
+        seals: bool = True,
+    ) -> Path:
         """Find or build the runtime, with further variables; with ``end``, also one for this run alone."""
         files = (self.folder / "requirements.txt", self.folder / "requirements-uv.txt")
         at_end = end.callback if end is not None else None
-        return ensure_runtime(*files, {**self.env, **env}, time.monotonic() + seconds, at_end)
+        return ensure_runtime(*files, {**self.env, **env}, time.monotonic() + seconds, at_end, seals=seals)
 
     def start(self, before: str = "") -> subprocess.Popen[str]:
         """The same in another process, which runs ``before`` first."""
@@ -292,6 +299,42 @@ def test_installer_s_word_is_not_enough(machine: Machine) -> None:
     assert machine.folders() == []
 
 
+CRYPTOGRAPHY_LOCK = "package==1 --hash=sha256:00\ncryptography==50.0.2 \\\n    --hash=sha256:00\n"
+NO_WHEEL = """
+if "\\ncryptography==" in open(sys.argv[sys.argv.index("-r") + 1]).read():
+    sys.exit("error: No solution found\\n  cause: Because cryptography==50.0.2 has no usable wheels, so it cannot be.")
+"""
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_runtime_that_cannot_seal_is_for_steps_without_a_key(machine: Machine) -> None:
+    """A step with an encryption key does not use it, and says which package has no wheel; the others keep it."""
+    (machine.folder / "requirements.txt").write_text(CRYPTOGRAPHY_LOCK)
+    machine.put("uv", NO_WHEEL)
+    runtime = machine.ensure(seals=False)
+    assert machine.calls() == ["uv", "uv"]
+    with pytest.raises(EnvironmentFault) as caught:
+        machine.ensure()
+    assert caught.value.code == "platform-unsupported"
+    assert caught.value.args[0].startswith("cryptography 50.0.2 has no wheel for Python 3.")
+    assert machine.ensure(seals=False) == runtime
+    assert machine.calls() == ["uv"] * 3
+    machine.put("uv")
+    assert machine.ensure() == runtime
+    assert machine.ensure(seals=False) == runtime
+    assert machine.calls() == ["uv"] * 4
+
+
+@pytest.mark.parametrize("machine_name", ["arm64", "x86_64"])
+def test_on_macos_each_machine_has_its_runtime(monkeypatch: pytest.MonkeyPatch, machine_name: str) -> None:
+    """One Python of two machines has one name for both; the packages are for one of them."""
+    seen = os.uname_result(("Darwin", "runner", "24.0", "", machine_name))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr("sysconfig.get_platform", lambda: "macosx-11.0-universal2")
+    monkeypatch.setattr("os.uname", lambda: seen)
+    assert f"-macosx-11.0-universal2-{machine_name}" in runtime_name(b"package==1\n")
+
+
 def move_away(runtime: Path) -> Path:
     """Leave its place empty."""
     runtime.rename(runtime.with_name("away"))
@@ -363,17 +406,6 @@ def test_another_c_library_is_another_folder(monkeypatch: pytest.MonkeyPatch) ->
     names.add(runtime_name(b""))
     assert len(names) == 3
     assert all(re.fullmatch(r"[\w.-]+", name) for name in names)
-
-
-def test_each_kind_of_mac_has_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A universal Python runs on both kinds of Mac, its packages on one: a shared tool cache has a folder for each."""
-    monkeypatch.setattr("sysconfig.get_platform", lambda: "macosx-11.0-universal2")
-    names = set()
-    for kind in ("arm64", "x86_64"):
-        monkeypatch.setattr(os, "uname", lambda kind=kind: SimpleNamespace(machine=kind), raising=False)
-        names.add(runtime_name(b""))
-
-    assert len(names) == 2
 
 
 def test_runtime_that_a_scanner_has_open_is_renamed_later(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ import pytest
 import entrypoint
 from kis_token.bootstrap import ensure_runtime
 from kis_token.errors import REMEDIES
-from kis_token.manifest import find_damage
+from kis_token.manifest import find_damage, write_manifest
 from kis_token.sandbox import Sandbox
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.summary import plain
@@ -459,6 +459,30 @@ def test_a_damaged_runtime_is_installed_anew_once(sandbox: Sandbox, runner: Runn
     assert find_damage(runner.runtime) is None
     assert sandbox.kis.counts("production").calls == 1
     assert "Traceback" not in ended.log
+
+
+def test_without_a_key_nothing_needs_cryptography(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
+    """A runtime that has none issues, stores and outputs a token."""
+    for name in ("cryptography", "cffi"):
+        shutil.rmtree(runner.runtime / name)
+    write_manifest(runner.runtime)
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env)
+
+    assert_succeeded(ended, "oauth")
+    assert runner.builds == 0
+
+
+def test_a_runtime_of_another_platform_is_installed_anew(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
+    """A tool cache that was copied from another machine has compiled modules under that machine's names."""
+    (path,) = runner.runtime.glob("pydantic_core/_pydantic_core.*[od]")
+    path.rename(path.with_name("_pydantic_core.cpython-39-aarch64-linux-musl.so"))
+    write_manifest(runner.runtime)
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env)
+
+    assert_succeeded(ended, "oauth")
+    assert runner.builds == 1
 
 
 def test_a_runtime_for_another_machine_is_installed_anew(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:

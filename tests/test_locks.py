@@ -12,8 +12,10 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
+from packaging.markers import Marker
 
 from kis_token.bootstrap import ensure_runtime
+from tools import platforms
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
@@ -48,6 +50,37 @@ def test_every_requirement_is_pinned_and_hashed(lock: str) -> None:
         assert re.match(r"[a-z0-9][a-z0-9._-]*==[^ ;]+ ", line), line
         assert "--hash=sha256:" in line
     assert "://" not in text
+
+
+MACHINES = (
+    ("linux", "x86_64", "50"),
+    ("linux", "aarch64", "50"),
+    ("darwin", "x86_64", "48"),
+    ("darwin", "arm64", "50"),
+    ("win32", "AMD64", "50"),
+    ("win32", "ARM64", "46"),
+)
+
+
+@pytest.mark.parametrize("lock", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize(("system", "machine", "newest"), MACHINES)
+def test_each_platform_has_one_version_of_each_package(lock: str, system: str, machine: str, newest: str) -> None:
+    """For every Python too; cryptography is as new as the platform has wheels of it, or newer by now."""
+    for python in platforms.PYTHONS:
+        environment = {
+            "sys_platform": system,
+            "platform_machine": machine,
+            "python_version": python,
+            "python_full_version": f"{python}.1",
+            "implementation_name": "cpython",
+            "platform_python_implementation": "CPython",
+        }
+        lines = re.findall(r"(?m)^([^ #-]\S*)(?: ; ([^\\]*))? \\", (CHECKOUT / lock).read_text())
+        pins = [pin for pin, marker in lines if not marker or Marker(marker).evaluate(environment)]
+        names = [pin.partition("==")[0] for pin in pins]
+        assert len(names) == len(set(names))
+        (cryptography,) = (pin.partition("==")[2] for pin in pins if pin.startswith("cryptography=="))
+        assert int(cryptography.partition(".")[0]) >= int(newest)
 
 
 def test_runtime_leaves_out_what_the_action_does_not_need() -> None:

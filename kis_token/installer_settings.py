@@ -1,0 +1,193 @@
+"""The machine's settings of pip and uv, reduced to those that say where packages come from and how they are reached.
+
+All others are left out, in variables and in files alike: a constraint, a prefix, a cut-off date or a platform would
+contradict a private folder with locked packages. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_PIP_SETTINGS = frozenset(
+    {
+        "cache-dir",
+        "cert",
+        "client-cert",
+        "config-file",  # until its settings have been read
+        "default-timeout",
+        "extra-index-url",
+        "find-links",
+        "index-url",
+        "keyring-provider",
+        "no-cache-dir",
+        "no-index",
+        "proxy",
+        "retries",
+        "timeout",
+        "trusted-host",
+        "use-deprecated",  # legacy-certs
+        "use-feature",  # truststore
+    }
+)
+_UV_PIP_SETTINGS = frozenset(
+    {"extra-index-url", "find-links", "index-strategy", "index-url", "keyring-provider", "no-index"}
+)
+_UV_SETTINGS = _UV_PIP_SETTINGS | {
+    "allow-insecure-host",
+    "concurrent-downloads",
+    "http-proxy",
+    "https-proxy",
+    "index",
+    "native-tls",
+    "no-proxy",
+    "offline",
+    "system-certs",
+}
+_UV_VARIABLE = re.compile(
+    r"UV_(DEFAULT_INDEX|INDEX(_\w+)?|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|KEYRING_PROVIDER|INSECURE_HOST|CREDENTIALS_DIR"
+    r"|NATIVE_TLS|SYSTEM_CERTS|OFFLINE|CONCURRENT_DOWNLOADS|CACHE_DIR|NO_CACHE|HTTP_\w+|REQUEST_TIMEOUT|\w+_ENDPOINT_URL)"
+)
+#: These have Python take itself for one of another platform.
+_PLATFORM_VARIABLES = ("_PYTHON_HOST_PLATFORM", "_PYTHON_SYSCONFIGDATA_NAME")
+
+
+_ASK_PIP = """
+import importlib.util, runpy, sys
+if importlib.util.find_spec('pip') is None:
+    sys.exit(1)
+sys.argv[1:] = ["--no-input", "config", "list"]
+try:
+    runpy.run_module("pip", run_name="__main__", alter_sys=True)
+except SystemExit:
+    pass
+"""
+
+
+#: Of a file, these would change pip's answer: it would list fewer files, print nothing or start another Python.
+_ASKING = {"PIP_ISOLATED": "0", "PIP_USER": "0", "PIP_QUIET": "0", "_PIP_RUNNING_IN_SUBPROCESS": "1"}
+
+
+def select_variables(env: Mapping[str, str]) -> dict[str, str]:
+    """``env`` without the settings of pip and uv that contradict a locked private folder."""
+    kept = {name: value for name, value in env.items() if _is_kept(name.upper())}
+    return {
+        name: _with_absolute_paths(value) if "FIND_LINKS" in name.upper() else value for name, value in kept.items()
+    }
+
+
+def _with_absolute_paths(places: str) -> str:
+    return re.sub(r"[^\s,]+", lambda found: _absolute(found[0], Path.cwd()), places)
+
+
+def _is_kept(name: str) -> bool:
+    if name.startswith("PIP_"):
+        return name[4:].replace("_", "-").lower() in _PIP_SETTINGS
+    if name.startswith("UV_"):
+        return _UV_VARIABLE.fullmatch(name) is not None
+    return name not in _PLATFORM_VARIABLES
+
+
+def read_pip_settings(python: str, env: Mapping[str, str]) -> dict[str, str] | None:
+    """Variables that stand for pip's configuration files, and have it read none: pip itself says what is in them.
+
+    ``env`` has the variables that ``select_variables`` returned; each counts more than a file. None if ``python`` has
+    no pip. Raises OSError or SubprocessError if it cannot be asked.
+    """
+    answer = subprocess.run(  # noqa: S603 - our own arguments
+        [python, "-I", "-c", _ASK_PIP],
+        env={**env, **_ASKING},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=20,
+        check=False,
+    )
+    if answer.returncode != 0:
+        return None
+    found: dict[str, str] = {}
+    for section in ("global", "install"):  # the later one counts more
+        for name, value in re.findall(rf"(?m)^{section}\.([\w-]+)=(.*)$", answer.stdout.decode(errors="replace")):
+            if name in _PIP_SETTINGS:
+                found["PIP_" + name.replace("-", "_").upper()] = ast.literal_eval(value.strip())
+    return {**select_variables(found), **env, "PIP_CONFIG_FILE": os.devnull}
+
+
+def write_uv_file(env: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Write the settings of uv's configuration files to one in ``folder``; the variable that has uv read it alone."""
+    settings: dict[str, Any] = {}
+    for path in _uv_files(env):
+        found = _read_toml(path)
+        if found is None:
+            return {"UV_CONFIG_FILE": f"{path}"}
+        _merge(settings, _select(found, _UV_SETTINGS, path.parent))
+        if isinstance(found.get("pip"), dict):
+            _merge(settings.setdefault("pip", {}), _select(found["pip"], _UV_PIP_SETTINGS, path.parent))
+    file = folder / "uv.toml"
+    file.write_text("".join(f"{name} = {_to_toml(value)}\n" for name, value in settings.items()), encoding="utf-8")
+    return {"UV_CONFIG_FILE": f"{file}"}
+
+
+def _uv_files(env: Mapping[str, str]) -> Iterator[Path]:
+    """The user's file and the system's, or the one that a variable names. A project's is for the project."""
+    if env.get("UV_NO_CONFIG", "").lower() in ("1", "true", "yes", "y", "on", "t"):
+        return
+    if env.get("UV_CONFIG_FILE"):
+        yield Path(env["UV_CONFIG_FILE"]).absolute()
+        return
+    if sys.platform == "win32":
+        users, system = env.get("APPDATA"), [env.get("PROGRAMDATA") or "C:\\ProgramData"]
+    else:
+        users = env.get("XDG_CONFIG_HOME") or (f"{env['HOME']}/.config" if env.get("HOME") else None)
+        system = [*(env.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":"), "/etc"]
+    if users:
+        yield from (path for path in [Path(users, "uv", "uv.toml")] if path.is_file())
+    yield from [path for each in system if (path := Path(each, "uv", "uv.toml")).is_file()][:1]
+
+
+def _read_toml(path: Path) -> dict[str, Any] | None:
+    """The file's settings; none if it cannot be read. None where Python has no reader for TOML."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+    return None
+
+
+def _select(found: Mapping[str, Any], names: frozenset[str], folder: Path) -> dict[str, Any]:
+    kept = {name: value for name, value in found.items() if name in names}
+    if isinstance(kept.get("find-links"), list):
+        kept["find-links"] = [_absolute(f"{each}", folder) for each in kept["find-links"]]
+    return kept
+
+
+def _merge(settings: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """As uv does: the first file's value counts; lists are joined."""
+    for name, value in more.items():
+        before = settings.setdefault(name, value)
+        if before is not value and isinstance(before, list) and isinstance(value, list):
+            settings[name] = before + value
+
+
+def _absolute(place: str, folder: Path) -> str:
+    """A folder's path as it is meant in ``folder``, since installers run elsewhere; an address stays as it is."""
+    return f"{folder / place}" if "://" not in place and (folder / place).exists() else place
+
+
+def _to_toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_to_toml(each)}" for name, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_to_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False, default=str)
