@@ -78,9 +78,10 @@ class SupabaseCredentialManager:
         Keys and tokens have to be sealed where an encryption key is given; values of other types may be.
         """
         slot = self._ask(lambda store, _: store.read_service(service_name))
-        if slot is None or not slot.rows:
+        if slot is None:
             return None
-        return {name: self._open(row, service_name, name) for name, row in slot.rows.items()}
+        rows = {name: row for name, row in slot.rows.items() if not row.is_empty}
+        return {name: self._open(row, service_name, name) for name, row in rows.items()} or None
 
     def get_kis_credentials(self) -> dict[str, str] | None:
         """``app_key`` and ``app_secret``; None unless both are stored."""
@@ -88,7 +89,8 @@ class SupabaseCredentialManager:
         if slot is None or self._settings is None or not slot.rows.keys() >= {"app_key", "app_secret"}:
             return None
         service = self._settings.service_name
-        return {name: self._open(slot.rows[name], service, name).strip() for name in ("app_key", "app_secret")}
+        opened = {name: self._open(slot.rows[name], service, name).strip() for name in ("app_key", "app_secret")}
+        return opened if all(opened.values()) else None
 
     def get_kis_token(self) -> dict[str, Any] | None:
         """The stored token, dead or alive: ``access_token``, ``expires_at`` and ``issued_at``; None when unreadable.
@@ -146,7 +148,7 @@ class SupabaseCredentialManager:
 
     def _token_in(self, slot: Slot | None, *, only_living: bool = False) -> dict[str, Any] | None:
         row = slot.rows.get("access_token") if slot is not None else None
-        if slot is None or row is None or self._settings is None:
+        if slot is None or row is None or row.is_empty or self._settings is None:
             return None
         text = self._open(row, self._settings.service_name, "access_token")
         try:

@@ -48,6 +48,9 @@ _MISCONFIGURED = {
 }
 
 
+#: The detail with which the functions of sql/ answer that the table cannot store a row; their message says why.
+_CANNOT_STORE = "store-cannot-store"
+
 _LONGEST_CODE = len("PGRST000")
 #: Codes that pass by themselves: no connection, too busy, a deadlock, a shutdown, an internal error.
 _PASSING = ("08", "40", "53", "57", "58", "XX", "PGRST00")
@@ -60,6 +63,11 @@ class Row:
     value: str = field(repr=False)
     expires_at: str | None
     version: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds blanks alone. Such a row counts as absent, as one with null does."""
+        return not self.value.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,12 @@ def store_error(status: int | None, code: str | None) -> StoreError:
     return StoreOutage("store-unreachable", f"Supabase does not work ({shown})")
 
 
+def _cannot_store(reason: object) -> StoreMisconfigured:
+    """The error for a table that cannot store a row. The functions write ``reason``, which holds no value."""
+    words = "".join(letter for letter in " ".join(f"{reason}".split()) if letter.isprintable())
+    return StoreMisconfigured("store-cannot-store", f"Supabase cannot store the token: {words[:300]}")
+
+
 def key_headers(key: str) -> dict[str, str]:
     """What shows the key to Supabase's gateway and to PostgREST behind it. A reader's has one word for each."""
     gateway, _, bearer = key.partition(" ")
@@ -179,6 +193,8 @@ def check_answer(answer: Answer) -> None:
     if not 200 <= answer.status < 300:
         body = _json(answer)
         code = body.get("code") if isinstance(body, dict) else None
+        if isinstance(body, dict) and body.get("details") == _CANNOT_STORE:
+            raise _cannot_store(body.get("message"))
         raise store_error(answer.status, code if isinstance(code, str) else None)
 
 

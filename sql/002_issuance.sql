@@ -133,6 +133,23 @@ begin
 end
 $$;
 
+-- Raises an error when 001 would stop for the table as it is now.
+create or replace function public.issuance_check_table() returns void
+    language plpgsql
+    set search_path = ''
+as $$
+declare
+    faults text;
+begin
+    select string_agg(f.said, '; ') into faults from public.api_credentials_faults() f;
+    if faults is not null then
+        raise exception 'api_credentials cannot store a token as it is: %', faults
+            using errcode = 'KT001', detail = 'store-cannot-store',
+            hint = 'Run the files of sql/ again: they list the statements that mend it.';
+    end if;
+end
+$$;
+
 -- The slot's lease, locked; made when it is not there.
 create or replace function public.issuance_lock(service text) returns public.credential_leases
     language plpgsql
@@ -160,14 +177,15 @@ as $$
          lease.app_key_id, token_id, error_code);
 $$;
 
--- The active token's row, or nulls.
+-- The active token's row, or nulls. In a table that allows it a value may be null: then the row counts as absent.
 create or replace function public.issuance_token_row(service text) returns public.api_credentials
     language sql
     stable
     set search_path = ''
 as $$
     select c.* from public.api_credentials c
-    where c.service_name = service and c.credential_type = 'access_token' and c.is_active;
+    where c.service_name = service and c.credential_type = 'access_token' and c.is_active
+      and c.credential_value is not null;
 $$;
 
 -- The version of the row with the slot's app key, 0 when there is none: a caller who saw another one holds keys that are
@@ -178,19 +196,39 @@ create or replace function public.issuance_keys_version(service text) returns bi
     set search_path = ''
 as $$
     select coalesce(max(c.version), 0) from public.api_credentials c
-    where c.service_name = service and c.credential_type = 'app_key' and c.is_active;
+    where c.service_name = service and c.credential_type = 'app_key' and c.is_active
+      and c.credential_value is not null;
 $$;
 
 -- Raise an error of our own in the place of PostgreSQL's, whose text may show the row: it goes to the caller and to the
 -- server's log. Each write of a secret catches all errors and ends here.
-create or replace function public.issuance_raise_unwritten(state text, column_name text, constraint_name text) returns void
+--
+-- The error names SQLSTATE, column, constraint and the function that refused the row. PostgreSQL's own words are repeated
+-- only where they consist of names and types: for errors of our statement itself, and not for those of a trigger. The
+-- detail store-cannot-store tells a client that no repetition helps. An error that passes by itself, such as a deadlock, a
+-- full disk or a database that is read-only for now, comes without it. SQLSTATEs that mean something else to PostgREST
+-- become KT001.
+drop function if exists public.issuance_raise_unwritten(text, text, text);
+create or replace function public.issuance_raise_unwritten(
+    state text, column_name text, constraint_name text, words text default null, context text default null
+) returns void
     language plpgsql
     set search_path = ''
 as $$
+declare
+    is_passing boolean := state ~ '^(08|25|40|53|57|58|XX|55P03)';
+    is_ours    boolean := context ~ '^[^"\n]*"((insert into|update) public\.api_credentials |set constraints )';
+    its_maker  text := coalesce(substring(context from '^SQL function "([A-Za-z0-9_.]+)"'),
+                                substring(context from '([A-Za-z0-9_.]+)\([^"\n]*\) line [0-9]+ at '));
 begin
     raise exception 'api_credentials does not take the row (%)',
-        concat_ws(', ', state, 'column ' || nullif(column_name, ''), 'constraint ' || nullif(constraint_name, ''))
-        using errcode = state, column = column_name, constraint = constraint_name,
+        concat_ws(
+            ', ', state, 'column ' || nullif(column_name, ''), 'constraint ' || nullif(constraint_name, ''),
+            case when not is_ours and its_maker !~ '^public\.issuance_' then 'function ' || its_maker end)
+        || case when is_ours and state ~ '^(0A|22001|23|42|54|55)' then ': ' || coalesce(words, '') else '' end
+        using errcode = case when state ~ '^P[GT]' then 'KT001' else state end,
+        detail = case when is_passing then '' else 'store-cannot-store' end,
+        column = column_name, constraint = constraint_name,
         hint = 'See which columns, constraints and triggers the table has beside those of these files.';
 end
 $$;
@@ -205,6 +243,8 @@ as $$
 declare
     its_column     text;
     its_constraint text;
+    its_words      text;
+    its_context    text;
     new_version    bigint;
 begin
     insert into public.api_credentials as c
@@ -222,8 +262,9 @@ begin
     return new_version;
 exception
     when others then
-        get stacked diagnostics its_column = column_name, its_constraint = constraint_name;
-        perform public.issuance_raise_unwritten(sqlstate, its_column, its_constraint);
+        get stacked diagnostics its_column = column_name, its_constraint = constraint_name,
+            its_words = message_text, its_context = pg_exception_context;
+        perform public.issuance_raise_unwritten(sqlstate, its_column, its_constraint, its_words, its_context);
 end
 $$;
 
@@ -235,6 +276,83 @@ as $$
     select public.issuance_put(
         service, 'access_token', value, expires_at, 'KIS OAuth access token, renewed automatically'
     );
+$$;
+
+-- Write a made-up token as commit_issuance would write a real one, read it, and take it back: the block ends with an
+-- error, so nothing of it stays or is seen by others, but numbers of sequences are used up.
+create or replace function public.issuance_try(service text, value text) returns void
+    language plpgsql
+    set search_path = ''
+as $$
+declare
+    its_end timestamptz := date_trunc('second', clock_timestamp()) + interval '1 day';
+    written bigint;
+    token   public.api_credentials;
+    changed text;
+begin
+    written := public.issuance_write(service, value, its_end);
+    token := public.issuance_token_row(service);
+    changed := case
+        when token.version is null or token.version is distinct from written then 'the row itself'
+        when token.credential_value is distinct from value then 'column credential_value'
+        when token.expires_at is distinct from its_end then 'column expires_at'
+    end;
+    if changed is not null then
+        raise exception 'api_credentials does not keep the row as it is written (%)', changed
+            using errcode = 'KT001', detail = 'store-cannot-store',
+            hint = 'See which triggers and policies the table has beside those of these files.';
+    end if;
+    raise exception 'taken back' using errcode = 'KT002';
+exception
+    when sqlstate 'KT002' then
+        return;
+end
+$$;
+
+-- Prove that the slot can store a token, before anybody asks KIS for one; else raise the database's reason. The token is
+-- as long as KIS's longest, in the form that the slot uses. A table that takes the other form alone will do.
+create or replace function public.issuance_prove(service text) returns void
+    language plpgsql
+    set search_path = ''
+as $$
+declare
+    filler    text;
+    forms     text[];
+    is_sealed boolean;
+    state     text;
+    words     text;
+    details   text;
+begin
+    -- As good as random: a table may want each value once, and an index keeps what can be compressed in less space.
+    select string_agg(encode(sha256(convert_to(gen_random_uuid()::text, 'UTF8')), 'hex'), '') into filler
+    from generate_series(1, 12);
+    forms := array[
+        format('{"access_token": "%s.%s.%s", "expires_at": "%s", "issued_at": "%s", "app_key_id": "%s", "environment": "%s"}',
+               'eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzUxMiJ9', left(filler, 226), right(filler, 86),
+               to_char(clock_timestamp() + interval '1 day', 'YYYY-MM-DD"T"HH24:MI:SS+00:00'),
+               to_char(clock_timestamp(), 'YYYY-MM-DD"T"HH24:MI:SS+00:00'), left(filler, 16), 'production'),
+        'enc:v1:' || left(filler, 8) || ':' || left(filler, 764)
+    ];
+    select coalesce(bool_or(c.credential_value::text like 'enc:v1:%'), false) into is_sealed
+    from public.api_credentials c
+    where c.service_name = service and c.credential_type in ('app_key', 'app_secret', 'access_token');
+    begin
+        perform public.issuance_try(service, forms[1 + is_sealed::integer]);
+    exception
+        when others then
+            get stacked diagnostics state = returned_sqlstate, words = message_text, details = pg_exception_detail;
+            if details <> 'store-cannot-store' then
+                raise;
+            end if;
+            begin
+                perform public.issuance_try(service, forms[2 - is_sealed::integer]);
+            exception
+                when others then
+                    raise exception '%', words
+                        using errcode = state, detail = details, hint = 'No token can be stored, so KIS is not asked for one.';
+            end;
+    end;
+end
 $$;
 
 -- The tokens that the slot remembers as rejected or revoked, and when each ends. They are in one row: a JSON object that
@@ -350,6 +468,11 @@ begin
     if min_remaining is null or min_remaining < interval '0' then
         raise exception 'min_remaining is not negative' using errcode = '22023';
     end if;
+    -- With columns of these other types the statements below would fail without saying why.
+    if pg_typeof(token.credential_value) not in ('text'::regtype, 'varchar'::regtype)
+        or pg_typeof(token.expires_at) <> 'timestamptz'::regtype or pg_typeof(token.is_active) <> 'boolean'::regtype then
+        perform public.issuance_check_table();
+    end if;
 
     -- Callers of one app key take turns even when they come through different slots.
     perform pg_advisory_xact_lock(hashtextextended('kis-token:' || begin_issuance.app_key_id, 0));
@@ -392,6 +515,7 @@ begin
         if retry_at > t then
             status := 'busy';
         else
+            perform public.issuance_prove(service);
             status := 'granted';
             -- The other slot's token is dead and its lease is over: the key moves to this slot.
             update public.credential_leases l set app_key_id = null where l.service_name = other.service_name;
@@ -436,13 +560,14 @@ begin
         'last_error', lease.last_error,
         'rejected_token_id', lease.rejected_token_id,
         'rejected_token_ids', to_jsonb(rejected),
+        'schema_version', 2,  -- as in 005
         'server_now', t
     );
 end
 $$;
 
 comment on function public.begin_issuance(text, uuid, text, text, text, interval, bigint, text, bigint) is
-    'Ask to issue. keys_version is the version of the app_key row from which the caller has its key, 0 when it saw none. Answers status: changed (the row is another by now: read it again), conflict (another slot, named in holder_label, has a living token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds a lease, or nobody may before retry_at). rejected_token_ids are the tokens that are known to be rejected, which are of no use from a cache either; rejected_token_id, for older clients, is the last of them.';
+    'Ask to issue. keys_version is the version of the app_key row from which the caller has its key, 0 when it saw none. Answers status: changed (the row is another by now: read it again), conflict (another slot, named in holder_label, has a living token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds a lease, or nobody may before retry_at). rejected_token_ids are the tokens that are known to be rejected, which are of no use from a cache either; rejected_token_id, for older clients, is the last of them. Raises an error with the detail store-cannot-store when the table cannot store a token.';
 
 create or replace function public.commit_issuance(
     service    text,
@@ -761,13 +886,16 @@ revoke all on function
     public.issuance_plain_token_id(text),
     public.issuance_check_service(text),
     public.issuance_check_token(text, timestamptz),
+    public.issuance_check_table(),
     public.issuance_lock(text),
     public.issuance_log(public.credential_leases, text, text, text),
     public.issuance_token_row(text),
     public.issuance_keys_version(text),
-    public.issuance_raise_unwritten(text, text, text),
+    public.issuance_raise_unwritten(text, text, text, text, text),
     public.issuance_put(text, text, text, timestamptz, text),
     public.issuance_write(text, text, timestamptz),
+    public.issuance_try(text, text),
+    public.issuance_prove(text),
     public.issuance_rejected(text),
     public.issuance_rejected_ids(text),
     public.issuance_reject(text, text, timestamptz),
