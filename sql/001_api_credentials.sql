@@ -73,7 +73,7 @@ begin
     if its_table is null then
         return;
     elsif lacking is not null then
-        return query select 'columns', 'it lacks ' || lacking || ', which nobody can fill in for the rows that it holds',
+        return query select 'columns', 'it lacks the columns ' || lacking,
             'alter table public.api_credentials rename to other_credentials', false;
         return;
     end if;
@@ -129,7 +129,7 @@ begin
             return query select 'columns',
                 format('%s is %s, not %s%s', c.name, c.its_type, c.type,
                        case when changed like '%Asia/Seoul%' then
-                           ' (write UTC for Asia/Seoul if its programs write times of UTC)' else '' end),
+                           ' (the statement reads its times as Korea times; if its programs write times of UTC, put UTC there)' else '' end),
                 format('alter table public.api_credentials %1$salter column %2$I type %3$s using %4$s%5$s',
                        case when c.has_default and c.keeps_no_default then format('alter column %I drop default, ', c.name) end,
                        c.name, c.type, changed,
@@ -230,17 +230,18 @@ begin
             ) as place
             from twice t
         )
-        select 'rows', format('it holds a credential twice, for the environments %s and %s: %s. Programs that upsert on '
-                              'conflict of (service_name, credential_type, environment) must write the new service_name',
-                              coalesce(m.kept_environment, 'null'), coalesce(m.environment, 'null'), m.keys),
+        select 'rows', format('%s: one row is for the environment %s, one for %s. The statement moves the latter to a slot of '
+                              'its own. Programs that write it, such as those that upsert on conflict of (service_name, '
+                              'credential_type, environment), must write that service_name',
+                              m.keys, coalesce(m.kept_environment, 'null'), coalesce(m.environment, 'null')),
                format('update public.api_credentials set service_name = %L%s where service_name = %L and environment %s',
                       m.slot, case when m.slot = 'kis-paper' then ', environment = ''paper''' else '' end, m.service,
                       coalesce('= ' || quote_literal(m.environment), 'is null')),
                false
         from moved m
         union all
-        select 'rows', format('it holds a credential twice: (%s, %s), here the row with id %s, environment %s, %s, changed %s. '
-                              'Only its owner knows which row counts',
+        select 'rows', format('(%s, %s): the row with id %s, environment %s, %s, changed %s, is a further one. The statement '
+                              'moves it to a slot of its own; look first which row counts',
                               n.service, n.type, n.row ->> 'id', coalesce(n.environment, 'null'),
                               case n.row ->> 'is_active' when 'true' then 'active' else 'inactive' end,
                               coalesce(n.row ->> 'updated_at', 'at an unknown time')),
@@ -264,7 +265,7 @@ declare
     faults  text;
     twice   text;
 begin
-    if not exists (select from public.api_credentials_faults() f where f.said like 'it lacks %') then
+    if not exists (select from public.api_credentials_faults() f where f.said like 'it lacks the columns %') then
         for each in
             select w.name, w.type from (values
                 ('id', 'bigserial'), ('expires_at', 'timestamptz'), ('is_active', 'boolean default true'),
@@ -282,7 +283,7 @@ begin
             where a.attrelid = 'public.api_credentials'::regclass and t.typtype <> 'd' and t.typname <> 'text'
               and t.typcategory in ('S', 'E') and a.attname = any (
                   array['service_name', 'credential_type', 'credential_value', 'environment', 'description'])
-            union all
+            union
             select f.mend from public.api_credentials_faults() f where f.loses_nothing
         loop
             begin
@@ -290,20 +291,26 @@ begin
             exception
                 when others then
                     get stacked diagnostics words = message_text, details = pg_exception_detail;
-                    refused := refused || format(E'\nPostgreSQL refuses "%s": %s', each.mend, concat_ws('; ', words, nullif(details, '')));
+                    refused := refused || format(
+                        E'\nPostgreSQL refuses "%s": %s. Drop what depends on the column, and make it anew afterwards.',
+                        each.mend, concat_ws('; ', words, nullif(details, '')));
             end;
         end loop;
     end if;
 
-    select string_agg(format(E'\n%s. %s:\n   %s;', n.number, n.said, n.mend), '' order by n.number),
-           string_agg(n.said, E'\n' order by n.number) filter (where n.kind = 'rows')
-    into faults, twice
+    select string_agg(format(E'\n%s. %s:\n   %s;', n.number, n.said, n.mend), '' order by n.number)
+    into faults
     from (select f.*, row_number() over () as number from public.api_credentials_faults() f) n;
+    if exists (select from public.api_credentials_faults() f where f.kind = 'rows') then
+        select string_agg(format('(%s, %s)', d.service_name, d.credential_type), ', ') into twice
+        from (select c.service_name, c.credential_type from public.api_credentials c
+              group by 1, 2 having count(*) > 1 order by 1, 2) d;
+    end if;
     if faults is not null then
         raise exception '%', case when twice is not null then 'api_credentials holds a credential twice'
                                   else 'api_credentials cannot store a token as it is' end || ':' || faults || refused
             using errcode = case when twice is not null then '23505' else '42809' end,
-            detail = coalesce(twice, 'Nothing was changed.'),
+            detail = coalesce('There are several rows of ' || twice || '. ', '') || 'Nothing was changed.',
             hint = 'Look at each statement, run it, and change the programs that rely on what it changes. Then run this file again. No row has to be deleted: any of them may be somebody''s keys. A table of another program may keep its name if these files are run in a project of their own.';
     end if;
 end

@@ -323,9 +323,8 @@ declare
     words     text;
     details   text;
 begin
-    -- As good as random: a table may want each value once, and an index keeps what can be compressed in less space.
-    select string_agg(encode(sha256(convert_to(gen_random_uuid()::text, 'UTF8')), 'hex'), '') into filler
-    from generate_series(1, 12);
+    -- Another one each time: a table may want each value once.
+    filler := repeat(encode(sha256(convert_to(gen_random_uuid()::text, 'UTF8')), 'hex'), 12);
     forms := array[
         format('{"access_token": "%s.%s.%s", "expires_at": "%s", "issued_at": "%s", "app_key_id": "%s", "environment": "%s"}',
                'eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzUxMiJ9', left(filler, 226), right(filler, 86),
