@@ -52,7 +52,6 @@ begin
             ('reseal', 'text, text, text, bigint', true),
             ('credential_schema_version', '', true),
             ('api_credentials_faults', '', false),
-            ('issuance_check_table', '', false),
             ('issuance_plain_token_id', 'text', false),
             ('issuance_check_service', 'text', false),
             ('issuance_check_token', 'text, timestamp with time zone', false),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -62,21 +61,32 @@ def table(*constraints: str, without: tuple[str, ...] = (), **columns: str) -> s
     return f"create table api_credentials ({', '.join([*(f'{n} {k}' for n, k in wanted.items()), *constraints])})"
 
 
-@contextmanager
-def project(postgres: EmbeddedPostgres, *statements: str) -> Iterator[Database]:
-    """A project in which somebody has run these statements."""
+RESET = """
+drop schema public cascade;
+create schema public;
+grant usage on schema public to anon, authenticated, service_role;
+"""
+
+
+@pytest.fixture(scope="module")
+def bare(postgres: EmbeddedPostgres) -> Iterator[Database]:
+    """A project without tables, for one test after the other."""
     dsn = postgres.create_database()
     with Database(prepare_database(dsn)) as database:
-        for statement in statements:
-            database.owner.execute(statement.encode())
         yield database
     postgres.drop_database(dsn)
 
 
+def prepare(bare: Database, *statements: str) -> Database:
+    """The project when somebody has run these statements in it, and nothing else."""
+    for statement in (RESET, *statements):
+        bare.owner.execute(statement.encode())
+    return bare
+
+
 def migrate(database: Database) -> None:
-    """Run the files of sql/, twice."""
-    for _ in range(2):
-        apply_migrations(database.project.owner, migrations_folder())
+    """Run the files of sql/."""
+    apply_migrations(database.project.owner, migrations_folder())
 
 
 def refusal(database: Database) -> str:
@@ -171,30 +181,31 @@ MENDED = {
 
 
 @pytest.mark.parametrize("case", MENDED)
-def test_what_loses_nothing_is_mended(postgres: EmbeddedPostgres, case: str) -> None:
+def test_what_loses_nothing_is_mended(bare: Database, case: str) -> None:
     """The files run, twice over, no stored value changes, and a token can be stored."""
-    with project(postgres, *MENDED[case]) as database:
-        migrate(database)
+    database = prepare(bare, *MENDED[case])
+    migrate(database)
+    migrate(database)
 
-        assert values(database) == STORED
-        rows = database.owner.execute("select version from api_credentials where version is null").fetchall()
-        assert rows == []
-        assert_works(database)
+    assert values(database) == STORED
+    rows = database.owner.execute("select version from api_credentials where version is null").fetchall()
+    assert rows == []
+    assert_works(database)
 
 
-def test_an_empty_table_is_mended_whatever_its_types(postgres: EmbeddedPostgres) -> None:
+def test_an_empty_table_is_mended_whatever_its_types(bare: Database) -> None:
     """Without a row nothing can be lost."""
     ddl = table(
         UNIQUE, credential_value="jsonb not null default '{}'", expires_at="bigint", is_active="integer default 1"
     )
-    with project(postgres, ddl) as database:
-        migrate(database)
-        assert_works(database)
-        row = database.owner.execute(
-            "insert into api_credentials (service_name, credential_type, credential_value)"
-            " values ('x', 'y', 'z') returning is_active"
-        )
-        assert row.fetchall() == [{"is_active": True}]
+    database = prepare(bare, ddl)
+    migrate(database)
+    assert_works(database)
+    row = database.owner.execute(
+        "insert into api_credentials (service_name, credential_type, credential_value)"
+        " values ('x', 'y', 'z') returning is_active"
+    )
+    assert row.fetchall() == [{"is_active": True}]
 
 
 #: The statements that make a table, and what the message says of it.
@@ -285,22 +296,22 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_the_rest_is_one_message_with_the_statements(postgres: EmbeddedPostgres, case: str) -> None:
+def test_the_rest_is_one_message_with_the_statements(bare: Database, case: str) -> None:
     """The first file stops and lists every difference; after the statements that it gives, the files run."""
     statements, said = REFUSED[case]
-    with project(postgres, *statements) as database:
-        message = refusal(database)
+    database = prepare(bare, *statements)
+    message = refusal(database)
 
-        assert [words for words in said if words not in message] == []
-        for statement in statements_of(message):
-            database.owner.execute(statement.encode())
-        migrate(database)
-        kept = values(database)
-        assert {name: kept[name] for name in STORED if name in kept}.items() <= STORED.items()
-        assert_works(database)
+    assert [words for words in said if words not in message] == []
+    for statement in statements_of(message):
+        database.owner.execute(statement.encode())
+    migrate(database)
+    kept = values(database)
+    assert {name: kept[name] for name in STORED if name in kept}.items() <= STORED.items()
+    assert_works(database)
 
 
-def test_text_becomes_the_time_that_it_means(postgres: EmbeddedPostgres) -> None:
+def test_text_becomes_the_time_that_it_means(bare: Database) -> None:
     """The statement reads a time without an offset as Korea time, one with an offset by it, and blanks as null."""
     ends = {
         "2026-02-01T23:15:47": "2026-02-01T14:15:47+00:00",
@@ -311,19 +322,19 @@ def test_text_becomes_the_time_that_it_means(postgres: EmbeddedPostgres) -> None
         "2026-02-01 14:15:47+00": "2026-02-01T14:15:47+00:00",
         " ": None,
     }
-    with project(postgres, table(UNIQUE, expires_at="text")) as database:
-        for number, end in enumerate(ends):
-            database.owner.execute(
-                "insert into api_credentials (service_name, credential_type, credential_value, expires_at)"
-                " values (%s, 'access_token', '{}', %s)",
-                (f"slot-{number}", end),
-            )
-        (statement,) = statements_of(refusal(database))
-        database.owner.execute(statement.encode())
-        database.owner.execute("set timezone = 'UTC'")
-        rows = database.owner.execute("select to_jsonb(c) ->> 'expires_at' as ends from api_credentials c order by id")
+    database = prepare(bare, table(UNIQUE, expires_at="text"))
+    for number, end in enumerate(ends):
+        database.owner.execute(
+            "insert into api_credentials (service_name, credential_type, credential_value, expires_at)"
+            " values (%s, 'access_token', '{}', %s)",
+            (f"slot-{number}", end),
+        )
+    (statement,) = statements_of(refusal(database))
+    database.owner.execute(statement.encode())
+    database.owner.execute("set timezone = 'UTC'")
+    rows = database.owner.execute("select to_jsonb(c) ->> 'expires_at' as ends from api_credentials c order by id")
 
-        assert [row["ends"] for row in rows] == list(ends.values())
+    assert [row["ends"] for row in rows] == list(ends.values())
 
 
 def environments(*names: str | None) -> list[str]:
@@ -337,54 +348,52 @@ def environments(*names: str | None) -> list[str]:
 
 
 @pytest.mark.parametrize("other", ["development", "paper", "dev", "vts"])
-def test_production_and_development_under_one_service(postgres: EmbeddedPostgres, other: str) -> None:
+def test_production_and_development_under_one_service(bare: Database, other: str) -> None:
     """Both are named, the statement moves the other one to the slot kis-paper, and no row is lost."""
-    with project(postgres, *environments("production", other)) as database:
-        message = refusal(database)
-        assert f"one row is for the environment production, one for {other}" in message
-        assert "upsert on conflict of (service_name, credential_type, environment)" in message
-        (statement,) = statements_of(message)
-        database.owner.execute(statement.encode())
-        migrate(database)
+    database = prepare(bare, *environments("production", other))
+    message = refusal(database)
+    assert f"one row is for the environment production, one for {other}" in message
+    assert "upsert on conflict of (service_name, credential_type, environment)" in message
+    (statement,) = statements_of(message)
+    database.owner.execute(statement.encode())
+    migrate(database)
 
-        stored = values(database)
-        assert stored["kis", "app_key"] == "app_key of production"
-        assert stored["kis-paper", "app_key"] == f"app_key of {other}"
-        assert len(stored) == 6
-        rows = database.owner.execute(
-            "select distinct environment from api_credentials where service_name = 'kis-paper'"
-        )
-        assert rows.fetchall() == [{"environment": "paper"}]
-        assert_works(database)
+    stored = values(database)
+    assert stored["kis", "app_key"] == "app_key of production"
+    assert stored["kis-paper", "app_key"] == f"app_key of {other}"
+    assert len(stored) == 6
+    rows = database.owner.execute("select distinct environment from api_credentials where service_name = 'kis-paper'")
+    assert rows.fetchall() == [{"environment": "paper"}]
+    assert_works(database)
 
 
-def test_more_environments_than_two(postgres: EmbeddedPostgres) -> None:
+def test_more_environments_than_two(bare: Database) -> None:
     """Each of the others gets a slot of its own, and none of them a name that is taken."""
     statements = environments("production", "development", "Test 1", None)
     taken = (
         "insert into api_credentials (service_name, credential_type, credential_value) values ('kis-paper', 'x', 'y')"
     )
-    with project(postgres, *statements, taken) as database:
-        for statement in statements_of(refusal(database)):
-            database.owner.execute(statement.encode())
-        migrate(database)
+    database = prepare(bare, *statements, taken)
+    for statement in statements_of(refusal(database)):
+        database.owner.execute(statement.encode())
+    migrate(database)
 
-        services = {service for service, _ in values(database)}
-        assert services == {"kis", "kis-paper", "kis-development", "kis-Test-1", "kis-other"}
+    services = {service for service, _ in values(database)}
+    assert services == {"kis", "kis-paper", "kis-development", "kis-Test-1", "kis-other"}
 
 
-def test_another_product_s_table(postgres: EmbeddedPostgres) -> None:
+def test_another_product_s_table(bare: Database) -> None:
     """A table of that name that is made for something else stays as it is; the message says how both can live."""
     ddl = "create table api_credentials (id uuid primary key, provider text not null, token jsonb)"
-    with project(postgres, ddl) as database:
-        message = refusal(database)
-        assert "it lacks the columns service_name, credential_type, credential_value" in message
-        (statement,) = statements_of(message)
-        database.owner.execute(statement.encode())
-        migrate(database)
+    database = prepare(bare, ddl)
+    message = refusal(database)
+    assert "it lacks the columns service_name, credential_type, credential_value" in message
+    (statement,) = statements_of(message)
+    database.owner.execute(statement.encode())
+    migrate(database)
 
-        assert_works(database)
-        assert database.owner.execute("select from other_credentials").fetchall() == []
+    assert_works(database)
+    assert database.owner.execute("select from other_credentials").fetchall() == []
 
 
 @pytest.mark.parametrize(
@@ -397,22 +406,22 @@ def test_another_product_s_table(postgres: EmbeddedPostgres) -> None:
     ],
     ids=["a view", "a policy", "a trigger"],
 )
-def test_what_keeps_a_column_from_being_widened_is_named(postgres: EmbeddedPostgres, dependent: str) -> None:
+def test_what_keeps_a_column_from_being_widened_is_named(bare: Database, dependent: str) -> None:
     """PostgreSQL does not change the type of a column that something else uses; its words are in the message."""
-    with project(postgres, table(UNIQUE, credential_value="varchar(255) not null"), KEYS, dependent) as database:
-        message = refusal(database)
+    database = prepare(bare, table(UNIQUE, credential_value="varchar(255) not null"), KEYS, dependent)
+    message = refusal(database)
 
     assert "credential_value is character varying(255), not text" in message
     assert "PostgreSQL refuses" in message
     assert "credential_value" in message.partition("PostgreSQL refuses")[2]
 
 
-def test_a_view_on_a_column_that_is_long_enough_is_no_obstacle(postgres: EmbeddedPostgres) -> None:
+def test_a_view_on_a_column_that_is_long_enough_is_no_obstacle(bare: Database) -> None:
     """A limit that stands in nobody's way stays where PostgreSQL does not take it away."""
     view = "create view shown as select environment from api_credentials"
-    with project(postgres, table(UNIQUE, environment="varchar(100) default 'production'"), KEYS, view) as database:
-        migrate(database)
-        assert_works(database)
+    database = prepare(bare, table(UNIQUE, environment="varchar(100) default 'production'"), KEYS, view)
+    migrate(database)
+    assert_works(database)
 
 
 #: What happens to a migrated table, and the words of check_setup().
@@ -443,15 +452,15 @@ CHANGED = [
 
 
 @pytest.mark.parametrize(("change", "said"), CHANGED)
-def test_check_reports_a_table_that_was_changed_since(postgres: EmbeddedPostgres, change: str, said: str) -> None:
+def test_check_reports_a_table_that_was_changed_since(bare: Database, change: str, said: str) -> None:
     """check_setup() names what would stop the files, or a token from being stored, and changes nothing."""
-    with project(postgres) as database:
-        migrate(database)
-        database.owner.execute(sql.SQL(change))
-        faults = database.call("check_setup")
+    database = prepare(bare)
+    migrate(database)
+    database.owner.execute(sql.SQL(change))
+    faults = database.call("check_setup")
 
-        assert [fault["what"] for fault in faults if said in fault["said"]] == ["tables"]
-        assert database.owner.execute("select from api_credentials").fetchall() == []
+    assert [fault["what"] for fault in faults if said in fault["said"]] == ["tables"]
+    assert database.owner.execute("select from api_credentials").fetchall() == []
 
 
 def test_the_database_has_a_version(database: Database) -> None:
