@@ -22,8 +22,13 @@ def migrations() -> list[Path]:
     return sorted(migrations_folder().glob("*.sql"))
 
 
-def outdated(version: int | None) -> StoreMisconfigured:
-    """The error for a database whose files are of ``version``; None when they are from before there was one."""
+def outdated(version: int | None) -> StoreMisconfigured | None:
+    """The error for a database that is too old for this package; None when it is not.
+
+    ``version`` is that of its functions, None when they are from before there was one.
+    """
+    if version is not None and version >= SCHEMA_VERSION:
+        return None
     found = "has none" if version is None else f"is at {version}"
     files = ", ".join(path.name for path in migrations())
     return StoreMisconfigured(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kis_token.errors import REMEDIES, StoreMisconfigured
-from kis_token.migrations import SCHEMA_VERSION, outdated
+from kis_token.migrations import outdated
 from kis_token.verdicts import Finding, ok, wrong, wrong_as
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ def check_schema(store: SupabaseStore) -> Iterator[Finding]:
     Raises StoreOutage.
     """
     try:
-        faults, version = store.setup_faults(), store.schema_version()
+        is_old = outdated(store.schema_version())
+        faults = store.setup_faults()
     except StoreMisconfigured as error:
         yield wrong_as("tables", error)
         return
-    if version < SCHEMA_VERSION:
-        yield wrong_as("tables", outdated(version))
+    if is_old is not None:
+        yield wrong_as("tables", is_old)
         return
     for what, said in faults:
         yield wrong(what, said, REMEDIES["store-table-missing"])

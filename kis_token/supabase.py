@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
 from kis_token.forks import no_fork
 from kis_token.limits import no_deadline
-from kis_token.migrations import SCHEMA_VERSION, outdated
+from kis_token.migrations import outdated
 from kis_token.ports import Begun, Committed
 from kis_token.reader import (
     COLUMNS,
@@ -156,11 +156,11 @@ class SupabaseStore:
             return begun
         if begun.fence is None:
             raise answer.outage()
-        version = answer.number("schema_version")
-        if version is None or version < SCHEMA_VERSION:
+        error = outdated(answer.number("schema_version"))
+        if error is not None:
             with suppress(StoreError):
-                self.abort(service_name, holder, begun.fence, cooldown=timedelta(), error_code="store-schema-outdated")
-            raise outdated(version)
+                self.abort(service_name, holder, begun.fence, cooldown=timedelta(), error_code=error.code)
+            raise error
         return begun
 
     def commit(
@@ -294,15 +294,20 @@ class SupabaseStore:
 
         return self._call(call, parse)
 
-    def schema_version(self) -> int:
-        """The version of the tables and functions. Raises StoreError, also when they are from before there was one."""
+    def schema_version(self) -> int | None:
+        """The version of the tables and functions; None when they are from before there was one. Raises StoreError."""
 
         def parse(answer: object) -> int:
             if not isinstance(answer, int):
                 raise _foreign("credential_schema_version")
             return answer
 
-        return self._call(lambda client: client.rpc("credential_schema_version", {}).execute().data, parse)
+        try:
+            return self._call(lambda client: client.rpc("credential_schema_version", {}).execute().data, parse)
+        except StoreMisconfigured as error:
+            if error.code != "store-function-missing":
+                raise
+            return None
 
     def setup_faults(self) -> list[tuple[str, str]]:
         """What is not as the migrations leave it, as pairs of what and said. Raises StoreError."""

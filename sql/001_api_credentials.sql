@@ -51,8 +51,8 @@ begin
 end
 $$;
 
--- The differences between the table and one that these files make, as far as a token could not be stored, and for each
--- the statement that mends it. loses_nothing says that no stored value changes. check_setup reports them, too.
+-- The differences that keep the table from storing keys and tokens, and for each the statement that mends it.
+-- loses_nothing says that no stored value changes. check_setup reports them, too.
 create or replace function public.api_credentials_faults()
     returns table (kind text, said text, mend text, loses_nothing boolean)
     language plpgsql
@@ -255,7 +255,7 @@ $$;
 comment on function public.api_credentials_faults() is
     'Why the table could not store a token as it is: kind, said, the statement that mends it, and whether that loses nothing stored.';
 
--- What can be mended without a loss is mended; the rest is told in one message.
+-- Mend everything that changes no stored value, and list the rest in one message.
 do $$
 declare
     each    record;

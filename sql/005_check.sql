@@ -194,7 +194,7 @@ begin
         return found;
     end if;
 
-    -- Constraints, triggers, indexes and whatever else a table can have: the write itself tells.
+    -- A table can have constraints, triggers and more that refuse a token: only a write shows it.
     for slot in
         select distinct c.service_name from public.api_credentials c
         where c.credential_type in ('app_key', 'access_token') and c.service_name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'

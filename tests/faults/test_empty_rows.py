@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from tests.chain import Chain
 
 #: A JWT of the role kis_token_reader, with a made-up signature.
-READER = f"eyJhbGciOiJIUzI1NiJ9.{base64.urlsafe_b64encode(b'{"role":"kis_token_reader"} ').decode()}.c2lnbmF0dXJl"
+_CLAIMS = base64.urlsafe_b64encode(b'{"role":"kis_token_reader"} ').decode()
+READER = f"eyJhbGciOiJIUzI1NiJ9.{_CLAIMS}.c2lnbmF0dXJl"
 
 empty = pytest.mark.parametrize("value", [None, "", " \n\t"], ids=["null", "empty", "blanks"])
 sealed = pytest.mark.parametrize("encryption_key", ["", ENCRYPTION_KEY], ids=["plain", "sealed"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,15 @@ from kis_token.errors import StoreMisconfigured
 from kis_token.sandbox.database import prepare_database
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
+from kis_token.supabase import SupabaseStore
 from tests.chain import WatchedIssuer, dead_token, stale_token
 from tests.faults.ground import BEGIN, COMMIT, assert_warned, error_of, stored_stays
-from tests.support import ANON_KEY, SERVICE_KEY, Contender, Database
+from tests.support import ANON_KEY, APP_KEY, MINUTE, SERVICE_KEY, Contender, Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kis_token.ports import Begun
     from kis_token.sandbox.database import MigratedDatabases
     from kis_token.sandbox.postgres import EmbeddedPostgres
     from tests.chain import Chain
@@ -259,20 +262,23 @@ def test_a_waiting_caller_ends_with_the_holder(own: Chain) -> None:
     assert sum(clock.slept) < 10
 
 
-def test_an_older_database_is_a_configuration_error(own: Chain) -> None:
-    """A turn of functions without a version is given back, KIS is not asked, and the error names the files to run."""
-    own.supabase.server.add_fault(
-        Fault(
-            "answer",
-            BEGIN,
-            response=Response(200, {"status": "granted", "fence": 1, "server_now": "2026-01-01T00:00Z"}),
-        )
-    )
-    error = error_of(own, cache_path="off")
+@pytest.mark.parametrize(("version", "is_old"), [(None, True), (1, True), (2, False), (99, False)])
+def test_an_older_database_is_a_configuration_error(own: Chain, version: int | None, *, is_old: bool) -> None:
+    """A turn that older functions grant is given back, and the error names the files to run; newer ones will do."""
+    granted = {"status": "granted", "fence": 1, "server_now": "2026-01-01T00:00Z", "schema_version": version}
+    own.supabase.server.add_fault(Fault("answer", BEGIN, response=Response(200, granted)))
+    store = SupabaseStore(own.supabase.url, SERVICE_KEY)
+    own.stores.append(store)
 
-    assert (error.code, own.issue_calls) == ("store-schema-outdated", 0)
-    assert "001_api_credentials.sql" in error.args[0]
-    assert own.store_calls[-1] == "abort_issuance"
+    def begin() -> Begun:
+        return store.begin("kis", str(uuid.uuid4()), "a laptop", APP_KEY, min_remaining=MINUTE)
+
+    if not is_old:
+        assert begin().status == "granted"
+        return
+    with pytest.raises(StoreMisconfigured, match=r"run 001_api_credentials\.sql, 002_issuance\.sql") as caught:
+        begin()
+    assert (caught.value.code, own.store_calls[-1]) == ("store-schema-outdated", "abort_issuance")
 
 
 def test_the_functions_of_version_1_0_0(chain: Chain, postgres: EmbeddedPostgres) -> None:
