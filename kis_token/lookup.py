@@ -296,6 +296,8 @@ def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple
     row = slot.rows.get("access_token")
     if row is None:
         return None, None, "no token is stored"
+    if row.is_empty:
+        return None, row.version, "the stored token is empty"
     text = vault.open(row.value, settings.service_name, "access_token")
     try:
         token = parse_stored(text, column=row.expires_at, version=row.version)
@@ -338,7 +340,8 @@ def stored_app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey | Non
 
     Raises TokenError for a seal that does not open, and StoreMisconfigured for what cannot be a key.
     """
-    if not slot.rows.keys() >= {"app_key", "app_secret"}:
+    rows = [slot.rows.get(name) for name in ("app_key", "app_secret")]
+    if any(row is None or row.is_empty for row in rows):
         return None
     key, secret = (_stored_key(slot, name, settings, vault) for name in ("app_key", "app_secret"))
     return AppKey(key, secret) if key and secret else None

@@ -86,11 +86,12 @@ class SupabaseCredentialManager:
     def get_kis_credentials(self) -> dict[str, str] | None:
         """``app_key`` and ``app_secret``; None unless both are stored."""
         slot = self._ask(lambda store, settings: store.read(settings.service_name))
-        if slot is None or self._settings is None or not slot.rows.keys() >= {"app_key", "app_secret"}:
+        rows = slot.rows if slot is not None else {}
+        pair = ("app_key", "app_secret")
+        if self._settings is None or any(name not in rows or rows[name].is_empty for name in pair):
             return None
         service = self._settings.service_name
-        opened = {name: self._open(slot.rows[name], service, name).strip() for name in ("app_key", "app_secret")}
-        return opened if all(opened.values()) else None
+        return {name: self._open(rows[name], service, name).strip() for name in pair}
 
     def get_kis_token(self) -> dict[str, Any] | None:
         """The stored token, dead or alive: ``access_token``, ``expires_at`` and ``issued_at``; None when unreadable.

@@ -52,7 +52,7 @@ class SealingVault:
         self._first = next(iter(self._keys))
 
     def open(self, text: str, service_name: str, credential_type: str) -> str:
-        """The value inside; blanks are an empty value. Raises TokenError ``plain-with-key`` or ``seal-broken``."""
+        """The value inside. Raises TokenError ``plain-with-key`` or ``seal-broken``."""
         from kis_token.forks import no_fork
 
         with no_fork():
@@ -60,8 +60,6 @@ class SealingVault:
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         what = f"{credential_type} of {service_name}"
-        if not text.strip():
-            return ""  # no value: it needs no seal
         if not text.startswith(PREFIX):
             raise TokenError("plain-with-key", f"{what} is stored plain although an encryption-key is given")
         kid, _, body = text[len(PREFIX) :].partition(":")

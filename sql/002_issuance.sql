@@ -83,6 +83,7 @@ comment on column public.credential_issuances.token_id is 'The token, hashed.';
 comment on column public.credential_issuances.error_code is 'Why it was aborted.';
 
 -- Helpers ----------------------------------------------------------------------------------------------------------
+-- In PL/pgSQL, which keeps its plans for a session: a function in SQL is planned at each call.
 
 -- The hash of a token that is stored as plain JSON; null for a sealed or an unreadable value. For rows that a client
 -- wrote without these functions, whose token the lease does not know.
@@ -141,8 +142,11 @@ as $$
 declare
     lease public.credential_leases;
 begin
-    insert into public.credential_leases (service_name) values (service) on conflict do nothing;
-    select l.* into strict lease from public.credential_leases l where l.service_name = service for update;
+    select l.* into lease from public.credential_leases l where l.service_name = service for update;
+    if not found then
+        insert into public.credential_leases (service_name) values (service) on conflict do nothing;
+        select l.* into strict lease from public.credential_leases l where l.service_name = service for update;
+    end if;
     return lease;
 end
 $$;
@@ -150,14 +154,16 @@ $$;
 create or replace function public.issuance_log(
     lease public.credential_leases, outcome text, token_id text default null, error_code text default null
 ) returns void
-    language sql
+    language plpgsql
     set search_path = ''
 as $$
+begin
     insert into public.credential_issuances
         (service_name, happened_at, outcome, fence, holder, holder_label, app_key_id, token_id, error_code)
     values
         (lease.service_name, clock_timestamp(), outcome, lease.fence, lease.holder, lease.holder_label,
          lease.app_key_id, token_id, error_code);
+end
 $$;
 
 -- The active token's row, or nulls. In a table that allows it a value may be null: then the row counts as absent. The
@@ -167,27 +173,31 @@ create or replace function public.issuance_token_row(
     service text,
     out version bigint, out credential_value text, out expires_at timestamptz, out updated_at timestamptz
 )
-    language sql
+    language plpgsql
     stable
     set search_path = ''
 as $$
+begin
     select c.version, c.credential_value::text, c.expires_at::timestamptz, c.updated_at::timestamptz
-    from (values (true)) one_row (is_there)
-    left join public.api_credentials c
-        on c.service_name = service and c.credential_type = 'access_token' and c.is_active
-        and c.credential_value is not null;
+    into version, credential_value, expires_at, updated_at
+    from public.api_credentials c
+    where c.service_name = service and c.credential_type = 'access_token' and c.is_active
+      and c.credential_value is not null;
+end
 $$;
 
 -- The version of the row with the slot's app key, 0 when there is none: a caller who saw another one holds keys that are
 -- not the slot's any more.
 create or replace function public.issuance_keys_version(service text) returns bigint
-    language sql
+    language plpgsql
     stable
     set search_path = ''
 as $$
-    select coalesce(max(c.version), 0) from public.api_credentials c
-    where c.service_name = service and c.credential_type = 'app_key' and c.is_active
-      and c.credential_value is not null;
+begin
+    return (select coalesce(max(c.version), 0) from public.api_credentials c
+            where c.service_name = service and c.credential_type = 'app_key' and c.is_active
+              and c.credential_value is not null);
+end
 $$;
 
 -- Raise an error of our own in the place of PostgreSQL's, whose text may show the row: it goes to the caller and to the
@@ -207,7 +217,7 @@ create or replace function public.issuance_raise_unwritten(
 as $$
 declare
     is_passing boolean := state ~ '^(08|25|40|53|57|58|XX|55P03)';
-    is_ours    boolean := context ~ '^[^"\n]*"((insert into|update) public\.api_credentials |set constraints )';
+    is_ours    boolean := context ~ '^[^"\n]*("((insert into|update) public\.api_credentials |set constraints )|public\.(issuance_put|set_app_key|reseal)\()';
     its_maker  text := coalesce(substring(context from '^SQL function "([A-Za-z0-9_.]+)"'),
                                 substring(context from '([A-Za-z0-9_.]+)\([^"\n]*\) line [0-9]+ at '));
 begin
@@ -260,99 +270,81 @@ $$;
 
 -- Write the slot's token and make it active. Answers the version it got.
 create or replace function public.issuance_write(service text, value text, expires_at timestamptz) returns bigint
-    language sql
-    set search_path = ''
-as $$
-    select public.issuance_put(
-        service, 'access_token', value, expires_at, 'KIS OAuth access token, renewed automatically'
-    );
-$$;
-
--- Write a made-up token as commit_issuance would write a real one, read it, and take it back: the block ends with an
--- error, so nothing of it stays or is seen by others, but numbers of sequences are used up.
-create or replace function public.issuance_try(service text, value text) returns void
     language plpgsql
     set search_path = ''
 as $$
-declare
-    its_end timestamptz := date_trunc('second', clock_timestamp()) + interval '1 day';
-    written bigint;
-    token   record;
-    changed text;
 begin
-    written := public.issuance_write(service, value, its_end);
-    token := public.issuance_token_row(service);
-    changed := case
-        when token.version is null or token.version is distinct from written then 'the row itself'
-        when token.credential_value is distinct from value then 'column credential_value'
-        when token.expires_at is distinct from its_end then 'column expires_at'
-    end;
-    if changed is not null then
-        raise exception 'api_credentials does not keep the row as it is written (%)', changed
-            using errcode = 'KT001', detail = 'store-cannot-store',
-            hint = 'See which triggers and policies the table has beside those of these files.';
-    end if;
-    raise exception 'taken back' using errcode = 'KT002';
-exception
-    when sqlstate 'KT002' then
-        return;
+    return public.issuance_put(
+        service, 'access_token', value, expires_at, 'KIS OAuth access token, renewed automatically'
+    );
 end
 $$;
 
--- Prove that the slot can store a token, before anybody asks KIS for one; else raise the database's reason. The token is
--- as long as KIS's longest, in the form that the slot uses. A table that takes the other form alone will do.
+-- Prove that the slot can store a token, before anybody asks KIS for one; else raise the database's reason. A made-up token
+-- is written as commit_issuance would write a real one, read, and taken back: the block ends with an error, so nothing of
+-- it stays or is seen by others, but numbers of sequences are used up. The token is as long as KIS's longest, in the form
+-- that the slot uses; a table that takes the other form alone will do.
 create or replace function public.issuance_prove(service text) returns void
     language plpgsql
     set search_path = ''
 as $$
 declare
-    filler    text;
-    forms     text[];
-    is_sealed boolean;
-    state     text;
-    words     text;
-    details   text;
+    -- Another one in each transaction: a table may want each value once.
+    filler  text := repeat(lpad(pg_current_xact_id()::text, 16, '0'), 48);
+    its_end timestamptz := date_trunc('second', clock_timestamp()) + interval '1 day';
+    sealed  boolean := exists (
+        select from public.api_credentials c
+        where c.service_name = service and c.credential_type in ('app_key', 'app_secret', 'access_token')
+          and c.credential_value::text like 'enc:v1:%');
+    form    text;
+    written bigint;
+    changed text;
+    state   text;
+    words   text;
+    mark    text;
+    first   text;
 begin
-    -- A column of another type takes many values all the same, and gives back others.
-    if (select count(*) from pg_catalog.pg_attribute a
-        where a.attrelid = 'public.api_credentials'::regclass and (
-            a.attname = 'credential_value' and a.atttypid in ('text'::regtype, 'varchar'::regtype)
-            or a.attname = 'expires_at' and a.atttypid = 'timestamptz'::regtype)) < 2 then
-        select string_agg(f.said, '; ') into words from public.api_credentials_faults() f;
-        if words is not null then
-            raise exception 'api_credentials cannot store a token as it is: %', words
-                using errcode = 'KT001', detail = 'store-cannot-store',
-                hint = 'Run the files of sql/ again: they list the statements that mend it.';
-        end if;
-    end if;
-    -- Another one each time: a table may want each value once.
-    filler := repeat(encode(sha256(convert_to(gen_random_uuid()::text, 'UTF8')), 'hex'), 12);
-    forms := array[
-        format('{"access_token": "%s.%s.%s", "expires_at": "%s", "issued_at": "%s", "app_key_id": "%s", "environment": "%s"}',
-               'eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzUxMiJ9', left(filler, 226), right(filler, 86),
-               to_char(clock_timestamp() + interval '1 day', 'YYYY-MM-DD"T"HH24:MI:SS+00:00'),
-               to_char(clock_timestamp(), 'YYYY-MM-DD"T"HH24:MI:SS+00:00'), left(filler, 16), 'production'),
-        'enc:v1:' || left(filler, 8) || ':' || left(filler, 764)
-    ];
-    select coalesce(bool_or(c.credential_value::text like 'enc:v1:%'), false) into is_sealed
-    from public.api_credentials c
-    where c.service_name = service and c.credential_type in ('app_key', 'app_secret', 'access_token');
-    begin
-        perform public.issuance_try(service, forms[1 + is_sealed::integer]);
-    exception
-        when others then
-            get stacked diagnostics state = returned_sqlstate, words = message_text, details = pg_exception_detail;
-            if details <> 'store-cannot-store' then
-                raise;
+    for attempt in 1..2 loop
+        form := case when sealed then
+            'enc:v1:' || left(filler, 8) || ':' || left(filler, 764)
+        else
+            replace(replace(
+                '{"access_token": "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzUxMiJ9.' || left(filler, 226) || '.' || left(filler, 86)
+                || '", "expires_at": "<time>", "issued_at": "<time>", "app_key_id": "<key>", "environment": "production"}',
+                '<time>', to_char(its_end, 'YYYY-MM-DD"T"HH24:MI:SS+00:00')), '<key>', left(filler, 16))
+        end;
+        sealed := not sealed;  -- at the second attempt
+        begin
+            written := public.issuance_put(  -- as issuance_write does
+                service, 'access_token', form, its_end, 'KIS OAuth access token, renewed automatically');
+            select case
+                when c.version is distinct from written then 'the row itself'
+                when c.credential_value::text is distinct from form then 'column credential_value'
+                when c.expires_at::text is distinct from its_end::text then 'column expires_at'
+                when pg_typeof(c.expires_at) <> 'timestamptz'::regtype then 'column expires_at is ' || pg_typeof(c.expires_at)
+                else '' end
+            into changed
+            from public.api_credentials c
+            where c.service_name = service and c.credential_type = 'access_token' and c.is_active;
+            if changed <> '' or changed is null then
+                raise exception 'api_credentials does not keep the row as it is written (%)', coalesce(changed, 'the row itself')
+                    using errcode = 'KT001', detail = 'store-cannot-store';
             end if;
-            begin
-                perform public.issuance_try(service, forms[2 - is_sealed::integer]);
-            exception
-                when others then
-                    raise exception '%', words
-                        using errcode = state, detail = details, hint = 'No token can be stored, so KIS is not asked for one.';
-            end;
-    end;
+            raise exception 'taken back' using errcode = 'KT002';
+        exception
+            when sqlstate 'KT002' then
+                return;
+            when others then
+                get stacked diagnostics state = returned_sqlstate, words = message_text, mark = pg_exception_detail;
+                if mark <> 'store-cannot-store' then
+                    raise;
+                elsif first is not null then
+                    raise exception '%', first
+                        using errcode = state, detail = mark, hint = 'No token can be stored, so KIS is not asked for one.';
+                end if;
+                first := words;
+        end;
+    end loop;
 end
 $$;
 
@@ -377,11 +369,18 @@ end
 $$;
 
 create or replace function public.issuance_rejected_ids(service text) returns text[]
-    language sql
+    language plpgsql
     stable
     set search_path = ''
 as $$
-    select coalesce(array_agg(r.token_id order by r.token_id), '{}') from public.issuance_rejected(service) r;
+begin
+    -- Most slots remember none, and begin_issuance asks for each caller.
+    if not exists (select from public.api_credentials c
+                   where c.service_name = service and c.credential_type = 'rejected_tokens' and c.is_active) then
+        return '{}';
+    end if;
+    return (select coalesce(array_agg(r.token_id order by r.token_id), '{}') from public.issuance_rejected(service) r);
+end
 $$;
 
 -- Remember a token as rejected until it ends. ends_at is the end by its row, null when no row tells. A row may name an
@@ -889,7 +888,6 @@ revoke all on function
     public.issuance_raise_unwritten(text, text, text, text, text),
     public.issuance_put(text, text, text, timestamptz, text),
     public.issuance_write(text, text, timestamptz),
-    public.issuance_try(text, text),
     public.issuance_prove(text),
     public.issuance_rejected(text),
     public.issuance_rejected_ids(text),

@@ -60,7 +60,6 @@ begin
             ('issuance_token_row', 'text', false),
             ('issuance_keys_version', 'text', false),
             ('issuance_raise_unwritten', 'text, text, text, text, text', false),
-            ('issuance_try', 'text, text', false),
             ('issuance_prove', 'text', false),
             ('issuance_put', 'text, text, text, timestamp with time zone, text', false),
             ('issuance_write', 'text, text, timestamp with time zone', false),

@@ -98,12 +98,12 @@ OBSTACLES = {
     "an end of another type": (
         "alter table api_credentials alter expires_at type text",
         "alter table api_credentials alter expires_at type timestamptz using expires_at::timestamptz",
-        "expires_at is text, not timestamp with time zone",
+        "does not keep the row as it is written (column expires_at is text)",
     ),
     "a value of another type": (
         "alter table api_credentials alter credential_value type jsonb using to_jsonb(credential_value)",
         "alter table api_credentials alter credential_value type text using credential_value #>> '{}'",
-        "credential_value is jsonb, not text",
+        '42804: column "credential_value" is of type jsonb but expression is of type text',
     ),
     "no unique index": (
         "alter table api_credentials drop constraint api_credentials_service_name_credential_type_key",
@@ -115,6 +115,22 @@ OBSTACLES = {
         add constraint known foreign key (service_name) references services (name) not valid""",
         "drop table services cascade",
         "constraint known",
+    ),
+    "a publication without a key": (
+        """alter table api_credentials drop constraint api_credentials_pkey;
+        create publication changes for table api_credentials""",
+        """drop publication changes; alter table api_credentials add primary key (id)""",
+        "55000: cannot update table",
+    ),
+    "a trigger with a slip": (
+        TRIGGER.format("new.modified_at := now(); return new;"),
+        "drop function obstacle cascade",
+        "42703, function public.obstacle",
+    ),
+    "a trigger that seals by itself": (
+        TRIGGER.format("new.credential_value := encode(sha256(new.credential_value::bytea), 'hex'); return new;"),
+        "drop function obstacle cascade",
+        "does not keep the row as it is written (column credential_value)",
     ),
 }
 
