@@ -1,5 +1,5 @@
--- What is not as these files leave it: tables, functions, grants, row level security. Looks and changes nothing; a token
--- that it writes, to see whether the table stores one, is taken back.
+-- Finds tables, functions, grants and row level security that differ from what these files make. It changes nothing: the
+-- token that it writes, to see whether the table stores one, is taken back.
 --
 -- kis-token check calls it. It is the last file: when the API knows it, all of them have been run. Run it as often as you
 -- like.

@@ -42,7 +42,7 @@ create constraint trigger obstacle after insert or update on api_credentials def
     for each row execute function obstacle()
 """
 
-#: What somebody does to the table, how it is taken back, and what of the database's words is in the error.
+#: A change of the table, the statement that takes it back, and a part of the database's words in the error.
 OBSTACLES = {
     "varchar(255)": (
         "alter table api_credentials alter credential_value type varchar(255) using left(credential_value, 255)",
@@ -197,7 +197,7 @@ def test_kis_is_not_asked_where_no_token_can_be_stored(own: Chain, name: str, *,
 
 @pytest.mark.parametrize("mode", ["resolve", "rotate", "force"])
 def test_a_valid_token_is_not_withheld(own: Chain, mode: str) -> None:
-    """Who resolves gets the token that is still valid, with a warning; a renewal fails. KIS is not asked."""
+    """`resolve` returns the token that is still valid, with a warning; a renewal fails. KIS is not asked."""
     token = stale_token()
     own.database.put_token(token)
     with blocked(own, "a check of the length"), stored_stays(own):

@@ -110,7 +110,7 @@ def statements_of(message: str) -> list[str]:
 
 
 def values(database: Database) -> dict[tuple[str, str], Any]:
-    """What is stored, by service and type."""
+    """The stored values by service and type."""
     rows = database.owner.execute("select service_name, credential_type, credential_value from api_credentials")
     return {(row["service_name"], row["credential_type"]): row["credential_value"] for row in rows}
 
@@ -424,7 +424,7 @@ def test_a_view_on_a_column_that_is_long_enough_is_no_obstacle(bare: Database) -
     assert_works(database)
 
 
-#: What happens to a migrated table, and the words of check_setup().
+#: A change of a migrated table, and the words of check_setup().
 CHANGED = [
     (
         "alter table api_credentials alter credential_value type varchar(255)",
