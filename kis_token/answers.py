@@ -27,6 +27,9 @@ _MEMBERS = {"code", "message", "details", "hint"}
 #: Codes of PostgREST, and of PostgreSQL.
 _CODE = re.compile(r"PGRST[0-9A-Z]{3}|[0-9A-Z]{5}")
 
+#: The detail with which the functions of sql/ answer that the table cannot store a row; their message says why.
+_CANNOT_STORE = "store-cannot-store"
+
 _NO_TABLE = ("store-table-missing", "Supabase has no table api_credentials")
 _NO_COLUMN = ("store-column-missing", "the table api_credentials lacks a column")
 _NO_FUNCTION = ("store-function-missing", "Supabase lacks the functions that govern issuing")
@@ -119,6 +122,8 @@ def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> St
     code, message = members.get("code"), members.get("message")
     message = message[:_LONGEST_TEXT] if isinstance(message, str) else ""
     if isinstance(code, str) and _CODE.fullmatch(code) and members.keys() <= _MEMBERS:
+        if members.get("details") == _CANNOT_STORE:
+            return _cannot_store(message)
         return code_error(status, code, message, key_ended=key_ended)
     shown = _shown(status, "")
     if status in (401, 403):
@@ -132,6 +137,12 @@ def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> St
     text = answer.body[:_LONGEST_TEXT].decode(errors="replace").strip()
     state = _of_supabase(status, (message or text).lower(), text, shown)
     return state or _of_others(status, text, shown, is_challenge="cf-mitigated" in answer.headers)
+
+
+def _cannot_store(reason: str) -> StoreMisconfigured:
+    """The error for a table that cannot store a row. The functions of sql/ write ``reason``, which holds no value."""
+    words = "".join(letter for letter in " ".join(reason.split()) if letter.isprintable())
+    return StoreMisconfigured("store-cannot-store", f"Supabase cannot store the token: {words[:300]}")
 
 
 def code_error(status: int | None, code: str, message: str = "", *, key_ended: datetime | None = None) -> StoreError:

@@ -36,7 +36,8 @@ def stored_app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey | Non
 
     Raises TokenError for a seal that does not open, and StoreMisconfigured for a value that cannot be a key.
     """
-    if not slot.rows.keys() >= set(KEY_TYPES):
+    rows = [slot.rows.get(name) for name in KEY_TYPES]
+    if any(row is None or row.is_empty for row in rows):
         return None
     service = settings.service_name
     key, secret = (pasted(vault.open(slot.rows[name].value, service, name)) for name in KEY_TYPES)

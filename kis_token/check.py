@@ -156,7 +156,8 @@ def _clock(server_now: datetime | None, now: datetime) -> Finding:
 
 def _open(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iterator[Finding]:
     older = []
-    for name, row in sorted(slot.rows.items()):
+    rows = {name: row for name, row in sorted(slot.rows.items()) if not row.is_empty}
+    for name, row in rows.items():
         try:
             opened.values[name] = vault.open(row.value, settings.service_name, name)
         except TokenError as error:
@@ -166,7 +167,7 @@ def _open(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iter
             older.append(name)
     if older:
         yield note("sealing", f"{', '.join(older)}: sealed with another key than the first", "Run kis-token seal.")
-    elif opened.values and len(opened.values) == len(slot.rows):
+    elif opened.values and len(opened.values) == len(rows):
         form = "sealed, and open with the given keys" if settings.encryption_keys else "plain, and no key is given"
         yield ok("sealing", f"{', '.join(opened.values)}: {form}")
 
@@ -242,7 +243,7 @@ def _ends_after(column: object, now: datetime) -> bool:
 
 def _token(slot: Slot, settings: Settings, opened: _Opened, now: datetime) -> Iterator[Finding]:
     row = slot.rows.get("access_token")
-    if row is None:
+    if row is None or row.is_empty:
         yield note("token", "none is stored; the next who asks issues one")
         return
     if "access_token" not in opened.values:

@@ -114,6 +114,11 @@ REMEDIES: dict[str, str] = {
     "store-function-ambiguous": (
         "Run the statements that the message names in the SQL editor of the Supabase project. " + _MIGRATE_HINT
     ),
+    "store-schema-outdated": _MIGRATE_HINT + " Older releases of this action work with the newer tables.",
+    "store-cannot-store": (
+        "The message names what is in the way: a column, a constraint, a trigger. Change the table, then run kis-token "
+        "check, which stores a token and takes it back."
+    ),
     "store-value-too-large": "Somebody has put something else there. Store the right value again, or delete the row.",
     "store-rejected": "Supabase refused the request. Is this release newer than the tables? " + _MIGRATE_HINT,
     # tokens

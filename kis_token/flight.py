@@ -23,7 +23,7 @@ from kis_token.errors import (
     StoreError,
     StoreOutage,
 )
-from kis_token.lease import Lease
+from kis_token.lease import MINUTE, Lease
 from kis_token.limits import ISSUE_BUDGET
 from kis_token.lookup import describe, judge_row
 from kis_token.ports import TooLate
@@ -42,9 +42,6 @@ if TYPE_CHECKING:
     from kis_token.ports import Begun, Issuer, Machine, Store
     from kis_token.sealing import Vault
     from kis_token.token import AppKey
-
-#: KIS allows one call a minute; a second more for its clock.
-MINUTE = timedelta(seconds=61)
 
 #: Another call may follow a grant, or a lease that has ended without a word, after so long: KIS's minute, and what a
 #: holder may take to ask.

@@ -67,7 +67,7 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
                 if name in active:
                     raise
                 continue
-            if vault.is_current(row.value):
+            if vault.is_current(row.value) or row.is_empty:
                 continue
             if value.strip().lower().startswith("enc:"):
                 raise TokenError("seal-broken", f"{name} of {service} is sealed in a form that is not known")

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from kis_token.sealing import Vault
     from kis_token.token import AppKey, Token
 
+#: KIS allows one call a minute; a second more for its clock.
+MINUTE = timedelta(seconds=61)
+
 #: From asking for a turn to sending tokenP. With 70 s between turns, two calls are more than a minute apart.
 LONGEST_START = timedelta(seconds=5)
 
@@ -156,13 +159,20 @@ class Lease:
         return max(self._clock.now() - turn.asked_at, passed) > LONGEST_START
 
     def commit(self, turn: Turn, token: Token, *, rejected: bool) -> Committed:
-        """Store ``token`` and end the turn; tried again while the store is out. Raises StoreError."""
+        """Store ``token`` and end the turn; tried again while the store is out. Raises StoreError.
+
+        Where no repetition helps the turn ends all the same, with the reason: no other caller waits for it any longer.
+        """
         stored_form = self._sealed(token)  # once: no two seals are alike
 
         def send() -> Committed:
             return self._store.commit(self._service, turn.holder, turn.fence, token, stored_form, rejected=rejected)
 
-        return self._retry.run(send, lambda: at_most(COMMIT_PATIENCE, to_the_end))
+        try:
+            return self._retry.run(send, lambda: at_most(COMMIT_PATIENCE, to_the_end))
+        except StoreMisconfigured as error:
+            self.abort(turn, error.code, MINUTE)
+            raise
 
     def abort(self, turn: Turn, code: str, cooldown: timedelta = timedelta(), *, refused: str | None = None) -> None:
         """End the turn without a token. Never raises: a turn that is not given back lapses."""

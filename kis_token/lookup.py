@@ -310,6 +310,8 @@ def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple
     row = slot.rows.get("access_token")
     if row is None:
         return None, None, "no token is stored"
+    if row.is_empty:
+        return None, row.version, "the stored token is empty"
     text = vault.open(row.value, settings.service_name, "access_token")
     try:
         token = parse_stored(text, column=row.expires_at, version=row.version)

@@ -126,9 +126,10 @@ class SupabaseCredentialManager:
         Keys and tokens have to be sealed where an encryption key is given; values of other types may be.
         """
         slot = self._ask(lambda store, _: store.read_service(service_name))
-        if slot is None or not slot.rows:
+        if slot is None:
             return None
-        return {name: self._open(row, service_name, name) for name, row in slot.rows.items()}
+        rows = {name: row for name, row in slot.rows.items() if not row.is_empty}
+        return {name: self._open(row, service_name, name) for name, row in rows.items()} or None
 
     def get_kis_credentials(self) -> dict[str, str] | None:
         """``app_key`` and ``app_secret``; None unless both are stored."""
@@ -192,7 +193,7 @@ class SupabaseCredentialManager:
 
     def _token_in(self, slot: Slot | None, *, only_living: bool = False) -> dict[str, Any] | None:
         row = slot.rows.get("access_token") if slot is not None else None
-        if slot is None or row is None or self._settings is None:
+        if slot is None or row is None or row.is_empty or self._settings is None:
             return None
         text = self._open(row, self._settings.service_name, "access_token")
         try:

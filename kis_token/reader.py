@@ -42,6 +42,11 @@ class Row:
     expires_at: str | None
     version: int
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds blanks alone. Such a row counts as absent, as one with null does."""
+        return not self.value.strip()
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:

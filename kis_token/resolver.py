@@ -24,7 +24,8 @@ from kis_token.errors import (
     StoreOutage,
     TokenError,
 )
-from kis_token.flight import MINUTE, Flight, hand_out_issued, issue
+from kis_token.flight import Flight, hand_out_issued, issue
+from kis_token.lease import MINUTE
 from kis_token.limits import ISSUE_BUDGET
 from kis_token.lookup import (
     Resolution,

@@ -55,7 +55,7 @@ def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vau
     service = settings.service_name
     slot = store.read(service)
     row = slot.rows.get("access_token")
-    if row is None:
+    if row is None or row.is_empty:
         return None
     token = parse_stored(vault.open(row.value, service, "access_token"), column=row.expires_at, version=row.version)
     app_key = _app_key(slot, settings, vault)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kis_token.errors import REMEDIES, StoreMisconfigured
+from kis_token.migrations import outdated
 from kis_token.verdicts import Finding, ok, wrong, wrong_as
 
 if TYPE_CHECKING:
@@ -20,14 +21,18 @@ _KINDS = {
 
 
 def check_schema(store: SupabaseStore) -> Iterator[Finding]:
-    """The database looks itself; its last file brought the function for that, so without it not all have been run.
+    """The database looks itself; its last file brought the functions for that, so without them not all have been run.
 
     Raises StoreOutage.
     """
     try:
+        is_old = outdated(store.schema_version())
         faults = store.setup_faults()
     except StoreMisconfigured as error:
         yield wrong_as("tables", error)
+        return
+    if is_old is not None:
+        yield wrong_as("tables", is_old)
         return
     for what, said in faults:
         yield wrong(what, said, REMEDIES["store-table-missing"])

@@ -6,11 +6,14 @@ be written. Every error that leaves here is a StoreOutage or a StoreMisconfigure
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kis_token.errors import StoreMisconfigured, StoreOutage
+from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
 from kis_token.forks import no_fork
 from kis_token.limits import no_deadline
+from kis_token.migrations import outdated
 from kis_token.ports import Begun, Committed
 from kis_token.reader import (
     COLUMNS,
@@ -29,7 +32,7 @@ from kis_token.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime, timedelta
+    from datetime import datetime
 
     from supabase import Client
 
@@ -148,8 +151,15 @@ class SupabaseStore:
                 "rejected_token_ids" if answer.has("rejected_token_ids") else "rejected_token_id"
             ),
         )
-        if begun.status == "granted" and begun.fence is None:
+        if begun.status != "granted":
+            return begun
+        if begun.fence is None:
             raise answer.outage()
+        error = outdated(answer.number("schema_version"))
+        if error is not None:
+            with suppress(StoreError):
+                self.abort(service_name, holder, begun.fence, cooldown=timedelta(), error_code=error.code)
+            raise error
         return begun
 
     def commit(
@@ -273,7 +283,8 @@ class SupabaseStore:
 
         def call(client: Client) -> object:
             query = client.table(TABLE).select("service_name,credential_type,expires_at,is_active,environment,version")
-            return query.in_("credential_type", TYPES).order("service_name").execute().data
+            query = query.in_("credential_type", TYPES).not_.is_("credential_value", "null")
+            return query.order("service_name").execute().data
 
         def parse(rows: object) -> list[dict[str, Any]]:
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -281,6 +292,21 @@ class SupabaseStore:
             return rows
 
         return self._call(call, parse)
+
+    def schema_version(self) -> int | None:
+        """The version of the tables and functions; None when they are from before there was one. Raises StoreError."""
+
+        def parse(answer: object) -> int:
+            if not isinstance(answer, int):
+                raise _foreign("credential_schema_version")
+            return answer
+
+        try:
+            return self._call(lambda client: client.rpc("credential_schema_version", {}).execute().data, parse)
+        except StoreMisconfigured as error:
+            if error.code != "store-function-missing":
+                raise
+            return None
 
     def setup_faults(self) -> list[tuple[str, str]]:
         """What is not as the migrations leave it, as pairs of what and said. Raises StoreError."""

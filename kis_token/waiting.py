@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from kis_token.app_keys import refused
-from kis_token.errors import KIS_REFUSALS, IssuanceError, IssuerRefused, KisTokenError
+from kis_token.errors import KIS_REFUSALS, IssuanceError, IssuerRefused, KisTokenError, StoreMisconfigured
 from kis_token.limits import ISSUE_BUDGET
 from kis_token.token import REISSUE_WINDOW, in_both_zones
 
@@ -21,6 +21,9 @@ _Found = TypeVar("_Found")
 
 #: A turn can end without a token, which looking does not show: after about so many seconds it is asked for again.
 ASK_AGAIN = 5.0
+
+#: The last error of a lease whose token the table did not take.
+_UNSTORED = "store-cannot-store"
 
 
 class Waiting:
@@ -38,13 +41,15 @@ class Waiting:
         """Look, with jittered pauses, until ``look`` finds something; None when it is time to ask for a turn again.
 
         With ``patience``, for those who could do without: for so many seconds at the most, and time that is up is no
-        error. Else raises at once IssuerRefused when KIS has just refused this key and secret, and IssuanceError, with
-        the holder or the last error in its text, when nobody may have a turn before the deadline is too near.
+        error. Else raises at once IssuerRefused when KIS has just refused this key and secret, StoreMisconfigured when
+        the last token could not be stored, and IssuanceError, with the holder or the last error in its text, when
+        nobody may have a turn before the deadline is too near.
         """
         seconds = (begun.retry_at - begun.server_now).total_seconds() if begun.retry_at else ASK_AGAIN
         has_holder = begun.holder_label is not None
-        is_refused = begun.last_error in KIS_REFUSALS  # for good: nothing to wait for, however much time there is
-        if not has_holder and (is_refused or seconds > self._left() - ISSUE_BUDGET):
+        # For good: nothing to wait for, however much time there is.
+        is_final = begun.last_error == _UNSTORED or begun.last_error in KIS_REFUSALS
+        if not has_holder and (is_final or seconds > self._left() - ISSUE_BUDGET):
             raise _in_vain(begun, app_key, seconds)
         self._say(begun, seconds)
         # Jittered, since those who were told busy together would ask together again.
@@ -82,6 +87,8 @@ def _in_vain(begun: Begun, app_key: AppKey, seconds: float) -> KisTokenError:
         return IssuanceError(
             "wait-too-long", f"{begun.holder_label} is still issuing a token, and time is up", retryable=True
         )
+    if begun.last_error == _UNSTORED:
+        return StoreMisconfigured("store-cannot-store", "Supabase did not take the token that another job has issued")
     if begun.last_error in KIS_REFUSALS:
         return refused_to_another(begun.last_error, app_key)
     if begun.last_error == "token-repeated" and begun.retry_at is not None:

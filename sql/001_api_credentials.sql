@@ -2,7 +2,9 @@
 --
 -- Run it on an empty database, on a Supabase project, or on a table that holds rows already; run it as often as you
 -- like. It needs the roles anon, authenticated and service_role, which every Supabase project has. Nothing that is
--- stored is changed: existing rows only get a version.
+-- stored is changed: existing rows only get a version. A table that others have made gets the columns that it lacks, and
+-- its texts lose their limits of length. If more has to change, the file stops, changes nothing, and lists each
+-- difference with the statement that mends it.
 
 begin;
 
@@ -49,26 +51,283 @@ begin
 end
 $$;
 
--- A table that was made without the constraint gets an index that does the same: every write relies on it.
+-- The differences that keep the table from storing keys and tokens, and for each the statement that mends it.
+-- loses_nothing says that no stored value changes. check_setup reports them, too.
+create or replace function public.api_credentials_faults()
+    returns table (kind text, said text, mend text, loses_nothing boolean)
+    language plpgsql
+    stable
+    set search_path = ''
+as $$
+declare
+    its_table constant oid := to_regclass('public.api_credentials');
+    lacking   text;
+    c         record;
+    changed   text;
+begin
+    select string_agg(n.name, ', ') into lacking
+    from (values ('service_name'), ('credential_type'), ('credential_value')) n (name)
+    where not exists (
+        select from pg_catalog.pg_attribute a
+        where a.attrelid = its_table and a.attname = n.name and not a.attisdropped);
+    if its_table is null then
+        return;
+    elsif lacking is not null then
+        return query select 'columns', 'it lacks the columns ' || lacking,
+            'alter table public.api_credentials rename to other_credentials', false;
+        return;
+    end if;
+
+    for c in
+        select a.attname::text as name, w.type, format_type(a.atttypid, a.atttypmod) as its_type, t.typcategory as category,
+               coalesce(nullif(t.typbasetype, 0), t.oid)::regtype::text as base,
+               case t.typtype when 'd' then t.typtypmod else a.atttypmod end as modifier,
+               a.atthasdef as has_default, a.attgenerated as generated, a.attidentity <> '' as is_identity,
+               w.length, w.value as default_value, w.type <> 'text' or t.typcategory not in ('S', 'E') as keeps_no_default,
+               true as loses_nothing
+        from (values
+            ('service_name', 'text', 63, null), ('credential_type', 'text', 63, null),
+            ('credential_value', 'text', 65536, null), ('expires_at', 'timestamp with time zone', null, null),
+            ('is_active', 'boolean', null, 'true'), ('environment', 'text', 63, '''production'''),
+            ('description', 'text', 200, null), ('updated_at', 'timestamp with time zone', null, 'now()'),
+            ('version', 'bigint', null, null)
+        ) w (name, type, length, value)
+        join pg_catalog.pg_attribute a on a.attrelid = its_table and a.attname = w.name and not a.attisdropped
+        join pg_catalog.pg_type t on t.oid = a.atttypid
+        order by a.attnum
+    loop
+        if c.name = 'version' and (c.base <> 'bigint' or c.is_identity or c.generated <> '') then
+            return query select 'columns', 'version is a column of others',
+                'alter table public.api_credentials rename column version to other_version', false;
+        elsif c.generated <> '' then
+            return query select 'columns', c.name || ' is a generated column',
+                format('alter table public.api_credentials %s',
+                       case c.generated when 's' then format('alter column %I drop expression', c.name)
+                       else format('drop column %1$I, add column %1$I %2$s', c.name,
+                                   c.type || coalesce(' default ' || c.default_value, '')) end),
+                false;
+        elsif not (c.base = c.type
+                   or c.base = 'character varying' and coalesce(c.length <= nullif(c.modifier, -1) - 4, c.modifier = -1)
+                   or c.name = 'updated_at' and c.base = 'timestamp without time zone') then
+            execute format('select %L in (''S'', ''E'') and %L = ''text'' or not exists ('
+                           'select from public.api_credentials c where c.%I is not null)', c.category, c.type, c.name)
+            into c.loses_nothing;
+            changed := case
+                when c.type = 'text' and c.base in ('json', 'jsonb') then format('%I #>> ''{}''', c.name)
+                when c.type = 'text' and c.base = 'bytea' then format('convert_from(%I, ''UTF8'')', c.name)
+                when c.type = 'text' then format('%I::text', c.name)
+                when c.type = 'boolean' and c.category = 'N' then format('%I <> 0', c.name)
+                when c.type = 'boolean' then format('%I::text::boolean', c.name)
+                when c.category = 'N' then
+                    format('to_timestamp(case when %1$I > 99999999999 then %1$I / 1000.0 else %1$I end)', c.name)
+                when c.base = 'timestamp without time zone' then format('%I at time zone ''Asia/Seoul''', c.name)
+                -- A time without an offset is a Korea time, as everywhere in this project.
+                else format('case when %1$I::text ~* '':.*(z|[+-][0-9]{2}(:?[0-9]{2})?)$'''
+                            ' then nullif(btrim(%1$I::text), '''')::timestamptz'
+                            ' else nullif(btrim(%1$I::text), '''')::timestamp at time zone ''Asia/Seoul'' end', c.name)
+            end;
+            return query select 'columns',
+                format('%s is %s, not %s%s', c.name, c.its_type, c.type,
+                       case when changed like '%Asia/Seoul%' then
+                           ' (the statement reads its times as Korea times; if its programs write times of UTC, put UTC there)' else '' end),
+                format('alter table public.api_credentials %1$salter column %2$I type %3$s using %4$s%5$s',
+                       case when c.has_default and c.keeps_no_default then format('alter column %I drop default, ', c.name) end,
+                       c.name, c.type, changed,
+                       case when c.has_default and c.keeps_no_default then
+                           format(', alter column %I set default ', c.name) || c.default_value end),
+                c.loses_nothing;
+        end if;
+    end loop;
+
+    -- Columns that the functions do not write. A trigger of others may fill them: where there is one, begin_issuance
+    -- finds out.
+    return query
+        select 'columns', format('%s is not null and has no default', a.attname),
+               format('alter table public.api_credentials %s', case
+                   when a.attname = 'id' and t.typcategory = 'S' then 'alter column id set default gen_random_uuid()::text'
+                   when a.attname = 'id' and t.typname = 'uuid' then 'alter column id set default gen_random_uuid()'
+                   when k.conname is null then format('alter column %I drop not null', a.attname)
+                   when t.typname in ('int8', 'int4', 'int2') then
+                       format('alter column %I add generated by default as identity (start with %s)', a.attname,
+                              (select coalesce(max((to_jsonb(r) ->> a.attname)::bigint), 0) + 1 from public.api_credentials r))
+                   else format('drop constraint %I, alter column %I drop not null', k.conname, a.attname) end),
+               a.attname = 'id' and (t.typcategory = 'S' or t.typname = 'uuid')
+        from pg_catalog.pg_attribute a
+        join pg_catalog.pg_type t on t.oid = a.atttypid
+        left join pg_catalog.pg_constraint k
+            on k.conrelid = a.attrelid and k.contype = 'p' and a.attnum = any (k.conkey)
+        where a.attrelid = its_table and a.attnum > 0 and not a.attisdropped
+          and a.attname <> all (array['service_name', 'credential_type', 'credential_value', 'is_active', 'environment',
+                                      'description', 'updated_at', 'version'])
+          and (a.attnotnull or t.typnotnull) and not a.atthasdef and a.attidentity = '' and t.typdefault is null
+          and not exists (
+              select from pg_catalog.pg_trigger g
+              where g.tgrelid = its_table and g.tgtype & 7 = 7 and not g.tgisinternal and g.tgenabled in ('O', 'A')
+                and g.tgname <> 'api_credentials_touch')
+        order by a.attnum;
+
+    return query
+        select 'indexes',
+               case when i.columns @> array['service_name', 'credential_type']
+                    then format('the unique constraint %s is deferrable', i.name)
+                    else format('the unique index %s allows one row for each %s', i.name, array_to_string(i.columns, ', ')) end,
+               case when i.conname is not null then format('alter table public.api_credentials drop constraint %I%s', i.conname,
+                        case when i.columns @> array['service_name', 'credential_type']
+                             then ', add unique (service_name, credential_type)' else '' end)
+                    else format('drop index public.%I', i.name) end,
+               false
+        from (
+            select n.relname as name, x.indimmediate, k.conname,
+                   array(select a.attname::text from unnest(x.indkey::smallint[]) with ordinality u (attnum, place)
+                         join pg_catalog.pg_attribute a on a.attrelid = x.indrelid and a.attnum = u.attnum
+                         where u.place <= x.indnkeyatts order by u.place) as columns
+            from pg_catalog.pg_index x
+            join pg_catalog.pg_class n on n.oid = x.indexrelid
+            left join pg_catalog.pg_constraint k on k.conindid = x.indexrelid and k.contype in ('u', 'p')
+            where x.indrelid = its_table and x.indisunique and x.indisvalid and x.indexprs is null
+        ) i
+        where case when i.columns @> array['service_name', 'credential_type']
+                   then cardinality(i.columns) = 2 and not i.indimmediate
+                   else i.columns <@ array['service_name', 'credential_type', 'environment', 'is_active', 'description'] end;
+
+    return query
+        select 'rules', format('the rule %s takes the place of what is written', r.rulename),
+               format('drop rule %I on public.api_credentials', r.rulename), false
+        from pg_catalog.pg_rewrite r where r.ev_class = its_table and r.ev_type in ('2', '3');
+
+    -- Two rows of one service and type. Both may be somebody's keys, so one of them moves to a slot of its own.
+    return query
+        with twice as (
+            select r.service_name::text as service, r.credential_type::text as type, to_jsonb(r) as row,
+                   to_jsonb(r) ->> 'environment' as environment
+            from public.api_credentials r
+            where (r.service_name::text, r.credential_type::text) in (
+                select d.service_name::text, d.credential_type::text from public.api_credentials d
+                group by 1, 2 having count(*) > 1)
+        ),
+        kept as (
+            select t.service, coalesce(max(t.environment) filter (where t.environment = 'production'), min(t.environment))
+                       as environment
+            from twice t group by 1
+        ),
+        moved as (
+            select t.service, t.environment, k.environment as kept_environment,
+                   string_agg(distinct format('(%s, %s)', t.service, t.type), ', ') as keys,
+                   case when t.service = 'kis' and row_number() over (partition by t.service order by t.environment) = 1
+                             and not exists (select from public.api_credentials p where p.service_name::text = 'kis-paper')
+                        then 'kis-paper'
+                        else t.service || '-' || coalesce(
+                            nullif(btrim(regexp_replace(t.environment, '[^A-Za-z0-9_.]+', '-', 'g'), '-'), ''), 'other')
+                   end as slot
+            from twice t join kept k on k.service = t.service
+            where t.environment is distinct from k.environment
+            group by t.service, t.environment, k.environment
+        ),
+        ranked as (
+            select t.*, row_number() over (
+                partition by t.service, t.type, t.environment
+                order by t.row ->> 'is_active' = 'true' desc nulls last, t.row ->> 'updated_at' desc nulls last, t.row ->> 'id'
+            ) as place
+            from twice t
+        )
+        select 'rows', format('%s: one row is for the environment %s, one for %s. The statement moves the latter to a slot of '
+                              'its own. Programs that write it, such as those that upsert on conflict of (service_name, '
+                              'credential_type, environment), must write that service_name',
+                              m.keys, coalesce(m.kept_environment, 'null'), coalesce(m.environment, 'null')),
+               format('update public.api_credentials set service_name = %L%s where service_name = %L and environment %s',
+                      m.slot, case when m.slot = 'kis-paper' then ', environment = ''paper''' else '' end, m.service,
+                      coalesce('= ' || quote_literal(m.environment), 'is null')),
+               false
+        from moved m
+        union all
+        select 'rows', format('(%s, %s): the row with id %s, environment %s, %s, changed %s, is a further one. The statement '
+                              'moves it to a slot of its own; look first which row counts',
+                              n.service, n.type, n.row ->> 'id', coalesce(n.environment, 'null'),
+                              case n.row ->> 'is_active' when 'true' then 'active' else 'inactive' end,
+                              coalesce(n.row ->> 'updated_at', 'at an unknown time')),
+               format('update public.api_credentials set service_name = %L where id = %L',
+                      n.service || '-older' || case when n.place > 2 then '-' || n.place else '' end, n.row ->> 'id'),
+               false
+        from ranked n where n.place > 1;
+end
+$$;
+
+comment on function public.api_credentials_faults() is
+    'Why the table could not store a token as it is: kind, said, the statement that mends it, and whether that loses nothing stored.';
+
+-- Mend everything that changes no stored value, and list the rest in one message.
 do $$
 declare
-    twice text;
+    each    record;
+    refused text := '';
+    words   text;
+    details text;
+    faults  text;
+    twice   text;
+begin
+    if not exists (select from public.api_credentials_faults() f where f.said like 'it lacks the columns %') then
+        for each in
+            select w.name, w.type from (values
+                ('id', 'bigserial'), ('expires_at', 'timestamptz'), ('is_active', 'boolean default true'),
+                ('environment', 'text default ''production'''), ('description', 'text'),
+                ('updated_at', 'timestamptz default now()'), ('created_at', 'timestamptz default now()')) w (name, type)
+            where not exists (
+                select from pg_catalog.pg_attribute a
+                where a.attrelid = 'public.api_credentials'::regclass and a.attname = w.name and not a.attisdropped)
+        loop
+            execute format('alter table public.api_credentials add column %I %s', each.name, each.type);
+        end loop;
+        for each in
+            select format('alter table public.api_credentials alter column %1$I type text using %1$I::text', a.attname) as mend
+            from pg_catalog.pg_attribute a join pg_catalog.pg_type t on t.oid = a.atttypid
+            where a.attrelid = 'public.api_credentials'::regclass and t.typtype <> 'd' and t.typname <> 'text'
+              and t.typcategory in ('S', 'E') and a.attname = any (
+                  array['service_name', 'credential_type', 'credential_value', 'environment', 'description'])
+            union
+            select f.mend from public.api_credentials_faults() f where f.loses_nothing
+        loop
+            begin
+                execute each.mend;
+            exception
+                when others then
+                    get stacked diagnostics words = message_text, details = pg_exception_detail;
+                    refused := refused || format(
+                        E'\nPostgreSQL refuses "%s": %s. Drop what depends on the column, and make it anew afterwards.',
+                        each.mend, concat_ws('; ', words, nullif(details, '')));
+            end;
+        end loop;
+    end if;
+
+    select string_agg(format(E'\n%s. %s:\n   %s;', n.number, n.said, n.mend), '' order by n.number)
+    into faults
+    from (select f.*, row_number() over () as number from public.api_credentials_faults() f) n;
+    if exists (select from public.api_credentials_faults() f where f.kind = 'rows') then
+        select string_agg(format('(%s, %s)', d.service_name, d.credential_type), ', ') into twice
+        from (select c.service_name, c.credential_type from public.api_credentials c
+              group by 1, 2 having count(*) > 1 order by 1, 2) d;
+    end if;
+    if faults is not null then
+        raise exception '%', case when twice is not null then 'api_credentials holds a credential twice'
+                                  else 'api_credentials cannot store a token as it is' end || ':' || faults || refused
+            using errcode = case when twice is not null then '23505' else '42809' end,
+            detail = coalesce('There are several rows of ' || twice || '. ', '') || 'Nothing was changed.',
+            hint = 'Look at each statement, run it, and change the programs that rely on what it changes. Then run this file again. No row has to be deleted: any of them may be somebody''s keys. A table of another program may keep its name if these files are run in a project of their own.';
+    end if;
+end
+$$;
+
+-- A table that was made without the constraint gets an index that does the same: every write relies on it.
+do $$
 begin
     if not exists (
         select from pg_catalog.pg_index i
-        where i.indrelid = 'public.api_credentials'::regclass and i.indisunique and i.indpred is null
-          and i.indnkeyatts = 2
+        where i.indrelid = 'public.api_credentials'::regclass and i.indisunique and i.indisvalid and i.indimmediate
+          and i.indpred is null and i.indnkeyatts = 2
           and (select array_agg(a.attname::text order by a.attname) from pg_catalog.pg_attribute a
                where a.attrelid = i.indrelid and a.attnum = any (i.indkey)) = array['credential_type', 'service_name']
     ) then
-        create unique index idx_api_cred_service_type on public.api_credentials (service_name, credential_type);
+        create unique index on public.api_credentials (service_name, credential_type);
     end if;
-exception
-    when unique_violation then
-        get stacked diagnostics twice = pg_exception_detail;
-        raise exception 'api_credentials holds a credential twice'
-            using errcode = '23505', detail = twice,
-            hint = 'Delete all but the newest row of that service_name and credential_type, then run this file again.';
 end
 $$;
 
@@ -83,6 +342,19 @@ alter table public.api_credentials
     add column if not exists version bigint not null default nextval('public.api_credentials_version_seq');
 
 alter sequence public.api_credentials_version_seq owned by public.api_credentials.version;
+
+-- A column of that name and type may have been there before, with values and without this default.
+alter table public.api_credentials
+    alter column version set default nextval('public.api_credentials_version_seq');
+do $$
+begin
+    perform setval('public.api_credentials_version_seq', max(c.version))
+    from public.api_credentials c
+    having max(c.version) > (select s.last_value from public.api_credentials_version_seq s);
+    update public.api_credentials set version = nextval('public.api_credentials_version_seq') where version is null;
+    alter table public.api_credentials alter column version set not null;
+end
+$$;
 
 comment on table public.api_credentials is
     'Keys and tokens shared by every job and machine. One row for each service and type. Readable by service_role only.';
@@ -133,7 +405,8 @@ alter table public.api_credentials enable row level security;
 -- service_role gets back what it needs below: truncate would pass the trigger by.
 revoke all on table public.api_credentials from public, anon, authenticated, service_role;
 revoke all on sequence public.api_credentials_version_seq from public, anon, authenticated;
-revoke all on function public.api_credentials_touch() from public, anon, authenticated, service_role;
+revoke all on function public.api_credentials_touch(), public.api_credentials_faults()
+    from public, anon, authenticated, service_role;
 
 grant usage on schema public to service_role;
 grant select, insert, update, delete on table public.api_credentials to service_role;

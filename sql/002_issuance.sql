@@ -83,6 +83,7 @@ comment on column public.credential_issuances.token_id is 'The token, hashed.';
 comment on column public.credential_issuances.error_code is 'Why it was aborted.';
 
 -- Helpers ----------------------------------------------------------------------------------------------------------
+-- In PL/pgSQL, which keeps its plans for a session: a function in SQL is planned at each call.
 
 -- The hash of a token that is stored as plain JSON; null for a sealed or an unreadable value. For rows that a client
 -- wrote without these functions, whose token the lease does not know.
@@ -141,8 +142,11 @@ as $$
 declare
     lease public.credential_leases;
 begin
-    insert into public.credential_leases (service_name) values (service) on conflict do nothing;
-    select l.* into strict lease from public.credential_leases l where l.service_name = service for update;
+    select l.* into lease from public.credential_leases l where l.service_name = service for update;
+    if not found then
+        insert into public.credential_leases (service_name) values (service) on conflict do nothing;
+        select l.* into strict lease from public.credential_leases l where l.service_name = service for update;
+    end if;
     return lease;
 end
 $$;
@@ -150,47 +154,81 @@ $$;
 create or replace function public.issuance_log(
     lease public.credential_leases, outcome text, token_id text default null, error_code text default null
 ) returns void
-    language sql
+    language plpgsql
     set search_path = ''
 as $$
+begin
     insert into public.credential_issuances
         (service_name, happened_at, outcome, fence, holder, holder_label, app_key_id, token_id, error_code)
     values
         (lease.service_name, clock_timestamp(), outcome, lease.fence, lease.holder, lease.holder_label,
          lease.app_key_id, token_id, error_code);
+end
 $$;
 
--- The active token's row, or nulls.
-create or replace function public.issuance_token_row(service text) returns public.api_credentials
-    language sql
+-- The active token's row, or nulls. In a table that allows it a value may be null: then the row counts as absent. The
+-- types are those of the result whatever the table has, since a session keeps plans for the types that it has seen.
+drop function if exists public.issuance_token_row(text);
+create or replace function public.issuance_token_row(
+    service text,
+    out version bigint, out credential_value text, out expires_at timestamptz, out updated_at timestamptz
+)
+    language plpgsql
     stable
     set search_path = ''
 as $$
-    select c.* from public.api_credentials c
-    where c.service_name = service and c.credential_type = 'access_token' and c.is_active;
+begin
+    select c.version, c.credential_value::text, c.expires_at::timestamptz, c.updated_at::timestamptz
+    into version, credential_value, expires_at, updated_at
+    from public.api_credentials c
+    where c.service_name = service and c.credential_type = 'access_token' and c.is_active
+      and c.credential_value is not null;
+end
 $$;
 
 -- The version of the row with the slot's app key, 0 when there is none: a caller who saw another one holds keys that are
 -- not the slot's any more.
 create or replace function public.issuance_keys_version(service text) returns bigint
-    language sql
+    language plpgsql
     stable
     set search_path = ''
 as $$
-    select coalesce(max(c.version), 0) from public.api_credentials c
-    where c.service_name = service and c.credential_type = 'app_key' and c.is_active;
+begin
+    return (select coalesce(max(c.version), 0) from public.api_credentials c
+            where c.service_name = service and c.credential_type = 'app_key' and c.is_active
+              and c.credential_value is not null);
+end
 $$;
 
 -- Raise an error of our own in the place of PostgreSQL's, whose text may show the row: it goes to the caller and to the
 -- server's log. Each write of a secret catches all errors and ends here.
-create or replace function public.issuance_raise_unwritten(state text, column_name text, constraint_name text) returns void
+--
+-- The error names SQLSTATE, column, constraint and the function that refused the row. PostgreSQL's own words are repeated
+-- only where they consist of names and types: for errors of our statement itself, and not for those of a trigger. The
+-- detail store-cannot-store tells a client that no repetition helps. An error that passes by itself, such as a deadlock, a
+-- full disk or a database that is read-only for now, comes without it. SQLSTATEs that mean something else to PostgREST
+-- become KT001.
+drop function if exists public.issuance_raise_unwritten(text, text, text);
+create or replace function public.issuance_raise_unwritten(
+    state text, column_name text, constraint_name text, words text default null, context text default null
+) returns void
     language plpgsql
     set search_path = ''
 as $$
+declare
+    is_passing boolean := state ~ '^(08|25|40|53|57|58|XX|55P03)';
+    is_ours    boolean := context ~ '^[^"\n]*("((insert into|update) public\.api_credentials |set constraints )|public\.(issuance_put|set_app_key|reseal)\()';
+    its_maker  text := coalesce(substring(context from '^SQL function "([A-Za-z0-9_.]+)"'),
+                                substring(context from '([A-Za-z0-9_.]+)\([^"\n]*\) line [0-9]+ at '));
 begin
     raise exception 'api_credentials does not take the row (%)',
-        concat_ws(', ', state, 'column ' || nullif(column_name, ''), 'constraint ' || nullif(constraint_name, ''))
-        using errcode = state, column = column_name, constraint = constraint_name,
+        concat_ws(
+            ', ', state, 'column ' || nullif(column_name, ''), 'constraint ' || nullif(constraint_name, ''),
+            case when not is_ours and its_maker !~ '^public\.issuance_' then 'function ' || its_maker end)
+        || case when is_ours and state ~ '^(0A|22001|23|42|54|55)' then ': ' || coalesce(words, '') else '' end
+        using errcode = case when state ~ '^P[GT]' then 'KT001' else state end,
+        detail = case when is_passing then '' else 'store-cannot-store' end,
+        column = column_name, constraint = constraint_name,
         hint = 'See which columns, constraints and triggers the table has beside those of these files.';
 end
 $$;
@@ -205,6 +243,8 @@ as $$
 declare
     its_column     text;
     its_constraint text;
+    its_words      text;
+    its_context    text;
     new_version    bigint;
 begin
     insert into public.api_credentials as c
@@ -222,19 +262,90 @@ begin
     return new_version;
 exception
     when others then
-        get stacked diagnostics its_column = column_name, its_constraint = constraint_name;
-        perform public.issuance_raise_unwritten(sqlstate, its_column, its_constraint);
+        get stacked diagnostics its_column = column_name, its_constraint = constraint_name,
+            its_words = message_text, its_context = pg_exception_context;
+        perform public.issuance_raise_unwritten(sqlstate, its_column, its_constraint, its_words, its_context);
 end
 $$;
 
 -- Write the slot's token and make it active. Answers the version it got.
 create or replace function public.issuance_write(service text, value text, expires_at timestamptz) returns bigint
-    language sql
+    language plpgsql
     set search_path = ''
 as $$
-    select public.issuance_put(
+begin
+    return public.issuance_put(
         service, 'access_token', value, expires_at, 'KIS OAuth access token, renewed automatically'
     );
+end
+$$;
+
+-- Prove that the slot can store a token, before anybody asks KIS for one; else raise the database's reason. A made-up token
+-- is written as commit_issuance would write a real one, read, and taken back: the block ends with an error, so nothing of
+-- it stays or is seen by others, but numbers of sequences are used up. The token is as long as KIS's longest, in the form
+-- that the slot uses; a table that takes the other form alone will do.
+create or replace function public.issuance_prove(service text) returns void
+    language plpgsql
+    set search_path = ''
+as $$
+declare
+    -- Another one in each transaction: a table may want each value once.
+    filler  text := repeat(lpad(pg_current_xact_id()::text, 16, '0'), 48);
+    its_end timestamptz := date_trunc('second', clock_timestamp()) + interval '1 day';
+    sealed  boolean := exists (
+        select from public.api_credentials c
+        where c.service_name = service and c.credential_type in ('app_key', 'app_secret', 'access_token')
+          and c.credential_value::text like 'enc:v1:%');
+    form    text;
+    written bigint;
+    changed text;
+    state   text;
+    words   text;
+    mark    text;
+    first   text;
+begin
+    for attempt in 1..2 loop
+        form := case when sealed then
+            'enc:v1:' || left(filler, 8) || ':' || left(filler, 764)
+        else
+            replace(replace(
+                '{"access_token": "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzUxMiJ9.' || left(filler, 226) || '.' || left(filler, 86)
+                || '", "expires_at": "<time>", "issued_at": "<time>", "app_key_id": "<key>", "environment": "production"}',
+                '<time>', to_char(its_end, 'YYYY-MM-DD"T"HH24:MI:SS+00:00')), '<key>', left(filler, 16))
+        end;
+        sealed := not sealed;  -- at the second attempt
+        begin
+            written := public.issuance_put(  -- as issuance_write does
+                service, 'access_token', form, its_end, 'KIS OAuth access token, renewed automatically');
+            select case
+                when c.version is distinct from written then 'the row itself'
+                when c.credential_value::text is distinct from form then 'column credential_value'
+                when c.expires_at::text is distinct from its_end::text then 'column expires_at'
+                when pg_typeof(c.expires_at) <> 'timestamptz'::regtype then 'column expires_at is ' || pg_typeof(c.expires_at)
+                else '' end
+            into changed
+            from public.api_credentials c
+            where c.service_name = service and c.credential_type = 'access_token' and c.is_active;
+            if changed <> '' or changed is null then
+                raise exception 'api_credentials does not keep the row as it is written (%)', coalesce(changed, 'the row itself')
+                    using errcode = 'KT001', detail = 'store-cannot-store';
+            end if;
+            raise exception 'taken back' using errcode = 'KT002';
+        exception
+            when sqlstate 'KT002' then
+                return;
+            when others then
+                get stacked diagnostics state = returned_sqlstate, words = message_text, mark = pg_exception_detail;
+                if mark <> 'store-cannot-store' then
+                    raise;
+                elsif first is not null then
+                    raise exception '%', first
+                        using errcode = state, detail = mark, hint = 'No token can be stored, so KIS is not asked for one.';
+                end if;
+                first := words;
+        end;
+    end loop;
+end
 $$;
 
 -- The tokens that the slot remembers as rejected or revoked, and when each ends. They are in one row: a JSON object that
@@ -258,11 +369,18 @@ end
 $$;
 
 create or replace function public.issuance_rejected_ids(service text) returns text[]
-    language sql
+    language plpgsql
     stable
     set search_path = ''
 as $$
-    select coalesce(array_agg(r.token_id order by r.token_id), '{}') from public.issuance_rejected(service) r;
+begin
+    -- Most slots remember none, and begin_issuance asks for each caller.
+    if not exists (select from public.api_credentials c
+                   where c.service_name = service and c.credential_type = 'rejected_tokens' and c.is_active) then
+        return '{}';
+    end if;
+    return (select coalesce(array_agg(r.token_id order by r.token_id), '{}') from public.issuance_rejected(service) r);
+end
 $$;
 
 -- Remember a token as rejected until it ends. ends_at is the end by its row, null when no row tells. A row may name an
@@ -328,7 +446,7 @@ as $$
 declare
     lease     public.credential_leases;
     other     public.credential_leases;
-    token     public.api_credentials;
+    token     record;
     known     boolean;      -- the lease's token_id and issued_at speak of the row as it stands
     stored_id text;
     rejected  text[];
@@ -392,6 +510,7 @@ begin
         if retry_at > t then
             status := 'busy';
         else
+            perform public.issuance_prove(service);
             status := 'granted';
             -- The other slot's token is dead and its lease is over: the key moves to this slot.
             update public.credential_leases l set app_key_id = null where l.service_name = other.service_name;
@@ -436,13 +555,14 @@ begin
         'last_error', lease.last_error,
         'rejected_token_id', lease.rejected_token_id,
         'rejected_token_ids', to_jsonb(rejected),
+        'schema_version', 2,  -- as in 005
         'server_now', t
     );
 end
 $$;
 
 comment on function public.begin_issuance(text, uuid, text, text, text, interval, bigint, text, bigint) is
-    'Ask to issue. keys_version is the version of the app_key row from which the caller has its key, 0 when it saw none. Answers status: changed (the row is another by now: read it again), conflict (another slot, named in holder_label, has a living token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds a lease, or nobody may before retry_at). rejected_token_ids are the tokens that are known to be rejected, which are of no use from a cache either; rejected_token_id, for older clients, is the last of them.';
+    'Ask to issue. keys_version is the version of the app_key row from which the caller has its key, 0 when it saw none. Answers status: changed (the row is another by now: read it again), conflict (another slot, named in holder_label, has a living token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds a lease, or nobody may before retry_at). rejected_token_ids are the tokens that are known to be rejected, which are of no use from a cache either; rejected_token_id, for older clients, is the last of them. Raises an error with the detail store-cannot-store when the table cannot store a token.';
 
 create or replace function public.commit_issuance(
     service    text,
@@ -460,7 +580,7 @@ create or replace function public.commit_issuance(
 as $$
 declare
     lease       public.credential_leases;
-    token       public.api_credentials;
+    token       record;
     stored_id   text;
     is_stored   boolean;
     remembered  boolean;    -- as rejected
@@ -602,7 +722,7 @@ create or replace function public.save_token(
 as $$
 declare
     lease  public.credential_leases;
-    token  public.api_credentials;
+    token  record;
     own_id text;
     status text := 'kept';
 begin
@@ -644,7 +764,7 @@ create or replace function public.revoke_token(service text, version bigint, tok
 as $$
 declare
     lease public.credential_leases;
-    token public.api_credentials;
+    token record;
     done  boolean;
 begin
     perform public.issuance_check_service(service);
@@ -765,9 +885,10 @@ revoke all on function
     public.issuance_log(public.credential_leases, text, text, text),
     public.issuance_token_row(text),
     public.issuance_keys_version(text),
-    public.issuance_raise_unwritten(text, text, text),
+    public.issuance_raise_unwritten(text, text, text, text, text),
     public.issuance_put(text, text, text, timestamptz, text),
     public.issuance_write(text, text, timestamptz),
+    public.issuance_prove(text),
     public.issuance_rejected(text),
     public.issuance_rejected_ids(text),
     public.issuance_reject(text, text, timestamptz),

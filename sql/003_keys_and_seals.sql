@@ -22,9 +22,12 @@ declare
     ended          bigint;
     its_column     text;
     its_constraint text;
+    its_words      text;
+    its_context    text;
 begin
     perform public.issuance_check_service(service);
-    if coalesce(length(app_key), 0) not between 1 and 8192 or coalesce(length(app_secret), 0) not between 1 and 8192 then
+    if coalesce(length(btrim(app_key, E' \t\n\r')), 0) = 0 or coalesce(length(btrim(app_secret, E' \t\n\r')), 0) = 0
+        or greatest(length(app_key), length(app_secret)) > 8192 then
         raise exception 'app_key and app_secret are needed, of 8192 characters at the most' using errcode = '22023';
     end if;
     if environment is null or environment not in ('production', 'paper') then
@@ -47,8 +50,9 @@ begin
         set constraints all immediate;  -- what is deferred would fail outside of this block
     exception
         when others then
-            get stacked diagnostics its_column = column_name, its_constraint = constraint_name;
-            perform public.issuance_raise_unwritten(sqlstate, its_column, its_constraint);
+            get stacked diagnostics its_column = column_name, its_constraint = constraint_name,
+                its_words = message_text, its_context = pg_exception_context;
+            perform public.issuance_raise_unwritten(sqlstate, its_column, its_constraint, its_words, its_context);
     end;
 
     if not keeps_token then
@@ -89,6 +93,8 @@ declare
     new_version    bigint;
     its_column     text;
     its_constraint text;
+    its_words      text;
+    its_context    text;
 begin
     perform public.issuance_check_service(service);
     if value is null or length(value) > 65536 or value !~ '^enc:v1:[^:]+:[A-Za-z0-9_=-]+$' then
@@ -103,8 +109,9 @@ begin
         set constraints all immediate;  -- as above
     exception
         when others then
-            get stacked diagnostics its_column = column_name, its_constraint = constraint_name;
-            perform public.issuance_raise_unwritten(sqlstate, its_column, its_constraint);
+            get stacked diagnostics its_column = column_name, its_constraint = constraint_name,
+                its_words = message_text, its_context = pg_exception_context;
+            perform public.issuance_raise_unwritten(sqlstate, its_column, its_constraint, its_words, its_context);
     end;
 
     -- It is the same token still, and what the lease knows of it stays true.

@@ -1,15 +1,33 @@
--- What is not as these files leave it: tables, functions, grants, row level security. Looks and changes nothing.
+-- Finds tables, functions, grants and row level security that differ from what these files make. It changes nothing: the
+-- token that it writes, to see whether the table stores one, is taken back.
 --
 -- kis-token check calls it. It is the last file: when the API knows it, all of them have been run. Run it as often as you
 -- like.
 
 begin;
 
-create or replace function public.check_setup() returns jsonb
+-- The version of these files: it grows when a client needs what older files do not have. begin_issuance answers it, too.
+create or replace function public.credential_schema_version() returns integer
     language sql
-    stable
+    immutable
+    security definer
     set search_path = ''
 as $$
+    select 2;
+$$;
+
+comment on function public.credential_schema_version() is 'The version of the tables and functions: of the files of sql/ that were run last.';
+
+create or replace function public.check_setup() returns jsonb
+    language plpgsql
+    security definer
+    set search_path = ''
+as $$
+declare
+    found  jsonb;
+    slot   text;
+    reason text;
+begin
     with
     tables (name) as (
         values ('api_credentials'), ('credential_leases'), ('credential_issuances')
@@ -32,6 +50,8 @@ as $$
             ('prune_issuances', 'interval', true),
             ('set_app_key', 'text, text, text, text, boolean', true),
             ('reseal', 'text, text, text, bigint', true),
+            ('credential_schema_version', '', true),
+            ('api_credentials_faults', '', false),
             ('issuance_plain_token_id', 'text', false),
             ('issuance_check_service', 'text', false),
             ('issuance_check_token', 'text, timestamp with time zone', false),
@@ -39,7 +59,8 @@ as $$
             ('issuance_log', 'public.credential_leases, text, text, text', false),
             ('issuance_token_row', 'text', false),
             ('issuance_keys_version', 'text', false),
-            ('issuance_raise_unwritten', 'text, text, text', false),
+            ('issuance_raise_unwritten', 'text, text, text, text, text', false),
+            ('issuance_prove', 'text', false),
             ('issuance_put', 'text, text, text, timestamp with time zone, text', false),
             ('issuance_write', 'text, text, timestamp with time zone', false),
             ('issuance_rejected', 'text', false),
@@ -106,6 +127,10 @@ as $$
             where a.attrelid = t.oid and a.attname = n.name and not a.attisdropped
         )
         union all
+        select 'tables', format('api_credentials: %s. %s;', f.said, f.mend)
+        from found_tables t cross join public.api_credentials_faults() f
+        where t.name = 'api_credentials' and t.relkind = 'r'
+        union all
         select 'tables', 'there is no function ' || o.name
         from ours o where o.name not in (select name from functions)
         union all
@@ -116,7 +141,8 @@ as $$
         from found_tables t
         where t.name = 'api_credentials' and not exists (
             select from pg_catalog.pg_index i
-            where i.indrelid = t.oid and i.indisunique and i.indisvalid and i.indpred is null and i.indnkeyatts = 2
+            where i.indrelid = t.oid and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null
+              and i.indnkeyatts = 2
               and (select array_agg(a.attname::text order by a.attname) from pg_catalog.pg_attribute a
                    where a.attrelid = i.indrelid and a.attnum = any (i.indkey))
                   = array['credential_type', 'service_name']
@@ -161,22 +187,46 @@ as $$
           and not exists (select from pg_catalog.pg_policy y where y.polrelid = t.oid and y.polname = p.name)
     )
     select coalesce(jsonb_agg(jsonb_build_object('what', f.what, 'said', f.said) order by f.what, f.said), '[]')
+    into found
     from faults f;
+    if exists (select from jsonb_array_elements(found) f where f ->> 'what' = 'tables') then
+        return found;
+    end if;
+
+    -- A table can have constraints, triggers and more that refuse a token: only a write shows it.
+    for slot in
+        select distinct c.service_name from public.api_credentials c
+        where c.credential_type in ('app_key', 'access_token') and c.service_name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
+        union select 'kis' order by 1
+    loop
+        begin
+            perform public.issuance_prove(slot);
+        exception
+            when others then
+                -- Another error's text may show values.
+                reason := case when sqlerrm like 'api_credentials %' then sqlerrm else 'SQLSTATE ' || sqlstate end;
+                found := found || jsonb_build_object(
+                    'what', 'tables', 'said', format('the slot %s cannot store a token: %s', slot, reason));
+        end;
+    end loop;
+    return found;
+end
 $$;
 
 comment on function public.check_setup() is
     'What is not as the migrations leave it: a list of what and said, empty when all is well. Shows no value of any row.';
 
-revoke all on function public.check_setup() from public, anon, authenticated, service_role;
+revoke all on function public.check_setup(), public.credential_schema_version()
+    from public, anon, authenticated, service_role;
 do $$
 begin
     -- Older projects give every role of the API what is new in this schema.
     if exists (select from pg_catalog.pg_roles where rolname = 'kis_token_reader') then
-        revoke all on function public.check_setup() from kis_token_reader;
+        revoke all on function public.check_setup(), public.credential_schema_version() from kis_token_reader;
     end if;
 end
 $$;
-grant execute on function public.check_setup() to service_role;
+grant execute on function public.check_setup(), public.credential_schema_version() to service_role;
 
 notify pgrst, 'reload schema';
 

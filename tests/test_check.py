@@ -276,6 +276,28 @@ def test_projects_that_cannot_look_themselves(own: Chain, damage: str, what: str
     assert (what, code) in faults(findings(own))
 
 
+VERSION = "create or replace function credential_schema_version() returns integer language sql as 'select {}'"
+
+
+@pytest.mark.parametrize(
+    ("change", "is_old"),
+    [
+        (VERSION.format(1), True),
+        (VERSION.format(99), False),
+        ("drop function public.credential_schema_version", True),
+    ],
+    ids=["older", "newer", "from before there was a version"],
+)
+def test_the_version_of_the_functions(own: Chain, change: str, *, is_old: bool) -> None:
+    """Functions of an older release are told with the files to run; those of a newer one are as good."""
+    own.database.put_keys()
+    own.database.owner.execute(change.encode())
+    found = findings(own)
+
+    assert [code for _, code in faults(found) if code] == (["store-schema-outdated"] if is_old else [])
+    assert not is_old or "005_check.sql" in found["tables"][0].said
+
+
 def test_a_server_that_is_no_supabase(whole: Chain) -> None:
     """Another server's 404 is told as such, and not as a missing table."""
     with LoopbackServer(lambda _: Response(404, b"<html>not here</html>")) as server:

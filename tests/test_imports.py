@@ -66,7 +66,7 @@ LAYERS = {
     "wiring": 7,
     "action": 8,
     "cli": 8,
-    "migrations": 0,
+    "migrations": 1,
     "verdicts": 1,
     "status": 6,
     "report": 7,

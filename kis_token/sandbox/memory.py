@@ -17,7 +17,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kis_token.errors import StoreOutage
+from kis_token.errors import StoreMisconfigured, StoreOutage
 from kis_token.ports import Begun, Committed
 from kis_token.reader import LARGEST_VALUE, TYPES, Row, Slot, store_error
 from kis_token.token import REISSUE_WINDOW, fingerprint
@@ -111,11 +111,13 @@ class MemoryStore:
     """A `ports.Store` in memory, thread-safe and empty at first.
 
     Its calls raise StoreMisconfigured for arguments that the database refuses and, as long as ``is_down`` is set,
-    StoreOutage. `put` and `outcomes` are for the test itself: they work always.
+    StoreOutage. As long as ``takes_rows`` is not set, it grants nothing and stores nothing. `put` and `outcomes` are
+    for the test itself: they work always.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.is_down = False
+        self.takes_rows = True
         self._clock = clock
         self._rows: dict[tuple[str, str], _Stored] = {}
         self._leases: dict[str, _Lease] = {}
@@ -191,6 +193,7 @@ class MemoryStore:
             retry_at = max(lease.not_before, other.not_before, lease.refused_until if is_refused else _LONG_AGO)
             if retry_at > now:
                 return answer("busy", retry_at=retry_at)
+            self._check_that_it_stores()  # issuance_prove
             # The other slot's token is dead and its lease is over: the key moves to this slot.
             other.app_key_id, lease.app_key_id = None, app_key.key_id
             lease.fence += 1
@@ -223,6 +226,7 @@ class MemoryStore:
                 status = "fenced"  # someone who takes no lease wrote a newer token meanwhile
             else:
                 status = "committed"
+                self._check_that_it_stores()
                 row = self._write((service_name, "access_token"), stored_form, token.expires_at)
 
             self._outcomes[service_name].append(status)
@@ -254,6 +258,7 @@ class MemoryStore:
             if keys_version not in (None, self._active(service_name, "app_key").version):
                 return True
             if row.version == replaces_version or row.expires_at is None or token.expires_at > row.expires_at:
+                self._check_that_it_stores()
                 self._write((service_name, "access_token"), stored_form, token.expires_at)
                 self._outcomes[service_name].append("saved")
             return True
@@ -278,6 +283,10 @@ class MemoryStore:
                 lease.last_error = error_code[:ERROR_CODE_LENGTH]
                 if refused_credential_id is not None:
                     lease.refused_credential_id, lease.refused_until = refused_credential_id, now + AFTER_REFUSAL
+
+    def _check_that_it_stores(self) -> None:
+        if not self.takes_rows:
+            raise StoreMisconfigured("store-cannot-store", "The store in memory takes no rows")
 
     @contextmanager
     def _transaction(self) -> Iterator[datetime]:

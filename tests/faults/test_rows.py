@@ -14,7 +14,7 @@ from kis_token.sandbox.loopback import Fault
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.token import KST
 from tests.chain import OTHER, dead_token, stale_token
-from tests.faults.ground import assert_warned, stored_stays
+from tests.faults.ground import error_of, stored_stays
 from tests.support import ANON_KEY, APP_KEY, HOUR, MINUTE, SERVICE_KEY, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -212,13 +212,11 @@ def test_a_double_row_with_a_living_token(double: Chain, *, is_last: bool) -> No
 
 
 def test_a_double_row_without_a_living_token(double: Chain) -> None:
-    """Where nothing can be stored the new token is handed out and cached, with a warning that names the mistake."""
+    """Where no token can be stored that is the error, with the database's words; KIS is not asked."""
     put_both(double.database, dead_token(), dead_token())
 
     with stored_stays(double):
-        got = double.resolve()
-        again = double.resolve()
+        error = error_of(double)
 
-    assert (got.source, double.cached_id(), double.issue_calls) == ("oauth", got.token.token_id, 1)
-    assert_warned(got, "could not be stored", "[store-rejected]")
-    assert again.token.token_id == got.token.token_id
+    assert (error.code, double.issue_calls) == ("store-cannot-store", 0)
+    assert "42P10" in error.args[0]

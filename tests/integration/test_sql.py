@@ -296,6 +296,7 @@ def test_credential_that_is_there_twice_is_named(postgres: EmbeddedPostgres) -> 
         with pytest.raises(psycopg.errors.UniqueViolation, match="holds a credential twice") as caught:
             apply_migrations(project.owner, migrations_folder())
         assert "(kis, app_key)" in (caught.value.diag.message_detail or "")
+        assert "Delete" not in f"{caught.value}"
         assert "PSa1" not in f"{caught.value}"
         assert connection.execute("select count(*) from api_credentials").fetchall() == [(2,)]
         assert connection.execute("select to_regclass('credential_leases')").fetchall() == [(None,)]

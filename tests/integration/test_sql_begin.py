@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,23 @@ import psycopg
 import pytest
 
 from kis_token.token import AppKey
-from tests.support import APP_KEY, HOUR, Contender, issue_by_functions, make_token
+from tests.support import APP_KEY, HOUR, Contender, call, issue_by_functions, make_token
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support import Database
 
 OTHER_KEY = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", "b3RoZXI=")
 SECOND = timedelta(seconds=1)
+ARGUMENTS: dict[str, object] = {
+    "service": "kis",
+    "holder": "00000000-0000-0000-0000-000000000001",
+    "label": "a laptop",
+    "app_key_id": APP_KEY.key_id,
+    "credential_id": APP_KEY.credential_id,
+    "min_remaining": timedelta(minutes=10),
+}
 
 
 def seconds_granted(database: Database, column: str) -> float:
@@ -82,6 +93,129 @@ def test_the_new_key_of_a_slot_is_in_its_lease(database: Database) -> None:
 
     assert Contender(database, app_key=OTHER_KEY).begin(rejected_version=version)["status"] == "granted"
     assert database.lease()["app_key_id"] == OTHER_KEY.key_id
+
+
+# the token that is written and taken back
+
+
+AUDIT = """
+create table public.audit (said text);
+create function public.note() returns trigger language plpgsql as
+    $$ begin insert into public.audit values (tg_op); perform pg_notify('audit', tg_op); return new; end $$;
+create trigger note after insert or update on public.api_credentials for each row execute function public.note()
+"""
+
+
+@pytest.mark.parametrize("is_stored", [True, False], ids=["a row", "no row"])
+def test_nothing_of_the_proof_is_seen(make_database: Callable[[], Database], *, is_stored: bool) -> None:
+    """A grant leaves the row as it was, in every column, and no trigger of others has had an effect."""
+    database = make_database()
+    if is_stored:
+        database.put_token(make_token(left=-HOUR))
+    before = database.owner.execute("select c.*, c.xmin from public.api_credentials c").fetchall()
+    database.owner.execute(AUDIT.encode())
+    database.owner.execute("listen audit")
+
+    assert Contender(database).begin()["status"] == "granted"
+
+    assert database.owner.execute("select c.*, c.xmin from public.api_credentials c").fetchall() == before
+    assert database.owner.execute("select from public.audit").fetchall() == []
+    assert list(database.owner.notifies(timeout=0)) == []
+    assert len(before) == is_stored
+
+
+def test_others_do_not_see_the_proof_while_it_runs(database: Database) -> None:
+    """While the call's transaction is open, another one reads the slot as it was, and can write it."""
+    version = database.put_token(make_token(left=-HOUR))
+    beginning = database.connect_as("service_role")
+    try:
+        with beginning.transaction():
+            answer = call(beginning, "begin_issuance", **ARGUMENTS)
+            assert answer["status"] == "granted"
+            assert database.row()["version"] == version
+            database.owner.execute("set lock_timeout = '1s'")
+            assert database.put_token(make_token(left=-HOUR)) > version
+    finally:
+        database.owner.execute("reset lock_timeout")
+        beginning.close()
+
+
+@pytest.mark.parametrize(
+    "check",
+    ["credential_value like 'enc:v1:%'", "credential_value::json ->> 'access_token' like 'eyJ%.%.%'"],
+    ids=["sealed alone", "plain alone"],
+)
+def test_a_table_that_takes_one_form_alone_is_granted(make_database: Callable[[], Database], check: str) -> None:
+    """An owner may have the table take sealed values alone, or plain ones: begin does not know the caller's form."""
+    database = make_database()
+    database.owner.execute(f"alter table api_credentials add check ({check})".encode())
+
+    assert Contender(database).begin()["status"] == "granted"
+
+
+def test_the_proof_is_as_long_as_a_real_token(make_database: Callable[[], Database]) -> None:
+    """A limit that a token of KIS's length exceeds, plain or sealed, is found; one above both is not in the way."""
+    longest = len(json.dumps({"access_token": "x" * 350, **dict.fromkeys(("expires_at", "issued_at"), "x" * 25)}))
+    for limit, is_granted in ((longest - 1, False), (900, True)):
+        database = make_database()
+        database.owner.execute(f"alter table api_credentials add check (length(credential_value) <= {limit})".encode())
+        if is_granted:
+            assert Contender(database).begin()["status"] == "granted"
+            continue
+        with pytest.raises(psycopg.errors.CheckViolation) as caught:
+            Contender(database).begin()
+        assert caught.value.diag.message_detail == "store-cannot-store"
+
+
+BUSY = """
+create or replace function busy() returns trigger language plpgsql as
+$$ begin raise exception 'later' using errcode = '{}'; end $$;
+create or replace trigger busy before insert on api_credentials for each row execute function busy()
+"""
+
+
+def test_what_passes_by_itself_is_no_fault_of_the_table(make_database: Callable[[], Database]) -> None:
+    """A full disk or a deadlock keeps its SQLSTATE and comes without the mark of a table that has to be changed."""
+    database = make_database()
+    for state in ("53100", "40P01", "57P03", "55P03", "25006"):
+        database.owner.execute(BUSY.format(state).encode())
+        with pytest.raises(psycopg.Error) as caught:
+            Contender(database).begin()
+        assert caught.value.sqlstate == state
+        assert not caught.value.diag.message_detail
+
+
+# a row without a value
+
+
+def test_a_row_with_null_counts_as_absent(make_database: Callable[[], Database]) -> None:
+    """Where the column allows null, such a key has no version, and such a token is not fresh, whatever its end."""
+    database = make_database()
+    database.owner.execute("alter table api_credentials alter credential_value drop not null")
+    for kind in ("app_key", "app_secret", "access_token", "rejected_tokens"):
+        database.owner.execute(
+            "insert into api_credentials (service_name, credential_type, expires_at)"
+            " values ('kis', %s, now() + interval '1 day')",
+            (kind,),
+        )
+
+    contender = Contender(database)
+    begun = contender.begin(keys_version=0)
+    assert (begun["status"], begun["version"], begun["rejected_token_ids"]) == ("granted", None, [])
+    token = make_token()
+    assert contender.commit(token)["status"] == "committed"
+    assert database.stored_id() == token.token_id
+
+
+def test_a_token_of_null_keeps_no_other_slot_from_issuing(make_database: Callable[[], Database]) -> None:
+    """Another slot's row without a value is no living token of the same app key."""
+    database = make_database()
+    issue_by_functions(database, make_token())
+    database.age(120)
+    database.owner.execute("alter table api_credentials alter credential_value drop not null")
+    database.owner.execute("update api_credentials set credential_value = null")
+
+    assert Contender(database, service="kis-second").begin()["status"] == "granted"
 
 
 # nonsense

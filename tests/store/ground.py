@@ -45,6 +45,9 @@ class Ground(Protocol):
     def outcomes(self, service: str) -> list[str]:
         """What is noted of a slot, oldest first."""
 
+    def take_rows(self, *, does: bool) -> None:
+        """Have the table take rows, or refuse them."""
+
 
 class SupabaseGround:
     """The real store, and the database behind it."""
@@ -68,6 +71,12 @@ class SupabaseGround:
         """From the log."""
         return self._database.outcomes(service)
 
+    def take_rows(self, *, does: bool) -> None:
+        """By a constraint."""
+        self._database.owner.execute("alter table api_credentials drop constraint if exists none")
+        if not does:
+            self._database.owner.execute("alter table api_credentials add constraint none check (false) not valid")
+
 
 class MemoryGround:
     """The store in memory, and its clock."""
@@ -79,6 +88,10 @@ class MemoryGround:
         self.pass_time = self._clock.jump
         self.put = self._memory.put
         self.outcomes = self._memory.outcomes
+
+    def take_rows(self, *, does: bool) -> None:
+        """By its switch."""
+        self._memory.takes_rows = does
 
 
 class Contender:

@@ -1,0 +1,215 @@
+"""Rows without a value, in a table that allows null, or with blanks alone: they count as absent everywhere."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.check import examine
+from kis_token.errors import KisTokenError
+from kis_token.keys import seal, set_app_key
+from kis_token.kis import KISIssuer
+from kis_token.manager import SupabaseCredentialManager
+from kis_token.revocation import revoke
+from kis_token.sandbox.postgrest import PostgRESTStandIn
+from kis_token.sealing import make_vault
+from kis_token.status import collect
+from kis_token.supabase import SupabaseStore
+from tests.chain import ENCRYPTION_KEY
+from tests.faults.ground import error_of
+from tests.support import ANON_KEY, APP_KEY, HOUR, SERVICE_KEY, Database, TurnedClock, make_token, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kis_token.sandbox.database import MigratedDatabases
+    from tests.chain import Chain
+
+#: A JWT of the role kis_token_reader, with a made-up signature.
+_CLAIMS = base64.urlsafe_b64encode(b'{"role":"kis_token_reader"} ').decode()
+READER = f"eyJhbGciOiJIUzI1NiJ9.{_CLAIMS}.c2lnbmF0dXJl"
+
+empty = pytest.mark.parametrize("value", [None, "", " \n\t"], ids=["null", "empty", "blanks"])
+sealed = pytest.mark.parametrize("encryption_key", ["", ENCRYPTION_KEY], ids=["plain", "sealed"])
+
+
+@pytest.fixture(scope="module")
+def nullable(databases: MigratedDatabases) -> Iterator[Database]:
+    """A project whose table allows null in the place of a value."""
+    with databases.borrow() as project, Database(project) as database:
+        database.owner.execute("alter table api_credentials alter column credential_value drop not null")
+        yield database
+
+
+@pytest.fixture(scope="module")
+def stand_in(nullable: Database) -> Iterator[PostgRESTStandIn]:
+    """Supabase on that project."""
+    keys = {READER: "kis_token_reader"}
+    with PostgRESTStandIn(
+        nullable.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY, further_keys=keys
+    ) as supabase:
+        yield supabase
+
+
+@pytest.fixture
+def own(chain: Chain, nullable: Database, stand_in: PostgRESTStandIn) -> Iterator[Chain]:
+    """A chain on that project, with empty tables."""
+    nullable.clear()
+    own = replace(chain, supabase=stand_in, database=nullable, stores=[])
+    yield own
+    for store in own.stores:
+        store.close()
+
+
+def put(chain: Chain, value: str | None, *names: str) -> None:
+    """Store rows with this value, that end in a day."""
+    for name in names or ("app_key", "app_secret", "access_token"):
+        chain.database.put(name, value, utc_now() + 24 * HOUR)  # type: ignore[arg-type]  # null is what this is about
+
+
+def store_of(chain: Chain) -> SupabaseStore:
+    """The store with the service key."""
+    store = SupabaseStore(chain.supabase.url, SERVICE_KEY)
+    chain.stores.append(store)
+    return store
+
+
+@empty
+@sealed
+def test_the_given_keys_are_used(own: Chain, value: str | None, encryption_key: str) -> None:
+    """Without stored ones, key and secret of the settings issue the token, in one call, which is then stored."""
+    put(own, value)
+
+    got = own.resolve(encryption_key=encryption_key)
+
+    assert (got.source, got.token.app_key_id, got.warnings, own.issue_calls) == ("oauth", APP_KEY.key_id, (), 1)
+    assert own.resolve(encryption_key=encryption_key, cache_path="off").source == "supabase"
+
+
+@empty
+def test_without_given_keys_there_are_none(own: Chain, value: str | None) -> None:
+    """The error is that the slot has no app key; KIS is never sent a key "None"."""
+    put(own, value)
+
+    assert error_of(own, app_key="", app_secret="", cache_path="off").code == "missing-app-key"
+    assert not own.kis.requests
+
+
+@empty
+def test_half_of_a_pair_is_none(own: Chain, value: str | None) -> None:
+    """A stored secret without a key does not displace the given pair."""
+    own.database.put("app_secret", "c2VjcmV0LW9mLWEtdGVzdA==")
+    put(own, value, "app_key")
+
+    assert own.resolve().token.app_key_id == APP_KEY.key_id
+
+
+@empty
+def test_a_reader_sees_no_token(own: Chain, value: str | None) -> None:
+    """A read-only key finds nothing stored, and cannot issue."""
+    put(own, value)
+    error = error_of(own, supabase_key=f"{ANON_KEY}\n{READER}", app_key="", app_secret="", cache_path="off")
+
+    assert error.code == "store-read-only"
+
+
+@empty
+@sealed
+def test_check_finds_none_stored(own: Chain, value: str | None, encryption_key: str) -> None:
+    """Neither the app key nor a token counts as stored, and nothing is wrong with a seal."""
+    put(own, value)
+    settings = own.settings(encryption_key=encryption_key)
+    issuer = KISIssuer(settings.base_url, settings.environment)
+    found = {finding.what: finding for finding in examine(settings, store_of(own), issuer, TurnedClock())}
+
+    assert found["app key"].said == "given; none is stored"
+    assert found["token"].said.startswith("none is stored")
+    assert "sealing" not in found
+
+
+@empty
+def test_another_slot_s_empty_token_is_no_living_one(own: Chain, value: str | None) -> None:
+    """No slot is named that has the same key and a row of null as its token."""
+    own.resolve(service_name="kis-second", cache_path="off")
+    own.database.put_keys()
+    own.database.owner.execute(
+        "update api_credentials set credential_value = %s where service_name = 'kis-second'", (value,)
+    )
+    settings = own.settings()
+    issuer = KISIssuer(settings.base_url, settings.environment)
+    findings = list(examine(settings, store_of(own), issuer, TurnedClock()))
+
+    wrong = [finding.code for finding in findings if finding.state == "wrong"]
+    assert wrong == ([] if value is None else ["key-in-two-slots"])  # begin_issuance goes by the column as well
+
+
+def test_status_shows_no_token(own: Chain) -> None:
+    """A row with null is no token, whatever its column says of its end."""
+    put(own, None)
+    status = collect(own.settings(), store_of(own), make_vault(()), only="kis")
+
+    assert [(slot.token, slot.expires_at) for slot in status.slots] == [("none", None)]
+
+
+@empty
+def test_seal_leaves_them(own: Chain, value: str | None) -> None:
+    """Nothing is sealed, and nothing is in the way of sealing the others."""
+    put(own, value)
+    own.database.put("app_key", APP_KEY.key)
+
+    assert seal(own.settings(encryption_key=ENCRYPTION_KEY), store_of(own)) == ["app_key"]
+
+
+@empty
+@sealed
+def test_set_keys_stores_a_pair_in_their_place(own: Chain, value: str | None, encryption_key: str) -> None:
+    """Keys can be stored over rows that hold none."""
+    put(own, value)
+    settings = own.settings(encryption_key=encryption_key)
+    vault = make_vault(settings.encryption_keys)
+    set_app_key(settings, store_of(own), vault)
+
+    own_key = own.resolve(encryption_key=encryption_key, app_key="", app_secret="").token.app_key_id
+    assert own_key == APP_KEY.key_id
+
+
+@empty
+def test_nothing_is_revoked(own: Chain, value: str | None) -> None:
+    """Without a value there is no token to end."""
+    put(own, value)
+    settings = own.settings()
+    issuer = KISIssuer(settings.base_url, settings.environment)
+
+    assert revoke(settings, store_of(own), issuer, make_vault(()), TurnedClock()) is None
+
+
+@empty
+@sealed
+def test_the_manager_has_none(own: Chain, value: str | None, encryption_key: str) -> None:
+    """The guide's getters answer None, and a token can be saved."""
+    put(own, value)
+    env = {"KIS_TOKEN_ENCRYPTION_KEY": encryption_key} if encryption_key else {}
+    manager = SupabaseCredentialManager(own.supabase.url, SERVICE_KEY, env=env)
+
+    assert manager.get_credentials("kis") is None
+    assert manager.get_kis_credentials() is None
+    assert (manager.get_kis_token(), manager.get_kis_valid_token()) == (None, None)
+    token = make_token(left=30 * HOUR)
+    assert manager.save_kis_token(token.value, token.expires_at, token.issued_at) is True
+    found = manager.get_kis_valid_token()
+    assert found is not None
+    assert found["access_token"] == token.value
+
+
+@pytest.mark.parametrize("half", ["app_key", "app_secret"])
+def test_set_app_key_takes_no_blanks(own: Chain, half: str) -> None:
+    """The function itself refuses a half that is empty: 22023, and nothing is stored."""
+    key, secret = (" \t" if name == half else "x" for name in ("app_key", "app_secret"))
+    with pytest.raises(KisTokenError) as caught:
+        store_of(own).set_app_key("kis", key, secret, "production", keeps_token=True)
+
+    assert "22023" in caught.value.args[0]
+    assert own.database.owner.execute("select from api_credentials").fetchall() == []
