@@ -155,7 +155,8 @@ class SupabaseStore:
             return begun
         if begun.fence is None:
             raise answer.outage()
-        error = outdated(answer.number("schema_version"))
+        # The functions of every release answer last_error, if only with null.
+        error = outdated(answer.number("schema_version")) if answer.lists("last_error") else None
         if error is not None:
             with suppress(StoreError):
                 self.abort(service_name, holder, begun.fence, cooldown=timedelta(), error_code=error.code)
@@ -381,6 +382,10 @@ class _Answer:
     def outage(self) -> StoreOutage:
         """The error for an answer that PostgreSQL did not give."""
         return _foreign(self._function)
+
+    def lists(self, name: str) -> bool:
+        """Whether there is such a field, also one that is null."""
+        return name in self._fields
 
     def has(self, name: str) -> bool:
         """Whether there is such a field that is not null."""

@@ -16,7 +16,7 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in 
 
 #: Each module may import those of lower numbers, and none beside itself.
 LAYERS = {
-    "errors": 0,
+    "errors": -1,
     "values": 0,
     "project": 1,
     "clock": 1,
@@ -66,7 +66,7 @@ LAYERS = {
     "wiring": 7,
     "action": 8,
     "cli": 8,
-    "migrations": 1,
+    "migrations": 0,
     "verdicts": 1,
     "status": 6,
     "report": 7,
