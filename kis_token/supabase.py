@@ -155,8 +155,9 @@ class SupabaseStore:
             return begun
         if begun.fence is None:
             raise answer.outage()
-        # The functions of every release answer last_error, if only with null.
-        error = outdated(answer.number("schema_version")) if answer.lists("last_error") else None
+        # The functions of every release answer last_error, if only with null; the version is younger.
+        is_of_sql = answer.lists("last_error") or answer.lists("schema_version")
+        error = outdated(answer.number("schema_version")) if is_of_sql else None
         if error is not None:
             with suppress(StoreError):
                 self.abort(service_name, holder, begun.fence, cooldown=timedelta(), error_code=error.code)
