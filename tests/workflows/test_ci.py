@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import uuid
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,8 +41,11 @@ def project(project: Project, tool_cache: Path) -> Project:
     installed = tool_cache / "kis-token-action" / runtime_name((CHECKOUT / "requirements-dev.txt").read_bytes())
     installed.parent.mkdir(exist_ok=True, mode=0o700)
     if find_damage(installed) is not None:
-        shutil.copytree(sysconfig.get_path("purelib"), installed)
-        write_manifest(installed)
+        copy = tool_cache / f"{uuid.uuid4()}"  # whole, before another worker's test can see it
+        shutil.copytree(sysconfig.get_path("purelib"), copy)
+        write_manifest(copy)
+        with suppress(OSError):  # another worker's is there
+            copy.rename(installed)
     return project
 
 
