@@ -22,7 +22,7 @@ from kis_token.sandbox.kis_rules import Account
 from kis_token.token import AppKey, Token, build_token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Self
 
@@ -39,6 +39,16 @@ settings.register_profile("unhurried", settings.default, deadline=None)
 settings.load_profile("unhurried")
 
 MIGRATED_TABLES = ("api_credentials", "credential_leases", "credential_issuances")
+
+
+def first_of(number: int, cases: Iterable[object]) -> list[object]:
+    """The first ``number`` cases of a parameter as they are; the others, which multiply these, are in the matrix."""
+    return [
+        case
+        if place < number
+        else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.matrix)
+        for place, case in enumerate(cases)
+    ]
 
 
 def in_rounds(few: int, many: int) -> pytest.MarkDecorator:

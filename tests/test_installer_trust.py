@@ -19,6 +19,7 @@ from kis_token.errors import EnvironmentFault
 from kis_token.installer import PACKAGES, install
 from kis_token.sandbox.loopback import LoopbackServer, Request, Response
 from tests.authority import make_authority
+from tests.support import first_of
 from tools.certificate import make_hashed_folder
 
 if TYPE_CHECKING:
@@ -102,14 +103,17 @@ def install_from(index: Index, folder: Path, path: str, env: dict[str, str]) -> 
 
 @pytest.mark.parametrize(
     ("installer", "variable"),
-    [
-        ("uv", "REQUESTS_CA_BUNDLE"),
-        ("uv", "CURL_CA_BUNDLE"),
-        ("uv", "SSL_CERT_FILE"),
-        ("uv", "SSL_CERT_DIR"),
-        ("pip", "SSL_CERT_FILE"),
-        ("pip", "PIP_CONFIG_FILE"),
-    ],
+    first_of(
+        3,
+        [
+            ("uv", "REQUESTS_CA_BUNDLE"),
+            ("pip", "SSL_CERT_FILE"),
+            ("uv", "SSL_CERT_DIR"),
+            ("uv", "CURL_CA_BUNDLE"),
+            ("uv", "SSL_CERT_FILE"),
+            ("pip", "PIP_CONFIG_FILE"),
+        ],
+    ),
     indirect=["installer"],
 )
 def test_each_variable_alone_counts_for_the_installers(

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from kis_token.errors import REMEDIES
+from tests.support import first_of
 from tools.step import CHECKOUT, read_pairs
 
 if TYPE_CHECKING:
@@ -245,14 +246,17 @@ def test_hanging_python_is_given_up(machine: Machine) -> None:
 
 @pytest.mark.parametrize(
     ("without", "broken", "reason"),
-    [
-        (("json",), (), "without json"),
-        (("_ssl",), (), "without _ssl"),
-        ((), ("ssl",), "without ssl"),
-        (("ssl", "json"), (), "without "),
-        (("_socket",), (), "without _socket"),
-        (("hashlib",), (), "without hashlib"),
-    ],
+    first_of(
+        3,
+        [
+            (("json",), (), "without json"),
+            (("_ssl",), (), "without _ssl"),
+            ((), ("ssl",), "without ssl"),
+            (("ssl", "json"), (), "without "),
+            (("_socket",), (), "without _socket"),
+            (("hashlib",), (), "without hashlib"),
+        ],
+    ),
 )
 def test_python_that_lacks_a_module_is_passed_over(
     machine: Machine, without: tuple[str, ...], broken: tuple[str, ...], reason: str

@@ -202,25 +202,25 @@ def databases(kis_sandbox):
 def test_first(kis_sandbox):
     with psycopg.connect(kis_sandbox.owner_dsn, autocommit=True) as connection:
         connection.execute("drop table api_credentials cascade")
-    assert databases(kis_sandbox) == 1
+    assert databases(kis_sandbox) == 2
 
 def test_second(kis_sandbox):
     with psycopg.connect(kis_sandbox.owner_dsn) as connection:
         assert connection.execute("select count(*) from api_credentials").fetchone() == (4,)
         connection.execute("insert into api_credentials (service_name, credential_type, credential_value)"
                            " values ('other', 'note', 'left behind')")
-    assert databases(kis_sandbox) == 1
+    assert databases(kis_sandbox) == 2
 
 def test_third(kis_sandbox):
     with psycopg.connect(kis_sandbox.owner_dsn) as connection:
         rows = connection.execute("select id from api_credentials order by id").fetchall()
     assert rows == [(1,), (2,), (3,), (4,)]
-    assert databases(kis_sandbox) == 1
+    assert databases(kis_sandbox) == 2
 """
 
 
 def test_a_spoilt_database_spoils_one_test(both_runs: tuple[str, str]) -> None:
-    """A database that a test has spoilt is deleted; the others go from test to test, so there is one at a time."""
+    """A spoilt database is deleted, the others go from test to test: there is one, beside that which they copy."""
     assert outcomes(both_runs[0], "test_tidy.py") == ["PASSED"] * 3, both_runs[0]
 
 
