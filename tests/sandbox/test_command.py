@@ -139,7 +139,6 @@ def test_signal_reaches_the_command(folder: Path) -> None:
 STOPPED_WHILE_MAKING = """
 import os, signal, subprocess, sys
 from kis_token.sandbox.command import run
-from tests.support import first_of
 made = subprocess.Popen
 def make(command, **kwargs):
     child = made(command, **kwargs)
