@@ -8,7 +8,8 @@ from configparser import Error as ConfigError
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kis_token.trust import VARIABLES, collect
+from kis_token.certificates import collect
+from kis_token.trust import VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,10 +20,11 @@ from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 
+from kis_token.certificates import describe
 from kis_token.final_response import FinalResponse
 from kis_token.forks import no_fork
 from kis_token.proxies import ProxyFault, reach
-from kis_token.trust import NoTrust, describe, forget, trusted
+from kis_token.trust import NoTrust, forget, trusted
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,6 +10,7 @@ import errno
 import os
 import selectors
 import socket
+import sys
 import time
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,11 @@ HEAD_START = 0.25
 _Address = tuple[int, int, int, Any]
 
 _UNDER_WAY = {0, errno.EINPROGRESS, errno.EWOULDBLOCK}
+
+
+def may_have_proxy() -> bool:
+    """Whether a variable names a proxy, or exceptions, or this is a system with settings of its own for that."""
+    return sys.platform in ("win32", "darwin") or any(name.lower().endswith("_proxy") for name in os.environ)
 
 
 def connect(host: str, port: int, seconds: float, attempt: Attempt) -> socket.socket:

@@ -6,8 +6,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from kis_token.certificates import in_use, unusable
 from kis_token.proxies import ProxyFault, find_proxy
-from kis_token.trust import in_use, unusable
 from kis_token.verdicts import Finding, ok, wrong
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from kis_token.errors import StoreOutage
 from kis_token.final_response import FinalResponse
 from kis_token.limits import GivenUp, within
-from kis_token.proxies import ProxyFault, find_proxy, reach
-from kis_token.trust import NoTrust, describe, forget, trusted
+from kis_token.network import connect, may_have_proxy
+from kis_token.trust import NoTrust, forget, trusted
 
 if TYPE_CHECKING:
     import socket
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from email.message import Message
 
     from kis_token.limits import Attempt
-    from kis_token.proxies import Proxy
+    from kis_token.proxies import Proxy, ProxyFault
 
 #: Bytes of an answer, unpacked. A slot's rows are a few thousand.
 LARGEST_ANSWER = 1024 * 1024
@@ -96,6 +96,10 @@ class Wire:
             return _read(response)
 
     def _find_proxy(self) -> Proxy | None:
+        if not may_have_proxy():
+            return None
+        from kis_token.proxies import ProxyFault, find_proxy  # most machines have none, and its import takes time
+
         try:
             return find_proxy(self._host, self._port)
         except ProxyFault as fault:
@@ -103,7 +107,12 @@ class Wire:
 
     def _connect(self, proxy: Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
         """A connection to Supabase, with TLS where it is due."""
-        connection = reach(self._host, self._port, proxy, seconds, attempt)
+        if proxy is None:
+            connection = connect(self._host, self._port, seconds, attempt)
+        else:
+            from kis_token.proxies import reach
+
+            connection = reach(self._host, self._port, proxy, seconds, attempt)
         if not self._is_tls:
             return connection
         try:
@@ -141,8 +150,13 @@ def _read(response: http.client.HTTPResponse) -> Answer:
 
 def _outage(error: Exception, proxy: Proxy | None, *, sent: bool) -> StoreOutage:
     """The error's kind in words. Its text stays out, unless it is one of ours."""
-    if isinstance(error, ProxyFault):
-        return _unusable(error)
+    if proxy is not None:
+        from kis_token.proxies import ProxyFault
+
+        if isinstance(error, ProxyFault):
+            return _unusable(error)
+    from kis_token.certificates import describe  # a failure alone needs it
+
     if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):
         forget()
         why = describe(error) if isinstance(error, ssl.SSLError) else f"{error}"

@@ -24,10 +24,10 @@ LAYERS = {
     "token": 1,
     "config": 2,
     "workflow": 1,
-    "bootstrap": 3,
-    "installer": 2,
+    "bootstrap": 4,
+    "installer": 3,
     "installer_settings": 0,
-    "installer_certificates": 1,
+    "installer_certificates": 2,
     "manifest": 2,
     "ports": 1,
     "sealing": 2,
@@ -48,6 +48,7 @@ LAYERS = {
     "limits": 0,
     "network": 1,
     "trust": 0,
+    "certificates": 1,
     "proxies": 2,
     "route": 3,
     "wire": 3,
@@ -123,7 +124,7 @@ HEAVY = {
 }
 
 #: Who may read the environment, besides entrypoint.py; the sandbox is a program of its own.
-ENVIRONMENT_READERS = {"action", "cli", "client", "manager", "quick", "proxies", "trust"}
+ENVIRONMENT_READERS = {"action", "cli", "client", "manager", "quick", "proxies", "trust", "certificates", "network"}
 
 LOAD = """
 import sys
