@@ -88,12 +88,12 @@ def runtime_name(requirements: bytes) -> str:
     """The folder's name: another lock, Python, platform or C library, another folder."""
     digest = hashlib.sha256(requirements.replace(b"\r\n", b"\n")).hexdigest()[:16]
     abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
-    libc = ""
+    libc = machine = ""
     if hasattr(os, "confstr"):
         with suppress(OSError, ValueError):  # glibc alone has this
             libc = (os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "-")
-    # On macOS one Python may run as two machines, and its name says so of neither.
-    machine = os.uname().machine if sys.platform == "darwin" else ""
+    if sys.platform == "darwin":
+        machine = os.uname().machine  # one Python may run as two machines, and its name says so of neither
     return "-".join(filter(None, (digest, abi, sysconfig.get_platform(), machine, libc)))
 
 

@@ -110,5 +110,5 @@ def _of_windows() -> list[bytes]:
         ssl.DER_cert_to_PEM_cert(certificate).strip().encode()
         for store in ("ROOT", "CA")
         for certificate, form, trust in ssl.enum_certificates(store)
-        if form == "x509_asn" and (trust is True or _SERVER in trust)
+        if form == "x509_asn" and (trust is True or (trust is not False and _SERVER in trust))
     ]

@@ -16,7 +16,6 @@ from kis_token.lookup import View
 from kis_token.machine import LocalMachine
 from kis_token.resolver import Resolver
 from kis_token.retry import Retry
-from tests.support import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,12 +53,10 @@ def test_weeks_of_hiccups_cost_one_token_a_day(keys: str, days: int) -> None:
     assert result.issued.total() <= days + 5
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("keys", "target"),
-    first_of(
-        1,
-        [("given", f"at most {SPOILT_DAYS + SPARE} new tokens"), ("stored", "no job without a token but in an outage")],
-    ),
+    [("given", f"at most {SPOILT_DAYS + SPARE} new tokens"), ("stored", "no job without a token but in an outage")],
 )
 def test_copy_that_asks_once_misses_a_target(keys: str, target: str) -> None:
     """Without a second look a runner issues at its first hiccup or, without keys, fails; with it, neither."""
