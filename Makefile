@@ -47,9 +47,9 @@ lowest: $(UV)
 	build/lowest/bin/python -m pytest --numprocesses auto --dist worksteal $(LIBRARIES)
 
 # Of the importers that tests/test_imports.py names.
-LIBRARIES := tests/store tests/test_supabase.py tests/test_manager.py tests/test_kis.py tests/test_kis_session.py \
-	tests/test_machine.py tests/test_sealing.py tests/test_sealed_slot.py tests/test_config.py tests/test_action.py \
-	tests/test_client.py $(wildcard tests/test_cli*.py)
+LIBRARIES := tests/store tests/store/test_supabase.py tests/client/test_credential_manager.py tests/kis/test_api.py tests/kis/test_session.py \
+	tests/local/test_machine_lock.py tests/store/test_sealing.py tests/core/test_sealed_slot.py tests/test_config.py tests/github/test_action.py \
+	tests/client/test_kis_client.py $(wildcard tests/test_cli*.py)
 
 bench: .venv/ready
 	$(BIN)/python -m bench
@@ -67,7 +67,7 @@ PROGRAM := entrypoint.py kis_token tools
 
 # Tests that look at the project and run nothing of it: imports, links, tables, codes, --help, both READMEs.
 STRUCTURE := tests/test_imports.py tests/test_docs.py tests/test_project.py tests/test_messages.py \
-	tests/test_cli_help.py tests/readme/test_languages.py
+	tests/cli/test_help.py tests/readme/test_languages.py
 
 lint-yaml: SCHEMA = $(BIN)/check-jsonschema --builtin-schema
 lint-yaml: .venv/ready

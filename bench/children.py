@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from kis_token.limits import within
+from kis_token.deadline import within
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:

@@ -9,7 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kis_token.client import KISClient
+    from kis_token.client.credential_manager import (
+        SupabaseCredentialManager,
+        get_kis_credentials_from_supabase,
+        get_kis_token_from_supabase,
+        get_kis_valid_token_from_supabase,
+        get_supabase_manager,
+        save_kis_token_to_supabase,
+    )
+    from kis_token.client.get_token import get_token
+    from kis_token.client.kis_client import KISClient
     from kis_token.errors import (
         IssuanceError,
         IssuerError,
@@ -24,15 +33,6 @@ if TYPE_CHECKING:
         TokenError,
         TokenRefreshLimitError,
     )
-    from kis_token.manager import (
-        SupabaseCredentialManager,
-        get_kis_credentials_from_supabase,
-        get_kis_token_from_supabase,
-        get_kis_valid_token_from_supabase,
-        get_supabase_manager,
-        save_kis_token_to_supabase,
-    )
-    from kis_token.quick import get_token
     from kis_token.token import Token
 
 __all__ = [

@@ -6,7 +6,7 @@ import time
 from datetime import datetime, timezone
 from typing import Protocol
 
-from kis_token.limits import SLICE
+from kis_token.deadline import SLICE
 
 
 class Clock(Protocol):

@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from kis_token.cache import make_cache
 from kis_token.clock import SystemClock
-from kis_token.kis import KISIssuer
-from kis_token.limits import usable
-from kis_token.machine import local_machine
-from kis_token.resolver import Resolver
-from kis_token.retry import Retry
-from kis_token.sealing import make_vault
-from kis_token.supabase import SupabaseStore
+from kis_token.core.resolver import Resolver
+from kis_token.core.retry import Retry
+from kis_token.deadline import usable
+from kis_token.kis.api import KISIssuer
+from kis_token.local.cache import make_cache
+from kis_token.local.machine_lock import local_machine
+from kis_token.store.sealing import make_vault
+from kis_token.store.supabase import SupabaseStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ from unittest import mock
 from click.testing import CliRunner
 
 from kis_token.cli import main
-from tests.ears import secrets_of
+from tests.leak_capture import secrets_of
 from tests.leaks import LEAKS, says_secrets
 
 if sys.platform != "win32":  # where no test makes a terminal

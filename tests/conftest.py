@@ -17,8 +17,9 @@ from kis_token.sandbox.database import MigratedDatabases, make_project
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from tests import findings, given, leaks, quick
-from tests.chain import ENCRYPTION_KEY, OTHER, Chain
+from tests import external_postgres as given
+from tests import findings, leaks, quick
+from tests.resolver_harness import ENCRYPTION_KEY, OTHER, Chain
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, Database
 
 if TYPE_CHECKING:

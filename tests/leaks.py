@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests import ears
-from tests.needles import Needles, without_masks
+from tests import leak_capture as ears
+from tests.secret_patterns import Needles, without_masks
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

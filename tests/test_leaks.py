@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chain import ENCRYPTION_KEY
 from tests.conftest import SECRETS
-from tests.needles import Needles, without_masks
+from tests.resolver_harness import ENCRYPTION_KEY
+from tests.secret_patterns import Needles, without_masks
 from tests.support import ACCOUNT, SERVICE_KEY, make_token
 from tools.step import CHECKOUT
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from packaging.markers import Marker
 
-from kis_token.bootstrap import ensure_runtime
+from kis_token.github.runtime import ensure_runtime
 from tools import platforms
 from tools.step import CHECKOUT
 
@@ -110,7 +110,12 @@ def test_runtime_lock_is_enough_for_every_module(tool_cache: Path) -> None:
 
     assert done.returncode == 0, done.stderr
     names, roots = json.loads(done.stdout)
-    assert {"kis_token.action", "kis_token.supabase", "kis_token.kis", "kis_token.resolver"} <= set(names)
+    assert {
+        "kis_token.github.action",
+        "kis_token.store.supabase",
+        "kis_token.kis.api",
+        "kis_token.core.resolver",
+    } <= set(names)
     assert not {"github", "nacl"} & set(roots)
 
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from kis_token.bootstrap import ensure_runtime
+from kis_token.github.runtime import ensure_runtime
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 INSTALL_SECONDS = 300

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kis_token.sandbox.kis_http import APPROVAL_PATH, PRICE_PATH, REVOKE_PATH, TOKEN_PATH, error_response
     from kis_token.sandbox.kis_rules import Account, Clock, Environment, Settings
     from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
-    from kis_token.sandbox.whole import Sandbox
+    from kis_token.sandbox.sandbox import Sandbox
 
 __all__ = [
     "APPROVAL_PATH",
@@ -51,7 +51,7 @@ _HOMES = {
     "kis_http": ("APPROVAL_PATH", "PRICE_PATH", "REVOKE_PATH", "TOKEN_PATH", "error_response"),
     "kis_rules": ("Account", "Clock", "Environment", "Settings"),
     "loopback": ("Fault", "LoopbackServer", "Response"),
-    "whole": ("Sandbox",),
+    "sandbox": ("Sandbox",),
 }
 
 

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from kis_token.migrations import migrations_folder as migrations_folder  # noqa: PLC0414 - at home here for its users
+from kis_token.store.migrations import migrations_folder as migrations_folder  # noqa: PLC0414 - at home here for its users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from kis_token.sandbox.database import MigratedDatabases
     from kis_token.sandbox.emulator import KISEmulator
-    from kis_token.sandbox.whole import Sandbox
+    from kis_token.sandbox.sandbox import Sandbox
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def kis_sandbox(
     variables that begin with KIS_, SUPABASE_ or INPUT_ are gone meanwhile, so that no test meets a real account by
     mistake.
     """
-    from kis_token.sandbox.whole import Sandbox
+    from kis_token.sandbox.sandbox import Sandbox
 
     try:
         with (
@@ -76,6 +76,6 @@ def kis_sandbox(
 
 def _forget_manager() -> None:
     """Let a process's one `SupabaseCredentialManager`, when there is one, be made anew: it knows one environment."""
-    module = sys.modules.get("kis_token.manager")
+    module = sys.modules.get("kis_token.client.credential_manager")
     if module is not None:
         module.get_supabase_manager.cache_clear()

@@ -9,7 +9,7 @@ import contextlib
 import io
 from typing import TYPE_CHECKING
 
-from bench.chaos import main
+from bench.chaos.__main__ import main
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

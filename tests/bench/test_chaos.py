@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from bench.chaos_judges import JUDGES, LIMITS
-from bench.chaos_records import (
+from bench.chaos.judges import JUDGES, LIMITS
+from bench.chaos.records import (
     Attempt,
     Begin,
     Call,
@@ -31,14 +31,14 @@ from bench.chaos_records import (
     read_log,
     read_write,
 )
-from bench.chaos_report import report
-from bench.chaos_world import CHILD, MIXED, Shared, WorldClock, WorldDatabase
-from tests.prepared import process
+from bench.chaos.report import report
+from bench.chaos.world import CHILD, MIXED, Shared, WorldClock, WorldDatabase
+from tests.prepared_processes import process
 from tests.support import make_token
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
-    from bench.chaos_records import Record
+    from bench.chaos.records import Record
     from kis_token.sandbox.postgres import EmbeddedPostgres
 
 DAY = 86400.0

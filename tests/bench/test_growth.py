@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import growth, growth_slots
-from bench.growth_table import Sample, growth_table, in_turns
-from bench.stampede import Arrival, Outcome, Round
+from bench.growth import __main__ as growth
+from bench.growth import slots as growth_slots
+from bench.growth.samples import Sample, growth_table, in_turns
+from bench.stampede.__main__ import Arrival, Outcome, Round
 
 if TYPE_CHECKING:
     from collections.abc import Callable

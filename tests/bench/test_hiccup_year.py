@@ -8,14 +8,14 @@ from unittest.mock import patch
 
 import pytest
 
-from bench import hiccup_year
-from bench.hiccup_year import OUTAGE, SPARE, Result, Year, close_calls, find_misses, main, simulate
-from bench.timeline import Timeline
-from bench.year import FIRST_DAY, dice, moment
-from kis_token.lookup import View
-from kis_token.machine import LocalMachine
-from kis_token.resolver import Resolver
-from kis_token.retry import Retry
+from bench.year import hiccups as hiccup_year
+from bench.year.hiccups import OUTAGE, SPARE, Result, Year, close_calls, find_misses, main, simulate
+from bench.year.simulation import FIRST_DAY, dice, moment
+from bench.year.timeline import Timeline
+from kis_token.core.lookup import View
+from kis_token.core.resolver import Resolver
+from kis_token.core.retry import Retry
+from kis_token.local.machine_lock import LocalMachine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from bench.imports import ASKED, Imported, record, render, unasked
+from bench.speed.imports import ASKED, Imported, record, render, unasked
 from tests.support import make_token
 from tools.step import CHECKOUT, read_pairs, step_environment
 
@@ -39,7 +39,7 @@ def test_warm_resolve_imports_nothing_unasked(job: dict[str, str], tmp_path: Pat
     assert read_pairs(tmp_path / "github_output")["source"] == "supabase"
     assert unasked(sys.executable, imported, job) == []
     names = {each.name for each in imported}
-    assert {"kis_token.lookup", "kis_token.reader", "kis_token.publish", "http.client"} <= names
+    assert {"kis_token.core.lookup", "kis_token.store.rest", "kis_token.github.outputs", "http.client"} <= names
     assert ASKED.keys() <= names, "what is asked for without need lets others in"
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench import memory
-from bench.contestants import Course, open_course
-from bench.installs import PLAIN
-from bench.startup import FRESH, INSTALLED, count_requests, fresh_contestants
+from bench.speed import memory
+from bench.speed.contestants import Course, open_course
+from bench.speed.installs import PLAIN
+from bench.speed.startup import FRESH, INSTALLED, count_requests, fresh_contestants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from bench.rotation_year import MINUTES, ON_TIME, WORKFLOW, Delays, Row, find_misses, main, make_ticks, read_schedule
-from bench.year import AMERICA, KOREA, MINUTE, SECOND, Market, Result, Scenario, moment, plan, simulate
-from kis_token import rotation
+from bench.year.rotation import MINUTES, ON_TIME, WORKFLOW, Delays, Row, find_misses, main, make_ticks, read_schedule
+from bench.year.simulation import AMERICA, KOREA, MINUTE, SECOND, Market, Result, Scenario, moment, plan, simulate
+from kis_token.core import rotation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from bench import stampede
+from bench.stampede import __main__ as stampede
 
 
 @pytest.mark.usefixtures("child_processes")

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.errors import StoreOutage
-from kis_token.sealing import make_vault
-from tests.chain import ENCRYPTION_KEY, OTHER, dead_token
-from tests.faults.ground import HOLD_LOCK, error_of, stored_stays
-from tests.races.children import SECONDS
+from kis_token.store.sealing import make_vault
+from tests.faults.helpers import HOLD_LOCK, error_of, stored_stays
+from tests.races.caller_processes import SECONDS
+from tests.resolver_harness import ENCRYPTION_KEY, OTHER, dead_token
 from tests.support import APP_KEY, make_settings, make_token
 from tools.step import CHECKOUT
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kis_token.token import Token
-    from tests.chain import Chain
+    from tests.resolver_harness import Chain
 
 posix = pytest.mark.skipif(os.name != "posix", reason="users, file sizes and signals of this kind are POSIX's")
 

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kis_token.errors import IssuanceError, IssuerError, KisTokenError, StoreOutage
-from kis_token.kis import STORE_SECONDS, KISIssuer
+from kis_token.kis.api import STORE_SECONDS, KISIssuer
 from kis_token.sandbox.kis_http import PRICE_PATH
-from tests.chain import WatchedIssuer, stale_token
-from tests.faults.ground import (
+from tests.faults.helpers import (
     ABORT,
     BEGIN,
     COMMIT,
@@ -30,15 +29,16 @@ from tests.faults.ground import (
     soon,
     stored_stays,
 )
-from tests.races.crowd import held
+from tests.races.concurrent_callers import held
+from tests.resolver_harness import WatchedIssuer, stale_token
 from tests.support import APP_KEY, Contender
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
-    from kis_token.lookup import View
-    from kis_token.resolver import Resolver
+    from kis_token.core.lookup import View
+    from kis_token.core.resolver import Resolver
     from kis_token.sandbox.loopback import Fault, Request, Response
-    from tests.chain import Chain
+    from tests.resolver_harness import Chain
     from tests.support import TurnedClock
 
 #: What is left of the minute, and what a slow machine may need beside it: less than a call that hangs takes by itself.

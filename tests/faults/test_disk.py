@@ -14,16 +14,16 @@ import pytest
 
 from kis_token.errors import StoreOutage
 from kis_token.token import parse_stored
-from tests.chain import stale_token
-from tests.faults.ground import assert_warned, error_of, stored_stays
-from tests.prepared import process
-from tests.races.children import SECONDS
+from tests.faults.helpers import assert_warned, error_of, stored_stays
+from tests.prepared_processes import process
+from tests.races.caller_processes import SECONDS
+from tests.resolver_harness import stale_token
 from tests.support import MINUTE, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.chain import Chain
+    from tests.resolver_harness import Chain
 
 posix = pytest.mark.skipif(os.name != "posix", reason="users and file sizes of this kind are POSIX's")
 
@@ -68,7 +68,7 @@ def child(chain: Chain, *, largest_file: int | None = None, user: int | None = N
     # Another user has a temporary folder of its own, where the machine's notes go.
     machine = os.environ | ({"TMPDIR": str(Path(env["KIS_TOKEN_CACHE"]).parent)} if user is not None else {})
     task = {"env": env, "largest_file": largest_file, "user": user, "machine": machine}
-    with process(Path(__file__).with_name("limited.py"), task) as (running, connection):
+    with process(Path(__file__).with_name("restricted_process.py"), task) as (running, connection):
         assert connection.poll(SECONDS), "the process says nothing"
         answer = connection.recv()
         running.join(SECONDS)

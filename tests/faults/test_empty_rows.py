@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.check import examine
+from kis_token.admin.check import examine
+from kis_token.admin.revoke import revoke
+from kis_token.admin.set_keys import seal, set_app_key
+from kis_token.admin.status import collect
+from kis_token.client.credential_manager import SupabaseCredentialManager
 from kis_token.errors import KisTokenError
-from kis_token.keys import seal, set_app_key
-from kis_token.kis import KISIssuer
-from kis_token.manager import SupabaseCredentialManager
-from kis_token.revocation import revoke
+from kis_token.kis.api import KISIssuer
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from kis_token.sealing import make_vault
-from kis_token.status import collect
-from kis_token.supabase import SupabaseStore
-from tests.chain import ENCRYPTION_KEY
-from tests.faults.ground import error_of
+from kis_token.store.sealing import make_vault
+from kis_token.store.supabase import SupabaseStore
+from tests.faults.helpers import error_of
+from tests.resolver_harness import ENCRYPTION_KEY
 from tests.support import ANON_KEY, APP_KEY, HOUR, SERVICE_KEY, Database, TurnedClock, make_token, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kis_token.sandbox.database import MigratedDatabases
-    from tests.chain import Chain
+    from tests.resolver_harness import Chain
 
 #: A JWT of the role kis_token_reader, with a made-up signature.
 _CLAIMS = base64.urlsafe_b64encode(b'{"role":"kis_token_reader"} ').decode()

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from kis_token.client import KISClient
+from kis_token.client.kis_client import KISClient
 from kis_token.clock import SystemClock
 from kis_token.errors import IssuanceError, IssuerOutage, IssuerRateLimited, KisTokenError, StoreOutage
-from kis_token.machine import LocalMachine
+from kis_token.local.machine_lock import LocalMachine
 from kis_token.sandbox.kis_http import PRICE_PATH, PRICE_TR_ID, TOKEN_PATH, html_response
 from kis_token.sandbox.loopback import Fault, FaultKind, LoopbackServer, Response
-from tests.chain import OTHER, WatchedIssuer, stale_token
-from tests.faults.ground import ABORT, BEGIN, COMMIT, TABLE, assert_warned, black_hole
+from tests.faults.helpers import ABORT, BEGIN, COMMIT, TABLE, assert_warned, black_hole
 from tests.faults.test_store import OUTAGES, mend
-from tests.races.children import SECONDS
+from tests.races.caller_processes import SECONDS
+from tests.resolver_harness import OTHER, WatchedIssuer, stale_token
 from tests.support import ANON_KEY, APP_KEY, HOUR, MINUTE, Contender, TurnedClock, make_token, utc_now
 from tools.certificate import make_certificate
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from tests.chain import Chain
+    from tests.resolver_harness import Chain
 
 _Answer = TypeVar("_Answer")
 

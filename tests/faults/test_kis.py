@@ -12,15 +12,15 @@ from kis_token.errors import KIS_REFUSALS, IssuerOutage
 from kis_token.sandbox.kis_http import MESSAGES, TOKEN_PATH, error_response, html_response
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.token import KST
-from tests.chain import dead_token, stale_token
-from tests.faults import ground
-from tests.faults.ground import NO_KIS, assert_warned, error_of, stored_stays
+from tests.faults import helpers as ground
+from tests.faults.helpers import NO_KIS, assert_warned, error_of, stored_stays
+from tests.resolver_harness import dead_token, stale_token
 from tests.support import HOUR, MINUTE, make_token, utc_now
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from tests.chain import Chain
+    from tests.resolver_harness import Chain
     from tests.support import Database
 
 OPAQUE = "opaque.token-of-a-test_0123456789"

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chain import stale_token
-from tests.faults.ground import black_hole
-from tests.needles import without_masks
+from tests.faults.helpers import black_hole
+from tests.resolver_harness import stale_token
+from tests.secret_patterns import without_masks
 from tests.support import SERVICE_KEY, make_token
 from tools.step import Ended, run_step
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.chain import Chain
+    from tests.resolver_harness import Chain
 
 #: A package index where nobody listens: nothing of this may need any package.
 NOWHERE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple"}

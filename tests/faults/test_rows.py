@@ -13,8 +13,8 @@ from kis_token.sandbox.kis_http import TOKEN_PATH, html_response
 from kis_token.sandbox.loopback import Fault
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.token import KST
-from tests.chain import OTHER, dead_token, stale_token
-from tests.faults.ground import error_of, stored_stays
+from tests.faults.helpers import error_of, stored_stays
+from tests.resolver_harness import OTHER, dead_token, stale_token
 from tests.support import ANON_KEY, APP_KEY, HOUR, MINUTE, SERVICE_KEY, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from kis_token.token import Token
-    from tests.chain import Chain
+    from tests.resolver_harness import Chain
     from tests.support import Database
 
 OPAQUE = "opaque.token-of-a-test_0123456789"

@@ -13,9 +13,8 @@ from kis_token.errors import IssuerOutage, StoreError, StoreMisconfigured, Store
 from kis_token.sandbox.kis_http import TOKEN_PATH, html_response
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from tests.chain import Chain, WatchedIssuer, stale_token
-from tests.faults import ground
-from tests.faults.ground import (
+from tests.faults import helpers as ground
+from tests.faults.helpers import (
     ABORT,
     BEGIN,
     COMMIT,
@@ -26,8 +25,9 @@ from tests.faults.ground import (
     rows,
     stored_stays,
 )
-from tests.races.children import SECONDS
-from tests.races.crowd import held
+from tests.races.caller_processes import SECONDS
+from tests.races.concurrent_callers import held
+from tests.resolver_harness import Chain, WatchedIssuer, stale_token
 from tests.support import ANON_KEY, SERVICE_KEY, make_token
 
 if TYPE_CHECKING:

@@ -15,18 +15,18 @@ from kis_token.errors import StoreMisconfigured
 from kis_token.sandbox.database import prepare_database
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from kis_token.supabase import SupabaseStore
-from tests.chain import WatchedIssuer, dead_token, stale_token
-from tests.faults.ground import BEGIN, COMMIT, assert_warned, error_of, stored_stays
+from kis_token.store.supabase import SupabaseStore
+from tests.faults.helpers import BEGIN, COMMIT, assert_warned, error_of, stored_stays
+from tests.resolver_harness import WatchedIssuer, dead_token, stale_token
 from tests.support import ANON_KEY, APP_KEY, MINUTE, SERVICE_KEY, Contender, Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kis_token.ports import Begun
+    from kis_token.core.ports import Begun
     from kis_token.sandbox.database import MigratedDatabases
     from kis_token.sandbox.postgres import EmbeddedPostgres
-    from tests.chain import Chain
+    from tests.resolver_harness import Chain
 
 OLD_FILES = Path(__file__).parents[1] / "integration" / "sql_of_1_0_0.sql"
 #: With it the functions say that the table cannot store a row.

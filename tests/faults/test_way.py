@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token import trust
-from kis_token.bootstrap import ensure_runtime
 from kis_token.errors import IssuerOutage, StoreOutage
+from kis_token.github.runtime import ensure_runtime
+from kis_token.network import trust
 from kis_token.sandbox import Sandbox
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.token import looks_like_token
 from tests.authority import Authority, make_authority
-from tests.chain import stale_token
 from tests.command import kis_token, kis_token_here
-from tests.faults.ground import assert_warned, error_of, stored_stays
+from tests.faults.helpers import assert_warned, error_of, stored_stays
 from tests.faults.test_hiccups import Hiccuping
 from tests.faults.test_program import NOWHERE
+from tests.network.test_hosts import TunnelProxy
+from tests.resolver_harness import stale_token
+from tests.store.test_rest import raw_server
 from tests.support import ACCOUNT, SERVICE_KEY, make_token
-from tests.test_hosts import TunnelProxy
-from tests.test_reader import raw_server
 from tools.certificate import make_hashed_folder
 from tools.step import CHECKOUT, run_step
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kis_token.sandbox.postgres import EmbeddedPostgres
-    from tests.chain import Chain
+    from tests.resolver_harness import Chain
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests import given
+from tests import external_postgres as given
 from tests.support import Contender, Database, make_token
 
 if TYPE_CHECKING:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.token import KST, fingerprint
-from tests.world import BEGIN, ask_price, open_world
+from tests.simulated_environment import BEGIN, ask_price, open_world
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from kis_token.client import KISClient
+    from kis_token.client.kis_client import KISClient
     from kis_token.sandbox.postgres import EmbeddedPostgres
-    from tests.world import World
+    from tests.simulated_environment import World
 
 DAYS = 3
 

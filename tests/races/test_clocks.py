@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.errors import IssuerOutage
-from tests.chain import stale_token
+from tests.resolver_harness import stale_token
 from tests.support import HOUR, MINUTE, Contender, TurnedClock, make_token
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from kis_token.lookup import Resolution
+    from kis_token.core.lookup import Resolution
     from kis_token.token import Token
-    from tests.chain import Chain
+    from tests.resolver_harness import Chain
 
 WRONG_BY = {"10 min ahead": 10 * MINUTE, "10 min behind": -10 * MINUTE, "9 h ahead": 9 * HOUR, "9 h behind": -9 * HOUR}
 

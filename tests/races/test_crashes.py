@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.errors import KisTokenError
-from kis_token.kis import KISIssuer
+from kis_token.kis.api import KISIssuer
 from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.sandbox.loopback import Fault
-from tests.races.children import SECONDS, Child
-from tests.races.crowd import BEGIN, COMMIT, held
+from tests.races.caller_processes import SECONDS, Child
+from tests.races.concurrent_callers import BEGIN, COMMIT, held
 from tests.support import APP_KEY, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kis_token.sandbox.loopback import LoopbackServer
-    from tests.chain import Chain
+    from tests.resolver_harness import Chain
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="holders are killed and stopped by POSIX's signals")
 

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kis_token.core.lookup import Resolution
 from kis_token.errors import IssuanceError, IssuerRefused
-from kis_token.kis import KISIssuer
-from kis_token.lookup import Resolution
+from kis_token.kis.api import KISIssuer
 from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.sandbox.loopback import Fault
-from tests.chain import dead_token, stale_token
-from tests.races.crowd import COMMIT, SharedClock, at_once, held, new_round, resolutions, wait_until
+from tests.races.concurrent_callers import COMMIT, SharedClock, at_once, held, new_round, resolutions, wait_until
+from tests.resolver_harness import dead_token, stale_token
 from tests.support import APP_KEY, HOUR, in_rounds, make_token, utc_now
 
 if TYPE_CHECKING:
     from kis_token.token import Token
-    from tests.chain import Chain
-    from tests.races.crowd import Outcome
+    from tests.races.concurrent_callers import Outcome
+    from tests.resolver_harness import Chain
 
 CALLERS = 8
 

@@ -14,14 +14,23 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kis_token.bootstrap import ensure_runtime
 from kis_token.clock import SystemClock
 from kis_token.errors import IssuanceError
+from kis_token.github.runtime import ensure_runtime
 from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.token import fingerprint
-from tests.chain import ENCRYPTION_KEY, dead_token, stale_token
-from tests.races.children import SECONDS, Child
-from tests.races.crowd import BEGIN, SharedClock, at_once, gathered, held, new_round, resolutions, wait_until
+from tests.races.caller_processes import SECONDS, Child
+from tests.races.concurrent_callers import (
+    BEGIN,
+    SharedClock,
+    at_once,
+    gathered,
+    held,
+    new_round,
+    resolutions,
+    wait_until,
+)
+from tests.resolver_harness import ENCRYPTION_KEY, dead_token, stale_token
 from tests.support import ACCOUNT, HOUR, SERVICE_KEY, Contender, in_rounds, make_token
 from tools.step import CHECKOUT, run_step
 
@@ -30,8 +39,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kis_token.token import Token
-    from tests.chain import Chain
-    from tests.races.crowd import Outcome
+    from tests.races.concurrent_callers import Outcome
+    from tests.resolver_harness import Chain
 
 THREADS = 16
 PROCESSES = 8

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.supabase import SupabaseStore
-from tests.store.ground import Contender, MemoryGround, SupabaseGround
+from kis_token.store.supabase import SupabaseStore
+from tests.store.backends import Contender, MemoryGround, SupabaseGround
 from tests.support import SERVICE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kis_token.sandbox.postgrest import PostgRESTStandIn
-    from tests.store.ground import Ground
+    from tests.store.backends import Ground
     from tests.support import Database
 
 

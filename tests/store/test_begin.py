@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.token import parse_instant
-from tests.store.ground import OTHER_KEY, SEALED, SECOND, Contender, issue, put_token, reject, wait_of
+from tests.store.backends import OTHER_KEY, SEALED, SECOND, Contender, issue, put_token, reject, wait_of
 from tests.support import HOUR, MINUTE, make_token, utc_now
 
 if TYPE_CHECKING:
-    from tests.store.ground import Ground
+    from tests.store.backends import Ground
 
 # a turn is granted
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.token import parse_instant
-from tests.store.ground import SEALED, SEALED_AGAIN, Contender, issue, put_token, stored, stored_value, wait_of
+from tests.store.backends import SEALED, SEALED_AGAIN, Contender, issue, put_token, stored, stored_value, wait_of
 from tests.support import HOUR, MINUTE, make_token
 
 if TYPE_CHECKING:
     from kis_token.token import Token
-    from tests.store.ground import Ground
+    from tests.store.backends import Ground
 
 
 def test_a_commit_stores_the_token(ground: Ground, contender: Contender) -> None:

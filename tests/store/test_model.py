@@ -16,12 +16,12 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
+from bench.year.memory_store import MemoryStore
+from kis_token.core.ports import Begun, Committed
 from kis_token.errors import StoreError
-from kis_token.ports import Begun, Committed
-from kis_token.reader import REJECTED_TOKENS, TYPES, Slot, parse_slot, store_error
 from kis_token.sandbox.database import migrations_folder, prepare_database
-from kis_token.sandbox.memory import MemoryStore
-from kis_token.supabase import SupabaseStore
+from kis_token.store.rest import REJECTED_TOKENS, TYPES, Slot, parse_slot, store_error
+from kis_token.store.supabase import SupabaseStore
 from kis_token.token import REISSUE_WINDOW, AppKey, Token
 from tests.support import HOUR, MINUTE, Database
 

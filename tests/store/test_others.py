@@ -11,7 +11,7 @@ import pytest
 
 from kis_token.errors import StoreMisconfigured
 from kis_token.token import parse_instant
-from tests.store.ground import (
+from tests.store.backends import (
     CORRECTED,
     SEALED,
     SEALED_AGAIN,
@@ -29,7 +29,7 @@ from tests.support import APP_KEY, HOUR, MINUTE, make_token, utc_now
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.store.ground import Ground
+    from tests.store.backends import Ground
 
 
 @contextmanager

@@ -1,0 +1,150 @@
+"""A bot of the chaos: a program with one KISClient that forks after its first call, or in the middle of it.
+
+Parent and child go on with the same client, at the same time. Each has to get tokens and answers of its own, and to
+come to an end.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import threading
+import time
+import traceback
+import warnings
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import requests
+
+from bench.chaos.records import Attempt, Start, Tally
+from bench.chaos.world import CHILD, MIXED
+from kis_token.client.kis_client import KISClient
+from kis_token.errors import IssuanceError, KisTokenError
+from kis_token.sandbox.kis_http import PRICE_PATH, PRICE_TR_ID
+from kis_token.wiring import open_resolver
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from bench.chaos.caller import Contender
+    from bench.chaos.world import WorldClock
+    from kis_token.config import Settings
+    from kis_token.core.resolver import Resolver
+    from kis_token.token import Token
+
+#: The machine's seconds after which a child that has not ended hangs. Its token may take 4 s, each call 2 s.
+LONGEST_CHILD = 20.0
+
+CALLS, CALL_SECONDS = 3, 2.0
+
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+def run_bot(contender: Contender, by: str, clock: WorldClock, rng: random.Random) -> None:
+    """One bot: a first call, a fork, and calls of both."""
+    app_key = contender.around.app_key
+    # Without keys of its own it could not call KIS while Supabase is out, whatever its cache holds.
+    settings = contender.settings(by, {"timeout": "40s", "app_key": app_key.key, "app_secret": app_key.secret})
+    client = KISClient(settings, clock=clock)
+    logging.getLogger("kis_token").setLevel(logging.CRITICAL)  # its warnings would be looked at as errors
+
+    def first() -> None:
+        contender.note(by, contender.number, settings, lambda: (_token(client, clock), "bot"), clock=clock)
+
+    with _starts_noted(contender, by, contender.number, clock):
+        if rng.random() < 0.5:
+            first()
+            pid = _fork(contender, by, client, settings, clock)
+        else:
+            thread = threading.Thread(target=first, daemon=True)
+            thread.start()
+            time.sleep(rng.uniform(0.0, 0.05))
+            pid = _fork(contender, by, client, settings, clock)
+            thread.join()
+        _call(contender, by, client, "parent")
+    if not _ends(pid):
+        now = clock.now().timestamp()
+        hung = "a forked child did not come to an end"
+        contender.around.log.write(Attempt(f"{by}.child", CHILD + contender.number, "resolve", now, now, crash=hung))
+    client.close()
+
+
+@contextmanager
+def _starts_noted(contender: Contender, by: str, number: int, clock: WorldClock) -> Iterator[None]:
+    """Note each time that the client goes through the chain: one call of the API may do so several times."""
+
+    def opened(settings: Settings, *others: Any) -> AbstractContextManager[Resolver]:  # noqa: ANN401 - passed on
+        timeout = settings.timeout.total_seconds()
+        contender.around.log.write(Start(by, number, clock.now().timestamp(), timeout))
+        return open_resolver(settings, *others)
+
+    with patch("kis_token.client.token_holder.open_resolver", opened):
+        yield
+
+
+def _token(client: KISClient, clock: WorldClock) -> Token:
+    """The client's token. One that has just ended, which the client may try, is not meant to be handed out."""
+    token = client._keeper.ready().token  # noqa: SLF001 - the token itself, with its end
+    if not token.lives(clock.now()):
+        raise IssuanceError("no-valid-token", "the token has ended", retryable=True)
+    return token
+
+
+def _fork(contender: Contender, by: str, client: KISClient, settings: Settings, clock: WorldClock) -> int:
+    """Fork; the child's id. The child does its part and ends in here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: that is what is tried
+        pid = os.fork()
+    if pid:
+        return pid
+    try:
+        with suppress(OSError):
+            ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        name = f"{by}.child"
+        mine = contender.settings(name, {}, f"{settings.supabase_key}_child")
+        # The judges tell by label and key who asks.
+        client._keeper._settings = replace(  # noqa: SLF001 - as above
+            client._keeper._settings,  # noqa: SLF001
+            label=mine.label,
+            supabase_key=mine.supabase_key,
+        )
+        number = CHILD + contender.number
+        with _starts_noted(contender, name, number, clock):
+            contender.note(name, number, settings, lambda: (_token(client, clock), "bot"), clock=clock)
+            _call(contender, name, client, "child")
+    except BaseException:  # noqa: BLE001 - the report finds it there
+        os.write(2, traceback.format_exc().encode())
+    finally:
+        os._exit(0)
+
+
+def _call(contender: Contender, by: str, client: KISClient, who: str) -> None:
+    """A few calls of the API, each of which must get its own answer."""
+    for number in range(CALLS):
+        asked = f"{who}{number}"
+        params = {"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": asked}
+        # KIS sees who calls, as in every attempt.
+        with suppress(KisTokenError, ValueError), patch.object(requests.utils, "default_user_agent", lambda *_: by):
+            answer = client.request("GET", PRICE_PATH, tr_id=PRICE_TR_ID, params=params, timeout=CALL_SECONDS)
+            got = answer.json().get("output", {}).get("stck_shrn_iscd", asked)
+            if got != asked:
+                contender.around.log.write(Tally(MIXED, f"{by} asked for {asked} and got the answer for {got}"))
+
+
+def _ends(pid: int) -> bool:
+    """Whether the child ends by itself."""
+    limit = time.monotonic() + LONGEST_CHILD
+    while time.monotonic() < limit:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return True
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return False

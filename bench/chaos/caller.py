@@ -1,0 +1,196 @@
+"""A contender of the chaos: a process that asks for the token again and again, in changing ways, by the real chain."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+import traceback
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+import requests
+
+from bench.chaos.bot import run_bot
+from bench.chaos.records import Attempt, Log, Start, fingerprint
+from bench.chaos.world import IDLE, RESOLVING, Shared, WorldClock
+from kis_token.config import Settings
+from kis_token.errors import IssuerOutage, KisTokenError
+from kis_token.kis.api import KISIssuer
+from kis_token.local.machine_lock import LocalMachine
+from kis_token.wiring import open_resolver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from bench.chaos.machines import Machine
+    from kis_token.core.lookup import Resolution
+    from kis_token.token import AppKey, Token
+
+#: The machine's seconds between two attempts, on average.
+PAUSE = 0.8
+#: How many of the tokens are tried at KIS.
+USED = 0.25
+#: How many of the attempts are those of a bot that forks.
+FORKED = 0.06
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a contender is started with."""
+
+    shared: Shared
+    log: Log
+    seed: int
+    variables: dict[str, str]
+    app_key: AppKey
+    stderr: Path
+
+
+@dataclass(slots=True)
+class Contender:
+    """One life of one contender, on one of the machines."""
+
+    around: Surroundings
+    number: int
+    life: int
+    key: str
+    machine: Machine
+
+    def live(self) -> None:
+        """The process: attempts until the time is over, or until it is left alone."""
+        os.dup2(os.open(self.around.stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), sys.stderr.fileno())
+        shared, parent, count = self.around.shared, os.getppid(), 0
+        rng = random.Random(f"{self.around.seed}.{self.number}.{self.life}")  # noqa: S311 - made-up trouble
+        with patch("kis_token.wiring.local_machine", lambda: LocalMachine(lambda: [self.machine.private])):
+            while not shared.is_finishing and os.getppid() == parent:
+                time.sleep(rng.expovariate(1 / PAUSE))
+                with self._admitted() as admitted:
+                    if admitted:
+                        count += 1
+                        self._ask(f"{self.number}.{self.life}.{count}", rng)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[bool]:
+        """Keep time from jumping for the block; not admitted while it is about to."""
+        shared = self.around.shared
+        # In this order: who closes the gate looks at the marks after that.
+        shared.set_mark(self.number, RESOLVING)
+        try:
+            yield not (shared.is_closed or shared.is_finishing)
+        finally:
+            shared.set_mark(self.number, IDLE)
+
+    def _ask(self, by: str, rng: random.Random) -> None:
+        """One job: a token, now and then used and found to be refused; or a bot."""
+        clock = WorldClock(self.around.shared, rng)
+        if rng.random() < FORKED:
+            run_bot(self, by, clock, rng)
+            return
+        got = self._attempt(by, _draw_inputs(rng, self.around.app_key), clock, None)
+        if got is None or rng.random() > USED:
+            return
+        issuer = KISIssuer(self.around.variables["KIS_BASE_URL"], "production")
+        with suppress(IssuerOutage):
+            if issuer.verify(got.token, self.around.app_key) is not None:
+                self._attempt(f"{by}.refused", {}, clock, got.token.value)
+
+    def _attempt(self, by: str, inputs: dict[str, str], clock: WorldClock, refused: str | None) -> Resolution | None:
+        """One call of the resolver, put together by ``wiring``, but for the clock and the machine's folder."""
+        settings = self.settings(by, inputs)
+
+        def find() -> Resolution:
+            with open_resolver(settings, clock.monotonic(), lambda _: None, clock) as resolver:
+                return resolver.replace(refused) if refused else resolver.resolve()
+
+        got: list[Resolution] = []
+
+        def get() -> tuple[Token, str]:
+            got.append(find())
+            return got[0].token, got[0].source
+
+        self.note(by, self.number, settings, get, clock=clock, refused=refused)
+        return got[0] if got else None
+
+    def note(
+        self,
+        by: str,
+        number: int,
+        settings: Settings,
+        get: Callable[[], tuple[Token, str]],
+        *,
+        clock: WorldClock,
+        refused: str | None = None,
+    ) -> None:
+        """Note how ``get``, which returns a token and its source, fares."""
+        timeout = settings.timeout.total_seconds()
+        began, found = clock.now().timestamp(), _peek(self.machine.cache)
+        self.around.log.write(Start(by, number, began, timeout))
+        token, source, code, crash = None, None, None, None
+        try:
+            # KIS sees who calls: requests' own header, with this attempt's name.
+            with patch.object(requests.utils, "default_user_agent", lambda *_: by):
+                got, source = get()
+                token = fingerprint(got.value)
+        except KisTokenError as error:
+            code = error.code
+        except Exception:  # noqa: BLE001 - just what is looked for
+            crash = traceback.format_exc()
+        ended = clock.now().timestamp()
+        kept = _peek(self.machine.cache)
+        self.around.log.write(
+            Attempt(
+                by=by,
+                contender=number,
+                mode="replace" if refused else settings.mode,
+                began=began,
+                ended=ended,
+                token=token,
+                source=source,
+                code=code,
+                crash=crash,
+                refused=fingerprint(refused) if refused else None,
+                cached=found[0] if found is not None and found == kept else None,
+            )
+        )
+
+    def settings(self, by: str, inputs: dict[str, str], key: str | None = None) -> Settings:
+        """Those of an attempt."""
+        mine = {"SUPABASE_SERVICE_ROLE_KEY": key or self.key, "KIS_TOKEN_CACHE": self.machine.setting}
+        # The label of a turn: so the store says whose it is.
+        who = {"USER": by, "HOSTNAME": self.machine.folder.name}
+        given = {f"INPUT_{name.upper()}": value for name, value in inputs.items()}
+        return Settings.from_env({**self.around.variables, **mine, **who, **given})
+
+
+def child_key(key: str) -> str:
+    """The Supabase key by which the store knows a forked child of the contender with ``key``."""
+    return f"{key}_child"
+
+
+def _draw_inputs(rng: random.Random, app_key: AppKey) -> dict[str, str]:
+    """How this job is set up: most resolve, some rotate or force; some have no keys or would rather fail."""
+    inputs = {
+        "mode": rng.choices(["resolve", "rotate", "force"], [90, 6, 4])[0],
+        "min_validity": rng.choices(["10m", "0s", "2h", "12h"], [85, 5, 5, 5])[0],
+        "on_store_outage": rng.choices(["issue", "fail"], [75, 25])[0],
+        "timeout": rng.choices(["180s", "90s", "40s"], [40, 40, 20])[0],
+    }
+    keys = {"app_key": app_key.key, "app_secret": app_key.secret}
+    return inputs | (keys if rng.random() < 0.75 else {})
+
+
+def _peek(path: Path) -> tuple[str, int, int] | None:
+    """A plain look at the cache: its token, and by what to see that the file is the same later."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            token = json.load(file)["access_token"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return (fingerprint(token), status.st_ino, status.st_mtime_ns) if isinstance(token, str) else None

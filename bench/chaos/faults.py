@@ -1,0 +1,371 @@
+"""The two servers of the chaos, KIS and the stand-in for Supabase, and what goes wrong with them.
+
+Each is a process of its own, so that neither waits for the other. Trouble comes in spells, planned by the seed, and now
+and then in between. What they see and do is noted where the truth is: behind the faults.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from email.utils import format_datetime
+from functools import partial
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+from bench.chaos.records import Begin, Call, Health, Issued, Killed, Read, Tally, fingerprint
+from bench.chaos.world import AT_KIS, CHILD, GRANTED, WorldClock
+from kis_token.sandbox.emulator import KISEmulator
+from kis_token.sandbox.kis_http import TOKEN_PATH, error_code, error_response, html_response
+from kis_token.sandbox.loopback import Fault, Response
+from kis_token.sandbox.postgrest import PostgRESTStandIn
+from kis_token.token import claimed_time
+from kis_token.values import parse_claims
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from multiprocessing.connection import Connection
+
+    from bench.chaos.records import Log, Record
+    from bench.chaos.world import Shared
+    from kis_token.sandbox.kis_rules import Account
+    from kis_token.sandbox.loopback import LoopbackServer, Request
+
+STORE_FAULTS = (
+    *("HTTP 500", "HTTP 503", "HTTP 520", "page", "page as 200", "503 after", "reset", "reset after"),
+    *("truncate", "stall", "stall after"),
+)
+KIS_FAULTS = (
+    *("HTTP 500", "page", "page as 200", "EGW00999", "EGW00105", "reset", "reset after"),
+    *("truncate", "stall", "stall after"),
+)
+REFUSED = "port closed"
+
+#: How long spells last, in the machine's seconds, and how often: a hiccup, a restart, an outage that is longer, in a
+#: world ten times as fast, than any caller's patience.
+STORE_LENGTHS = (((0.05, 0.5), 4), ((0.3, 4.0), 5), ((8.0, 12.0), 1))
+KIS_LENGTHS = (((0.3, 4.0), 1),)
+
+#: The functions whose answers are lost now and then although all else works, and how often each time.
+LOSABLE, LOST = frozenset({"begin", "commit", "abort", "save"}), 0.08
+
+#: How often the store restarts when it has just granted a turn, and when it has just told a caller to wait.
+RESTART_AT = {"granted": 0.3, "busy": 0.02}
+#: What a restart takes, in the machine's seconds.
+RESTART_SECONDS = (0.3, 2.0)
+
+#: A port that closes lets answers out first, for so many of the machine's seconds: else nobody could tell which of them
+#: have arrived.
+SETTLE, LONGEST_SETTLE = 0.03, 0.5
+
+#: The share of the store's answers without a Date.
+DATELESS = 0.01
+
+#: The machine's seconds of a stall. The longest is 15 s of a world that runs ten times as fast, as long as tokenP may
+#: take; the product's own limits for one call would be reached at 150 s of it.
+STALLS = (0.05, 1.5)
+#: What KIS takes for tokenP, in the machine's seconds.
+TOKEN_SECONDS = (0.03, 0.15)
+
+
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """A time of trouble, in the machine's seconds from the start: ``share`` of the requests meet ``kind``."""
+
+    begin: float
+    end: float
+    kind: str
+    share: float
+
+
+def plan_spells(
+    rng: random.Random,
+    seconds: float,
+    kinds: Sequence[str],
+    lengths: Sequence[tuple[tuple[float, float], int]],
+    gap: float,
+) -> list[Spell]:
+    """Spells of such ``lengths``, with gaps of ``gap`` on average. In a third of them the port is closed."""
+    bounds, weights = zip(*lengths, strict=True)
+    spells: list[Spell] = []
+    begin = rng.expovariate(1 / gap)
+    while begin < seconds:
+        end = begin + rng.uniform(*rng.choices(bounds, weights)[0])
+        kind = REFUSED if rng.random() < 1 / 3 else rng.choice(kinds)
+        spells.append(Spell(begin, end, kind, rng.choice([0.3, 0.7, 1.0])))
+        begin = end + rng.expovariate(1 / gap)
+    return spells
+
+
+class Trouble:
+    """What befalls the requests of one server, at the present moment. ``share`` meet something between the spells."""
+
+    def __init__(
+        self, shared: Shared, rng: random.Random, spells: Sequence[Spell], kinds: Sequence[str], share: float
+    ) -> None:
+        self._shared = shared
+        self._random = rng
+        self._spells = spells
+        self._kinds = kinds
+        self._share = share
+        self._restart: Spell | None = None
+
+    def restart(self) -> None:
+        """Close the port for a while, from now on."""
+        now = time.time() - self._shared.epoch
+        self._restart = Spell(now, now + self._random.uniform(*RESTART_SECONDS), REFUSED, 1.0)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether only single requests meet something now."""
+        return self._spell() is None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the port is closed now."""
+        spell = self._spell()
+        return spell is not None and spell.kind == REFUSED
+
+    def draw(self) -> str | None:
+        """What befalls a request that arrives now."""
+        spell = self._spell()
+        if spell is not None and spell.kind == REFUSED:
+            return "reset"  # it was let in a moment before the port closed
+        if spell is not None and self._random.random() < spell.share:
+            return spell.kind
+        return self._random.choice(self._kinds) if self._random.random() < self._share else None
+
+    def pause(self, bounds: tuple[float, float]) -> None:
+        """Take some time."""
+        time.sleep(self._random.uniform(*bounds))
+
+    def _spell(self) -> Spell | None:
+        passed = time.time() - self._shared.epoch
+        spells = self._spells if self._restart is None else [self._restart, *self._spells]
+        return next((each for each in spells if each.begin <= passed < each.end), None)
+
+
+class FaultyServer:
+    """Stands in for a server's ``answer``: lets ``trouble`` befall requests and tells ``note`` how each fared."""
+
+    def __init__(  # noqa: PLR0917 - made in two places
+        self,
+        server: LoopbackServer,
+        index: int,
+        shared: Shared,
+        trouble: Trouble,
+        log: Log,
+        where: str,
+        note: Callable[[Request, Response | None, str | None], Record | None],
+        lose: Callable[[Request], bool] = lambda _: False,
+    ) -> None:
+        self._answer = server.answer
+        self._index = index
+        self._shared = shared
+        self._trouble = trouble
+        self._log = log
+        self._where = where
+        self._note = note
+        self._lose = lose
+        self._busy = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, request: Request) -> tuple[Response, Fault | None]:
+        """The answer, true or not, and what its connection has to suffer."""
+        with self._counted():
+            kind = self._trouble.draw()
+            if kind is None and self._lose(request):
+                kind = "reset after"
+            if kind is None or kind == "truncate" or kind.endswith("after"):
+                true, _ = self._answer(request)
+            else:
+                true = None
+            record = self._note(request, true, kind)
+            if record is not None:
+                self._log.write(record)
+            if kind is not None:
+                self._log.write(Tally(self._where, kind))
+            if kind is not None and true is not None:
+                self._log.write(Tally(f"{self._where}: lost", _name(request)))
+            if kind in ("stall", "stall after"):
+                self._trouble.pause(STALLS)
+            return _spoil(request, true, kind)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._count(1)
+        try:
+            yield
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            self._busy += change
+            self._shared.set_busy(self._index, self._busy)
+
+
+def _name(request: Request) -> str:
+    """What a request is for, in a word."""
+    return "read" if request.method == "GET" else request.path.rpartition("/")[2].partition("_")[0]
+
+
+def _spoil(request: Request, true: Response | None, kind: str | None) -> tuple[Response, Fault | None]:
+    """What is sent, and what befalls the connection."""
+    if kind in ("reset", "reset after", "stall", "stall after"):
+        return Response(0), Fault("reset")
+    if kind == "page":
+        return html_response(502), None
+    if kind == "page as 200":
+        return html_response(200), None
+    if kind is not None and kind.startswith("EGW"):
+        return error_response(kind, request.path), None
+    if true is None or kind == "503 after":
+        status = int(kind.removeprefix("HTTP ")) if kind is not None and kind.startswith("HTTP") else 503
+        return Response(status, {"message": "made up"}), None
+    return true, Fault("truncate") if kind == "truncate" else None
+
+
+def serve_store(  # noqa: PLR0917 - the two processes are started alike
+    shared: Shared, log: Log, spells: Sequence[Spell], seed: str, ready: Connection, dsn: str, keys: Mapping[str, int]
+) -> None:
+    """The process with the stand-in for Supabase. ``keys`` are those of the contenders."""
+    clock, roles = WorldClock(shared), dict.fromkeys(keys, "service_role")
+    rng = random.Random(seed)  # noqa: S311 - made-up trouble
+    trouble = Trouble(shared, rng, spells, STORE_FAULTS, 0.02)
+    store = PostgRESTStandIn(dsn, service_key="sb_secret_nobody", anon_key="sb_publishable_x", further_keys=roles)
+
+    def note(request: Request, true: Response | None, kind: str | None) -> Record | None:
+        caller, delivered = keys[request.headers["apikey"]], kind is None
+        at = clock.now().timestamp()
+        if request.method == "GET":
+            is_whole = delivered and true is not None and true.status == 200
+            return Read(caller, at) if is_whole else None
+        if not request.path.endswith("/begin_issuance"):
+            return None
+        answer = json.loads(true.body) if true is not None and isinstance(true.body, bytes) else {}
+        if answer.get("status") == "granted":
+            shared.set_mark(caller % CHILD, GRANTED)
+        if rng.random() < RESTART_AT.get(str(answer.get("status")), 0.0):
+            trouble.restart()
+        return Begin(request.json()["label"].split()[0], at, answer.get("status"), delivered)
+
+    def lose(request: Request) -> bool:
+        return _name(request) in LOSABLE and rng.random() < LOST
+
+    server = store.server
+    faulty = FaultyServer(server, 0, shared, trouble, log, "store", note, lose)
+
+    def answer(request: Request) -> tuple[Response, Fault | None]:
+        response, fault = faulty(request)
+        if rng.random() < DATELESS:
+            log.write(Tally("store", "no Date"))
+            return response, fault
+        # The world's Date: the server's own would be the machine's.
+        date = {"Date": format_datetime(clock.now(), usegmt=True)}
+        return replace(response, headers={**response.headers, **date}), fault
+
+    server.send_date = False
+    with patch.object(server, "answer", answer), store:
+        ready.send(store.url)
+        act = _health_noted(trouble, lambda well: log.write(Health(clock.now().timestamp(), well)))
+        _open_and_close(server, trouble, partial(shared.busy, 0), act, lambda: log.write(Tally("store", REFUSED)))
+
+
+def serve_kis(  # noqa: PLR0917 - the two processes are started alike
+    shared: Shared, log: Log, spells: Sequence[Spell], seed: str, ready: Connection, own: Account, other: Account
+) -> None:
+    """The process with KIS, which now and then ends a token before its time. ``own`` is the contenders' account."""
+    clock = WorldClock(shared)
+    rng = random.Random(seed)  # noqa: S311 - made-up trouble
+    trouble = Trouble(shared, rng, spells, KIS_FAULTS, 0.15)
+    # KIS's lockout lasts a day, and the world would have little else to see.
+    kis = KISEmulator(production=[own, other], clock=clock)
+    # The safe reading of KIS's rules: a new token ends the one before it.
+    kis.configure(lockout_after=0, calls_per_second=1000, reissue_kills_previous=True)
+    issued: dict[str, str] = {}
+
+    def note(request: Request, true: Response | None, kind: str | None) -> Record:
+        by = str(request.headers["User-Agent"])
+        shared.set_mark(int(by.partition(".")[0]), AT_KIS)
+        at, answer = clock.now().timestamp(), true.body if true is not None else None
+        if true is None or not isinstance(answer, dict) or "access_token" not in answer:
+            return Call(by, at, code=(error_code(true) if true is not None else None) or kind)
+        value = str(answer["access_token"])
+        token, is_new = fingerprint(value), value not in issued.values()
+        if is_new:
+            if issued:
+                log.write(Killed(list(issued)[-1], at))
+            issued[token] = value
+            log.write(_issued(value, own))
+        trouble.pause(TOKEN_SECONDS)
+        return Call(by, at, token, kind, is_new)
+
+    def kill_now_and_then() -> None:
+        if issued and rng.random() < 0.01 / 30:  # each hundredth of a second: every 30 s
+            token, value = list(issued.items())[-1]
+            kis.kill_token(value)
+            log.write(Killed(token, clock.now().timestamp()))
+
+    server = kis.production
+    faulty = FaultyServer(server, 1, shared, trouble, log, "KIS", note)
+    plain = server.answer
+
+    def answer(request: Request) -> tuple[Response, Fault | None]:
+        return faulty(request) if request.path == TOKEN_PATH else plain(request)
+
+    with patch.object(server, "answer", answer):
+        server.start()
+        ready.send(kis.production_url)
+        busy = partial(shared.busy, 1)
+        _open_and_close(server, trouble, busy, kill_now_and_then, lambda: log.write(Tally("KIS", REFUSED)))
+
+
+def _health_noted(trouble: Trouble, note: Callable[[bool], None]) -> Callable[[], None]:
+    """A look at ``trouble``, which notes when it begins and when it ends."""
+    last = [True]
+
+    def look() -> None:
+        if trouble.is_well != last[0]:
+            last[0] = not last[0]
+            note(last[0])
+
+    return look
+
+
+def _issued(value: str, own: Account) -> Issued:
+    claims = parse_claims(value)
+    begins, ends = claimed_time(claims, "iat"), claimed_time(claims, "exp")
+    if begins is None or ends is None:
+        raise ValueError("the emulator's tokens say when they begin and end")
+    return Issued(fingerprint(value), begins.timestamp(), ends.timestamp(), claims.get("jti") == own.app_key)
+
+
+def _open_and_close(
+    server: LoopbackServer,
+    trouble: Trouble,
+    busy: Callable[[], int],
+    act: Callable[[], object],
+    note: Callable[[], object],
+) -> None:
+    """Keep the port open or closed as ``trouble`` has it, until the process is ended or left alone."""
+    parent, is_closed = os.getppid(), False
+    while os.getppid() == parent:
+        is_refused = trouble.is_refused
+        if is_refused and not is_closed:
+            note()
+            limit = time.monotonic() + LONGEST_SETTLE
+            while busy() and time.monotonic() < limit:
+                time.sleep(SETTLE / 10)
+            time.sleep(SETTLE)
+            server.stop()
+        elif is_closed and not is_refused:
+            server.start()
+        is_closed = is_refused
+        act()
+        time.sleep(0.01)

@@ -1,0 +1,149 @@
+"""The contenders' processes: started, killed, suspended and woken."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from bench.chaos.caller import Contender
+from bench.chaos.records import Stop, Tally
+from bench.chaos.world import AT_KIS, GRANTED, IDLE, RESOLVING, WorldClock
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+    from multiprocessing.context import ForkProcess
+
+    from bench.chaos.caller import Surroundings
+    from bench.chaos.machines import Machine
+
+WHEN = {IDLE: "between two attempts", RESOLVING: "while resolving", GRANTED: "with a turn", AT_KIS: "at KIS"}
+
+#: How often somebody with a turn, or at KIS, is killed; and suspended.
+STRUCK = 0.2
+
+#: Suspensions in the machine's seconds. The long ones outlast the lease.
+SHORT, LONG = (0.05, 1.0), (6.5, 8.5)
+
+
+class Crowd:
+    """Processes by number. ``keys`` are those of the contenders."""
+
+    def __init__(
+        self, around: Surroundings, rng: random.Random, keys: Sequence[str], machines: Sequence[Machine]
+    ) -> None:
+        self._around = around
+        self._shared = around.shared
+        self._random = rng
+        self._clock = WorldClock(around.shared)
+        self._keys = keys
+        self._machines = machines
+        self._lives = [0] * len(keys)
+        self._processes: list[ForkProcess] = []
+        self._asleep: dict[int, tuple[float, float]] = {}
+        self._marks = [IDLE] * len(keys)
+
+    def start(self) -> None:
+        """Start all."""
+        self._processes = [self._born(number) for number in range(len(self._keys))]
+
+    def tick(self) -> None:
+        """Replace the dead, wake those who have slept enough, and strike at those who have just got a turn."""
+        for number, process in enumerate(self._processes):
+            if process.exitcode is not None:
+                self._bury(number, process)
+                self._processes[number] = self._born(number)
+                continue
+            mark, before = self._shared.mark(number), self._marks[number]
+            self._marks[number] = mark
+            if mark != before and mark in (GRANTED, AT_KIS):
+                self._strike(number)
+        for number, (until, _) in list(self._asleep.items()):
+            if time.monotonic() >= until:
+                self._wake(number)
+
+    def kill(self, number: int | None = None) -> None:
+        """Kill somebody."""
+        number = self._random.randrange(len(self._keys)) if number is None else number
+        self._around.log.write(Tally("killed", WHEN[self._shared.mark(number)]))
+        self._processes[number].kill()
+
+    def kill_all_at_work(self) -> None:
+        """Kill those who are at something and awake."""
+        for number, process in enumerate(self._processes):
+            if self._is_at_work(number) and process.is_alive():
+                self.kill(number)
+
+    def is_at_work(self) -> bool:
+        """Whether anybody is at something and awake."""
+        return any(self._is_at_work(number) for number in range(len(self._keys)))
+
+    def _is_at_work(self, number: int) -> bool:
+        return number not in self._asleep and self._shared.mark(number) != IDLE
+
+    def suspend(self, number: int | None = None, long: float = 0.2) -> None:
+        """Suspend somebody for a while; ``long`` is how often it is for longer than a lease lasts."""
+        number = self._random.randrange(len(self._keys)) if number is None else number
+        pid = self._processes[number].pid
+        if number not in self._asleep and pid is not None and self._processes[number].is_alive():
+            os.kill(pid, signal.SIGSTOP)
+            self._around.log.write(Tally("suspended", WHEN[self._shared.mark(number)]))
+            seconds = self._random.uniform(*LONG if self._random.random() < long else SHORT)
+            self._asleep[number] = (time.monotonic() + seconds, self._clock.now().timestamp())
+
+    def finish(self, seconds: float) -> int:
+        """Let all finish what they are at, for so many seconds; how many did not."""
+        self.wake()
+        limit = time.monotonic() + seconds
+        for process in self._processes:
+            process.join(max(limit - time.monotonic(), 0.0))
+        hung = [process for process in self._processes if process.exitcode is None]
+        for number, process in enumerate(self._processes):
+            if process.exitcode is not None:
+                self._bury(number, process)
+        self.end()
+        return len(hung)
+
+    def wake(self) -> None:
+        """Wake all who sleep."""
+        for number in list(self._asleep):
+            self._wake(number)
+
+    def end(self) -> None:
+        """Kill whoever is left."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join()
+
+    def _born(self, number: int) -> ForkProcess:
+        self._lives[number] += 1
+        self._shared.set_mark(number, IDLE)
+        machine = self._machines[number % len(self._machines)]
+        contender = Contender(self._around, number, self._lives[number], self._keys[number], machine)
+        process = multiprocessing.get_context("fork").Process(target=contender.live, daemon=True)
+        process.start()
+        return process
+
+    def _bury(self, number: int, process: ForkProcess) -> None:
+        self._asleep.pop(number, None)
+        if process.exitcode not in (0, -signal.SIGKILL):
+            with self._around.stderr.open("a") as file:
+                file.write(f"contender {number} ended with {process.exitcode}\n")
+
+    def _strike(self, number: int) -> None:
+        chance = self._random.random()
+        if chance < STRUCK:
+            self.kill(number)
+        elif chance < 2 * STRUCK:
+            self.suspend(number, 0.5)
+
+    def _wake(self, number: int) -> None:
+        _, since = self._asleep.pop(number)
+        pid = self._processes[number].pid
+        if pid is not None and self._processes[number].exitcode is None:
+            os.kill(pid, signal.SIGCONT)
+        self._around.log.write(Stop(number, since, self._clock.now().timestamp()))

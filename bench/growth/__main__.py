@@ -1,0 +1,124 @@
+"""``python -m bench.growth``: how requests and time grow with contenders, with slots, and with the issuance log.
+
+A real PostgreSQL, asked straight by SQL and over HTTP through the stand-in for Supabase. Slots and events are measured
+in turns, so that whatever else the machine does befalls all sizes alike. What counts is how the largest compares with
+the smallest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import signal
+import ssl
+import sys
+from statistics import median
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+from bench.growth import log as growth_log
+from bench.growth import slots as growth_slots
+from bench.growth.log import measure_log
+from bench.growth.samples import Table, ratio
+from bench.growth.slots import measure_slots
+from bench.stampede import __main__ as stampede
+from kis_token.sandbox.postgres import EmbeddedPostgres
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+CONTENDERS = (1, 10, 50, 200)
+
+#: How long KIS takes for tokenP in the stampede.
+_TOKEN_SECONDS = 0.4
+_LEAST_ROUNDS = 3
+
+
+def tables(
+    *,
+    contenders: Sequence[int] = CONTENDERS,
+    slots: Sequence[int] = growth_slots.SIZES,
+    events: Sequence[int] = growth_log.SIZES,
+    calls: int = 20,
+    rounds: Sequence[stampede.Round] = (),
+) -> Iterator[Table]:
+    """All tables, as they are ready. Sizes go from the smallest to the largest; ``calls``: how many a median is of.
+
+    ``rounds`` of a stampede that has been run already take the place of ``contenders``.
+    """
+    yield contenders_table(rounds or _race(contenders, calls))
+    # Every client loads certificates, which nothing here needs.
+    context = ssl.create_default_context()
+    direct = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    with (
+        patch.dict(os.environ, direct),
+        patch.object(ssl, "create_default_context", return_value=context),
+        EmbeddedPostgres(max_connections=200) as postgres,
+    ):
+        yield from measure_slots(postgres, slots, calls)
+        yield measure_log(postgres, events, calls)
+
+
+def _race(sizes: Iterable[int], calls: int) -> list[stampede.Round]:
+    rounds = {size: max(_LEAST_ROUNDS, math.ceil(calls / size)) for size in sizes}
+    with stampede.open_world(_TOKEN_SECONDS) as world:
+        return [each for size, times in rounds.items() for each in stampede.measure(world, size, times)]
+
+
+def contenders_table(rounds: Iterable[stampede.Round]) -> Table:
+    """What each of many contenders on one empty slot costs, from the rounds of a stampede."""
+    by_size: dict[int, list[stampede.Round]] = {}
+    for each in rounds:
+        if each.algorithm == "ours":
+            by_size.setdefault(each.contenders, []).append(each)
+    figures = {size: _figures(chosen) for size, chosen in sorted(by_size.items())}
+    smallest, largest = figures[min(figures)], figures[max(figures)]
+    return Table(
+        "Contenders for one empty slot",
+        ("contenders", "tokenP", "store requests", "requests a contender", "median s", "last s"),
+        (
+            *((str(size), *(f"{value:.2f}" for value in values)) for size, values in figures.items()),
+            ("ratio", *(ratio(value, of) for value, of in zip(largest, smallest, strict=True))),
+        ),
+        "As in bench.stampede: all start at once, and the token is there for all when one of them has issued it, which "
+        f"takes KIS {_TOKEN_SECONDS:g} s. Medians of the rounds. They share {os.cpu_count()} cores.",
+    )
+
+
+def _figures(rounds: Sequence[stampede.Round]) -> tuple[float, ...]:
+    store = median(len(each.store) for each in rounds)
+    return (
+        median(len(each.token_calls) for each in rounds),
+        store,
+        store / rounds[0].contenders,
+        median(seconds for each in rounds for seconds in each.times),
+        median(max(each.times) for each in rounds),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables; the exit status, which says nothing about the figures."""
+    parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
+    parser.add_argument("--contenders", type=_sizes, default=CONTENDERS, help="how many at once, with commas")
+    parser.add_argument("--slots", type=_sizes, default=growth_slots.SIZES, help="how many there are, with commas")
+    parser.add_argument("--events", type=_sizes, default=growth_log.SIZES, help="how long the log is, with commas")
+    parser.add_argument("--calls", type=int, default=20, help="how many calls a median is of; else 20")
+    options = parser.parse_args(arguments)
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.machine()}.")
+    try:
+        for table in tables(**vars(options)):
+            print(f"\n{table}", flush=True)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(sorted({int(each) for each in text.split(",")}))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""What a long issuance log costs: a turn, a status, a pruning and the warm read with up to 100,000 events in it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from bench.growth.samples import Sample, growth_table, in_turns, timed
+from bench.growth.slot import SERVICE, MeasuredSlot
+from kis_token.sandbox import Sandbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from bench.growth.samples import Table
+    from kis_token.sandbox.postgres import EmbeddedPostgres
+
+SIZES = (0, 1_000, 10_000, 100_000)
+
+#: The slot that nearly all events are of, and one with a few, the oldest: who looks for these finds them last.
+_BUSY, _FEW = "busy", "few"
+
+_FILL = """
+insert into public.credential_issuances
+    (service_name, happened_at, outcome, fence, holder, holder_label, app_key_id, token_id)
+select case when i <= 20 then 'few' else 'busy' end, now() - (%(events)s - i + 1) * interval '1 minute',
+       case when i %% 2 = 1 then 'granted' else 'committed' end, i / 2, gen_random_uuid(),
+       'acme/bot run ' || i || ' trade', '0123456789abcdef', 'fedcba9876543210'
+from generate_series(1, %(events)s) i
+"""
+
+_STATUS_ROWS = 500  # what `kis-token status` asks for
+_SIZE = "select pg_total_relation_size('public.credential_issuances')"
+
+
+def measure_log(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) -> Table:
+    """A database for each size, asked in turns."""
+    with ExitStack() as stack:
+        works: dict[int, Callable[[], Mapping[str, Sample]]] = {}
+        size_on_disk = 0
+        for events in sizes:
+            sandbox = stack.enter_context(Sandbox(dsn=postgres.create_database()))
+            log = LongLog(stack.enter_context(MeasuredSlot(sandbox)), events)
+            works[events], size_on_disk = log.call, log.size_on_disk
+        found = in_turns(works, calls)
+    return growth_table(
+        "Events in the issuance log",
+        found,
+        "events read",
+        f"Medians of {calls} calls. Each turn adds two events, to the empty log as well. A status tells of up to "
+        f"{_STATUS_ROWS} events, so it is to be flat from where there are as many. *events read*: at the largest size, "
+        f"by PostgreSQL's own counters. {sizes[-1]:,} events take {size_on_disk / 2**20:.1f} MiB with their indexes.",
+        base=sizes[min(1, len(sizes) - 1)],
+    )
+
+
+class LongLog:
+    """A project whose log holds so many events."""
+
+    def __init__(self, slot: MeasuredSlot, events: int) -> None:
+        self._slot = slot
+        slot.owner.execute(_FILL, {"events": events})
+        slot.owner.execute("vacuum analyze public.credential_issuances")  # as autovacuum does within a minute
+        self.size_on_disk = int(slot.owner.execute(_SIZE).fetchall()[0][0])
+
+    def call(self) -> dict[str, Sample]:
+        """Everything once."""
+        slot = self._slot
+        samples = slot.take_turn() | slot.take_turn_over_http()
+        for name, service in (("all slots", None), ("a slot with most", _BUSY), ("a slot with 20", _FEW)):
+            samples[f"issuance_status of {name}, SQL"], _ = slot.ask(
+                "issuance_status", service=service, log_rows=_STATUS_ROWS
+            )
+        with timed() as status:
+            slot.store.issuance_status(None, _STATUS_ROWS)
+        samples["issuance_status of all slots, HTTP"] = Sample(status.milliseconds)
+        samples["prune_issuances with nothing to do, SQL"], _ = slot.ask("prune_issuances", keep="1000 days")
+        with timed() as read:
+            slot.store.read(SERVICE)
+        samples["warm read, HTTP"] = Sample(read.milliseconds)
+        return samples

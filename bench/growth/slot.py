@@ -1,0 +1,123 @@
+"""One slot of a sandbox, which takes its turn straight by SQL, where the time is the database's own, and over HTTP."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+
+from bench.growth.samples import Sample, timed
+from kis_token.store.supabase import SupabaseStore
+from kis_token.token import AppKey, Token
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from kis_token.sandbox import Sandbox
+
+SERVICE = "kis"
+
+_LABEL = "bench.growth"
+_MIN_REMAINING = timedelta(minutes=10)
+
+#: Rows of the log that PostgreSQL has looked at, as counted within a transaction.
+_READ = """
+select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_catalog.pg_stat_xact_user_tables
+where relid = 'public.credential_issuances'::regclass
+"""
+
+
+class MeasuredSlot:
+    """The slot kis. A context manager: its connections end with the block."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.owner = psycopg.connect(sandbox.owner_dsn, autocommit=True)
+        self.store = SupabaseStore(sandbox.supabase.url, sandbox.service_key)
+        self._service = psycopg.connect(sandbox.owner_dsn, autocommit=True)
+        self._service.execute("set role service_role")
+        account = sandbox.kis.accounts["production"][0]
+        self._app_key = AppKey(account.app_key, account.app_secret)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.store.close()
+        self._service.close()
+        self.owner.close()
+
+    def ask(self, function: str, **arguments: object) -> tuple[Sample, Any]:
+        """Call a function by SQL as the API's role: the time, with the rows of the log that were read; the answer."""
+        named = sql.SQL(", ").join(
+            sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
+        )
+        query = sql.SQL("select public.{}({})").format(sql.Identifier(function), named)
+        with self._service.transaction():
+            before = self._service.execute(_READ).fetchall()[0][0]
+            with timed() as watch:
+                answer = self._service.execute(query, arguments).fetchall()[0][0]
+            read = self._service.execute(_READ).fetchall()[0][0] - before
+        return Sample(watch.milliseconds, read), answer
+
+    def take_turn(self) -> dict[str, Sample]:
+        """Replace the slot's token in a turn, by SQL."""
+        version, token, holder = self._prepare()
+        begin, begun = self.ask(
+            "begin_issuance",
+            service=SERVICE,
+            holder=holder,
+            label=_LABEL,
+            app_key_id=self._app_key.key_id,
+            credential_id=self._app_key.credential_id,
+            min_remaining=_MIN_REMAINING,
+            rejected_version=version,
+        )
+        commit, committed = self.ask(
+            "commit_issuance",
+            service=SERVICE,
+            holder=holder,
+            fence=begun["fence"],
+            value=token.to_json(),
+            expires_at=token.expires_at,
+            issued_at=token.issued_at,
+            token_id=token.token_id,
+        )
+        _judge(begun["status"], committed["status"])
+        return {"begin_issuance, SQL": begin, "commit_issuance, SQL": commit}
+
+    def take_turn_over_http(self) -> dict[str, Sample]:
+        """The same through the stand-in for Supabase."""
+        version, token, holder = self._prepare()
+        with timed() as begin:
+            begun = self.store.begin(
+                SERVICE, holder, _LABEL, self._app_key, min_remaining=_MIN_REMAINING, rejected_version=version
+            )
+        with timed() as commit:
+            committed = self.store.commit(SERVICE, holder, begun.fence or 0, token, token.to_json(), rejected=False)
+        _judge(begun.status, committed.status)
+        return {
+            "begin_issuance, HTTP": Sample(begin.milliseconds),
+            "commit_issuance, HTTP": Sample(commit.milliseconds),
+        }
+
+    def _prepare(self) -> tuple[int | None, Token, str]:
+        """Let the minute between two turns be over: the version that is to be replaced, a token for it, a holder."""
+        self.owner.execute("update public.credential_leases set not_before = null where service_name = %s", (SERVICE,))
+        rows = self.owner.execute(
+            "select version from public.api_credentials where service_name = %s and credential_type = 'access_token'",
+            (SERVICE,),
+        ).fetchall()
+        now = datetime.now(timezone.utc)
+        token = Token(
+            f"made-up-{uuid.uuid4()}", expires_at=now + timedelta(hours=17), issued_at=now - timedelta(hours=7)
+        )
+        return (rows[0][0] if rows else None), token, str(uuid.uuid4())
+
+
+def _judge(begun: str, committed: str) -> None:
+    """Raise RuntimeError when something else was measured than a turn."""
+    if (begun, committed) != ("granted", "committed"):
+        raise RuntimeError(f"Not a turn: {begun}, {committed}")

@@ -1,0 +1,161 @@
+"""``python -m bench.speed.breakdown``: where the time goes.
+
+Ladders of programs, each of which does what the one below it does, and one thing more. What a part costs is what its
+rung takes beyond the one below, by the medians of rounds in which all rungs take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.speed.contestants import PLAIN_PYTHON, Contestant, Course, middle, open_course, race
+from bench.speed.imports import ASKED
+from bench.tables import markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from bench.speed.contestants import Took
+
+ROUNDS = 9
+
+_SHELL = ("sh", "-e", "-c", 'exec "$@"', "sh")
+
+_IMPORTS = f"import {', '.join(ASKED)}; "
+_CONTEXT = "ssl.create_default_context()"
+_CONNECTED = (
+    f"c = http.client.HTTPSConnection(urllib.parse.urlsplit(os.environ['SUPABASE_URL']).netloc, context={_CONTEXT});"
+    " c.connect(); "
+)
+_ASKED = (
+    "k = os.environ['SUPABASE_SERVICE_ROLE_KEY'];"
+    " c.request('GET', '/rest/v1/api_credentials?select=credential_type,credential_value,expires_at,version"
+    "&service_name=eq.kis&is_active=is.true', headers={'apikey': k, 'Authorization': 'Bearer ' + k});"
+    " json.loads(c.getresponse().read())"
+)
+_CLIENT = "import os; from supabase import create_client; "
+_CREATED = "create_client(os.environ['SUPABASE_URL'], os.environ['SUPABASE_SERVICE_ROLE_KEY'])"
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """What is broken down, and its rungs from the lowest: a part of the whole, and the program that includes it."""
+
+    title: str
+    rungs: Sequence[tuple[str, Contestant]]
+
+    def table(self, took: Mapping[str, Sequence[Took]]) -> str:
+        """The parts with their milliseconds and shares, and the whole."""
+        reached = [1000 * middle(took[contestant.name]) for _, contestant in self.rungs]
+        parts = [after - before for before, after in zip([0.0, *reached], reached, strict=False)]
+        lines = [
+            (name, f"{part:.1f}", f"{part / reached[-1]:.0%}")
+            for (name, _), part in zip(self.rungs, parts, strict=True)
+        ]
+        return markdown((self.title, "ms", "share"), [*lines, ("all of it", f"{reached[-1]:.1f}", "100%")])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the tables; the exit status says nothing of the figures."""
+    parser = argparse.ArgumentParser(prog="python -m bench.speed.breakdown", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each; else {ROUNDS}")
+    options = parser.parse_args(arguments)
+    with open_course() as course:
+        print(*measure_parts(course, options.rounds), sep="\n\n")
+    return 0
+
+
+def measure_parts(course: Course, rounds: int = ROUNDS) -> list[str]:
+    """The tables, as Markdown."""
+    tables = []
+    for ladder in (_warm(course), _command(course), _issuing(course), _guide(course)):
+        took = race(course, [contestant for _, contestant in ladder.rungs], rounds)
+        tables.append(ladder.table(took))
+    return tables
+
+
+def _warm(course: Course) -> Ladder:
+    def plain(name: str, code: str) -> Contestant:
+        return course.program(f"warm, {name}", *_SHELL, *PLAIN_PYTHON, "-c", code)
+
+    return Ladder(
+        "fresh token, nothing installed",
+        [
+            ("shell", course.program("warm, shell", *_SHELL, "true")),
+            ("Python", plain("python", "")),
+            ("imports of the standard library", plain("imports", _IMPORTS)),
+            ("reading the machine's certificates", plain("context", _IMPORTS + _CONTEXT)),
+            ("connection and handshake", plain("connection", _IMPORTS + _CONNECTED)),
+            ("request and answer", plain("request", _IMPORTS + _CONNECTED + _ASKED)),
+            ("our own code", course.action("warm, with bytecode", cold=())),
+            ("compiling it, and writing the bytecode", course.action("warm, without bytecode")),
+        ],
+    )
+
+
+def _command(course: Course) -> Ladder:
+    def python(name: str, *arguments: str) -> Contestant:
+        return course.program(f"get, {name}", sys.executable, *arguments)
+
+    return Ladder(
+        "kis-token get, fresh token",
+        [
+            ("Python, with its packages' start files", python("python", "-c", "")),
+            (
+                "imports of click and our commands",
+                python("cli", "-c", "import kis_token.cli, kis_token.cli.token_commands"),
+            ),
+            ("imports of the chain", python("chain", "-c", "import kis_token.cli, kis_token.wiring")),
+            ("certificates, request, output", python("whole", "-m", "kis_token", "get")),
+        ],
+    )
+
+
+def _issuing(course: Course) -> Ladder:
+    packages = next(path for path in (course.tools / "kis-token-action").iterdir() if path.is_dir())
+    found = (
+        f"import sys; sys.path[:0] = [{f'{course.action_copy}'!r}, {f'{packages}'!r}]; import kis_token.github.action; "
+    )
+    tools = {"RUNNER_TOOL_CACHE": f"{course.tools}"}
+
+    def plain(name: str, code: str) -> Contestant:
+        return course.program(f"issues, {name}", *_SHELL, *PLAIN_PYTHON, "-c", code, cold=(course.action_copy,))
+
+    return Ladder(
+        "the issuing path, runtime there",
+        [
+            ("shell and Python", plain("python", "")),
+            ("imports of ours and of what it always needs", plain("action", found)),
+            ("imports of the supabase client", plain("supabase", found + _CLIENT)),
+            ("making it", plain("client", found + _CLIENT + _CREATED)),
+            (
+                "the look, begin, tokenP, commit, output",
+                course.action("issues, whole", env=tools, before=("empty",), source="oauth"),
+            ),
+        ],
+    )
+
+
+def _guide(course: Course) -> Ladder:
+    def python(name: str, code: str) -> Contestant:
+        return course.program(f"guide, {name}", sys.executable, "-c", code)
+
+    return Ladder(
+        "bench/guide.py, fresh token, for comparison",
+        [
+            ("Python, with its packages' start files", python("python", "")),
+            ("imports", python("imports", "import bench.guide")),
+            ("making the client", python("client", f"import bench.guide; {_CLIENT}{_CREATED}")),
+            (
+                "two requests, output",
+                course.program("guide, whole", sys.executable, "-m", "bench.guide"),
+            ),
+        ],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

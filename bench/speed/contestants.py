@@ -1,0 +1,266 @@
+"""Who is measured: how each is started, with which environment, and what is put right before each round.
+
+What is ours runs from copies: one of what the action consists of, whose bytecode is deleted before each round, since a
+runner fetches it anew for each job; and one of the library, whose bytecode stays.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import distribution
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
+
+from bench.speed.servers import SEALED_SLOT, open_world
+from tools.step import CHECKOUT, kept_environment, read_pairs, step_command, step_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from bench.children import Child
+    from bench.speed.servers import Question
+
+HERE = Path(__file__).parent
+
+#: How long one run may take: an installation over a slow network.
+LONGEST_SECONDS = 180.0
+
+#: A Python that has nothing but the standard library; the flags are those with which the action starts its own.
+PLAIN_PYTHON = ("python3", "-I", "-S", "-X", "utf8")
+
+
+class Took(NamedTuple):
+    """What a run took: seconds, and kilobytes at its peak."""
+
+    seconds: float
+    kilobytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A command to measure. Its repr shows no environment, which holds a key.
+
+    ``folder`` is its job's, emptied before each run unless it ``keeps`` it. ``before`` and ``after`` are asked of the
+    world around each run. ``source``: what the output of that name has to be. ``cold``: folders whose bytecode
+    is deleted before each run.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(repr=False)
+    folder: Path
+    before: tuple[Question, ...] = ()
+    after: tuple[Question, ...] = ()
+    source: str | None = None
+    keeps: tuple[str, ...] = ()
+    cold: tuple[Path, ...] = ()
+
+
+class Course:
+    """Where contestants run: the world, the copies, the environment that all share. See ``open_course``."""
+
+    def __init__(self, folder: Path, world: Child) -> None:
+        self.folder = folder
+        self.world = world
+        self.variables: dict[str, str] = world.hear()
+        self.encryption_key = self.variables.pop("KIS_TOKEN_ENCRYPTION_KEY")
+        self.env = {**kept_environment(), **self._trust(), "PATH": self._path()}
+        if any(name.lower().endswith("_proxy") for name in self.env):
+            self.env["NO_PROXY"] = self.env["no_proxy"] = "127.0.0.1"
+        self.action_copy = folder / "action"
+        self.library_copy = folder / "library"
+        for copy in (self.action_copy, self.library_copy):
+            shutil.copytree(CHECKOUT / "kis_token", copy / "kis_token", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("action.yml", "entrypoint.py", "requirements.txt", "requirements-uv.txt"):
+            shutil.copy(CHECKOUT / name, self.action_copy)
+        (self.library_copy / "bench").mkdir()
+        for name in ("__init__.py", "guide.py"):
+            shutil.copy(CHECKOUT / "bench" / name, self.library_copy / "bench")
+
+    def _trust(self) -> dict[str, str]:
+        """A machine's own certificates and ours: reading them is a good part of what TLS costs."""
+        bundle = self.folder / "certificates.pem"
+        import certifi
+
+        known = os.environ.get("SSL_CERT_FILE") or certifi.where()
+        bundle.write_bytes(Path(known).read_bytes() + Path(self.variables.pop("CERTIFICATE")).read_bytes())
+        return dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), f"{bundle}")
+
+    def _path(self) -> str:
+        """A path with a python3 that is no shim, which would cost time of its own, and without any uv."""
+        binaries = self.folder / "bin"
+        binaries.mkdir()
+        (binaries / "python3").symlink_to(os.path.realpath(sys.executable))
+        system = (place for place in os.defpath.split(os.pathsep) if place and not shutil.which("uv", path=place))
+        return os.pathsep.join((f"{binaries}", *system))
+
+    def action(
+        self,
+        name: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        before: tuple[Question, ...] = (),
+        after: tuple[Question, ...] = (),
+        source: str = "supabase",
+        keeps: tuple[str, ...] = (),
+        cold: tuple[Path, ...] | None = None,
+        **inputs: str,
+    ) -> Contestant:
+        """The action's command; ``inputs`` by their names with underscores. The rest as in Contestant."""
+        folder = self._job(name)
+        given = {
+            "supabase-url": self.variables["SUPABASE_URL"],
+            "supabase-key": self.variables["SUPABASE_SERVICE_ROLE_KEY"],
+            "base-url": self.variables["KIS_BASE_URL"],
+            **{key.replace("_", "-"): value for key, value in inputs.items()},
+        }
+        environment = {**self.env, "GITHUB_ACTION_PATH": f"{self.action_copy}", **(env or {})}
+        return Contestant(
+            name,
+            tuple(step_command(folder)),
+            step_environment(given, environment, folder),
+            folder,
+            before,
+            after,
+            source=source,
+            keeps=keeps,
+            cold=(self.action_copy,) if cold is None else cold,
+        )
+
+    def sealed(self, name: str, env: Mapping[str, str] | None = None) -> Contestant:
+        """The action's command for a sealed token."""
+        return self.action(name, env=env, service_name=SEALED_SLOT, encryption_key=self.encryption_key)
+
+    def program(
+        self,
+        name: str,
+        *command: str,
+        packages: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        before: tuple[Question, ...] = (),
+        cold: tuple[Path, ...] = (),
+    ) -> Contestant:
+        """Another command, which finds its settings by variables and imports from ``packages``, else our library."""
+        folder = self._job(name)
+        environment = {
+            **self.env,
+            **self.variables,
+            "PYTHONPATH": f"{packages or self.library_copy}",
+            "KIS_TOKEN_CACHE": f"{folder / 'cache.json'}",
+            "GITHUB_OUTPUT": f"{folder / 'github_output'}",
+            **(env or {}),
+        }
+        return Contestant(name, command, environment, folder, before, cold=cold)
+
+    def _job(self, name: str) -> Path:
+        return _made(self.folder / "jobs" / re.sub(r"\W+", "-", name))
+
+    def run(self, contestant: Contestant) -> Took:
+        """One run. Raises RuntimeError when it fails, or does not do what it is to be measured at."""
+        for path in contestant.folder.glob("*"):
+            if path.name not in ("step.sh", *contestant.keeps):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for name in ("temp", "tools"):
+            (contestant.folder / name).mkdir(exist_ok=True)
+        for name in ("github_output", "github_env", "github_step_summary"):
+            (contestant.folder / name).touch()
+        for copy in contestant.cold:
+            forget_bytecode(copy)
+        for question in contestant.before:
+            self.world.ask(question)
+        status, seconds, kilobytes, log = _launch(contestant)
+        for question in contestant.after:
+            self.world.ask(question)
+        outputs = read_pairs(contestant.folder / "github_output")
+        if status or (contestant.source is not None and outputs.get("source") != contestant.source):
+            shown = [line for line in log.splitlines() if not line.startswith("::add-mask::")]
+            raise RuntimeError("\n".join([f"{contestant.name} ended with {status}", *shown[-20:]]))
+        return Took(seconds, kilobytes)
+
+    @cached_property
+    def tools(self) -> Path:
+        """A tool cache with the runtime in it, built by the action, with the checkout's uv where there is one."""
+        tools = _made(self.folder / "tools")
+        uv, cache = CHECKOUT / "build" / "uv" / "bin", CHECKOUT / "build" / "uv-cache"
+        path = os.pathsep.join((self.env["PATH"], f"{uv}"))
+        env = {"RUNNER_TOOL_CACHE": f"{tools}", "PATH": path, "UV_CACHE_DIR": f"{cache}"}
+        self.run(self.sealed("builds the runtime", env=env))
+        return tools
+
+
+@contextmanager
+def open_course() -> Iterator[Course]:
+    """Start the world and make the copies; all is gone with the block."""
+    with TemporaryDirectory(prefix="kis-bench-") as name:
+        folder = Path(name)
+        with open_world(folder) as world:
+            yield Course(folder, world)
+
+
+def race(course: Course, contestants: Sequence[Contestant], rounds: int) -> dict[str, list[Took]]:
+    """So many rounds, each of all contestants in turns; what each took, by name. A first round does not count."""
+    took: dict[str, list[Took]] = {contestant.name: [] for contestant in contestants}
+    for number in range(rounds + 1):
+        for contestant in contestants:
+            measured = course.run(contestant)
+            if number:
+                took[contestant.name].append(measured)
+    return took
+
+
+def forget_bytecode(folder: Path) -> None:
+    """Make what is in ``folder`` what it was before anything of it was imported."""
+    for path in folder.rglob("__pycache__"):
+        shutil.rmtree(path)
+
+
+def copy_distributions(folder: Path, *names: str) -> Path:
+    """``folder``, with copies of these installed packages, without bytecode."""
+    for name in names:
+        for file in distribution(name).files or ():
+            if not {"..", "__pycache__"} & set(file.parts):
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(str(file.locate()), folder / file)
+    return folder
+
+
+def middle(took: Sequence[Took]) -> float:
+    """The median of the seconds."""
+    return median(each.seconds for each in took)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _launch(contestant: Contestant) -> tuple[int, float, int, str]:
+    """Status, seconds, kilobytes, and all that it wrote."""
+    with subprocess.Popen(  # noqa: S603 - our own commands
+        [sys.executable, "-I", "-S", f"{HERE / 'launch.py'}", *contestant.command],
+        env=dict(contestant.env),
+        cwd=contestant.folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,  # so that what it started can be ended with it
+    ) as process:
+        try:
+            figures, log = process.communicate(timeout=LONGEST_SECONDS)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    status, seconds, kilobytes = figures.split()
+    return int(status), float(seconds), int(kilobytes), log

@@ -1,0 +1,135 @@
+"""``python -m bench.speed.imports``: what a warm resolve imports, and what of it nobody asked for.
+
+The step's own program runs on a real answer, with the flags that action.yml gives it and Python's record of its
+imports. Each module stands with the milliseconds of its own and the kilobytes of its file. Whatever the modules of
+ASKED import in turn is theirs; a module beyond that is listed as unasked, and the exit status says so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.speed.contestants import open_course
+from bench.tables import markdown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+#: What the warm resolve uses of the standard library, and for what.
+ASKED = {
+    "__future__": "types that are not evaluated",
+    "base64": "what a token says of itself",
+    "binascii": "the same",
+    "contextlib": "errors that do not matter, files that are closed",
+    "dataclasses": "settings, token, slot",
+    "datetime": "when a token ends",
+    "email.utils": "the time in the answer",
+    "encodings.idna": "how a host is spelled",
+    "enum": "a token's states",
+    "hashlib": "fingerprints",
+    "http.client": "the request",
+    "json": "the answer",
+    "math": "settings that are numbers",
+    "os": "environment and files",
+    "pathlib": "where the cache is",
+    "re": "settings with a form",
+    "signal": "a cancelled run",
+    "ssl": "the connection",
+    "stat": "whose the cache is",
+    "threading": "the time limit",
+    "typing": "types",
+    "urllib.parse": "addresses",
+}
+
+_RECORD = re.compile(r"^import time: +(\d+) \| +\d+ \| *(\S+)$", re.MULTILINE)
+_FLAGS = ("-I", "-S", "-X", "utf8", "-X", "importtime")
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """A module, the milliseconds it took without those that it imports, and the bytes of its file."""
+
+    name: str
+    milliseconds: float
+    size: int
+
+
+def record(python: str, program: Path, env: Mapping[str, str]) -> list[Imported]:
+    """What ``program`` imports beyond what ``python`` has loaded anyway. Raises CalledProcessError when it fails."""
+    known = {name for _, name in _imports([python, *_FLAGS, "-c", ""], env)}
+    sizes = (
+        (name, microseconds, _size(name, program))
+        for microseconds, name in _imports([python, *_FLAGS, f"{program}"], env)
+    )
+    return [
+        Imported(name, int(microseconds) / 1000, size)
+        for name, microseconds, size in sizes
+        if size is not None and name not in known
+    ]
+
+
+def unasked(python: str, imported: Iterable[Imported], env: Mapping[str, str]) -> list[str]:
+    """Which of these are neither ours nor in ASKED nor imported by what is."""
+    asked = {name for _, name in _imports([python, *_FLAGS, "-c", f"import {', '.join(ASKED)}"], env)}
+    return [each.name for each in imported if each.name.partition(".")[0] != "kis_token" and each.name not in asked]
+
+
+def _imports(command: list[str], env: Mapping[str, str]) -> list[tuple[str, str]]:
+    return _RECORD.findall(_run(command, env))
+
+
+def _run(command: list[str], env: Mapping[str, str]) -> str:
+    done = subprocess.run(  # noqa: S603 - our own program
+        command,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=60,
+        check=True,
+    )
+    return done.stderr
+
+
+def _size(name: str, program: Path) -> int | None:
+    """The bytes of a module's file, 0 for one that is part of Python; None when there is no such module."""
+    if name.partition(".")[0] == "kis_token":
+        path = program.parent / name.replace(".", "/")
+        return next(file.stat().st_size for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
+    try:
+        found = importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        found = None  # it was looked for in vain
+    if found is None:
+        return None
+    return Path(found.origin).stat().st_size if found.has_location and found.origin else 0
+
+
+def render(imported: Iterable[Imported]) -> str:
+    """The modules as a Markdown table, those that take longest first, and what all take together."""
+    listed = sorted(imported, key=lambda each: -each.milliseconds)
+    total = Imported(f"all {len(listed)}", sum(each.milliseconds for each in listed), sum(each.size for each in listed))
+    cells = [(each.name, f"{each.milliseconds:.1f}", f"{each.size / 1024:.0f}") for each in (*listed, total)]
+    return markdown(("module", "ms", "KiB"), cells)
+
+
+def main() -> int:
+    """Print the table; 0 when nothing came in unasked."""
+    with open_course() as course:
+        contestant = course.action("action")
+        course.run(contestant)
+        imported = record(sys.executable, course.action_copy / "entrypoint.py", contestant.env)
+        surprises = unasked(sys.executable, imported, contestant.env)
+    print(render(imported), "\nUnasked:", *surprises or ["none"])
+    return 1 if surprises else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""What it costs where packages have to be installed first: ours beside a fresh environment with what the guide needs.
+
+Everything is installed twice: from the package index, with an empty cache, and from a folder of the very same files,
+which tells how much of it is the download. Neither side finds a uv.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench.tables import Row
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from bench.speed.contestants import Contestant, Course
+
+#: What a reader of the guide installs.
+PLAIN = ("supabase", "requests", "actions-toolkit")
+
+_MAKE = "python3 -m venv venv && exec venv/bin/python -m pip install --quiet " + " ".join(PLAIN)
+_FETCH = (
+    "python3 -m venv venv && venv/bin/python -m pip download --quiet --dest plain {plain}"
+    " && exec venv/bin/python -m pip download --quiet --dest locked --no-deps --require-hashes --only-binary :all:"
+    " -r {action}/requirements.txt -r {action}/requirements-uv.txt"
+)
+
+_THEIRS = "a fresh venv, pip install, guide"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where packages come from, for the plain installation and for ours; and the seconds that were measured so."""
+
+    plain: Mapping[str, str]
+    locked: Mapping[str, str]
+    seconds: dict[str, list[float]]
+
+
+def measure_installs(course: Course, fresh: Sequence[float], rounds: int) -> list[Row]:
+    """The rows where something is installed; ``fresh`` are the seconds of a warm resolve of ours."""
+    index, local = Source({}, {}, {}), _from_folder(fetch(course))
+    for _ in range(rounds):
+        for source in (index, local):
+            _install_all(course, source)
+
+    def row(what: str, ours: str, other: str, at_most: float) -> Row:
+        return Row(
+            what,
+            index.seconds[ours],
+            at_most,
+            f"{_THEIRS}{', issues' if other == 'guide, issues' else ''}",
+            index.seconds[other],
+            local=local.seconds.get(ours, ()),
+            others_local=local.seconds[other],
+        )
+
+    index.seconds["action"] = list(fresh)  # which downloads nothing
+    return [
+        row("fresh token, nothing installed", "action", "guide", 0.02),
+        row("a sealed token, nothing installed", "sealed", "guide", 0.35),
+        row("the issuing path, nothing installed", "issues", "guide, issues", 0.35),
+    ]
+
+
+def fetch(course: Course) -> Path:
+    """A folder with all files that are installed: ``plain`` and ``locked``."""
+    script = _FETCH.format(plain=" ".join(PLAIN), action=course.action_copy)
+    fetching = course.program("fetch", "bash", "-ec", script)
+    course.run(fetching)
+    return fetching.folder
+
+
+def plain_install(course: Course, env: Mapping[str, str]) -> Contestant:
+    """A fresh virtual environment with what the guide needs."""
+    return course.program("plain install", "bash", "-ec", _MAKE, env={**_caches(course), **env})
+
+
+def _caches(course: Course) -> dict[str, str]:
+    """Caches that nobody has filled: where pip and uv leave none."""
+    return {"PIP_NO_CACHE_DIR": "1", "UV_NO_CACHE": "1", "XDG_CACHE_HOME": f"{course.folder / 'no-cache'}"}
+
+
+def _from_folder(folder: Path) -> Source:
+    """Both installers are told of nothing but the folder; uv takes no variable for that, but a file."""
+
+    def at(part: str) -> dict[str, str]:
+        files, configuration = folder / part, folder / f"{part}.toml"
+        configuration.write_text(f"[pip]\nno-index = true\nfind-links = ['{files}']\n", encoding="utf-8")
+        return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": f"{files}", "UV_CONFIG_FILE": f"{configuration}"}
+
+    return Source(at("plain"), at("locked"), {})
+
+
+def _install_all(course: Course, source: Source) -> None:
+    """One round of everything."""
+    locked = {**_caches(course), **source.locked}
+    took = {
+        "sealed": course.run(course.sealed("sealed, cold", env=locked)).seconds,
+        "issues": course.run(course.action("issues, cold", env=locked, before=("empty",), source="oauth")).seconds,
+    }
+    install = plain_install(course, source.plain)
+    installed = course.run(install).seconds
+    guide = (f"{install.folder / 'venv' / 'bin' / 'python'}", "-m", "bench.guide")
+    took["guide"] = installed + course.run(course.program("guide, cold", *guide)).seconds
+    issuing = course.program("guide issues, cold", *guide, before=("empty",))
+    took["guide, issues"] = installed + course.run(issuing).seconds
+    for name, seconds in took.items():
+        source.seconds.setdefault(name, []).append(seconds)

@@ -1,0 +1,73 @@
+"""``python -m bench.speed.memory``: what a warm resolve takes of a machine's memory, and the runtime of its disk.
+
+Memory is the most that a command, or any child of its, had. The disk's is the size of all files, as the installation
+left them: pip compiles all at once, the runtime what is imported when it is tried. Without bytecode they are compared
+as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from bench.speed.contestants import Course, open_course, race
+from bench.speed.installs import PLAIN
+from bench.tables import Row, render
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROUNDS = 5
+
+_UNIT = "MiB"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table; 0 when every target holds."""
+    parser = argparse.ArgumentParser(prog="python -m bench.speed.memory", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="leave out the row that installs packages")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each; else {ROUNDS}")
+    options = parser.parse_args(arguments)
+    with open_course() as course:
+        rows = [measure_memory(course, options.rounds)]
+        if not options.quick:
+            rows += measure_disk(course)
+    print(render(rows))
+    return 0 if all(row.holds for row in rows) else 1
+
+
+def measure_memory(course: Course, rounds: int) -> Row:
+    """The peak of a warm resolve beside that of the guide."""
+    guide = course.program("guide", sys.executable, "-m", "bench.guide")
+    took = race(course, [course.action("action"), guide], rounds)
+    ours, theirs = ([each.kilobytes / 1024 for each in took[name]] for name in ("action", "guide"))
+    return Row("peak memory of a warm resolve", ours, 0.45, "guide", theirs, unit=_UNIT)
+
+
+def measure_disk(course: Course) -> list[Row]:
+    """The runtime beside ``pip install --target`` of what the guide needs; without bytecode as well, to be read."""
+    plain = course.program("plain folder", "python3", "-m", "pip", "install", "--quiet", "--target", "plain", *PLAIN)
+    course.run(plain)
+    theirs = plain.folder / "plain"
+    return [
+        Row(
+            f"size of the runtime on disk, {title}",
+            [size_of(course.tools, bytecode=bytecode)],
+            at_most,
+            "plain install",
+            [size_of(theirs, bytecode=bytecode)],
+            unit=_UNIT,
+        )
+        for title, bytecode, at_most in (("as installed", True, 0.85), ("without bytecode", False, None))
+    ]
+
+
+def size_of(folder: Path, *, bytecode: bool) -> float:
+    """MiB of all files below, with bytecode or without."""
+    files = (path for path in folder.rglob("*") if path.is_file() and (bytecode or path.parent.name != "__pycache__"))
+    return sum(path.stat().st_size for path in files) / 2**20
+
+
+if __name__ == "__main__":
+    sys.exit(main())

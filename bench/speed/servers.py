@@ -1,0 +1,107 @@
+"""Supabase and KIS for the benchmarks of one caller: the sandbox over https on loopback, in a process of its own.
+
+The slot kis holds a fresh token; kis-sealed holds the same, sealed. The process ends when its input does.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from bench.children import LONGEST_SECONDS, Child, heard, say
+from kis_token.admin.set_keys import make_encryption_key
+from kis_token.config import Settings
+from kis_token.sandbox import Sandbox
+from kis_token.store.sealing import make_vault
+from kis_token.wiring import open_resolver
+from tools.certificate import make_certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Literal
+
+    #: What the process can be asked: see the methods of ``_World``.
+    Question = Literal["empty", "down", "up", "count"]
+
+SEALED_SLOT = "kis-sealed"
+
+#: So long after an issue KIS issues again, and the database lets somebody ask for it.
+_PAUSE_SECONDS = 120.0
+
+
+def open_world(folder: Path) -> Child:
+    """The process, which first says its variables. A context manager. Its certificate is put into ``folder``."""
+    return Child("bench.speed.servers", "serve_world", f"{folder}", grace=LONGEST_SECONDS)
+
+
+def serve_world(folder: str) -> None:
+    """Serve until the input ends."""
+    certificate, tls = make_certificate(Path(folder))
+    os.environ.update(SSL_CERT_FILE=certificate, REQUESTS_CA_BUNDLE=certificate, NO_PROXY="127.0.0.1")
+    with suppress(EOFError), Sandbox(tls=tls) as sandbox:
+        sandbox.kis.configure(lockout_after=0)
+        variables = {**sandbox.variables, "KIS_TOKEN_CACHE": "off"}
+        _issue(variables)
+        say({**variables, "KIS_TOKEN_ENCRYPTION_KEY": _seal(sandbox), "CERTIFICATE": certificate})
+        world = _World(sandbox)
+        answers = {"empty": world.empty, "down": world.down, "up": world.up, "count": world.count}
+        while True:
+            say(answers[heard()]())
+
+
+class _World:
+    """What can be asked of it."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    def empty(self) -> None:
+        """Take the token out of the slot kis. It may be issued again."""
+        self._sandbox.advance(_PAUSE_SECONDS)
+        with psycopg.connect(self._sandbox.owner_dsn) as connection:
+            connection.execute(
+                "delete from public.api_credentials where service_name = 'kis' and credential_type = 'access_token'"
+            )
+
+    def down(self) -> None:
+        """Let Supabase refuse connections."""
+        self._sandbox.supabase.stop()
+
+    def up(self) -> None:
+        """Let Supabase answer again."""
+        self._sandbox.supabase.start()
+
+    def count(self) -> list[int]:
+        """How many requests Supabase and KIS have had since this was last asked."""
+        servers = (self._sandbox.supabase.server, self._sandbox.kis.production)
+        counts = [len(server.seen) for server in servers]
+        for server in servers:
+            server.forget()
+        return counts
+
+
+def _issue(variables: Mapping[str, str]) -> None:
+    with open_resolver(Settings.from_env(variables), time.monotonic(), lambda _: None) as resolver:
+        resolver.resolve()
+
+
+def _seal(sandbox: Sandbox) -> str:
+    """Copy the slot kis, sealed; the key."""
+    key = make_encryption_key()
+    vault = make_vault(Settings.from_env({**sandbox.variables, "KIS_TOKEN_ENCRYPTION_KEY": key}).encryption_keys)
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        rows = connection.execute(
+            "select credential_type, credential_value, expires_at from public.api_credentials"
+            " where service_name = 'kis'"
+        ).fetchall()
+        connection.cursor().executemany(
+            "insert into public.api_credentials (service_name, credential_type, credential_value, expires_at)"
+            " values (%s, %s, %s, %s)",
+            [(SEALED_SLOT, kind, vault.seal(value, SEALED_SLOT, kind), end) for kind, value, end in rows],
+        )
+    return key

@@ -1,0 +1,131 @@
+"""``python -m bench.speed.startup``: what a step costs, beside what else would do the same; and where its time goes.
+
+Supabase and KIS are the sandbox, over https on loopback, in a process of its own; neither is any slower than that. All
+that is compared runs in turns. A figure is the median of all rounds, from the start of a process to its end. The
+machine's own certificates are read by all, as everywhere. What is ours has no bytecode, as after a runner has fetched
+it, but in the rows about an installed library; nor have the packages of the script with requests, but where it says
+"compiled". The bare scripts are started with the action's own flags, and without
+the shell that starts the action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from bench.speed.breakdown import measure_parts
+from bench.speed.contestants import HERE, PLAIN_PYTHON, Contestant, Course, Took, copy_distributions, open_course, race
+from bench.speed.installs import measure_installs
+from bench.tables import Row, render
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    _Comparison = tuple[str, str, str, float | None]
+
+ROUNDS = 5
+#: Where a round takes little, so many times as many.
+CHEAP = 3
+
+#: What ``pip install requests`` installs.
+REQUESTS = ("requests", "urllib3", "certifi", "idna", "charset-normalizer")
+
+_LIBRARY = "from kis_token import get_token; get_token()"
+
+#: Row by row: what, ours, the other, and the ratio that ours may have, None where it is only told. Names are those that
+#: the contestants get below.
+FRESH: tuple[_Comparison, ...] = (
+    ("fresh token, nothing installed", "action", "bare script", 1.8),
+    ("the same, with export-credentials and export-env", "action, exports", "bare script", 1.9),
+    ("rotate when nothing is due, nothing installed", "action, rotate", "bare script", 1.9),
+    ("fresh token, nothing installed", "action", "script with requests", 0.7),
+    ("the same", "action", "script with requests, compiled", None),
+    ("Supabase refuses connections, token in the cache, nothing installed", "action, no Supabase", "bare script", 3.0),
+)
+INSTALLED: tuple[_Comparison, ...] = (
+    ("`kis-token get`, fresh token", "kis-token get", "guide", 0.3),
+    ("`from kis_token import get_token`, fresh token", "library", "guide", 0.3),
+    ("a sealed token, runtime there", "action, sealed", "guide", 0.6),
+    ("the issuing path, runtime there", "action, issues", "guide, issues", 1.2),
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the tables; 0 when every target holds."""
+    parser = argparse.ArgumentParser(prog="python -m bench.speed.startup", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="without rows that install packages, and without parts")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each; else {ROUNDS}")
+    options = parser.parse_args(arguments)
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.machine()}.\n")
+    with open_course() as course:
+        rows = measure(course, options.rounds, quick=options.quick)
+        print(render(rows), flush=True)
+        if not options.quick:
+            print("", *measure_parts(course), sep="\n\n")
+    return 0 if all(row.holds for row in rows) else 1
+
+
+def measure(course: Course, rounds: int, *, quick: bool) -> list[Row]:
+    """All rows; ``quick``: but those that install packages while they are measured."""
+    fresh = race(course, fresh_contestants(course), CHEAP * rounds)
+    rows = [
+        *compare(FRESH, fresh),
+        Row("HTTP requests of a warm resolve", [count_requests(course)], at_most=1, unit=""),
+        *compare(INSTALLED, race(course, installed_contestants(course), rounds)),
+    ]
+    if not quick:
+        rows += measure_installs(course, [each.seconds for each in fresh["action"]], rounds)
+    return rows
+
+
+def compare(rows: Sequence[_Comparison], took: Mapping[str, list[Took]]) -> list[Row]:
+    """The rows with what was measured."""
+    seconds = {name: [each.seconds for each in all_of_it] for name, all_of_it in took.items()}
+    return [Row(what, seconds[ours], at_most, other, seconds[other]) for what, ours, other, at_most in rows]
+
+
+def fresh_contestants(course: Course) -> list[Contestant]:
+    """Those that meet a fresh token, or a cached one."""
+    cached = course.action("action, no Supabase")
+    course.run(cached)  # fills the cache
+    packages = copy_distributions(course.folder / "requests", *REQUESTS)
+    requests_script = (sys.executable, f"{HERE / 'bare_requests.py'}")
+    return [
+        course.program("bare script", *PLAIN_PYTHON, f"{HERE / 'bare.py'}"),
+        course.action("action"),
+        course.action("action, exports", export_credentials="true", export_env="true"),
+        course.action("action, rotate", mode="rotate"),
+        course.program("script with requests", *requests_script, packages=packages, cold=(packages,)),
+        course.program("script with requests, compiled", *requests_script),
+        course.action("action, no Supabase", before=("down",), after=("up",), source="cache", keeps=("temp",)),
+    ]
+
+
+def installed_contestants(course: Course) -> list[Contestant]:
+    """Those that find all packages installed."""
+    tools = {"RUNNER_TOOL_CACHE": f"{course.tools}"}
+    guide = (sys.executable, "-m", "bench.guide")
+    return [
+        course.program("guide", *guide),
+        course.program("kis-token get", sys.executable, "-m", "kis_token", "get"),
+        course.program("library", sys.executable, "-c", _LIBRARY),
+        course.sealed("action, sealed", env=tools),
+        course.program("guide, issues", *guide, before=("empty",)),
+        course.action("action, issues", env=tools, before=("empty",), source="oauth"),
+    ]
+
+
+def count_requests(course: Course) -> int:
+    """How many requests Supabase and KIS get from a warm resolve."""
+    course.world.ask("count")
+    course.run(course.action("action"))
+    return sum(course.world.ask("count"))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

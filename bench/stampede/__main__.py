@@ -1,0 +1,342 @@
+"""``python -m bench.stampede``: many contenders at once on an empty slot, our resolver beside the guide's algorithm.
+
+Each contender has no cache and a client of its own, as on a machine of its own. Up to ten are a process each; more are
+threads in as many processes as there are cores, since a process for each would only measure how they share the cores.
+KIS and Supabase are the sandbox, in a process of its own. All go by the monotonic clock, which is the machine's.
+
+Counts are those of one round, least-most where rounds differ. Times are those of all rounds together, from the start to
+a token. "waiting req/s" is what Supabase gets while all wait for the winner's tokenP; "after commit s" is the median of
+how long the others still wait when the winner's commit has reached Supabase.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import signal
+import ssl
+import sys
+import time
+from collections import Counter
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from queue import SimpleQueue
+from statistics import median
+from threading import Barrier, Thread
+from typing import TYPE_CHECKING, Literal, NamedTuple
+from unittest.mock import patch
+
+from bench.children import LONGEST_SECONDS, Child, heard, say
+from kis_token.config import Settings
+from kis_token.errors import KisTokenError
+from kis_token.kis.api import RATE_LIMITED
+from kis_token.sandbox import Sandbox
+from kis_token.sandbox.postgres import EmbeddedPostgres
+from kis_token.token import fingerprint
+from kis_token.wiring import open_resolver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from kis_token.sandbox.loopback import Fault, LoopbackServer, Request, Response
+
+    #: Gives a token, and says whether it came from KIS.
+    Resolve = Callable[[], tuple[str, bool]]
+
+Algorithm = Literal["ours", "guide"]
+ALGORITHMS: tuple[Algorithm, ...] = ("ours", "guide")
+
+#: More contenders than this are threads.
+MOST_PROCESSES = 10
+
+#: How long one contender of ours may take.
+CONTENDER_SECONDS = 60
+
+#: How long before the start all are told of it.
+LEAD_SECONDS = 0.2
+
+COMMIT = "/rest/v1/rpc/commit_issuance"
+COLUMNS = (
+    *("contenders", "algorithm", "tokenP", "EGW00133", "failed", "tokens", "median s", "p95 s", "max s"),
+    *("store requests", "waiting req/s", "after commit s"),
+)
+
+
+class Outcome(NamedTuple):
+    """When a contender was done, and its token's fingerprint or its error. ``asked``: the token came from KIS."""
+
+    at: float
+    token_id: str | None = None
+    asked: bool = False
+    error: str | None = None
+
+
+class Arrival(NamedTuple):
+    """When a request arrived, and for what."""
+
+    at: float
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """All contenders start at ``go``: how they fared, and what Supabase and KIS saw. All times are monotonic."""
+
+    contenders: int
+    algorithm: Algorithm
+    go: float
+    outcomes: list[Outcome]
+    store: list[Arrival]
+    token_calls: list[float]
+    too_early: int
+
+    @property
+    def tokens(self) -> set[str]:
+        """The fingerprints of all tokens handed out."""
+        return {each.token_id for each in self.outcomes if each.token_id is not None}
+
+    @property
+    def errors(self) -> list[str]:
+        """One for each contender that got no token."""
+        return [each.error for each in self.outcomes if each.error is not None]
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds from the start to each token."""
+        return [each.at - self.go for each in self.outcomes if each.token_id is not None]
+
+    @property
+    def committed_at(self) -> float | None:
+        """When the winner's commit reached Supabase; the guide's algorithm has none."""
+        return next((each.at for each in self.store if each.path == COMMIT), None)
+
+    @property
+    def waits(self) -> list[float]:
+        """Seconds from the winner's commit to the token of each other contender."""
+        begin = self.committed_at
+        return [each.at - begin for each in self.outcomes if begin and each.token_id and not each.asked]
+
+    @property
+    def rates(self) -> list[float]:
+        """Requests a second that Supabase had while all waited for the winner: between its tokenP and its commit."""
+        end = self.committed_at
+        if end is None:
+            return []
+        begin = self.token_calls[0]
+        return [sum(begin <= each.at < end for each in self.store) / (end - begin)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table, row by row; the exit status, which says nothing about the figures."""
+    parser = argparse.ArgumentParser(prog="python -m bench.stampede", description=__doc__)
+    parser.add_argument("--contenders", type=_numbers, default="1,10,50,200", help="how many at once, with commas")
+    parser.add_argument("--rounds", type=_number, help="rounds of each; else 5, and 3 of more than 100 contenders")
+    parser.add_argument("--token-seconds", type=float, default=0.4, help="how long KIS takes for tokenP; else 0.4")
+    options = parser.parse_args(arguments)
+    print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.machine()}.")
+    print(f"Simulated: Supabase, and KIS: a token a minute, each answer of tokenP after {options.token_seconds:g} s.")
+    print(
+        "How to read it: tokenP is to be 1 and failed 0; every EGW00133 is a step towards KIS's lockout. See --help.\n"
+    )
+    print(_line(COLUMNS), _line("-" * len(title) for title in COLUMNS), sep="\n", flush=True)
+    failures = []
+    try:
+        with open_world(options.token_seconds) as world:
+            for contenders in options.contenders:
+                rounds = list(measure(world, contenders, options.rounds or (5 if contenders <= 100 else 3)))
+                for algorithm in ALGORITHMS:
+                    chosen = [each for each in rounds if each.algorithm == algorithm]
+                    print(_line(row(chosen)), flush=True)
+                    errors = Counter(error for each in chosen for error in each.errors)
+                    failures += [f"{contenders} {algorithm}: {times} x {error}" for error, times in errors.items()]
+    except KeyboardInterrupt:
+        return 130
+    print("\nFailures of all rounds:", *failures or ["none"], sep="\n")
+    return 0
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _numbers(text: str) -> list[int]:
+    return [_number(each) for each in text.split(",")]
+
+
+def open_world(token_seconds: float) -> Child:
+    """The process with KIS and Supabase. A context manager.
+
+    Every answer of tokenP takes ``token_seconds``; whether it is a token is decided when the call arrives.
+    """
+    return Child("bench.stampede", "serve_world", token_seconds, grace=LONGEST_SECONDS)
+
+
+def measure(world: Child, contenders: int, rounds: int) -> Iterator[Round]:
+    """So many rounds of each algorithm, in turns."""
+    processes = contenders if contenders <= MOST_PROCESSES else os.cpu_count() or 1
+    shares = [len(range(index, contenders, processes)) for index in range(processes)]
+    with ExitStack() as stack:
+        children = [
+            stack.enter_context(Child("bench.stampede", "contend", share, grace=0.0)) for share in shares
+        ]
+        for number in range(rounds + 1):
+            for algorithm in ALGORITHMS:
+                measured = _race(world, children, contenders, algorithm)
+                if number:  # the first time everything is loaded, which on so few cores takes longer than the race
+                    yield measured
+
+
+def _race(world: Child, children: Sequence[Child], contenders: int, algorithm: Algorithm) -> Round:
+    world.tell("begin")
+    variables = world.hear()
+    for child in children:
+        child.tell((algorithm, variables))
+    for child in children:
+        child.hear()
+    go = time.monotonic() + LEAD_SECONDS
+    for child in children:
+        child.tell(go)
+    outcomes = [Outcome(*each) for child in children for each in child.hear()]
+    world.tell("end")
+    store, token_calls, too_early = world.hear()
+    return Round(contenders, algorithm, go, outcomes, [Arrival(*each) for each in store], token_calls, too_early)
+
+
+def row(rounds: Sequence[Round]) -> tuple[str, ...]:
+    """The cells of one row, in the order of COLUMNS: rounds of one algorithm with as many contenders."""
+    times = sorted(seconds for each in rounds for seconds in each.times)
+    waits = [seconds for each in rounds for seconds in each.waits]
+    return (
+        str(rounds[0].contenders),
+        rounds[0].algorithm,
+        _span(len(each.token_calls) for each in rounds),
+        _span(each.too_early for each in rounds),
+        _span(len(each.errors) for each in rounds),
+        _span(len(each.tokens) for each in rounds),
+        _seconds(median(times) if times else None),
+        _seconds(times[math.ceil(0.95 * len(times)) - 1] if times else None),
+        _seconds(times[-1] if times else None),
+        _span(len(each.store) for each in rounds),
+        _span(rate for each in rounds for rate in each.rates),
+        _seconds(median(waits) if waits else None),
+    )
+
+
+def _span(values: Iterable[float]) -> str:
+    distinct = sorted({round(each) for each in values})
+    return "-".join(str(each) for each in (distinct[:1] + distinct[1:][-1:])) or "-"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(f"{cell:>{len(title)}}" for cell, title in zip(cells, COLUMNS, strict=True)) + " |"
+
+
+def serve_world(token_seconds: float) -> None:
+    """The process with KIS and Supabase, new for each round."""
+    with suppress(EOFError), EmbeddedPostgres() as postgres:
+        while True:
+            heard()
+            with (
+                Sandbox(dsn=postgres.create_database()) as sandbox,
+                _watched(sandbox.supabase.server) as store,
+                _watched(sandbox.kis.production, token_seconds) as kis,
+            ):
+                sandbox.kis.configure(lockout_after=0)
+                say(sandbox.variables)
+                heard()
+                too_early = sum(seen.code == RATE_LIMITED for seen in sandbox.kis.requests)
+                say((store, [each.at for each in kis], too_early))
+
+
+@contextmanager
+def _watched(server: LoopbackServer, delay: float = 0.0) -> Iterator[list[Arrival]]:
+    """The requests to ``server`` as they arrive; each answer is held back for so many seconds."""
+    answer, arrivals = server.answer, list[Arrival]()
+
+    def watch(request: Request) -> tuple[Response, Fault | None]:
+        arrivals.append(Arrival(time.monotonic(), request.path))
+        answered = answer(request)
+        time.sleep(delay)
+        return answered
+
+    with patch.object(server, "answer", watch):
+        yield arrivals
+
+
+def contend(count: int) -> None:
+    """A process with so many contenders, round after round."""
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
+    # Every client loads certificates, which nothing here needs: 20 ms that 200 machines spend at the same time, but 200
+    # contenders on two cores one after the other.
+    context = ssl.create_default_context()
+    with suppress(EOFError), patch.object(ssl, "create_default_context", return_value=context):
+        while True:
+            task = heard()
+            ready, go, outcomes = Barrier(count + 1), Future[float](), SimpleQueue[Outcome]()
+            for _ in range(count):
+                Thread(target=_run, args=(*task, ready, go, outcomes), daemon=True).start()
+            ready.wait(LONGEST_SECONDS)
+            say("ready")
+            go.set_result(heard())
+            say([outcomes.get(timeout=LONGEST_SECONDS) for _ in range(count)])
+
+
+def _run(
+    algorithm: Algorithm,
+    variables: Mapping[str, str],
+    ready: Barrier,
+    go: Future[float],
+    outcomes: SimpleQueue[Outcome],
+) -> None:
+    """One contender."""
+    with _PREPARED[algorithm](variables) as resolve:
+        ready.wait(LONGEST_SECONDS)
+        time.sleep(max(go.result(LONGEST_SECONDS) - time.monotonic(), 0.0))
+        outcomes.put(_outcome(resolve))
+
+
+def _outcome(resolve: Resolve) -> Outcome:
+    try:
+        token, asked = resolve()
+    except KisTokenError as error:
+        return Outcome(time.monotonic(), error=error.code)
+    except Exception as error:  # noqa: BLE001 - whatever the guide's libraries raise: it got no token
+        return Outcome(time.monotonic(), error=type(error).__name__)
+    return Outcome(time.monotonic(), fingerprint(token), asked)
+
+
+@contextmanager
+def _ours(variables: Mapping[str, str]) -> Iterator[Resolve]:
+    settings = Settings.from_env({**variables, "KIS_TOKEN_CACHE": "off", "KIS_TOKEN_TIMEOUT": f"{CONTENDER_SECONDS}s"})
+    with open_resolver(settings, time.monotonic(), lambda _: None) as resolver:
+
+        def resolve() -> tuple[str, bool]:
+            got = resolver.resolve()
+            return got.token.value, got.source == "oauth"
+
+        yield resolve
+
+
+@contextmanager
+def _guide(variables: Mapping[str, str]) -> Iterator[Resolve]:
+    from bench.guide import GuideClient
+
+    yield GuideClient(variables).token
+
+
+_PREPARED = {"ours": _ours, "guide": _guide}
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

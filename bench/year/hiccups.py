@@ -1,0 +1,420 @@
+"""``python -m bench.year.hiccups``: a year in which Supabase hiccups and fails for five minutes a week.
+
+One read or write in fifty fails once; of the writes half have had their effect. At a random time of each week Supabase
+does not answer for five minutes: it refuses connections, or lets callers wait. KIS goes by the safe reading of its
+rules: a new token ends the one before it, and for 6 hours after an issue it gives the same one.
+
+Who asks, at Korea time: runners that start new each time and have no cache, 6 in a Korean and 4 in a US session on
+average, four more at 08:55 at once, and the nightly rotation, whose ticks are late as in bench.year.rotation; a server
+with a cache every hour of both sessions; a laptop with a cache at 08:30, 12:00 and 22:40; a container without a
+cache, which is always the same machine, at 07:55 and 22:25. Whoever gets a token uses it at once; one that KIS rejects
+is replaced. Callers act at the same time where they meet: the chain, its patience and the machine's lock are the
+project's own, on a simulated clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime, time, timedelta
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bench.year.memory_store import MemoryStore
+from bench.year.rotation import MINUTES, WORKFLOW, make_ticks, read_schedule
+from bench.year.simulation import FIRST_DAY, MARKETS, MINUTE, SECOND, Issuer, Market, dice, moment, plan
+from bench.year.timeline import Timeline
+from kis_token.config import Settings
+from kis_token.core.resolver import Resolver
+from kis_token.deadline import usable
+from kis_token.errors import IssuanceError, KisTokenError, StoreOutage
+from kis_token.local.cache import make_cache
+from kis_token.local.machine_lock import LocalMachine
+from kis_token.sandbox.kis_rules import Account, KISRules, RefusedError
+from kis_token.sandbox.kis_rules import Settings as KISSettings
+from kis_token.store.rest import READ_SECONDS
+from kis_token.store.sealing import PlainVault
+from kis_token.token import KST, AppKey, parse_stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from random import Random
+
+    from kis_token.core.ports import Begun, Committed
+    from kis_token.store.rest import Slot
+    from kis_token.token import Token
+
+_Answer = TypeVar("_Answer")
+
+#: How often a call of the store fails once.
+HICCUP = 1 / 50
+
+WEEK, OUTAGE = timedelta(days=7), timedelta(minutes=5)
+
+#: What a call of the store takes, and one of tokenP, in seconds.
+STORE_SECONDS, TOKEN_SECONDS = 0.1, 0.5
+
+#: What a year may cost beyond one token a day.
+SPARE = 5
+
+FIRST_JOB = time(7, 55)
+LAPTOP, CONTAINER = (time(8, 30), time(12), time(22, 40)), (FIRST_JOB, time(22, 25))
+CROWD, CROWD_SIZE = time(8, 55), 4
+SERVER_PAUSE = timedelta(hours=1)
+
+LEGEND = """\
+How to read a line: new tokens in the year and on its worst day, each a message to the owner. Calls of tokenP, and those
+of them within a minute of another. Calls of the store that failed without an outage. Jobs; those that began in an
+outage; those that issued without the store. Jobs that were handed a token that KIS rejects: in all, while a good one
+was in the store and the store answered, while a good one was in the store during an outage. Jobs that got no token: in
+an outage, and otherwise.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Year:
+    """``keys`` says where key and secret are: given (as inputs), stored (in the slot) or both.
+
+    ``outages`` are the times at which outages begin, if not at a random one of each week.
+    """
+
+    title: str
+    keys: str
+    days: int = 365
+    seed: int = 1
+    hiccup: float = HICCUP
+    outages: Sequence[datetime] | None = None
+
+
+@dataclass(slots=True)
+class Result:
+    """What happened. ``beside`` and ``failures`` have a line for each case that must not be."""
+
+    hiccups: int = 0
+    issued: Counter[int] = field(default_factory=Counter)
+    calls: list[datetime] = field(default_factory=list)
+    jobs: Counter[str] = field(default_factory=Counter)
+    beside: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+
+def simulate(year: Year) -> Result:
+    """One year."""
+    with TemporaryDirectory(prefix="hiccup-year-") as folder:
+        return _Simulation(year, Path(folder)).run()
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One machine, by its name. A runner's is new each time."""
+
+    name: str
+    has_cache: bool = False
+
+
+SERVER, NOTEBOOK, BOX = Machine("server", has_cache=True), Machine("laptop", has_cache=True), Machine("container")
+
+
+class _Store:
+    """The store in memory, which takes its time and hiccups, and is out now and then."""
+
+    def __init__(self, store: MemoryStore, clock: Timeline, year: Year, result: Result) -> None:
+        self._store = store
+        self._clock = clock
+        self._hiccup = year.hiccup
+        self._result = result
+        self._chance = dice(year.seed, "hiccups")
+        self._outages = list(_outages(year) if year.outages is None else year.outages)
+        self._hangs = {outage: dice(year.seed, outage).random() < 0.5 for outage in self._outages}
+
+    def is_out(self) -> bool:
+        """Whether it does not answer now."""
+        return self._outage() is not None
+
+    def read(self, service_name: str) -> Slot:
+        return self._call(lambda: self._store.read(service_name))
+
+    def begin(self, *arguments: object, **named: object) -> Begun:
+        return self._call(lambda: self._store.begin(*arguments, **named))  # type: ignore[arg-type]  # passed on
+
+    def commit(self, *arguments: object, **named: object) -> Committed:
+        return self._call(lambda: self._store.commit(*arguments, **named))  # type: ignore[arg-type]  # passed on
+
+    def abort(self, *arguments: object, **named: object) -> None:
+        self._call(lambda: self._store.abort(*arguments, **named))  # type: ignore[arg-type]  # passed on
+
+    def save(self, *arguments: object, **named: object) -> bool:
+        return self._call(lambda: self._store.save(*arguments, **named))  # type: ignore[arg-type]  # passed on
+
+    def _call(self, call: Callable[[], _Answer]) -> _Answer:
+        self._clock.sleep(STORE_SECONDS)
+        outage = self._outage()
+        if outage is not None:
+            hangs = self._hangs[outage]
+            if hangs:
+                self._clock.sleep(READ_SECONDS - STORE_SECONDS)
+            raise StoreOutage("store-unreachable", "Supabase is out", sent=hangs)
+        fails = self._chance.random() < self._hiccup
+        self._result.hiccups += fails
+        if fails and self._chance.random() < 0.5:
+            raise StoreOutage("store-unreachable", "The request was lost")
+        answer = call()
+        if fails:
+            raise StoreOutage("store-unreachable", "The answer was lost")
+        return answer
+
+    def _outage(self) -> datetime | None:
+        now = self._clock.now()
+        return next((begin for begin in self._outages if begin <= now < begin + OUTAGE), None)
+
+
+class _Issuer(Issuer):
+    """KIS, which takes its time; every call is noted."""
+
+    def __init__(self, rules: KISRules, clock: Timeline, result: Result) -> None:
+        super().__init__(rules)
+        self._clock = clock
+        self._result = result
+
+    def issue(self, *arguments: Any) -> Token:  # noqa: ANN401 - those of the class above
+        asked_at, before = self._clock.now(), self._rules.issuances.issues
+        self._result.calls.append(asked_at)
+        token = super().issue(*arguments)
+        self._result.issued[(asked_at - FIRST_DAY) // timedelta(days=1)] += self._rules.issuances.issues - before
+        self._clock.sleep(TOKEN_SECONDS)
+        return token
+
+
+class _SimulatedMachine(LocalMachine):
+    """The project's own lock, in a folder of the simulation, waited for on its clock."""
+
+    def __init__(self, folder: Path, clock: Timeline) -> None:
+        super().__init__(lambda: [folder])
+        self._clock = clock
+
+    @contextmanager
+    def lock(self, app_key_id: str, seconds: float) -> Iterator[None]:
+        end = self._clock.monotonic() + seconds
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(super().lock(app_key_id, 0))
+                    break
+                except IssuanceError:
+                    if self._clock.monotonic() >= end:
+                        raise
+                self._clock.sleep(1)
+            yield
+
+
+class _Simulation:
+    """The world of one year."""
+
+    def __init__(self, year: Year, folder: Path) -> None:
+        self._year = year
+        self._folder = folder
+        self._result = Result()
+        self._begin = moment(0, FIRST_JOB)
+        self._clock = Timeline(self._begin, dice(year.seed, "jitter"))
+        account = Account()
+        self._app_key = AppKey(account.app_key, account.app_secret)
+        self._rules = KISRules([account], self._clock, KISSettings(reissue_kills_previous=True, calls_per_second=1000))
+        self._slot = MemoryStore(self._clock)
+        if year.keys != "given":
+            self._slot.put("kis", "app_key", self._app_key.key)
+            self._slot.put("kis", "app_secret", self._app_key.secret)
+        self._store = _Store(self._slot, self._clock, year, self._result)
+        self._issuer = _Issuer(self._rules, self._clock, self._result)
+        self._runners = 0
+
+    def run(self) -> Result:
+        """The whole year."""
+        end = moment(self._year.days, time())
+        for start, act in self._plan():
+            if self._begin <= start < end:
+                self._clock.at(start, act)
+        self._clock.run()
+        return self._result
+
+    def _plan(self) -> Iterator[tuple[datetime, Callable[[], object]]]:
+        year = self._year
+        for tick in make_ticks(read_schedule(WORKFLOW), MINUTES, days=year.days, seed=year.seed):
+            yield tick.start, self._rotate
+        for market in MARKETS:
+            for start in _jobs(year, market):
+                yield start, self._runner
+            for day in range(-1, year.days):
+                start, end = market.hours(day)
+                while start < end:
+                    yield start, lambda: self._job(SERVER)
+                    start += SERVER_PAUSE
+        for day in range(year.days):
+            for clock in LAPTOP:
+                yield moment(day, clock), lambda: self._job(NOTEBOOK)
+            for clock in CONTAINER:
+                yield moment(day, clock), lambda: self._job(BOX)
+            for _ in range(CROWD_SIZE):
+                yield moment(day, CROWD), self._runner
+
+    def _new_runner(self) -> Machine:
+        self._runners += 1
+        return Machine(f"runner {self._runners}")
+
+    def _rotate(self) -> None:
+        with suppress(KisTokenError):  # a rotation that fails leaves it to the next tick, or to the next job
+            self._resolver(self._new_runner(), **plan(self._clock.now().astimezone(KST))).resolve()
+
+    def _runner(self) -> None:
+        self._job(self._new_runner())
+
+    def _job(self, machine: Machine) -> None:
+        """A caller that uses its token at once."""
+        jobs, was_out = self._result.jobs, self._store.is_out()
+        jobs["all"] += 1
+        jobs["in an outage"] += was_out
+        try:
+            resolution = self._resolver(machine).resolve()
+            token = resolution.token
+            jobs["alone"] += resolution.source == "oauth" and token.version is None
+            if not self._is_accepted(token.value):
+                self._note_rejected(machine, token)
+                replaced = self._resolver(machine).replace(token.value).token
+                if not self._is_accepted(replaced.value):
+                    raise IssuanceError("token-repeated", "KIS rejects the token that took its place", retryable=True)
+        except KisTokenError as error:
+            during = was_out or self._store.is_out()
+            jobs["none in an outage" if during else "none"] += 1
+            if not during:
+                self._result.failures.append(f"{self._told(machine)}: {error}")
+
+    def _note_rejected(self, machine: Machine, token: Token) -> None:
+        jobs, row = self._result.jobs, self._slot.read("kis").rows.get("access_token")
+        jobs["rejected"] += 1
+        stored = parse_stored(row.value).value if row is not None else token.value
+        if stored == token.value or not self._is_accepted(stored):
+            return
+        jobs["beside in an outage" if self._store.is_out() else "beside"] += 1
+        if not self._store.is_out():
+            self._result.beside.append(f"{self._told(machine)} got a token that KIS rejects")
+
+    def _told(self, machine: Machine) -> str:
+        return f"{self._clock.now().astimezone(KST):%m-%d %H:%M:%S} {machine.name}"
+
+    def _is_accepted(self, token: str) -> bool:
+        """Whether KIS answers an ordinary call with it."""
+        try:
+            self._rules.admit(self._app_key.key, self._app_key.secret, token)
+        except RefusedError:
+            return False
+        return True
+
+    def _resolver(self, machine: Machine, **inputs: str) -> Resolver:
+        """One call of the chain on that machine."""
+        folder = self._folder / machine.name
+        given = {
+            "supabase_url": "https://example.supabase.co",
+            "supabase_key": "sb_secret_make-believe",
+            "cache_path": f"{folder / 'cache' / 'token.json'}" if machine.has_cache else "off",
+            **inputs,
+        }
+        if self._year.keys != "stored":
+            given |= {"app_key": self._app_key.key, "app_secret": self._app_key.secret}
+        settings, vault = Settings.from_env({f"INPUT_{name.upper()}": given[name] for name in given}), PlainVault()
+        return Resolver(
+            settings,
+            store=self._store,
+            cache=make_cache(settings, vault),
+            machine=_SimulatedMachine(folder / "private", self._clock),
+            issuer=self._issuer,
+            vault=vault,
+            clock=self._clock,
+            deadline=self._clock.monotonic() + usable(settings.timeout / SECOND),
+            tell=lambda _: None,
+        )
+
+
+def _outages(year: Year) -> Iterator[datetime]:
+    for week in range(-(-year.days // 7)):
+        chance: Random = dice(year.seed, "outage", week)
+        yield moment(0, time()) + week * WEEK + chance.random() * (WEEK - OUTAGE)
+
+
+def _jobs(year: Year, market: Market) -> Iterator[datetime]:
+    """Random times, so many in a session on average."""
+    for day in range(-1, year.days):
+        chance, (start, end) = dice(year.seed, market.name, day), market.hours(day)
+        pause = (end - start) / market.jobs
+        while (start := start + chance.expovariate(1) * pause) < end:
+            yield start
+
+
+def make_years(days: int, seed: int) -> list[Year]:
+    """The years of the table. With keys in the store alone nobody can issue while it is out."""
+    return [
+        *(Year(f"keys as inputs, seed {each}", "given", days, each) for each in range(seed, seed + 3)),
+        Year("keys in the store", "stored", days, seed),
+        Year("keys in both", "both", days, seed),
+    ]
+
+
+def close_calls(result: Result) -> int:
+    """How many calls were made within a minute of the one before."""
+    return sum(second - first < MINUTE for first, second in pairwise(sorted(result.calls)))
+
+
+def find_misses(results: Sequence[tuple[Year, Result]]) -> dict[str, list[str]]:
+    """The targets, and which years missed them by what."""
+    days = results[0][0].days
+    return {
+        f"at most {days + SPARE} new tokens": [
+            f"{year.title}: {result.issued.total()}" for year, result in results if result.issued.total() > days + SPARE
+        ],
+        "no token that KIS rejects, while a good one is in the store and the store answers": [
+            f"{year.title}: {each}" for year, result in results for each in result.beside
+        ],
+        "no job without a token but in an outage": [
+            f"{year.title}: {each}" for year, result in results for each in result.failures
+        ],
+    }
+
+
+def print_table(results: Sequence[tuple[Year, Result]]) -> None:
+    """One line for each year."""
+    print(f"{'':30} new tokens -- tokenP --         -------- jobs -------  ---- rejected ----  --- none ---")
+    print(f"{'':30}  year  day   all close hiccups    all outage alone   all beside outage  outage other")
+    for year, result in results:
+        jobs = result.jobs
+        print(
+            f"{year.title:30}{result.issued.total():6}{max(result.issued.values()):5}"
+            f"{len(result.calls):6}{close_calls(result):6}{result.hiccups:8}"
+            f"{jobs['all']:7}{jobs['in an outage']:7}{jobs['alone']:6}"
+            f"{jobs['rejected']:6}{jobs['beside']:7}{jobs['beside in an outage']:7}"
+            f"{jobs['none in an outage']:8}{jobs['none']:6}"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; 1 when a target is missed."""
+    parser = argparse.ArgumentParser(prog="python -m bench.year.hiccups", description=__doc__)
+    parser.add_argument("--days", type=int, default=365)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    print(LEGEND)
+    print(f"{options.days} days, seed {options.seed} and, in two lines, the next ones", flush=True)
+    results = [(year, simulate(year)) for year in make_years(options.days, options.seed)]
+    print_table(results)
+    missed = 0
+    for target, misses in find_misses(results).items():
+        print(f"Target: {target}. {'Missed:' if misses else 'Holds.'}")
+        print("".join(f"  {each}\n" for each in misses), end="")
+        missed += len(misses)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,292 @@
+"""What ``kis-token check`` looks at: the whole set-up, without issuing, storing or changing anything.
+
+Yields findings as they come. Nothing here shows a secret: what is found is told by its kind, its length of life and the
+errors' own texts.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from kis_token.admin.finding import Finding, note, ok, wrong, wrong_as
+from kis_token.admin.route import examine_route
+from kis_token.admin.schema import check_schema
+from kis_token.config import Settings
+from kis_token.core.app_keys import KEY_TYPES, given_app_key, stored_app_key
+from kis_token.core.lookup import ROTATION_GRACE, TOLERATED_SKEW, check_owner, describe
+from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError
+from kis_token.local.cache import make_cache
+from kis_token.local.private_folders import is_on_open_ground
+from kis_token.store.sealing import SealingVault, make_vault
+from kis_token.token import AppKey, claimed_time, parse_instant, parse_stored
+from kis_token.values import odd_lengths, parse_claims, pasted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from kis_token.clock import Clock
+    from kis_token.kis.api import KISIssuer
+    from kis_token.store.rest import Slot
+    from kis_token.store.sealing import Vault
+    from kis_token.store.supabase import SupabaseStore
+    from kis_token.token import Token
+
+#: A key that ends within this time is worth a word.
+_SOON = timedelta(days=14)
+
+
+def read_settings(env: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
+    """The settings, if they make sense, and what there is to say of them."""
+    try:
+        settings = Settings.from_env(env)
+    except SettingsError as error:
+        return None, [wrong_as("settings", fault) for fault in error.faults]
+    where = f"{settings.environment}, slot {settings.service_name}, KIS at {settings.base_url}"
+    return settings, [ok("settings", where), *(note("settings", text) for text in settings.notes)]
+
+
+def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: Clock) -> Iterator[Finding]:
+    """All findings on a set-up."""
+    vault = make_vault(settings.encryption_keys)
+    yield from examine_route(settings)
+    yield _kis_host(issuer)
+    yield from _supabase_key(settings.supabase_key, clock.now())
+    if settings.homeless:
+        yield note("cache", "there is none: this user has no home folder, and no cache-path is given")
+    else:
+        yield from _cache_folder(settings.cache_path)
+    try:
+        slot = store.read(settings.service_name)
+        yield ok("supabase", f"{settings.supabase_url} answers, and the key reads the table")
+        yield _clock(slot.server_now, clock.now())
+        now = slot.server_now or clock.now()
+        opened = _Opened()
+        if settings.reads_only:
+            yield note("tables", "a reader's key cannot look at functions, grants and keys")
+        else:
+            yield from check_schema(store)
+        yield from _open(slot, settings, vault, opened)
+        if not settings.reads_only:
+            yield from _keys(slot, settings, vault, opened)
+            yield from _other_slots(store, settings, opened, now)
+    except StoreError as error:
+        yield wrong_as("supabase", error)
+        yield note("the rest", "what Supabase holds was not looked at any further, for that reason")
+        return
+    yield from _token(slot, settings, opened, now)
+    yield from _cached(slot, settings, vault, opened, now)
+
+
+@dataclass
+class _Opened:
+    """The slot's values that could be opened, by type. Its repr shows none."""
+
+    values: dict[str, str] = field(default_factory=dict, repr=False)
+    app_key: AppKey | None = field(default=None, repr=False)
+
+
+def _kis_host(issuer: KISIssuer) -> Finding:
+    try:
+        issuer.greet()
+    except KisTokenError as error:
+        return wrong_as("kis", error)
+    how = "TLS" if issuer.base_url.startswith("https:") else "plain http, on this machine"
+    return ok("kis", f"{issuer.base_url} answers ({how}); no token was asked for")
+
+
+def _supabase_key(key: str, now: datetime) -> Iterator[Finding]:
+    last = key.rpartition(" ")[2]
+    claims = parse_claims(last)
+    role = claims.get("role")
+    if " " in key:
+        yield note("supabase-key", "a reader's key: it reads tokens, and can renew none")
+    elif last.startswith("sb_secret_"):
+        yield ok("supabase-key", "a secret key (sb_secret_)")
+    elif role == "service_role":
+        yield ok("supabase-key", "a service_role key")
+    else:
+        yield note("supabase-key", "of a kind that is not known", "Use the service_role or sb_secret_ key.")
+    ends = claimed_time(claims, "exp")
+    if ends is not None and ends <= now:
+        yield wrong("supabase-key", f"it ended on {ends:%Y-%m-%d}", "Make another one; see docs/security.md.")
+    elif ends is not None and ends - now < _SOON:
+        yield note("supabase-key", f"it ends on {ends:%Y-%m-%d}", "Make another one soon; see docs/security.md.")
+
+
+def _cache_folder(path: Path | None) -> Iterator[Finding]:
+    if path is None:
+        yield note("cache", "turned off: while Supabase is down there is no token to fall back on")
+        return
+    remedy = "Set cache-path to a file in a folder of your own, or to off."
+    try:
+        folder = next(each for each in path.absolute().parents if each.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        mode = path.lstat().st_mode if path.exists() or path.is_symlink() else None
+    except OSError as error:
+        yield wrong("cache", f"its folder cannot be written ({type(error).__name__})", remedy, "cache-unwritable")
+        return
+    if is_on_open_ground(path.absolute()):
+        yield wrong("cache", "others could put a folder of theirs in its folder's place", remedy)
+    elif mode is not None and not stat.S_ISREG(mode):
+        yield wrong("cache", "there is a folder, a link or a pipe where the file should be", remedy)
+    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # elsewhere such modes mean nothing
+        yield wrong("cache", "the file can be read by others", "Give it the mode 0600, or delete it.")
+    else:
+        yield ok("cache", "its folder can be written" + (", and the file is closed to others" if mode else ""))
+
+
+def _clock(server_now: datetime | None, now: datetime) -> Finding:
+    if server_now is None:
+        return note("clock", "Supabase did not say what time it is")
+    skew = now - server_now
+    seconds = int(abs(skew).total_seconds())
+    if abs(skew) <= TOLERATED_SKEW:
+        return ok("clock", f"within {max(seconds, 1)} s of Supabase's")
+    direction = "ahead" if skew > timedelta() else "behind"
+    return wrong("clock", f"this machine's clock is {seconds} s {direction}", "Let the machine set its clock by NTP.")
+
+
+def _open(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iterator[Finding]:
+    older = []
+    rows = {name: row for name, row in sorted(slot.rows.items()) if not row.is_empty}
+    for name, row in rows.items():
+        try:
+            opened.values[name] = vault.open(row.value, settings.service_name, name)
+        except TokenError as error:
+            yield wrong_as("sealing", error)
+            continue
+        if isinstance(vault, SealingVault) and not vault.is_current(row.value):
+            older.append(name)
+    if older:
+        yield note("sealing", f"{', '.join(older)}: sealed with another key than the first", "Run kis-token seal.")
+    elif opened.values and len(opened.values) == len(rows):
+        form = "sealed, and open with the given keys" if settings.encryption_keys else "plain, and no key is given"
+        yield ok("sealing", f"{', '.join(opened.values)}: {form}")
+
+
+def _keys(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iterator[Finding]:
+    given = given_app_key(settings)
+    try:
+        stored = stored_app_key(slot, settings, vault)
+    except TokenError:
+        return  # said with the seals
+    except StoreMisconfigured as error:
+        yield wrong("app key", f"{error.args[0]}", "Run kis-token set-keys.", error.code)
+        return
+    opened.app_key = stored or given
+    if stored is not None and given not in (None, stored):
+        yield wrong(
+            "app key",
+            f"the given key is not the one stored for {settings.service_name}, which counts",
+            "Take KIS_APP_KEY and KIS_APP_SECRET away, or store them with kis-token set-keys.",
+        )
+    elif stored is not None:
+        yield ok("app key", "stored" + (", and the same as the given one" if given else ""))
+    elif given is None:
+        yield wrong_as(
+            "app key", KisTokenError("missing-app-key", "none is stored, or only half of it, and none given")
+        )
+    elif any(pasted(opened.values.get(name, "")) for name in KEY_TYPES):
+        yield note("app key", "given; of the stored one there is only half", "Run kis-token set-keys.")
+    else:
+        yield ok("app key", "given; none is stored")
+    lengths = odd_lengths(opened.app_key.key, opened.app_key.secret) if opened.app_key is not None else ""
+    if lengths:
+        yield note("app key", lengths, "Compare it with the KIS developers' site.")
+
+
+def _other_slots(store: SupabaseStore, settings: Settings, opened: _Opened, now: datetime) -> Iterator[Finding]:
+    """What the rows beside the slot's own say: who else has its key, and what its key is noted as."""
+    try:
+        rows, leases = store.rows_without_values(), store.issuance_status(None, 0)["leases"]
+    except StoreMisconfigured:
+        return  # what is wrong with the tables is said already
+    living = {
+        row["service_name"]
+        for row in rows
+        if row["credential_type"] == "access_token" and row["is_active"] and _ends_after(row["expires_at"], now)
+    }
+    for lease in leases:
+        is_other = lease["service_name"] != settings.service_name and lease["service_name"] in living
+        if is_other and opened.app_key is not None and lease["app_key_id"] == opened.app_key.key_id:
+            said = f"the service {lease['service_name']} has a living token of this app key"
+            yield wrong_as("app key", KisTokenError("key-in-two-slots", said))
+    noted = {
+        row["environment"]
+        for row in rows
+        if row["service_name"] == settings.service_name and row["credential_type"] == "app_key" and row["is_active"]
+    } & {"production", "paper"}
+    if noted == {settings.environment}:
+        yield ok("environment", f"the stored key is noted as one for {settings.environment}")
+    elif noted:
+        said = f"the stored key is noted as one for {noted.pop()}, and {settings.environment} is asked for"
+        remedy = "Set KIS_ENVIRONMENT and KIS_SERVICE_NAME to what belongs together, or run kis-token set-keys."
+        # A row that some other client wrote has production by default.
+        judge = wrong if settings.environment == "production" else note
+        yield judge("environment", said, remedy)
+
+
+def _ends_after(column: object, now: datetime) -> bool:
+    try:
+        return parse_instant(column) > now
+    except ValueError:
+        return False
+
+
+def _token(slot: Slot, settings: Settings, opened: _Opened, now: datetime) -> Iterator[Finding]:
+    row = slot.rows.get("access_token")
+    if row is None or row.is_empty:
+        yield note("token", "none is stored; the next who asks issues one")
+        return
+    if "access_token" not in opened.values:
+        return  # said with the seals
+    try:
+        token = parse_stored(opened.values["access_token"], column=row.expires_at, version=row.version)
+    except TokenError as error:
+        yield note("token", f"{error.args[0]} [{error.code}]", error.hint)
+        return
+    try:
+        if token.lives(now):
+            check_owner(token, opened.app_key, settings, "It")
+    except TokenError as error:
+        yield wrong_as("token", error)
+        return
+    if token.token_id in slot.rejected:
+        yield note("token", "KIS rejects the stored one; the next caller that needs a token issues another")
+        return
+    yield _life("token", token, settings, now)
+    if token.lives(now) and now - token.issued_at > settings.refresh_after + ROTATION_GRACE:
+        hours = int((now - token.issued_at) / timedelta(hours=1))
+        yield note("rotation", f"the token is {hours} h old: it has evidently not run", "See docs/troubleshooting.md.")
+
+
+def _cached(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: datetime) -> Iterator[Finding]:
+    """The machine's file is no fleet's store: while Supabase works, what is wrong with it mends itself."""
+    cache = make_cache(settings, vault)
+    if cache is None:
+        return
+    try:
+        token = cache.read()
+        if token.lives(now):
+            check_owner(token, opened.app_key, settings, "It")
+    except TokenError as error:
+        remedy = "" if error.code == "token-unusable" else "The next kis-token get replaces it."
+        yield note("cached token", f"{error.args[0]}", remedy)
+        return
+    if token.token_id in slot.rejected:
+        yield note("cached token", "KIS rejects it, so it is not used", "The next kis-token get replaces it.")
+        return
+    yield _life("cached token", token, settings, now)
+
+
+def _life(what: str, token: Token, settings: Settings, now: datetime) -> Finding:
+    said = describe(token, now, settings.min_validity).removeprefix("its token ")
+    return ok(what, said) if token.lives(now) else note(what, said)

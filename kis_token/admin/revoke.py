@@ -1,0 +1,82 @@
+"""Ending the slot's token: at KIS, in the store and in this machine's cache."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from kis_token.core.app_keys import given_app_key, stored_app_key
+from kis_token.core.lookup import check_owner
+from kis_token.errors import KisTokenError, StoreMisconfigured, TokenError
+from kis_token.local.cache import make_cache
+from kis_token.token import REISSUE_WINDOW, AppKey, parse_stored
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from kis_token.clock import Clock
+    from kis_token.config import Settings
+    from kis_token.store.rest import Slot
+    from kis_token.store.sealing import Vault
+    from kis_token.store.supabase import SupabaseStore
+    from kis_token.token import Token
+
+
+class Revoker(Protocol):
+    """KIS."""
+
+    def revoke(self, token: Token, app_key: AppKey) -> bool:
+        """End a token; False when it is dead already. Raises IssuerRefused and IssuerOutage."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """What came of it.
+
+    ``was_alive``: KIS knew the token. ``is_inactive``: its row counts as absent now; False when another token was
+    stored meanwhile, which stays. ``repeated_until``: until then KIS may answer tokenP with the revoked token again,
+    and who needs one gets an error; None when that time is over.
+    """
+
+    was_alive: bool
+    is_inactive: bool
+    repeated_until: datetime | None
+
+
+def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vault, clock: Clock) -> Revoked | None:
+    """Revoke the slot's token at KIS, then have it stored no more and forget it here. None when no token is stored.
+
+    May be repeated when it breaks off. Another machine may have it cached; it does not use it while the store works.
+    Raises StoreError, TokenError, IssuerError and KisTokenError ``missing-app-key``.
+    """
+    if settings.reads_only:
+        raise StoreMisconfigured("store-read-only", "This supabase-key may only read, so nothing was revoked")
+    service = settings.service_name
+    slot = store.read(service)
+    row = slot.rows.get("access_token")
+    if row is None or row.is_empty:
+        return None
+    token = parse_stored(vault.open(row.value, service, "access_token"), column=row.expires_at, version=row.version)
+    app_key = _app_key(slot, settings, vault)
+    check_owner(token, app_key, settings, f"The token of {service}")
+    was_alive = issuer.revoke(token, app_key)
+    # An answer that was lost and asked for again says that the row is another one: the row itself is looked at.
+    is_inactive = store.revoke(service, token, settings.label) or "access_token" not in store.read(service).rows
+    cache = make_cache(settings, vault)
+    if cache is not None and settings.cache_path is not None:
+        with suppress(TokenError, OSError):
+            if cache.read().token_id == token.token_id:
+                settings.cache_path.unlink()
+    until = token.issued_at + REISSUE_WINDOW
+    return Revoked(was_alive, is_inactive, until if until > (slot.server_now or clock.now()) else None)
+
+
+def _app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey:
+    """Key and secret as the chain knows them: the stored ones count."""
+    app_key = stored_app_key(slot, settings, vault) or given_app_key(settings)
+    if app_key is None:
+        raise KisTokenError(
+            "missing-app-key", f"KIS revokes a token for its app key, and {settings.service_name} has none"
+        )
+    return app_key

@@ -1,0 +1,33 @@
+"""What ``kis-token check`` says of the way to Supabase and KIS: which variables of this machine have a part in it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from kis_token.admin.finding import Finding, ok, wrong
+from kis_token.network.certificates import in_use, unusable
+from kis_token.network.proxies import ProxyFault, find_proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kis_token.config import Settings
+
+
+def examine_route(settings: Settings) -> Iterator[Finding]:
+    """Proxies and certificates that variables name. None of them counts without TLS."""
+    hosts = {"Supabase": settings.supabase_url, "KIS": settings.base_url}
+    encrypted = {name: urlsplit(url) for name, url in hosts.items() if url.startswith("https:")}
+    if not encrypted:
+        return
+    for name, parts in encrypted.items():
+        with suppress(ProxyFault):  # which the request says itself
+            proxy = find_proxy(parts.hostname or "", parts.port or 443)
+            if proxy is not None:
+                yield ok("proxy", f"{name} is asked through the proxy in {proxy.source}")
+    for said in unusable():
+        yield wrong("certificates", said, "Correct the variable, or remove it.")
+    if in_use() and not unusable():
+        yield ok("certificates", f"those of {', '.join(in_use())} are trusted")

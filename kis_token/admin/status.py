@@ -1,0 +1,189 @@
+"""What ``kis-token status`` shows: the slots, their tokens, and who issued them. Asks, and changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from kis_token.core.rotation import due_at
+from kis_token.errors import StoreOutage, TokenError
+from kis_token.token import Token, parse_instant, parse_stored
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from kis_token.config import Settings
+    from kis_token.store.rest import Row
+    from kis_token.store.sealing import Vault
+    from kis_token.store.supabase import SupabaseStore
+
+#: So many events are looked through for the one that brought a slot's token.
+_LOG_ROWS = 500
+
+#: The outcomes with which a turn ends.
+_ENDS = frozenset({"committed", "unchanged", "fenced", "aborted"})
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """One slot. ``token`` is fresh, stale, expired, rejected, inactive, unreadable or none; what nobody knows is None.
+
+    ``issued_by`` is who asked KIS for the token, ``rotation_due_at`` from when a rotation renews it, ``issuing`` who is
+    at it just now, ``last_error`` the code with which the last attempt ended.
+    """
+
+    service: str
+    environment: str | None = None
+    token: str = "none"  # noqa: S105 - a state
+    issued_at: datetime | None = None
+    expires_at: datetime | None = None
+    issued_by: str | None = None
+    rotation_due_at: datetime | None = None
+    issuing: str | None = None
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One attempt to issue, and how it ended."""
+
+    happened_at: datetime
+    service: str
+    outcome: str
+    by: str | None = None
+    error_code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The slots by name and the last events, newest first, at ``now`` by the database's clock."""
+
+    now: datetime
+    slots: tuple[SlotStatus, ...]
+    events: tuple[Event, ...]
+
+
+def collect(
+    settings: Settings, store: SupabaseStore, vault: Vault, *, only: str | None = None, events: int = 10
+) -> Status:
+    """Ask for all slots, or for ``only`` one. The settings' own token is opened; of others the columns are believed.
+
+    Raises StoreError.
+    """
+    log = store.issuance_status(only, _LOG_ROWS)
+    rows = store.rows_without_values()
+    own_slot = store.read(settings.service_name)
+    own = own_slot.rows.get("access_token")
+    try:
+        now = parse_instant(log["server_now"])
+        leases = {lease["service_name"]: lease for lease in log["leases"]}
+        tokens = {row["service_name"]: row for row in rows if row["credential_type"] == "access_token"}
+        environments = {row["service_name"]: _word(row["environment"]) for row in rows}
+        services = [only] if only else sorted({row["service_name"] for row in rows} | leases.keys())
+        slots = []
+        for name in services:
+            slot = replace(_slot(name, leases.get(name, {}), now), environment=environments.get(name))
+            if name in tokens:
+                opened = _opened(own, settings, vault) if own is not None and name == settings.service_name else None
+                slot = _with_token(slot, tokens[name], leases.get(name, {}), opened, now=now, settings=settings)
+                if isinstance(opened, Token) and opened.token_id in own_slot.rejected:
+                    slot = replace(slot, token="rejected", rotation_due_at=None)  # noqa: S106 - a state
+                slot = replace(slot, issued_by=_issuer(name, tokens[name], leases.get(name, {}), log["issuances"]))
+            slots.append(slot)
+        ended = {(row["service_name"], row["fence"]) for row in log["issuances"] if row["outcome"] in _ENDS}
+        shown = [
+            _event(row)
+            for row in log["issuances"]
+            if row["outcome"] != "granted" or (row["service_name"], row["fence"]) not in ended
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreOutage("store-unreachable", "Supabase's answer is not one of its own") from error
+    return Status(now, tuple(slots), tuple(shown[:events]))
+
+
+def _slot(name: str, lease: dict[str, Any], now: datetime) -> SlotStatus:
+    """A slot by its lease."""
+    lease_until = _instant(lease.get("lease_until"))
+    is_held = lease.get("holder_label") is not None and lease_until is not None and lease_until > now
+    return SlotStatus(
+        _word(name) or "",
+        issuing=_word(lease["holder_label"]) if is_held else None,
+        last_error=_word(lease.get("last_error")),
+    )
+
+
+def _with_token(
+    slot: SlotStatus,
+    row: dict[str, Any],
+    lease: dict[str, Any],
+    opened: Token | str | None,
+    *,
+    now: datetime,
+    settings: Settings,
+) -> SlotStatus:
+    """The same with what is known of its token: by the token itself where it was opened, else by row and lease."""
+    slot = replace(slot, environment=_word(row["environment"]))
+    issued_at = _instant(lease.get("issued_at")) if _is_known(row, lease) else None
+    expires_at = _instant(row["expires_at"])
+    if isinstance(opened, Token):
+        issued_at, expires_at = opened.issued_at, opened.expires_at
+    slot = replace(slot, issued_at=issued_at, expires_at=expires_at)
+    if not row["is_active"]:
+        return replace(slot, token="inactive", expires_at=None)  # noqa: S106 - a state
+    if expires_at is None or isinstance(opened, str):
+        return replace(slot, token="unreadable")  # noqa: S106 - a state
+    times = Token("", expires_at=expires_at, issued_at=issued_at or expires_at)  # nothing but its times is asked for
+    return replace(
+        slot,
+        token=times.state(now, settings.min_validity).value,
+        rotation_due_at=due_at(times, settings.refresh_after) if issued_at is not None else None,
+    )
+
+
+def _issuer(name: str, row: dict[str, Any], lease: dict[str, Any], log: list[dict[str, Any]]) -> str | None:
+    """Who asked KIS for the stored token; None when the log does not reach back so far, or it was stored otherwise."""
+    if _is_known(row, lease):
+        for event in log:
+            same = (event["service_name"], event["token_id"]) == (name, lease["token_id"])
+            if same and event["outcome"] == "committed":
+                return _word(event["holder_label"])
+    return None
+
+
+def _is_known(row: dict[str, Any], lease: dict[str, Any]) -> bool:
+    """Whether the lease speaks of the token in this row: else somebody stored another without a turn."""
+    return bool(row["version"] == lease.get("token_version"))
+
+
+def _opened(row: Row, settings: Settings, vault: Vault) -> Token | str:
+    """The token in the slot's row, or why it cannot be had."""
+    try:
+        text = vault.open(row.value, settings.service_name, "access_token")
+        return parse_stored(text, column=row.expires_at, version=row.version)
+    except TokenError as error:
+        return error.code
+
+
+def _event(row: dict[str, Any]) -> Event:
+    return Event(
+        happened_at=parse_instant(row["happened_at"]),
+        service=_word(row["service_name"]) or "",
+        outcome=str(row["outcome"]),
+        # What is stored without a turn bears the label of the turn before it.
+        by=None if row["outcome"] == "saved" else _word(row["holder_label"]),
+        error_code=_word(row["error_code"]),
+    )
+
+
+def _instant(value: object) -> datetime | None:
+    try:
+        return parse_instant(value)
+    except ValueError:
+        return None
+
+
+def _word(text: object) -> str | None:
+    """What other machines wrote, made fit for a terminal."""
+    if text is None:
+        return None
+    return "".join(letter for letter in " ".join(str(text).split()) if letter.isprintable())[:80]

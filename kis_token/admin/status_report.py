@@ -1,0 +1,102 @@
+"""How a status is told: as JSON for programs, as tables for people."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from kis_token.token import KST, in_hours
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from kis_token.admin.status import Event, SlotStatus, Status
+
+_OUTCOMES = {
+    "granted": "began, no end is noted",
+    "committed": "issued a token",
+    "unchanged": "KIS gave the same token again",
+    "fenced": "came too late, stored nothing",
+    "aborted": "no token",
+    "saved": "stored without a turn",
+    "revoked": "revoked at KIS",
+}
+
+
+def as_json(status: Status) -> dict[str, Any]:
+    """For programs: each time twice, ISO 8601, in UTC and under a name that ends in _kst in Korea time."""
+
+    def members(item: SlotStatus | Event) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in asdict(item).items():
+            found |= _times(name, value) if name.endswith("_at") else {name: value}
+        return found
+
+    return {
+        **_times("now", status.now),
+        "slots": [members(slot) for slot in status.slots],
+        "events": [members(event) for event in status.events],
+    }
+
+
+def as_text(status: Status) -> list[str]:
+    """For people: the slots, and the last events. The lines of headings are in capitals, every time in both zones."""
+    slots = [
+        {
+            "slot": slot.service,
+            "environment": slot.environment,
+            "token": slot.token,
+            "left": _ahead(slot.expires_at, status.now),
+            "age": _ahead(status.now, slot.issued_at),
+            **_in_both(slot.expires_at, "ends"),
+            **_in_both(slot.rotation_due_at, "rotation due"),
+            "issued by": slot.issued_by,
+            "issuing now": slot.issuing,
+            "last error": slot.last_error,
+        }
+        for slot in status.slots
+    ]
+    events = [
+        {
+            **_in_both(event.happened_at, "when"),
+            "slot": event.service,
+            "what": _OUTCOMES.get(event.outcome, event.outcome)
+            + (f" ({event.error_code})" if event.error_code else ""),
+            "by": event.by,
+        }
+        for event in status.events
+    ]
+    return [*(_table(slots) or ["There is no slot yet."]), "", *(_table(events) or ["Nobody has tried to issue yet."])]
+
+
+def _table(rows: Sequence[dict[str, str | None]]) -> list[str]:
+    """Lines, with the members' names as headings. A column in which nobody has anything is left out."""
+    names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
+    cells = [[name.upper() for name in names], *([row[name] or "-" for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells] if rows else []
+
+
+def _in_both(moment: datetime | None, name: str) -> dict[str, str | None]:
+    """A time to the minute, as two members."""
+    zones = {"kst": KST, "utc": timezone.utc}
+    return {
+        f"{name} ({zone})": f"{moment.astimezone(offset):%m-%d %H:%M}" if moment else None
+        for zone, offset in zones.items()
+    }
+
+
+def _ahead(later: datetime | None, earlier: datetime | None) -> str | None:
+    """How much time is between two moments; "0 h 0 min" for none."""
+    return in_hours(max(later - earlier, timedelta())) if later and earlier else None
+
+
+def _times(name: str, moment: datetime | None) -> dict[str, str | None]:
+    if moment is None:
+        return {name: None, f"{name}_kst": None}
+    return {
+        name: moment.astimezone(timezone.utc).isoformat(timespec="seconds"),
+        f"{name}_kst": moment.astimezone(KST).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,76 @@
+"""What every command starts from: the environment, the options that change it, and the chain."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from kis_token.cli.terminal import Progress, say
+from kis_token.config import ENVIRONMENTS, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kis_token.core.lookup import Resolution
+
+_Command = TypeVar("_Command", bound="Callable[..., Any]")
+
+
+@dataclass
+class Caller:
+    """Who has started the command, by his environment. Its repr shows nothing of that."""
+
+    env: dict[str, str] = field(repr=False)
+    started: float = field(default_factory=time.monotonic)
+    service: str | None = None
+
+    def settings(self, **inputs: str) -> Settings:
+        """The settings; ``inputs`` by their names with underscores win over the environment. Raises SettingsError."""
+        given = {f"INPUT_{name.upper()}": value for name, value in inputs.items()}
+        return Settings.from_env({**self.env, **given})
+
+    def resolve(self, settings: Settings) -> Resolution:
+        """A token, as the settings' mode asks for it; warnings are said. Raises KisTokenError."""
+        from kis_token.wiring import open_resolver
+
+        with (
+            Progress(sys.stderr, is_plain=self.env.get("TERM") == "dumb") as progress,
+            open_resolver(settings, self.started, progress.tell) as resolver,
+        ):
+            resolution = resolver.resolve()
+        for warning in resolution.warnings:
+            say(f"warning: {warning}")
+        return resolution
+
+
+def slot_options(command: _Command) -> _Command:
+    """The options --service and --environment, which win over KIS_SERVICE_NAME and KIS_ENVIRONMENT."""
+
+    def take_service(context: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            context.obj.service = value
+            context.obj.env["INPUT_SERVICE_NAME"] = value
+
+    def take_environment(context: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            context.obj.env["INPUT_ENVIRONMENT"] = value
+
+    service = click.option(
+        "--service",
+        metavar="NAME",
+        callback=take_service,
+        expose_value=False,
+        help="The slot to use, instead of KIS_SERVICE_NAME.",
+    )
+    environment = click.option(
+        "--environment",
+        type=click.Choice(ENVIRONMENTS),
+        callback=take_environment,
+        expose_value=False,
+        help="Which of KIS's two, instead of KIS_ENVIRONMENT.",
+    )
+    return service(environment(command))

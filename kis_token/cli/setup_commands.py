@@ -1,0 +1,139 @@
+"""Commands that show and set up, and issue nothing: status, check, sql, sandbox."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from kis_token.cli.context import slot_options
+from kis_token.cli.help_examples import TaughtCommand
+from kis_token.cli.terminal import say
+from kis_token.errors import EnvironmentFault, StoreMisconfigured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kis_token.admin.finding import Finding
+    from kis_token.cli.context import Caller
+
+_COLOURS = {"ok": "green", "wrong": "red", "note": "yellow"}
+
+
+@click.command(
+    cls=TaughtCommand,
+    short_help="show slots, tokens and who issued them",
+    examples=["kis-token status", "kis-token status --json | jq '.slots[] | {service, token, expires_at}'"],
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@slot_options
+@click.pass_obj
+def status(caller: Caller, *, as_json: bool) -> None:
+    """Show the slots: how long their tokens live, who issued them, when a rotation is due, the last attempts.
+
+    With --service that slot alone. Times are in Korea time and in UTC.
+    """
+    from kis_token.admin.status import collect
+    from kis_token.admin.status_report import as_json as members_of
+    from kis_token.admin.status_report import as_text
+    from kis_token.store.sealing import make_vault
+    from kis_token.wiring import open_store
+
+    settings = caller.settings()
+    if settings.reads_only:
+        raise StoreMisconfigured("store-permission-denied", "A reader's key may not see who issued what")
+    with open_store(settings, caller.started, say) as store:
+        found = collect(settings, store, make_vault(settings.encryption_keys), only=caller.service)
+    if caller.service and not found.events and not any(slot.environment for slot in found.slots):
+        say(f"warning: there is no slot {caller.service} yet")
+    if as_json:
+        click.echo(json.dumps(members_of(found)))
+        return
+    for line in as_text(found):
+        click.secho(line, bold=line.isupper())
+
+
+@click.command(
+    cls=TaughtCommand,
+    short_help="look for mistakes in the set-up",
+    examples=["kis-token check", "kis-token check --json | jq '.[] | select(.state == \"wrong\")'"],
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON array.")
+@slot_options
+@click.pass_obj
+def check(caller: Caller, *, as_json: bool) -> int:
+    """Look at the whole set-up, without issuing, storing or changing anything.
+
+    Variables, KIS's host, Supabase and the kind of its key, the cache file, the clock, tables, functions and grants,
+    seals, keys and tokens. One line a finding, with what to do about it. Exit status 1 when something is wrong.
+    """
+    findings = []
+    for finding in _findings(caller):
+        findings.append(finding)
+        if not as_json:
+            state, rest = finding.state, str(finding).removeprefix(finding.state)
+            click.echo(click.style(state, fg=_COLOURS[state]) + rest)
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings]))
+    return 1 if any(finding.state == "wrong" for finding in findings) else 0
+
+
+def _findings(caller: Caller) -> Iterator[Finding]:
+    from kis_token.admin.check import examine, read_settings
+    from kis_token.clock import SystemClock
+    from kis_token.kis.api import KISIssuer
+    from kis_token.wiring import open_store
+
+    settings, said = read_settings(caller.env)
+    yield from said
+    if settings is None:
+        return
+    issuer = KISIssuer(settings.base_url, settings.environment)
+    with open_store(settings, caller.started, say) as store:
+        yield from examine(settings, store, issuer, SystemClock())
+
+
+@click.command(
+    cls=TaughtCommand,
+    short_help="print the SQL that Supabase needs",
+    examples=['kis-token sql | psql "$DATABASE_URL"', 'ls "$(kis-token sql --directory)"'],
+)
+@click.option("--directory", is_flag=True, help="Print where the files are instead.")
+def sql(*, directory: bool) -> None:
+    """Print the migrations in the order in which they are run, for the SQL editor of the Supabase project.
+
+    They may be run as often as you like, also on tables that hold rows.
+    """
+    from kis_token.store.migrations import migrations, migrations_folder
+
+    if directory:
+        click.echo(migrations_folder())
+        return
+    for path in migrations():
+        click.echo(f"-- {path.name}\n\n{path.read_text(encoding='utf-8')}")
+
+
+@click.command(
+    cls=TaughtCommand,
+    context_settings={"allow_interspersed_args": False},
+    short_help="KIS and Supabase on this machine, to try it out",
+    examples=["kis-token sandbox -- kis-token get", "kis-token sandbox -- pytest"],
+)
+@click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
+def sandbox(command: tuple[str, ...]) -> int:
+    """Start a KIS emulator and a stand-in for Supabase: no account is needed.
+
+    With CMD, run it inside and end with its status. Without, print the variables to export and stay until Ctrl-C. Needs
+    the extra: pip install 'kis-token[sandbox]'.
+    """
+    try:
+        from kis_token.sandbox.command import run
+    except ImportError as error:
+        raise EnvironmentFault("sandbox-missing", f"The sandbox needs the package {error.name}") from None
+    try:
+        return run(list(command))
+    except RuntimeError as error:
+        # PostgreSQL did not start; its own words, which hold no secret of ours, say why.
+        raise EnvironmentFault("sandbox-failed", f"{error}") from None

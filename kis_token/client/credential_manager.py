@@ -1,0 +1,249 @@
+"""The guide's store: ``SupabaseCredentialManager`` and its module functions, with their names and return values.
+
+What is not there, or cannot be had because Supabase does not answer, is None, or False for a save; an outage is also
+logged, to the logger ``kis_token``. What somebody has to mend is raised: SettingsError, StoreMisconfigured and, for
+values that are sealed or not sealed against what the settings say, TokenError.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kis_token.clock import SystemClock
+from kis_token.config import Settings
+from kis_token.core.app_keys import KEY_TYPES, stored_app_key
+from kis_token.errors import SettingsError, StoreOutage, TokenError
+from kis_token.store.rest import TYPES
+from kis_token.store.sealing import PREFIX, make_vault
+from kis_token.store.supabase import SupabaseStore
+from kis_token.token import build_token, parse_instant, parse_stored
+from kis_token.values import pasted
+from kis_token.wiring import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from kis_token.clock import Clock
+    from kis_token.store.rest import Row, Slot
+    from kis_token.store.sealing import Vault
+
+_LOG = logging.getLogger("kis_token")
+
+#: The variables of the key, in the order in which they count.
+_KEY_NAMES = ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY")
+
+#: Without these there is no store, which is no mistake: the guide's clients go on with what they have.
+_NO_STORE = {"missing-supabase-url", "missing-supabase-key", "secrets-withheld"}
+
+_Answer = TypeVar("_Answer")
+
+
+class SupabaseCredentialManager:
+    """The credentials of all services in one Supabase project.
+
+    Without arguments url and key are those of the environment. The methods about KIS are for the slot that the
+    environment names: kis, kis-paper or ``KIS_SERVICE_NAME``. ``env`` stands in for os.environ. Threads
+    and forked processes may share it: no connection is kept between two calls.
+    Raises SettingsError for settings that are there and make no sense.
+
+    Attributes:
+        url: the project's URL, None when it is not known. Subclasses may set it and ``key``, at any time.
+        key: the project's key.
+    """
+
+    # Here and not in __init__ alone, for subclasses whose __init__ sets url and key and does not call this one.
+    url: str | None = None
+    key: str | None = None
+    _client: Any = None
+    _env: Mapping[str, str] | None = None
+    _clock: Clock = SystemClock()
+    _read_settings: tuple[str, str, Settings | None] | None = None
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._env = dict(os.environ if env is None else env)
+        self._clock = clock or self._clock
+        self.url = url or pasted(self._env.get("SUPABASE_URL", "")) or None
+        self.key = key or next(filter(None, (pasted(self._env.get(name, "")) for name in _KEY_NAMES)), None)
+        settings = self._read(self.url, self.key)
+        if settings is not None:
+            self.url, self.key = settings.supabase_url, settings.supabase_key
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._settings.supabase_url if self._settings else None!r})"
+
+    def is_available(self) -> bool:
+        """Whether url and key are known; asks nobody."""
+        return self._settings is not None
+
+    @property
+    def _settings(self) -> Settings | None:
+        """The settings with url and key as they are now; None without one of the two."""
+        if not self.url or not self.key:
+            return None
+        if self._read_settings is None or self._read_settings[:2] != (self.url, self.key):
+            self._read_settings = self.url, self.key, self._read(self.url, self.key)
+        return self._read_settings[2]
+
+    def _read(self, url: str | None, key: str | None) -> Settings | None:
+        env = os.environ if self._env is None else self._env
+        given = {"INPUT_SUPABASE_URL": url, "INPUT_SUPABASE_KEY": key}
+        try:
+            return Settings.from_env({**env, **{name: value for name, value in given.items() if value}})
+        except SettingsError as error:
+            if not all(fault.code in _NO_STORE for fault in error.faults):
+                raise
+        return None
+
+    @property
+    def _vault(self) -> Vault:
+        return make_vault(self._settings.encryption_keys if self._settings else ())
+
+    def _get_client(self) -> Any:  # noqa: ANN401 - the supabase package's, which only supabase.py imports
+        """A supabase client of the project, made at the first use; None without url and key. For subclasses.
+
+        No call of it takes longer than 8 s. The methods here do without it.
+        """
+        settings = self._settings
+        if self._client is None and settings is not None:
+            self._client = SupabaseStore(settings.supabase_url, settings.supabase_key).get_client()
+        return self._client
+
+    def get_credentials(self, service_name: str) -> dict[str, str] | None:
+        """All active values of a service by their types, sealed ones opened; None when there are none.
+
+        Keys and tokens have to be sealed where an encryption key is given; values of other types may be.
+        """
+        slot = self._ask(lambda store, _: store.read_service(service_name))
+        if slot is None:
+            return None
+        rows = {name: row for name, row in slot.rows.items() if not row.is_empty}
+        return {name: self._open(row, service_name, name) for name, row in rows.items()} or None
+
+    def get_kis_credentials(self) -> dict[str, str] | None:
+        """``app_key`` and ``app_secret``; None unless both are stored."""
+        slot, settings = self._ask(lambda store, settings: store.read(settings.service_name)), self._settings
+        app_key = stored_app_key(slot, settings, self._vault) if slot is not None and settings is not None else None
+        return {"app_key": app_key.key, "app_secret": app_key.secret} if app_key is not None else None
+
+    def get_kis_token(self) -> dict[str, Any] | None:
+        """The stored token, dead or alive: ``access_token``, ``expires_at`` and ``issued_at``; None when unreadable.
+
+        Both times are ISO 8601 in UTC. The column ``expires_at`` wins over the JSON.
+        """
+        slot = self._ask(lambda store, settings: store.read(settings.service_name))
+        return self._token_in(slot)
+
+    def get_kis_valid_token(self) -> dict[str, Any] | None:
+        """The same for a token that is alive by the database's clock and not rejected; None for any other."""
+        slot = self._ask(lambda store, settings: store.read_living_token(settings.service_name))
+        return self._token_in(slot, only_living=True)
+
+    def save_kis_token(self, access_token: str, expires_at: datetime, issued_at: datetime) -> bool:
+        """Store a token, unless one that lives longer is there. Whether the store now has one of the two.
+
+        A token that the slot remembers as rejected or revoked is not stored; a line in the log says so.
+        Times without a zone are taken as Korea time. Raises TokenError for what is no token or is dead already.
+        """
+        token = build_token(
+            access_token.strip(),
+            expiries=[parse_instant(expires_at.isoformat())],
+            issued_at=parse_instant(issued_at.isoformat()),
+            environment=self._settings.environment if self._settings else None,
+        )
+        if token.remaining(datetime.now(tz=token.expires_at.tzinfo)) <= timedelta():
+            raise TokenError("token-unusable", "The token has expired already")
+
+        def save(store: SupabaseStore, settings: Settings) -> bool:
+            service = settings.service_name
+            is_saved = store.save(service, token, self._vault.seal(token.to_json(), service, "access_token"))
+            if not is_saved:
+                _LOG.warning("The token is one that KIS rejects, so it was not stored in %s", service)
+            return is_saved
+
+        return self._ask(save) or False
+
+    def _ask(self, question: Callable[[SupabaseStore, Settings], _Answer]) -> _Answer | None:
+        """The store's answer; None when there is no store, or it is out."""
+        settings = self._settings
+        if settings is None:
+            return None
+        with open_store(settings, self._clock.monotonic(), _LOG.info, self._clock) as store:
+            try:
+                return question(store, settings)
+            except StoreOutage as outage:
+                _LOG.warning("%s. %s", outage, outage.hint)
+                return None
+
+    def _open(self, row: Row, service_name: str, credential_type: str) -> str:
+        is_ours = credential_type in TYPES or row.value.startswith(PREFIX)
+        value = self._vault.open(row.value, service_name, credential_type) if is_ours else row.value
+        return pasted(value) if credential_type in KEY_TYPES else value
+
+    def _token_in(self, slot: Slot | None, *, only_living: bool = False) -> dict[str, Any] | None:
+        row = slot.rows.get("access_token") if slot is not None else None
+        if slot is None or row is None or row.is_empty or self._settings is None:
+            return None
+        text = self._open(row, self._settings.service_name, "access_token")
+        try:
+            token = parse_stored(text, column=row.expires_at)
+        except TokenError:
+            return None
+        # The column may promise more than the token holds: Korea times have been written into it as if they were UTC.
+        if only_living and slot.server_now is not None and token.expires_at <= slot.server_now:
+            return None
+        if only_living and token.token_id in slot.rejected:
+            return None
+        stored = json.loads(text)
+        end = next((time for time in (row.expires_at, stored.get("expires_at")) if _is_instant(time)), None)
+        return {
+            **stored,
+            "access_token": token.value,
+            "expires_at": (parse_instant(end) if end is not None else token.expires_at).isoformat(),
+            "issued_at": token.issued_at.isoformat(),
+        }
+
+
+@lru_cache(maxsize=1)
+def get_supabase_manager() -> SupabaseCredentialManager:
+    """The one manager of this process, made from the environment when it is first asked for."""
+    return SupabaseCredentialManager()
+
+
+def get_kis_credentials_from_supabase() -> dict[str, str] | None:
+    """`SupabaseCredentialManager.get_kis_credentials` of the one manager."""
+    return get_supabase_manager().get_kis_credentials()
+
+
+def get_kis_token_from_supabase() -> dict[str, Any] | None:
+    """`SupabaseCredentialManager.get_kis_token` of the one manager."""
+    return get_supabase_manager().get_kis_token()
+
+
+def get_kis_valid_token_from_supabase() -> dict[str, Any] | None:
+    """`SupabaseCredentialManager.get_kis_valid_token` of the one manager."""
+    return get_supabase_manager().get_kis_valid_token()
+
+
+def save_kis_token_to_supabase(access_token: str, expires_at: datetime, issued_at: datetime) -> bool:
+    """`SupabaseCredentialManager.save_kis_token` of the one manager."""
+    return get_supabase_manager().save_kis_token(access_token, expires_at, issued_at)
+
+
+def _is_instant(value: object) -> bool:
+    try:
+        parse_instant(value)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,210 @@
+"""The token that a program keeps for as long as it runs: renewed before its end, and replaced when KIS refuses it.
+
+One renewal for all threads that need one; the lease sees to other machines. Nothing happens without a caller: there is
+no thread. Warnings and waits go to the logger ``kis_token``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from kis_token.errors import IssuanceError, KisTokenError, TokenRefreshLimitError
+from kis_token.process.forks import PerProcess
+from kis_token.token import AppKey, State, Token, in_both_zones
+from kis_token.wiring import open_resolver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from kis_token.clock import Clock
+    from kis_token.config import Settings
+    from kis_token.core.lookup import Resolution
+    from kis_token.core.resolver import Resolver
+
+_LOG = logging.getLogger("kis_token")
+
+#: KIS issues one token a day; an hour less, as the guide has it.
+REFRESH_AFTER = timedelta(hours=23)
+
+#: After so many seconds the renewal of a token that is near its end is tried again.
+RENEW_AGAIN = 30.0
+
+#: After so many seconds it is tried again to store a token that only this machine has.
+SHARE_AGAIN = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The token in use, and whose it is.
+
+    ``replaces`` is the fingerprint of the refused token whose place it took, ``skew`` how far the store's clock is
+    ahead, ``renew_again`` the counter's reading from which on the store may be asked again.
+    """
+
+    token: Token
+    app_key: AppKey
+    replaces: str | None
+    skew: timedelta
+    renew_again: float
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the store has it, and not only this machine, as after an outage."""
+        return self.token.version is not None
+
+
+@dataclass(slots=True)
+class _Renewals:
+    """One process's renewals: the lock of the one that is under way, and the error of the last one that failed."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    failures: list[KisTokenError] = field(default_factory=list)
+
+
+class TokenKeeper:
+    """Keeps the token of one slot. Makes no request until its first use.
+
+    Threads may share it, and so may forked processes: a child keeps its parent's token and renews it by itself.
+
+    Every method raises KisTokenError.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        # Where no other can be had, a token that has just ended is tried: KIS accepts such now and then.
+        self._settings = replace(settings, mode="resolve", allow_expired=True)
+        self._clock = clock
+        self._app_key: AppKey | None = None
+        self._held: Held | None = None
+        self._renewals = PerProcess(_Renewals)
+
+    def ready(self) -> Held:
+        """The token to use now, renewed when its time comes."""
+        held = self._held
+        if held is None:
+            return self._once(None, lambda: self._resolve(self._settings))
+        now = self._clock.now() + held.skew
+        is_good = held.is_shared and held.token.state(now, self._settings.min_validity) is State.FRESH
+        if is_good or self._clock.monotonic() < held.renew_again:
+            return held
+        lives = held.token.lives(now)
+        # Of the threads that find a stale token one renews it; the others go on with it meanwhile.
+        return self._once(held, lambda: self._renew(held, lives=lives), waits=not lives)
+
+    def replace(self, refused: Held) -> Held:
+        """Another token than the one that KIS has rejected: another caller's, or a new one."""
+        return self._once(refused, lambda: self._refresh(refused), refused_id=refused.token.token_id)
+
+    def refresh(self, *, force: bool) -> None:
+        """Have a new token issued although KIS has refused none. Raises TokenRefreshLimitError, unless forced."""
+        held = self.ready()
+        limit = self._limit(held)
+        if limit is not None and not force:
+            raise limit
+        settings = replace(self._settings, mode="force" if force else "rotate", refresh_after=REFRESH_AFTER)
+        self._once(held, lambda: self._resolve(settings))
+
+    def find_limit(self) -> TokenRefreshLimitError | None:
+        """Why KIS would give no other token yet; None when it would."""
+        return self._limit(self.ready())
+
+    def app_key(self) -> AppKey:
+        """Key and secret of the account: the stored ones, else those of the settings. Needs no token."""
+        if self._app_key is not None:
+            return self._app_key
+        with self._open(self._settings) as resolver:
+            view = resolver.look()
+        if view.app_key is None and view.outage is not None:
+            raise view.outage
+        return self._remember(view.app_key)
+
+    def _renew(self, held: Held, *, lives: bool) -> Held:
+        try:
+            return self._resolve(self._settings, held.replaces, held.token)
+        except KisTokenError as error:
+            if not lives:
+                raise
+            _LOG.warning("The token was not renewed: %s. %s", error, error.hint)
+            return replace(held, renew_again=self._later(RENEW_AGAIN))
+
+    def _refresh(self, refused: Held) -> Held:
+        """One look and one decision, within the settings' timeout. A token that is too young is renewed by force."""
+        with self._open(self._settings) as resolver:
+            view = resolver.look(refused.token.token_id)
+            limit = self._limit(refused)
+            if limit is not None and view.answer(self._settings.min_validity) is None:
+                _LOG.warning("KIS rejects the token. %s: it is renewed by force.", limit.args[0])
+            return self._hold(resolver.resolve(view), refused.token.token_id)
+
+    def _limit(self, held: Held) -> TokenRefreshLimitError | None:
+        """Why KIS would give no other token yet; None when it would."""
+        if self._clock.now() + held.skew - held.token.issued_at >= REFRESH_AFTER:
+            return None
+        message = f"The token was issued less than 23 h ago, at {in_both_zones(held.token.issued_at)}"
+        return TokenRefreshLimitError("token-too-young", message, retryable=False)
+
+    def _once(
+        self, known: Held | None, renew: Callable[[], Held], *, waits: bool = True, refused_id: str | None = None
+    ) -> Held:
+        """What comes after ``known``, by one renewal for all threads that ask meanwhile; its error is theirs as well.
+
+        It has not the token of ``refused_id``. Who does not wait goes on with ``known`` while another is at it.
+        """
+        renewals = self._renewals.get()
+        failures = renewals.failures
+        if waits or known is None:
+            renewals.lock.acquire()
+        elif not renewals.lock.acquire(blocking=False):
+            return known
+        try:
+            if self._held is not None and self._held is not known and self._held.token.token_id != refused_id:
+                return self._held
+            if renewals.failures is not failures:
+                raise renewals.failures[-1]
+            try:
+                self._held = renew()
+            except KisTokenError as error:
+                _log(error.warnings)
+                renewals.failures = [error]
+                raise
+            return self._held
+        finally:
+            renewals.lock.release()
+
+    def _resolve(self, settings: Settings, refused_id: str | None = None, held: Token | None = None) -> Held:
+        with self._open(settings) as resolver:
+            return self._hold(resolver.resolve(resolver.look(refused_id, held=held)), refused_id)
+
+    def _hold(self, resolution: Resolution, replaces: str | None) -> Held:
+        _log(resolution.warnings)
+        token, app_key = resolution.token, self._remember(resolution.app_key)
+        is_fresh = token.state(resolution.now, self._settings.min_validity) is State.FRESH
+        held = Held(token, app_key, replaces, resolution.now - self._clock.now(), self._clock.monotonic())
+        if is_fresh and held.is_shared:
+            return held
+        return replace(held, renew_again=self._later(SHARE_AGAIN if is_fresh else RENEW_AGAIN))
+
+    def _remember(self, app_key: AppKey | None) -> AppKey:
+        """Keep what was read: when Supabase is out, keys that are only stored there are not to be had."""
+        app_key = app_key or self._app_key
+        if app_key is None:
+            message = f"KIS cannot be called: {self._settings.service_name} has no app key"
+            raise IssuanceError("missing-app-key", message, retryable=False)
+        self._app_key = app_key
+        self._settings = replace(self._settings, app_key=app_key.key, app_secret=app_key.secret, keys_slot=app_key.slot)
+        return app_key
+
+    def _open(self, settings: Settings) -> AbstractContextManager[Resolver]:
+        return open_resolver(settings, self._clock.monotonic(), _LOG.info, self._clock)
+
+    def _later(self, seconds: float) -> float:
+        return self._clock.monotonic() + self._clock.jitter(0.5 * seconds, 1.5 * seconds)
+
+
+def _log(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        _LOG.warning("%s", warning)

@@ -1,0 +1,60 @@
+"""An account's app key and secret: given by the caller or stored in the slot, and the error when KIS refuses them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kis_token.errors import IssuerRefused, StoreMisconfigured
+from kis_token.token import AppKey
+from kis_token.values import find_key_fault, odd_lengths, pasted
+
+if TYPE_CHECKING:
+    from kis_token.config import Settings
+    from kis_token.store.rest import Slot
+    from kis_token.store.sealing import Vault
+
+#: The types of the rows that hold an account's key and secret.
+KEY_TYPES = ("app_key", "app_secret")
+
+#: By KIS's code for a refusal, where the caller gives what is refused.
+_GIVEN_AS = {
+    "EGW00103": "input app-key / KIS_APP_KEY",
+    "EGW00105": "input app-secret / KIS_APP_SECRET",
+    "EGW00002": "inputs app-key and app-secret / KIS_APP_KEY and KIS_APP_SECRET",
+}
+
+
+def given_app_key(settings: Settings) -> AppKey | None:
+    """The settings' own key and secret; they count where the slot has none."""
+    if not settings.app_key or not settings.app_secret:
+        return None
+    return AppKey(settings.app_key, settings.app_secret, settings.keys_slot)
+
+
+def stored_app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey | None:
+    """The slot's key and secret; None where one of the two is missing or empty.
+
+    Raises TokenError for a seal that does not open, and StoreMisconfigured for a value that cannot be a key.
+    """
+    rows = [slot.rows.get(name) for name in KEY_TYPES]
+    if any(row is None or row.is_empty for row in rows):
+        return None
+    service = settings.service_name
+    key, secret = (pasted(vault.open(slot.rows[name].value, service, name)) for name in KEY_TYPES)
+    if not key or not secret:
+        return None
+    fault = find_key_fault(key, secret, (f"The app_key stored for {service}", f"The app_secret stored for {service}"))
+    if fault is not None:
+        raise StoreMisconfigured(*fault)
+    return AppKey(key, secret, service)
+
+
+def origin(app_key: AppKey, given_as: str = _GIVEN_AS["EGW00103"]) -> str:
+    """Where ``app_key`` comes from, in words that follow its name."""
+    return f"given as {given_as}" if app_key.slot is None else f"stored in Supabase for the slot {app_key.slot}"
+
+
+def refused(kis_code: str, app_key: AppKey, to: str = "") -> IssuerRefused:
+    """The error for a refusal of ``app_key``, with its origin and, where that differs from KIS's, its length."""
+    lengths = odd_lengths(app_key.key, app_key.secret)
+    return IssuerRefused(kis_code, to, f" {origin(app_key, _GIVEN_AS[kis_code])}", f": {lengths}" if lengths else "")

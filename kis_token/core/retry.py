@@ -1,0 +1,106 @@
+"""When a call of the store is repeated, and when its failure is an outage: one rule for reads and writes.
+
+A hiccup (a reset, a 502, a restart) passes within seconds, and giving up on it can cost a token. So a call that fails
+is repeated, with growing, jittered pauses, as long as its `Patience` allows; only then is the failure an outage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from kis_token.deadline import ISSUE_BUDGET
+from kis_token.errors import StoreMisconfigured, StoreOutage
+
+if TYPE_CHECKING:
+    from kis_token.clock import Clock
+
+_Answer = TypeVar("_Answer")
+
+#: How many more seconds another try may begin in, by the seconds since the first try and those until the deadline.
+Patience = Callable[[float, float], float]
+
+#: Seconds of patience of a caller that has a valid token at hand.
+BRIEFLY = 0.8
+
+#: The longest patience, in seconds, of a caller that may issue alone afterwards: time for a project to restart.
+LONGEST_PATIENCE = 45.0
+
+#: The first pause in seconds, which doubles each time, and the longest; both before jitter.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+
+#: Seconds after which a call is repeated that PostgREST refused for want of a table, column or function: it reads the
+#: schema anew when sql/ has run or a backup was restored, and until then it goes by the one before.
+SETTLING = 2.0
+
+#: With fewer seconds of patience than this there is no further try.
+_LEAST = 0.05
+
+
+def briefly(elapsed: float, left: float) -> float:
+    """For a caller that has a valid token at hand: one hiccup, no more."""
+    return min(BRIEFLY - elapsed, left)
+
+
+def patiently(elapsed: float, left: float) -> float:
+    """For a caller that may issue alone afterwards: half of the time that issuing does not need, up to a limit."""
+    spare = elapsed + left - ISSUE_BUDGET
+    return min(spare / 2, LONGEST_PATIENCE) - elapsed if spare > 0 else to_the_end(elapsed, left)
+
+
+def to_the_end(_: float, left: float) -> float:
+    """For a caller that nothing else can help: until the deadline is a second away."""
+    return left - 1
+
+
+def at_most(seconds: float, patience: Patience) -> Patience:
+    """The same, with an upper limit."""
+    return lambda elapsed, left: min(seconds - elapsed, patience(elapsed, left))
+
+
+class Retry:
+    """Repeats calls of the store. ``left`` returns the seconds until the caller's deadline.
+
+    ``tell`` gets a line for people when a call is repeated for longer than a moment, once.
+    """
+
+    def __init__(self, clock: Clock, left: Callable[[], float], tell: Callable[[str], None]) -> None:
+        self._clock = clock
+        self._left = left
+        self._tell = tell
+        self._told = False
+
+    def run(self, ask: Callable[[], _Answer], patience: Callable[[], Patience]) -> _Answer:
+        """The answer of ``ask``, which raises StoreOutage when it fails. ``patience`` is asked for after each failure.
+
+        Raises the last StoreOutage when the patience is over, and at once when it is a lasting one; it is doubtful if
+        any before it was. Raises StoreMisconfigured at once, or after one more try if it `settles`.
+        """
+        started, pause, is_doubtful, has_settled = self._clock.monotonic(), _FIRST_PAUSE, False, False
+        while True:
+            try:
+                return ask()
+            except StoreMisconfigured as error:
+                if not error.settles or has_settled:
+                    raise
+                more = patience()(self._clock.monotonic() - started, self._left())
+                if more < _LEAST:
+                    raise
+                has_settled, wait = True, min(SETTLING, more)
+                self._tell(f"{error}; PostgREST may not have read the new tables yet: asking once more in {wait:.2g} s")
+            except StoreOutage as outage:
+                is_doubtful = outage.doubtful = outage.doubtful or is_doubtful
+                limit = at_most(BRIEFLY, patience()) if outage.persists else patience()
+                more = limit(self._clock.monotonic() - started, self._left())
+                if outage.lasting or more < _LEAST:
+                    raise
+                # The last try is at the end of the patience, not up to a whole pause before it.
+                wait = min(self._clock.jitter(0.5 * pause, 1.5 * pause), more)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+                self._say(outage, more)
+            self._clock.sleep(wait)
+
+    def _say(self, outage: StoreOutage, seconds: float) -> None:
+        if not self._told and seconds > 2 * BRIEFLY:
+            self._told = True
+            self._tell(f"{outage}; trying again, for {seconds:.0f} s at the most")

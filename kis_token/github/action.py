@@ -1,0 +1,115 @@
+"""The GitHub adapter: the whole chain as a workflow step, on actions_toolkit.core.
+
+Runs when the fast path of entrypoint.py could not answer. Errors are reported here, where the links' answers are known;
+a traceback may quote what it should not.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from actions_toolkit import core
+
+from kis_token.clock import SystemClock
+from kis_token.config import Settings, secrets_in
+from kis_token.errors import KisTokenError
+from kis_token.github.outputs import describe_defect, mask_secrets, mask_view, publish, report_failure
+from kis_token.github.workflow import FileWorkflow, writing
+from kis_token.wiring import open_resolver
+
+if TYPE_CHECKING:
+    from kis_token.core.lookup import Link, View
+
+
+class ToolkitWorkflow:
+    """The runner's commands through actions_toolkit.core, which does not flush by itself."""
+
+    def mask(self, secret: str) -> None:
+        """Hide ``secret``, and do not return before the runner can know."""
+        for line in secret.splitlines():
+            if line.strip():
+                core.set_secret(line)
+        sys.stdout.flush()
+
+    def output(self, name: str, value: str) -> None:
+        """Set an output of the step."""
+        with writing(os.environ, "GITHUB_OUTPUT"):  # without its file the toolkit would print the value
+            core.set_output(name, value)
+
+    def export(self, name: str, value: str) -> None:
+        """Set a variable for the steps that follow."""
+        with writing(os.environ, "GITHUB_ENV"):  # the same
+            core.export_variable(name, value)
+
+    def summarize(self, markdown: str) -> None:
+        """Add to the job's summary, for which the toolkit has no call."""
+        FileWorkflow(os.environ).summarize(markdown)
+
+    def error(self, message: str) -> None:
+        """Annotate the run with an error."""
+        core.error(message)
+        sys.stdout.flush()
+
+    def warning(self, message: str) -> None:
+        """Annotate the run with a warning."""
+        core.warning(message)
+        sys.stdout.flush()
+
+    def info(self, message: str) -> None:
+        """A line in the log."""
+        FileWorkflow(os.environ).info(message)
+
+
+def main(started: float, view: View | None) -> int:
+    """Resolve and publish; the exit status. ``started`` is when the step began, by the monotonic counter.
+
+    ``view`` is what the fast path saw of store and cache, when it saw them. Raises ImportError where a package cannot
+    be loaded: entrypoint.py has the packages installed anew.
+    """
+    _keep_line_ends()
+    workflow = ToolkitWorkflow()
+    links: tuple[Link, ...] = ()
+    try:
+        mask_secrets(secrets_in(os.environ), workflow)
+        # Read again: only with the runtime is the user's cache folder known outside of a job.
+        settings = Settings.from_env(os.environ)
+        with open_resolver(settings, started, workflow.info) as resolver:
+            view = view or resolver.look()
+            mask_view(view, workflow)
+            links = view.links
+            resolution = resolver.resolve(view)
+        publish(resolution, settings, workflow, os.environ, SystemClock().now())
+    except KisTokenError as error:
+        report_failure(error, links, workflow)
+        return 1
+    except Exception as error:
+        if _is_of_loading(error):
+            raise ImportError(name=getattr(error, "name", None) or type(error).__name__) from error
+        defect = describe_defect(error)
+        defect.warn(view.warnings if view is not None else ())
+        report_failure(defect, links, workflow)
+        return 1
+    return 0
+
+
+def _is_of_loading(error: Exception) -> bool:
+    """Whether a module could not be loaded: bytecode that is damaged raises whatever its reader stumbles over."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or isinstance(error, (ImportError, SyntaxError)):
+        return trace is not None
+    file = trace.tb_frame.f_code.co_filename
+    # Python 3.10 raises ValueError for a source with zeros, and hides the loader's own frames.
+    is_import = linecache.getline(file, trace.tb_lineno).lstrip().startswith(("import ", "from "))
+    return is_import or file.startswith("<frozen importlib")
+
+
+def _keep_line_ends() -> None:
+    """The toolkit writes the system's line ends itself; on Windows the stream would double them."""
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(newline="\n")

@@ -1,0 +1,248 @@
+"""Install locked packages into a folder: with the machine's uv, else with a uv that pip fetches, else with pip.
+
+Standard library alone. An installer gets none of our secrets, does not touch the Python it runs on, and takes only
+wheels with a known hash.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kis_token.errors import EnvironmentFault
+from kis_token.github.installer_certificates import with_certificates
+from kis_token.github.installer_settings import read_pip_settings, select_variables, write_uv_file
+from kis_token.local.private_folders import walk
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SECRET_VARIABLES = ("INPUT_", "KIS_", "SUPABASE_", "GITHUB_", "ACTIONS_")
+
+#: What the chain imports by name.
+PACKAGES = (
+    "actions_toolkit",
+    "cryptography",
+    "filelock",
+    "httpx",
+    "platformdirs",
+    "pydantic_core",
+    "requests",
+    "supabase",
+)
+#: Only sealing needs these: their requirements in a lock.
+_SEALING = re.compile(r"(?m)^(?:cryptography|cffi|pycparser)==.*(?:\\\n.*)*\n")
+#: A file that marks a runtime without them.
+_WITHOUT_SEALING = "kis-token-without-sealing"
+# Compiled modules may be for another machine, so this loads them. The hashes vouch for the other packages, so it is
+# enough that these exist: importing them all would take a second.
+_TRY_IMPORTS = """
+import importlib.util, sys
+_, folder, *packages = sys.argv
+sys.path.insert(0, folder)
+import pydantic_core
+if "cryptography" in packages:
+    import cryptography.hazmat.bindings._rust
+sys.exit(next((f"there is no {name}" for name in packages if not importlib.util.find_spec(name)), None))
+"""
+#: How uv says that the index has this version of a package, and no wheel of it for this Python.
+_NO_WHEEL = re.compile(r"([\w.-]+)(?:\{[^}]*\})?==(\S+) has no (?:\S+ )?wheels")
+
+
+def install(
+    requirements: Path, uv_requirements: Path, target: Path, env: Mapping[str, str], limit: float, *, seals: bool = True
+) -> None:
+    """Install ``requirements`` into ``target``, by the quickest of the three ways that works.
+
+    ``target`` is in a folder that no other user can write; so are the installers' temporary files, beside it.
+    ``uv_requirements`` pins the uv that pip fetches. ``limit`` is a reading of time.monotonic. Without ``seals``, the
+    packages that only sealing needs are left out if they cannot be installed. Raises EnvironmentFault.
+    """
+    temporary = target.with_name(f"{target.name}-tmp")
+    temporary.mkdir(mode=0o700)
+    try:
+        clean = _clean_environment(env, temporary)
+        try:
+            _Installation(requirements, target, clean, limit).run(uv_requirements)
+        except EnvironmentFault as fault:
+            if seals or not re.search(r"\b(cryptography|cffi|pycparser)\b", fault.args[0]):
+                raise
+            fewer = temporary / "requirements.txt"
+            fewer.write_text(_SEALING.sub("", requirements.read_text(encoding="utf-8")), encoding="utf-8")
+            _Installation(fewer, target, clean, limit).run(uv_requirements)
+            (target / _WITHOUT_SEALING).touch()
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def can_seal(target: Path) -> bool:
+    """Whether the packages that only sealing needs were installed too."""
+    return not (target / _WITHOUT_SEALING).exists()
+
+
+@dataclass
+class _Installation:
+    """The requirements, the folder to put them into, and what the installers have said so far."""
+
+    requirements: Path
+    target: Path
+    env: dict[str, str]
+    limit: float
+    troubles: list[str] = field(default_factory=list)
+
+    def run(self, uv_requirements: Path) -> None:
+        """Try the three ways. Raises EnvironmentFault where none works."""
+        uv = shutil.which("uv", path=self.env.get("PATH"))
+        if uv and self._succeeds(_uv_install(uv, self.requirements, self.target), share=0.5):
+            return
+        python = self._find_pip()
+        if self._succeeds_with_fetched_uv(python, uv_requirements):
+            return
+        if not self._succeeds(_pip_install(python, self.requirements, self.target)):
+            self._raise_if_unsupported()
+            message = f"The packages could not be installed for {_describe_python()}: {self.troubles[-1]}"
+            raise EnvironmentFault("runtime-failed", message)
+
+    def _succeeds_with_fetched_uv(self, python: str, uv_requirements: Path) -> bool:
+        fetched = self.target.with_name(f"{self.target.name}-uv")
+        try:
+            if _run(_pip_install(python, uv_requirements, fetched), self.target, self.env, self.limit, 0.5) is not None:
+                return False
+            uv = next((f"{path}" for path in fetched.glob("*/uv*") if path.stem == "uv" and path.is_file()), None)
+            return uv is not None and self._succeeds(_uv_install(uv, self.requirements, self.target), share=0.5)
+        finally:
+            shutil.rmtree(fetched, ignore_errors=True)
+
+    def _succeeds(self, command: list[str], share: float = 1.0) -> bool:
+        """Install and see that it can be used: an installer's word is not enough."""
+        shutil.rmtree(self.target, ignore_errors=True)
+        trouble = _run(command, self.target, self.env, self.limit, share)
+        if trouble is None:
+            is_sealing = _SEALING.search(self.requirements.read_text(encoding="utf-8"))
+            packages = [name for name in PACKAGES if name != "cryptography" or is_sealing]
+            loading = [sys.executable, "-I", "-S", "-c", _TRY_IMPORTS, f"{self.target}", *packages]
+            trouble = _run(loading, self.target, self.env, self.limit)
+        if trouble is not None:
+            self.troubles.append(trouble)
+        return trouble is None
+
+    def _find_pip(self) -> str:
+        """This Python or, where it is a virtual environment without pip, the one that it was made from."""
+        # Before Python 3.11 only the link that a virtual environment's Python is leads to the other one.
+        base = getattr(sys, "_base_executable", sys.executable)
+        for python in dict.fromkeys((sys.executable, base, os.path.realpath(sys.executable))):
+            with suppress(OSError, subprocess.TimeoutExpired):
+                settings = read_pip_settings(python, self.env)
+                if settings is not None:
+                    self.env = settings
+                    return python
+        self._raise_if_unsupported()
+        lack = f"uv failed: {self.troubles[-1]}" if self.troubles else "there is no uv"
+        raise EnvironmentFault("pip-missing", f"This Python has no pip, and {lack}")
+
+    def _raise_if_unsupported(self) -> None:
+        found = next(filter(None, map(_NO_WHEEL.search, self.troubles)), None)
+        if found:
+            message = f"{found[1]} {found[2]} has no wheel for {_describe_python()}"
+            raise EnvironmentFault("platform-unsupported", message)
+
+
+def _describe_python() -> str:
+    """Version, platform and ABI: a wheel is for one of each."""
+    abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
+    return f"Python {sys.version_info.major}.{sys.version_info.minor} on {sysconfig.get_platform()} ({abi})"
+
+
+def _clean_environment(env: Mapping[str, str], temporary: Path) -> dict[str, str]:
+    """The variables for an installer: proxies, certificates, where packages come from. No secret of ours."""
+    kept = {name: value for name, value in env.items() if not name.upper().startswith(_SECRET_VARIABLES)}
+    overrides = {
+        "PIP_USER": "0",  # a distribution's pip may have another default
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "UV_LINK_MODE": "copy",  # links would break when the cache they lead to is cleaned
+        "TMPDIR": f"{temporary}",  # both unpack there, and check hashes before that
+    }
+    reached = with_certificates(select_variables(kept), temporary)
+    return reached | overrides | _uv_cache(env) | write_uv_file(env, temporary)
+
+
+def _uv_cache(env: Mapping[str, str]) -> dict[str, str]:
+    """The cache that uv uses anyway if no other user can change it, or none: uv does not check what it finds there."""
+    home = Path(env["HOME"], ".cache") if env.get("HOME") else None
+    parent = Path(env["XDG_CACHE_HOME"]) if env.get("XDG_CACHE_HOME") else home
+    cache = Path(env["UV_CACHE_DIR"]) if env.get("UV_CACHE_DIR") else parent and parent / "uv"
+    if sys.platform == "win32":
+        return {}
+    if cache is not None:
+        with suppress(OSError):
+            return {"UV_CACHE_DIR": f"{walk(cache, make=True)}"}
+    return {"UV_NO_CACHE": "1"}
+
+
+def _uv_install(uv: str, requirements: Path, target: Path) -> list[str]:
+    # Wheels only: building a source package would run code that no hash covers.
+    return [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:",
+            "--no-python-downloads", "--python", sys.executable, "--target", f"{target}",
+            "-r", f"{requirements}"]  # fmt: skip
+
+
+def _pip_install(python: str, requirements: Path, target: Path) -> list[str]:
+    return [python, "-I", "-m", "pip", "install", "--quiet", "--no-input", "--no-deps", "--require-hashes",
+            "--only-binary", ":all:", "--no-compile", "--target", f"{target}", "-r", f"{requirements}"]  # fmt: skip
+
+
+def _run(command: list[str], target: Path, env: dict[str, str], limit: float, share: float = 1.0) -> str | None:
+    """None when it worked, else its last words. It may take ``share`` of the time until ``limit``."""
+    left = limit - time.monotonic()
+    if left <= 0:
+        raise EnvironmentFault("timed-out", "There was no time left to install the Python packages")
+    try:
+        process = subprocess.Popen(  # noqa: S603 - our own arguments
+            command,
+            cwd=target.parent,  # away from the caller's project, whose settings are not for this
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # so that its children can be ended with it
+        )
+    except OSError as error:
+        return type(error).__name__
+    with process:
+        try:
+            _, words = process.communicate(timeout=left * share)
+        except BaseException as error:
+            _end(process)
+            if isinstance(error, subprocess.TimeoutExpired):
+                return "it took too long"
+            raise
+    if process.returncode == 0:
+        return None
+    # An index address can hold a password.
+    text = re.sub(r"//[^/\s@]*@", "//***@", words.decode(errors="replace"))
+    return _last_paragraph(text)[:300] or f"status {process.returncode}"
+
+
+def _last_paragraph(text: str) -> str:
+    """The last line with the indented ones below it, in one line; what uv hints at after it is left out."""
+    said = re.split(r"(?m)^\s*hint:", text.rstrip())[0]
+    return " ".join(re.split(r"\n(?=\S)|\u2570\u2500\u25b6", said.rstrip())[-1].split())
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill it and, where the system has process groups, its children."""
+    with suppress(OSError):
+        if sys.platform == "win32":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,93 @@
+"""A list of a folder's files, kept in the folder: shows whether one is missing, cut, changed or added.
+
+Standard library alone, and quick: the list is compared on every start that needs the packages. A file whose size and
+time are as recorded counts as unchanged. One with another time, such as a copy, is compared by its hash. Bytecode is
+not listed: Python writes it when it needs it, after the list was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from kis_token.local.private_files import read_own, write_private
+from kis_token.local.private_folders import is_writable_by_others
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MANIFEST = "kis-token-manifest.json"
+_LARGEST = 2**24
+
+
+def write_manifest(folder: Path) -> None:
+    """Record size, time and hash of every file in ``folder``. What the umask let other users write is closed to them.
+
+    Raises OSError.
+    """
+    recorded = {}
+    for name, status in [("", folder.lstat()), *_entries(f"{folder}")]:
+        path = folder / name
+        if not stat.S_ISLNK(status.st_mode) and is_writable_by_others(status):
+            path.chmod(stat.S_IMODE(status.st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))
+        if stat.S_ISREG(status.st_mode) and not _is_bytecode(name):
+            recorded[name] = [status.st_size, status.st_mtime_ns, _digest(path)]
+    write_private(folder / MANIFEST, json.dumps(recorded).encode())
+
+
+def find_damage(folder: Path) -> str | None:
+    """The first difference between ``folder`` and its manifest, or None.
+
+    Every file has to be there as recorded, and there is no file more: an added one could stand in for a module of the
+    standard library. No other user may be able to change a file or a folder, bytecode included.
+    """
+    try:
+        recorded = json.loads(read_own(folder / MANIFEST, _LARGEST))
+        found = {"": folder.lstat(), **dict(_entries(f"{folder}"))}
+        if not isinstance(recorded, dict):
+            return "the manifest is not a list of files"
+        for name, status in found.items():
+            difference = _difference(folder, name, status, recorded.get(name)) if name != MANIFEST else ""
+            if difference:
+                return f"{name or folder.name} {difference}"
+    except (OSError, ValueError, RecursionError) as error:
+        return f"the files cannot be compared with the manifest ({type(error).__name__})"
+    gone = next((name for name in recorded if name not in found), None)
+    return f"{gone} is missing" if gone is not None else None
+
+
+def _difference(folder: Path, name: str, status: os.stat_result, record: object) -> str:
+    if is_writable_by_others(status):
+        return "can be changed by other users"
+    if stat.S_ISDIR(status.st_mode):
+        return "is a folder" if record is not None else ""
+    if not stat.S_ISREG(status.st_mode):
+        return "is neither a file nor a folder"
+    match record:
+        case [int(size), int(time), str(digest)]:
+            if size != status.st_size:
+                return f"has {status.st_size} bytes instead of {size}"
+            return "was changed" if time != status.st_mtime_ns and digest != _digest(folder / name) else ""
+    return "" if _is_bytecode(name) else "was added"
+
+
+def _is_bytecode(name: str) -> bool:
+    return "__pycache__/" in name
+
+
+def _entries(folder: str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    """All files and folders below ``folder``, by their path in it. No link is followed."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            yield prefix + entry.name, status
+            if stat.S_ISDIR(status.st_mode):
+                yield from _entries(entry.path, f"{prefix}{entry.name}/")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,155 @@
+"""What a workflow step gives out, and in which order: mask, flush, then output. Never the other way round."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
+from kis_token.github.summary import describe_failure, describe_success
+from kis_token.token import in_both_zones, looks_like_token
+from kis_token.values import parse_claims
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+    from kis_token.config import Settings
+    from kis_token.core.lookup import Link, Resolution, View
+    from kis_token.github.workflow import Workflow
+    from kis_token.token import Token
+
+#: Shorter than any key or token, longer than any word: what is shorter is not masked, or the log would be shredded.
+SHORTEST_SECRET = 16
+
+
+def mask_secrets(secrets: Iterable[str], workflow: Workflow) -> None:
+    """Mask what was given, before anything can fail and print it."""
+    for line in dict.fromkeys(line for secret in secrets for line in secret.splitlines()):
+        if len(line) >= SHORTEST_SECRET:
+            workflow.mask(line)
+
+
+def mask_token(token: Token, workflow: Workflow) -> None:
+    """Mask a token, and the part of it that decodes to the app key, which may be shown by itself."""
+    workflow.mask(token.value)
+    app_key = parse_claims(token.value).get("jti")
+    if isinstance(app_key, str) and looks_like_token(app_key):
+        mask_secrets([app_key, token.value.split(".")[1]], workflow)
+
+
+def mask_view(view: View, workflow: Workflow) -> None:
+    """Mask what store and cache hold, whether or not it will be put out."""
+    for token in (view.stored, view.cached):
+        if token is not None:
+            mask_token(token, workflow)
+    if view.app_key is not None:
+        mask_secrets([view.app_key.key, view.app_key.secret], workflow)
+
+
+def publish(
+    resolution: Resolution, settings: Settings, workflow: Workflow, env: Mapping[str, str], now: datetime
+) -> None:
+    """Mask token and keys, write the token files, then set the outputs and variables and write the summary.
+
+    ``env`` and ``now`` are the machine's, for the token files. Raises KisTokenError ``missing-app-key``, before
+    anything is put out, when keys are to be exported and none are known; what ``export`` raises; EnvironmentFault when
+    GitHub's files cannot be written, which the caller does well to try beforehand. An error brings the warnings along.
+    """
+    try:
+        _put_out(resolution, settings, workflow, env, now)
+    except KisTokenError as error:
+        error.warn(resolution.warnings)
+        raise
+    for warning in resolution.warnings:
+        workflow.warning(warning)
+    _log(resolution.links, workflow)
+    workflow.info(f"token from {resolution.source}, valid until {in_both_zones(resolution.token.expires_at)}")
+    try:
+        workflow.summarize(describe_success(resolution, settings))
+    except EnvironmentFault as error:
+        workflow.warning(f"{error}")  # the token is out; that counts
+
+
+def _put_out(
+    resolution: Resolution, settings: Settings, workflow: Workflow, env: Mapping[str, str], now: datetime
+) -> None:
+    """Masks, then token files, then outputs and variables."""
+    token, app_key = resolution.token, resolution.app_key
+    if settings.export_credentials and app_key is None:
+        raise KisTokenError("missing-app-key", "export-credentials is set but no app key is known")
+    mask_token(token, workflow)
+    if app_key is not None:
+        mask_secrets([app_key.key, app_key.secret], workflow)
+    if settings.token_files:
+        _write_token_files(resolution, settings, workflow, env, now)
+
+    outputs = {
+        "access-token": token.value,
+        "expires-at": token.expires_at.isoformat(timespec="seconds"),
+        "issued-at": token.issued_at.isoformat(timespec="seconds"),
+        "expires-in": str(max(int(token.remaining(resolution.now).total_seconds()), 0)),
+        "source": resolution.source,
+        "refreshed": _boolean(resolution.refreshed),
+        "expired": _boolean(resolution.expired),
+        "environment": settings.environment,
+        "base-url": settings.base_url,
+    }
+    variables = {"KIS_ACCESS_TOKEN": token.value, "KIS_BASE_URL": settings.base_url} if settings.export_env else {}
+    if settings.export_credentials and app_key is not None:
+        outputs |= {"app-key": app_key.key, "app-secret": app_key.secret}
+        if settings.export_env:
+            variables |= {"KIS_APP_KEY": app_key.key, "KIS_APP_SECRET": app_key.secret}
+    for name, value in outputs.items():
+        workflow.output(name, value)
+    for name, value in variables.items():
+        workflow.export(name, value)
+
+
+def _write_token_files(
+    resolution: Resolution, settings: Settings, workflow: Workflow, env: Mapping[str, str], now: datetime
+) -> None:
+    if resolution.expired:
+        workflow.warning("No token file was written: the clients would not use a token past its end.")
+        return
+    from kis_token.local.token_files import export
+
+    export(resolution.token, resolution.app_key, settings, env, now)
+    workflow.info(
+        f"token files written for {', '.join(settings.token_files)}"
+    )  # their names tell more than they should
+
+
+def report_failure(error: KisTokenError, links: tuple[Link, ...], workflow: Workflow) -> None:
+    """The warnings on the way, then an error line for each fault with what to do; the same in outputs and summary."""
+    faults = error.faults if isinstance(error, SettingsError) else [error]
+    for warning in error.warnings:
+        workflow.warning(warning)
+    for fault in faults:
+        workflow.error(f"{fault}. {fault.hint}")
+    _log(links, workflow)
+    # The files may be just what is broken; the error lines are out already.
+    try:
+        workflow.output("error-code", ",".join(fault.code for fault in faults))
+        workflow.output("error-hint", " ".join(dict.fromkeys(fault.hint for fault in faults)))
+        workflow.summarize(describe_failure(faults, links, error.warnings))
+    except (OSError, KisTokenError):
+        workflow.info("The output error-code and the summary could not be written.")
+
+
+def describe_defect(error: Exception) -> KisTokenError:
+    """An error that nobody foresaw: its type and place, but not its text, which may quote a secret."""
+    import traceback
+
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "kis_token" in frame.filename]
+    place = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""  # noqa: PTH119 - text
+    return KisTokenError("internal-error", f"Unexpected {type(error).__name__}{place}")
+
+
+def _log(links: tuple[Link, ...], workflow: Workflow) -> None:
+    for link in links:
+        workflow.info(f"{link.name}: {link.said}")
+
+
+def _boolean(value: bool) -> str:  # noqa: FBT001 - the value is the argument
+    return "true" if value else "false"

@@ -1,0 +1,230 @@
+"""The runtime: a folder with the locked packages, built once for a lock, a Python and a platform, then found again.
+
+Standard library alone, and it never touches the Python it runs on. A runtime is used only in a place where no other
+user can change it, and only while its files are as its manifest records them. Otherwise it is built anew, under
+another name, and renamed. Two that start at once build once: the lock they take is the system's, so it ends with its
+holder.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import sys
+import sysconfig
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kis_token.errors import EnvironmentFault
+from kis_token.github.installer import can_seal, install
+from kis_token.github.manifest import MANIFEST, find_damage, write_manifest
+from kis_token.local.private_files import insist
+from kis_token.local.private_folders import open_private, walk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    #: Takes a function that is called at the end of the work.
+    AtEnd = Callable[[Callable[[], None]], object]
+
+#: What is left of the time limit for the work itself once the runtime is there.
+RESERVE_SECONDS = 25.0
+
+_NAME = "kis-token-action"
+#: A folder for one run whose process could not remove it is removed by a later run.
+_LEFT_BEHIND_SECONDS = 24 * 3600
+#: How the system says that another process has the lock. Any other error means that it has no locks here.
+_HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+
+
+def ensure_runtime(
+    requirements: Path,
+    uv_requirements: Path,
+    env: Mapping[str, str],
+    deadline: float,
+    at_end: AtEnd | None = None,
+    *,
+    seals: bool = True,
+) -> Path:
+    """The folder with the packages of ``requirements``, built when it is missing or damaged.
+
+    ``uv_requirements`` pins the uv that is fetched when the machine has none. ``deadline`` is a reading of
+    time.monotonic. Where every lasting place is open to other users, a folder for this run alone is made, and
+    ``at_end`` is given the function that removes it; without ``at_end`` that is an error. Without ``seals``, packages
+    that only sealing needs may be missing where they cannot be installed. Raises EnvironmentFault.
+    """
+    name = runtime_name(requirements.read_bytes())
+    limit = deadline - RESERVE_SECONDS
+    try:
+        runtime = _find_place(env, at_end) / name
+        if _is_usable(runtime, seals=seals):
+            return runtime
+        with _locked(runtime.with_name(f"{name}.lock"), limit) as is_locked:
+            if not _is_usable(runtime, seals=seals):
+                if is_locked:
+                    _clear_leftovers(runtime)
+                _build(requirements, uv_requirements, runtime, env, limit, seals=seals)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise EnvironmentFault("runtime-failed", f"The packages have no place ({reason})") from error
+    return runtime
+
+
+def _is_usable(runtime: Path, *, seals: bool) -> bool:
+    return find_damage(runtime) is None and (can_seal(runtime) or not seals)
+
+
+def forget_runtime(runtime: Path) -> None:
+    """Have it built anew at the next call: it is as it was recorded, but cannot be loaded."""
+    with suppress(OSError):
+        (runtime / MANIFEST).unlink()
+
+
+def runtime_name(requirements: bytes) -> str:
+    """The folder's name: another lock, Python, platform or C library, another folder."""
+    digest = hashlib.sha256(requirements.replace(b"\r\n", b"\n")).hexdigest()[:16]
+    abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
+    libc = machine = ""
+    if hasattr(os, "confstr"):
+        with suppress(OSError, ValueError):  # glibc alone has this
+            libc = (os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "-")
+    if sys.platform == "darwin":
+        machine = os.uname().machine  # one Python may run as two machines, and its name says so of neither
+    return "-".join(filter(None, (digest, abi, sysconfig.get_platform(), machine, libc)))
+
+
+def _build(
+    requirements: Path, uv_requirements: Path, runtime: Path, env: Mapping[str, str], limit: float, *, seals: bool
+) -> None:
+    partial = _beside(runtime)
+    try:
+        install(requirements, uv_requirements, partial, env, limit, seals=seals)
+        write_manifest(partial)
+        damaged = _beside(runtime)
+        with suppress(FileNotFoundError):
+            insist(runtime.rename, damaged)
+        with suppress(OSError):  # without a lock, another job may have been quicker: what is there is looked at below
+            insist(partial.rename, runtime)
+        _remove(damaged)
+    finally:
+        _remove(partial)
+    damage = find_damage(runtime)
+    if damage is not None:
+        raise EnvironmentFault("runtime-failed", f"The packages are damaged right after their installation: {damage}")
+
+
+def _beside(runtime: Path) -> Path:
+    return runtime.with_name(f"{runtime.name}.partial-{os.urandom(4).hex()}")
+
+
+def _clear_leftovers(runtime: Path) -> None:
+    """Remove what interrupted builds have left. Only with the lock: without it, they may be at work."""
+    for leftover in runtime.parent.glob(f"{runtime.name}.partial-*"):
+        _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _find_place(env: Mapping[str, str], at_end: AtEnd | None) -> Path:
+    """The first place that this user can write, and that no other user can change or could have prepared."""
+    refused: list[str] = []
+    for folder in _lasting(env):
+        with _noting(folder, refused):
+            return _open_lasting(folder)
+    if at_end is not None:
+        for folder in _temporary(env):
+            with _noting(folder, refused):
+                return _make_for_this_run(folder, at_end)
+    seen = "; ".join(refused) or "no variable names one"
+    raise EnvironmentFault("runtime-failed", f"There is no folder to install packages into: {seen}")
+
+
+@contextmanager
+def _noting(folder: Path, refused: list[str]) -> Iterator[None]:
+    """Where the block raises OSError, note folder and reason, and go on with the next one."""
+    try:
+        yield
+    except OSError as error:
+        path = os.fsencode(folder).decode(errors="replace")  # the summary's file takes no other form of a name
+        refused.append(f"{path} ({error.strerror or type(error).__name__})")
+
+
+def _open_lasting(folder: Path) -> Path:
+    place = open_private(folder / _NAME)
+    place.chmod(0o700)  # an installer goes by the umask, which may let others write its files
+    return place
+
+
+def _make_for_this_run(folder: Path, at_end: AtEnd) -> Path:
+    """A new private folder that ``at_end`` removes. No other user could have prepared it, or can swap it."""
+    parent = walk(folder)
+    for left_behind in parent.glob(f"{_NAME}-*"):
+        with suppress(OSError):
+            status = left_behind.lstat()
+            is_ours = status.st_uid == os.geteuid() if hasattr(os, "geteuid") else True
+            if is_ours and status.st_mtime < time.time() - _LEFT_BEHIND_SECONDS:
+                _remove(left_behind)
+    place = parent / f"{_NAME}-{os.urandom(8).hex()}"
+    place.mkdir(mode=0o700)
+    at_end(lambda: _remove(place))
+    return open_private(place)
+
+
+def _lasting(env: Mapping[str, str]) -> Iterator[Path]:
+    if env.get("RUNNER_TOOL_CACHE"):
+        yield Path(env["RUNNER_TOOL_CACHE"])
+    if sys.platform == "win32":
+        if env.get("LOCALAPPDATA"):
+            yield Path(env["LOCALAPPDATA"])
+    elif env.get("XDG_CACHE_HOME"):
+        yield Path(env["XDG_CACHE_HOME"])
+    elif env.get("HOME"):
+        yield Path(env["HOME"]) / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    if env.get("RUNNER_TEMP"):
+        yield Path(env["RUNNER_TEMP"])
+
+
+def _temporary(env: Mapping[str, str]) -> Iterator[Path]:
+    names = ("TEMP", "TMP") if sys.platform == "win32" else ("TMPDIR",)
+    yield from (Path(env[name]) for name in ("RUNNER_TEMP", *names) if env.get(name))
+    if sys.platform != "win32":
+        yield from (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - sticky, or refused
+
+
+@contextmanager
+def _locked(path: Path, limit: float) -> Iterator[bool]:
+    """Hold a lock that ends with this process. False where the file system has no locks.
+
+    Raises EnvironmentFault when ``limit`` comes first.
+    """
+    with path.open("a+b") as file:
+        while (is_locked := _try_lock(file.fileno())) is None:
+            if time.monotonic() > limit:
+                raise EnvironmentFault("runtime-failed", "Another job is still installing the packages")
+            time.sleep(0.1)
+        yield is_locked  # closing the file gives the lock back
+
+
+def _try_lock(handle: int) -> bool | None:
+    """Whether it is locked now; None while another process has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return None if error.errno in _HELD else False
+    return True

@@ -1,0 +1,235 @@
+"""One request to KIS: bounded in time and size, silent, and never sent after its caller has given it up.
+
+On requests, which costs more to import than most runs take: modules that may do without import this where they use it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from http.cookiejar import DefaultCookiePolicy
+from numbers import Real
+from types import NoneType
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
+from requests.utils import default_headers
+
+from kis_token.core.ports import TooLate
+from kis_token.deadline import GivenUp, within
+from kis_token.errors import IssuerOutage
+from kis_token.kis.transport import Exchange, TransportError, Trouble, begin, guarded
+from kis_token.network.proxies import ProxyFault, find_proxy
+from kis_token.process.forks import PerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kis_token.deadline import Attempt
+    from kis_token.network.proxies import Proxy
+    from kis_token.token import AppKey, Token
+
+CONNECT_SECONDS = 5.0
+
+#: The most that an answer may hold, in bytes, unpacked.
+LARGEST_ANSWER = 16 * 1024 * 1024
+
+#: What KISClient hands out. Named here for those who need the type alone.
+Response = requests.Response
+
+#: A request that is ready to be sent, but for its token.
+Prepared = requests.PreparedRequest
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110's token: a method's or a header's name
+_VALUE = re.compile(r"([!-~\xa1-\xff][\t -~\xa0-\xff]*)?")  # one line of latin-1 that does not begin with a blank
+_PATH = re.compile(r"/(?!/)([^?#@\\\s\x00-\x1f\x7f/]|/(?!/))*(\?[^#\s\x00-\x1f\x7f]*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Token, key and secret, which an ordinary call shows KIS. Its repr shows none of them."""
+
+    token: Token
+    app_key: AppKey
+
+    def added_to(self, request: Prepared) -> Prepared:
+        """The request with them."""
+        request = request.copy()
+        request.headers["authorization"] = f"Bearer {self.token.value}"
+        request.headers["appkey"] = self.app_key.key
+        request.headers["appsecret"] = self.app_key.secret
+        return request
+
+
+class Session:
+    """Connections to one of KIS's hosts: silent, without cookies and without the user's .netrc.
+
+    Threads may share it, and so may forked processes: each has connections of its own.
+    """
+
+    def __init__(self, base_url: str) -> None:
+        parts = urlsplit(base_url)
+        self._is_tls = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port or 443
+        self._sessions = PerProcess(_open)
+
+    def close(self) -> None:
+        """Close this process's connections. The next call opens them again."""
+        self._sessions.get().close()
+
+    def call(
+        self,
+        request: Prepared,
+        seconds: float,
+        *,
+        may_send: Callable[[], bool] | None = None,
+        largest: int = LARGEST_ANSWER,
+    ) -> Response:
+        """Send ``request`` and read its whole answer, at any HTTP status, within ``seconds``. Follows no redirect.
+
+        ``may_send`` is asked right before the request leaves, when the connection is ready; raises TooLate when it says
+        no, and the next call uses that connection. Raises IssuerOutage, whose ``sent`` says whether a part of the
+        request may have left.
+        """
+        # Without TLS only this machine is asked: never through a proxy, which would see the keys.
+        proxy = self._find_proxy() if self._is_tls else None
+
+        def work(attempt: Attempt) -> Response:
+            exchange = Exchange(attempt, may_send or _always, proxy)
+            begin(exchange)
+            try:
+                return self._exchange(request, seconds, largest, exchange)
+            # Not RequestException alone: a certificate, a proxy or an answer may be odd in ways that it does not know.
+            except (OSError, ValueError, HTTPException, TransportError) as error:
+                seen = type(error).__name__
+            # Out of the block, since the error that is left behind may quote what was sent.
+            trouble = exchange.trouble or Trouble("kis-unreachable", f"does not answer ({seen})", lasting=False)
+            said = trouble.said + (_way(proxy) if trouble.code != "proxy-unusable" else "")
+            raise self._outage(said, trouble.code, sent=attempt.sent, lasting=trouble.lasting)
+
+        try:
+            return within(seconds, work)
+        except GivenUp as error:
+            sent = error.sent
+        raise self._outage(f"did not answer within {max(seconds, 0):.2g} s{_way(proxy)}", sent=sent)
+
+    def _exchange(self, request: Prepared, seconds: float, largest: int, exchange: Exchange) -> Response:
+        timeout = (min(CONNECT_SECONDS, seconds), seconds)
+        with self._sessions.get().send(request, timeout=timeout, allow_redirects=False, stream=True) as answer:
+            if exchange.was_late:
+                answer.raw.release_conn()
+                raise TooLate
+            body = bytearray()
+            for block in answer.iter_content(16 * 1024):
+                body += block
+                if len(body) > largest:
+                    what = f"answered with more than {largest // 1024} KiB"
+                    raise self._outage(what, "kis-answer-unusable", sent=True)
+            answer._content = bytes(body)  # noqa: SLF001 - where requests itself would have put it
+            return answer
+
+    def _find_proxy(self) -> Proxy | None:
+        try:
+            return find_proxy(self._host, self._port)
+        except ProxyFault as fault:
+            raise self._outage(f"cannot be asked: {fault}", "proxy-unusable", sent=False, lasting=True) from None
+
+    def _outage(self, what: str, code: str = "kis-unreachable", *, sent: bool, lasting: bool = False) -> IssuerOutage:
+        return IssuerOutage(code, f"{self._host} {what}", sent=sent, lasting=lasting)
+
+
+def prepare(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    params: Mapping[str, Any] | None = None,
+    json: Mapping[str, Any] | None = None,
+    data: object = None,
+) -> Prepared:
+    """A request. Raises ValueError or TypeError, which quote nothing, for ``params`` and bodies that have no form."""
+    if not isinstance(data, (str, bytes, NoneType)) or (data is not None and json is not None):
+        raise TypeError("data is neither a str nor bytes, or json is given as well")
+    named = CaseInsensitiveDict(default_headers())
+    named.update(headers)
+    at_work = "params"
+    kind: type[Exception] = ValueError
+    try:
+        request = requests.Request(method, url, headers=named, params=params).prepare()
+        at_work = "json"
+        if data is not None:
+            request.prepare_body(data, None)
+        elif json is not None:
+            request.prepare_body(None, None, json)
+    except (ValueError, RecursionError, requests.RequestException) as error:
+        seen = type(error).__name__
+    except TypeError as error:
+        kind, seen = TypeError, type(error).__name__
+    else:
+        return request
+    raise kind(f"{at_work} cannot be encoded ({seen})")  # out of the block: the error left behind quotes values
+
+
+def check_arguments(method: object, path: object, headers: object, params: object, timeout: object) -> None:
+    """Raises ValueError or TypeError, which name the argument and quote no value, for what may not be sent."""
+    _check("method", method, _NAME, "the name of an HTTP method")
+    _check("path", path, _PATH, "a path, which begins with one slash and holds no '//', '@', '#', '\\' or blank")
+    if not isinstance(headers, Mapping):
+        raise TypeError("headers is not a mapping")
+    for name, value in headers.items():
+        _check("the name of a header", name, _NAME, "made of letters, digits and '-'")
+        _check(f"the header {name}", value, _VALUE, "one line of latin-1")
+    if not isinstance(params, (Mapping, list, tuple, NoneType)):
+        raise TypeError("params is not a mapping")
+    if not isinstance(timeout, Real):
+        raise TypeError("timeout is not a number")
+    if not 0 < cast("float", timeout) <= threading.TIMEOUT_MAX:
+        raise ValueError("timeout is not a number of seconds above 0")
+
+
+def _check(what: str, value: object, form: re.Pattern[str], described: str) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is not a str")
+    if not form.fullmatch(value):
+        raise ValueError(f"{what} is not {described}")
+
+
+def _open() -> requests.Session:
+    session = requests.Session()
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
+    session.trust_env = False  # the connections know proxies and certificates by themselves
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, _Adapter())
+    return session
+
+
+class _Adapter(HTTPAdapter):
+    """Where requests meets the guarded connections."""
+
+    def init_poolmanager(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the parent's
+        super().init_poolmanager(*arguments, **named)
+        _guard(self.poolmanager)
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:  # noqa: ANN401, ARG002 - the parent's
+        """Name no certificates beside those of the connection's own context."""
+        conn.cert_reqs = "CERT_REQUIRED"
+
+
+def _guard(manager: Any) -> None:  # noqa: ANN401 - a PoolManager, which only urllib3 knows
+    """Have the manager's pools make guarded connections."""
+    manager.pool_classes_by_scheme = {name: guarded(pool) for name, pool in manager.pool_classes_by_scheme.items()}
+
+
+def _way(proxy: Proxy | None) -> str:
+    return f", through the proxy in {proxy.source}" if proxy is not None else ""
+
+
+def _always() -> bool:
+    return True

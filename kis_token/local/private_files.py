@@ -1,0 +1,70 @@
+"""Files with secrets: written so that nobody else can read them, read only where nobody else can have written them."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from kis_token.local.private_folders import make_private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+#: On Windows a virus scanner has a new file open for a moment: seconds before each further attempt to rename it.
+PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Put ``content`` into the file, all of it or nothing: mode 0600, missing folders 0700, no link followed.
+
+    Raises OSError.
+    """
+    make_private(path.parent)
+    with suppress(FileNotFoundError):
+        kind = path.lstat().st_mode
+        if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
+            raise OSError("a device")  # root could replace /dev/null itself
+    # A new file of our own, 0600 from its first moment; the rename replaces a symbolic link, never follows it.
+    new = path.with_name(f"{path.name}.{os.urandom(8).hex()}.tmp")
+    try:
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - the mode
+            file.write(content)
+        insist(new.replace, path, PAUSES if os.name == "nt" else ())
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def insist(rename: Callable[[Path], object], target: Path, pauses: tuple[float, ...] = PAUSES) -> None:
+    """Rename to ``target``, and again while another program has the file or folder open. Raises OSError."""
+    for pause in pauses:
+        try:
+            rename(target)
+        except PermissionError:  # noqa: PERF203 - a handful of attempts, each of which waits
+            time.sleep(pause)
+        else:
+            return
+    rename(target)
+
+
+def read_own(path: Path, largest: int) -> str:
+    """The text of a regular file of this user's or root's, of ``largest`` bytes at the most; no link followed.
+
+    Raises OSError, and UnicodeError, which holds the file's content.
+    """
+    with open(path, "rb", opener=open_itself) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > largest:
+            raise OSError("not such a file")
+        if hasattr(os, "geteuid") and (status.st_uid not in (os.geteuid(), 0) or status.st_mode & stat.S_IWOTH):
+            raise PermissionError("a file that another user may have written")
+        return file.read(largest).decode()
+
+
+def open_itself(path: str, flags: int) -> int:
+    """An opener for files that may be something else: never what a link points to, and a pipe does not hang."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))

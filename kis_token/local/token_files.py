@@ -1,0 +1,158 @@
+"""The token where other KIS clients look for it: in the file that each of them keeps for itself, in its own form.
+
+Names, members and times are those that the clients read; docs/clients.md says in which releases. No file holds an app
+secret, nor the app key but as the token itself names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kis_token.errors import EnvironmentFault, KisTokenError
+from kis_token.local.private_files import read_own, write_private
+from kis_token.token import KST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
+
+    from kis_token.config import Settings
+    from kis_token.token import AppKey, Token
+
+#: What koreainvestment-cli's file may grow to before it is no such file.
+LARGEST_FILE = 1024 * 1024
+
+_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
+
+
+def export(
+    token: Token, app_key: AppKey | None, settings: Settings, env: Mapping[str, str], now: datetime
+) -> list[Path]:
+    """Write the files of ``settings.token_files``; their paths. Where the content of one is not known, none is written.
+
+    ``env`` says where the clients look (HOME or USERPROFILE, XDG_CACHE_HOME, KIS_CLI_HOME), ``now`` what the machine
+    takes for the present: one of them has a file for each local day. Raises EnvironmentFault ``export-failed`` when a
+    file cannot be read or written, and KisTokenError ``missing-app-key`` where its name is made of the key and none is
+    known.
+    """
+    asked = _Asked(token, app_key, settings, env, now)
+    files = [(client, *file) for client in settings.token_files for file in _FORMS[client](asked)]
+    for client, path, text in files:
+        with _failing(client, "written"):
+            write_private(path, text.encode())
+    return [path for _, path, _ in files]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What each client's file is made of."""
+
+    token: Token
+    app_key: AppKey | None
+    settings: Settings
+    env: Mapping[str, str] = field(repr=False)
+    now: datetime
+
+    @property
+    def is_paper(self) -> bool:
+        return self.settings.environment == "paper"
+
+    @property
+    def home(self) -> Path:
+        """The home folder as Python and Node find it."""
+        variable = "USERPROFILE" if os.name == "nt" else "HOME"
+        home = self.env.get(variable)
+        if not home:
+            raise EnvironmentFault("export-failed", f"{variable} is not set, so the clients' folders are not known")
+        return Path(home)
+
+
+def _kis_auth(asked: _Asked) -> list[tuple[Path, str]]:
+    """KIS's own samples: a file for each local day, the end of the token as the machine's clock will show it.
+
+    They compare that with a clock that knows no zone. Where it is about to be set back, an hour is taken off, so that
+    the hour that comes twice does not bring a dead token back to life.
+    """
+    expires_at = asked.token.expires_at
+    valid = min(_local(expires_at), _local(expires_at + _HOUR) - _HOUR)
+    text = f"token: {asked.token.value}\nvalid-date: {valid:%Y-%m-%d %H:%M:%S}\n"
+    today = _local(asked.now).date()
+    days = [today, today + _DAY] if valid.date() > today else [today]
+    return [(asked.home / "KIS" / "config" / f"KIS{day:%Y%m%d}", text) for day in days]
+
+
+def _python_kis(asked: _Asked) -> list[tuple[Path, str]]:
+    """python-kis with keep_token: KIS's answer as it came, in a file named after the account."""
+    if asked.app_key is None:
+        raise KisTokenError(
+            "missing-app-key", "python-kis's token file is named after app key and secret: none is known"
+        )
+    hts_id, token = asked.settings.hts_id, asked.token
+    name = f"pykis{hts_id}{asked.app_key.key}{asked.app_key.secret}token"
+    digest = hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest()
+    members = {
+        "access_token": token.value,
+        "access_token_token_expired": f"{token.expires_at.astimezone(KST):%Y-%m-%d %H:%M:%S}",
+        "token_type": "Bearer",
+        "expires_in": int((token.expires_at - token.issued_at).total_seconds()),
+    }
+    domain = "virtual" if asked.is_paper else "real"
+    return [(asked.home / ".pykis" / "cache" / f"token_{domain}_{hts_id}_{digest}.json", json.dumps(members))]
+
+
+def _kis_trader(asked: _Asked) -> list[tuple[Path, str]]:
+    """kis-trader: a file named after the app key's fingerprint, which happens to be ours."""
+    key_id = asked.app_key.key_id if asked.app_key is not None else asked.token.app_key_id
+    if key_id is None:
+        raise KisTokenError("missing-app-key", "kis-trader's token file is named after the app key: none is known")
+    caches = Path(asked.env.get("XDG_CACHE_HOME", ""))
+    folder = caches if caches.is_absolute() else asked.home / ".cache"
+    members = {"access_token": asked.token.value, "expires_at": int(asked.token.expires_at.timestamp())}
+    name = f"{'paper' if asked.is_paper else 'real'}-{key_id}.json"
+    return [(folder / "kis-trader" / "tokens" / name, json.dumps(members))]
+
+
+def _koreainvestment_cli(asked: _Asked) -> list[tuple[Path, str]]:
+    """koreainvestment-cli: one file for all profiles. The others' entries stay; a broken file is none to it either."""
+    folder = asked.env.get("KIS_CLI_HOME")
+    path = (Path(folder) if folder else asked.home / ".kis-cli") / "tokens.json"
+    entries: object = None
+    with _failing("koreainvestment-cli", "read"), suppress(FileNotFoundError, ValueError, RecursionError):
+        entries = json.loads(read_own(path, LARGEST_FILE))
+    profile = "paper" if asked.is_paper else "prod"
+    entry = {
+        "accessToken": asked.token.value,
+        "expiresAt": f"{asked.token.expires_at.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%S}.000Z",
+        "profile": profile,
+    }
+    return [(path, json.dumps({**(entries if isinstance(entries, dict) else {}), profile: entry}, indent=2))]
+
+
+@contextmanager
+def _failing(client: str, done: str) -> Iterator[None]:
+    """Around what reads or writes a file. Raises EnvironmentFault, without the file's name, which tells too much."""
+    try:
+        yield
+    except OSError as error:
+        kind = type(error).__name__
+        raise EnvironmentFault("export-failed", f"The token file of {client} cannot be {done} ({kind})") from error
+
+
+def _local(moment: datetime) -> datetime:
+    """What a clock on this machine's wall shows."""
+    return moment.astimezone().replace(tzinfo=None)
+
+
+_FORMS: dict[str, Callable[[_Asked], list[tuple[Path, str]]]] = {
+    "kis-auth": _kis_auth,
+    "python-kis": _python_kis,
+    "kis-trader": _kis_trader,
+    "koreainvestment-cli": _koreainvestment_cli,
+}

@@ -1,0 +1,174 @@
+"""The proxy on the way to a host: one rule for Supabase and for KIS. Plain http, which stays on this machine, has none.
+
+HTTPS_PROXY counts, else ALL_PROXY; a name in lower case counts before the one in upper case. A host that NO_PROXY names
+is asked directly. An entry of NO_PROXY is a name, which stands for all names below it as well, with or without a dot or
+``*.`` before it; an address or a range of addresses, such as 10.0.0.0/8; either with a port; or ``*``. On Windows and
+macOS the system's settings count where the environment has no such variable.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import sys
+from http.client import HTTPException
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from kis_token.network.addresses import connect
+from kis_token.network.final_response import FinalResponse
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
+    from kis_token.deadline import Attempt
+
+#: Where a proxy is from that no variable names.
+SYSTEM = "the system's settings"
+
+#: An entry of NO_PROXY, and a host that is an address.
+_ENTRY = r"(?P<host>\[[^]]*\]|[^:]*)(:(?P<port>\d+))?"
+_ADDRESS = r"[\d.]+|[\da-f.]*:[\da-f:.]*"
+
+
+class Proxy:
+    """A proxy that opens tunnels. ``credentials`` are in the form of HTTP's basic authentication, or None.
+
+    ``source`` is the variable that names it. Not a dataclass, which would cost time at each start.
+    """
+
+    __slots__ = ("credentials", "host", "port", "source")
+
+    def __init__(self, source: str, host: str, port: int, credentials: str | None) -> None:
+        self.source = source
+        self.host = host
+        self.port = port
+        self.credentials = credentials
+
+
+class ProxyFault(OSError):
+    """The proxy cannot be used. The text names the variable, and nothing of its value.
+
+    ``is_lasting`` says that no repetition mends it.
+    """
+
+    def __init__(self, said: str, *, is_lasting: bool = False) -> None:
+        super().__init__(said)
+        self.is_lasting = is_lasting
+
+
+def find_proxy(host: str, port: int) -> Proxy | None:
+    """The proxy for https to this host. Raises ProxyFault for one that cannot be used."""
+    names = {name.lower() for name in os.environ if name.lower().endswith("_proxy")}
+    if names:
+        source = next((name for name in ("https_proxy", "all_proxy") if _setting(os.environ, name)), None)
+        if source is None or _is_exempt(host, port, _setting(os.environ, "no_proxy")):
+            return None
+        return _parse(source.upper(), _setting(os.environ, source))
+    value = _of_the_system(host) if sys.platform in ("win32", "darwin") else None
+    return _parse(SYSTEM, value) if value else None
+
+
+def reach(host: str, port: int, proxy: Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
+    """A connection to the host, made by ``proxy`` where there is one. Raises ProxyFault, and as `connect` does."""
+    if proxy is None:
+        return connect(host, port, seconds, attempt)
+    try:
+        connection = connect(proxy.host, proxy.port, seconds, attempt)
+    except TimeoutError:  # GivenUp is one
+        raise
+    except (OSError, ValueError) as error:
+        raise ProxyFault(f"the proxy in {proxy.source} cannot be reached ({type(error).__name__})") from None
+    try:
+        _open_tunnel(connection, host, port, proxy)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _open_tunnel(connection: socket.socket, host: str, port: int, proxy: Proxy) -> None:
+    """Ask the proxy for a connection to the host. Raises ProxyFault."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    head = f"CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n"
+    if proxy.credentials is not None:
+        head += f"Proxy-Authorization: Basic {proxy.credentials}\r\n"
+    try:
+        connection.sendall(f"{head}\r\n".encode("ascii"))
+        with FinalResponse(connection, method="CONNECT") as response:
+            response.begin()
+            status = response.status
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise ProxyFault(f"the proxy in {proxy.source} broke off the connection ({type(error).__name__})") from None
+    except (ValueError, HTTPException) as error:  # it may quote the answer
+        raise ProxyFault(f"the proxy in {proxy.source} does not answer in HTTP ({type(error).__name__})") from None
+    if status == 200:
+        return
+    if status == 407:
+        said = "does not accept its user and password" if proxy.credentials else "asks for a user and a password"
+    else:
+        said = f"opens no connection to {address}"
+    raise ProxyFault(f"the proxy in {proxy.source} {said} (HTTP {status})", is_lasting=400 <= status < 500)
+
+
+def _parse(source: str, value: str) -> Proxy:
+    """The proxy that a variable's value means. Raises ProxyFault."""
+    value = value.strip()
+    kind = value.partition("://")[0].lower() if "://" in value else "http"
+    if kind != "http":
+        said = f"the proxy in {source} is of a kind that cannot be used: only http:// can"
+        raise ProxyFault(said, is_lasting=True)
+    try:
+        parts = urlsplit(value if "://" in value else f"http://{value}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        parts, host, port = urlsplit(""), None, 0
+    if not host or port == 0:
+        raise ProxyFault(f"the address of the proxy in {source} is not http://host:port", is_lasting=True)
+    user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return Proxy(source, host, port or 80, base64.b64encode(user.encode()).decode() if user != ":" else None)
+
+
+def _setting(env: Mapping[str, str], name: str) -> str:
+    """A variable's value by its name in lower case, which counts first; "" where it is not set."""
+    named = {each: value for each, value in env.items() if each.lower() == name}
+    return named.get(name, next(iter(named.values()), ""))
+
+
+def _is_exempt(host: str, port: int, no_proxy: str) -> bool:
+    host = host.lower().rstrip(".")
+    return any(_covers(entry, host, port) for entry in re.split(r"[,\s]+", no_proxy.lower()) if entry)
+
+
+def _covers(entry: str, host: str, port: int) -> bool:
+    """Whether an entry of NO_PROXY stands for this host and port."""
+    if entry == "*":
+        return True
+    parts = re.fullmatch(_ENTRY, entry)
+    name, wanted = (parts["host"], parts["port"]) if parts else (entry, None)  # an IPv6 address without brackets
+    if wanted is not None and int(wanted) != port:
+        return False
+    name = name.strip("[]")
+    if re.fullmatch(_ADDRESS, host):
+        return _holds(name, host)
+    name = name.removeprefix("*").strip(".")
+    return name != "" and (host == name or host.endswith(f".{name}"))
+
+
+def _holds(range_: str, address: str) -> bool:
+    from ipaddress import ip_address, ip_network
+
+    try:
+        return ip_address(address) in ip_network(range_, strict=False)
+    except ValueError:
+        return False
+
+
+def _of_the_system(host: str) -> str | None:
+    from urllib.request import getproxies, proxy_bypass
+
+    return None if proxy_bypass(host) else getproxies().get("https")

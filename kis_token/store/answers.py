@@ -1,0 +1,280 @@
+"""What an answer other than success means: a configuration error, or an outage with its cause in words.
+
+Only PostgREST, by the code in its JSON, and Supabase's gateway, by the messages that it gives with 401 and 403, can
+report a configuration error. Any other answer comes from something in between and is an outage, whatever its status.
+Texts of an answer may quote values: they are compared with known ones, and this module's own words are shown.
+
+Sources: https://docs.postgrest.org/en/v14/references/errors.html (codes),
+https://supabase.com/docs/guides/platform/http-status-codes (402, 540, 544) and
+https://developers.cloudflare.com/support/troubleshooting/http-status-codes/ (520 to 530, and 1xxx in the page).
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from kis_token.store.wire import Answer
+
+#: Members of PostgREST's errors. Another program's JSON has others.
+_MEMBERS = {"code", "message", "details", "hint"}
+#: Codes of PostgREST, and of PostgreSQL.
+_CODE = re.compile(r"PGRST[0-9A-Z]{3}|[0-9A-Z]{5}")
+
+#: The detail with which the functions of sql/ answer that the table cannot store a row; their message says why.
+_CANNOT_STORE = "store-cannot-store"
+
+_NO_TABLE = ("store-table-missing", "Supabase has no table api_credentials")
+_NO_COLUMN = ("store-column-missing", "the table api_credentials lacks a column")
+_NO_FUNCTION = ("store-function-missing", "Supabase lacks the functions that govern issuing")
+_NO_KEY = ("store-key-rejected", "Supabase does not accept the key")
+_ENDED_KEY = ("store-key-expired", "Supabase says that the key has expired")
+_LEGACY_KEY = ("store-legacy-keys-disabled", "The legacy keys are turned off in Supabase")
+
+_MISCONFIGURED = {
+    "42501": ("store-permission-denied", "Supabase does not let this key do that"),
+    "42P01": _NO_TABLE,
+    "42704": _NO_TABLE,  # its row type, in a function
+    "PGRST205": _NO_TABLE,
+    "42703": _NO_COLUMN,
+    "PGRST204": _NO_COLUMN,
+    "PGRST202": _NO_FUNCTION,
+    "42883": _NO_FUNCTION,
+    "PGRST106": ("store-rejected", "Supabase does not expose the schema public"),
+    "PGRST301": _NO_KEY,
+    "PGRST302": _NO_KEY,
+    "PGRST303": _NO_KEY,
+}
+#: PostgREST knows the schema from a cache of its own, which is older than the tables right after a restore.
+_OF_THE_CACHE = ("PGRST202", "PGRST204", "PGRST205")
+
+#: Codes that pass by themselves, by their beginning; the longest that fits gives the cause.
+_PASSING = {
+    "08": "PostgREST lost the database",
+    "25": "",
+    "40": "other transactions stood in the way",
+    "53": "the database is short of resources",
+    "53100": "the database's disk is full",
+    "53300": "the database has too many connections",
+    "55": "",
+    "55P03": "another transaction holds what is needed",
+    "57": "",
+    "57014": "the database canceled the statement, which took too long",
+    "57P0": "the database is restarting",
+    "58": "",
+    "F0": "",
+    "XX": "",
+    "PGRST00": "PostgREST does not reach the database",
+    "PGRST002": "PostgREST cannot read the schema yet",
+    "PGRST003": "the database has no free connection",
+    "PGRST300": "PostgREST has no JWT secret",
+    "PGRSTX": "",
+}
+
+#: The gateway's messages about the key, by their beginning in lower case. The first that fits counts.
+_OF_THE_GATEWAY = (
+    ("legacy api keys are disabled", _LEGACY_KEY),
+    ("invalid api key", _NO_KEY),
+    ("unregistered api key", _NO_KEY),
+    ("no api key found in", _NO_KEY),
+    ("forbidden use of secret api key", ("store-key-rejected", "Supabase takes this program for a browser")),
+    ("invalid authentication credentials", _NO_KEY),  # Kong's, of a project that is hosted elsewhere
+    ("jwt expired", _ENDED_KEY),
+    ("jwt", _NO_KEY),
+    ("jws", _NO_KEY),
+    ("invalid jwt", _NO_KEY),
+    ("expected 3 parts in jwt", _NO_KEY),
+    ("no suitable key", _NO_KEY),
+)
+#: The gateway's messages when PostgREST does not answer it, by their beginning in lower case.
+_GATEWAY_ALONE = (
+    "an invalid response was received from the upstream server",
+    "the upstream server is",
+    "name resolution failed",
+    "failure to get a peer from the ring-balancer",
+    "upstream connect error",
+    "upstream request timeout",
+    "no healthy upstream",
+)
+#: A key's claims that are true later.
+_LATER = ("jwt issued at future", "jwt not yet valid")
+
+_RESTRICTION = re.compile(r"\b(?:exceed(?:ed)?_[a-z_]{1,40}|overdue_payment)\b")
+_OF_CLOUDFLARE = {*range(520, 528), 530}
+_ERROR_OF_CLOUDFLARE = re.compile(r"\berror(?: code)?:?\s+(1\d{3})\b")
+#: Characters of a page that are looked through.
+_LONGEST_TEXT = 20_000
+
+
+def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> StoreError:
+    """The error for an answer other than success.
+
+    ``body`` is what its body holds as JSON, None where it is no JSON. ``key_ended`` is when the key that was sent has
+    ended by its own date, None where it has not.
+    """
+    status, members = answer.status, body if isinstance(body, dict) else {}
+    code, message = members.get("code"), members.get("message")
+    message = message[:_LONGEST_TEXT] if isinstance(message, str) else ""
+    if isinstance(code, str) and _CODE.fullmatch(code) and members.keys() <= _MEMBERS:
+        if members.get("details") == _CANNOT_STORE:
+            return _cannot_store(message)
+        return code_error(status, code, message, key_ended=key_ended)
+    shown = _shown(status, "")
+    if status in (401, 403):
+        said = message.lower()
+        known = next((known for beginning, known in _OF_THE_GATEWAY if said.startswith(beginning)), None)
+        is_the_gateway_s = answer.headers.get("sb-error-code", "").startswith("UNAUTHORIZED")
+        if known is None and (is_the_gateway_s or (status == 401 and key_ended is not None)):
+            known = _NO_KEY
+        if known is not None:
+            return _misconfigured(known, shown, key_ended)
+    text = answer.body[:_LONGEST_TEXT].decode(errors="replace").strip()
+    state = _of_supabase(status, (message or text).lower(), text, shown)
+    return state or _of_others(status, text, shown, is_challenge="cf-mitigated" in answer.headers)
+
+
+def _cannot_store(reason: str) -> StoreMisconfigured:
+    """The error for a table that cannot store a row. The functions of sql/ write ``reason``, which holds no value."""
+    words = "".join(letter for letter in " ".join(reason.split()) if letter.isprintable())
+    return StoreMisconfigured("store-cannot-store", f"Supabase cannot store the token: {words[:300]}")
+
+
+def code_error(status: int | None, code: str, message: str = "", *, key_ended: datetime | None = None) -> StoreError:
+    """The error for a ``code`` that PostgREST told, with the HTTP status that it sent."""
+    # A text that is no code is not repeated: it may be anything.
+    shown, message = _shown(status, code if _CODE.fullmatch(code) else ""), message.lower()
+    if code == "25006" or message.startswith("cannot set transaction read-write mode"):
+        said = f"The database is read-only, usually because its disk is full ({shown})"
+        return StoreOutage("store-database-read-only", said, doubtful=True, persists=True, sent=False)
+    if code == "PGRST203":
+        said = f"Supabase has several functions of one name ({shown}){_colon(_ambiguous(message))}"
+        return StoreMisconfigured("store-function-ambiguous", said)
+    cause = _cause(code, message)
+    if cause is not None:
+        return _outage("store-unreachable", f"Supabase does not work ({shown}){_colon(cause)}", status)
+    known = _MISCONFIGURED.get(code, ("store-rejected", "Supabase refused the request"))
+    if code == "22023" and status == 401:
+        known = ("store-permission-denied", "The database lacks the key's role")
+    elif code == "PGRST303" and message.startswith("jwt expired"):
+        known = _ENDED_KEY
+    return _misconfigured(known, shown, key_ended, settles=code in _OF_THE_CACHE)
+
+
+def _misconfigured(
+    known: tuple[str, str], shown: str, key_ended: datetime | None, *, settles: bool = False
+) -> StoreMisconfigured:
+    """The error ``known``; where the key is not accepted and has ended by its own date, that is the reason."""
+    if key_ended is not None and known in (_NO_KEY, _ENDED_KEY):
+        known = ("store-key-expired", f"By its own date the key ended on {key_ended:%Y-%m-%d}")
+    code, said = known
+    return StoreMisconfigured(code, f"{said} ({shown})", settles=settles)
+
+
+def _cause(code: str, message: str) -> str | None:
+    """Why a failure passes by itself, in words where that is known; None for one that does not."""
+    if code == "PGRST303":
+        return "by Supabase's clock the key is not valid yet" if message.startswith(_LATER) else None
+    beginning = max((each for each in _PASSING if code.startswith(each)), key=len, default=None)
+    return None if beginning is None else _PASSING[beginning]
+
+
+def _of_supabase(status: int, message: str, text: str, shown: str) -> StoreOutage | None:
+    """The outage of a state that Supabase's gateway tells; None where it is not known to be one."""
+    restrictions = sorted(set(_RESTRICTION.findall(text)))
+    if status == 402 and (restrictions or message.startswith("service for this project is restricted")):
+        said = f"Supabase has restricted the project ({shown}){_colon(', '.join(restrictions))}"
+        return _outage("store-restricted", said, status, persists=True)
+    if status == 540:
+        return _outage("store-paused", f"Supabase says that the project is paused ({shown})", status)
+    if status == 544:
+        return _outage("store-unreachable", f"Supabase's gateway gave up waiting ({shown})", status)
+    if message.startswith(_GATEWAY_ALONE):
+        return _outage("store-unreachable", f"Supabase's gateway does not reach PostgREST ({shown})", status)
+    return None
+
+
+def _of_others(status: int, text: str, shown: str, *, is_challenge: bool) -> StoreOutage:
+    """The outage for the answer of something in between."""
+    if 300 <= status < 400:
+        said = f"supabase-url answers with a redirect ({shown})"
+        return StoreOutage("store-redirects", said, doubtful=True, lasting=True, persists=True)
+    # Without its tags, since pages of others load scripts from Cloudflare.
+    page = re.sub(r"<[^>]*>", " ", text).lower()
+    number = _ERROR_OF_CLOUDFLARE.search(page) if "cloudflare" in page or page.startswith("error code:") else None
+    if number or is_challenge or status in _OF_CLOUDFLARE or "cloudflare ray id" in page:
+        of_its_own = _colon(f"its error {number[1]}" if number else "")
+        return _outage("store-unreachable", f"Cloudflare answers for Supabase ({shown}){of_its_own}", status)
+    said = f"supabase-url gives an answer that is not known as Supabase's ({shown})"
+    if status == 404:
+        return _outage("store-not-supabase", said, status, persists=True)
+    return _outage("store-unreachable", said, status)
+
+
+def _outage(code: str, said: str, status: int | None, *, persists: bool = False) -> StoreOutage:
+    """An outage that is an answer. With 3xx, 4xx and 511 something works that is no reason to issue alone."""
+    is_doubtful = status is not None and (300 <= status < 500 or status == 511)
+    return StoreOutage(code, said, doubtful=is_doubtful, persists=persists)
+
+
+def _shown(status: int | None, code: str) -> str:
+    """Status and code; the status alone with its name."""
+    if status is None:
+        return code or "no reason given"
+    try:
+        name = code or HTTPStatus(status).phrase
+    except ValueError:  # a number that no standard names
+        name = code
+    return f"HTTP {status} {name}".strip()
+
+
+def _colon(cause: str) -> str:
+    return f": {cause}" if cause else ""
+
+
+# Two functions of one name -------------------------------------------------------------------------------------------
+
+_PARAMETER = r"\w{1,63} => [a-z][a-z0-9_. \[\]]{0,63}"
+_CANDIDATE = re.compile(rf"public\.([a-z_]{{1,63}})\(((?:{_PARAMETER}(?:, {_PARAMETER}){{0,30}})?)\)")
+_SAME_TYPE = {"timestamptz": "timestamp with time zone", "int": "integer", "bool": "boolean"}
+
+
+def _ambiguous(message: str) -> str:
+    """The function's name, and the statements that drop its forms that sql/ does not make. Empty where unsure."""
+    listed = message.rpartition("candidate function between: ")[2]
+    found = list(_CANDIDATE.finditer(listed))
+    names = {each[1] for each in found}
+    # Names are shown only where the list holds nothing else.
+    if len(names) != 1 or ", ".join(each[0] for each in found) != listed:
+        return ""
+    name = names.pop()
+    own = _form_in_sql(name)
+    forms = [tuple(_pair(each) for each in one[2].split(", ") if each) for one in found]
+    drops = [
+        f"drop function public.{name}({', '.join(kind for _, kind in form)});"
+        for form in forms
+        if own is not None and form != own
+    ]
+    return f"{name}. Those that sql/ does not make go with: {' '.join(drops)}" if drops else name
+
+
+def _pair(parameter: str) -> tuple[str, str]:
+    name, _, kind = parameter.partition(" => ")
+    return name, kind
+
+
+def _form_in_sql(name: str) -> tuple[tuple[str, str], ...] | None:
+    """The parameters that the files of sql/ give the function; None where they make none of this name."""
+    from kis_token.store.migrations import migrations
+
+    text = "\n".join(path.read_text(encoding="utf-8") for path in migrations())
+    made = re.findall(rf"create or replace function public\.{name}\s*\((.*?)\)\s*returns", text, re.DOTALL)
+    if not made:
+        return None
+    parameters = [parameter.partition(" default ")[0].split() for parameter in made[-1].split(",") if parameter.strip()]
+    return tuple((words[0], _SAME_TYPE.get(kind := " ".join(words[1:]), kind)) for words in parameters)

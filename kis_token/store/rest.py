@@ -1,0 +1,183 @@
+"""The warm read: a slot's keys and token in one GET, with the standard library alone.
+
+Also the way to ``answers``, which judges what is no success, for the calls of ``supabase.py`` as well.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
+
+if TYPE_CHECKING:
+    from kis_token.store.wire import Answer, Wire
+
+TABLE = "api_credentials"
+COLUMNS = "credential_type,credential_value,expires_at,version"
+TYPES = ("app_key", "app_secret", "access_token")
+#: The row that remembers which of a slot's tokens are rejected. It is no credential, and each read asks for it too.
+REJECTED_TOKENS = "rejected_tokens"
+
+#: What PostgreSQL reads as its present where a time is asked for.
+DATABASE_NOW = "now"
+
+#: A Date outside of these is ignored: at the edge of the calendar no sum is possible.
+_EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=timezone.utc), datetime(9000, 1, 1, tzinfo=timezone.utc)
+
+#: The bound for one read, in seconds.
+READ_SECONDS = 5.0
+#: Characters of one stored value: no key or token is as long, sealed or not.
+LARGEST_VALUE = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One active row as it is stored: the value may be sealed, the expiry is the column's text."""
+
+    value: str = field(repr=False)
+    expires_at: str | None
+    version: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds blanks alone. Such a row counts as absent, as one with null does."""
+        return not self.value.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """All active rows of one service, by type; ``server_now`` is the answer's Date, None when it had none.
+
+    ``rejected`` are the fingerprints of the tokens that the slot remembers as rejected or revoked.
+    """
+
+    rows: dict[str, Row]
+    server_now: datetime | None
+    rejected: frozenset[str] = frozenset()
+
+
+def parse_slot(rows: object, server_now: datetime | None) -> Slot:
+    """A slot from PostgREST's answer. Raises StoreOutage when that is no list of rows: some proxy's page, say."""
+    try:
+        if not isinstance(rows, list):
+            raise TypeError  # noqa: TRY301 - joins the other ways of not being a list of rows
+        remembered = [row["credential_value"] for row in rows if row["credential_type"] == REJECTED_TOKENS]
+        slot = Slot(
+            {
+                row["credential_type"]: Row(str(row["credential_value"]), row["expires_at"], int(row["version"]))
+                for row in rows
+                # A table of the user's own may allow null: it is no value.
+                if row["credential_value"] is not None and row["credential_type"] != REJECTED_TOKENS
+            },
+            server_now,
+            frozenset[str]().union(*map(_fingerprints, remembered)),
+        )
+    except (TypeError, KeyError, ValueError, OverflowError):  # their texts quote the answer
+        raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table") from None
+
+    if any(len(row.value) > LARGEST_VALUE for row in slot.rows.values()):
+        raise _too_large()
+    return slot
+
+
+def _fingerprints(value: object) -> frozenset[str]:
+    """The keys of a JSON object, as sql/002 writes it. Anything else is no error: it names no token."""
+    try:
+        ends = json.loads(value) if isinstance(value, str) else None
+    except (ValueError, RecursionError):
+        return frozenset()
+    return frozenset(ends) if isinstance(ends, dict) else frozenset()
+
+
+def _too_large() -> StoreMisconfigured:
+    return StoreMisconfigured("store-value-too-large", "A stored value is longer than any key or token")
+
+
+def store_error(status: int | None, code: str | None) -> StoreError:
+    """The error for a ``code`` that PostgREST told, with its HTTP status. Only a failure has to load what judges it."""
+    from kis_token.store.answers import code_error
+
+    return code_error(status, code or "")
+
+
+def key_headers(key: str) -> dict[str, str]:
+    """What shows the key to Supabase's gateway and to PostgREST behind it. A reader's has one word for each."""
+    gateway, _, bearer = key.partition(" ")
+    return {"apikey": gateway, "Authorization": f"Bearer {bearer or gateway}"}
+
+
+def read_slot(
+    wire: Wire,
+    key: str,
+    service_name: str,
+    *,
+    types: tuple[str, ...] = TYPES,
+    only_living: bool = False,
+    seconds: float = READ_SECONDS,
+) -> Slot:
+    """The active rows of ``service_name`` that ``key`` may read, in one GET.
+
+    Of these ``types``, or all when there are none; ``only_living``: those that end later, by the database's clock. The
+    tokens that the slot remembers as rejected come with any of them. Raises StoreOutage, as `Wire.exchange` does, and
+    StoreMisconfigured.
+    """
+    path = (
+        f"/rest/v1/{TABLE}?select={quote(COLUMNS, safe='')}&service_name=eq.{quote(service_name, safe='')}"
+        + (f"&credential_type={quote('in.(' + ','.join((*types, REJECTED_TOKENS)) + ')', safe='')}" if types else "")
+        + "&is_active=is.true"
+        + (f"&expires_at=gt.{DATABASE_NOW}" if only_living else "")
+    )
+    answer = wire.exchange("GET", path, {**key_headers(key), "Accept": "application/json"}, seconds=seconds)
+    check_answer(answer, key)
+    if answer.status != 200:
+        raise StoreOutage("store-unreachable", f"Supabase answered with a part of the table (HTTP {answer.status})")
+    return parse_slot(_json(answer), parse_http_date(answer.headers["Date"]))
+
+
+def check_answer(answer: Answer, key: str) -> None:
+    """Raise StoreOutage or StoreMisconfigured for an answer that is not one of success, or not whole.
+
+    ``key`` is the one that was sent: where Supabase does not accept it, its own date may say why.
+    """
+    if answer.is_cut:
+        if answer.status == 200 and "json" in answer.headers.get("Content-Type", ""):
+            raise _too_large()  # no outage: waiting does not mend it
+        raise StoreOutage("store-unreachable", "Supabase's answer is too large")
+    if not 200 <= answer.status < 300:
+        from kis_token.store.answers import answer_error
+
+        raise answer_error(answer, _json(answer), _ended(key, parse_http_date(answer.headers["Date"])))
+
+
+def _ended(key: str, now: datetime | None) -> datetime | None:
+    """When ``key``, or a part of a reader's, has ended by its own date; None where it has not, or has none."""
+    from kis_token.token import claimed_time
+    from kis_token.values import parse_claims
+
+    now = now or datetime.now(timezone.utc)
+    ends = (claimed_time(parse_claims(word), "exp") for word in key.split())
+    return min((end for end in ends if end is not None and end <= now), default=None)
+
+
+def _json(answer: Answer) -> object:
+    """The body, as far as it is JSON; else None."""
+    try:
+        return json.loads(answer.body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def parse_http_date(text: str | None) -> datetime | None:
+    """The Date header, in UTC; None when there is none or it cannot be read."""
+    from email.utils import parsedate_to_datetime
+
+    try:
+        date = parsedate_to_datetime(text or "")
+        date = date.replace(tzinfo=date.tzinfo or timezone.utc).astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        return None
+    return date if _EARLIEST <= date < _LATEST else None

@@ -1,0 +1,111 @@
+"""Values that only the holder of a key can read: the ``enc:v1:`` envelope.
+
+``enc:v1:<kid>:<base64url(nonce ‖ ciphertext ‖ tag)>``, AES-256-GCM. The key is derived by HKDF-SHA256 from a 32-byte
+secret; ``kid``, the fingerprint of the derived key, says which. Service name and credential type are authenticated
+with the value, so that a value cannot be moved to another row.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+from typing import Protocol
+
+from kis_token.errors import TokenError
+
+PREFIX = "enc:v1:"
+
+
+class Vault(Protocol):
+    """Turns stored text into a value and back."""
+
+    def open(self, text: str, service_name: str, credential_type: str) -> str:
+        """The value. Raises TokenError when it may not or cannot be read."""
+
+    def seal(self, value: str, service_name: str, credential_type: str) -> str:
+        """What to store."""
+
+
+class PlainVault:
+    """No encryption key: values are stored as they are, as clients written against the guide expect."""
+
+    def open(self, text: str, service_name: str, credential_type: str) -> str:
+        """``text`` itself; raises TokenError ``sealed-without-key`` for a sealed one."""
+        if text.startswith(PREFIX):
+            raise TokenError(
+                "sealed-without-key", f"{credential_type} of {service_name} is sealed and no encryption-key is given"
+            )
+        return text
+
+    def seal(self, value: str, service_name: str, credential_type: str) -> str:  # noqa: ARG002 - the protocol's
+        """``value`` itself."""
+        return value
+
+
+class SealingVault:
+    """Seals with the first of ``secrets`` (32 bytes each), opens with any; refuses plain values: no downgrade."""
+
+    def __init__(self, secrets: tuple[bytes, ...]) -> None:
+        self._keys = {_kid(key): key for key in map(_derive, secrets)}
+        self._first = next(iter(self._keys))
+
+    def open(self, text: str, service_name: str, credential_type: str) -> str:
+        """The value inside. Raises TokenError ``plain-with-key`` or ``seal-broken``."""
+        from kis_token.process.forks import no_fork
+
+        with no_fork():
+            from cryptography.exceptions import InvalidTag
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        what = f"{credential_type} of {service_name}"
+        if not text.startswith(PREFIX):
+            raise TokenError("plain-with-key", f"{what} is stored plain although an encryption-key is given")
+        kid, _, body = text[len(PREFIX) :].partition(":")
+        key = self._keys.get(kid)
+        if key is None:
+            raise TokenError("seal-broken", f"{what} was sealed with a key that is not given")
+        try:
+            data = base64.b64decode(body, altchars=b"-_", validate=True)
+            return AESGCM(key).decrypt(data[:12], data[12:], _context(service_name, credential_type)).decode()
+        except (binascii.Error, ValueError, InvalidTag) as error:
+            raise TokenError("seal-broken", f"{what} was damaged, or sealed for another row") from error
+
+    def is_current(self, text: str) -> bool:
+        """Whether ``text`` is sealed with the first key: as ``seal`` would seal it."""
+        return text.startswith(f"{PREFIX}{self._first}:")
+
+    def seal(self, value: str, service_name: str, credential_type: str) -> str:
+        """An envelope. Never the same twice."""
+        from kis_token.process.forks import no_fork
+
+        with no_fork():
+            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        nonce = os.urandom(12)
+        sealed = AESGCM(self._keys[self._first]).encrypt(nonce, value.encode(), _context(service_name, credential_type))
+        return f"{PREFIX}{self._first}:{base64.urlsafe_b64encode(nonce + sealed).decode()}"
+
+
+def make_vault(secrets: tuple[bytes, ...]) -> Vault:
+    """The vault for these encryption keys; the plain one when there is none."""
+    return SealingVault(secrets) if secrets else PlainVault()
+
+
+def _derive(secret: bytes) -> bytes:
+    from kis_token.process.forks import no_fork
+
+    with no_fork():
+        from cryptography.hazmat.primitives.hashes import SHA256
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"kis-token enc:v1").derive(secret)
+
+
+def _kid(key: bytes) -> str:
+    return hashlib.sha256(b"kid" + key).hexdigest()[:8]
+
+
+def _context(service_name: str, credential_type: str) -> bytes:
+    return f"{PREFIX}{service_name}:{credential_type}".encode()

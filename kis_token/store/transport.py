@@ -1,0 +1,60 @@
+"""The supabase client's requests, sent over the wire that the warm read uses. The only file that imports httpx."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+
+from kis_token.errors import StoreOutage
+from kis_token.store.rest import check_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kis_token.store.wire import Wire
+
+#: Headers that the wire sets itself.
+_OF_THE_WIRE = {"host", "accept-encoding", "connection", "content-length"}
+
+#: Headers that speak of the body as it was sent.
+_OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
+
+
+class WireTransport(httpx.BaseTransport):
+    """Each request takes at most ``seconds()``; ``key`` is the one that the client sends.
+
+    Raises StoreOutage and StoreMisconfigured for a refusing answer.
+
+    Attributes:
+        date: the Date header of the last answer; None when it had none.
+    """
+
+    def __init__(self, wire: Wire, key: str, seconds: Callable[[], float]) -> None:
+        self.date: str | None = None
+        self._wire = wire
+        self._key = key
+        self._seconds = seconds
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send the request; its answer, whose status is one of success."""
+        headers = {name: value for name, value in request.headers.items() if name not in _OF_THE_WIRE}
+        answer = self._wire.exchange(
+            request.method,
+            request.url.raw_path.decode("ascii"),
+            headers,
+            seconds=self._seconds(),
+            body=request.read() or None,
+        )
+        check_answer(answer, self._key)
+        if answer.status == 200 and not answer.body.strip():
+            # The client would take it for an empty list.
+            raise StoreOutage("store-unreachable", "Supabase's answer cannot be read")
+        self.date = answer.headers["Date"]
+        kept = [(name, value) for name, value in answer.headers.items() if name.lower() not in _OF_THE_BODY]
+        return httpx.Response(answer.status, headers=kept, content=answer.body, request=request)
+
+
+def open_http(transport: WireTransport) -> httpx.Client:
+    """An HTTP client that follows no redirect and reads nothing of the environment."""
+    return httpx.Client(transport=transport, trust_env=False)

@@ -1,0 +1,183 @@
+"""One HTTP exchange with Supabase, with the standard library: bounded in time and size, silent, nothing sent too late.
+
+The warm read and the supabase client both use it, so that one certificate store, one proxy rule and one idea of an
+outage serve both. No redirect is followed. No error holds a text of the other side, which may repeat the key.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from kis_token.deadline import GivenUp, within
+from kis_token.errors import StoreOutage
+from kis_token.network.addresses import connect, may_have_proxy
+from kis_token.network.final_response import FinalResponse
+from kis_token.network.trust import NoTrust, forget, trusted
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+    from email.message import Message
+
+    from kis_token.deadline import Attempt
+    from kis_token.network.proxies import Proxy, ProxyFault
+
+#: Bytes of an answer, unpacked. A slot's rows are a few thousand.
+LARGEST_ANSWER = 1024 * 1024
+
+
+class Answer:
+    """An answer. ``is_cut`` says that its body was longer than ``LARGEST_ANSWER`` and is not whole.
+
+    Not a dataclass: making one costs more than half a millisecond at each start.
+    """
+
+    __slots__ = ("body", "headers", "is_cut", "status")
+
+    def __init__(self, status: int, headers: Message, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body[:LARGEST_ANSWER]
+        self.is_cut = len(body) > LARGEST_ANSWER
+
+
+class Wire:
+    """The way to one Supabase project. It keeps no connection, so threads and forked processes may share it."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._is_tls = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if self._is_tls else 80)
+        self._netloc = parts.netloc
+
+    def exchange(
+        self, method: str, path: str, headers: Mapping[str, str], *, seconds: float, body: bytes | None = None
+    ) -> Answer:
+        """Send one request; the answer, whatever its status.
+
+        Raises StoreOutage, with all that it says.
+        """
+        # Only this machine is spoken to without TLS: never through a proxy, which would see the key.
+        proxy = self._find_proxy() if self._is_tls else None
+        # The port is named where it is not TLS's own; nothing packed is asked for.
+        headers = {"Host": self._netloc, **headers, "Accept-Encoding": "identity"}
+
+        def exchange(attempt: Attempt) -> Answer:
+            try:
+                with self._connect(proxy, seconds, attempt) as connection:
+                    attempt.sending()
+                    return self._ask(connection, method, path, headers, body)
+            except TimeoutError:
+                # A socket's own timeout ends in the same moment as the caller's patience.
+                raise GivenUp(sent=attempt.sent) from None
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                outage = _outage(error, proxy, sent=attempt.sent)
+            raise outage  # outside of the block: the cause's text may repeat what was sent
+
+        try:
+            return within(seconds, exchange)
+        except GivenUp as error:
+            message = f"Supabase did not answer within {max(seconds, 0):.2g} s{_way(proxy)}"
+            raise StoreOutage("store-unreachable", message, sent=error.sent, doubtful=proxy is not None) from None
+
+    def _ask(
+        self, connection: socket.socket, method: str, path: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Answer:
+        exchange = http.client.HTTPConnection(self._host, self._port)
+        exchange.set_debuglevel(0)  # a program that debugs its own requests would print the key
+        exchange.response_class = FinalResponse
+        exchange.sock = connection
+        exchange.request(method, path, body, headers)
+        with exchange.getresponse() as response:
+            return _read(response)
+
+    def _find_proxy(self) -> Proxy | None:
+        if not may_have_proxy():
+            return None
+        from kis_token.network.proxies import (  # most machines have none, and its import takes time
+            ProxyFault,
+            find_proxy,
+        )
+
+        try:
+            return find_proxy(self._host, self._port)
+        except ProxyFault as fault:
+            raise _unusable(fault) from None
+
+    def _connect(self, proxy: Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
+        """A connection to Supabase, with TLS where it is due."""
+        if proxy is None:
+            connection = connect(self._host, self._port, seconds, attempt)
+        else:
+            from kis_token.network.proxies import reach
+
+            connection = reach(self._host, self._port, proxy, seconds, attempt)
+        if not self._is_tls:
+            return connection
+        try:
+            from kis_token.process.forks import (
+                no_fork,  # here, since its import takes time that plain http does not need
+            )
+
+            with no_fork():
+                return trusted().wrap_socket(connection, server_hostname=self._host)
+        except BaseException:
+            connection.close()
+            raise
+
+
+class _BrokenAnswer(http.client.HTTPException):
+    """A packed answer that cannot be unpacked."""
+
+
+def _read(response: http.client.HTTPResponse) -> Answer:
+    packed = response.read(LARGEST_ANSWER + 1)
+    if response.length and len(packed) <= LARGEST_ANSWER:
+        raise http.client.IncompleteRead(b"")
+    body = packed
+    if response.getheader("Content-Encoding", "identity").lower() not in ("", "identity"):
+        # Some proxies pack answers although nobody asked for it.
+        import zlib
+
+        unpacking = zlib.decompressobj(wbits=47)  # zlib's and gzip's headers
+        try:
+            body = unpacking.decompress(packed, LARGEST_ANSWER + 1)
+        except zlib.error:
+            raise _BrokenAnswer from None
+        if not unpacking.eof and len(body) <= LARGEST_ANSWER:
+            raise _BrokenAnswer
+    return Answer(response.status, response.headers, body)
+
+
+def _outage(error: Exception, proxy: Proxy | None, *, sent: bool) -> StoreOutage:
+    """The error's kind in words. Its text stays out, unless it is one of ours."""
+    if proxy is not None:
+        from kis_token.network.proxies import ProxyFault
+
+        if isinstance(error, ProxyFault):
+            return _unusable(error)
+    from kis_token.network.certificates import describe  # a failure alone needs it
+
+    if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):
+        forget()
+        why = describe(error) if isinstance(error, ssl.SSLError) else f"{error}"
+        message = f"Supabase's certificate cannot be checked: {why}{_way(proxy)}"
+        return StoreOutage("store-tls", message, doubtful=True, lasting=True, sent=False)
+    # A connection that breaks off within the handshake is an outage like any other.
+    is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+    seen = describe(error) if is_tls and isinstance(error, ssl.SSLError) else type(error).__name__.lstrip("_")
+    message = f"Supabase does not answer ({seen}){_way(proxy)}"
+    return StoreOutage("store-unreachable", message, doubtful=proxy is not None or is_tls, sent=sent)
+
+
+def _unusable(fault: ProxyFault) -> StoreOutage:
+    message = f"Supabase cannot be asked: {fault}"
+    return StoreOutage("proxy-unusable", message, doubtful=True, lasting=fault.is_lasting, sent=False)
+
+
+def _way(proxy: Proxy | None) -> str:
+    return f", through the proxy in {proxy.source}" if proxy is not None else ""

@@ -1,0 +1,256 @@
+"""``kis-token status``: what it knows of slots and issues, and how it says it."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.admin.status import Event, SlotStatus, Status, collect
+from kis_token.admin.status_report import as_json, as_text
+from kis_token.errors import StoreMisconfigured, StoreOutage
+from kis_token.sandbox.loopback import Fault, Response
+from kis_token.store.sealing import SealingVault, make_vault
+from kis_token.store.supabase import SupabaseStore
+from kis_token.token import KST
+from tests.command import kis_token, kis_token_here
+from tests.resolver_harness import ENCRYPTION_KEY, OTHER, dead_token, stale_token
+from tests.support import ANON_KEY, HOUR, SERVICE_KEY, Contender, issue_by_functions, make_token
+
+if TYPE_CHECKING:
+    from tests.resolver_harness import Chain
+
+
+def status_of(chain: Chain, *, only: str | None = None, key: str = SERVICE_KEY, **inputs: str) -> Status:
+    """What the command collects."""
+    settings = chain.settings(**inputs)
+    store = SupabaseStore(chain.supabase.url, key)
+    chain.stores.append(store)
+    return collect(settings, store, make_vault(settings.encryption_keys), only=only)
+
+
+def slot_of(chain: Chain, **inputs: str) -> SlotStatus:
+    """The one slot there is."""
+    (slot,) = status_of(chain, **inputs).slots
+    return slot
+
+
+def test_a_token_that_was_issued_in_a_turn(chain: Chain) -> None:
+    """Its times are its own, its issuer is who had the turn, and the rotation's next date is known."""
+    token = make_token()
+    issue_by_functions(chain.database, token)
+    status = status_of(chain)
+
+    (slot,) = status.slots
+    assert (slot.service, slot.token, slot.issued_by) == ("kis", "fresh", "acme/bot run 7 trade")
+    assert (slot.issued_at, slot.expires_at) == (token.issued_at, token.expires_at)
+    assert slot.rotation_due_at is not None
+    assert token.issued_at < slot.rotation_due_at <= token.issued_at + 23 * HOUR
+    assert (slot.issuing, slot.last_error) == (None, None)
+    assert [(event.outcome, event.by) for event in status.events] == [("committed", "acme/bot run 7 trade")]
+
+
+def test_a_token_that_another_client_stored(chain: Chain) -> None:
+    """Who stored a row without a turn is not known, and nobody else is named for it."""
+    issue_by_functions(chain.database, make_token())
+    token = stale_token()
+    chain.database.put_token(token)
+
+    slot = slot_of(chain)
+    assert (slot.token, slot.issued_by, slot.expires_at) == ("stale", None, token.expires_at)
+
+
+@pytest.mark.parametrize("way", ["expired", "inactive", "unreadable", "sealed", "endless"])
+def test_a_token_that_cannot_be_used(chain: Chain, way: str) -> None:
+    """What state a row is in is told, and never an error: this is where people look when something is wrong."""
+    token = make_token()
+    if way == "expired":
+        chain.database.put_token(dead_token())
+    elif way == "inactive":
+        chain.database.put_token(token, active=False)
+    elif way == "unreadable":
+        chain.database.put("access_token", "{", token.expires_at)
+    elif way == "endless":
+        chain.database.put("access_token", "{", "infinity")
+    else:
+        vault = make_vault(chain.settings(encryption_key=ENCRYPTION_KEY).encryption_keys)
+        assert isinstance(vault, SealingVault)
+        chain.database.put("access_token", vault.seal(token.to_json(), "kis", "access_token"), token.expires_at)
+
+    slot = slot_of(chain)
+    assert slot.token == {"expired": "expired", "inactive": "inactive"}.get(way, "unreadable")
+    if way == "sealed":
+        assert slot_of(chain, encryption_key=ENCRYPTION_KEY).token == "fresh"
+
+
+def test_a_stored_token_that_is_rejected(chain: Chain) -> None:
+    """A token that the slot remembers as rejected is no fresh one, and no rotation is due for it."""
+    token = make_token()
+    issue_by_functions(chain.database, token)
+    chain.database.call("revoke_token", service="kis", version=0, token_id=token.token_id, label="an owner")
+
+    assert (slot_of(chain).token, slot_of(chain).rotation_due_at) == ("rejected", None)
+
+
+def test_earliest_end_counts_for_the_own_slot(chain: Chain) -> None:
+    """Where the column is nine hours late, as some clients write it, the token's own end is told."""
+    token = make_token(left=HOUR)
+    chain.database.put("access_token", token.to_json(), token.expires_at + 9 * HOUR)
+
+    assert slot_of(chain).expires_at == token.expires_at
+
+
+def test_all_slots_or_one(chain: Chain) -> None:
+    """Slots with keys, tokens or a lease are listed by name; one alone where it is asked for, also when it is empty."""
+    chain.database.put_keys(service="a-empty")
+    token = make_token(OTHER.key)
+    issue_by_functions(chain.database, token, service="kis-second", app_key=OTHER)
+    Contender(chain.database).begin()
+
+    everything = status_of(chain)
+    assert [(slot.service, slot.token) for slot in everything.slots] == [
+        ("a-empty", "none"),
+        ("kis", "none"),
+        ("kis-second", "fresh"),
+    ]
+    assert everything.slots[2].issued_by == "acme/bot run 7 trade"
+    assert everything.slots[2].issued_at == token.issued_at
+    second = status_of(chain, only="kis-second")
+    assert [slot.service for slot in second.slots] == [event.service for event in second.events] == ["kis-second"]
+    assert [slot.token for slot in status_of(chain, only="kis-third").slots] == ["none"]
+
+
+def test_who_is_at_it_and_what_failed(chain: Chain) -> None:
+    """A turn that runs is told with its holder, one that ended badly with its code; what has an end is told once."""
+    first = Contender(chain.database, label="night job")
+    first.begin()
+    first.abort("EGW00133")
+    chain.database.age(100)
+    Contender(chain.database, label="morning job").begin()
+    status = status_of(chain)
+
+    (slot,) = status.slots
+    assert (slot.issuing, slot.last_error) == ("morning job", "EGW00133")
+    assert [(event.outcome, event.by, event.error_code) for event in status.events] == [
+        ("granted", "morning job", None),
+        ("aborted", "night job", "EGW00133"),
+    ]
+
+
+def test_what_others_wrote_cannot_steer_a_terminal(chain: Chain) -> None:
+    """Labels and names of rows are others' words: no line break and no escape sequence of theirs gets through."""
+    issue_by_functions_as(chain, "evil\x1b[2J\r\nsecond line\x07")
+    assert slot_of(chain).issued_by == "evil[2J second line"
+    chain.database.put_token(make_token(), service="bad\x1b[2Jname")
+
+    assert [slot.service for slot in status_of(chain).slots] == ["bad[2Jname", "kis"]
+
+
+def test_a_slot_that_there_is_not(chain: Chain) -> None:
+    """A name that nobody has used is said to be none; with keys alone a slot has its environment."""
+    missing = kis_token_here(chain.variables, "status", "--service", "kis-typo")
+    chain.database.put_keys()
+    found = kis_token_here(chain.variables, "status", "--service", "kis")
+
+    assert (missing.returncode, missing.stderr) == (0, "warning: there is no slot kis-typo yet\n")
+    assert (found.returncode, found.stderr, "kis   production   none" in found.stdout) == (0, "", True)
+
+
+def issue_by_functions_as(chain: Chain, label: str) -> None:
+    """A turn of somebody with that label."""
+    contender = Contender(chain.database, label=label)
+    contender.begin()
+    contender.commit(make_token())
+
+
+def test_times_are_in_both_zones(chain: Chain) -> None:
+    """People see each time in Korea time and in UTC; programs have two members for each."""
+    token = make_token()
+    issue_by_functions(chain.database, token)
+    status = status_of(chain)
+
+    text = "\n".join(as_text(status))
+    (event,) = status.events
+    for moment in (token.expires_at, event.happened_at):
+        assert f"{moment.astimezone(KST):%m-%d %H:%M}  {moment.astimezone(timezone.utc):%m-%d %H:%M}" in text
+    members = as_json(status)
+    for name in ("expires_at", "issued_at", "rotation_due_at"):
+        utc, kst = (datetime.fromisoformat(members["slots"][0][each]) for each in (name, f"{name}_kst"))
+        assert utc == kst
+        assert (utc.utcoffset(), kst.utcoffset()) == (timedelta(), 9 * HOUR)
+    assert set(members) == {"now", "now_kst", "slots", "events"}
+
+
+def test_the_tables() -> None:
+    """A row a slot and a row an event, in columns; what is unknown is a dash, what nobody has is no column."""
+    now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
+    living = SlotStatus(
+        "kis",
+        "production",
+        "fresh",
+        issued_at=now - 9 * HOUR - timedelta(minutes=57),
+        expires_at=now + 14 * HOUR + timedelta(minutes=3),
+        rotation_due_at=now - timedelta(seconds=30),
+        last_error="EGW00133",
+    )
+    dead = SlotStatus("kis-paper", "paper", "expired", expires_at=now - HOUR)
+    event = Event(now, "kis", "aborted", "acme/bot", "EGW00133")
+    assert as_text(Status(now, (living, dead), (event,))) == [
+        (
+            "SLOT       ENVIRONMENT  TOKEN    LEFT        AGE         ENDS (KST)   ENDS (UTC)   ROTATION DUE (KST)  "
+            "ROTATION DUE (UTC)  LAST ERROR"
+        ),
+        (
+            "kis        production   fresh    14 h 3 min  9 h 57 min  03-03 11:03  03-03 02:03  03-02 20:59         "
+            "03-02 11:59         EGW00133"
+        ),
+        (
+            "kis-paper  paper        expired  0 h 0 min   -           03-02 20:00  03-02 11:00  -                   "
+            "-                   -"
+        ),
+        "",
+        "WHEN (KST)   WHEN (UTC)   SLOT  WHAT                 BY",
+        "03-02 21:00  03-02 12:00  kis   no token (EGW00133)  acme/bot",
+    ]
+
+
+def test_nothing_yet() -> None:
+    """A project on which nothing has happened is told as such."""
+    now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
+    assert as_text(Status(now, (), ())) == ["There is no slot yet.", "", "Nobody has tried to issue yet."]
+
+
+def test_the_command(chain: Chain) -> None:
+    """Text for people, one JSON object for programs; no token in either, and none is issued."""
+    issue_by_functions(chain.database, make_token())
+    text = kis_token(chain.variables, "status")
+    members = json.loads(kis_token_here(chain.variables, "status", "--json").stdout)
+
+    assert (text.returncode, text.stderr) == (0, "")
+    assert re.search(r"^SLOT .*\nkis   production   fresh ", text.stdout)
+    assert "issued a token" in text.stdout
+    assert members["slots"][0]["issued_by"] == members["events"][0]["by"] == "acme/bot run 7 trade"
+    assert chain.issue_calls == 0
+
+
+def test_a_reader_may_not_see_it(chain: Chain) -> None:
+    """A reader's key cannot ask who issued what: the error says which key can."""
+    env = chain.variables | {
+        "SUPABASE_SERVICE_ROLE_KEY": f"{ANON_KEY}\neyJhIjoxfQ.eyJyb2xlIjoia2lzX3Rva2VuX3JlYWRlciJ9.eA"
+    }
+    ended = kis_token_here(env, "status")
+    assert (ended.returncode, "[store-permission-denied]" in ended.stderr) == (1, True)
+
+
+def test_a_store_that_fails(chain: Chain) -> None:
+    """An outage and a mistake are told as such, and so is an answer that is none of the functions'."""
+    with pytest.raises(StoreMisconfigured):
+        status_of(chain, key="sb_secret_of_another_project")
+    answers: list[object] = [[], {}, {"server_now": "x", "leases": [], "issuances": []}]
+    for answer in (*answers, {"server_now": "2026-03-02T00:00:00+00:00", "leases": [1], "issuances": []}):
+        chain.supabase.server.add_fault(Fault("answer", "/rest/v1/rpc/issuance_status", response=Response(200, answer)))
+        with pytest.raises(StoreOutage):
+            status_of(chain)

@@ -1,0 +1,265 @@
+"""The command kis-token, each of its commands at least once as a child process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import REMEDIES
+from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH
+from kis_token.token import fingerprint, looks_like_token
+from tests.command import PROGRAM, clean, kis_token, kis_token_here
+from tests.resolver_harness import OTHER, issue_token
+from tests.support import ACCOUNT, HOUR, SERVICE_KEY, make_token
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from kis_token.sandbox import Sandbox
+    from tests.resolver_harness import Chain
+
+
+def test_get_prints_the_token_alone(sandbox: Sandbox) -> None:
+    """``get`` prints the token and nothing else on standard output, and again the same without a new issue."""
+    first = kis_token(sandbox.variables, "get")
+    second = kis_token(sandbox.variables, "get")
+
+    assert first.returncode == second.returncode == 0
+    assert looks_like_token(first.stdout.removesuffix("\n"))
+    same = first.stdout == second.stdout
+    assert same
+    assert sandbox.kis.counts("production").calls == 1
+
+
+def test_get_explains_what_is_missing() -> None:
+    """Without settings each fault is one line with its code and remedy on standard error; the status is 1."""
+    ended = kis_token_here({}, "get")
+
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr.splitlines() == [
+        "error: supabase-url (or SUPABASE_URL) is not set [missing-supabase-url]. " + REMEDIES["missing-supabase-url"],
+        "error: supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set [missing-supabase-key]. "
+        + REMEDIES["missing-supabase-key"],
+    ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("command", ["get", "keygen", "sql", "status"])
+def test_a_full_device_is_one_error(sandbox: Sandbox, command: str) -> None:
+    """A result that cannot be written is an error with status 1, and no later trouble of Python's own."""
+    issue_token(sandbox)
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [*PROGRAM, command],
+            env=clean(sandbox.variables),
+            stdin=subprocess.DEVNULL,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr.splitlines()) == (1, ["error: the system refuses: No space left on device"])
+
+
+#: Runs a program of ours, and presses Ctrl-C when it imports a module.
+INTERRUPT = """
+import builtins, runpy, sys
+imported, at, program = builtins.__import__, sys.argv[1], sys.argv[2]
+def hook(name, *rest, **named):
+    if name == at:
+        raise KeyboardInterrupt
+    return imported(name, *rest, **named)
+builtins.__import__ = hook
+sys.argv = [program, "get"]
+if program.endswith(".py"):
+    runpy.run_path(program, run_name="__main__")
+else:
+    runpy.run_module(program, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        ("kis_token", "click"),
+        ("kis_token", "kis_token.cli.group"),
+        ("kis_token", "kis_token.wiring"),
+        (str(CHECKOUT / "entrypoint.py"), "signal"),
+        (str(CHECKOUT / "entrypoint.py"), "kis_token.errors"),
+        (str(CHECKOUT / "entrypoint.py"), "kis_token.config"),
+    ],
+)
+@pytest.mark.usefixtures("child_processes")
+def test_ctrl_c_within_the_first_imports_is_quiet(program: str, module: str) -> None:
+    """Command and action end with 130 and without a traceback, however early they are interrupted."""
+    flags = ["-I", "-S", "-X", "utf8"] if program.endswith(".py") else []
+    ended = subprocess.run(
+        [sys.executable, *flags, "-c", INTERRUPT, module, program],
+        cwd=CHECKOUT,
+        env=clean({"SUPABASE_URL": "http://127.0.0.1:9", "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, "Traceback" in ended.stderr) == (130, False)
+
+
+def test_get_uses_the_user_s_cache_folder(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Outside of a job the token is cached in the user's cache folder, and serves from there without Supabase."""
+    env = {name: value for name, value in sandbox.variables.items() if name != "KIS_TOKEN_CACHE"}
+    env |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "RUNNER_TEMP": ""}
+    issue_token(sandbox)
+    first = kis_token(env, "get")
+    sandbox.supabase.stop()
+    second = kis_token(env, "get")
+
+    # Beside it, empty, the machine's note of the call.
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size] == [
+        ".kis_token_cache.json"
+    ]
+    assert second.returncode == 0
+    same = first.stdout == second.stdout
+    assert same
+    assert "warning: " in second.stderr
+
+
+def test_rotate_says_when_it_will_be_due(chain: Chain) -> None:
+    """``rotate`` renews a token that is due; then it says from when it will be due. It prints no token."""
+    chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
+    env = chain.variables | {"KIS_TOKEN_REFRESH_AFTER": "8h"}
+
+    renewed = kis_token(env, "rotate", "--verify")
+    again = kis_token_here(env | {"KIS_TOKEN_REFRESH_AFTER": "23h"}, "rotate")
+
+    assert (renewed.returncode, again.returncode) == (0, 0), renewed.stderr + again.stderr
+    assert renewed.stdout.startswith("renewed (oauth: issued a token); valid until 20")
+    assert again.stdout.startswith("not renewed (rotation: not due before 20")
+    assert chain.issue_calls == 1
+    paths = [seen.path for seen in chain.kis.requests]
+    assert paths == [TOKEN_PATH, PRICE_PATH]
+    token = chain.cache().read().value
+    shown = token in renewed.stdout + renewed.stderr + again.stdout + again.stderr
+    assert not shown
+
+
+def test_rotate_that_fails_has_a_status(chain: Chain) -> None:
+    """A rotation that KIS refuses is an error, although a living token is there."""
+    chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
+    chain.refuse_issue("EGW00105")
+
+    ended = kis_token_here(chain.variables | {"KIS_TOKEN_REFRESH_AFTER": "8h"}, "rotate")
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "[kis-secret-refused]" in ended.stderr
+
+
+def test_refresh_wants_to_be_forced(chain: Chain) -> None:
+    """``refresh --force`` renews a token that is good for hours; without the word nothing happens."""
+    chain.database.put_token(make_token(left=16 * HOUR, age=8 * HOUR))
+
+    assert kis_token_here(chain.variables, "refresh").returncode == 2
+    assert chain.issue_calls == 0
+    forced = kis_token(chain.variables, "refresh", "--force")
+    assert forced.returncode == 0, forced.stderr
+    assert forced.stdout.startswith("renewed")
+    assert chain.issue_calls == 1
+
+
+def test_refresh_within_six_hours_says_so(chain: Chain) -> None:
+    """When KIS gives the same token again that is a success that says so, and not called renewed."""
+    chain.resolve()
+    chain.pass_time(3600)
+
+    forced = kis_token_here(chain.variables, "refresh", "--force")
+
+    assert forced.returncode == 0, forced.stderr
+    assert forced.stdout.startswith("not renewed (oauth: gave the token again that is stored)")
+
+
+def test_keys_are_set_from_the_environment_or_standard_input(chain: Chain) -> None:
+    """``set-keys`` stores what the environment or two lines of standard input hold; it shows neither of them."""
+    keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
+
+    from_environment = kis_token_here(chain.variables, "set-keys")
+    from_input = kis_token(keyless, "set-keys", standard_input=f"{OTHER.key}\n{OTHER.secret}\n")
+
+    assert (from_environment.returncode, from_input.returncode) == (0, 0), from_environment.stderr + from_input.stderr
+    assert from_environment.stdout == "stored plain for kis (production)\n"
+    stored = chain.resolver(app_key="", app_secret="").look().app_key
+    is_stored = stored == OTHER
+    assert is_stored
+    shown = from_environment.stdout + from_environment.stderr + from_input.stdout + from_input.stderr
+    for secret in (ACCOUNT.app_key, ACCOUNT.app_secret, OTHER.key, OTHER.secret):
+        assert secret not in shown
+
+
+def test_keys_that_cannot_be_are_refused(chain: Chain) -> None:
+    """Half of the keys, none, or a key with a blank: an error with its code, and nothing is stored."""
+    keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
+
+    for given, code in [("", "missing-app-key"), ("PSa1\n", "incomplete-app-key"), ("PS a1\ns\n", "invalid-app-key")]:
+        ended = kis_token_here(keyless, "set-keys", standard_input=given)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert f"[{code}]" in ended.stderr
+    assert chain.resolver(app_key="", app_secret="").look().app_key is None
+
+
+def test_sealing_from_nothing_to_a_changed_key(chain: Chain) -> None:
+    """``keygen``, ``set-keys``, ``get``, then ``seal`` under a new key: the token stays the same all along."""
+    chain.database.put_keys()
+    first = kis_token_here(chain.variables, "get")
+    keys = [kis_token_here({}, "keygen").stdout.strip() for _ in range(2)]
+    old, both = ({"KIS_TOKEN_ENCRYPTION_KEY": text} for text in (keys[0], f"{keys[1]}\n{keys[0]}"))
+
+    refused = kis_token_here(chain.variables | old, "get")
+    sealed = kis_token(chain.variables | old, "seal")
+    opened = kis_token_here(chain.variables | old, "get")
+    resealed = kis_token_here(chain.variables | both, "seal")
+    again = kis_token_here(chain.variables | both, "seal")
+    last = kis_token_here(chain.variables | {"KIS_TOKEN_ENCRYPTION_KEY": keys[1]}, "get")
+
+    assert (refused.returncode, "[plain-with-key]" in refused.stderr, "kis-token seal" in refused.stderr) == (
+        1,
+        True,
+        True,
+    )
+    assert sealed.stdout == resealed.stdout == "kis: sealed access_token, app_key, app_secret\n"
+    assert again.stdout == "kis: nothing is left to seal\n"
+    same = first.stdout == opened.stdout == last.stdout
+    assert same
+    assert chain.issue_calls == 1
+    without = kis_token_here(chain.variables, "get")
+    assert (without.returncode, "[sealed-without-key]" in without.stderr) == (1, True)
+    for secret in keys:
+        assert secret not in sealed.stdout + sealed.stderr + resealed.stdout + resealed.stderr + refused.stderr
+
+
+def test_export_writes_the_clients_files(chain: Chain, tmp_path: Path) -> None:
+    """``export`` writes the token where the named clients look, and says neither the token nor the files' names."""
+    chain.database.put_token(make_token())
+    env = chain.variables | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "XDG_CACHE_HOME": ""}
+
+    ended = kis_token(env, "export", "kis-trader", "koreainvestment_cli")
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("written for kis-trader, koreainvestment-cli; valid until 20")
+    token = chain.cache().read()
+    (trader,) = (tmp_path / ".cache" / "kis-trader" / "tokens").iterdir()
+    assert fingerprint(json.loads(trader.read_text())["access_token"]) == token.token_id
+    assert trader.name not in ended.stdout + ended.stderr
+    assert (tmp_path / ".kis-cli" / "tokens.json").is_file()
+
+
+def test_export_for_an_unknown_client_issues_nothing(chain: Chain) -> None:
+    """A name that is none, and mojito2, whose file would hold the app secret, are refused before anything is asked."""
+    for name in ("mojito2", "pykrx"):
+        ended = kis_token_here(chain.variables, "export", name)
+        assert (ended.returncode, "[invalid-token-files]" in ended.stderr) == (1, True)
+    assert chain.issue_calls == 0

@@ -1,0 +1,106 @@
+"""What the command says of itself, and of command lines that it does not understand."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.cli.group import COMMANDS
+from tests.command import kis_token, kis_token_here
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from kis_token.cli.help_examples import TaughtCommand
+
+NAMES = [command.name for command in COMMANDS]
+SECRET = "PSa1b2c3d4e5f6g7h8"
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_help_and_readme_have_the_same_commands() -> None:
+    """Each command in --help stands in the README's section, in the same order, and the other way round."""
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## On a laptop or a server\n")[1].split("\n## ")[0]
+    written = re.findall(r"^kis-token ([a-z-]+)", section, re.MULTILINE)
+    ended = kis_token({}, "--help")
+    listed = re.findall(r"^  ([a-z-]+)  ", ended.stdout.split("Commands:\n")[1].split("\n\n")[0], re.MULTILINE)
+
+    assert ended.returncode == 0
+    assert list(dict.fromkeys(written)) == listed == NAMES
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
+def test_help_teaches(command: TaughtCommand) -> None:
+    """Each command's --help says what it does and ends in examples, set as they are typed."""
+    ended = kis_token_here({}, str(command.name), "--help")
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith(f"Usage: kis-token {command.name}")
+    assert ended.stdout.endswith("Examples:\n" + "".join(f"  {example}\n" for example in command.examples))
+    assert any(f"kis-token {command.name}" in example for example in command.examples)
+
+
+def test_exit_statuses_are_said() -> None:
+    """The statuses in --help are those of the README."""
+    text = " ".join(kis_token_here({}, "--help").stdout.split())
+    assert "0 done; 1 an error, which is explained; 2 the command line makes no sense; 130 interrupted" in text
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([\d, ]+) \|", readme.split("| exit status |")[1], re.MULTILINE) == [
+        "0",
+        "1",
+        "2",
+        "126, 127",
+        "130",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((SECRET,), "there is no such command, or none at all"),
+        ((), "there is no such command, or none at all"),
+        ((f"--{SECRET}",), "there is an option that this command does not take"),
+        (("get", SECRET), "there are arguments that this command does not take"),
+        (("set-keys", SECRET, SECRET), "there are arguments that this command does not take"),
+        (("get", f"--{SECRET}"), "there is an option that this command does not take"),
+        (("get", f"--app-key={SECRET}"), "there is an option that this command does not take"),
+        (("get", f"-{SECRET}"), "there is an option that this command does not take"),
+        (("get", f"--json={SECRET}"), "an option lacks its value, or has one that it does not take"),
+        (("get", "--service"), "an option lacks its value, or has one that it does not take"),
+        (("get", "--environment", SECRET), "the value of --environment is none that it takes"),
+        (("exec", f"--{SECRET}", "--", "true"), "there is an option that this command does not take"),
+        (("exec",), "'[--] CMD...' is missing"),
+        (("export",), "'CLIENT...' is missing"),
+        (("refresh",), "'--force' is missing"),
+    ],
+)
+def test_what_is_not_understood_is_not_repeated(arguments: tuple[str, ...], said: str) -> None:
+    """Status 2, the usage and what is wrong; but nothing of what was given, which may be a key."""
+    assert_not_repeated(kis_token_here({}, *arguments), said)
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_what_is_not_understood_by_the_program() -> None:
+    """The same with a process of its own."""
+    assert_not_repeated(kis_token({}, SECRET, f"--{SECRET}"), "there is no such command, or none at all")
+
+
+def assert_not_repeated(ended: subprocess.CompletedProcess[str], said: str) -> None:
+    """Status 2, the usage and what is wrong; but nothing of what was given."""
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.endswith(f"error: {said}\n")
+    assert SECRET not in ended.stderr
+    if "lacks its value" not in said:
+        assert ended.stderr.startswith("Usage: kis-token")
+
+
+def test_a_service_name_that_cannot_be_is_not_repeated_either() -> None:
+    """What is given as an option goes through the same checks as the variable."""
+    ended = kis_token_here({"SUPABASE_URL": "https://x.supabase.co"}, "get", "--service", f"{SECRET} x")
+
+    assert (ended.returncode, "[invalid-service-name]" in ended.stderr) == (1, True)
+    assert SECRET not in ended.stderr

@@ -1,0 +1,309 @@
+"""Single flight, from a contender's side: waiting, lost answers, late starts, and sixteen at once."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Event
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kis_token.clock import SystemClock
+from kis_token.errors import IssuanceError, IssuerOutage, IssuerRateLimited
+from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH, error_response
+from kis_token.sandbox.loopback import Fault, LoopbackServer
+from tests.resolver_harness import WatchedIssuer
+from tests.support import HOUR, MINUTE, Contender, make_token
+from tools.certificate import make_certificate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.resolver_harness import Chain
+
+CONTENDERS = 16
+
+
+# many at once
+
+
+@pytest.mark.parametrize("cache", ["off", "cache.json"], ids=["machines of their own", "one machine"])
+def test_sixteen_cold_callers_make_one_call(chain: Chain, cache: str) -> None:
+    """However many start on an empty slot, KIS is called once and all have its token."""
+    barrier = Barrier(CONTENDERS)
+    cache_path = cache if cache == "off" else str(chain.folder / cache)
+
+    def resolve(_: int) -> tuple[str, bool]:
+        resolver = chain.resolver(SystemClock(), cache_path=cache_path)
+        barrier.wait(timeout=30)
+        got = resolver.resolve()
+        return got.token.token_id, got.refreshed
+
+    with ThreadPoolExecutor(CONTENDERS) as pool:
+        got = list(pool.map(resolve, range(CONTENDERS)))
+
+    assert chain.issue_calls == 1
+    assert {token_id for token_id, _ in got} == {chain.database.stored_id()}
+    assert [refreshed for _, refreshed in got].count(True) == 1
+
+
+def test_a_waiter_gets_the_winners_token(chain: Chain) -> None:
+    """Who comes while another issues says so once, and goes on with the other's token."""
+    issuing, told = Event(), Event()
+
+    def hold() -> None:
+        issuing.set()
+        assert told.wait(30)
+
+    with ThreadPoolExecutor(1) as pool:
+        winner = pool.submit(chain.resolve, None, WatchedIssuer(chain, before=hold), cache_path="off")
+        assert issuing.wait(30)
+
+        def let_winner_finish(_: float) -> None:
+            told.set()
+            winner.result(30)
+
+        clock = chain.clock()
+        clock.on_sleep = let_winner_finish
+        waiter = chain.resolve(clock, cache_path="off")
+
+    assert waiter.token.token_id == winner.result().token.token_id
+    assert (waiter.source, waiter.refreshed, winner.result().refreshed) == ("supabase", False, True)
+    assert (chain.issue_calls, len(chain.told)) == (1, 1)
+    assert "somebody on laptop is issuing a token" in chain.told[0]
+
+
+def test_a_dead_holder_is_outwaited(chain: Chain) -> None:
+    """When the holder never finishes, the waiter issues itself after 70 s; it says once that it waits."""
+    clock = chain.clock()
+    begun = clock.monotonic()
+    Contender(chain.database, label="a crashed job").begin()
+
+    got = chain.resolve(clock)
+
+    assert (got.source, chain.issue_calls) == ("oauth", 1)
+    assert 69 < clock.monotonic() - begun < 80  # asleep and, on a slow machine, at work
+    assert max(clock.slept) <= 10
+    assert len(chain.told) == 1
+
+
+def test_while_a_lease_lives_pauses_are_short(chain: Chain) -> None:
+    """Waiting for a living holder, the store is looked at at least once a second."""
+    holder = Contender(chain.database)
+    holder.begin()
+    clock = chain.clock()
+    clock.on_sleep = lambda _: holder.commit(make_token()) if len(clock.slept) == 8 else None
+
+    assert chain.resolve(clock).source == "supabase"
+    assert len(clock.slept) == 8
+    assert max(clock.slept) <= 1
+
+
+def test_a_turn_that_ended_without_a_token_is_taken_over(chain: Chain) -> None:
+    """When the holder gives up, a waiter notices within seconds and issues."""
+    holder = Contender(chain.database)
+    holder.begin()
+    clock = chain.clock()
+    clock.on_sleep = lambda _: holder.abort("kis-unreachable", 0 * MINUTE) if len(clock.slept) == 2 else None
+
+    assert chain.resolve(clock).source == "oauth"
+    assert sum(clock.slept) < 10
+
+
+def test_a_short_deadline_ends_the_wait(chain: Chain) -> None:
+    """A wait that ends with the deadline names the holder."""
+    Contender(chain.database, label="acme/bot run 7 trade").begin()
+    with pytest.raises(IssuanceError, match="acme/bot run 7 trade") as caught:
+        chain.resolve(timeout="30s")
+    assert (caught.value.code, caught.value.retryable, chain.issue_calls) == ("wait-too-long", True, 0)
+
+
+def test_a_wait_beyond_the_deadline_is_not_begun(chain: Chain) -> None:
+    """When nobody may ask before the deadline, that is said at once, with the last error."""
+    holder = Contender(chain.database)
+    holder.begin()
+    holder.abort("kis-unreachable", 61 * MINUTE / 60)
+    clock = chain.clock()
+    with pytest.raises(IssuanceError, match="kis-unreachable") as caught:
+        chain.resolve(clock, timeout="45s")
+    assert (caught.value.code, clock.slept, chain.issue_calls) == ("wait-too-long", [], 0)
+
+
+def test_too_little_time_to_issue(chain: Chain) -> None:
+    """With less than 20 s to the deadline no call is begun, and the turn is given back for others."""
+    with pytest.raises(IssuanceError) as caught:
+        chain.resolve(timeout="19s")
+    assert (caught.value.code, chain.issue_calls) == ("wait-too-long", 0)
+    assert chain.resolve().source == "oauth"
+
+
+def test_a_stale_token_is_used_while_another_renews(chain: Chain) -> None:
+    """Who has a token that lives does not wait for another's renewal for more than three seconds."""
+    token = make_token(left=5 * MINUTE, age=23 * HOUR)
+    chain.database.put_token(token)
+    Contender(chain.database).begin()
+    clock = chain.clock()
+
+    got = chain.resolve(clock)
+    assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "supabase", 0)
+    assert sum(clock.slept) <= 3
+
+
+def test_a_renewal_that_is_soon_done_is_waited_for(chain: Chain) -> None:
+    """Who has a stale token gets the new one when the other is done within a second or two."""
+    chain.database.put_token(make_token(left=5 * MINUTE, age=23 * HOUR))
+    holder, token = Contender(chain.database), make_token()
+    holder.begin()
+    clock = chain.clock()
+    clock.on_sleep = lambda _: holder.commit(token) if len(clock.slept) == 3 else None
+
+    got = chain.resolve(clock)
+    assert (got.token.token_id, got.source, len(clock.slept)) == (token.token_id, "supabase", 3)
+
+
+def test_a_renewal_that_was_given_up_is_taken_over(chain: Chain) -> None:
+    """Who has a stale token asks again when the other is not done in time: by then the turn may be free."""
+    chain.database.put_token(make_token(left=5 * MINUTE, age=23 * HOUR))
+    holder = Contender(chain.database)
+    holder.begin()
+    clock = chain.clock()
+    clock.on_sleep = lambda _: holder.abort("kis-unreachable", 0 * MINUTE) if len(clock.slept) == 3 else None
+
+    got = chain.resolve(clock)
+    assert (got.source, got.refreshed, chain.issue_calls) == ("oauth", True, 1)
+
+
+def test_a_token_about_to_end_is_not_worth_having(chain: Chain) -> None:
+    """With less than 30 s left a token is waited past."""
+    chain.database.put_token(make_token(left=20 * MINUTE / 60, age=23 * HOUR))
+    holder = Contender(chain.database)
+    holder.begin()
+    token = make_token()
+    clock = chain.clock()
+    clock.on_sleep = lambda _: holder.commit(token)
+
+    assert chain.resolve(clock).token.token_id == token.token_id
+
+
+# late starts
+
+
+@pytest.mark.parametrize("seconds", [6, 300])
+def test_a_late_start_makes_no_call(chain: Chain, seconds: int) -> None:
+    """A machine that was suspended between asking and calling gives the turn back, asks again, and then calls once."""
+    clock = chain.clock()
+    resolver = chain.resolver(clock, timeout="1h")
+    store = chain.stores[-1]
+    begin, turns = store.begin, []
+
+    def late_begin(*args: object, **kwargs: object) -> object:
+        begun = begin(*args, **kwargs)  # type: ignore[arg-type]  # passed on
+        turns.append(begun.status)
+        if len(turns) == 1:
+            clock.jump(seconds)
+        return begun
+
+    store.begin = late_begin  # type: ignore[assignment,method-assign]  # the machine sleeps here
+    got = resolver.resolve()
+
+    assert (got.source, chain.issue_calls, turns) == ("oauth", 1, ["granted", "granted"])
+    assert chain.database.outcomes() == ["granted", "aborted", "granted", "committed"]
+
+
+@pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "tls"])
+def test_a_slow_name_server_makes_one_turn_late(
+    chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_tls: bool
+) -> None:
+    """KIS's name takes 14 s: nothing is sent in that turn. In the next one the only call leaves at once."""
+    certificate, context = make_certificate(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
+    kis = LoopbackServer(lambda request: chain.kis.production.answer(request)[0], tls=context if has_tls else None)
+    resolve, asked = socket.getaddrinfo, list[object]()
+    clock = chain.clock()
+
+    def slow(host: str, port: int, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - getaddrinfo's
+        if f"{port}" == kis.url.rpartition(":")[2]:
+            asked.append(host)
+            clock.jump(14)
+        return resolve(host, port, *arguments, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with kis:
+        got = chain.resolve(clock, base_url=kis.url)
+
+    assert (got.source, chain.issue_calls, len(asked)) == ("oauth", 1, 1)
+    assert chain.database.outcomes() == ["granted", "aborted", "granted", "committed"]
+    assert len(kis.seen) == 1
+
+
+# KIS says no, or not now
+
+
+def test_rate_limited_looks_at_the_store(chain: Chain) -> None:
+    """After EGW00133 the token that another has stored meanwhile is used, without a wait."""
+    token = make_token()
+    chain.refuse_issue("EGW00133")
+    issuer = WatchedIssuer(chain, before=lambda: chain.database.put_token(token))
+    clock = chain.clock()
+
+    got = chain.resolve(clock, issuer)
+    assert (got.token.token_id, got.source, clock.slept) == (token.token_id, "supabase", [])
+    assert chain.issue_calls == 1
+
+
+def test_rate_limited_waits_once(chain: Chain) -> None:
+    """After EGW00133 and nothing stored, a minute passes and there is one more call."""
+    chain.refuse_issue("EGW00133")
+    clock = chain.clock()
+    begun = clock.monotonic()
+
+    got = chain.resolve(clock)
+    assert (got.source, chain.issue_calls, chain.database.lease()["last_error"]) == ("oauth", 2, None)
+    assert 60 < clock.monotonic() - begun < 75
+    assert "EGW00133" in chain.told[0]
+
+
+def test_rate_limited_twice_is_an_error(chain: Chain) -> None:
+    """A second EGW00133 ends it: something else issues all the time."""
+    chain.refuse_issue("EGW00133", times=9)
+    with pytest.raises(IssuerRateLimited):
+        chain.resolve(chain.clock(), timeout="10m")
+    assert chain.issue_calls == 2
+
+
+def test_an_unknown_outcome_uses_the_minute_up(chain: Chain) -> None:
+    """When tokenP's answer is lost the call is not repeated; the next may ask after a minute, and gets that token."""
+    chain.kis.production.add_fault(Fault("reset", TOKEN_PATH, after=True))
+    with pytest.raises(IssuerOutage):
+        chain.resolve()
+    lease = chain.database.lease()
+    assert (chain.issue_calls, lease["holder"]) == (1, None)
+
+    assert chain.resolve().source == "oauth"
+    assert (chain.issue_calls, chain.kis.counts("production").issues) == (2, 1)
+
+
+# verify
+
+
+def test_a_new_token_that_kis_refuses_is_not_stored(chain: Chain) -> None:
+    """With verify, a token that the API refuses on arrival neither replaces nor becomes the stored one."""
+    with pytest.raises(IssuerOutage, match="EGW00121"):
+        chain.resolve(None, WatchedIssuer(chain, after=lambda token: chain.kis.kill_token(token.value)), verify="true")
+    assert chain.database.row() == {}
+
+
+def test_a_rate_limited_quotation_says_nothing(chain: Chain) -> None:
+    """When the try itself fails the token is stored all the same, with a warning."""
+    chain.kis.production.add_fault(Fault("answer", PRICE_PATH, response=error_response("EGW00201", PRICE_PATH)))
+
+    got = chain.resolve(verify="true")
+    assert (got.source, chain.database.stored_id()) == ("oauth", got.token.token_id)
+    assert "could not be verified" in got.warnings[0]
+
+
+def test_verified(chain: Chain) -> None:
+    """A token that KIS takes is stored without a word."""
+    got = chain.resolve(verify="true")
+    assert (got.source, got.warnings, chain.database.stored_id()) == ("oauth", (), got.token.token_id)

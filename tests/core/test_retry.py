@@ -1,0 +1,234 @@
+"""How often and how long a call of the store is repeated."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kis_token.core.retry import (
+    BRIEFLY,
+    LONGEST_PATIENCE,
+    SETTLING,
+    Patience,
+    Retry,
+    at_most,
+    briefly,
+    patiently,
+    to_the_end,
+)
+from kis_token.deadline import ISSUE_BUDGET
+from kis_token.errors import StoreMisconfigured, StoreOutage
+from tests.support import TurnedClock
+
+NOON = datetime(2027, 1, 4, 12, tzinfo=timezone.utc)
+OUTAGE = StoreOutage("store-unreachable", "Supabase does not answer")
+
+
+class CountedClock:
+    """Time passes only in sleep."""
+
+    def __init__(self, seed: int) -> None:
+        self.counter = 0.0
+        self._random = random.Random(seed)  # noqa: S311 - spreads load
+
+    def now(self) -> datetime:
+        """Noon, and what was slept since."""
+        return NOON + timedelta(seconds=self.counter)
+
+    def monotonic(self) -> float:
+        """What was slept."""
+        return self.counter
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        self.counter += seconds
+
+    def jitter(self, low: float, high: float) -> float:
+        """A random number of seconds between the two."""
+        return self._random.uniform(low, high)
+
+
+class Failing:
+    """A call that fails so many times, each after so many seconds, and then answers."""
+
+    def __init__(self, clock: TurnedClock, times: int, seconds: float = 0.0, error: Exception = OUTAGE) -> None:
+        self.asked = 0
+        self._clock = clock
+        self._times = times
+        self._seconds = seconds
+        self._error = error
+
+    def __call__(self) -> str:
+        """Fail, or answer."""
+        self.asked += 1
+        if self.asked <= self._times:
+            self._clock.jump(self._seconds)
+            raise self._error
+        return "answer"
+
+
+def run(failing: Failing, clock: TurnedClock, patience: Patience, left: float = 180.0) -> tuple[str, list[str]]:
+    """The answer, and the lines that were told."""
+    deadline = clock.monotonic() + left
+    told: list[str] = []
+    retry = Retry(clock, lambda: deadline - clock.monotonic(), told.append)
+    return retry.run(failing, lambda: patience), told
+
+
+@pytest.mark.parametrize("patience", [briefly, patiently, to_the_end, at_most(1, to_the_end)])
+def test_one_failure_costs_less_than_a_second(patience: Patience) -> None:
+    """One hiccup is one short pause with any patience; a line is told only where a long wait may follow."""
+    clock = TurnedClock()
+    answer, told = run(Failing(clock, 1), clock, patience)
+    assert (answer, len(clock.slept)) == ("answer", 1)
+    assert clock.slept[0] < 1
+    assert len(told) <= 1
+
+
+@pytest.mark.parametrize(
+    ("patience", "left", "shortest", "longest"),
+    [
+        (briefly, 180, 0.2, BRIEFLY),
+        (patiently, 180, 30, LONGEST_PATIENCE),
+        (patiently, 60, 10, (60 - ISSUE_BUDGET) / 2),
+        (patiently, 30, 2, 5),
+        (patiently, 10, 8, 9),
+        (patiently, 3600, 30, LONGEST_PATIENCE),
+        (to_the_end, 180, 160, 179),
+        (at_most(3, to_the_end), 180, 1, 3),
+        (at_most(300, to_the_end), 60, 50, 59),
+    ],
+)
+def test_patience_has_an_end(patience: Patience, left: float, shortest: float, longest: float) -> None:
+    """A caller with a token gives up within a second; one without keeps the time that issuing needs."""
+    clock = TurnedClock()
+    failing = Failing(clock, 10_000)
+    with pytest.raises(StoreOutage):
+        run(failing, clock, patience, left)
+    assert shortest <= sum(clock.slept) <= longest
+    assert max(clock.slept) <= 7.5
+    assert clock.slept[:-1] == sorted(clock.slept[:-1])  # the last one is cut where the patience ends
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    ("patience", "timeout", "end"),
+    [
+        (patiently, 179.0, 45.0),
+        (patiently, 39.0, 9.5),
+        (patiently, 19.0, 18.0),
+        (briefly, 179.0, BRIEFLY),
+        (to_the_end, 60.0, 59.0),
+        (at_most(45.0, to_the_end), 179.0, 45.0),
+    ],
+)
+def test_last_try_is_at_the_end_of_the_patience(patience: Patience, timeout: float, end: float, seed: int) -> None:
+    """A store that comes back a moment before the patience is over is found, however the pauses fall."""
+    clock = CountedClock(seed)
+    tries = []
+
+    def ask() -> None:
+        tries.append(clock.monotonic())
+        raise StoreOutage("store-unreachable", "Supabase is out")
+
+    with pytest.raises(StoreOutage):
+        Retry(clock, lambda: timeout - clock.monotonic(), print).run(ask, lambda: patience)
+
+    assert end - 0.06 <= tries[-1] <= end + 0.001
+    assert all(later - earlier <= 7.5 for earlier, later in pairwise(tries))
+
+
+def test_a_slow_failure_is_not_repeated_briefly() -> None:
+    """Where a try took its whole 5 s, a caller with a token does not try again."""
+    clock = TurnedClock()
+    failing = Failing(clock, 9, seconds=5)
+    with pytest.raises(StoreOutage):
+        run(failing, clock, briefly)
+    assert failing.asked == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StoreMisconfigured("store-key-rejected", "no"),
+        StoreOutage("store-tls", "no", doubtful=True, lasting=True),
+        KeyboardInterrupt(),
+    ],
+    ids=["configuration", "this machine's", "interrupt"],
+)
+def test_what_no_repetition_mends_is_raised_at_once(error: Exception) -> None:
+    """A configuration error, a certificate, Ctrl-C: one try."""
+    clock = TurnedClock()
+    failing = Failing(clock, 9, error=error)
+    with pytest.raises(type(error)):
+        run(failing, clock, to_the_end)
+    assert failing.asked == 1
+
+
+@pytest.mark.parametrize("patience", [briefly, patiently, to_the_end])
+def test_answer_that_stays_the_same_is_given_up_within_a_second(patience: Patience) -> None:
+    """It is asked for again, as after any hiccup, but not for longer, however much patience there is."""
+    clock = TurnedClock()
+    outage = StoreOutage("store-restricted", "over quota", doubtful=True, persists=True)
+    assert run(Failing(clock, 1, error=outage), clock, patience)[0] == "answer"
+    clock = TurnedClock()
+    failing = Failing(clock, 99, error=outage)
+    with pytest.raises(StoreOutage):
+        run(failing, clock, patience)
+    assert (failing.asked >= 2, sum(clock.slept) <= BRIEFLY) == (True, True)
+
+
+MISSING = StoreMisconfigured("store-table-missing", "no table", settles=True)
+
+
+@pytest.mark.parametrize(("patience", "pause"), [(briefly, BRIEFLY), (patiently, SETTLING), (to_the_end, SETTLING)])
+def test_schema_that_may_be_newer_is_asked_for_once_more(patience: Patience, pause: float) -> None:
+    """After one pause, which a caller with a token keeps short; one line says why. The second answer is the error."""
+    clock = TurnedClock()
+    answer, told = run(Failing(clock, 1, error=MISSING), clock, patience)
+    assert (answer, len(told)) == ("answer", 1)
+    assert clock.slept == pytest.approx([pause], abs=0.01)
+    assert "[store-table-missing]" in told[0]
+    failing = Failing(clock, 9, error=MISSING)
+    with pytest.raises(StoreMisconfigured):
+        run(failing, clock, patience)
+    assert failing.asked == 2
+
+
+def test_schema_is_not_asked_for_without_time() -> None:
+    """A caller whose time is over gets the error at once."""
+    clock = TurnedClock()
+    failing = Failing(clock, 9, error=MISSING)
+    with pytest.raises(StoreMisconfigured):
+        run(failing, clock, to_the_end, left=1)
+    assert (failing.asked, clock.slept) == (1, [])
+
+
+def test_one_doubtful_outage_makes_the_last_one_doubtful() -> None:
+    """What one try has shown is not forgotten for the next one's failure; another call is judged by itself."""
+    clock = TurnedClock()
+    doubts = [True]
+
+    def ask() -> None:
+        raise StoreOutage("store-unreachable", "Supabase does not answer", doubtful=bool(doubts) and doubts.pop())
+
+    retry = Retry(clock, lambda: 60.0, print)
+    for is_doubtful in (True, False):
+        with pytest.raises(StoreOutage) as caught:
+            retry.run(ask, lambda: briefly)
+        assert caught.value.doubtful is is_doubtful
+
+
+@given(st.floats(0, 3600), st.floats(0, 3600))
+def test_patience_never_takes_the_time_for_issuing(elapsed: float, left: float) -> None:
+    """However the time is spent, a patient caller that could issue at the start still can at the end."""
+    whole = elapsed + left
+    more = patiently(elapsed, left)
+    assert more <= left
+    if whole > ISSUE_BUDGET:
+        assert elapsed + max(more, 0) <= max(whole - ISSUE_BUDGET, elapsed)

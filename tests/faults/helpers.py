@@ -1,0 +1,139 @@
+"""What every fault is judged by: what the caller got, how often KIS was asked, what is stored afterwards."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kis_token.errors import KisTokenError
+from tests.races.caller_processes import SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator
+    from contextlib import AbstractContextManager
+
+    from kis_token.core.lookup import Resolution
+    from tests.resolver_harness import Chain
+    from tests.support import Database
+
+TABLE = "/rest/v1/api_credentials"
+BEGIN = "/rest/v1/rpc/begin_issuance"
+COMMIT = "/rest/v1/rpc/commit_issuance"
+ABORT = "/rest/v1/rpc/abort_issuance"
+
+#: Names that no resolver knows; no name server need be asked for them.
+NO_SUPABASE = "https://no-such-project.invalid"
+NO_KIS = "https://no-such-host.invalid:9443"
+
+#: A process that takes the machine's lock, says so, and holds it until its input ends or it dies.
+HOLD_LOCK = """
+import sys
+from pathlib import Path
+from kis_token.local.machine_lock import LocalMachine
+with LocalMachine(lambda: [Path(sys.argv[1])]).lock(sys.argv[2], 10):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def each_outcome(names: Iterable[str], outcomes: Collection[str]) -> pytest.MarkDecorator:
+    """A test for each of the faults ``names``; those that only repeat one of the ``outcomes`` run with the matrix."""
+    repeats = pytest.mark.matrix
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=() if name in outcomes else repeats) for name in names]
+    )
+
+
+def rows(database: Database) -> list[dict[str, Any]]:
+    """All that is stored, in every column."""
+    return database.owner.execute("select * from public.api_credentials order by id").fetchall()
+
+
+@contextmanager
+def stored_stays(chain: Chain) -> Iterator[None]:
+    """What was stored before the block is stored after it, in every column."""
+    before = rows(chain.database)
+    yield
+    is_same = rows(chain.database) == before  # compared here: a difference would be shown with its tokens
+    assert is_same, "what was stored has changed"
+
+
+@contextmanager
+def soon(seconds: float) -> Iterator[None]:
+    """The block takes no longer; only for bounds that are far below what the fault would take by itself."""
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < seconds
+
+
+def error_of(chain: Chain, **inputs: str) -> KisTokenError:
+    """The error that a caller ends in, with what to do about it."""
+    with pytest.raises(KisTokenError) as caught:
+        chain.resolve(**inputs)
+    assert caught.value.hint
+    return caught.value
+
+
+def assert_warned(got: Resolution, *words: str) -> None:
+    """There is one warning, and these words are in it."""
+    assert len(got.warnings) == 1
+    assert [word for word in words if word not in got.warnings[0]] == []
+
+
+@contextmanager
+def black_hole() -> Iterator[str]:
+    """The address of a machine that neither takes nor refuses a connection: its queue is full, and nobody serves it."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(8):
+            waiting = stack.enter_context(socket.socket())
+            waiting.settimeout(0)
+            with suppress(BlockingIOError):
+                waiting.connect(listener.getsockname())
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def silence() -> Iterator[str]:
+    """The address of a server that takes every request and answers none."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # the system takes them; nobody reads them
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@contextmanager
+def dripping() -> Iterator[str]:
+    """The address of a server whose answer never ends: a byte now and then, each of them in time."""
+    done = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+            while not done.wait(0.05):
+                connection.sendall(b" ")
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=(listener.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        done.set()
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(SECONDS)
+
+
+#: Whoever asks one of these waits until his own patience ends.
+HANGS: dict[str, Callable[[], AbstractContextManager[str]]] = {
+    "black-hole": black_hole,
+    "silent": silence,
+    "dripping": dripping,
+}

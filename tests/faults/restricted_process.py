@@ -1,0 +1,47 @@
+"""A caller in a process of its own that meets what its own process alone can meet: what `test_disk` runs, by its path.
+
+Its task is the environment, the largest file that may be written, and the user to become; then it resolves, and answers
+without the token. Everything is imported before, since that user may read nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from typing import TYPE_CHECKING, Any
+
+import filelock  # noqa: F401 - see above
+import supabase  # noqa: F401 - see above
+
+import kis_token.kis.session  # noqa: F401 - see above
+from kis_token.config import Settings
+from kis_token.errors import KisTokenError
+from kis_token.wiring import open_resolver
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+
+def main(connection: Connection, task: dict[str, Any]) -> None:
+    """Do the task."""
+    os.environ.clear()
+    os.environ.update(task["machine"])
+    if task["largest_file"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (task["largest_file"], task["largest_file"]))
+    if task["user"] is not None:
+        os.setgroups([])
+        os.setgid(task["user"])
+        os.setuid(task["user"])
+    with open_resolver(Settings.from_env(task["env"]), time.monotonic(), lambda _: None) as resolver:
+        try:
+            got = resolver.resolve()
+        except KisTokenError as error:
+            answer: dict[str, object] = {"code": error.code}
+        else:
+            answer = {"token_id": got.token.token_id, "source": got.source, "warnings": got.warnings}
+    connection.send(answer)
+
+
+if __name__ == "__main__":
+    main(*globals()["given"])

@@ -1,0 +1,67 @@
+"""The GitHub adapter: what it does with errors that nobody foresaw. Its good days are in test_entrypoint.py."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from kis_token.errors import REMEDIES
+from kis_token.github import action
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+    from kis_token.sandbox import Sandbox
+
+SECRET = "sb_secret_that-must-never-be-seen-0123456789"
+
+
+def prepare(monkeypatch: pytest.MonkeyPatch, folder: Path, **variables: str) -> dict[str, Path]:
+    """The environment of a step, and its files."""
+    files = {name: folder / name.lower() for name in ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_STEP_SUMMARY")}
+    for name, path in files.items():
+        path.touch()
+        monkeypatch.setenv(name, str(path))
+    for name, value in {"RUNNER_TEMP": str(folder), **variables}.items():
+        monkeypatch.setenv(name, value)
+    return files
+
+
+def test_unforeseen_error_is_named_without_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error that nobody foresaw is one line with its type and place; its text, which may quote a secret, is not."""
+    files = prepare(monkeypatch, tmp_path, SUPABASE_URL="https://abc.supabase.co", SUPABASE_SERVICE_ROLE_KEY=SECRET)
+
+    def fail(*_: object) -> None:
+        raise ValueError(f"a library quotes {SECRET}")
+
+    monkeypatch.setattr(action, "open_resolver", fail)
+    status = action.main(time.monotonic(), None)
+
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("::add-mask::")]
+    assert status == 1
+    assert len(lines) == 1
+    assert lines[0].startswith("::error::Unexpected ValueError at action.py:")
+    assert REMEDIES["internal-error"] in lines[0]
+    assert SECRET not in lines[0] + files["GITHUB_STEP_SUMMARY"].read_text(encoding="utf-8")
+    assert "internal-error" in files["GITHUB_OUTPUT"].read_text()
+
+
+def test_failure_shows_what_each_link_said(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The summary of a failure has a row for each link of the chain that was asked, and the remedy."""
+    files = prepare(monkeypatch, tmp_path, **(sandbox.variables | {"KIS_BASE_URL": sandbox.kis.paper_url}))
+
+    status = action.main(time.monotonic(), None)
+
+    summary = files["GITHUB_STEP_SUMMARY"].read_text(encoding="utf-8")
+    assert status == 1
+    assert "| supabase | no token is stored |" in summary
+    assert "| cache | there is no cache file |" in summary
+    assert "`kis-key-refused`" in summary
+    assert REMEDIES["kis-key-refused"] in summary
+    assert capsys.readouterr().out.count("::error::") == 1

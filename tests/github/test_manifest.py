@@ -1,0 +1,205 @@
+"""The list of a folder's files: every kind of damage is noticed, a copy is none, and bytecode comes and goes."""
+
+from __future__ import annotations
+
+import compileall
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.github.manifest import MANIFEST, find_damage, write_manifest
+from kis_token.github.runtime import ensure_runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+posix = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="modes of this kind are POSIX's")
+needs_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away"
+)
+BYTECODE = f"package/__pycache__/module.{sys.implementation.cache_tag}.pyc"
+
+
+@pytest.fixture
+def packages(tmp_path: Path) -> Path:
+    """A small folder of packages with its manifest: sources, something compiled, and bytecode."""
+    folder = tmp_path / "packages"
+    (folder / "package" / "empty").mkdir(parents=True)
+    (folder / "package" / "__init__.py").touch()
+    (folder / "package" / "module.py").write_text("VALUE = 1\n")
+    (folder / "package" / "speed.so").write_bytes(bytes(range(256)) * 16)
+    compileall.compile_dir(folder, quiet=1)
+    write_manifest(folder)
+    return folder
+
+
+def cut(path: Path) -> None:
+    """Lose the second half."""
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def change(path: Path) -> None:
+    """Another byte at the end: the size stays."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # also where the clock of the file system is coarse
+
+
+def replace(path: Path, make: Callable[[Path], object]) -> None:
+    """Put something else in its place."""
+    if path.is_dir():
+        path.rmdir()
+    else:
+        path.unlink()
+    make(path)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "source missing": (lambda at: (at / "package/module.py").unlink(), "package/module.py is missing"),
+    "empty source missing": (lambda at: (at / "package/__init__.py").unlink(), "package/__init__.py is missing"),
+    "package missing": (lambda at: shutil.rmtree(at / "package"), " is missing"),
+    "all missing": (shutil.rmtree, "the files cannot be compared with the manifest (FileNotFoundError)"),
+    "compiled file cut": (lambda at: cut(at / "package/speed.so"), "package/speed.so has 2048 bytes instead of 4096"),
+    "source cut": (lambda at: cut(at / "package/module.py"), "package/module.py has 5 bytes instead of 10"),
+    "source empty": (lambda at: os.truncate(at / "package/module.py", 0), "module.py has 0 bytes instead of 10"),
+    "source longer": (lambda at: os.truncate(at / "package/module.py", 11), "module.py has 11 bytes instead of 10"),
+    "source changed": (lambda at: change(at / "package/module.py"), "package/module.py was changed"),
+    "compiled file changed": (lambda at: change(at / "package/speed.so"), "package/speed.so was changed"),
+    "sitecustomize added": (lambda at: (at / "sitecustomize.py").touch(), "sitecustomize.py was added"),
+    "package added": (lambda at: shutil.copytree(at / "package", at / "json"), "was added"),
+    "bytecode added elsewhere": (lambda at: shutil.copy(at / BYTECODE, at / "json.pyc"), "json.pyc was added"),
+    "link for a file": (
+        lambda at: replace(at / "package/module.py", lambda path: path.symlink_to("__init__.py")),
+        "package/module.py ",  # its mode, or its kind
+    ),
+    "folder for a file": (lambda at: replace(at / "package/module.py", Path.mkdir), "package/module.py is a folder"),
+    "file for a folder": (lambda at: replace(at / "package/empty", Path.touch), "package/empty was added"),
+    "manifest missing": (lambda at: (at / MANIFEST).unlink(), "(FileNotFoundError)"),
+    "manifest empty": (lambda at: os.truncate(at / MANIFEST, 0), "(JSONDecodeError)"),
+    "manifest cut": (lambda at: cut(at / MANIFEST), "(JSONDecodeError)"),
+    "manifest binary": (lambda at: (at / MANIFEST).write_bytes(bytes(range(256))), "(UnicodeDecodeError)"),
+    "manifest of another kind": (lambda at: (at / MANIFEST).write_text("[]"), "the manifest is not a list of files"),
+    "manifest without files": (lambda at: (at / MANIFEST).write_text("{}"), "was added"),
+    "manifest with other values": (
+        lambda at: (at / MANIFEST).write_text(json.dumps(dict.fromkeys(json.loads((at / MANIFEST).read_text()), 1))),
+        "was added",
+    ),
+    "manifest too deep": (lambda at: (at / MANIFEST).write_text("[" * 100_000), "(RecursionError)"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_found_and_named(packages: Path, name: str) -> None:
+    """What is missing, cut, changed or added is found, and the text says which file and what was seen."""
+    assert find_damage(packages) is None
+    harm, said = DAMAGE[name]
+    harm(packages)
+    assert said in (find_damage(packages) or "")
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666], ids=oct)
+@pytest.mark.parametrize("name", ["package/module.py", "package/speed.so", "package/empty", "package", ""])
+def test_what_others_may_write_is_damage(packages: Path, name: str, mode: int) -> None:
+    """A file or a folder that group or others can change may have been changed."""
+    (packages / name).chmod(mode | (0o100 if (packages / name).is_dir() else 0))
+    assert find_damage(packages) == f"{name or 'packages'} can be changed by other users"
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["package/module.py", "package", ""])
+def test_what_another_user_owns_is_damage(packages: Path, name: str) -> None:
+    """Its owner could change it."""
+    os.chown(packages / name, 65534, -1)
+    assert find_damage(packages) == f"{name or 'packages'} can be changed by other users"
+
+
+@pytest.mark.parametrize("harm", [cut, change, Path.unlink, lambda path: path.with_name("new.pyc").touch()])
+def test_bytecode_is_not_compared(packages: Path, harm: Callable[[Path], object]) -> None:
+    """Python writes and removes it at any time; bytecode that cannot be loaded shows when it is loaded."""
+    harm(packages / BYTECODE)
+    assert find_damage(packages) is None
+
+
+@posix
+@pytest.mark.parametrize("name", [BYTECODE, str(Path(BYTECODE).parent)])
+def test_bytecode_that_others_may_write_is_damage(packages: Path, name: str) -> None:
+    """Python runs it like any other file."""
+    (packages / name).chmod(0o777)
+    assert find_damage(packages) == f"{name} can be changed by other users"
+
+
+@posix
+def test_a_link_in_place_of_bytecode_is_damage(packages: Path, tmp_path: Path) -> None:
+    """What it leads to is not looked at."""
+    (packages / BYTECODE).rename(tmp_path / "elsewhere")
+    (packages / BYTECODE).symlink_to(tmp_path / "elsewhere")
+    assert BYTECODE in (find_damage(packages) or "")
+
+
+@pytest.mark.parametrize("copy", [shutil.copy2, shutil.copyfile], ids=["with-times", "without-times"])
+def test_a_copy_is_not_damage(packages: Path, tmp_path: Path, copy: Callable[[str, str], object]) -> None:
+    """Files with other times are compared by their hashes."""
+    shutil.copytree(packages, tmp_path / "copy", copy_function=copy)
+    assert find_damage(tmp_path / "copy") is None
+    change(tmp_path / "copy" / "package" / "module.py")
+    assert find_damage(tmp_path / "copy") == "package/module.py was changed"
+
+
+@posix
+def test_what_the_umask_left_open_is_closed(packages: Path) -> None:
+    """When the manifest is written, group and others lose the right to write, and no other right changes."""
+    (packages / "package").chmod(0o2777)
+    (packages / "package" / "module.py").chmod(0o666)
+    (packages / "package" / "speed.so").chmod(0o775)
+    write_manifest(packages)
+    modes = [stat.S_IMODE((packages / "package" / each).stat().st_mode) for each in ("", "module.py", "speed.so")]
+    assert modes == [0o2755, 0o644, 0o755]
+    assert find_damage(packages) is None
+
+
+@posix
+@pytest.mark.parametrize("kind", ["pipe", "link"])
+def test_a_manifest_that_is_no_file_does_not_hang(packages: Path, tmp_path: Path, kind: str) -> None:
+    """A pipe would be waited for, a link leads elsewhere: neither is read."""
+    if kind == "link":
+        (packages / MANIFEST).rename(tmp_path / "manifest")
+        (packages / MANIFEST).symlink_to(tmp_path / "manifest")
+    else:
+        replace(packages / MANIFEST, os.mkfifo)
+    assert "the files cannot be compared" in (find_damage(packages) or "")
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_the_runtime_itself(tool_cache: Path, tmp_path: Path) -> None:
+    """On the real packages: whole as built and as a copy, also after an import; a file that is cut is found."""
+    runtime = ensure_runtime(
+        CHECKOUT / "requirements.txt",
+        CHECKOUT / "requirements-uv.txt",
+        os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)},
+        time.monotonic() + 180,
+    )
+    copy = tmp_path / "copy"
+    shutil.copytree(runtime, copy)
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import supabase, requests, httpx, cryptography.x509"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code, str(copy)], check=True)
+    assert find_damage(runtime) is None
+    assert find_damage(copy) is None
+    for name in ("cryptography", "pydantic_core", "requests", "certifi"):
+        files = [path for path in (copy / name).rglob("*") if path.is_file() and path.suffix != ".pyc"]
+        largest = max(files, key=lambda path: path.stat().st_size)
+        whole = shutil.copy2(largest, tmp_path / "whole")
+        cut(largest)
+        assert (find_damage(copy) or "").startswith(f"{largest.relative_to(copy).as_posix()} has ")
+        shutil.move(whole, largest)
+    assert find_damage(copy) is None
+    shutil.rmtree(copy)  # many files, in which secrets would be looked for after the test

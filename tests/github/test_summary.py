@@ -1,0 +1,420 @@
+"""The job summary: what people see of a step on GitHub, and what nobody can put into it."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from kis_token.core.lookup import Link, Resolution
+from kis_token.errors import REMEDIES, IssuanceError, IssuerRefused, KisTokenError, SettingsError, StoreOutage
+from kis_token.github.summary import ENTRIES, LONGEST_TEXT, describe_failure, describe_success, plain
+from kis_token.token import build_token
+from tests.support import APP_KEY, SERVICE_KEY, make_settings
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token as Element
+
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
+HOUR = timedelta(hours=1)
+OPAQUE = "opaque.token-of-a-test_0123456789"
+NOTHING = "\u200b"
+logging.getLogger("markdown_it").setLevel(logging.INFO)  # it logs every rule that it tries
+
+#: Larger ones are dropped by GitHub.
+LIMIT = 1024 * 1024
+
+
+def resolution_of(
+    *said: tuple[str, str],
+    left: timedelta = 3 * HOUR,
+    source: str = "supabase",
+    version: int | None = 7,
+    refreshed: bool = False,
+    expired: bool = False,
+    warnings: tuple[str, ...] = (),
+) -> Resolution:
+    """At noon, of a token of 24 hours; ``version`` is its row's in Supabase, None for one that is not from there."""
+    end = NOON + left
+    token = build_token(OPAQUE, expiries=[end], issued_at=end - 24 * HOUR, version=version)
+    links = tuple(Link(*each) for each in said)
+    return Resolution(token, source, APP_KEY, links, NOON, refreshed=refreshed, expired=expired, warnings=warnings)
+
+
+FRESH = """\
+### ✅ KIS access token: fresh, from Supabase
+
+| token | kis, production, mode resolve |
+| --- | --- |
+| life | 3 h 0 min of 24 h 0 min left (12 %) `██░░░░░░░░░░░░░░░░░░` |
+| issued | 2026-03-02 00:00:00 KST (2026-03-01 15:00:00 UTC) |
+| ends | 2026-03-03 00:00:00 KST (2026-03-02 15:00:00 UTC) |
+| next rotation | due since 2026-03-02 20:00:00 KST (2026-03-02 11:00:00 UTC) |
+
+| link | what it said |
+| --- | --- |
+| **supabase** (used) | its token is fresh, 3 h 0 min left |
+| cache | turned off |
+"""
+
+
+def test_a_fresh_token() -> None:
+    """Its state and source, life, times in both zones, from when the rotation renews it, and who gave it."""
+    resolution = resolution_of(("supabase", "its token is fresh, 3 h 0 min left"), ("cache", "turned off"))
+    assert describe_success(resolution, make_settings()) == FRESH
+
+
+OUTAGE = """\
+### ⚠️ KIS access token: fresh, from the cache
+
+> **Warning:** No answer \\[store-unreachable\\]; the cached token is used.
+
+| token | kis-paper, paper, mode resolve |
+| --- | --- |
+| life | 12 h 30 min of 24 h 0 min left (52 %) `██████████░░░░░░░░░░` |
+| issued | 2026-03-02 09:30:00 KST (2026-03-02 00:30:00 UTC) |
+| ends | 2026-03-03 09:30:00 KST (2026-03-03 00:30:00 UTC) |
+| next rotation | not known: the token was not seen in Supabase |
+
+| link | what it said |
+| --- | --- |
+| supabase | No answer \\[store-unreachable\\] |
+| **cache** (used) | its token is fresh, 12 h 30 min left |
+"""
+
+
+def test_a_cached_token_during_an_outage() -> None:
+    """The warning stands first; nobody knows what the rotation will find, and that is said."""
+    outage = StoreOutage("store-unreachable", "No answer")
+    resolution = resolution_of(
+        ("supabase", f"{outage}"),
+        ("cache", "its token is fresh, 12 h 30 min left"),
+        left=12.5 * HOUR,
+        source="cache",
+        version=None,
+        warnings=(f"{outage}; the cached token is used.",),
+    )
+    assert describe_success(resolution, make_settings(KIS_ENVIRONMENT="paper")) == OUTAGE
+
+
+ISSUED = """\
+### ✅ KIS access token: fresh, issued now by KIS
+
+| token | kis, production, mode force |
+| --- | --- |
+| life | 24 h 0 min of 24 h 0 min left (100 %) `████████████████████` |
+| issued | 2026-03-02 21:00:00 KST (2026-03-02 12:00:00 UTC) |
+| ends | 2026-03-03 21:00:00 KST (2026-03-03 12:00:00 UTC) |
+| next rotation | due from 2026-03-03 20:00:00 KST (2026-03-03 11:00:00 UTC) |
+
+| link | what it said |
+| --- | --- |
+| supabase | no token is stored |
+| cache | there is no cache file |
+| **oauth** (used) | issued a token |
+"""
+
+
+def test_a_token_issued_now() -> None:
+    """A new token has its whole life, and was stored: its rotation is known."""
+    resolution = resolution_of(
+        ("supabase", "no token is stored"),
+        ("cache", "there is no cache file"),
+        ("oauth", "issued a token"),
+        left=24 * HOUR,
+        source="oauth",
+        refreshed=True,
+    )
+    assert describe_success(resolution, make_settings(INPUT_MODE="force")) == ISSUED
+
+
+EXPIRED = """\
+### ⚠️ KIS access token: expired, from Supabase
+
+> **Warning:** An expired token is handed out: Time was up \\[wait-too-long\\]
+
+| token | kis, production, mode resolve |
+| --- | --- |
+| life | ended 0 h 20 min ago `░░░░░░░░░░░░░░░░░░░░` |
+| issued | 2026-03-01 20:40:00 KST (2026-03-01 11:40:00 UTC) |
+| ended | 2026-03-02 20:40:00 KST (2026-03-02 11:40:00 UTC) |
+| next rotation | at its next run: the token has expired |
+
+| link | what it said |
+| --- | --- |
+| **supabase** (used) | its token has expired |
+| cache | turned off |
+"""
+
+
+def test_a_token_handed_out_past_its_end() -> None:
+    """With allow-expired: nothing of its life is left, and why there is no better one is the warning."""
+    resolution = resolution_of(
+        ("supabase", "its token has expired"),
+        ("cache", "turned off"),
+        left=timedelta(minutes=-20),
+        expired=True,
+        warnings=("An expired token is handed out: Time was up [wait-too-long]",),
+    )
+    assert describe_success(resolution, make_settings(INPUT_ALLOW_EXPIRED="true")) == EXPIRED
+
+
+NOT_DUE = """\
+### ✅ KIS access token: fresh, from Supabase
+
+| token | kis, production, mode rotate |
+| --- | --- |
+| life | 20 h 0 min of 24 h 0 min left (83 %) `█████████████████░░░` |
+| issued | 2026-03-02 17:00:00 KST (2026-03-02 08:00:00 UTC) |
+| ends | 2026-03-03 17:00:00 KST (2026-03-03 08:00:00 UTC) |
+| next rotation | due from 2026-03-02 23:00:00 KST (2026-03-02 14:00:00 UTC) |
+
+| link | what it said |
+| --- | --- |
+| **supabase** (used) | its token is fresh, 20 h 0 min left |
+| cache | turned off |
+| rotation | not due before 2026-03-02 23:00:00 KST (2026-03-02 14:00:00 UTC) |
+"""
+
+
+def test_a_rotation_that_has_nothing_to_do() -> None:
+    """The rotation's own answer and the row of the token name the same time."""
+    resolution = resolution_of(
+        ("supabase", "its token is fresh, 20 h 0 min left"),
+        ("cache", "turned off"),
+        ("rotation", "not due before 2026-03-02 23:00:00 KST (2026-03-02 14:00:00 UTC)"),
+        left=20 * HOUR,
+    )
+    assert describe_success(resolution, make_settings(INPUT_MODE="rotate")) == NOT_DUE
+
+
+NOTHING_VALID = """\
+### ❌ KIS access token: failed
+
+| error | what happened | what to do |
+| --- | --- | --- |
+| [`no-valid-token`](https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#no-valid-token) \
+| Neither Supabase nor the cache has a valid token | mode: check never issues. Run once with mode: resolve. |
+
+| link | what it said |
+| --- | --- |
+| supabase | no token is stored |
+| cache | its token has expired |
+"""
+
+
+def test_a_check_that_finds_nothing() -> None:
+    """One fault: its code leads to its entry in the documents, the remedy stands beside it, and then the chain."""
+    error = IssuanceError("no-valid-token", "Neither Supabase nor the cache has a valid token", retryable=False)
+    links = [Link("supabase", "no token is stored"), Link("cache", "its token has expired")]
+    assert describe_failure([error], links) == NOTHING_VALID
+
+
+SEVERAL = """\
+### ❌ KIS access token: failed
+
+| error | what happened | what to do |
+| --- | --- | --- |
+| [`missing-supabase-url`]\
+(https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#missing-supabase-url) \
+| supabase-url (or SUPABASE_URL) is not set \
+| Set it to the project's URL, https:\u200b//&lt;project&gt;.supabase.co. |
+| [`invalid-boolean`](https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#invalid-boolean) \
+| verify is neither true nor false | Use true or false. |
+"""
+
+
+def test_several_faults() -> None:
+    """Each fault is a row; nothing was asked, so there is no chain. Angle brackets of a remedy are seen."""
+    error = SettingsError(
+        [
+            ("missing-supabase-url", "supabase-url (or SUPABASE_URL) is not set"),
+            ("invalid-boolean", "verify is neither true nor false"),
+        ]
+    )
+    assert describe_failure(error.faults, ()) == SEVERAL
+
+
+PASSES = "This may pass by itself: the same run may succeed a little later.\n"
+
+
+def test_what_may_pass_is_said_to() -> None:
+    """An outage may end without anybody's doing, a refused key will not."""
+    assert PASSES in describe_failure([StoreOutage("store-unreachable", "No answer")], ())
+    assert PASSES not in describe_failure([IssuerRefused("EGW00103")], ())
+    assert PASSES not in describe_failure([StoreOutage("store-unreachable", "x"), IssuerRefused("EGW00103")], ())
+
+
+LIVES = [
+    (timedelta(seconds=40), "⚠️ KIS access token: stale", "0 h 0 min of 24 h 0 min left (0 %) `█░░░░░░░░░░░░░░░░░░░`"),
+    (timedelta(minutes=9), "⚠️ KIS access token: stale", "0 h 9 min of 24 h 0 min left (0 %) `█░░░░░░░░░░░░░░░░░░░`"),
+    (timedelta(minutes=11), "✅ KIS access token: fresh", "0 h 11 min of 24 h 0 min left (0 %) `█░░░░░░░░░░░░░░░░░░░`"),
+    (6 * HOUR, "✅ KIS access token: fresh", "6 h 0 min of 24 h 0 min left (25 %) `█████░░░░░░░░░░░░░░░`"),
+    (25 * HOUR, "✅ KIS access token: fresh", "25 h 0 min of 24 h 0 min left (100 %) `████████████████████`"),
+    (timedelta(0), "⚠️ KIS access token: expired", "ended 0 h 0 min ago `░░░░░░░░░░░░░░░░░░░░`"),
+]
+
+
+@pytest.mark.parametrize(("left", "title", "life"), LIVES, ids=str)
+def test_life_is_a_figure_and_a_bar(left: timedelta, title: str, life: str) -> None:
+    """What lives has at least one block, what is dead has none, and a clock that is off draws no longer bar."""
+    summary = describe_success(resolution_of(("supabase", "x"), left=left), make_settings())
+    assert f"### {title}, from Supabase\n" in summary
+    assert f"| life | {life} |\n" in summary
+
+
+def test_last_answer_of_a_link_is_the_one_that_counts() -> None:
+    """Supabase may be asked twice: the token is from its second answer."""
+    found = resolution_of(("supabase", "its token has expired"), ("cache", "turned off"), ("supabase", "another has"))
+    summary = describe_success(found, make_settings())
+    assert "| supabase | its token has expired |\n" in summary
+    assert "| **supabase** (used) | another has |\n" in summary
+
+
+def test_summary_has_no_secret() -> None:
+    """Neither the token nor a key is in it."""
+    summary = describe_success(resolution_of(("supabase", "x")), make_settings())
+    for secret in (OPAQUE, APP_KEY.key, APP_KEY.secret, SERVICE_KEY):
+        assert secret not in summary, "a secret is shown"
+
+
+def test_entries_are_those_of_the_action_that_is_used() -> None:
+    """The page is looked for where README.md has people take the action from, in the same release."""
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    used = set(re.findall(r"uses: ([\w-]+/kis-token-action)@(\S+)", readme))
+    assert ENTRIES in {f"https://github.com/{name}/blob/{tag}/docs/troubleshooting.md" for name, tag in used}
+
+
+#: What makes markup, links, mentions or rows, in pieces that may come together.
+PIECES = (
+    *"|`*_~[]()<>!&#@:$\\-+=.1ab \n\r\t",
+    *("\u200b", "\u202e", "\u2028", "\ud800", "\x00", "한글", "~~", "```", "**", "<!--", "-->", "www", "gh-", "\n\n"),
+    *("![x](https://x.yz/x.png)", "[x](https://x.yz)", "<https://x.yz>", "<img src=x>", "<b>", "</td>", "<x@y.zz>"),
+    *("https://x.yz", "www.x.yz", "mailto:x@y.zz", "@octocat", "@org/team", "#12", "GH-12", "org/x#12", ":octocat:"),
+    *("&lt;b&gt;", "&#64;octocat", "&#124;", "\\|", "| --- |", "\n# x", "\n> x", "\n- x", "\n[x]: https://x.yz"),
+    *("**x**", "*x*", "__x__", "_x_", "~~x~~", "~x~", "`x`", "<br>", "xmpp:x@y.zz"),
+)
+HOSTILE = st.lists(st.sampled_from(PIECES) | st.characters(), max_size=12).map("".join)
+
+#: What GitHub makes a link, a mention or a picture of in text that holds no markup any more.
+LINKED = re.compile(r"@\w|#\d|(?<![^\W_])www\.|://|:[a-z+_-][\w+-]*:|(?<![^\W_])gh-\d|mailto:\w|xmpp:\w", re.IGNORECASE)
+
+
+GITHUB = MarkdownIt("gfm-like")
+assert GITHUB.linkify is not None
+GITHUB.linkify.set({"fuzzy_link": False})  # GitHub makes no link of a mere name with a dot
+
+
+def elements(markdown: str) -> list[Element]:
+    """What GitHub makes of it, in a row."""
+    return [inner for block in GITHUB.parse(markdown) for inner in (block, *(block.children or ()))]
+
+
+def structure_of(markdown: str) -> list[str]:
+    """The kinds of its elements."""
+    return [element.type for element in elements(markdown)]
+
+
+def texts_of(markdown: str) -> list[str]:
+    """The texts that are seen, without blanks around them and the spaces that have no width."""
+    return [element.content.replace(NOTHING, "").strip() for element in elements(markdown) if element.type == "text"]
+
+
+def seen(text: str) -> str:
+    """How a text has to be seen: in one line, without what is invisible."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def pages_with(text: str) -> tuple[str, str]:
+    """Both summaries, with ``text`` in every place that others can write to."""
+    links = (Link("supabase", f"x {text}"), Link("cache", f"{text} x"))
+    found = resolution_of(*((link.name, link.said) for link in links), warnings=(f"x {text}", f"{text} x"))
+    faults = [KisTokenError("wait-too-long", f"x {text}"), KisTokenError("kis-unreachable", f"{text} x")]
+    return describe_success(found, make_settings()), describe_failure(faults, links)
+
+
+def check(text: str) -> None:
+    """Neither summary gets a further element from ``text``, which is read as it was given and calls nobody."""
+    for page, harmless in zip(pages_with(text), pages_with(""), strict=True):
+        assert structure_of(page) == structure_of(harmless)
+        assert texts_of(page).count(seen(f"x {text}")) >= 2
+        assert texts_of(page).count(seen(f"{text} x")) >= 2
+        for element in elements(page):
+            if element.type == "text":
+                assert LINKED.search(element.content) is None, element.content
+
+
+@pytest.mark.parametrize("piece", [ascii(piece) for piece in PIECES])
+def test_piece_of_markup_is_seen_as_it_is(piece: str) -> None:
+    """Each piece by itself: no row, link, picture or tag comes of it."""
+    check(ast.literal_eval(piece))
+
+
+@given(HOSTILE)
+def test_text_of_others_is_seen_as_it_is(text: str) -> None:
+    """Whatever another machine calls itself, it is read as it was given; no person, issue or address is found in it."""
+    check(text)
+
+
+def test_money_is_no_formula() -> None:
+    """GitHub's formulas stand between two dollars."""
+    assert plain("$x$") == "\\$x\\$"
+
+
+@given(HOSTILE)
+def test_text_can_be_written(text: str) -> None:
+    """Half a surrogate pair or a line break does not get into a line of the file."""
+    line = plain(text)
+    assert len(line.splitlines()) <= 1
+    assert line.encode().decode() == line
+
+
+def test_pieces_would_be_markup() -> None:
+    """The parser that the properties rely on does see what is not escaped, and so does the pattern."""
+    kinds = structure_of("x ![x](y) <b> [x](y) ~~x~~ `x` **x**\n\n| a |\n| --- |\n| b |")
+    assert {"image", "html_inline", "link_open", "s_open", "code_inline", "strong_open", "table_open"} <= set(kinds)
+    called = ("@octocat", "#12", "www.x.yz", "https://x.yz", ":octocat:", "GH-12", "mailto:x@y.zz")
+    assert all(LINKED.search(each) for each in called)
+
+
+@pytest.mark.parametrize("code", REMEDIES)
+def test_every_code_leads_to_its_entry(code: str) -> None:
+    """The link's anchor is a heading of the page, and the remedy is seen to the letter, angle brackets included."""
+    page = describe_failure([KisTokenError(code, "x")], ())
+    entries = (CHECKOUT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    (link,) = (element for element in elements(page) if element.type == "link_open")
+    assert link.attrs["href"] == f"{ENTRIES}#{code}"
+    assert f"\n## `{code}`\n" in entries
+    assert seen(REMEDIES[code]) in texts_of(page)
+
+
+def test_words_are_left_whole() -> None:
+    """Should a secret ever get into a text, GitHub's mask still finds it: no escape stands in the middle of a word."""
+    for word in (SERVICE_KEY, APP_KEY.key, APP_KEY.secret, "a-b.c_d+e/f==", "wgh-1", "awww.b"):
+        is_whole = word in plain(f"x {word} *")
+        assert is_whole, "a secret would not be masked"
+
+
+def test_long_text_is_cut_off() -> None:
+    """A text is seen up to a bound."""
+    assert plain("x" * LONGEST_TEXT) == "x" * LONGEST_TEXT
+    assert plain("x" * (LONGEST_TEXT + 1)) == "x" * LONGEST_TEXT + "…"
+
+
+@pytest.mark.parametrize("letter", ["&", "@", "🀀"])
+def test_summary_stays_below_the_limit(letter: str) -> None:
+    """Many long texts, of letters that take the most room, do not make a summary that GitHub drops."""
+    text = letter * 10 * LONGEST_TEXT
+    links = tuple(Link("supabase", text) for _ in range(10))
+    found = resolution_of(*((link.name, text) for link in links), warnings=(text,) * 10)
+    faults = [KisTokenError("internal-error", text)] * 30
+    for page in (describe_success(found, make_settings()), describe_failure(faults, links)):
+        assert len(page.encode()) < LIMIT / 4

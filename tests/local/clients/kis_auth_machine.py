@@ -1,0 +1,59 @@
+"""A machine with a zone of its own: writes kis-auth's file and reads it as kis_auth.py does, at given moments.
+
+A program: questions come in as JSON by standard input, answers go out by standard output. See test_kis_auth.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import yaml
+
+from kis_token.config import Settings
+from kis_token.local.token_files import export
+from kis_token.token import build_token
+
+TOKEN = "opaque.token-of-a-test_0123456789"
+
+
+def write(home: Path, now: float, ends: float) -> list[str]:
+    """Write the files at a moment, for a token that ends at another, both in epoch seconds; their names."""
+    expiry = datetime.fromtimestamp(ends, timezone.utc)
+    token = build_token(TOKEN, expiries=[expiry], issued_at=expiry - timedelta(hours=24))
+    settings = Settings.from_env(
+        {
+            "SUPABASE_URL": "https://example.supabase.co",
+            "SUPABASE_SERVICE_ROLE_KEY": "made-up",
+            "KIS_TOKEN_CACHE": "off",
+            "INPUT_TOKEN_FILES": "kis-auth",
+        }
+    )
+    paths = export(token, None, settings, {"HOME": str(home)}, datetime.fromtimestamp(now, timezone.utc))
+    return [path.name for path in paths]
+
+
+def is_used(home: Path, moment: float) -> bool:
+    """Whether a kis_auth.py that is imported at a moment uses the token."""
+    now = datetime.fromtimestamp(moment)  # noqa: DTZ006 - it knows no zone
+    path = home / "KIS" / "config" / f"KIS{now:%Y%m%d}"
+    if not path.exists():
+        return False
+    kept = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.FullLoader)  # noqa: S506 - as it does
+    return f"{kept['valid-date']:%Y-%m-%d %H:%M:%S}" > f"{now:%Y-%m-%d %H:%M:%S}" and kept["token"] == TOKEN
+
+
+def main() -> None:
+    """Answer all questions: each is when to write, when the token ends, and when to read."""
+    answers = []
+    for number, (now, ends, moments) in enumerate(json.load(sys.stdin)):
+        home = Path(os.environ["HOME"], str(number))
+        answers.append([write(home, now, ends), [is_used(home, moment) for moment in moments]])
+    sys.stdout.write(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""One trust store: each variable alone, for reads, writes and KIS; what fails is named. With real TLS on loopback."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import uuid
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import IssuerOutage, StoreOutage
+from kis_token.kis.session import Session, prepare
+from kis_token.network import certificates, trust
+from kis_token.sandbox.loopback import LoopbackServer, Request, Response
+from kis_token.store.supabase import SupabaseStore
+from tests.authority import HOUR, Authority, make_authority
+from tests.support import APP_KEY, MINUTE, SERVICE_KEY
+from tools.certificate import make_certificate, make_hashed_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GRANTED = {"status": "granted", "fence": 1, "server_now": "2027-03-02T07:00:00+09:00"}
+
+
+@pytest.fixture(autouse=True)
+def _plain_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies and certificates of the machine that runs the tests play no part."""
+    for name in (*trust.VARIABLES, *("http_proxy", "https_proxy", "all_proxy", "no_proxy")):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def company(tmp_path: Path) -> Authority:
+    """A company that inspects connections."""
+    return make_authority(tmp_path / "company")
+
+
+def answer(request: Request) -> Response:
+    """Answers of Supabase and KIS, as far as these tests need them."""
+    return Response(200, [] if "api_credentials" in request.path else GRANTED)
+
+
+def read(url: str) -> object:
+    """A read, with the standard library."""
+    with closing(SupabaseStore(url, SERVICE_KEY)) as store:
+        return store.read("kis").rows
+
+
+def begin(url: str) -> object:
+    """A write, with the supabase client."""
+    with closing(SupabaseStore(url, SERVICE_KEY)) as store:
+        return store.begin("kis", str(uuid.uuid4()), "a laptop", APP_KEY, min_remaining=10 * MINUTE).status
+
+
+def ask_kis(url: str) -> object:
+    """A call of KIS, with requests."""
+    with closing(Session(url)) as session:
+        return session.call(prepare("GET", f"{url}/quotation", {}), 10).status_code
+
+
+CALLS = {"read": read, "begin": begin, "kis": ask_kis}
+calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+def failure(call: Callable[[str], object], url: str) -> StoreOutage | IssuerOutage:
+    """The failed check in which a call ends. Nothing was sent, and no repetition mends it."""
+    with pytest.raises((StoreOutage, IssuerOutage)) as caught:
+        call(url)
+    error = caught.value
+    assert isinstance(error, (StoreOutage, IssuerOutage))
+    assert error.code == ("kis-tls" if call is ask_kis else "store-tls")
+    assert (error.sent, error.lasting, error.retryable) == (False, True, False)
+    assert isinstance(error, IssuerOutage) or error.doubtful
+    return error
+
+
+@calls
+@pytest.mark.parametrize("variable", trust.VARIABLES)
+def test_each_variable_alone_is_enough(
+    company: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, call: Callable[[str], object]
+) -> None:
+    """A company's certificate that one of the four variables names counts for every request."""
+    named = company.file if variable != "SSL_CERT_DIR" else make_hashed_folder(str(company.file), tmp_path / "hashed")
+    monkeypatch.setenv(variable, str(named))
+    with LoopbackServer(answer, tls=company.server()) as server:
+        call(server.url)
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_bundle_may_be_a_folder(
+    company: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """As for requests and OpenSSL, a folder that openssl rehash has prepared is as good as a file."""
+    monkeypatch.setenv(variable, str(make_hashed_folder(str(company.file), tmp_path / "hashed")))
+    with LoopbackServer(answer, tls=company.server()) as server:
+        ask_kis(server.url)
+
+
+def test_several_folders(company: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SSL_CERT_DIR is a list, as OpenSSL has it."""
+    hashed = make_hashed_folder(str(company.file), tmp_path / "hashed")
+    monkeypatch.setenv("SSL_CERT_DIR", os.pathsep.join(["/no/such/folder", str(hashed)]))
+    with LoopbackServer(answer, tls=company.server()) as server:
+        read(server.url)
+        ask_kis(server.url)
+
+
+def test_bundles_add_to_the_system_s_certificates(company: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle with a company's certificate alone does not take the others away, as requests would have it."""
+    before = len(trust.trusted().get_ca_certs())
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(company.file))
+    assert len(trust.trusted().get_ca_certs()) == before + 1
+
+
+def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workflow that sets SSL_CERT_FILE to an empty setting has the system's certificates all the same."""
+    before = set(trust.trusted().get_ca_certs(binary_form=True))
+    for name in trust.VARIABLES:
+        monkeypatch.setenv(name, "")
+    assert set(trust.trusted().get_ca_certs(binary_form=True)) == before
+
+
+def test_what_the_installers_get_is_what_the_system_has(company: Authority) -> None:
+    """The file that is made for uv and pip holds all of the system's certificates, and those of the variables."""
+    system = set(ssl.create_default_context().get_ca_certs(binary_form=True))
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.load_verify_locations(cadata=certificates.collect({"CURL_CA_BUNDLE": str(company.file)}, []).decode())
+    assert set(made.get_ca_certs(binary_form=True)) > system
+
+
+def test_no_key_gets_into_the_installers_file(tmp_path: Path) -> None:
+    """A file may hold a private key beside its certificate: certificates alone are taken."""
+    path, _ = make_certificate(tmp_path)
+    assert b"PRIVATE" in Path(path).read_bytes()
+    assert b"PRIVATE" not in certificates.collect({"SSL_CERT_FILE": path}, [])
+
+
+@calls
+def test_an_intermediate_certificate_may_be_the_trusted_one(
+    company: Authority, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]
+) -> None:
+    """As for curl, on each Python: a bundle need not have the root."""
+    proxy = company.below("proxy")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(proxy.file))
+    with LoopbackServer(answer, tls=proxy.server()) as server:
+        call(server.url)
+
+
+@calls
+def test_an_authority_that_lacks_fields_of_the_rfc_is_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]
+) -> None:
+    """Python 3.13 alone would refuse it, which curl, browsers and uv accept."""
+    company = make_authority(tmp_path / "older", is_strict=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(company.file))
+    assert not trust.trusted().verify_flags & ssl.VERIFY_X509_STRICT
+    with LoopbackServer(answer, tls=company.server()) as server:
+        call(server.url)
+
+
+FAILURES: dict[str, tuple[Callable[[Authority], ssl.SSLContext], str]] = {
+    "expired": (lambda company: company.server(begins=-2 * HOUR, ends=-HOUR), "certificate has expired"),
+    "not yet": (lambda company: company.server(begins=HOUR, ends=2 * HOUR), "certificate is not yet valid"),
+    "another name": (lambda company: company.server("example.com"), "not valid for '127.0.0.1'"),
+    "another address": (lambda company: company.server("127.0.0.2"), "not valid for '127.0.0.1'"),
+}
+
+
+@calls
+@pytest.mark.parametrize("name", FAILURES)
+def test_what_is_wrong_with_a_certificate_is_said(
+    company: Authority, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object], name: str
+) -> None:
+    """The error has OpenSSL's own words, and the server got no request."""
+    make, said = FAILURES[name]
+    monkeypatch.setenv("SSL_CERT_FILE", str(company.file))
+    with LoopbackServer(answer, tls=make(company)) as server:
+        assert said in f"{failure(call, server.url)}"
+        assert server.seen == ()
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+UNUSABLE: dict[str, tuple[str, Callable[[Path, Authority], Path], str]] = {
+    "missing bundle": ("REQUESTS_CA_BUNDLE", lambda folder, _: folder / "no", "names a file that does not exist"),
+    "missing curl": ("CURL_CA_BUNDLE", lambda folder, _: folder / "no", "names a file that does not exist"),
+    "missing file": ("SSL_CERT_FILE", lambda folder, _: folder / "no", "names a file that does not exist"),
+    "missing folder": ("SSL_CERT_DIR", lambda folder, _: folder / "no", "names a folder that does not exist"),
+    "no text": ("SSL_CERT_FILE", lambda folder, _: _write(folder / "x", b"\0\1"), "without certificates in PEM form"),
+    "empty": ("CURL_CA_BUNDLE", lambda folder, _: _write(folder / "x", b""), "without certificates in PEM form"),
+    "DER": (
+        "REQUESTS_CA_BUNDLE",
+        lambda folder, company: _write(
+            folder / "x.cer", ssl.PEM_cert_to_DER_cert(company.file.read_text(encoding="ascii"))
+        ),
+        "without certificates in PEM form",
+    ),
+    "cut": (
+        "REQUESTS_CA_BUNDLE",
+        lambda folder, company: _write(folder / "x.pem", company.file.read_bytes()[:-60]),
+        "without certificates in PEM form",
+    ),
+    "a folder for a file": ("SSL_CERT_FILE", lambda folder, _: folder, "names a folder, not a file"),
+    "too long a name": ("CURL_CA_BUNDLE", lambda folder, _: folder / ("x" * 300), "names a file that cannot be read"),
+    "below a file": ("SSL_CERT_FILE", lambda _, company: company.file / "x", "names a file that does not exist"),
+    "not prepared": ("SSL_CERT_DIR", lambda folder, _: folder, "openssl rehash has not prepared"),
+    "not prepared bundle": ("REQUESTS_CA_BUNDLE", lambda folder, _: folder, "openssl rehash has not prepared"),
+}
+
+
+@pytest.mark.parametrize("call", [read, ask_kis])
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_variable_whose_certificates_cannot_be_loaded_is_named(
+    company: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object], name: str
+) -> None:
+    """The failed check names the variable and says what is wrong with it, and shows nothing of its value."""
+    variable, make, said = UNUSABLE[name]
+    monkeypatch.setenv(variable, str(make(tmp_path, company)))
+    with LoopbackServer(answer, tls=company.server()) as server:
+        error = f"{failure(call, server.url)}"
+    assert f"{variable} " in error
+    assert said in error
+    assert str(tmp_path) not in error
+
+
+@calls
+@pytest.mark.parametrize("variable", ["SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_variable_that_cannot_be_used_withholds_nothing(
+    company: Authority, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object], variable: str
+) -> None:
+    """Where the other certificates vouch for the host, a variable that names nothing is no reason to fail."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(company.file))
+    monkeypatch.setenv(variable, "/no/such/place")
+    with LoopbackServer(answer, tls=company.server()) as server:
+        call(server.url)
+
+
+@calls
+def test_a_certificate_that_is_added_later_counts(
+    company: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]
+) -> None:
+    """A program that runs for long need not be started again for it."""
+    bundle = _write(tmp_path / "bundle.pem", make_authority(tmp_path / "other").file.read_bytes())
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+    with LoopbackServer(answer, tls=company.server()) as server:
+        failure(call, server.url)
+        bundle.write_bytes(company.file.read_bytes())
+        call(server.url)
+
+
+def test_the_certificates_are_read_once(company: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads, writes and KIS share one context, as long as no variable changes."""
+    first = trust.trusted()
+    with LoopbackServer(answer, tls=company.server()) as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(company.file))
+        second = trust.trusted()
+        for call in CALLS.values():
+            call(server.url)
+    assert first is not second
+    assert trust.trusted() is second
+
+
+@pytest.mark.parametrize("call", [read, ask_kis])
+def test_a_server_that_speaks_no_tls_is_no_failed_check(call: Callable[[str], object]) -> None:
+    """It is an outage, with OpenSSL's name for what was seen."""
+    with LoopbackServer(answer) as server, pytest.raises((StoreOutage, IssuerOutage)) as caught:
+        call(server.url.replace("http:", "https:"))
+    assert caught.value.code in ("store-unreachable", "kis-unreachable")
+    assert "SSLError WRONG_VERSION_NUMBER" in f"{caught.value}" or "RECORD_LAYER" in f"{caught.value}"
+
+
+def test_key_logging_that_fails_is_named_by_kis_s_connections_too(
+    company: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """SSLKEYLOGFILE in a folder that is not there: the variable is named, and nothing is sent."""
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "no-such-folder" / "keys"))
+    with LoopbackServer(answer, tls=company.server()) as server:
+        assert "SSLKEYLOGFILE" in f"{failure(ask_kis, server.url)}"
+        assert "SSLKEYLOGFILE" in f"{failure(read, server.url)}"

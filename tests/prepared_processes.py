@@ -1,0 +1,58 @@
+"""Processes that start at once: each is a fork of one that has imported all that takes long.
+
+Beside that they are as any other process: they share nothing with the tests, and are stopped and killed by signals.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import runpy
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tests.leaks import LEAKS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+    from pathlib import Path
+
+#: Imported once, in the process whose forks all others are.
+IMPORTED = ["supabase", "filelock", "kis_token.kis.session", "kis_token.wiring", "entrypoint", "bench.chaos.__main__"]
+
+
+class HeardConnection:
+    """Our end of a process's connection. The watch over leaks hears all that the process answers."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.send, self.poll, self.close = connection.send, connection.poll, connection.close
+
+    def recv(self) -> Any:  # noqa: ANN401 - whatever the program answers
+        """As the connection's."""
+        answer = self._connection.recv()
+        LEAKS.hear("the answer of a process", repr(answer))
+        return answer
+
+
+@contextmanager
+def process(program: Path, *arguments: Any) -> Iterator[tuple[BaseProcess, HeardConnection]]:  # noqa: ANN401 - the program's
+    """A process that runs ``program``, and our end of its connection. It ends with the block.
+
+    The program finds the connection and ``arguments`` in its global ``given``. It is named by its path: tests/ is no
+    package. It starts with the environment of the first such process: a program that needs another is given one.
+    """
+    context = multiprocessing.get_context("forkserver")  # Windows has none
+    context.set_forkserver_preload(IMPORTED)
+    connection, theirs = context.Pipe()
+    ours = HeardConnection(connection)
+    started = context.Process(target=runpy.run_path, args=(f"{program}", {"given": (theirs, *arguments)}, "__main__"))
+    started.start()
+    theirs.close()
+    try:
+        yield started, ours
+    finally:
+        started.kill()
+        started.join()
+        ours.close()

@@ -1,0 +1,167 @@
+"""State over os.fork(): each process makes its own, and no child finds an import that never ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.deadline import within
+from kis_token.process import forks as forks_module
+from kis_token.process.forks import PerProcess, no_fork
+from tests.forked_child import forks, in_child, needs_fork
+
+if TYPE_CHECKING:
+    from tests.resolver_harness import Chain
+
+pytestmark = [forks, needs_fork]
+
+
+def test_a_process_keeps_its_value() -> None:
+    """It is made at the first use, and once."""
+    made: list[object] = []
+
+    def make() -> object:
+        made.append(object())
+        return made[-1]
+
+    value = PerProcess(make)
+    assert made == []
+    assert value.get() is value.get() is made[0]
+    assert len(made) == 1
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_child_and_grandchild_make_their_own() -> None:
+    """Each of the three has another, also where a process between them has never used it."""
+    value = PerProcess(os.getpid)
+    first = value.get()
+
+    def child() -> list[int]:
+        return [in_child(value.get), value.get(), os.getpid()]
+
+    grandchild, second, process = in_child(child)
+    assert len({first, second, grandchild}) == 3
+    assert second == process
+    assert value.get() == first
+    assert in_child(lambda: in_child(value.get) not in {first, os.getpid()}) is True
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_threads_of_a_child_share_one() -> None:
+    """Threads that come first together in a child all get the same."""
+    value = PerProcess(object)
+    value.get()
+
+    def child() -> int:
+        barrier = threading.Barrier(16)
+
+        def run() -> int:
+            barrier.wait()
+            return id(value.get())
+
+        with ThreadPoolExecutor(16) as pool:
+            return len({each.result() for each in [pool.submit(run) for _ in range(16)]})
+
+    assert [in_child(child) for _ in range(10)] == [1] * 10
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_a_fork_waits_for_an_import() -> None:
+    """A fork of another thread takes place after the block, in which modules are imported."""
+    is_in, done, state = threading.Event(), threading.Event(), []
+
+    def run() -> None:
+        with no_fork():
+            is_in.set()
+            assert done.wait(30)
+            state.append("imported")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert is_in.wait(30)
+    threading.Timer(0.2, done.set).start()
+    assert in_child(lambda: list(state)) == ["imported"]
+    thread.join(30)
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_a_child_may_import_as_well() -> None:
+    """The block is free again after the fork, in the child and in the parent."""
+    assert in_child(_enter_in_a_thread) == "entered"
+    assert _enter_in_a_thread() == "entered"
+
+
+def _enter_in_a_thread() -> str:
+    entered = []
+
+    def run() -> None:
+        with no_fork():
+            entered.append("entered")
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(10)
+    return "".join(entered)
+
+
+FIRST_RENEWAL = """
+import os, signal, sys, threading, time
+from kis_token.client.kis_client import KISClient
+
+client, errors = KISClient.from_env(), []
+thread = threading.Thread(target=lambda: client.access_token)
+thread.start()
+while "supabase" not in sys.modules:  # it is being imported
+    time.sleep(0.001)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    print(len(client.access_token) > 100, flush=True)
+    os._exit(0)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_forked_during_the_first_renewal(chain: Chain) -> None:
+    """While the parent imports what its first issue needs: the child gets the token as well, and KIS issues once."""
+    env = {**os.environ, **chain.variables, "KIS_TOKEN_CACHE": "off"}
+    ended = subprocess.run(
+        [sys.executable, "-c", FIRST_RENEWAL], env=env, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr[-2000:]
+    assert chain.issue_calls == 1
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that does not end delays a fork for a while; the child itself is in no block."""
+    monkeypatch.setattr(forks_module, "LONGEST_WAIT", 0.1)
+    with no_fork():
+        assert in_child(lambda: forks_module._GATE._inside) == 0
+    assert forks_module._GATE._inside == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which threads there are")
+@pytest.mark.usefixtures("child_processes")
+def test_a_fork_right_after_a_call_waits_for_the_end_of_its_thread() -> None:
+    """What the system does at a thread's end, after Python is done with it, is over: OpenSSL holds a lock meanwhile."""
+    library = ctypes.CDLL(None)
+    key = ctypes.c_uint()
+    assert library.pthread_key_create(ctypes.byref(key), library.usleep) == 0  # called with the value, at the end
+
+    def call(_: object) -> int:
+        library.pthread_setspecific(key, ctypes.c_void_p(300_000))
+        return threading.get_native_id()
+
+    thread = Path(f"/proc/{os.getpid()}/task/{within(5, call)}")
+    assert thread.exists()
+    assert in_child(thread.exists) is False

@@ -1,0 +1,146 @@
+"""Signals that end the command: a lease is given back, whatever the process was told to ignore before."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token import deadline as limits
+from kis_token.clock import SystemClock
+from kis_token.process.interrupts import interruptible, restore
+from kis_token.sandbox.loopback import Fault
+from tests.command import PROGRAM, clean
+from tests.support import make_token
+
+if TYPE_CHECKING:
+    from tests.resolver_harness import Chain
+
+posix = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signal_interrupts(number: signal.Signals) -> None:
+    """In the block a signal raises KeyboardInterrupt, also one that was ignored; after it all is as before."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_break_of_windows_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has SIGBREAK, it has a handler too."""
+    number = getattr(signal, "SIGBREAK", None) or signal.SIGURG
+    monkeypatch.setattr(signal, "SIGBREAK", number, raising=False)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        signal.raise_signal(number)
+
+
+def test_handlers_of_before_return_early_for_another_program() -> None:
+    """A process that becomes another program hands on what was ignored before."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            restore()
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_are_left_alone() -> None:
+    """In a thread, which cannot handle signals, the block runs as it is."""
+    ran = []
+
+    def run() -> None:
+        with interruptible():
+            ran.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert ran == [signal.getsignal(signal.SIGTERM)]
+
+
+@posix
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.usefixtures("child_processes")
+def test_stopped_command_gives_its_lease_back(chain: Chain, number: signal.Signals) -> None:
+    """``kis-token get`` that is stopped while KIS is slow ends with 130, and the lease is free.
+
+    SIGINT was ignored when it started, as in a job of a shell in the background.
+    """
+    chain.database.put_keys()
+    chain.kis.production.add_fault(Fault("stall", "/oauth2/tokenP"))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        command = subprocess.Popen(
+            [*PROGRAM, "get"], env=clean(chain.variables), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with command:
+        while not chain.kis.production.seen and command.poll() is None:
+            pass  # until KIS has been asked
+        command.send_signal(number)
+        _, told = command.communicate(timeout=30)
+
+    assert (command.returncode, "Traceback" in told) == (130, False), told
+    assert chain.database.outcomes() == ["granted", "aborted"]
+
+
+@posix
+@pytest.mark.usefixtures("child_processes")
+def test_program_of_exec_ignores_what_was_ignored(chain: Chain) -> None:
+    """``kis-token exec`` in the background: its program ignores SIGINT, as it would by itself."""
+    chain.database.put_token(make_token())
+    show = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, signal.getsignal(signal.SIGTERM))"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ended = subprocess.run(
+            [*PROGRAM, "exec", "--", sys.executable, "-c", show],
+            env=clean(chain.variables),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert ended.stdout.split() == ["True", str(int(signal.SIG_DFL))] or ended.stdout == "True Handlers.SIG_DFL\n"
+
+
+def test_waits_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait for a thread or for time is longer than a slice: Windows answers a signal between two."""
+    waits: list[float] = []
+    join, sleep = threading.Thread.join, time.sleep
+
+    def join_shortly(thread: threading.Thread, limit: float) -> None:
+        waits.append(limit)
+        join(thread, 0.001)
+
+    def sleep_shortly(seconds: float) -> None:
+        waits.append(seconds)
+        sleep(0.001)
+
+    monkeypatch.setattr(threading.Thread, "join", join_shortly)
+    monkeypatch.setattr(time, "sleep", sleep_shortly)
+    never = threading.Event()
+
+    with pytest.raises(limits.GivenUp):
+        limits.within(0.4, lambda _: never.wait())
+    SystemClock().sleep(0.4)
+    never.set()
+
+    assert len(waits) > 2
+    assert max(waits) <= limits.SLICE

@@ -1,0 +1,66 @@
+"""A contender in a process of its own: what `children.Child` runs, by its path.
+
+Gets a task; says that it is ready; starts when it is told to; answers without the token. It takes tasks until the other
+side closes the connection.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import supabase  # noqa: F401 - the store would import it in the middle of the race
+
+from entrypoint import interrupt
+from kis_token.config import Settings
+from kis_token.errors import KisTokenError
+from kis_token.wiring import open_resolver
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from kis_token.core.resolver import Resolver
+
+
+def main(connection: Connection) -> None:
+    """Do the tasks; when told to stop, exit as the command does."""
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with suppress(EOFError):
+            while True:
+                _do(connection)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _do(connection: Connection) -> None:
+    """One task."""
+    task = connection.recv()
+    os.environ.clear()
+    os.environ.update(task["machine"])
+    with open_resolver(Settings.from_env(task["env"]), time.monotonic(), lambda _: None) as resolver:
+        connection.send("ready")
+        connection.recv()
+        connection.send(outcome(resolver, task["refused"]))
+
+
+def outcome(resolver: Resolver, refused: str | None) -> dict[str, Any]:
+    """The result of this caller, without the token."""
+    try:
+        got = resolver.replace(refused) if refused else resolver.resolve()
+    except KisTokenError as error:
+        return {"code": error.code}
+    return {
+        "token_id": got.token.token_id,
+        "source": got.source,
+        "refreshed": got.refreshed,
+        "warnings": got.warnings,
+    }
+
+
+if __name__ == "__main__":
+    main(*globals()["given"])

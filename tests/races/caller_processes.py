@@ -1,0 +1,77 @@
+"""Contenders in processes of their own, to be started together, stopped and killed."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.prepared_processes import process
+from tests.support import ACCOUNT, SERVICE_KEY
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from tests.resolver_harness import Chain
+
+#: How long anything may take before it counts as stuck.
+SECONDS = 60.0
+
+
+class Child:
+    """One process that runs caller_process.py. A context manager: it does not outlive the block."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        program = Path(__file__).with_name("caller_process.py")
+        self._process, self._connection = self._stack.enter_context(process(program))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def prepare(self, chain: Chain, *, refused: str | None = None, **inputs: str) -> None:
+        """Give it its task: to resolve, or to replace a refused token. Inputs by their names with underscores."""
+        given = {
+            "supabase_url": chain.supabase.url,
+            "supabase_key": SERVICE_KEY,
+            "app_key": ACCOUNT.app_key,
+            "app_secret": ACCOUNT.app_secret,
+            "base_url": chain.kis.production_url,
+            "cache_path": "off",
+            **inputs,
+        }
+        env = {f"INPUT_{name.upper()}": value for name, value in given.items()}
+        machine = os.environ | {"XDG_CACHE_HOME": str(chain.machine_folder)}
+        self._connection.send({"env": env, "refused": refused, "machine": machine})
+
+    def wait_until_ready(self) -> None:
+        """Return when all is done that comes before the start."""
+        assert self._read() == "ready"
+
+    def go(self) -> None:
+        """Let it start."""
+        self._connection.send("go")
+
+    def outcome(self) -> dict[str, Any]:
+        """What it got."""
+        answer: dict[str, Any] = self._read()
+        return answer
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def end(self, number: int) -> int | None:
+        """Send it a signal that ends it; its status."""
+        self.signal(number)
+        self._process.join(SECONDS)
+        return self._process.exitcode
+
+    def _read(self) -> Any:  # noqa: ANN401 - a word or an outcome
+        assert self._connection.poll(SECONDS), "the process says nothing"
+        return self._connection.recv()

@@ -1,0 +1,165 @@
+"""Many callers at once in one process: a start in the same moment, a clock that they share, an answer that is held."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from itertools import count
+from threading import Barrier, Condition, Event
+from typing import TYPE_CHECKING
+from unittest.mock import patch
+
+from kis_token.core.lookup import Resolution
+from kis_token.errors import KisTokenError
+from kis_token.sandbox.emulator import KISEmulator
+from tests.races.caller_processes import SECONDS
+from tests.support import ACCOUNT, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
+
+    from kis_token.sandbox.loopback import Fault, LoopbackServer, Request, Response
+    from tests.resolver_harness import Chain
+
+    Outcome = Resolution | KisTokenError
+
+BEGIN = "/rest/v1/rpc/begin_issuance"
+COMMIT = "/rest/v1/rpc/commit_issuance"
+
+
+class SharedClock:
+    """The clock of several callers. Time stands still while one of them works, and jumps when all of them sleep.
+
+    So on a slow machine, too, everybody waits as long as he should, and no turn lapses in the middle of a call.
+    """
+
+    def __init__(self, callers: int, pass_time: Callable[[float], object]) -> None:
+        self._awake = callers
+        self._pass_time = pass_time
+        self._passed = 0.0
+        self._alarms: list[float] = []
+        self._jumped = Condition()
+
+    def now(self) -> datetime:
+        """What all of them take for the present."""
+        return utc_now() + timedelta(seconds=self._passed)
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        return time.monotonic() + self._passed
+
+    def sleep(self, seconds: float) -> None:
+        """Return when everybody else sleeps, or is done, and this alarm is the next."""
+        with self._jumped:
+            alarm = self._passed + seconds
+            self._alarms.append(alarm)
+            self._rest()
+            assert self._jumped.wait_for(lambda: self._passed >= alarm, SECONDS)
+
+    def jitter(self, low: float, high: float) -> float:
+        """The middle, so that all wake up in the same moment."""
+        return (low + high) / 2
+
+    def leave(self) -> None:
+        """A caller is done."""
+        with self._jumped:
+            self._rest()
+
+    def _rest(self) -> None:
+        self._awake -= 1
+        if self._awake or not self._alarms:
+            return
+        alarm = min(self._alarms)
+        self._pass_time(alarm - self._passed)
+        self._passed = alarm
+        self._awake = self._alarms.count(alarm)
+        self._alarms = [later for later in self._alarms if later > alarm]
+        self._jumped.notify_all()
+
+
+def at_once(calls: Sequence[Callable[[], Resolution]], clock: SharedClock | None = None) -> list[Outcome]:
+    """Make all calls in the same moment: what each answers or raises. ``clock`` is the one that they share."""
+    barrier = Barrier(len(calls))
+
+    def run(call: Callable[[], Resolution]) -> Outcome:
+        barrier.wait(SECONDS)
+        try:
+            return call()
+        except KisTokenError as error:
+            return error
+        finally:
+            if clock is not None:
+                clock.leave()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+def resolutions(got: Sequence[Outcome]) -> list[Resolution]:
+    """All of them: nobody ran into an error."""
+    assert [each for each in got if not isinstance(each, Resolution)] == []
+    return [each for each in got if isinstance(each, Resolution)]
+
+
+@contextmanager
+def new_round(chain: Chain) -> Iterator[Chain]:
+    """The chain with an empty slot and with a KIS that has issued nothing yet."""
+    chain.database.clear()
+    with KISEmulator(production=ACCOUNT) as kis:
+        kis.configure(lockout_after=0)
+        yield replace(chain, kis=kis)
+
+
+@contextmanager
+def gathered(server: LoopbackServer, path: str, callers: int) -> Iterator[None]:
+    """Let the first requests to ``path`` wait for each other: so many callers are served in the same moment."""
+    answer = server.answer
+    arrivals, barrier = count(), Barrier(callers)
+
+    def gather(request: Request) -> tuple[Response, Fault | None]:
+        if request.path.startswith(path) and next(arrivals) < callers:
+            barrier.wait(SECONDS)
+        return answer(request)
+
+    with patch.object(server, "answer", gather):
+        yield
+
+
+@contextmanager
+def held(server: LoopbackServer, path: str, *, before: bool = False) -> Iterator[Event]:
+    """Hold the next answer to ``path`` while the block lasts or, with ``before``, the request ahead of its effect.
+
+    The event tells that the request has arrived. After the block it has had its effect.
+    """
+    answer = server.answer
+    arrived, opened, done = Event(), Event(), Event()
+
+    def hold(request: Request) -> tuple[Response, Fault | None]:
+        if not request.path.startswith(path) or arrived.is_set():
+            return answer(request)
+        answered = None if before else answer(request)
+        arrived.set()
+        opened.wait(SECONDS)
+        try:
+            return answered or answer(request)
+        finally:
+            done.set()
+
+    with patch.object(server, "answer", hold):
+        try:
+            yield arrived
+        finally:
+            opened.set()
+            assert not arrived.is_set() or done.wait(SECONDS)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Return as soon as ``holds`` does."""
+    deadline, never = time.monotonic() + SECONDS, Event()
+    while not holds():
+        assert time.monotonic() < deadline
+        never.wait(0.01)

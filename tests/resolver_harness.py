@@ -1,0 +1,197 @@
+"""The whole chain for tests: the real store on PostgreSQL, the emulated KIS over HTTP, a real cache, a turned clock."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kis_token.config import Settings
+from kis_token.core.resolver import Resolver
+from kis_token.kis.api import KISIssuer
+from kis_token.local.cache import FileCache, make_cache
+from kis_token.local.machine_lock import LocalMachine
+from kis_token.sandbox.kis_http import TOKEN_PATH, error_response
+from kis_token.sandbox.loopback import Fault
+from kis_token.store.sealing import make_vault
+from kis_token.store.supabase import SupabaseStore
+from kis_token.token import AppKey
+from kis_token.wiring import open_resolver
+from tests.support import ACCOUNT, HOUR, MINUTE, SERVICE_KEY, TurnedClock, make_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from pathlib import Path
+
+    from kis_token.clock import Clock
+    from kis_token.core.lookup import Resolution
+    from kis_token.core.ports import Issuer
+    from kis_token.sandbox import Sandbox
+    from kis_token.sandbox.emulator import KISEmulator
+    from kis_token.sandbox.postgrest import PostgRESTStandIn
+    from kis_token.token import Token
+    from tests.support import Database
+
+ENCRYPTION_KEY = base64.b64encode(hashlib.sha256(b"made up for the tests").digest()).decode()
+
+OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", "b3RoZXI=")
+
+
+def stale_token() -> Token:
+    """Alive, with less life than callers need, and old enough for KIS to give another."""
+    return make_token(left=5 * MINUTE, age=23 * HOUR)
+
+
+def dead_token() -> Token:
+    """Past its end."""
+    return make_token(left=-MINUTE, age=24 * HOUR + MINUTE)
+
+
+def issue_token(sandbox: Sandbox, **variables: str) -> Token:
+    """Issue and store a sandbox's first token as a cold step does, but without a child process and a cache."""
+    settings = Settings.from_env({**sandbox.variables, "KIS_TOKEN_CACHE": "off", **variables})
+    with open_resolver(settings, time.monotonic(), lambda _: None) as resolver:
+        resolution = resolver.resolve()
+    assert resolution.source == "oauth"
+    return resolution.token
+
+
+@dataclass
+class Chain:
+    """Everything one slot's callers meet. Without other inputs a caller has ACCOUNT's keys and the slot kis."""
+
+    supabase: PostgRESTStandIn
+    kis: KISEmulator
+    database: Database
+    folder: Path
+    told: list[str] = field(default_factory=list)
+    stores: list[SupabaseStore] = field(default_factory=list)
+
+    def settings(self, **inputs: str) -> Settings:
+        """The settings for these inputs, by their names with underscores."""
+        given = {
+            "supabase_url": self.supabase.url,
+            "supabase_key": SERVICE_KEY,
+            "app_key": ACCOUNT.app_key,
+            "app_secret": ACCOUNT.app_secret,
+            "base_url": self.kis.production_url,
+            "cache_path": str(self.folder / "cache.json"),
+            **inputs,
+        }
+        env = {f"INPUT_{name.upper()}": value for name, value in given.items()}
+        return Settings.from_env({**env, "USER": "somebody", "HOSTNAME": "laptop"})
+
+    @property
+    def machine(self) -> LocalMachine:
+        """The machine that all callers are on."""
+        return LocalMachine(lambda: [self.machine_folder])
+
+    @property
+    def machine_folder(self) -> Path:
+        """Where that keeps its notes: apart from what callers may leave in ``folder``."""
+        return self.folder.with_name(f"{self.folder.name}-machine")
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of a machine that takes part, with the same cache."""
+        return {
+            "SUPABASE_URL": self.supabase.url,
+            "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,
+            "KIS_APP_KEY": ACCOUNT.app_key,
+            "KIS_APP_SECRET": ACCOUNT.app_secret,
+            "KIS_BASE_URL": self.kis.production_url,
+            "KIS_TOKEN_CACHE": str(self.folder / "cache.json"),
+        }
+
+    def resolver(self, clock: Clock | None = None, issuer: Issuer | None = None, /, **inputs: str) -> Resolver:
+        """One caller."""
+        settings = self.settings(**inputs)
+        clock = clock or self.clock()
+        vault = make_vault(settings.encryption_keys)
+        deadline = clock.monotonic() + settings.timeout.total_seconds()
+
+        def left() -> float:
+            return deadline - clock.monotonic()
+
+        store = SupabaseStore(settings.supabase_url, settings.supabase_key, left=left)
+        self.stores.append(store)
+        return Resolver(
+            settings,
+            store=store,
+            cache=make_cache(settings, vault),
+            machine=self.machine,
+            issuer=issuer or KISIssuer(settings.base_url, settings.environment, left=left),
+            vault=vault,
+            clock=clock,
+            deadline=deadline,
+            tell=self.told.append,
+        )
+
+    def resolve(self, clock: Clock | None = None, issuer: Issuer | None = None, /, **inputs: str) -> Resolution:
+        """What one caller gets."""
+        return self.resolver(clock, issuer, **inputs).resolve()
+
+    def clock(self) -> TurnedClock:
+        """A clock with which time passes for the lease and for KIS as well."""
+        clock = TurnedClock()
+        clock.on_sleep = self.pass_time
+        return clock
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass for the lease and for KIS."""
+        self.database.age(seconds)
+        self.kis.advance(seconds)
+
+    def cache(self, **inputs: str) -> FileCache:
+        """The cache that callers use."""
+        settings = self.settings(**inputs)
+        assert settings.cache_path is not None
+        return FileCache(settings.cache_path, make_vault(settings.encryption_keys), settings.service_name)
+
+    def cached_id(self) -> str:
+        """The fingerprint of the cached token."""
+        return self.cache().read().token_id
+
+    def cache_token(self, token: Token) -> None:
+        """Put a token into the cache."""
+        self.cache().write(token)
+
+    def refuse_issue(self, code: str, times: int = 1) -> None:
+        """Let the next tokenP calls end with ``code``."""
+        response = error_response(code, TOKEN_PATH)
+        self.kis.production.add_fault(Fault("answer", TOKEN_PATH, times, response))
+
+    @property
+    def store_calls(self) -> list[str]:
+        """What was asked of Supabase: read, or the name of a function."""
+        return [seen.path.rpartition("/")[2] if "/rpc/" in seen.path else "read" for seen in self.supabase.server.seen]
+
+    @property
+    def issue_calls(self) -> int:
+        """How often tokenP was called."""
+        return self.kis.counts("production").calls
+
+
+class WatchedIssuer:
+    """The real issuer, with something that happens before or after each call."""
+
+    def __init__(
+        self, chain: Chain, *, before: Callable[[], object] = bool, after: Callable[[Token], object] = bool
+    ) -> None:
+        self._issuer = KISIssuer(chain.kis.production_url, "production")
+        self._before = before
+        self._after = after
+
+    def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
+        """One tokenP call."""
+        self._before()
+        token = self._issuer.issue(app_key, now, may_send)
+        self._after(token)
+        return token
+
+    def verify(self, token: Token, app_key: AppKey) -> str | None:
+        """As KIS says."""
+        return self._issuer.verify(token, app_key)

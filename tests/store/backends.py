@@ -1,0 +1,188 @@
+"""The grounds on which a store's promises are tried, and one who makes use of them."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import TYPE_CHECKING, Protocol
+
+from bench.year.memory_store import MemoryStore
+from kis_token.token import AppKey
+from tests.support import APP_KEY, MINUTE, TurnedClock
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from kis_token.core.ports import Begun, Committed, Store
+    from kis_token.store.rest import Row
+    from kis_token.store.supabase import SupabaseStore
+    from kis_token.token import Token
+    from tests.support import Database
+
+SECOND = timedelta(seconds=1)
+SERVICES = ("kis", "kis-second")
+OTHER_KEY = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", "b3RoZXI=")
+CORRECTED = AppKey(APP_KEY.key, "Y29ycmVjdGVk")
+SEALED = "enc:v1:0a1b2c3d:bm9uY2VjaXBoZXJ0YWc="
+SEALED_AGAIN = "enc:v1:0a1b2c3d:b3RoZXJjaXBoZXJ0YWc="
+
+
+class Ground(Protocol):
+    """A store, and what happens around it."""
+
+    @property
+    def store(self) -> Store:
+        """The store to be tried."""
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass for the leases; tokens are made as old as a test needs them."""
+
+    def put(
+        self, service: str, credential_type: str, value: str, expires_at: datetime | None = None, *, active: bool = True
+    ) -> int:
+        """Store a row as clients do that take no lease; its version."""
+
+    def outcomes(self, service: str) -> list[str]:
+        """What is noted of a slot, oldest first."""
+
+    def take_rows(self, *, does: bool) -> None:
+        """Have the table take rows, or refuse them."""
+
+
+class SupabaseGround:
+    """The real store, and the database behind it."""
+
+    def __init__(self, store: SupabaseStore, database: Database) -> None:
+        self.store: Store = store
+        self._database = database
+
+    def pass_time(self, seconds: float) -> None:
+        """Age the leases."""
+        for service in SERVICES:
+            self._database.age(seconds, service)
+
+    def put(
+        self, service: str, credential_type: str, value: str, expires_at: datetime | None = None, *, active: bool = True
+    ) -> int:
+        """An upsert."""
+        return self._database.put(credential_type, value, expires_at, service=service, active=active)
+
+    def outcomes(self, service: str) -> list[str]:
+        """From the log."""
+        return self._database.outcomes(service)
+
+    def take_rows(self, *, does: bool) -> None:
+        """By a constraint."""
+        self._database.owner.execute("alter table api_credentials drop constraint if exists none")
+        if not does:
+            self._database.owner.execute("alter table api_credentials add constraint none check (false) not valid")
+
+
+class MemoryGround:
+    """The store in memory, and its clock."""
+
+    def __init__(self) -> None:
+        self._clock = TurnedClock()
+        self._memory = MemoryStore(self._clock)
+        self.store: Store = self._memory
+        self.pass_time = self._clock.jump
+        self.put = self._memory.put
+        self.outcomes = self._memory.outcomes
+
+    def take_rows(self, *, does: bool) -> None:
+        """By its switch."""
+        self._memory.takes_rows = does
+
+
+class Contender:
+    """One attempt to issue, with a holder id of its own."""
+
+    def __init__(
+        self, ground: Ground, *, service: str = "kis", app_key: AppKey = APP_KEY, label: str = "acme/bot run 7 trade"
+    ) -> None:
+        self.holder = str(uuid.uuid4())
+        self.fence = 0
+        self._store = ground.store
+        self._service = service
+        self._app_key = app_key
+        self._label = label
+
+    def begin(
+        self,
+        *,
+        min_remaining: timedelta = 10 * MINUTE,
+        rejected_version: int | None = None,
+        rejected_token_id: str | None = None,
+        keys_version: int | None = None,
+    ) -> Begun:
+        """Ask for a turn; remembers the fence."""
+        begun = self._store.begin(
+            self._service,
+            self.holder,
+            self._label,
+            self._app_key,
+            min_remaining=min_remaining,
+            rejected_version=rejected_version,
+            rejected_token_id=rejected_token_id,
+            keys_version=keys_version,
+        )
+        self.fence = begun.fence or self.fence
+        return begun
+
+    def commit(self, token: Token, stored_form: str | None = None, *, rejected: bool = False) -> Committed:
+        """End the turn with a token, in plain JSON unless a form is given."""
+        stored_form = token.to_json() if stored_form is None else stored_form
+        return self._store.commit(self._service, self.holder, self.fence, token, stored_form, rejected=rejected)
+
+    def abort(
+        self, error_code: str = "EGW00133", cooldown: timedelta = 61 * SECOND, *, refused: AppKey | None = None
+    ) -> None:
+        """End the turn without a token."""
+        self._store.abort(
+            self._service,
+            self.holder,
+            self.fence,
+            cooldown=cooldown,
+            error_code=error_code,
+            refused_credential_id=None if refused is None else refused.credential_id,
+        )
+
+
+def put_token(ground: Ground, token: Token, *, service: str = "kis", active: bool = True) -> int:
+    """Store a token without a lease; its version."""
+    return ground.put(service, "access_token", token.to_json(), token.expires_at, active=active)
+
+
+def issue(ground: Ground, token: Token, stored_form: str | None = None, *, service: str = "kis") -> int:
+    """Begin and commit in one go; the version that the token got."""
+    contender = Contender(ground, service=service)
+    assert contender.begin().status == "granted"
+    committed = contender.commit(token, stored_form)
+    assert committed.status == "committed"
+    assert committed.version is not None
+    return committed.version
+
+
+def reject(ground: Ground, token: Token, *, service: str = "kis") -> None:
+    """Have the slot remember a token as rejected, with a turn that then ends without a token."""
+    contender = Contender(ground, service=service)
+    assert contender.begin(rejected_token_id=token.token_id).status == "granted"
+    contender.abort("out-of-time", timedelta())
+
+
+def stored(ground: Ground, service: str = "kis") -> Row | None:
+    """The row of the slot's token."""
+    return ground.store.read(service).rows.get("access_token")
+
+
+def stored_value(ground: Ground, service: str = "kis") -> str | None:
+    """What is stored as the slot's token."""
+    row = stored(ground, service)
+    return None if row is None else row.value
+
+
+def wait_of(begun: Begun) -> float:
+    """Seconds until another try makes sense."""
+    assert (begun.status, begun.fence, begun.value) == ("busy", None, None)
+    assert begun.retry_at is not None
+    return (begun.retry_at - begun.server_now).total_seconds()

@@ -1,0 +1,104 @@
+"""A key that may only read the token: made as the document shows, used like any other, and good for nothing else."""
+
+from __future__ import annotations
+
+import getpass
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import KisTokenError, StoreMisconfigured
+from kis_token.sandbox.postgrest import PostgRESTStandIn
+from kis_token.values import parse_claims
+from tests.resolver_harness import Chain, dead_token, stale_token
+from tests.support import ANON_KEY, APP_KEY, SERVICE_KEY, make_token
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kis_token.sandbox.emulator import KISEmulator
+    from tests.support import Database
+
+
+@pytest.fixture
+def reader_jwt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the program in docs/security.md prints."""
+    page = (CHECKOUT / "docs" / "security.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.setattr(getpass, "getpass", lambda _: "a-made-up-jwt-secret-of-32-characters")
+    exec(program, {})  # noqa: S102 - the document's own program
+    return capsys.readouterr().out.strip()
+
+
+@pytest.fixture
+def chain(database: Database, kis: KISEmulator, tmp_path: Path, reader_jwt: str) -> Iterator[Chain]:
+    """A project that knows the reader's key."""
+    keys = {reader_jwt: str(parse_claims(reader_jwt)["role"])}
+    with PostgRESTStandIn(
+        database.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY, further_keys=keys
+    ) as supabase:
+        chain = Chain(supabase, kis, database, tmp_path)
+        yield chain
+        for store in chain.stores:
+            store.close()
+
+
+@pytest.fixture
+def reader(reader_jwt: str) -> dict[str, str]:
+    """The inputs of who may only read: two lines, as the document says."""
+    return {"supabase_key": f"{ANON_KEY}\n{reader_jwt}", "app_key": "", "app_secret": ""}
+
+
+def test_reader_gets_the_token_and_no_keys(chain: Chain, reader: dict[str, str]) -> None:
+    """A fresh token costs one read; the stored key and secret are not seen."""
+    token = make_token()
+    chain.database.put_keys()
+    chain.database.put_token(token)
+
+    got = chain.resolve(**reader)
+
+    assert (got.token.token_id, got.source, got.app_key) == (token.token_id, "supabase", None)
+    assert chain.store_calls == ["read"]
+
+
+def test_reader_uses_a_stale_token(chain: Chain, reader: dict[str, str]) -> None:
+    """What still lives is handed out, with a warning that this key cannot renew it."""
+    token = stale_token()
+    chain.database.put_token(token)
+
+    got = chain.resolve(**reader)
+
+    assert got.token.token_id == token.token_id
+    assert "[store-read-only]" in got.warnings[-1]
+
+
+@pytest.mark.parametrize("mode", ["resolve", "rotate", "force"])
+@pytest.mark.parametrize("keys", [{}, {"app_key": APP_KEY.key, "app_secret": APP_KEY.secret}], ids=["", "with keys"])
+def test_reader_never_issues(chain: Chain, reader: dict[str, str], mode: str, keys: dict[str, str]) -> None:
+    """Where a token would have to be issued, it is an error that says who can; the database is not even asked."""
+    chain.database.put_token(dead_token())
+
+    with pytest.raises(StoreMisconfigured) as caught:
+        chain.resolve(**reader | keys, mode=mode)
+
+    assert (caught.value.code, chain.issue_calls, chain.store_calls) == ("store-read-only", 0, ["read"])
+
+
+@pytest.mark.parametrize("mode", ["resolve", "check"])
+def test_reader_s_key_on_a_machine_that_has_a_revoked_token_cached(
+    chain: Chain, reader: dict[str, str], mode: str
+) -> None:
+    """The read-only key is told which tokens are rejected as well: the cached one is not used."""
+    token = make_token()
+    version = chain.database.put_token(token)
+    assert chain.resolve(**reader, mode=mode).source == "supabase"
+    arguments = {"service": "kis", "version": version, "token_id": token.token_id, "label": "an owner"}
+    assert chain.database.call("revoke_token", **arguments)["status"] == "revoked"
+    assert chain.cached_id() == token.token_id
+
+    with pytest.raises(KisTokenError) as caught:
+        chain.resolve(**reader, mode=mode)
+    assert caught.value.code == ("no-valid-token" if mode == "check" else "store-read-only")

@@ -1,0 +1,428 @@
+"""The warm read against a real server on loopback that answers, misbehaves, or is not there."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import ssl
+import threading
+import time
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
+from kis_token.sandbox.loopback import Fault, LoopbackServer, Request, Response
+from kis_token.store.rest import LARGEST_VALUE, Row, parse_http_date, parse_slot, read_slot, store_error
+from kis_token.store.wire import LARGEST_ANSWER, Wire
+from kis_token.token import fingerprint
+from tests.support import SERVICE_KEY, make_token, utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+#: What a read may take in these tests where the server does not answer, and what "does not hang" means.
+SHORT = 0.4
+SOON = 10.0
+
+TOKEN = make_token()
+ROWS: list[dict[str, Any]] = [
+    {
+        "credential_type": "access_token",
+        "credential_value": TOKEN.to_json(),
+        "expires_at": TOKEN.expires_at.isoformat(),
+        "version": 7,
+    },
+    {
+        "credential_type": "app_key",
+        "credential_value": "PSabcdefghijklmnopqrstuvwxyz01234567",
+        "expires_at": None,
+        "version": 3,
+    },
+]
+
+
+class Supabase(LoopbackServer):
+    """Answers the rows, and remembers what it was asked. Never shown: it knows the key."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(self.answer_rows, tls=tls)
+        self.asked: list[Request] = []
+
+    def answer_rows(self, request: Request) -> Response:
+        """The rows, whatever is asked."""
+        self.asked.append(request)
+        return Response(200, ROWS)
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies of the machine that runs the tests play no part."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def supabase() -> Iterator[Supabase]:
+    """A running server with the rows."""
+    with Supabase() as server:
+        yield server
+
+
+def outage(url: str, seconds: float = SHORT) -> StoreOutage:
+    """The outage that a read ends in, soon, with a text that shows no key."""
+    started = time.monotonic()
+    with pytest.raises(StoreOutage) as caught:
+        read_slot(Wire(url), SERVICE_KEY, "kis", seconds=seconds)
+    assert time.monotonic() - started < SOON
+    assert SERVICE_KEY not in f"{caught.value}", "the key is shown"
+    return caught.value
+
+
+@contextmanager
+def raw_server(talk: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server that lets ``talk`` have each connection as it comes: for what no HTTP server would do."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    try:
+                        talk(connection)
+                    except OSError:
+                        continue
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(SOON)
+
+
+def test_rows_come_in_one_request(supabase: Supabase) -> None:
+    """One GET brings every active row of the slot, by type, and the server's time."""
+    slot = read_slot(Wire(supabase.url), SERVICE_KEY, "kis")
+    assert set(slot.rows) == {"access_token", "app_key"}
+    row = slot.rows["access_token"]
+    assert fingerprint(row.value) == fingerprint(TOKEN.to_json())
+    assert (row.expires_at, row.version) == (TOKEN.expires_at.isoformat(), 7)
+    assert slot.server_now is not None
+    assert abs(slot.server_now - utc_now()) < timedelta(minutes=1)
+    assert len(supabase.seen) == 1
+
+
+def test_only_what_is_needed_is_asked_for(supabase: Supabase) -> None:
+    """The columns by name, one service, three types and the rejected tokens, active rows alone; the key twice."""
+    read_slot(Wire(supabase.url), SERVICE_KEY, "kis-paper.2")
+    request = supabase.asked[0]
+    assert (request.method, request.path) == ("GET", "/rest/v1/api_credentials")
+    assert dict(request.query) == {
+        "select": "credential_type,credential_value,expires_at,version",
+        "service_name": "eq.kis-paper.2",
+        "credential_type": "in.(app_key,app_secret,access_token,rejected_tokens)",
+        "is_active": "is.true",
+    }
+    sent = (request.headers["apikey"] == SERVICE_KEY, request.headers["Authorization"] == f"Bearer {SERVICE_KEY}")
+    assert sent == (True, True)
+
+
+def test_no_rows_are_a_slot_without_rows(supabase: Supabase) -> None:
+    """An empty table is no error."""
+    supabase.add_fault(Fault("answer", response=Response(200, [])))
+    assert read_slot(Wire(supabase.url), SERVICE_KEY, "kis").rows == {}
+
+
+def test_answer_without_date_has_no_time(supabase: Supabase) -> None:
+    """Where the server does not say what time it is, nobody guesses."""
+    supabase.send_date = False
+    assert read_slot(Wire(supabase.url), SERVICE_KEY, "kis").server_now is None
+
+
+OUTAGES = {
+    "stalls": Fault("stall", seconds=2 * SHORT),
+    "resets": Fault("reset"),
+    "breaks off": Fault("truncate"),
+    "page": Fault("answer", response=Response(200, b"<html>maintenance</html>", {"Content-Type": "text/html"})),
+    "nothing": Fault("answer", response=Response(200, b"")),
+    "object": Fault("answer", response=Response(200, {"message": "hello"})),
+    "other rows": Fault("answer", response=Response(200, [{"id": 1}])),
+    "list of text": Fault("answer", response=Response(200, ["a"])),
+    "no version": Fault("answer", response=Response(200, [ROWS[0] | {"version": None}])),
+    "endless version": Fault("answer", response=Response(200, [ROWS[0] | {"version": float("inf")}])),
+    "binary": Fault("answer", response=Response(200, bytes(range(128, 256)))),
+    "deep": Fault("answer", response=Response(200, b"[" * 200_000)),
+    "large page": Fault("answer", response=Response(200, b" " * (LARGEST_ANSWER + 1), {"Content-Type": "text/html"})),
+    "500": Fault("answer", response=Response(500, {"message": "oops"})),
+    "503 page": Fault("answer", response=Response(503, b"<html>busy</html>")),
+    "520": Fault("answer", response=Response(520)),
+    "no connection to the database": Fault("answer", response=Response(503, {"code": "PGRST002"})),
+    "statement timeout": Fault("answer", response=Response(500, {"code": "57014"})),
+    "too many connections": Fault("answer", response=Response(503, {"code": "53300"})),
+    "part of it": Fault("answer", response=Response(206, ROWS)),
+}
+
+
+@pytest.mark.parametrize("case", OUTAGES)
+def test_no_sensible_answer_is_an_outage(supabase: Supabase, case: str) -> None:
+    """Silence, a broken connection, a page, a 5xx: the next link of the chain is asked, nobody doubts this machine."""
+    supabase.add_fault(OUTAGES[case])
+    error = outage(supabase.url, SHORT if case == "stalls" else SOON)
+    assert (error.code, error.doubtful) == ("store-unreachable", False)
+    assert len(supabase.seen) == 1
+
+
+MISTAKES = {
+    "401": (Response(401, {"message": "Invalid API key"}), "store-key-rejected"),
+    "bad JWT": (Response(401, {"code": "PGRST301"}), "store-key-rejected"),
+    "no such table": (Response(404, {"code": "PGRST205"}), "store-table-missing"),
+    "no such relation": (Response(404, {"code": "42P01"}), "store-table-missing"),
+    "not allowed": (Response(403, {"code": "42501"}), "store-permission-denied"),
+    "not allowed to anon": (Response(401, {"code": "42501"}), "store-permission-denied"),
+    "no such column": (Response(400, {"code": "42703"}), "store-column-missing"),
+    "no such schema": (Response(406, {"code": "PGRST106"}), "store-rejected"),
+    "400": (Response(400, {"code": "PGRST100"}), "store-rejected"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistake_in_the_set_up_is_no_outage(supabase: Supabase, case: str) -> None:
+    """A wrong key, a missing table: the error says what to fix, and nothing is asked twice."""
+    response, code = MISTAKES[case]
+    supabase.add_fault(Fault("answer", response=response))
+    with pytest.raises(StoreMisconfigured) as caught:
+        read_slot(Wire(supabase.url), SERVICE_KEY, "kis")
+    assert caught.value.code == code
+    assert len(supabase.seen) == 1
+
+
+def test_redirect_is_not_followed(supabase: Supabase) -> None:
+    """The key is not carried to where a redirect points."""
+    with Supabase() as elsewhere:
+        away = Response(302, b"", {"Location": f"{elsewhere.url}/rest/v1/api_credentials"})
+        supabase.add_fault(Fault("answer", response=away))
+        with pytest.raises(StoreOutage):
+            read_slot(Wire(supabase.url), SERVICE_KEY, "kis")
+        assert elsewhere.seen == ()
+
+
+def test_text_of_the_answer_is_in_no_error(supabase: Supabase) -> None:
+    """What a refusing server says may quote values, so it stays out of the error."""
+    quoted = {"code": "22P02", "message": f"invalid input: {TOKEN.value}", "details": SERVICE_KEY}
+    supabase.add_fault(Fault("answer", response=Response(400, quoted)))
+    with pytest.raises(StoreError) as caught:
+        read_slot(Wire(supabase.url), SERVICE_KEY, "kis")
+    shown = f"{caught.value!r} {caught.value}"
+    assert TOKEN.value not in shown, "the token is shown"
+    assert SERVICE_KEY not in shown, "the key is shown"
+
+
+def test_refused_connection_is_an_outage(supabase: Supabase) -> None:
+    """Where nobody listens the next link is asked at once."""
+    supabase.stop()
+    error = outage(supabase.url, SOON)
+    assert (error.code, error.doubtful) == ("store-unreachable", False)
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"HTTP/1.1 200 OK\r\nA: "])
+def test_dripping_answer_is_given_up(head: bytes) -> None:
+    """A body or a head that comes a byte at a time is given up when the time is up, although each byte is in time."""
+    done = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(head)
+        while not done.wait(0.05):
+            connection.sendall(b" ")
+
+    with raw_server(drip) as url:
+        error = outage(url)
+        done.set()
+    assert error.code == "store-unreachable"
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 \xff OK\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 500]
+)
+def test_server_that_speaks_no_http_is_an_outage(sent: bytes) -> None:
+    """Another protocol, or a broken head, is no crash."""
+
+    def talk(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(65536)
+
+    with raw_server(talk) as url:
+        assert outage(url, SOON).code == "store-unreachable"
+
+
+@pytest.mark.parametrize("length", [LARGEST_VALUE + 1, LARGEST_ANSWER], ids=["a long value", "a large answer"])
+def test_value_that_is_no_key_or_token_is_a_mistake(supabase: Supabase, length: int) -> None:
+    """No outage, after which a token would be issued although one is stored: somebody put something else there."""
+    row = {"credential_type": "access_token", "credential_value": "x" * length, "expires_at": None, "version": 1}
+    supabase.add_fault(Fault("answer", response=Response(200, [row])))
+    with pytest.raises(StoreMisconfigured) as caught:
+        read_slot(Wire(supabase.url), SERVICE_KEY, "kis")
+    assert caught.value.code == "store-value-too-large"
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    ["socks5://127.0.0.1:9", "https://127.0.0.1:9", "http://user:word@127.0.0.1:9", "http://127.0.0.1:x", "[::"],
+)
+def test_rare_proxy_is_doubtful(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """The same for proxies of another kind, with a password, or that cannot be read."""
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    assert outage("https://example.supabase.co").doubtful is True
+
+
+def test_proxy_that_is_not_there_is_doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error on the way through a proxy says nothing of Supabase."""
+    monkeypatch.setenv("https_proxy", "127.0.0.1:9")
+    assert outage("https://example.supabase.co").doubtful is True
+
+
+# Before Python 3.11.4 http.client does not close a tunnel's refusal; the next test would be blamed for it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_proxy_that_refuses_is_doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy is asked for a tunnel to the project, without the key; its refusal is its own."""
+    asked: list[bytes] = []
+
+    def refuse(connection: socket.socket) -> None:
+        asked.append(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+    with raw_server(refuse) as url:
+        monkeypatch.setenv("ALL_PROXY", url)
+        doubtful = outage("https://example.supabase.co", SOON).doubtful
+    gc.collect()
+    assert doubtful is True
+    assert asked[0].startswith(b"CONNECT example.supabase.co:443 ")
+    assert SERVICE_KEY.encode() not in asked[0], "the key is shown to the proxy"
+
+
+@pytest.mark.parametrize("exempt", ["127.0.0.1", "*", "example.com,127.0.0.1"])
+def test_no_proxy_is_respected(supabase: Supabase, monkeypatch: pytest.MonkeyPatch, exempt: str) -> None:
+    """An address that the environment exempts from its proxy is asked directly."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", exempt)
+    assert "access_token" in read_slot(Wire(supabase.url), SERVICE_KEY, "kis").rows
+
+
+def test_empty_proxy_is_none(supabase: Supabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is set to nothing names no proxy."""
+    monkeypatch.setenv("http_proxy", "")
+    assert "access_token" in read_slot(Wire(supabase.url), SERVICE_KEY, "kis").rows
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 and its key, in one file, signed by nobody but itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(timezone.utc)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "certificate.pem"
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + private)
+    return path
+
+
+def test_certificate_that_is_not_trusted_is_doubtful(certificate: Path) -> None:
+    """A certificate that cannot be checked ends the read before the key is sent; the slow path decides."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with Supabase(tls=context) as server:
+        error = outage(server.url, SOON)
+        assert (error.code, error.doubtful) == ("store-tls", True)
+        assert server.seen == ()
+
+
+def test_plain_server_behind_https_is_doubtful(supabase: Supabase) -> None:
+    """A server that does not speak TLS is trouble with TLS."""
+    assert outage(supabase.url.replace("http:", "https:"), SOON).doubtful is True
+
+
+DATES = {
+    "Mon, 02 Mar 2026 12:00:00 GMT": datetime(2026, 3, 2, 12, tzinfo=timezone.utc),
+    "Mon, 02 Mar 2026 21:00:00 +0900": datetime(2026, 3, 2, 12, tzinfo=timezone.utc),
+    "Mon, 02 Mar 2026 12:00:00 -0000": datetime(2026, 3, 2, 12, tzinfo=timezone.utc),
+    "Fri, 31 Dec 9999 23:59:59 -1200": None,
+    "yesterday": None,
+    "": None,
+    None: None,
+}
+
+
+@pytest.mark.parametrize(("text", "date"), DATES.items(), ids=repr)
+def test_date_header_is_read(text: str | None, date: datetime | None) -> None:
+    """In UTC, whatever its zone; what cannot be read is none."""
+    assert parse_http_date(text) == date
+
+
+@given(st.text())
+def test_any_date_header_is_a_date_or_none(text: str) -> None:
+    """No header raises anything, and a date is aware."""
+    date = parse_http_date(text)
+    assert date is None or date.tzinfo is timezone.utc
+
+
+@given(st.none() | st.integers(100, 599), st.none() | st.text())
+def test_every_refusal_is_an_outage_or_a_mistake(status: int | None, code: str | None) -> None:
+    """Any status with any code has a meaning: an outage falls back, a configuration error does not."""
+    assert isinstance(store_error(status, code), StoreOutage | StoreMisconfigured)
+
+
+@given(st.text(min_size=20))
+def test_code_is_shown_only_when_it_is_one(code: str) -> None:
+    """A text in the code's place may be anything, a secret included: it is not repeated."""
+    assert code not in f"{store_error(400, code)}"
+
+
+@pytest.mark.parametrize(
+    ("value", "rejected"),
+    [
+        ('{"0123456789abcdef": "2026-01-01T00:00:00+00:00", "fedcba9876543210": null}', 2),
+        ("{}", 0),
+        ("[]", 0),
+        ("1", 0),
+        ("", 0),
+        ("[" * 100_000, 0),
+        (None, 0),
+        ({"0123456789abcdef": "x"}, 0),
+    ],
+)
+def test_rejected_tokens_are_read_leniently(value: object, rejected: int) -> None:
+    """The row that remembers them is none of the slot's rows; anything odd in it counts as empty."""
+    row = {"credential_type": "rejected_tokens", "credential_value": value, "expires_at": None, "version": None}
+    slot = parse_slot([*ROWS, row], None)
+
+    assert len(slot.rejected) == rejected
+    assert slot.rows == parse_slot(ROWS, None).rows
+
+
+def test_repr_of_a_row_shows_no_value() -> None:
+    """A row that lands in a log shows its version and expiry alone."""
+    assert TOKEN.value not in repr(Row(TOKEN.value, None, 1)), "the token is shown"
+    assert TOKEN.value not in repr(parse_slot(ROWS, None)), "the token is shown"

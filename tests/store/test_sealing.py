@@ -1,0 +1,152 @@
+"""The envelope: only its key opens it, whole and in its own row."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kis_token.errors import TokenError
+from kis_token.store.sealing import PREFIX, PlainVault, SealingVault, make_vault
+from tests.support import make_token
+
+FIRST, SECOND = bytes(range(32)), bytes(range(32, 64))
+VAULT = SealingVault((FIRST,))
+ROW = ("kis", "access_token")
+VALUE = make_token().to_json()
+#: Made once, by the first release; never to be made anew.
+KNOWN = "enc:v1:ff76b76d:WQ8aBnQlKNFR-YlktQz-abCoSCEfrOvdZaF8nIghf3vg1WxAhaUlgUTTRkArOSiEHduCBzmYNItvo5NA"
+SEALED = VAULT.seal(VALUE, *ROW)
+
+rows = st.tuples(st.from_regex(r"\A[a-z][a-z.-]{0,20}\Z"), st.sampled_from(["app_key", "app_secret", "access_token"]))
+
+
+def refused(vault: SealingVault | PlainVault, text: str, row: tuple[str, str] = ROW) -> str:
+    """The code with which ``text`` is not opened; the error shows no part of it."""
+    with pytest.raises(TokenError) as caught:
+        vault.open(text, *row)
+    assert len(text) < 20 or text not in f"{caught.value}", "the value is shown"
+    assert f"{row[1]} of {row[0]}" in f"{caught.value}"
+    return caught.value.code
+
+
+def parts(sealed: str) -> tuple[str, bytes]:
+    """Prefix with key id, and the bytes behind."""
+    head, _, body = sealed.rpartition(":")
+    return head, base64.urlsafe_b64decode(body)
+
+
+def joined(head: str, data: bytes) -> str:
+    """An envelope of these parts."""
+    return f"{head}:{base64.urlsafe_b64encode(data).decode()}"
+
+
+@given(st.text(), rows)
+def test_sealed_value_survives_a_round_trip(value: str, row: tuple[str, str]) -> None:
+    """Whatever was sealed for a row is opened for that row, the same to the character."""
+    assert VAULT.open(VAULT.seal(value, *row), *row) == value
+
+
+def test_envelope_has_its_form() -> None:
+    """enc:v1, eight hex digits that say which key, and base64url of nonce, ciphertext and tag."""
+    head, data = parts(SEALED)
+    assert head.startswith(PREFIX)
+    assert len(bytes.fromhex(head.removeprefix(PREFIX))) == 4
+    assert len(data) == 12 + len(VALUE.encode()) + 16
+
+
+def test_no_two_envelopes_are_alike() -> None:
+    """The nonce is new each time."""
+    assert len({VAULT.seal(VALUE, *ROW) for _ in range(50)}) == 50
+
+
+def test_envelope_of_an_earlier_release_opens() -> None:
+    """The form is fixed: what was sealed once must open in every release to come."""
+    assert VAULT.open(KNOWN, *ROW) == "a value that was sealed long ago"
+
+
+@given(st.integers(0, 12 + len(VALUE.encode()) + 15), st.integers(1, 255))
+def test_changed_byte_is_noticed(place: int, change: int) -> None:
+    """One changed byte anywhere, in nonce, ciphertext or tag, and the value is not given out."""
+    head, data = parts(SEALED)
+    changed = bytes([*data[:place], data[place] ^ change, *data[place + 1 :]])
+    assert refused(VAULT, joined(head, changed)) == "seal-broken"
+
+
+@given(st.integers(0, len(SEALED) - 1), st.characters(codec="utf-8"))
+def test_changed_character_never_gives_another_value(place: int, character: str) -> None:
+    """One changed character anywhere is an error or, where base64 has two forms of the same bytes, the same value."""
+    changed = SEALED[:place] + character + SEALED[place + 1 :]
+    try:
+        assert VAULT.open(changed, *ROW) == VALUE
+    except TokenError as error:
+        assert error.code in ("seal-broken", "plain-with-key")  # noqa: PT017 - either outcome is right
+
+
+@given(st.integers(0, len(SEALED) - 1))
+def test_cut_envelope_is_noticed(length: int) -> None:
+    """An envelope that lost its end at any place is refused."""
+    assert refused(VAULT, SEALED[:length]) in ("seal-broken", "plain-with-key")
+
+
+@given(st.text())
+def test_any_text_is_a_value_or_a_token_error(text: str) -> None:
+    """Nothing but TokenError is raised, also behind the right prefix and key id."""
+    for sealed in (text, PREFIX + text, f"{parts(SEALED)[0]}:{text}"):
+        with pytest.raises(TokenError):
+            VAULT.open(sealed, *ROW)
+
+
+@pytest.mark.parametrize("row", [("kis-paper", "access_token"), ("kis", "app_secret"), ("ki", "saccess_token")])
+def test_value_cannot_be_moved_to_another_row(row: tuple[str, str]) -> None:
+    """What was sealed for one service and type opens for no other."""
+    assert refused(VAULT, SEALED, row) == "seal-broken"
+
+
+def test_wrong_key_opens_nothing() -> None:
+    """Another key is told by its id, and one that only claims the id is told by the tag."""
+    other = SealingVault((SECOND,))
+    assert refused(other, SEALED) == "seal-broken"
+    claimed = joined(parts(other.seal("x", *ROW))[0], parts(SEALED)[1])
+    assert refused(other, claimed) == "seal-broken"
+
+
+def test_first_key_seals_and_all_open() -> None:
+    """Keys are changed by putting a new one first: what either sealed opens, and what is new has the new one."""
+    both = SealingVault((SECOND, FIRST))
+    sealed = both.seal(VALUE, *ROW)
+    assert both.open(SEALED, *ROW) == VALUE
+    assert both.open(sealed, *ROW) == VALUE
+    assert SealingVault((SECOND,)).open(sealed, *ROW) == VALUE
+    assert refused(VAULT, sealed) == "seal-broken"
+
+
+def test_key_id_tells_nothing_of_the_key_and_is_the_same_everywhere() -> None:
+    """Two machines with one key name it alike, two keys have two names, and no name is a part of the key."""
+    names = [parts(SealingVault((key,)).seal("x", *ROW))[0].removeprefix(PREFIX) for key in (FIRST, FIRST, SECOND)]
+    assert names[0] == names[1] != names[2]
+    assert names[0] not in FIRST.hex()
+
+
+def test_plain_value_is_refused_with_a_key() -> None:
+    """With a key given nobody can slip a plain value in: no silent downgrade."""
+    assert refused(VAULT, VALUE) == "plain-with-key"
+    assert refused(VAULT, SEALED.replace("enc:v1", "enc:v2")) == "plain-with-key"
+
+
+def test_sealed_value_is_refused_without_a_key() -> None:
+    """Without a key a sealed value is an error that says so, and a plain one is itself."""
+    plain = make_vault(())
+    assert isinstance(plain, PlainVault)
+    assert refused(plain, SEALED) == "sealed-without-key"
+    assert plain.open(VALUE, *ROW) == plain.seal(VALUE, *ROW) == VALUE
+
+
+def test_a_key_makes_a_sealing_vault() -> None:
+    """Sealing is on as soon as there is a key, and the vault's repr does not show it."""
+    vault = make_vault((FIRST,))
+    assert isinstance(vault, SealingVault)
+    assert repr(FIRST) not in repr(vault)
+    assert FIRST.hex() not in repr(vault)
