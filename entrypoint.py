@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kis_token.config import Settings
-    from kis_token.core.lookup import Resolution, View
+    from kis_token.core.resolution import Resolution, View
+    from kis_token.core.slot import Slot
     from kis_token.github.workflow import FileWorkflow
 
 
@@ -186,11 +187,12 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
     if settings.encryption_keys or settings.mode == "force":
         return None, None
     from kis_token.clock import SystemClock
-    from kis_token.core.lookup import enough, look, telling
+    from kis_token.core.lookup import enough, look
+    from kis_token.core.resolution import remember, telling
     from kis_token.core.retry import Retry
     from kis_token.deadline import usable
-    from kis_token.local.cache import make_cache, remember
-    from kis_token.store.rest import READ_SECONDS, Slot, read_slot
+    from kis_token.local.cache import make_cache
+    from kis_token.store.rest import READ_SECONDS, read_slot
     from kis_token.store.sealing import PlainVault
     from kis_token.store.wire import Wire
 

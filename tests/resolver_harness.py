@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kis_token.clock import Clock
-    from kis_token.core.lookup import Resolution
     from kis_token.core.ports import Issuer
+    from kis_token.core.resolution import Resolution
     from kis_token.sandbox import Sandbox
     from kis_token.sandbox.emulator import KISEmulator
     from kis_token.sandbox.postgrest import PostgRESTStandIn

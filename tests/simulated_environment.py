@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from kis_token.core.lookup import Resolution
+    from kis_token.core.resolution import Resolution
     from kis_token.sandbox.loopback import Request, Response
     from kis_token.sandbox.postgres import EmbeddedPostgres
 

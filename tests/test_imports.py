@@ -12,100 +12,59 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "kis_token"
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem not in ("__init__", "__main__"))
-
-#: Each module may import those of lower numbers, and none beside itself.
-LAYERS = {
-    "errors": -1,
-    "values": 0,
-    "project": 1,
-    "clock": 1,
-    "interrupts": 0,
-    "token": 1,
-    "config": 2,
-    "workflow": 1,
-    "bootstrap": 4,
-    "installer": 3,
-    "installer_settings": 0,
-    "installer_certificates": 2,
-    "manifest": 2,
-    "ports": 1,
-    "sealing": 2,
-    "answers": 1,
-    "reader": 2,
-    "cache": 2,
-    "rotation": 2,
-    "forks": 1,
-    "final_response": 0,
-    "kis_transport": 3,
-    "kis_session": 4,
-    "kis": 5,
-    "export": 2,
-    "summary": 3,
-    "publish": 4,
-    "lookup": 3,
-    "supabase": 5,
-    "limits": 0,
-    "network": 1,
-    "trust": 0,
-    "certificates": 1,
-    "proxies": 2,
-    "route": 3,
-    "wire": 3,
-    "retry": 1,
-    "machine": 3,
-    "transport": 4,
-    "folders": 0,
-    "files": 1,
-    "app_keys": 2,
-    "waiting": 3,
-    "lease": 4,
-    "flight": 5,
-    "resolver": 6,
-    "keys": 6,
-    "manager": 8,
-    "wiring": 7,
-    "action": 8,
-    "cli": 8,
-    "migrations": 0,
-    "verdicts": 1,
-    "status": 6,
-    "report": 7,
-    "schema": 6,
-    "check": 7,
-    "revocation": 6,
-    "keeper": 8,
-    "client": 9,
-    "quick": 8,
+#: The modules by their dotted names below the package; a room's own file goes by the room's name.
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.parent != PACKAGE / "sandbox" and path not in (PACKAGE / "__init__.py", PACKAGE / "__main__.py")
 }
+
+#: Folders, and the files beside them: each imports only those of the floors above its own line, and its own.
+FLOORS = (
+    {"errors", "values", "deadline"},
+    {"project", "clock", "process", "token"},
+    {"config", "network"},
+    {"core"},
+    {"store", "kis", "local"},
+    {"wiring", "admin"},
+    {"github", "client"},
+    {"cli"},
+)
 
 FAST = (
     "config",
     "values",
     "project",
-    "app_keys",
     "token",
     "errors",
     "clock",
-    "limits",
-    "retry",
+    "deadline",
+    "process",
+    "process.interrupts",
     "network",
-    "trust",
-    "proxies",
-    "folders",
-    "files",
-    "final_response",
-    "cache",
-    "reader",
-    "wire",
-    "lookup",
-    "sealing",
-    "workflow",
-    "export",
-    "publish",
-    "summary",
-    "interrupts",
-    "rotation",
+    "network.addresses",
+    "network.trust",
+    "network.proxies",
+    "network.final_response",
+    "core",
+    "core.slot",
+    "core.resolution",
+    "core.lookup",
+    "core.retry",
+    "core.rotation",
+    "local",
+    "local.private_folders",
+    "local.private_files",
+    "local.cache",
+    "local.token_files",
+    "store",
+    "store.rest",
+    "store.wire",
+    "store.sealing",
+    "github",
+    "github.workflow",
+    "github.outputs",
+    "github.summary",
 )
 
 #: Parts of the standard library that cost more than the whole fast path may.
@@ -124,7 +83,17 @@ HEAVY = {
 }
 
 #: Who may read the environment, besides entrypoint.py; the sandbox is a program of its own.
-ENVIRONMENT_READERS = {"action", "cli", "client", "manager", "quick", "proxies", "trust", "certificates", "network"}
+ENVIRONMENT_READERS = {
+    "github.action",
+    "cli",
+    "client.kis_client",
+    "client.credential_manager",
+    "client.get_token",
+    "network.addresses",
+    "network.proxies",
+    "network.trust",
+    "network.certificates",
+}
 
 LOAD = """
 import sys
@@ -162,8 +131,13 @@ def imported_by(path: Path, *, at_runtime: bool) -> frozenset[str]:
 
 
 def own_modules(names: set[str] | frozenset[str]) -> set[str]:
-    """Which of our modules are among them."""
-    return {name.split(".")[1] for name in names if name.startswith("kis_token.") and name.split(".")[1] in MODULES}
+    """The modules of ours among them, by their dotted names below the package."""
+    return {name.removeprefix("kis_token.") for name in names if name.startswith("kis_token.")} & MODULES.keys()
+
+
+def room_of(module: str) -> str:
+    """The folder that a module is in, or the module beside the folders."""
+    return module.split(".", maxsplit=1)[0]
 
 
 def loaded_by(*modules: str) -> set[str]:
@@ -178,81 +152,85 @@ def loaded_by(*modules: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_every_module_has_a_layer() -> None:
-    """A new module is given its place here."""
-    assert set(LAYERS) >= set(MODULES)
+def test_every_room_has_a_floor() -> None:
+    """A new folder, and a new file beside the folders, is given its place here."""
+    assert set().union(*FLOORS) == {room_of(module) for module in MODULES}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_one_way(module: str) -> None:
-    """What runs imports only from layers below its own."""
-    imported = own_modules(imported_by(PACKAGE / f"{module}.py", at_runtime=True))
-    assert {name for name in imported if LAYERS[name] >= LAYERS[module]} == set()
+    """A module imports, for its types as well, from the floors above its own line and from its own folder."""
+    floor = next(number for number, rooms in enumerate(FLOORS) if room_of(module) in rooms)
+    open_to_it = set().union(*FLOORS[:floor], {room_of(module)})
+    imported = own_modules(imported_by(MODULES[module], at_runtime=False))
+
+    assert {name for name in imported if room_of(name) not in open_to_it} == set()
 
 
-def test_policy_knows_no_wire() -> None:
-    """The chain sees store and issuer as protocols: not even for its types does it name a client of either."""
-    for module in ("lookup", "lease", "flight", "resolver", "ports"):
-        imported = own_modules(imported_by(PACKAGE / f"{module}.py", at_runtime=False))
-        assert imported.isdisjoint({"supabase", "kis", "wiring", "action", "cli", "publish", "workflow"})
+def test_no_imports_go_in_a_circle() -> None:
+    """Within a folder as well, modules can be read one after the other."""
+    left = {
+        module: own_modules(imported_by(path, at_runtime=True)) - {module, room_of(module)}
+        for module, path in MODULES.items()
+    }
+    while left:
+        free = {module for module, needed in left.items() if not needed & left.keys()}
+        assert free, f"a circle among {sorted(left)}"
+        left = {module: needed for module, needed in left.items() if module not in free}
+
+
+def test_few_files_stand_beside_the_folders() -> None:
+    """A reader finds a file by its folder."""
+    assert len(list(PACKAGE.glob("*.py"))) <= 10
 
 
 def test_product_does_not_import_its_sandbox() -> None:
     """Only the command starts the sandbox; nothing else knows of it."""
     users = {
         module
-        for module in MODULES
-        if any(name.startswith("kis_token.sandbox") for name in imported_by(PACKAGE / f"{module}.py", at_runtime=False))
+        for module, path in MODULES.items()
+        if any(name.startswith("kis_token.sandbox") for name in imported_by(path, at_runtime=False))
     }
-    assert users == set()
+    assert users == {"cli.setup_commands"}
 
 
-def test_commands_are_known_to_the_command_alone() -> None:
-    """Only ``cli`` imports the package of commands; they get the environment from it, and read none themselves."""
-    users = {
-        module
-        for module in MODULES
-        if any(
-            name.startswith("kis_token.commands") for name in imported_by(PACKAGE / f"{module}.py", at_runtime=False)
-        )
-    }
-    assert users == {"cli"}
-    for path in (PACKAGE / "commands").glob("*.py"):
+def test_commands_read_no_environment() -> None:
+    """The way in to the command reads it, and passes it to the commands."""
+    for path in (PACKAGE / "cli").glob("*.py"):
         named = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
-        assert not named & {"environ", "environb", "getenv", "getenvb"}, path
-        assert "cli" not in own_modules(imported_by(path, at_runtime=False)), path
+        assert path.name == "__init__.py" or not named & {"environ", "environb", "getenv", "getenvb"}, path
 
 
 SOLE_IMPORTERS = {
-    "supabase": "supabase",
-    "postgrest": "supabase",
-    "httpx": "transport",
-    "requests": "kis_session",
-    "urllib3": "kis_transport",
-    "actions_toolkit": "action",
-    "cryptography": "sealing",
-    "filelock": "machine",
-    "platformdirs": "config",
-    "click": "cli",
+    "supabase": {"store.supabase"},
+    "postgrest": {"store.supabase"},
+    "httpx": {"store.transport"},
+    "requests": {"kis.session"},
+    "urllib3": {"kis.transport"},
+    "actions_toolkit": {"github.action"},
+    "cryptography": {"store.sealing"},
+    "filelock": {"local.machine_lock"},
+    "platformdirs": {"config"},
+    "click": {module for module in MODULES if room_of(module) == "cli"},
 }
 
 
 @pytest.mark.parametrize("package", SOLE_IMPORTERS)
 def test_package_has_one_importer(package: str) -> None:
-    """Each library is known to one module, which keeps its errors and its forms to itself."""
+    """Each library is known to one module, or to one room, which keeps its errors and its forms to itself."""
     importers = {
         module
-        for module in MODULES
-        if any(name.split(".")[0] == package for name in imported_by(PACKAGE / f"{module}.py", at_runtime=False))
+        for module, path in MODULES.items()
+        if any(name.split(".")[0] == package for name in imported_by(path, at_runtime=False))
     }
-    assert importers <= {SOLE_IMPORTERS[package]}
+    assert importers <= SOLE_IMPORTERS[package]
 
 
 def test_environment_is_read_in_few_places() -> None:
-    """Settings are read once and passed in: os.environ is named at the entrances and for the proxies alone."""
+    """Settings are read once and passed in: os.environ is named at the entrances and for the network alone."""
     readers = set()
-    for module in MODULES:
-        for node in ast.walk(tree_of(PACKAGE / f"{module}.py")):
+    for module, path in MODULES.items():
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "getenvb"):
                 readers.add(module)
     assert readers <= ENVIRONMENT_READERS
@@ -276,7 +254,7 @@ def test_fast_path_loads_nothing_heavy(module: str) -> None:
 def test_fast_path_is_what_the_entrypoint_loads() -> None:
     """The modules held to this are those that entrypoint.py names before it adds the runtime."""
     named = own_modules(imported_by(CHECKOUT / "entrypoint.py", at_runtime=True))
-    assert named - {"action", "bootstrap"} <= set(FAST)
+    assert named - {"github.action", "github.runtime"} <= set(FAST)
 
 
 @pytest.mark.usefixtures("child_processes")

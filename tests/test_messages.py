@@ -41,7 +41,8 @@ def longest_piece(message: ast.expr, known: dict[str, list[ast.expr]]) -> list[s
 def raised() -> dict[str, set[str]]:
     """By code, what the source says with it: wherever a code stands before a text."""
     found = defaultdict(set)
-    files = [*CHECKOUT.glob("kis_token/*.py"), *CHECKOUT.glob("kis_token/commands/*.py"), CHECKOUT / "entrypoint.py"]
+    modules = (path for path in CHECKOUT.glob("kis_token/**/*.py") if path.parent.name != "sandbox")
+    files = [*sorted(modules), CHECKOUT / "entrypoint.py"]
     for file in files:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         for scope in ast.walk(tree):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.chaos.machines import Machine
-    from kis_token.core.lookup import Resolution
+    from kis_token.core.resolution import Resolution
     from kis_token.token import AppKey, Token
 
 #: The machine's seconds between two attempts, on average.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from kis_token.core.lookup import Resolution, View
+    from kis_token.core.resolution import Resolution, View
     from kis_token.core.retry import Patience
 
 

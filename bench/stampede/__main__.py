@@ -182,9 +182,7 @@ def measure(world: Child, contenders: int, rounds: int) -> Iterator[Round]:
     processes = contenders if contenders <= MOST_PROCESSES else os.cpu_count() or 1
     shares = [len(range(index, contenders, processes)) for index in range(processes)]
     with ExitStack() as stack:
-        children = [
-            stack.enter_context(Child("bench.stampede", "contend", share, grace=0.0)) for share in shares
-        ]
+        children = [stack.enter_context(Child("bench.stampede", "contend", share, grace=0.0)) for share in shares]
         for number in range(rounds + 1):
             for algorithm in ALGORITHMS:
                 measured = _race(world, children, contenders, algorithm)

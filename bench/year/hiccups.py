@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from kis_token.core.ports import Begun, Committed
-    from kis_token.store.rest import Slot
+    from kis_token.core.slot import Slot
     from kis_token.token import Token
 
 _Answer = TypeVar("_Answer")

@@ -18,8 +18,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kis_token.core.ports import Begun, Committed
+from kis_token.core.slot import Row, Slot
 from kis_token.errors import StoreMisconfigured, StoreOutage
-from kis_token.store.rest import LARGEST_VALUE, TYPES, Row, Slot, store_error
+from kis_token.store.rest import LARGEST_VALUE, TYPES, store_error
 from kis_token.token import REISSUE_WINDOW, fingerprint
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ from kis_token.admin.finding import Finding, note, ok, wrong, wrong_as
 from kis_token.admin.route import examine_route
 from kis_token.admin.schema import check_schema
 from kis_token.config import Settings
-from kis_token.core.app_keys import KEY_TYPES, given_app_key, stored_app_key
-from kis_token.core.lookup import ROTATION_GRACE, TOLERATED_SKEW, check_owner, describe
+from kis_token.core.lookup import ROTATION_GRACE
+from kis_token.core.resolution import TOLERATED_SKEW
+from kis_token.core.slot import KEY_TYPES, check_owner, describe, given_app_key, stored_app_key
 from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError
 from kis_token.local.cache import make_cache
 from kis_token.local.private_folders import is_on_open_ground
@@ -32,9 +33,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kis_token.clock import Clock
+    from kis_token.core.ports import Vault
+    from kis_token.core.slot import Slot
     from kis_token.kis.api import KISIssuer
-    from kis_token.store.rest import Slot
-    from kis_token.store.sealing import Vault
     from kis_token.store.supabase import SupabaseStore
     from kis_token.token import Token
 

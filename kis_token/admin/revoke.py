@@ -6,8 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from kis_token.core.app_keys import given_app_key, stored_app_key
-from kis_token.core.lookup import check_owner
+from kis_token.core.slot import check_owner, given_app_key, stored_app_key
 from kis_token.errors import KisTokenError, StoreMisconfigured, TokenError
 from kis_token.local.cache import make_cache
 from kis_token.token import REISSUE_WINDOW, AppKey, parse_stored
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
 
     from kis_token.clock import Clock
     from kis_token.config import Settings
-    from kis_token.store.rest import Slot
-    from kis_token.store.sealing import Vault
+    from kis_token.core.ports import Vault
+    from kis_token.core.slot import Slot
     from kis_token.store.supabase import SupabaseStore
     from kis_token.token import Token
 

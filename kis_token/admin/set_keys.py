@@ -14,8 +14,8 @@ from kis_token.values import pasted
 
 if TYPE_CHECKING:
     from kis_token.config import Settings
-    from kis_token.store.rest import Row, Slot
-    from kis_token.store.sealing import Vault
+    from kis_token.core.ports import Vault
+    from kis_token.core.slot import Row, Slot
     from kis_token.store.supabase import SupabaseStore
 
 #: How often rows that others change meanwhile are looked at again.

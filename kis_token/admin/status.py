@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from kis_token.config import Settings
-    from kis_token.store.rest import Row
-    from kis_token.store.sealing import Vault
+    from kis_token.core.ports import Vault
+    from kis_token.core.slot import Row
     from kis_token.store.supabase import SupabaseStore
 
 #: So many events are looked through for the one that brought a slot's token.

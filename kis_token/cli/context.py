@@ -15,7 +15,7 @@ from kis_token.config import ENVIRONMENTS, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kis_token.core.lookup import Resolution
+    from kis_token.core.resolution import Resolution
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 

@@ -17,7 +17,7 @@ from kis_token.token import in_both_zones
 if TYPE_CHECKING:
     from kis_token.cli.context import Caller
     from kis_token.config import Settings
-    from kis_token.core.lookup import Resolution
+    from kis_token.core.resolution import Resolution
 
 
 @click.command(

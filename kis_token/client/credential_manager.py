@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
-from kis_token.core.app_keys import KEY_TYPES, stored_app_key
+from kis_token.core.slot import KEY_TYPES, stored_app_key
 from kis_token.errors import SettingsError, StoreOutage, TokenError
 from kis_token.store.rest import TYPES
 from kis_token.store.sealing import PREFIX, make_vault
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from kis_token.clock import Clock
-    from kis_token.store.rest import Row, Slot
-    from kis_token.store.sealing import Vault
+    from kis_token.core.ports import Vault
+    from kis_token.core.slot import Row, Slot
 
 _LOG = logging.getLogger("kis_token")
 

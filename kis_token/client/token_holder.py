@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kis_token.clock import Clock
     from kis_token.config import Settings
-    from kis_token.core.lookup import Resolution
+    from kis_token.core.resolution import Resolution
     from kis_token.core.resolver import Resolver
 
 _LOG = logging.getLogger("kis_token")

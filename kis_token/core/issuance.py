@@ -13,8 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from kis_token.core.lease import MINUTE, Lease
-from kis_token.core.lookup import describe, judge_row
+from kis_token.core.lookup import judge_row
 from kis_token.core.ports import TooLate
+from kis_token.core.slot import Row, Slot, describe
 from kis_token.core.waiting import Waiting, refused_to_another, token_repeated
 from kis_token.deadline import ISSUE_BUDGET
 from kis_token.errors import (
@@ -28,7 +29,6 @@ from kis_token.errors import (
     StoreError,
     StoreOutage,
 )
-from kis_token.store.rest import Row, Slot
 from kis_token.token import State, Token
 
 if TYPE_CHECKING:
@@ -38,9 +38,8 @@ if TYPE_CHECKING:
     from kis_token.clock import Clock
     from kis_token.config import Settings
     from kis_token.core.lease import Turn
-    from kis_token.core.lookup import Resolution, View
-    from kis_token.core.ports import Begun, Issuer, Machine, Store
-    from kis_token.store.sealing import Vault
+    from kis_token.core.ports import Begun, Issuer, Machine, Store, Vault
+    from kis_token.core.resolution import Resolution, View
     from kis_token.token import AppKey
 
 #: Another call may follow a grant, or a lease that has ended without a word, after so long: KIS's minute, and what a

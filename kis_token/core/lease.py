@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from kis_token.clock import Clock
     from kis_token.config import Settings
-    from kis_token.core.ports import Begun, Committed, Store
-    from kis_token.store.sealing import Vault
+    from kis_token.core.ports import Begun, Committed, Store, Vault
     from kis_token.token import AppKey, Token
 
 #: KIS allows one call a minute; a second more for its clock.

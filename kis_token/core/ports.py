@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime, timedelta
 
-    from kis_token.store.rest import Slot
+    from kis_token.core.slot import Slot
     from kis_token.token import AppKey, Token
 
 
@@ -110,6 +110,16 @@ class Store(Protocol):
         refused_credential_id: str | None = None,
     ) -> None:
         """End a turn without a token; nobody gets one for ``cooldown``, nor that credential for 15 minutes."""
+
+
+class Vault(Protocol):
+    """Turns stored text into a value and back."""
+
+    def open(self, text: str, service_name: str, credential_type: str) -> str:
+        """The value. Raises TokenError when it may not or cannot be read."""
+
+    def seal(self, value: str, service_name: str, credential_type: str) -> str:
+        """What to store."""
 
 
 class CacheReader(Protocol):

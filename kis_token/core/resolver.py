@@ -13,17 +13,10 @@ from typing import TYPE_CHECKING
 
 from kis_token.core.issuance import Flight, hand_out_issued, issue
 from kis_token.core.lease import MINUTE
-from kis_token.core.lookup import (
-    Resolution,
-    View,
-    check_owner,
-    enough,
-    look,
-    look_at_cache,
-    may_issue_alone,
-    not_due,
-)
+from kis_token.core.lookup import enough, look, look_at_cache, may_issue_alone, not_due
+from kis_token.core.resolution import Resolution, View, remember
 from kis_token.core.retry import Retry
+from kis_token.core.slot import check_owner
 from kis_token.core.waiting import token_repeated
 from kis_token.deadline import ISSUE_BUDGET
 from kis_token.errors import (
@@ -38,7 +31,6 @@ from kis_token.errors import (
     StoreOutage,
     TokenError,
 )
-from kis_token.local.cache import remember
 from kis_token.token import LEAST_USEFUL, AppKey, fingerprint
 
 if TYPE_CHECKING:
@@ -46,9 +38,8 @@ if TYPE_CHECKING:
 
     from kis_token.clock import Clock
     from kis_token.config import Settings
-    from kis_token.core.ports import Cache, Issuer, Machine, Store
-    from kis_token.store.rest import Slot
-    from kis_token.store.sealing import Vault
+    from kis_token.core.ports import Cache, Issuer, Machine, Store, Vault
+    from kis_token.core.slot import Slot
     from kis_token.token import Token
 
 #: How long past its end a token may be handed out where the caller allows it: KIS accepts such now and then.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from kis_token.core.app_keys import refused
+from kis_token.core.slot import refused
 from kis_token.deadline import ISSUE_BUDGET
 from kis_token.errors import KIS_REFUSALS, IssuanceError, IssuerRefused, KisTokenError, StoreMisconfigured
 from kis_token.token import REISSUE_WINDOW, in_both_zones

@@ -21,7 +21,7 @@ from kis_token.github.workflow import FileWorkflow, writing
 from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:
-    from kis_token.core.lookup import Link, View
+    from kis_token.core.resolution import Link, View
 
 
 class ToolkitWorkflow:

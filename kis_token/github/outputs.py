@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from kis_token.config import Settings
-    from kis_token.core.lookup import Link, Resolution, View
+    from kis_token.core.resolution import Link, Resolution, View
     from kis_token.github.workflow import Workflow
     from kis_token.token import Token
 

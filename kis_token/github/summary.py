@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kis_token.config import Settings
-    from kis_token.core.lookup import Link, Resolution
+    from kis_token.core.resolution import Link, Resolution
     from kis_token.errors import KisTokenError
 
 #: Where an error code is explained. GitHub does not tell a composite action which repository it is from, so this is the

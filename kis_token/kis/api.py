@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from kis_token.core.app_keys import refused
 from kis_token.core.ports import TooLate
+from kis_token.core.slot import refused
 from kis_token.deadline import no_deadline
 from kis_token.errors import KIS_REFUSALS, IssuerError, IssuerOutage, IssuerRateLimited, TokenError
 from kis_token.token import Token, build_token, claimed_time, parse_kst

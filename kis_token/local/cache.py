@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kis_token.errors import CacheError, TokenError
@@ -20,9 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kis_token.config import Settings
-    from kis_token.core.lookup import Resolution
-    from kis_token.core.ports import Cache
-    from kis_token.store.sealing import Vault
+    from kis_token.core.ports import Vault
 
 LARGEST_FILE = 64 * 1024
 
@@ -93,18 +90,3 @@ def make_cache(settings: Settings, vault: Vault) -> FileCache | NoPlace | None:
     if settings.homeless:
         return NoPlace()
     return FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None
-
-
-def remember(cache: Cache | None, resolution: Resolution, rejected_ids: frozenset[str] = frozenset()) -> Resolution:
-    """Keep a valid token for when the store is down. That it cannot be kept is a warning: there is a token.
-
-    A cached token whose fingerprint is among ``rejected_ids`` gives way to any other.
-    """
-    if cache is None or resolution.expired:
-        return resolution
-    try:
-        cache.write(resolution.token, rejected_ids=rejected_ids)
-    except CacheError as error:
-        warnings = dict.fromkeys((*resolution.warnings, f"{error}. {error.hint}"))  # once, however often it is tried
-        return replace(resolution, warnings=tuple(warnings))
-    return resolution

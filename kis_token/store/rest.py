@@ -6,11 +6,11 @@ Also the way to ``answers``, which judges what is no success, for the calls of `
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from kis_token.core.slot import Row, Slot
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
 
 if TYPE_CHECKING:
@@ -32,32 +32,6 @@ _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=timezone.utc), datetime(9000, 1
 READ_SECONDS = 5.0
 #: Characters of one stored value: no key or token is as long, sealed or not.
 LARGEST_VALUE = 64 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One active row as it is stored: the value may be sealed, the expiry is the column's text."""
-
-    value: str = field(repr=False)
-    expires_at: str | None
-    version: int
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it holds blanks alone. Such a row counts as absent, as one with null does."""
-        return not self.value.strip()
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """All active rows of one service, by type; ``server_now`` is the answer's Date, None when it had none.
-
-    ``rejected`` are the fingerprints of the tokens that the slot remembers as rejected or revoked.
-    """
-
-    rows: dict[str, Row]
-    server_now: datetime | None
-    rejected: frozenset[str] = frozenset()
 
 
 def parse_slot(rows: object, server_now: datetime | None) -> Slot:

@@ -11,21 +11,14 @@ import base64
 import binascii
 import hashlib
 import os
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from kis_token.errors import TokenError
 
+if TYPE_CHECKING:
+    from kis_token.core.ports import Vault
+
 PREFIX = "enc:v1:"
-
-
-class Vault(Protocol):
-    """Turns stored text into a value and back."""
-
-    def open(self, text: str, service_name: str, credential_type: str) -> str:
-        """The value. Raises TokenError when it may not or cannot be read."""
-
-    def seal(self, value: str, service_name: str, credential_type: str) -> str:
-        """What to store."""
 
 
 class PlainVault:

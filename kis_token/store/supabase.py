@@ -21,7 +21,6 @@ from kis_token.store.rest import (
     READ_SECONDS,
     TABLE,
     TYPES,
-    Slot,
     key_headers,
     parse_http_date,
     parse_slot,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from supabase import Client
 
+    from kis_token.core.slot import Slot
     from kis_token.store.transport import WireTransport
     from kis_token.token import AppKey
 

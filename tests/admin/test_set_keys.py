@@ -19,9 +19,9 @@ from tests.support import ACCOUNT, APP_KEY, MINUTE, SERVICE_KEY, Contender, make
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kis_token.core.lookup import View
     from kis_token.core.ports import Begun
-    from kis_token.store.rest import Slot
+    from kis_token.core.resolution import View
+    from kis_token.core.slot import Slot
     from kis_token.token import Token
     from tests.resolver_harness import Chain
 

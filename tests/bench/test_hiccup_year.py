@@ -12,7 +12,7 @@ from bench.year import hiccups as hiccup_year
 from bench.year.hiccups import OUTAGE, SPARE, Result, Year, close_calls, find_misses, main, simulate
 from bench.year.simulation import FIRST_DAY, dice, moment
 from bench.year.timeline import Timeline
-from kis_token.core.lookup import View
+from kis_token.core.resolution import View
 from kis_token.core.resolver import Resolver
 from kis_token.core.retry import Retry
 from kis_token.local.machine_lock import LocalMachine

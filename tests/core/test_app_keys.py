@@ -15,7 +15,7 @@ from kis_token.admin.check import read_settings
 from kis_token.client.credential_manager import SupabaseCredentialManager
 from kis_token.client.get_token import get_token
 from kis_token.client.kis_client import KISClient
-from kis_token.core.app_keys import refused
+from kis_token.core.slot import refused
 from kis_token.errors import KIS_REFUSALS, EnvironmentFault, KisTokenError, StoreMisconfigured
 from kis_token.github import action
 from kis_token.github.workflow import FileWorkflow

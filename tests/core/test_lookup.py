@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.core.lookup import View, describe, enough, judge_row, look
+from kis_token.core.lookup import enough, judge_row, look
+from kis_token.core.resolution import View
 from kis_token.core.retry import Retry
+from kis_token.core.slot import Row, Slot, describe
 from kis_token.errors import IssuanceError, KisTokenError, StoreMisconfigured, StoreOutage, TokenError
-from kis_token.store.rest import Row, Slot
 from kis_token.store.sealing import PlainVault, SealingVault
 from kis_token.token import LEAST_USEFUL, AppKey, Token, build_token
 from tests.support import ACCOUNT, APP_KEY, TurnedClock, make_settings, make_token

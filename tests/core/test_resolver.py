@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import datetime
 
-    from kis_token.store.rest import Slot
+    from kis_token.core.slot import Slot
     from kis_token.token import AppKey, Token
     from tests.resolver_harness import Chain
 

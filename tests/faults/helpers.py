@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from kis_token.core.lookup import Resolution
+    from kis_token.core.resolution import Resolution
     from tests.resolver_harness import Chain
     from tests.support import Database
 

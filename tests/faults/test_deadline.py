@@ -35,7 +35,7 @@ from tests.support import APP_KEY, Contender
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
-    from kis_token.core.lookup import View
+    from kis_token.core.resolution import View
     from kis_token.core.resolver import Resolver
     from kis_token.sandbox.loopback import Fault, Request, Response
     from tests.resolver_harness import Chain

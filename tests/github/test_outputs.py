@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kis_token.core.lookup import Link, Resolution, View
+from kis_token.core.resolution import Link, Resolution, View
 from kis_token.errors import REMEDIES, EnvironmentFault, IssuanceError, KisTokenError, SettingsError
 from kis_token.github.outputs import SHORTEST_SECRET, describe_defect, mask_secrets, mask_view, publish, report_failure
 from kis_token.github.summary import describe_failure, describe_success

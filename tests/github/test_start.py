@@ -265,8 +265,9 @@ def test_python_that_lacks_a_module_is_passed_over(
     bad = make_installation(machine.folder / "usr", without=without, broken=broken)
     (machine.program.parent / "entrypoint.py").unlink()
     (machine.program.parent / "entrypoint.py").symlink_to(CHECKOUT / "entrypoint.py")
-    for module in (CHECKOUT / "kis_token").glob("*.py"):
-        (machine.program.parent / "kis_token" / module.name).symlink_to(module)
+    for module in [*(CHECKOUT / "kis_token").iterdir(), *(CHECKOUT / "kis_token" / "github").glob("*.py")]:
+        if module.name not in ("github", "__pycache__"):
+            (machine.program.parent / module.relative_to(CHECKOUT)).symlink_to(module)
     path = f"{bad.parent}:{machine.places[1]}"
     inputs = {"INPUT_SUPABASE_URL": "http://127.0.0.1:9", "INPUT_SUPABASE_KEY": "sb_secret_0123456789abcdef"}
 

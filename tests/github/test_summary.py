@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from kis_token.core.lookup import Link, Resolution
+from kis_token.core.resolution import Link, Resolution
 from kis_token.errors import REMEDIES, IssuanceError, IssuerRefused, KisTokenError, SettingsError, StoreOutage
 from kis_token.github.summary import ENTRIES, LONGEST_TEXT, describe_failure, describe_success, plain
 from kis_token.token import build_token

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from kis_token.core.lookup import Resolution
+from kis_token.core.resolution import Resolution, remember
 from kis_token.errors import CacheError, TokenError
-from kis_token.local.cache import LARGEST_FILE, FileCache, remember
+from kis_token.local.cache import LARGEST_FILE, FileCache
 from kis_token.store.sealing import PREFIX, PlainVault, SealingVault
 from kis_token.token import build_token
 from tests.support import make_token, utc_now

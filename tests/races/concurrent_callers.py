@@ -12,7 +12,7 @@ from threading import Barrier, Condition, Event
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
-from kis_token.core.lookup import Resolution
+from kis_token.core.resolution import Resolution
 from kis_token.errors import KisTokenError
 from kis_token.sandbox.emulator import KISEmulator
 from tests.races.caller_processes import SECONDS

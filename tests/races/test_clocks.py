@@ -14,7 +14,7 @@ from tests.support import HOUR, MINUTE, Contender, TurnedClock, make_token
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from kis_token.core.lookup import Resolution
+    from kis_token.core.resolution import Resolution
     from kis_token.token import Token
     from tests.resolver_harness import Chain
 

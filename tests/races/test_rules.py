@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.core.lookup import Resolution
+from kis_token.core.resolution import Resolution
 from kis_token.errors import IssuanceError, IssuerRefused
 from kis_token.kis.api import KISIssuer
 from kis_token.sandbox.kis_http import TOKEN_PATH

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from kis_token.core.ports import Begun, Committed, Store
-    from kis_token.store.rest import Row
+    from kis_token.core.slot import Row
     from kis_token.store.supabase import SupabaseStore
     from kis_token.token import Token
     from tests.support import Database

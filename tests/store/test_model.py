@@ -20,7 +20,7 @@ from bench.year.memory_store import MemoryStore
 from kis_token.core.ports import Begun, Committed
 from kis_token.errors import StoreError
 from kis_token.sandbox.database import migrations_folder, prepare_database
-from kis_token.store.rest import REJECTED_TOKENS, TYPES, Slot, parse_slot, store_error
+from kis_token.store.rest import REJECTED_TOKENS, TYPES, parse_slot, store_error
 from kis_token.store.supabase import SupabaseStore
 from kis_token.token import REISSUE_WINDOW, AppKey, Token
 from tests.support import HOUR, MINUTE, Database
@@ -28,6 +28,7 @@ from tests.support import HOUR, MINUTE, Database
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from kis_token.core.slot import Slot
     from kis_token.sandbox.postgres import EmbeddedPostgres
 
 SECOND, DAY = timedelta(seconds=1), timedelta(days=1)

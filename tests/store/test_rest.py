@@ -19,9 +19,10 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kis_token.core.slot import Row
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Request, Response
-from kis_token.store.rest import LARGEST_VALUE, Row, parse_http_date, parse_slot, read_slot, store_error
+from kis_token.store.rest import LARGEST_VALUE, parse_http_date, parse_slot, read_slot, store_error
 from kis_token.store.wire import LARGEST_ANSWER, Wire
 from kis_token.token import fingerprint
 from tests.support import SERVICE_KEY, make_token, utc_now

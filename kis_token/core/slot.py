@@ -1,17 +1,19 @@
-"""An account's app key and secret: given by the caller or stored in the slot, and the error when KIS refuses them."""
+"""A slot's rows, and what they hold: whose app key and secret count, whose token it is, and the errors for others'."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from kis_token.errors import IssuerRefused, StoreMisconfigured
-from kis_token.token import AppKey
+from kis_token.errors import IssuerRefused, StoreMisconfigured, TokenError
+from kis_token.token import AppKey, State, Token, in_hours
 from kis_token.values import find_key_fault, odd_lengths, pasted
 
 if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
     from kis_token.config import Settings
-    from kis_token.store.rest import Slot
-    from kis_token.store.sealing import Vault
+    from kis_token.core.ports import Vault
 
 #: The types of the rows that hold an account's key and secret.
 KEY_TYPES = ("app_key", "app_secret")
@@ -22,6 +24,32 @@ _GIVEN_AS = {
     "EGW00105": "input app-secret / KIS_APP_SECRET",
     "EGW00002": "inputs app-key and app-secret / KIS_APP_KEY and KIS_APP_SECRET",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One active row as it is stored: the value may be sealed, the expiry is the column's text."""
+
+    value: str = field(repr=False)
+    expires_at: str | None
+    version: int
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it holds blanks alone. Such a row counts as absent, as one with null does."""
+        return not self.value.strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """All active rows of one service, by type; ``server_now`` is the answer's Date, None when it had none.
+
+    ``rejected`` are the fingerprints of the tokens that the slot remembers as rejected or revoked.
+    """
+
+    rows: dict[str, Row]
+    server_now: datetime | None
+    rejected: frozenset[str] = frozenset()
 
 
 def given_app_key(settings: Settings) -> AppKey | None:
@@ -58,3 +86,23 @@ def refused(kis_code: str, app_key: AppKey, to: str = "") -> IssuerRefused:
     """The error for a refusal of ``app_key``, with its origin and, where that differs from KIS's, its length."""
     lengths = odd_lengths(app_key.key, app_key.secret)
     return IssuerRefused(kis_code, to, f" {origin(app_key, _GIVEN_AS[kis_code])}", f": {lengths}" if lengths else "")
+
+
+def describe(token: Token, now: datetime, min_validity: timedelta) -> str:
+    """A token's state in words."""
+    state = token.state(now, min_validity)
+    if state is State.EXPIRED:
+        return "its token has expired"
+    life = f"{in_hours(token.remaining(now))} left"
+    return f"its token is fresh, {life}" if state is State.FRESH else f"its token is valid, but only {life}"
+
+
+def check_owner(token: Token, app_key: AppKey | None, settings: Settings, what: str) -> None:
+    """Raise TokenError for another account's token.
+
+    It must not be replaced by a new one as if there were none: two fleets would replace each other's for ever.
+    """
+    if app_key is not None and token.app_key_id not in (None, app_key.key_id):
+        raise TokenError("token-of-another-key", f"{what} belongs to another app key than the one {origin(app_key)}")
+    if token.environment not in (None, settings.environment):
+        raise TokenError("token-of-another-environment", f"{what} is not one for {settings.environment}")
