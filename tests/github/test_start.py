@@ -31,6 +31,7 @@ pytestmark = [
 ]
 
 ACTION = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
+START = "kis_token/github/start.sh"
 STEP = ACTION["runs"]["steps"][0]
 GOOD = Path(sys.executable).resolve()
 VERSION = ".".join(map(str, sys.version_info[:3]))
@@ -60,9 +61,9 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.places = [folder / "first place", folder / "second"]
-        for place in (*self.places, folder / "temp", folder / "action" / "kis_token", folder / "tools"):
+        for place in (*self.places, folder / "temp", folder / "action" / "kis_token" / "github", folder / "tools"):
             place.mkdir(parents=True)
-        (folder / "action" / "kis_token" / "start.sh").symlink_to(CHECKOUT / "kis_token" / "start.sh")
+        (folder / "action" / START).symlink_to(CHECKOUT / START)
         self.program = folder / "action" / "entrypoint.py"
         self.program.write_text("import sys\nprint('runs on', sys.executable, *sys.argv[1:], flush=True)\n")
 
@@ -410,7 +411,7 @@ def test_words_for_the_program_are_kept(machine: Machine) -> None:
     bad = machine.add_link(FIRST, GOOD, place=0)
     good = machine.add_link("python3.12", GOOD)
     unusable = f"/usr/bin/python: Python without _ctypes; {bad}: Python without json"
-    script = CHECKOUT / "kis_token" / "start.sh"
+    script = CHECKOUT / START
 
     done = subprocess.run(
         ["/bin/sh", script, "--started=12.5", f"--unusable={unusable}"],
@@ -442,7 +443,7 @@ def test_shell_is_there_on_every_system() -> None:
     """The step is for sh, which each system has, and for bash on Windows; the script has no word of bash alone."""
     assert STEP["shell"] == "${{ runner.os == 'Windows' && 'bash' || 'sh' }}"
     for shell in SHELLS.values():
-        subprocess.run([*shell[:-1], "-n", CHECKOUT / "kis_token" / "start.sh"], check=True)
+        subprocess.run([*shell[:-1], "-n", CHECKOUT / START], check=True)
 
 
 def test_secrets_are_no_paths_to_git_s_bash() -> None:
