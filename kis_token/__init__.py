@@ -61,15 +61,15 @@ __all__ = [
 
 #: Where the names are at home that are no errors.
 _HOMES = {
-    "KISClient": "client",
-    "SupabaseCredentialManager": "manager",
+    "KISClient": "client.kis_client",
+    "SupabaseCredentialManager": "client.credential_manager",
     "Token": "token",
-    "get_kis_credentials_from_supabase": "manager",
-    "get_kis_token_from_supabase": "manager",
-    "get_kis_valid_token_from_supabase": "manager",
-    "get_supabase_manager": "manager",
-    "get_token": "quick",
-    "save_kis_token_to_supabase": "manager",
+    "get_kis_credentials_from_supabase": "client.credential_manager",
+    "get_kis_token_from_supabase": "client.credential_manager",
+    "get_kis_valid_token_from_supabase": "client.credential_manager",
+    "get_supabase_manager": "client.credential_manager",
+    "get_token": "client.get_token",
+    "save_kis_token_to_supabase": "client.credential_manager",
 }
 
 

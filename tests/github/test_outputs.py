@@ -254,7 +254,7 @@ def test_defect_is_described_without_its_text() -> None:
         publish(None, make_settings(), RecordedWorkflow(), {}, NOON)  # type: ignore[arg-type]  # the defect
     defect = describe_defect(caught.value)
     assert defect.code == "internal-error"
-    assert defect.args[0].startswith("Unexpected AttributeError at publish.py:")
+    assert defect.args[0].startswith("Unexpected AttributeError at outputs.py:")
     secret = describe_defect(ValueError(f"bad {OPAQUE}"))
     assert f"{secret}" == "Unexpected ValueError [internal-error]"
 
