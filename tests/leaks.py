@@ -124,7 +124,7 @@ def says_secrets(command: list[str]) -> bool:
     """
     if command[1:3] == ["-m", "kis_token"]:
         return command[3:] in (["get"], ["get", "--json"], ["get", "--env"], ["keygen"], ["sandbox"])
-    return re.match(r"from bench\.\w+ import serve_world;", command[-1]) is not None
+    return re.match(r"from bench\.[\w.]+ import serve_world;", command[-1]) is not None
 
 
 LEAKS = Leaks()

@@ -27,8 +27,8 @@ _IMPORT_ALL = """
 import importlib, json, pkgutil, sys
 sys.path[:0] = sys.argv[1:]
 import kis_token
-names = [module.name for module in pkgutil.iter_modules(kis_token.__path__, "kis_token.")
-         if module.name.partition(".")[2] not in ("__main__", "cli", "commands", "sandbox")]
+names = [module.name for module in pkgutil.walk_packages(kis_token.__path__, "kis_token.")
+         if module.name.split(".")[1] not in ("__main__", "cli", "sandbox")]
 for name in names:
     importlib.import_module(name)
 from supabase import create_client

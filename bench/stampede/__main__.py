@@ -174,7 +174,7 @@ def open_world(token_seconds: float) -> Child:
 
     Every answer of tokenP takes ``token_seconds``; whether it is a token is decided when the call arrives.
     """
-    return Child("bench.stampede", "serve_world", token_seconds, grace=LONGEST_SECONDS)
+    return Child("bench.stampede.__main__", "serve_world", token_seconds, grace=LONGEST_SECONDS)
 
 
 def measure(world: Child, contenders: int, rounds: int) -> Iterator[Round]:
@@ -182,7 +182,9 @@ def measure(world: Child, contenders: int, rounds: int) -> Iterator[Round]:
     processes = contenders if contenders <= MOST_PROCESSES else os.cpu_count() or 1
     shares = [len(range(index, contenders, processes)) for index in range(processes)]
     with ExitStack() as stack:
-        children = [stack.enter_context(Child("bench.stampede", "contend", share, grace=0.0)) for share in shares]
+        children = [
+            stack.enter_context(Child("bench.stampede.__main__", "contend", share, grace=0.0)) for share in shares
+        ]
         for number in range(rounds + 1):
             for algorithm in ALGORITHMS:
                 measured = _race(world, children, contenders, algorithm)

@@ -45,11 +45,11 @@ def test_every_contestant_does_what_it_is_measured_at(course: Course) -> None:
 
 def test_a_runner_has_no_bytecode_of_ours(course: Course) -> None:
     """Before each run of the action its copy is as it was fetched; this checkout is left alone."""
-    folder = course.action_copy / "kis_token" / "__pycache__"
+    folder = course.action_copy / "kis_token" / "store" / "__pycache__"
     course.run(course.action("action"))
     (folder / "mark").touch()
     course.run(course.action("action"))
-    assert any(folder.glob("reader.*.pyc"))
+    assert any(folder.glob("rest.*.pyc"))
     assert not (folder / "mark").exists()
 
 
