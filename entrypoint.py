@@ -45,6 +45,7 @@ def main() -> int:
     if not (sys.flags.isolated and sys.flags.no_site and sys.flags.utf8_mode):
         return start_again()
     sys.path.insert(0, HERE)
+    sys.dont_write_bytecode = True  # a runner fetches the action anew for each job: nobody would read it
     try:
         return run_step()
     except ImportError as error:
@@ -267,6 +268,7 @@ def add_runtime(settings: Settings, end: ExitStack) -> Path:
         seals=bool(settings.encryption_keys),
     )
     sys.path.insert(1, str(runtime))
+    sys.dont_write_bytecode = False  # the runtime stays
     os.umask(os.umask(0o022) | 0o022)  # folders for bytecode, which Python makes there, are closed to others too
     return runtime
 

@@ -29,17 +29,25 @@ class NoTrust(OSError):
     """No TLS connection can be prepared. The text says why."""
 
 
-def trusted() -> ssl.SSLContext:
+def trusted(*, certifi: bool = True) -> ssl.SSLContext:
     """The context for a TLS connection. Shared by all threads, and made anew when a variable has changed.
 
+    Without ``certifi`` those certificates are missing until a call has asked for them: reading them takes time.
     Call it within `no_fork`. Raises NoTrust.
     """
     context = _load(*map(os.environ.get, (*VARIABLES, "SSLKEYLOGFILE")))
-    try:
-        import certifi  # not on the fast path, which has no packages
-    except ImportError:
+    if not certifi or not has_certifi():
         return context
-    return _add(context, certifi.where())
+    from certifi import where
+
+    return _add(context, where())
+
+
+def has_certifi() -> bool:
+    """Whether the package is installed. It is not on the fast path, which has no packages."""
+    from importlib.util import find_spec
+
+    return find_spec("certifi") is not None
 
 
 def forget() -> None:

@@ -15,7 +15,7 @@ from kis_token.deadline import GivenUp, within
 from kis_token.errors import StoreOutage
 from kis_token.network.addresses import connect, may_have_proxy
 from kis_token.network.final_response import FinalResponse
-from kis_token.network.trust import NoTrust, forget, trusted
+from kis_token.network.trust import NoTrust, forget, has_certifi, trusted
 
 if TYPE_CHECKING:
     import socket
@@ -109,25 +109,32 @@ class Wire:
             raise _unusable(fault) from None
 
     def _connect(self, proxy: Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
-        """A connection to Supabase, with TLS where it is due."""
-        if proxy is None:
-            connection = connect(self._host, self._port, seconds, attempt)
-        else:
-            from kis_token.network.proxies import reach
-
-            connection = reach(self._host, self._port, proxy, seconds, attempt)
+        """A connection to Supabase, with TLS where it is due; once more, with certifi, where the check fails."""
         if not self._is_tls:
-            return connection
+            return self._reach(proxy, seconds, attempt)
         try:
-            from kis_token.process.forks import (
-                no_fork,  # here, since its import takes time that plain http does not need
-            )
+            return self._open_tls(self._reach(proxy, seconds, attempt), certifi=False)
+        except ssl.SSLCertVerificationError:
+            if not has_certifi():
+                raise
+        return self._open_tls(self._reach(proxy, seconds, attempt), certifi=True)
+
+    def _open_tls(self, connection: socket.socket, *, certifi: bool) -> socket.socket:
+        try:
+            from kis_token.process.forks import no_fork  # here, since plain http does not need its import
 
             with no_fork():
-                return trusted().wrap_socket(connection, server_hostname=self._host)
+                return trusted(certifi=certifi).wrap_socket(connection, server_hostname=self._host)
         except BaseException:
             connection.close()
             raise
+
+    def _reach(self, proxy: Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
+        if proxy is None:
+            return connect(self._host, self._port, seconds, attempt)
+        from kis_token.network.proxies import reach
+
+        return reach(self._host, self._port, proxy, seconds, attempt)
 
 
 class _BrokenAnswer(http.client.HTTPException):

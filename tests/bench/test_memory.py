@@ -46,10 +46,9 @@ def test_every_contestant_does_what_it_is_measured_at(course: Course) -> None:
 def test_a_runner_has_no_bytecode_of_ours(course: Course) -> None:
     """Before each run of the action its copy is as it was fetched; this checkout is left alone."""
     folder = course.action_copy / "kis_token" / "store" / "__pycache__"
-    course.run(course.action("action"))
+    folder.mkdir(exist_ok=True)
     (folder / "mark").touch()
     course.run(course.action("action"))
-    assert any(folder.glob("rest.*.pyc"))
     assert not (folder / "mark").exists()
 
 
