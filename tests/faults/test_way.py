@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import ssl
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,7 +36,6 @@ from tools.step import CHECKOUT, run_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from kis_token.sandbox.postgres import EmbeddedPostgres
     from tests.resolver_harness import Chain
@@ -86,6 +90,29 @@ def test_jobs_behind_a_company_s_certificate_share_one_token(postgres: EmbeddedP
     tokens = {each.stdout.strip() for each in ended}
     assert (len(tokens), len(calls)) == (1, 1)
     assert looks_like_token(tokens.pop())
+
+
+#: Runs a command in a mount namespace of its own, in which the file $1 lies over the file $2.
+OVERLAID = ["unshare", "--mount", "sh", "-c", 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh"]
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_a_certificate_in_the_system_s_store_alone_is_enough(postgres: EmbeddedPostgres, company: Authority) -> None:
+    """No variable names it: a read, the lease, tokenP and the commit all go by the file that OpenSSL itself reads."""
+    store = Path(ssl.get_default_verify_paths().openssl_cafile).resolve()
+    overlaid = [*OVERLAID, f"{company.file}", f"{store}"]
+    if not store.is_file() or shutil.which("unshare") is None or subprocess.call([*overlaid, "true"]) != 0:
+        pytest.skip("this user cannot mount a file over the system's store")
+    with Sandbox(dsn=postgres.create_database(), tls=company.server()) as sandbox:
+        env = sandbox.environment(os.environ) | {"KIS_TOKEN_CACHE": "off"}
+        command = [sys.executable, "-m", "kis_token", "exec", "--", "true"]
+        ended = [
+            subprocess.run([*overlaid, *command], env=env, capture_output=True, text=True, timeout=60, check=False)
+            for _ in range(2)
+        ]
+        calls = sandbox.kis.counts("production").calls
+
+    assert ([each.returncode for each in ended], calls) == ([0, 0], 1), ended[0].stderr
 
 
 @pytest.mark.parametrize("variable", trust.VARIABLES)
