@@ -1,6 +1,6 @@
 """The shared store: the only file that imports the supabase client.
 
-Reads go through ``reader`` (one GET, standard library), since that is quicker; the client is made when something has to
+Reads go through ``rest`` (one GET, standard library), since that is quicker; the client is made when something has to
 be written. Every error that leaves here is a StoreOutage or a StoreMisconfigured.
 """
 
