@@ -48,6 +48,7 @@ def step(monkeypatch: pytest.MonkeyPatch, chain: Chain, folder: Path, **variable
         monkeypatch.setenv(name, str(path))
     for name, value in {**chain.variables, "RUNNER_TEMP": str(folder), **variables}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(entrypoint, "STARTED", time.monotonic())  # the program was loaded long before the step
     return files
 
 
