@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from kis_token.network import trust
 from kis_token.sandbox import Sandbox
 from kis_token.sandbox.database import MigratedDatabases, make_project
 from kis_token.sandbox.emulator import KISEmulator
@@ -80,6 +81,14 @@ def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:  # not the test's own, which ends before the test's other fixtures
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("machine")))
         yield
+
+
+@pytest.fixture
+def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies and certificates of the machine that runs the tests play no part, in child processes either."""
+    for name in (*trust.VARIABLES, "http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture(scope="session")

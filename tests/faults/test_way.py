@@ -41,14 +41,6 @@ if TYPE_CHECKING:
     from tests.resolver_harness import Chain
 
 
-@pytest.fixture(autouse=True)
-def _plain_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxies and certificates of the machine that runs the tests play no part, in child processes either."""
-    for name in (*trust.VARIABLES, *("https_proxy", "all_proxy", "no_proxy")):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-
-
 @pytest.fixture
 def company(tmp_path: Path) -> Authority:
     """A company that inspects connections."""

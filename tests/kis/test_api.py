@@ -36,12 +36,7 @@ OPAQUE = "opaque.token-of-a-test_0123456789"
 DAY = timedelta(days=1)
 
 
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxies of the machine that runs the tests play no part."""
-    for name in ("http_proxy", "https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+pytestmark = pytest.mark.usefixtures("plain_network")
 
 
 class OddKIS(LoopbackServer):

@@ -5,36 +5,26 @@ from __future__ import annotations
 import socket
 import sys
 import urllib.request
-import uuid
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kis_token.errors import IssuerOutage, StoreOutage
-from kis_token.kis.session import Session, prepare
 from kis_token.network.proxies import SYSTEM, ProxyFault, find_proxy
-from kis_token.sandbox.loopback import LoopbackServer, Request, Response
-from kis_token.store.supabase import SupabaseStore
+from kis_token.sandbox.loopback import LoopbackServer
 from tests.authority import make_authority
+from tests.network.calls import answer, ask_kis, calls
 from tests.store.test_rest import raw_server
-from tests.support import APP_KEY, MINUTE, SERVICE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-GRANTED = {"status": "granted", "fence": 1, "server_now": "2027-03-02T07:00:00+09:00"}
 SUPABASE = "abcdefgh.supabase.co"
 A, B = "http://a.example:3128", "http://b.example:3128"
 
 
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxies of the machine that runs the tests play no part."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+pytestmark = pytest.mark.usefixtures("plain_network")
 
 
 def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
@@ -161,11 +151,6 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, n
 # what comes of it
 
 
-def answer(request: Request) -> Response:
-    """Answers of Supabase and KIS, as far as these tests need them."""
-    return Response(200, [] if "api_credentials" in request.path else GRANTED)
-
-
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
     """Supabase and KIS, with TLS that is trusted."""
@@ -173,28 +158,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
     with LoopbackServer(answer, tls=authority.server()) as server:
         yield server
-
-
-def read(url: str) -> object:
-    """A read, with the standard library."""
-    with closing(SupabaseStore(url, SERVICE_KEY)) as store:
-        return store.read("kis").rows
-
-
-def begin(url: str) -> object:
-    """A write, with the supabase client."""
-    with closing(SupabaseStore(url, SERVICE_KEY)) as store:
-        return store.begin("kis", str(uuid.uuid4()), "a laptop", APP_KEY, min_remaining=10 * MINUTE).status
-
-
-def ask_kis(url: str) -> object:
-    """A call of KIS, with requests."""
-    with closing(Session(url)) as session:
-        return session.call(prepare("GET", f"{url}/quotation", {}), 10).status_code
-
-
-CALLS = {"read": read, "begin": begin, "kis": ask_kis}
-calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
 @calls

@@ -4,67 +4,29 @@ from __future__ import annotations
 
 import os
 import ssl
-import uuid
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from kis_token.errors import IssuerOutage, StoreOutage
-from kis_token.kis.session import Session, prepare
 from kis_token.network import certificates, trust
-from kis_token.sandbox.loopback import LoopbackServer, Request, Response
-from kis_token.store.supabase import SupabaseStore
+from kis_token.sandbox.loopback import LoopbackServer
 from tests.authority import HOUR, Authority, make_authority
-from tests.support import APP_KEY, MINUTE, SERVICE_KEY
+from tests.network.calls import CALLS, answer, ask_kis, calls, read
 from tools.certificate import make_certificate, make_hashed_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GRANTED = {"status": "granted", "fence": 1, "server_now": "2027-03-02T07:00:00+09:00"}
 
-
-@pytest.fixture(autouse=True)
-def _plain_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxies and certificates of the machine that runs the tests play no part."""
-    for name in (*trust.VARIABLES, *("http_proxy", "https_proxy", "all_proxy", "no_proxy")):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+pytestmark = pytest.mark.usefixtures("plain_network")
 
 
 @pytest.fixture
 def company(tmp_path: Path) -> Authority:
     """A company that inspects connections."""
     return make_authority(tmp_path / "company")
-
-
-def answer(request: Request) -> Response:
-    """Answers of Supabase and KIS, as far as these tests need them."""
-    return Response(200, [] if "api_credentials" in request.path else GRANTED)
-
-
-def read(url: str) -> object:
-    """A read, with the standard library."""
-    with closing(SupabaseStore(url, SERVICE_KEY)) as store:
-        return store.read("kis").rows
-
-
-def begin(url: str) -> object:
-    """A write, with the supabase client."""
-    with closing(SupabaseStore(url, SERVICE_KEY)) as store:
-        return store.begin("kis", str(uuid.uuid4()), "a laptop", APP_KEY, min_remaining=10 * MINUTE).status
-
-
-def ask_kis(url: str) -> object:
-    """A call of KIS, with requests."""
-    with closing(Session(url)) as session:
-        return session.call(prepare("GET", f"{url}/quotation", {}), 10).status_code
-
-
-CALLS = {"read": read, "begin": begin, "kis": ask_kis}
-calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
 def failure(call: Callable[[str], object], url: str) -> StoreOutage | IssuerOutage:

@@ -33,12 +33,7 @@ ROWS = b"[]"
 GRANTED = {"status": "granted", "fence": 1, "server_now": "2027-03-02T07:00:00+09:00"}
 
 
-@pytest.fixture(autouse=True)
-def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxies of the machine that runs the tests play no part."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
+pytestmark = pytest.mark.usefixtures("plain_network")
 
 
 def read(store: SupabaseStore) -> object:

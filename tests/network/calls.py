@@ -1,0 +1,46 @@
+"""Calls of Supabase and of KIS that share one rule for certificates and proxies, and the answers that they need."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.kis.session import Session, prepare
+from kis_token.sandbox.loopback import Response
+from kis_token.store.supabase import SupabaseStore
+from tests.support import APP_KEY, MINUTE, SERVICE_KEY
+
+if TYPE_CHECKING:
+    from kis_token.sandbox.loopback import Request
+
+GRANTED = {"status": "granted", "fence": 1, "server_now": "2027-03-02T07:00:00+09:00"}
+
+
+def answer(request: Request) -> Response:
+    """Answers of Supabase and KIS, as far as these tests need them."""
+    return Response(200, [] if "api_credentials" in request.path else GRANTED)
+
+
+def read(url: str) -> object:
+    """A read, with the standard library."""
+    with closing(SupabaseStore(url, SERVICE_KEY)) as store:
+        return store.read("kis").rows
+
+
+def begin(url: str) -> object:
+    """A write, with the supabase client."""
+    with closing(SupabaseStore(url, SERVICE_KEY)) as store:
+        return store.begin("kis", str(uuid.uuid4()), "a laptop", APP_KEY, min_remaining=10 * MINUTE).status
+
+
+def ask_kis(url: str) -> object:
+    """A call of KIS, with requests."""
+    with closing(Session(url)) as session:
+        return session.call(prepare("GET", f"{url}/quotation", {}), 10).status_code
+
+
+CALLS = {"read": read, "begin": begin, "kis": ask_kis}
+calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
