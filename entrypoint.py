@@ -214,7 +214,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
     with telling(view):
         resolution = enough(view, settings)
         outage = None if settings.allow_expired or resolution is not None else view.outage
-        if outage is not None and (outage.lasting or outage.persists):
+        if outage is not None and not outage.retryable:
             raise outage  # no package mends it
     return view, remember(cache, resolution) if resolution is not None else None
 

@@ -111,7 +111,7 @@ class Lease:
             try:
                 return self._begin(send, has_token)
             except StoreOutage as outage:
-                if outage.lasting or outage.persists or has_token() or self.left() < LAPSE:
+                if not outage.retryable or has_token() or self.left() < LAPSE:
                     raise
             self._clock.sleep(LAPSE)
 

@@ -228,7 +228,7 @@ def _guard(manager: Any) -> None:  # noqa: ANN401 - a PoolManager, which only ur
 
 
 def _way(proxy: Proxy | None) -> str:
-    return f", through the proxy in {proxy.source}" if proxy is not None else ""
+    return f", through {proxy}" if proxy is not None else ""
 
 
 def _always() -> bool:

@@ -47,6 +47,9 @@ class Proxy:
         self.port = port
         self.credentials = credentials
 
+    def __str__(self) -> str:
+        return f"the proxy in {self.source}"
+
 
 class ProxyFault(OSError):
     """The proxy cannot be used. The text names the variable, and nothing of its value.
@@ -80,7 +83,7 @@ def reach(host: str, port: int, proxy: Proxy | None, seconds: float, attempt: At
     except TimeoutError:  # GivenUp is one
         raise
     except (OSError, ValueError) as error:
-        raise ProxyFault(f"the proxy in {proxy.source} cannot be reached ({type(error).__name__})") from None
+        raise ProxyFault(f"{proxy} cannot be reached ({type(error).__name__})") from None
     try:
         _open_tunnel(connection, host, port, proxy)
     except BaseException:
@@ -103,16 +106,16 @@ def _open_tunnel(connection: socket.socket, host: str, port: int, proxy: Proxy) 
     except TimeoutError:
         raise
     except OSError as error:
-        raise ProxyFault(f"the proxy in {proxy.source} broke off the connection ({type(error).__name__})") from None
+        raise ProxyFault(f"{proxy} broke off the connection ({type(error).__name__})") from None
     except (ValueError, HTTPException) as error:  # it may quote the answer
-        raise ProxyFault(f"the proxy in {proxy.source} does not answer in HTTP ({type(error).__name__})") from None
+        raise ProxyFault(f"{proxy} does not answer in HTTP ({type(error).__name__})") from None
     if status == 200:
         return
     if status == 407:
         said = "does not accept its user and password" if proxy.credentials else "asks for a user and a password"
     else:
         said = f"opens no connection to {address}"
-    raise ProxyFault(f"the proxy in {proxy.source} {said} (HTTP {status})", is_lasting=400 <= status < 500)
+    raise ProxyFault(f"{proxy} {said} (HTTP {status})", is_lasting=400 <= status < 500)
 
 
 def _parse(source: str, value: str) -> Proxy:

@@ -187,4 +187,4 @@ def _unusable(fault: ProxyFault) -> StoreOutage:
 
 
 def _way(proxy: Proxy | None) -> str:
-    return f", through the proxy in {proxy.source}" if proxy is not None else ""
+    return f", through {proxy}" if proxy is not None else ""
