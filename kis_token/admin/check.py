@@ -60,7 +60,7 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
     yield _kis_host(issuer)
     yield from _supabase_key(settings.supabase_key, clock.now())
     if settings.homeless:
-        yield note("cache", "there is none: this user has no home folder, and no cache-path is given")
+        yield note("cache", "not used: this user has no home folder, and no cache-path is given")
     else:
         yield from _cache_folder(settings.cache_path)
     try:

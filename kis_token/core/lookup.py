@@ -104,7 +104,7 @@ def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
 
 
 def enough(view: View, settings: Settings) -> Resolution | None:
-    """What can be handed out without issuing or storing anything; None when there is more to do.
+    """The token that needs neither issuing nor storing; None when there is more to do.
 
     For resolve a fresh token, for rotate one that is not due yet, for check any that lives: check never issues, and
     raises IssuanceError ``no-valid-token`` instead.

@@ -119,7 +119,7 @@ class Vault(Protocol):
         """The value. Raises TokenError when it may not or cannot be read."""
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
-        """What to store."""
+        """The text to store."""
 
 
 class CacheReader(Protocol):

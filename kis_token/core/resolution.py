@@ -24,7 +24,7 @@ TOLERATED_SKEW = timedelta(minutes=2)
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What one link of the chain said, for people."""
+    """One source of the chain and its finding, for people."""
 
     name: str
     said: str
@@ -52,7 +52,7 @@ class Resolution:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What store and cache hold at one moment.
+    """The contents of store and cache at one moment.
 
     ``stored`` and ``cached`` are tokens that can be used or were once; None where there is none. ``unusable_version``
     is the version of a token row that nobody can use. ``cache_fault`` is why the cached token is not this caller's: of
@@ -78,7 +78,7 @@ class View:
     warnings: tuple[str, ...] = ()
 
     def answer(self, min_validity: timedelta) -> Resolution | None:
-        """What can be handed out as things stand: a fresh stored token or, in an outage, any cached one that lives."""
+        """A fresh stored token or, in an outage, any valid cached one; None when there is neither."""
         if self.stored is not None and self.is_surely_fresh(self.stored, min_validity):
             return self.resolution(self.stored, "supabase")
         if self.outage is not None and self.cached is not None and self.cached.lives(self.now):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _SECRET_VARIABLES = ("INPUT_", "KIS_", "SUPABASE_", "GITHUB_", "ACTIONS_")
 
-#: What the chain imports by name.
+#: The packages that the chain imports, by their import names.
 PACKAGES = (
     "actions_toolkit",
     "cryptography",
