@@ -7,10 +7,12 @@ process: every thread is a daemon.
 from __future__ import annotations
 
 import json
+import os
 import selectors
 import socket
 import struct
 import threading
+import weakref
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -84,7 +86,8 @@ class Fault:
 class LoopbackServer:
     """Serves ``handle`` on a port of its own. Use as a context manager, or ``start`` and ``stop``; both repeatable.
 
-    A stopped server refuses connections; started again it has the same port, so an outage can be played.
+    A stopped server refuses connections; started again it has the same port, so an outage can be played. Until then no
+    other program can get that port, and answer in its place.
 
     ``observe`` is told of each request and its answer before the answer is sent; the answer's status is 0 when a fault
     left the request without one.
@@ -104,6 +107,7 @@ class LoopbackServer:
         self._tls = tls
         self._port = 0
         self._server: _Server | None = None
+        self._give_port_back: Callable[[], object] = lambda: None
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._seen: list[Seen] = []
@@ -119,6 +123,7 @@ class LoopbackServer:
         if self._server is not None:
             return
         self._stopped.clear()
+        self._give_port_back()
         self._server = _Server(("127.0.0.1", self._port), self)
         self._port = self._server.server_address[1]
         if self._tls is not None:
@@ -135,7 +140,17 @@ class LoopbackServer:
         self._stopped.set()
         server, self._server = self._server, None
         server.refuse()
+        self._keep_port()
         server.break_connections()
+
+    def _keep_port(self) -> None:
+        """Bind the port without listening on it, for as long as this object is in use."""
+        holder = socket.socket()
+        if os.name == "posix":  # elsewhere the option lets others bind the port as well
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):  # another program was quicker
+            holder.bind(("127.0.0.1", self._port))
+        self._give_port_back = weakref.finalize(self, holder.close)
 
     def __enter__(self) -> Self:
         self.start()
@@ -143,6 +158,7 @@ class LoopbackServer:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._give_port_back()
 
     def add_fault(self, fault: Fault) -> None:
         """Let ``fault`` befall the next ``fault.times`` requests that match its path. First added, first spent."""
