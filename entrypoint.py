@@ -191,7 +191,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
     from kis_token.core.lookup import enough, look
     from kis_token.core.resolution import remember, telling
     from kis_token.core.retry import Retry
-    from kis_token.deadline import usable
+    from kis_token.deadline import Deadline, usable
     from kis_token.local.cache import make_cache
     from kis_token.store.rest import READ_SECONDS, read_slot
     from kis_token.store.sealing import PlainVault
@@ -200,15 +200,14 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
     vault = PlainVault()
     cache = make_cache(settings, vault)
     wire = Wire(settings.supabase_url)
-
-    def left() -> float:
-        return STARTED + usable(settings.timeout.total_seconds()) - time.monotonic()
+    clock = SystemClock()
+    deadline = Deadline(clock.monotonic, STARTED + usable(settings.timeout.total_seconds()))
 
     def read() -> Slot:
-        return read_slot(wire, settings.supabase_key, settings.service_name, seconds=min(READ_SECONDS, left()))
+        seconds = min(READ_SECONDS, deadline.left())
+        return read_slot(wire, settings.supabase_key, settings.service_name, seconds=seconds)
 
-    clock = SystemClock()
-    view = look(settings, read, cache, vault, clock, retry=Retry(clock, left, workflow.info))
+    view = look(settings, read, cache, vault, clock, retry=Retry(clock, deadline.left, workflow.info))
     if _lacks_certificates(view):
         return view, None
     with telling(view):

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -35,6 +36,18 @@ SLICE = 0.25
 def usable(timeout: float) -> float:
     """The seconds of a timeout that may be spent on asking: the rest is for handing out and saying goodbye."""
     return timeout - min(1.0, timeout / 5)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """The end of a call: ``at`` is a reading of ``counter``, a clock's monotonic counter in seconds."""
+
+    counter: Callable[[], float]
+    at: float
+
+    def left(self) -> float:
+        """Seconds until then; negative after it."""
+        return self.at - self.counter()
 
 
 def no_deadline() -> float:

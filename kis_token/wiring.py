@@ -6,9 +6,10 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from kis_token.clock import SystemClock
+from kis_token.core.context import Context
 from kis_token.core.resolver import Resolver
 from kis_token.core.retry import Retry
-from kis_token.deadline import usable
+from kis_token.deadline import Deadline, usable
 from kis_token.kis.api import KISIssuer
 from kis_token.local.cache import make_cache
 from kis_token.local.machine_lock import local_machine
@@ -29,8 +30,11 @@ _CLOCK = SystemClock()
 def open_store(
     settings: Settings, started: float, tell: Callable[[str], None], clock: Clock = _CLOCK
 ) -> Iterator[SupabaseStore]:
-    """The shared store for these settings, whose calls are repeated for some seconds; the rest as below."""
-    left = _time_left(settings, started, clock)
+    """The shared store for these settings; a call that fails is repeated for some seconds.
+
+    The arguments are those of `open_resolver`.
+    """
+    left = _deadline(settings, started, clock).left
     retry = Retry(clock, left, tell)
     with closing(SupabaseStore(settings.supabase_url, settings.supabase_key, left=left, retry=retry)) as store:
         yield store
@@ -43,26 +47,15 @@ def open_resolver(
     """The chain for these settings; its connections are closed on the way out.
 
     ``started`` is when the work began, by the clock's counter (time.monotonic, unless another clock is given): the
-    settings' timeout counts from there. ``tell`` gets lines for people who wait.
+    settings' timeout counts from there. ``tell`` gets a line when the call has to wait.
     """
-    left = _time_left(settings, started, clock)
-    vault = make_vault(settings.encryption_keys)
-    issuer = KISIssuer(settings.base_url, settings.environment, left=left)
-    with closing(SupabaseStore(settings.supabase_url, settings.supabase_key, left=left)) as store, closing(issuer):
-        yield Resolver(
-            settings,
-            store=store,
-            cache=make_cache(settings, vault),
-            machine=local_machine(),
-            issuer=issuer,
-            vault=vault,
-            clock=clock,
-            deadline=clock.monotonic() + left(),
-            tell=tell,
-        )
+    deadline, vault = _deadline(settings, started, clock), make_vault(settings.encryption_keys)
+    issuer = KISIssuer(settings.base_url, settings.environment, left=deadline.left)
+    store = SupabaseStore(settings.supabase_url, settings.supabase_key, left=deadline.left)
+    cache, machine = make_cache(settings, vault), local_machine()
+    with closing(store), closing(issuer):
+        yield Resolver(Context(settings, store, cache, machine, issuer, vault, clock, deadline, tell))
 
 
-def _time_left(settings: Settings, started: float, clock: Clock) -> Callable[[], float]:
-    """The seconds until the deadline, whenever they are asked for."""
-    deadline = started + usable(settings.timeout.total_seconds())
-    return lambda: deadline - clock.monotonic()
+def _deadline(settings: Settings, started: float, clock: Clock) -> Deadline:
+    return Deadline(clock.monotonic, started + usable(settings.timeout.total_seconds()))

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from kis_token.config import Settings
+from kis_token.core.context import Context
 from kis_token.core.resolver import Resolver
+from kis_token.deadline import Deadline
 from kis_token.kis.api import KISIssuer
 from kis_token.local.cache import FileCache, make_cache
 from kis_token.local.machine_lock import LocalMachine
@@ -111,28 +113,31 @@ class Chain:
         settings = self.settings(**inputs)
         clock = clock or self.clock()
         vault = make_vault(settings.encryption_keys)
-        deadline = clock.monotonic() + settings.timeout.total_seconds()
-
-        def left() -> float:
-            return deadline - clock.monotonic()
-
-        store = SupabaseStore(settings.supabase_url, settings.supabase_key, left=left)
+        deadline = Deadline(clock.monotonic, clock.monotonic() + settings.timeout.total_seconds())
+        store = SupabaseStore(settings.supabase_url, settings.supabase_key, left=deadline.left)
         self.stores.append(store)
         return Resolver(
-            settings,
-            store=store,
-            cache=make_cache(settings, vault),
-            machine=self.machine,
-            issuer=issuer or KISIssuer(settings.base_url, settings.environment, left=left),
-            vault=vault,
-            clock=clock,
-            deadline=deadline,
-            tell=self.told.append,
+            Context(
+                settings,
+                store=store,
+                cache=make_cache(settings, vault),
+                machine=self.machine,
+                issuer=issuer or KISIssuer(settings.base_url, settings.environment, left=deadline.left),
+                vault=vault,
+                clock=clock,
+                deadline=deadline,
+                tell=self.told.append,
+            )
         )
 
     def resolve(self, clock: Clock | None = None, issuer: Issuer | None = None, /, **inputs: str) -> Resolution:
         """What one caller gets."""
         return self.resolver(clock, issuer, **inputs).resolve()
+
+    def replace(self, rejected: Token, issuer: Issuer | None = None, /, **inputs: str) -> Resolution:
+        """What one caller gets in the place of a token that KIS has rejected."""
+        resolver = self.resolver(None, issuer, **inputs)
+        return resolver.resolve(resolver.look(rejected.token_id))
 
     def clock(self) -> TurnedClock:
         """A clock with which time passes for the lease and for KIS as well."""

@@ -106,7 +106,7 @@ class Contender:
 
         def find() -> Resolution:
             with open_resolver(settings, clock.monotonic(), lambda _: None, clock) as resolver:
-                return resolver.replace(refused) if refused else resolver.resolve()
+                return resolver.resolve(resolver.look(fingerprint(refused) if refused is not None else None))
 
         got: list[Resolution] = []
 

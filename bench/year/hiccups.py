@@ -30,8 +30,9 @@ from bench.year.rotation import MINUTES, WORKFLOW, make_ticks, read_schedule
 from bench.year.simulation import FIRST_DAY, MARKETS, MINUTE, SECOND, Issuer, Market, dice, moment, plan
 from bench.year.timeline import Timeline
 from kis_token.config import Settings
+from kis_token.core.context import Context
 from kis_token.core.resolver import Resolver
-from kis_token.deadline import usable
+from kis_token.deadline import Deadline, usable
 from kis_token.errors import IssuanceError, KisTokenError, StoreOutage
 from kis_token.local.cache import make_cache
 from kis_token.local.machine_lock import LocalMachine
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from kis_token.core.ports import Begun, Committed
+    from kis_token.core.resolution import Resolution
     from kis_token.core.slot import Slot
     from kis_token.token import Token
 
@@ -283,7 +285,7 @@ class _Simulation:
             jobs["alone"] += resolution.source == "oauth" and token.version is None
             if not self._is_accepted(token.value):
                 self._note_rejected(machine, token)
-                replaced = self._resolver(machine).replace(token.value).token
+                replaced = self._replace(machine, token).token
                 if not self._is_accepted(replaced.value):
                     raise IssuanceError("token-repeated", "KIS rejects the token that took its place", retryable=True)
         except KisTokenError as error:
@@ -291,6 +293,11 @@ class _Simulation:
             jobs["none in an outage" if during else "none"] += 1
             if not during:
                 self._result.failures.append(f"{self._told(machine)}: {error}")
+
+    def _replace(self, machine: Machine, rejected: Token) -> Resolution:
+        """What the machine gets in the place of a token that KIS has rejected."""
+        resolver = self._resolver(machine)
+        return resolver.resolve(resolver.look(rejected.token_id))
 
     def _note_rejected(self, machine: Machine, token: Token) -> None:
         jobs, row = self._result.jobs, self._slot.read("kis").rows.get("access_token")
@@ -326,15 +333,17 @@ class _Simulation:
             given |= {"app_key": self._app_key.key, "app_secret": self._app_key.secret}
         settings, vault = Settings.from_env({f"INPUT_{name.upper()}": given[name] for name in given}), PlainVault()
         return Resolver(
-            settings,
-            store=self._store,
-            cache=make_cache(settings, vault),
-            machine=_SimulatedMachine(folder / "private", self._clock),
-            issuer=self._issuer,
-            vault=vault,
-            clock=self._clock,
-            deadline=self._clock.monotonic() + usable(settings.timeout / SECOND),
-            tell=lambda _: None,
+            Context(
+                settings,
+                store=self._store,
+                cache=make_cache(settings, vault),
+                machine=_SimulatedMachine(folder / "private", self._clock),
+                issuer=self._issuer,
+                vault=vault,
+                clock=self._clock,
+                deadline=Deadline(self._clock.monotonic, self._clock.monotonic() + usable(settings.timeout / SECOND)),
+                tell=lambda _: None,
+            )
         )
 
 

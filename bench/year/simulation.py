@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bench.year.memory_store import MemoryStore
 from kis_token.config import Settings
+from kis_token.core.context import Context
 from kis_token.core.ports import TooLate
 from kis_token.core.resolver import Resolver
+from kis_token.deadline import Deadline
 from kis_token.errors import IssuerRateLimited, IssuerRefused, KisTokenError
 from kis_token.kis.api import RATE_LIMITED, parse_issue_answer
 from kis_token.local.machine_lock import LocalMachine
@@ -282,7 +284,8 @@ class _Year:
                 self._use(resolution.token)
             except RefusedError:
                 jobs["refused"] += 1
-                resolution = self._resolver().replace(resolution.token.value)
+                resolver = self._resolver()
+                resolution = resolver.resolve(resolver.look(resolution.token.token_id))
                 self._use(resolution.token)
             jobs["asked"] += resolution.source == "oauth"
         except (KisTokenError, RefusedError) as error:
@@ -306,4 +309,5 @@ class _Year:
         settings = Settings.from_env({f"INPUT_{name.upper()}": value for name, value in given.items()})
         folder = next(self._folders)
         parts = (self._store, None, LocalMachine(lambda: [folder]), self._issuer, PlainVault(), self._clock)
-        return Resolver(settings, *parts, self._clock.monotonic() + settings.timeout / SECOND, tell=lambda _: None)
+        deadline = Deadline(self._clock.monotonic, self._clock.monotonic() + settings.timeout / SECOND)
+        return Resolver(Context(settings, *parts, deadline, tell=lambda _: None))

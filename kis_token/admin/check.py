@@ -218,7 +218,7 @@ def _other_slots(store: SupabaseStore, settings: Settings, opened: _Opened, now:
     for lease in leases:
         is_other = lease["service_name"] != settings.service_name and lease["service_name"] in living
         if is_other and opened.app_key is not None and lease["app_key_id"] == opened.app_key.key_id:
-            said = f"the service {lease['service_name']} has a living token of this app key"
+            said = f"the slot {lease['service_name']} has a valid token of this app key"
             yield wrong_as("app key", KisTokenError("key-in-two-slots", said))
     noted = {
         row["environment"]

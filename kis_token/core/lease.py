@@ -1,7 +1,7 @@
-"""This caller's side of the lease: asking for a turn to issue and giving it back, also when an answer is lost.
+"""A caller's side of the lease: ask for it, and end it with or without a token, also when a response is lost.
 
-A turn is one attempt, with a holder id of its own. `begin` and `commit` are idempotent: after a lost answer the caller
-repeats the call with the same arguments and gets the same answer.
+Each attempt has a holder id of its own. `begin` and `commit` are idempotent: after a lost response the caller repeats
+the call with the same arguments.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from kis_token.clock import Clock
-    from kis_token.config import Settings
-    from kis_token.core.ports import Begun, Committed, Store, Vault
+    from kis_token.core.context import Context
+    from kis_token.core.ports import Begun, Committed
     from kis_token.token import AppKey, Token
 
-#: KIS allows one call a minute; a second more for its clock.
-MINUTE = timedelta(seconds=61)
+#: KIS allows one tokenP call a minute. One second is added, since its clock may differ.
+CALL_INTERVAL = timedelta(seconds=61)
 
-#: From asking for a turn to sending tokenP. With 70 s between turns, two calls are more than a minute apart.
+#: The longest time from the request for the lease to the tokenP call. The store grants leases 70 s apart, so two calls
+#: are more than a minute apart.
 LONGEST_START = timedelta(seconds=5)
 
-#: Seconds for which a caller that may hold a lease without knowing it asks for the answer again, and those that it then
-#: waits before it begins anew: together about the 60 s that a lease lasts. The database decides.
+#: A caller that may hold a lease without knowing it repeats its request for so many seconds, and then waits for so many
+#: more before it asks for a new lease: together about the 60 s that a lease lasts. The database decides.
 LONGEST_UNKNOWN, LAPSE = 50.0, 12.0
 
-#: Seconds for which a token is tried to be stored: about as long as the lease lasts.
+#: A caller tries for so many seconds to store a token that KIS has just issued: about as long as the lease lasts.
 COMMIT_PATIENCE = 45.0
 
-#: Seconds for which a rotation tries to store a token that was issued without the store.
+#: A rotation tries for so many seconds to store a token that was issued without the store.
 SAVE_PATIENCE = 20.0
 
-#: Seconds for which a lease is tried to be given back: it lapses by itself.
+#: A caller tries for so many seconds to end its lease: a lease that is not ended lapses.
 ABORT_PATIENCE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """A granted turn, and when it was asked for: by the wall clock and by the monotonic counter."""
+class Lease:
+    """A granted lease, and when the caller asked for it: by the wall clock and by the monotonic counter."""
 
     holder: str
     fence: int
@@ -54,30 +54,18 @@ class Turn:
     asked_counter: float
 
 
-class Lease:
-    """One slot's lease, as one caller uses it. ``deadline`` is a reading of the clock's monotonic counter."""
+class Leases:
+    """The leases of one slot, as one caller uses them."""
 
-    def __init__(  # noqa: PLR0917 - made in one place
-        self,
-        settings: Settings,
-        store: Store,
-        vault: Vault,
-        clock: Clock,
-        deadline: float,
-        tell: Callable[[str], None],
-    ) -> None:
-        self._settings = settings
-        self._service = settings.service_name
-        self._store = store
-        self._vault = vault
-        self._clock = clock
-        self._deadline = deadline
-        self._tell = tell
-        self._retry = Retry(clock, self.left, tell)
-
-    def left(self) -> float:
-        """Seconds until the deadline."""
-        return self._deadline - self._clock.monotonic()
+    def __init__(self, context: Context) -> None:
+        self._settings = context.settings
+        self._service = context.settings.service_name
+        self._store = context.store
+        self._vault = context.vault
+        self._clock = context.clock
+        self._deadline = context.deadline
+        self._tell = context.tell
+        self._retry = Retry(context.clock, context.deadline.left, context.tell)
 
     def begin(
         self,
@@ -87,12 +75,12 @@ class Lease:
         rejected_version: int | None,
         rejected_token_id: str | None,
         has_token: Callable[[], bool],
-    ) -> tuple[Begun, Turn | None]:
-        """Ask for a turn: the answer, and the turn when it was granted. Raises StoreError.
+    ) -> tuple[Begun, Lease | None]:
+        """Ask for the lease: the answer, and the lease if it was granted. Raises StoreError.
 
-        A caller whose request may have arrived may hold a lease: it asks again, in the same words, until the answer is
-        there. When that takes as long as a lease lasts it lets that one lapse and begins anew, while it has the time. A
-        caller that has a token at hand (``has_token``) does not wait for any of this.
+        If a request may have arrived, the caller may hold a lease: it repeats the same request until an answer comes.
+        If that takes as long as a lease lasts, the caller lets the lease lapse and asks for a new one, as far as its
+        time allows. A caller that can do without a new token (``has_token``) does not wait for any of this.
         """
 
         def send(holder: str) -> Begun:
@@ -111,21 +99,21 @@ class Lease:
             try:
                 return self._begin(send, has_token)
             except StoreOutage as outage:
-                if not outage.retryable or has_token() or self.left() < LAPSE:
+                if not outage.retryable or has_token() or self._deadline.left() < LAPSE:
                     raise
             self._clock.sleep(LAPSE)
 
-    def _begin(self, send: Callable[[str], Begun], has_token: Callable[[], bool]) -> tuple[Begun, Turn | None]:
-        """The same with one holder."""
+    def _begin(self, send: Callable[[str], Begun], has_token: Callable[[], bool]) -> tuple[Begun, Lease | None]:
+        """The same with one holder id."""
         holder = str(uuid.uuid4())
-        asked: list[tuple[datetime, float]] = []  # when requests began of which one may have been granted
+        asked: list[tuple[datetime, float]] = []  # the starts of the requests that may have arrived
 
         def ask() -> Begun:
             asked.append((self._clock.now(), self._clock.monotonic()))
             try:
                 return send(holder)
             except StoreMisconfigured:
-                asked.pop()  # refused, so nothing was granted
+                asked.pop()  # the store refused it, so it granted nothing
                 raise
             except StoreOutage as outage:
                 if not outage.sent:
@@ -147,40 +135,44 @@ class Lease:
             raise
         if begun.status != "granted" or begun.fence is None:
             return begun, None
-        return begun, Turn(holder, begun.fence, *asked[0])
+        return begun, Lease(holder, begun.fence, *asked[0])
 
-    def is_late(self, turn: Turn) -> bool:
-        """Whether tokenP may not be called in this turn any more.
+    def is_late(self, lease: Lease) -> bool:
+        """Whether it is too late to call tokenP in this lease.
 
-        A suspended machine wakes up with a turn that is over: of wall and counter the larger counts.
+        The larger of two times counts, by the wall clock and by the counter: on some systems the counter stands still
+        while the machine is suspended.
         """
-        passed = timedelta(seconds=self._clock.monotonic() - turn.asked_counter)
-        return max(self._clock.now() - turn.asked_at, passed) > LONGEST_START
+        passed = timedelta(seconds=self._clock.monotonic() - lease.asked_counter)
+        return max(self._clock.now() - lease.asked_at, passed) > LONGEST_START
 
-    def commit(self, turn: Turn, token: Token, *, rejected: bool) -> Committed:
-        """Store ``token`` and end the turn; tried again while the store is out. Raises StoreError.
+    def commit(self, lease: Lease, token: Token, *, rejected: bool) -> Committed:
+        """Store ``token`` and end the lease; repeated during an outage. Raises StoreError.
 
-        Where no repetition helps the turn ends all the same, with the reason: no other caller waits for it any longer.
+        If the store cannot take the token, the lease ends with that reason, so that no other caller waits for it.
         """
-        stored_form = self._sealed(token)  # once: no two seals are alike
+        stored_form = self._sealed(token)  # sealed once: each seal of a value differs, and a repetition must not
 
         def send() -> Committed:
-            return self._store.commit(self._service, turn.holder, turn.fence, token, stored_form, rejected=rejected)
+            return self._store.commit(self._service, lease.holder, lease.fence, token, stored_form, rejected=rejected)
 
         try:
             return self._retry.run(send, lambda: at_most(COMMIT_PATIENCE, to_the_end))
         except StoreMisconfigured as error:
-            self.abort(turn, error.code, MINUTE)
+            self.abort(lease, error.code, CALL_INTERVAL)
             raise
 
-    def abort(self, turn: Turn, code: str, cooldown: timedelta = timedelta(), *, refused: str | None = None) -> None:
-        """End the turn without a token. Never raises: a turn that is not given back lapses."""
+    def abort(self, lease: Lease, code: str, cooldown: timedelta = timedelta(), *, refused: str | None = None) -> None:
+        """End the lease without a token. No caller gets the lease for ``cooldown``. Never raises.
+
+        ``refused`` is the id of a key and secret that KIS has refused.
+        """
 
         def send() -> None:
             self._store.abort(
                 self._service,
-                turn.holder,
-                turn.fence,
+                lease.holder,
+                lease.fence,
                 cooldown=cooldown,
                 error_code=code,
                 refused_credential_id=refused,
@@ -189,15 +181,15 @@ class Lease:
         try:
             self._retry.run(send, lambda: at_most(ABORT_PATIENCE, to_the_end))
         except KisTokenError as error:
-            self._tell(f"The turn could not be given back and lapses by itself: {error}")
+            self._tell(f"The lease could not be ended and lapses by itself: {error}")
 
     def offer(self, token: Token, *, keys_version: int, replaces_version: int | None = None) -> None:
-        """Store ``token`` outside of any turn where it is of use to others. Never raises: nobody depends on it."""
+        """Store ``token`` without a lease, for other callers. Never raises: this caller does not depend on it."""
         with suppress(KisTokenError):
             self.save(token, keys_version=keys_version, replaces_version=replaces_version)
 
     def save(self, token: Token, *, keys_version: int, replaces_version: int | None = None) -> None:
-        """The same for those who depend on it. Raises StoreError."""
+        """Store ``token`` without a lease, in the place of ``replaces_version`` or of none. Raises StoreError."""
         stored_form = self._sealed(token)
 
         def send() -> None:
@@ -205,7 +197,7 @@ class Lease:
                 self._service, token, stored_form, replaces_version=replaces_version, keys_version=keys_version
             )
 
-        # A caller that resolves has the token at hand; a rotation needs it stored.
+        # `resolve` has the token at hand; `rotate` needs it stored.
         self._retry.run(
             send, lambda: briefly if self._settings.mode == "resolve" else at_most(SAVE_PATIENCE, to_the_end)
         )

@@ -1,7 +1,7 @@
-"""The chain: store → cache → a turn to issue. Policy alone; its parts are the protocols of ``ports``.
+"""The chain: store → cache → issuance. Policy without I/O; its parts are the protocols of ``ports``.
 
-Who resolves wants a token: one that lives is never withheld because its renewal failed, but handed out with a warning.
-Who rotates or forces wants a renewal: when it fails, that is an error, and the token that lives stays where it is.
+`resolve` returns any usable token, with a warning if the renewal failed. `rotate` and `force` fail if the renewal
+fails; the stored token is kept.
 """
 
 from __future__ import annotations
@@ -11,119 +11,88 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from kis_token.core.issuance import Flight, hand_out_issued, issue
-from kis_token.core.lease import MINUTE
-from kis_token.core.lookup import enough, look, look_at_cache, may_issue_alone, not_due
+from kis_token.core.issuance import Issuance
+from kis_token.core.lease import Leases
+from kis_token.core.local_issuance import issue_locally
+from kis_token.core.lookup import enough, look, may_issue_alone, not_due
 from kis_token.core.resolution import Resolution, View, remember
 from kis_token.core.retry import Retry
 from kis_token.core.slot import check_owner
-from kis_token.core.waiting import token_repeated
+from kis_token.core.store_time import StoreTime
 from kis_token.deadline import ISSUE_BUDGET
 from kis_token.errors import (
     AppKeyChanged,
     EnvironmentFault,
     IssuanceError,
-    IssuerOutage,
-    IssuerRateLimited,
     KisTokenError,
     StoreError,
     StoreMisconfigured,
     StoreOutage,
     TokenError,
 )
-from kis_token.token import LEAST_USEFUL, AppKey, fingerprint
+from kis_token.token import LEAST_USEFUL, AppKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kis_token.clock import Clock
-    from kis_token.config import Settings
-    from kis_token.core.ports import Cache, Issuer, Machine, Store, Vault
+    from kis_token.core.context import Context
     from kis_token.core.slot import Slot
     from kis_token.token import Token
 
-#: How long past its end a token may be handed out where the caller allows it: KIS accepts such now and then.
+#: Where the caller allows it, a token is handed out until this long after its end: KIS accepts such a token sometimes.
 LONGEST_EXPIRED = timedelta(hours=1)
 
-#: A note of this machine that holds its callers back for longer is none.
-LONGEST_NOTE = timedelta(minutes=5)
-
-#: How often a slot is read anew because its keys have changed.
+#: The slot is read so many times when its app key keeps changing.
 KEY_TRIES = 3
 
 
 class Resolver:
-    """Finds or issues the one token.
+    """Finds the one token, or issues it."""
 
-    ``deadline`` is a reading of the clock's monotonic counter; ``tell`` gets the lines for people who wait.
-    """
-
-    def __init__(  # noqa: PLR0917 - a resolver is made in one place
-        self,
-        settings: Settings,
-        store: Store,
-        cache: Cache | None,
-        machine: Machine,
-        issuer: Issuer,
-        vault: Vault,
-        clock: Clock,
-        deadline: float,
-        tell: Callable[[str], None],
-    ) -> None:
-        self._settings = settings
-        self._store = store
-        self._cache = cache
-        self._machine = machine
-        self._issuer = issuer
-        self._vault = vault
-        self._clock = clock
-        self._flight = Flight(settings, store, machine, issuer, vault, clock, deadline, tell)
-        self._retry = Retry(clock, self._flight.left, tell)
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._settings = context.settings
+        self._store_time = StoreTime(context.clock)
+        self._leases = Leases(context)
+        self._retry = Retry(context.clock, context.deadline.left, context.tell)
 
     def look(
         self, refused_id: str | None = None, *, held: Token | None = None, read: Callable[[], Slot] | None = None
     ) -> View:
-        """What store and cache hold now; a token with the fingerprint ``refused_id`` counts as none.
+        """Look at store and cache. The token with the fingerprint ``refused_id`` is left out.
 
-        ``held`` is a token that the caller has in memory, ``read`` another way to the slot than reading it. Raises
+        ``held`` is a token that the caller has in memory. ``read`` replaces the request to the store. Raises
         StoreMisconfigured and TokenError.
         """
+        context = self._context
         return look(
             self._settings,
             read or self._read,
-            self._cache,
-            self._vault,
-            self._clock,
+            context.cache,
+            context.vault,
+            context.clock,
             retry=self._retry,
             refused_id=refused_id,
             held=held,
         )
 
-    def replace(self, refused: str) -> Resolution:
-        """Another token than ``refused``, which KIS does not accept any more (EGW00121, EGW00122, EGW00123).
-
-        One that somebody stored meanwhile is used as it is; only when there is none, KIS is asked, once among all who
-        were refused. Raises KisTokenError; ``token-repeated`` when KIS gives the refused one again.
-        """
-        return self.resolve(self.look(fingerprint(refused)))
-
     def resolve(self, view: View | None = None) -> Resolution:
-        """The token as the settings' mode asks for it; ``view`` is what a look has just shown. Raises KisTokenError."""
+        """Find or issue the token for the settings' mode. ``view`` is a recent look. Raises KisTokenError."""
         view = self.look() if view is None else self._look_again(view)
         try:
             resolution = self._find(view)
         except KisTokenError as error:
             resolution = self._expired(view, error)
         rejected_ids = view.rejected_ids | ({view.refused_id} if view.refused_id is not None else set())
-        resolution = remember(self._cache, resolution, rejected_ids)
+        resolution = remember(self._context.cache, resolution, rejected_ids)
         if resolution.unstored is not None and self._settings.mode != "resolve":
-            # A renewal is for everybody; the next run stores what is cached. One of the warnings is the error itself.
+            # A renewal is for all callers; the next run stores the cached token. One of the warnings is this error.
             resolution.unstored.warn(text for text in resolution.warnings if f"{resolution.unstored}" not in text)
             raise resolution.unstored
         return resolution
 
     def _look_again(self, view: View) -> View:
-        """Where ``view`` shows an outage that leaves the caller without a token: what the store answers by now."""
+        """Ask the store once more if ``view`` shows an outage and the caller has no token that will do."""
         is_served = self._settings.mode in ("resolve", "check") and view.at_hand() is not None
         if view.outage is None or is_served:
             return view
@@ -137,173 +106,140 @@ class Resolver:
         try:
             return self._search(view, tries)
         except KisTokenError as error:
-            error.warn(self._flight.present(view).warnings)
+            error.warn(self._store_time.update(view).warnings)
             raise
 
     def _search(self, view: View, tries: int) -> Resolution:
         if view.outage is not None:
             return enough(view, self._settings) or self._without_store(view, view.outage)
-        later = view.homecoming()
-        if later is not None and self._settings.mode != "check" and not self._settings.reads_only:
-            brought = self._bring_home(view, later)
-            if isinstance(brought, Resolution):
-                return brought
-            view = brought
+        unshared = view.homecoming()
+        if unshared is not None and self._settings.mode != "check" and not self._settings.reads_only:
+            shared = self._share(view, unshared)
+            if isinstance(shared, Resolution):
+                return shared
+            view = shared
         answer = enough(view, self._settings)
         if answer is not None:
             return answer
         try:
             return self._renew(view)
         except AppKeyChanged as change:
-            # Another account's token must not get into the slot: from the start, with the keys that are there now.
+            # Start again with the keys that the slot has now: a token of other keys must not get into it.
             return self._find_again(view, tries - 1) if tries > 1 else self._fall_back(view, change)
         except KisTokenError as error:
             return self._fall_back(view, error)
 
     def _read(self) -> Slot:
-        return self._store.read(self._settings.service_name)
+        return self._context.store.read(self._settings.service_name)
 
     def _find_again(self, view: View, tries: int = KEY_TRIES, *, slot: Slot | None = None) -> Resolution:
-        """From the start, in a call in which the store has answered before: it is not out, so none is issued alone.
+        """Start again, in a call in which the store has answered: so no token is issued without it.
 
-        ``slot`` is what it has just answered.
+        ``slot`` is the store's last answer.
         """
         again = self.look(view.refused_id, read=None if slot is None else lambda: slot)
         return self._find(again, tries) if again.outage is None else self._fall_back(again, again.outage)
 
-    def _bring_home(self, view: View, token: Token) -> View | Resolution:
-        """Store a token that was issued without the store; how things stand then, or the token if that failed."""
+    def _share(self, view: View, token: Token) -> View | Resolution:
+        """Store a cached token that was issued without the store, in the place of the one that it may have ended.
+
+        Returns a new view, or the token if that is enough.
+        """
+        replaced = view.stored.version if view.stored is not None else None
         try:
-            self._flight.bring_home(view, token)
+            self._leases.save(token, keys_version=view.keys_version, replaces_version=replaced)
         except StoreError as error:
             if self._settings.mode == "force":
-                return view  # its renewal replaces both
+                return view  # the renewal replaces both
             if self._settings.mode == "rotate":
-                raise  # whether it is due cannot be judged by the older one
+                raise  # the older token does not show whether a renewal is due
             warning = f"The cached token is newer than the stored one, and could not be stored for others: {error}"
             return replace(view.resolution(token, "cache", warning=warning), unstored=error)
-        home = self.look(view.refused_id)
+        shared = self.look(view.refused_id)
         if self._settings.mode != "resolve":
-            return view if home.outage is not None else home
-        if home.outage is not None:
+            return view if shared.outage is not None else shared
+        if shared.outage is not None:
             return view.resolution(token, "cache")
-        answer = enough(home, self._settings)
+        answer = enough(shared, self._settings)
         is_that = answer is not None and answer.token.token_id == token.token_id
-        return replace(answer, source="cache") if answer is not None and is_that else home
+        return replace(answer, source="cache") if answer is not None and is_that else shared
 
     def _renew(self, view: View) -> Resolution:
         if self._settings.reads_only:
             raise StoreMisconfigured("store-read-only", "A token has to be issued, but this supabase-key may only read")
         app_key, mode, stored = self._require_app_key(view), self._settings.mode, view.stored
+
+        def issue(*, replaces: int | None = None) -> Resolution:
+            return Issuance(self._context, self._store_time, view, app_key, replaces=replaces).run()
+
         if stored is None or mode == "resolve":
-            return self._flight.run(view, app_key)
+            return issue()
         if mode == "force" or view.is_surely_fresh(stored, LEAST_USEFUL):
-            return self._flight.run(view, app_key, replaces=stored.version)
-        # A rotation that is not sure of the time: what comes back was judged by the database, which tells its own.
-        judged = self._flight.run(view, app_key)
+            return issue(replaces=stored.version)
+        # The store's time is not certain, so the database judges the token first, and brings its time along.
+        judged = issue()
         if judged.token.version != stored.version:
             return judged
         answer = not_due(replace(view, now=judged.now), judged.token, self._settings)
-        return answer or self._flight.run(view, app_key, replaces=stored.version)
+        return answer or issue(replaces=stored.version)
 
     def _fall_back(self, view: View, error: KisTokenError) -> Resolution:
-        """A token that still lives, with a warning, for those who want a token; else the error."""
+        """For `resolve` a token that is still valid, with a warning. Raises ``error`` when there is none."""
         if self._settings.mode != "resolve":
             raise error
-        view = self._flight.present(view)
+        view = self._store_time.update(view)
         at_hand = view.at_hand()
         if at_hand is None:
             raise error
         return view.resolution(*at_hand, warning=f"The token was not renewed: {error}. {error.hint}")
 
     def _expired(self, view: View, error: KisTokenError) -> Resolution:
-        """A token that has just died, for those who want a token and allow it; else the error."""
-        view = self._flight.present(view)
+        """A token that has just expired, where the caller allows it. Raises ``error`` when there is none."""
+        view = self._store_time.update(view)
         if self._settings.allow_expired and self._settings.mode in ("resolve", "check"):
             for token, source in ((view.stored, "supabase"), (view.cached, "cache")):
                 if token is None or token.lives(view.now) or token.remaining(view.now) <= -LONGEST_EXPIRED:
                     continue
                 with suppress(TokenError):
                     check_owner(token, view.app_key, self._settings, "The token")
-                    dead = view.resolution(token, source, warning=f"An expired token is handed out: {error}")
-                    return replace(dead, expired=True)
+                    expired = view.resolution(token, source, warning=f"An expired token is handed out: {error}")
+                    return replace(expired, expired=True)
         raise error
 
     def _without_store(self, view: View, outage: StoreOutage) -> Resolution:
-        """A valid token or, as the last resort, one that is issued alone: single flight then ends at this machine.
+        """A valid token or, as the last resort, one that is issued without the store, once on this machine.
 
-        Only in a call in which the store has answered nothing at all, and not where this machine's certificates or
-        proxy keep it from answering, or a gateway works and has refused the request (3xx, 4xx).
+        That is for a call in which the store has not answered at all. It is not for one in which this machine's
+        certificates or proxy are the cause, or in which a gateway has refused the request (3xx, 4xx).
         """
         try:
             return self._fall_back(view, outage)
         except StoreOutage:
             if view.app_key is None or outage.doubtful or not may_issue_alone(view, self._settings):
                 raise
-        left = self._flight.left() - ISSUE_BUDGET
+        left = self._context.deadline.left() - ISSUE_BUDGET
         if left < 0:
             raise IssuanceError(
                 "wait-too-long", f"{outage.args[0]}, and there is too little time left to issue", retryable=True
             ) from outage
         try:
-            with self._machine.lock(view.app_key.key_id, left):
-                # The store may be back after the time that building the runtime and the lock have taken.
+            with self._context.machine.lock(view.app_key.key_id, left):
+                # Building the runtime and waiting for the lock took time: the store may answer now.
                 slot = self._read_once()
                 if slot is None:
-                    return self._issue_alone(view, view.app_key, outage)
+                    return issue_locally(self._context, self._store_time.update(view), view.app_key, outage)
         except EnvironmentFault as fault:
             raise EnvironmentFault(fault.code, f"{outage.args[0]}, and no token is issued: {fault.args[0]}") from outage
         return self._find_again(view, slot=slot)
 
     def _read_once(self) -> Slot | None:
-        """The slot, or None when the store does not answer. Raises StoreOutage where that is doubtful."""
+        """The slot, or None when the store does not answer. Raises StoreOutage where the outage is doubtful."""
         try:
             return self._read()
         except StoreOutage as outage:
             if outage.doubtful:
                 raise
             return None
-
-    def _issue_alone(self, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
-        """A token that another of this machine's callers has just cached, else one tokenP call. Under the lock."""
-        view = self._flight.present(view)
-        if self._cache is not None:
-            view = look_at_cache(view, self._cache, self._settings)
-            if view.cached is not None and view.cached.lives(view.now):
-                return view.resolution(view.cached, "cache", warning=f"{outage}; the cached token is used.")
-            if view.cache_fault is not None:
-                raise view.cache_fault from outage
-        key_id, noted = app_key.key_id, self._machine.not_before(app_key.key_id)
-        wait = noted - self._clock.now() if noted is not None else timedelta()
-        # A note that lies further ahead was made by a clock that was wrong.
-        if timedelta() < wait < LONGEST_NOTE:
-            said = (
-                f"because of a call or a lease of a moment ago nobody on this machine asks KIS for {wait.seconds + 1} s"
-            )
-            raise IssuerRateLimited("kis-rate-limited", f"{outage.args[0]}, and {said}")
-
-        def may_send() -> bool:
-            self._machine.hold_back(key_id, self._clock.now() + MINUTE)
-            return True
-
-        may_send()  # before the connection as well: a call that cannot be noted is not made
-        try:
-            token = issue(self._issuer, app_key, view.now, may_send)
-        except IssuerOutage as error:
-            if not error.sent:
-                self._machine.hold_back(key_id, noted or self._clock.now())
-            raise
-        except IssuerRateLimited as error:
-            raise IssuerRateLimited(error.code, f"{outage.args[0]}, and {error.args[0]}") from error
-        if view.rejects(token):
-            raise token_repeated(token) from outage
-        what = (
-            "a token was issued that other machines do not see"
-            if token.is_new(view.now)
-            else "KIS gave its token again"
-        )
-        resolution = hand_out_issued(view, token, warning=f"{outage}; {what}.")
-        return remember(self._cache, resolution)  # while the lock is held
 
     def _require_app_key(self, view: View) -> AppKey:
         if view.app_key is None:

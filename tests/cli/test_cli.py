@@ -180,7 +180,7 @@ def test_refresh_within_six_hours_says_so(chain: Chain) -> None:
     forced = kis_token_here(chain.variables, "refresh", "--force")
 
     assert forced.returncode == 0, forced.stderr
-    assert forced.stdout.startswith("not renewed (oauth: gave the token again that is stored)")
+    assert forced.stdout.startswith("not renewed (oauth: gave the stored token again)")
 
 
 def test_keys_are_set_from_the_environment_or_standard_input(chain: Chain) -> None:

@@ -177,7 +177,7 @@ def test_a_token_that_the_api_rejected_is_known_to_other_machines(chain: Chain, 
     token = chain.resolve().token
     chain.pass_time(70)
     with pytest.raises(IssuanceError) as caught:
-        chain.resolver().replace(token.value)  # within 6 hours KIS gives it again
+        chain.replace(token)  # within 6 hours KIS gives it again
     assert caught.value.code == "token-repeated"
     chain.cache_token(token)
 

@@ -128,7 +128,7 @@ def test_another_token_that_is_stored_replaces_a_refused_one(chain: Chain) -> No
     chain.database.put_token(token)
     chain.cache_token(stale_token())
 
-    got = chain.resolver().replace(stale_token().value)
+    got = chain.replace(stale_token())
 
     assert (got.token.token_id, got.source, chain.store_calls) == (token.token_id, "supabase", ["read"])
 
@@ -139,7 +139,7 @@ def test_a_refused_token_is_replaced_once(chain: Chain) -> None:
     chain.database.put_token(token)
     chain.cache_token(token)
 
-    first, second = (chain.resolver().replace(token.value) for _ in range(2))
+    first, second = (chain.replace(token) for _ in range(2))
 
     assert (first.source, first.refreshed, second.source) == ("oauth", True, "supabase")
     assert first.token.token_id == second.token.token_id == chain.database.stored_id() == chain.cached_id()
@@ -158,7 +158,7 @@ def test_a_refused_token_that_kis_repeats_is_an_error(chain: Chain, *, is_stored
         chain.supabase.stop()
 
     with pytest.raises(IssuanceError) as caught:
-        chain.resolver(None, GivesAgain(token)).replace(token.value)
+        chain.replace(token, GivesAgain(token))
 
     assert (caught.value.code, caught.value.retryable) == ("token-repeated", False)
     assert in_both_zones(token.issued_at + 6 * HOUR) in f"{caught.value}"

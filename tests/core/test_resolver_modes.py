@@ -72,7 +72,7 @@ def test_down_and_asked_in_vain_is_told_to_the_machine(chain: Chain, code: str) 
         chain.resolve()
 
     for _ in range(3):
-        with pytest.raises(IssuerRateLimited, match="nobody on this machine asks KIS"):
+        with pytest.raises(IssuerRateLimited, match="no caller on this machine asks KIS"):
             chain.resolve()
     assert chain.issue_calls == 1
     chain.machine.hold_back(APP_KEY.key_id, utc_now())
@@ -405,7 +405,7 @@ def test_a_slightly_wrong_clock_is_not_mentioned(chain: Chain) -> None:
 def test_one_key_in_two_slots(chain: Chain) -> None:
     """A second slot with the same app key is told which slot has it, and KIS is not asked."""
     chain.resolve()
-    with pytest.raises(IssuanceError, match="The service kis has") as caught:
+    with pytest.raises(IssuanceError, match="The slot kis has") as caught:
         chain.resolve(service_name="kis-second", cache_path="off")
     assert (caught.value.code, chain.issue_calls) == ("key-in-two-slots", 1)
 

@@ -18,11 +18,13 @@ import supabase  # noqa: F401 - the store would import it in the middle of the r
 from entrypoint import interrupt
 from kis_token.config import Settings
 from kis_token.errors import KisTokenError
+from kis_token.token import fingerprint
 from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
+    from kis_token.core.resolution import Resolution
     from kis_token.core.resolver import Resolver
 
 
@@ -48,10 +50,15 @@ def _do(connection: Connection) -> None:
         connection.send(outcome(resolver, task["refused"]))
 
 
+def resolve_without(resolver: Resolver, rejected: str | None) -> Resolution:
+    """The caller's token, which is not ``rejected``."""
+    return resolver.resolve(resolver.look(fingerprint(rejected) if rejected is not None else None))
+
+
 def outcome(resolver: Resolver, refused: str | None) -> dict[str, Any]:
     """The result of this caller, without the token."""
     try:
-        got = resolver.replace(refused) if refused else resolver.resolve()
+        got = resolve_without(resolver, refused)
     except KisTokenError as error:
         return {"code": error.code}
     return {

@@ -19,6 +19,7 @@ from kis_token.errors import IssuanceError
 from kis_token.github.runtime import ensure_runtime
 from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.token import fingerprint
+from tests.races.caller_process import resolve_without
 from tests.races.caller_processes import SECONDS, Child
 from tests.races.concurrent_callers import (
     BEGIN,
@@ -140,7 +141,7 @@ def test_threads(chain: Chain, state: str, rounds: int) -> None:
             refused = bring_about(state, fresh)
             before = fresh.issue_calls
             callers = [fresh.resolver(EagerClock(), cache_path="off") for _ in range(THREADS)]
-            calls = [partial(each.replace, refused) if refused else each.resolve for each in callers]
+            calls = [partial(resolve_without, each, refused) for each in callers]
 
             with gathered(fresh.supabase.server, BEGIN, THREADS):
                 got = resolutions(at_once(calls))
@@ -236,7 +237,7 @@ def test_repeated(chain: Chain, encryption_key: str, *, is_stored: bool) -> None
     def replace_at_once() -> list[Outcome]:
         clock = SharedClock(PROCESSES, chain.pass_time)
         callers = [chain.resolver(clock, None, **inputs) for _ in range(PROCESSES)]
-        return at_once([partial(each.replace, refused.value) for each in callers], clock)
+        return at_once([partial(resolve_without, each, refused.value) for each in callers], clock)
 
     for minutes in (0, 225):  # the second is still 15 minutes too early
         chain.pass_time(minutes * 60)
@@ -257,7 +258,7 @@ def test_a_refused_token_is_not_stored_from_a_cache(chain: Chain) -> None:
     refused = issue_ago(chain, 2 * HOUR)
     chain.database.owner.execute("delete from api_credentials where credential_type = 'access_token'")
     with pytest.raises(IssuanceError, match="token-repeated"):
-        chain.resolver(cache_path="off").replace(refused.value)
+        chain.replace(refused, cache_path="off")
     chain.cache_token(refused)
 
     with pytest.raises(IssuanceError, match="token-repeated"):

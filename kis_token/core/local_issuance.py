@@ -1,0 +1,80 @@
+"""Issuing while the store does not answer: the last resort, one caller at a time on this machine.
+
+Other machines do not see such a token, so they may issue one as well.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from kis_token.core.lease import CALL_INTERVAL
+from kis_token.core.lookup import look_at_cache
+from kis_token.core.resolution import remember
+from kis_token.core.tokenp import hand_out_issued, issue, token_repeated
+from kis_token.errors import EnvironmentFault, IssuerOutage, IssuerRateLimited
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from kis_token.core.context import Context
+    from kis_token.core.resolution import Resolution, View
+    from kis_token.errors import StoreOutage
+    from kis_token.token import AppKey, Token
+
+#: A note on this machine that forbids calls for longer than this was made by a wrong clock and is ignored.
+LONGEST_NOTE = timedelta(minutes=5)
+
+
+def issue_locally(context: Context, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
+    """Return the token that another caller of this machine has just cached, or call tokenP once.
+
+    The caller has the machine's lock for this app key. Raises IssuerError, EnvironmentFault, TokenError and
+    IssuanceError.
+    """
+    if context.cache is not None:
+        view = look_at_cache(view, context.cache, context.settings)
+        if view.cached is not None and view.cached.lives(view.now):
+            return view.resolution(view.cached, "cache", warning=f"{outage}; the cached token is used.")
+        if view.cache_fault is not None:
+            raise view.cache_fault from outage
+    token = _call(context, view.now, app_key, outage)
+    if view.rejects(token):
+        raise token_repeated(token) from outage
+    what = "a token was issued that other machines do not see" if token.is_new(view.now) else "KIS gave its token again"
+    resolution = hand_out_issued(view, token, warning=f"{outage}; {what}.")
+    return remember(context.cache, resolution)  # while the lock is held
+
+
+def hold_back(context: Context, app_key: AppKey, time: timedelta) -> None:
+    """Have this machine's callers that meet an outage in the next ``time`` leave KIS alone."""
+    until = context.clock.now() + time
+    with suppress(EnvironmentFault):  # where no note can be written, no caller issues without the store
+        noted = context.machine.not_before(app_key.key_id)
+        if noted is None or noted < until:
+            context.machine.hold_back(app_key.key_id, until)
+
+
+def _call(context: Context, now: datetime, app_key: AppKey, outage: StoreOutage) -> Token:
+    """One tokenP call, noted on this machine before it is sent."""
+    machine, clock, key_id = context.machine, context.clock, app_key.key_id
+    noted = machine.not_before(key_id)
+    wait = noted - clock.now() if noted is not None else timedelta()
+    if timedelta() < wait < LONGEST_NOTE:
+        said = f"no caller on this machine asks KIS for {wait.seconds + 1} s, after a call or a lease of a moment ago"
+        raise IssuerRateLimited("kis-rate-limited", f"{outage.args[0]}, and {said}")
+
+    def may_send() -> bool:
+        machine.hold_back(key_id, clock.now() + CALL_INTERVAL)
+        return True
+
+    may_send()  # before connecting as well: a call that cannot be noted is not made
+    try:
+        return issue(context.issuer, app_key, now, may_send)
+    except IssuerOutage as error:
+        if not error.sent:
+            machine.hold_back(key_id, noted or clock.now())
+        raise
+    except IssuerRateLimited as error:
+        raise IssuerRateLimited(error.code, f"{outage.args[0]}, and {error.args[0]}") from error

@@ -1,0 +1,37 @@
+"""The present by the store's clock, and the tokens that the store reports as rejected, as far as a call has heard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from kis_token.clock import Clock
+    from kis_token.core.ports import Begun
+    from kis_token.core.resolution import View
+
+
+class StoreTime:
+    """Collects the store's answers of one call, and brings a view up to date with them."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._times: tuple[datetime, datetime] | None = None
+        self._rejected_ids: frozenset[str] = frozenset()
+
+    def note(self, begun: Begun) -> None:
+        """Note the time and the rejected tokens of an answer that has just arrived."""
+        self._times = begun.server_now, self._clock.now()
+        self._rejected_ids |= begun.rejected_token_ids
+
+    def note_rejected(self, token_id: str) -> None:
+        """Note that the store reports the token with this fingerprint as rejected."""
+        self._rejected_ids |= {token_id}
+
+    def update(self, view: View) -> View:
+        """``view`` as of now: on the store's clock, without the tokens that the store reports as rejected."""
+        view = view.with_rejected(self._rejected_ids)
+        if self._times is not None and not view.certain:
+            view = view.with_time(*self._times)
+        return view.as_of(self._clock.now())

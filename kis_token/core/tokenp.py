@@ -1,0 +1,62 @@
+"""One tokenP call: whose token KIS gave, whether the KIS API accepts it, and how it is handed out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kis_token.errors import IssuanceError, IssuerOutage
+from kis_token.token import REISSUE_WINDOW, in_both_zones
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from kis_token.core.ports import Issuer
+    from kis_token.core.resolution import Resolution, View
+    from kis_token.token import AppKey, Token
+
+
+def issue(issuer: Issuer, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
+    """Call tokenP once, and check that the token belongs to ``app_key``.
+
+    Raises IssuerError, and TooLate when ``may_send`` returned False.
+    """
+    token = issuer.issue(app_key, now, may_send)
+    if token.app_key_id != app_key.key_id:
+        raise IssuerOutage("kis-answer-unusable", "KIS issued a token of another app key", sent=True)
+    return token
+
+
+def verify(issuer: Issuer, view: View, token: Token, app_key: AppKey) -> View:
+    """Call the KIS API with a new token: one that it rejects must not replace one that works.
+
+    Returns the view, with a warning when the call failed. Raises IssuerOutage when the API rejects the token.
+    """
+    try:
+        code = issuer.verify(token, app_key)
+    except IssuerOutage as error:
+        return view.with_warning(f"The new token could not be verified: {error}")
+    if code is not None:
+        raise IssuerOutage("kis-answer-unusable", f"KIS rejects the token it just issued ({code})", sent=True)
+    return view
+
+
+def hand_out_issued(view: View, token: Token, *, warning: str = "") -> Resolution:
+    """Hand out the token that tokenP returned at ``view.now``.
+
+    It is a new one, or, within 6 hours of an issue, the token of that issue.
+    """
+    refreshed = token.is_new(view.now)
+    said = "issued a token" if refreshed else "gave a token again that it had issued before"
+    return view.with_link("oauth", said).resolution(token, "oauth", refreshed=refreshed, warning=warning)
+
+
+def token_repeated(token: Token) -> IssuanceError:
+    """The error for a tokenP call that returned the rejected token again."""
+    return repeated_until(token.issued_at + REISSUE_WINDOW)
+
+
+def repeated_until(end: datetime) -> IssuanceError:
+    """The same error, by the time from which KIS gives another token."""
+    message = f"KIS gives the rejected token again until {in_both_zones(end)}"
+    return IssuanceError("token-repeated", message, retryable=False)
