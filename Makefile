@@ -1,18 +1,18 @@
 # Commands for a machine that has Python 3.10 or newer, pip and make:
-#   make demo   the action against a KIS and a Supabase of this machine's own
-#   make quick  the tests that start nothing
+#   make demo   the action against an emulated KIS and Supabase on this machine
+#   make quick  the tests that start no other program
 #   make test   all tests
-# And make bench: all benchmarks, whose figures go into docs/benchmarks.md.
-# Everything they need is put into .venv and build; nothing else on the machine is touched.
+# make bench runs all benchmarks and writes their figures into docs/benchmarks.md.
+# The commands install everything into .venv and build, and change nothing else on the machine.
 
 PYTHON ?= python3
 BIN := .venv/bin
 UV := build/uv/bin/uv
-# uv brings certificates of its own, which a company's proxy does not go by.
+# uv's own certificates do not include those of a company's proxy. The system's certificates do.
 export UV_SYSTEM_CERTS := 1
 export UV_CACHE_DIR := $(CURDIR)/build/uv-cache
 export PIP_CACHE_DIR := $(CURDIR)/build/pip-cache
-# Without bytecode the tests and the many programs that they start take twice as long.
+# Without bytecode the tests, and the many programs that they start, take twice as long.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test quick matrix lowest bench lint lint-yaml lint-lock lock clean
@@ -20,22 +20,22 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: .venv/ready
 	$(BIN)/python -m tools.demo
 
-# In as many workers as tests/conftest.py says.
+# tests/conftest.py sets the number of workers.
 PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-# All tests, or those whose names match TESTS: as pytest's -k.
+# All tests, or only the tests whose names match TESTS, as with pytest's -k.
 test: .venv/ready
 	$(PYTEST) $(if $(TESTS),-k "$(TESTS)")
 
-# Those that need neither PostgreSQL, nor the emulated KIS, nor a child process.
+# The tests that need neither PostgreSQL, nor the emulated KIS, nor a child process.
 quick: .venv/ready
 	$(PYTEST) -m quick
 
-# Combinations that multiply what other tests show. CI runs them every night.
+# More combinations of cases that other tests cover. CI runs them every night.
 matrix: .venv/ready
 	$(PYTEST) -m matrix
 
-# Tests of the modules that import a library, with the lowest versions that pyproject.toml allows. CI takes Python 3.10.
+# Tests of the modules that import a library, with the lowest versions that pyproject.toml allows. CI uses Python 3.10.
 lowest: $(UV)
 	rm -rf build/lowest
 	$(UV) venv --quiet --no-python-downloads --python $(PYTHON) build/lowest
@@ -46,7 +46,7 @@ lowest: $(UV)
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python build/lowest --editable .
 	build/lowest/bin/python -m pytest --numprocesses auto --dist worksteal $(LIBRARIES)
 
-# Of the importers that tests/test_imports.py names.
+# The tests of the importers that tests/test_imports.py names.
 LIBRARIES := tests/store tests/store/test_supabase.py tests/client/test_credential_manager.py tests/kis/test_api.py tests/kis/test_session.py \
 	tests/local/test_machine_lock.py tests/store/test_sealing.py tests/core/test_sealed_slot.py tests/test_config.py tests/github/test_action.py \
 	tests/client/test_kis_client.py $(wildcard tests/test_cli*.py)
@@ -62,10 +62,10 @@ lint: .venv/ready lint-yaml lint-lock
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin $(PROGRAM)
 	$(BIN)/python -m pytest --quiet $(STRUCTURE)
 
-# What runs on every system; the tests say themselves what they need.
+# The code that runs on every system. The tests are not in this list: each test states the systems it needs.
 PROGRAM := entrypoint.py kis_token tools
 
-# Tests that look at the project and run nothing of it: imports, links, tables, codes, --help, both READMEs.
+# Tests of the project's files, which run no part of the program: imports, links, tables, codes, --help, both READMEs.
 STRUCTURE := tests/test_imports.py tests/test_docs.py tests/test_project.py tests/test_messages.py \
 	tests/cli/test_help.py tests/readme/test_languages.py
 
@@ -79,12 +79,12 @@ lint-yaml: .venv/ready
 	$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml . docs/examples/*.yml
 	$(BIN)/actionlint .github/workflows/*.yml tests/workflows/*.yml docs/examples/*.yml
 
-# Each platform and each Python has a wheel of each package. It asks the package index, and downloads none of them.
+# Checks that each platform and each Python has a wheel of each package. It asks the package index and downloads no wheel.
 lint-lock: .venv/ready
 	$(BIN)/python -m tools.platforms $(UV)
 
-# Newer packages: all three locks, with hashes and without an index address. The action does not start the command, and
-# its runtime does without what only that needs.
+# Updates the packages in all three locks, with hashes and without an index address. The action does not start the command,
+# so its runtime does not include the packages that only the command needs.
 lock: $(UV)
 	$(LOCK) --upgrade pyproject.toml --no-emit-package click --no-emit-package colorama -o requirements.txt
 	$(LOCK) --upgrade pyproject.toml --extra sandbox --group dev -c requirements.txt -o requirements-dev.txt

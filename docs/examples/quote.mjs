@@ -1,5 +1,5 @@
-// Prints the price of each stock that is named on the command line, with Node.js 18 or newer and nothing else.
-// Reads KIS_BASE_URL, KIS_ACCESS_TOKEN, KIS_APP_KEY and KIS_APP_SECRET. Run by other-languages.yml.
+// Prints the price of each stock that is named on the command line, with Node.js 18 or newer and no packages.
+// Reads KIS_BASE_URL, KIS_ACCESS_TOKEN, KIS_APP_KEY and KIS_APP_SECRET. other-languages.yml runs it.
 const { KIS_BASE_URL, KIS_ACCESS_TOKEN, KIS_APP_KEY, KIS_APP_SECRET } = process.env;
 
 for (const stock of process.argv.slice(2)) {

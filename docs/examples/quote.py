@@ -1,4 +1,4 @@
-"""Prints the price of each stock that is named on the command line, with plain requests. Run by quote.yml.
+"""Prints the price of each stock that is named on the command line, with plain requests. quote.yml runs it.
 
 Reads KIS_BASE_URL, KIS_ACCESS_TOKEN, KIS_APP_KEY and KIS_APP_SECRET.
 """
@@ -10,7 +10,7 @@ import requests
 
 
 def price_of(stock: str) -> str:
-    """The price in won. Raises RuntimeError when KIS refuses the call."""
+    """Return the price in won. Raises RuntimeError if KIS refuses the call."""
     response = requests.get(
         os.environ["KIS_BASE_URL"] + "/uapi/domestic-stock/v1/quotations/inquire-price",
         params={"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": stock},
@@ -24,7 +24,7 @@ def price_of(stock: str) -> str:
         timeout=10,
     )
     answer = response.json()
-    if answer["rt_cd"] != "0":  # the code in the body counts: KIS refuses with status 500, and with 200 as well
+    if answer["rt_cd"] != "0":  # check the code in the body: KIS refuses a call with status 500, or with 200
         raise RuntimeError(f"KIS refused: {answer['msg_cd']} {answer['msg1']}")
     return str(answer["output"]["stck_prpr"])
 

@@ -1,8 +1,8 @@
-# Prints the price of the stock $1, with curl: stands for your program in most of the examples.
+# Prints the price of the stock $1, with curl. In most of the examples it is a placeholder for your program.
 # Reads KIS_BASE_URL, KIS_ACCESS_TOKEN, KIS_APP_KEY and KIS_APP_SECRET.
 set -eu
 
-# The headers come by standard input: command lines can be read by every user of a machine.
+# curl reads the headers from standard input, because every user of a machine can read command lines.
 answer=$(
   curl --config - --silent --show-error --max-time 10 --get \
     --data FID_COND_MRKT_DIV_CODE=J --data "FID_INPUT_ISCD=$1" \

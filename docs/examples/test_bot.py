@@ -1,6 +1,6 @@
 """Tests of a program that uses KIS, here quote.py, without an account: ``pip install 'kis-token[sandbox]' pytest``.
 
-The fixture ``kis_sandbox`` comes with the package; docs/sandbox.md says what it can do.
+The fixture ``kis_sandbox`` comes with the package; docs/sandbox.md describes it.
 """
 
 import subprocess
@@ -13,7 +13,7 @@ from kis_token.sandbox import PRICE_PATH, Sandbox
 
 @pytest.fixture(autouse=True)
 def _token(kis_sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the action would give the program."""
+    """Set the variables that the action would set for the program."""
     done = subprocess.run(["kis-token", "get"], check=True, capture_output=True, text=True)
     account = kis_sandbox.kis.accounts["production"][0]
     monkeypatch.setenv("KIS_ACCESS_TOKEN", done.stdout.strip())
@@ -27,7 +27,7 @@ def test_price() -> None:
 
 
 def test_refusal(kis_sandbox: Sandbox) -> None:
-    """The program says why KIS refuses, also where the status is 200."""
+    """The program reports the code of a refusal, even if the status is 200."""
     kis_sandbox.kis.refuse("EGW00201", PRICE_PATH, status=200)
 
     with pytest.raises(RuntimeError, match="EGW00201"):

@@ -1,6 +1,6 @@
-"""Prints the prices of stocks, with KISClient: no line here is about tokens. Run by client.yml.
+"""Prints the prices of stocks, with KISClient: no line here handles tokens. client.yml runs it.
 
-Reads SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY, and what else the README names.
+Reads SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY, and the other variables that the README names.
 """
 
 import sys
@@ -9,7 +9,7 @@ from kis_token import KISClient
 
 
 def price_of(client: KISClient, stock: str) -> str:
-    """The price in won. Raises RuntimeError when KIS refuses the call."""
+    """Return the price in won. Raises RuntimeError if KIS refuses the call."""
     answer = client.request(
         "GET",
         "/uapi/domestic-stock/v1/quotations/inquire-price",
