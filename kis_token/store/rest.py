@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from kis_token.core.slot import Row, Slot
+from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, Row, Slot
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TABLE = "api_credentials"
 COLUMNS = "credential_type,credential_value,expires_at,version"
-TYPES = ("app_key", "app_secret", "access_token")
+TYPES = (*KEY_TYPES, TOKEN_TYPE)
 #: The row that remembers which of a slot's tokens are rejected. It is no credential, and each read asks for it too.
 REJECTED_TOKENS = "rejected_tokens"
 
