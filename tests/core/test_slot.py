@@ -33,7 +33,7 @@ def test_further_members_come_with_the_token() -> None:
 
 
 def test_row_without_a_token_is_told_from_one_that_stays_closed() -> None:
-    """A new token replaces an unusable one; a seal that nobody can open is another error, which must not be replaced."""
+    """A new token replaces an unusable one; a seal that nobody can open is another error."""
     with pytest.raises(TokenUnusable):
         read_token(row_of("not JSON"), "kis", PlainVault())
     with pytest.raises(TokenError) as plain:
