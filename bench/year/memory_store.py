@@ -26,6 +26,7 @@ from kis_token.token import REISSUE_WINDOW, fingerprint
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kis_token.core.ports import CommitStatus
     from kis_token.sandbox.kis_rules import Clock
     from kis_token.token import AppKey, Token
 
@@ -221,6 +222,7 @@ class MemoryStore:
             _refuse_unless(token.issued_at <= now + FURTHEST_ISSUE)
             is_stored = lease.stored_id(row) == token.token_id
             is_rejected = (rejected and is_stored) or is_remembered
+            status: CommitStatus
             if is_rejected or (is_stored and row.expires_at is not None):
                 status = "unchanged"
             elif row.version > lease.granted_version and row.outlives(token.expires_at):
@@ -319,7 +321,7 @@ class MemoryStore:
         return row
 
 
-def _committed(status: str, row: _Stored, is_rejected: bool) -> Committed:  # noqa: FBT001 - private, and named so
+def _committed(status: CommitStatus, row: _Stored, is_rejected: bool) -> Committed:  # noqa: FBT001 - private, and named so
     value = row.value if status == "fenced" and row.is_active else None
     return Committed(status, row.version or None, value, _text(row.expires_at), is_rejected)
 

@@ -23,6 +23,7 @@ from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, check_owner, describe, gi
 from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError, TokenUnusable
 from kis_token.local.cache import make_cache
 from kis_token.local.private_folders import is_on_open_ground
+from kis_token.project import SupabaseKey
 from kis_token.store.sealing import SealingVault, make_vault
 from kis_token.token import AppKey, claimed_time, instant_or_none
 from kis_token.values import odd_lengths, parse_claims, pasted
@@ -103,12 +104,12 @@ def _kis_host(issuer: KISIssuer) -> Finding:
 
 
 def _supabase_key(key: str, now: datetime) -> Iterator[Finding]:
-    last = key.rpartition(" ")[2]
-    claims = parse_claims(last)
+    shown = SupabaseKey.parse(key)
+    claims = parse_claims(shown.bearer)
     role = claims.get("role")
-    if " " in key:
+    if shown.reads_only:
         yield note("supabase-key", "a reader's key: it reads tokens, and can renew none")
-    elif last.startswith("sb_secret_"):
+    elif shown.bearer.startswith("sb_secret_"):
         yield ok("supabase-key", "a secret key (sb_secret_)")
     elif role == "service_role":
         yield ok("supabase-key", "a service_role key")

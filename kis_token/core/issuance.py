@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.core.lease import Turn
     from kis_token.core.ports import Begun, Issuer, Machine, Store, Vault
-    from kis_token.core.resolution import Resolution, View
+    from kis_token.core.resolution import Resolution, Source, View
     from kis_token.token import AppKey
 
 #: Another call may follow a grant, or a lease that has ended without a word, after so long: KIS's minute, and what a
@@ -235,7 +235,7 @@ class Flight:
             raise IssuerOutage("kis-answer-unusable", f"KIS refuses the token it just issued ({code})", sent=True)
         return view
 
-    def _commit(self, view: View, turn: Turn, token: Token, source: str) -> Resolution | None:
+    def _commit(self, view: View, turn: Turn, token: Token, source: Source) -> Resolution | None:
         is_repeated = view.rejects(token)
         try:
             committed = self._lease.commit(turn, token, rejected=view.refused_id is not None)
@@ -276,7 +276,7 @@ class Flight:
         if version is not None and (looks_dead or version == view.unusable_version):
             self._lease.offer(token, keys_version=view.keys_version, replaces_version=version)
 
-    def _hand_out(self, view: View, token: Token, source: str) -> Resolution:
+    def _hand_out(self, view: View, token: Token, source: Source) -> Resolution:
         view = self.present(view)
         return view.resolution(token, source) if source == "cache" else hand_out_issued(view, token)
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from kis_token.clock import Clock
     from kis_token.config import Settings
     from kis_token.core.ports import Cache, Issuer, Machine, Store, Vault
+    from kis_token.core.resolution import Source
     from kis_token.core.slot import Slot
     from kis_token.token import Token
 
@@ -220,7 +221,8 @@ class Resolver:
         """A token that has just died, for those who want a token and allow it; else the error."""
         view = self._flight.present(view)
         if self._settings.allow_expired and self._settings.mode in ("resolve", "check"):
-            for token, source in ((view.stored, "supabase"), (view.cached, "cache")):
+            found: tuple[tuple[Token | None, Source], ...] = ((view.stored, "supabase"), (view.cached, "cache"))
+            for token, source in found:
                 if token is None or token.lives(view.now) or token.remaining(view.now) <= -LONGEST_EXPIRED:
                     continue
                 with suppress(TokenError):

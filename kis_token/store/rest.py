@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, Row, Slot
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
+from kis_token.project import SupabaseKey
 
 if TYPE_CHECKING:
     from kis_token.store.wire import Answer, Wire
@@ -79,9 +80,8 @@ def store_error(status: int | None, code: str | None) -> StoreError:
 
 
 def key_headers(key: str) -> dict[str, str]:
-    """What shows the key to Supabase's gateway and to PostgREST behind it. A reader's has one word for each."""
-    gateway, _, bearer = key.partition(" ")
-    return {"apikey": gateway, "Authorization": f"Bearer {bearer or gateway}"}
+    """The headers for the setting ``supabase-key``."""
+    return SupabaseKey.parse(key).headers()
 
 
 def read_slot(
@@ -128,12 +128,12 @@ def check_answer(answer: Answer, key: str) -> None:
 
 
 def _ended(key: str, now: datetime | None) -> datetime | None:
-    """When ``key``, or a part of a reader's, has ended by its own date; None where it has not, or has none."""
+    """When ``key``, or a part of a read-only key, has ended by its own date; None where it has not, or has none."""
     from kis_token.token import claimed_time
     from kis_token.values import parse_claims
 
     now = now or datetime.now(timezone.utc)
-    ends = (claimed_time(parse_claims(word), "exp") for word in key.split())
+    ends = (claimed_time(parse_claims(part), "exp") for part in SupabaseKey.parse(key).parts)
     return min((end for end in ends if end is not None and end <= now), default=None)
 
 

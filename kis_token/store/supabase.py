@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 CALL_SECONDS = 8.0
 
 _Result = TypeVar("_Result")
+_Word = TypeVar("_Word", bound=str)
 
 
 class SupabaseStore:
@@ -211,7 +212,7 @@ class SupabaseStore:
             # The database cannot tell which token a sealed value holds.
             answer = self._ask("save_token", **arguments, token_id=token.token_id)
         except StoreMisconfigured as error:
-            if error.code != "store-function-missing":
+            if not error.is_function_missing:
                 raise
             answer = self._ask("save_token", **arguments)  # of a release that remembered no tokens here
         return answer.one_of("saved", "kept", "rejected") != "rejected"
@@ -306,7 +307,7 @@ class SupabaseStore:
         try:
             return self._call(lambda client: client.rpc("credential_schema_version", {}).execute().data, parse)
         except StoreMisconfigured as error:
-            if error.code != "store-function-missing":
+            if not error.is_function_missing:
                 raise
             return None
 
@@ -392,12 +393,12 @@ class _Answer:
         """Whether there is such a field that is not null."""
         return self._fields.get(name) is not None
 
-    def one_of(self, *statuses: str) -> str:
+    def one_of(self, *statuses: _Word) -> _Word:
         """The answer's status."""
-        status = self.text("status")
-        if status not in statuses:
-            raise self.outage()
-        return status
+        for status in statuses:
+            if status == self._fields.get("status"):
+                return status
+        raise self.outage()
 
     def text(self, name: str) -> str | None:
         """A text; None where the field is missing or null."""
