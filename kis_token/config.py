@@ -50,7 +50,7 @@ LONGEST_MIN_VALIDITY = timedelta(hours=12)
 LONGEST_DURATION = timedelta(days=90)
 
 #: Secret settings, and the variables of the same meaning.
-_SECRET = {
+SECRETS = {
     "supabase-key": ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY"),
     "app-key": ("KIS_APP_KEY",),
     "app-secret": ("KIS_APP_SECRET",),
@@ -58,9 +58,10 @@ _SECRET = {
 }
 _KEYS_CALLED = ("app-key (or KIS_APP_KEY)", "app-secret (or KIS_APP_SECRET)")
 #: Settings that are pasted from elsewhere, and hold neither blanks nor quotes.
-_PASTED = {*_SECRET, "supabase-url", "base-url"}
+_PASTED = {*SECRETS, "supabase-url", "base-url"}
 
-_SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+#: The names that a slot may have, as sql/ checks them too.
+SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _Choice = TypeVar("_Choice", bound=str)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -115,7 +116,7 @@ def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
     Each as it was given and, where that differs, as it is used.
     """
     found = []
-    for setting, variables in _SECRET.items():
+    for setting, variables in SECRETS.items():
         for text in (env.get(name, "") for name in (_input(setting), *variables)):
             words = text.split()
             found += [*words, *(word for word in pasted_words(text) if word not in words)]
@@ -158,7 +159,7 @@ class _Reader:
             environment=environment,
             service_name=service_name,
             base_url=self._base_url(KIS_HOSTS[environment], others),
-            encryption_keys=self._encryption_keys(self._text("encryption-key", *_SECRET["encryption-key"])),
+            encryption_keys=self._encryption_keys(self._text("encryption-key", *SECRETS["encryption-key"])),
             cache_path=self._cache_path(service_name),
             mode=self._choice("mode", None, MODES),
             min_validity=self._duration("min-validity", "KIS_TOKEN_MIN_VALIDITY", "10m", most=LONGEST_MIN_VALIDITY),
@@ -212,7 +213,7 @@ class _Reader:
 
     def _supabase_key(self, url: str) -> str:
         """One word; or a reader's two, as two lines: the public key, which opens the gateway, and a JWT with a role."""
-        words = pasted_words(self._text("supabase-key", *_SECRET["supabase-key"]))
+        words = pasted_words(self._text("supabase-key", *SECRETS["supabase-key"]))
         if not words:
             self._missing("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")
             return ""
@@ -220,8 +221,8 @@ class _Reader:
         return " ".join(words)
 
     def _app_keys(self) -> tuple[str | None, str | None]:
-        app_key = self._text("app-key", *_SECRET["app-key"])
-        app_secret = self._text("app-secret", *_SECRET["app-secret"])
+        app_key = self._text("app-key", *SECRETS["app-key"])
+        app_secret = self._text("app-secret", *SECRETS["app-secret"])
         if bool(app_key) != bool(app_secret):
             self._fault("incomplete-app-key", f"{_KEYS_CALLED[bool(app_key)]} is not set although the other half is")
         self._faults += filter(None, [find_key_fault(app_key, app_secret, _KEYS_CALLED)])
@@ -229,7 +230,7 @@ class _Reader:
 
     def _service_name(self, default: str) -> str:
         text = self._text("service-name", "KIS_SERVICE_NAME") or default
-        if _SERVICE_NAME.fullmatch(text) is None:
+        if SERVICE_NAME.fullmatch(text) is None:
             self._fault("invalid-service-name", "service-name (or KIS_SERVICE_NAME) has a form that cannot be stored")
             return default
         return text

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from kis_token.admin.finding import Finding, note, ok, wrong, wrong_as
 from kis_token.admin.route import examine_route
 from kis_token.admin.schema import check_schema
-from kis_token.config import Settings
+from kis_token.config import ENVIRONMENTS, Settings
 from kis_token.core.lookup import ROTATION_GRACE
 from kis_token.core.resolution import TOLERATED_SKEW
 from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, check_owner, describe, given_app_key, read_token, stored_app_key
@@ -225,7 +225,7 @@ def _other_slots(store: SupabaseStore, settings: Settings, opened: _Opened, now:
         row["environment"]
         for row in rows
         if row["service_name"] == settings.service_name and row["credential_type"] == "app_key" and row["is_active"]
-    } & {"production", "paper"}
+    } & set(ENVIRONMENTS)
     if noted == {settings.environment}:
         yield ok("environment", f"the stored key is noted as one for {settings.environment}")
     elif noted:

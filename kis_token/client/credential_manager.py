@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kis_token.clock import SystemClock
-from kis_token.config import Settings
+from kis_token.config import SECRETS, Settings
 from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, read_stored, stored_app_key
 from kis_token.errors import SettingsError, StoreOutage, TokenUnusable
 from kis_token.store.rest import TYPES
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from kis_token.core.slot import Row, Slot
 
 _LOG = logging.getLogger("kis_token")
-
-#: The variables of the key, in the order in which they count.
-_KEY_NAMES = ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY")
 
 #: Without these there is no store, which is no mistake: the guide's clients go on with what they have.
 _NO_STORE = {"missing-supabase-url", "missing-supabase-key", "secrets-withheld"}
@@ -74,7 +71,9 @@ class SupabaseCredentialManager:
         self._env = dict(os.environ if env is None else env)
         self._clock = clock or self._clock
         self.url = url or pasted(self._env.get("SUPABASE_URL", "")) or None
-        self.key = key or next(filter(None, (pasted(self._env.get(name, "")) for name in _KEY_NAMES)), None)
+        self.key = key or next(
+            filter(None, (pasted(self._env.get(name, "")) for name in SECRETS["supabase-key"])), None
+        )
         settings = self._read(self.url, self.key)
         if settings is not None:
             self.url, self.key = settings.supabase_url, settings.supabase_key

@@ -91,9 +91,10 @@ def read_slot(
     *,
     types: tuple[str, ...] = TYPES,
     only_living: bool = False,
+    with_inactive: bool = False,
     seconds: float = READ_SECONDS,
 ) -> Slot:
-    """The active rows of ``service_name`` that ``key`` may read, in one GET.
+    """The active rows of ``service_name`` that ``key`` may read, in one GET; ``with_inactive``: the others as well.
 
     Of these ``types``, or all when there are none; ``only_living``: those that end later, by the database's clock. The
     tokens that the slot remembers as rejected come with any of them. Raises StoreOutage, as `Wire.exchange` does, and
@@ -102,7 +103,7 @@ def read_slot(
     path = (
         f"/rest/v1/{TABLE}?select={quote(COLUMNS, safe='')}&service_name=eq.{quote(service_name, safe='')}"
         + (f"&credential_type={quote('in.(' + ','.join((*types, REJECTED_TOKENS)) + ')', safe='')}" if types else "")
-        + "&is_active=is.true"
+        + ("" if with_inactive else "&is_active=is.true")
         + (f"&expires_at=gt.{DATABASE_NOW}" if only_living else "")
     )
     answer = wire.exchange("GET", path, {**key_headers(key), "Accept": "application/json"}, seconds=seconds)
