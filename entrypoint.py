@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.core.resolution import Resolution, View
     from kis_token.core.slot import Slot
-    from kis_token.github.workflow import FileWorkflow
+    from kis_token.github.workflow import FileWorkflow, Masks
 
 
 def read_word(name: str) -> str:
@@ -238,7 +238,7 @@ def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> 
     with ExitStack() as end:
         runtime = add_runtime(settings, end)
         try:
-            return run_action(view if view is not None and not _lacks_certificates(view) else None)
+            return run_action(view if view is not None and not _lacks_certificates(view) else None, workflow.masks)
         except ImportError as error:
             if lacks_module(error):
                 raise
@@ -272,13 +272,13 @@ def add_runtime(settings: Settings, end: ExitStack) -> Path:
     return runtime
 
 
-def run_action(view: View | None) -> int:
+def run_action(view: View | None, masks: Masks) -> int:
     """The chain as a step; its exit status. Raises ImportError where a package cannot be loaded."""
     try:
         from kis_token.github import action
     except Exception as error:
         raise ImportError(name=getattr(error, "name", None) or type(error).__name__) from error
-    return action.main(STARTED, view)
+    return action.main(STARTED, view, masks)
 
 
 if __name__ == "__main__":

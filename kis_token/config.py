@@ -6,16 +6,17 @@ cut off; an empty one, or a word such as null, counts as not given.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from kis_token.errors import SettingsError
+from kis_token.process.caller import are_secrets_withheld, label, user_cache_folder
 from kis_token.project import (
+    SupabaseKey,
     find_supabase_key_fault,
     find_url_fault,
     is_secret_key,
@@ -28,23 +29,28 @@ from kis_token.values import find_key_fault, parse_duration, parse_encryption_ke
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-ENVIRONMENTS = ("production", "paper")
-MODES = ("resolve", "rotate", "force", "check")
-STORE_OUTAGE_POLICIES = ("issue", "fail")
+Environment = Literal["production", "paper"]
+Mode = Literal["resolve", "rotate", "force", "check"]
+StoreOutagePolicy = Literal["issue", "fail"]
+
+#: The words of each setting; the first is the default.
+ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)
+MODES: tuple[Mode, ...] = get_args(Mode)
+STORE_OUTAGE_POLICIES: tuple[StoreOutagePolicy, ...] = get_args(StoreOutagePolicy)
 
 #: KIS's hosts, from its developers' site.
-KIS_HOSTS = {
+KIS_HOSTS: dict[Environment, str] = {
     "production": "https://openapi.koreainvestment.com:9443",
     "paper": "https://openapivts.koreainvestment.com:29443",
 }
-DEFAULT_SERVICES = {"production": "kis", "paper": "kis-paper"}
+DEFAULT_SERVICES: dict[Environment, str] = {"production": "kis", "paper": "kis-paper"}
 #: The clients whose token files can be written; docs/clients.md says what each reads.
 TOKEN_FILE_CLIENTS = ("kis-auth", "python-kis", "kis-trader", "koreainvestment-cli")
 LONGEST_MIN_VALIDITY = timedelta(hours=12)
 LONGEST_DURATION = timedelta(days=90)
 
 #: Secret settings, and the variables of the same meaning.
-_SECRET = {
+SECRETS = {
     "supabase-key": ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY"),
     "app-key": ("KIS_APP_KEY",),
     "app-secret": ("KIS_APP_SECRET",),
@@ -52,9 +58,11 @@ _SECRET = {
 }
 _KEYS_CALLED = ("app-key (or KIS_APP_KEY)", "app-secret (or KIS_APP_SECRET)")
 #: Settings that are pasted from elsewhere, and hold neither blanks nor quotes.
-_PASTED = {*_SECRET, "supabase-url", "base-url"}
+_PASTED = {*SECRETS, "supabase-url", "base-url"}
 
-_SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+#: The names that a slot may have, as sql/ checks them too.
+SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
+_Choice = TypeVar("_Choice", bound=str)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -66,16 +74,16 @@ class Settings:
     supabase_key: str = field(repr=False)
     app_key: str | None = field(repr=False)
     app_secret: str | None = field(repr=False)
-    environment: str
+    environment: Environment
     service_name: str
     base_url: str
     encryption_keys: tuple[bytes, ...] = field(repr=False)
     cache_path: Path | None
-    mode: str
+    mode: Mode
     min_validity: timedelta
     refresh_after: timedelta
     timeout: timedelta
-    on_store_outage: str
+    on_store_outage: StoreOutagePolicy
     allow_expired: bool
     verify: bool
     export_env: bool
@@ -93,8 +101,8 @@ class Settings:
 
     @property
     def reads_only(self) -> bool:
-        """Whether supabase-key is a reader's: a public key and a JWT of a role that may only read tokens."""
-        return " " in self.supabase_key
+        """Whether supabase-key is a read-only key."""
+        return SupabaseKey.parse(self.supabase_key).reads_only
 
     @staticmethod
     def from_env(env: Mapping[str, str]) -> Settings:
@@ -108,7 +116,7 @@ def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
     Each as it was given and, where that differs, as it is used.
     """
     found = []
-    for setting, variables in _SECRET.items():
+    for setting, variables in SECRETS.items():
         for text in (env.get(name, "") for name in (_input(setting), *variables)):
             words = text.split()
             found += [*words, *(word for word in pasted_words(text) if word not in words)]
@@ -151,7 +159,7 @@ class _Reader:
             environment=environment,
             service_name=service_name,
             base_url=self._base_url(KIS_HOSTS[environment], others),
-            encryption_keys=self._encryption_keys(self._text("encryption-key", *_SECRET["encryption-key"])),
+            encryption_keys=self._encryption_keys(self._text("encryption-key", *SECRETS["encryption-key"])),
             cache_path=self._cache_path(service_name),
             mode=self._choice("mode", None, MODES),
             min_validity=self._duration("min-validity", "KIS_TOKEN_MIN_VALIDITY", "10m", most=LONGEST_MIN_VALIDITY),
@@ -164,7 +172,7 @@ class _Reader:
             export_credentials=self._boolean("export-credentials", None),
             token_files=token_files,
             hts_id=self._hts_id() if "python-kis" in token_files else None,
-            label=self._label(),
+            label=label(self._env),
             account_no=unwrapped(self._env.get("KIS_ACCOUNT_NO", "")) or None,
             notes=tuple(self._notes),
             homeless=self._is_homeless,
@@ -186,7 +194,7 @@ class _Reader:
     def _missing(self, code: str, message: str) -> None:
         """A secret that is not there, or that GitHub keeps back: that is said once, however many are missing."""
         withheld = ("secrets-withheld", "The secrets for supabase-url and supabase-key are kept from this pull request")
-        if not self._secrets_withheld():
+        if not are_secrets_withheld(self._env):
             self._fault(code, message)
         elif withheld not in self._faults:
             self._faults.append(withheld)
@@ -205,7 +213,7 @@ class _Reader:
 
     def _supabase_key(self, url: str) -> str:
         """One word; or a reader's two, as two lines: the public key, which opens the gateway, and a JWT with a role."""
-        words = pasted_words(self._text("supabase-key", *_SECRET["supabase-key"]))
+        words = pasted_words(self._text("supabase-key", *SECRETS["supabase-key"]))
         if not words:
             self._missing("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")
             return ""
@@ -213,8 +221,8 @@ class _Reader:
         return " ".join(words)
 
     def _app_keys(self) -> tuple[str | None, str | None]:
-        app_key = self._text("app-key", *_SECRET["app-key"])
-        app_secret = self._text("app-secret", *_SECRET["app-secret"])
+        app_key = self._text("app-key", *SECRETS["app-key"])
+        app_secret = self._text("app-secret", *SECRETS["app-secret"])
         if bool(app_key) != bool(app_secret):
             self._fault("incomplete-app-key", f"{_KEYS_CALLED[bool(app_key)]} is not set although the other half is")
         self._faults += filter(None, [find_key_fault(app_key, app_secret, _KEYS_CALLED)])
@@ -222,7 +230,7 @@ class _Reader:
 
     def _service_name(self, default: str) -> str:
         text = self._text("service-name", "KIS_SERVICE_NAME") or default
-        if _SERVICE_NAME.fullmatch(text) is None:
+        if SERVICE_NAME.fullmatch(text) is None:
             self._fault("invalid-service-name", "service-name (or KIS_SERVICE_NAME) has a form that cannot be stored")
             return default
         return text
@@ -284,12 +292,11 @@ class _Reader:
             self._fault("invalid-hts-id", "KIS_HTS_ID has not the form of a login name")
         return text
 
-    def _choice(self, name: str, variable: str | None, choices: tuple[str, ...]) -> str:
+    def _choice(self, name: str, variable: str | None, choices: tuple[_Choice, ...]) -> _Choice:
         text = self._text(name, *([variable] if variable else [])) or choices[0]
         if text not in choices:
             self._fault(f"invalid-{name}", f"{_called(name, variable)} is none of {', '.join(choices)}")
-            return choices[0]
-        return text
+        return next((choice for choice in choices if choice == text), choices[0])
 
     def _boolean(self, name: str, variable: str | None) -> bool:
         text = self._text(name, *([variable] if variable else [])).lower() or "false"
@@ -306,46 +313,6 @@ class _Reader:
         elif not duration and name != "min-validity":
             self._fault("invalid-duration", f"{_called(name, variable)} is zero")
         return duration or timedelta()
-
-    def _label(self) -> str:
-        """Who is asking, for the people who read the log of issues."""
-        # A name that is not UTF-8 reaches Python with half a surrogate pair, which cannot be sent.
-        env = {name: value.encode(errors="replace").decode() for name, value in self._env.items() if name in _NAMES}
-        if env.get("GITHUB_REPOSITORY"):
-            return f"{env['GITHUB_REPOSITORY']} run {env.get('GITHUB_RUN_ID', '?')} {env.get('GITHUB_JOB', '')}".strip()
-        host = env.get("HOSTNAME") or env.get("COMPUTERNAME") or "a machine"
-        return f"{env.get('USER') or env.get('USERNAME') or 'somebody'} on {host}"
-
-    def _secrets_withheld(self) -> bool:
-        """Whether GitHub keeps the secrets back: a pull request from a fork, or one of Dependabot's."""
-        if self._env.get("GITHUB_ACTOR") == "dependabot[bot]":
-            return True
-        event_name = self._env.get("GITHUB_EVENT_NAME", "")
-        if not event_name.startswith("pull_request") or event_name == "pull_request_target":
-            return False  # pull_request_target runs with the secrets of the base
-        try:
-            event = json.loads(Path(self._env.get("GITHUB_EVENT_PATH", "")).read_bytes())
-            head, base = event["pull_request"]["head"]["repo"], event["pull_request"]["base"]["repo"]
-            return head is None or bool(head["full_name"] != base["full_name"])  # None: the fork was deleted
-        except (OSError, ValueError, KeyError, TypeError):
-            return False  # an unreadable event proves nothing; the plain message is right as well
-
-
-def user_cache_folder() -> Path | None:
-    """This program's folder in the user's cache; None where it is not known, as without the runtime's packages."""
-    try:
-        from platformdirs import user_cache_path
-
-        folder = user_cache_path("kis-token", appauthor=False)
-    except (ImportError, RuntimeError):  # RuntimeError: a user without a home
-        return None
-    return folder if folder.is_absolute() else None
-
-
-#: The variables that name a caller.
-_NAMES = {
-    "GITHUB_REPOSITORY", "GITHUB_RUN_ID", "GITHUB_JOB", "HOSTNAME", "COMPUTERNAME", "USER", "USERNAME",
-}  # fmt: skip
 
 
 def _called(name: str, variable: str | None) -> str:

@@ -6,6 +6,7 @@
     │   ├── StoreOutage         Supabase does not answer, or not sensibly: the chain falls back
     │   └── StoreMisconfigured  Supabase answers that something is not set up: nothing falls back
     ├── TokenError              a token or a sealed value that is there and cannot be used
+    │   └── TokenUnusable       it holds no token that can be used: the next issue replaces it
     ├── IssuerError
     │   ├── IssuerRefused       KIS says no for good: never tried again
     │   ├── IssuerRateLimited   KIS says not now: waited for, once
@@ -16,9 +17,7 @@
     ├── CacheError              the cache file cannot be written
     └── EnvironmentFault        the machine lacks something: Python, pip, a file to write to
 
-Each error has a ``code`` that stays the same between releases, a ``hint`` that says what to do, and ``retryable``:
-whether the same call may succeed a little later without anybody changing anything. No text here ever holds a secret
-or a part of an answer's body.
+No text here ever holds a secret or a part of an answer's body.
 """
 
 from __future__ import annotations
@@ -198,7 +197,7 @@ class KisTokenError(Exception):
     """Anything this project raises on purpose.
 
     Attributes:
-        code: stable, one of ``REMEDIES``.
+        code: one of ``REMEDIES``; it stays the same between releases.
         hint: what to do about it.
         retryable: the same call may succeed later without anybody changing anything.
         warnings: for people, gathered on the way to the error.
@@ -236,11 +235,10 @@ class StoreError(KisTokenError):
 class StoreOutage(StoreError):
     """Supabase does not answer, or not as Supabase: the next link of the chain is asked.
 
-    ``doubtful`` says that the trouble may be this machine's, such as a proxy, or that a gateway works and has refused
-    the request: it is no reason to issue alone. ``lasting`` says that no repetition mends it, such as a certificate
-    that cannot be checked. ``sent`` says that the request may have reached Supabase and have had its effect.
-    ``persists`` says that an answer told of a state that lasts, such as a project over its quota: a second try shows
-    whether it was a hiccup, and further ones are in vain.
+    ``doubtful``: the cause may be this machine's own, such as a proxy, or a gateway works and has refused the request;
+    then nobody issues alone. ``lasting``: no repetition helps, as with a certificate that cannot be checked. ``sent``:
+    the request may have left and taken effect. ``persists``: the answer reports a lasting state, such as a project over
+    its quota; one more try shows whether it was a hiccup, and further ones are useless.
     """
 
     def __init__(
@@ -271,9 +269,21 @@ class StoreMisconfigured(StoreError):
         super().__init__(code, message)
         self.settles = settles
 
+    @property
+    def is_function_missing(self) -> bool:
+        """Whether the database lacks the function that was called, as one with older tables does."""
+        return self.code == "store-function-missing"
+
 
 class TokenError(KisTokenError):
     """A token or a sealed value that is there and cannot be used."""
+
+
+class TokenUnusable(TokenError):
+    """A stored value that holds no token that can be used. The next issue replaces it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("token-unusable", message)
 
 
 class IssuerError(KisTokenError):
@@ -299,10 +309,7 @@ class IssuerRateLimited(IssuerError):
 
 
 class IssuerOutage(IssuerError):
-    """KIS does not answer, or not sensibly. ``sent`` says that the request may have had its effect.
-
-    ``lasting`` says that no repetition mends it, such as a certificate that cannot be checked.
-    """
+    """KIS does not answer, or not sensibly. ``sent`` and ``lasting`` are as for StoreOutage."""
 
     def __init__(self, code: str, message: str, *, sent: bool, lasting: bool = False) -> None:
         super().__init__(code, message)

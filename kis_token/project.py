@@ -6,6 +6,7 @@ A fault is told by the kind of what was given, and never quotes it.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from kis_token.values import MASKED, ODD, is_masked, is_one_word, is_placeholder, parse_claims
@@ -20,6 +21,38 @@ _PROJECT = (
     r"|(?P<bare>[a-z]{20})"
 )
 _JWT = r"(?a)[\w-]+\.[\w-]+\.[\w-]+=*"
+
+
+@dataclass(frozen=True, slots=True)
+class SupabaseKey:
+    """A project's key in its two parts, which are the same for a key that may write. Its repr shows neither.
+
+    A read-only key has two different parts: ``gateway``, the public key, opens Supabase's gateway, and ``bearer``, a
+    JWT of the role ``kis_token_reader``, opens PostgREST. The setting has them as two words.
+    """
+
+    gateway: str = field(repr=False)
+    bearer: str = field(repr=False)
+
+    @staticmethod
+    def parse(text: str) -> SupabaseKey:
+        """The key of a setting: one word, or two with one blank between them."""
+        gateway, _, bearer = text.partition(" ")
+        return SupabaseKey(gateway, bearer or gateway)
+
+    @property
+    def reads_only(self) -> bool:
+        """Whether it is a read-only key."""
+        return self.bearer != self.gateway
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The different parts: one or two."""
+        return (self.gateway, self.bearer) if self.reads_only else (self.gateway,)
+
+    def headers(self) -> dict[str, str]:
+        """The headers that show the key to Supabase's gateway and to PostgREST behind it."""
+        return {"apikey": self.gateway, "Authorization": f"Bearer {self.bearer}"}
 
 
 def parse_url(text: str) -> str | None:

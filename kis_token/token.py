@@ -12,8 +12,9 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from enum import Enum
+from typing import Any
 
-from kis_token.errors import TokenError
+from kis_token.errors import TokenUnusable
 from kis_token.values import parse_claims
 
 KST = timezone(timedelta(hours=9), "KST")
@@ -154,6 +155,14 @@ def parse_instant(value: object) -> datetime:
         raise ValueError("not a time") from error
 
 
+def instant_or_none(value: object) -> datetime | None:
+    """The same; None for anything else."""
+    try:
+        return parse_instant(value)
+    except ValueError:
+        return None
+
+
 def parse_kst(text: str) -> datetime:
     """``YYYY-MM-DD HH:MM:SS`` in Korea time, as KIS writes it. Raises ValueError for anything else."""
     return _in_utc(datetime.strptime(text.strip(), "%Y-%m-%d %H:%M:%S").replace(tzinfo=KST))
@@ -173,7 +182,7 @@ def in_hours(span: timedelta) -> str:
 def claimed_time(claims: dict[str, object], name: str) -> datetime | None:
     """A time among a token's claims, which is a number there; None when there is none that can be read."""
     value = claims.get(name)
-    return _instant(value) if isinstance(value, (int, float)) else None
+    return instant_or_none(value) if isinstance(value, (int, float)) else None
 
 
 def build_token(
@@ -187,16 +196,16 @@ def build_token(
 ) -> Token:
     """A token that ends at the earliest of ``expiries`` and of what it says itself.
 
-    Its own claims win for ``issued_at`` and for the app key. Raises TokenError when ``value`` does not look like a
+    Its own claims win for ``issued_at`` and for the app key. Raises TokenUnusable when ``value`` does not look like a
     token or nothing says when it ends.
     """
     if not looks_like_token(value):
-        raise TokenError("token-unusable", "The value has not the form of a token")
+        raise TokenUnusable("The value has not the form of a token")
     claims = parse_claims(value)
     own_expiry, own_issue, own_key = claimed_time(claims, "exp"), claimed_time(claims, "iat"), claims.get("jti")
     ends = [*expiries, *([own_expiry] if own_expiry else [])]
     if not ends:
-        raise TokenError("token-unusable", "Nothing says when the token ends")
+        raise TokenUnusable("Nothing says when the token ends")
     expires_at = min(ends)
     begun = own_issue or issued_at
     return Token(
@@ -209,24 +218,30 @@ def build_token(
     )
 
 
-def parse_stored(text: str, *, column: object = None, version: int | None = None) -> Token:
-    """A token from its stored JSON and the ``expires_at`` column beside it.
-
-    The earliest expiry of column, JSON and token wins: the column has been written with Korea times without an offset.
-    Raises TokenError when the JSON is broken or the token unusable.
-    """
+def parse_members(text: str) -> dict[str, Any]:
+    """The members of a stored token's JSON, of which ``access_token`` is a text. Raises TokenUnusable."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict) or not isinstance(data.get("access_token"), str):
-        raise TokenError("token-unusable", "The stored value is not JSON with a member access_token")
-    expiries = [time for time in (_instant(column), _instant(data.get("expires_at"))) if time is not None]
+        raise TokenUnusable("The stored value is not JSON with a member access_token")
+    return data
+
+
+def parse_stored(text: str, *, column: object = None, version: int | None = None) -> Token:
+    """A token from its stored JSON and the ``expires_at`` column beside it.
+
+    The earliest expiry of column, JSON and token wins: the column has been written with Korea times without an offset.
+    Raises TokenUnusable when the JSON is broken or holds no usable token.
+    """
+    data = parse_members(text)
+    expiries = [time for time in map(instant_or_none, (column, data.get("expires_at"))) if time is not None]
     app_key_id, environment = data.get("app_key_id"), data.get("environment")
     return build_token(
         data["access_token"].strip(),
         expiries=expiries,
-        issued_at=_instant(data.get("issued_at")),
+        issued_at=instant_or_none(data.get("issued_at")),
         version=version,
         app_key_id=app_key_id if isinstance(app_key_id, str) else None,
         environment=environment if isinstance(environment, str) else None,
@@ -247,10 +262,3 @@ def _parse_offset(text: str | None) -> timezone:
         return timezone.utc
     minutes = int(text[1:3]) * 60 + int(text[3:].lstrip(":") or 0)
     return timezone(timedelta(minutes=-minutes if text[0] == "-" else minutes))
-
-
-def _instant(value: object) -> datetime | None:
-    try:
-        return parse_instant(value)
-    except ValueError:
-        return None

@@ -139,15 +139,20 @@ def is_placeholder(text: str) -> bool:
     )
 
 
+def payload_of(jwt: str) -> str:
+    """The part of a JWT that has its claims, still encoded; empty for a text without a dot."""
+    return jwt.partition(".")[2].partition(".")[0]
+
+
 def parse_claims(value: str) -> dict[str, object]:
     """The claims of a token that is a JWT; no claims for any other. The signature is not checked.
 
     KIS documents neither the form nor the claims, so this is best effort: callers must do without.
     """
+    payload = payload_of(value)
     try:
-        payload = value.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (IndexError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return {}
     return claims if isinstance(claims, dict) else {}
 

@@ -26,6 +26,7 @@ from kis_token.errors import (
     StoreMisconfigured,
     StoreOutage,
     TokenError,
+    TokenUnusable,
 )
 
 PACKAGE = Path(kis_token.__file__).parent
@@ -35,7 +36,8 @@ RETRYABLE = [
     (StoreOutage("store-tls", "x", lasting=True), False),
     (StoreOutage("store-restricted", "x", persists=True), False),
     (StoreMisconfigured("store-table-missing", "x"), False),
-    (TokenError("token-unusable", "x"), False),
+    (TokenError("seal-broken", "x"), False),
+    (TokenUnusable("x"), False),
     (IssuerRefused("EGW00103"), False),
     (IssuerRateLimited("kis-rate-limited", "x"), True),
     (IssuerOutage("kis-unreachable", "x", sent=True), True),
@@ -61,6 +63,19 @@ def test_error_shows_its_code_and_has_a_remedy(code: str) -> None:
     assert error.hint == REMEDIES[code]
     assert re.fullmatch(r"[a-z]+(-[a-z]+)*", code)
     assert re.fullmatch(r"\S.*\S[.?]", error.hint)
+
+
+def test_unusable_token_has_one_code() -> None:
+    """A caller can catch an unusable token by its class, and its code stays token-unusable."""
+    error = TokenUnusable("there is no cache file")
+    assert isinstance(error, TokenError)
+    assert (error.code, f"{error}") == ("token-unusable", "there is no cache file [token-unusable]")
+
+
+def test_missing_function_is_told_from_other_faults() -> None:
+    """Only the code store-function-missing says that the database lacks the function that was called."""
+    assert StoreMisconfigured("store-function-missing", "x").is_function_missing
+    assert not StoreMisconfigured("store-table-missing", "x").is_function_missing
 
 
 def test_unknown_code_is_a_programming_error() -> None:
@@ -106,13 +121,16 @@ def test_tree_is_as_drawn() -> None:
 
 
 def test_every_remedy_is_for_a_code_that_can_occur() -> None:
-    """No code is explained that nothing raises, the codes of choices included, which are put together."""
-    texts = {
-        node.value
+    """No code is explained that nothing raises, those of choices and of classes with one code included."""
+    nodes = [
+        node
         for path in PACKAGE.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and path.name != "errors.py"
-    }
+        if path.name != "errors.py"
+    ]
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    texts |= {TokenUnusable("x").code} if TokenUnusable.__name__ in called else set()
     texts |= {f"invalid-{name}" for name in ("environment", "mode", "on-store-outage")}
     texts |= {code for code, _ in KIS_REFUSALS.values()}
     entrypoint = (PACKAGE.parent / "entrypoint.py").read_text(encoding="utf-8")

@@ -40,6 +40,7 @@ FAST = (
     "clock",
     "deadline",
     "process",
+    "process.caller",
     "process.interrupts",
     "network",
     "network.addresses",
@@ -210,7 +211,7 @@ SOLE_IMPORTERS = {
     "actions_toolkit": {"github.action"},
     "cryptography": {"store.sealing"},
     "filelock": {"local.machine_lock"},
-    "platformdirs": {"config"},
+    "platformdirs": {"process.caller"},
     "click": {module for module in MODULES if room_of(module) == "cli"},
 }
 

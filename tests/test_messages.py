@@ -38,6 +38,10 @@ def longest_piece(message: ast.expr, known: dict[str, list[ast.expr]]) -> list[s
     return pieces[-1:] if pieces and len(pieces[-1]) >= SHORTEST else []
 
 
+#: Classes of errors that have one code, which they are not given.
+ONE_CODE = {"TokenUnusable": "token-unusable"}
+
+
 def raised() -> dict[str, set[str]]:
     """By code, what the source says with it: wherever a code stands before a text."""
     found = defaultdict(set)
@@ -55,6 +59,8 @@ def raised() -> dict[str, set[str]]:
                     known[assignment.targets[0].id].append(assignment.value)
             for node in ast.walk(scope):
                 words = getattr(node, "args", []) if isinstance(node, ast.Call) else getattr(node, "elts", [])
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ONE_CODE:
+                    found[ONE_CODE[node.func.id]].update(longest_piece(words[0], known))
                 for code, message in pairwise(words):
                     is_list = isinstance(message, ast.Constant) and message.value in REMEDIES
                     if isinstance(code, ast.Constant) and code.value in REMEDIES and not is_list:

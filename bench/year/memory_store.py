@@ -17,6 +17,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import TYPE_CHECKING
 
+from kis_token.config import SERVICE_NAME
 from kis_token.core.ports import Begun, Committed
 from kis_token.core.slot import Row, Slot
 from kis_token.errors import StoreMisconfigured, StoreOutage
@@ -26,6 +27,7 @@ from kis_token.token import REISSUE_WINDOW, fingerprint
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kis_token.core.ports import CommitStatus
     from kis_token.sandbox.kis_rules import Clock
     from kis_token.token import AppKey, Token
 
@@ -48,9 +50,8 @@ FURTHEST_ISSUE = timedelta(days=1)
 #: Characters that are kept of a label (begin_issuance) and of an error code (abort_issuance).
 LABEL_LENGTH, ERROR_CODE_LENGTH = 200, 100
 
-# The forms that issuance_check_service and issuance_check_token ask for.
-_SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_SEALED = re.compile(r"enc:v1:[^:]+:[A-Za-z0-9_=-]+")
+#: The sealed form that issuance_check_token asks for.
+SEALED = re.compile(r"enc:v1:[^:]+:[A-Za-z0-9_=-]+")
 # Stands for a null among the lease's times: all that ends there has ended.
 _LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
@@ -221,6 +222,7 @@ class MemoryStore:
             _refuse_unless(token.issued_at <= now + FURTHEST_ISSUE)
             is_stored = lease.stored_id(row) == token.token_id
             is_rejected = (rejected and is_stored) or is_remembered
+            status: CommitStatus
             if is_rejected or (is_stored and row.expires_at is not None):
                 status = "unchanged"
             elif row.version > lease.granted_version and row.outlives(token.expires_at):
@@ -298,7 +300,7 @@ class MemoryStore:
             yield self._clock.now()
 
     def _lease(self, service_name: str) -> _Lease:
-        _refuse_unless(_SERVICE.fullmatch(service_name))
+        _refuse_unless(SERVICE_NAME.fullmatch(service_name))
         return self._leases.setdefault(service_name, _Lease(service_name))
 
     def _other_lease(self, app_key_id: str, service_name: str) -> _Lease:
@@ -319,7 +321,7 @@ class MemoryStore:
         return row
 
 
-def _committed(status: str, row: _Stored, is_rejected: bool) -> Committed:  # noqa: FBT001 - private, and named so
+def _committed(status: CommitStatus, row: _Stored, is_rejected: bool) -> Committed:  # noqa: FBT001 - private, and named so
     value = row.value if status == "fenced" and row.is_active else None
     return Committed(status, row.version or None, value, _text(row.expires_at), is_rejected)
 
@@ -339,7 +341,7 @@ def _plain_token_id(value: str) -> str | None:
 
 def _check_token(stored_form: str, token: Token, now: datetime) -> None:
     _refuse_unless(len(stored_form) <= LARGEST_VALUE)
-    _refuse_unless(_SEALED.fullmatch(stored_form) or _plain_token_id(stored_form))
+    _refuse_unless(SEALED.fullmatch(stored_form) or _plain_token_id(stored_form))
     _refuse_unless(token.expires_at > now)
 
 

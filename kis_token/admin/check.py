@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING
 from kis_token.admin.finding import Finding, note, ok, wrong, wrong_as
 from kis_token.admin.route import examine_route
 from kis_token.admin.schema import check_schema
-from kis_token.config import Settings
+from kis_token.config import ENVIRONMENTS, Settings
 from kis_token.core.lookup import ROTATION_GRACE
 from kis_token.core.resolution import TOLERATED_SKEW
-from kis_token.core.slot import KEY_TYPES, check_owner, describe, given_app_key, stored_app_key
-from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError
+from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, check_owner, describe, given_app_key, read_token, stored_app_key
+from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError, TokenUnusable
 from kis_token.local.cache import make_cache
 from kis_token.local.private_folders import is_on_open_ground
+from kis_token.project import SupabaseKey
 from kis_token.store.sealing import SealingVault, make_vault
-from kis_token.token import AppKey, claimed_time, parse_instant, parse_stored
+from kis_token.token import AppKey, claimed_time, instant_or_none
 from kis_token.values import odd_lengths, parse_claims, pasted
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
         yield wrong_as("supabase", error)
         yield note("the rest", "what Supabase holds was not looked at any further, for that reason")
         return
-    yield from _token(slot, settings, opened, now)
+    yield from _token(slot, settings, vault, opened, now)
     yield from _cached(slot, settings, vault, opened, now)
 
 
@@ -103,12 +104,12 @@ def _kis_host(issuer: KISIssuer) -> Finding:
 
 
 def _supabase_key(key: str, now: datetime) -> Iterator[Finding]:
-    last = key.rpartition(" ")[2]
-    claims = parse_claims(last)
+    shown = SupabaseKey.parse(key)
+    claims = parse_claims(shown.bearer)
     role = claims.get("role")
-    if " " in key:
+    if shown.reads_only:
         yield note("supabase-key", "a reader's key: it reads tokens, and can renew none")
-    elif last.startswith("sb_secret_"):
+    elif shown.bearer.startswith("sb_secret_"):
         yield ok("supabase-key", "a secret key (sb_secret_)")
     elif role == "service_role":
         yield ok("supabase-key", "a service_role key")
@@ -213,7 +214,7 @@ def _other_slots(store: SupabaseStore, settings: Settings, opened: _Opened, now:
     living = {
         row["service_name"]
         for row in rows
-        if row["credential_type"] == "access_token" and row["is_active"] and _ends_after(row["expires_at"], now)
+        if row["credential_type"] == TOKEN_TYPE and row["is_active"] and _ends_after(row["expires_at"], now)
     }
     for lease in leases:
         is_other = lease["service_name"] != settings.service_name and lease["service_name"] in living
@@ -224,7 +225,7 @@ def _other_slots(store: SupabaseStore, settings: Settings, opened: _Opened, now:
         row["environment"]
         for row in rows
         if row["service_name"] == settings.service_name and row["credential_type"] == "app_key" and row["is_active"]
-    } & {"production", "paper"}
+    } & set(ENVIRONMENTS)
     if noted == {settings.environment}:
         yield ok("environment", f"the stored key is noted as one for {settings.environment}")
     elif noted:
@@ -236,22 +237,20 @@ def _other_slots(store: SupabaseStore, settings: Settings, opened: _Opened, now:
 
 
 def _ends_after(column: object, now: datetime) -> bool:
-    try:
-        return parse_instant(column) > now
-    except ValueError:
-        return False
+    end = instant_or_none(column)
+    return end is not None and end > now
 
 
-def _token(slot: Slot, settings: Settings, opened: _Opened, now: datetime) -> Iterator[Finding]:
-    row = slot.rows.get("access_token")
-    if row is None or row.is_empty:
+def _token(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: datetime) -> Iterator[Finding]:
+    row = slot.token_row
+    if row is None:
         yield note("token", "none is stored; the next who asks issues one")
         return
-    if "access_token" not in opened.values:
+    if TOKEN_TYPE not in opened.values:
         return  # said with the seals
     try:
-        token = parse_stored(opened.values["access_token"], column=row.expires_at, version=row.version)
-    except TokenError as error:
+        token = read_token(row, settings.service_name, vault)
+    except TokenUnusable as error:
         yield note("token", f"{error.args[0]} [{error.code}]", error.hint)
         return
     try:
@@ -279,7 +278,7 @@ def _cached(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: 
         if token.lives(now):
             check_owner(token, opened.app_key, settings, "It")
     except TokenError as error:
-        remedy = "" if error.code == "token-unusable" else "The next kis-token get replaces it."
+        remedy = "" if isinstance(error, TokenUnusable) else "The next kis-token get replaces it."
         yield note("cached token", f"{error.args[0]}", remedy)
         return
     if token.token_id in slot.rejected:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from kis_token.errors import KisTokenError
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Finding:
     """``state`` is ok, wrong, or note: worth knowing, or what could not be looked at."""
 
-    state: str
+    state: Literal["ok", "wrong", "note"]
     what: str
     said: str
     remedy: str = ""

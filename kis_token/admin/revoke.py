@@ -6,10 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from kis_token.core.slot import check_owner, given_app_key, stored_app_key
+from kis_token.core.slot import TOKEN_TYPE, check_owner, given_app_key, read_token, stored_app_key
 from kis_token.errors import KisTokenError, StoreMisconfigured, TokenError
 from kis_token.local.cache import make_cache
-from kis_token.token import REISSUE_WINDOW, AppKey, parse_stored
+from kis_token.token import REISSUE_WINDOW, AppKey
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -53,15 +53,15 @@ def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vau
         raise StoreMisconfigured("store-read-only", "This supabase-key may only read, so nothing was revoked")
     service = settings.service_name
     slot = store.read(service)
-    row = slot.rows.get("access_token")
-    if row is None or row.is_empty:
+    row = slot.token_row
+    if row is None:
         return None
-    token = parse_stored(vault.open(row.value, service, "access_token"), column=row.expires_at, version=row.version)
+    token = read_token(row, service, vault)
     app_key = _app_key(slot, settings, vault)
     check_owner(token, app_key, settings, f"The token of {service}")
     was_alive = issuer.revoke(token, app_key)
     # An answer that was lost and asked for again says that the row is another one: the row itself is looked at.
-    is_inactive = store.revoke(service, token, settings.label) or "access_token" not in store.read(service).rows
+    is_inactive = store.revoke(service, token, settings.label) or TOKEN_TYPE not in store.read(service).rows
     cache = make_cache(settings, vault)
     if cache is not None and settings.cache_path is not None:
         with suppress(TokenError, OSError):

@@ -7,9 +7,10 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from kis_token.core.slot import read_token
 from kis_token.errors import KisTokenError, StoreOutage, TokenError
-from kis_token.store.sealing import PREFIX, SealingVault
-from kis_token.token import AppKey, parse_stored
+from kis_token.store.sealing import SealedWithoutKey, SealingVault, TolerantVault
+from kis_token.token import AppKey
 from kis_token.values import pasted
 
 if TYPE_CHECKING:
@@ -57,12 +58,13 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
     if not settings.encryption_keys:
         raise KisTokenError("missing-encryption-key", "encryption-key (or KIS_TOKEN_ENCRYPTION_KEY) is not set")
     vault, service, sealed = SealingVault(settings.encryption_keys), settings.service_name, dict[str, None]()
+    opener = TolerantVault(vault)
     for _ in range(_PASSES):
         is_done, active = True, store.read(service).rows
         for name, row in sorted(store.read_all(service).rows.items()):
             # Also what needs no other seal is opened: this is the time to learn that it cannot be.
             try:
-                value = vault.open(row.value, service, name) if row.value.startswith(PREFIX) else row.value
+                value = opener.open(row.value, service, name)
             except TokenError:
                 if name in active:
                     raise
@@ -81,23 +83,21 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
 
 def _belongs_to(slot: Slot, app_key: AppKey, service: str, vault: Vault) -> bool:
     """Whether the slot's token is surely one of ``app_key``. Raises TokenError ``sealed-without-key``."""
-    values = {name: _value_of(row, service, name, vault) for name, row in slot.rows.items()}
-    text = values.get("access_token")
-    if text is not None:
+    opener = TolerantVault(vault)
+    values = {name: _value_of(row, service, name, opener) for name, row in slot.rows.items()}
+    if slot.token_row is not None:
         with suppress(TokenError):
-            owner = parse_stored(text, column=slot.rows["access_token"].expires_at).app_key_id
+            owner = read_token(slot.token_row, service, opener).app_key_id
             if owner is not None:
                 return owner == app_key.key_id
     return pasted(values.get("app_key") or "") == app_key.key
 
 
 def _value_of(row: Row, service: str, name: str, vault: Vault) -> str | None:
-    """What the row holds, plain or sealed; None for what no given key opens."""
-    if not row.value.startswith(PREFIX):
-        return row.value
+    """The row's value; None for one that no given key opens."""
     try:
         return vault.open(row.value, service, name)
-    except TokenError as error:
-        if error.code == "sealed-without-key":
-            raise  # what is sealed must not be replaced by something plain by mistake
+    except SealedWithoutKey:
+        raise  # what is sealed must not be replaced by something plain by mistake
+    except TokenError:
         return None

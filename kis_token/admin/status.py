@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kis_token.core.rotation import due_at
+from kis_token.core.slot import read_token
 from kis_token.errors import StoreOutage, TokenError
-from kis_token.token import Token, parse_instant, parse_stored
+from kis_token.token import Token, parse_instant
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -158,8 +159,7 @@ def _is_known(row: dict[str, Any], lease: dict[str, Any]) -> bool:
 def _opened(row: Row, settings: Settings, vault: Vault) -> Token | str:
     """The token in the slot's row, or why it cannot be had."""
     try:
-        text = vault.open(row.value, settings.service_name, "access_token")
-        return parse_stored(text, column=row.expires_at, version=row.version)
+        return read_token(row, settings.service_name, vault)
     except TokenError as error:
         return error.code
 

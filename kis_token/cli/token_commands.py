@@ -12,12 +12,12 @@ import click
 from kis_token.cli.context import slot_options
 from kis_token.cli.help_examples import TaughtCommand
 from kis_token.cli.terminal import say
+from kis_token.github.outputs import outputs_of, variables_of
 from kis_token.token import in_both_zones
 
 if TYPE_CHECKING:
     from kis_token.cli.context import Caller
-    from kis_token.config import Settings
-    from kis_token.core.resolution import Resolution
+    from kis_token.config import Mode
 
 
 @click.command(
@@ -41,10 +41,9 @@ def get(caller: Caller, form: str | None) -> None:
     settings = caller.settings()
     resolution = caller.resolve(settings)
     if form == "json":
-        click.echo(json.dumps(_members(resolution, settings)))
+        click.echo(json.dumps({**outputs_of(resolution, settings), "service_name": settings.service_name}))
     elif form == "env":
-        variables = {"KIS_ACCESS_TOKEN": resolution.token.value, "KIS_BASE_URL": settings.base_url}
-        for name, value in variables.items():
+        for name, value in variables_of(resolution, settings).items():
             click.echo(f"{name}={shlex.quote(value)}")
     else:
         click.echo(resolution.token.value)
@@ -75,14 +74,11 @@ def execute(caller: Caller, command: tuple[str, ...]) -> int:
     settings = caller.settings()
     resolution = caller.resolve(settings)
     variables = {
-        "KIS_ACCESS_TOKEN": resolution.token.value,
-        "KIS_BASE_URL": settings.base_url,
+        **variables_of(resolution, settings, resolution.app_key),
         "KIS_ENVIRONMENT": settings.environment,
         "KIS_SERVICE_NAME": settings.service_name,
     }
-    if resolution.app_key is not None:
-        variables |= {"KIS_APP_KEY": resolution.app_key.key, "KIS_APP_SECRET": resolution.app_key.secret}
-    else:
+    if resolution.app_key is None:
         say("warning: no app key is known; the program gets the token alone")
     # The options were for this command; what it starts reads variables.
     kept = {
@@ -124,7 +120,7 @@ def refresh(caller: Caller, *, force: bool, verify: bool) -> None:  # noqa: ARG0
     _renew(caller, "force", verify=verify)
 
 
-def _renew(caller: Caller, mode: str, *, verify: bool) -> None:
+def _renew(caller: Caller, mode: Mode, *, verify: bool) -> None:
     resolution = caller.resolve(replace(caller.settings(), mode=mode, verify=verify))
     done = "renewed" if resolution.refreshed else "not renewed"
     said = resolution.links[-1]
@@ -157,20 +153,3 @@ def export(caller: Caller, clients: tuple[str, ...]) -> None:
     # The files' names tell more than they should.
     names = ", ".join(settings.token_files)
     click.echo(f"written for {names}; valid until {in_both_zones(resolution.token.expires_at)}")
-
-
-def _members(resolution: Resolution, settings: Settings) -> dict[str, str | int | bool]:
-    """As the action's outputs, by their names with underscores. No key is among them."""
-    token = resolution.token
-    return {
-        "access_token": token.value,
-        "expires_at": token.expires_at.isoformat(timespec="seconds"),
-        "issued_at": token.issued_at.isoformat(timespec="seconds"),
-        "expires_in": max(int(token.remaining(resolution.now).total_seconds()), 0),
-        "source": resolution.source,
-        "refreshed": resolution.refreshed,
-        "expired": resolution.expired,
-        "environment": settings.environment,
-        "service_name": settings.service_name,
-        "base_url": settings.base_url,
-    }

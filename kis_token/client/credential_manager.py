@@ -7,7 +7,6 @@ values that are sealed or not sealed against what the settings say, TokenError.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from datetime import datetime, timedelta
@@ -15,13 +14,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kis_token.clock import SystemClock
-from kis_token.config import Settings
-from kis_token.core.slot import KEY_TYPES, stored_app_key
-from kis_token.errors import SettingsError, StoreOutage, TokenError
+from kis_token.config import SECRETS, Settings
+from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, read_stored, stored_app_key
+from kis_token.errors import SettingsError, StoreOutage, TokenUnusable
 from kis_token.store.rest import TYPES
-from kis_token.store.sealing import PREFIX, make_vault
+from kis_token.store.sealing import TolerantVault, make_vault
 from kis_token.store.supabase import SupabaseStore
-from kis_token.token import build_token, parse_instant, parse_stored
+from kis_token.token import build_token, instant_or_none, parse_instant
 from kis_token.values import pasted
 from kis_token.wiring import open_store
 
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
     from kis_token.core.slot import Row, Slot
 
 _LOG = logging.getLogger("kis_token")
-
-#: The variables of the key, in the order in which they count.
-_KEY_NAMES = ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY")
 
 #: Without these there is no store, which is no mistake: the guide's clients go on with what they have.
 _NO_STORE = {"missing-supabase-url", "missing-supabase-key", "secrets-withheld"}
@@ -75,7 +71,9 @@ class SupabaseCredentialManager:
         self._env = dict(os.environ if env is None else env)
         self._clock = clock or self._clock
         self.url = url or pasted(self._env.get("SUPABASE_URL", "")) or None
-        self.key = key or next(filter(None, (pasted(self._env.get(name, "")) for name in _KEY_NAMES)), None)
+        self.key = key or next(
+            filter(None, (pasted(self._env.get(name, "")) for name in SECRETS["supabase-key"])), None
+        )
         settings = self._read(self.url, self.key)
         if settings is not None:
             self.url, self.key = settings.supabase_url, settings.supabase_key
@@ -163,11 +161,11 @@ class SupabaseCredentialManager:
             environment=self._settings.environment if self._settings else None,
         )
         if token.remaining(datetime.now(tz=token.expires_at.tzinfo)) <= timedelta():
-            raise TokenError("token-unusable", "The token has expired already")
+            raise TokenUnusable("The token has expired already")
 
         def save(store: SupabaseStore, settings: Settings) -> bool:
             service = settings.service_name
-            is_saved = store.save(service, token, self._vault.seal(token.to_json(), service, "access_token"))
+            is_saved = store.save(service, token, self._vault.seal(token.to_json(), service, TOKEN_TYPE))
             if not is_saved:
                 _LOG.warning("The token is one that KIS rejects, so it was not stored in %s", service)
             return is_saved
@@ -187,30 +185,28 @@ class SupabaseCredentialManager:
                 return None
 
     def _open(self, row: Row, service_name: str, credential_type: str) -> str:
-        is_ours = credential_type in TYPES or row.value.startswith(PREFIX)
-        value = self._vault.open(row.value, service_name, credential_type) if is_ours else row.value
+        vault = self._vault if credential_type in TYPES else TolerantVault(self._vault)
+        value = vault.open(row.value, service_name, credential_type)
         return pasted(value) if credential_type in KEY_TYPES else value
 
     def _token_in(self, slot: Slot | None, *, only_living: bool = False) -> dict[str, Any] | None:
-        row = slot.rows.get("access_token") if slot is not None else None
-        if slot is None or row is None or row.is_empty or self._settings is None:
+        row, settings = slot.token_row if slot is not None else None, self._settings
+        if slot is None or row is None or settings is None:
             return None
-        text = self._open(row, self._settings.service_name, "access_token")
         try:
-            token = parse_stored(text, column=row.expires_at)
-        except TokenError:
+            token, stored = read_stored(row.value, settings.service_name, self._vault, column=row.expires_at)
+        except TokenUnusable:
             return None
         # The column may promise more than the token holds: Korea times have been written into it as if they were UTC.
         if only_living and slot.server_now is not None and token.expires_at <= slot.server_now:
             return None
         if only_living and token.token_id in slot.rejected:
             return None
-        stored = json.loads(text)
-        end = next((time for time in (row.expires_at, stored.get("expires_at")) if _is_instant(time)), None)
+        end = instant_or_none(row.expires_at) or instant_or_none(stored.get("expires_at")) or token.expires_at
         return {
             **stored,
             "access_token": token.value,
-            "expires_at": (parse_instant(end) if end is not None else token.expires_at).isoformat(),
+            "expires_at": end.isoformat(),
             "issued_at": token.issued_at.isoformat(),
         }
 
@@ -239,11 +235,3 @@ def get_kis_valid_token_from_supabase() -> dict[str, Any] | None:
 def save_kis_token_to_supabase(access_token: str, expires_at: datetime, issued_at: datetime) -> bool:
     """`SupabaseCredentialManager.save_kis_token` of the one manager."""
     return get_supabase_manager().save_kis_token(access_token, expires_at, issued_at)
-
-
-def _is_instant(value: object) -> bool:
-    try:
-        parse_instant(value)
-    except ValueError:
-        return False
-    return True

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from kis_token.core.context import Context
     from kis_token.core.lease import Lease
     from kis_token.core.ports import Begun, Committed
-    from kis_token.core.resolution import Resolution, View
+    from kis_token.core.resolution import Resolution, Source, View
     from kis_token.core.store_time import StoreTime
     from kis_token.token import AppKey, Token
 
@@ -202,7 +202,7 @@ class Issuance:
                 return found
         raise error
 
-    def _commit(self, lease: Lease, token: Token, source: str) -> Resolution | None:
+    def _commit(self, lease: Lease, token: Token, source: Source) -> Resolution | None:
         """Store ``token`` and end the lease. None: ask for another lease."""
         is_repeated = self._view.rejects(token)
         try:
@@ -227,7 +227,7 @@ class Issuance:
             raise token_repeated(token)
         return self._hand_out_committed(token, source, committed)
 
-    def _hand_out_committed(self, token: Token, source: str, committed: Committed) -> Resolution:
+    def _hand_out_committed(self, token: Token, source: Source, committed: Committed) -> Resolution:
         if committed.status == "fenced":
             self._view = self._view.with_warning("The token was not stored: another caller has the lease now.")
             return self._hand_out(token, source)
@@ -247,7 +247,7 @@ class Issuance:
         if version is not None and (looks_expired or version == self._view.unusable_version):
             self._leases.offer(token, keys_version=self._view.keys_version, replaces_version=version)
 
-    def _hand_out(self, token: Token, source: str) -> Resolution:
+    def _hand_out(self, token: Token, source: Source) -> Resolution:
         view = self._present()
         return view.resolution(token, source) if source == "cache" else hand_out_issued(view, token)
 

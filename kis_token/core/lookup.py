@@ -11,14 +11,9 @@ from typing import TYPE_CHECKING
 
 from kis_token.core.resolution import Link, Resolution, View, telling
 from kis_token.core.retry import LONGEST_PATIENCE, at_most, briefly, patiently, to_the_end
-from kis_token.core.slot import check_owner, describe, given_app_key, stored_app_key
-from kis_token.errors import IssuanceError, StoreOutage, TokenError
-from kis_token.token import (
-    LEAST_USEFUL,
-    Token,
-    in_both_zones,
-    parse_stored,
-)
+from kis_token.core.slot import TOKEN_TYPE, check_owner, describe, given_app_key, read_token, stored_app_key
+from kis_token.errors import IssuanceError, StoreOutage, TokenError, TokenUnusable
+from kis_token.token import LEAST_USEFUL, Token, in_both_zones
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +93,7 @@ def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
         if cached.lives(view.now):
             check_owner(cached, view.app_key, settings, "The cached token")
     except TokenError as error:
-        fault = None if error.code == "token-unusable" else error
+        fault = None if isinstance(error, TokenUnusable) else error
         return replace(view, cache_fault=fault).with_link("cache", f"{error.args[0]}")
     return replace(view, cached=cached).with_link("cache", describe(cached, view.now, settings.min_validity))
 
@@ -146,15 +141,14 @@ def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple
 
     Raises TokenError for what a new token would not mend.
     """
-    row = slot.rows.get("access_token")
+    row = slot.rows.get(TOKEN_TYPE)
     if row is None:
         return None, None, "no token is stored"
     if row.is_empty:
         return None, row.version, "the stored token is empty"
-    text = vault.open(row.value, settings.service_name, "access_token")
     try:
-        token = parse_stored(text, column=row.expires_at, version=row.version)
-    except TokenError as error:
+        token = read_token(row, settings.service_name, vault)
+    except TokenUnusable as error:
         return None, row.version, f"{error.args[0]}"
     if view.with_rejected(slot.rejected).rejects(token):
         return None, row.version, _REJECTED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
     from kis_token.core.slot import Slot
     from kis_token.token import AppKey, Token
+
+
+#: The answers to begin and to commit, as the functions of sql/ give them.
+BeginStatus = Literal["granted", "fresh", "busy", "conflict", "changed"]
+CommitStatus = Literal["committed", "unchanged", "fenced"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +29,7 @@ class Begun:
     fingerprints of the tokens that the slot remembers as rejected. Times are the store's.
     """
 
-    status: str
+    status: BeginStatus
     server_now: datetime
     version: int | None = None
     fence: int | None = None
@@ -45,7 +50,7 @@ class Committed:
     rejected, also when the caller has not heard of it before.
     """
 
-    status: str
+    status: CommitStatus
     version: int | None = None
     value: str | None = field(default=None, repr=False)
     expires_at: str | None = None

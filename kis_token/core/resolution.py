@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kis_token.errors import CacheError, KisTokenError, StoreOutage, TokenError
 from kis_token.token import AppKey, State, Token, claimed_time
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 #: A machine whose clock is further off than this is told so.
 TOLERATED_SKEW = timedelta(minutes=2)
+
+#: Where a token came from.
+Source = Literal["supabase", "cache", "oauth"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Resolution:
     """
 
     token: Token
-    source: str
+    source: Source
     app_key: AppKey | None
     links: tuple[Link, ...]
     now: datetime
@@ -94,7 +97,7 @@ class View:
         times = (self.now, self.now - self.skew)
         return self.certain and all(token.state(time, min_validity) is State.FRESH for time in times)
 
-    def resolution(self, token: Token, source: str, *, refreshed: bool = False, warning: str = "") -> Resolution:
+    def resolution(self, token: Token, source: Source, *, refreshed: bool = False, warning: str = "") -> Resolution:
         """Hand out ``token``, with what the links said."""
         return Resolution(
             token=token,
@@ -110,9 +113,10 @@ class View:
         """Whether ``token`` is known to be rejected by KIS, or revoked."""
         return token.token_id == self.refused_id or token.token_id in self.rejected_ids
 
-    def at_hand(self) -> tuple[Token, str] | None:
+    def at_hand(self) -> tuple[Token, Source] | None:
         """The longest-lived token that can still be used, and where it is from."""
-        tokens = [(token, source) for token, source in ((self.stored, "supabase"), (self.cached, "cache")) if token]
+        found: tuple[tuple[Token | None, Source], ...] = ((self.stored, "supabase"), (self.cached, "cache"))
+        tokens = [(token, source) for token, source in found if token]
         best = max(tokens, key=lambda pair: pair[0].expires_at, default=None)
         return best if best is not None and best[0].lives(self.now) else None
 

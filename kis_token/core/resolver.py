@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kis_token.core.context import Context
+    from kis_token.core.resolution import Source
     from kis_token.core.slot import Slot
     from kis_token.token import Token
 
@@ -197,7 +198,8 @@ class Resolver:
         """A token that has just expired, where the caller allows it. Raises ``error`` when there is none."""
         view = self._store_time.update(view)
         if self._settings.allow_expired and self._settings.mode in ("resolve", "check"):
-            for token, source in ((view.stored, "supabase"), (view.cached, "cache")):
+            found: tuple[tuple[Token | None, Source], ...] = ((view.stored, "supabase"), (view.cached, "cache"))
+            for token, source in found:
                 if token is None or token.lives(view.now) or token.remaining(view.now) <= -LONGEST_EXPIRED:
                     continue
                 with suppress(TokenError):

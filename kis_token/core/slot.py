@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kis_token.errors import IssuerRefused, StoreMisconfigured, TokenError
-from kis_token.token import AppKey, State, Token, in_hours
+from kis_token.token import AppKey, State, Token, in_hours, parse_members, parse_stored
 from kis_token.values import find_key_fault, odd_lengths, pasted
 
 if TYPE_CHECKING:
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.core.ports import Vault
 
-#: The types of the rows that hold an account's key and secret.
+#: The types of the rows that hold an account's key and secret, and of the row that holds its token.
 KEY_TYPES = ("app_key", "app_secret")
+TOKEN_TYPE = "access_token"  # noqa: S105 - a type
 
 #: By KIS's code for a refusal, where the caller gives what is refused.
 _GIVEN_AS = {
@@ -50,6 +51,29 @@ class Slot:
     rows: dict[str, Row]
     server_now: datetime | None
     rejected: frozenset[str] = frozenset()
+
+    @property
+    def token_row(self) -> Row | None:
+        """The row of the token; None where there is none, or where it is empty."""
+        row = self.rows.get(TOKEN_TYPE)
+        return None if row is None or row.is_empty else row
+
+
+def read_stored(
+    text: str, service_name: str, vault: Vault, *, column: object = None, version: int | None = None
+) -> tuple[Token, dict[str, Any]]:
+    """The token in a stored text, sealed or not, whatever its age, and all members of its JSON.
+
+    ``column`` and ``version`` are those of its row. Raises TokenUnusable when it holds no token that can be used, and
+    other TokenErrors when it may not or cannot be unsealed, which a new token would not mend.
+    """
+    text = vault.open(text, service_name, TOKEN_TYPE)
+    return parse_stored(text, column=column, version=version), parse_members(text)
+
+
+def read_token(row: Row, service_name: str, vault: Vault) -> Token:
+    """The token in a slot's row. Raises TokenError as `read_stored` does."""
+    return read_stored(row.value, service_name, vault, column=row.expires_at, version=row.version)[0]
 
 
 def given_app_key(settings: Settings) -> AppKey | None:

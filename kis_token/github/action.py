@@ -17,7 +17,7 @@ from kis_token.clock import SystemClock
 from kis_token.config import Settings, secrets_in
 from kis_token.errors import KisTokenError
 from kis_token.github.outputs import describe_defect, mask_secrets, mask_view, publish, report_failure
-from kis_token.github.workflow import FileWorkflow, writing
+from kis_token.github.workflow import FileWorkflow, Masks, writing
 from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:
@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 
 
 class ToolkitWorkflow:
-    """The runner's commands through actions_toolkit.core, which does not flush by itself."""
+    """The runner's commands through actions_toolkit.core, which does not flush by itself.
+
+    ``masks`` are those that the step has given the runner before.
+    """
+
+    def __init__(self, masks: Masks | None = None) -> None:
+        self._masks = masks or Masks()
 
     def mask(self, secret: str) -> None:
-        """Hide ``secret``, and do not return before the runner can know."""
-        for line in secret.splitlines():
-            if line.strip():
-                core.set_secret(line)
+        """Hide ``secret``, unless it is hidden already, and do not return before the runner can know."""
+        for line in self._masks.add(secret):
+            core.set_secret(line)
         sys.stdout.flush()
 
     def output(self, name: str, value: str) -> None:
@@ -63,14 +68,14 @@ class ToolkitWorkflow:
         FileWorkflow(os.environ).info(message)
 
 
-def main(started: float, view: View | None) -> int:
+def main(started: float, view: View | None, masks: Masks | None = None) -> int:
     """Resolve and publish; the exit status. ``started`` is when the step began, by the monotonic counter.
 
-    ``view`` is what the fast path saw of store and cache, when it saw them. Raises ImportError where a package cannot
-    be loaded: entrypoint.py has the packages installed anew.
+    ``view`` is what the fast path saw of store and cache, when it saw them, and ``masks`` are the masks that it set.
+    Raises ImportError where a package cannot be loaded: entrypoint.py has the packages installed anew.
     """
     _keep_line_ends()
-    workflow = ToolkitWorkflow()
+    workflow = ToolkitWorkflow(masks)
     links: tuple[Link, ...] = ()
     try:
         mask_secrets(secrets_in(os.environ), workflow)

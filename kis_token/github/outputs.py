@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
 from kis_token.github.summary import describe_failure, describe_success
 from kis_token.token import in_both_zones, looks_like_token
-from kis_token.values import parse_claims
+from kis_token.values import parse_claims, payload_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.core.resolution import Link, Resolution, View
     from kis_token.github.workflow import Workflow
-    from kis_token.token import Token
+    from kis_token.token import AppKey, Token
 
 #: Shorter than any key or token, longer than any word: what is shorter is not masked, or the log would be shredded.
 SHORTEST_SECRET = 16
@@ -35,7 +35,7 @@ def mask_token(token: Token, workflow: Workflow) -> None:
     workflow.mask(token.value)
     app_key = parse_claims(token.value).get("jti")
     if isinstance(app_key, str) and looks_like_token(app_key):
-        mask_secrets([app_key, token.value.split(".")[1]], workflow)
+        mask_secrets([app_key, payload_of(token.value)], workflow)
 
 
 def mask_view(view: View, workflow: Workflow) -> None:
@@ -84,26 +84,42 @@ def _put_out(
     if settings.token_files:
         _write_token_files(resolution, settings, workflow, env, now)
 
-    outputs = {
-        "access-token": token.value,
-        "expires-at": token.expires_at.isoformat(timespec="seconds"),
-        "issued-at": token.issued_at.isoformat(timespec="seconds"),
-        "expires-in": str(max(int(token.remaining(resolution.now).total_seconds()), 0)),
+    exported = app_key if settings.export_credentials else None
+    for name, value in outputs_of(resolution, settings).items():
+        workflow.output(name.replace("_", "-"), _text(value))
+    if exported is not None:
+        workflow.output("app-key", exported.key)
+        workflow.output("app-secret", exported.secret)
+    if settings.export_env:
+        for name, value in variables_of(resolution, settings, exported).items():
+            workflow.export(name, value)
+
+
+def outputs_of(resolution: Resolution, settings: Settings) -> dict[str, str | int | bool]:
+    """A token and all that is known of it, by the names of the action's outputs with underscores. No key is among them.
+
+    Times are ISO 8601 in UTC, to the second.
+    """
+    token = resolution.token
+    return {
+        "access_token": token.value,
+        "expires_at": token.expires_at.isoformat(timespec="seconds"),
+        "issued_at": token.issued_at.isoformat(timespec="seconds"),
+        "expires_in": max(int(token.remaining(resolution.now).total_seconds()), 0),
         "source": resolution.source,
-        "refreshed": _boolean(resolution.refreshed),
-        "expired": _boolean(resolution.expired),
+        "refreshed": resolution.refreshed,
+        "expired": resolution.expired,
         "environment": settings.environment,
-        "base-url": settings.base_url,
+        "base_url": settings.base_url,
     }
-    variables = {"KIS_ACCESS_TOKEN": token.value, "KIS_BASE_URL": settings.base_url} if settings.export_env else {}
-    if settings.export_credentials and app_key is not None:
-        outputs |= {"app-key": app_key.key, "app-secret": app_key.secret}
-        if settings.export_env:
-            variables |= {"KIS_APP_KEY": app_key.key, "KIS_APP_SECRET": app_key.secret}
-    for name, value in outputs.items():
-        workflow.output(name, value)
-    for name, value in variables.items():
-        workflow.export(name, value)
+
+
+def variables_of(resolution: Resolution, settings: Settings, app_key: AppKey | None = None) -> dict[str, str]:
+    """The variables by which programs take the token and its host and, where one is given, key and secret."""
+    variables = {"KIS_ACCESS_TOKEN": resolution.token.value, "KIS_BASE_URL": settings.base_url}
+    if app_key is not None:
+        variables |= {"KIS_APP_KEY": app_key.key, "KIS_APP_SECRET": app_key.secret}
+    return variables
 
 
 def _write_token_files(
@@ -151,5 +167,6 @@ def _log(links: tuple[Link, ...], workflow: Workflow) -> None:
         workflow.info(f"{link.name}: {link.said}")
 
 
-def _boolean(value: bool) -> str:  # noqa: FBT001 - the value is the argument
-    return "true" if value else "false"
+def _text(value: str | int | bool) -> str:  # noqa: FBT001 - the value is the argument
+    """An output's text: true and false in small letters, as workflows compare them."""
+    return f"{value}".lower() if isinstance(value, bool) else f"{value}"

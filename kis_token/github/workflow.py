@@ -42,17 +42,33 @@ class Workflow(Protocol):
         """A line in the log."""
 
 
+class Masks:
+    """The lines that the runner masks in this step: each is given to it once. Its repr shows none."""
+
+    def __init__(self) -> None:
+        self._lines: set[str] = set()
+
+    def add(self, secret: str) -> list[str]:
+        """The lines of ``secret`` that are not masked yet, since the runner masks line by line. An empty line is none.
+
+        They count as masked from here on: the caller gives them to the runner.
+        """
+        lines = dict.fromkeys(line for line in secret.splitlines() if line.strip() and line not in self._lines)
+        self._lines.update(lines)
+        return list(lines)
+
+
 class FileWorkflow:
     """The runner's files and commands, found through its environment."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
+        self.masks = Masks()
 
     def mask(self, secret: str) -> None:
-        """Hide ``secret``; each line of it by itself, as the runner wants it."""
-        for line in secret.splitlines():
-            if line.strip():
-                self._command("add-mask", line)
+        """Hide ``secret``, unless it is hidden already."""
+        for line in self.masks.add(secret):
+            self._command("add-mask", line)
 
     def output(self, name: str, value: str) -> None:
         """Set an output of the step. Raises EnvironmentFault outside of a step."""

@@ -21,6 +21,7 @@ from kis_token.values import parse_claims
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from kis_token.config import Environment
     from kis_token.kis.session import Credentials, Response, Session
     from kis_token.token import AppKey
 
@@ -49,7 +50,7 @@ class KISIssuer:
     ``left`` tells the seconds until the caller's deadline; no call takes longer.
     """
 
-    def __init__(self, base_url: str, environment: str, left: Callable[[], float] = no_deadline) -> None:
+    def __init__(self, base_url: str, environment: Environment, left: Callable[[], float] = no_deadline) -> None:
         self.base_url = base_url
         self.environment = environment
         self._left = left
@@ -190,7 +191,7 @@ def refusal(answer: bytes) -> str | None:
     return _code_of(parsed)
 
 
-def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: str, now: datetime) -> Token:
+def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Environment, now: datetime) -> Token:
     """A token from tokenP's answer.
 
     Its end is the earlier of the JWT's own and of ``access_token_token_expired`` (Korea time). ``expires_in`` counts

@@ -6,20 +6,20 @@ is a miss with a reason, never an error: the next write heals it. Needs the stan
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kis_token.errors import CacheError, TokenError
+from kis_token.core.slot import TOKEN_TYPE, read_stored
+from kis_token.errors import CacheError, TokenError, TokenUnusable
 from kis_token.local.private_files import open_itself, read_own, write_private
-from kis_token.token import Token, parse_stored
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from kis_token.config import Settings
     from kis_token.core.ports import Vault
+    from kis_token.token import Token
 
 LARGEST_FILE = 64 * 1024
 
@@ -37,14 +37,13 @@ class FileCache:
         try:
             text = read_own(self._path, LARGEST_FILE)
         except FileNotFoundError:
-            raise TokenError("token-unusable", "there is no cache file") from None
+            raise TokenUnusable("there is no cache file") from None
         except (OSError, UnicodeError) as error:
             # A UnicodeError holds the file's content.
             cause = error if isinstance(error, OSError) else None
-            raise TokenError("token-unusable", f"the cache file cannot be read ({type(error).__name__})") from cause
-        text = self._vault.open(text, self._service_name, "access_token")
-        token = parse_stored(text)
-        if json.loads(text).get("service_name") not in (None, self._service_name):
+            raise TokenUnusable(f"the cache file cannot be read ({type(error).__name__})") from cause
+        token, members = read_stored(text, self._service_name, self._vault)
+        if members.get("service_name") not in (None, self._service_name):
             raise TokenError("token-of-another-key", "The cache file is that of another service-name")
         return token
 
@@ -57,7 +56,7 @@ class FileCache:
                 self._close_to_others()
                 return
         value = token.to_json(service_name=self._service_name)
-        text = self._vault.seal(value, self._service_name, "access_token")
+        text = self._vault.seal(value, self._service_name, TOKEN_TYPE)
         try:
             write_private(self._path, text.encode())
         except OSError as error:
@@ -78,7 +77,7 @@ class NoPlace:
 
     def read(self) -> Token:
         """Raises TokenError."""
-        raise TokenError("token-unusable", "this user has no home folder for a cache file")
+        raise TokenUnusable("this user has no home folder for a cache file")
 
     def write(self, _token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:  # noqa: ARG002 - as FileCache
         """Raises CacheError."""

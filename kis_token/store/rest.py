@@ -10,15 +10,16 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from kis_token.core.slot import Row, Slot
+from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, Row, Slot
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
+from kis_token.project import SupabaseKey
 
 if TYPE_CHECKING:
     from kis_token.store.wire import Answer, Wire
 
 TABLE = "api_credentials"
 COLUMNS = "credential_type,credential_value,expires_at,version"
-TYPES = ("app_key", "app_secret", "access_token")
+TYPES = (*KEY_TYPES, TOKEN_TYPE)
 #: The row that remembers which of a slot's tokens are rejected. It is no credential, and each read asks for it too.
 REJECTED_TOKENS = "rejected_tokens"
 
@@ -79,9 +80,8 @@ def store_error(status: int | None, code: str | None) -> StoreError:
 
 
 def key_headers(key: str) -> dict[str, str]:
-    """What shows the key to Supabase's gateway and to PostgREST behind it. A reader's has one word for each."""
-    gateway, _, bearer = key.partition(" ")
-    return {"apikey": gateway, "Authorization": f"Bearer {bearer or gateway}"}
+    """The headers for the setting ``supabase-key``."""
+    return SupabaseKey.parse(key).headers()
 
 
 def read_slot(
@@ -91,9 +91,10 @@ def read_slot(
     *,
     types: tuple[str, ...] = TYPES,
     only_living: bool = False,
+    with_inactive: bool = False,
     seconds: float = READ_SECONDS,
 ) -> Slot:
-    """The active rows of ``service_name`` that ``key`` may read, in one GET.
+    """The active rows of ``service_name`` that ``key`` may read, in one GET; ``with_inactive``: the others as well.
 
     Of these ``types``, or all when there are none; ``only_living``: those that end later, by the database's clock. The
     tokens that the slot remembers as rejected come with any of them. Raises StoreOutage, as `Wire.exchange` does, and
@@ -102,7 +103,7 @@ def read_slot(
     path = (
         f"/rest/v1/{TABLE}?select={quote(COLUMNS, safe='')}&service_name=eq.{quote(service_name, safe='')}"
         + (f"&credential_type={quote('in.(' + ','.join((*types, REJECTED_TOKENS)) + ')', safe='')}" if types else "")
-        + "&is_active=is.true"
+        + ("" if with_inactive else "&is_active=is.true")
         + (f"&expires_at=gt.{DATABASE_NOW}" if only_living else "")
     )
     answer = wire.exchange("GET", path, {**key_headers(key), "Accept": "application/json"}, seconds=seconds)
@@ -128,12 +129,12 @@ def check_answer(answer: Answer, key: str) -> None:
 
 
 def _ended(key: str, now: datetime | None) -> datetime | None:
-    """When ``key``, or a part of a reader's, has ended by its own date; None where it has not, or has none."""
+    """When ``key``, or a part of a read-only key, has ended by its own date; None where it has not, or has none."""
     from kis_token.token import claimed_time
     from kis_token.values import parse_claims
 
     now = now or datetime.now(timezone.utc)
-    ends = (claimed_time(parse_claims(word), "exp") for word in key.split())
+    ends = (claimed_time(parse_claims(part), "exp") for part in SupabaseKey.parse(key).parts)
     return min((end for end in ends if end is not None and end <= now), default=None)
 
 

@@ -21,15 +21,20 @@ if TYPE_CHECKING:
 PREFIX = "enc:v1:"
 
 
+class SealedWithoutKey(TokenError):
+    """The value is sealed, and no encryption key is given."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("sealed-without-key", f"{what} is sealed and no encryption-key is given")
+
+
 class PlainVault:
     """No encryption key: values are stored as they are, as clients written against the guide expect."""
 
     def open(self, text: str, service_name: str, credential_type: str) -> str:
         """``text`` itself; raises TokenError ``sealed-without-key`` for a sealed one."""
         if text.startswith(PREFIX):
-            raise TokenError(
-                "sealed-without-key", f"{credential_type} of {service_name} is sealed and no encryption-key is given"
-            )
+            raise SealedWithoutKey(f"{credential_type} of {service_name}")
         return text
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:  # noqa: ARG002 - the protocol's
@@ -79,6 +84,21 @@ class SealingVault:
         nonce = os.urandom(12)
         sealed = AESGCM(self._keys[self._first]).encrypt(nonce, value.encode(), _context(service_name, credential_type))
         return f"{PREFIX}{self._first}:{base64.urlsafe_b64encode(nonce + sealed).decode()}"
+
+
+class TolerantVault:
+    """Another vault that opens plain values too, where that one would refuse them. It seals as that one does."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+
+    def open(self, text: str, service_name: str, credential_type: str) -> str:
+        """The value, which may be plain although an encryption key is given. Raises TokenError for a seal."""
+        return self._vault.open(text, service_name, credential_type) if text.startswith(PREFIX) else text
+
+    def seal(self, value: str, service_name: str, credential_type: str) -> str:
+        """The text to store."""
+        return self._vault.seal(value, service_name, credential_type)
 
 
 def make_vault(secrets: tuple[bytes, ...]) -> Vault:

@@ -17,13 +17,10 @@ from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
 from kis_token.process.forks import no_fork
 from kis_token.store.migrations import outdated
 from kis_token.store.rest import (
-    COLUMNS,
     READ_SECONDS,
     TABLE,
     TYPES,
     key_headers,
-    parse_http_date,
-    parse_slot,
     read_slot,
 )
 from kis_token.store.wire import Wire
@@ -36,13 +33,13 @@ if TYPE_CHECKING:
     from supabase import Client
 
     from kis_token.core.slot import Slot
-    from kis_token.store.transport import WireTransport
     from kis_token.token import AppKey
 
 #: One write, in seconds: longer than a healthy database ever takes, short against the lease of 60 s.
 CALL_SECONDS = 8.0
 
 _Result = TypeVar("_Result")
+_Word = TypeVar("_Word", bound=str)
 
 
 class SupabaseStore:
@@ -61,7 +58,6 @@ class SupabaseStore:
         self._retry = retry
         self._wire = Wire(url)
         self._client: Client | None = None
-        self._transport: WireTransport | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
@@ -86,10 +82,19 @@ class SupabaseStore:
         """The token's row alone, and only when its column ``expires_at`` lies ahead by the database's clock."""
         return self._read(service_name, ("access_token",), only_living=True)
 
-    def _read(self, service_name: str, types: tuple[str, ...], *, only_living: bool = False) -> Slot:
+    def _read(
+        self, service_name: str, types: tuple[str, ...], *, only_living: bool = False, with_inactive: bool = False
+    ) -> Slot:
         def read() -> Slot:
-            seconds = min(READ_SECONDS, self._left())
-            return read_slot(self._wire, self._key, service_name, types=types, only_living=only_living, seconds=seconds)
+            return read_slot(
+                self._wire,
+                self._key,
+                service_name,
+                types=types,
+                only_living=only_living,
+                with_inactive=with_inactive,
+                seconds=min(READ_SECONDS, self._left()),
+            )
 
         return self._repeat(read, READ_SECONDS)
 
@@ -101,15 +106,7 @@ class SupabaseStore:
 
     def read_all(self, service_name: str) -> Slot:
         """Keys and token of ``service_name``, inactive rows as well."""
-
-        def call(client: Client) -> object:
-            query = client.table(TABLE).select(COLUMNS).eq("service_name", service_name).in_("credential_type", TYPES)
-            return query.retry(False).execute().data  # noqa: FBT003 - hidden ones would cost 7 s
-
-        def parse(rows: object) -> Slot:
-            return parse_slot(rows, parse_http_date(self._transport.date if self._transport is not None else None))
-
-        return self._call(call, parse)
+        return self._read(service_name, TYPES, with_inactive=True)
 
     def begin(
         self,
@@ -211,7 +208,7 @@ class SupabaseStore:
             # The database cannot tell which token a sealed value holds.
             answer = self._ask("save_token", **arguments, token_id=token.token_id)
         except StoreMisconfigured as error:
-            if error.code != "store-function-missing":
+            if not error.is_function_missing:
                 raise
             answer = self._ask("save_token", **arguments)  # of a release that remembered no tokens here
         return answer.one_of("saved", "kept", "rejected") != "rejected"
@@ -306,7 +303,7 @@ class SupabaseStore:
         try:
             return self._call(lambda client: client.rpc("credential_schema_version", {}).execute().data, parse)
         except StoreMisconfigured as error:
-            if error.code != "store-function-missing":
+            if not error.is_function_missing:
                 raise
             return None
 
@@ -357,11 +354,11 @@ class SupabaseStore:
 
             from kis_token.store.transport import WireTransport, open_http
 
-            self._transport = WireTransport(self._wire, self._key, lambda: min(CALL_SECONDS, self._left()))
+            transport = WireTransport(self._wire, self._key, lambda: min(CALL_SECONDS, self._left()))
             headers = key_headers(self._key)
             options = ClientOptions(
                 headers={"Authorization": headers["Authorization"]},
-                httpx_client=open_http(self._transport),
+                httpx_client=open_http(transport),
                 auto_refresh_token=False,
                 persist_session=False,
             )
@@ -392,12 +389,12 @@ class _Answer:
         """Whether there is such a field that is not null."""
         return self._fields.get(name) is not None
 
-    def one_of(self, *statuses: str) -> str:
+    def one_of(self, *statuses: _Word) -> _Word:
         """The answer's status."""
-        status = self.text("status")
-        if status not in statuses:
-            raise self.outage()
-        return status
+        for status in statuses:
+            if status == self._fields.get("status"):
+                return status
+        raise self.outage()
 
     def text(self, name: str) -> str | None:
         """A text; None where the field is missing or null."""

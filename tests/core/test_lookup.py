@@ -12,7 +12,7 @@ from kis_token.core.lookup import enough, judge_row, look
 from kis_token.core.resolution import View
 from kis_token.core.retry import Retry
 from kis_token.core.slot import Row, Slot, describe
-from kis_token.errors import IssuanceError, KisTokenError, StoreMisconfigured, StoreOutage, TokenError
+from kis_token.errors import IssuanceError, KisTokenError, StoreMisconfigured, StoreOutage, TokenError, TokenUnusable
 from kis_token.store.sealing import PlainVault, SealingVault
 from kis_token.token import LEAST_USEFUL, AppKey, Token, build_token
 from tests.support import ACCOUNT, APP_KEY, TurnedClock, make_settings, make_token
@@ -65,7 +65,7 @@ class HeldCache:
     def read(self) -> Token:
         """The token."""
         if self.token is None:
-            raise TokenError("token-unusable", "there is no cache file")
+            raise TokenUnusable("there is no cache file")
         return self.token
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from kis_token.core.resolution import Link, Resolution
+from kis_token.core.resolution import Link, Resolution, Source
 from kis_token.errors import REMEDIES, IssuanceError, IssuerRefused, KisTokenError, SettingsError, StoreOutage
 from kis_token.github.summary import ENTRIES, LONGEST_TEXT, describe_failure, describe_success, plain
 from kis_token.token import build_token
@@ -36,7 +36,7 @@ LIMIT = 1024 * 1024
 def resolution_of(
     *said: tuple[str, str],
     left: timedelta = 3 * HOUR,
-    source: str = "supabase",
+    source: Source = "supabase",
     version: int | None = 7,
     refreshed: bool = False,
     expired: bool = False,
