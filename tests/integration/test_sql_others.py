@@ -1,6 +1,6 @@
 """abort_issuance and save_token: columns, statuses and SQLSTATEs; revoke_token, issuance_status and prune_issuances.
 
-What a caller of the first two sees is in tests/store/test_others.py.
+What a caller of the first two sees is in tests/store/test_abort.py and test_save.py.
 """
 
 from __future__ import annotations
