@@ -1,6 +1,6 @@
 """Who judges the chaos. Each goes by what KIS, database and machine have noted, and returns what it found.
 
-None asks the product: a token's life is what KIS made it, a turn is what the database granted.
+None asks the product: a token's life is what KIS made it, a lease is what the database granted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from bench.chaos.records import Stored
-from bench.chaos.world import CHILD, MIXED
+from bench.chaos.simulated_time import CHILD, MIXED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def refused_tokens(records: Records) -> list[str]:
         for each in records.attempts
         if each.token is not None
         and (fault := _fault(records, each)) is not None
-        and not (fault == "dead" and _suspended(records, each.contender, each.began, each.ended))
+        and not (fault == "dead" and _suspended(records, each.caller, each.began, each.ended))
     ]
 
 
@@ -51,7 +51,7 @@ def dead_in_sleep(records: Records) -> list[str]:
         for each in records.attempts
         if each.token is not None
         and _fault(records, each) == "dead"
-        and _suspended(records, each.contender, each.began, each.ended)
+        and _suspended(records, each.caller, each.began, each.ended)
     ]
 
 
@@ -121,22 +121,22 @@ def _told(fault: str) -> str:
     }[fault]
 
 
-def in_turn(records: Records) -> list[tuple[Call, Begin]]:
-    """The calls of tokenP that were made in a turn, each with its grant.
+def with_lease(records: Records) -> list[tuple[Call, Begin]]:
+    """The calls of tokenP that were made with a lease, each with its grant.
 
-    A caller has a turn when the last answer to its question was a grant that reached it.
+    A caller has a lease when the last answer to its question was a grant that reached it.
     """
-    turns = []
+    leased = []
     for call in sorted(records.calls, key=lambda call: call.at):
         asked = [each for each in records.begins if each.by == call.by and each.at <= call.at]
         last = max(asked, key=lambda each: each.at, default=None)
         if last is not None and last.status == "granted" and last.delivered:
-            turns.append((call, last))
-    return turns
+            leased.append((call, last))
+    return leased
 
 
 def close_calls(records: Records) -> list[str]:
-    """Calls of tokenP made in turns within a minute of each other, whatever KIS answered."""
+    """Calls of tokenP made with leases within a minute of each other, whatever KIS answered."""
     return _close(records, is_excused=False)
 
 
@@ -146,13 +146,13 @@ def calls_after_sleep(records: Records) -> list[str]:
 
 
 def _close(records: Records, *, is_excused: bool) -> list[str]:
-    turns = in_turn(records)
+    leased = with_lease(records)
     return [
         f"{second.by} called {second.at - first.at:.1f} s after {first.by}"
-        for (first, grant_of_first), (second, grant_of_second) in pairwise(turns)
+        for (first, grant_of_first), (second, grant_of_second) in pairwise(leased)
         if second.at - first.at < MINUTE
         and is_excused
-        == (_slept_in_turn(records, first, grant_of_first) or _slept_in_turn(records, second, grant_of_second))
+        == (_slept_in_lease(records, first, grant_of_first) or _slept_in_lease(records, second, grant_of_second))
     ]
 
 
@@ -161,57 +161,57 @@ def slept(records: Records, call: Call, grant: Begin) -> bool:
     return _suspended(records, _number(call), grant.at, call.at)
 
 
-def _slept_in_turn(records: Records, call: Call, grant: Begin) -> bool:
+def _slept_in_lease(records: Records, call: Call, grant: Begin) -> bool:
     return call.at - grant.at > LONGEST_START and slept(records, call, grant)
 
 
 def alone(records: Records) -> Iterator[tuple[Call, Start]]:
-    """The calls of tokenP that were made without a turn, each with the beginning of its caller's attempt."""
-    turns = {id(call) for call, _ in in_turn(records)}
+    """The calls of tokenP that were made without a lease, each with the beginning of its caller's attempt."""
+    leased = {id(call) for call, _ in with_lease(records)}
     for call in sorted(records.calls, key=lambda call: call.at):
         began = [each for each in records.starts if each.by == call.by and each.at <= call.at]
-        if id(call) not in turns and began:
+        if id(call) not in leased and began:
             yield call, max(began, key=lambda each: each.at)
 
 
 def alone_beside_the_store(records: Records) -> list[str]:
-    """Calls without a turn by callers to whom the store had given a true answer in the same attempt.
+    """Calls without a lease by callers to whom the store had given a true answer in the same attempt.
 
     Such a caller knows that the store is there, and may know of another's lease. How far apart calls are, and what KIS
     answered, does not matter.
     """
     return [
-        f"{call.by} called without a turn {call.at - heard:.1f} s after an answer of the store"
+        f"{call.by} called without a lease {call.at - heard:.1f} s after an answer of the store"
         for call, start in alone(records)
         if (heard := _heard(records, start, call.at)) is not None
-        and not _suspended(records, start.contender, start.at, call.at)
+        and not _suspended(records, start.caller, start.at, call.at)
     ]
 
 
 def alone_in_a_hiccup(records: Records) -> list[str]:
-    """Calls without a turn by callers who had not waited out their patience, or whom a well store would have answered.
+    """Calls without a lease by callers who had not waited out their patience, or whom a well store would have answered.
 
     The patience is half of the time that a caller does not need for issuing, at most 45 s.
     """
     return [
-        f"{call.by} called without a turn {call.at - start.at:.1f} s after its start (patience: {patience(start):.1f})"
+        f"{call.by} called without a lease {call.at - start.at:.1f} s after its start (patience: {patience(start):.1f})"
         for call, start in alone(records)
         if (
             call.at - start.at < patience(start) - 1
             or any(end - begin >= WELL for begin, end in _well(records, start.at, call.at))
         )
-        and not _suspended(records, start.contender, start.at, call.at)
+        and not _suspended(records, start.caller, start.at, call.at)
     ]
 
 
 def failed_in_a_hiccup(records: Records) -> list[str]:
     """Callers who got no token since Supabase did not answer, and who had not waited out their patience."""
-    starts = {(each.by, each.contender): each for each in records.starts}
+    starts = {(each.by, each.caller): each for each in records.starts}
     return [
         f"{each.by} failed with {each.code} after {each.ended - each.began:.1f} s (patience: {patience(start):.1f})"
         for each in _without_token(records)
         if each.code == "store-unreachable"
-        and (start := starts.get((each.by, each.contender))) is not None
+        and (start := starts.get((each.by, each.caller))) is not None
         and each.ended - each.began < patience(start) - 1
     ]
 
@@ -221,13 +221,13 @@ def patience(start: Start) -> float:
 
     At most ``LONGEST_PATIENCE``.
     """
-    whole = start.timeout - min(1.0, start.timeout / 5)
-    return min((whole - FOR_ISSUING if whole > FOR_ISSUING else whole) / 2, LONGEST_PATIENCE)
+    useful = start.timeout - min(1.0, start.timeout / 5)
+    return min((useful - FOR_ISSUING if useful > FOR_ISSUING else useful) / 2, LONGEST_PATIENCE)
 
 
 def _heard(records: Records, start: Start, until: float) -> float | None:
     """When the store last gave this attempt a true answer before ``until``."""
-    times = [each.at for each in records.reads if each.contender == start.contender]
+    times = [each.at for each in records.reads if each.caller == start.caller]
     times += [each.at for each in records.begins if each.by == start.by and each.delivered and each.status is not None]
     return max((at for at in times if start.at <= at <= until), default=None)
 
@@ -248,33 +248,33 @@ def _well(records: Records, begin: float, end: float) -> Iterator[tuple[float, f
 
 
 def close_calls_alone(records: Records) -> list[str]:
-    """Calls of tokenP within a minute of another, of which at least one was made without a turn."""
-    turns = {id(call) for call, _ in in_turn(records)}
+    """Calls of tokenP within a minute of another, of which at least one was made without a lease."""
+    leased = {id(call) for call, _ in with_lease(records)}
     calls = sorted(records.calls, key=lambda call: call.at)
     return [
         f"{second.by} called {second.at - first.at:.1f} s after {first.by}"
         for first, second in pairwise(calls)
-        if second.at - first.at < MINUTE and not (id(first) in turns and id(second) in turns)
+        if second.at - first.at < MINUTE and not (id(first) in leased and id(second) in leased)
     ]
 
 
 def close_calls_of_one_machine(records: Records) -> list[str]:
-    """Those of them in which both calls came from one machine, and neither had a turn."""
-    turns = {id(call) for call, _ in in_turn(records)}
+    """Those of them in which both calls came from one machine, and neither had a lease."""
+    leased = {id(call) for call, _ in with_lease(records)}
     return [
         f"{second.by} called {second.at - first.at:.1f} s after {first.by}"
-        for first, second in _close_on_a_machine(records, [call for call in records.calls if id(call) not in turns])
+        for first, second in _close_on_a_machine(records, [call for call in records.calls if id(call) not in leased])
         if not _suspended(records, _number(first), first.at - MINUTE, first.at)
     ]
 
 
-def close_calls_beside_a_turn(records: Records) -> list[str]:
-    """Those of them in which both came from one machine, and one of the two had a turn."""
-    turns = {id(call) for call, _ in in_turn(records)}
+def close_calls_beside_a_lease(records: Records) -> list[str]:
+    """Those of them in which both came from one machine, and one of the two had a lease."""
+    leased = {id(call) for call, _ in with_lease(records)}
     return [
         f"{second.by} called {second.at - first.at:.1f} s after {first.by}"
         for first, second in _close_on_a_machine(records, records.calls)
-        if (id(first) in turns) is not (id(second) in turns)
+        if (id(first) in leased) is not (id(second) in leased)
     ]
 
 
@@ -287,7 +287,7 @@ def _close_on_a_machine(records: Records, calls: list[Call]) -> Iterator[tuple[C
 
 
 def _number(call: Call) -> int:
-    """The contender's."""
+    """The caller's."""
     return int(call.by.partition(".")[0])
 
 
@@ -373,7 +373,7 @@ def _without_token(records: Records) -> list[Attempt]:
 
 def _shown(records: Records, attempt: Attempt) -> Stored | None:
     """What the store held when it last answered this caller; None when it did not, or when nobody can be sure."""
-    reads = [each.at for each in records.reads if each.contender == attempt.contender]
+    reads = [each.at for each in records.reads if each.caller == attempt.caller]
     last = max((at for at in reads if attempt.began <= at <= attempt.ended), default=None)
     if last is None or any(abs(write.at - last) < UNSURE for write in records.writes):
         return None
@@ -388,17 +388,17 @@ def _serves(records: Records, attempt: Attempt, held: Stored) -> bool:
     return min(issued.ends, held.ends) > attempt.ended + LEAST_USEFUL + MARGIN
 
 
-def _suspended(records: Records, contender: int, begin: float, end: float) -> bool:
-    number = contender % CHILD
-    return any(each.contender == number and each.begin < end and each.end > begin for each in records.stops)
+def _suspended(records: Records, caller: int, begin: float, end: float) -> bool:
+    number = caller % CHILD
+    return any(each.caller == number and each.begin < end and each.end > begin for each in records.stops)
 
 
 #: What must not happen, by the row of the table that counts it.
 JUDGES: dict[str, Callable[[Records], list[str]]] = {
     "tokens handed out that KIS would refuse": refused_tokens,
-    "tokenP calls in turns within a minute": close_calls,
-    "tokenP without a turn, beside the store": alone_beside_the_store,
-    "tokenP without a turn, in a hiccup": alone_in_a_hiccup,
+    "tokenP calls with leases within a minute": close_calls,
+    "tokenP without a lease, beside the store": alone_beside_the_store,
+    "tokenP without a lease, in a hiccup": alone_in_a_hiccup,
     "tokenP within a minute, alone on one machine": close_calls_of_one_machine,
     "new tokens within a minute": issued_twice,
     "older tokens stored over newer": older_over_newer,
@@ -416,7 +416,7 @@ LIMITS: dict[str, Callable[[Records], list[str]]] = {
     "handed out after KIS had ended it early": killed_tokens,
     "  of them with a good one in the store": killed_beside_another,
     "handed out dead after a suspension": dead_in_sleep,
-    "tokenP within a minute, one without a turn": close_calls_alone,
-    "  of them both from one machine": close_calls_beside_a_turn,
+    "tokenP within a minute, one without a lease": close_calls_alone,
+    "  of them both from one machine": close_calls_beside_a_lease,
     "tokenP within a minute, after a suspension": calls_after_sleep,
 }

@@ -64,7 +64,7 @@ SPARE = 5
 
 FIRST_JOB = time(7, 55)
 LAPTOP, CONTAINER = (time(8, 30), time(12), time(22, 40)), (FIRST_JOB, time(22, 25))
-CROWD, CROWD_SIZE = time(8, 55), 4
+PARALLEL_JOBS_AT, PARALLEL_JOBS = time(8, 55), 4
 SERVER_PAUSE = timedelta(hours=1)
 
 LEGEND = """\
@@ -213,7 +213,7 @@ class _SimulatedMachine(LocalMachine):
 
 
 class _Simulation:
-    """The world of one year."""
+    """All that happens in one year."""
 
     def __init__(self, year: Year, folder: Path) -> None:
         self._year = year
@@ -258,8 +258,8 @@ class _Simulation:
                 yield moment(day, clock), lambda: self._job(NOTEBOOK)
             for clock in CONTAINER:
                 yield moment(day, clock), lambda: self._job(BOX)
-            for _ in range(CROWD_SIZE):
-                yield moment(day, CROWD), self._runner
+            for _ in range(PARALLEL_JOBS):
+                yield moment(day, PARALLEL_JOBS_AT), self._runner
 
     def _new_runner(self) -> Machine:
         self._runners += 1

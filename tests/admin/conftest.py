@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def whole(chain: Chain) -> Chain:
+def sound(chain: Chain) -> Chain:
     """A set-up in which nothing is wrong."""
     chain.database.put_keys()
     chain.resolve()

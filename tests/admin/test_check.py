@@ -17,10 +17,10 @@ from tests.resolver_harness import OTHER, Chain
 from tests.support import ANON_KEY, SERVICE_KEY, TurnedClock
 
 
-def test_a_whole_set_up(whole: Chain) -> None:
+def test_a_whole_set_up(sound: Chain) -> None:
     """Nothing is wrong and nothing is left open; KIS was only greeted, and no row was changed."""
-    before, asked = whole.database.row(), len(whole.kis.requests)
-    found = findings(whole)
+    before, asked = sound.database.row(), len(sound.kis.requests)
+    found = findings(sound)
 
     assert faults(found) == []
     assert {finding.state for each in found.values() for finding in each} == {"ok"}
@@ -39,17 +39,17 @@ def test_a_whole_set_up(whole: Chain) -> None:
         "token",
         "cached token",
     }
-    assert [(seen.method, seen.path) for seen in whole.kis.requests[asked:]] == [("HEAD", "/")]
-    assert whole.database.row() == before
-    assert whole.database.outcomes() == ["granted", "committed"]
+    assert [(seen.method, seen.path) for seen in sound.kis.requests[asked:]] == [("HEAD", "/")]
+    assert sound.database.row() == before
+    assert sound.database.outcomes() == ["granted", "committed"]
 
 
-def test_the_command(whole: Chain) -> None:
+def test_the_command(sound: Chain) -> None:
     """A line a finding, JSON for programs; status 0 when nothing is wrong, 1 when something is. No secret is shown."""
-    text = kis_token(whole.variables, "check")
-    as_json = kis_token_here(whole.variables, "check", "--json")
-    whole.database.put_keys(OTHER)
-    wrong = kis_token_here(whole.variables, "check")
+    text = kis_token(sound.variables, "check")
+    as_json = kis_token_here(sound.variables, "check", "--json")
+    sound.database.put_keys(OTHER)
+    wrong = kis_token_here(sound.variables, "check")
 
     assert (text.returncode, as_json.returncode, wrong.returncode) == (0, 0, 1)
     assert text.stdout.startswith("ok     settings: production, slot kis, KIS at http://127.0.0.1:")
@@ -72,18 +72,18 @@ def test_settings_that_make_no_sense() -> None:
     assert (ended.returncode, ended.stdout.count("wrong  settings:")) == (1, 2)
 
 
-def test_supabase_that_is_down(whole: Chain) -> None:
+def test_supabase_that_is_down(sound: Chain) -> None:
     """The outage is the finding; what could not be looked at for it is said once."""
-    whole.supabase.stop()
-    found = findings(whole)
+    sound.supabase.stop()
+    found = findings(sound)
 
     assert faults(found) == [("supabase", "store-unreachable")]
     assert [finding.state for finding in found["the rest"]] == ["note"]
 
 
-def test_key_of_another_project(whole: Chain) -> None:
+def test_key_of_another_project(sound: Chain) -> None:
     """A key that the project does not know."""
-    assert faults(findings(whole, supabase_key="sb_secret_of_another_project")) == [("supabase", "store-key-rejected")]
+    assert faults(findings(sound, supabase_key="sb_secret_of_another_project")) == [("supabase", "store-key-rejected")]
 
 
 @pytest.mark.parametrize(
@@ -96,48 +96,48 @@ def test_key_of_another_project(whole: Chain) -> None:
         ({"role": "somebody"}, ["note"]),
     ],
 )
-def test_kinds_of_keys(whole: Chain, claims: dict[str, object], states: list[str]) -> None:
+def test_kinds_of_keys(sound: Chain, claims: dict[str, object], states: list[str]) -> None:
     """A key says itself what it is and when it ends; an end that is near is worth a word."""
     clock = TurnedClock()
     if "exp" in claims and claims["exp"] is None:
         claims = claims | {"exp": int((clock.now() + timedelta(days=3)).timestamp())}
     head, body = (base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in ({}, claims))
-    found = findings(whole, supabase_key=f"{head}.{body}.eA", clock=clock)
+    found = findings(sound, supabase_key=f"{head}.{body}.eA", clock=clock)
 
     assert [finding.state for finding in found["supabase-key"]] == states
 
 
-def test_a_reader_s_key(whole: Chain) -> None:
+def test_a_reader_s_key(sound: Chain) -> None:
     """Functions and keys are not for a reader: that is said, and is not wrong."""
     jwt = "eyJhIjoxfQ.eyJyb2xlIjoia2lzX3Rva2VuX3JlYWRlciJ9.eA"
     keys = {jwt: "kis_token_reader"}
-    database = whole.database.project.api
+    database = sound.database.project.api
     with PostgRESTStandIn(database, service_key=SERVICE_KEY, anon_key=ANON_KEY, further_keys=keys) as supabase:
-        found = findings(whole, supabase_url=supabase.url, supabase_key=f"{ANON_KEY}\n{jwt}")
+        found = findings(sound, supabase_url=supabase.url, supabase_key=f"{ANON_KEY}\n{jwt}")
 
     assert faults(found) == []
     assert (found["supabase-key"][0].state, found["tables"][0].state, found["token"][0].state) == ("note", "note", "ok")
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "https://127.0.0.1:9"])
-def test_kis_that_is_not_there(whole: Chain, url: str) -> None:
+def test_kis_that_is_not_there(sound: Chain, url: str) -> None:
     """A host that does not answer is told; all else is looked at as well."""
-    found = findings(whole, base_url=url)
+    found = findings(sound, base_url=url)
 
     assert faults(found) == [("kis", "kis-unreachable")]
     assert found["token"][0].state == "ok"
 
 
-def test_a_server_that_is_no_supabase(whole: Chain) -> None:
+def test_a_server_that_is_no_supabase(sound: Chain) -> None:
     """Another server's 404 is told as such, and not as a missing table."""
     with LoopbackServer(lambda _: Response(404, b"<html>not here</html>")) as server:
-        assert faults(findings(whole, supabase_url=server.url)) == [("supabase", "store-not-supabase")]
+        assert faults(findings(sound, supabase_url=server.url)) == [("supabase", "store-not-supabase")]
 
 
-def test_an_outage_in_the_middle(whole: Chain) -> None:
+def test_an_outage_in_the_middle(sound: Chain) -> None:
     """What does not answer any more is told once, and the rest is said not to have been looked at."""
-    whole.supabase.server.add_fault(Fault("reset", "/rest/v1/rpc/check_setup", 9))
-    found = findings(whole)
+    sound.supabase.server.add_fault(Fault("reset", "/rest/v1/rpc/check_setup", 9))
+    found = findings(sound)
 
     assert faults(found) == [("supabase", "store-unreachable")]
     assert [finding.state for finding in found["the rest"]] == ["note"]

@@ -21,10 +21,10 @@ DAY = 86400.0
 NOW = 1000.0
 REFUSED = "tokens handed out that KIS would refuse"
 ENDED = "handed out after KIS had ended it early"
-BESIDE_STORE = "tokenP without a turn, beside the store"
-HICCUP = "tokenP without a turn, in a hiccup"
+BESIDE_STORE = "tokenP without a lease, beside the store"
+HICCUP = "tokenP without a lease, in a hiccup"
 GAVE_UP = "no token, given up in a hiccup"
-#: KIS's tokens: two of the contenders' key, a dead one, and one of another key.
+#: KIS's tokens: two of the callers' key, a dead one, and one of another key.
 TOKENS = (
     Issued("old", NOW - 9 * 3600, NOW + DAY - 9 * 3600),
     Issued("new", NOW - 3600, NOW + DAY - 3600),
@@ -41,10 +41,10 @@ def noted(*records: Record, writes: tuple[Write, ...] = ()) -> Records:
 
 
 def got(token: str, refused: str | None = None) -> Attempt:
-    """Contender 0 got a token."""
+    """Caller 0 got a token."""
     return Attempt("0.1.1", 0, "resolve", NOW - 5, NOW, token, "supabase", refused=refused)
 
 
-def call_in_turn(by: str, at: float) -> tuple[Begin, Call]:
+def call_with_lease(by: str, at: float) -> tuple[Begin, Call]:
     """A call of tokenP a second after a grant."""
     return Begin(by, at - 1, "granted", delivered=True), Call(by, at, "new")

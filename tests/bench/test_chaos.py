@@ -26,7 +26,7 @@ from bench.chaos.records import (
     read_write,
 )
 from bench.chaos.report import report
-from bench.chaos.world import Shared, WorldClock, WorldDatabase
+from bench.chaos.simulated_time import Shared, SimulatedClock, SimulatedDatabase
 from tests.bench.chaos_records import (
     BESIDE_STORE,
     DAY,
@@ -36,7 +36,7 @@ from tests.bench.chaos_records import (
     NOW,
     REFUSED,
     TOKENS,
-    call_in_turn,
+    call_with_lease,
     got,
     noted,
 )
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 def test_report_tells_what_was_found() -> None:
-    """One finding, or one contender that never ended, and the run is not good; limits are counted and allowed."""
+    """One finding, or one caller that never ended, and the run is not good; limits are counted and allowed."""
     hung = noted()
     hung.hung = 1
 
@@ -68,7 +68,7 @@ def test_log_gives_back_what_was_noted(tmp_path: Path) -> None:
     """Every kind of record that the judges go by."""
     others: list[Record] = [got("new"), Read(0, NOW), Killed("new", NOW), Stop(0, NOW, NOW)]
     others += [Start("0.1.1", 0, NOW, 180.0), Health(NOW, is_well=True), Tally("store", "reset")]
-    records = [*TOKENS, *call_in_turn("0.1.1", NOW), *others]
+    records = [*TOKENS, *call_with_lease("0.1.1", NOW), *others]
     log = Log(tmp_path / "log")
 
     for record in records:
@@ -79,10 +79,13 @@ def test_log_gives_back_what_was_noted(tmp_path: Path) -> None:
     assert after == before
 
 
-def test_database_goes_by_world_time_and_tells_whose_a_write_is(postgres: EmbeddedPostgres) -> None:
+def test_database_goes_by_simulated_time_and_tells_whose_a_write_is(postgres: EmbeddedPostgres) -> None:
     """A jump moves both clocks; a function's write is the project's, an upsert is an outsider's."""
     shared = Shared(10.0)
-    clock, database = WorldClock(shared), WorldDatabase(postgres.create_database(), shared, {"app_key": "PSmade-up"})
+    clock, database = (
+        SimulatedClock(shared),
+        SimulatedDatabase(postgres.create_database(), shared, {"app_key": "PSmade-up"}),
+    )
     shared.jumped = 5000.0
     database.jump(shared.jumped)
     outsiders, ours = (make_token(now=clock.now() + timedelta(hours=hours)) for hours in (0, 7))
@@ -104,15 +107,15 @@ def test_database_goes_by_world_time_and_tells_whose_a_write_is(postgres: Embedd
 
 
 @pytest.mark.usefixtures("child_processes")
-@pytest.mark.skipif(sys.platform == "win32", reason="the chaos forks its contenders, and stops them by signals")
+@pytest.mark.skipif(sys.platform == "win32", reason="the chaos forks its callers, and stops them by signals")
 def test_short_run_prints_zeros() -> None:
-    """In 8 s with ten contenders faults happen, callers get tokens, and each row that must be zero is zero.
+    """In 8 s with ten callers faults happen, callers get tokens, and each row that must be zero is zero.
 
     On a slow machine few faults happen in that time. So there are up to three runs, until each kind has happened.
     """
-    happens = {"got one", "store: faults", "cache: faults", "tokenP calls in a turn"}
+    happens = {"got one", "store: faults", "cache: faults", "tokenP calls with a lease"}
     for seed in ("3", "4", "5"):
-        command = [sys.executable, "-m", "bench.chaos", "--seconds", "8", "--contenders", "10", "--seed", seed]
+        command = [sys.executable, "-m", "bench.chaos", "--seconds", "8", "--callers", "10", "--seed", seed]
         done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
 
         rows = {line[:46].rstrip(): line[46:].strip() for line in done.stdout.splitlines()}
@@ -126,7 +129,7 @@ def test_short_run_prints_zeros() -> None:
 
 
 @pytest.mark.usefixtures("child_processes")
-@pytest.mark.skipif(sys.platform == "win32", reason="the chaos forks its contenders, and stops them by signals")
+@pytest.mark.skipif(sys.platform == "win32", reason="the chaos forks its callers, and stops them by signals")
 @pytest.mark.parametrize(
     ("spoilt", "rows"),
     [
@@ -136,11 +139,11 @@ def test_short_run_prints_zeros() -> None:
     ],
 )
 def test_spoilt_copy_is_caught(spoilt: str, rows: set[str]) -> None:
-    """Without one of its guards the project lets a row rise above zero, within 12 s with 20 contenders.
+    """Without one of its guards the project lets a row rise above zero, within 12 s with 20 callers.
 
     When exactly things go wrong is up to the machine: a run in which the guard was not needed is followed by another.
     """
-    arguments = ["--seconds", "12", "--contenders", "20", "--gap", "2", "--spoilt", spoilt, "--until", *sorted(rows)]
+    arguments = ["--seconds", "12", "--callers", "20", "--gap", "2", "--spoilt", spoilt, "--until", *sorted(rows)]
     printed = []
     for seed in ("1", "2", "3"):
         with process(Path(__file__).with_name("chaos_run.py"), [*arguments, "--seed", seed]) as (_, connection):

@@ -20,10 +20,21 @@ from bench.chaos.records import (
     Tally,
     Write,
 )
-from bench.chaos.world import CHILD, MIXED
-from tests.bench.chaos_records import BESIDE_STORE, DAY, ENDED, GAVE_UP, HICCUP, NOW, REFUSED, call_in_turn, got, noted
+from bench.chaos.simulated_time import CHILD, MIXED
+from tests.bench.chaos_records import (
+    BESIDE_STORE,
+    DAY,
+    ENDED,
+    GAVE_UP,
+    HICCUP,
+    NOW,
+    REFUSED,
+    call_with_lease,
+    got,
+    noted,
+)
 
-CLOSE = "tokenP calls in turns within a minute"
+CLOSE = "tokenP calls with leases within a minute"
 TWICE = "new tokens within a minute"
 OLDER = "older tokens stored over newer"
 NONSENSE = "other things stored than living tokens"
@@ -35,8 +46,8 @@ ASLEEP = "handed out dead after a suspension"
 MACHINE = "tokenP within a minute, alone on one machine"
 LATER = "ended by KIS, with the later one in the cache"
 ANOTHER = "answers of another process, after a fork"
-ALONE = "tokenP within a minute, one without a turn"
-BESIDE_TURN = "  of them both from one machine"
+ALONE = "tokenP within a minute, one without a lease"
+BESIDE_LEASE = "  of them both from one machine"
 AFTER_SLEEP = "tokenP within a minute, after a suspension"
 NEW = Stored("new", NOW + DAY - 3600)
 OLD = Stored("old", NOW + DAY - 9 * 3600)
@@ -51,13 +62,13 @@ def seen(records: Records) -> set[str]:
 
 
 def failed(mode: str = "resolve", *, cached: str | None = None, refused: str | None = None) -> Attempt:
-    """Contender 0 got none."""
+    """Caller 0 got none."""
     return Attempt("0.1.1", 0, mode, NOW - 5, NOW, code="kis-unreachable", cached=cached, refused=refused)
 
 
-def without_turn(seconds: float, *, by: str = "0.1.1", contender: int = 0) -> tuple[Start, Call]:
-    """A call of tokenP without a turn, so long after its attempt began. Its caller's patience is 45 s."""
-    return Start(by, contender, NOW - seconds, 180.0), Call(by, NOW, "new")
+def without_lease(seconds: float, *, by: str = "0.1.1", caller: int = 0) -> tuple[Start, Call]:
+    """A call of tokenP without a lease, so long after its attempt began. Its caller's patience is 45 s."""
+    return Start(by, caller, NOW - seconds, 180.0), Call(by, NOW, "new")
 
 
 def written(before: Stored, after: Stored, *, outside: bool = False) -> Records:
@@ -75,8 +86,8 @@ def test_calm_run_finds_nothing() -> None:
     calm = noted(
         got("new"),
         failed(),
-        *call_in_turn("0.1.1", NOW),
-        *call_in_turn("1.1.1", NOW + 60),
+        *call_with_lease("0.1.1", NOW),
+        *call_with_lease("1.1.1", NOW + 60),
         writes=(Write(NOW, outside=False, before=OLD, after=NEW),),
     )
 
@@ -111,10 +122,10 @@ def test_token_that_kis_ended_early_beside_a_good_one_is_told_apart() -> None:
     assert seen(noted(got_new, killed, Read(0, NOW - 3), Killed("old", NOW - 1), writes=held)) == {ENDED}
 
 
-def test_calls_in_turns_within_a_minute_are_seen() -> None:
-    """Two calls by contenders to whom the database had given a turn; also when they are one contender's."""
-    assert seen(noted(*call_in_turn("0.1.1", NOW), *call_in_turn("1.1.1", NOW + 59))) == {CLOSE}
-    assert seen(noted(*call_in_turn("0.1.1", NOW), *call_in_turn("0.1.1", NOW + 59))) == {CLOSE}
+def test_calls_with_leases_within_a_minute_are_seen() -> None:
+    """Two calls by callers to whom the database had given a lease; also when they are one caller's."""
+    assert seen(noted(*call_with_lease("0.1.1", NOW), *call_with_lease("1.1.1", NOW + 59))) == {CLOSE}
+    assert seen(noted(*call_with_lease("0.1.1", NOW), *call_with_lease("0.1.1", NOW + 59))) == {CLOSE}
 
 
 @pytest.mark.parametrize(
@@ -122,11 +133,11 @@ def test_calls_in_turns_within_a_minute_are_seen() -> None:
 )
 def test_call_without_the_store_is_told_apart(asked: tuple[Begin, ...]) -> None:
     """A caller whose question or answer was lost does not know of turns."""
-    assert seen(noted(*call_in_turn("0.1.1", NOW), *asked, Call("1.1.1", NOW + 59, "new"))) == {ALONE}
+    assert seen(noted(*call_with_lease("0.1.1", NOW), *asked, Call("1.1.1", NOW + 59, "new"))) == {ALONE}
 
 
 def test_calls_of_one_machine_without_the_store_are_counted() -> None:
-    """Contenders 0 and 2 share a machine of the two, 0 and 1 do not."""
+    """Callers 0 and 2 share a machine of the two, 0 and 1 do not."""
     assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1))) == {ALONE, MACHINE}
     assert seen(noted(Call("0.1.1", NOW), Call("1.1.1", NOW + 1))) == {ALONE}
     assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 60))) == set()
@@ -138,9 +149,9 @@ def test_call_between_a_suspended_caller_and_its_call_is_told_apart() -> None:
     assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1), Stop(2, NOW - 70, NOW - 1))) == {ALONE, MACHINE}
 
 
-def test_calls_of_one_machine_with_and_without_a_turn_are_told_apart() -> None:
-    """A call in a turn leaves no note on its machine."""
-    assert seen(noted(*call_in_turn("0.1.1", NOW), Call("2.1.1", NOW + 59))) == {ALONE, BESIDE_TURN}
+def test_calls_of_one_machine_with_and_without_a_lease_are_told_apart() -> None:
+    """A call with a lease leaves no note on its machine."""
+    assert seen(noted(*call_with_lease("0.1.1", NOW), Call("2.1.1", NOW + 59))) == {ALONE, BESIDE_LEASE}
 
 
 @pytest.mark.parametrize(
@@ -151,9 +162,9 @@ def test_calls_of_one_machine_with_and_without_a_turn_are_told_apart() -> None:
         Begin("0.1.1", NOW - 1, "fresh", delivered=True),
     ],
 )
-def test_call_without_a_turn_beside_the_store_is_seen(heard: Read | Begin) -> None:
-    """Its caller had had an answer in the same attempt: to a read, or to its question for a turn."""
-    assert seen(noted(OUTAGE, *without_turn(100), heard)) == {BESIDE_STORE}
+def test_call_without_a_lease_beside_the_store_is_seen(heard: Read | Begin) -> None:
+    """Its caller had had an answer in the same attempt: to a read, or to its question for a lease."""
+    assert seen(noted(OUTAGE, *without_lease(100), heard)) == {BESIDE_STORE}
 
 
 @pytest.mark.parametrize(
@@ -167,29 +178,29 @@ def test_call_without_a_turn_beside_the_store_is_seen(heard: Read | Begin) -> No
         Begin("1.1.1", NOW - 99, "busy", delivered=True),
     ],
 )
-def test_call_without_a_turn_by_a_caller_without_an_answer_is_none(unheard: Read | Begin) -> None:
+def test_call_without_a_lease_by_a_caller_without_an_answer_is_none(unheard: Read | Begin) -> None:
     """An answer of before the attempt, to another caller, to its child, or one that was lost or a failure."""
-    assert seen(noted(OUTAGE, *without_turn(100), unheard)) == set()
+    assert seen(noted(OUTAGE, *without_lease(100), unheard)) == set()
 
 
-def test_call_without_a_turn_in_a_hiccup_is_seen() -> None:
+def test_call_without_a_lease_in_a_hiccup_is_seen() -> None:
     """Its caller had not asked for as long as its patience, or the store was well."""
     ill, well = Health(NOW - 99, is_well=False), Health(NOW - 60, is_well=True)
 
-    assert seen(noted(*without_turn(40), ill)) == {HICCUP}
-    assert seen(noted(*without_turn(45), ill)) == set()
-    assert seen(noted(*without_turn(100), ill, well)) == {HICCUP}
-    assert seen(noted(*without_turn(100), ill, well, Health(NOW - 20, is_well=False))) == {HICCUP}
-    assert seen(noted(*without_turn(100), ill, well, Health(NOW - 21, is_well=False))) == set()
-    assert seen(noted(*without_turn(100), well)) == {HICCUP}
+    assert seen(noted(*without_lease(40), ill)) == {HICCUP}
+    assert seen(noted(*without_lease(45), ill)) == set()
+    assert seen(noted(*without_lease(100), ill, well)) == {HICCUP}
+    assert seen(noted(*without_lease(100), ill, well, Health(NOW - 20, is_well=False))) == {HICCUP}
+    assert seen(noted(*without_lease(100), ill, well, Health(NOW - 21, is_well=False))) == set()
+    assert seen(noted(*without_lease(100), well)) == {HICCUP}
 
 
 def test_caller_that_was_suspended_is_not_judged_by_answers_and_patience() -> None:
     """An answer that came while it slept may not have reached it."""
     asleep = Stop(0, NOW - 30, NOW - 20)
 
-    assert seen(noted(OUTAGE, *without_turn(100), Read(0, NOW - 99), asleep)) == set()
-    assert seen(noted(OUTAGE, *without_turn(40), asleep)) == set()
+    assert seen(noted(OUTAGE, *without_lease(100), Read(0, NOW - 99), asleep)) == set()
+    assert seen(noted(OUTAGE, *without_lease(40), asleep)) == set()
 
 
 def test_caller_that_gives_up_in_a_hiccup_is_seen() -> None:
@@ -227,8 +238,8 @@ def test_call_of_a_suspended_holder_is_told_apart() -> None:
     late = (Begin("0.1.1", NOW - 75, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 74, NOW))
     hasty = (Begin("0.1.1", NOW - 2, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 1, NOW))
 
-    assert seen(noted(*call_in_turn("1.1.1", NOW), *late)) == {AFTER_SLEEP}
-    assert seen(noted(*call_in_turn("1.1.1", NOW), *hasty)) == {CLOSE}
+    assert seen(noted(*call_with_lease("1.1.1", NOW), *late)) == {AFTER_SLEEP}
+    assert seen(noted(*call_with_lease("1.1.1", NOW), *hasty)) == {CLOSE}
 
 
 def test_second_new_token_within_a_minute_is_seen() -> None:

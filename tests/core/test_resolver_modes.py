@@ -14,7 +14,7 @@ from kis_token.errors import (
     StoreOutage,
 )
 from tests.resolver_harness import dead_token, stale_token
-from tests.support import HOUR, MINUTE, Contender, make_token
+from tests.support import HOUR, MINUTE, Caller, make_token
 
 if TYPE_CHECKING:
     from tests.resolver_harness import Chain
@@ -70,7 +70,7 @@ def test_a_rotation_after_another_s_refusal_fails_as_well(chain: Chain, mode: st
 def test_a_rotation_waits_out_what_an_attempt_before_it_left(chain: Chain) -> None:
     """A rotation is in no hurry: when an attempt has just failed, it asks when KIS may be asked again."""
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
-    holder = Contender(chain.database)
+    holder = Caller(chain.database)
     holder.begin(rejected_version=chain.database.row()["version"])
     clock = chain.clock()
     begun = clock.monotonic()

@@ -239,7 +239,7 @@ def test_a_handshake_that_fails_once_is_repeated(chain: Chain, behind_tls: Hiccu
     assert chain.database.stored_id() == got.token.token_id
 
 
-def test_kis_that_cannot_be_reached_once_costs_another_turn(chain: Chain) -> None:
+def test_kis_that_cannot_be_reached_once_costs_another_lease(chain: Chain) -> None:
     """Nothing was sent: the lease is given back and asked for again, once, and there is one call."""
     failures = [IssuerOutage("kis-unreachable", "KIS does not answer (gaierror)", sent=False)]
     issuer = WatchedIssuer(chain, before=lambda: raise_first(failures))

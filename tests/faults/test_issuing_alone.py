@@ -24,7 +24,7 @@ from tests.faults.helpers import BEGIN, TABLE, assert_warned, black_hole
 from tests.faults.test_store import OUTAGES, mend
 from tests.races.caller_processes import SECONDS
 from tests.resolver_harness import OTHER
-from tests.support import ANON_KEY, HOUR, MINUTE, Contender, make_token
+from tests.support import ANON_KEY, HOUR, MINUTE, Caller, make_token
 from tools.certificate import make_certificate
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def test_answers_of_begin_that_come_back_after_a_lease_s_time(chain: Chain) -> N
 @pytest.mark.parametrize("seconds", [2, 12, 40])
 def test_a_store_that_restarts_while_callers_wait_for_a_holder(chain: Chain, seconds: float) -> None:
     """None of them issues beside the holder: they wait for the store, and get the holder's token."""
-    holder, token = Contender(chain.database), make_token()
+    holder, token = Caller(chain.database), make_token()
     holder.begin()
     clock = chain.clock()
     down_since: list[float] = []
@@ -137,7 +137,7 @@ def test_a_store_that_restarts_while_callers_wait_for_a_holder(chain: Chain, sec
 
 def test_six_callers_wait_and_the_store_restarts(chain: Chain) -> None:
     """Six at once, on machines of their own, in real time: the holder's call is the only one."""
-    holder, token = Contender(chain.database), make_token()
+    holder, token = Caller(chain.database), make_token()
     holder.begin()
     resolvers = [chain.resolver(SystemClock(), cache_path="off", timeout="60s") for _ in range(6)]
     begun, noticed = threading.Semaphore(0), threading.Semaphore(0)
@@ -173,7 +173,7 @@ def do_and_notice(
 
 def test_a_waiter_whose_store_stays_away_does_not_issue(chain: Chain) -> None:
     """A caller that knows of a living lease ends with an error when its time is over."""
-    Contender(chain.database, label="acme/bot run 7 trade").begin()
+    Caller(chain.database, label="acme/bot run 7 trade").begin()
     clock = chain.clock()
     clock.on_sleep = lambda _: chain.supabase.stop()
 

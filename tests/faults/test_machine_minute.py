@@ -13,7 +13,7 @@ from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.sandbox.loopback import Fault
 from tests.faults.helpers import BEGIN
 from tests.resolver_harness import OTHER
-from tests.support import HOUR, MINUTE, Contender, TurnedClock, make_token
+from tests.support import HOUR, MINUTE, Caller, TurnedClock, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +95,7 @@ def test_without_a_private_folder_nobody_issues_alone(chain: Chain, monkeypatch:
 def test_a_caller_remembers_a_lease_from_the_call_before(chain: Chain, knows: str) -> None:
     """A program, or another job of the machine, that knows of a lease or a call does not issue beside it later."""
     if knows == "of-a-holder":
-        Contender(chain.database, label="acme/bot run 7 trade").begin()
+        Caller(chain.database, label="acme/bot run 7 trade").begin()
     elif knows == "of-a-lost-answer":
         chain.supabase.server.add_fault(Fault("reset", BEGIN, 9999, after=True))
     else:

@@ -83,7 +83,7 @@ def test_a_step_that_ends_at_its_timeout_is_not_aborted() -> None:
         2, [(signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, True)]
     ),  # ignored, as by a runner in the background
 )
-def test_cancelled_step_gives_its_turn_back(
+def test_cancelled_step_gives_its_lease_back(
     sandbox: Sandbox, tool_cache: Path, tmp_path: Path, number: signal.Signals, *, ignored: bool
 ) -> None:
     """A step that is cancelled while KIS is slow ends without a traceback, and its lease is free.

@@ -36,7 +36,7 @@ def test_folder_that_others_may_write_is_not_trusted(machine: Machine, mode: int
 
 
 @pytest.mark.parametrize(("mode", "is_used"), [(0o777, False), (0o1777, True)], ids=["open", "sticky"])
-def test_place_on_open_ground_is_passed_by(machine: Machine, mode: int, is_used: bool) -> None:  # noqa: FBT001 - a table
+def test_place_below_an_open_folder_is_passed_by(machine: Machine, mode: int, is_used: bool) -> None:  # noqa: FBT001 - a table
     """Where all may rename the folder above, another's could come in its place between a look and the loading."""
     machine.put("uv")
     machine.root.parent.mkdir()

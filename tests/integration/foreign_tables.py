@@ -34,8 +34,8 @@ def insert(*rows: str, **more: str) -> str:
     """Rows for the slot kis: type and value as SQL. All of them get ``more`` columns, as SQL as well."""
     columns = ", ".join(["service_name", "credential_type", "credential_value", *more])
     tails = "".join(f", {value}" for value in more.values())
-    whole = ", ".join(f"('kis', {row}{tails})" for row in rows)
-    return f"insert into api_credentials ({columns}) values {whole}"  # noqa: S608 - of this file's own words
+    values = ", ".join(f"('kis', {row}{tails})" for row in rows)
+    return f"insert into api_credentials ({columns}) values {values}"  # noqa: S608 - of this file's own words
 
 
 PAIR = (f"'app_key', '{KEY}'", f"'app_secret', '{SECRET}'")

@@ -14,33 +14,33 @@ from tests.store.backends import (
 from tests.support import APP_KEY, MINUTE, make_token, utc_now
 
 if TYPE_CHECKING:
-    from tests.store.backends import Ground
+    from tests.store.backends import Backend
 
 
-def test_a_read_tells_which_tokens_are_rejected(ground: Ground) -> None:
+def test_a_read_tells_which_tokens_are_rejected(backend: Backend) -> None:
     """All that a slot remembers come with its rows, and not as one of them; another slot has its own."""
     rejected = [make_token() for _ in range(3)]
     for token in rejected:
-        reject(ground, token)
-    slot = ground.store.read("kis")
+        reject(backend, token)
+    slot = backend.store.read("kis")
 
     assert slot.rejected == {token.token_id for token in rejected}
     assert slot.rows == {}
-    assert ground.store.read("kis-second").rejected == frozenset()
+    assert backend.store.read("kis-second").rejected == frozenset()
 
 
-def test_a_slot_is_read_whole(ground: Ground) -> None:
+def test_a_slot_is_read_whole(backend: Backend) -> None:
     """A read shows the active rows of the slot's key, secret and token as they are stored, and the time."""
     token = make_token()
     versions = [
-        ground.put("kis", "app_key", APP_KEY.key),
-        ground.put("kis", "app_secret", SEALED),
-        put_token(ground, token),
+        backend.put("kis", "app_key", APP_KEY.key),
+        backend.put("kis", "app_secret", SEALED),
+        put_token(backend, token),
     ]
-    ground.put("kis", "webhook", "another type")
-    ground.put("kis-second", "app_key", "another slot")
+    backend.put("kis", "webhook", "another type")
+    backend.put("kis-second", "app_key", "another slot")
 
-    slot = ground.store.read("kis")
+    slot = backend.store.read("kis")
 
     shown = {name: (row.value, row.version) for name, row in slot.rows.items()}
     assert shown == {
@@ -54,24 +54,24 @@ def test_a_slot_is_read_whole(ground: Ground) -> None:
     assert abs(slot.server_now - utc_now()) < MINUTE
 
 
-def test_only_active_rows_are_read(ground: Ground) -> None:
+def test_only_active_rows_are_read(backend: Backend) -> None:
     """An inactive row counts as absent, and so does a slot that nobody knows."""
-    ground.put("kis", "app_key", APP_KEY.key, active=False)
-    put_token(ground, make_token(), active=False)
+    backend.put("kis", "app_key", APP_KEY.key, active=False)
+    put_token(backend, make_token(), active=False)
 
-    assert ground.store.read("kis").rows == ground.store.read("nobody's").rows == {}
+    assert backend.store.read("kis").rows == backend.store.read("nobody's").rows == {}
 
 
-def test_versions_grow_with_every_change(ground: Ground) -> None:
+def test_versions_grow_with_every_change(backend: Backend) -> None:
     """Value, end and activity each make another version, larger than any before; the same again does not."""
     end = make_token().expires_at
-    first = ground.put("kis", "access_token", "{}", end)
-    assert ground.put("kis", "access_token", "{}", end) == first
-    elsewhere = ground.put("kis-second", "access_token", "{}", end)
+    first = backend.put("kis", "access_token", "{}", end)
+    assert backend.put("kis", "access_token", "{}", end) == first
+    elsewhere = backend.put("kis-second", "access_token", "{}", end)
 
-    value = ground.put("kis", "access_token", "[]", end)
-    moved = ground.put("kis", "access_token", "[]", end + SECOND)
-    inactive = ground.put("kis", "access_token", "[]", end + SECOND, active=False)
-    active = ground.put("kis", "access_token", "[]", end + SECOND)
+    value = backend.put("kis", "access_token", "[]", end)
+    moved = backend.put("kis", "access_token", "[]", end + SECOND)
+    inactive = backend.put("kis", "access_token", "[]", end + SECOND, active=False)
+    active = backend.put("kis", "access_token", "[]", end + SECOND)
 
     assert first < elsewhere < value < moved < inactive < active

@@ -10,7 +10,7 @@ import pytest
 from tests.store.backends import (
     SEALED,
     SEALED_AGAIN,
-    Contender,
+    Caller,
     issue,
     put_token,
     reject,
@@ -22,91 +22,91 @@ from tests.support import HOUR, make_token
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from tests.store.backends import Ground
+    from tests.store.backends import Backend
 
 
-def test_a_first_token_is_saved(ground: Ground) -> None:
+def test_a_first_token_is_saved(backend: Backend) -> None:
     """On an empty slot a token issued elsewhere is stored."""
     token = make_token()
 
-    ground.store.save("kis", token, token.to_json())
+    backend.store.save("kis", token, token.to_json())
 
-    assert stored_value(ground) == token.to_json()
-    assert ground.outcomes("kis") == ["saved"]
+    assert stored_value(backend) == token.to_json()
+    assert backend.outcomes("kis") == ["saved"]
 
 
 @pytest.mark.parametrize("left", [22 * HOUR, 23 * HOUR, 24 * HOUR], ids=["older", "as old", "newer"])
-def test_the_later_expiry_is_kept(ground: Ground, left: timedelta) -> None:
+def test_the_later_expiry_is_kept(backend: Backend, left: timedelta) -> None:
     """A token replaces the stored one only when it ends later, also while someone has a turn."""
     there = make_token(left=23 * HOUR)
     token = replace(make_token(), expires_at=there.expires_at + left - 23 * HOUR)
-    Contender(ground).begin()
-    put_token(ground, there)
+    Caller(backend).begin()
+    put_token(backend, there)
 
-    ground.store.save("kis", token, token.to_json())
+    backend.store.save("kis", token, token.to_json())
 
     is_saved = token.expires_at > there.expires_at
-    assert stored_value(ground) == (token if is_saved else there).to_json()
-    assert ground.outcomes("kis") == ["granted", *(["saved"] if is_saved else [])]
+    assert stored_value(backend) == (token if is_saved else there).to_json()
+    assert backend.outcomes("kis") == ["granted", *(["saved"] if is_saved else [])]
 
 
-def test_a_named_version_is_replaced(ground: Ground) -> None:
+def test_a_named_version_is_replaced(backend: Backend) -> None:
     """Whoever names the version it replaces may store a token that ends sooner; with another version not."""
     there, sooner = make_token(), make_token(left=HOUR)
-    version = put_token(ground, there)
+    version = put_token(backend, there)
 
-    ground.store.save("kis", sooner, sooner.to_json(), replaces_version=version - 1)
-    assert stored_value(ground) == there.to_json()
-    ground.store.save("kis", sooner, sooner.to_json(), replaces_version=version)
-    assert stored_value(ground) == sooner.to_json()
+    backend.store.save("kis", sooner, sooner.to_json(), replaces_version=version - 1)
+    assert stored_value(backend) == there.to_json()
+    backend.store.save("kis", sooner, sooner.to_json(), replaces_version=version)
+    assert stored_value(backend) == sooner.to_json()
 
 
 @pytest.mark.parametrize("active", [True, False], ids=["without an end", "inactive"])
-def test_a_row_without_use_is_replaced(ground: Ground, active: bool) -> None:  # noqa: FBT001 - a table
+def test_a_row_without_use_is_replaced(backend: Backend, active: bool) -> None:  # noqa: FBT001 - a table
     """A row that is inactive or does not say when it ends gives way, and is active afterwards."""
     there, token = make_token(), make_token(left=HOUR)
-    ground.put("kis", "access_token", there.to_json(), None if active else there.expires_at, active=active)
+    backend.put("kis", "access_token", there.to_json(), None if active else there.expires_at, active=active)
 
-    ground.store.save("kis", token, token.to_json())
+    backend.store.save("kis", token, token.to_json())
 
-    assert stored_value(ground) == token.to_json()
+    assert stored_value(backend) == token.to_json()
 
 
-def test_a_saved_token_is_not_taken_for_the_leases(ground: Ground) -> None:
+def test_a_saved_token_is_not_taken_for_the_leases(backend: Backend) -> None:
     """After someone saved another token, what the lease remembers of its own is not said of that."""
     token = make_token()
-    issue(ground, token, SEALED)
-    ground.pass_time(71)
-    ground.store.save("kis", make_token(left=25 * HOUR), SEALED_AGAIN)
+    issue(backend, token, SEALED)
+    backend.pass_time(71)
+    backend.store.save("kis", make_token(left=25 * HOUR), SEALED_AGAIN)
 
-    assert Contender(ground).begin(rejected_token_id=token.token_id).status == "fresh"
-    assert Contender(ground).begin(min_remaining=26 * HOUR).status == "granted"
+    assert Caller(backend).begin(rejected_token_id=token.token_id).status == "fresh"
+    assert Caller(backend).begin(min_remaining=26 * HOUR).status == "granted"
 
 
 @pytest.mark.parametrize("stored_form", [None, SEALED], ids=["plain", "sealed"])
-def test_a_rejected_token_is_not_saved(ground: Ground, stored_form: str | None) -> None:
+def test_a_rejected_token_is_not_saved(backend: Backend, stored_form: str | None) -> None:
     """A token that is remembered as rejected is not stored without a turn either; another is, and by another slot."""
     rejected, other = make_token(), make_token()
-    put_token(ground, rejected, active=False)
-    reject(ground, rejected)
+    put_token(backend, rejected, active=False)
+    reject(backend, rejected)
 
-    assert ground.store.save("kis", rejected, stored_form or rejected.to_json()) is False
-    assert stored_value(ground) is None
-    assert ground.store.save("kis", other, stored_form or other.to_json()) is True
-    assert stored_value(ground) == (stored_form or other.to_json())
-    assert ground.store.save("kis-second", rejected, stored_form or rejected.to_json()) is True
-    assert stored_value(ground, "kis-second") == (stored_form or rejected.to_json())
+    assert backend.store.save("kis", rejected, stored_form or rejected.to_json()) is False
+    assert stored_value(backend) is None
+    assert backend.store.save("kis", other, stored_form or other.to_json()) is True
+    assert stored_value(backend) == (stored_form or other.to_json())
+    assert backend.store.save("kis-second", rejected, stored_form or rejected.to_json()) is True
+    assert stored_value(backend, "kis-second") == (stored_form or rejected.to_json())
 
 
-def test_a_token_of_changed_keys_is_not_stored(ground: Ground) -> None:
+def test_a_token_of_changed_keys_is_not_stored(backend: Backend) -> None:
     """What belongs to the keys before does not get into the slot without a turn either."""
-    before = ground.put("kis", "app_key", "PSbefore")
-    now = ground.put("kis", "app_key", "PSnow")
+    before = backend.put("kis", "app_key", "PSbefore")
+    now = backend.put("kis", "app_key", "PSnow")
     token = make_token()
 
-    ground.store.save("kis", token, token.to_json(), keys_version=before)
-    assert stored(ground) is None
-    assert ground.outcomes("kis") == []
+    backend.store.save("kis", token, token.to_json(), keys_version=before)
+    assert stored(backend) is None
+    assert backend.outcomes("kis") == []
 
-    ground.store.save("kis", token, token.to_json(), keys_version=now)
-    assert stored_value(ground) == token.to_json()
+    backend.store.save("kis", token, token.to_json(), keys_version=now)
+    assert stored_value(backend) == token.to_json()
