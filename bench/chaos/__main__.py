@@ -38,23 +38,16 @@ from unittest.mock import patch
 import supabase  # noqa: F401 - callers are forks, and would each import it
 
 from bench.chaos.caller import Surroundings, child_key
-from bench.chaos.faults import (
-    KIS_FAULTS,
-    KIS_LENGTHS,
-    STORE_FAULTS,
-    STORE_LENGTHS,
-    plan_spells,
-    serve_kis,
-    serve_store,
-)
 from bench.chaos.judges import JUDGES
 from bench.chaos.machines import CACHED, make_machines
 from bench.chaos.mischief import CacheMischief, RowMischief
 from bench.chaos.processes import Processes
 from bench.chaos.records import Log, Records, Tally, read_log, read_write
 from bench.chaos.report import report
+from bench.chaos.servers import serve_kis, serve_store
 from bench.chaos.simulated_time import CHILD, MOST_CALLERS, START, Shared, SimulatedClock, SimulatedDatabase
 from bench.chaos.spoilt import SPOILT
+from bench.chaos.trouble import KIS_FAULTS, KIS_LENGTHS, STORE_FAULTS, STORE_LENGTHS, plan_spells
 from kis_token.sandbox.kis_rules import Account
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.token import AppKey

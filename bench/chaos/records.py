@@ -12,6 +12,8 @@ from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, get_args
 
+from bench.chaos.simulated_time import CHILD
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
@@ -188,6 +190,15 @@ class Records:
                 self.killed.setdefault(record.token, record.at)
             else:
                 lists[type(record)].append(record)
+
+    def suspended(self, caller: int, begin: float, end: float) -> bool:
+        """Whether the caller's process, or that of its child, was suspended at some time in between."""
+        number = caller % CHILD
+        return any(each.caller == number and each.begin < end and each.end > begin for each in self.stops)
+
+    def without_token(self) -> list[Attempt]:
+        """The attempts that asked for a token, not for a renewal, and got none."""
+        return [each for each in self.attempts if each.token is None and each.mode in ("resolve", "replace")]
 
 
 def fingerprint(value: str) -> str:

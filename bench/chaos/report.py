@@ -6,7 +6,8 @@ import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from bench.chaos.judges import JUDGES, LIMITS, slept, with_lease
+from bench.chaos.judges import JUDGES, LIMITS
+from bench.chaos.judges_of_calls import slept, with_lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -9,7 +9,8 @@ from unittest.mock import patch
 import pytest
 
 from bench.year import hiccups as hiccup_year
-from bench.year.hiccups import OUTAGE, SPARE, Result, Year, close_calls, find_misses, main, simulate
+from bench.year.hiccup_parts import BOX, OUTAGE, Result, Year
+from bench.year.hiccups import SPARE, close_calls, find_misses, main, simulate
 from bench.year.simulation import FIRST_DAY, dice, moment
 from bench.year.timeline import Timeline
 from kis_token.core.resolution import View
@@ -114,7 +115,7 @@ def test_outage_that_is_over_in_time_costs_none() -> None:
 
 def test_callers_of_one_machine_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four callers of one machine without a cache: one call of KIS, as long as the machine notes it."""
-    monkeypatch.setattr(hiccup_year._Simulation, "_new_runner", lambda _: hiccup_year.BOX)
+    monkeypatch.setattr(hiccup_year._Simulation, "_new_runner", lambda _: BOX)
     year = outage_at(time(8, 54))
 
     assert close_calls(simulate(year)) == 0
