@@ -110,11 +110,8 @@ def _fork(caller: Caller, by: str, client: KISClient, settings: Settings, clock:
         name = f"{by}.child"
         mine = caller.settings(name, {}, f"{settings.supabase_key}_child")
         # The judges tell by label and key who asks.
-        client._keeper._settings = replace(  # noqa: SLF001 - as above
-            client._keeper._settings,  # noqa: SLF001
-            label=mine.label,
-            supabase_key=mine.supabase_key,
-        )
+        holder = client._keeper  # noqa: SLF001 - as above
+        holder._settings = replace(holder._settings, label=mine.label, supabase_key=mine.supabase_key)  # noqa: SLF001 - the same
         number = CHILD + caller.number
         with _starts_noted(caller, name, number, clock):
             caller.note(name, number, settings, lambda: (_token(client, clock), "bot"), clock=clock)

@@ -142,9 +142,9 @@ def test_six_callers_wait_and_the_store_restarts(chain: Chain) -> None:
     resolvers = [chain.resolver(SystemClock(), cache_path="off", timeout="60s") for _ in range(6)]
     begun, noticed = threading.Semaphore(0), threading.Semaphore(0)
     for store in chain.stores:
-        # As they are, but told of.
-        store.begin = partial(do_and_notice, store.begin, begun)  # type: ignore[method-assign]
-        store.read = partial(do_and_notice, store.read, noticed)  # type: ignore[method-assign]
+        # The calls stay as they are, and the test notices the end of each.
+        store.begin = partial(do_and_notice, store.begin, begun)  # type: ignore[method-assign]  # noticed
+        store.read = partial(do_and_notice, store.read, noticed)  # type: ignore[method-assign]  # noticed
 
     with ThreadPoolExecutor(6) as pool:
         waiting = [pool.submit(resolver.resolve) for resolver in resolvers]
