@@ -1,6 +1,6 @@
-"""Who judges the chaos. Each goes by what KIS, database and machine have noted, and returns what it found.
+"""The judges of the chaos. Each goes by what KIS, database and machine have noted, and returns what it found.
 
-None asks the product: a token's life is what KIS made it, a lease is what the database granted.
+No judge asks the product: a token's life is what KIS made it, a lease is what the database granted.
 """
 
 from __future__ import annotations

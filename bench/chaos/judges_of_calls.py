@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 #: KIS's minute.
 MINUTE = 60.0
+#: The project promises that no more time passes between begin and tokenP.
 LONGEST_START = 5.0
 #: What a caller keeps of its time for issuing, and its longest patience with the store.
 FOR_ISSUING, LONGEST_PATIENCE = 20.0, 45.0

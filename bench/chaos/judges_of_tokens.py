@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bench.chaos.records import Attempt, Records, Write
 
 
-#: What the project promises: a token with less is not handed out, from asking to tokenP no longer.
+#: The project promises that no token with less is handed out.
 LEAST_USEFUL = 30.0
 #: Judges that say "it was there" want it there for so much longer.
 MARGIN = 10.0

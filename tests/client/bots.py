@@ -1,4 +1,4 @@
-"""A program with a KISClient, and a KIS that remembers what it was asked."""
+"""A program with a KISClient, and what it asks KIS for."""
 
 from __future__ import annotations
 

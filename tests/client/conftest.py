@@ -1,4 +1,4 @@
-"""Programs with a KISClient, and a KIS that remembers what it was asked."""
+"""Programs with a KISClient."""
 
 from __future__ import annotations
 

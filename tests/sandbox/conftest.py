@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def project(postgres: EmbeddedPostgres) -> Project:
-    """A project of today, with this module's tables and functions."""
+    """A project of today, with the tables and functions of SCHEMA."""
     project = prepare_database(postgres.create_database())
     execute(project.owner, SCHEMA)
     return project
