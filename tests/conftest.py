@@ -18,8 +18,7 @@ from kis_token.sandbox.database import MigratedDatabases, make_project
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from tests import external_postgres as given
-from tests import findings, leaks, quick
+from tests import external_postgres, findings, leaks, quick
 from tests.resolver_harness import ENCRYPTION_KEY, OTHER, Chain
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, Database
 
@@ -53,7 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(quick, "quick")
     for secret in SECRETS:
         leaks.LEAKS.add(secret)
-    leaks.LEAKS.needles.add_bytes(base64.b64decode(ENCRYPTION_KEY))
+    leaks.LEAKS.patterns.add_bytes(base64.b64decode(ENCRYPTION_KEY))
 
 
 def _keep_temporary_files_in_memory() -> None:
@@ -72,7 +71,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     cores = os.cpu_count() or 1
     if config.option.markexpr == "quick":
         return cores
-    return 1 if given.DSN else cores + 1
+    return 1 if external_postgres.DSN else cores + 1
 
 
 @pytest.fixture(autouse=True)
@@ -94,8 +93,8 @@ def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
     """One PostgreSQL for all tests; each makes a database of its own in it."""
-    if given.DSN:
-        yield given.GivenPostgres(given.DSN)
+    if external_postgres.DSN:
+        yield external_postgres.ExternalPostgres(external_postgres.DSN)
         return
     with EmbeddedPostgres() as server:
         yield server
@@ -108,7 +107,7 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 def migrated(postgres: EmbeddedPostgres) -> Iterator[Database]:
     """One migrated project for all tests that leave its schema alone; use it as ``database``."""
     # A PostgREST that is given serves the one database that is.
-    project = make_project(postgres.dsn if given.POSTGREST_URL else postgres.create_database())
+    project = make_project(postgres.dsn if external_postgres.POSTGREST_URL else postgres.create_database())
     with Database(project) as database:
         yield database
 
@@ -135,9 +134,9 @@ def make_database(databases: MigratedDatabases) -> Iterator[Callable[[], Databas
 
 @pytest.fixture(scope="session")
 def _stand_in(migrated: Database) -> Iterator[PostgRESTStandIn]:
-    if given.POSTGREST_URL:
-        with given.Gateway(
-            given.POSTGREST_URL, given.JWT_SECRET, service_key=SERVICE_KEY, anon_key=ANON_KEY
+    if external_postgres.POSTGREST_URL:
+        with external_postgres.Gateway(
+            external_postgres.POSTGREST_URL, external_postgres.JWT_SECRET, service_key=SERVICE_KEY, anon_key=ANON_KEY
         ) as gateway:
             gateway.wait()
             yield gateway

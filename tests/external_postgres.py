@@ -33,7 +33,7 @@ PATIENCE_SECONDS = 90
 _FORWARDED = ("Accept", "Accept-Profile", "Content-Profile", "Content-Type", "Prefer", "Range")
 
 
-class GivenPostgres(EmbeddedPostgres):
+class ExternalPostgres(EmbeddedPostgres):
     """A cluster that runs without us: nothing is started and nothing is stopped."""
 
     def __init__(self, dsn: str) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,7 +167,7 @@ def listen_to_children(
         for name in ("stdout", "stderr"):
             stream = getattr(child, name)
             if stream is not None:
-                setattr(child, name, HeardStream(stream, lambda said, name=name: hear_child(child, name, said)))  # type: ignore[misc]
+                setattr(child, name, HeardStream(stream, partial(hear_child, child, name)))
 
     def communicate_and_hear(child: subprocess.Popen[Any], *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - the same
         told = communicate(child, *arguments, **named)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests import leak_capture as ears
-from tests.secret_patterns import Needles, without_masks
+from tests import leak_capture
+from tests.secret_patterns import SecretPatterns, without_masks
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -34,7 +34,7 @@ class Leaks:
     """What was found so far, and how to look for more."""
 
     def __init__(self) -> None:
-        self.needles = Needles()
+        self.patterns = SecretPatterns()
         self.found: list[str] = []
         self.folder: Path | None = None
         self.shared: Path | None = None
@@ -44,7 +44,7 @@ class Leaks:
 
     def add(self, secret: str) -> None:
         """Look for ``secret`` from now on; for one that a test made, until that test ends."""
-        self.needles.add(secret, lasting=not self.test)
+        self.patterns.add(secret, lasting=not self.test)
 
     def begin(self, test: str) -> None:
         """A test begins."""
@@ -56,7 +56,7 @@ class Leaks:
         while self._heard:
             place, said = self._heard.popitem()
             self.judge(place, b"".join(said))
-        self.needles.forget()
+        self.patterns.forget()
         self.test = ""
 
     def hear(self, place: str, said: str | bytes) -> None:
@@ -66,12 +66,12 @@ class Leaks:
     def judge(self, place: str, said: str | bytes) -> None:
         """Look through what was said, as people get to see it."""
         data = said.encode(errors="replace") if isinstance(said, str) else said
-        if self.needles.are_in(without_masks(data)):
+        if self.patterns.are_in(without_masks(data)):
             self._report(place)
 
     def judge_command(self, words: list[str]) -> None:
         """Look through a command line."""
-        if self.needles.are_in("\0".join(words).encode(errors="replace")):
+        if self.patterns.are_in("\0".join(words).encode(errors="replace")):
             self._report(f"the command line {' '.join(words)}")
 
     def judge_files(self, folder: Path, *, apart_from: str | None = None) -> None:
@@ -91,13 +91,13 @@ class Leaks:
         self._files.add(known)
         content = path.read_bytes()
         seen = without_masks(content) if path.name == "log" else content
-        if self.needles.are_in(seen) and not may_hold_secrets(path, status.st_mode, content):
+        if self.patterns.are_in(seen) and not may_hold_secrets(path, status.st_mode, content):
             self._report(f"the file {path} (mode {stat.S_IMODE(status.st_mode):o})")
 
     def _report(self, place: str) -> None:
         # The id of a test and the words of a command may hold the secret themselves.
         words = f"{self.test or 'between the tests'}: {place}".split()
-        finding = self.needles.blotted(words)[:LONGEST_FINDING]
+        finding = self.patterns.blotted(words)[:LONGEST_FINDING]
         if finding not in self.found:
             self.found.append(finding)
 
@@ -124,12 +124,12 @@ def says_secrets(command: list[str]) -> bool:
     """
     if command[1:3] == ["-m", "kis_token"]:
         return command[3:] in (["get"], ["get", "--json"], ["get", "--env"], ["keygen"], ["sandbox"])
-    return re.match(r"from bench\.[\w.]+ import serve_world;", command[-1]) is not None
+    return re.match(r"from bench\.[\w.]+ import run_servers;", command[-1]) is not None
 
 
 LEAKS = Leaks()
 _patch = pytest.MonkeyPatch()
-_processes = ears.ProcessList(LEAKS.judge_command)
+_processes = leak_capture.ProcessList(LEAKS.judge_command)
 
 
 def on_event(event: str, arguments: tuple[Any, ...]) -> None:
@@ -137,8 +137,8 @@ def on_event(event: str, arguments: tuple[Any, ...]) -> None:
     if not LEAKS.test:
         return
     if event == "subprocess.Popen":
-        LEAKS.judge_command(ears.words_of(arguments[1]))
-        for secret in ears.secrets_of(arguments[3]):
+        LEAKS.judge_command(leak_capture.words_of(arguments[1]))
+        for secret in leak_capture.secrets_of(arguments[3]):
             LEAKS.add(secret)
     elif event == "shutil.rmtree":
         folder = Path(os.fsdecode(arguments[0]))
@@ -149,7 +149,7 @@ def on_event(event: str, arguments: tuple[Any, ...]) -> None:
 
 def pytest_configure() -> None:
     """Begin to listen."""
-    ears.listen(_patch, LEAKS.hear, LEAKS.add, says_secrets)
+    leak_capture.listen(_patch, LEAKS.hear, LEAKS.add, says_secrets)
     sys.addaudithook(on_event)
     _processes.start()
 

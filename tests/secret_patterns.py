@@ -32,7 +32,7 @@ _SUPABASE_KEY = re.compile(SUPABASE_HEAD.encode() + rb"[\w-]")
 _MASK = re.compile(rb"^::add-mask::.*$", re.MULTILINE)
 
 
-class Needles:
+class SecretPatterns:
     """The secrets that are looked for. Those of one test are forgotten with it, so that the search stays quick."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Needles:
     def are_in(self, data: bytes) -> bool:
         """Whether any of them is there."""
         return _SUPABASE_KEY.search(data) is not None or any(
-            needle in data for needles in (self._lasting, self._passing) for needle in needles
+            pattern in data for patterns in (self._lasting, self._passing) for pattern in patterns
         )
 
     def blotted(self, words: Iterable[str]) -> str:
@@ -78,9 +78,10 @@ def in_base64(secret: bytes) -> set[bytes]:
     """The characters that ``secret`` always gives in base64, whatever stands before and behind it."""
     found = set()
     for before, depending in ((0, 0), (1, 2), (2, 3)):
-        whole = (before + len(secret)) * 8 // 6
+        complete = (before + len(secret)) * 8 // 6
         found |= {
-            encode(bytes(before) + secret)[depending:whole] for encode in (base64.b64encode, base64.urlsafe_b64encode)
+            encode(bytes(before) + secret)[depending:complete]
+            for encode in (base64.b64encode, base64.urlsafe_b64encode)
         }
     return found
 

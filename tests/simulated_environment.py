@@ -1,4 +1,4 @@
-"""A world whose time is turned: one clock for programs, KIS, the database's functions and Supabase's Date."""
+"""An environment whose time is simulated: one clock for programs, KIS, the database's functions and Supabase's Date."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ grant execute on function public.test_now() to service_role;
 """
 
 
-class WorldClock:
-    """The machine's seconds, counted from ``BEGIN``. Who sleeps does not wait: the world's time jumps."""
+class SimulatedClock:
+    """The machine's seconds, counted from ``BEGIN``. A caller that sleeps does not wait: the time jumps."""
 
     def __init__(self, database: Database) -> None:
         self.slept: list[float] = []
@@ -49,7 +49,7 @@ class WorldClock:
         self.jump(0)
 
     def now(self) -> datetime:
-        """The world's present, in UTC."""
+        """The simulated present, in UTC."""
         return utc_now() + self._ahead
 
     def monotonic(self) -> float:
@@ -57,7 +57,7 @@ class WorldClock:
         return utc_now().timestamp() + self._jumped
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass for the whole world."""
+        """Let time pass for the whole environment."""
         self.slept.append(seconds)
         self.jump(seconds)
 
@@ -72,10 +72,10 @@ class WorldClock:
         self._database.owner.execute("update public.test_clock set ahead = %s", (self._ahead,))
 
 
-class WorldSupabase(PostgRESTStandIn):
-    """Supabase, whose answers are dated by the world's clock."""
+class SimulatedSupabase(PostgRESTStandIn):
+    """Supabase, whose answers are dated by the simulated clock."""
 
-    def __init__(self, database: Database, clock: WorldClock) -> None:
+    def __init__(self, database: Database, clock: SimulatedClock) -> None:
         super().__init__(database.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY)
         self.server.send_date = False
         self._clock = clock
@@ -86,12 +86,12 @@ class WorldSupabase(PostgRESTStandIn):
 
 
 @dataclass
-class World:
+class SimulatedEnvironment:
     """Everything one slot's programs meet. Each machine has a cache of its own, in a folder of its name."""
 
-    clock: WorldClock
+    clock: SimulatedClock
     database: Database
-    supabase: WorldSupabase
+    supabase: SimulatedSupabase
     kis: KISEmulator
     folder: Path
     clients: list[KISClient] = field(default_factory=list)
@@ -131,7 +131,7 @@ class World:
 
 
 @contextmanager
-def open_world(postgres: EmbeddedPostgres, folder: Path) -> Iterator[World]:
+def open_environment(postgres: EmbeddedPostgres, folder: Path) -> Iterator[SimulatedEnvironment]:
     """An empty slot at ``BEGIN``."""
     project = prepare_database(postgres.create_database())
     with Database(project) as database:
@@ -139,11 +139,11 @@ def open_world(postgres: EmbeddedPostgres, folder: Path) -> Iterator[World]:
         for path in sorted(migrations_folder().glob("*.sql")):
             migration = path.read_text(encoding="utf-8")
             database.owner.execute(migration.replace("clock_timestamp()", "public.test_now()").encode())
-        clock = WorldClock(database)
-        with WorldSupabase(database, clock) as supabase, KISEmulator(production=ACCOUNT, clock=clock) as kis:
-            world = World(clock, database, supabase, kis, folder)
-            yield world
-            for client in world.clients:
+        clock = SimulatedClock(database)
+        with SimulatedSupabase(database, clock) as supabase, KISEmulator(production=ACCOUNT, clock=clock) as kis:
+            environment = SimulatedEnvironment(clock, database, supabase, kis, folder)
+            yield environment
+            for client in environment.clients:
                 client.close()
 
 

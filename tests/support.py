@@ -228,7 +228,7 @@ HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
 
 
-class Contender:
+class Caller:
     """One attempt to issue, with a holder id of its own, that speaks to the functions directly."""
 
     def __init__(
@@ -290,9 +290,9 @@ class Contender:
 
 def issue_by_functions(database: Database, token: Token, *, service: str = "kis", app_key: AppKey = APP_KEY) -> int:
     """Begin and commit in one go; the version that ``token`` got."""
-    contender = Contender(database, service=service, app_key=app_key)
-    assert contender.begin()["status"] == "granted"
-    answer = contender.commit(token)
+    caller = Caller(database, service=service, app_key=app_key)
+    assert caller.begin()["status"] == "granted"
+    answer = caller.commit(token)
     assert answer["status"] == "committed"
     return int(answer["version"])
 

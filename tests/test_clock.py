@@ -34,12 +34,12 @@ def test_counter_never_goes_back() -> None:
 
 @given(st.floats(0, 100), st.floats(0, 100))
 def test_jitter_stays_between_its_bounds(low: float, more: float) -> None:
-    """Contenders are spread over the given span, and not beyond it."""
+    """Callers are spread over the given span, and not beyond it."""
     assert low <= SystemClock().jitter(low, low + more) <= low + more + 1e-9
 
 
 def test_jitter_differs() -> None:
-    """Contenders do not march in step."""
+    """Callers do not march in step."""
     assert len({SystemClock().jitter(0, 1) for _ in range(20)}) > 1
 
 

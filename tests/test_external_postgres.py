@@ -24,7 +24,7 @@ JWT_SECRET = "made-up-for-the-tests-at-least-32-characters"
 #: What the job with a real PostgREST runs, or a part of it that has each kind of request and a database of its own.
 TESTS = [
     "tests/integration/test_sql.py::test_migrations_need_no_superuser",
-    "tests/store/test_supabase.py::test_a_turn_is_two_requests",
+    "tests/store/test_supabase.py::test_a_lease_is_two_requests",
     "tests/store/test_supabase.py::test_reads_of_other_rows",
     "tests/store/test_supabase.py::test_values_may_hold_anything",
     "tests/store/test_supabase.py::test_wrong_keys",

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 
 import entrypoint
-from bench.year import memory_store
+from bench.year import memory_rows, memory_store
 from kis_token import config
 from kis_token.core import issuance, lease, ports
 from kis_token.core.slot import TOKEN_TYPE
@@ -37,12 +37,12 @@ TIMES: list[tuple[str, timedelta, str, str]] = [
     ("after a refusal", memory_store.AFTER_REFUSAL, "abort_issuance", r"is not null then t \+ interval '(.+?)'"),
     ("longest cool-down", memory_store.LONGEST_COOLDOWN, "abort_issuance", r"cooldown > interval '(.+?)'"),
     ("furthest issue", memory_store.FURTHEST_ISSUE, "commit_issuance", r"issued_at > t \+ interval '(.+?)'"),
-    ("least memory", memory_store.LEAST_MEMORY, "issuance_reject", r"greatest\(ends_at, t \+ interval '(.+?)'\)"),
-    ("longest life", memory_store.LONGEST_LIFE, "issuance_reject", r"(?:, |\), )t \+ interval '(\d+ days)'"),
+    ("least memory", memory_rows.LEAST_MEMORY, "issuance_reject", r"greatest\(ends_at, t \+ interval '(.+?)'\)"),
+    ("longest life", memory_rows.LONGEST_LIFE, "issuance_reject", r"(?:, |\), )t \+ interval '(\d+ days)'"),
 ]
 #: The same for lengths and counts.
 NUMBERS: list[tuple[str, int, str, str]] = [
-    ("rejected ids, but for the new one", memory_store.MOST_REJECTED - 1, "issuance_reject", r"limit (\d+)"),
+    ("rejected ids, but for the new one", memory_rows.MOST_REJECTED - 1, "issuance_reject", r"limit (\d+)"),
     ("label", memory_store.LABEL_LENGTH, "begin_issuance", r"left\(begin_issuance\.label, (\d+)\)"),
     ("label", memory_store.LABEL_LENGTH, "revoke_token", r"left\(label, (\d+)\)"),
     ("error code", memory_store.ERROR_CODE_LENGTH, "abort_issuance", r"left\(error_code, (\d+)\)"),
@@ -192,7 +192,7 @@ def test_emulated_kis_has_the_facts_of_the_program() -> None:
     """The sandbox imports nothing of the program, so its copies of KIS's rules and environments are compared."""
     assert kis_rules.SAME_TOKEN == REISSUE_WINDOW
     assert kis_rules.ENVIRONMENTS == config.ENVIRONMENTS
-    assert timedelta(seconds=kis_rules.LONGEST_LIFE_SECONDS) == memory_store.LONGEST_LIFE
+    assert timedelta(seconds=kis_rules.LONGEST_LIFE_SECONDS) == memory_rows.LONGEST_LIFE
 
 
 def test_shell_and_python_have_the_same_words() -> None:

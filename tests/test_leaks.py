@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import SECRETS
 from tests.resolver_harness import ENCRYPTION_KEY
-from tests.secret_patterns import Needles, without_masks
+from tests.secret_patterns import SecretPatterns, without_masks
 from tests.support import ACCOUNT, SERVICE_KEY, make_token
 from tools.step import CHECKOUT
 
@@ -326,26 +326,26 @@ other_texts = st.text(st.characters(codec="utf-8"), max_size=9)
 @given(secret=secret_texts, before=other_texts, behind=other_texts)
 def test_every_form_is_found(encoding: str, secret: str, before: str, behind: str) -> None:
     """A secret is found in every encoding, wherever it stands in what was encoded, until it is forgotten."""
-    needles = Needles()
+    patterns = SecretPatterns()
     data = ENCODINGS[encoding](before + secret + behind).encode()
-    assert not needles.are_in(data)
-    needles.add(secret, lasting=False)
-    assert needles.are_in(data)
-    needles.forget()
-    assert not needles.are_in(data)
+    assert not patterns.are_in(data)
+    patterns.add(secret, lasting=False)
+    assert patterns.are_in(data)
+    patterns.forget()
+    assert not patterns.are_in(data)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_made_up_secrets_are_known(kis: KISEmulator, encoding: str) -> None:
     """Tokens of the emulator and of the tests, all secret keys of Supabase and an encryption key are found."""
     token = kis._rules["production"].issue(ACCOUNT.app_key, ACCOUNT.app_secret).value
-    needles = Needles()
-    needles.add(ENCRYPTION_KEY, lasting=True)
-    needles.add_bytes(base64.b64decode(ENCRYPTION_KEY))
+    patterns = SecretPatterns()
+    patterns.add(ENCRYPTION_KEY, lasting=True)
+    patterns.add_bytes(base64.b64decode(ENCRYPTION_KEY))
     for secret in (token, make_token().value, "opaque.token-of-a-test_0", SERVICE_KEY, "sb_secret_x", ENCRYPTION_KEY):
-        found = needles.are_in(ENCODINGS[encoding](f"so: {secret}").encode())
+        found = patterns.are_in(ENCODINGS[encoding](f"so: {secret}").encode())
         assert found
-    shown = needles.are_in(repr((base64.b64decode(ENCRYPTION_KEY),)).encode())
+    shown = patterns.are_in(repr((base64.b64decode(ENCRYPTION_KEY),)).encode())
     assert shown
 
 
@@ -354,15 +354,15 @@ def test_made_up_secrets_are_known(kis: KISEmulator, encoding: str) -> None:
 )
 def test_what_is_no_secret_is_not_found(part: str) -> None:
     """Nothing in what the project ships looks like one of the secrets."""
-    needles = Needles()
+    patterns = SecretPatterns()
     for secret in SECRETS:
-        needles.add(secret, lasting=True)
+        patterns.add(secret, lasting=True)
     path = CHECKOUT / part
     # Not bytecode, which is not shipped and may put any byte behind the head of a secret's form.
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.suffix not in ("", ".pyc")]
 
     assert files
-    assert [file.name for file in files if needles.are_in(file.read_bytes())] == []
+    assert [file.name for file in files if patterns.are_in(file.read_bytes())] == []
 
 
 def test_only_whole_mask_commands_are_taken_out() -> None:

@@ -1,16 +1,17 @@
-"""``python -m bench.chaos``: contenders ask for the token while the store, KIS and the caches fail and processes die.
+"""``python -m bench.chaos``: callers ask for the token while the store, KIS and the caches fail and processes die.
 
-Each contender is a process with the real chain; five share a machine, of which every second one has a cache. Some are
-bots that fork. KIS and the stand-in for Supabase, on a real PostgreSQL, have a process each. World time runs ten times
-as fast as the machine's and jumps, by minutes or many hours, whenever nobody is at work, so that tokens age and die.
+Each caller is a process with the real chain; five share a machine, of which every second one has a cache. Some are
+bots that fork. KIS and the stand-in for Supabase, on a real PostgreSQL, have a process each. Simulated time runs ten
+times as fast as the machine's and jumps, by minutes or many hours, whenever nobody is at work, so that tokens age and
+die.
 The seed decides what goes wrong and how often; when exactly it strikes is up to the machine. It ends by itself.
 
 Supabase hiccups, restarts while callers wait, is out for longer than anybody's patience, and loses answers of every
 call. KIS goes by the safe reading of its rules: a new token ends the one before it.
 
-When tokenP is called without a turn, this must not have happened (each has a row that must be zero, however far apart
+When tokenP is called without a lease, this must not have happened (each has a row that must be zero, however far apart
 the calls are): the store had given this very attempt a true answer; the caller had not asked for as long as its
-patience, or the store was well for 40 s meanwhile; the same machine had called without a turn within the minute.
+patience, or the store was well for 40 s meanwhile; the same machine had called without a lease within the minute.
 Nothing else can be promised: machines that cannot see each other, each with nothing cached, while Supabase is out for
 longer than their patience, call within a minute of each other. Those calls are counted among the limits.
 """
@@ -34,26 +35,19 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-import supabase  # noqa: F401 - contenders are forks, and would each import it
+import supabase  # noqa: F401 - callers are forks, and would each import it
 
 from bench.chaos.caller import Surroundings, child_key
-from bench.chaos.faults import (
-    KIS_FAULTS,
-    KIS_LENGTHS,
-    STORE_FAULTS,
-    STORE_LENGTHS,
-    plan_spells,
-    serve_kis,
-    serve_store,
-)
 from bench.chaos.judges import JUDGES
 from bench.chaos.machines import CACHED, make_machines
 from bench.chaos.mischief import CacheMischief, RowMischief
-from bench.chaos.processes import Crowd
+from bench.chaos.processes import Processes
 from bench.chaos.records import Log, Records, Tally, read_log, read_write
 from bench.chaos.report import report
+from bench.chaos.servers import serve_kis, serve_store
+from bench.chaos.simulated_time import CHILD, MOST_CALLERS, START, Shared, SimulatedClock, SimulatedDatabase
 from bench.chaos.spoilt import SPOILT
-from bench.chaos.world import CHILD, MOST_CONTENDERS, START, Shared, WorldClock, WorldDatabase
+from bench.chaos.trouble import KIS_FAULTS, KIS_LENGTHS, STORE_FAULTS, STORE_LENGTHS, plan_spells
 from kis_token.sandbox.kis_rules import Account
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.token import AppKey
@@ -61,10 +55,10 @@ from kis_token.token import AppKey
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-#: So many contenders share a machine.
+#: So many callers share a machine.
 ON_ONE_MACHINE = 5
 
-#: A contender has 180 s of the world to finish, and a suspended one slept at the most as long again.
+#: A caller has 180 s of simulated time to finish, and a suspended one slept at the most as long again.
 FINISH_SECONDS = 30.0
 
 #: Beyond the time asked for, with the start and the judges: then it gives up.
@@ -86,7 +80,7 @@ class Options:
 
     seed: int
     seconds: float
-    contenders: int
+    callers: int
     speed: float
     gap: float
     spoilt: str | None = None
@@ -98,8 +92,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="decides what goes wrong; else 1")
     parser.add_argument("--seconds", type=float, default=180.0, help="how long it lasts; else 180")
-    parser.add_argument("--contenders", type=_number, default=40, help="how many processes; else 40")
-    parser.add_argument("--speed", type=float, default=10.0, help="world time by the machine's; else 10")
+    parser.add_argument("--callers", type=_number, default=40, help="how many processes; else 40")
+    parser.add_argument("--speed", type=float, default=10.0, help="simulated time by the machine's; else 10")
     parser.add_argument("--gap", type=float, default=6.0, help="seconds between Supabase's troubles; else 6")
     parser.add_argument("--spoilt", choices=SPOILT, help="with a copy of the project that lacks this guard")
     parser.add_argument("--until", nargs="+", default=(), choices=JUDGES, help="end as soon as a row is not zero")
@@ -109,7 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.alarm(math.ceil(options.seconds + LONGEST_SECONDS))
     copy = "" if options.spoilt is None else f" A spoilt copy: {options.spoilt}."
     print(
-        f"Seed {options.seed}: {options.contenders} contenders, {options.seconds:g} s at {options.speed:g} times the "
+        f"Seed {options.seed}: {options.callers} callers, {options.seconds:g} s at {options.speed:g} times the "
         f"speed and with jumps, {os.cpu_count()} cores. Simulated: KIS and Supabase.{copy}\n",
         flush=True,
     )
@@ -121,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _number(text: str) -> int:
     number = int(text)
-    if not 1 <= number <= MOST_CONTENDERS:
+    if not 1 <= number <= MOST_CALLERS:
         raise ValueError
     return number
 
@@ -131,7 +125,7 @@ def _give_up(*_: object) -> None:
 
 
 def play(options: Options) -> tuple[Records, float]:
-    """All of it; what was noted, and the seconds of world time that passed."""
+    """All of it; what was noted, and the seconds of simulated time that passed."""
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     # Every client loads certificates, which nothing here needs: 20 ms that so few cores do one after the other.
     context = ssl.create_default_context()
@@ -142,9 +136,9 @@ def play(options: Options) -> tuple[Records, float]:
             stack.enter_context(SPOILT[options.spoilt]())
         dsn = stack.enter_context(EmbeddedPostgres()).create_database()
         shared, account = Shared(options.speed), Account()
-        database = WorldDatabase(dsn, shared, {"app_key": account.app_key, "app_secret": account.app_secret})
+        database = SimulatedDatabase(dsn, shared, {"app_key": account.app_key, "app_secret": account.app_secret})
         stack.callback(database.close)
-        log, keys = Log(folder / "log"), [f"sb_secret_chaos_{number}" for number in range(options.contenders)]
+        log, keys = Log(folder / "log"), [f"sb_secret_chaos_{number}" for number in range(options.callers)]
         # Only forks: none has threads yet, and none has to import anything.
         gc.freeze()
         rng = random.Random(options.seed)  # noqa: S311 - made-up trouble
@@ -165,10 +159,10 @@ def play(options: Options) -> tuple[Records, float]:
             folder / "stderr",
         )
         around.stderr.touch()
-        machines = make_machines(folder, -(-options.contenders // ON_ONE_MACHINE))
+        machines = make_machines(folder, -(-options.callers // ON_ONE_MACHINE))
         caches = [machine.cache for machine in machines if machine.kind == CACHED]
-        crowd = Crowd(around, rng, keys, machines)
-        stack.callback(crowd.end)
+        processes = Processes(around, rng, keys, machines)
+        stack.callback(processes.end)
 
         def gather() -> Records:
             records = read_log((folder / "log").read_text().splitlines())
@@ -177,10 +171,10 @@ def play(options: Options) -> tuple[Records, float]:
             records.machines = len(machines)
             return records
 
-        hung = _Storm(options, around, rng, database, crowd, caches, gather).rage()
+        hung = _Storm(options, around, rng, database, processes, caches, gather).rage()
         records = gather()
         records.hung = hung
-        return records, (WorldClock(shared).now() - START).total_seconds()
+        return records, (SimulatedClock(shared).now() - START).total_seconds()
 
 
 def _serve(stack: ExitStack, serve: Callable[..., None], *common: object, arguments: tuple[object, ...]) -> str:
@@ -197,15 +191,15 @@ def _serve(stack: ExitStack, serve: Callable[..., None], *common: object, argume
 
 
 class _Storm:
-    """The time in which all of it goes on: who is struck when, and when the world jumps."""
+    """The time in which all of it goes on: who is struck when, and when the time jumps."""
 
     def __init__(  # noqa: PLR0917 - made in one place
         self,
         options: Options,
         around: Surroundings,
         rng: random.Random,
-        database: WorldDatabase,
-        crowd: Crowd,
+        database: SimulatedDatabase,
+        processes: Processes,
         caches: list[Path],
         gather: Callable[[], Records],
     ) -> None:
@@ -216,20 +210,20 @@ class _Storm:
         self._shared = around.shared
         self._random = rng
         self._database = database
-        self._crowd = crowd
+        self._processes = processes
         self._caches = CacheMischief(rng, around.log, caches)
         row = RowMischief(rng, around.log, database)
-        every = {crowd.kill: KILL, crowd.suspend: SUSPEND, self._caches.strike: SPOIL, row.strike: WRITE}
+        every = {processes.kill: KILL, processes.suspend: SUSPEND, self._caches.strike: SPOIL, row.strike: WRITE}
         self._planned = [[self._soon(mean), mean, act] for act, mean in every.items()]
         self._jump_at = self._soon(3.0)
         self._closed_at: float | None = None
 
     def rage(self) -> int:
-        """Until the time is over; how many contenders had to be killed at the end."""
+        """Until the time is over; how many callers had to be killed at the end."""
         end = time.monotonic() + self._options.seconds
-        self._crowd.start()
+        self._processes.start()
         while time.monotonic() < end:
-            self._crowd.tick()
+            self._processes.tick()
             self._caches.mend()
             for plan in self._planned:
                 if time.monotonic() >= plan[0]:
@@ -238,18 +232,18 @@ class _Storm:
             if time.monotonic() >= self._jump_at:
                 self._try_to_jump()
             if self._options.until and time.monotonic() >= self._judge_at and self._is_caught():
-                self._crowd.end()
+                self._processes.end()
                 return 0
             time.sleep(0.004)
         self._shared.is_finishing = True
-        return self._crowd.finish(FINISH_SECONDS)
+        return self._processes.finish(FINISH_SECONDS)
 
     def _is_caught(self) -> bool:
         """Whether a row that is waited for is not zero; also when those who sleep, which excuses them, are awake."""
         self._judge_at = time.monotonic() + JUDGE
         if not self._finds():
             return False
-        self._crowd.wake()
+        self._processes.wake()
         return self._finds()
 
     def _finds(self) -> bool:
@@ -262,21 +256,21 @@ class _Storm:
     def _try_to_jump(self) -> None:
         """Close the gate; when all are out or asleep and the servers at rest, let time jump, and open it again.
 
-        Who is suspended sleeps over the jump, as a laptop does. Mostly those who take long are killed, or the world
+        Who is suspended sleeps over the jump, as a laptop does. Mostly those who take long are killed, or the time
         would do little but wait for them.
         """
         if self._closed_at is None:
             self._closed_at = time.monotonic() + (FINISH_SECONDS if self._random.random() < 1 / 8 else PATIENCE)
             self._shared.is_closed = True
         if time.monotonic() > self._closed_at:
-            self._crowd.kill_all_at_work()
+            self._processes.kill_all_at_work()
         for _ in range(5):
-            if self._crowd.is_at_work() or self._shared.busy(0) or self._shared.busy(1):
+            if self._processes.is_at_work() or self._shared.busy(0) or self._shared.busy(1):
                 return
             time.sleep(0.004)
         self._shared.jumped += self._draw_jump()
         self._database.jump(self._shared.jumped)
-        self._around.log.write(Tally("world", "jump"))
+        self._around.log.write(Tally("time", "jump"))
         self._closed_at, self._shared.is_closed = None, False
         self._jump_at = time.monotonic() + self._random.uniform(0.5, 3.0)
 
@@ -285,7 +279,7 @@ class _Storm:
         kind = self._random.choices(["minutes", "hours", "a day", "its end"], [20, 35, 20, 25])[0]
         held = self._database.token()
         if kind == "its end" and held is not None and held[1] is not None:
-            left = (held[1] - WorldClock(self._shared).now()).total_seconds()
+            left = (held[1] - SimulatedClock(self._shared).now()).total_seconds()
             return max(left - self._random.choice([-1, 20, 45, 300, 700]), 60.0)
         bounds = {"minutes": (1, 60), "hours": (60, 420), "a day": (1200, 1560), "its end": (1, 60)}[kind]
         return self._random.uniform(*bounds) * 60

@@ -22,7 +22,7 @@ from unittest.mock import patch
 import requests
 
 from bench.chaos.records import Attempt, Start, Tally
-from bench.chaos.world import CHILD, MIXED
+from bench.chaos.simulated_time import CHILD, MIXED
 from kis_token.client.kis_client import KISClient
 from kis_token.errors import IssuanceError, KisTokenError
 from kis_token.sandbox.kis_http import PRICE_PATH, PRICE_TR_ID
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from bench.chaos.caller import Contender
-    from bench.chaos.world import WorldClock
+    from bench.chaos.caller import Caller
+    from bench.chaos.simulated_time import SimulatedClock
     from kis_token.config import Settings
     from kis_token.core.resolver import Resolver
     from kis_token.token import Token
@@ -47,49 +47,49 @@ CALLS, CALL_SECONDS = 3, 2.0
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
-def run_bot(contender: Contender, by: str, clock: WorldClock, rng: random.Random) -> None:
+def run_bot(caller: Caller, by: str, clock: SimulatedClock, rng: random.Random) -> None:
     """One bot: a first call, a fork, and calls of both."""
-    app_key = contender.around.app_key
+    app_key = caller.around.app_key
     # Without keys of its own it could not call KIS while Supabase is out, whatever its cache holds.
-    settings = contender.settings(by, {"timeout": "40s", "app_key": app_key.key, "app_secret": app_key.secret})
+    settings = caller.settings(by, {"timeout": "40s", "app_key": app_key.key, "app_secret": app_key.secret})
     client = KISClient(settings, clock=clock)
     logging.getLogger("kis_token").setLevel(logging.CRITICAL)  # its warnings would be looked at as errors
 
     def first() -> None:
-        contender.note(by, contender.number, settings, lambda: (_token(client, clock), "bot"), clock=clock)
+        caller.note(by, caller.number, settings, lambda: (_token(client, clock), "bot"), clock=clock)
 
-    with _starts_noted(contender, by, contender.number, clock):
+    with _starts_noted(caller, by, caller.number, clock):
         if rng.random() < 0.5:
             first()
-            pid = _fork(contender, by, client, settings, clock)
+            pid = _fork(caller, by, client, settings, clock)
         else:
             thread = threading.Thread(target=first, daemon=True)
             thread.start()
             time.sleep(rng.uniform(0.0, 0.05))
-            pid = _fork(contender, by, client, settings, clock)
+            pid = _fork(caller, by, client, settings, clock)
             thread.join()
-        _call(contender, by, client, "parent")
+        _call(caller, by, client, "parent")
     if not _ends(pid):
         now = clock.now().timestamp()
         hung = "a forked child did not come to an end"
-        contender.around.log.write(Attempt(f"{by}.child", CHILD + contender.number, "resolve", now, now, crash=hung))
+        caller.around.log.write(Attempt(f"{by}.child", CHILD + caller.number, "resolve", now, now, crash=hung))
     client.close()
 
 
 @contextmanager
-def _starts_noted(contender: Contender, by: str, number: int, clock: WorldClock) -> Iterator[None]:
+def _starts_noted(caller: Caller, by: str, number: int, clock: SimulatedClock) -> Iterator[None]:
     """Note each time that the client goes through the chain: one call of the API may do so several times."""
 
     def opened(settings: Settings, *others: Any) -> AbstractContextManager[Resolver]:  # noqa: ANN401 - passed on
         timeout = settings.timeout.total_seconds()
-        contender.around.log.write(Start(by, number, clock.now().timestamp(), timeout))
+        caller.around.log.write(Start(by, number, clock.now().timestamp(), timeout))
         return open_resolver(settings, *others)
 
     with patch("kis_token.client.token_holder.open_resolver", opened):
         yield
 
 
-def _token(client: KISClient, clock: WorldClock) -> Token:
+def _token(client: KISClient, clock: SimulatedClock) -> Token:
     """The client's token. One that has just ended, which the client may try, is not meant to be handed out."""
     token = client._keeper.ready().token  # noqa: SLF001 - the token itself, with its end
     if not token.lives(clock.now()):
@@ -97,7 +97,7 @@ def _token(client: KISClient, clock: WorldClock) -> Token:
     return token
 
 
-def _fork(contender: Contender, by: str, client: KISClient, settings: Settings, clock: WorldClock) -> int:
+def _fork(caller: Caller, by: str, client: KISClient, settings: Settings, clock: SimulatedClock) -> int:
     """Fork; the child's id. The child does its part and ends in here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: that is what is tried
@@ -108,24 +108,21 @@ def _fork(contender: Contender, by: str, client: KISClient, settings: Settings, 
         with suppress(OSError):
             ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         name = f"{by}.child"
-        mine = contender.settings(name, {}, f"{settings.supabase_key}_child")
+        mine = caller.settings(name, {}, f"{settings.supabase_key}_child")
         # The judges tell by label and key who asks.
-        client._keeper._settings = replace(  # noqa: SLF001 - as above
-            client._keeper._settings,  # noqa: SLF001
-            label=mine.label,
-            supabase_key=mine.supabase_key,
-        )
-        number = CHILD + contender.number
-        with _starts_noted(contender, name, number, clock):
-            contender.note(name, number, settings, lambda: (_token(client, clock), "bot"), clock=clock)
-            _call(contender, name, client, "child")
+        holder = client._keeper  # noqa: SLF001 - as above
+        holder._settings = replace(holder._settings, label=mine.label, supabase_key=mine.supabase_key)  # noqa: SLF001 - the same
+        number = CHILD + caller.number
+        with _starts_noted(caller, name, number, clock):
+            caller.note(name, number, settings, lambda: (_token(client, clock), "bot"), clock=clock)
+            _call(caller, name, client, "child")
     except BaseException:  # noqa: BLE001 - the report finds it there
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(0)
 
 
-def _call(contender: Contender, by: str, client: KISClient, who: str) -> None:
+def _call(caller: Caller, by: str, client: KISClient, who: str) -> None:
     """A few calls of the API, each of which must get its own answer."""
     for number in range(CALLS):
         asked = f"{who}{number}"
@@ -135,7 +132,7 @@ def _call(contender: Contender, by: str, client: KISClient, who: str) -> None:
             answer = client.request("GET", PRICE_PATH, tr_id=PRICE_TR_ID, params=params, timeout=CALL_SECONDS)
             got = answer.json().get("output", {}).get("stck_shrn_iscd", asked)
             if got != asked:
-                contender.around.log.write(Tally(MIXED, f"{by} asked for {asked} and got the answer for {got}"))
+                caller.around.log.write(Tally(MIXED, f"{by} asked for {asked} and got the answer for {got}"))
 
 
 def _ends(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""A contender of the chaos: a process that asks for the token again and again, in changing ways, by the real chain."""
+"""A caller of the chaos: a process that asks for the token again and again, in changing ways, by the real chain."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import requests
 
 from bench.chaos.bot import run_bot
 from bench.chaos.records import Attempt, Log, Start, fingerprint
-from bench.chaos.world import IDLE, RESOLVING, Shared, WorldClock
+from bench.chaos.simulated_time import IDLE, RESOLVING, Shared, SimulatedClock
 from kis_token.config import Settings
 from kis_token.errors import IssuerOutage, KisTokenError
 from kis_token.kis.api import KISIssuer
@@ -42,7 +42,7 @@ FORKED = 0.06
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a contender is started with."""
+    """What a caller is started with."""
 
     shared: Shared
     log: Log
@@ -53,8 +53,8 @@ class Surroundings:
 
 
 @dataclass(slots=True)
-class Contender:
-    """One life of one contender, on one of the machines."""
+class Caller:
+    """One life of one caller, on one of the machines."""
 
     around: Surroundings
     number: int
@@ -88,7 +88,7 @@ class Contender:
 
     def _ask(self, by: str, rng: random.Random) -> None:
         """One job: a token, now and then used and found to be refused; or a bot."""
-        clock = WorldClock(self.around.shared, rng)
+        clock = SimulatedClock(self.around.shared, rng)
         if rng.random() < FORKED:
             run_bot(self, by, clock, rng)
             return
@@ -100,7 +100,9 @@ class Contender:
             if issuer.verify(got.token, self.around.app_key) is not None:
                 self._attempt(f"{by}.refused", {}, clock, got.token.value)
 
-    def _attempt(self, by: str, inputs: dict[str, str], clock: WorldClock, refused: str | None) -> Resolution | None:
+    def _attempt(
+        self, by: str, inputs: dict[str, str], clock: SimulatedClock, refused: str | None
+    ) -> Resolution | None:
         """One call of the resolver, put together by ``wiring``, but for the clock and the machine's folder."""
         settings = self.settings(by, inputs)
 
@@ -124,7 +126,7 @@ class Contender:
         settings: Settings,
         get: Callable[[], tuple[Token, str]],
         *,
-        clock: WorldClock,
+        clock: SimulatedClock,
         refused: str | None = None,
     ) -> None:
         """Note how ``get``, which returns a token and its source, fares."""
@@ -146,7 +148,7 @@ class Contender:
         self.around.log.write(
             Attempt(
                 by=by,
-                contender=number,
+                caller=number,
                 mode="replace" if refused else settings.mode,
                 began=began,
                 ended=ended,
@@ -162,14 +164,14 @@ class Contender:
     def settings(self, by: str, inputs: dict[str, str], key: str | None = None) -> Settings:
         """Those of an attempt."""
         mine = {"SUPABASE_SERVICE_ROLE_KEY": key or self.key, "KIS_TOKEN_CACHE": self.machine.setting}
-        # The label of a turn: so the store says whose it is.
+        # The label of a lease: so the store says whose it is.
         who = {"USER": by, "HOSTNAME": self.machine.folder.name}
         given = {f"INPUT_{name.upper()}": value for name, value in inputs.items()}
         return Settings.from_env({**self.around.variables, **mine, **who, **given})
 
 
 def child_key(key: str) -> str:
-    """The Supabase key by which the store knows a forked child of the contender with ``key``."""
+    """The Supabase key by which the store knows a forked child of the caller with ``key``."""
     return f"{key}_child"
 
 

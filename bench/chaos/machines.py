@@ -1,4 +1,4 @@
-"""The machines of the chaos: what a contender's processes share, and whether there is a cache."""
+"""The machines of the chaos: what a caller's processes share, and whether there is a cache."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.chaos.records import Log
-    from bench.chaos.world import WorldDatabase
+    from bench.chaos.simulated_time import SimulatedDatabase
 
 CACHE_FAULTS = ("truncated", "binary", "deleted", "a folder", "an older copy", "folder gone")
 ROW_FAULTS = ("broken JSON", "end 9 h late", "end 9 h early", "no end", "an older token", "inactive")
@@ -94,7 +94,7 @@ class CacheMischief:
 class RowMischief:
     """Writes the token's row as clients do that know of no lease."""
 
-    def __init__(self, rng: random.Random, log: Log, database: WorldDatabase) -> None:
+    def __init__(self, rng: random.Random, log: Log, database: SimulatedDatabase) -> None:
         self._random = rng
         self._log = log
         self._database = database

@@ -1,4 +1,4 @@
-"""The contenders' processes: started, killed, suspended and woken."""
+"""The callers' processes: started, killed, suspended and woken."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from bench.chaos.caller import Contender
+from bench.chaos.caller import Caller
 from bench.chaos.records import Stop, Tally
-from bench.chaos.world import AT_KIS, GRANTED, IDLE, RESOLVING, WorldClock
+from bench.chaos.simulated_time import AT_KIS, GRANTED, IDLE, RESOLVING, SimulatedClock
 
 if TYPE_CHECKING:
     import random
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from bench.chaos.caller import Surroundings
     from bench.chaos.machines import Machine
 
-WHEN = {IDLE: "between two attempts", RESOLVING: "while resolving", GRANTED: "with a turn", AT_KIS: "at KIS"}
+WHEN = {IDLE: "between two attempts", RESOLVING: "while resolving", GRANTED: "with a lease", AT_KIS: "at KIS"}
 
-#: How often somebody with a turn, or at KIS, is killed; and suspended.
+#: How often somebody with a lease, or at KIS, is killed; and suspended.
 STRUCK = 0.2
 
 #: Suspensions in the machine's seconds. The long ones outlast the lease.
 SHORT, LONG = (0.05, 1.0), (6.5, 8.5)
 
 
-class Crowd:
-    """Processes by number. ``keys`` are those of the contenders."""
+class Processes:
+    """Processes by number. ``keys`` are those of the callers."""
 
     def __init__(
         self, around: Surroundings, rng: random.Random, keys: Sequence[str], machines: Sequence[Machine]
@@ -38,7 +38,7 @@ class Crowd:
         self._around = around
         self._shared = around.shared
         self._random = rng
-        self._clock = WorldClock(around.shared)
+        self._clock = SimulatedClock(around.shared)
         self._keys = keys
         self._machines = machines
         self._lives = [0] * len(keys)
@@ -51,7 +51,7 @@ class Crowd:
         self._processes = [self._born(number) for number in range(len(self._keys))]
 
     def tick(self) -> None:
-        """Replace the dead, wake those who have slept enough, and strike at those who have just got a turn."""
+        """Replace the dead, wake those who have slept enough, and strike at those who have just got a lease."""
         for number, process in enumerate(self._processes):
             if process.exitcode is not None:
                 self._bury(number, process)
@@ -123,8 +123,8 @@ class Crowd:
         self._lives[number] += 1
         self._shared.set_mark(number, IDLE)
         machine = self._machines[number % len(self._machines)]
-        contender = Contender(self._around, number, self._lives[number], self._keys[number], machine)
-        process = multiprocessing.get_context("fork").Process(target=contender.live, daemon=True)
+        caller = Caller(self._around, number, self._lives[number], self._keys[number], machine)
+        process = multiprocessing.get_context("fork").Process(target=caller.live, daemon=True)
         process.start()
         return process
 
@@ -132,7 +132,7 @@ class Crowd:
         self._asleep.pop(number, None)
         if process.exitcode not in (0, -signal.SIGKILL):
             with self._around.stderr.open("a") as file:
-                file.write(f"contender {number} ended with {process.exitcode}\n")
+                file.write(f"caller {number} ended with {process.exitcode}\n")
 
     def _strike(self, number: int) -> None:
         chance = self._random.random()

@@ -1,6 +1,6 @@
 """What is noted while the chaos lasts, by whoever sees it: lines of JSON in one file. No line holds a token.
 
-All times are world time, in seconds. ``by`` names an attempt: contender, life, number.
+All times are simulated time, in seconds. ``by`` names an attempt: caller, life, number.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, get_args
 
+from bench.chaos.simulated_time import CHILD
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
@@ -19,17 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A call of the resolver begins, and may take ``timeout`` seconds; written by the contender."""
+    """A call of the resolver begins, and may take ``timeout`` seconds; written by the caller."""
 
     by: str
-    contender: int
+    caller: int
     at: float
     timeout: float
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call of the resolver that came to an end; written by the contender.
+    """One call of the resolver that came to an end; written by the caller.
 
     It has a token, or an error ``code`` of the project's own, or a ``crash``: any other exception. ``refused`` is the
     token it was to replace. ``cached`` is what a plain look at the cache file found before and after, when the file
@@ -37,7 +39,7 @@ class Attempt:
     """
 
     by: str
-    contender: int
+    caller: int
     mode: str
     began: float
     ended: float
@@ -51,7 +53,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A request for a turn that reached the database's stand-in. ``delivered``: its answer was left alone."""
+    """A request for a lease that reached the database's stand-in. ``delivered``: its answer was left alone."""
 
     by: str
     at: float
@@ -61,9 +63,9 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A read of the slot by a contender, answered truly and whole."""
+    """A read of the slot by a caller, answered truly and whole."""
 
-    contender: int
+    caller: int
     at: float
 
 
@@ -91,7 +93,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A token that KIS made, and whether it is one for the contenders' key."""
+    """A token that KIS made, and whether it is one for the callers' key."""
 
     token: str
     begins: float
@@ -109,9 +111,9 @@ class Killed:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A contender's process was suspended."""
+    """A caller's process was suspended."""
 
-    contender: int
+    caller: int
     begin: float
     end: float
 
@@ -188,6 +190,15 @@ class Records:
                 self.killed.setdefault(record.token, record.at)
             else:
                 lists[type(record)].append(record)
+
+    def suspended(self, caller: int, begin: float, end: float) -> bool:
+        """Whether the caller's process, or that of its child, was suspended at some time in between."""
+        number = caller % CHILD
+        return any(each.caller == number and each.begin < end and each.end > begin for each in self.stops)
+
+    def without_token(self) -> list[Attempt]:
+        """The attempts that asked for a token, not for a renewal, and got none."""
+        return [each for each in self.attempts if each.token is None and each.mode in ("resolve", "replace")]
 
 
 def fingerprint(value: str) -> str:

@@ -6,7 +6,8 @@ import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from bench.chaos.judges import JUDGES, LIMITS, in_turn, slept
+from bench.chaos.judges import JUDGES, LIMITS
+from bench.chaos.judges_of_calls import slept, with_lease
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,9 +33,9 @@ _TOLD = 5
 
 
 def report(records: Records, passed: float) -> tuple[list[str], bool]:
-    """The table's lines, and whether all is zero that must be. ``passed``: seconds of world time."""
+    """The table's lines, and whether all is zero that must be. ``passed``: seconds of simulated time."""
     found = {name: judge(records) for name, judge in JUDGES.items()}
-    found["contenders that did not come to an end"] = [f"{records.hung} were killed"] * records.hung
+    found["callers that did not come to an end"] = [f"{records.hung} were killed"] * records.hung
     lines = [
         *(_row(name, value) for name, value in _figures(records, passed)),
         "",
@@ -51,7 +52,7 @@ def report(records: Records, passed: float) -> tuple[list[str], bool]:
 def _figures(records: Records, passed: float) -> Iterator[tuple[str, str]]:
     attempts, tallies = records.attempts, records.tallies
     days, hours = divmod(int(passed // 3600), 24)
-    yield "world time", f"{days} d {hours} h, {_count(tallies, 'world')[1]} jumps"
+    yield "simulated time", f"{days} d {hours} h, {_count(tallies, 'time')[1]} jumps"
     got = [each for each in attempts if each.token is not None]
     yield "asked for a token, and lived to hear", str(len(attempts))
     yield "got one", f"{len(got)}: {_told(str(each.source) for each in got)}"
@@ -62,12 +63,12 @@ def _figures(records: Records, passed: float) -> Iterator[tuple[str, str]]:
         kinds, total = _count(tallies, where)
         yield name, f"{total}: {_told(kinds.elements())}"
     yield "tokens that KIS ended early", str(len(records.killed))
-    turns = in_turn(records)
-    calls = {id(call) for call, _ in turns}
-    yield "tokenP calls in a turn", _calls(call for call in records.calls if id(call) in calls)
-    yield "tokenP calls without a turn", _calls(call for call in records.calls if id(call) not in calls)
+    leased = with_lease(records)
+    calls = {id(call) for call, _ in leased}
+    yield "tokenP calls with a lease", _calls(call for call in records.calls if id(call) in calls)
+    yield "tokenP calls without a lease", _calls(call for call in records.calls if id(call) not in calls)
     for how, asleep in (("", False), (", suspended", True)):
-        times = [call.at - grant.at for call, grant in turns if slept(records, call, grant) is asleep]
+        times = [call.at - grant.at for call, grant in leased if slept(records, call, grant) is asleep]
         yield f"longest from grant to tokenP{how}", f"{max(times, default=0):.1f} s"
     outside = sum(write.outside for write in records.writes)
     yield "writes of the token row", f"{len(records.writes) - outside}, and {outside} by outsiders"

@@ -1,6 +1,6 @@
 """Spoilt copies of the project: each lacks one guard, and a run of the chaos with it must not print zeros.
 
-A copy is made by patches, in the process from which the contenders are forked.
+A copy is made by patches, in the process from which the callers are forked.
 """
 
 from __future__ import annotations

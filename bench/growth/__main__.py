@@ -1,4 +1,4 @@
-"""``python -m bench.growth``: how requests and time grow with contenders, with slots, and with the issuance log.
+"""``python -m bench.growth``: how requests and time grow with callers, with slots, and with the issuance log.
 
 A real PostgreSQL, asked straight by SQL and over HTTP through the stand-in for Supabase. Slots and events are measured
 in turns, so that whatever else the machine does befalls all sizes alike. What counts is how the largest compares with
@@ -29,7 +29,7 @@ from kis_token.sandbox.postgres import EmbeddedPostgres
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-CONTENDERS = (1, 10, 50, 200)
+CALLERS = (1, 10, 50, 200)
 
 #: How long KIS takes for tokenP in the stampede.
 _TOKEN_SECONDS = 0.4
@@ -38,7 +38,7 @@ _LEAST_ROUNDS = 3
 
 def tables(
     *,
-    contenders: Sequence[int] = CONTENDERS,
+    callers: Sequence[int] = CALLERS,
     slots: Sequence[int] = growth_slots.SIZES,
     events: Sequence[int] = growth_log.SIZES,
     calls: int = 20,
@@ -46,9 +46,9 @@ def tables(
 ) -> Iterator[Table]:
     """All tables, as they are ready. Sizes go from the smallest to the largest; ``calls``: how many a median is of.
 
-    ``rounds`` of a stampede that has been run already take the place of ``contenders``.
+    ``rounds`` of a stampede that has been run already take the place of ``callers``.
     """
-    yield contenders_table(rounds or _race(contenders, calls))
+    yield callers_table(rounds or _race(callers, calls))
     # Every client loads certificates, which nothing here needs.
     context = ssl.create_default_context()
     direct = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
@@ -63,21 +63,21 @@ def tables(
 
 def _race(sizes: Iterable[int], calls: int) -> list[stampede.Round]:
     rounds = {size: max(_LEAST_ROUNDS, math.ceil(calls / size)) for size in sizes}
-    with stampede.open_world(_TOKEN_SECONDS) as world:
-        return [each for size, times in rounds.items() for each in stampede.measure(world, size, times)]
+    with stampede.open_servers(_TOKEN_SECONDS) as servers:
+        return [each for size, times in rounds.items() for each in stampede.measure(servers, size, times)]
 
 
-def contenders_table(rounds: Iterable[stampede.Round]) -> Table:
-    """What each of many contenders on one empty slot costs, from the rounds of a stampede."""
+def callers_table(rounds: Iterable[stampede.Round]) -> Table:
+    """What each of many callers on one empty slot costs, from the rounds of a stampede."""
     by_size: dict[int, list[stampede.Round]] = {}
     for each in rounds:
         if each.algorithm == "ours":
-            by_size.setdefault(each.contenders, []).append(each)
+            by_size.setdefault(each.callers, []).append(each)
     figures = {size: _figures(chosen) for size, chosen in sorted(by_size.items())}
     smallest, largest = figures[min(figures)], figures[max(figures)]
     return Table(
-        "Contenders for one empty slot",
-        ("contenders", "tokenP", "store requests", "requests a contender", "median s", "last s"),
+        "Callers for one empty slot",
+        ("callers", "tokenP", "store requests", "requests a caller", "median s", "last s"),
         (
             *((str(size), *(f"{value:.2f}" for value in values)) for size, values in figures.items()),
             ("ratio", *(ratio(value, of) for value, of in zip(largest, smallest, strict=True))),
@@ -92,7 +92,7 @@ def _figures(rounds: Sequence[stampede.Round]) -> tuple[float, ...]:
     return (
         median(len(each.token_calls) for each in rounds),
         store,
-        store / rounds[0].contenders,
+        store / rounds[0].callers,
         median(seconds for each in rounds for seconds in each.times),
         median(max(each.times) for each in rounds),
     )
@@ -101,7 +101,7 @@ def _figures(rounds: Sequence[stampede.Round]) -> tuple[float, ...]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables; the exit status, which says nothing about the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
-    parser.add_argument("--contenders", type=_sizes, default=CONTENDERS, help="how many at once, with commas")
+    parser.add_argument("--callers", type=_sizes, default=CALLERS, help="how many at once, with commas")
     parser.add_argument("--slots", type=_sizes, default=growth_slots.SIZES, help="how many there are, with commas")
     parser.add_argument("--events", type=_sizes, default=growth_log.SIZES, help="how long the log is, with commas")
     parser.add_argument("--calls", type=int, default=20, help="how many calls a median is of; else 20")

@@ -66,7 +66,7 @@ class LongLog:
     def call(self) -> dict[str, Sample]:
         """Everything once."""
         slot = self._slot
-        samples = slot.take_turn() | slot.take_turn_over_http()
+        samples = slot.take_lease() | slot.take_lease_over_http()
         for name, service in (("all slots", None), ("a slot with most", _BUSY), ("a slot with 20", _FEW)):
             samples[f"issuance_status of {name}, SQL"], _ = slot.ask(
                 "issuance_status", service=service, log_rows=_STATUS_ROWS

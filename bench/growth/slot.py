@@ -62,7 +62,7 @@ class MeasuredSlot:
             read = self._service.execute(_READ).fetchall()[0][0] - before
         return Sample(watch.milliseconds, read), answer
 
-    def take_turn(self) -> dict[str, Sample]:
+    def take_lease(self) -> dict[str, Sample]:
         """Replace the slot's token in a turn, by SQL."""
         version, token, holder = self._prepare()
         begin, begun = self.ask(
@@ -88,7 +88,7 @@ class MeasuredSlot:
         _judge(begun["status"], committed["status"])
         return {"begin_issuance, SQL": begin, "commit_issuance, SQL": commit}
 
-    def take_turn_over_http(self) -> dict[str, Sample]:
+    def take_lease_over_http(self) -> dict[str, Sample]:
         """The same through the stand-in for Supabase."""
         version, token, holder = self._prepare()
         with timed() as begin:

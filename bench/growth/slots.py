@@ -71,7 +71,7 @@ class ManySlots:
 
     def call(self) -> dict[str, Sample]:
         """Everything that concerns one slot, once, and a status of all."""
-        samples = self._slot.take_turn() | self._slot.take_turn_over_http()
+        samples = self._slot.take_lease() | self._slot.take_lease_over_http()
         self._empty(SERVICE)
         for name, source in (("resolve, which issues", "oauth"), ("resolve, warm", "supabase")):
             with self._resolver(SERVICE) as resolver, self._counted() as requests, timed() as watch:

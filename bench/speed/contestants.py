@@ -21,7 +21,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
-from bench.speed.servers import SEALED_SLOT, open_world
+from bench.speed.servers import SEALED_SLOT, open_servers
 from tools.step import CHECKOUT, kept_environment, read_pairs, step_command, step_environment
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Contestant:
     """A command to measure. Its repr shows no environment, which holds a key.
 
     ``folder`` is its job's, emptied before each run unless it ``keeps`` it. ``before`` and ``after`` are asked of the
-    world around each run. ``source``: what the output of that name has to be. ``cold``: folders whose bytecode
+    servers around each run. ``source``: what the output of that name has to be. ``cold``: folders whose bytecode
     is deleted before each run.
     """
 
@@ -67,12 +67,12 @@ class Contestant:
 
 
 class Course:
-    """Where contestants run: the world, the copies, the environment that all share. See ``open_course``."""
+    """Where contestants run: the servers, the copies, the environment that all share. See ``open_course``."""
 
-    def __init__(self, folder: Path, world: Child) -> None:
+    def __init__(self, folder: Path, servers: Child) -> None:
         self.folder = folder
-        self.world = world
-        self.variables: dict[str, str] = world.hear()
+        self.servers = servers
+        self.variables: dict[str, str] = servers.hear()
         self.encryption_key = self.variables.pop("KIS_TOKEN_ENCRYPTION_KEY")
         self.env = {**kept_environment(), **self._trust(), "PATH": self._path()}
         if any(name.lower().endswith("_proxy") for name in self.env):
@@ -177,10 +177,10 @@ class Course:
         for copy in contestant.cold:
             forget_bytecode(copy)
         for question in contestant.before:
-            self.world.ask(question)
+            self.servers.ask(question)
         status, seconds, kilobytes, log = _launch(contestant)
         for question in contestant.after:
-            self.world.ask(question)
+            self.servers.ask(question)
         outputs = read_pairs(contestant.folder / "github_output")
         if status or (contestant.source is not None and outputs.get("source") != contestant.source):
             shown = [line for line in log.splitlines() if not line.startswith("::add-mask::")]
@@ -200,11 +200,11 @@ class Course:
 
 @contextmanager
 def open_course() -> Iterator[Course]:
-    """Start the world and make the copies; all is gone with the block."""
+    """Start the servers and make the copies; all is gone with the block."""
     with TemporaryDirectory(prefix="kis-bench-") as name:
         folder = Path(name)
-        with open_world(folder) as world:
-            yield Course(folder, world)
+        with open_servers(folder) as servers:
+            yield Course(folder, servers)
 
 
 def race(course: Course, contestants: Sequence[Contestant], rounds: int) -> dict[str, list[Took]]:

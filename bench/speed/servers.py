@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
-    #: What the process can be asked: see the methods of ``_World``.
+    #: What the process can be asked: see the methods of ``_Servers``.
     Question = Literal["empty", "down", "up", "count"]
 
 SEALED_SLOT = "kis-sealed"
@@ -34,12 +34,12 @@ SEALED_SLOT = "kis-sealed"
 _PAUSE_SECONDS = 120.0
 
 
-def open_world(folder: Path) -> Child:
+def open_servers(folder: Path) -> Child:
     """The process, which first says its variables. A context manager. Its certificate is put into ``folder``."""
-    return Child("bench.speed.servers", "serve_world", f"{folder}", grace=LONGEST_SECONDS)
+    return Child("bench.speed.servers", "run_servers", f"{folder}", grace=LONGEST_SECONDS)
 
 
-def serve_world(folder: str) -> None:
+def run_servers(folder: str) -> None:
     """Serve until the input ends."""
     certificate, tls = make_certificate(Path(folder))
     os.environ.update(SSL_CERT_FILE=certificate, REQUESTS_CA_BUNDLE=certificate, NO_PROXY="127.0.0.1")
@@ -48,13 +48,13 @@ def serve_world(folder: str) -> None:
         variables = {**sandbox.variables, "KIS_TOKEN_CACHE": "off"}
         _issue(variables)
         say({**variables, "KIS_TOKEN_ENCRYPTION_KEY": _seal(sandbox), "CERTIFICATE": certificate})
-        world = _World(sandbox)
-        answers = {"empty": world.empty, "down": world.down, "up": world.up, "count": world.count}
+        servers = _Servers(sandbox)
+        answers = {"empty": servers.empty, "down": servers.down, "up": servers.up, "count": servers.count}
         while True:
             say(answers[heard()]())
 
 
-class _World:
+class _Servers:
     """What can be asked of it."""
 
     def __init__(self, sandbox: Sandbox) -> None:

@@ -121,9 +121,9 @@ def installed_contestants(course: Course) -> list[Contestant]:
 
 def count_requests(course: Course) -> int:
     """How many requests Supabase and KIS get from a warm resolve."""
-    course.world.ask("count")
+    course.servers.ask("count")
     course.run(course.action("action"))
-    return sum(course.world.ask("count"))
+    return sum(course.servers.ask("count"))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""``python -m bench.stampede``: many contenders at once on an empty slot, our resolver beside the guide's algorithm.
+"""``python -m bench.stampede``: many callers at once on an empty slot, our resolver beside the guide's algorithm.
 
-Each contender has no cache and a client of its own, as on a machine of its own. Up to ten are a process each; more are
+Each caller has no cache and a client of its own, as on a machine of its own. Up to ten are a process each; more are
 threads in as many processes as there are cores, since a process for each would only measure how they share the cores.
 KIS and Supabase are the sandbox, in a process of its own. All go by the monotonic clock, which is the machine's.
 
@@ -49,24 +49,24 @@ if TYPE_CHECKING:
 Algorithm = Literal["ours", "guide"]
 ALGORITHMS: tuple[Algorithm, ...] = ("ours", "guide")
 
-#: More contenders than this are threads.
+#: More callers than this are threads.
 MOST_PROCESSES = 10
 
-#: How long one contender of ours may take.
-CONTENDER_SECONDS = 60
+#: How long one caller of ours may take.
+CALLER_SECONDS = 60
 
 #: How long before the start all are told of it.
 LEAD_SECONDS = 0.2
 
 COMMIT = "/rest/v1/rpc/commit_issuance"
 COLUMNS = (
-    *("contenders", "algorithm", "tokenP", "EGW00133", "failed", "tokens", "median s", "p95 s", "max s"),
+    *("callers", "algorithm", "tokenP", "EGW00133", "failed", "tokens", "median s", "p95 s", "max s"),
     *("store requests", "waiting req/s", "after commit s"),
 )
 
 
 class Outcome(NamedTuple):
-    """When a contender was done, and its token's fingerprint or its error. ``asked``: the token came from KIS."""
+    """When a caller was done, and its token's fingerprint or its error. ``asked``: the token came from KIS."""
 
     at: float
     token_id: str | None = None
@@ -83,9 +83,9 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """All contenders start at ``go``: how they fared, and what Supabase and KIS saw. All times are monotonic."""
+    """All callers start at ``go``: how they fared, and what Supabase and KIS saw. All times are monotonic."""
 
-    contenders: int
+    callers: int
     algorithm: Algorithm
     go: float
     outcomes: list[Outcome]
@@ -100,7 +100,7 @@ class Round:
 
     @property
     def errors(self) -> list[str]:
-        """One for each contender that got no token."""
+        """One for each caller that got no token."""
         return [each.error for each in self.outcomes if each.error is not None]
 
     @property
@@ -115,7 +115,7 @@ class Round:
 
     @property
     def waits(self) -> list[float]:
-        """Seconds from the winner's commit to the token of each other contender."""
+        """Seconds from the winner's commit to the token of each other caller."""
         begin = self.committed_at
         return [each.at - begin for each in self.outcomes if begin and each.token_id and not each.asked]
 
@@ -132,8 +132,8 @@ class Round:
 def main(arguments: list[str] | None = None) -> int:
     """Print the table, row by row; the exit status, which says nothing about the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.stampede", description=__doc__)
-    parser.add_argument("--contenders", type=_numbers, default="1,10,50,200", help="how many at once, with commas")
-    parser.add_argument("--rounds", type=_number, help="rounds of each; else 5, and 3 of more than 100 contenders")
+    parser.add_argument("--callers", type=_numbers, default="1,10,50,200", help="how many at once, with commas")
+    parser.add_argument("--rounds", type=_number, help="rounds of each; else 5, and 3 of more than 100 callers")
     parser.add_argument("--token-seconds", type=float, default=0.4, help="how long KIS takes for tokenP; else 0.4")
     options = parser.parse_args(arguments)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.machine()}.")
@@ -144,14 +144,14 @@ def main(arguments: list[str] | None = None) -> int:
     print(_line(COLUMNS), _line("-" * len(title) for title in COLUMNS), sep="\n", flush=True)
     failures = []
     try:
-        with open_world(options.token_seconds) as world:
-            for contenders in options.contenders:
-                rounds = list(measure(world, contenders, options.rounds or (5 if contenders <= 100 else 3)))
+        with open_servers(options.token_seconds) as servers:
+            for callers in options.callers:
+                rounds = list(measure(servers, callers, options.rounds or (5 if callers <= 100 else 3)))
                 for algorithm in ALGORITHMS:
                     chosen = [each for each in rounds if each.algorithm == algorithm]
                     print(_line(row(chosen)), flush=True)
                     errors = Counter(error for each in chosen for error in each.errors)
-                    failures += [f"{contenders} {algorithm}: {times} x {error}" for error, times in errors.items()]
+                    failures += [f"{callers} {algorithm}: {times} x {error}" for error, times in errors.items()]
     except KeyboardInterrupt:
         return 130
     print("\nFailures of all rounds:", *failures or ["none"], sep="\n")
@@ -169,32 +169,32 @@ def _numbers(text: str) -> list[int]:
     return [_number(each) for each in text.split(",")]
 
 
-def open_world(token_seconds: float) -> Child:
+def open_servers(token_seconds: float) -> Child:
     """The process with KIS and Supabase. A context manager.
 
     Every answer of tokenP takes ``token_seconds``; whether it is a token is decided when the call arrives.
     """
-    return Child("bench.stampede.__main__", "serve_world", token_seconds, grace=LONGEST_SECONDS)
+    return Child("bench.stampede.__main__", "run_servers", token_seconds, grace=LONGEST_SECONDS)
 
 
-def measure(world: Child, contenders: int, rounds: int) -> Iterator[Round]:
+def measure(servers: Child, callers: int, rounds: int) -> Iterator[Round]:
     """So many rounds of each algorithm, in turns."""
-    processes = contenders if contenders <= MOST_PROCESSES else os.cpu_count() or 1
-    shares = [len(range(index, contenders, processes)) for index in range(processes)]
+    processes = callers if callers <= MOST_PROCESSES else os.cpu_count() or 1
+    shares = [len(range(index, callers, processes)) for index in range(processes)]
     with ExitStack() as stack:
         children = [
             stack.enter_context(Child("bench.stampede.__main__", "contend", share, grace=0.0)) for share in shares
         ]
         for number in range(rounds + 1):
             for algorithm in ALGORITHMS:
-                measured = _race(world, children, contenders, algorithm)
+                measured = _race(servers, children, callers, algorithm)
                 if number:  # the first time everything is loaded, which on so few cores takes longer than the race
                     yield measured
 
 
-def _race(world: Child, children: Sequence[Child], contenders: int, algorithm: Algorithm) -> Round:
-    world.tell("begin")
-    variables = world.hear()
+def _race(servers: Child, children: Sequence[Child], callers: int, algorithm: Algorithm) -> Round:
+    servers.tell("begin")
+    variables = servers.hear()
     for child in children:
         child.tell((algorithm, variables))
     for child in children:
@@ -203,17 +203,17 @@ def _race(world: Child, children: Sequence[Child], contenders: int, algorithm: A
     for child in children:
         child.tell(go)
     outcomes = [Outcome(*each) for child in children for each in child.hear()]
-    world.tell("end")
-    store, token_calls, too_early = world.hear()
-    return Round(contenders, algorithm, go, outcomes, [Arrival(*each) for each in store], token_calls, too_early)
+    servers.tell("end")
+    store, token_calls, too_early = servers.hear()
+    return Round(callers, algorithm, go, outcomes, [Arrival(*each) for each in store], token_calls, too_early)
 
 
 def row(rounds: Sequence[Round]) -> tuple[str, ...]:
-    """The cells of one row, in the order of COLUMNS: rounds of one algorithm with as many contenders."""
+    """The cells of one row, in the order of COLUMNS: rounds of one algorithm with as many callers."""
     times = sorted(seconds for each in rounds for seconds in each.times)
     waits = [seconds for each in rounds for seconds in each.waits]
     return (
-        str(rounds[0].contenders),
+        str(rounds[0].callers),
         rounds[0].algorithm,
         _span(len(each.token_calls) for each in rounds),
         _span(each.too_early for each in rounds),
@@ -241,7 +241,7 @@ def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(f"{cell:>{len(title)}}" for cell, title in zip(cells, COLUMNS, strict=True)) + " |"
 
 
-def serve_world(token_seconds: float) -> None:
+def run_servers(token_seconds: float) -> None:
     """The process with KIS and Supabase, new for each round."""
     with suppress(EOFError), EmbeddedPostgres() as postgres:
         while True:
@@ -274,10 +274,10 @@ def _watched(server: LoopbackServer, delay: float = 0.0) -> Iterator[list[Arriva
 
 
 def contend(count: int) -> None:
-    """A process with so many contenders, round after round."""
+    """A process with so many callers, round after round."""
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     # Every client loads certificates, which nothing here needs: 20 ms that 200 machines spend at the same time, but 200
-    # contenders on two cores one after the other.
+    # callers on two cores one after the other.
     context = ssl.create_default_context()
     with suppress(EOFError), patch.object(ssl, "create_default_context", return_value=context):
         while True:
@@ -298,7 +298,7 @@ def _run(
     go: Future[float],
     outcomes: SimpleQueue[Outcome],
 ) -> None:
-    """One contender."""
+    """One caller."""
     with _PREPARED[algorithm](variables) as resolve:
         ready.wait(LONGEST_SECONDS)
         time.sleep(max(go.result(LONGEST_SECONDS) - time.monotonic(), 0.0))
@@ -317,7 +317,7 @@ def _outcome(resolve: Resolve) -> Outcome:
 
 @contextmanager
 def _ours(variables: Mapping[str, str]) -> Iterator[Resolve]:
-    settings = Settings.from_env({**variables, "KIS_TOKEN_CACHE": "off", "KIS_TOKEN_TIMEOUT": f"{CONTENDER_SECONDS}s"})
+    settings = Settings.from_env({**variables, "KIS_TOKEN_CACHE": "off", "KIS_TOKEN_TIMEOUT": f"{CALLER_SECONDS}s"})
     with open_resolver(settings, time.monotonic(), lambda _: None) as resolver:
 
         def resolve() -> tuple[str, bool]:

@@ -16,59 +16,52 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from datetime import datetime, time, timedelta
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
+from bench.year.hiccup_parts import (
+    BOX,
+    NOTEBOOK,
+    SERVER,
+    HiccupingStore,
+    Machine,
+    Result,
+    SimulatedMachine,
+    SlowIssuer,
+    Year,
+)
 from bench.year.memory_store import MemoryStore
 from bench.year.rotation import MINUTES, WORKFLOW, make_ticks, read_schedule
-from bench.year.simulation import FIRST_DAY, MARKETS, MINUTE, SECOND, Issuer, Market, dice, moment, plan
+from bench.year.simulation import MARKETS, MINUTE, SECOND, Market, dice, moment, plan
 from bench.year.timeline import Timeline
 from kis_token.config import Settings
 from kis_token.core.context import Context
 from kis_token.core.resolver import Resolver
 from kis_token.deadline import Deadline, usable
-from kis_token.errors import IssuanceError, KisTokenError, StoreOutage
+from kis_token.errors import IssuanceError, KisTokenError
 from kis_token.local.cache import make_cache
-from kis_token.local.machine_lock import LocalMachine
 from kis_token.sandbox.kis_rules import Account, KISRules, RefusedError
 from kis_token.sandbox.kis_rules import Settings as KISSettings
-from kis_token.store.rest import READ_SECONDS
 from kis_token.store.sealing import PlainVault
 from kis_token.token import KST, AppKey, parse_stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from random import Random
 
-    from kis_token.core.ports import Begun, Committed
     from kis_token.core.resolution import Resolution
-    from kis_token.core.slot import Slot
     from kis_token.token import Token
 
-_Answer = TypeVar("_Answer")
-
-#: How often a call of the store fails once.
-HICCUP = 1 / 50
-
-WEEK, OUTAGE = timedelta(days=7), timedelta(minutes=5)
-
-#: What a call of the store takes, and one of tokenP, in seconds.
-STORE_SECONDS, TOKEN_SECONDS = 0.1, 0.5
 
 #: What a year may cost beyond one token a day.
 SPARE = 5
-
 FIRST_JOB = time(7, 55)
 LAPTOP, CONTAINER = (time(8, 30), time(12), time(22, 40)), (FIRST_JOB, time(22, 25))
-CROWD, CROWD_SIZE = time(8, 55), 4
+PARALLEL_JOBS_AT, PARALLEL_JOBS = time(8, 55), 4
 SERVER_PAUSE = timedelta(hours=1)
-
 LEGEND = """\
 How to read a line: new tokens in the year and on its worst day, each a message to the owner. Calls of tokenP, and those
 of them within a minute of another. Calls of the store that failed without an outage. Jobs; those that began in an
@@ -78,144 +71,14 @@ an outage, and otherwise.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Year:
-    """``keys`` says where key and secret are: given (as inputs), stored (in the slot) or both.
-
-    ``outages`` are the times at which outages begin, if not at a random one of each week.
-    """
-
-    title: str
-    keys: str
-    days: int = 365
-    seed: int = 1
-    hiccup: float = HICCUP
-    outages: Sequence[datetime] | None = None
-
-
-@dataclass(slots=True)
-class Result:
-    """What happened. ``beside`` and ``failures`` have a line for each case that must not be."""
-
-    hiccups: int = 0
-    issued: Counter[int] = field(default_factory=Counter)
-    calls: list[datetime] = field(default_factory=list)
-    jobs: Counter[str] = field(default_factory=Counter)
-    beside: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-
 def simulate(year: Year) -> Result:
     """One year."""
     with TemporaryDirectory(prefix="hiccup-year-") as folder:
         return _Simulation(year, Path(folder)).run()
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """One machine, by its name. A runner's is new each time."""
-
-    name: str
-    has_cache: bool = False
-
-
-SERVER, NOTEBOOK, BOX = Machine("server", has_cache=True), Machine("laptop", has_cache=True), Machine("container")
-
-
-class _Store:
-    """The store in memory, which takes its time and hiccups, and is out now and then."""
-
-    def __init__(self, store: MemoryStore, clock: Timeline, year: Year, result: Result) -> None:
-        self._store = store
-        self._clock = clock
-        self._hiccup = year.hiccup
-        self._result = result
-        self._chance = dice(year.seed, "hiccups")
-        self._outages = list(_outages(year) if year.outages is None else year.outages)
-        self._hangs = {outage: dice(year.seed, outage).random() < 0.5 for outage in self._outages}
-
-    def is_out(self) -> bool:
-        """Whether it does not answer now."""
-        return self._outage() is not None
-
-    def read(self, service_name: str) -> Slot:
-        return self._call(lambda: self._store.read(service_name))
-
-    def begin(self, *arguments: object, **named: object) -> Begun:
-        return self._call(lambda: self._store.begin(*arguments, **named))  # type: ignore[arg-type]  # passed on
-
-    def commit(self, *arguments: object, **named: object) -> Committed:
-        return self._call(lambda: self._store.commit(*arguments, **named))  # type: ignore[arg-type]  # passed on
-
-    def abort(self, *arguments: object, **named: object) -> None:
-        self._call(lambda: self._store.abort(*arguments, **named))  # type: ignore[arg-type]  # passed on
-
-    def save(self, *arguments: object, **named: object) -> bool:
-        return self._call(lambda: self._store.save(*arguments, **named))  # type: ignore[arg-type]  # passed on
-
-    def _call(self, call: Callable[[], _Answer]) -> _Answer:
-        self._clock.sleep(STORE_SECONDS)
-        outage = self._outage()
-        if outage is not None:
-            hangs = self._hangs[outage]
-            if hangs:
-                self._clock.sleep(READ_SECONDS - STORE_SECONDS)
-            raise StoreOutage("store-unreachable", "Supabase is out", sent=hangs)
-        fails = self._chance.random() < self._hiccup
-        self._result.hiccups += fails
-        if fails and self._chance.random() < 0.5:
-            raise StoreOutage("store-unreachable", "The request was lost")
-        answer = call()
-        if fails:
-            raise StoreOutage("store-unreachable", "The answer was lost")
-        return answer
-
-    def _outage(self) -> datetime | None:
-        now = self._clock.now()
-        return next((begin for begin in self._outages if begin <= now < begin + OUTAGE), None)
-
-
-class _Issuer(Issuer):
-    """KIS, which takes its time; every call is noted."""
-
-    def __init__(self, rules: KISRules, clock: Timeline, result: Result) -> None:
-        super().__init__(rules)
-        self._clock = clock
-        self._result = result
-
-    def issue(self, *arguments: Any) -> Token:  # noqa: ANN401 - those of the class above
-        asked_at, before = self._clock.now(), self._rules.issuances.issues
-        self._result.calls.append(asked_at)
-        token = super().issue(*arguments)
-        self._result.issued[(asked_at - FIRST_DAY) // timedelta(days=1)] += self._rules.issuances.issues - before
-        self._clock.sleep(TOKEN_SECONDS)
-        return token
-
-
-class _SimulatedMachine(LocalMachine):
-    """The project's own lock, in a folder of the simulation, waited for on its clock."""
-
-    def __init__(self, folder: Path, clock: Timeline) -> None:
-        super().__init__(lambda: [folder])
-        self._clock = clock
-
-    @contextmanager
-    def lock(self, app_key_id: str, seconds: float) -> Iterator[None]:
-        end = self._clock.monotonic() + seconds
-        with ExitStack() as stack:
-            while True:
-                try:
-                    stack.enter_context(super().lock(app_key_id, 0))
-                    break
-                except IssuanceError:
-                    if self._clock.monotonic() >= end:
-                        raise
-                self._clock.sleep(1)
-            yield
-
-
 class _Simulation:
-    """The world of one year."""
+    """All that happens in one year."""
 
     def __init__(self, year: Year, folder: Path) -> None:
         self._year = year
@@ -230,8 +93,8 @@ class _Simulation:
         if year.keys != "given":
             self._slot.put("kis", "app_key", self._app_key.key)
             self._slot.put("kis", "app_secret", self._app_key.secret)
-        self._store = _Store(self._slot, self._clock, year, self._result)
-        self._issuer = _Issuer(self._rules, self._clock, self._result)
+        self._store = HiccupingStore(self._slot, self._clock, year, self._result)
+        self._issuer = SlowIssuer(self._rules, self._clock, self._result)
         self._runners = 0
 
     def run(self) -> Result:
@@ -260,8 +123,8 @@ class _Simulation:
                 yield moment(day, clock), lambda: self._job(NOTEBOOK)
             for clock in CONTAINER:
                 yield moment(day, clock), lambda: self._job(BOX)
-            for _ in range(CROWD_SIZE):
-                yield moment(day, CROWD), self._runner
+            for _ in range(PARALLEL_JOBS):
+                yield moment(day, PARALLEL_JOBS_AT), self._runner
 
     def _new_runner(self) -> Machine:
         self._runners += 1
@@ -337,7 +200,7 @@ class _Simulation:
                 settings,
                 store=self._store,
                 cache=make_cache(settings, vault),
-                machine=_SimulatedMachine(folder / "private", self._clock),
+                machine=SimulatedMachine(folder / "private", self._clock),
                 issuer=self._issuer,
                 vault=vault,
                 clock=self._clock,
@@ -345,12 +208,6 @@ class _Simulation:
                 tell=lambda _: None,
             )
         )
-
-
-def _outages(year: Year) -> Iterator[datetime]:
-    for week in range(-(-year.days // 7)):
-        chance: Random = dice(year.seed, "outage", week)
-        yield moment(0, time()) + week * WEEK + chance.random() * (WEEK - OUTAGE)
 
 
 def _jobs(year: Year, market: Market) -> Iterator[datetime]:

@@ -6,23 +6,22 @@ right where the two should ever differ. All times are timezone-aware UTC.
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import uuid
 from collections import defaultdict
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import TYPE_CHECKING
 
+from bench.year.memory_rows import LONG_AGO, LeaseRow, StoredRow, plain_token_id
 from kis_token.config import SERVICE_NAME
 from kis_token.core.ports import Begun, Committed
 from kis_token.core.slot import Row, Slot
 from kis_token.errors import StoreMisconfigured, StoreOutage
 from kis_token.store.rest import LARGEST_VALUE, TYPES, store_error
-from kis_token.token import REISSUE_WINDOW, fingerprint
+from kis_token.token import REISSUE_WINDOW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from kis_token.core.ports import CommitStatus
     from kis_token.sandbox.kis_rules import Clock
     from kis_token.token import AppKey, Token
+
 
 #: How long a holder keeps all others waiting (begin_issuance).
 LEASE = timedelta(seconds=60)
@@ -41,72 +41,12 @@ AFTER_COMMIT = timedelta(seconds=61)
 AFTER_REFUSAL = timedelta(minutes=15)
 #: A longer cool-down is refused as a mistake (abort_issuance).
 LONGEST_COOLDOWN = timedelta(hours=1)
-#: How long a token is remembered as rejected when no row tells its end, and how long at least (issuance_reject).
-LONGEST_LIFE, LEAST_MEMORY = timedelta(days=90), timedelta(days=1)
-#: So many rejected tokens are remembered (issuance_reject).
-MOST_REJECTED = 100
 #: A token that says to be issued further ahead is refused as a mistake (commit_issuance).
 FURTHEST_ISSUE = timedelta(days=1)
 #: Characters that are kept of a label (begin_issuance) and of an error code (abort_issuance).
 LABEL_LENGTH, ERROR_CODE_LENGTH = 200, 100
-
 #: The sealed form that issuance_check_token asks for.
 SEALED = re.compile(r"enc:v1:[^:]+:[A-Za-z0-9_=-]+")
-# Stands for a null among the lease's times: all that ends there has ended.
-_LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """A row of api_credentials. The default stands for one that is not there, or not active."""
-
-    value: str = field(default="", repr=False)
-    expires_at: datetime | None = None
-    is_active: bool = False
-    version: int = 0
-
-    def outlives(self, moment: datetime) -> bool:
-        return self.expires_at is not None and self.expires_at > moment
-
-
-@dataclass(slots=True)
-class _Lease:
-    """A row of credential_leases; its times are those of the columns."""
-
-    service_name: str
-    fence: int = 0
-    holder: uuid.UUID | None = field(default=None, repr=False)
-    holder_label: str | None = None
-    lease_until: datetime = _LONG_AGO
-    not_before: datetime = _LONG_AGO
-    # The last version there was at the grant, in the place of granted_at: a test's clock may stand still.
-    granted_version: int = 0
-    token_id: str | None = None
-    token_version: int | None = None
-    issued_at: datetime = _LONG_AGO
-    app_key_id: str | None = None
-    # The tokens that are remembered as rejected, and when each ends: the row rejected_tokens.
-    rejected: dict[str, datetime] = field(default_factory=dict)
-    refused_credential_id: str | None = None
-    refused_until: datetime = _LONG_AGO
-    last_error: str | None = None
-
-    def stored_id(self, row: _Stored) -> str | None:
-        """The fingerprint of the token in the row, sealed or not, as far as anybody can tell."""
-        return self.token_id if self.token_version == row.version else _plain_token_id(row.value)
-
-    def rejected_ids(self, now: datetime) -> frozenset[str]:
-        """The tokens that are remembered as rejected: issuance_rejected_ids."""
-        return frozenset(token_id for token_id, end in self.rejected.items() if end > now)
-
-    def reject(self, token_id: str, ends_at: datetime | None, now: datetime) -> None:
-        """Remember a token as rejected until it ends: issuance_reject."""
-        kept = {each: end for each, end in self.rejected.items() if end > now}
-        known = kept.pop(token_id, None)
-        told = None if ends_at is None else min(max(ends_at, now + LEAST_MEMORY), now + LONGEST_LIFE)
-        ends = [end for end in (known, told) if end is not None] or [now + LONGEST_LIFE]
-        last = sorted(kept, key=kept.__getitem__)[1 - MOST_REJECTED :]
-        self.rejected = {**{each: kept[each] for each in last}, token_id: max(ends)}
 
 
 class MemoryStore:
@@ -121,8 +61,8 @@ class MemoryStore:
         self.is_down = False
         self.takes_rows = True
         self._clock = clock
-        self._rows: dict[tuple[str, str], _Stored] = {}
-        self._leases: dict[str, _Lease] = {}
+        self._rows: dict[tuple[str, str], StoredRow] = {}
+        self._leases: dict[str, LeaseRow] = {}
         self._outcomes: defaultdict[str, list[str]] = defaultdict(list)
         self._last_version = 0
         self._lock = threading.Lock()
@@ -192,7 +132,7 @@ class MemoryStore:
                 if each.lease_until > now:
                     return answer("busy", retry_at=each.lease_until, holder_label=each.holder_label)
             is_refused = lease.refused_credential_id == app_key.credential_id
-            retry_at = max(lease.not_before, other.not_before, lease.refused_until if is_refused else _LONG_AGO)
+            retry_at = max(lease.not_before, other.not_before, lease.refused_until if is_refused else LONG_AGO)
             if retry_at > now:
                 return answer("busy", retry_at=retry_at)
             self._check_that_it_stores()  # issuance_prove
@@ -234,11 +174,11 @@ class MemoryStore:
 
             self._outcomes[service_name].append(status)
             if status == "unchanged":
-                lease.not_before = token.issued_at + REISSUE_WINDOW if is_rejected else _LONG_AGO
+                lease.not_before = token.issued_at + REISSUE_WINDOW if is_rejected else LONG_AGO
             lease.not_before = max(lease.not_before, now + AFTER_COMMIT)
             if is_stored or status == "committed":
                 lease.token_id, lease.token_version, lease.issued_at = token.token_id, row.version, token.issued_at
-            lease.holder, lease.lease_until, lease.refused_credential_id = None, _LONG_AGO, None
+            lease.holder, lease.lease_until, lease.refused_credential_id = None, LONG_AGO, None
             lease.last_error = "token-repeated" if is_rejected else None
             return _committed(status, row, is_remembered)
 
@@ -255,7 +195,7 @@ class MemoryStore:
         with self._transaction() as now:
             lease = self._lease(service_name)
             _check_token(stored_form, token, now)
-            if (_plain_token_id(stored_form) or token.token_id) in lease.rejected_ids(now):
+            if (plain_token_id(stored_form) or token.token_id) in lease.rejected_ids(now):
                 return False
             row = self._active(service_name)
             if keys_version not in (None, self._active(service_name, "app_key").version):
@@ -282,7 +222,7 @@ class MemoryStore:
             _refuse_unless(timedelta() <= cooldown <= LONGEST_COOLDOWN)
             if lease.fence == fence and lease.holder == caller:
                 self._outcomes[service_name].append("aborted")
-                lease.holder, lease.lease_until, lease.not_before = None, _LONG_AGO, now + cooldown
+                lease.holder, lease.lease_until, lease.not_before = None, LONG_AGO, now + cooldown
                 lease.last_error = error_code[:ERROR_CODE_LENGTH]
                 if refused_credential_id is not None:
                     lease.refused_credential_id, lease.refused_until = refused_credential_id, now + AFTER_REFUSAL
@@ -299,29 +239,31 @@ class MemoryStore:
                 raise StoreOutage("store-unreachable", "The store in memory is down")
             yield self._clock.now()
 
-    def _lease(self, service_name: str) -> _Lease:
+    def _lease(self, service_name: str) -> LeaseRow:
         _refuse_unless(SERVICE_NAME.fullmatch(service_name))
-        return self._leases.setdefault(service_name, _Lease(service_name))
+        return self._leases.setdefault(service_name, LeaseRow(service_name))
 
-    def _other_lease(self, app_key_id: str, service_name: str) -> _Lease:
+    def _other_lease(self, app_key_id: str, service_name: str) -> LeaseRow:
         """The lease of the other slot that has the app key; when there is none, one that stops nobody."""
         leases = (each for each in self._leases.values() if each.app_key_id == app_key_id)
-        return next((each for each in leases if each.service_name != service_name), _Lease(""))
+        return next((each for each in leases if each.service_name != service_name), LeaseRow(""))
 
-    def _active(self, service_name: str, credential_type: str = "access_token") -> _Stored:
+    def _active(self, service_name: str, credential_type: str = "access_token") -> StoredRow:
         row = self._rows.get((service_name, credential_type))
-        return row if row is not None and row.is_active else _Stored()
+        return row if row is not None and row.is_active else StoredRow()
 
-    def _write(self, key: tuple[str, str], value: str, expires_at: datetime | None, *, active: bool = True) -> _Stored:
+    def _write(
+        self, key: tuple[str, str], value: str, expires_at: datetime | None, *, active: bool = True
+    ) -> StoredRow:
         """An upsert, and what the trigger of sql/001_api_credentials.sql makes of the version."""
         row = self._rows.get(key)
         if row is None or (row.value, row.expires_at, row.is_active) != (value, expires_at, active):
             self._last_version += 1
-            row = self._rows[key] = _Stored(value, expires_at, active, self._last_version)
+            row = self._rows[key] = StoredRow(value, expires_at, active, self._last_version)
         return row
 
 
-def _committed(status: CommitStatus, row: _Stored, is_rejected: bool) -> Committed:  # noqa: FBT001 - private, and named so
+def _committed(status: CommitStatus, row: StoredRow, is_rejected: bool) -> Committed:  # noqa: FBT001 - private, and named so
     value = row.value if status == "fenced" and row.is_active else None
     return Committed(status, row.version or None, value, _text(row.expires_at), is_rejected)
 
@@ -330,18 +272,9 @@ def _text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(timezone.utc).isoformat()
 
 
-def _plain_token_id(value: str) -> str | None:
-    """As issuance_plain_token_id, which also takes what is no text for a token."""
-    try:
-        token = json.loads(value)["access_token"]
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return None
-    return fingerprint(token) if isinstance(token, str) and token else None
-
-
 def _check_token(stored_form: str, token: Token, now: datetime) -> None:
     _refuse_unless(len(stored_form) <= LARGEST_VALUE)
-    _refuse_unless(SEALED.fullmatch(stored_form) or _plain_token_id(stored_form))
+    _refuse_unless(SEALED.fullmatch(stored_form) or plain_token_id(stored_form))
     _refuse_unless(token.expires_at > now)
 
 

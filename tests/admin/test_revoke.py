@@ -16,7 +16,7 @@ from kis_token.sandbox.loopback import Fault, Response
 from kis_token.store.sealing import make_vault
 from kis_token.store.supabase import SupabaseStore
 from tests.resolver_harness import ENCRYPTION_KEY, OTHER
-from tests.support import APP_KEY, SERVICE_KEY, Contender, issue_by_functions, make_token, utc_now
+from tests.support import APP_KEY, SERVICE_KEY, Caller, issue_by_functions, make_token, utc_now
 
 if TYPE_CHECKING:
     from kis_token.admin.revoke import Revoker
@@ -83,15 +83,15 @@ def test_another_machine_s_cache_does_not_bring_it_back(chain: Chain) -> None:
     assert chain.resolve().token.token_id != token.token_id
 
 
-def test_a_turn_under_way_does_not_store_it(chain: Chain) -> None:
+def test_a_lease_under_way_does_not_store_it(chain: Chain) -> None:
     """Who was issuing meanwhile and was given that very token again stores nothing."""
     token = chain.resolve().token
     chain.pass_time(70)
-    contender = Contender(chain.database)
-    assert contender.begin(rejected_version=int(chain.database.row()["version"]))["status"] == "granted"
+    caller = Caller(chain.database)
+    assert caller.begin(rejected_version=int(chain.database.row()["version"]))["status"] == "granted"
     end_token(chain)
 
-    assert contender.commit(token)["status"] == "unchanged"
+    assert caller.commit(token)["status"] == "unchanged"
     assert chain.database.row()["is_active"] is False
 
 

@@ -14,7 +14,7 @@ from kis_token.store.sealing import PREFIX, SealingVault, make_vault
 from kis_token.store.supabase import SupabaseStore
 from kis_token.token import AppKey
 from tests.resolver_harness import OTHER
-from tests.support import ACCOUNT, APP_KEY, MINUTE, SERVICE_KEY, Contender, make_token
+from tests.support import ACCOUNT, APP_KEY, MINUTE, SERVICE_KEY, Caller, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -308,7 +308,7 @@ def old_account(owner: Owner) -> Chain:
     return owner.chain
 
 
-def test_turn_that_is_asked_for_after_the_change_has_the_new_key(owner: Owner) -> None:
+def test_lease_that_is_asked_for_after_the_change_has_the_new_key(owner: Owner) -> None:
     """Who looked before the change reads the slot again, and issues with the key that is there now."""
     chain = old_account(owner)
     resolver = chain.resolver(app_key="", app_secret="")
@@ -324,7 +324,7 @@ def test_turn_that_is_asked_for_after_the_change_has_the_new_key(owner: Owner) -
 def test_who_waited_for_the_old_key_goes_on_with_the_new_one(owner: Owner) -> None:
     """A waiter whose holder was stopped by the change does not issue with the key before when its turn comes."""
     chain = old_account(owner)
-    assert Contender(chain.database, app_key=OTHER).begin()["status"] == "granted"
+    assert Caller(chain.database, app_key=OTHER).begin()["status"] == "granted"
     clock = chain.clock()
 
     def change_once(seconds: float) -> None:
@@ -343,7 +343,7 @@ def test_cached_token_of_the_old_key_is_not_put_back(owner: Owner) -> None:
     """Too early for a turn, a machine offers what it has cached: not for keys that were changed meanwhile."""
     chain = old_account(owner)
     chain.cache_token(make_token(OTHER.key, left=MINUTE))
-    holder = Contender(chain.database, app_key=OTHER)
+    holder = Caller(chain.database, app_key=OTHER)
     holder.begin()
     holder.abort()
     resolver = chain.resolver(app_key="", app_secret="")

@@ -18,7 +18,7 @@ from kis_token.store.supabase import SupabaseStore
 from kis_token.token import KST
 from tests.command import kis_token, kis_token_here
 from tests.resolver_harness import ENCRYPTION_KEY, OTHER, dead_token, stale_token
-from tests.support import ANON_KEY, HOUR, SERVICE_KEY, Contender, issue_by_functions, make_token
+from tests.support import ANON_KEY, HOUR, SERVICE_KEY, Caller, issue_by_functions, make_token
 
 if TYPE_CHECKING:
     from tests.resolver_harness import Chain
@@ -38,7 +38,7 @@ def slot_of(chain: Chain, **inputs: str) -> SlotStatus:
     return slot
 
 
-def test_a_token_that_was_issued_in_a_turn(chain: Chain) -> None:
+def test_a_token_that_was_issued_with_a_lease(chain: Chain) -> None:
     """Its times are its own, its issuer is who had the turn, and the rotation's next date is known."""
     token = make_token()
     issue_by_functions(chain.database, token)
@@ -108,7 +108,7 @@ def test_all_slots_or_one(chain: Chain) -> None:
     chain.database.put_keys(service="a-empty")
     token = make_token(OTHER.key)
     issue_by_functions(chain.database, token, service="kis-second", app_key=OTHER)
-    Contender(chain.database).begin()
+    Caller(chain.database).begin()
 
     everything = status_of(chain)
     assert [(slot.service, slot.token) for slot in everything.slots] == [
@@ -125,11 +125,11 @@ def test_all_slots_or_one(chain: Chain) -> None:
 
 def test_who_is_at_it_and_what_failed(chain: Chain) -> None:
     """A turn that runs is told with its holder, one that ended badly with its code; what has an end is told once."""
-    first = Contender(chain.database, label="night job")
+    first = Caller(chain.database, label="night job")
     first.begin()
     first.abort("EGW00133")
     chain.database.age(100)
-    Contender(chain.database, label="morning job").begin()
+    Caller(chain.database, label="morning job").begin()
     status = status_of(chain)
 
     (slot,) = status.slots
@@ -161,9 +161,9 @@ def test_a_slot_that_there_is_not(chain: Chain) -> None:
 
 def issue_by_functions_as(chain: Chain, label: str) -> None:
     """A turn of somebody with that label."""
-    contender = Contender(chain.database, label=label)
-    contender.begin()
-    contender.commit(make_token())
+    caller = Caller(chain.database, label=label)
+    caller.begin()
+    caller.commit(make_token())
 
 
 def test_times_are_in_both_zones(chain: Chain) -> None:

@@ -1,4 +1,4 @@
-"""The chaos: that it runs and is judged, and that each of its judges sees what it is there to see."""
+"""The chaos: that it runs, that it is judged, and that what it found is told."""
 
 from __future__ import annotations
 
@@ -11,28 +11,35 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from bench.chaos.judges import JUDGES, LIMITS
+from bench.chaos.judges import JUDGES
 from bench.chaos.records import (
-    Attempt,
-    Begin,
-    Call,
     Health,
-    Issued,
     Killed,
     Log,
     Read,
     Records,
     Start,
     Stop,
-    Stored,
     Tally,
-    Write,
     fingerprint,
     read_log,
     read_write,
 )
 from bench.chaos.report import report
-from bench.chaos.world import CHILD, MIXED, Shared, WorldClock, WorldDatabase
+from bench.chaos.simulated_time import Shared, SimulatedClock, SimulatedDatabase
+from tests.bench.chaos_records import (
+    BESIDE_STORE,
+    DAY,
+    ENDED,
+    GAVE_UP,
+    HICCUP,
+    NOW,
+    REFUSED,
+    TOKENS,
+    call_with_lease,
+    got,
+    noted,
+)
 from tests.prepared_processes import process
 from tests.support import make_token
 from tools.step import CHECKOUT
@@ -41,313 +48,9 @@ if TYPE_CHECKING:
     from bench.chaos.records import Record
     from kis_token.sandbox.postgres import EmbeddedPostgres
 
-DAY = 86400.0
-NOW = 1000.0
-
-REFUSED = "tokens handed out that KIS would refuse"
-CLOSE = "tokenP calls in turns within a minute"
-TWICE = "new tokens within a minute"
-OLDER = "older tokens stored over newer"
-NONSENSE = "other things stored than living tokens"
-ERRORS = "tracebacks and other errors"
-CACHE = "no token, although the cache held one"
-STORE = "no token, although the store gave one"
-ENDED = "handed out after KIS had ended it early"
-BESIDE = "  of them with a good one in the store"
-ASLEEP = "handed out dead after a suspension"
-BESIDE_STORE = "tokenP without a turn, beside the store"
-HICCUP = "tokenP without a turn, in a hiccup"
-MACHINE = "tokenP within a minute, alone on one machine"
-GAVE_UP = "no token, given up in a hiccup"
-LATER = "ended by KIS, with the later one in the cache"
-ANOTHER = "answers of another process, after a fork"
-ALONE = "tokenP within a minute, one without a turn"
-BESIDE_TURN = "  of them both from one machine"
-AFTER_SLEEP = "tokenP within a minute, after a suspension"
-
-#: KIS's tokens: two of the contenders' key, a dead one, and one of another key.
-TOKENS = (
-    Issued("old", NOW - 9 * 3600, NOW + DAY - 9 * 3600),
-    Issued("new", NOW - 3600, NOW + DAY - 3600),
-    Issued("dead", NOW - DAY - 1, NOW - 1),
-    Issued("other's", NOW - 3600, NOW + DAY - 3600, own=False),
-)
-NEW = Stored("new", NOW + DAY - 3600)
-OLD = Stored("old", NOW + DAY - 9 * 3600)
-NOTHING = Stored(None, None)
-
-#: Supabase is out from then on.
-OUTAGE = Health(NOW - 200, is_well=False)
-
-
-def noted(*records: Record, writes: tuple[Write, ...] = ()) -> Records:
-    """What was noted besides the tokens."""
-    all_of_it = Records(writes=list(writes), machines=2)
-    all_of_it.add(*TOKENS, *records)
-    return all_of_it
-
-
-def seen(records: Records) -> set[str]:
-    """The judges that found something."""
-    return {name for name, judge in (JUDGES | LIMITS).items() if judge(records)}
-
-
-def got(token: str, refused: str | None = None) -> Attempt:
-    """Contender 0 got a token."""
-    return Attempt("0.1.1", 0, "resolve", NOW - 5, NOW, token, "supabase", refused=refused)
-
-
-def failed(mode: str = "resolve", *, cached: str | None = None, refused: str | None = None) -> Attempt:
-    """Contender 0 got none."""
-    return Attempt("0.1.1", 0, mode, NOW - 5, NOW, code="kis-unreachable", cached=cached, refused=refused)
-
-
-def without_turn(seconds: float, *, by: str = "0.1.1", contender: int = 0) -> tuple[Start, Call]:
-    """A call of tokenP without a turn, so long after its attempt began. Its caller's patience is 45 s."""
-    return Start(by, contender, NOW - seconds, 180.0), Call(by, NOW, "new")
-
-
-def call_in_turn(by: str, at: float) -> tuple[Begin, Call]:
-    """A call of tokenP a second after a grant."""
-    return Begin(by, at - 1, "granted", delivered=True), Call(by, at, "new")
-
-
-def written(before: Stored, after: Stored, *, outside: bool = False) -> Records:
-    """A write of the token row."""
-    return noted(writes=(Write(NOW, outside, before, after),))
-
-
-def put_by_outsider(before: Stored, after: Stored) -> Write:
-    """A write of a minute ago."""
-    return Write(NOW - 60, outside=True, before=before, after=after)
-
-
-def test_calm_run_finds_nothing() -> None:
-    """A good token, turns a minute apart, a newer token over an older one, a failure with nothing at hand."""
-    calm = noted(
-        got("new"),
-        failed(),
-        *call_in_turn("0.1.1", NOW),
-        *call_in_turn("1.1.1", NOW + 60),
-        writes=(Write(NOW, outside=False, before=OLD, after=NEW),),
-    )
-
-    assert seen(calm) == set()
-
-
-@pytest.mark.parametrize("attempt", [got("made up"), got("other's"), got("dead"), got("new", refused="new")])
-def test_token_that_kis_would_refuse_is_seen(attempt: Attempt) -> None:
-    """One that KIS never issued, of another key, past its end, or the one it had refused to this caller."""
-    assert seen(noted(attempt)) == {REFUSED}
-
-
-def test_token_that_died_in_a_suspension_is_told_apart() -> None:
-    """Who slept before the hand-out could not help it; who slept before the attempt could."""
-    assert seen(noted(got("dead"), Stop(0, NOW - 4, NOW - 2))) == {ASLEEP}
-    assert seen(noted(got("dead"), Stop(0, NOW - 9, NOW - 6))) == {REFUSED}
-    assert seen(noted(got("dead"), Stop(1, NOW - 4, NOW - 2))) == {REFUSED}
-
-
-def test_token_that_kis_ended_early_is_told_apart() -> None:
-    """Nobody but who is refused knows that KIS has ended a token: that is counted, from then on."""
-    assert seen(noted(got("new"), Killed("new", NOW - 1))) == {ENDED}
-    assert seen(noted(got("new"), Killed("new", NOW + 1))) == set()
-
-
-def test_token_that_kis_ended_early_beside_a_good_one_is_told_apart() -> None:
-    """The store had just shown its caller another, which KIS would accept."""
-    held, got_new, killed = (put_by_outsider(NOTHING, OLD),), got("new"), Killed("new", NOW - 1)
-
-    assert seen(noted(got_new, killed, Read(0, NOW - 3), writes=held)) == {ENDED, BESIDE}
-    assert seen(noted(got_new, killed, Read(1, NOW - 3), writes=held)) == {ENDED}
-    assert seen(noted(got_new, killed, Read(0, NOW - 3), Killed("old", NOW - 1), writes=held)) == {ENDED}
-
-
-def test_calls_in_turns_within_a_minute_are_seen() -> None:
-    """Two calls by contenders to whom the database had given a turn; also when they are one contender's."""
-    assert seen(noted(*call_in_turn("0.1.1", NOW), *call_in_turn("1.1.1", NOW + 59))) == {CLOSE}
-    assert seen(noted(*call_in_turn("0.1.1", NOW), *call_in_turn("0.1.1", NOW + 59))) == {CLOSE}
-
-
-@pytest.mark.parametrize(
-    "asked", [(), (Begin("1.1.1", NOW, None, delivered=False),), (Begin("1.1.1", NOW, "granted", delivered=False),)]
-)
-def test_call_without_the_store_is_told_apart(asked: tuple[Begin, ...]) -> None:
-    """A caller whose question or answer was lost does not know of turns."""
-    assert seen(noted(*call_in_turn("0.1.1", NOW), *asked, Call("1.1.1", NOW + 59, "new"))) == {ALONE}
-
-
-def test_calls_of_one_machine_without_the_store_are_counted() -> None:
-    """Contenders 0 and 2 share a machine of the two, 0 and 1 do not."""
-    assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1))) == {ALONE, MACHINE}
-    assert seen(noted(Call("0.1.1", NOW), Call("1.1.1", NOW + 1))) == {ALONE}
-    assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 60))) == set()
-
-
-def test_call_between_a_suspended_caller_and_its_call_is_told_apart() -> None:
-    """The first one of a machine slept between its note and its call: the machine's minute had begun before."""
-    assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1), Stop(0, NOW - 70, NOW - 1))) == {ALONE}
-    assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1), Stop(2, NOW - 70, NOW - 1))) == {ALONE, MACHINE}
-
-
-def test_calls_of_one_machine_with_and_without_a_turn_are_told_apart() -> None:
-    """A call in a turn leaves no note on its machine."""
-    assert seen(noted(*call_in_turn("0.1.1", NOW), Call("2.1.1", NOW + 59))) == {ALONE, BESIDE_TURN}
-
-
-@pytest.mark.parametrize(
-    "heard",
-    [
-        Read(0, NOW - 99),
-        Begin("0.1.1", NOW - 99, "busy", delivered=True),
-        Begin("0.1.1", NOW - 1, "fresh", delivered=True),
-    ],
-)
-def test_call_without_a_turn_beside_the_store_is_seen(heard: Read | Begin) -> None:
-    """Its caller had had an answer in the same attempt: to a read, or to its question for a turn."""
-    assert seen(noted(OUTAGE, *without_turn(100), heard)) == {BESIDE_STORE}
-
-
-@pytest.mark.parametrize(
-    "unheard",
-    [
-        Read(0, NOW - 101),
-        Read(1, NOW - 99),
-        Read(CHILD, NOW - 99),
-        Begin("0.1.1", NOW - 99, "busy", delivered=False),
-        Begin("0.1.1", NOW - 99, None, delivered=True),
-        Begin("1.1.1", NOW - 99, "busy", delivered=True),
-    ],
-)
-def test_call_without_a_turn_by_a_caller_without_an_answer_is_none(unheard: Read | Begin) -> None:
-    """An answer of before the attempt, to another caller, to its child, or one that was lost or a failure."""
-    assert seen(noted(OUTAGE, *without_turn(100), unheard)) == set()
-
-
-def test_call_without_a_turn_in_a_hiccup_is_seen() -> None:
-    """Its caller had not asked for as long as its patience, or the store was well."""
-    ill, well = Health(NOW - 99, is_well=False), Health(NOW - 60, is_well=True)
-
-    assert seen(noted(*without_turn(40), ill)) == {HICCUP}
-    assert seen(noted(*without_turn(45), ill)) == set()
-    assert seen(noted(*without_turn(100), ill, well)) == {HICCUP}
-    assert seen(noted(*without_turn(100), ill, well, Health(NOW - 20, is_well=False))) == {HICCUP}
-    assert seen(noted(*without_turn(100), ill, well, Health(NOW - 21, is_well=False))) == set()
-    assert seen(noted(*without_turn(100), well)) == {HICCUP}
-
-
-def test_caller_that_was_suspended_is_not_judged_by_answers_and_patience() -> None:
-    """An answer that came while it slept may not have reached it."""
-    asleep = Stop(0, NOW - 30, NOW - 20)
-
-    assert seen(noted(OUTAGE, *without_turn(100), Read(0, NOW - 99), asleep)) == set()
-    assert seen(noted(OUTAGE, *without_turn(40), asleep)) == set()
-
-
-def test_caller_that_gives_up_in_a_hiccup_is_seen() -> None:
-    """It got no token since Supabase did not answer, before its patience of half of 39 - 20 s was over."""
-    start = Start("0.1.1", 0, NOW - 10, 40.0)
-
-    def gave_up(after: float, mode: str = "resolve", code: str = "store-unreachable") -> Attempt:
-        return Attempt("0.1.1", 0, mode, NOW - 10, NOW - 10 + after, code=code)
-
-    assert seen(noted(start, gave_up(8))) == seen(noted(start, gave_up(8, "replace"))) == {GAVE_UP}
-    assert seen(noted(start, gave_up(9.5))) == set()
-    assert seen(noted(start, gave_up(8, "rotate"))) == seen(noted(start, gave_up(8, code="kis-unreachable"))) == set()
-
-
-def test_ended_token_beside_the_later_one_in_the_cache_is_seen() -> None:
-    """KIS had ended the token before the attempt, and the caller's own cache held the one that it made then."""
-    killed = Killed("old", NOW - 6)
-
-    def got_old(cached: str | None) -> Attempt:
-        return Attempt("0.1.1", 0, "resolve", NOW - 5, NOW, "old", "supabase", cached=cached)
-
-    assert seen(noted(got_old("new"), killed)) == {ENDED, LATER}
-    assert seen(noted(got_old(None), killed)) == seen(noted(got_old("old"), killed)) == {ENDED}
-    assert seen(noted(got_old("new"), killed, Killed("new", NOW - 1))) == {ENDED}
-    assert seen(noted(got_old("new"), Killed("old", NOW - 4))) == {ENDED}
-
-
-def test_answer_of_another_process_is_seen() -> None:
-    """A bot's parent or child tells."""
-    assert seen(noted(Tally(MIXED, "0.1.1 asked for parent0 and got the answer for child0"))) == {ANOTHER}
-
-
-def test_call_of_a_suspended_holder_is_told_apart() -> None:
-    """It slept between its last look at the clock and the call. Who called in time is not excused by sleep."""
-    late = (Begin("0.1.1", NOW - 75, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 74, NOW))
-    hasty = (Begin("0.1.1", NOW - 2, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 1, NOW))
-
-    assert seen(noted(*call_in_turn("1.1.1", NOW), *late)) == {AFTER_SLEEP}
-    assert seen(noted(*call_in_turn("1.1.1", NOW), *hasty)) == {CLOSE}
-
-
-def test_second_new_token_within_a_minute_is_seen() -> None:
-    """Whatever the calls looked like."""
-    assert seen(noted(Issued("newer", NOW - 3541, NOW + DAY - 3541))) == {TWICE}
-
-
-def test_older_token_over_a_newer_one_is_seen() -> None:
-    """Also one that is no token of this key at all."""
-    assert seen(written(NEW, OLD)) == {OLDER}
-    assert seen(written(NEW, Stored("dead", NOW - 1))) == {OLDER, NONSENSE}
-
-
-def test_write_over_what_was_no_good_is_right() -> None:
-    """What is unreadable, looks dead, has been ended or is an outsider's write, is not held against the project."""
-    assert seen(written(NOTHING, OLD)) == set()
-    assert seen(written(Stored("new", NOW), OLD)) == set()
-    assert seen(written(Stored("other's", NOW + DAY), OLD)) == set()
-    assert seen(written(NEW, OLD, outside=True)) == set()
-    killed = written(NEW, OLD)
-    killed.add(Killed("new", NOW - 1))
-    assert seen(killed) == set()
-
-
-@pytest.mark.parametrize(
-    "stored", [NOTHING, Stored("made up", NOW + DAY), Stored("other's", NOW + DAY), Stored("new", None)]
-)
-def test_nonsense_stored_is_seen(stored: Stored) -> None:
-    """What the project writes is a living token of the key, with its end."""
-    assert seen(written(NOTHING, stored)) == {NONSENSE}
-
-
-def test_errors_are_seen() -> None:
-    """An exception of another kind, a code that stands for one, and anything on stderr."""
-    crashed = Attempt("0.1.1", 0, "resolve", NOW, NOW, crash="Traceback: KeyError")
-    internal = Attempt("0.1.1", 0, "resolve", NOW, NOW, code="internal-error")
-    talkative = noted()
-    talkative.stderr = "Traceback (most recent call last):"
-
-    assert seen(noted(crashed)) == seen(noted(internal)) == seen(talkative) == {ERRORS}
-
-
-def test_failure_with_a_token_in_the_cache_is_seen() -> None:
-    """When it lived on for long enough, and was not the one that KIS had refused or another key's."""
-    assert seen(noted(failed(cached="new"))) == {CACHE}
-    assert seen(noted(failed("replace", cached="new", refused="old"))) == {CACHE}
-    assert seen(noted(failed("replace", cached="new", refused="new"))) == set()
-    assert seen(noted(failed(cached="dead"))) == seen(noted(failed(cached="other's"))) == set()
-    assert seen(noted(failed("force", cached="new"))) == set()
-
-
-def test_failure_with_a_token_in_the_store_is_seen() -> None:
-    """When the last true answer to this caller held it, in a row that looked alive."""
-    held, empty = (put_by_outsider(NOTHING, NEW),), (put_by_outsider(NEW, NOTHING),)
-    dying = (put_by_outsider(NOTHING, Stored("new", NOW + 20)),)
-    read = Read(0, NOW - 3)
-
-    assert seen(noted(failed(), read, writes=held)) == {STORE}
-    assert seen(noted(failed(), Read(1, NOW - 3), writes=held)) == set()
-    assert seen(noted(failed(), Read(0, NOW - 6), writes=held)) == set()
-    assert seen(noted(failed(), read, writes=empty)) == seen(noted(failed(), read, writes=dying)) == set()
-    assert seen(noted(failed("replace", refused="new"), read, writes=held)) == set()
-    assert seen(noted(failed("force"), read, writes=held)) == set()
-
 
 def test_report_tells_what_was_found() -> None:
-    """One finding, or one contender that never ended, and the run is not good; limits are counted and allowed."""
+    """One finding, or one caller that never ended, and the run is not good; limits are counted and allowed."""
     hung = noted()
     hung.hung = 1
 
@@ -365,7 +68,7 @@ def test_log_gives_back_what_was_noted(tmp_path: Path) -> None:
     """Every kind of record that the judges go by."""
     others: list[Record] = [got("new"), Read(0, NOW), Killed("new", NOW), Stop(0, NOW, NOW)]
     others += [Start("0.1.1", 0, NOW, 180.0), Health(NOW, is_well=True), Tally("store", "reset")]
-    records = [*TOKENS, *call_in_turn("0.1.1", NOW), *others]
+    records = [*TOKENS, *call_with_lease("0.1.1", NOW), *others]
     log = Log(tmp_path / "log")
 
     for record in records:
@@ -376,10 +79,13 @@ def test_log_gives_back_what_was_noted(tmp_path: Path) -> None:
     assert after == before
 
 
-def test_database_goes_by_world_time_and_tells_whose_a_write_is(postgres: EmbeddedPostgres) -> None:
+def test_database_goes_by_simulated_time_and_tells_whose_a_write_is(postgres: EmbeddedPostgres) -> None:
     """A jump moves both clocks; a function's write is the project's, an upsert is an outsider's."""
     shared = Shared(10.0)
-    clock, database = WorldClock(shared), WorldDatabase(postgres.create_database(), shared, {"app_key": "PSmade-up"})
+    clock, database = (
+        SimulatedClock(shared),
+        SimulatedDatabase(postgres.create_database(), shared, {"app_key": "PSmade-up"}),
+    )
     shared.jumped = 5000.0
     database.jump(shared.jumped)
     outsiders, ours = (make_token(now=clock.now() + timedelta(hours=hours)) for hours in (0, 7))
@@ -401,15 +107,15 @@ def test_database_goes_by_world_time_and_tells_whose_a_write_is(postgres: Embedd
 
 
 @pytest.mark.usefixtures("child_processes")
-@pytest.mark.skipif(sys.platform == "win32", reason="the chaos forks its contenders, and stops them by signals")
+@pytest.mark.skipif(sys.platform == "win32", reason="the chaos forks its callers, and stops them by signals")
 def test_short_run_prints_zeros() -> None:
-    """In 8 s with ten contenders faults happen, callers get tokens, and each row that must be zero is zero.
+    """In 8 s with ten callers faults happen, callers get tokens, and each row that must be zero is zero.
 
     On a slow machine few faults happen in that time. So there are up to three runs, until each kind has happened.
     """
-    happens = {"got one", "store: faults", "cache: faults", "tokenP calls in a turn"}
+    happens = {"got one", "store: faults", "cache: faults", "tokenP calls with a lease"}
     for seed in ("3", "4", "5"):
-        command = [sys.executable, "-m", "bench.chaos", "--seconds", "8", "--contenders", "10", "--seed", seed]
+        command = [sys.executable, "-m", "bench.chaos", "--seconds", "8", "--callers", "10", "--seed", seed]
         done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
 
         rows = {line[:46].rstrip(): line[46:].strip() for line in done.stdout.splitlines()}
@@ -423,7 +129,7 @@ def test_short_run_prints_zeros() -> None:
 
 
 @pytest.mark.usefixtures("child_processes")
-@pytest.mark.skipif(sys.platform == "win32", reason="the chaos forks its contenders, and stops them by signals")
+@pytest.mark.skipif(sys.platform == "win32", reason="the chaos forks its callers, and stops them by signals")
 @pytest.mark.parametrize(
     ("spoilt", "rows"),
     [
@@ -433,11 +139,11 @@ def test_short_run_prints_zeros() -> None:
     ],
 )
 def test_spoilt_copy_is_caught(spoilt: str, rows: set[str]) -> None:
-    """Without one of its guards the project lets a row rise above zero, within 12 s with 20 contenders.
+    """Without one of its guards the project lets a row rise above zero, within 12 s with 20 callers.
 
     When exactly things go wrong is up to the machine: a run in which the guard was not needed is followed by another.
     """
-    arguments = ["--seconds", "12", "--contenders", "20", "--gap", "2", "--spoilt", spoilt, "--until", *sorted(rows)]
+    arguments = ["--seconds", "12", "--callers", "20", "--gap", "2", "--spoilt", spoilt, "--until", *sorted(rows)]
     printed = []
     for seed in ("1", "2", "3"):
         with process(Path(__file__).with_name("chaos_run.py"), [*arguments, "--seed", seed]) as (_, connection):

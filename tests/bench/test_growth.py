@@ -32,11 +32,11 @@ def test_what_is_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     """However many slots there are: 3 requests issue, 1 reads, 3 tell the status, and a turn reads none of the log."""
     monkeypatch.setattr(growth, "_LEAST_ROUNDS", 1)
     monkeypatch.setattr(growth_slots, "_LEAST_ROUNDS", 1)
-    contenders, one, every, log = printed(
-        ["--contenders", "2", "--slots", "3,1", "--events", "0,600", "--calls", "1"], capsys
+    callers, one, every, log = printed(
+        ["--callers", "2", "--slots", "3,1", "--events", "0,600", "--calls", "1"], capsys
     ).values()
 
-    assert [row[:2] for row in contenders] == [["2", "1.00"], ["ratio", "1.00"]]
+    assert [row[:2] for row in callers] == [["2", "1.00"], ["ratio", "1.00"]]
     assert {row[0]: row[-1] for row in one} == {
         "begin_issuance, SQL": "0",
         "commit_issuance, SQL": "0",
@@ -60,15 +60,15 @@ def test_rounds_that_were_run_are_not_run_again() -> None:
     """A stampede's rounds become the first table: ours alone, by size."""
     rounds = [
         Round(
-            contenders,
+            callers,
             algorithm,
             go=10.0,
-            outcomes=[Outcome(10.0 + second, "id") for second in range(1, contenders + 1)],
-            store=[Arrival(10.0, "/")] * contenders * 3,
+            outcomes=[Outcome(10.0 + second, "id") for second in range(1, callers + 1)],
+            store=[Arrival(10.0, "/")] * callers * 3,
             token_calls=[10.0],
             too_early=0,
         )
-        for contenders in (4, 1)
+        for callers in (4, 1)
         for algorithm in ("ours", "guide")
     ]
 

@@ -9,7 +9,8 @@ from unittest.mock import patch
 import pytest
 
 from bench.year import hiccups as hiccup_year
-from bench.year.hiccups import OUTAGE, SPARE, Result, Year, close_calls, find_misses, main, simulate
+from bench.year.hiccup_parts import BOX, OUTAGE, Result, Year
+from bench.year.hiccups import SPARE, close_calls, find_misses, main, simulate
 from bench.year.simulation import FIRST_DAY, dice, moment
 from bench.year.timeline import Timeline
 from kis_token.core.resolution import View
@@ -79,7 +80,7 @@ def outage_at(clock: time, *, keys: str = "given") -> Year:
 
 def test_outage_while_four_runners_begin_costs_one_token(monkeypatch: pytest.MonkeyPatch) -> None:
     """Machines that cannot see each other issue alone: KIS makes one token, and the stored one is replaced once."""
-    monkeypatch.setattr(hiccup_year, "CROWD", time(15))
+    monkeypatch.setattr(hiccup_year, "PARALLEL_JOBS_AT", time(15))
     year = outage_at(time(14, 59))
 
     result = simulate(year)
@@ -114,7 +115,7 @@ def test_outage_that_is_over_in_time_costs_none() -> None:
 
 def test_callers_of_one_machine_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four callers of one machine without a cache: one call of KIS, as long as the machine notes it."""
-    monkeypatch.setattr(hiccup_year._Simulation, "_new_runner", lambda _: hiccup_year.BOX)
+    monkeypatch.setattr(hiccup_year._Simulation, "_new_runner", lambda _: BOX)
     year = outage_at(time(8, 54))
 
     assert close_calls(simulate(year)) == 0
@@ -124,7 +125,7 @@ def test_callers_of_one_machine_take_turns(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_token_of_a_machine_with_a_cache_comes_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server issues alone, since its cache had nothing valid: at its next call all others get its token."""
-    monkeypatch.setattr(hiccup_year, "CROWD_SIZE", 0)
+    monkeypatch.setattr(hiccup_year, "PARALLEL_JOBS", 0)
     monkeypatch.setattr(hiccup_year, "CONTAINER", (hiccup_year.FIRST_JOB,))
     year = Year("two days", "given", 2, hiccup=0.0, outages=[moment(1, time(15, 59))])
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def course(child_processes: None) -> Iterator[Course]:  # noqa: ARG001 - it starts some
-    """One world for all tests here."""
+    """One course for all tests here."""
     with open_course() as opened:
         yield opened
 

@@ -11,8 +11,8 @@ import pytest
 from bench.year.memory_store import MemoryStore
 from kis_token.errors import StoreOutage
 from tests.store.backends import (
-    Contender,
-    MemoryGround,
+    Caller,
+    MemoryBackend,
     put_token,
 )
 from tests.support import APP_KEY, HOUR, MINUTE, make_token, utc_now
@@ -56,7 +56,7 @@ def test_a_store_that_is_down() -> None:
     assert store.read("kis").rows["access_token"].version == version
 
 
-class CrowdedClock:
+class InterruptedClock:
     """Whoever looks at it first has another come in before he knows the time."""
 
     def __init__(self, come_in: Callable[[], Future[Begun]]) -> None:
@@ -75,7 +75,7 @@ class CrowdedClock:
 def test_threads_take_turns() -> None:
     """A call that comes in the middle of another waits for its end: of two threads one gets the turn."""
     with ThreadPoolExecutor(1) as pool:
-        clock = CrowdedClock(lambda: pool.submit(begin))
+        clock = InterruptedClock(lambda: pool.submit(begin))
         store = MemoryStore(clock)
 
         def begin() -> Begun:
@@ -104,11 +104,11 @@ def test_a_clock_that_stands_still(is_before: bool, status: str) -> None:  # noq
 
 def test_nothing_in_memory_shows_secrets() -> None:
     """What a debugger or a failing test prints of the store has no token, no key and no holder's id in it."""
-    ground, token = MemoryGround(), make_token()
-    ground.put("kis", "app_secret", APP_KEY.secret)
-    contender = Contender(ground)
-    contender.begin()
-    put_token(ground, token)
+    backend, token = MemoryBackend(), make_token()
+    backend.put("kis", "app_secret", APP_KEY.secret)
+    caller = Caller(backend)
+    caller.begin()
+    put_token(backend, token)
 
-    shown = repr(vars(ground.store))
-    assert not any(secret in shown for secret in (token.value, APP_KEY.key, APP_KEY.secret, contender.holder))
+    shown = repr(vars(backend.store))
+    assert not any(secret in shown for secret in (token.value, APP_KEY.key, APP_KEY.secret, caller.holder))

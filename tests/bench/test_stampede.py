@@ -15,12 +15,12 @@ def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(stampede, "MOST_PROCESSES", 1)  # so they are threads, in a process for each core: in one
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
-    assert stampede.main(["--contenders", "3", "--rounds", "1"]) == 0
+    assert stampede.main(["--callers", "3", "--rounds", "1"]) == 0
 
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     titles, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     ours, guide = (dict(zip(titles, row, strict=True)) for row in rows)
-    counts = ("algorithm", "contenders", "tokenP", "EGW00133", "failed", "tokens")
+    counts = ("algorithm", "callers", "tokenP", "EGW00133", "failed", "tokens")
     assert [ours[name] for name in counts] == ["ours", "3", "1", "0", "0", "1"]
     too_early = guide["EGW00133"]
     assert [guide[name] for name in counts] == ["guide", "3", str(int(too_early) + 1), too_early, too_early, "1"]

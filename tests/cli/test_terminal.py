@@ -13,7 +13,7 @@ from kis_token.sandbox.kis_http import REVOKE_PATH
 from kis_token.token import fingerprint
 from tests.command import PROGRAM, Terminal, clean, kis_token, kis_token_here
 from tests.resolver_harness import OTHER
-from tests.support import Contender, make_token
+from tests.support import Caller, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,13 +43,13 @@ def start(chain: Chain, *arguments: str, **streams: int) -> subprocess.Popen[byt
 
 def test_waiting_is_one_line_that_goes_away(chain: Chain, terminal: Terminal) -> None:
     """On a terminal one line tells what is waited for and counts the seconds; it is gone when the token is there."""
-    contender, token = Contender(chain.database, label="night\x1b[2Jjob"), make_token()
-    contender.begin()
+    caller, token = Caller(chain.database, label="night\x1b[2Jjob"), make_token()
+    caller.begin()
     child = start(chain, "get", stderr=terminal.inside)
     seen = terminal.read_until(b"night[2Jjob is issuing a token")
     while len(set(re.findall(rb"at the most (\d+) s", seen))) < 2:
         seen += terminal.read_until(b" s")
-    contender.commit(token)
+    caller.commit(token)
     told, _ = child.communicate(timeout=60)
     seen += terminal.rest()
 
@@ -63,12 +63,12 @@ def test_waiting_is_one_line_that_goes_away(chain: Chain, terminal: Terminal) ->
 
 def test_waiting_is_plain_lines_elsewhere(chain: Chain) -> None:
     """In a log what is waited for is a line, and there is nothing to take back."""
-    contender = Contender(chain.database)
-    contender.begin()
+    caller = Caller(chain.database)
+    caller.begin()
     child = start(chain, "get")
     assert child.stderr is not None
     line = child.stderr.readline()
-    contender.commit(make_token())
+    caller.commit(make_token())
     _, rest = child.communicate(timeout=60)
 
     assert line.startswith(b"acme/bot run 7 trade is issuing a token; waiting for it, ")
@@ -79,11 +79,11 @@ def test_waiting_is_plain_lines_elsewhere(chain: Chain) -> None:
 def test_a_narrow_terminal_cuts_the_line(chain: Chain, terminal: Terminal) -> None:
     """A line that wraps could not be taken back: it is cut to the terminal's width."""
     terminal.narrow(30)
-    contender = Contender(chain.database)
-    contender.begin()
+    caller = Caller(chain.database)
+    caller.begin()
     child = start(chain, "get", stderr=terminal.inside)
     seen = terminal.read_until(b"acme/bot run 7 trade") + terminal.read_until(b" s")
-    contender.commit(make_token())
+    caller.commit(make_token())
     child.communicate(timeout=60)
     seen += terminal.rest()
 
@@ -172,7 +172,7 @@ def test_colours_are_for_terminals(chain: Chain, terminal: Terminal, command: st
 
 def test_an_interrupt_is_a_status(chain: Chain, terminal: Terminal) -> None:
     """Ctrl-C while it waits: status 130, the line is gone, no traceback."""
-    Contender(chain.database).begin()
+    Caller(chain.database).begin()
     child = start(chain, "get", stderr=terminal.inside)
     terminal.read_until(b"is issuing a token")
     child.send_signal(2)
@@ -227,9 +227,9 @@ def test_closed_streams(chain: Chain, arguments: tuple[str, ...], closed: str) -
 
 def test_streams_that_know_few_letters(chain: Chain) -> None:
     """A label in Korean is spelled out on a stream that cannot show it."""
-    contender = Contender(chain.database, label="\ub098\uc758 \ub9e5\ubd81")
-    contender.begin()
-    contender.commit(make_token())
+    caller = Caller(chain.database, label="\ub098\uc758 \ub9e5\ubd81")
+    caller.begin()
+    caller.commit(make_token())
     ended = kis_token(chain.variables | {"PYTHONIOENCODING": "cp1252"}, "status")
 
     assert (ended.returncode, "\\ub098\\uc758" in ended.stdout) == (0, True)

@@ -113,9 +113,9 @@ def test_outage_is_logged_and_the_cached_token_used(chain: Chain, caplog: pytest
 def test_wait_is_told(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
     """Who has to wait for another's turn reads why in the log, and gets an error when time is up."""
     chain.database.put_keys()
-    contender = {"service": "kis", "label": "another bot", "min_remaining": 10 * MINUTE}
+    caller = {"service": "kis", "label": "another bot", "min_remaining": 10 * MINUTE}
     ids = {"holder": "6f3e0f8e-6c5f-4f0c-9d0b-000000000001", "app_key_id": "0" * 16, "credential_id": "0" * 16}
-    assert chain.database.call("begin_issuance", **contender, **ids)["status"] == "granted"
+    assert chain.database.call("begin_issuance", **caller, **ids)["status"] == "granted"
 
     with caplog.at_level("INFO", "kis_token"), pytest.raises(kis_token.IssuanceError) as caught:
         get_token(chain.variables | {"KIS_TOKEN_TIMEOUT": "2s"})

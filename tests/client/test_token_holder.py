@@ -1,4 +1,4 @@
-"""The token that a program keeps: renewed in time, by one for all, and shared when it can be; in a turned world."""
+"""The token that a program keeps: renewed in time, by one for all, and shared when it can be; in simulated time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kis_token.errors import StoreMisconfigured
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_response
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.token import fingerprint
-from tests.simulated_environment import ask_price, open_world
+from tests.simulated_environment import ask_price, open_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from kis_token.client.kis_client import KISClient
     from kis_token.sandbox.postgres import EmbeddedPostgres
-    from tests.simulated_environment import World
+    from tests.simulated_environment import SimulatedEnvironment
 
 
 @pytest.fixture
-def world(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[World]:
-    """An empty slot in a world whose time is turned."""
-    with open_world(postgres, tmp_path) as opened:
+def environment(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[SimulatedEnvironment]:
+    """An empty slot in an environment whose time is simulated."""
+    with open_environment(postgres, tmp_path) as opened:
         yield opened
 
 
@@ -51,22 +51,22 @@ class KnockingLock:
         self.lock.release()
 
 
-def let_it_go_stale(world: World, client: KISClient) -> str:
+def let_it_go_stale(environment: SimulatedEnvironment, client: KISClient) -> str:
     """Let a client hold a token that has 9 minutes left; the token."""
     old = client.access_token
-    world.clock.jump(24 * 3600 - 9 * 60)
-    world.supabase.server.forget()
+    environment.clock.jump(24 * 3600 - 9 * 60)
+    environment.supabase.server.forget()
     return old
 
 
-def store_calls(world: World) -> list[str]:
+def store_calls(environment: SimulatedEnvironment) -> list[str]:
     """What was asked of Supabase."""
-    return [seen.path.rpartition("/")[2] for seen in world.supabase.server.seen]
+    return [seen.path.rpartition("/")[2] for seen in environment.supabase.server.seen]
 
 
-def test_failure_is_everybody_s_who_waited(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_is_everybody_s_who_waited(environment: SimulatedEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
     """One vain try is enough: those who waited for it do not try in turn. Who comes later does."""
-    client, lock, tries = world.client(), KnockingLock(), []
+    client, lock, tries = environment.client(), KnockingLock(), []
     monkeypatch.setattr(client._keeper._renewals.get(), "lock", lock)
 
     def fail(_: object) -> object:
@@ -85,23 +85,23 @@ def test_failure_is_everybody_s_who_waited(world: World, monkeypatch: pytest.Mon
     assert len(tries) == 2
 
 
-def test_token_is_renewed_before_its_end(world: World) -> None:
+def test_token_is_renewed_before_its_end(environment: SimulatedEnvironment) -> None:
     """The request that finds less than min-validity left has it renewed first; KIS refuses nothing meanwhile."""
-    client = world.client()
-    old = let_it_go_stale(world, client)
+    client = environment.client()
+    old = let_it_go_stale(environment, client)
 
     assert ask_price(client)
 
     is_other = client.access_token != old
     assert is_other
-    assert (world.quotes(), world.issue_calls) == (1, 2)
-    assert world.database.stored_id() == fingerprint(client.access_token)
+    assert (environment.quotes(), environment.issue_calls) == (1, 2)
+    assert environment.database.stored_id() == fingerprint(client.access_token)
 
 
-def test_others_go_on_while_one_renews(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_others_go_on_while_one_renews(environment: SimulatedEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stale token is good for a request: nobody waits for its renewal but who makes it."""
-    client = world.client()
-    old = let_it_go_stale(world, client)
+    client = environment.client()
+    old = let_it_go_stale(environment, client)
     lock = KnockingLock()
     monkeypatch.setattr(client._keeper._renewals.get(), "lock", lock)
     assert lock.acquire()
@@ -110,91 +110,93 @@ def test_others_go_on_while_one_renews(world: World, monkeypatch: pytest.MonkeyP
     assert is_same
 
 
-def test_renewal_that_fails_is_not_tried_at_once(world: World) -> None:
+def test_renewal_that_fails_is_not_tried_at_once(environment: SimulatedEnvironment) -> None:
     """A stale token is used on; the next try comes half a minute later, and not with each request."""
-    client = world.client()
-    old = let_it_go_stale(world, client)
-    world.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=error_response("EGW00105", TOKEN_PATH)))
+    client = environment.client()
+    old = let_it_go_stale(environment, client)
+    environment.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=error_response("EGW00105", TOKEN_PATH)))
 
     are_same = [client.access_token == old for _ in range(5)]
     assert are_same == [True] * 5
-    assert store_calls(world) == ["api_credentials", "begin_issuance", "abort_issuance"]
+    assert store_calls(environment) == ["api_credentials", "begin_issuance", "abort_issuance"]
 
-    world.clock.jump(31)
-    world.supabase.server.forget()
+    environment.clock.jump(31)
+    environment.supabase.server.forget()
     is_same = client.access_token == old
     assert is_same
-    assert store_calls(world) == ["api_credentials", "begin_issuance"]
+    assert store_calls(environment) == ["api_credentials", "begin_issuance"]
 
 
-def test_refused_while_another_tried_to_renew(world: World) -> None:
+def test_refused_while_another_tried_to_renew(environment: SimulatedEnvironment) -> None:
     """A renewal that brought the same token again, while a request was under way, does not pass for another token."""
-    client = world.client()
-    let_it_go_stale(world, client)
+    client = environment.client()
+    let_it_go_stale(environment, client)
     refused = client._keeper._held
     assert refused is not None
-    world.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=error_response("EGW00133", TOKEN_PATH)))
+    environment.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=error_response("EGW00133", TOKEN_PATH)))
     is_same = client._keeper.ready().token == refused.token
-    world.clock.jump(61)
-    world.kis.kill_token(refused.token.value)
+    environment.clock.jump(61)
+    environment.kis.kill_token(refused.token.value)
 
     other = client._keeper.replace(refused)
 
     assert (is_same, other.token.token_id == refused.token.token_id) == (True, False)
 
 
-def test_mistake_in_the_set_up_does_not_stop_a_living_token(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_mistake_in_the_set_up_does_not_stop_a_living_token(
+    environment: SimulatedEnvironment, caplog: pytest.LogCaptureFixture
+) -> None:
     """Somebody breaks the set-up while a bot runs: what lives is used, with a warning; when it has died, the error."""
-    client = world.client()
-    old = let_it_go_stale(world, client)
+    client = environment.client()
+    old = let_it_go_stale(environment, client)
     gone = Response(404, {"code": "PGRST205", "message": "x", "details": None, "hint": None})
-    world.supabase.server.add_fault(Fault("answer", times=9, response=gone))
+    environment.supabase.server.add_fault(Fault("answer", times=9, response=gone))
 
     with caplog.at_level(logging.WARNING, "kis_token"):
         is_same = client.access_token == old
     assert is_same
     assert "store-table-missing" in caplog.text
 
-    world.clock.jump(9 * 60)
+    environment.clock.jump(9 * 60)
     with pytest.raises(StoreMisconfigured):
         ask_price(client)
 
 
-def test_token_of_an_outage_is_shared_afterwards(world: World) -> None:
+def test_token_of_an_outage_is_shared_afterwards(environment: SimulatedEnvironment) -> None:
     """What was issued without Supabase gets there some minutes after Supabase is back, also instead of a dead one."""
-    client = world.client()
+    client = environment.client()
     assert ask_price(client)
-    world.clock.jump(7 * 3600)
-    world.kis.kill_token(client.access_token)
-    world.supabase.stop()
+    environment.clock.jump(7 * 3600)
+    environment.kis.kill_token(client.access_token)
+    environment.supabase.stop()
     assert ask_price(client)
-    world.supabase.start()
-    world.supabase.server.forget()
+    environment.supabase.start()
+    environment.supabase.server.forget()
 
-    world.clock.jump(60)
+    environment.clock.jump(60)
     assert ask_price(client)
-    assert store_calls(world) == []
-    world.clock.jump(300)
+    assert store_calls(environment) == []
+    environment.clock.jump(300)
     assert ask_price(client)
 
-    assert world.database.stored_id() == fingerprint(client.access_token)
-    assert world.issue_calls == 2
-    world.supabase.server.forget()
-    world.clock.jump(3600)
+    assert environment.database.stored_id() == fingerprint(client.access_token)
+    assert environment.issue_calls == 2
+    environment.supabase.server.forget()
+    environment.clock.jump(3600)
     assert ask_price(client)
-    assert (store_calls(world), world.quotes()) == ([], 6)
+    assert (store_calls(environment), environment.quotes()) == ([], 6)
 
 
-def test_refresh_of_an_old_token(world: World) -> None:
+def test_refresh_of_an_old_token(environment: SimulatedEnvironment) -> None:
     """23 h after its issue a token is renewed when asked; what somebody else has renewed meanwhile is taken."""
-    client, other = world.client(), world.client("another")
+    client, other = environment.client(), environment.client("another")
     old = client.access_token
     is_same = other.access_token == old
-    world.clock.jump(23.1 * 3600)
+    environment.clock.jump(23.1 * 3600)
     client.refresh_token()
     is_other = client.access_token != old
-    assert (is_same, is_other, world.issue_calls) == (True, True, 2)
+    assert (is_same, is_other, environment.issue_calls) == (True, True, 2)
 
     other.refresh_token()
     is_theirs = other.access_token == client.access_token
-    assert (is_theirs, world.issue_calls) == (True, 2)
+    assert (is_theirs, environment.issue_calls) == (True, 2)

@@ -1,4 +1,4 @@
-"""Single flight, from a contender's side: waiting, lost answers, late starts, and sixteen at once."""
+"""Single flight, from a caller's side: waiting, lost answers, late starts, and sixteen at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kis_token.errors import IssuanceError, IssuerOutage, IssuerRateLimited
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH, error_response
 from kis_token.sandbox.loopback import Fault, LoopbackServer
 from tests.resolver_harness import WatchedIssuer
-from tests.support import HOUR, MINUTE, Contender, make_token
+from tests.support import HOUR, MINUTE, Caller, make_token
 from tools.certificate import make_certificate
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.resolver_harness import Chain
 
-CONTENDERS = 16
+CALLERS = 16
 
 
 # many at once
@@ -31,7 +31,7 @@ CONTENDERS = 16
 @pytest.mark.parametrize("cache", ["off", "cache.json"], ids=["machines of their own", "one machine"])
 def test_sixteen_cold_callers_make_one_call(chain: Chain, cache: str) -> None:
     """However many start on an empty slot, KIS is called once and all have its token."""
-    barrier = Barrier(CONTENDERS)
+    barrier = Barrier(CALLERS)
     cache_path = cache if cache == "off" else str(chain.folder / cache)
 
     def resolve(_: int) -> tuple[str, bool]:
@@ -40,8 +40,8 @@ def test_sixteen_cold_callers_make_one_call(chain: Chain, cache: str) -> None:
         got = resolver.resolve()
         return got.token.token_id, got.refreshed
 
-    with ThreadPoolExecutor(CONTENDERS) as pool:
-        got = list(pool.map(resolve, range(CONTENDERS)))
+    with ThreadPoolExecutor(CALLERS) as pool:
+        got = list(pool.map(resolve, range(CALLERS)))
 
     assert chain.issue_calls == 1
     assert {token_id for token_id, _ in got} == {chain.database.stored_id()}
@@ -78,7 +78,7 @@ def test_a_dead_holder_is_outwaited(chain: Chain) -> None:
     """When the holder never finishes, the waiter issues itself after 70 s; it says once that it waits."""
     clock = chain.clock()
     begun = clock.monotonic()
-    Contender(chain.database, label="a crashed job").begin()
+    Caller(chain.database, label="a crashed job").begin()
 
     got = chain.resolve(clock)
 
@@ -90,7 +90,7 @@ def test_a_dead_holder_is_outwaited(chain: Chain) -> None:
 
 def test_while_a_lease_lives_pauses_are_short(chain: Chain) -> None:
     """Waiting for a living holder, the store is looked at at least once a second."""
-    holder = Contender(chain.database)
+    holder = Caller(chain.database)
     holder.begin()
     clock = chain.clock()
     clock.on_sleep = lambda _: holder.commit(make_token()) if len(clock.slept) == 8 else None
@@ -102,7 +102,7 @@ def test_while_a_lease_lives_pauses_are_short(chain: Chain) -> None:
 
 def test_a_turn_that_ended_without_a_token_is_taken_over(chain: Chain) -> None:
     """When the holder gives up, a waiter notices within seconds and issues."""
-    holder = Contender(chain.database)
+    holder = Caller(chain.database)
     holder.begin()
     clock = chain.clock()
     clock.on_sleep = lambda _: holder.abort("kis-unreachable", 0 * MINUTE) if len(clock.slept) == 2 else None
@@ -113,7 +113,7 @@ def test_a_turn_that_ended_without_a_token_is_taken_over(chain: Chain) -> None:
 
 def test_a_short_deadline_ends_the_wait(chain: Chain) -> None:
     """A wait that ends with the deadline names the holder."""
-    Contender(chain.database, label="acme/bot run 7 trade").begin()
+    Caller(chain.database, label="acme/bot run 7 trade").begin()
     with pytest.raises(IssuanceError, match="acme/bot run 7 trade") as caught:
         chain.resolve(timeout="30s")
     assert (caught.value.code, caught.value.retryable, chain.issue_calls) == ("wait-too-long", True, 0)
@@ -121,7 +121,7 @@ def test_a_short_deadline_ends_the_wait(chain: Chain) -> None:
 
 def test_a_wait_beyond_the_deadline_is_not_begun(chain: Chain) -> None:
     """When nobody may ask before the deadline, that is said at once, with the last error."""
-    holder = Contender(chain.database)
+    holder = Caller(chain.database)
     holder.begin()
     holder.abort("kis-unreachable", 61 * MINUTE / 60)
     clock = chain.clock()
@@ -142,7 +142,7 @@ def test_a_stale_token_is_used_while_another_renews(chain: Chain) -> None:
     """Who has a token that lives does not wait for another's renewal for more than three seconds."""
     token = make_token(left=5 * MINUTE, age=23 * HOUR)
     chain.database.put_token(token)
-    Contender(chain.database).begin()
+    Caller(chain.database).begin()
     clock = chain.clock()
 
     got = chain.resolve(clock)
@@ -153,7 +153,7 @@ def test_a_stale_token_is_used_while_another_renews(chain: Chain) -> None:
 def test_a_renewal_that_is_soon_done_is_waited_for(chain: Chain) -> None:
     """Who has a stale token gets the new one when the other is done within a second or two."""
     chain.database.put_token(make_token(left=5 * MINUTE, age=23 * HOUR))
-    holder, token = Contender(chain.database), make_token()
+    holder, token = Caller(chain.database), make_token()
     holder.begin()
     clock = chain.clock()
     clock.on_sleep = lambda _: holder.commit(token) if len(clock.slept) == 3 else None
@@ -165,7 +165,7 @@ def test_a_renewal_that_is_soon_done_is_waited_for(chain: Chain) -> None:
 def test_a_renewal_that_was_given_up_is_taken_over(chain: Chain) -> None:
     """Who has a stale token asks again when the other is not done in time: by then the turn may be free."""
     chain.database.put_token(make_token(left=5 * MINUTE, age=23 * HOUR))
-    holder = Contender(chain.database)
+    holder = Caller(chain.database)
     holder.begin()
     clock = chain.clock()
     clock.on_sleep = lambda _: holder.abort("kis-unreachable", 0 * MINUTE) if len(clock.slept) == 3 else None
@@ -177,7 +177,7 @@ def test_a_renewal_that_was_given_up_is_taken_over(chain: Chain) -> None:
 def test_a_token_about_to_end_is_not_worth_having(chain: Chain) -> None:
     """With less than 30 s left a token is waited past."""
     chain.database.put_token(make_token(left=20 * MINUTE / 60, age=23 * HOUR))
-    holder = Contender(chain.database)
+    holder = Caller(chain.database)
     holder.begin()
     token = make_token()
     clock = chain.clock()
@@ -195,19 +195,19 @@ def test_a_late_start_makes_no_call(chain: Chain, seconds: int) -> None:
     clock = chain.clock()
     resolver = chain.resolver(clock, timeout="1h")
     store = chain.stores[-1]
-    begin, turns = store.begin, []
+    begin, statuses = store.begin, []
 
     def late_begin(*args: object, **kwargs: object) -> object:
         begun = begin(*args, **kwargs)  # type: ignore[arg-type]  # passed on
-        turns.append(begun.status)
-        if len(turns) == 1:
+        statuses.append(begun.status)
+        if len(statuses) == 1:
             clock.jump(seconds)
         return begun
 
     store.begin = late_begin  # type: ignore[assignment,method-assign]  # the machine sleeps here
     got = resolver.resolve()
 
-    assert (got.source, chain.issue_calls, turns) == ("oauth", 1, ["granted", "granted"])
+    assert (got.source, chain.issue_calls, statuses) == ("oauth", 1, ["granted", "granted"])
     assert chain.database.outcomes() == ["granted", "aborted", "granted", "committed"]
 
 

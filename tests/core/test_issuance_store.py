@@ -9,7 +9,7 @@ import pytest
 from kis_token.sandbox.kis_http import html_response
 from kis_token.sandbox.loopback import Fault, Response
 from tests.resolver_harness import WatchedIssuer
-from tests.support import HOUR, MINUTE, Contender, make_token
+from tests.support import HOUR, MINUTE, Caller, make_token
 
 if TYPE_CHECKING:
     from tests.resolver_harness import Chain
@@ -67,7 +67,7 @@ def test_a_lost_grant_is_asked_for_again(chain: Chain, kind: str) -> None:
 
 def test_a_lost_no_is_not_taken_for_a_yes(chain: Chain) -> None:
     """A single lost answer while another issues does not lead to a call beside that one."""
-    holder = Contender(chain.database)
+    holder = Caller(chain.database)
     holder.begin()
     token = make_token()
     chain.supabase.server.add_fault(Fault("reset", BEGIN))
@@ -133,7 +133,7 @@ def test_a_waiter_is_not_taken_in_by_a_new_version(chain: Chain) -> None:
     """Who waits for a stale token's successor does not call the old one, in a new row, a new one."""
     token = make_token(left=5 * MINUTE, age=23 * HOUR)
     chain.database.put_token(token)
-    holder, newer = Contender(chain.database), make_token()
+    holder, newer = Caller(chain.database), make_token()
     holder.begin()
     clock = chain.clock()
     deeds = [lambda: chain.database.put("access_token", f" {token.to_json()}", token.expires_at), bool]

@@ -3,118 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from datetime import timedelta
 
 import pytest
 
-from kis_token.core.lookup import enough, judge_row, look
+from kis_token.core.lookup import enough, look
 from kis_token.core.resolution import View
 from kis_token.core.retry import Retry
-from kis_token.core.slot import Row, Slot, describe
-from kis_token.errors import IssuanceError, KisTokenError, StoreMisconfigured, StoreOutage, TokenError, TokenUnusable
-from kis_token.store.sealing import PlainVault, SealingVault
-from kis_token.token import LEAST_USEFUL, AppKey, Token, build_token
+from kis_token.core.slot import Slot, describe
+from kis_token.errors import StoreMisconfigured
+from kis_token.store.sealing import PlainVault
+from kis_token.token import LEAST_USEFUL, AppKey, Token
+from tests.core.lookup_harness import (
+    HOUR,
+    NO_RETRY,
+    NOON,
+    OUTAGE,
+    TEN_MINUTES,
+    HeldCache,
+    StillClock,
+    answering,
+    living,
+    said,
+    seen,
+    slot_of,
+)
 from tests.support import ACCOUNT, APP_KEY, TurnedClock, make_settings, make_token
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from kis_token.config import Settings
-
-NOON = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
-HOUR = timedelta(hours=1)
-TEN_MINUTES = timedelta(minutes=10)
-OPAQUE = "opaque.token-of-a-test_0123456789"
-OUTAGE = StoreOutage("store-unreachable", "Supabase does not answer")
-OTHER = AppKey("PSzyxwvutsrqponmlkjihgfedcba76543210", "another-secret-of-the-form-that-kis-gives")
-
-
-class StillClock:
-    """Noon, for ever; off by as much as told."""
-
-    def __init__(self, wrong_by: timedelta = timedelta()) -> None:
-        self.wrong_by = wrong_by
-
-    def now(self) -> datetime:
-        """Noon, or what this machine takes for it."""
-        return NOON + self.wrong_by
-
-    def monotonic(self) -> float:
-        """It stands still."""
-        return 0.0
-
-    def sleep(self, seconds: float) -> None:
-        """Nobody waits here."""
-
-    def jitter(self, low: float, high: float) -> float:
-        """The middle."""
-        return (low + high) / 2
-
-
-#: For callers whose time is up: nothing is repeated.
-NO_RETRY = Retry(StillClock(), lambda: 0.0, print)
-
-
-class HeldCache:
-    """A cache of one token, or of none with a reason."""
-
-    def __init__(self, token: Token | None = None) -> None:
-        self.token = token
-
-    def read(self) -> Token:
-        """The token."""
-        if self.token is None:
-            raise TokenUnusable("there is no cache file")
-        return self.token
-
-
-def living(left: timedelta, key: AppKey = APP_KEY) -> Token:
-    """A token with that much life at noon."""
-    return make_token(key.key, left=left, age=timedelta(hours=24) - left, now=NOON)
-
-
-def slot_of(token: Token | None, *, keys: AppKey | None = APP_KEY, date: datetime | None = NOON) -> Slot:
-    """What the store answers."""
-    rows = {}
-    if token is not None:
-        rows["access_token"] = Row(token.to_json(), token.expires_at.isoformat(), 7)
-    if keys is not None:
-        rows |= {"app_key": Row(keys.key, None, 1), "app_secret": Row(keys.secret, None, 2)}
-    return Slot(rows, date)
-
-
-def answering(answer: Slot | KisTokenError) -> Callable[[], Slot]:
-    """A store that answers so."""
-
-    def read() -> Slot:
-        if isinstance(answer, KisTokenError):
-            raise answer
-        return answer
-
-    return read
-
-
-def seen(
-    answer: Slot | KisTokenError,
-    cached: Token | None = None,
-    settings: Settings | None = None,
-    wrong_by: timedelta = timedelta(),
-) -> View:
-    """What is seen with that answer of the store and that token in the cache."""
-    return look(
-        settings or make_settings(),
-        answering(answer),
-        HeldCache(cached),
-        PlainVault(),
-        StillClock(wrong_by),
-        retry=NO_RETRY,
-    )
-
-
-def said(view: View) -> list[tuple[str, str]]:
-    """What each link said."""
-    return [(link.name, link.said) for link in view.links]
 
 
 def test_fresh_stored_token_is_enough() -> None:
@@ -172,13 +86,6 @@ def test_stored_key_that_cannot_be_one_is_named(key: AppKey) -> None:
     assert caught.value.code in ("invalid-app-key", "invalid-app-secret")
     assert key.key not in f"{caught.value}"
     assert key.secret not in f"{caught.value}"
-
-
-def test_check_says_whose_clock_it_believed() -> None:
-    """Check asks nobody else: without a Date the machine's clock has to do, and the answer says so."""
-    found = enough(seen(slot_of(living(3 * HOUR), date=None)), make_settings(INPUT_MODE="check"))
-    assert found is not None
-    assert "clock was believed" in found.warnings[0]
 
 
 def test_small_skew_is_nobody_s_business() -> None:
@@ -266,173 +173,6 @@ def test_cache_that_is_turned_off_is_not_asked() -> None:
     """And says so."""
     view = look(make_settings(), answering(slot_of(None)), None, PlainVault(), StillClock(), retry=NO_RETRY)
     assert said(view) == [("supabase", "no token is stored"), ("cache", "turned off")]
-
-
-def test_stored_keys_win_over_given_ones() -> None:
-    """All machines go by the account in the store; a pair that is not whole there does not count."""
-    settings = make_settings(KIS_APP_KEY=OTHER.key, KIS_APP_SECRET=OTHER.secret)
-    half = slot_of(None)
-    del half.rows["app_secret"]
-    assert seen(slot_of(None), settings=settings).app_key == APP_KEY
-    assert seen(half, settings=settings).app_key == OTHER
-    assert seen(slot_of(None, keys=None), settings=settings).app_key == OTHER
-    assert seen(slot_of(None, keys=None)).app_key is None
-
-
-def test_blanks_around_stored_keys_are_cut_off() -> None:
-    """A secret that was pasted into the table with a line break works."""
-    assert seen(slot_of(None, keys=AppKey(f" {APP_KEY.key}\n", f"{APP_KEY.secret}\n"))).app_key == APP_KEY
-
-
-@pytest.mark.parametrize("value", ["", "{", '{"access_token": "1"}', "token"])
-def test_row_that_cannot_be_used_is_told_by_its_version(value: str) -> None:
-    """A broken row is no error: its version says what a new token replaces."""
-    slot = slot_of(None)
-    slot.rows["access_token"] = Row(value, None, 9)
-    view = seen(slot)
-    assert (view.stored, view.unusable_version) == (None, 9)
-    assert enough(view, make_settings()) is None
-    assert judge_row(view, slot, make_settings(), PlainVault())[:2] == (None, 9)
-
-
-def test_a_refused_token_counts_as_none_wherever_it_is() -> None:
-    """What KIS has refused is taken neither from the store nor from the cache, and its row is to be replaced."""
-    token = living(5 * HOUR)
-    view = look(
-        make_settings(),
-        answering(slot_of(token)),
-        HeldCache(token),
-        PlainVault(),
-        StillClock(),
-        retry=NO_RETRY,
-        refused_id=token.token_id,
-    )
-
-    assert (view.stored, view.cached, view.unusable_version) == (None, None, 7)
-    assert [text for _, text in said(view)] == ["its token is one that KIS rejects"] * 2
-
-
-def test_living_token_of_another_app_key_is_an_error() -> None:
-    """Two accounts in one slot would replace each other's token for ever."""
-    with pytest.raises(TokenError) as caught:
-        seen(slot_of(living(3 * HOUR, OTHER)))
-    assert caught.value.code == "token-of-another-key"
-
-
-def test_dead_token_of_another_app_key_is_replaced() -> None:
-    """After a change of keys the old account's dead token is in nobody's way."""
-    view = seen(slot_of(living(-HOUR, OTHER)))
-    assert view.stored is not None
-    assert enough(view, make_settings()) is None
-
-
-def test_living_token_of_another_environment_is_an_error() -> None:
-    """A paper token is none for the real account."""
-    token = build_token(OPAQUE, expiries=[NOON + HOUR], environment="paper")
-    with pytest.raises(TokenError) as caught:
-        seen(slot_of(token))
-    assert caught.value.code == "token-of-another-environment"
-
-
-def test_cached_token_of_another_account_is_a_miss() -> None:
-    """In the cache it is no error, and not handed out either, outage or not."""
-    settings = make_settings(KIS_APP_KEY=APP_KEY.key, KIS_APP_SECRET=APP_KEY.secret)
-    view = seen(OUTAGE, living(3 * HOUR, OTHER), settings)
-    assert view.cached is None
-    assert "another app key" in said(view)[1][1]
-
-
-def test_sealed_values_need_their_key() -> None:
-    """A sealed token or key is no broken row: a new issue would not mend it, so it is an error."""
-    vault = SealingVault((bytes(range(32)),))
-    for name in ("access_token", "app_key"):
-        slot = slot_of(living(HOUR))
-        slot.rows[name] = replace(slot.rows[name], value=vault.seal(slot.rows[name].value, "kis", name))
-        with pytest.raises(TokenError) as caught:
-            seen(slot)
-        assert caught.value.code == "sealed-without-key"
-
-
-def test_sealed_slot_is_opened_with_the_key() -> None:
-    """With the key a sealed slot is like any other."""
-    vault = SealingVault((bytes(range(32)),))
-    token = living(3 * HOUR)
-    rows = {name: replace(row, value=vault.seal(row.value, "kis", name)) for name, row in slot_of(token).rows.items()}
-    view = look(make_settings(), answering(Slot(rows, NOON)), None, vault, StillClock(), retry=NO_RETRY)
-    assert view.app_key == APP_KEY
-    assert view.stored is not None
-    assert view.stored.token_id == token.token_id
-
-
-def check() -> Settings:
-    """Settings that never issue."""
-    return make_settings(INPUT_MODE="check")
-
-
-def rotate(**variables: str) -> Settings:
-    """Settings of the nightly job."""
-    return make_settings(INPUT_MODE="rotate", **variables)
-
-
-def test_check_takes_the_longest_life() -> None:
-    """Any living token will do; of store and cache the one that lives longer."""
-    stored, cached = living(timedelta(minutes=1)), living(HOUR)
-    found = enough(seen(slot_of(stored), cached), check())
-    assert found is not None
-    assert (found.source, found.token.token_id) == ("cache", cached.token_id)
-    found = enough(seen(slot_of(stored)), check())
-    assert found is not None
-    assert found.source == "supabase"
-
-
-def test_check_without_a_living_token_is_an_error() -> None:
-    """It never issues, and says so."""
-    with pytest.raises(IssuanceError) as caught:
-        enough(seen(slot_of(living(-HOUR))), check())
-    assert (caught.value.code, caught.value.retryable) == ("no-valid-token", False)
-
-
-@pytest.mark.parametrize(
-    ("mode", "age", "warned"),
-    [
-        ("resolve", 24 * HOUR, False),
-        ("resolve", 25 * HOUR, False),
-        ("resolve", 25 * HOUR + TEN_MINUTES, True),
-        ("resolve", 72 * HOUR, True),
-        ("rotate", 72 * HOUR, False),
-        ("check", 72 * HOUR, False),
-    ],
-)
-@pytest.mark.parametrize("lifetime", [24 * HOUR, 2160 * HOUR], ids=["a day", "90 days"])
-def test_a_rotation_that_has_not_run_is_noticed(mode: str, age: timedelta, lifetime: timedelta, warned: bool) -> None:  # noqa: FBT001 - a table
-    """Who resolves and finds a token, dead or alive, more than 2 h older than refresh-after is told of the rotation."""
-    token = make_token(left=lifetime - age, age=age, now=NOON)
-    slot = slot_of(token)
-
-    view = look(make_settings(INPUT_MODE=mode), answering(slot), None, PlainVault(), StillClock(), retry=NO_RETRY)
-
-    assert [f"The stored token is {age // HOUR} h old" in warning for warning in view.warnings] == [True] * warned
-
-
-def test_rotate_leaves_a_young_token() -> None:
-    """A token that is not due is handed out, and the log says when it will be."""
-    found = enough(seen(slot_of(living(22 * HOUR))), rotate())
-    assert found is not None
-    assert found.links[-1].name == "rotation"
-    assert found.links[-1].said.startswith("not due before 2026-03-0")
-
-
-@pytest.mark.parametrize("left", [timedelta(minutes=59), timedelta(), -HOUR], ids=str)
-def test_rotate_renews_what_is_due(left: timedelta) -> None:
-    """A token of 23 hours, a dead one, or none: there is more to do."""
-    assert enough(seen(slot_of(living(left))), rotate()) is None
-    assert enough(seen(slot_of(None)), rotate()) is None
-    assert enough(seen(OUTAGE, living(3 * HOUR)), rotate()) is None
-
-
-def test_force_is_never_content() -> None:
-    """Whatever there is, it is to be replaced."""
-    assert enough(seen(slot_of(living(23 * HOUR))), make_settings(INPUT_MODE="force")) is None
 
 
 def test_at_hand_is_the_longest_living_token_that_can_be_used() -> None:

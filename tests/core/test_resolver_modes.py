@@ -1,8 +1,7 @@
-"""The chain in outages and in its other modes, sealed, with wrong clocks and with one key in two slots."""
+"""The chain in its modes: rotate, force and check, and allow-expired."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -10,138 +9,15 @@ import pytest
 
 from kis_token.errors import (
     IssuanceError,
-    IssuerError,
     IssuerOutage,
-    IssuerRateLimited,
     IssuerRefused,
-    StoreMisconfigured,
     StoreOutage,
-    TokenError,
 )
-from kis_token.sandbox.kis_http import html_response
-from kis_token.sandbox.loopback import Fault
-from tests.resolver_harness import ENCRYPTION_KEY, dead_token, stale_token
-from tests.support import APP_KEY, HOUR, MINUTE, Contender, TurnedClock, make_token, utc_now
+from tests.resolver_harness import dead_token, stale_token
+from tests.support import HOUR, MINUTE, Caller, make_token
 
 if TYPE_CHECKING:
     from tests.resolver_harness import Chain
-
-
-# Supabase does not work
-
-
-def test_down_with_a_cached_token(chain: Chain) -> None:
-    """In an outage any cached token that lives is used, with a warning, and KIS is left alone."""
-    token = stale_token()
-    chain.cache_token(token)
-    chain.supabase.stop()
-
-    got = chain.resolve()
-
-    assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "cache", 0)
-    assert "the cached token is used" in got.warnings[0]
-
-
-def test_down_with_nothing_issues_once(chain: Chain) -> None:
-    """In an outage without a cached token, callers of one machine share one call under the cache's lock."""
-    chain.supabase.stop()
-    with ThreadPoolExecutor(6) as pool:
-        got = list(pool.map(lambda _: chain.resolve(), range(6)))
-
-    assert chain.issue_calls == 1
-    assert len({each.token.token_id for each in got}) == 1
-    assert sorted(each.source for each in got) == ["cache"] * 5 + ["oauth"]
-    assert all(each.warnings for each in got)
-
-
-def test_down_and_kis_says_not_now(chain: Chain) -> None:
-    """In an outage EGW00133 ends the try: no second call, since forty jobs would make eighty."""
-    chain.supabase.stop()
-    chain.refuse_issue("EGW00133")
-    with pytest.raises(Exception, match="EGW00133"):
-        chain.resolve()
-    assert chain.issue_calls == 1
-
-
-@pytest.mark.parametrize("code", ["EGW00133", "EGW00105", "EGW00999"])
-def test_down_and_asked_in_vain_is_told_to_the_machine(chain: Chain, code: str) -> None:
-    """A call that brought nothing is the machine's only one for a minute; then the next process may try."""
-    chain.supabase.stop()
-    chain.refuse_issue(code)
-    with pytest.raises(IssuerError):
-        chain.resolve()
-
-    for _ in range(3):
-        with pytest.raises(IssuerRateLimited, match="no caller on this machine asks KIS"):
-            chain.resolve()
-    assert chain.issue_calls == 1
-    chain.machine.hold_back(APP_KEY.key_id, utc_now())
-    chain.kis.advance(61)
-    assert (chain.resolve().source, chain.issue_calls) == ("oauth", 2)
-
-
-def test_down_and_kis_as_well_is_tried_by_each(chain: Chain) -> None:
-    """A call that was never sent uses no minute up: as soon as KIS is there again the next process gets a token."""
-    chain.supabase.stop()
-    chain.kis.production.stop()
-    with pytest.raises(IssuerOutage):
-        chain.resolve()
-    chain.kis.production.start()
-    assert chain.resolve().source == "oauth"
-
-
-def test_down_with_the_keys_inside_is_called_an_outage(chain: Chain) -> None:
-    """Where only Supabase has the keys its outage is the error, not keys that seem to be missing."""
-    chain.supabase.stop()
-    with pytest.raises(StoreOutage):
-        chain.resolve(app_key="", app_secret="")
-    assert chain.issue_calls == 0
-
-
-def test_down_and_told_to_fail(chain: Chain) -> None:
-    """With on-store-outage: fail nothing is issued; a cached token is still used."""
-    chain.supabase.stop()
-    with pytest.raises(StoreOutage):
-        chain.resolve(on_store_outage="fail")
-    chain.cache_token(make_token())
-    assert chain.resolve(on_store_outage="fail").source == "cache"
-    assert chain.issue_calls == 0
-
-
-def test_down_without_a_cache(chain: Chain) -> None:
-    """With the cache turned off an outage still ends in one call."""
-    chain.supabase.stop()
-
-    assert chain.resolve(cache_path="off").source == "oauth"
-
-
-def test_down_at_begin_uses_what_was_read(chain: Chain) -> None:
-    """When Supabase fails between read and begin, a stale token that was read is used."""
-    token = stale_token()
-    chain.database.put_token(token)
-    chain.supabase.server.add_fault(Fault("answer", "/rest/v1/rpc/begin", 99, html_response(503)))
-
-    got = chain.resolve()
-    assert (got.token.token_id, bool(got.warnings), chain.issue_calls) == (token.token_id, True, 0)
-
-
-def test_misconfigured_does_not_fall_back(chain: Chain) -> None:
-    """A key of another project is a mistake that a cached token must not hide."""
-    chain.cache_token(make_token())
-    with pytest.raises(StoreMisconfigured):
-        chain.resolve(supabase_key="sb_secret_of_another_project")
-    assert chain.issue_calls == 0
-
-
-def test_a_page_is_not_an_empty_table(chain: Chain) -> None:
-    """A proxy's page with status 200 is an outage, not a slot without a token."""
-    chain.supabase.server.add_fault(Fault("answer", times=9, response=html_response(200)))
-    chain.cache_token(make_token())
-
-    assert chain.resolve().source == "cache"
-
-
-# the modes
 
 
 def test_rotate_leaves_a_young_token(chain: Chain) -> None:
@@ -194,7 +70,7 @@ def test_a_rotation_after_another_s_refusal_fails_as_well(chain: Chain, mode: st
 def test_a_rotation_waits_out_what_an_attempt_before_it_left(chain: Chain) -> None:
     """A rotation is in no hurry: when an attempt has just failed, it asks when KIS may be asked again."""
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
-    holder = Contender(chain.database)
+    holder = Caller(chain.database)
     holder.begin(rejected_version=chain.database.row()["version"])
     clock = chain.clock()
     begun = clock.monotonic()
@@ -311,131 +187,3 @@ def test_allow_expired(chain: Chain, ended: timedelta, allow: str, used: bool) -
     else:
         with pytest.raises(IssuerOutage):
             chain.resolve(allow_expired=allow)
-
-
-# sealed values
-
-
-def test_sealed_all_the_way(chain: Chain) -> None:
-    """With an encryption key nothing readable is stored or cached, and the next caller reads it."""
-    first = chain.resolve(encryption_key=ENCRYPTION_KEY)
-    second = chain.resolve(encryption_key=ENCRYPTION_KEY)
-
-    assert first.token.token_id == second.token.token_id
-    assert (first.source, second.source, chain.issue_calls) == ("oauth", "supabase", 1)
-    assert chain.database.row()["credential_value"].startswith("enc:v1:")
-    assert (chain.folder / "cache.json").read_text(encoding="utf-8").startswith("enc:v1:")
-
-
-@pytest.mark.parametrize(
-    ("writer", "reader", "code"),
-    [("", ENCRYPTION_KEY, "plain-with-key"), (ENCRYPTION_KEY, "", "sealed-without-key")],
-    ids=["plain", "sealed"],
-)
-def test_no_silent_downgrade(chain: Chain, writer: str, reader: str, code: str) -> None:
-    """A plain value where a key is given, and a sealed one where none is, are errors and replaced by nobody."""
-    chain.resolve(encryption_key=writer)
-    with pytest.raises(TokenError) as caught:
-        chain.resolve(encryption_key=reader)
-    assert (caught.value.code, chain.issue_calls) == (code, 1)
-
-
-def test_force_repeats_a_sealed_token(chain: Chain) -> None:
-    """Sealed or not, a token that KIS repeats is recognised: refreshed is false and the row stays."""
-    chain.resolve(encryption_key=ENCRYPTION_KEY)
-    chain.pass_time(3600)
-    before = chain.database.row()
-
-    assert not chain.resolve(encryption_key=ENCRYPTION_KEY, mode="force").refreshed
-    assert chain.database.row() == before
-
-
-# time
-
-
-def test_without_a_date_begin_judges(chain: Chain) -> None:
-    """When the answer has no Date, this machine's clock is not believed: the store is asked by begin, and KIS not."""
-    chain.supabase.server.send_date = False
-    token = make_token()
-    chain.database.put_token(token)
-
-    got = chain.resolve(TurnedClock(wrong_by=-9 * HOUR))
-
-    assert (got.token.token_id, got.source) == (token.token_id, "supabase")
-    assert (chain.store_calls, chain.issue_calls) == (["read", "begin_issuance"], 0)
-
-
-def test_without_a_date_rotate_is_judged_by_the_database(chain: Chain) -> None:
-    """A rotation without a Date learns the time from the database: a young token stays, an old one is renewed."""
-    chain.supabase.server.send_date = False
-    chain.database.put_token(make_token(left=24 * HOUR, age=timedelta()))
-    young = chain.resolve(TurnedClock(wrong_by=30 * HOUR), mode="rotate", cache_path="off")
-    assert (young.refreshed, chain.issue_calls) == (False, 0)
-    assert "not due before" in young.links[-1].said
-
-    chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
-    old = chain.resolve(TurnedClock(wrong_by=-9 * HOUR), mode="rotate", refresh_after="8h", cache_path="off")
-    assert (old.refreshed, chain.issue_calls) == (True, 1)
-
-
-@pytest.mark.parametrize("wrong_by", [-9 * HOUR, 9 * HOUR, 300 * HOUR])
-def test_a_wrong_clock_changes_nothing(chain: Chain, wrong_by: timedelta) -> None:
-    """A machine hours off gets and keeps the same tokens as all others, and is told of its clock."""
-    token = make_token()
-    chain.database.put_token(token)
-    got = chain.resolve(TurnedClock(wrong_by=wrong_by))
-    assert (got.token.token_id, got.source) == (token.token_id, "supabase")
-    assert "clock" in got.warnings[0]
-
-    chain.database.put_token(dead_token())
-    issued = chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")
-    assert (issued.source, chain.issue_calls) == ("oauth", 1)
-
-
-def test_a_slightly_wrong_clock_is_not_mentioned(chain: Chain) -> None:
-    """A minute is no reason for a warning."""
-    chain.database.put_token(make_token())
-
-    assert chain.resolve(TurnedClock(wrong_by=MINUTE)).warnings == ()
-
-
-# two slots
-
-
-def test_one_key_in_two_slots(chain: Chain) -> None:
-    """A second slot with the same app key is told which slot has it, and KIS is not asked."""
-    chain.resolve()
-    with pytest.raises(IssuanceError, match="The slot kis has") as caught:
-        chain.resolve(service_name="kis-second", cache_path="off")
-    assert (caught.value.code, chain.issue_calls) == ("key-in-two-slots", 1)
-
-
-@pytest.mark.parametrize("code", ["EGW00103", "EGW00105", "EGW00002"])
-def test_a_refusal_is_not_retried(chain: Chain, code: str) -> None:
-    """KIS's final no is noted; the next caller with that very credential fails with it without calling KIS."""
-    chain.refuse_issue(code)
-    with pytest.raises(IssuerRefused, match=code):
-        chain.resolve()
-    with pytest.raises(IssuerRefused, match=code) as caught:
-        chain.resolve()
-    assert (caught.value.kis_code, caught.value.retryable, chain.issue_calls) == (code, False, 1)
-
-
-def test_a_refusal_is_not_waited_out(chain: Chain) -> None:
-    """However much time a caller has, it does not wait until a refused credential may be tried again."""
-    chain.refuse_issue("EGW00105")
-    with pytest.raises(IssuerRefused):
-        chain.resolve()
-    clock = chain.clock()
-    with pytest.raises(IssuerRefused):
-        chain.resolve(clock, timeout="2h")
-    assert (clock.slept, chain.issue_calls) == ([], 1)
-
-
-def test_a_corrected_secret_is_not_held_up(chain: Chain) -> None:
-    """After a wrong secret the right one issues at once, except for KIS's own minute, which a refusal does not use."""
-    with pytest.raises(IssuerRefused):
-        chain.resolve(app_secret="d3Jvbmc=")
-
-    assert chain.resolve().source == "oauth"
-    assert chain.issue_calls == 2

@@ -227,8 +227,8 @@ def test_one_doubtful_outage_makes_the_last_one_doubtful() -> None:
 @given(st.floats(0, 3600), st.floats(0, 3600))
 def test_patience_never_takes_the_time_for_issuing(elapsed: float, left: float) -> None:
     """However the time is spent, a patient caller that could issue at the start still can at the end."""
-    whole = elapsed + left
+    total = elapsed + left
     more = patiently(elapsed, left)
     assert more <= left
-    if whole > ISSUE_BUDGET:
-        assert elapsed + max(more, 0) <= max(whole - ISSUE_BUDGET, elapsed)
+    if total > ISSUE_BUDGET:
+        assert elapsed + max(more, 0) <= max(total - ISSUE_BUDGET, elapsed)

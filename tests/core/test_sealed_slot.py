@@ -10,7 +10,7 @@ import pytest
 from kis_token.errors import TokenError
 from kis_token.store.sealing import SealingVault
 from tests.resolver_harness import ENCRYPTION_KEY, dead_token, stale_token
-from tests.support import APP_KEY, Contender, make_token
+from tests.support import APP_KEY, Caller, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,7 +104,7 @@ def test_values_of_two_rows_that_are_swapped(chain: Chain) -> None:
 def test_plain_token_that_comes_in_while_one_waits(chain: Chain) -> None:
     """A caller who waits for another's token does not take one that somebody slips in unsealed."""
     fill(chain, dead_token())
-    assert Contender(chain.database, label="another").begin()["status"] == "granted"
+    assert Caller(chain.database, label="another").begin()["status"] == "granted"
     clock = chain.clock()
     clock.on_sleep = lambda _: chain.database.put_token(make_token())
 

@@ -31,7 +31,7 @@ from tests.faults.helpers import (
 )
 from tests.races.concurrent_callers import held
 from tests.resolver_harness import WatchedIssuer, stale_token
-from tests.support import APP_KEY, Contender
+from tests.support import APP_KEY, Caller
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def test_begin_with_nothing(chain: Chain, *, before: bool) -> None:
 
 def test_a_look_while_another_issues(chain: Chain) -> None:
     """Who waits for another's turn is not held by a look that hangs."""
-    holder = Contender(chain.database)
+    holder = Caller(chain.database)
     assert holder.begin()["status"] == "granted"
     resolver = chain.resolver(timeout="1s")
     view = resolver.look()

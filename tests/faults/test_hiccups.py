@@ -1,42 +1,29 @@
-"""One token, also when the network hiccups: the rows of the second review, and others of their kinds."""
+"""A short failure of the store costs no token and no second tokenP call."""
 
 from __future__ import annotations
 
-import base64
-import json
 import socket
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from kis_token.client.kis_client import KISClient
-from kis_token.clock import SystemClock
-from kis_token.errors import IssuanceError, IssuerOutage, IssuerRateLimited, KisTokenError, StoreOutage
-from kis_token.local.machine_lock import LocalMachine
-from kis_token.sandbox.kis_http import PRICE_PATH, PRICE_TR_ID, TOKEN_PATH, html_response
-from kis_token.sandbox.loopback import Fault, FaultKind, LoopbackServer, Response
-from tests.faults.helpers import ABORT, BEGIN, COMMIT, TABLE, assert_warned, black_hole
-from tests.faults.test_store import OUTAGES, mend
-from tests.races.caller_processes import SECONDS
-from tests.resolver_harness import OTHER, WatchedIssuer, stale_token
-from tests.support import ANON_KEY, APP_KEY, HOUR, MINUTE, Contender, TurnedClock, make_token, utc_now
+from kis_token.errors import IssuanceError, IssuerOutage, StoreOutage
+from kis_token.sandbox.kis_http import html_response
+from kis_token.sandbox.loopback import Fault, Response
+from tests.faults.helpers import ABORT, BEGIN, COMMIT, TABLE, assert_warned
+from tests.faults.hiccups import Hiccuping
+from tests.faults.test_store import OUTAGES
+from tests.resolver_harness import WatchedIssuer, stale_token
+from tests.support import HOUR, MINUTE, TurnedClock, make_token, utc_now
 from tools.certificate import make_certificate
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from typing_extensions import Self
+    from collections.abc import Iterator
 
     from tests.resolver_harness import Chain
 
-_Answer = TypeVar("_Answer")
 
 HICCUPS = {
     **{name: fault for name, fault in OUTAGES.items() if name != "redirect"},  # a redirect is never a hiccup
@@ -47,7 +34,6 @@ HICCUPS = {
     "shutdown": Fault("answer", response=Response(500, {"code": "57P01", "message": "terminating connection"})),
     "list-of-text": Fault("answer", response=Response(200, ["a"])),
 }
-
 hiccups = pytest.mark.parametrize("name", HICCUPS)
 keys = pytest.mark.parametrize("keys", ["given", "stored"])
 
@@ -68,9 +54,6 @@ def refuse_once(chain: Chain, clock: TurnedClock) -> None:
         chain.supabase.start()
 
     clock.on_sleep = start
-
-
-# one read fails once
 
 
 @hiccups
@@ -221,368 +204,6 @@ def test_a_program_with_a_valid_token_is_not_held_up(chain: Chain) -> None:
     assert chain.issue_calls == 1
 
 
-# when one may issue alone
-
-
-def test_without_the_store_a_token_is_issued_only_after_patience(chain: Chain) -> None:
-    """The default, issue, is the last resort: after half of the time that issuing does not need."""
-    chain.supabase.stop()
-    clock = chain.clock()
-
-    got = chain.resolve(clock, timeout="180s")
-
-    assert (got.source, chain.issue_calls) == ("oauth", 1)
-    assert 30 < sum(clock.slept) < 45
-    assert_warned(got, "[store-unreachable]", "other machines do not see")
-
-
-def test_a_store_that_is_back_when_the_runtime_is_built_is_used(chain: Chain) -> None:
-    """After the fast path has seen an outage, the rest of the program looks once more before it would issue alone."""
-    token = make_token()
-    chain.database.put_token(token)
-    chain.supabase.stop()
-    resolver = chain.resolver()
-    view = resolver.look()
-    chain.supabase.start()
-
-    got = resolver.resolve(view)
-
-    assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "supabase", 0)
-
-
-def test_a_store_that_is_back_when_the_lock_is_free_is_used(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller that has waited for another of its machine looks at the store again as well."""
-    token = make_token()
-    chain.database.put_token(token)
-    chain.supabase.stop()
-
-    class Busy(LocalMachine):
-        @contextmanager
-        def lock(self, app_key_id: str, seconds: float) -> Iterator[None]:
-            with super().lock(app_key_id, seconds):
-                chain.supabase.start()
-                yield
-
-    monkeypatch.setattr(type(chain), "machine", Busy(lambda: [chain.machine_folder]))
-
-    got = chain.resolve()
-
-    assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "supabase", 0)
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["request-lost", "answer-lost"])
-@pytest.mark.parametrize("kind", ["reset", "truncate"])
-def test_begin_that_reaches_the_database_and_whose_answers_are_lost(
-    chain: Chain,
-    kind: FaultKind,
-    after: bool,  # noqa: FBT001 - a table
-) -> None:
-    """A caller that may hold a lease without knowing it issues nothing, nor does the next holder beside it."""
-    chain.supabase.server.add_fault(Fault(kind, BEGIN, 999, after=after))
-    with pytest.raises(StoreOutage):
-        chain.resolve()
-    assert chain.issue_calls == 0
-    mend(chain)
-
-    assert chain.resolve().source == "oauth"
-    assert chain.issue_calls == 1
-
-
-def test_answers_of_begin_that_come_back_after_a_lease_s_time(chain: Chain) -> None:
-    """A lease that nobody knew of lapses; the caller begins anew, and there is one call."""
-    chain.supabase.server.add_fault(Fault("reset", BEGIN, 18, after=True))
-    clock = chain.clock()
-
-    got = chain.resolve(clock, timeout="10m")
-
-    assert (got.source, got.warnings, chain.issue_calls) == ("oauth", (), 1)
-    assert 60 < sum(clock.slept) < 160
-
-
-@pytest.mark.parametrize("seconds", [2, 12, 40])
-def test_a_store_that_restarts_while_callers_wait_for_a_holder(chain: Chain, seconds: float) -> None:
-    """None of them issues beside the holder: they wait for the store, and get the holder's token."""
-    holder, token = Contender(chain.database), make_token()
-    holder.begin()
-    clock = chain.clock()
-    down_since: list[float] = []
-
-    def restart(_: float) -> None:
-        if not down_since:
-            chain.supabase.stop()
-            down_since.append(clock.monotonic())
-        elif clock.monotonic() - down_since[0] > seconds:
-            chain.supabase.start()
-            if chain.database.row() == {}:
-                holder.commit(token)
-
-    clock.on_sleep = restart
-
-    got = chain.resolve(clock, cache_path="off")
-
-    assert (got.token.token_id, got.source, chain.issue_calls) == (token.token_id, "supabase", 0)
-
-
-def test_six_callers_wait_and_the_store_restarts(chain: Chain) -> None:
-    """Six at once, on machines of their own, in real time: the holder's call is the only one."""
-    holder, token = Contender(chain.database), make_token()
-    holder.begin()
-    resolvers = [chain.resolver(SystemClock(), cache_path="off", timeout="60s") for _ in range(6)]
-    begun, noticed = threading.Semaphore(0), threading.Semaphore(0)
-    for store in chain.stores:
-        # As they are, but told of.
-        store.begin = partial(do_and_notice, store.begin, begun)  # type: ignore[method-assign]
-        store.read = partial(do_and_notice, store.read, noticed)  # type: ignore[method-assign]
-
-    with ThreadPoolExecutor(6) as pool:
-        waiting = [pool.submit(resolver.resolve) for resolver in resolvers]
-        for _ in resolvers:
-            assert begun.acquire(timeout=SECONDS)
-        chain.supabase.stop()
-        for _ in range(3 * len(resolvers)):
-            assert noticed.acquire(timeout=SECONDS)
-        chain.supabase.start()
-        holder.commit(token)
-        got = [each.result(SECONDS) for each in waiting]
-
-    assert {each.token.token_id for each in got} == {token.token_id}
-    assert chain.issue_calls == 0
-
-
-def do_and_notice(
-    call: Callable[..., _Answer], noticed: threading.Semaphore, *arguments: object, **named: object
-) -> _Answer:
-    """A call of the store, the end of which is noticed."""
-    try:
-        return call(*arguments, **named)
-    finally:
-        noticed.release()
-
-
-def test_a_waiter_whose_store_stays_away_does_not_issue(chain: Chain) -> None:
-    """A caller that knows of a living lease ends with an error when its time is over."""
-    Contender(chain.database, label="acme/bot run 7 trade").begin()
-    clock = chain.clock()
-    clock.on_sleep = lambda _: chain.supabase.stop()
-
-    with pytest.raises(KisTokenError) as caught:
-        chain.resolve(clock)
-    assert (caught.value.code, chain.issue_calls) == ("store-unreachable", 0)
-
-
-def test_a_key_that_changes_while_the_store_goes_away_issues_nothing(chain: Chain) -> None:
-    """Read again for a changed key and not answered, the store has still answered in this call."""
-    resolver = chain.resolver()
-    view = resolver.look()
-    chain.database.put_keys(OTHER)
-    chain.supabase.server.add_fault(replace(OUTAGES["503"], path=TABLE, times=999))
-    with pytest.raises(StoreOutage):
-        resolver.resolve(view)
-    assert chain.issue_calls == 0
-
-
-@pytest.mark.parametrize("fault", ["certificate", "proxy"])
-def test_trouble_of_this_machine_is_no_reason_to_issue_alone(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch, fault: str
-) -> None:
-    """Where a certificate or a proxy keeps the store from answering, the error names that; a cached token is used."""
-    _, context = make_certificate(chain.folder)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
-    if fault == "proxy":
-        monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:9")
-        url = "https://example.supabase.co"
-    with LoopbackServer(lambda _: Response(200, []), tls=context) as server:
-        where = server.url if fault == "certificate" else url
-        clock = chain.clock()
-        with pytest.raises(StoreOutage) as caught:
-            chain.resolve(clock, supabase_url=where)
-        assert (chain.issue_calls, clock.slept) == (0, [])
-        assert caught.value.code == ("store-tls" if fault == "certificate" else "proxy-unusable")
-        chain.cache_token(make_token())
-        assert chain.resolve(supabase_url=where).source == "cache"
-
-
-# one call for a machine, whatever its cache
-
-
-CACHES: dict[str, Callable[[Path], str]] = {
-    "off": lambda _: "off",
-    "cannot-be-made": lambda folder: str(folder / "a-file" / "below" / "cache.json"),
-    "a-folder-in-its-place": lambda folder: str(folder / "a-folder"),
-}
-
-
-@pytest.mark.parametrize("cache", CACHES)
-def test_five_callers_of_one_machine_without_a_cache_make_one_call(chain: Chain, cache: str) -> None:
-    """One gets the token; the others, who have no way to get it, are told that KIS was asked a moment ago."""
-    (chain.folder / "a-file").write_text("")
-    (chain.folder / "a-folder" / "x").mkdir(parents=True)
-    chain.supabase.stop()
-    path = CACHES[cache](chain.folder)
-
-    def resolve(_: int) -> str:
-        try:
-            return chain.resolve(cache_path=path).source
-        except IssuerRateLimited as error:
-            return f"{error}"
-
-    with ThreadPoolExecutor(5) as pool:
-        got = sorted(pool.map(resolve, range(5)))
-
-    assert (got[4], chain.issue_calls) == ("oauth", 1)
-    assert all("no caller on this machine asks KIS for" in each for each in got[:4])
-
-
-def test_callers_with_caches_of_their_own_make_one_call(chain: Chain) -> None:
-    """Jobs of several runners on one machine, each with its own cache file, do not issue beside each other."""
-    chain.supabase.stop()
-    assert chain.resolve(cache_path=str(chain.folder / "a.json")).source == "oauth"
-    with pytest.raises(IssuerRateLimited):
-        chain.resolve(cache_path=str(chain.folder / "b.json"))
-    assert chain.issue_calls == 1
-
-
-def test_another_account_of_the_machine_is_not_kept_waiting(chain: Chain) -> None:
-    """The minute is KIS's for an app key: another key's call does not count."""
-    chain.supabase.stop()
-    chain.resolve(cache_path="off")
-    with pytest.raises(KisTokenError) as caught:
-        chain.resolve(cache_path="off", app_key=OTHER.key, app_secret=OTHER.secret)
-    assert (caught.value.code, chain.issue_calls) == ("kis-key-refused", 2)
-
-
-def test_a_call_that_was_never_sent_uses_no_minute(chain: Chain) -> None:
-    """Where KIS could not be reached the next process may try at once."""
-    chain.supabase.stop()
-    chain.kis.production.stop()
-    with pytest.raises(IssuerOutage):
-        chain.resolve(cache_path="off")
-    chain.kis.production.start()
-
-    assert chain.resolve(cache_path="off").source == "oauth"
-
-
-def test_without_a_private_folder_nobody_issues_alone(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which no lock is safe gets an error that says so, and KIS is not asked; a cached token is used."""
-    monkeypatch.setattr(type(chain), "machine", LocalMachine(list))
-    chain.supabase.stop()
-    with pytest.raises(KisTokenError) as caught:
-        chain.resolve()
-    assert (caught.value.code, chain.issue_calls) == ("no-private-folder", 0)
-    assert "does not answer" in f"{caught.value}"
-    chain.cache_token(make_token())
-    assert chain.resolve().source == "cache"
-
-
-# what is issued alone comes home
-
-
-def issued_alone(chain: Chain) -> tuple[str, str]:
-    """The older token that is stored, and the one that this machine issued while the store was out: fingerprints."""
-    older = make_token(left=16 * HOUR, age=8 * HOUR)
-    chain.kis.production.start()
-    chain.supabase.stop()
-    newer = chain.resolve().token.token_id
-    chain.supabase.start()
-    chain.database.put_token(older)
-    chain.machine.hold_back(APP_KEY.key_id, utc_now())
-    return older.token_id, newer
-
-
-@pytest.mark.parametrize("mode", ["resolve", "rotate", "check"])
-def test_a_token_issued_without_the_store_comes_home(chain: Chain, mode: str) -> None:
-    """Although the older stored token looks fresh, the later one is handed out, and stored for the others."""
-    _, newer = issued_alone(chain)
-
-    got = chain.resolve(mode=mode)
-
-    assert (got.token.token_id, got.warnings, chain.issue_calls) == (newer, (), 1)
-    assert (chain.database.stored_id() == newer) is (mode != "check")
-    assert chain.resolve(cache_path="off").token.token_id == (newer if mode != "check" else chain.database.stored_id())
-
-
-def test_a_reader_whose_token_the_api_rejects_finds_it(chain: Chain, tmp_path: Path) -> None:
-    """Another machine's client that still has the older token gets the later one from the store, and issues none."""
-    older = chain.resolve().token
-    with KISClient(chain.settings(cache_path=str(tmp_path / "other.json")), clock=chain.clock()) as client:
-        assert client.token_expires_at == older.expires_at
-        chain.pass_time(7 * 3600)
-        (chain.folder / "cache.json").unlink()
-        chain.machine.hold_back(APP_KEY.key_id, utc_now())
-        chain.supabase.stop()
-        newer = chain.resolve().token
-        assert newer.token_id != older.token_id
-        chain.kis.kill_token(older.value)
-        chain.supabase.start()
-        chain.resolve()
-        calls = chain.issue_calls
-
-        answer = client.request(
-            "GET",
-            PRICE_PATH,
-            tr_id=PRICE_TR_ID,
-            params={"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": "005930"},
-        )
-
-    assert (answer.status_code, answer.json()["rt_cd"]) == (200, "0")
-    assert chain.issue_calls == calls
-
-
-def test_a_client_without_a_cache_brings_its_token_home(chain: Chain) -> None:
-    """A program that issued alone and keeps no cache offers its token from memory when the store is back."""
-    chain.supabase.stop()
-    clock = chain.clock()
-    settings = chain.settings(cache_path="off")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(chain.folder / "private"))
-        with KISClient(settings, clock=clock) as client:
-            mine = client.token_issued_at
-            chain.supabase.start()
-            chain.database.put_token(make_token(left=16 * HOUR, age=8 * HOUR))
-            clock.jump(600)
-            assert client.token_issued_at == mine
-    assert chain.issue_calls == 1
-    assert chain.resolve(cache_path="off").token.issued_at == mine
-
-
-def test_a_later_token_that_cannot_be_stored_is_handed_out(chain: Chain) -> None:
-    """Where storing it fails, its machine uses it, with a warning; a later run stores it."""
-    _, newer = issued_alone(chain)
-    save = "/rest/v1/rpc/save_token"
-    chain.supabase.server.add_fault(Fault("answer", save, 99, html_response(503)))
-    got = chain.resolve()
-    assert (got.token.token_id, got.source) == (newer, "cache")
-    assert_warned(got, "newer than the stored one")
-    mend(chain)
-
-    chain.resolve()
-    assert chain.database.stored_id() == newer
-
-
-LATER = {
-    "of another key": lambda: make_token(OTHER.key, left=23 * HOUR, age=HOUR),
-    "issued before": lambda: make_token(left=12 * HOUR, age=12 * HOUR),
-    "expired": lambda: make_token(left=-MINUTE, age=HOUR),
-}
-
-
-@pytest.mark.parametrize("name", LATER)
-def test_no_other_cached_token_takes_the_stored_one_s_place(chain: Chain, name: str) -> None:
-    """A cached token of another account, of an earlier issue, or past its end leaves the stored token alone."""
-    stored = make_token(left=16 * HOUR, age=8 * HOUR)
-    chain.database.put_token(stored)
-    chain.cache_token(LATER[name]())
-
-    got = chain.resolve()
-
-    assert (got.token.token_id, got.source, got.warnings) == (stored.token_id, "supabase", ())
-    assert chain.store_calls == ["read"]
-
-
-# what a third review found
-
-
 @pytest.fixture
 def behind_tls(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hiccuping]:
     """The store behind a relay that ends TLS, as Supabase's gateway does, and that fails when it is told to."""
@@ -590,56 +211,6 @@ def behind_tls(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hiccup
     monkeypatch.setenv("SSL_CERT_FILE", path)
     with Hiccuping(int(chain.supabase.url.rpartition(":")[2]), context) as relay:
         yield relay
-
-
-class Hiccuping:
-    """A relay with TLS. Its next connections, as many as ``fails``, break off within the handshake."""
-
-    def __init__(self, port: int, context: ssl.SSLContext) -> None:
-        self.fails = 0
-        self.how = "closed"
-        self._port = port
-        self._context = context
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"https://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._serve, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _serve(self) -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = self._listener.accept()
-                threading.Thread(target=self._relay, args=(connection,), daemon=True).start()
-
-    def _relay(self, connection: socket.socket) -> None:
-        with connection, suppress(OSError):
-            if self.fails:
-                self.fails -= 1
-                connection.recv(65536)
-                if self.how == "plain-502":
-                    connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
-                return
-            with (
-                self._context.wrap_socket(connection, server_side=True) as near,
-                socket.create_connection(("127.0.0.1", self._port)) as far,
-            ):
-                back = threading.Thread(target=_copy, args=(far, near), daemon=True)
-                back.start()
-                _copy(near, far)
-                back.join(SECONDS)
-
-
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while block := source.recv(65536):
-            target.sendall(block)
-        target.shutdown(socket.SHUT_WR)
 
 
 @pytest.mark.parametrize("how", ["closed", "plain-502"])
@@ -668,108 +239,7 @@ def test_a_handshake_that_fails_once_is_repeated(chain: Chain, behind_tls: Hiccu
     assert chain.database.stored_id() == got.token.token_id
 
 
-def test_a_read_only_key_never_issues_alone(chain: Chain) -> None:
-    """Its token could never come home: the outage is the error, although app key and secret are given."""
-    chain.supabase.stop()
-    claims = {"role": "kis_token_reader", "iat": 1, "exp": 9999999999}
-    middle = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
-    with pytest.raises(StoreOutage):
-        chain.resolve(supabase_key=f"{ANON_KEY}\neyJhbGciOiJIUzI1NiJ9.{middle}.c2lnbmF0dXJl")
-    assert chain.issue_calls == 0
-
-
-def test_a_client_whose_store_goes_away_after_a_read_issues_nothing(chain: Chain) -> None:
-    """A rejected token is looked up once; a store that has answered that is not out, and one timeout is for all."""
-    held = chain.resolve(cache_path="off").token
-    chain.pass_time(7 * 3600)
-    chain.supabase.server.forget()
-    clock = chain.clock()
-    with KISClient(chain.settings(cache_path="off", timeout="60s"), clock=clock) as client:
-        assert client.token_expires_at == held.expires_at
-        chain.kis.kill_token(held.value)
-        chain.supabase.server.add_fault(Fault("reset", BEGIN, 9999))
-        started = clock.monotonic()
-        with pytest.raises(StoreOutage):
-            client.request("GET", PRICE_PATH, tr_id=PRICE_TR_ID)
-    assert chain.issue_calls == 1
-    assert clock.monotonic() - started < 61
-    assert chain.store_calls.count("read") == 2
-
-
-@pytest.mark.parametrize("times", [1, 4, 9999])
-def test_a_rotation_does_not_renew_for_a_save_that_fails(chain: Chain, times: int) -> None:
-    """While the later token comes home, a rotation that is not due issues nothing, whatever becomes of the save."""
-    _, newer = issued_alone(chain)
-    chain.supabase.server.add_fault(Fault("answer", "/rest/v1/rpc/save_token", times, html_response(503)))
-    if times < 99:
-        assert chain.resolve(mode="rotate").token.token_id == newer
-    else:
-        with pytest.raises(StoreOutage):
-            chain.resolve(mode="rotate")
-    assert chain.issue_calls == 1
-
-
-@pytest.mark.parametrize("knows", ["of-a-holder", "of-a-lost-answer", "of-its-own-call"])
-def test_a_caller_remembers_a_lease_from_the_call_before(chain: Chain, knows: str) -> None:
-    """A program, or another job of the machine, that knows of a lease or a call does not issue beside it later."""
-    if knows == "of-a-holder":
-        Contender(chain.database, label="acme/bot run 7 trade").begin()
-    elif knows == "of-a-lost-answer":
-        chain.supabase.server.add_fault(Fault("reset", BEGIN, 9999, after=True))
-    else:
-        chain.kis.production.add_fault(Fault("reset", TOKEN_PATH, after=True))
-    clock = chain.clock()
-    with pytest.raises(KisTokenError):
-        chain.resolve(clock, cache_path="off", timeout="25s")
-    calls = chain.issue_calls
-    chain.supabase.stop()
-
-    with pytest.raises(IssuerRateLimited):
-        chain.resolve(clock, cache_path="off", timeout="25s")
-    assert chain.issue_calls == calls == (1 if knows == "of-its-own-call" else 0)
-    clock.sleep(75)
-    assert chain.resolve(clock, cache_path="off", timeout="25s").source == "oauth"
-
-
-@pytest.mark.parametrize("seconds", [1, 2, 30, 60])
-def test_a_clock_that_is_set_back_lifts_no_minute(chain: Chain, seconds: int) -> None:
-    """The minute after a call holds for a machine whose clock goes back, and ends for one whose clock was far ahead."""
-    chain.supabase.stop()
-    chain.resolve(cache_path="off")
-    with pytest.raises(IssuerRateLimited):
-        chain.resolve(TurnedClock(wrong_by=-seconds * MINUTE / 60), cache_path="off", timeout="22s")
-    assert chain.issue_calls == 1
-    chain.kis.advance(61)
-    assert chain.resolve(TurnedClock(wrong_by=-HOUR), cache_path="off", timeout="22s").source == "oauth"
-
-
-def test_a_token_that_a_client_saw_rejected_does_not_come_home(chain: Chain) -> None:
-    """It leaves the machine's cache, although it would live longer than the stored one."""
-    older, newer = issued_alone(chain)
-    stored = chain.database.stored_id()
-    with KISClient(chain.settings(), clock=chain.clock()) as client:
-        chain.supabase.server.add_fault(Fault("answer", "/rest/v1/rpc/save_token", 99, html_response(503)))
-        assert client.access_token
-        assert chain.cached_id() == newer
-        chain.kis.kill_token(client.access_token)
-        client.request("GET", PRICE_PATH, tr_id=PRICE_TR_ID)
-    mend(chain)
-
-    assert chain.cached_id() == older == stored
-    assert chain.resolve().token.token_id == older
-    assert (chain.database.stored_id(), chain.issue_calls) == (older, 1)
-
-
-def test_a_silent_proxy_is_no_reason_to_issue_alone(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that does not answer is this machine's trouble: the error is the outage."""
-    with black_hole() as url:
-        monkeypatch.setenv("HTTPS_PROXY", url)
-        with pytest.raises(StoreOutage) as caught:
-            chain.resolve(supabase_url="https://example.supabase.co", timeout="22s")
-    assert (caught.value.doubtful, chain.issue_calls) == (True, 0)
-
-
-def test_kis_that_cannot_be_reached_once_costs_another_turn(chain: Chain) -> None:
+def test_kis_that_cannot_be_reached_once_costs_another_lease(chain: Chain) -> None:
     """Nothing was sent: the lease is given back and asked for again, once, and there is one call."""
     failures = [IssuerOutage("kis-unreachable", "KIS does not answer (gaierror)", sent=False)]
     issuer = WatchedIssuer(chain, before=lambda: raise_first(failures))
@@ -784,32 +254,6 @@ def raise_first(errors: list[IssuerOutage]) -> None:
     """The first error, if there is one left."""
     if errors:
         raise errors.pop()
-
-
-@pytest.mark.parametrize(
-    "inputs", [{"mode": "rotate"}, {"app_key": "", "app_secret": ""}], ids=["rotate", "keys-stored"]
-)
-def test_a_store_that_is_back_serves_callers_that_issue_nothing_alone(chain: Chain, inputs: dict[str, str]) -> None:
-    """After the fast path's outage the store is looked at again, whatever the caller may do without it."""
-    chain.database.put_keys()
-    token = make_token(left=24 * HOUR - MINUTE, age=MINUTE)
-    chain.database.put_token(token)
-    chain.supabase.stop()
-    resolver = chain.resolver(**inputs)
-    view = resolver.look()
-    chain.supabase.start()
-
-    assert resolver.resolve(view).token.token_id == token.token_id
-
-
-def test_a_check_without_the_store_names_the_outage(chain: Chain) -> None:
-    """Where nothing is cached, the error of a check is that the store does not answer."""
-    chain.supabase.stop()
-    with pytest.raises(StoreOutage):
-        chain.resolve(mode="check")
-
-
-# answers without progress
 
 
 NOWHERE: dict[str, dict[str, object]] = {

@@ -12,7 +12,7 @@ from kis_token.errors import KIS_REFUSALS, IssuerOutage
 from kis_token.sandbox.kis_http import MESSAGES, TOKEN_PATH, error_response, html_response
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.token import KST
-from tests.faults import helpers as ground
+from tests.faults import helpers
 from tests.faults.helpers import NO_KIS, assert_warned, error_of, stored_stays
 from tests.resolver_harness import dead_token, stale_token
 from tests.support import HOUR, MINUTE, make_token, utc_now
@@ -80,7 +80,7 @@ FAULTS = {
 OUTCOMES = ("refused", "reset", "html-200", "EGW00103", "EGW00133")
 
 each = pytest.mark.parametrize("name", FAULTS)
-each_outcome = ground.each_outcome(FAULTS, OUTCOMES)
+each_outcome = helpers.each_outcome(FAULTS, OUTCOMES)
 
 
 def fail(chain: Chain, name: str) -> dict[str, str]:
@@ -94,7 +94,7 @@ def fail(chain: Chain, name: str) -> dict[str, str]:
     return {}
 
 
-def assert_turn_is_given_back(database: Database) -> None:
+def assert_lease_is_given_back(database: Database) -> None:
     """Nobody has to wait until a turn lapses."""
     assert database.outcomes()[-1] == "aborted"
     assert "committed" not in database.outcomes()
@@ -116,7 +116,7 @@ def test_a_stale_token_is_used(chain: Chain, name: str) -> None:
         assert (got.warnings, got.links[-1].said) == ((), "it is too early to ask again")
     else:
         assert_warned(got, "not renewed", f"[{FAULTS[name].code}]")
-    assert_turn_is_given_back(chain.database)
+    assert_lease_is_given_back(chain.database)
 
 
 @each
@@ -130,7 +130,7 @@ def test_without_a_token_it_is_the_error(chain: Chain, name: str) -> None:
 
     assert (error.code, chain.issue_calls) == (FAULTS[name].code, FAULTS[name].calls)
     assert list(chain.folder.iterdir()) == []
-    assert_turn_is_given_back(chain.database)
+    assert_lease_is_given_back(chain.database)
 
 
 @each_outcome
@@ -182,10 +182,10 @@ def test_a_variable_that_names_no_certificates(chain: Chain, monkeypatch: pytest
 
     assert got.token.token_id == chain.database.stored_id()
     assert_warned(got, "not renewed", variable)
-    assert_turn_is_given_back(chain.database)
+    assert_lease_is_given_back(chain.database)
 
 
-@ground.each_outcome([name for name in FAULTS if name not in KIS_REFUSALS], OUTCOMES)
+@helpers.each_outcome([name for name in FAULTS if name not in KIS_REFUSALS], OUTCOMES)
 def test_when_kis_works_again(chain: Chain, name: str) -> None:
     """What was no refusal leaves nothing behind but KIS's minute: the next caller gets the token with one call."""
     with pytest.raises(Exception, match=r"\[kis-"):

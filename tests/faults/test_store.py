@@ -13,7 +13,7 @@ from kis_token.errors import IssuerOutage, StoreError, StoreMisconfigured, Store
 from kis_token.sandbox.kis_http import TOKEN_PATH, html_response
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from tests.faults import helpers as ground
+from tests.faults import helpers
 from tests.faults.helpers import (
     ABORT,
     BEGIN,
@@ -81,9 +81,9 @@ OUTCOMES = ("refused", "unresolvable", "reset", "503", "html-200", "402")
 AFTER_THE_READ = ("refused", *OUTAGES)
 READ = ("unresolvable", *AFTER_THE_READ)
 
-whole = pytest.mark.parametrize("name", [name for name in READ if name not in GATEWAYS])
-each_outcome = ground.each_outcome(AFTER_THE_READ, OUTCOMES)
-each_outcome_of_a_read = ground.each_outcome(READ, OUTCOMES)
+each_way_of_a_read = pytest.mark.parametrize("name", [name for name in READ if name not in GATEWAYS])
+each_outcome = helpers.each_outcome(AFTER_THE_READ, OUTCOMES)
+each_outcome_of_a_read = helpers.each_outcome(READ, OUTCOMES)
 mistaken = pytest.mark.parametrize("name", MISTAKES)
 
 
@@ -140,7 +140,7 @@ def test_cached_token_is_used(chain: Chain, name: str, policy: str) -> None:
     assert_warned(got, code_of(name), "the cached token is used")
 
 
-@whole
+@each_way_of_a_read
 def test_without_a_cached_token_one_is_issued(chain: Chain, name: str) -> None:
     """One tokenP call for this machine, which its next caller does not repeat; once Supabase works it is stored."""
     inputs = fail(chain, name)

@@ -18,7 +18,7 @@ from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.store.supabase import SupabaseStore
 from tests.faults.helpers import BEGIN, COMMIT, assert_warned, error_of, stored_stays
 from tests.resolver_harness import WatchedIssuer, dead_token, stale_token
-from tests.support import ANON_KEY, APP_KEY, MINUTE, SERVICE_KEY, Contender, Database
+from tests.support import ANON_KEY, APP_KEY, MINUTE, SERVICE_KEY, Caller, Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -266,7 +266,7 @@ def blocked_after_begin(own: Chain, name: str) -> Iterator[WatchedIssuer]:
 
 def test_a_waiting_caller_ends_with_the_holder(own: Chain) -> None:
     """A caller that waits for a turn learns that it ended without a token within seconds, and why."""
-    holder = Contender(own.database)
+    holder = Caller(own.database)
     holder.begin()
     clock = own.clock()
     clock.on_sleep = lambda _: holder.abort("store-cannot-store")

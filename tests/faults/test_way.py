@@ -25,7 +25,7 @@ from kis_token.token import looks_like_token
 from tests.authority import Authority, make_authority
 from tests.command import kis_token, kis_token_here
 from tests.faults.helpers import assert_warned, error_of, stored_stays
-from tests.faults.test_hiccups import Hiccuping
+from tests.faults.hiccups import Hiccuping
 from tests.faults.test_program import NOWHERE
 from tests.network.test_hosts import TunnelProxy
 from tests.resolver_harness import stale_token

@@ -44,7 +44,7 @@ STEP_DEBUGGING = {"RUNNER_DEBUG": "1", "ACTIONS_STEP_DEBUG": "true", "ACTIONS_RU
 
 def shows_secret(*said: str) -> bool:
     """Whether people see a secret in what was said."""
-    return LEAKS.needles.are_in(without_masks("\n".join(said).encode()))
+    return LEAKS.patterns.are_in(without_masks("\n".join(said).encode()))
 
 
 def debug(sandbox: Sandbox, tool_cache: Path, folder: Path, **changed: str) -> Ended:

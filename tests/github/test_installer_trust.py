@@ -85,7 +85,7 @@ def installer(request: pytest.FixtureRequest, tmp_path: Path, child_processes: N
         if UV is None:
             pytest.skip("there is no uv on this machine")
         (folder / "uv").symlink_to(UV)
-    elif subprocess.call([sys._base_executable, "-I", "-c", "import pip"]):  # type: ignore[attr-defined]
+    elif subprocess.call([sys._base_executable, "-I", "-c", "import pip"]):  # type: ignore[attr-defined]  # not in typeshed
         pytest.skip("there is no pip on this machine")
     return str(folder)
 

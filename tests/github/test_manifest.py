@@ -197,9 +197,9 @@ def test_the_runtime_itself(tool_cache: Path, tmp_path: Path) -> None:
     for name in ("cryptography", "pydantic_core", "requests", "certifi"):
         files = [path for path in (copy / name).rglob("*") if path.is_file() and path.suffix != ".pyc"]
         largest = max(files, key=lambda path: path.stat().st_size)
-        whole = shutil.copy2(largest, tmp_path / "whole")
+        original = shutil.copy2(largest, tmp_path / "original")
         cut(largest)
         assert (find_damage(copy) or "").startswith(f"{largest.relative_to(copy).as_posix()} has ")
-        shutil.move(whole, largest)
+        shutil.move(original, largest)
     assert find_damage(copy) is None
     shutil.rmtree(copy)  # many files, in which secrets would be looked for after the test

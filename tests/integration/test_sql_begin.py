@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from kis_token.token import AppKey
-from tests.support import APP_KEY, HOUR, Contender, call, issue_by_functions, make_token
+from tests.support import APP_KEY, HOUR, Caller, call, issue_by_functions, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,31 +38,31 @@ def seconds_granted(database: Database, column: str) -> float:
 
 def test_a_grant_is_written_into_the_lease(database: Database) -> None:
     """The columns have holder, label and app key, the end of the lease after 60 s and the next grant after 70 s."""
-    contender = Contender(database)
-    contender.begin()
+    caller = Caller(database)
+    caller.begin()
 
     assert (seconds_granted(database, "lease_until"), seconds_granted(database, "not_before")) == (60, 70)
     lease = database.lease()
-    assert (str(lease["holder"]), lease["holder_label"]) == (contender.holder, "acme/bot run 7 trade")
+    assert (str(lease["holder"]), lease["holder_label"]) == (caller.holder, "acme/bot run 7 trade")
     assert lease["app_key_id"] == APP_KEY.key_id
 
 
 def test_a_begin_during_a_lease_changes_no_column_of_it(database: Database) -> None:
     """The lease stays as it is when its holder begins again, and when another caller begins."""
-    contender = Contender(database)
-    contender.begin()
+    caller = Caller(database)
+    caller.begin()
     database.age(20)
     before = database.lease()
 
-    assert contender.begin()["status"] == "granted"
+    assert caller.begin()["status"] == "granted"
     assert database.lease() == before
-    assert Contender(database, label="a laptop").begin()["status"] == "busy"
+    assert Caller(database, label="a laptop").begin()["status"] == "busy"
     assert database.lease() == before
 
 
 def test_the_column_of_the_label_has_200_characters_at_the_most(database: Database) -> None:
     """The function cuts a longer label. The client cuts as well, so the answer to a caller does not show this."""
-    assert Contender(database, label="가" * 999).begin()["status"] == "granted"
+    assert Caller(database, label="가" * 999).begin()["status"] == "granted"
     assert database.lease()["holder_label"] == "가" * 200
 
 
@@ -73,7 +73,7 @@ def test_an_expired_token_that_the_lease_knows_is_not_fresh(database: Database) 
     database.owner.execute("update api_credentials set expires_at = now() - interval '1 second'")
     database.owner.execute("update credential_leases l set token_version = c.version from api_credentials c")
 
-    assert Contender(database).begin()["status"] == "granted"
+    assert Caller(database).begin()["status"] == "granted"
 
 
 def test_a_key_that_moves_is_in_one_lease(database: Database) -> None:
@@ -82,7 +82,7 @@ def test_a_key_that_moves_is_in_one_lease(database: Database) -> None:
     database.age(120)
     database.owner.execute("update api_credentials set expires_at = now() - interval '1 second'")
 
-    assert Contender(database, service="kis-second").begin()["status"] == "granted"
+    assert Caller(database, service="kis-second").begin()["status"] == "granted"
     assert (database.lease()["app_key_id"], database.lease("kis-second")["app_key_id"]) == (None, APP_KEY.key_id)
 
 
@@ -91,7 +91,7 @@ def test_the_new_key_of_a_slot_is_in_its_lease(database: Database) -> None:
     version = issue_by_functions(database, make_token())
     database.age(120)
 
-    assert Contender(database, app_key=OTHER_KEY).begin(rejected_version=version)["status"] == "granted"
+    assert Caller(database, app_key=OTHER_KEY).begin(rejected_version=version)["status"] == "granted"
     assert database.lease()["app_key_id"] == OTHER_KEY.key_id
 
 
@@ -116,7 +116,7 @@ def test_nothing_of_the_proof_is_seen(make_database: Callable[[], Database], *, 
     database.owner.execute(AUDIT.encode())
     database.owner.execute("listen audit")
 
-    assert Contender(database).begin()["status"] == "granted"
+    assert Caller(database).begin()["status"] == "granted"
 
     assert database.owner.execute("select c.*, c.xmin from public.api_credentials c").fetchall() == before
     assert database.owner.execute("select from public.audit").fetchall() == []
@@ -150,7 +150,7 @@ def test_a_table_that_takes_one_form_alone_is_granted(make_database: Callable[[]
     database = make_database()
     database.owner.execute(f"alter table api_credentials add check ({check})".encode())
 
-    assert Contender(database).begin()["status"] == "granted"
+    assert Caller(database).begin()["status"] == "granted"
 
 
 def test_the_proof_is_as_long_as_a_real_token(make_database: Callable[[], Database]) -> None:
@@ -160,10 +160,10 @@ def test_the_proof_is_as_long_as_a_real_token(make_database: Callable[[], Databa
         database = make_database()
         database.owner.execute(f"alter table api_credentials add check (length(credential_value) <= {limit})".encode())
         if is_granted:
-            assert Contender(database).begin()["status"] == "granted"
+            assert Caller(database).begin()["status"] == "granted"
             continue
         with pytest.raises(psycopg.errors.CheckViolation) as caught:
-            Contender(database).begin()
+            Caller(database).begin()
         assert caught.value.diag.message_detail == "store-cannot-store"
 
 
@@ -180,7 +180,7 @@ def test_what_passes_by_itself_is_no_fault_of_the_table(make_database: Callable[
     for state in ("53100", "40P01", "57P03", "55P03", "25006"):
         database.owner.execute(BUSY.format(state).encode())
         with pytest.raises(psycopg.Error) as caught:
-            Contender(database).begin()
+            Caller(database).begin()
         assert caught.value.sqlstate == state
         assert not caught.value.diag.message_detail
 
@@ -199,11 +199,11 @@ def test_a_row_with_null_counts_as_absent(make_database: Callable[[], Database])
             (kind,),
         )
 
-    contender = Contender(database)
-    begun = contender.begin(keys_version=0)
+    caller = Caller(database)
+    begun = caller.begin(keys_version=0)
     assert (begun["status"], begun["version"], begun["rejected_token_ids"]) == ("granted", None, [])
     token = make_token()
-    assert contender.commit(token)["status"] == "committed"
+    assert caller.commit(token)["status"] == "committed"
     assert database.stored_id() == token.token_id
 
 
@@ -215,7 +215,7 @@ def test_a_token_of_null_keeps_no_other_slot_from_issuing(make_database: Callabl
     database.owner.execute("alter table api_credentials alter credential_value drop not null")
     database.owner.execute("update api_credentials set credential_value = null")
 
-    assert Contender(database, service="kis-second").begin()["status"] == "granted"
+    assert Caller(database, service="kis-second").begin()["status"] == "granted"
 
 
 # nonsense
@@ -245,11 +245,11 @@ def test_a_token_of_null_keeps_no_other_slot_from_issuing(make_database: Callabl
 def test_nonsense_is_refused(database: Database, change: dict[str, object]) -> None:
     """Arguments that make no sense are 22023, and leave no lease behind."""
     with pytest.raises(psycopg.errors.InvalidParameterValue):
-        Contender(database).begin(**change)
+        Caller(database).begin(**change)
     assert database.owner.execute("select 1 from credential_leases").fetchall() == []
 
 
 def test_a_holder_that_is_no_uuid_is_refused(database: Database) -> None:
     """PostgreSQL refuses it with 22P02, before the function runs."""
     with pytest.raises(psycopg.errors.InvalidTextRepresentation):
-        Contender(database).begin(holder="me")
+        Caller(database).begin(holder="me")

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from kis_token.token import parse_instant
-from tests.support import APP_KEY, HOUR, MINUTE, Contender, issue_by_functions, make_token
+from tests.support import APP_KEY, HOUR, MINUTE, Caller, issue_by_functions, make_token
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,11 +21,11 @@ SEALED_AGAIN = "enc:v1:0a1b2c3d:b3RoZXJjaXBoZXJ0YWc="
 
 
 @pytest.fixture
-def contender(database: Database) -> Contender:
+def caller(database: Database) -> Caller:
     """One that has a turn."""
-    contender = Contender(database)
-    contender.begin()
-    return contender
+    caller = Caller(database)
+    caller.begin()
+    return caller
 
 
 def seconds_to_the_next(database: Database, answer: dict[str, Any]) -> float:
@@ -36,7 +36,7 @@ def seconds_to_the_next(database: Database, answer: dict[str, Any]) -> float:
 
 def test_a_commit_is_written_into_the_lease(database: Database) -> None:
     """The columns have what was stored, and neither a holder nor the error and the refusal from before the commit."""
-    refused = Contender(database)
+    refused = Caller(database)
     refused.begin()
     refused.abort("EGW00105", timedelta(), refused_credential_id="0123456789abcdef")
     token = make_token()
@@ -78,58 +78,58 @@ def test_a_commit_keeps_the_id_of_the_row(database: Database) -> None:
     assert (after["id"], after["created_at"]) == (before["id"], before["created_at"])
 
 
-def test_a_replayed_commit_changes_no_column(database: Database, contender: Contender) -> None:
+def test_a_replayed_commit_changes_no_column(database: Database, caller: Caller) -> None:
     """Row and lease stay as they are when a commit is sent again."""
     token = make_token()
-    contender.commit(token)
+    caller.commit(token)
     before = (database.row(), database.lease())
 
-    assert contender.commit(token)["status"] == "committed"
+    assert caller.commit(token)["status"] == "committed"
     assert (database.row(), database.lease()) == before
 
 
-def test_a_commit_of_an_earlier_grant_changes_no_column(database: Database, contender: Contender) -> None:
+def test_a_commit_of_an_earlier_grant_changes_no_column(database: Database, caller: Caller) -> None:
     """The lease of the present holder stays as it is, and there is no row, not even an inactive one."""
     database.age(71)
-    Contender(database).begin()
+    Caller(database).begin()
     before = database.lease()
 
-    assert contender.commit(make_token())["status"] == "fenced"
+    assert caller.commit(make_token())["status"] == "fenced"
     assert (database.row(), database.lease()) == ({}, before)
 
 
 @pytest.mark.parametrize(
     "change", [{"fence": 0}, {"fence": 2}, {"fence": None}, {"holder": None}, {"holder": "0" * 32}], ids=str
 )
-def test_a_fenced_commit_changes_no_column(database: Database, contender: Contender, change: dict[str, object]) -> None:
+def test_a_fenced_commit_changes_no_column(database: Database, caller: Caller, change: dict[str, object]) -> None:
     """If a commit does not name both fence and holder of the grant, also for nulls, lease and rows stay as they are."""
     before = database.lease()
 
-    assert contender.commit(make_token(), **change)["status"] == "fenced"
+    assert caller.commit(make_token(), **change)["status"] == "fenced"
     assert (database.row(), database.lease()) == ({}, before)
 
 
 def test_nulls_name_no_grant(database: Database) -> None:
     """On a slot without a grant a commit is fenced, also when it names the columns as they are: fence 0, no holder."""
-    assert Contender(database).commit(make_token(), fence=0, holder=None)["status"] == "fenced"
+    assert Caller(database).commit(make_token(), fence=0, holder=None)["status"] == "fenced"
     assert database.row() == {}
 
 
-def test_a_commit_beside_a_newer_token_ends_the_lease(database: Database, contender: Contender) -> None:
+def test_a_commit_beside_a_newer_token_ends_the_lease(database: Database, caller: Caller) -> None:
     """If a newer token was stored without a lease, the holder is cleared, and the lease knows neither token."""
     database.put_token(make_token(left=24 * HOUR))
 
-    assert contender.commit(make_token(left=23 * HOUR))["status"] == "fenced"
+    assert caller.commit(make_token(left=23 * HOUR))["status"] == "fenced"
     lease = database.lease()
     assert (lease["holder"], lease["lease_until"], lease["token_id"]) == (None, None, None)
 
 
 @pytest.mark.parametrize("late", [50, 3600])
-def test_a_late_commit_allows_the_next_grant_after_61_s(database: Database, contender: Contender, late: float) -> None:
+def test_a_late_commit_allows_the_next_grant_after_61_s(database: Database, caller: Caller, late: float) -> None:
     """The column not_before is exactly 61 s after the commit, within the lease and after it."""
     database.age(late)
 
-    answer = contender.commit(make_token())
+    answer = caller.commit(make_token())
 
     assert seconds_to_the_next(database, answer) == 61
 
@@ -144,14 +144,14 @@ def test_a_repeated_token_says_when_the_next_grant_is(
     The lease knows the token and the version of its row, which did not change.
     """
     token = make_token(age=age)
-    contender = Contender(database)
-    contender.begin()
-    version = contender.commit(token, **({"value": SEALED} if sealed else {}))["version"]
+    caller = Caller(database)
+    caller.begin()
+    version = caller.commit(token, **({"value": SEALED} if sealed else {}))["version"]
     database.age(120)
-    contender = Contender(database)
-    contender.begin(rejected_version=version)
+    caller = Caller(database)
+    caller.begin(rejected_version=version)
 
-    answer = contender.commit(token, rejected=rejected, **({"value": SEALED_AGAIN} if sealed else {}))
+    answer = caller.commit(token, rejected=rejected, **({"value": SEALED_AGAIN} if sealed else {}))
 
     lease = database.lease()
     assert (answer["status"], lease["token_id"], lease["token_version"]) == ("unchanged", token.token_id, version)
@@ -188,9 +188,9 @@ def test_a_repeated_token_says_when_the_next_grant_is(
     ],
     ids=str,
 )
-def test_nonsense_is_refused(database: Database, contender: Contender, change: dict[str, object]) -> None:
+def test_nonsense_is_refused(database: Database, caller: Caller, change: dict[str, object]) -> None:
     """What is no living token is 22023; nothing is stored, and the holder may still commit its token."""
     with pytest.raises(psycopg.errors.InvalidParameterValue):
-        contender.commit(make_token(), **change)
+        caller.commit(make_token(), **change)
     assert database.row() == {}
-    assert contender.commit(make_token())["status"] == "committed"
+    assert caller.commit(make_token())["status"] == "committed"

@@ -12,22 +12,22 @@ import psycopg
 import pytest
 
 from kis_token.token import parse_instant
-from tests.support import APP_KEY, MINUTE, Contender, call, in_rounds, issue_by_functions, make_token
+from tests.support import APP_KEY, MINUTE, Caller, call, in_rounds, issue_by_functions, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tests.support import Database
 
-CONTENDERS = 16
+CALLERS = 16
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 @pytest.fixture(scope="module")
 def connections(migrated: Database) -> Iterator[list[Connection]]:
-    """A connection for each contender."""
-    made = [migrated.connect_as("service_role") for _ in range(CONTENDERS)]
+    """A connection for each caller."""
+    made = [migrated.connect_as("service_role") for _ in range(CALLERS)]
     yield made
     for connection in made:
         connection.close()
@@ -38,7 +38,7 @@ def begin_at_once(connections: list[Connection], services: Sequence[str], **chan
     barrier = Barrier(len(connections))
 
     def begin(number: int) -> dict[str, Any]:
-        contender: dict[str, object] = {
+        caller: dict[str, object] = {
             "service": services[number % len(services)],
             "holder": f"00000000-0000-0000-0000-{number:012}",
             "label": f"job {number}",
@@ -47,7 +47,7 @@ def begin_at_once(connections: list[Connection], services: Sequence[str], **chan
             "min_remaining": 10 * MINUTE,
         }
         barrier.wait(timeout=20)
-        answer: dict[str, Any] = call(connections[number], "begin_issuance", **(contender | changes))
+        answer: dict[str, Any] = call(connections[number], "begin_issuance", **(caller | changes))
         return answer
 
     with ThreadPoolExecutor(len(connections)) as pool:
@@ -65,7 +65,7 @@ def test_one_of_sixteen_is_granted(
 
         answers = begin_at_once(connections, services)
 
-        assert Counter(answer["status"] for answer in answers) == {"granted": 1, "busy": CONTENDERS - 1}
+        assert Counter(answer["status"] for answer in answers) == {"granted": 1, "busy": CALLERS - 1}
         winner = next(f"job {number}" for number, answer in enumerate(answers) if answer["status"] == "granted")
         assert {answer["holder_label"] for answer in answers if answer["status"] == "busy"} == {winner}
 
@@ -79,13 +79,13 @@ def test_one_of_sixteen_renews(database: Database, connections: list[Connection]
 
         answers = begin_at_once(connections, ["kis"], rejected_version=version)
 
-        assert Counter(answer["status"] for answer in answers) == {"granted": 1, "busy": CONTENDERS - 1}
+        assert Counter(answer["status"] for answer in answers) == {"granted": 1, "busy": CALLERS - 1}
 
 
 @in_rounds(5, 20)
 def test_one_of_sixteen_takes_over(database: Database, connections: list[Connection], rounds: int) -> None:
     """When the holder died, one of those who wait is granted, with the next fence."""
-    Contender(database).begin()
+    Caller(database).begin()
     for fence in range(2, 2 + rounds):
         database.age(71)
 
@@ -101,12 +101,12 @@ def test_two_slots_take_a_key_over_one_at_a_time(
     """When both slots want a key whose last token is dead, it goes to one of them, and nobody runs into a deadlock."""
     for _ in range(rounds):
         database.clear()
-        Contender(database).begin()
+        Caller(database).begin()
         database.age(71)
 
         answers = begin_at_once(connections, ["kis", "kis-second"])
 
-        assert Counter(answer["status"] for answer in answers) == {"granted": 1, "busy": CONTENDERS - 1}
+        assert Counter(answer["status"] for answer in answers) == {"granted": 1, "busy": CALLERS - 1}
         holders = [name for name in ("kis", "kis-second") if database.lease(name)["app_key_id"] == APP_KEY.key_id]
         assert len(holders) == 1
 
@@ -135,8 +135,8 @@ def test_a_commit_and_a_writer_without_lease_do_not_lose_a_token(
     """A commit and save_token at the same moment leave the later-lived of the two tokens."""
     for _ in range(rounds):
         database.clear()
-        contender = Contender(database)
-        contender.begin()
+        caller = Caller(database)
+        caller.begin()
         sooner, later = make_token(), make_token(left=24 * 60 * MINUTE)
         barrier = Barrier(2)
 
@@ -147,7 +147,7 @@ def test_a_commit_and_a_writer_without_lease_do_not_lose_a_token(
         with ThreadPoolExecutor() as pool:
             saving = pool.submit(save)
             barrier.wait(timeout=20)
-            contender.commit(sooner)
+            caller.commit(sooner)
             saving.result()
 
         assert database.stored_id() == later.token_id

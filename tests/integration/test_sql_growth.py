@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kis_token.sandbox.database import make_project
-from tests.support import APP_KEY, Contender, Database, call, issue_by_functions, make_token
+from tests.support import APP_KEY, Caller, Database, call, issue_by_functions, make_token
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
@@ -91,14 +91,14 @@ def arguments_of_begin(**changes: object) -> dict[str, object]:
     return usual | changes
 
 
-def test_a_turn_reads_nothing_of_the_log(grown: Database) -> None:
+def test_a_lease_reads_nothing_of_the_log(grown: Database) -> None:
     """Begin, commit and abort add to the log and look at none of it."""
     token = make_token()
     begin, begun = rows_read(grown.service, "begin_issuance", **arguments_of_begin())
-    turn = {"service": "kis", "holder": "00000000-0000-0000-0000-000000000001", "fence": begun["fence"]}
+    lease = {"service": "kis", "holder": "00000000-0000-0000-0000-000000000001", "fence": begun["fence"]}
     of_token = {"value": token.to_json(), "expires_at": token.expires_at, "issued_at": token.issued_at}
-    commit, committed = rows_read(grown.service, "commit_issuance", **turn, **of_token, token_id=token.token_id)
-    abort, _ = rows_read(grown.service, "abort_issuance", **turn, cooldown=timedelta(), error_code="out-of-time")
+    commit, committed = rows_read(grown.service, "commit_issuance", **lease, **of_token, token_id=token.token_id)
+    abort, _ = rows_read(grown.service, "abort_issuance", **lease, cooldown=timedelta(), error_code="out-of-time")
 
     assert (begun["status"], committed["status"]) == ("granted", "committed")
     assert (begin, commit, abort) == (0, 0, 0)
@@ -184,7 +184,7 @@ def test_a_slot_waits_for_no_other(database: Database) -> None:
             assert call(beginning, "begin_issuance", **arguments_of_begin())["status"] == "granted"
             for number in range(50):
                 key = type(APP_KEY)(f"PSother{number}", "c2VjcmV0")
-                other = Contender(database, service=f"kis-{number}", app_key=key)
+                other = Caller(database, service=f"kis-{number}", app_key=key)
                 assert other.begin()["status"] == "granted"
                 assert other.commit(make_token())["status"] == "committed"
     finally:

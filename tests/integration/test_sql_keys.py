@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from tests.support import APP_KEY, HOUR, Contender, make_token
+from tests.support import APP_KEY, HOUR, Caller, make_token
 
 if TYPE_CHECKING:
     from tests.support import Database
@@ -56,9 +56,9 @@ def test_token_ends_with_its_key(database: Database) -> None:
     assert set_app_key(database) == "stored"
 
 
-def test_turn_that_runs_stores_nothing_of_the_old_key(database: Database) -> None:
+def test_lease_that_runs_stores_nothing_of_the_old_key(database: Database) -> None:
     """Who was issuing with the old key is fenced, and the next may begin with the new one after KIS's minute."""
-    holder, heir = Contender(database), Contender(database, app_key=type(APP_KEY)("PSnew", "bmV3"))
+    holder, heir = Caller(database), Caller(database, app_key=type(APP_KEY)("PSnew", "bmV3"))
     assert holder.begin()["status"] == "granted"
 
     set_app_key(database)
@@ -71,9 +71,9 @@ def test_turn_that_runs_stores_nothing_of_the_old_key(database: Database) -> Non
     assert heir.begin()["status"] == "granted"
 
 
-def test_turn_goes_on_where_the_token_is_kept(database: Database) -> None:
+def test_lease_goes_on_where_the_token_is_kept(database: Database) -> None:
     """A secret that is corrected under the same key disturbs nobody."""
-    holder = Contender(database)
+    holder = Caller(database)
     holder.begin()
     set_app_key(database, keeps_token=True)
     assert holder.commit(make_token())["status"] == "committed"
@@ -81,10 +81,10 @@ def test_turn_goes_on_where_the_token_is_kept(database: Database) -> None:
 
 def test_old_key_is_free_for_another_slot(database: Database) -> None:
     """After the change the old key may be used elsewhere: it is in two slots no more."""
-    issued = Contender(database)
+    issued = Caller(database)
     issued.begin()
     issued.commit(make_token())
-    elsewhere = Contender(database, service="kis-second")
+    elsewhere = Caller(database, service="kis-second")
     assert elsewhere.begin()["status"] == "conflict"
     set_app_key(database)
     assert elsewhere.begin()["status"] == "granted"
@@ -143,14 +143,14 @@ def test_row_that_was_changed_meanwhile_is_left_alone(database: Database) -> Non
 def test_lease_knows_the_token_still(database: Database) -> None:
     """Sealed, a token that was just issued is as fresh as before: nobody asks KIS, who would give it again."""
     token = make_token(left=HOUR, age=HOUR)
-    issued = Contender(database)
+    issued = Caller(database)
     issued.begin()
     version = issued.commit(token)["version"]
     database.call("reseal", service="kis", credential_type="access_token", value=SEALED, replaces_version=version)
     database.age(120)
-    begun = Contender(database).begin(min_remaining=12 * HOUR)
+    begun = Caller(database).begin(min_remaining=12 * HOUR)
     assert (begun["status"], begun["value"]) == ("fresh", SEALED)
-    rejecting = Contender(database).begin(rejected_token_id=token.token_id)
+    rejecting = Caller(database).begin(rejected_token_id=token.token_id)
     assert rejecting["status"] == "granted"
 
 

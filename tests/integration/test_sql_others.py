@@ -1,6 +1,6 @@
 """abort_issuance and save_token: columns, statuses and SQLSTATEs; revoke_token, issuance_status and prune_issuances.
 
-What a caller of the first two sees is in tests/store/test_others.py.
+What a caller of the first two sees is in tests/store/test_abort.py and test_save.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from kis_token.token import parse_instant
-from tests.support import APP_KEY, HOUR, Contender, issue_by_functions, make_token
+from tests.support import APP_KEY, HOUR, Caller, issue_by_functions, make_token
 
 if TYPE_CHECKING:
     from kis_token.token import Token
@@ -23,11 +23,11 @@ SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
-def contender(database: Database) -> Contender:
+def caller(database: Database) -> Caller:
     """One that has a turn."""
-    contender = Contender(database)
-    contender.begin()
-    return contender
+    caller = Caller(database)
+    caller.begin()
+    return caller
 
 
 def save(database: Database, token: Token, **changes: object) -> str:
@@ -39,38 +39,38 @@ def save(database: Database, token: Token, **changes: object) -> str:
 # abort_issuance
 
 
-def test_an_abort_is_written_into_the_lease(database: Database, contender: Contender) -> None:
+def test_an_abort_is_written_into_the_lease(database: Database, caller: Caller) -> None:
     """The answer is aborted; the columns have the error, and no holder."""
-    assert contender.abort("out-of-time", timedelta()) == "aborted"
+    assert caller.abort("out-of-time", timedelta()) == "aborted"
 
     lease = database.lease()
     assert (lease["holder"], lease["lease_until"], lease["last_error"]) == (None, None, "out-of-time")
 
 
 @pytest.mark.parametrize("change", [{"fence": 0}, {"fence": 2}, {"fence": None}, {"holder": None}], ids=str)
-def test_a_fenced_abort_changes_no_column(database: Database, contender: Contender, change: dict[str, object]) -> None:
+def test_a_fenced_abort_changes_no_column(database: Database, caller: Caller, change: dict[str, object]) -> None:
     """The answer to a caller without fence or holder is fenced, also for nulls, and the lease stays as it is."""
     before = database.lease()
 
-    assert contender.abort(**change) == "fenced"  # type: ignore[arg-type]  # fence and holder alone
-    assert Contender(database).abort() == "fenced"
+    assert caller.abort(**change) == "fenced"  # type: ignore[arg-type]  # fence and holder alone
+    assert Caller(database).abort() == "fenced"
     assert database.lease() == before
 
 
-def test_an_abort_after_a_commit_changes_no_column(database: Database, contender: Contender) -> None:
+def test_an_abort_after_a_commit_changes_no_column(database: Database, caller: Caller) -> None:
     """The answer is fenced, and the lease stays as the commit left it."""
-    contender.commit(make_token())
+    caller.commit(make_token())
     before = database.lease()
 
-    assert contender.abort() == "fenced"
+    assert caller.abort() == "fenced"
     assert database.lease() == before
 
 
 @pytest.mark.parametrize("change", [{"service": ""}, {"cooldown": None}, {"cooldown": -SECOND}, {"cooldown": 2 * HOUR}])
-def test_a_senseless_abort_is_refused(contender: Contender, change: dict[str, object]) -> None:
+def test_a_senseless_abort_is_refused(caller: Caller, change: dict[str, object]) -> None:
     """A malformed service, and a cool-down below zero or above an hour, are 22023."""
     with pytest.raises(psycopg.errors.InvalidParameterValue):
-        contender.abort(**change)  # type: ignore[arg-type]  # wrong on purpose
+        caller.abort(**change)  # type: ignore[arg-type]  # wrong on purpose
 
 
 # save_token
@@ -96,10 +96,10 @@ def test_begin_has_the_issue_time_of_the_leases_token_alone(database: Database) 
     """The answer's issued_at is null after a token was saved that is not the lease's."""
     token = make_token()
     issue_by_functions(database, token)
-    assert parse_instant(Contender(database).begin()["issued_at"]) == token.issued_at
+    assert parse_instant(Caller(database).begin()["issued_at"]) == token.issued_at
     assert save(database, make_token(left=30 * HOUR)) == "saved"
 
-    answer = Contender(database).begin()
+    answer = Caller(database).begin()
     assert (answer["status"], answer["issued_at"]) == ("fresh", None)
 
 
@@ -133,10 +133,10 @@ def test_a_revoked_token_is_stored_no_more(database: Database) -> None:
 
     assert database.row()["is_active"] is False
     database.age(70)
-    contender = Contender(database)
-    answer = contender.begin()
+    caller = Caller(database)
+    answer = caller.begin()
     assert (answer["status"], answer["rejected_token_id"]) == ("granted", token.token_id)
-    assert contender.commit(token)["status"] == "unchanged"
+    assert caller.commit(token)["status"] == "unchanged"
     assert database.row()["is_active"] is False
     assert database.outcomes() == ["granted", "committed", "revoked", "revoked", "granted", "unchanged"]
 
@@ -148,12 +148,12 @@ def test_a_row_that_is_another_by_now_stays(database: Database) -> None:
     version = database.row()["version"]
     assert save(database, make_token(left=30 * HOUR)) == "saved"
     database.age(70)
-    contender = Contender(database)
-    contender.begin(rejected_version=int(database.row()["version"]))
+    caller = Caller(database)
+    caller.begin(rejected_version=int(database.row()["version"]))
 
     assert revoke(database, token, version=version) == "kept"
     assert database.row()["is_active"] is True
-    assert contender.commit(make_token())["status"] == "committed"
+    assert caller.commit(make_token())["status"] == "committed"
 
 
 @pytest.mark.parametrize("change", [{"service": "a b"}, {"token_id": None}, {"token_id": "x"}])
@@ -173,7 +173,7 @@ def test_status_tells_all_but_the_holders(database: Database) -> None:
     """Leases and events are shown, newest first, with labels; no holder id, no token and no app key is."""
     token = make_token()
     issue_by_functions(database, token)
-    waiting = Contender(database, service="kis-paper", label="a laptop", app_key=type(APP_KEY)("PSother", "c2VjcmV0"))
+    waiting = Caller(database, service="kis-paper", label="a laptop", app_key=type(APP_KEY)("PSother", "c2VjcmV0"))
     waiting.begin()
 
     status = database.call("issuance_status")

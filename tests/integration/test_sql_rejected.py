@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
-from tests.support import APP_KEY, HOUR, Contender, Database, issue_by_functions, make_token, utc_now
+from tests.support import APP_KEY, HOUR, Caller, Database, issue_by_functions, make_token, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ def remembered(database: Database) -> dict[str, datetime]:
 
 def told(database: Database) -> set[str]:
     """The rejected tokens that begin names."""
-    return set(Contender(database).begin()["rejected_token_ids"])
+    return set(Caller(database).begin()["rejected_token_ids"])
 
 
 def test_two_that_were_revoked_are_both_remembered(database: Database) -> None:
@@ -67,11 +67,11 @@ def test_two_that_were_revoked_are_both_remembered(database: Database) -> None:
     assert revoke(database, second) == "revoked"
     database.age(70)
 
-    contender = Contender(database)
-    begun = contender.begin()
+    caller = Caller(database)
+    begun = caller.begin()
     assert (begun["status"], set(begun["rejected_token_ids"])) == ("granted", {first.token_id, second.token_id})
     assert begun["rejected_token_id"] == second.token_id, "a client of version 1.0.0 is told the last"
-    committed = contender.commit(first)
+    committed = caller.commit(first)
     assert (committed["status"], committed["rejected"]) == ("unchanged", True)
     assert database.row()["is_active"] is False
 
@@ -90,7 +90,7 @@ def test_a_malformed_token_id_is_refused(database: Database, of: str) -> None:
     """A token id is 16 hex digits: anything else is 22023, and nothing is remembered."""
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         _ = (
-            Contender(database).begin(rejected_token_id="x")
+            Caller(database).begin(rejected_token_id="x")
             if of == "begin"
             else save(database, make_token(), token_id="x")
         )
@@ -101,7 +101,7 @@ def test_a_rejected_token_is_remembered_until_it_ends(database: Database) -> Non
     """The end is that of the stored row, which is then the row's own as well, so that it can be pruned."""
     token = make_token(left=40 * HOUR)
     database.put_token(token)
-    Contender(database).begin(rejected_token_id=token.token_id)
+    Caller(database).begin(rejected_token_id=token.token_id)
 
     assert remembered(database) == {token.token_id: token.expires_at}
     row = remembered_row(database)
@@ -132,7 +132,7 @@ def test_an_end_that_cannot_be_right_is_not_believed(
 def test_a_token_that_is_not_the_stored_one_is_remembered_for_90_days(database: Database) -> None:
     """No row tells its end, so it is the longest life that KIS gives. Told again, a known end stays."""
     token, stored = make_token(), make_token(left=10 * HOUR)
-    Contender(database).begin(rejected_token_id=token.token_id)
+    Caller(database).begin(rejected_token_id=token.token_id)
     assert 89 * DAY < remembered(database)[token.token_id] - utc_now() <= 90 * DAY
 
     database.put_token(stored)
@@ -231,18 +231,18 @@ def test_the_rejected_token_of_a_lease_is_carried_over(old: Database) -> None:
 
 def test_a_lease_that_lives_goes_on(old: Database) -> None:
     """A holder that began with the functions of before commits with those of today, and others wait meanwhile."""
-    holder, token = Contender(old), make_token()
+    holder, token = Caller(old), make_token()
     assert holder.begin()["status"] == "granted"
     migrate(old)
 
-    assert Contender(old).begin()["status"] == "busy"
+    assert Caller(old).begin()["status"] == "busy"
     assert holder.commit(token)["status"] == "committed"
     assert old.stored_id() == token.token_id
 
 
 def test_a_call_that_is_under_way_ends_well(old: Database) -> None:
     """A begin of version 1.0.0 that waits while the files are run goes on, and is granted: nothing it needs is gone."""
-    holder, rejected, token = Contender(old), make_token(), make_token()
+    holder, rejected, token = Caller(old), make_token(), make_token()
     with psycopg.connect(old.project.owner) as blocker, ThreadPoolExecutor(1) as threads:
         blocker.execute("select pg_advisory_xact_lock(hashtextextended('kis-token:' || %s, 0))", (APP_KEY.key_id,))
         beginning = threads.submit(holder.begin, rejected_token_id=rejected.token_id)

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests import external_postgres as given
-from tests.support import Contender, Database, make_token
+from tests import external_postgres
+from tests.support import Caller, Database, make_token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,9 +64,9 @@ TOKEN = make_token()
 
 def begin_and_commit(database: Database) -> None:
     """A whole turn."""
-    contender = Contender(database)
-    contender.begin()
-    contender.commit(TOKEN)
+    caller = Caller(database)
+    caller.begin()
+    caller.commit(TOKEN)
 
 
 def set_app_key(database: Database) -> None:
@@ -124,7 +124,7 @@ def test_a_row_that_the_table_does_not_take_is_not_shown(
     assert named is None or named in (diag.message_primary or "")
     with psycopg.connect(postgres.dsn) as superuser:
         (data,) = superuser.execute("show data_directory").fetchone() or ("",)
-    log = "" if given.DSN else Path(data).with_name("log").read_text(encoding="utf-8", errors="replace")
+    log = "" if external_postgres.DSN else Path(data).with_name("log").read_text(encoding="utf-8", errors="replace")
     parts = (diag.message_primary, diag.message_detail, diag.message_hint, diag.context, diag.internal_query, log)
     shown = [
         secret in (part or "") for part in parts for secret in (APP_KEY, APP_SECRET, SEALED, TOKEN.value, "not this")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.token import KST, fingerprint
-from tests.simulated_environment import BEGIN, ask_price, open_world
+from tests.simulated_environment import BEGIN, ask_price, open_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from kis_token.client.kis_client import KISClient
     from kis_token.sandbox.postgres import EmbeddedPostgres
-    from tests.simulated_environment import World
+    from tests.simulated_environment import SimulatedEnvironment
 
 DAYS = 3
 
@@ -32,10 +32,10 @@ def at(day: int, clock: str) -> datetime:
 class Days:
     """What happens, and the bot in the midst of it."""
 
-    def __init__(self, world: World, pause: timedelta) -> None:
-        self.world = world
+    def __init__(self, environment: SimulatedEnvironment, pause: timedelta) -> None:
+        self.environment = environment
         self.pause = pause
-        self.bot: KISClient = world.client()
+        self.bot: KISClient = environment.client()
         self.calls: Counter[bool] = Counter()
         self.rotations: list[bool] = []
         self.events: dict[datetime, Callable[[], object]] = {
@@ -43,13 +43,13 @@ class Days:
             at(2, "06:13"): self.rotate,
             at(2, "06:43"): self.rotate,
             # An outage in the Korean session, in which the bot is started anew.
-            at(2, "09:05"): world.supabase.stop,
+            at(2, "09:05"): environment.supabase.stop,
             at(2, "11:05"): self.restart,
-            at(2, "15:05"): world.supabase.start,
+            at(2, "15:05"): environment.supabase.start,
             # In the night the token dies, early and while Supabase is out: one is issued for this machine.
-            at(3, "01:05"): world.supabase.stop,
+            at(3, "01:05"): environment.supabase.stop,
             at(3, "01:35"): self.expire,
-            at(3, "03:05"): world.supabase.start,
+            at(3, "03:05"): environment.supabase.start,
             # The rotation finds the bot's token in the store, and leaves it.
             at(3, "06:13"): self.rotate,
             at(3, "06:43"): self.rotate,
@@ -57,54 +57,54 @@ class Days:
 
     def run(self) -> None:
         """Three days."""
-        self.world.kis.configure(reissue_kills_previous=True, expired_status=200)
-        while self.world.clock.now() < BEGIN + timedelta(days=DAYS):
-            for moment in [moment for moment in self.events if moment <= self.world.clock.now()]:
+        self.environment.kis.configure(reissue_kills_previous=True, expired_status=200)
+        while self.environment.clock.now() < BEGIN + timedelta(days=DAYS):
+            for moment in [moment for moment in self.events if moment <= self.environment.clock.now()]:
                 self.events.pop(moment)()
             self.calls[ask_price(self.bot)] += 1
-            self.world.clock.jump(self.pause.total_seconds())
+            self.environment.clock.jump(self.pause.total_seconds())
 
     def rotate(self) -> None:
         """A tick of the workflow."""
-        self.rotations.append(self.world.rotate().refreshed)
+        self.rotations.append(self.environment.rotate().refreshed)
 
     def restart(self) -> None:
         """The bot's process ends, and another begins on the same machine."""
         self.bot.close()
-        self.bot = self.world.client()
+        self.bot = self.environment.client()
 
     def expire(self) -> None:
         """KIS ends the token before its time."""
-        self.world.kis.expire_token(self.bot.access_token)
+        self.environment.kis.expire_token(self.bot.access_token)
 
 
 def test_three_days(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
     """Rotations, two outages, a restart, an early death and an end: no call fails, and no day sees two issues."""
-    with open_world(postgres, tmp_path) as world:
-        days = Days(world, PAUSE)
+    with open_environment(postgres, tmp_path) as environment:
+        days = Days(environment, PAUSE)
 
         days.run()
 
         assert days.events == {}
         assert days.calls == {True: timedelta(days=DAYS) // PAUSE}
         assert days.rotations == [True, False, False, False]
-        assert issued_by_day(world) == {1: 1, 2: 1, 3: 1, 4: 1}
-        assert world.database.stored_id() == fingerprint(days.bot.access_token)
+        assert issued_by_day(environment) == {1: 1, 2: 1, 3: 1, 4: 1}
+        assert environment.database.stored_id() == fingerprint(days.bot.access_token)
 
 
 def test_outage_that_outlasts_the_token(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
     """Supabase is away for two days: the bot issues for itself, and gives others its token when they can have it."""
     shared: list[bool] = []
-    with open_world(postgres, tmp_path) as world:
-        days = Days(world, SHORT)
+    with open_environment(postgres, tmp_path) as environment:
+        days = Days(environment, SHORT)
 
         def compare() -> None:
-            shared.append(world.database.stored_id() == fingerprint(days.bot.access_token))
+            shared.append(environment.database.stored_id() == fingerprint(days.bot.access_token))
 
         days.events = {
-            at(1, "09:05"): world.supabase.stop,
+            at(1, "09:05"): environment.supabase.stop,
             at(3, "09:05"): compare,
-            at(3, "09:15"): world.supabase.start,
+            at(3, "09:15"): environment.supabase.start,
             at(3, "09:25"): compare,
             at(3, "09:35"): compare,
         }
@@ -112,14 +112,14 @@ def test_outage_that_outlasts_the_token(postgres: EmbeddedPostgres, tmp_path: Pa
 
         assert days.calls == {True: timedelta(days=DAYS) // SHORT}
         assert shared == [False, True, True]
-        assert issued_by_day(world) == {1: 1, 2: 1, 3: 1, 4: 1}
+        assert issued_by_day(environment) == {1: 1, 2: 1, 3: 1, 4: 1}
 
 
-def issued_by_day(world: World) -> Counter[int]:
+def issued_by_day(environment: SimulatedEnvironment) -> Counter[int]:
     """New tokens by day in Korea: answers of tokenP that are not the token of a call within 6 hours before."""
     times: list[datetime] = []
-    for seen in world.kis.requests:
+    for seen in environment.kis.requests:
         if seen.path == TOKEN_PATH and seen.status == 200 and not (times and seen.at < times[-1] + timedelta(hours=6)):
             times.append(seen.at)
-    assert len(times) == world.kis.counts("production").issues
+    assert len(times) == environment.kis.counts("production").issues
     return Counter(time.astimezone(KST).day - BEGIN.day + 1 for time in times)

@@ -6,6 +6,7 @@ import os
 import stat
 import tempfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -198,7 +199,7 @@ def test_what_is_refused_can_be_swapped(top: Path, name: str) -> None:
     for each in top.rglob("*"):
         os.chown(each, -1, GROUP, follow_symlinks=False)
     places = {path, path.resolve(), *({path.parent / "x"} if path.is_symlink() else set())}
-    assert name == "link" or any(as_other(lambda each=each: swap_somewhere(each)) for each in places)  # type: ignore[misc]
+    assert name == "link" or any(as_other(partial(swap_somewhere, each)) for each in places)
 
 
 def test_a_folder_that_is_swapped_between_two_looks_is_refused(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:

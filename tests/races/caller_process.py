@@ -1,4 +1,4 @@
-"""A contender in a process of its own: what `children.Child` runs, by its path.
+"""A caller in a process of its own: what `children.Child` runs, by its path.
 
 Gets a task; says that it is ready; starts when it is told to; answers without the token. It takes tasks until the other
 side closes the connection.

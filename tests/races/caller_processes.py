@@ -1,4 +1,4 @@
-"""Contenders in processes of their own, to be started together, stopped and killed."""
+"""Callers in processes of their own, to be started together, stopped and killed."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 
 from kis_token.errors import IssuerOutage
 from tests.resolver_harness import stale_token
-from tests.support import HOUR, MINUTE, Contender, TurnedClock, make_token
+from tests.support import HOUR, MINUTE, Caller, TurnedClock, make_token
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -45,10 +45,10 @@ def assert_told(got: Resolution, wrong_by: timedelta) -> None:
     assert abs(int(said[1]) * MINUTE / 60 - abs(wrong_by)) < MINUTE
 
 
-def test_a_waiter_steals_no_turn(chain: Chain, wrong_by: timedelta) -> None:
+def test_a_waiter_steals_no_lease(chain: Chain, wrong_by: timedelta) -> None:
     """It waits for the one who has the turn, without the dead token that is stored, and gets the new one."""
     chain.database.put_token(dead_token())
-    holder, token = Contender(chain.database), make_token()
+    holder, token = Caller(chain.database), make_token()
     holder.begin()
     clock = TurnedClock(wrong_by=wrong_by)
     clock.on_sleep = lambda _: holder.commit(token) if len(clock.slept) == 12 else None

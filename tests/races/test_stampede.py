@@ -32,7 +32,7 @@ from tests.races.concurrent_callers import (
     wait_until,
 )
 from tests.resolver_harness import ENCRYPTION_KEY, dead_token, stale_token
-from tests.support import ACCOUNT, HOUR, SERVICE_KEY, Contender, in_rounds, make_token
+from tests.support import ACCOUNT, HOUR, SERVICE_KEY, Caller, in_rounds, make_token
 from tools.step import CHECKOUT, run_step
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def bring_about(state: str, chain: Chain) -> str | None:
     if state != "nothing":
         chain.database.put_token({"stale": stale_token, "expired": dead_token}[state]())
         # As after any turn there is a lease: where one has to be made, callers wait for each other anyway.
-        holder = Contender(chain.database)
+        holder = Caller(chain.database)
         holder.begin()
         holder.abort(cooldown=timedelta())
     return None

@@ -27,7 +27,7 @@ SEALED = "enc:v1:0a1b2c3d:bm9uY2VjaXBoZXJ0YWc="
 SEALED_AGAIN = "enc:v1:0a1b2c3d:b3RoZXJjaXBoZXJ0YWc="
 
 
-class Ground(Protocol):
+class Backend(Protocol):
     """A store, and what happens around it."""
 
     @property
@@ -49,7 +49,7 @@ class Ground(Protocol):
         """Have the table take rows, or refuse them."""
 
 
-class SupabaseGround:
+class SupabaseBackend:
     """The real store, and the database behind it."""
 
     def __init__(self, store: SupabaseStore, database: Database) -> None:
@@ -78,7 +78,7 @@ class SupabaseGround:
             self._database.owner.execute("alter table api_credentials add constraint none check (false) not valid")
 
 
-class MemoryGround:
+class MemoryBackend:
     """The store in memory, and its clock."""
 
     def __init__(self) -> None:
@@ -94,15 +94,15 @@ class MemoryGround:
         self._memory.takes_rows = does
 
 
-class Contender:
+class Caller:
     """One attempt to issue, with a holder id of its own."""
 
     def __init__(
-        self, ground: Ground, *, service: str = "kis", app_key: AppKey = APP_KEY, label: str = "acme/bot run 7 trade"
+        self, backend: Backend, *, service: str = "kis", app_key: AppKey = APP_KEY, label: str = "acme/bot run 7 trade"
     ) -> None:
         self.holder = str(uuid.uuid4())
         self.fence = 0
-        self._store = ground.store
+        self._store = backend.store
         self._service = service
         self._app_key = app_key
         self._label = label
@@ -148,36 +148,36 @@ class Contender:
         )
 
 
-def put_token(ground: Ground, token: Token, *, service: str = "kis", active: bool = True) -> int:
+def put_token(backend: Backend, token: Token, *, service: str = "kis", active: bool = True) -> int:
     """Store a token without a lease; its version."""
-    return ground.put(service, "access_token", token.to_json(), token.expires_at, active=active)
+    return backend.put(service, "access_token", token.to_json(), token.expires_at, active=active)
 
 
-def issue(ground: Ground, token: Token, stored_form: str | None = None, *, service: str = "kis") -> int:
+def issue(backend: Backend, token: Token, stored_form: str | None = None, *, service: str = "kis") -> int:
     """Begin and commit in one go; the version that the token got."""
-    contender = Contender(ground, service=service)
-    assert contender.begin().status == "granted"
-    committed = contender.commit(token, stored_form)
+    caller = Caller(backend, service=service)
+    assert caller.begin().status == "granted"
+    committed = caller.commit(token, stored_form)
     assert committed.status == "committed"
     assert committed.version is not None
     return committed.version
 
 
-def reject(ground: Ground, token: Token, *, service: str = "kis") -> None:
+def reject(backend: Backend, token: Token, *, service: str = "kis") -> None:
     """Have the slot remember a token as rejected, with a turn that then ends without a token."""
-    contender = Contender(ground, service=service)
-    assert contender.begin(rejected_token_id=token.token_id).status == "granted"
-    contender.abort("out-of-time", timedelta())
+    caller = Caller(backend, service=service)
+    assert caller.begin(rejected_token_id=token.token_id).status == "granted"
+    caller.abort("out-of-time", timedelta())
 
 
-def stored(ground: Ground, service: str = "kis") -> Row | None:
+def stored(backend: Backend, service: str = "kis") -> Row | None:
     """The row of the slot's token."""
-    return ground.store.read(service).rows.get("access_token")
+    return backend.store.read(service).rows.get("access_token")
 
 
-def stored_value(ground: Ground, service: str = "kis") -> str | None:
+def stored_value(backend: Backend, service: str = "kis") -> str | None:
     """What is stored as the slot's token."""
-    row = stored(ground, service)
+    row = stored(backend, service)
     return None if row is None else row.value
 
 

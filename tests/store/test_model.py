@@ -70,10 +70,10 @@ OPERATIONS: dict[str, tuple[int, dict[str, st.SearchStrategy[Any]]]] = {
             "rejected": st.none() | RECENT,
         },
     ),
-    "commit": (3, {"turn": RECENT, "token": RECENT, "form": FORMS, "rejected": st.booleans()}),
+    "commit": (3, {"lease": RECENT, "token": RECENT, "form": FORMS, "rejected": st.booleans()}),
     "abort": (
         1,
-        {"turn": RECENT, "cooldown": st.sampled_from([0 * HOUR, 61 * SECOND, HOUR]), "refused": st.booleans()},
+        {"lease": RECENT, "cooldown": st.sampled_from([0 * HOUR, 61 * SECOND, HOUR]), "refused": st.booleans()},
     ),
     "save": (1, {"service": st.sampled_from(SERVICES), "token": RECENT, "form": FORMS, "version": VERSIONS}),
     "put": (
@@ -111,7 +111,7 @@ BEGIN = (
 )
 BEGIN_FOR_10_MINUTES = ("begin", {**BEGIN[1], "min_remaining": MIN_REMAINING})
 PUT = ("put", {"service": "kis", "token": 1, "form": "plain", "shift": 0 * HOUR, "active": True})
-COMMIT = ("commit", {"turn": 1, "token": 1, "form": "plain", "rejected": False})
+COMMIT = ("commit", {"lease": 1, "token": 1, "form": "plain", "rejected": False})
 
 CLOCK = """
 create table public.test_clock (reads timestamptz not null);
@@ -222,7 +222,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Lease:
     """What a holder was granted."""
 
     service: str
@@ -239,7 +239,7 @@ class Comparison:
         self.clock = SetClock(database)
         self.sides = (Side(MemoryStore(self.clock)), Side(FunctionStore(database)))
         self.tokens: list[Token] = []
-        self.turns: list[Turn] = []
+        self.leases: list[Lease] = []
         self.ends: set[datetime] = set()
         self.seals = 0
         self.issue(0 * HOUR, DAY)
@@ -312,12 +312,12 @@ class Comparison:
         if begun.fence is not None and rejected_id is not None:
             self.ends |= {self.clock.now() + DAY, self.clock.now() + 90 * DAY}
         if begun.fence is not None:
-            self.turns.append(Turn(service, holder, begun.fence, app_key.credential_id))
+            self.leases.append(Lease(service, holder, begun.fence, app_key.credential_id))
 
-    def commit(self, *, turn: int, token: int, form: str, rejected: bool) -> None:
+    def commit(self, *, lease: int, token: int, form: str, rejected: bool) -> None:
         """A turn ends with a token: in time or late, once or again."""
-        if self.turns:
-            ending, given = last(self.turns, turn), last(self.tokens, token)
+        if self.leases:
+            ending, given = last(self.leases, lease), last(self.tokens, token)
             stored = self.form(given, form)
             self.both(
                 lambda side: side.store.commit(
@@ -325,10 +325,10 @@ class Comparison:
                 )
             )
 
-    def abort(self, *, turn: int, cooldown: timedelta, refused: bool) -> None:
+    def abort(self, *, lease: int, cooldown: timedelta, refused: bool) -> None:
         """A turn ends without a token."""
-        if self.turns:
-            ending = last(self.turns, turn)
+        if self.leases:
+            ending = last(self.leases, lease)
             self.both(
                 lambda side: side.store.abort(
                     ending.service,

@@ -109,7 +109,7 @@ def test_reads_of_other_rows(manager: SupabaseStore, database: Database) -> None
         assert manager.read("kis").rows.keys() == {"app_key", "app_secret", "access_token"}
 
 
-def test_a_turn_is_two_requests(supabase: PostgRESTStandIn, manager: SupabaseStore, database: Database) -> None:
+def test_a_lease_is_two_requests(supabase: PostgRESTStandIn, manager: SupabaseStore, database: Database) -> None:
     """Begin and commit are one request each, and store the token."""
     holder, token = str(uuid.uuid4()), make_token()
 

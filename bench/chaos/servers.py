@@ -1,7 +1,7 @@
-"""The two servers of the chaos, KIS and the stand-in for Supabase, and what goes wrong with them.
+"""The two servers of the chaos, KIS and the stand-in for Supabase.
 
-Each is a process of its own, so that neither waits for the other. Trouble comes in spells, planned by the seed, and now
-and then in between. What they see and do is noted where the truth is: behind the faults.
+Each is a process of its own, so that neither waits for the other. What they see and do is noted where the truth is:
+behind the faults.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import random
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from email.utils import format_datetime
 from functools import partial
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 from bench.chaos.records import Begin, Call, Health, Issued, Killed, Read, Tally, fingerprint
-from bench.chaos.world import AT_KIS, CHILD, GRANTED, WorldClock
+from bench.chaos.simulated_time import AT_KIS, CHILD, GRANTED, SimulatedClock
+from bench.chaos.trouble import KIS_FAULTS, REFUSED, STORE_FAULTS, Spell, Trouble
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_code, error_response, html_response
 from kis_token.sandbox.loopback import Fault, Response
@@ -32,122 +33,25 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
     from bench.chaos.records import Log, Record
-    from bench.chaos.world import Shared
+    from bench.chaos.simulated_time import Shared
     from kis_token.sandbox.kis_rules import Account
     from kis_token.sandbox.loopback import LoopbackServer, Request
 
-STORE_FAULTS = (
-    *("HTTP 500", "HTTP 503", "HTTP 520", "page", "page as 200", "503 after", "reset", "reset after"),
-    *("truncate", "stall", "stall after"),
-)
-KIS_FAULTS = (
-    *("HTTP 500", "page", "page as 200", "EGW00999", "EGW00105", "reset", "reset after"),
-    *("truncate", "stall", "stall after"),
-)
-REFUSED = "port closed"
-
-#: How long spells last, in the machine's seconds, and how often: a hiccup, a restart, an outage that is longer, in a
-#: world ten times as fast, than any caller's patience.
-STORE_LENGTHS = (((0.05, 0.5), 4), ((0.3, 4.0), 5), ((8.0, 12.0), 1))
-KIS_LENGTHS = (((0.3, 4.0), 1),)
 
 #: The functions whose answers are lost now and then although all else works, and how often each time.
 LOSABLE, LOST = frozenset({"begin", "commit", "abort", "save"}), 0.08
-
-#: How often the store restarts when it has just granted a turn, and when it has just told a caller to wait.
+#: How often the store restarts when it has just granted a lease, and when it has just told a caller to wait.
 RESTART_AT = {"granted": 0.3, "busy": 0.02}
-#: What a restart takes, in the machine's seconds.
-RESTART_SECONDS = (0.3, 2.0)
-
 #: A port that closes lets answers out first, for so many of the machine's seconds: else nobody could tell which of them
 #: have arrived.
 SETTLE, LONGEST_SETTLE = 0.03, 0.5
-
 #: The share of the store's answers without a Date.
 DATELESS = 0.01
-
-#: The machine's seconds of a stall. The longest is 15 s of a world that runs ten times as fast, as long as tokenP may
+#: The machine's seconds of a stall. The longest is 15 s of a time that runs ten times as fast, as long as tokenP may
 #: take; the product's own limits for one call would be reached at 150 s of it.
 STALLS = (0.05, 1.5)
 #: What KIS takes for tokenP, in the machine's seconds.
 TOKEN_SECONDS = (0.03, 0.15)
-
-
-@dataclass(frozen=True, slots=True)
-class Spell:
-    """A time of trouble, in the machine's seconds from the start: ``share`` of the requests meet ``kind``."""
-
-    begin: float
-    end: float
-    kind: str
-    share: float
-
-
-def plan_spells(
-    rng: random.Random,
-    seconds: float,
-    kinds: Sequence[str],
-    lengths: Sequence[tuple[tuple[float, float], int]],
-    gap: float,
-) -> list[Spell]:
-    """Spells of such ``lengths``, with gaps of ``gap`` on average. In a third of them the port is closed."""
-    bounds, weights = zip(*lengths, strict=True)
-    spells: list[Spell] = []
-    begin = rng.expovariate(1 / gap)
-    while begin < seconds:
-        end = begin + rng.uniform(*rng.choices(bounds, weights)[0])
-        kind = REFUSED if rng.random() < 1 / 3 else rng.choice(kinds)
-        spells.append(Spell(begin, end, kind, rng.choice([0.3, 0.7, 1.0])))
-        begin = end + rng.expovariate(1 / gap)
-    return spells
-
-
-class Trouble:
-    """What befalls the requests of one server, at the present moment. ``share`` meet something between the spells."""
-
-    def __init__(
-        self, shared: Shared, rng: random.Random, spells: Sequence[Spell], kinds: Sequence[str], share: float
-    ) -> None:
-        self._shared = shared
-        self._random = rng
-        self._spells = spells
-        self._kinds = kinds
-        self._share = share
-        self._restart: Spell | None = None
-
-    def restart(self) -> None:
-        """Close the port for a while, from now on."""
-        now = time.time() - self._shared.epoch
-        self._restart = Spell(now, now + self._random.uniform(*RESTART_SECONDS), REFUSED, 1.0)
-
-    @property
-    def is_well(self) -> bool:
-        """Whether only single requests meet something now."""
-        return self._spell() is None
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether the port is closed now."""
-        spell = self._spell()
-        return spell is not None and spell.kind == REFUSED
-
-    def draw(self) -> str | None:
-        """What befalls a request that arrives now."""
-        spell = self._spell()
-        if spell is not None and spell.kind == REFUSED:
-            return "reset"  # it was let in a moment before the port closed
-        if spell is not None and self._random.random() < spell.share:
-            return spell.kind
-        return self._random.choice(self._kinds) if self._random.random() < self._share else None
-
-    def pause(self, bounds: tuple[float, float]) -> None:
-        """Take some time."""
-        time.sleep(self._random.uniform(*bounds))
-
-    def _spell(self) -> Spell | None:
-        passed = time.time() - self._shared.epoch
-        spells = self._spells if self._restart is None else [self._restart, *self._spells]
-        return next((each for each in spells if each.begin <= passed < each.end), None)
 
 
 class FaultyServer:
@@ -234,8 +138,8 @@ def _spoil(request: Request, true: Response | None, kind: str | None) -> tuple[R
 def serve_store(  # noqa: PLR0917 - the two processes are started alike
     shared: Shared, log: Log, spells: Sequence[Spell], seed: str, ready: Connection, dsn: str, keys: Mapping[str, int]
 ) -> None:
-    """The process with the stand-in for Supabase. ``keys`` are those of the contenders."""
-    clock, roles = WorldClock(shared), dict.fromkeys(keys, "service_role")
+    """The process with the stand-in for Supabase. ``keys`` are those of the callers."""
+    clock, roles = SimulatedClock(shared), dict.fromkeys(keys, "service_role")
     rng = random.Random(seed)  # noqa: S311 - made-up trouble
     trouble = Trouble(shared, rng, spells, STORE_FAULTS, 0.02)
     store = PostgRESTStandIn(dsn, service_key="sb_secret_nobody", anon_key="sb_publishable_x", further_keys=roles)
@@ -244,8 +148,8 @@ def serve_store(  # noqa: PLR0917 - the two processes are started alike
         caller, delivered = keys[request.headers["apikey"]], kind is None
         at = clock.now().timestamp()
         if request.method == "GET":
-            is_whole = delivered and true is not None and true.status == 200
-            return Read(caller, at) if is_whole else None
+            is_complete = delivered and true is not None and true.status == 200
+            return Read(caller, at) if is_complete else None
         if not request.path.endswith("/begin_issuance"):
             return None
         answer = json.loads(true.body) if true is not None and isinstance(true.body, bytes) else {}
@@ -266,7 +170,7 @@ def serve_store(  # noqa: PLR0917 - the two processes are started alike
         if rng.random() < DATELESS:
             log.write(Tally("store", "no Date"))
             return response, fault
-        # The world's Date: the server's own would be the machine's.
+        # The simulated Date: the server's own would be the machine's.
         date = {"Date": format_datetime(clock.now(), usegmt=True)}
         return replace(response, headers={**response.headers, **date}), fault
 
@@ -280,11 +184,11 @@ def serve_store(  # noqa: PLR0917 - the two processes are started alike
 def serve_kis(  # noqa: PLR0917 - the two processes are started alike
     shared: Shared, log: Log, spells: Sequence[Spell], seed: str, ready: Connection, own: Account, other: Account
 ) -> None:
-    """The process with KIS, which now and then ends a token before its time. ``own`` is the contenders' account."""
-    clock = WorldClock(shared)
+    """The process with KIS, which now and then ends a token before its time. ``own`` is the callers' account."""
+    clock = SimulatedClock(shared)
     rng = random.Random(seed)  # noqa: S311 - made-up trouble
     trouble = Trouble(shared, rng, spells, KIS_FAULTS, 0.15)
-    # KIS's lockout lasts a day, and the world would have little else to see.
+    # KIS's lockout lasts a day, and the run would have little else to see.
     kis = KISEmulator(production=[own, other], clock=clock)
     # The safe reading of KIS's rules: a new token ends the one before it.
     kis.configure(lockout_after=0, calls_per_second=1000, reissue_kills_previous=True)

@@ -1,8 +1,8 @@
-"""The chaos's world: one compressed time for contenders, KIS and the database, and what all processes share.
+"""The chaos's simulated time: one compressed time for callers, KIS and the database, and what all processes share.
 
-World time runs ``speed`` times as fast as the machine's and jumps now and then, for all at once. A contender's waits,
-a lease and KIS's minute are world time. What a socket may take is not compressed: the product's own limits for one call
-are the machine's seconds.
+Simulated time runs ``speed`` times as fast as the machine's and jumps now and then, for all at once. A caller's waits,
+a lease and KIS's minute are simulated time. What a socket may take is not compressed: the product's own limits for one
+call are the machine's seconds.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from kis_token.sandbox.database import Project, migrations_folder, prepare_datab
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: World time at the start.
+#: Simulated time at the start.
 START = datetime(2027, 1, 4, tzinfo=timezone.utc)
 
-#: What a contender is at, as its mark says.
+#: What a caller is at, as its mark says.
 IDLE, RESOLVING, GRANTED, AT_KIS = range(4)
 
 #: As many as there is room for in the page, and more than a machine can bear.
-MOST_CONTENDERS = 1000
+MOST_CALLERS = 1000
 
-#: A forked child of a contender has its contender's number and so much more.
+#: A forked child of a caller has its caller's number and so much more.
 CHILD = 100_000
 
 #: Where a tally says that a process got another's answer.
@@ -51,7 +51,7 @@ class Shared:
 
     @property
     def jumped(self) -> float:
-        """Seconds that the world has jumped so far."""
+        """Seconds that the time has jumped so far."""
         seconds: float = _JUMPED.unpack_from(self._page)[0]
         return seconds
 
@@ -70,20 +70,20 @@ class Shared:
 
     @property
     def is_finishing(self) -> bool:
-        """Whether the time is over: contenders finish what they are at."""
+        """Whether the time is over: callers finish what they are at."""
         return bool(self._page[_FINISHING])
 
     @is_finishing.setter
     def is_finishing(self, finishing: bool) -> None:
         self._page[_FINISHING] = finishing
 
-    def mark(self, contender: int) -> int:
-        """What a contender is at."""
-        return self._page[_MARKS + contender]
+    def mark(self, caller: int) -> int:
+        """What a caller is at."""
+        return self._page[_MARKS + caller]
 
-    def set_mark(self, contender: int, mark: int) -> None:
-        """Say what a contender is at."""
-        self._page[_MARKS + contender] = mark
+    def set_mark(self, caller: int, mark: int) -> None:
+        """Say what a caller is at."""
+        self._page[_MARKS + caller] = mark
 
     def busy(self, server: int) -> int:
         """How many requests a server is at."""
@@ -94,8 +94,8 @@ class Shared:
         self._page[_BUSY + server] = min(requests, 255)
 
 
-class WorldClock:
-    """World time, for whoever shares the page."""
+class SimulatedClock:
+    """Simulated time, for whoever shares the page."""
 
     def __init__(self, shared: Shared, jitter: random.Random | None = None) -> None:
         self._shared = shared
@@ -107,11 +107,11 @@ class WorldClock:
         return START + timedelta(seconds=(time.time() - shared.epoch) * shared.speed + shared.jumped)
 
     def monotonic(self) -> float:
-        """World seconds that never go back. They do not jump: nor does a machine's when it was asleep."""
+        """Simulated seconds that never go back. They do not jump: nor does a machine's when it was asleep."""
         return time.monotonic() * self._shared.speed
 
     def sleep(self, seconds: float) -> None:
-        """Let that much world time pass."""
+        """Let that much simulated time pass."""
         time.sleep(seconds / self._shared.speed)
 
     def jitter(self, low: float, high: float) -> float:
@@ -150,8 +150,8 @@ create trigger chaos_audit after insert or update or delete on public.api_creden
 """
 
 
-class WorldDatabase:
-    """A project whose functions and triggers go by world time, and which notes every write of a token."""
+class SimulatedDatabase:
+    """A project whose functions and triggers go by simulated time, and which notes every write of a token."""
 
     def __init__(self, dsn: str, shared: Shared, keys: Mapping[str, str]) -> None:
         self.project: Project = prepare_database(dsn)

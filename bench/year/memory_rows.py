@@ -1,0 +1,84 @@
+"""The rows that the store in memory holds: a stored value, and a slot's lease with what it remembers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from kis_token.token import fingerprint
+
+if TYPE_CHECKING:
+    import uuid
+
+
+#: How long a token is remembered as rejected when no row tells its end, and how long at least (issuance_reject).
+LONGEST_LIFE, LEAST_MEMORY = timedelta(days=90), timedelta(days=1)
+#: So many rejected tokens are remembered (issuance_reject).
+MOST_REJECTED = 100
+# Stands for a null among the lease's times: all that ends there has ended.
+LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRow:
+    """A row of api_credentials. The default stands for one that is not there, or not active."""
+
+    value: str = field(default="", repr=False)
+    expires_at: datetime | None = None
+    is_active: bool = False
+    version: int = 0
+
+    def outlives(self, moment: datetime) -> bool:
+        """Whether the value ends later than ``moment``."""
+        return self.expires_at is not None and self.expires_at > moment
+
+
+@dataclass(slots=True)
+class LeaseRow:
+    """A row of credential_leases; its times are those of the columns."""
+
+    service_name: str
+    fence: int = 0
+    holder: uuid.UUID | None = field(default=None, repr=False)
+    holder_label: str | None = None
+    lease_until: datetime = LONG_AGO
+    not_before: datetime = LONG_AGO
+    # The last version there was at the grant, in the place of granted_at: a test's clock may stand still.
+    granted_version: int = 0
+    token_id: str | None = None
+    token_version: int | None = None
+    issued_at: datetime = LONG_AGO
+    app_key_id: str | None = None
+    # The tokens that are remembered as rejected, and when each ends: the row rejected_tokens.
+    rejected: dict[str, datetime] = field(default_factory=dict)
+    refused_credential_id: str | None = None
+    refused_until: datetime = LONG_AGO
+    last_error: str | None = None
+
+    def stored_id(self, row: StoredRow) -> str | None:
+        """The fingerprint of the token in the row, sealed or not, as far as anybody can tell."""
+        return self.token_id if self.token_version == row.version else plain_token_id(row.value)
+
+    def rejected_ids(self, now: datetime) -> frozenset[str]:
+        """The tokens that are remembered as rejected: issuance_rejected_ids."""
+        return frozenset(token_id for token_id, end in self.rejected.items() if end > now)
+
+    def reject(self, token_id: str, ends_at: datetime | None, now: datetime) -> None:
+        """Remember a token as rejected until it ends: issuance_reject."""
+        kept = {each: end for each, end in self.rejected.items() if end > now}
+        known = kept.pop(token_id, None)
+        told = None if ends_at is None else min(max(ends_at, now + LEAST_MEMORY), now + LONGEST_LIFE)
+        ends = [end for end in (known, told) if end is not None] or [now + LONGEST_LIFE]
+        last = sorted(kept, key=kept.__getitem__)[1 - MOST_REJECTED :]
+        self.rejected = {**{each: kept[each] for each in last}, token_id: max(ends)}
+
+
+def plain_token_id(value: str) -> str | None:
+    """As issuance_plain_token_id, which also takes what is no text for a token."""
+    try:
+        token = json.loads(value)["access_token"]
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
+    return fingerprint(token) if isinstance(token, str) and token else None

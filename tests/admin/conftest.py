@@ -1,0 +1,18 @@
+"""Projects for ``kis-token check`` to look at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.resolver_harness import Chain
+
+
+@pytest.fixture
+def sound(chain: Chain) -> Chain:
+    """A set-up in which nothing is wrong."""
+    chain.database.put_keys()
+    chain.resolve()
+    return chain

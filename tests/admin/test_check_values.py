@@ -1,0 +1,167 @@
+"""``kis-token check``: stored and cached keys and tokens, seals, clocks and folders."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.store.sealing import SealingVault, make_vault
+from tests.admin.check_findings import faults, findings
+from tests.resolver_harness import ENCRYPTION_KEY, OTHER, Chain, dead_token
+from tests.support import APP_KEY, HOUR, TurnedClock, make_token
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+OLDER_KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+def test_keys_that_cannot_be_keys(sound: Chain) -> None:
+    """Stored keys that the chain refuses or passes over are wrong here as well."""
+    for value, code in (("a b", "invalid-app-key"), ("\u2026", "invalid-app-key"), (" ", "missing-app-key")):
+        sound.database.put("app_key", value)
+        assert ("app key", code) in faults(findings(sound, app_key="", app_secret=""))
+    assert findings(sound)["app key"][0].state == "note"
+
+
+def test_an_app_key_in_two_slots(sound: Chain) -> None:
+    """Another slot that has a living token of this app key keeps this one from issuing."""
+    assert faults(findings(sound, service_name="kis-second")) == [("app key", "key-in-two-slots")]
+
+
+def test_a_cached_token_is_replaced_by_itself(sound: Chain) -> None:
+    """One of another key, sealed or not sealed: while Supabase works that is no fault of the set-up."""
+    sound.cache_token(make_token(OTHER.key))
+    assert findings(sound)["cached token"][0].state == "note"
+    sound.cache_token(make_token())
+    vault = make_vault(sound.settings(encryption_key=ENCRYPTION_KEY).encryption_keys)
+    assert isinstance(vault, SealingVault)
+    for name, value in (("app_key", APP_KEY.key), ("app_secret", APP_KEY.secret)):
+        sound.database.put(name, vault.seal(value, "kis", name))
+    token = make_token()
+    sound.database.put("access_token", vault.seal(token.to_json(), "kis", "access_token"), token.expires_at)
+    found = findings(sound, encryption_key=ENCRYPTION_KEY)
+    assert (faults(found), found["cached token"][0].state) == ([], "note")
+
+
+def test_a_rejected_token(sound: Chain) -> None:
+    """Stored and cached it is told as not used, which the next caller mends; the memory is no credential."""
+    token = sound.resolve().token
+    sound.database.call("revoke_token", service="kis", version=0, token_id=token.token_id, label="an owner")
+    found = findings(sound)
+
+    assert (faults(found), found["token"][0].state, found["cached token"][0].state) == ([], "note", "note")
+    assert "KIS rejects" in found["token"][0].said
+    assert "rejected_tokens" not in found["sealing"][0].said
+
+
+def test_seals(sound: Chain) -> None:
+    """Plain values with a key, sealed ones without, another key's: each is wrong by its code."""
+    assert ("sealing", "plain-with-key") in faults(findings(sound, encryption_key=ENCRYPTION_KEY))
+    vault = make_vault(sound.settings(encryption_key=OLDER_KEY).encryption_keys)
+    sound.database.put("app_key", vault.seal(APP_KEY.key, "kis", "app_key"))
+    sound.database.put("app_secret", vault.seal(APP_KEY.secret, "kis", "app_secret"))
+    assert ("sealing", "sealed-without-key") in faults(findings(sound))
+    assert ("sealing", "seal-broken") in faults(findings(sound, encryption_key=ENCRYPTION_KEY))
+
+
+def test_a_seal_that_is_to_be_changed(chain: Chain) -> None:
+    """What only an older key opens works, and is worth a word."""
+    chain.resolve(encryption_key=OLDER_KEY)
+    both = findings(chain, encryption_key=f"{ENCRYPTION_KEY}\n{OLDER_KEY}")
+
+    assert faults(both) == []
+    assert [(finding.state, finding.remedy) for finding in both["sealing"]] == [("note", "Run kis-token seal.")]
+    assert [finding.state for finding in findings(chain, encryption_key=OLDER_KEY)["sealing"]] == ["ok"]
+
+
+@pytest.mark.parametrize(("hours", "direction"), [(1, "ahead"), (-1, "behind")])
+def test_a_clock_that_is_wrong(sound: Chain, hours: int, direction: str) -> None:
+    """A clock that is far from Supabase's is told with its direction."""
+    found = findings(sound, clock=TurnedClock(wrong_by=hours * HOUR))
+
+    assert ("clock", "") in faults(found)
+    assert direction in found["clock"][0].said
+
+
+def test_a_supabase_that_tells_no_time(sound: Chain) -> None:
+    """Without a Date nothing can be said of the clock, which is not wrong."""
+    sound.supabase.server.send_date = False
+    assert findings(sound)["clock"][0].state == "note"
+
+
+def test_cache_folders(sound: Chain, tmp_path: Path) -> None:
+    """No folder to write in, one that others may swap, a file that others can read: each is wrong. Nothing is made."""
+    file = tmp_path / "file"
+    file.write_text("x")
+    assert faults(findings(sound, cache_path=str(file / "cache.json"))) == [("cache", "cache-unwritable")]
+
+    cached = sound.folder / "cache.json"
+    cached.chmod(0o644)
+    assert faults(findings(sound)) == [("cache", "")]
+    cached.chmod(0o600)
+
+    new = tmp_path / "new" / "folder" / "cache.json"
+    assert faults(findings(sound, cache_path=str(new))) == []
+    assert not (tmp_path / "new").exists()
+
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)  # whatever the mask
+    assert faults(findings(sound, cache_path=str(shared / "cache.json"))) == [("cache", "")]
+
+    assert findings(sound, cache_path="off")["cache"][0].state == "note"
+    for other in (shared, tmp_path / "link"):
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(cached)
+        (found,) = findings(sound, cache_path=str(other))["cache"]
+        assert (found.state, "a folder, a link" in found.said) == ("wrong", True)
+
+
+def test_keys_that_do_not_match(sound: Chain) -> None:
+    """A given key that is not the stored one, half a key, none at all; and a token of the key before."""
+    assert faults(findings(sound, app_key=OTHER.key, app_secret=OTHER.secret)) == [("app key", "")]
+    sound.database.put_keys(OTHER)
+    assert faults(findings(sound, app_key="", app_secret="")) == [
+        ("token", "token-of-another-key"),
+    ]
+    sound.database.put("app_secret", OTHER.secret, active=False)
+    assert ("app key", "missing-app-key") in faults(findings(sound, app_key="", app_secret=""))
+    sound.database.clear()
+    assert faults(findings(sound, app_key="", app_secret="")) == [("app key", "missing-app-key")]
+    assert faults(findings(sound)) == []
+
+
+def test_a_key_of_the_other_environment(sound: Chain) -> None:
+    """A key that is noted as one for paper is wrong for production; the other way round it is worth a word."""
+    sound.database.owner.execute("update public.api_credentials set environment = 'paper'")
+    assert faults(findings(sound)) == [("environment", "")]
+    sound.database.owner.execute("update public.api_credentials set environment = 'production'")
+    paper = findings(sound, environment="paper", service_name="kis", base_url=sound.kis.paper_url)
+    assert paper["environment"][0].state == "note"
+
+
+def test_a_token_of_the_other_environment(sound: Chain) -> None:
+    """A token that was issued for the other environment."""
+    paper = findings(sound, environment="paper", service_name="kis", base_url=sound.kis.paper_url)
+    assert ("token", "token-of-another-environment") in faults(paper)
+
+
+def test_tokens_that_are_replaced_are_not_wrong(chain: Chain) -> None:
+    """None, a dead one, one that cannot be read: the next caller issues another, and that is said."""
+    chain.database.put_keys()
+    assert findings(chain)["token"][0].state == "note"
+    chain.database.put_token(dead_token())
+    assert findings(chain)["token"][0].state == "note"
+    chain.database.put("access_token", "{")
+    assert findings(chain)["token"][0].state == "note"
+    assert faults(findings(chain)) == []
+
+
+def test_a_rotation_that_has_not_run(chain: Chain) -> None:
+    """A token that should have been renewed long ago tells of it."""
+    chain.database.put_token(make_token(left=HOUR, age=40 * HOUR))
+    assert findings(chain)["rotation"][0].state == "note"

@@ -1,0 +1,50 @@
+"""Records of a chaos run that never happened, for the tests of its judges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bench.chaos.records import (
+    Attempt,
+    Begin,
+    Call,
+    Issued,
+    Records,
+    Write,
+)
+
+if TYPE_CHECKING:
+    from bench.chaos.records import Record
+
+
+DAY = 86400.0
+NOW = 1000.0
+REFUSED = "tokens handed out that KIS would refuse"
+ENDED = "handed out after KIS had ended it early"
+BESIDE_STORE = "tokenP without a lease, beside the store"
+HICCUP = "tokenP without a lease, in a hiccup"
+GAVE_UP = "no token, given up in a hiccup"
+#: KIS's tokens: two of the callers' key, a dead one, and one of another key.
+TOKENS = (
+    Issued("old", NOW - 9 * 3600, NOW + DAY - 9 * 3600),
+    Issued("new", NOW - 3600, NOW + DAY - 3600),
+    Issued("dead", NOW - DAY - 1, NOW - 1),
+    Issued("other's", NOW - 3600, NOW + DAY - 3600, own=False),
+)
+
+
+def noted(*records: Record, writes: tuple[Write, ...] = ()) -> Records:
+    """What was noted besides the tokens."""
+    all_of_it = Records(writes=list(writes), machines=2)
+    all_of_it.add(*TOKENS, *records)
+    return all_of_it
+
+
+def got(token: str, refused: str | None = None) -> Attempt:
+    """Caller 0 got a token."""
+    return Attempt("0.1.1", 0, "resolve", NOW - 5, NOW, token, "supabase", refused=refused)
+
+
+def call_with_lease(by: str, at: float) -> tuple[Begin, Call]:
+    """A call of tokenP a second after a grant."""
+    return Begin(by, at - 1, "granted", delivered=True), Call(by, at, "new")

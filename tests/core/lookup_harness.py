@@ -1,0 +1,113 @@
+"""A store and a cache that answer what a test says, at noon."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+from kis_token.core.lookup import look
+from kis_token.core.retry import Retry
+from kis_token.core.slot import Row, Slot
+from kis_token.errors import KisTokenError, StoreOutage, TokenUnusable
+from kis_token.store.sealing import PlainVault
+from tests.support import APP_KEY, make_settings, make_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kis_token.config import Settings
+    from kis_token.core.resolution import View
+    from kis_token.token import AppKey, Token
+
+
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
+HOUR = timedelta(hours=1)
+TEN_MINUTES = timedelta(minutes=10)
+OUTAGE = StoreOutage("store-unreachable", "Supabase does not answer")
+
+
+class StillClock:
+    """Noon, for ever; off by as much as told."""
+
+    def __init__(self, wrong_by: timedelta = timedelta()) -> None:
+        self.wrong_by = wrong_by
+
+    def now(self) -> datetime:
+        """Noon, or what this machine takes for it."""
+        return NOON + self.wrong_by
+
+    def monotonic(self) -> float:
+        """It stands still."""
+        return 0.0
+
+    def sleep(self, seconds: float) -> None:
+        """Nobody waits here."""
+
+    def jitter(self, low: float, high: float) -> float:
+        """The middle."""
+        return (low + high) / 2
+
+
+#: For callers whose time is up: nothing is repeated.
+NO_RETRY = Retry(StillClock(), lambda: 0.0, print)
+
+
+class HeldCache:
+    """A cache of one token, or of none with a reason."""
+
+    def __init__(self, token: Token | None = None) -> None:
+        self.token = token
+
+    def read(self) -> Token:
+        """The token."""
+        if self.token is None:
+            raise TokenUnusable("there is no cache file")
+        return self.token
+
+
+def living(left: timedelta, key: AppKey = APP_KEY) -> Token:
+    """A token with that much life at noon."""
+    return make_token(key.key, left=left, age=timedelta(hours=24) - left, now=NOON)
+
+
+def slot_of(token: Token | None, *, keys: AppKey | None = APP_KEY, date: datetime | None = NOON) -> Slot:
+    """What the store answers."""
+    rows = {}
+    if token is not None:
+        rows["access_token"] = Row(token.to_json(), token.expires_at.isoformat(), 7)
+    if keys is not None:
+        rows |= {"app_key": Row(keys.key, None, 1), "app_secret": Row(keys.secret, None, 2)}
+    return Slot(rows, date)
+
+
+def answering(answer: Slot | KisTokenError) -> Callable[[], Slot]:
+    """A store that answers so."""
+
+    def read() -> Slot:
+        if isinstance(answer, KisTokenError):
+            raise answer
+        return answer
+
+    return read
+
+
+def seen(
+    answer: Slot | KisTokenError,
+    cached: Token | None = None,
+    settings: Settings | None = None,
+    wrong_by: timedelta = timedelta(),
+) -> View:
+    """What is seen with that answer of the store and that token in the cache."""
+    return look(
+        settings or make_settings(),
+        answering(answer),
+        HeldCache(cached),
+        PlainVault(),
+        StillClock(wrong_by),
+        retry=NO_RETRY,
+    )
+
+
+def said(view: View) -> list[tuple[str, str]]:
+    """What each link said."""
+    return [(link.name, link.said) for link in view.links]

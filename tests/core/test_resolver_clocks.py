@@ -1,0 +1,60 @@
+"""The chain on machines with wrong clocks, and with answers that have no time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.resolver_harness import dead_token
+from tests.support import HOUR, MINUTE, TurnedClock, make_token
+
+if TYPE_CHECKING:
+    from tests.resolver_harness import Chain
+
+
+def test_without_a_date_begin_judges(chain: Chain) -> None:
+    """When the answer has no Date, this machine's clock is not believed: the store is asked by begin, and KIS not."""
+    chain.supabase.server.send_date = False
+    token = make_token()
+    chain.database.put_token(token)
+
+    got = chain.resolve(TurnedClock(wrong_by=-9 * HOUR))
+
+    assert (got.token.token_id, got.source) == (token.token_id, "supabase")
+    assert (chain.store_calls, chain.issue_calls) == (["read", "begin_issuance"], 0)
+
+
+def test_without_a_date_rotate_is_judged_by_the_database(chain: Chain) -> None:
+    """A rotation without a Date learns the time from the database: a young token stays, an old one is renewed."""
+    chain.supabase.server.send_date = False
+    chain.database.put_token(make_token(left=24 * HOUR, age=timedelta()))
+    young = chain.resolve(TurnedClock(wrong_by=30 * HOUR), mode="rotate", cache_path="off")
+    assert (young.refreshed, chain.issue_calls) == (False, 0)
+    assert "not due before" in young.links[-1].said
+
+    chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
+    old = chain.resolve(TurnedClock(wrong_by=-9 * HOUR), mode="rotate", refresh_after="8h", cache_path="off")
+    assert (old.refreshed, chain.issue_calls) == (True, 1)
+
+
+@pytest.mark.parametrize("wrong_by", [-9 * HOUR, 9 * HOUR, 300 * HOUR])
+def test_a_wrong_clock_changes_nothing(chain: Chain, wrong_by: timedelta) -> None:
+    """A machine hours off gets and keeps the same tokens as all others, and is told of its clock."""
+    token = make_token()
+    chain.database.put_token(token)
+    got = chain.resolve(TurnedClock(wrong_by=wrong_by))
+    assert (got.token.token_id, got.source) == (token.token_id, "supabase")
+    assert "clock" in got.warnings[0]
+
+    chain.database.put_token(dead_token())
+    issued = chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")
+    assert (issued.source, chain.issue_calls) == ("oauth", 1)
+
+
+def test_a_slightly_wrong_clock_is_not_mentioned(chain: Chain) -> None:
+    """A minute is no reason for a warning."""
+    chain.database.put_token(make_token())
+
+    assert chain.resolve(TurnedClock(wrong_by=MINUTE)).warnings == ()

@@ -1,0 +1,90 @@
+"""The chain with sealed values, with one app key in two slots, and with refused app keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import (
+    IssuanceError,
+    IssuerRefused,
+    TokenError,
+)
+from tests.resolver_harness import ENCRYPTION_KEY
+
+if TYPE_CHECKING:
+    from tests.resolver_harness import Chain
+
+
+def test_sealed_all_the_way(chain: Chain) -> None:
+    """With an encryption key nothing readable is stored or cached, and the next caller reads it."""
+    first = chain.resolve(encryption_key=ENCRYPTION_KEY)
+    second = chain.resolve(encryption_key=ENCRYPTION_KEY)
+
+    assert first.token.token_id == second.token.token_id
+    assert (first.source, second.source, chain.issue_calls) == ("oauth", "supabase", 1)
+    assert chain.database.row()["credential_value"].startswith("enc:v1:")
+    assert (chain.folder / "cache.json").read_text(encoding="utf-8").startswith("enc:v1:")
+
+
+@pytest.mark.parametrize(
+    ("writer", "reader", "code"),
+    [("", ENCRYPTION_KEY, "plain-with-key"), (ENCRYPTION_KEY, "", "sealed-without-key")],
+    ids=["plain", "sealed"],
+)
+def test_no_silent_downgrade(chain: Chain, writer: str, reader: str, code: str) -> None:
+    """A plain value where a key is given, and a sealed one where none is, are errors and replaced by nobody."""
+    chain.resolve(encryption_key=writer)
+    with pytest.raises(TokenError) as caught:
+        chain.resolve(encryption_key=reader)
+    assert (caught.value.code, chain.issue_calls) == (code, 1)
+
+
+def test_force_repeats_a_sealed_token(chain: Chain) -> None:
+    """Sealed or not, a token that KIS repeats is recognised: refreshed is false and the row stays."""
+    chain.resolve(encryption_key=ENCRYPTION_KEY)
+    chain.pass_time(3600)
+    before = chain.database.row()
+
+    assert not chain.resolve(encryption_key=ENCRYPTION_KEY, mode="force").refreshed
+    assert chain.database.row() == before
+
+
+def test_one_key_in_two_slots(chain: Chain) -> None:
+    """A second slot with the same app key is told which slot has it, and KIS is not asked."""
+    chain.resolve()
+    with pytest.raises(IssuanceError, match="The slot kis has") as caught:
+        chain.resolve(service_name="kis-second", cache_path="off")
+    assert (caught.value.code, chain.issue_calls) == ("key-in-two-slots", 1)
+
+
+@pytest.mark.parametrize("code", ["EGW00103", "EGW00105", "EGW00002"])
+def test_a_refusal_is_not_retried(chain: Chain, code: str) -> None:
+    """KIS's final no is noted; the next caller with that very credential fails with it without calling KIS."""
+    chain.refuse_issue(code)
+    with pytest.raises(IssuerRefused, match=code):
+        chain.resolve()
+    with pytest.raises(IssuerRefused, match=code) as caught:
+        chain.resolve()
+    assert (caught.value.kis_code, caught.value.retryable, chain.issue_calls) == (code, False, 1)
+
+
+def test_a_refusal_is_not_waited_out(chain: Chain) -> None:
+    """However much time a caller has, it does not wait until a refused credential may be tried again."""
+    chain.refuse_issue("EGW00105")
+    with pytest.raises(IssuerRefused):
+        chain.resolve()
+    clock = chain.clock()
+    with pytest.raises(IssuerRefused):
+        chain.resolve(clock, timeout="2h")
+    assert (clock.slept, chain.issue_calls) == ([], 1)
+
+
+def test_a_corrected_secret_is_not_held_up(chain: Chain) -> None:
+    """After a wrong secret the right one issues at once, except for KIS's own minute, which a refusal does not use."""
+    with pytest.raises(IssuerRefused):
+        chain.resolve(app_secret="d3Jvbmc=")
+
+    assert chain.resolve().source == "oauth"
+    assert chain.issue_calls == 2

@@ -1,0 +1,78 @@
+"""A runner with a runtime, a machine with stand-ins for installers, and a machine without Python."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.github.runtime import ensure_runtime
+from kis_token.sandbox import Sandbox
+from tests.github.bare_machine import BareMachine
+from tests.github.entrypoint_steps import Runner
+from tests.github.installer_machine import PYTHON, Machine
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kis_token.sandbox.postgres import EmbeddedPostgres
+
+
+@pytest.fixture(scope="session")
+def runtime(tool_cache: Path) -> Path:
+    """The runtime of all tests, built when it is not there yet."""
+    files = (CHECKOUT / "requirements.txt", CHECKOUT / "requirements-uv.txt")
+    return ensure_runtime(*files, os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}, time.monotonic() + 180)
+
+
+@pytest.fixture
+def runner(tmp_path: Path, runtime: Path) -> Iterator[Runner]:
+    """A runner of the test's own."""
+    folder = tmp_path / "runner"
+    folder.mkdir()
+    yield Runner(folder, runtime)
+    shutil.rmtree(folder)  # many files, in which secrets would be looked for after the test
+
+
+@pytest.fixture(scope="module")
+def unasked(postgres: EmbeddedPostgres) -> Iterator[Sandbox]:
+    """A sandbox for all tests in which nothing is asked."""
+    with Sandbox(dsn=postgres.create_database()) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def machine(tmp_path: Path, child_processes: None) -> Machine:  # noqa: ARG001 - its installers
+    """A machine without installers."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "requirements.txt").write_text("package==1 --hash=sha256:00\n")
+    (tmp_path / "requirements-uv.txt").write_text("uv==1 --hash=sha256:00\n")
+    return Machine(tmp_path)
+
+
+@pytest.fixture
+def no_pip(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python without pip, which was made from none that has it."""
+    bare = machine.folder / "bare"
+    # Only the question for pip is answered with no: other programs may look for packages too.
+    script = f"""#!/bin/sh\ncase "$*" in *"find_spec('pip')"*) exit 1;; esac\nexec {shlex.quote(PYTHON)} "$@"\n"""
+    bare.write_text(script)
+    bare.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(bare))
+    monkeypatch.setattr(sys, "_base_executable", str(machine.folder / "none"), raising=False)
+
+
+@pytest.fixture
+def bare_machine(tmp_path: Path) -> BareMachine:
+    """A machine with the programs that a system has, and no Python."""
+    machine = BareMachine(tmp_path / "a machine")
+    for name in ("rm", "readlink", "sleep"):
+        machine.add_link(name, Path(shutil.which(name) or ""))
+    return machine

@@ -1,0 +1,121 @@
+"""Steps that the tests of entrypoint.py run: their inputs, and how they ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from kis_token.errors import REMEDIES
+from kis_token.token import fingerprint
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kis_token.sandbox import Sandbox
+    from tools.step import Ended
+
+
+#: An address where nobody listens: a package index out of reach.
+NOWHERE = "http://127.0.0.1:9/simple"
+UNREACHABLE_INDEX = {
+    "PIP_INDEX_URL": NOWHERE,
+    "PIP_EXTRA_INDEX_URL": NOWHERE,
+    "PIP_RETRIES": "0",
+    "UV_INDEX_URL": NOWHERE,
+    "UV_DEFAULT_INDEX": NOWHERE,
+    "UV_NO_CACHE": "1",
+}
+
+
+def inputs_of(sandbox: Sandbox, **further: str) -> dict[str, str]:
+    """What a workflow gives the action."""
+    given = {
+        "supabase-url": sandbox.supabase.url,
+        "supabase-key": sandbox.service_key,
+        "base-url": sandbox.kis.production_url,
+    }
+    return given | {name.replace("_", "-"): value for name, value in further.items()}
+
+
+def seen_by_people(ended: Ended) -> str:
+    """Log and summary as people see them: the runner shows no add-mask command."""
+    lines = [line for line in ended.log.splitlines() if not line.startswith("::add-mask::")]
+    return "\n".join([*lines, ended.summary])
+
+
+def errors(ended: Ended) -> list[str]:
+    """The error annotations of a step."""
+    return [line for line in ended.log.splitlines() if line.startswith("::error")]
+
+
+def failure(*codes: str) -> dict[str, str]:
+    """The outputs of a step that failed with these codes."""
+    hints = dict.fromkeys(REMEDIES[code] for code in codes)
+    return {"error-code": ",".join(codes), "error-hint": " ".join(hints)}
+
+
+def assert_succeeded(ended: Ended, source: str) -> None:
+    """The step gave a token, and showed none."""
+    assert ended.status == 0, seen_by_people(ended)
+    assert ended.public["source"] == source
+    shown = ended.outputs["access-token"] in seen_by_people(ended)
+    assert not shown, "the token is shown"
+
+
+def age_token(sandbox: Sandbox, seconds: int) -> None:
+    """Let the stored token end that many seconds from now; below zero: ago. Its form stops being a JWT for that."""
+    value = json.dumps({"access_token": "opaque.token-of-a-test_0123456789", "app_key_id": "0" * 16})
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute(
+            "update api_credentials set credential_value = %s, expires_at = now() + make_interval(secs => %s)"
+            " where credential_type = 'access_token'",
+            [
+                value.replace("0" * 16, fingerprint(sandbox.kis.accounts["production"][0].app_key)),
+                seconds,
+            ],
+        )
+        connection.execute("update credential_leases set not_before = null")
+
+
+class Runner:
+    """A runner with a runtime that a test may damage, and whose uv installs a whole one.
+
+    Both are links to the files of the runtime of all tests. A test that changes a file in place calls ``own`` first.
+    """
+
+    def __init__(self, folder: Path, runtime: Path) -> None:
+        self.folder = folder
+        self.runtime = folder / "tools" / runtime.parent.name / runtime.name
+        self.source = folder / "source"
+        self.source.symlink_to(runtime)
+        shutil.copytree(runtime, self.runtime, copy_function=os.link)
+        uv = folder / "bin" / "uv"
+        uv.parent.mkdir()
+        uv.write_text(f"""#!{sys.executable} -IS
+import os, shutil, sys
+from pathlib import Path
+with Path({str(folder / "calls")!r}).open("a") as calls:
+    calls.write("x")
+shutil.copytree({str(self.source)!r}, sys.argv[sys.argv.index("--target") + 1], copy_function=os.link)
+""")
+        uv.chmod(0o755)
+        self.env = UNREACHABLE_INDEX | {
+            "RUNNER_TOOL_CACHE": str(folder / "tools"),
+            "PATH": f"{uv.parent}{os.pathsep}{os.environ['PATH']}",
+        }
+
+    @property
+    def builds(self) -> int:
+        """How often it was installed."""
+        calls = self.folder / "calls"
+        return len(calls.read_text()) if calls.exists() else 0
+
+    def let_uv_install_the_same(self) -> None:
+        """What is damaged stays so when it is installed anew."""
+        self.source.unlink()
+        shutil.copytree(self.runtime, self.source, copy_function=os.link)

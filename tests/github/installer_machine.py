@@ -1,0 +1,121 @@
+"""A machine whose pip and uv are stand-ins, for the tests of the runtime.
+
+The installers are programs that note how they were called and make a folder, or fail as told.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from kis_token.github.installer import PACKAGES
+from kis_token.github.runtime import ensure_runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextlib import ExitStack
+
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PYTHON = sys.executable  # some tests change what sys says
+NOTHING: Mapping[str, str] = MappingProxyType({})
+#: Notes its call, makes the target, and then does as it is told: nothing more, fail, or wait.
+INSTALLER = """#!{python} -IS
+import json, os, signal, sys
+from pathlib import Path
+if "-c" in sys.argv:
+    sys.exit(0)  # asked whether there is a pip
+here = Path({folder!r})
+with open(here / "calls", "a") as calls:
+    calls.write(json.dumps({{"name": {name!r}, "argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ),
+                            "pid": os.getpid()}}) + "\\n")
+target = Path(sys.argv[sys.argv.index("--target") + 1])
+target.mkdir(parents=True)
+(target / "half").write_text("half")
+{then}
+(target / "half").rename(target / "whole")
+for package in (*{packages!r}, "cryptography/hazmat/bindings/_rust"):
+    (target / package).mkdir(parents=True, exist_ok=True)
+    (target / package / "__init__.py").touch()
+"""
+WAIT = "signal.pause()"
+ENSURE = """
+import os, sys, time
+from pathlib import Path
+from kis_token.github.runtime import ensure_runtime
+folder = Path(sys.argv[1])
+print(ensure_runtime(folder / "requirements.txt", folder / "requirements-uv.txt", os.environ, time.monotonic() + 90))
+"""
+
+
+def fail(words: str) -> str:
+    """What a failing installer does."""
+    return f"sys.exit({words!r})"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine with nothing on its path but what a test puts there."""
+
+    folder: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        """A job's environment."""
+        return {"PATH": str(self.folder / "bin"), "RUNNER_TOOL_CACHE": str(self.folder / "tools")}
+
+    @property
+    def root(self) -> Path:
+        """Where the runtimes are."""
+        return self.folder / "tools" / "kis-token-action"
+
+    def script(self, name: str, then: str = "") -> str:
+        """The text of an installer."""
+        return INSTALLER.format(python=PYTHON, folder=str(self.folder), name=name, then=then, packages=PACKAGES)
+
+    def put(self, name: str, then: str = "") -> Path:
+        """Put an installer on the path."""
+        path = self.folder / "bin" / name
+        path.write_text(self.script(name, then))
+        path.chmod(0o755)
+        return path
+
+    def calls(self, *member: str) -> list[Any]:
+        """What the installers noted: a member of each call, their names unless told otherwise."""
+        noted = self.folder / "calls"
+        lines = noted.read_text().splitlines() if noted.exists() else []
+        return [json.loads(line)[member[0] if member else "name"] for line in lines]
+
+    def ensure(
+        self,
+        seconds: float = 90,
+        env: Mapping[str, str] = NOTHING,
+        end: ExitStack | None = None,
+        *,
+        seals: bool = True,
+    ) -> Path:
+        """Find or build the runtime, with further variables; with ``end``, also one for this run alone."""
+        files = (self.folder / "requirements.txt", self.folder / "requirements-uv.txt")
+        at_end = end.callback if end is not None else None
+        return ensure_runtime(*files, {**self.env, **env}, time.monotonic() + seconds, at_end, seals=seals)
+
+    def start(self, before: str = "") -> subprocess.Popen[str]:
+        """The same in another process, which runs ``before`` first."""
+        command = [PYTHON, "-c", before + ENSURE, str(self.folder)]
+        return subprocess.Popen(command, cwd=CHECKOUT, env=self.env, stdout=subprocess.PIPE, text=True)
+
+    def wait_for_calls(self, count: int) -> None:
+        """Until that many installers run, or it has been too long."""
+        deadline = time.monotonic() + 20
+        while len(self.calls()) < count:
+            assert time.monotonic() < deadline, "no installer was started"
+
+    def folders(self) -> list[str]:
+        """What is there of runtimes, whole or not."""
+        return sorted(path.name for path in self.root.iterdir() if path.is_dir())

@@ -1,0 +1,165 @@
+"""A step whose packages are damaged installs them again, once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from kis_token.github.manifest import find_damage, write_manifest
+from tests.github.entrypoint_steps import Runner, age_token, assert_succeeded, errors, failure, inputs_of
+from tests.resolver_harness import issue_token
+from tests.support import first_of
+from tools.step import CHECKOUT, run_step, step_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kis_token.sandbox import Sandbox
+
+
+def own(path: Path) -> Path:
+    """Break the link to the runtime of all tests, for a test that changes the file in place."""
+    copy = path.with_name(f"{path.name}.copy")
+    shutil.copy2(path, copy)
+    return copy.replace(path)
+
+
+def spoil_bytecode(runtime: Path, name: str) -> None:
+    """Bytecode that Python takes for good until it reads it."""
+    path = Path(py_compile.compile(str(runtime / name), doraise=True) or "")
+    path.write_bytes(path.read_bytes()[:16] + bytes(1000))
+
+
+def cut_bytecode(runtime: Path, name: str) -> None:
+    """As a full disk leaves it."""
+    path = Path(py_compile.compile(str(runtime / name), doraise=True) or "")
+    os.truncate(path, 1000)
+
+
+def spoil_source(runtime: Path, name: str) -> None:
+    """Damage that neither size nor time shows: a disk that lost what it had confirmed."""
+    path = own(runtime / name)
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)
+
+
+def spoil_compiled(runtime: Path) -> None:
+    """The same with machine code."""
+    (path,) = runtime.glob("cryptography/hazmat/bindings/_rust.*[od]")
+    before = own(path).stat()
+    path.write_bytes(bytes(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def cut_compiled(runtime: Path) -> None:
+    """Half of it is gone: to load it would kill the process."""
+    (path,) = runtime.glob("pydantic_core/_pydantic_core.*[od]")  # .so or .pyd
+    os.truncate(own(path), path.stat().st_size // 2)
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "source missing": lambda runtime: (runtime / "httpx" / "_client.py").unlink(),
+    "source cut": lambda runtime: os.truncate(own(runtime / "requests" / "models.py"), 100),
+    "compiled file cut": cut_compiled,
+    "bytecode spoilt, loaded at once": lambda runtime: spoil_bytecode(runtime, "actions_toolkit/core.py"),
+    "bytecode spoilt, loaded to store": lambda runtime: spoil_bytecode(runtime, "postgrest/__init__.py"),
+    "bytecode spoilt, loaded to issue": lambda runtime: spoil_bytecode(runtime, "requests/sessions.py"),
+    "bytecode cut, loaded to issue": lambda runtime: cut_bytecode(runtime, "requests/sessions.py"),
+    "source spoilt, loaded at once": lambda runtime: spoil_source(runtime, "actions_toolkit/core.py"),
+    "source spoilt, loaded to store": lambda runtime: spoil_source(runtime, "postgrest/__init__.py"),
+}
+
+
+@pytest.mark.parametrize("name", first_of(4, DAMAGE))
+def test_a_damaged_runtime_is_installed_anew_once(sandbox: Sandbox, runner: Runner, tmp_path: Path, name: str) -> None:
+    """Whatever is missing, cut or cannot be loaded: the step goes on with new packages, and issues once."""
+    DAMAGE[name](runner.runtime)
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env)
+
+    assert_succeeded(ended, "oauth")
+    assert runner.builds == 1
+    assert find_damage(runner.runtime) is None
+    assert sandbox.kis.counts("production").calls == 1
+    assert "Traceback" not in ended.log
+
+
+def test_a_runtime_of_another_platform_is_installed_anew(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
+    """A tool cache that was copied from another machine has compiled modules under that machine's names."""
+    (path,) = runner.runtime.glob("pydantic_core/_pydantic_core.*[od]")
+    path.rename(path.with_name("_pydantic_core.cpython-39-aarch64-linux-musl.so"))
+    write_manifest(runner.runtime)
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env)
+
+    assert_succeeded(ended, "oauth")
+    assert runner.builds == 1
+
+
+def test_a_runtime_for_another_machine_is_installed_anew(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
+    """Machine code that cannot be loaded here, although it is as recorded, where a sealed value needs it."""
+    spoil_compiled(runner.runtime)
+    key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute("delete from api_credentials")
+    account = sandbox.kis.accounts["production"][0]
+    inputs = inputs_of(sandbox, encryption_key=key, app_key=account.app_key, app_secret=account.app_secret)
+
+    ended = run_step(inputs, tmp_path / "job", runner.env)
+
+    assert_succeeded(ended, "oauth")
+    assert runner.builds == 1
+    told = [line for line in ended.log.splitlines() if line.startswith("The packages cannot be loaded (")]
+    assert told == ["The packages cannot be loaded (_rust). They are installed anew."]
+
+
+def test_packages_that_can_never_be_loaded_are_one_error(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
+    """Where new packages are no better, the step ends after one installation, within its time, and says what it saw."""
+    spoil_bytecode(runner.runtime, "actions_toolkit/core.py")
+    runner.let_uv_install_the_same()
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env)
+
+    assert ended.public == failure("runtime-failed")
+    assert len(errors(ended)) == 1
+    assert "installed anew and cannot be loaded (ValueError)" in errors(ended)[0]
+    assert runner.builds == 1
+    assert "Traceback" not in ended.log
+
+
+def test_a_stale_token_is_used_when_packages_cannot_be_loaded(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
+    """A valid token is not withheld because the packages are damaged."""
+    issue_token(sandbox)
+    age_token(sandbox, 300)
+    spoil_bytecode(runner.runtime, "actions_toolkit/core.py")
+    runner.let_uv_install_the_same()
+
+    ended = run_step(inputs_of(sandbox), tmp_path / "second", runner.env)
+
+    assert_succeeded(ended, "supabase")
+    assert "[runtime-failed]" in ended.log
+    assert errors(ended) == []
+
+
+def test_the_second_start_has_the_time_of_the_first(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
+    """The timeout counts from the first start: it does not begin anew with the packages."""
+    started = time.monotonic() - 100
+    environment = step_environment(inputs_of(sandbox, timeout="100s"), runner.env, tmp_path / "job")
+    command = [sys.executable, "-I", "-S", "-X", "utf8", str(CHECKOUT / "entrypoint.py"), f"--reinstall={started!r}"]
+
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=60)
+
+    assert done.returncode == 1
+    assert b"[timed-out]" in done.stdout

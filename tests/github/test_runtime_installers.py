@@ -1,0 +1,253 @@
+"""How the runtime is installed: with uv or pip, without our secrets, and without the caller's settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from kis_token.errors import EnvironmentFault
+from kis_token.github.installer import PACKAGES
+from kis_token.github.manifest import MANIFEST
+from kis_token.github.runtime import RESERVE_SECONDS
+from tests.github.installer_machine import WAIT, Machine, fail
+
+if sys.platform == "win32":
+    pytest.skip("the stand-ins for installers are scripts with an interpreter line", allow_module_level=True)
+
+
+SECRETS = {
+    "INPUT_SUPABASE_KEY": "sb_secret_made-up-for-the-tests_4f7Qx0Zt2",
+    "INPUT_APP_SECRET": "c2VjcmV0LW9mLWEtdGVzdA==",
+    "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_made-up-for-the-tests_4f7Qx0Zt2",
+    "SUPABASE_SECRET_KEY": "sb_secret_another-one-0123456789",
+    "KIS_APP_KEY": "PSabcdefghijklmnopqrstuvwxyz01234567",
+    "KIS_APP_SECRET": "c2VjcmV0LW9mLWEtdGVzdA==",
+    "KIS_TOKEN_ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+    "Kis_Access_Token": "opaque.token-of-a-test_0123456789",
+}
+FETCH_UV = """
+if target.name.endswith("-uv"):
+    (target / "bin").mkdir()
+    (target / "bin" / "uv").write_text({uv!r})
+    (target / "bin" / "uv").chmod(0o755)
+"""
+
+
+@pytest.fixture
+def pip(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Python whose pip fetches a uv that works."""
+    python = machine.put("python", FETCH_UV.format(uv=machine.script("fetched uv")))
+    monkeypatch.setattr(sys, "executable", str(python))
+
+
+@pytest.mark.usefixtures("pip")
+def test_no_secret_is_in_an_installer_s_environment(machine: Machine) -> None:
+    """What belongs to us stays with us; proxies, certificates and the installer's own settings are passed on."""
+    machine.put("uv", fail("no"))
+    passed = {"HTTPS_PROXY": "http://proxy.example:3128", "SSL_CERT_FILE": "/ca.pem", "PIP_INDEX_URL": "https://index"}
+    machine.ensure(env={**SECRETS, **passed, "PIP_USER": "1"})
+    environments = machine.calls("env")
+    assert machine.calls() == ["uv", "python", "fetched uv"]
+    for environment in environments:
+        assert passed.items() <= environment.items()
+        assert environment["PIP_USER"] == "0"
+        assert not any(secret in json.dumps(environment) for secret in SECRETS.values()), "a secret is passed on"
+
+
+def test_caller_s_project_plays_no_part(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Installers do not run in the job's folder, whose settings are meant for something else."""
+    machine.put("uv")
+    monkeypatch.chdir(tmp_path)
+    machine.ensure()
+    assert machine.calls("cwd") == [str(machine.root)]
+
+
+@pytest.mark.usefixtures("pip")
+def test_without_uv_pip_fetches_one(machine: Machine) -> None:
+    """A machine without uv gets one from pip, for this build alone."""
+    assert (machine.ensure() / "whole").exists()
+    assert machine.calls() == ["python", "fetched uv"]
+    assert machine.calls("argv")[0][:4] == ["-I", "-m", "pip", "install"]
+    assert len(machine.folders()) == 1
+
+
+@pytest.mark.usefixtures("pip")
+def test_uv_that_fails_is_replaced(machine: Machine) -> None:
+    """An old or broken uv on the path is no reason to fail, and nothing it left stays."""
+    machine.put("uv", fail("error: unexpected argument"))
+    runtime = machine.ensure()
+    assert sorted(path.name for path in runtime.iterdir()) == sorted([*PACKAGES, MANIFEST, "whole"])
+    assert machine.calls() == ["uv", "python", "fetched uv"]
+
+
+def test_where_no_uv_works_pip_installs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A uv that cannot run here leaves pip itself."""
+    python = machine.put("python", FETCH_UV.format(uv=machine.script("fetched uv", fail("no"))))
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert (machine.ensure() / "whole").exists()
+    assert machine.calls() == ["python", "fetched uv", "python"]
+    assert {"--require-hashes", "--only-binary", "--no-deps"} <= set(machine.calls("argv")[2])
+
+
+def test_failure_is_one_error_with_the_last_words(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing works the installer's last line says why, without the index's password, and nothing stays."""
+    words = "noise\nCould not reach https://kim:hunter2-hunter2@index.example/simple\n\n"
+    monkeypatch.setattr(sys, "executable", str(machine.put("python", fail(words))))
+    with pytest.raises(EnvironmentFault) as caught:
+        machine.ensure()
+    assert caught.value.code == "runtime-failed"
+    assert caught.value.args[0].endswith(": Could not reach https://***@index.example/simple")
+    assert machine.folders() == []
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_installer_s_word_is_not_enough(machine: Machine) -> None:
+    """A uv that says it worked and installed nothing, or what this machine cannot load, is one that failed."""
+    machine.put("uv", "sys.exit(0)")
+    with pytest.raises(EnvironmentFault) as nothing:
+        machine.ensure()
+    lines = (
+        "(target / 'pydantic_core.py').write_text('import no_such_module')",
+        "(target / 'cryptography/hazmat/bindings').mkdir(parents=True)",
+        "(target / 'cryptography/hazmat/bindings/_rust.py').touch()",
+        "(target / 'half').unlink()",
+        "sys.exit(0)",
+    )
+    machine.put("uv", "; ".join(lines))
+    with pytest.raises(EnvironmentFault) as broken:
+        machine.ensure()
+    # There is no pip to fall back to, so both end there; what was wrong with uv is told.
+    assert (nothing.value.code, broken.value.code) == ("pip-missing", "pip-missing")
+    assert "No module named" in f"{nothing.value}"
+    assert "No module named" in f"{broken.value}"
+    assert machine.folders() == []
+
+
+CRYPTOGRAPHY_LOCK = "package==1 --hash=sha256:00\ncryptography==50.0.2 \\\n    --hash=sha256:00\n"
+NO_WHEEL = """
+if "\\ncryptography==" in open(sys.argv[sys.argv.index("-r") + 1]).read():
+    sys.exit("error: No solution found\\n  cause: Because cryptography==50.0.2 has no usable wheels, so it cannot be.")
+"""
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_runtime_that_cannot_seal_is_for_steps_without_a_key(machine: Machine) -> None:
+    """A step with an encryption key does not use it, and says which package has no wheel; the others keep it."""
+    (machine.folder / "requirements.txt").write_text(CRYPTOGRAPHY_LOCK)
+    machine.put("uv", NO_WHEEL)
+    runtime = machine.ensure(seals=False)
+    assert machine.calls() == ["uv", "uv"]
+    with pytest.raises(EnvironmentFault) as caught:
+        machine.ensure()
+    assert caught.value.code == "platform-unsupported"
+    assert caught.value.args[0].startswith("cryptography 50.0.2 has no wheel for Python 3.")
+    assert machine.ensure(seals=False) == runtime
+    assert machine.calls() == ["uv"] * 3
+    machine.put("uv")
+    assert machine.ensure() == runtime
+    assert machine.ensure(seals=False) == runtime
+    assert machine.calls() == ["uv"] * 4
+
+
+@pytest.mark.parametrize("variable", ["PIP_TARGET", "PIP_ROOT", "PIP_DRY_RUN", "PIP_PLATFORM", "UV_LINK_MODE"])
+def test_caller_s_settings_do_not_mislead_an_installer(machine: Machine, variable: str) -> None:
+    """Settings that would install something else, elsewhere or nothing do not reach an installer."""
+    machine.put("uv")
+    machine.ensure(env={variable: "symlink", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"})
+    (env,) = machine.calls("env")
+    assert env.get(variable) in (None, "copy")
+    assert env["PIP_INDEX_URL"] == "http://127.0.0.1:9/simple"
+
+
+@pytest.mark.usefixtures("pip")
+def test_installers_temporary_files_are_private(machine: Machine) -> None:
+    """Packages are unpacked where no other user can change them, and nothing of it stays."""
+    machine.put("uv", fail("no"))
+    open_folder = machine.folder / "open"
+    open_folder.mkdir()
+    open_folder.chmod(0o777)
+    runtime = machine.ensure(env={"TMPDIR": str(open_folder)})
+    assert len(machine.calls()) == 3
+    for env in machine.calls("env"):
+        assert Path(env["TMPDIR"]).parent == machine.root
+        assert not Path(env["TMPDIR"]).exists()
+    assert machine.folders() == [runtime.name]
+
+
+@pytest.mark.parametrize(
+    ("variable", "mode"),
+    [
+        *(("UV_CACHE_DIR", mode) for mode in (0o700, 0o755, 0o1777, 0o775, 0o777)),
+        *((variable, mode) for variable in ("XDG_CACHE_HOME", "HOME") for mode in (0o700, 0o777)),
+        *(
+            pytest.param(variable, mode, marks=pytest.mark.matrix)
+            for variable in ("XDG_CACHE_HOME", "HOME")
+            for mode in (0o755, 0o1777, 0o775)
+        ),
+    ],
+)
+def test_uv_s_cache_is_used_only_where_others_cannot_change_it(machine: Machine, variable: str, mode: int) -> None:
+    """From there it copies without a look at hashes: another user's files would become part of the runtime."""
+    machine.put("uv")
+    folder = machine.folder / "cache"
+    folder.mkdir()
+    folder.chmod(mode)
+    below = {"UV_CACHE_DIR": "", "XDG_CACHE_HOME": "uv", "HOME": ".cache/uv"}[variable]
+    machine.ensure(env={variable: str(folder)})
+    (env,) = machine.calls("env")
+    if mode in (0o775, 0o777):
+        assert env["UV_NO_CACHE"] == "1"
+    else:
+        assert env["UV_CACHE_DIR"] == str(folder / below)
+        assert "UV_NO_CACHE" not in env
+
+
+def test_without_a_home_uv_has_no_cache(machine: Machine) -> None:
+    """Where it would be is not known."""
+    machine.put("uv")
+    machine.ensure()
+    assert machine.calls("env")[0]["UV_NO_CACHE"] == "1"
+
+
+@pytest.mark.usefixtures("pip")
+def test_hanging_uv_leaves_time_for_pip(machine: Machine) -> None:
+    """A uv that hangs is ended, with its children, while there is time left for the next way."""
+    machine.put("uv", WAIT)
+    assert (machine.ensure(seconds=RESERVE_SECONDS + 4) / "whole").exists()
+    assert machine.calls()[0] == "uv"
+    with pytest.raises(ProcessLookupError):
+        os.kill(machine.calls("pid")[0], 0)
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_python_without_pip_is_one_clear_error(machine: Machine) -> None:
+    """With neither pip nor uv the error says just that."""
+    with pytest.raises(EnvironmentFault) as caught:
+        machine.ensure()
+    assert caught.value.code == "pip-missing"
+    assert caught.value.args[0] == "This Python has no pip, and there is no uv"
+    assert machine.folders() == []
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_uv_that_fails_without_pip_is_told_in_its_own_words(machine: Machine) -> None:
+    """Where there is a uv the error says why that one did not do."""
+    machine.put("uv", fail("error: no route to the index"))
+    with pytest.raises(EnvironmentFault) as caught:
+        machine.ensure()
+    assert caught.value.args[0] == "This Python has no pip, and uv failed: error: no route to the index"
+
+
+@pytest.mark.usefixtures("no_pip")
+def test_virtual_environment_without_pip_uses_that_of_its_python(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual environment of uv's has no pip, but the Python that it was made from may."""
+    python = machine.put("python", FETCH_UV.format(uv=machine.script("fetched uv")))
+    monkeypatch.setattr(sys, "_base_executable", str(python), raising=False)
+    assert (machine.ensure() / "whole").exists()
+    assert machine.calls() == ["python", "fetched uv"]

@@ -1,0 +1,51 @@
+"""A KIS that gives one answer to everything, and the errors in which an issue ends."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import IssuerError, IssuerOutage
+from kis_token.kis.api import KISIssuer
+from kis_token.sandbox.loopback import LoopbackServer, Request, Response
+from tests.support import APP_KEY, utc_now
+
+if TYPE_CHECKING:
+    from kis_token.token import AppKey
+
+
+OPAQUE = "opaque.token-of-a-test_0123456789"
+DAY = timedelta(days=1)
+
+
+class OddKIS(LoopbackServer):
+    """A KIS that gives one answer to everything, and remembers what it was asked. Never shown: it knows secrets."""
+
+    def __init__(self, answer: Response) -> None:
+        super().__init__(self.answer_all)
+        self.response = answer
+        self.asked: list[Request] = []
+
+    def answer_all(self, request: Request) -> Response:
+        """The answer."""
+        self.asked.append(request)
+        return self.response
+
+
+def failure(url: str, app_key: AppKey = APP_KEY) -> IssuerError:
+    """The error that an issue ends in. It shows neither key nor secret."""
+    with pytest.raises(IssuerError) as caught:
+        KISIssuer(url, "production").issue(app_key, utc_now())
+    shown = f"{caught.value!r} {caught.value}"
+    secrets = [secret for secret in (app_key.key, app_key.secret, OPAQUE) if secret]
+    assert not any(secret in shown for secret in secrets), "a secret is shown"
+    return caught.value
+
+
+def outage(url: str) -> IssuerOutage:
+    """The outage that an issue ends in."""
+    error = failure(url)
+    assert isinstance(error, IssuerOutage)
+    return error

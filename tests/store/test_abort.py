@@ -1,0 +1,126 @@
+"""Ending a lease without a token: what every store promises."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from tests.store.backends import (
+    CORRECTED,
+    SEALED,
+    Caller,
+    issue,
+    stored,
+    wait_of,
+)
+from tests.support import APP_KEY, HOUR, MINUTE, make_token
+
+if TYPE_CHECKING:
+    from tests.store.backends import Backend
+
+
+def test_an_abort_gives_the_lease_back(backend: Backend, caller: Caller) -> None:
+    """After an abort without a cool-down the next is granted at once, and is told of the error."""
+    caller.abort("out-of-time", timedelta())
+
+    begun = Caller(backend).begin()
+    assert (begun.status, begun.fence, begun.last_error) == ("granted", 2, "out-of-time")
+    assert backend.outcomes("kis") == ["granted", "aborted", "granted"]
+
+
+def test_an_abort_may_keep_everyone_waiting(backend: Backend, caller: Caller) -> None:
+    """With a cool-down nobody is granted before it is over, whatever credential is tried."""
+    caller.abort("EGW00133", 2 * MINUTE)
+
+    begun = Caller(backend, app_key=CORRECTED).begin()
+    assert (begun.last_error, begun.holder_label) == ("EGW00133", None)
+    assert 110 < wait_of(begun) <= 120
+    backend.pass_time(121)
+    assert Caller(backend).begin().status == "granted"
+
+
+def test_a_long_error_code_is_cut(backend: Backend, caller: Caller) -> None:
+    """An error code of any length is kept to 100 characters."""
+    caller.abort("x" * 999)
+
+    assert Caller(backend).begin().last_error == "x" * 100
+
+
+def test_a_refused_credential_cools_down(backend: Backend, caller: Caller) -> None:
+    """For 15 minutes the very key and secret that KIS refused are not tried again, and the answer says why."""
+    caller.abort("EGW00105", timedelta(), refused=APP_KEY)
+
+    begun = Caller(backend).begin()
+
+    assert (begun.last_error, begun.holder_label) == ("EGW00105", None)
+    assert 890 < wait_of(begun) <= 900
+    backend.pass_time(901)
+    assert Caller(backend).begin().status == "granted"
+
+
+def test_a_corrected_secret_is_not_held_up(backend: Backend, caller: Caller) -> None:
+    """The cool-down is the refused credential's alone: a corrected secret is granted at once."""
+    caller.abort("EGW00105", timedelta(), refused=APP_KEY)
+
+    assert Caller(backend, app_key=CORRECTED).begin().status == "granted"
+
+
+def test_a_refusal_outlives_another_error(backend: Backend, caller: Caller) -> None:
+    """An outage with one credential does not lift the cool-down of another."""
+    caller.abort("EGW00105", timedelta(), refused=APP_KEY)
+    corrected = Caller(backend, app_key=CORRECTED)
+    corrected.begin()
+    corrected.abort("kis-unreachable", timedelta())
+
+    begun = Caller(backend).begin()
+    assert begun.last_error == "kis-unreachable"
+    assert 880 < wait_of(begun) <= 900
+
+
+def test_a_good_commit_forgets_the_refusal(backend: Backend, caller: Caller) -> None:
+    """After a token was issued, no credential is held up and no error is shown any more."""
+    caller.abort("EGW00105", timedelta(), refused=APP_KEY)
+    corrected = Caller(backend, app_key=CORRECTED)
+    corrected.begin()
+    version = corrected.commit(make_token()).version
+    backend.pass_time(71)
+
+    begun = Caller(backend).begin(rejected_version=version)
+    assert (begun.status, begun.last_error) == ("granted", None)
+
+
+def test_only_the_holder_may_abort(backend: Backend, caller: Caller) -> None:
+    """Who cannot name both fence and holder ends nothing."""
+    stranger = Caller(backend)
+    stranger.fence = caller.fence
+    stranger.abort()
+    caller.fence += 1
+    caller.abort()
+    caller.fence -= 1
+
+    assert backend.outcomes("kis") == ["granted"]
+    assert caller.commit(make_token()).status == "committed"
+
+
+def test_an_abort_happens_once(backend: Backend, caller: Caller) -> None:
+    """An abort after the turn's end does nothing."""
+    caller.abort("EGW00133", timedelta())
+    caller.abort("EGW00133", HOUR)
+
+    assert Caller(backend).begin().status == "granted"
+    assert backend.outcomes("kis") == ["granted", "aborted", "granted"]
+
+
+def test_an_abort_keeps_the_token(backend: Backend) -> None:
+    """A failed renewal leaves the stored token and what is known of it as they were."""
+    token = make_token()
+    version = issue(backend, token, SEALED)
+    backend.pass_time(71)
+    caller = Caller(backend)
+    caller.begin(rejected_version=version)
+    caller.abort("kis-unreachable", timedelta())
+
+    row = stored(backend)
+    assert row is not None
+    assert (row.value, row.version) == (SEALED, version)
+    assert Caller(backend).begin(rejected_token_id=token.token_id).status == "granted"

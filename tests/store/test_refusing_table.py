@@ -1,0 +1,81 @@
+"""A table that takes no rows: what every store promises."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import StoreMisconfigured
+from tests.store.backends import (
+    SECOND,
+    Caller,
+    put_token,
+    stored,
+)
+from tests.support import MINUTE, make_token
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.store.backends import Backend
+
+
+@contextmanager
+def taking_no_rows(backend: Backend) -> Iterator[None]:
+    """The table takes no rows in the block."""
+    backend.take_rows(does=False)
+    try:
+        yield
+    finally:
+        backend.take_rows(does=True)
+
+
+@pytest.mark.parametrize("is_stored", [True, False], ids=["a dead token", "no token"])
+def test_nothing_is_granted_where_nothing_can_be_stored(backend: Backend, *, is_stored: bool) -> None:
+    """Begin ends in an error, leaves no turn behind, and grants as soon as the table takes rows."""
+    version = put_token(backend, make_token(left=-MINUTE)) if is_stored else None
+    with taking_no_rows(backend):
+        for _ in range(2):
+            with pytest.raises(StoreMisconfigured) as caught:
+                Caller(backend).begin()
+            assert caught.value.code == "store-cannot-store"
+
+    row = stored(backend)
+    assert (None if row is None else row.version, backend.outcomes("kis")) == (version, [])
+    begun = Caller(backend).begin()
+    assert (begun.status, begun.fence, begun.version) == ("granted", 1, version)
+
+
+def test_only_a_grant_needs_the_table(backend: Backend) -> None:
+    """A fresh token, another caller's turn and a repeated begin are answered although the table takes no rows."""
+    caller = Caller(backend)
+    caller.begin()
+    with taking_no_rows(backend):
+        assert (caller.begin().status, Caller(backend).begin().status) == ("granted", "busy")
+    caller.commit(make_token())
+    with taking_no_rows(backend):
+        assert Caller(backend).begin().status == "fresh"
+
+
+def test_a_lease_can_end_without_the_table(backend: Backend, caller: Caller) -> None:
+    """A commit that the table refuses leaves the turn to its holder, whose abort ends it with the reason."""
+    with taking_no_rows(backend):
+        with pytest.raises(StoreMisconfigured) as caught:
+            caller.commit(make_token())
+        assert caught.value.code == "store-cannot-store"
+        caller.abort("store-cannot-store", 61 * SECOND)
+
+    begun = Caller(backend).begin()
+    assert (begun.last_error, begun.holder_label) == ("store-cannot-store", None)
+    assert backend.outcomes("kis") == ["granted", "aborted"]
+
+
+def test_a_save_that_the_table_refuses(backend: Backend) -> None:
+    """It is the same error, and nothing is noted."""
+    token = make_token()
+    with taking_no_rows(backend), pytest.raises(StoreMisconfigured) as caught:
+        backend.store.save("kis", token, token.to_json())
+
+    assert (caught.value.code, backend.outcomes("kis")) == ("store-cannot-store", [])
