@@ -1,4 +1,4 @@
-"""The supabase client's requests, sent over the wire that the warm read uses. The only file that imports httpx."""
+"""The clients' requests, sent over the wire that the warm read uses. The only file that imports httpx."""
 
 from __future__ import annotations
 
@@ -25,13 +25,9 @@ class WireTransport(httpx.BaseTransport):
     """Each request takes at most ``seconds()``; ``key`` is the one that the client sends.
 
     Raises StoreOutage and StoreMisconfigured for a refusing answer.
-
-    Attributes:
-        date: the Date header of the last answer; None when it had none.
     """
 
     def __init__(self, wire: Wire, key: str, seconds: Callable[[], float]) -> None:
-        self.date: str | None = None
         self._wire = wire
         self._key = key
         self._seconds = seconds
@@ -50,11 +46,10 @@ class WireTransport(httpx.BaseTransport):
         if answer.status == 200 and not answer.body.strip():
             # The client would take it for an empty list.
             raise StoreOutage("store-unreachable", "Supabase's answer cannot be read")
-        self.date = answer.headers["Date"]
         kept = [(name, value) for name, value in answer.headers.items() if name.lower() not in _OF_THE_BODY]
         return httpx.Response(answer.status, headers=kept, content=answer.body, request=request)
 
 
-def open_http(transport: WireTransport) -> httpx.Client:
-    """An HTTP client that follows no redirect and reads nothing of the environment."""
-    return httpx.Client(transport=transport, trust_env=False)
+def open_http(wire: Wire, key: str, seconds: Callable[[], float]) -> httpx.Client:
+    """An HTTP client over a `WireTransport`. It follows no redirect and reads nothing of the environment."""
+    return httpx.Client(transport=WireTransport(wire, key, seconds), trust_env=False)

@@ -1,0 +1,112 @@
+"""The store's calls for the account's owner: keys, seals, revocation, status, and what is wrong with the tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kis_token.errors import StoreMisconfigured, StoreOutage
+from kis_token.store.calls import SupabaseCalls
+from kis_token.store.rest import COLUMNS, TABLE, TYPES, parse_slot
+from kis_token.store.rpc_answer import RpcAnswer, foreign
+
+if TYPE_CHECKING:
+    from postgrest import SyncPostgrestClient
+
+    from kis_token.core.slot import Slot
+    from kis_token.token import Token
+
+
+class OwnerCalls(SupabaseCalls):
+    """What ``kis-token`` asks of Supabase besides tokens. Every method raises StoreOutage and StoreMisconfigured."""
+
+    def read_all(self, service_name: str) -> Slot:
+        """Keys and token of ``service_name``, inactive rows as well; without the server's time."""
+
+        def call(client: SyncPostgrestClient) -> object:
+            query = client.table(TABLE).select(COLUMNS).eq("service_name", service_name).in_("credential_type", TYPES)
+            return query.retry(False).execute().data  # noqa: FBT003 - hidden ones would cost 7 s
+
+        return self._call(call, lambda rows: parse_slot(rows, None))
+
+    def set_app_key(
+        self, service_name: str, app_key: str, app_secret: str, environment: str, *, keeps_token: bool
+    ) -> bool:
+        """Store key and secret in their stored forms. Whether a token was ended, as it is unless ``keeps_token``."""
+        answer = self._ask(
+            "set_app_key",
+            service=service_name,
+            app_key=app_key,
+            app_secret=app_secret,
+            environment=environment,
+            keeps_token=keeps_token,
+        )
+        return answer.one_of("stored", "token-ended") == "token-ended"
+
+    def reseal(self, service_name: str, credential_type: str, stored_form: str, *, replaces_version: int) -> bool:
+        """Give a value another stored form. False when its row is not the one of that version any more."""
+        answer = self._ask(
+            "reseal",
+            service=service_name,
+            credential_type=credential_type,
+            value=stored_form,
+            replaces_version=replaces_version,
+        )
+        return answer.one_of("changed", "sealed") == "sealed"
+
+    def revoke(self, service_name: str, token: Token, label: str) -> bool:
+        """Have a revoked token stored no more. False when its row is not the one of its version any more, and stays."""
+        answer = self._ask(
+            "revoke_token", service=service_name, version=token.version, token_id=token.token_id, label=label
+        )
+        return answer.one_of("kept", "revoked") == "revoked"
+
+    def issuance_status(self, service_name: str | None, log_rows: int) -> dict[str, Any]:
+        """Leases and the last events, newest first, as the function of that name answers them; None is all slots."""
+
+        def parse(answer: object) -> dict[str, Any]:
+            return RpcAnswer("issuance_status", answer, ("server_now", "leases", "issuances")).fields
+
+        return self._run("issuance_status", parse, service=service_name, log_rows=log_rows)
+
+    def rows_without_values(self) -> list[dict[str, Any]]:
+        """What is known of the keys and tokens of all slots, inactive ones as well, without their values."""
+
+        def call(client: SyncPostgrestClient) -> object:
+            query = client.table(TABLE).select("service_name,credential_type,expires_at,is_active,environment,version")
+            query = query.in_("credential_type", TYPES).not_.is_("credential_value", "null")
+            return query.order("service_name").retry(False).execute().data  # noqa: FBT003 - as above
+
+        def parse(rows: object) -> list[dict[str, Any]]:
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table")
+            return rows
+
+        return self._call(call, parse)
+
+    def schema_version(self) -> int | None:
+        """The version of the tables and functions; None when they are from before there was one."""
+
+        def parse(answer: object) -> int:
+            if not isinstance(answer, int):
+                raise foreign("credential_schema_version")
+            return answer
+
+        try:
+            return self._run("credential_schema_version", parse)
+        except StoreMisconfigured as error:
+            if error.code != "store-function-missing":
+                raise
+            return None
+
+    def setup_faults(self) -> list[tuple[str, str]]:
+        """What is not as the migrations leave it, as pairs of what and said."""
+
+        def parse(faults: object) -> list[tuple[str, str]]:
+            try:
+                if not isinstance(faults, list):
+                    raise TypeError  # noqa: TRY301 - joins the other ways of not being a list of faults
+                return [(str(fault["what"]), str(fault["said"])) for fault in faults]
+            except (TypeError, KeyError):
+                raise foreign("check_setup") from None
+
+        return self._run("check_setup", parse)
