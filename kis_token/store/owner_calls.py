@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kis_token.errors import StoreMisconfigured, StoreOutage
+from kis_token.errors import StoreMisconfigured
 from kis_token.store.calls import SupabaseCalls
+from kis_token.store.migrations import outdated
 from kis_token.store.rest import COLUMNS, TABLE, TYPES, parse_slot
 from kis_token.store.rpc_answer import RpcAnswer, foreign
 
@@ -60,28 +61,25 @@ class OwnerCalls(SupabaseCalls):
         )
         return answer.one_of("kept", "revoked") == "revoked"
 
-    def issuance_status(self, service_name: str | None, log_rows: int) -> dict[str, Any]:
-        """Leases and the last events, newest first, as the function of that name answers them; None is all slots."""
+    def issuance_status(
+        self, service_name: str | None, log_rows: int, *, token_of: str | None = None
+    ) -> dict[str, Any]:
+        """Leases, the last events and the rows without their values, as the function of that name answers them.
 
-        def parse(answer: object) -> dict[str, Any]:
-            return RpcAnswer("issuance_status", answer, ("server_now", "leases", "issuances")).fields
-
-        return self._run("issuance_status", parse, service=service_name, log_rows=log_rows)
-
-    def rows_without_values(self) -> list[dict[str, Any]]:
-        """What is known of the keys and tokens of all slots, inactive ones as well, without their values."""
-
-        def call(client: SyncPostgrestClient) -> object:
-            query = client.table(TABLE).select("service_name,credential_type,expires_at,is_active,environment,version")
-            query = query.in_("credential_type", TYPES).not_.is_("credential_value", "null")
-            return query.order("service_name").retry(False).execute().data  # noqa: FBT003 - as above
-
-        def parse(rows: object) -> list[dict[str, Any]]:
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table")
-            return rows
-
-        return self._call(call, parse)
+        Of one slot, or of all where ``service_name`` is None. With the name ``token_of``, ``token_rows`` are that
+        slot's active token and its rejected tokens. Raises StoreMisconfigured ``store-schema-outdated`` where the
+        function is an older one.
+        """
+        arguments = {"service": service_name, "log_rows": log_rows}
+        if token_of is None:
+            return self._run("issuance_status", _parse_status, **arguments)
+        try:
+            return self._run("issuance_status", _parse_status, **arguments, token_of=token_of)
+        except StoreMisconfigured as error:
+            if error.code != "store-function-missing":
+                raise
+            # Of a release whose function has no such argument: the answer says so.
+            return self._run("issuance_status", _parse_status, **arguments)
 
     def schema_version(self) -> int | None:
         """The version of the tables and functions; None when they are from before there was one."""
@@ -110,3 +108,15 @@ class OwnerCalls(SupabaseCalls):
                 raise foreign("check_setup") from None
 
         return self._run("check_setup", parse)
+
+
+def _parse_status(answer: object) -> dict[str, Any]:
+    found = RpcAnswer("issuance_status", answer, ("server_now", "leases", "issuances"))
+    found.time("server_now")
+    found.expect_objects("leases", "issuances")
+    # An answer that is the function's, and not a proxy's, tells the version of the tables as well.
+    error = outdated(found.number("schema_version"))
+    if error is not None:
+        raise error
+    found.expect_objects("rows", "token_rows")
+    return found.fields

@@ -344,7 +344,7 @@ OUTSIDE: dict[str, Callable[[SupabaseStore], object]] = {
     "read": read,
     "save": lambda store: store.save("kis", (token := make_token()), token.to_json()),
     "status": lambda store: store.issuance_status(None, 1),
-    "rows": lambda store: store.rows_without_values(),
+    "status with a token": lambda store: store.issuance_status(None, 1, token_of="kis"),
     "all rows": lambda store: store.read_all("kis"),
     "check": lambda store: store.setup_faults(),
 }
