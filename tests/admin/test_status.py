@@ -15,7 +15,7 @@ import pytest
 from kis_token.admin.status import Event, SlotStatus, Status, collect
 from kis_token.admin.status_report import as_json, as_text
 from kis_token.errors import StoreMisconfigured, StoreOutage
-from kis_token.sandbox.database import prepare_database
+from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.store.sealing import SealingVault, make_vault
@@ -260,7 +260,7 @@ def test_the_command_makes_one_request(chain: Chain, options: tuple[str, ...]) -
 
 
 def test_an_older_database_is_a_configuration_error(chain: Chain, postgres: EmbeddedPostgres) -> None:
-    """If the functions are those of version 1.0.0, the error names the files to run."""
+    """If the functions are those of version 1.0.0, the error names the files to run; when they have run, it is gone."""
     project = prepare_database(postgres.create_database())
     with psycopg.connect(project.owner, autocommit=True) as connection:
         connection.execute(OLD_FILES.read_bytes())
@@ -270,6 +270,8 @@ def test_an_older_database_is_a_configuration_error(chain: Chain, postgres: Embe
             with pytest.raises(StoreMisconfigured, match=r"run 001_api_credentials\.sql, 002_issuance\.sql") as caught:
                 status_of(old, only=only)
             assert caught.value.code == "store-schema-outdated"
+        apply_migrations(project.owner, migrations_folder())
+        assert status_of(old).slots == ()
 
 
 def test_a_missing_function_is_a_configuration_error(chain: Chain) -> None:
