@@ -6,6 +6,7 @@ without the token. Everything is imported before, since that user may read nothi
 
 from __future__ import annotations
 
+import _strptime  # noqa: F401 - datetime imports it at the first use
 import os
 import resource
 import time
