@@ -203,7 +203,7 @@ def test_commands_read_no_environment() -> None:
 
 SOLE_IMPORTERS = {
     "supabase": {"store.calls"},
-    "postgrest": {"store.calls", "store.owner_calls"},
+    "postgrest": {"store.calls"},
     "httpx": {"store.transport"},
     "requests": {"kis.session"},
     "urllib3": {"kis.transport"},

@@ -1,7 +1,7 @@
 """How a call of Supabase is made: with PostgREST's client, bounded in time, repeated if needed, its errors translated.
 
-The store's own calls need PostgREST alone, whose client takes half the time to import. The supabase package's client,
-which only this file imports, is made for code of users.
+The store's own calls need PostgREST alone, whose client takes half the time to import. The supabase package's client is
+made for code of users. No other file imports either.
 """
 
 from __future__ import annotations

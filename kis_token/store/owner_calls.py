@@ -11,8 +11,6 @@ from kis_token.store.rest import COLUMNS, TABLE, TYPES, parse_slot
 from kis_token.store.rpc_answer import RpcAnswer, foreign
 
 if TYPE_CHECKING:
-    from postgrest import SyncPostgrestClient
-
     from kis_token.core.slot import Slot
     from kis_token.token import Token
 
@@ -22,12 +20,18 @@ class OwnerCalls(SupabaseCalls):
 
     def read_all(self, service_name: str) -> Slot:
         """Keys and token of ``service_name``, inactive rows as well; without the server's time."""
-
-        def call(client: SyncPostgrestClient) -> object:
-            query = client.table(TABLE).select(COLUMNS).eq("service_name", service_name).in_("credential_type", TYPES)
-            return query.retry(False).execute().data  # noqa: FBT003 - hidden ones would cost 7 s
-
-        return self._call(call, lambda rows: parse_slot(rows, None))
+        return self._call(
+            lambda client: (
+                client.table(TABLE)
+                .select(COLUMNS)
+                .eq("service_name", service_name)
+                .in_("credential_type", TYPES)
+                .retry(False)  # noqa: FBT003 - hidden ones would cost 7 s
+                .execute()
+                .data
+            ),
+            lambda rows: parse_slot(rows, None),
+        )
 
     def set_app_key(
         self, service_name: str, app_key: str, app_secret: str, environment: str, *, keeps_token: bool

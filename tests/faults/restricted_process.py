@@ -6,7 +6,7 @@ without the token. Everything is imported before, since that user may read nothi
 
 from __future__ import annotations
 
-import _strptime  # noqa: F401 - datetime imports it at the first use
+import importlib
 import os
 import resource
 import time
@@ -22,6 +22,8 @@ from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+
+importlib.import_module("_strptime")  # datetime imports it at the first use
 
 
 def main(connection: Connection, task: dict[str, Any]) -> None:
