@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         StoreOutage,
         TokenError,
         TokenRefreshLimitError,
+        TokenUnusable,
     )
     from kis_token.token import Token
 
@@ -51,6 +52,7 @@ __all__ = [
     "Token",
     "TokenError",
     "TokenRefreshLimitError",
+    "TokenUnusable",
     "get_kis_credentials_from_supabase",
     "get_kis_token_from_supabase",
     "get_kis_valid_token_from_supabase",

@@ -793,7 +793,14 @@ $$;
 comment on function public.revoke_token(text, bigint, text, text) is
     'Take a token that was revoked at KIS out of the slot, and never store it again. Answers status: revoked, or kept when the row is not of that version any more.';
 
-create or replace function public.issuance_status(service text default null, log_rows integer default 10) returns jsonb
+-- All that a status shows comes with one call. A token's value is answered for the one slot token_of alone, since its
+-- client unseals it; of all other rows, what they hold beside their values.
+drop function if exists public.issuance_status(text, integer);
+create or replace function public.issuance_status(
+    service  text default null,
+    log_rows integer default 10,
+    token_of text default null
+) returns jsonb
     language plpgsql
     stable
     security definer
@@ -813,13 +820,30 @@ begin
             select jsonb_agg(to_jsonb(i) - 'holder' order by i.id desc) from (
                 select * from public.credential_issuances e
                 where issuance_status.service is null or e.service_name = issuance_status.service
-                order by e.id desc limit least(greatest(log_rows, 0), 1000)) i), '[]')
+                order by e.id desc limit least(greatest(log_rows, 0), 1000)) i), '[]'),
+        'rows', coalesce((
+            select jsonb_agg(jsonb_build_object(
+                'service_name', c.service_name, 'credential_type', c.credential_type, 'expires_at', c.expires_at,
+                'is_active', c.is_active, 'environment', c.environment, 'version', c.version
+            ) order by c.service_name, c.credential_type)
+            from public.api_credentials c
+            where (issuance_status.service is null or c.service_name = issuance_status.service)
+              and c.credential_type in ('app_key', 'app_secret', 'access_token')
+              and c.credential_value is not null), '[]'),
+        'token_rows', coalesce((
+            select jsonb_agg(jsonb_build_object(
+                'credential_type', c.credential_type, 'credential_value', c.credential_value,
+                'expires_at', c.expires_at, 'version', c.version))
+            from public.api_credentials c
+            where c.service_name = issuance_status.token_of
+              and c.credential_type in ('access_token', 'rejected_tokens') and c.is_active), '[]'),
+        'schema_version', 2  -- as in 005
     );
 end
 $$;
 
-comment on function public.issuance_status(text, integer) is
-    'Leases and the last events, newest first; of one slot or of all. Holder ids stay inside: whoever has one could act as the holder.';
+comment on function public.issuance_status(text, integer, text) is
+    'Leases, the last events, newest first, and what is known of keys and tokens without their values (rows); of one slot or of all. token_rows are the active token of the slot token_of, with its value, and its rejected_tokens. Holder ids stay inside: whoever has one could act as the holder.';
 
 create or replace function public.prune_issuances(keep interval default interval '90 days') returns bigint
     language plpgsql
@@ -897,7 +921,7 @@ revoke all on function
     public.abort_issuance(text, uuid, bigint, interval, text, text),
     public.save_token(text, text, timestamptz, bigint, bigint, text),
     public.revoke_token(text, bigint, text, text),
-    public.issuance_status(text, integer),
+    public.issuance_status(text, integer, text),
     public.prune_issuances(interval)
 from public, anon, authenticated, service_role;
 
@@ -907,7 +931,7 @@ grant execute on function
     public.abort_issuance(text, uuid, bigint, interval, text, text),
     public.save_token(text, text, timestamptz, bigint, bigint, text),
     public.revoke_token(text, bigint, text, text),
-    public.issuance_status(text, integer),
+    public.issuance_status(text, integer, text),
     public.prune_issuances(interval)
 to service_role;
 

@@ -46,7 +46,7 @@ begin
             ('abort_issuance', 'text, uuid, bigint, interval, text, text', true),
             ('save_token', 'text, text, timestamp with time zone, bigint, bigint, text', true),
             ('revoke_token', 'text, bigint, text, text', true),
-            ('issuance_status', 'text, integer', true),
+            ('issuance_status', 'text, integer, text', true),
             ('prune_issuances', 'interval', true),
             ('set_app_key', 'text, text, text, text, boolean', true),
             ('reseal', 'text, text, text, bigint', true),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Imported once, in the process whose forks all others are.
-IMPORTED = ["supabase", "filelock", "kis_token.kis.session", "kis_token.wiring", "entrypoint", "bench.chaos.__main__"]
+IMPORTED = ["postgrest", "filelock", "kis_token.kis.session", "kis_token.wiring", "entrypoint", "bench.chaos.__main__"]
 
 
 class HeardConnection:

@@ -203,8 +203,8 @@ def test_commands_read_no_environment() -> None:
 
 
 SOLE_IMPORTERS = {
-    "supabase": {"store.supabase"},
-    "postgrest": {"store.supabase"},
+    "supabase": {"store.calls"},
+    "postgrest": {"store.calls"},
     "httpx": {"store.transport"},
     "requests": {"kis.session"},
     "urllib3": {"kis.transport"},

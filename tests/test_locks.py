@@ -87,7 +87,15 @@ def test_runtime_leaves_out_what_the_action_does_not_need() -> None:
     """Neither PyGithub, which actions_toolkit.core never imports, and what only it needs, nor the command's click."""
     names = set(re.findall(r"^([a-z0-9._-]+)==", (CHECKOUT / "requirements.txt").read_text(), re.MULTILINE))
 
-    assert {"supabase", "requests", "actions-toolkit", "cryptography", "filelock", "platformdirs"} <= names
+    assert {
+        "supabase",
+        "postgrest",
+        "requests",
+        "actions-toolkit",
+        "cryptography",
+        "filelock",
+        "platformdirs",
+    } <= names
     assert not names & {"pygithub", "pynacl", "deprecated", "wrapt", "click", "colorama"}
 
 

@@ -35,7 +35,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-import supabase  # noqa: F401 - callers are forks, and would each import it
+import postgrest  # noqa: F401 - callers are forks, and would each import it
 
 from bench.chaos.caller import Surroundings, child_key
 from bench.chaos.judges import JUDGES

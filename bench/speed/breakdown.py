@@ -36,6 +36,11 @@ _ASKED = (
     "&service_name=eq.kis&is_active=is.true', headers={'apikey': k, 'Authorization': 'Bearer ' + k});"
     " json.loads(c.getresponse().read())"
 )
+_STORE = "import os, httpx; from postgrest import SyncPostgrestClient; "
+_STORE_MADE = (
+    "SyncPostgrestClient(os.environ['SUPABASE_URL'] + '/rest/v1',"
+    " http_client=httpx.Client(transport=httpx.BaseTransport(), trust_env=False))"
+)
 _CLIENT = "import os; from supabase import create_client; "
 _CREATED = "create_client(os.environ['SUPABASE_URL'], os.environ['SUPABASE_SERVICE_ROLE_KEY'])"
 
@@ -129,8 +134,8 @@ def _issuing(course: Course) -> Ladder:
         [
             ("shell and Python", plain("python", "")),
             ("imports of ours and of what it always needs", plain("action", found)),
-            ("imports of the supabase client", plain("supabase", found + _CLIENT)),
-            ("making it", plain("client", found + _CLIENT + _CREATED)),
+            ("imports of PostgREST's client", plain("postgrest", found + _STORE)),
+            ("making it", plain("client", found + _STORE + _STORE_MADE)),
             (
                 "the look, begin, tokenP, commit, output",
                 course.action("issues, whole", env=tools, before=("empty",), source="oauth"),

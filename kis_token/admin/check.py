@@ -208,22 +208,22 @@ def _keys(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iter
 def _other_slots(store: SupabaseStore, settings: Settings, opened: _Opened, now: datetime) -> Iterator[Finding]:
     """What the rows beside the slot's own say: who else has its key, and what its key is noted as."""
     try:
-        rows, leases = store.rows_without_values(), store.issuance_status(None, 0)["leases"]
+        found = store.issuance_status(None, 0)
     except StoreMisconfigured:
         return  # what is wrong with the tables is said already
     living = {
         row["service_name"]
-        for row in rows
-        if row["credential_type"] == TOKEN_TYPE and row["is_active"] and _ends_after(row["expires_at"], now)
+        for row in found["rows"]
+        if row["credential_type"] == "access_token" and row["is_active"] and _ends_after(row["expires_at"], now)
     }
-    for lease in leases:
+    for lease in found["leases"]:
         is_other = lease["service_name"] != settings.service_name and lease["service_name"] in living
         if is_other and opened.app_key is not None and lease["app_key_id"] == opened.app_key.key_id:
             said = f"the slot {lease['service_name']} has a valid token of this app key"
             yield wrong_as("app key", KisTokenError("key-in-two-slots", said))
     noted = {
         row["environment"]
-        for row in rows
+        for row in found["rows"]
         if row["service_name"] == settings.service_name and row["credential_type"] == "app_key" and row["is_active"]
     } & set(ENVIRONMENTS)
     if noted == {settings.environment}:

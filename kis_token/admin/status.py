@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kis_token.core.rotation import due_at
 from kis_token.core.slot import read_token
 from kis_token.errors import StoreOutage, TokenError
+from kis_token.store.rest import parse_slot
 from kis_token.token import Token, parse_instant
 
 if TYPE_CHECKING:
@@ -67,13 +68,12 @@ class Status:
 def collect(
     settings: Settings, store: SupabaseStore, vault: Vault, *, only: str | None = None, events: int = 10
 ) -> Status:
-    """Ask for all slots, or for ``only`` one. The settings' own token is opened; of others the columns are believed.
+    """Ask for all slots, or for ``only`` one, with one request.
 
-    Raises StoreError.
+    The settings' own token is unsealed; of others the columns are believed. Raises StoreError.
     """
-    log = store.issuance_status(only, _LOG_ROWS)
-    rows = store.rows_without_values()
-    own_slot = store.read(settings.service_name)
+    log = store.issuance_status(only, _LOG_ROWS, token_of=settings.service_name)
+    rows, own_slot = log["rows"], parse_slot(log["token_rows"], None)
     own = own_slot.rows.get("access_token")
     try:
         now = parse_instant(log["server_now"])

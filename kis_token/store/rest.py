@@ -1,6 +1,6 @@
 """The warm read: a slot's keys and token in one GET, with the standard library alone.
 
-Also the way to ``answers``, which judges what is no success, for the calls of ``supabase.py`` as well.
+Also the way to ``answers``, which judges what is no success, for the calls of ``calls.py`` as well.
 """
 
 from __future__ import annotations

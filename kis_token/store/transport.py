@@ -1,4 +1,4 @@
-"""The supabase client's requests, sent over the wire that the warm read uses. The only file that imports httpx."""
+"""The clients' requests, sent over the wire that the warm read uses. The only file that imports httpx."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ class WireTransport(httpx.BaseTransport):
         return httpx.Response(answer.status, headers=kept, content=answer.body, request=request)
 
 
-def open_http(transport: WireTransport) -> httpx.Client:
-    """An HTTP client that follows no redirect and reads nothing of the environment."""
-    return httpx.Client(transport=transport, trust_env=False)
+def open_http(wire: Wire, key: str, seconds: Callable[[], float]) -> httpx.Client:
+    """An HTTP client over a `WireTransport`. It follows no redirect and reads nothing of the environment."""
+    return httpx.Client(transport=WireTransport(wire, key, seconds), trust_env=False)

@@ -1,6 +1,6 @@
 """One HTTP exchange with Supabase, with the standard library: bounded in time and size, silent, nothing sent too late.
 
-The warm read and the supabase client both use it, so that one certificate store, one proxy rule and one idea of an
+The warm read and PostgREST's client both use it, so that one certificate store, one proxy rule and one idea of an
 outage serve both. No redirect is followed. No error holds a text of the other side, which may repeat the key.
 """
 

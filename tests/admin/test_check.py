@@ -44,6 +44,19 @@ def test_a_whole_set_up(sound: Chain) -> None:
     assert sound.database.outcomes() == ["granted", "committed"]
 
 
+def test_a_check_reads_each_thing_once(sound: Chain) -> None:
+    """A check asks Supabase for the slot, for the version, for what is wrong with the tables, and for all slots."""
+    sound.supabase.server.forget()
+    findings(sound)
+
+    assert [seen.path.removeprefix("/rest/v1/") for seen in sound.supabase.server.seen] == [
+        "api_credentials",
+        "rpc/credential_schema_version",
+        "rpc/check_setup",
+        "rpc/issuance_status",
+    ]
+
+
 def test_the_command(sound: Chain) -> None:
     """A line a finding, JSON for programs; status 0 when nothing is wrong, 1 when something is. No secret is shown."""
     text = kis_token(sound.variables, "check")

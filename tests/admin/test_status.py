@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from kis_token.admin.status import Event, SlotStatus, Status, collect
 from kis_token.admin.status_report import as_json, as_text
 from kis_token.errors import StoreMisconfigured, StoreOutage
+from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
 from kis_token.sandbox.loopback import Fault, Response
+from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.store.sealing import SealingVault, make_vault
 from kis_token.store.supabase import SupabaseStore
 from kis_token.token import KST
@@ -21,7 +26,10 @@ from tests.resolver_harness import ENCRYPTION_KEY, OTHER, dead_token, stale_toke
 from tests.support import ANON_KEY, HOUR, SERVICE_KEY, Caller, issue_by_functions, make_token
 
 if TYPE_CHECKING:
+    from kis_token.sandbox.postgres import EmbeddedPostgres
     from tests.resolver_harness import Chain
+
+OLD_FILES = Path(__file__).parents[1] / "integration" / "sql_of_1_0_0.sql"
 
 
 def status_of(chain: Chain, *, only: str | None = None, key: str = SERVICE_KEY, **inputs: str) -> Status:
@@ -236,13 +244,55 @@ def test_the_command(chain: Chain) -> None:
     assert chain.issue_calls == 0
 
 
+@pytest.mark.parametrize("options", [(), ("--service", "kis"), ("--service", "kis-typo"), ("--json",)], ids=" ".join)
+def test_the_command_makes_one_request(chain: Chain, options: tuple[str, ...]) -> None:
+    """The command shows slots, tokens and events from one answer of Supabase, and never calls KIS."""
+    chain.database.put_keys()
+    issue_by_functions(chain.database, make_token())
+    chain.supabase.server.forget()
+
+    ended = kis_token_here(chain.variables, "status", *options)
+
+    assert (ended.returncode, chain.kis.requests) == (0, ())
+    assert [(seen.method, seen.path) for seen in chain.supabase.server.seen] == [
+        ("POST", "/rest/v1/rpc/issuance_status")
+    ]
+
+
+def test_an_older_database_is_a_configuration_error(chain: Chain, postgres: EmbeddedPostgres) -> None:
+    """If the functions are those of version 1.0.0, the error names the files to run; when they have run, it is gone."""
+    project = prepare_database(postgres.create_database())
+    with psycopg.connect(project.owner, autocommit=True) as connection:
+        connection.execute(OLD_FILES.read_bytes())
+    with PostgRESTStandIn(project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as supabase:
+        old = replace(chain, supabase=supabase)
+        for only in (None, "kis"):
+            with pytest.raises(StoreMisconfigured, match=r"run 001_api_credentials\.sql, 002_issuance\.sql") as caught:
+                status_of(old, only=only)
+            assert caught.value.code == "store-schema-outdated"
+        apply_migrations(project.owner, migrations_folder())
+        assert status_of(old).slots == ()
+
+
+def test_a_missing_function_is_a_configuration_error(chain: Chain) -> None:
+    """If Supabase has no function issuance_status at all, that is the error."""
+    missing = {"code": "PGRST202", "message": "x", "details": None, "hint": None}
+    fault = Fault("answer", "/rest/v1/rpc/issuance_status", 2, Response(404, missing))
+    chain.supabase.server.add_fault(fault)
+    with pytest.raises(StoreMisconfigured) as caught:
+        status_of(chain)
+    assert caught.value.code == "store-function-missing"
+
+
 def test_a_reader_may_not_see_it(chain: Chain) -> None:
     """A reader's key cannot ask who issued what: the error says which key can."""
+    chain.supabase.server.forget()
     env = chain.variables | {
         "SUPABASE_SERVICE_ROLE_KEY": f"{ANON_KEY}\neyJhIjoxfQ.eyJyb2xlIjoia2lzX3Rva2VuX3JlYWRlciJ9.eA"
     }
     ended = kis_token_here(env, "status")
     assert (ended.returncode, "[store-permission-denied]" in ended.stderr) == (1, True)
+    assert chain.supabase.server.seen == ()
 
 
 def test_a_store_that_fails(chain: Chain) -> None:
@@ -250,6 +300,9 @@ def test_a_store_that_fails(chain: Chain) -> None:
     with pytest.raises(StoreMisconfigured):
         status_of(chain, key="sb_secret_of_another_project")
     answers: list[object] = [[], {}, {"server_now": "x", "leases": [], "issuances": []}]
+    sound = {"server_now": "2026-03-02T00:00:00+00:00", "leases": [], "issuances": [], "schema_version": 2}
+    answers += [sound, sound | {"leases": [1]}, sound | {"rows": [1], "token_rows": []}]
+    answers += [sound | {"rows": [], "token_rows": [{}]}, sound | {"rows": [{}], "token_rows": []}]
     for answer in (*answers, {"server_now": "2026-03-02T00:00:00+00:00", "leases": [1], "issuances": []}):
         chain.supabase.server.add_fault(Fault("answer", "/rest/v1/rpc/issuance_status", response=Response(200, answer)))
         with pytest.raises(StoreOutage):

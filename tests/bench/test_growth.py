@@ -29,7 +29,7 @@ def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[st
 
 @pytest.mark.usefixtures("child_processes")
 def test_what_is_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many slots there are: 3 requests issue, 1 reads, 3 tell the status, and a turn reads none of the log."""
+    """However many slots there are: 3 requests issue, 1 reads, 1 tells the status, and a turn reads none of the log."""
     monkeypatch.setattr(growth, "_LEAST_ROUNDS", 1)
     monkeypatch.setattr(growth_slots, "_LEAST_ROUNDS", 1)
     callers, one, every, log = printed(
@@ -44,7 +44,7 @@ def test_what_is_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         "commit_issuance, HTTP": "-",
         "resolve, which issues": "3",
         "resolve, warm": "1",
-        "kis-token status": "3",
+        "kis-token status": "1",
     }
     assert [(row[0], *row[-2:]) for row in every] == [
         ("1", "3.0", "1.0"),

@@ -6,13 +6,14 @@ without the token. Everything is imported before, since that user may read nothi
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import time
 from typing import TYPE_CHECKING, Any
 
 import filelock  # noqa: F401 - see above
-import supabase  # noqa: F401 - see above
+import postgrest  # noqa: F401 - see above
 
 import kis_token.kis.session  # noqa: F401 - see above
 from kis_token.config import Settings
@@ -21,6 +22,8 @@ from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+
+importlib.import_module("_strptime")  # datetime imports it at the first use
 
 
 def main(connection: Connection, task: dict[str, Any]) -> None:

@@ -196,6 +196,66 @@ def test_status_of_one_slot(database: Database) -> None:
     assert database.call("issuance_status", log_rows=-5)["issuances"] == []
 
 
+def test_status_has_the_rows_without_their_values(database: Database) -> None:
+    """The rows of keys and tokens come with a status, inactive ones as well, and of each its columns but no value."""
+    token = make_token()
+    version = database.put_token(token, active=False)
+    database.put_keys(service="kis-paper")
+    database.put("webhook", "x")
+    database.owner.execute("alter table api_credentials alter credential_value drop not null")
+    try:
+        database.owner.execute(
+            "insert into api_credentials (service_name, credential_type) values ('kis', 'app_secret')"
+        )
+        status = database.call("issuance_status")
+        database.owner.execute("delete from api_credentials where credential_value is null")
+    finally:
+        database.owner.execute("alter table api_credentials alter credential_value set not null")
+
+    rows = status["rows"]
+    assert [(row["service_name"], row["credential_type"]) for row in rows] == [
+        ("kis", "access_token"),
+        ("kis-paper", "app_key"),
+        ("kis-paper", "app_secret"),
+    ]
+    assert (rows[0]["version"], rows[0]["is_active"], rows[1]["is_active"]) == (version, False, True)
+    assert (parse_instant(rows[0]["expires_at"]), rows[0]["environment"]) == (token.expires_at, "production")
+    assert {"credential_value"} & {name for row in rows for name in row} == set()
+    assert database.call("issuance_status", service="kis")["rows"] == rows[:1]
+    assert database.call("issuance_status", service="kis-third")["rows"] == []
+
+
+def test_status_has_the_value_of_the_one_token_that_is_asked_for(database: Database) -> None:
+    """token_rows are the active token of the slot token_of and its rejected tokens; of no other slot, and no keys."""
+    token, other = make_token(), make_token()
+    database.put_keys()
+    version = database.put_token(token)
+    database.put_token(other, service="kis-paper")
+    revoke(database, other, version=-1)
+
+    for service in (None, "kis", "kis-paper"):
+        rows = {
+            row["credential_type"]: row
+            for row in database.call("issuance_status", service=service, token_of="kis")["token_rows"]
+        }
+        assert rows.keys() == {"access_token", "rejected_tokens"}
+        held = rows["access_token"]
+        assert (json.loads(held["credential_value"])["access_token"] == token.value, held["version"]) == (True, version)
+        assert parse_instant(held["expires_at"]) == token.expires_at
+        assert json.loads(rows["rejected_tokens"]["credential_value"]).keys() == {other.token_id}
+    for asked in ({}, {"token_of": None}, {"token_of": ""}, {"token_of": "kis-third"}):
+        assert database.call("issuance_status", **asked)["token_rows"] == []
+    database.put_token(token, active=False)
+    assert "access_token" not in {
+        row["credential_type"] for row in database.call("issuance_status", token_of="kis")["token_rows"]
+    }
+
+
+def test_status_has_the_version_of_the_functions(database: Database) -> None:
+    """A status answers the same version as credential_schema_version."""
+    assert database.call("issuance_status")["schema_version"] == database.call("credential_schema_version")
+
+
 def test_pruning_deletes_what_is_old(database: Database) -> None:
     """Events older than asked for go, 90 days when nothing is said; the leases stay."""
     issue_by_functions(database, make_token())

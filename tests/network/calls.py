@@ -31,7 +31,7 @@ def read(url: str) -> object:
 
 
 def begin(url: str) -> object:
-    """A write, with the supabase client."""
+    """A write, with PostgREST's client."""
     with closing(SupabaseStore(url, SERVICE_KEY)) as store:
         return store.begin("kis", str(uuid.uuid4()), "a laptop", APP_KEY, min_remaining=10 * MINUTE).status
 

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import supabase  # noqa: F401 - the store would import it in the middle of the race
+import postgrest  # noqa: F401 - the store would import it in the middle of the race
 
 from entrypoint import interrupt
 from kis_token.config import Settings

@@ -1,6 +1,6 @@
 """What answers mean that gateways, proxies and PostgREST give in place of rows: as people have reported them in public.
 
-Each is sent by a real server and taken by both ways to the store, the warm read and the supabase client.
+Each is sent by a real server and taken by both ways to the store, the warm read and PostgREST's client.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def server() -> Iterator[LoopbackServer]:
 
 
 def errors_of(server: LoopbackServer, response: Response, key: str = SERVICE_KEY) -> list[StoreError]:
-    """What a read, and a call of a function through the supabase client, end in; each with one request."""
+    """What a read, and a call of a function through PostgREST's client, end in; each with one request."""
     server.add_fault(Fault("answer", times=2, response=response))
     errors = []
     with closing(SupabaseStore(server.url, key)) as store:

@@ -302,12 +302,13 @@ def test_the_repr_hides_the_key() -> None:
     assert repr(SupabaseStore("https://x.supabase.co", SERVICE_KEY)).count(SERVICE_KEY) == 0
 
 
+@pytest.mark.parametrize("key", ["sb_x", ""])
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_malformed_key_is_an_error_of_ours(
-    supabase: PostgRESTStandIn, operation: Callable[[SupabaseStore], object]
+    supabase: PostgRESTStandIn, operation: Callable[[SupabaseStore], object], key: str
 ) -> None:
     """An empty key, which the settings would have refused, still ends in an error of the store."""
-    assert_misconfigured(SupabaseStore(supabase.url, "sb_x"), operation, "store-key-rejected")
+    assert_misconfigured(SupabaseStore(supabase.url, key), operation, "store-key-rejected")
 
 
 def test_certificates_of_the_runtime_are_trusted_as_well(
@@ -343,7 +344,7 @@ OUTSIDE: dict[str, Callable[[SupabaseStore], object]] = {
     "read": read,
     "save": lambda store: store.save("kis", (token := make_token()), token.to_json()),
     "status": lambda store: store.issuance_status(None, 1),
-    "rows": lambda store: store.rows_without_values(),
+    "status with a token": lambda store: store.issuance_status(None, 1, token_of="kis"),
     "all rows": lambda store: store.read_all("kis"),
     "check": lambda store: store.setup_faults(),
 }

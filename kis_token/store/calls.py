@@ -1,0 +1,140 @@
+"""How a call of Supabase is made: with PostgREST's client, bounded in time, repeated if needed, its errors translated.
+
+The store's own calls need PostgREST alone, whose client takes half the time to import. The supabase package's client is
+made for code of users. No other file imports either.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kis_token.core.retry import Retry, at_most, to_the_end
+from kis_token.deadline import no_deadline
+from kis_token.errors import StoreOutage
+from kis_token.process.forks import no_fork
+from kis_token.store.rest import READ_SECONDS, key_headers, read_slot
+from kis_token.store.rpc_answer import RpcAnswer
+from kis_token.store.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from postgrest import SyncPostgrestClient
+    from supabase import Client
+
+    from kis_token.core.slot import Slot
+
+#: One write, in seconds: longer than a healthy database ever takes, short against the lease of 60 s.
+CALL_SECONDS = 8.0
+
+_Result = TypeVar("_Result")
+
+
+class SupabaseCalls:
+    """The way to one Supabase project. It keeps no connection between two calls.
+
+    ``left`` returns the seconds until the caller's deadline; no call takes longer. With ``retry`` a call that fails is
+    repeated for some seconds. The chain passes none: it repeats calls itself, by the tokens that it has at hand.
+    """
+
+    def __init__(
+        self, url: str, key: str, *, left: Callable[[], float] = no_deadline, retry: Retry | None = None
+    ) -> None:
+        self._url = url
+        self._key = key
+        self._left = left
+        self._retry = retry
+        self._wire = Wire(url)
+        self._postgrest: SyncPostgrestClient | None = None
+        self._client: Client | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._url!r})"
+
+    def close(self) -> None:
+        """Let go of the clients. The next call makes another one."""
+        self._postgrest = self._client = None
+
+    def is_available(self) -> bool:
+        """Whether url and key are known. Makes no request."""
+        return bool(self._url and self._key)
+
+    def get_client(self) -> Client:
+        """The supabase package's client, made at the first use, for code of users. It raises errors of its own."""
+        if self._client is None:
+            from supabase import ClientOptions, create_client
+
+            from kis_token.store.transport import open_http
+
+            headers = key_headers(self._key)
+            options = ClientOptions(
+                headers={"Authorization": headers["Authorization"]},
+                httpx_client=open_http(self._wire, self._key, self._seconds),
+                auto_refresh_token=False,
+                persist_session=False,
+            )
+            self._client = create_client(self._url, headers["apikey"], options=options)
+        return self._client
+
+    def _repeat(self, ask: Callable[[], _Result], seconds: float) -> _Result:
+        """Outside of the chain: again for a little longer than one try may take, so that there is a second one."""
+        if self._retry is None:
+            return ask()
+        return self._retry.run(ask, lambda: at_most(seconds + 1, to_the_end))
+
+    def _read(
+        self, service_name: str, types: tuple[str, ...], *, only_living: bool = False, with_inactive: bool = False
+    ) -> Slot:
+        def read() -> Slot:
+            return read_slot(
+                self._wire,
+                self._key,
+                service_name,
+                types=types,
+                only_living=only_living,
+                with_inactive=with_inactive,
+                seconds=min(READ_SECONDS, self._left()),
+            )
+
+        return self._repeat(read, READ_SECONDS)
+
+    def _ask(self, function: str, **arguments: object) -> RpcAnswer:
+        return RpcAnswer(function, self._rpc(function, **arguments))
+
+    def _rpc(self, function: str, **arguments: object) -> dict[str, Any]:
+        """The answer of a function that has a status."""
+        return self._run(function, lambda answer: RpcAnswer(function, answer).fields, **arguments)
+
+    def _run(self, function: str, parse: Callable[[object], _Result], **arguments: object) -> _Result:
+        """Any function's answer, as ``parse`` reads it. If that raises StoreOutage, the call counts as failed."""
+        sent: dict[str, Any] = arguments  # postgrest's annotation has texts alone
+        return self._call(lambda client: client.rpc(function, sent).execute().data, parse)
+
+    def _call(self, call: Callable[[SyncPostgrestClient], object], parse: Callable[[object], _Result]) -> _Result:
+        with no_fork():
+            from postgrest import APIError
+
+        def ask() -> _Result:
+            try:
+                with no_fork():  # making a client imports as well
+                    client = self._get_postgrest()
+                return parse(call(client))
+            except (ValueError, RecursionError, APIError):  # not JSON, or not PostgREST's; the errors quote it
+                raise StoreOutage("store-unreachable", "Supabase's answer cannot be read") from None
+
+        return self._repeat(ask, CALL_SECONDS)
+
+    def _get_postgrest(self) -> SyncPostgrestClient:
+        if self._postgrest is None:
+            from postgrest import SyncPostgrestClient
+
+            from kis_token.store.transport import open_http
+
+            http = open_http(self._wire, self._key, self._seconds)
+            self._postgrest = SyncPostgrestClient(
+                f"{self._url}/rest/v1", headers=key_headers(self._key), http_client=http
+            )
+        return self._postgrest
+
+    def _seconds(self) -> float:
+        return min(CALL_SECONDS, self._left())

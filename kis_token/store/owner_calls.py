@@ -1,0 +1,115 @@
+"""The store's calls for the account's owner: keys, seals, revocation, status, and what is wrong with the tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kis_token.errors import StoreMisconfigured
+from kis_token.store.calls import SupabaseCalls
+from kis_token.store.migrations import outdated
+from kis_token.store.rest import TYPES
+from kis_token.store.rpc_answer import RpcAnswer, foreign
+
+if TYPE_CHECKING:
+    from kis_token.core.slot import Slot
+    from kis_token.token import Token
+
+
+class OwnerCalls(SupabaseCalls):
+    """What ``kis-token`` asks of Supabase besides tokens. Every method raises StoreOutage and StoreMisconfigured."""
+
+    def read_all(self, service_name: str) -> Slot:
+        """Keys and token of ``service_name``, inactive rows as well."""
+        return self._read(service_name, TYPES, with_inactive=True)
+
+    def set_app_key(
+        self, service_name: str, app_key: str, app_secret: str, environment: str, *, keeps_token: bool
+    ) -> bool:
+        """Store key and secret in their stored forms. Whether a token was ended, as it is unless ``keeps_token``."""
+        answer = self._ask(
+            "set_app_key",
+            service=service_name,
+            app_key=app_key,
+            app_secret=app_secret,
+            environment=environment,
+            keeps_token=keeps_token,
+        )
+        return answer.one_of("stored", "token-ended") == "token-ended"
+
+    def reseal(self, service_name: str, credential_type: str, stored_form: str, *, replaces_version: int) -> bool:
+        """Give a value another stored form. False when its row is not the one of that version any more."""
+        answer = self._ask(
+            "reseal",
+            service=service_name,
+            credential_type=credential_type,
+            value=stored_form,
+            replaces_version=replaces_version,
+        )
+        return answer.one_of("changed", "sealed") == "sealed"
+
+    def revoke(self, service_name: str, token: Token, label: str) -> bool:
+        """Have a revoked token stored no more. False when its row is not the one of its version any more, and stays."""
+        answer = self._ask(
+            "revoke_token", service=service_name, version=token.version, token_id=token.token_id, label=label
+        )
+        return answer.one_of("kept", "revoked") == "revoked"
+
+    def issuance_status(
+        self, service_name: str | None, log_rows: int, *, token_of: str | None = None
+    ) -> dict[str, Any]:
+        """Leases, the last events and the rows without their values, as the function of that name answers them.
+
+        Of one slot, or of all where ``service_name`` is None. With the name ``token_of``, ``token_rows`` are that
+        slot's active token and its rejected tokens. Raises StoreMisconfigured ``store-schema-outdated`` where the
+        function is an older one.
+        """
+        arguments = {"service": service_name, "log_rows": log_rows}
+        if token_of is None:
+            return self._run("issuance_status", _parse_status, **arguments)
+        try:
+            return self._run("issuance_status", _parse_status, **arguments, token_of=token_of)
+        except StoreMisconfigured as error:
+            if not error.is_function_missing:
+                raise
+            # Of a release whose function has no such argument: the answer says so.
+            return self._run("issuance_status", _parse_status, **arguments)
+
+    def schema_version(self) -> int | None:
+        """The version of the tables and functions; None when they are from before there was one."""
+
+        def parse(answer: object) -> int:
+            if not isinstance(answer, int):
+                raise foreign("credential_schema_version")
+            return answer
+
+        try:
+            return self._run("credential_schema_version", parse)
+        except StoreMisconfigured as error:
+            if not error.is_function_missing:
+                raise
+            return None
+
+    def setup_faults(self) -> list[tuple[str, str]]:
+        """What is not as the migrations leave it, as pairs of what and said."""
+
+        def parse(faults: object) -> list[tuple[str, str]]:
+            try:
+                if not isinstance(faults, list):
+                    raise TypeError  # noqa: TRY301 - joins the other ways of not being a list of faults
+                return [(str(fault["what"]), str(fault["said"])) for fault in faults]
+            except (TypeError, KeyError):
+                raise foreign("check_setup") from None
+
+        return self._run("check_setup", parse)
+
+
+def _parse_status(answer: object) -> dict[str, Any]:
+    found = RpcAnswer("issuance_status", answer, ("server_now", "leases", "issuances"))
+    found.time("server_now")
+    found.expect_objects("leases", "issuances")
+    # An answer that is the function's, and not a proxy's, tells the version of the tables as well.
+    error = outdated(found.number("schema_version"))
+    if error is not None:
+        raise error
+    found.expect_objects("rows", "token_rows")
+    return found.fields

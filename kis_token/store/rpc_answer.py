@@ -1,0 +1,95 @@
+"""The answer of one of the functions of sql/, each field of which is checked where it is read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kis_token.errors import StoreOutage
+from kis_token.token import parse_instant
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+_Word = TypeVar("_Word", bound=str)
+
+
+def foreign(function: str) -> StoreOutage:
+    """The error for an answer to ``function`` that PostgreSQL did not give: a proxy's page with status 200, say."""
+    return StoreOutage("store-unreachable", f"Supabase's answer to {function} is not one of its own")
+
+
+class RpcAnswer:
+    """The JSON object that ``function`` answered, which has to have the fields ``needed``.
+
+    The constructor and every method raise StoreOutage.
+
+    Attributes:
+        fields: the object itself.
+    """
+
+    def __init__(self, function: str, answer: object, needed: tuple[str, ...] = ("status", "server_now")) -> None:
+        if not isinstance(answer, dict) or not answer.keys() >= set(needed):
+            raise foreign(function)
+        self.fields: dict[str, Any] = answer
+        self._function = function
+
+    def outage(self) -> StoreOutage:
+        """The error for an answer that PostgreSQL did not give."""
+        return foreign(self._function)
+
+    def lists(self, name: str) -> bool:
+        """Whether there is such a field, also one that is null."""
+        return name in self.fields
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a field that is not null."""
+        return self.fields.get(name) is not None
+
+    def one_of(self, *statuses: _Word) -> _Word:
+        """The answer's status."""
+        for status in statuses:
+            if self.fields.get("status") == status:
+                return status
+        raise self.outage()
+
+    def text(self, name: str) -> str | None:
+        """A text; None where the field is missing or null."""
+        value = self.fields.get(name)
+        if value is not None and not isinstance(value, str):
+            raise self.outage()
+        return value
+
+    def line(self, name: str) -> str | None:
+        """A text that other machines wrote, made fit for a log; None where the field is missing or null."""
+        text = self.text(name)
+        return None if text is None else "".join(filter(str.isprintable, " ".join(text.split())))[:200]
+
+    def number(self, name: str) -> int | None:
+        """A whole number; None where the field is missing or null."""
+        value = self.fields.get(name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise self.outage()
+        return value
+
+    def texts(self, name: str) -> frozenset[str]:
+        """The texts in a list, or the one text; none where there is neither."""
+        value = self.fields.get(name)
+        return frozenset(each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
+
+    def is_true(self, name: str) -> bool:
+        """Whether there is such a field and it is true."""
+        return self.fields.get(name) is True
+
+    def time(self, name: str) -> datetime:
+        """A point in time, which has to be there."""
+        try:
+            return parse_instant(self.fields.get(name))
+        except ValueError:
+            raise self.outage() from None
+
+    def expect_objects(self, *names: str) -> None:
+        """Lists of JSON objects, which have to be there."""
+        for name in names:
+            value = self.fields.get(name)
+            if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+                raise self.outage()
