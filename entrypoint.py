@@ -147,7 +147,7 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
                 fault = EnvironmentFault(code, f"{view.outage.args[0]}. {fault.args[0]}")
             if view is None or at_hand is None:
                 fault.warn(view.warnings if view is not None else ())
-                report_failure(fault, view.links if view is not None else (), workflow)
+                report_failure(fault, view.trace if view is not None else (), workflow)
                 return 1
             # Renewing failed before it began; what lives is not withheld for that.
             resolution = view.resolution(*at_hand, warning=f"The token was not renewed: {fault}. {fault.hint}")

@@ -71,7 +71,7 @@ class Token:
         """How long it still lives; negative when it is dead."""
         return self.expires_at - now
 
-    def lives(self, now: datetime) -> bool:
+    def is_valid(self, now: datetime) -> bool:
         """Whether it can still be used: it is fresh or stale."""
         return self.remaining(now) >= LEAST_USEFUL
 
@@ -84,7 +84,7 @@ class Token:
         remaining = self.remaining(now)
         if remaining > max(min_validity, LEAST_USEFUL):
             return State.FRESH
-        return State.STALE if self.lives(now) else State.EXPIRED
+        return State.STALE if self.is_valid(now) else State.EXPIRED
 
     def to_json(self, **further: str) -> str:
         """The form in which it is stored: clients written against the guide read the first three members."""

@@ -91,8 +91,8 @@ def _starts_noted(caller: Caller, by: str, number: int, clock: SimulatedClock) -
 
 def _token(client: KISClient, clock: SimulatedClock) -> Token:
     """The client's token. One that has just ended, which the client may try, is not meant to be handed out."""
-    token = client._keeper.ready().token  # noqa: SLF001 - the token itself, with its end
-    if not token.lives(clock.now()):
+    token = client._token_holder.ready().token  # noqa: SLF001 - the token itself, with its end
+    if not token.is_valid(clock.now()):
         raise IssuanceError("no-valid-token", "the token has ended", retryable=True)
     return token
 
@@ -110,7 +110,7 @@ def _fork(caller: Caller, by: str, client: KISClient, settings: Settings, clock:
         name = f"{by}.child"
         mine = caller.settings(name, {}, f"{settings.supabase_key}_child")
         # The judges tell by label and key who asks.
-        holder = client._keeper  # noqa: SLF001 - as above
+        holder = client._token_holder  # noqa: SLF001 - as above
         holder._settings = replace(holder._settings, label=mine.label, supabase_key=mine.supabase_key)  # noqa: SLF001 - the same
         number = CHILD + caller.number
         with _starts_noted(caller, name, number, clock):

@@ -254,7 +254,7 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: d
         yield note("token", f"{error.args[0]} [{error.code}]", error.hint)
         return
     try:
-        if token.lives(now):
+        if token.is_valid(now):
             check_owner(token, opened.app_key, settings, "It")
     except TokenError as error:
         yield wrong_as("token", error)
@@ -263,7 +263,7 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: d
         yield note("token", "KIS rejects the stored one; the next caller that needs a token issues another")
         return
     yield _life("token", token, settings, now)
-    if token.lives(now) and now - token.issued_at > settings.refresh_after + ROTATION_GRACE:
+    if token.is_valid(now) and now - token.issued_at > settings.refresh_after + ROTATION_GRACE:
         hours = int((now - token.issued_at) / timedelta(hours=1))
         yield note("rotation", f"the token is {hours} h old: it has evidently not run", "See docs/troubleshooting.md.")
 
@@ -275,7 +275,7 @@ def _cached(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: 
         return
     try:
         token = cache.read()
-        if token.lives(now):
+        if token.is_valid(now):
             check_owner(token, opened.app_key, settings, "It")
     except TokenError as error:
         remedy = "" if isinstance(error, TokenUnusable) else "The next kis-token get replaces it."
@@ -289,4 +289,4 @@ def _cached(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: 
 
 def _life(what: str, token: Token, settings: Settings, now: datetime) -> Finding:
     said = describe(token, now, settings.min_validity).removeprefix("its token ")
-    return ok(what, said) if token.lives(now) else note(what, said)
+    return ok(what, said) if token.is_valid(now) else note(what, said)

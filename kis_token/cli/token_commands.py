@@ -123,8 +123,8 @@ def refresh(caller: Caller, *, force: bool, verify: bool) -> None:  # noqa: ARG0
 def _renew(caller: Caller, mode: Mode, *, verify: bool) -> None:
     resolution = caller.resolve(replace(caller.settings(), mode=mode, verify=verify))
     done = "renewed" if resolution.refreshed else "not renewed"
-    said = resolution.links[-1]
-    click.echo(f"{done} ({said.name}: {said.said}); valid until {in_both_zones(resolution.token.expires_at)}")
+    said = resolution.trace[-1]
+    click.echo(f"{done} ({said.source}: {said.text}); valid until {in_both_zones(resolution.token.expires_at)}")
 
 
 @click.command(

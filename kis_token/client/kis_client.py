@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from kis_token.client.token_holder import TokenKeeper
+from kis_token.client.token_holder import TokenHolder
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.kis.api import TOKEN_CODES, TOO_MANY_CALLS, KISIssuer, refusal
@@ -73,7 +73,7 @@ class KISClient:
         self.environment = settings.environment
         self.account_no = settings.account_no
         self._session = Session(settings.base_url)
-        self._keeper = TokenKeeper(settings, self._clock)
+        self._token_holder = TokenHolder(settings, self._clock)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
@@ -96,27 +96,27 @@ class KISClient:
     @property
     def app_key(self) -> str:
         """The account's app key: the stored one, else that of the environment. Raises KisTokenError."""
-        return self._keeper.app_key().key
+        return self._token_holder.app_key().key
 
     @property
     def app_secret(self) -> str:
         """The account's app secret. Raises KisTokenError."""
-        return self._keeper.app_key().secret
+        return self._token_holder.app_key().secret
 
     @property
     def access_token(self) -> str:
         """A token to use now. Raises KisTokenError."""
-        return self._keeper.ready().token.value
+        return self._token_holder.ready().token.value
 
     @property
     def token_expires_at(self) -> datetime:
         """When that token ends, in UTC. Raises KisTokenError."""
-        return self._keeper.ready().token.expires_at
+        return self._token_holder.ready().token.expires_at
 
     @property
     def token_issued_at(self) -> datetime:
         """When KIS issued that token, in UTC. Raises KisTokenError."""
-        return self._keeper.ready().token.issued_at
+        return self._token_holder.ready().token.issued_at
 
     def request(
         self,
@@ -158,10 +158,10 @@ class KISClient:
         method = method.upper()
         request = prepare(method, self.base_url + path, fixed, params=params, json=json, data=data)
         what = _Call(request, method in _HARMLESS, timeout)
-        held = self._keeper.ready()
+        held = self._token_holder.ready()
         answer = self._send(what, held)
         if _retry and refusal(answer.content) in TOKEN_CODES:
-            answer = self._send(what, self._keeper.replace(held))
+            answer = self._send(what, self._token_holder.replace(held))
         return answer
 
     def refresh_token(self, *, force: bool = False) -> None:
@@ -170,17 +170,17 @@ class KISClient:
         Raises TokenRefreshLimitError for a token that is less than 23 h old, unless ``force`` is given: then it is
         renewed all the same, which messages the account's owner; for 6 hours after an issue KIS gives the same one.
         """
-        self._keeper.refresh(force=force)
+        self._token_holder.refresh(force=force)
 
     def approval_key(self) -> str:
         """A key for opening WebSocket sessions, for 24 hours. Needs no token. Raises KisTokenError."""
-        return KISIssuer(self.base_url, self.environment).approval_key(self._keeper.app_key())
+        return KISIssuer(self.base_url, self.environment).approval_key(self._token_holder.app_key())
 
     # The guide's names, which its subclasses call.
 
     def _ensure_token(self) -> None:
         """Have a token that can be used now. Raises KisTokenError."""
-        self._keeper.ready()
+        self._token_holder.ready()
 
     def _refresh_token(self) -> None:
         """`refresh_token` without force."""
@@ -188,7 +188,7 @@ class KISClient:
 
     def _can_refresh_token(self) -> bool:
         """Whether the token is 23 h old, so that KIS issues another."""
-        return self._keeper.find_limit() is None
+        return self._token_holder.find_limit() is None
 
     def _send(self, what: _Call, held: Held) -> Response:
         """The answer to a call with this token, when KIS's rate limit has let it pass."""

@@ -66,7 +66,7 @@ class _Renewals:
     failures: list[KisTokenError] = field(default_factory=list)
 
 
-class TokenKeeper:
+class TokenHolder:
     """Keeps the token of one slot. Makes no request until its first use.
 
     Threads may share it, and so may forked processes: a child keeps its parent's token and renews it by itself.
@@ -91,13 +91,13 @@ class TokenKeeper:
         is_good = held.is_shared and held.token.state(now, self._settings.min_validity) is State.FRESH
         if is_good or self._clock.monotonic() < held.renew_again:
             return held
-        lives = held.token.lives(now)
+        lives = held.token.is_valid(now)
         # Of the threads that find a stale token one renews it; the others go on with it meanwhile.
         return self._once(held, lambda: self._renew(held, lives=lives), waits=not lives)
 
     def replace(self, refused: Held) -> Held:
         """Another token than the one that KIS has rejected: another caller's, or a new one."""
-        return self._once(refused, lambda: self._refresh(refused), refused_id=refused.token.token_id)
+        return self._once(refused, lambda: self._refresh(refused), rejected_id=refused.token.token_id)
 
     def refresh(self, *, force: bool) -> None:
         """Have a new token issued although KIS has refused none. Raises TokenRefreshLimitError, unless forced."""
@@ -148,11 +148,11 @@ class TokenKeeper:
         return TokenRefreshLimitError("token-too-young", message, retryable=False)
 
     def _once(
-        self, known: Held | None, renew: Callable[[], Held], *, waits: bool = True, refused_id: str | None = None
+        self, known: Held | None, renew: Callable[[], Held], *, waits: bool = True, rejected_id: str | None = None
     ) -> Held:
         """What comes after ``known``, by one renewal for all threads that ask meanwhile; its error is theirs as well.
 
-        It has not the token of ``refused_id``. Who does not wait goes on with ``known`` while another is at it.
+        It has not the token of ``rejected_id``. Who does not wait goes on with ``known`` while another is at it.
         """
         renewals = self._renewals.get()
         failures = renewals.failures
@@ -161,7 +161,7 @@ class TokenKeeper:
         elif not renewals.lock.acquire(blocking=False):
             return known
         try:
-            if self._held is not None and self._held is not known and self._held.token.token_id != refused_id:
+            if self._held is not None and self._held is not known and self._held.token.token_id != rejected_id:
                 return self._held
             if renewals.failures is not failures:
                 raise renewals.failures[-1]
@@ -175,9 +175,9 @@ class TokenKeeper:
         finally:
             renewals.lock.release()
 
-    def _resolve(self, settings: Settings, refused_id: str | None = None, held: Token | None = None) -> Held:
+    def _resolve(self, settings: Settings, rejected_id: str | None = None, held: Token | None = None) -> Held:
         with self._open(settings) as resolver:
-            return self._hold(resolver.resolve(resolver.look(refused_id, held=held)), refused_id)
+            return self._hold(resolver.resolve(resolver.look(rejected_id, held=held)), rejected_id)
 
     def _hold(self, resolution: Resolution, replaces: str | None) -> Held:
         _log(resolution.warnings)

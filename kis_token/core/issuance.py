@@ -107,7 +107,7 @@ class Issuance:
                 self._app_key,
                 keys_version=self._view.keys_version,
                 rejected_version=self._rejected_version,
-                rejected_token_id=self._view.refused_id,
+                rejected_token_id=self._view.rejected_id,
                 has_token=self._has_token,
             )
         except StoreOutage as outage:
@@ -140,7 +140,7 @@ class Issuance:
         """The token of a "fresh" answer. None when it cannot be used: the next request for the lease says so."""
         token = self._judge(begun)
         # The store goes by the column, which may promise more validity than the token has.
-        if token is not None and token.lives(self._view.now) and token.token_id != self._replaced_id:
+        if token is not None and token.is_valid(self._view.now) and token.token_id != self._replaced_id:
             return self._found(token)
         self._rejected_version = begun.version
         return None
@@ -206,7 +206,7 @@ class Issuance:
         """Store ``token`` and end the lease. None: ask for another lease."""
         is_repeated = self._view.rejects(token)
         try:
-            committed = self._leases.commit(lease, token, rejected=self._view.refused_id is not None)
+            committed = self._leases.commit(lease, token, rejected=self._view.rejected_id is not None)
         except StoreError as error:
             if is_repeated:
                 raise token_repeated(token) from error
@@ -219,7 +219,7 @@ class Issuance:
         self._view = self._present()
         if committed.status == "fenced":
             theirs = self._judge(committed)
-            if theirs is not None and theirs.lives(self._view.now):
+            if theirs is not None and theirs.is_valid(self._view.now):
                 return self._found(theirs)
         if is_repeated or committed.is_rejected:
             if source == "cache":
@@ -234,7 +234,7 @@ class Issuance:
         self._write_anew(token, committed.version)
         token = replace(token, version=committed.version)
         if committed.status == "unchanged" and source != "cache":
-            return self._view.with_link("oauth", "gave the stored token again").resolution(token, source)
+            return self._view.with_entry("oauth", "gave the stored token again").resolution(token, source)
         return self._hand_out(token, source)
 
     def _write_anew(self, token: Token, version: int | None) -> None:
@@ -243,7 +243,7 @@ class Issuance:
         The answer to a repeated commit calls that "committed" as well as "unchanged".
         """
         stored = self._view.stored
-        looks_expired = stored is not None and not stored.lives(self._view.now) and version == stored.version
+        looks_expired = stored is not None and not stored.is_valid(self._view.now) and version == stored.version
         if version is not None and (looks_expired or version == self._view.unusable_version):
             self._leases.offer(token, keys_version=self._view.keys_version, replaces_version=version)
 
@@ -275,7 +275,7 @@ class Issuance:
         if begun.holder_label is None and source == "cache" and token.app_key_id is not None:
             # No caller stores a newer token soon: the cached one is of use to the others.
             self._leases.offer(token, keys_version=view.keys_version)
-        return view.with_link("oauth", said).resolution(token, source)
+        return view.with_entry("oauth", said).resolution(token, source)
 
     def _look_again(self) -> Resolution | None:
         """The token that another caller has stored meanwhile. None without one, and when the store does not answer."""
@@ -288,10 +288,10 @@ class Issuance:
             return None
         self._view = view = self._present()
         token, _, _ = judge_row(view, slot, self._settings, self._context.vault)
-        if token is None or not token.lives(view.now):
+        if token is None or not token.is_valid(view.now):
             return None
         # The row may have been written anew, sealed for instance, with the same token.
-        is_old = before is not None and before.lives(view.now) and before.token_id == token.token_id
+        is_old = before is not None and before.is_valid(view.now) and before.token_id == token.token_id
         return None if is_old else self._found(token)
 
     def _judge(self, answer: Begun | Committed) -> Token | None:
@@ -303,4 +303,4 @@ class Issuance:
 
     def _found(self, token: Token) -> Resolution:
         said = f"another has issued: {describe(token, self._view.now, self._settings.min_validity)}"
-        return self._view.with_link("supabase", said).resolution(token, "supabase")
+        return self._view.with_entry("supabase", said).resolution(token, "supabase")

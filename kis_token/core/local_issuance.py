@@ -35,7 +35,7 @@ def issue_locally(context: Context, view: View, app_key: AppKey, outage: StoreOu
     """
     if context.cache is not None:
         view = look_at_cache(view, context.cache, context.settings)
-        if view.cached is not None and view.cached.lives(view.now):
+        if view.cached is not None and view.cached.is_valid(view.now):
             return view.resolution(view.cached, "cache", warning=f"{outage}; the cached token is used.")
         if view.cache_fault is not None:
             raise view.cache_fault from outage

@@ -1,4 +1,4 @@
-"""The first two links of the chain, judged: what the store has, what the cache has, and whether that is enough.
+"""The first two sources of the chain, store and cache: what they hold, and whether a token of theirs is enough.
 
 Reads and decides; writes nothing. The fast path is this alone, the resolver starts with it.
 """
@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from kis_token.core.resolution import Link, Resolution, View, telling
+from kis_token.core.resolution import Resolution, TraceEntry, View, telling
 from kis_token.core.retry import LONGEST_PATIENCE, at_most, briefly, patiently, to_the_end
 from kis_token.core.slot import TOKEN_TYPE, check_owner, describe, given_app_key, read_token, stored_app_key
 from kis_token.errors import IssuanceError, StoreOutage, TokenError, TokenUnusable
@@ -38,10 +38,10 @@ def look(
     clock: Clock,
     *,
     retry: Retry,
-    refused_id: str | None = None,
+    rejected_id: str | None = None,
     held: Token | None = None,
 ) -> View:
-    """Ask store and cache. ``refused_id`` is the fingerprint of a token that KIS has refused.
+    """Ask store and cache. ``rejected_id`` is the fingerprint of a token that KIS has refused.
 
     ``held`` is a token that the caller has in memory: it stands in for the cached one where the cache has none. A read
     that fails is repeated, briefly when there is a valid token at hand that would do, and patiently otherwise.
@@ -50,7 +50,7 @@ def look(
     the settings say. A token row that is merely broken is not an error: it is replaced.
     """
     given = given_app_key(settings)
-    view = View(now=clock.now(), links=(), app_key=given, refused_id=refused_id, warnings=settings.notes)
+    view = View(now=clock.now(), trace=(), app_key=given, rejected_id=rejected_id, warnings=settings.notes)
 
     present = view  # what patience has seen last: a caller that gives up for a cached token gets that very one
 
@@ -60,23 +60,23 @@ def look(
         would_do = settings.mode in ("resolve", "check")  # a renewal needs the store
         if would_do and present.at_hand() is not None:
             return briefly
-        return patiently if may_issue_alone(present, settings) else at_most(LONGEST_PATIENCE, to_the_end)
+        return patiently if may_issue_locally(present, settings) else at_most(LONGEST_PATIENCE, to_the_end)
 
     try:
         slot = retry.run(read, patience)
     except StoreOutage as outage:
-        return replace(present, outage=outage, links=(Link("supabase", f"{outage}"), *present.links))
+        return replace(present, outage=outage, trace=(TraceEntry("supabase", f"{outage}"), *present.trace))
     return _with_cached(_judge_slot(view.as_of(clock.now()), slot, settings, vault), cache, settings, held)
 
 
 def _with_cached(view: View, cache: CacheReader | None, settings: Settings, held: Token | None) -> View:
-    view = view.with_link("cache", "turned off") if cache is None else look_at_cache(view, cache, settings)
+    view = view.with_entry("cache", "turned off") if cache is None else look_at_cache(view, cache, settings)
     if held is None or view.cached is not None or view.rejects(held):
         return view
-    return replace(view, cached=held).with_link("memory", describe(held, view.now, settings.min_validity))
+    return replace(view, cached=held).with_entry("memory", describe(held, view.now, settings.min_validity))
 
 
-def may_issue_alone(view: View, settings: Settings) -> bool:
+def may_issue_locally(view: View, settings: Settings) -> bool:
     """Whether this caller may issue a token where the store does not answer at all."""
     is_told_to = settings.on_store_outage == "issue" and settings.mode == "resolve"
     # Without keys: they may well be where nobody can read them now. A read-only key could never store the token.
@@ -89,13 +89,13 @@ def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
     try:
         cached = cache.read()
         if view.rejects(cached):
-            return view.with_link("cache", _REJECTED)
-        if cached.lives(view.now):
+            return view.with_entry("cache", _REJECTED)
+        if cached.is_valid(view.now):
             check_owner(cached, view.app_key, settings, "The cached token")
     except TokenError as error:
         fault = None if isinstance(error, TokenUnusable) else error
-        return replace(view, cache_fault=fault).with_link("cache", f"{error.args[0]}")
-    return replace(view, cached=cached).with_link("cache", describe(cached, view.now, settings.min_validity))
+        return replace(view, cache_fault=fault).with_entry("cache", f"{error.args[0]}")
+    return replace(view, cached=cached).with_entry("cache", describe(cached, view.now, settings.min_validity))
 
 
 def enough(view: View, settings: Settings) -> Resolution | None:
@@ -104,7 +104,7 @@ def enough(view: View, settings: Settings) -> Resolution | None:
     For resolve a fresh token, for rotate one that is not due yet, for check any that lives: check never issues, and
     raises IssuanceError ``no-valid-token`` instead.
     """
-    later = view.homecoming()
+    later = view.unshared_token()
     if later is not None and settings.mode == "resolve" and settings.reads_only:
         return view.resolution(later, "cache", warning="The cached token is newer than the stored one.")
     if later is not None and settings.mode != "check":
@@ -116,7 +116,7 @@ def enough(view: View, settings: Settings) -> Resolution | None:
         if at_hand is None and view.outage is not None:
             raise view.outage
         if at_hand is None:
-            said = "; ".join(f"{link.name}: {link.said}" for link in view.links)
+            said = "; ".join(f"{entry.source}: {entry.text}" for entry in view.trace)
             message = f"Neither Supabase nor the cache has a valid token ({said})"
             raise IssuanceError("no-valid-token", message, retryable=False)
         warning = "" if view.certain else "Supabase did not say what time it is; this machine's clock was believed."
@@ -133,7 +133,7 @@ def not_due(view: View, token: Token, settings: Settings) -> Resolution | None:
     due = due_at(token, settings.refresh_after)
     if view.now >= due:
         return None
-    return view.with_link("rotation", f"not due before {in_both_zones(due)}").resolution(token, "supabase")
+    return view.with_entry("rotation", f"not due before {in_both_zones(due)}").resolution(token, "supabase")
 
 
 def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple[Token | None, int | None, str]:
@@ -152,7 +152,7 @@ def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple
         return None, row.version, f"{error.args[0]}"
     if view.with_rejected(slot.rejected).rejects(token):
         return None, row.version, _REJECTED
-    if token.lives(view.now):
+    if token.is_valid(view.now):
         check_owner(token, view.app_key, settings, f"The token of {settings.service_name}")
     return token, None, describe(token, view.now, settings.min_validity)
 
@@ -175,7 +175,7 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
         view = replace(view, app_key=stored)
     with telling(view):
         token, unusable_version, said = judge_row(view, slot, settings, vault)
-    view = replace(view, stored=token, unusable_version=unusable_version).with_link("supabase", said)
+    view = replace(view, stored=token, unusable_version=unusable_version).with_entry("supabase", said)
     return _warn_of_rotation(view, token, settings) if token is not None else view
 
 

@@ -26,11 +26,11 @@ Source = Literal["supabase", "cache", "oauth"]
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class TraceEntry:
     """One source of the chain and its finding, for people."""
 
-    name: str
-    said: str
+    source: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Resolution:
     token: Token
     source: Source
     app_key: AppKey | None
-    links: tuple[Link, ...]
+    trace: tuple[TraceEntry, ...]
     now: datetime
     refreshed: bool = False
     expired: bool = False
@@ -60,20 +60,20 @@ class View:
     ``stored`` and ``cached`` are tokens that can be used or were once; None where there is none. ``unusable_version``
     is the version of a token row that nobody can use. ``cache_fault`` is why the cached token is not this caller's: of
     another account, or sealed otherwise. ``keys_version`` is the version of the row with the app key, 0 when there is
-    none. ``refused_id`` is the fingerprint of the token that KIS has rejected for this caller, ``rejected_ids`` are
+    none. ``rejected_id`` is the fingerprint of the token that KIS has rejected for this caller, ``rejected_ids`` are
     those that the store remembers: wherever such a token is found, it counts as none. ``outage`` is why the store could
     not be asked. ``certain`` says that ``now`` is the store's time, ``skew`` how far it is ahead of this machine's.
     """
 
     now: datetime
-    links: tuple[Link, ...]
+    trace: tuple[TraceEntry, ...]
     app_key: AppKey | None = None
     stored: Token | None = None
     cached: Token | None = None
     unusable_version: int | None = None
     cache_fault: TokenError | None = None
     keys_version: int = 0
-    refused_id: str | None = None
+    rejected_id: str | None = None
     rejected_ids: frozenset[str] = frozenset()
     outage: StoreOutage | None = None
     skew: timedelta = timedelta()
@@ -84,7 +84,7 @@ class View:
         """A fresh stored token or, in an outage, any valid cached one; None when there is neither."""
         if self.stored is not None and self.is_surely_fresh(self.stored, min_validity):
             return self.resolution(self.stored, "supabase")
-        if self.outage is not None and self.cached is not None and self.cached.lives(self.now):
+        if self.outage is not None and self.cached is not None and self.cached.is_valid(self.now):
             return self.resolution(self.cached, "cache", warning=f"{self.outage}; the cached token is used.")
         return None
 
@@ -98,12 +98,12 @@ class View:
         return self.certain and all(token.state(time, min_validity) is State.FRESH for time in times)
 
     def resolution(self, token: Token, source: Source, *, refreshed: bool = False, warning: str = "") -> Resolution:
-        """Hand out ``token``, with what the links said."""
+        """Hand out ``token``, with the answers of all sources."""
         return Resolution(
             token=token,
             source=source,
             app_key=self.app_key,
-            links=self.links,
+            trace=self.trace,
             now=self.now,
             refreshed=refreshed,
             warnings=(*self.warnings, *([warning] if warning else [])),
@@ -111,23 +111,23 @@ class View:
 
     def rejects(self, token: Token) -> bool:
         """Whether ``token`` is known to be rejected by KIS, or revoked."""
-        return token.token_id == self.refused_id or token.token_id in self.rejected_ids
+        return token.token_id == self.rejected_id or token.token_id in self.rejected_ids
 
     def at_hand(self) -> tuple[Token, Source] | None:
         """The longest-lived token that can still be used, and where it is from."""
         found: tuple[tuple[Token | None, Source], ...] = ((self.stored, "supabase"), (self.cached, "cache"))
         tokens = [(token, source) for token, source in found if token]
         best = max(tokens, key=lambda pair: pair[0].expires_at, default=None)
-        return best if best is not None and best[0].lives(self.now) else None
+        return best if best is not None and best[0].is_valid(self.now) else None
 
-    def homecoming(self) -> Token | None:
+    def unshared_token(self) -> Token | None:
         """The cached token, when it was issued after the stored one for the same app key: it may have ended that one.
 
         A machine that issued while the store did not answer has such a token, and the others do not. Only times that
         the tokens themselves claim count: the others may be nine hours off.
         """
         cached, stored = self.cached, self.stored
-        if cached is None or stored is None or not cached.lives(self.now):
+        if cached is None or stored is None or not cached.is_valid(self.now):
             return None
         issued, before = (claimed_time(parse_claims(each.value), "iat") for each in (cached, stored))
         if issued is None or before is None or issued <= before or cached.expires_at <= stored.expires_at:
@@ -157,9 +157,9 @@ class View:
             view = replace(view, stored=None, unusable_version=view.stored.version)
         return view
 
-    def with_link(self, name: str, said: str) -> View:
-        """The same, and what a further link said."""
-        return replace(self, links=(*self.links, Link(name, said)))
+    def with_entry(self, source: str, text: str) -> View:
+        """The same view with one more source's answer."""
+        return replace(self, trace=(*self.trace, TraceEntry(source, text)))
 
     def with_warning(self, warning: str) -> View:
         """The same, with one more thing to warn of."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from kis_token.core.issuance import Issuance
 from kis_token.core.lease import Leases
 from kis_token.core.local_issuance import issue_locally
-from kis_token.core.lookup import enough, look, may_issue_alone, not_due
+from kis_token.core.lookup import enough, look, may_issue_locally, not_due
 from kis_token.core.resolution import Resolution, View, remember
 from kis_token.core.retry import Retry
 from kis_token.core.slot import check_owner
@@ -58,9 +58,9 @@ class Resolver:
         self._retry = Retry(context.clock, context.deadline.left, context.tell)
 
     def look(
-        self, refused_id: str | None = None, *, held: Token | None = None, read: Callable[[], Slot] | None = None
+        self, rejected_id: str | None = None, *, held: Token | None = None, read: Callable[[], Slot] | None = None
     ) -> View:
-        """Look at store and cache. The token with the fingerprint ``refused_id`` is left out.
+        """Look at store and cache. The token with the fingerprint ``rejected_id`` is left out.
 
         ``held`` is a token that the caller has in memory. ``read`` replaces the request to the store. Raises
         StoreMisconfigured and TokenError.
@@ -73,7 +73,7 @@ class Resolver:
             context.vault,
             context.clock,
             retry=self._retry,
-            refused_id=refused_id,
+            rejected_id=rejected_id,
             held=held,
         )
 
@@ -84,7 +84,7 @@ class Resolver:
             resolution = self._find(view)
         except KisTokenError as error:
             resolution = self._expired(view, error)
-        rejected_ids = view.rejected_ids | ({view.refused_id} if view.refused_id is not None else set())
+        rejected_ids = view.rejected_ids | ({view.rejected_id} if view.rejected_id is not None else set())
         resolution = remember(self._context.cache, resolution, rejected_ids)
         if resolution.unstored is not None and self._settings.mode != "resolve":
             # A renewal is for all callers; the next run stores the cached token. One of the warnings is this error.
@@ -101,7 +101,7 @@ class Resolver:
             slot = self._read_once()
         except StoreOutage as outage:
             return replace(view, outage=outage)
-        return view if slot is None else self.look(view.refused_id, read=lambda: slot)
+        return view if slot is None else self.look(view.rejected_id, read=lambda: slot)
 
     def _find(self, view: View, tries: int = KEY_TRIES) -> Resolution:
         try:
@@ -113,7 +113,7 @@ class Resolver:
     def _search(self, view: View, tries: int) -> Resolution:
         if view.outage is not None:
             return enough(view, self._settings) or self._without_store(view, view.outage)
-        unshared = view.homecoming()
+        unshared = view.unshared_token()
         if unshared is not None and self._settings.mode != "check" and not self._settings.reads_only:
             shared = self._share(view, unshared)
             if isinstance(shared, Resolution):
@@ -138,7 +138,7 @@ class Resolver:
 
         ``slot`` is the store's last answer.
         """
-        again = self.look(view.refused_id, read=None if slot is None else lambda: slot)
+        again = self.look(view.rejected_id, read=None if slot is None else lambda: slot)
         return self._find(again, tries) if again.outage is None else self._fall_back(again, again.outage)
 
     def _share(self, view: View, token: Token) -> View | Resolution:
@@ -156,7 +156,7 @@ class Resolver:
                 raise  # the older token does not show whether a renewal is due
             warning = f"The cached token is newer than the stored one, and could not be stored for others: {error}"
             return replace(view.resolution(token, "cache", warning=warning), unstored=error)
-        shared = self.look(view.refused_id)
+        shared = self.look(view.rejected_id)
         if self._settings.mode != "resolve":
             return view if shared.outage is not None else shared
         if shared.outage is not None:
@@ -200,7 +200,7 @@ class Resolver:
         if self._settings.allow_expired and self._settings.mode in ("resolve", "check"):
             found: tuple[tuple[Token | None, Source], ...] = ((view.stored, "supabase"), (view.cached, "cache"))
             for token, source in found:
-                if token is None or token.lives(view.now) or token.remaining(view.now) <= -LONGEST_EXPIRED:
+                if token is None or token.is_valid(view.now) or token.remaining(view.now) <= -LONGEST_EXPIRED:
                     continue
                 with suppress(TokenError):
                     check_owner(token, view.app_key, self._settings, "The token")
@@ -217,7 +217,7 @@ class Resolver:
         try:
             return self._fall_back(view, outage)
         except StoreOutage:
-            if view.app_key is None or outage.doubtful or not may_issue_alone(view, self._settings):
+            if view.app_key is None or outage.doubtful or not may_issue_locally(view, self._settings):
                 raise
         left = self._context.deadline.left() - ISSUE_BUDGET
         if left < 0:

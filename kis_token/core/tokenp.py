@@ -48,7 +48,7 @@ def hand_out_issued(view: View, token: Token, *, warning: str = "") -> Resolutio
     """
     refreshed = token.is_new(view.now)
     said = "issued a token" if refreshed else "gave a token again that it had issued before"
-    return view.with_link("oauth", said).resolution(token, "oauth", refreshed=refreshed, warning=warning)
+    return view.with_entry("oauth", said).resolution(token, "oauth", refreshed=refreshed, warning=warning)
 
 
 def token_repeated(token: Token) -> IssuanceError:

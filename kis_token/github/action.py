@@ -1,6 +1,6 @@
 """The GitHub adapter: the whole chain as a workflow step, on actions_toolkit.core.
 
-Runs when the fast path of entrypoint.py could not answer. Errors are reported here, where the links' answers are known;
+Runs when the fast path of entrypoint.py could not answer. Errors are reported here, where the trace is known;
 a traceback may quote what it should not.
 """
 
@@ -21,7 +21,7 @@ from kis_token.github.workflow import FileWorkflow, Masks, writing
 from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:
-    from kis_token.core.resolution import Link, View
+    from kis_token.core.resolution import TraceEntry, View
 
 
 class ToolkitWorkflow:
@@ -76,7 +76,7 @@ def main(started: float, view: View | None, masks: Masks | None = None) -> int:
     """
     _keep_line_ends()
     workflow = ToolkitWorkflow(masks)
-    links: tuple[Link, ...] = ()
+    trace: tuple[TraceEntry, ...] = ()
     try:
         mask_secrets(secrets_in(os.environ), workflow)
         # Read again: only with the runtime is the user's cache folder known outside of a job.
@@ -84,18 +84,18 @@ def main(started: float, view: View | None, masks: Masks | None = None) -> int:
         with open_resolver(settings, started, workflow.info) as resolver:
             view = view or resolver.look()
             mask_view(view, workflow)
-            links = view.links
+            trace = view.trace
             resolution = resolver.resolve(view)
         publish(resolution, settings, workflow, os.environ, SystemClock().now())
     except KisTokenError as error:
-        report_failure(error, links, workflow)
+        report_failure(error, trace, workflow)
         return 1
     except Exception as error:
         if _is_of_loading(error):
             raise ImportError(name=getattr(error, "name", None) or type(error).__name__) from error
         defect = describe_defect(error)
         defect.warn(view.warnings if view is not None else ())
-        report_failure(defect, links, workflow)
+        report_failure(defect, trace, workflow)
         return 1
     return 0
 

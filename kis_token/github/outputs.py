@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from kis_token.config import Settings
-    from kis_token.core.resolution import Link, Resolution, View
+    from kis_token.core.resolution import Resolution, TraceEntry, View
     from kis_token.github.workflow import Workflow
     from kis_token.token import AppKey, Token
 
@@ -63,7 +63,7 @@ def publish(
         raise
     for warning in resolution.warnings:
         workflow.warning(warning)
-    _log(resolution.links, workflow)
+    _log(resolution.trace, workflow)
     workflow.info(f"token from {resolution.source}, valid until {in_both_zones(resolution.token.expires_at)}")
     try:
         workflow.summarize(describe_success(resolution, settings))
@@ -136,19 +136,19 @@ def _write_token_files(
     )  # their names tell more than they should
 
 
-def report_failure(error: KisTokenError, links: tuple[Link, ...], workflow: Workflow) -> None:
+def report_failure(error: KisTokenError, trace: tuple[TraceEntry, ...], workflow: Workflow) -> None:
     """The warnings on the way, then an error line for each fault with what to do; the same in outputs and summary."""
     faults = error.faults if isinstance(error, SettingsError) else [error]
     for warning in error.warnings:
         workflow.warning(warning)
     for fault in faults:
         workflow.error(f"{fault}. {fault.hint}")
-    _log(links, workflow)
+    _log(trace, workflow)
     # The files may be just what is broken; the error lines are out already.
     try:
         workflow.output("error-code", ",".join(fault.code for fault in faults))
         workflow.output("error-hint", " ".join(dict.fromkeys(fault.hint for fault in faults)))
-        workflow.summarize(describe_failure(faults, links, error.warnings))
+        workflow.summarize(describe_failure(faults, trace, error.warnings))
     except (OSError, KisTokenError):
         workflow.info("The output error-code and the summary could not be written.")
 
@@ -162,9 +162,9 @@ def describe_defect(error: Exception) -> KisTokenError:
     return KisTokenError("internal-error", f"Unexpected {type(error).__name__}{place}")
 
 
-def _log(links: tuple[Link, ...], workflow: Workflow) -> None:
-    for link in links:
-        workflow.info(f"{link.name}: {link.said}")
+def _log(trace: tuple[TraceEntry, ...], workflow: Workflow) -> None:
+    for entry in trace:
+        workflow.info(f"{entry.source}: {entry.text}")
 
 
 def _text(value: str | int | bool) -> str:  # noqa: FBT001 - the value is the argument

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kis_token.config import Settings
-    from kis_token.core.resolution import Link, Resolution
+    from kis_token.core.resolution import Resolution, TraceEntry
     from kis_token.errors import KisTokenError
 
 #: Where an error code is explained. GitHub does not tell a composite action which repository it is from, so this is the
@@ -41,7 +41,7 @@ _NOTHING = "\u200b"
 
 
 def describe_success(resolution: Resolution, settings: Settings) -> str:
-    """A token that was handed out: its state, warnings, life, times, next rotation, and what each link said."""
+    """A token that was handed out: its state, warnings, life, times, next rotation, and the answer of each source."""
     token, now = resolution.token, resolution.now
     state = token.state(now, settings.min_validity)
     mark = "✅" if state is State.FRESH and not resolution.warnings else "⚠️"
@@ -57,11 +57,11 @@ def describe_success(resolution: Resolution, settings: Settings) -> str:
         f"{mark} KIS access token: {state.value}, {source}",
         *_quoted(resolution.warnings),
         _table(["token", whose], [[name, said] for name, said in rows.items()]),
-        _chain(resolution.links, resolution.source),
+        _chain(resolution.trace, resolution.source),
     )
 
 
-def describe_failure(faults: Sequence[KisTokenError], links: Sequence[Link], warnings: Sequence[str] = ()) -> str:
+def describe_failure(faults: Sequence[KisTokenError], trace: Sequence[TraceEntry], warnings: Sequence[str] = ()) -> str:
     """A failure: each fault with its code, which leads to its entry in the documents, and the remedy; the chain.
 
     ``warnings`` were gathered on the way.
@@ -73,7 +73,7 @@ def describe_failure(faults: Sequence[KisTokenError], links: Sequence[Link], war
         *_quoted(warnings),
         _table(["error", "what happened", "what to do"], rows),
         ["This may pass by itself: the same run may succeed a little later."] if passes else [],
-        _chain(links) if links else [],
+        _chain(trace) if trace else [],
     )
 
 
@@ -101,12 +101,12 @@ def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
-def _chain(links: Sequence[Link], source: str | None = None) -> list[str]:
-    """What each link said; the last one of the name ``source`` gave the token."""
-    used = max((place for place, link in enumerate(links) if link.name == source), default=None)
+def _chain(trace: Sequence[TraceEntry], source: str | None = None) -> list[str]:
+    """What each source answered; the last one of the name ``source`` gave the token."""
+    used = max((place for place, entry in enumerate(trace) if entry.source == source), default=None)
     rows = [
-        [f"**{link.name}** (used)" if place == used else link.name, plain(link.said)]
-        for place, link in enumerate(links)
+        [f"**{entry.source}** (used)" if place == used else entry.source, plain(entry.text)]
+        for place, entry in enumerate(trace)
     ]
     return _table(["link", "what it said"], rows)
 

@@ -219,7 +219,7 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Env
         )
     except TokenError as error:
         raise IssuerOutage("kis-answer-unusable", f"KIS's answer: {error.args[0]}", sent=True) from None
-    if not token.lives(now):
+    if not token.is_valid(now):
         raise IssuerOutage("kis-answer-unusable", "KIS's token had expired on arrival", sent=True)
     return token
 

@@ -18,6 +18,7 @@ from kis_token.store.rest import TYPES
 
 if TYPE_CHECKING:
     from kis_token.core.slot import Slot
+    from kis_token.store.rpc_answer import RpcAnswer
     from kis_token.token import AppKey, Token
 
 
@@ -61,21 +62,7 @@ class SupabaseStore(OwnerCalls):
             rejected_token_id=rejected_token_id,
             keys_version=keys_version,
         )
-        begun = Begun(
-            status=answer.one_of("granted", "fresh", "busy", "conflict", "changed"),
-            server_now=answer.time("server_now"),
-            version=answer.number("version"),
-            fence=answer.number("fence"),
-            value=answer.text("value"),
-            expires_at=answer.text("expires_at"),
-            retry_at=answer.time("retry_at") if answer.has("retry_at") else None,
-            holder_label=answer.line("holder_label"),
-            last_error=answer.line("last_error"),
-            # Functions of an older release name the last one alone.
-            rejected_token_ids=answer.texts(
-                "rejected_token_ids" if answer.has("rejected_token_ids") else "rejected_token_id"
-            ),
-        )
+        begun = _parse_begun(answer)
         if begun.status != "granted":
             return begun
         if begun.fence is None:
@@ -161,3 +148,21 @@ class SupabaseStore(OwnerCalls):
             error_code=error_code,
             refused_credential_id=refused_credential_id,
         )
+
+
+def _parse_begun(answer: RpcAnswer) -> Begun:
+    return Begun(
+        status=answer.one_of("granted", "fresh", "busy", "conflict", "changed"),
+        server_now=answer.time("server_now"),
+        version=answer.number("version"),
+        fence=answer.number("fence"),
+        value=answer.text("value"),
+        expires_at=answer.text("expires_at"),
+        retry_at=answer.time("retry_at") if answer.has("retry_at") else None,
+        holder_label=answer.line("holder_label"),
+        last_error=answer.line("last_error"),
+        # Functions of an older release name the last one alone.
+        rejected_token_ids=answer.texts(
+            "rejected_token_ids" if answer.has("rejected_token_ids") else "rejected_token_id"
+        ),
+    )

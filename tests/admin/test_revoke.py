@@ -216,4 +216,4 @@ def test_kis_that_does_not_answer_leaves_all_as_it_was(chain: Chain) -> None:
     with pytest.raises(IssuerOutage):
         end_token(chain)
     assert chain.database.row()["is_active"] is True
-    assert chain.cache().read().lives(utc_now())
+    assert chain.cache().read().is_valid(utc_now())

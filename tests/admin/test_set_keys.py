@@ -368,9 +368,9 @@ def test_slot_whose_keys_never_rest_is_given_up(owner: Owner) -> None:
     look = resolver.look
 
     def look_and_change(
-        refused_id: str | None = None, *, held: Token | None = None, read: Callable[[], Slot] | None = None
+        rejected_id: str | None = None, *, held: Token | None = None, read: Callable[[], Slot] | None = None
     ) -> View:
-        view = look(refused_id, held=held, read=read)
+        view = look(rejected_id, held=held, read=read)
         owner.set_app_key(OTHER if view.app_key == APP_KEY else APP_KEY)
         return view
 

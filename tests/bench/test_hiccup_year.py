@@ -140,7 +140,7 @@ def test_token_of_a_machine_with_a_cache_comes_home(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(hiccup_year._Simulation, "run", run)
 
     home = simulate(year)
-    with patch.object(View, "homecoming", lambda _: None):
+    with patch.object(View, "unshared_token", lambda _: None):
         away = simulate(year)
 
     assert home.jobs["alone"] == away.jobs["alone"] == 1

@@ -67,14 +67,14 @@ def store_calls(environment: SimulatedEnvironment) -> list[str]:
 def test_failure_is_everybody_s_who_waited(environment: SimulatedEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
     """One vain try is enough: those who waited for it do not try in turn. Who comes later does."""
     client, lock, tries = environment.client(), KnockingLock(), []
-    monkeypatch.setattr(client._keeper._renewals.get(), "lock", lock)
+    monkeypatch.setattr(client._token_holder._renewals.get(), "lock", lock)
 
     def fail(_: object) -> object:
         tries.append(threading.get_ident())
         assert len(tries) > 1 or lock.knocked.wait(30)
         raise StoreMisconfigured("store-table-missing", "x")
 
-    monkeypatch.setattr(client._keeper, "_resolve", fail)
+    monkeypatch.setattr(client._token_holder, "_resolve", fail)
     with ThreadPoolExecutor(2) as pool:
         results = [pool.submit(ask_price, client) for _ in range(2)]
     assert [type(each.exception()) for each in results] == [StoreMisconfigured] * 2
@@ -103,7 +103,7 @@ def test_others_go_on_while_one_renews(environment: SimulatedEnvironment, monkey
     client = environment.client()
     old = let_it_go_stale(environment, client)
     lock = KnockingLock()
-    monkeypatch.setattr(client._keeper._renewals.get(), "lock", lock)
+    monkeypatch.setattr(client._token_holder._renewals.get(), "lock", lock)
     assert lock.acquire()
 
     is_same = client.access_token == old
@@ -131,14 +131,14 @@ def test_refused_while_another_tried_to_renew(environment: SimulatedEnvironment)
     """A renewal that brought the same token again, while a request was under way, does not pass for another token."""
     client = environment.client()
     let_it_go_stale(environment, client)
-    refused = client._keeper._held
+    refused = client._token_holder._held
     assert refused is not None
     environment.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=error_response("EGW00133", TOKEN_PATH)))
-    is_same = client._keeper.ready().token == refused.token
+    is_same = client._token_holder.ready().token == refused.token
     environment.clock.jump(61)
     environment.kis.kill_token(refused.token.value)
 
-    other = client._keeper.replace(refused)
+    other = client._token_holder.replace(refused)
 
     assert (is_same, other.token.token_id == refused.token.token_id) == (True, False)
 

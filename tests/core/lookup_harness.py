@@ -109,5 +109,5 @@ def seen(
 
 
 def said(view: View) -> list[tuple[str, str]]:
-    """What each link said."""
-    return [(link.name, link.said) for link in view.links]
+    """What each source answered."""
+    return [(entry.source, entry.text) for entry in view.trace]

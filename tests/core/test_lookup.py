@@ -178,7 +178,7 @@ def test_cache_that_is_turned_off_is_not_asked() -> None:
 def test_at_hand_is_the_longest_living_token_that_can_be_used() -> None:
     """Of two the longer; below 30 seconds none."""
     short, longer = living(LEAST_USEFUL), living(HOUR)
-    view = View(now=NOON, links=(), stored=short, cached=longer)
+    view = View(now=NOON, trace=(), stored=short, cached=longer)
     assert view.at_hand() == (longer, "cache")
     assert replace(view, cached=None).at_hand() == (short, "supabase")
     assert replace(view, cached=None, now=NOON + timedelta(seconds=1)).at_hand() is None

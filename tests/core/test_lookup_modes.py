@@ -89,8 +89,8 @@ def test_rotate_leaves_a_young_token() -> None:
     """A token that is not due is handed out, and the log says when it will be."""
     found = enough(seen(slot_of(living(22 * HOUR))), rotate())
     assert found is not None
-    assert found.links[-1].name == "rotation"
-    assert found.links[-1].said.startswith("not due before 2026-03-0")
+    assert found.trace[-1].source == "rotation"
+    assert found.trace[-1].text.startswith("not due before 2026-03-0")
 
 
 @pytest.mark.parametrize("left", [timedelta(minutes=59), timedelta(), -HOUR], ids=str)

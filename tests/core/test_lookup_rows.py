@@ -67,7 +67,7 @@ def test_a_refused_token_counts_as_none_wherever_it_is() -> None:
         PlainVault(),
         StillClock(),
         retry=NO_RETRY,
-        refused_id=token.token_id,
+        rejected_id=token.token_id,
     )
 
     assert (view.stored, view.cached, view.unusable_version) == (None, None, 7)

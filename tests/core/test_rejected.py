@@ -115,7 +115,7 @@ def test_check_on_a_machine_that_has_a_revoked_token_cached(chain: Chain) -> Non
     assert caught.value.code == "no-valid-token"
 
     view = chain.resolver(mode="check").look()
-    assert [(link.name, link.said) for link in view.links] == [
+    assert [(link.source, link.text) for link in view.trace] == [
         ("supabase", "no token is stored"),
         ("cache", "its token is one that KIS rejects"),
     ]

@@ -58,7 +58,7 @@ def test_a_token_given_again_is_not_called_new(chain: Chain, *, is_down: bool) -
     got = chain.resolve(None, GivesAgain(token))
 
     assert (got.token.token_id, got.source, got.refreshed) == (token.token_id, "oauth", False)
-    assert "again" in got.links[-1].said
+    assert "again" in got.trace[-1].text
 
 
 def test_a_cached_token_newer_than_a_stale_one_is_put_back(chain: Chain) -> None:

@@ -32,7 +32,7 @@ def test_without_a_date_rotate_is_judged_by_the_database(chain: Chain) -> None:
     chain.database.put_token(make_token(left=24 * HOUR, age=timedelta()))
     young = chain.resolve(TurnedClock(wrong_by=30 * HOUR), mode="rotate", cache_path="off")
     assert (young.refreshed, chain.issue_calls) == (False, 0)
-    assert "not due before" in young.links[-1].said
+    assert "not due before" in young.trace[-1].text
 
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
     old = chain.resolve(TurnedClock(wrong_by=-9 * HOUR), mode="rotate", refresh_after="8h", cache_path="off")

@@ -26,7 +26,7 @@ def test_rotate_leaves_a_young_token(chain: Chain) -> None:
 
     got = chain.resolve(mode="rotate", refresh_after="23h")
     assert (got.source, chain.issue_calls) == ("supabase", 0)
-    assert "not due before" in got.links[-1].said
+    assert "not due before" in got.trace[-1].text
 
 
 def test_rotate_renews_an_old_token(chain: Chain) -> None:

@@ -99,8 +99,8 @@ def test_without_supabase_it_heals(chain: Chain, name: str) -> None:
 
     assert (got.source, again.source, chain.issue_calls) == ("oauth", "cache", 1)
     assert got.token.token_id == again.token.token_id == chain.cached_id()
-    assert got.links[1].name == "cache"
-    assert got.links[1].said
+    assert got.trace[1].source == "cache"
+    assert got.trace[1].text
 
 
 def _sealed(token: Token) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kis_token.core.resolution import Link, Resolution, View
+from kis_token.core.resolution import Resolution, TraceEntry, View
 from kis_token.errors import REMEDIES, EnvironmentFault, IssuanceError, KisTokenError, SettingsError
 from kis_token.github.outputs import SHORTEST_SECRET, describe_defect, mask_secrets, mask_view, publish, report_failure
 from kis_token.github.summary import describe_failure, describe_success
@@ -29,7 +29,7 @@ def resolution_of(value: str = "", **changes: object) -> Resolution:
     token = make_token(left=end - NOON, age=NOON - begun, now=NOON)
     if value:
         token = build_token(value, expiries=[end], issued_at=begun)
-    links = (Link("supabase", "its token is fresh, 3 h 0 min left"), Link("cache", "turned off"))
+    links = (TraceEntry("supabase", "its token is fresh, 3 h 0 min left"), TraceEntry("cache", "turned off"))
     found = Resolution(token, "supabase", APP_KEY, links, NOON)
     return replace(found, **changes)  # type: ignore[arg-type]  # the tests name real fields
 
@@ -188,7 +188,7 @@ def test_failure_is_one_line_with_its_remedy() -> None:
     """The error's text, its code and what to do; the code as an output; the links in the summary."""
     workflow = RecordedWorkflow()
     error = IssuanceError("wait-too-long", "Time was up", retryable=True)
-    links = (Link("supabase", "no token is stored"),)
+    links = (TraceEntry("supabase", "no token is stored"),)
     report_failure(error, links, workflow)
     assert workflow.of("error") == [f"Time was up [wait-too-long]. {REMEDIES['wait-too-long']}"]
     assert workflow.outputs() == {"error-code": "wait-too-long", "error-hint": REMEDIES["wait-too-long"]}

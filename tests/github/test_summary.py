@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from kis_token.core.resolution import Link, Resolution, Source
+from kis_token.core.resolution import Resolution, Source, TraceEntry
 from kis_token.errors import REMEDIES, IssuanceError, IssuerRefused, KisTokenError, SettingsError, StoreOutage
 from kis_token.github.summary import ENTRIES, LONGEST_TEXT, describe_failure, describe_success, plain
 from kis_token.token import build_token
@@ -45,7 +45,7 @@ def resolution_of(
     """At noon, of a token of 24 hours; ``version`` is its row's in Supabase, None for one that is not from there."""
     end = NOON + left
     token = build_token(OPAQUE, expiries=[end], issued_at=end - 24 * HOUR, version=version)
-    links = tuple(Link(*each) for each in said)
+    links = tuple(TraceEntry(*each) for each in said)
     return Resolution(token, source, APP_KEY, links, NOON, refreshed=refreshed, expired=expired, warnings=warnings)
 
 
@@ -214,7 +214,7 @@ NOTHING_VALID = """\
 def test_a_check_that_finds_nothing() -> None:
     """One fault: its code leads to its entry in the documents, the remedy stands beside it, and then the chain."""
     error = IssuanceError("no-valid-token", "Neither Supabase nor the cache has a valid token", retryable=False)
-    links = [Link("supabase", "no token is stored"), Link("cache", "its token has expired")]
+    links = [TraceEntry("supabase", "no token is stored"), TraceEntry("cache", "its token has expired")]
     assert describe_failure([error], links) == NOTHING_VALID
 
 
@@ -335,8 +335,8 @@ def seen(text: str) -> str:
 
 def pages_with(text: str) -> tuple[str, str]:
     """Both summaries, with ``text`` in every place that others can write to."""
-    links = (Link("supabase", f"x {text}"), Link("cache", f"{text} x"))
-    found = resolution_of(*((link.name, link.said) for link in links), warnings=(f"x {text}", f"{text} x"))
+    links = (TraceEntry("supabase", f"x {text}"), TraceEntry("cache", f"{text} x"))
+    found = resolution_of(*((link.source, link.text) for link in links), warnings=(f"x {text}", f"{text} x"))
     faults = [KisTokenError("wait-too-long", f"x {text}"), KisTokenError("kis-unreachable", f"{text} x")]
     return describe_success(found, make_settings()), describe_failure(faults, links)
 
@@ -413,8 +413,8 @@ def test_long_text_is_cut_off() -> None:
 def test_summary_stays_below_the_limit(letter: str) -> None:
     """Many long texts, of letters that take the most room, do not make a summary that GitHub drops."""
     text = letter * 10 * LONGEST_TEXT
-    links = tuple(Link("supabase", text) for _ in range(10))
-    found = resolution_of(*((link.name, text) for link in links), warnings=(text,) * 10)
+    links = tuple(TraceEntry("supabase", text) for _ in range(10))
+    found = resolution_of(*((link.source, text) for link in links), warnings=(text,) * 10)
     faults = [KisTokenError("internal-error", text)] * 30
     for page in (describe_success(found, make_settings()), describe_failure(faults, links)):
         assert len(page.encode()) < LIMIT / 4
