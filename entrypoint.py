@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.core.resolution import Resolution, View
     from kis_token.core.slot import Slot
-    from kis_token.github.workflow import FileWorkflow, Masks
+    from kis_token.github.workflow_commands import FileWorkflow, Masks
 
 
 def read_word(name: str) -> str:
@@ -93,7 +93,7 @@ def run_step() -> int:
 
     from kis_token.errors import KisTokenError
     from kis_token.github.outputs import describe_defect, report_failure
-    from kis_token.github.workflow import FileWorkflow
+    from kis_token.github.workflow_commands import FileWorkflow
     from kis_token.process.interrupts import interruptible
 
     workflow = FileWorkflow(os.environ)
@@ -125,7 +125,7 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
     from kis_token.config import Settings, secrets_in
     from kis_token.errors import EnvironmentFault
     from kis_token.github.outputs import mask_secrets, mask_view, publish, report_failure
-    from kis_token.github.workflow import require_file
+    from kis_token.github.workflow_commands import require_file
 
     mask_secrets(secrets_in(os.environ), workflow)
     settings = Settings.from_env(os.environ)
@@ -193,9 +193,9 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
     from kis_token.core.retry import Retry
     from kis_token.deadline import Deadline, usable
     from kis_token.local.cache import make_cache
-    from kis_token.store.rest import READ_SECONDS, read_slot
+    from kis_token.store.http_exchange import Wire
     from kis_token.store.sealing import PlainVault
-    from kis_token.store.wire import Wire
+    from kis_token.store.slot_query import READ_SECONDS, read_slot
 
     vault = PlainVault()
     cache = make_cache(settings, vault)

@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from kis_token.errors import SettingsError
-from kis_token.process.caller import are_secrets_withheld, label, user_cache_folder
-from kis_token.project import (
+from kis_token.pasted_values import (
+    find_key_fault,
+    parse_duration,
+    parse_encryption_key,
+    pasted,
+    pasted_words,
+    unwrapped,
+)
+from kis_token.process.caller_identity import are_secrets_withheld, label, user_cache_folder
+from kis_token.supabase_project import (
     SupabaseKey,
     find_supabase_key_fault,
     find_url_fault,
@@ -24,7 +32,6 @@ from kis_token.project import (
     parse_project_url,
     parse_url,
 )
-from kis_token.values import find_key_fault, parse_duration, parse_encryption_key, pasted, pasted_words, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,7 @@ from kis_token.core import issuance, lease, ports
 from kis_token.core.slot import TOKEN_TYPE
 from kis_token.errors import REMEDIES
 from kis_token.sandbox import kis_rules
-from kis_token.store import migrations, rest, sealing
+from kis_token.store import migrations, sealing, slot_query
 from kis_token.token import LEAST_USEFUL, REISSUE_WINDOW, fingerprint
 
 PACKAGE = Path(migrations.__file__).parents[1]
@@ -46,8 +46,8 @@ NUMBERS: list[tuple[str, int, str, str]] = [
     ("label", memory_store.LABEL_LENGTH, "begin_issuance", r"left\(begin_issuance\.label, (\d+)\)"),
     ("label", memory_store.LABEL_LENGTH, "revoke_token", r"left\(label, (\d+)\)"),
     ("error code", memory_store.ERROR_CODE_LENGTH, "abort_issuance", r"left\(error_code, (\d+)\)"),
-    ("largest value", rest.LARGEST_VALUE, "issuance_check_token", r"length\(value\) > (\d+)"),
-    ("largest value", rest.LARGEST_VALUE, "reseal", r"length\(value\) > (\d+)"),
+    ("largest value", slot_query.LARGEST_VALUE, "issuance_check_token", r"length\(value\) > (\d+)"),
+    ("largest value", slot_query.LARGEST_VALUE, "reseal", r"length\(value\) > (\d+)"),
     ("schema version", migrations.SCHEMA_VERSION, "begin_issuance", r"'schema_version', (\d+)"),
     ("schema version", migrations.SCHEMA_VERSION, "credential_schema_version", r"select (\d+);"),
 ]
@@ -67,7 +67,7 @@ ANSWERS: list[tuple[Any, str, str]] = [
 #: Times, numbers and words that have one name in kis_token/, where no other literal repeats them.
 NAMED_TIMES = (CALL_INTERVAL, issuance.AFTER_GRANT, REISSUE_WINDOW, LEAST_USEFUL, memory_store.AFTER_REFUSAL)
 NAMED_NUMBERS = (61, 70)
-NAMED_WORDS = (rest.TABLE, rest.REJECTED_TOKENS, sealing.PREFIX, config.SERVICE_NAME.pattern)
+NAMED_WORDS = (slot_query.TABLE, slot_query.REJECTED_TOKENS, sealing.PREFIX, config.SERVICE_NAME.pattern)
 
 
 def function_in_sql(name: str) -> str:
@@ -149,9 +149,9 @@ def test_table_and_types_are_those_of_sql() -> None:
     """The functions and policies of sql/ know the table and the types of rows that Python names, and no others."""
     compared = re.findall(r"\bcredential_type (?:=|in) (\([^)]*\)|'\w+')", SQL)
     types = {word for each in compared for word in re.findall(r"'(\w+)'", each)}
-    assert types == {*rest.TYPES, rest.REJECTED_TOKENS}
-    assert set(re.findall(r"create table if not exists public\.(\w+credentials)\b", SQL)) == {rest.TABLE}
-    assert TOKEN_TYPE in rest.TYPES
+    assert types == {*slot_query.TYPES, slot_query.REJECTED_TOKENS}
+    assert set(re.findall(r"create table if not exists public\.(\w+credentials)\b", SQL)) == {slot_query.TABLE}
+    assert TOKEN_TYPE in slot_query.TYPES
 
 
 def test_fingerprints_have_the_length_that_sql_expects() -> None:

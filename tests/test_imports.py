@@ -21,8 +21,8 @@ MODULES = {
 
 #: Folders, and the files beside them: each imports only those of the floors above its own line, and its own.
 FLOORS = (
-    {"errors", "values", "deadline"},
-    {"project", "clock", "process", "token"},
+    {"errors", "pasted_values", "deadline"},
+    {"supabase_project", "clock", "process", "token"},
     {"config", "network"},
     {"core"},
     {"store", "kis", "local"},
@@ -33,14 +33,14 @@ FLOORS = (
 
 FAST = (
     "config",
-    "values",
-    "project",
+    "pasted_values",
+    "supabase_project",
     "token",
     "errors",
     "clock",
     "deadline",
     "process",
-    "process.caller",
+    "process.caller_identity",
     "process.interrupts",
     "network",
     "network.addresses",
@@ -59,11 +59,11 @@ FAST = (
     "local.cache",
     "local.token_files",
     "store",
-    "store.rest",
-    "store.wire",
+    "store.slot_query",
+    "store.http_exchange",
     "store.sealing",
     "github",
-    "github.workflow",
+    "github.workflow_commands",
     "github.outputs",
     "github.summary",
 )
@@ -93,7 +93,7 @@ ENVIRONMENT_READERS = {
     "network.addresses",
     "network.proxies",
     "network.trust",
-    "network.certificates",
+    "network.trusted_certificates",
 }
 
 LOAD = """
@@ -203,15 +203,15 @@ def test_commands_read_no_environment() -> None:
 
 
 SOLE_IMPORTERS = {
-    "supabase": {"store.calls"},
-    "postgrest": {"store.calls"},
-    "httpx": {"store.transport"},
+    "supabase": {"store.postgrest_client"},
+    "postgrest": {"store.postgrest_client"},
+    "httpx": {"store.httpx_transport"},
     "requests": {"kis.session"},
-    "urllib3": {"kis.transport"},
+    "urllib3": {"kis.connections"},
     "actions_toolkit": {"github.action"},
     "cryptography": {"store.sealing"},
     "filelock": {"local.machine_lock"},
-    "platformdirs": {"process.caller"},
+    "platformdirs": {"process.caller_identity"},
     "click": {module for module in MODULES if room_of(module) == "cli"},
 }
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kis_token.errors import TokenError
+from kis_token.pasted_values import parse_claims
 from kis_token.token import (
     KST,
     LEAST_USEFUL,
@@ -27,7 +28,6 @@ from kis_token.token import (
     parse_kst,
     parse_stored,
 )
-from kis_token.values import parse_claims
 from tests.support import ACCOUNT, make_token
 
 if TYPE_CHECKING:

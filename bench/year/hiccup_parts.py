@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bench.year.simulation import FIRST_DAY, Issuer, dice, moment
 from kis_token.errors import IssuanceError, StoreOutage
 from kis_token.local.machine_lock import LocalMachine
-from kis_token.store.rest import READ_SECONDS
+from kis_token.store.slot_query import READ_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

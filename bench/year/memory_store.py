@@ -20,7 +20,7 @@ from kis_token.config import SERVICE_NAME
 from kis_token.core.ports import Begun, Committed
 from kis_token.core.slot import Row, Slot
 from kis_token.errors import StoreMisconfigured, StoreOutage
-from kis_token.store.rest import LARGEST_VALUE, TYPES, store_error
+from kis_token.store.slot_query import LARGEST_VALUE, TYPES, store_error
 from kis_token.token import REISSUE_WINDOW
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.admin.finding import Finding, note, ok, wrong, wrong_as
-from kis_token.admin.route import examine_route
+from kis_token.admin.network_route import examine_route
 from kis_token.admin.schema import check_schema
 from kis_token.config import ENVIRONMENTS, Settings
 from kis_token.core.lookup import ROTATION_GRACE
@@ -23,10 +23,10 @@ from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, check_owner, describe, gi
 from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError, TokenUnusable
 from kis_token.local.cache import make_cache
 from kis_token.local.private_folders import is_on_open_ground
-from kis_token.project import SupabaseKey
+from kis_token.pasted_values import odd_lengths, parse_claims, pasted
 from kis_token.store.sealing import SealingVault, make_vault
+from kis_token.supabase_project import SupabaseKey
 from kis_token.token import AppKey, claimed_time, instant_or_none
-from kis_token.values import odd_lengths, parse_claims, pasted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

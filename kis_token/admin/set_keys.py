@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from kis_token.core.slot import read_token
 from kis_token.errors import KisTokenError, StoreOutage, TokenError
+from kis_token.pasted_values import pasted
 from kis_token.store.sealing import SealedWithoutKey, SealingVault, TolerantVault
 from kis_token.token import AppKey
-from kis_token.values import pasted
 
 if TYPE_CHECKING:
     from kis_token.config import Settings

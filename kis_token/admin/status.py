@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kis_token.core.rotation import due_at
 from kis_token.core.slot import read_token
 from kis_token.errors import StoreOutage, TokenError
-from kis_token.store.rest import parse_slot
+from kis_token.store.slot_query import parse_slot
 from kis_token.token import Token, parse_instant
 
 if TYPE_CHECKING:

@@ -73,8 +73,8 @@ def set_keys(caller: Caller) -> None:
     typed. A token of another app key is ended.
     """
     from kis_token.admin.set_keys import set_app_key
+    from kis_token.pasted_values import odd_lengths
     from kis_token.store.sealing import make_vault
-    from kis_token.values import odd_lengths
     from kis_token.wiring import open_store
 
     given = {}

@@ -17,11 +17,11 @@ from kis_token.clock import SystemClock
 from kis_token.config import SECRETS, Settings
 from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, read_stored, stored_app_key
 from kis_token.errors import SettingsError, StoreOutage, TokenUnusable
-from kis_token.store.rest import TYPES
+from kis_token.pasted_values import pasted
 from kis_token.store.sealing import TolerantVault, make_vault
+from kis_token.store.slot_query import TYPES
 from kis_token.store.supabase import SupabaseStore
 from kis_token.token import build_token, instant_or_none, parse_instant
-from kis_token.values import pasted
 from kis_token.wiring import open_store
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class SupabaseCredentialManager:
     def _vault(self) -> Vault:
         return make_vault(self._settings.encryption_keys if self._settings else ())
 
-    def _get_client(self) -> Any:  # noqa: ANN401 - the supabase package's, which only store/calls.py imports
+    def _get_client(self) -> Any:  # noqa: ANN401 - the supabase package's, which only store/postgrest_client.py imports
         """A supabase client of the project, made at the first use; None without url and key. For subclasses.
 
         No call of it takes longer than 8 s. The methods here do without it.

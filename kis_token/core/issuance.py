@@ -10,12 +10,12 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from kis_token.core.issuance_without_store import hold_back
 from kis_token.core.lease import CALL_INTERVAL, Leases
-from kis_token.core.local_issuance import hold_back
 from kis_token.core.lookup import judge_row
 from kis_token.core.ports import TooLate
 from kis_token.core.slot import Row, Slot, describe
-from kis_token.core.tokenp import hand_out_issued, issue, token_repeated, verify
+from kis_token.core.token_call import hand_out_issued, issue, token_repeated, verify
 from kis_token.core.waiting import Waiting, refused_to_another
 from kis_token.deadline import ISSUE_BUDGET
 from kis_token.errors import (

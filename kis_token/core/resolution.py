@@ -8,8 +8,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from kis_token.errors import CacheError, KisTokenError, StoreOutage, TokenError
+from kis_token.pasted_values import parse_claims
 from kis_token.token import AppKey, State, Token, claimed_time
-from kis_token.values import parse_claims
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

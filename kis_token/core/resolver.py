@@ -12,8 +12,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.core.issuance import Issuance
+from kis_token.core.issuance_without_store import issue_locally
 from kis_token.core.lease import Leases
-from kis_token.core.local_issuance import issue_locally
 from kis_token.core.lookup import enough, look, may_issue_locally, not_due
 from kis_token.core.resolution import Resolution, View, remember
 from kis_token.core.retry import Retry

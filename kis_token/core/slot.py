@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kis_token.errors import IssuerRefused, StoreMisconfigured, TokenError
+from kis_token.pasted_values import find_key_fault, odd_lengths, pasted
 from kis_token.token import AppKey, State, Token, in_hours, parse_members, parse_stored
-from kis_token.values import find_key_fault, odd_lengths, pasted
 
 if TYPE_CHECKING:
     from datetime import datetime, timedelta

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from kis_token.core.slot import refused
-from kis_token.core.tokenp import repeated_until
+from kis_token.core.token_call import repeated_until
 from kis_token.deadline import ISSUE_BUDGET
 from kis_token.errors import KIS_REFUSALS, IssuanceError, IssuerRefused, KisTokenError, StoreMisconfigured
 

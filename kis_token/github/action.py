@@ -17,7 +17,7 @@ from kis_token.clock import SystemClock
 from kis_token.config import Settings, secrets_in
 from kis_token.errors import KisTokenError
 from kis_token.github.outputs import describe_defect, mask_secrets, mask_view, publish, report_failure
-from kis_token.github.workflow import FileWorkflow, Masks, writing
+from kis_token.github.workflow_commands import FileWorkflow, Masks, writing
 from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from configparser import Error as ConfigError
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kis_token.network.certificates import collect
 from kis_token.network.trust import VARIABLES
+from kis_token.network.trusted_certificates import collect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
 from kis_token.github.summary import describe_failure, describe_success
+from kis_token.pasted_values import parse_claims, payload_of
 from kis_token.token import in_both_zones, looks_like_token
-from kis_token.values import parse_claims, payload_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from kis_token.config import Settings
     from kis_token.core.resolution import Resolution, TraceEntry, View
-    from kis_token.github.workflow import Workflow
+    from kis_token.github.workflow_commands import Workflow
     from kis_token.token import AppKey, Token
 
 #: Shorter than any key or token, longer than any word: what is shorter is not masked, or the log would be shredded.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault
 from kis_token.github.installer import can_seal, install
-from kis_token.github.manifest import MANIFEST, find_damage, write_manifest
+from kis_token.github.runtime_manifest import MANIFEST, find_damage, write_manifest
 from kis_token.local.private_files import insist
 from kis_token.local.private_folders import open_private, walk
 

@@ -24,7 +24,7 @@ from requests.utils import default_headers
 from kis_token.core.ports import TooLate
 from kis_token.deadline import GivenUp, within
 from kis_token.errors import IssuerOutage
-from kis_token.kis.transport import Exchange, TransportError, Trouble, begin, guarded
+from kis_token.kis.connections import Exchange, TransportError, Trouble, begin, guarded
 from kis_token.network.proxies import ProxyFault, find_proxy
 from kis_token.process.forks import PerProcess
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault, IssuanceError
 from kis_token.local.private_folders import open_private
-from kis_token.process.caller import user_cache_folder
+from kis_token.process.caller_identity import user_cache_folder
 from kis_token.process.forks import no_fork
 
 if TYPE_CHECKING:

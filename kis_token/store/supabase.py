@@ -1,7 +1,7 @@
 """The shared store: its reads, and the functions that govern issuing.
 
-Reads go through ``rest`` (one GET, standard library), since that is quicker; PostgREST's client is made when something
-has to be written. Every error that leaves here is a StoreOutage or a StoreMisconfigured.
+Reads go through ``slot_query`` (one GET, standard library), since that is quicker. PostgREST's client is made for the
+first write. Every error that leaves here is a StoreOutage or a StoreMisconfigured.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from kis_token.core.ports import Begun, Committed
 from kis_token.errors import StoreError, StoreMisconfigured
 from kis_token.store.migrations import outdated
 from kis_token.store.owner_calls import OwnerCalls
-from kis_token.store.rest import TYPES
+from kis_token.store.slot_query import TYPES
 
 if TYPE_CHECKING:
     from kis_token.core.slot import Slot
-    from kis_token.store.rpc_answer import RpcAnswer
+    from kis_token.store.function_answer import RpcAnswer
     from kis_token.token import AppKey, Token
 
 

@@ -39,7 +39,7 @@ def test_warm_resolve_imports_nothing_unasked(job: dict[str, str], tmp_path: Pat
     assert read_pairs(tmp_path / "github_output")["source"] == "supabase"
     assert unasked(sys.executable, imported, job) == []
     names = {each.name for each in imported}
-    assert {"kis_token.core.lookup", "kis_token.store.rest", "kis_token.github.outputs", "http.client"} <= names
+    assert {"kis_token.core.lookup", "kis_token.store.slot_query", "kis_token.github.outputs", "http.client"} <= names
     assert ASKED.keys() <= names, "what is asked for without need lets others in"
 
 

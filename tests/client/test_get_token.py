@@ -84,7 +84,7 @@ def test_warm_token_is_cheap(chain: Chain) -> None:
 
     loaded = loaded_after("from kis_token import get_token\nassert get_token().value", **chain.variables)
 
-    assert "kis_token.store.rest" in loaded
+    assert "kis_token.store.slot_query" in loaded
     assert set(loaded).isdisjoint(EXPENSIVE)
     assert chain.store_calls == ["read"]
 

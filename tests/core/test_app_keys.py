@@ -18,7 +18,7 @@ from kis_token.client.kis_client import KISClient
 from kis_token.core.slot import refused
 from kis_token.errors import KIS_REFUSALS, EnvironmentFault, KisTokenError, StoreMisconfigured
 from kis_token.github import action
-from kis_token.github.workflow import FileWorkflow
+from kis_token.github.workflow_commands import FileWorkflow
 from kis_token.sandbox.kis_http import html_response
 from kis_token.sandbox.loopback import Fault
 from kis_token.token import AppKey

@@ -29,7 +29,7 @@ from tests.faults.hiccups import Hiccuping
 from tests.faults.test_program import NOWHERE
 from tests.network.test_hosts import TunnelProxy
 from tests.resolver_harness import stale_token
-from tests.store.test_rest import raw_server
+from tests.store.test_slot_query import raw_server
 from tests.support import ACCOUNT, SERVICE_KEY, make_token
 from tools.certificate import make_hashed_folder
 from tools.step import CHECKOUT, run_step

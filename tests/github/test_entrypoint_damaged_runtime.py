@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from kis_token.github.manifest import find_damage, write_manifest
+from kis_token.github.runtime_manifest import find_damage, write_manifest
 from tests.github.entrypoint_steps import Runner, age_token, assert_succeeded, errors, failure, inputs_of
 from tests.resolver_harness import issue_token
 from tests.support import first_of

@@ -42,7 +42,7 @@ import os, threading, time
 from datetime import timedelta
 from types import SimpleNamespace
 import entrypoint
-from kis_token.github.workflow import FileWorkflow
+from kis_token.github.workflow_commands import FileWorkflow
 
 reports = threading.Event()
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.github.action import ToolkitWorkflow
-from kis_token.github.workflow import FileWorkflow, Masks
-from kis_token.values import payload_of
+from kis_token.github.workflow_commands import FileWorkflow, Masks
+from kis_token.pasted_values import payload_of
 from tests.resolver_harness import issue_token
 from tools.step import run_step
 

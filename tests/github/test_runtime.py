@@ -12,8 +12,8 @@ import pytest
 
 from kis_token.errors import EnvironmentFault
 from kis_token.github import runtime as bootstrap
-from kis_token.github.manifest import MANIFEST, find_damage, write_manifest
 from kis_token.github.runtime import forget_runtime, runtime_name
+from kis_token.github.runtime_manifest import MANIFEST, find_damage, write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

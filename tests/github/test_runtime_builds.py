@@ -13,8 +13,8 @@ import pytest
 
 from kis_token.errors import EnvironmentFault
 from kis_token.github.installer import PACKAGES
-from kis_token.github.manifest import MANIFEST, find_damage
 from kis_token.github.runtime import RESERVE_SECONDS, runtime_name
+from kis_token.github.runtime_manifest import MANIFEST, find_damage
 from tests.github.installer_machine import WAIT, Machine
 
 if sys.platform == "win32":

@@ -11,8 +11,8 @@ import pytest
 
 from kis_token.errors import EnvironmentFault
 from kis_token.github.installer import PACKAGES
-from kis_token.github.manifest import MANIFEST
 from kis_token.github.runtime import RESERVE_SECONDS
+from kis_token.github.runtime_manifest import MANIFEST
 from tests.github.installer_machine import WAIT, Machine, fail
 
 if sys.platform == "win32":

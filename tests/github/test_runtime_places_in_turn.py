@@ -10,8 +10,8 @@ from contextlib import ExitStack
 import pytest
 
 from kis_token.errors import EnvironmentFault
-from kis_token.github.manifest import find_damage
 from kis_token.github.runtime import RESERVE_SECONDS, ensure_runtime
+from kis_token.github.runtime_manifest import find_damage
 from tests.github.installer_machine import Machine, fail
 
 if sys.platform == "win32":

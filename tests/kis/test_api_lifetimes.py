@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from kis_token.errors import IssuerOutage
 from kis_token.kis.api import parse_issue_answer
+from kis_token.pasted_values import parse_claims
 from kis_token.token import KST
-from kis_token.values import parse_claims
 from tests.kis.odd_kis import DAY, OPAQUE
 from tests.support import APP_KEY, make_token
 

@@ -14,7 +14,7 @@ from kis_token.network.proxies import SYSTEM, ProxyFault, find_proxy
 from kis_token.sandbox.loopback import LoopbackServer
 from tests.authority import make_authority
 from tests.network.calls import answer, ask_kis, calls
-from tests.store.test_rest import raw_server
+from tests.store.test_slot_query import raw_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.errors import IssuerOutage, StoreOutage
-from kis_token.network import certificates, trust
+from kis_token.network import trust, trusted_certificates
 from kis_token.sandbox.loopback import LoopbackServer
 from tests.authority import HOUR, Authority, make_authority
 from tests.network.calls import CALLS, answer, ask_kis, calls, read
@@ -91,7 +91,7 @@ def test_what_the_installers_get_is_what_the_system_has(company: Authority) -> N
     """The file that is made for uv and pip holds all of the system's certificates, and those of the variables."""
     system = set(ssl.create_default_context().get_ca_certs(binary_form=True))
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.load_verify_locations(cadata=certificates.collect({"CURL_CA_BUNDLE": str(company.file)}, []).decode())
+    made.load_verify_locations(cadata=trusted_certificates.collect({"CURL_CA_BUNDLE": str(company.file)}, []).decode())
     assert set(made.get_ca_certs(binary_form=True)) > system
 
 
@@ -99,7 +99,7 @@ def test_no_key_gets_into_the_installers_file(tmp_path: Path) -> None:
     """A file may hold a private key beside its certificate: certificates alone are taken."""
     path, _ = make_certificate(tmp_path)
     assert b"PRIVATE" in Path(path).read_bytes()
-    assert b"PRIVATE" not in certificates.collect({"SSL_CERT_FILE": path}, [])
+    assert b"PRIVATE" not in trusted_certificates.collect({"SSL_CERT_FILE": path}, [])
 
 
 @calls

@@ -20,7 +20,7 @@ from bench.year.memory_store import MemoryStore
 from kis_token.core.ports import Begun, Committed
 from kis_token.errors import StoreError
 from kis_token.sandbox.database import migrations_folder, prepare_database
-from kis_token.store.rest import REJECTED_TOKENS, TYPES, parse_slot, store_error
+from kis_token.store.slot_query import REJECTED_TOKENS, TYPES, parse_slot, store_error
 from kis_token.store.supabase import SupabaseStore
 from kis_token.token import REISSUE_WINDOW, AppKey, Token
 from tests.support import HOUR, MINUTE, Database

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from kis_token.github.manifest import find_damage, write_manifest
 from kis_token.github.runtime import runtime_name
+from kis_token.github.runtime_manifest import find_damage, write_manifest
 from tests.workflows.conftest import Project, readable
 from tools.step import CHECKOUT
 

@@ -167,7 +167,7 @@ def _outage(error: Exception, proxy: Proxy | None, *, sent: bool) -> StoreOutage
 
         if isinstance(error, ProxyFault):
             return _unusable(error)
-    from kis_token.network.certificates import describe  # a failure alone needs it
+    from kis_token.network.trusted_certificates import describe  # a failure alone needs it
 
     if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):
         forget()

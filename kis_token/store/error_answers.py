@@ -20,7 +20,7 @@ from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from kis_token.store.wire import Answer
+    from kis_token.store.http_exchange import Answer
 
 #: Members of PostgREST's errors. Another program's JSON has others.
 _MEMBERS = {"code", "message", "details", "hint"}

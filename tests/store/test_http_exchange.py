@@ -18,10 +18,10 @@ import pytest
 
 from kis_token.errors import StoreError, StoreOutage
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Request, Response
+from kis_token.store.http_exchange import LARGEST_ANSWER, Wire
 from kis_token.store.supabase import SupabaseStore
-from kis_token.store.wire import LARGEST_ANSWER, Wire
 from tests.faults.helpers import black_hole
-from tests.store.test_rest import raw_server
+from tests.store.test_slot_query import raw_server
 from tests.support import APP_KEY, MINUTE, SERVICE_KEY, make_token
 from tools.certificate import make_certificate
 

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from kis_token.core.slot import Row
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Request, Response
-from kis_token.store.rest import LARGEST_VALUE, parse_http_date, parse_slot, read_slot, store_error
-from kis_token.store.wire import LARGEST_ANSWER, Wire
+from kis_token.store.http_exchange import LARGEST_ANSWER, Wire
+from kis_token.store.slot_query import LARGEST_VALUE, parse_http_date, parse_slot, read_slot, store_error
 from kis_token.token import fingerprint
 from tests.support import SERVICE_KEY, make_token, utc_now
 

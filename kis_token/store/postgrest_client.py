@@ -12,9 +12,9 @@ from kis_token.core.retry import Retry, at_most, to_the_end
 from kis_token.deadline import no_deadline
 from kis_token.errors import StoreOutage
 from kis_token.process.forks import no_fork
-from kis_token.store.rest import READ_SECONDS, key_headers, read_slot
-from kis_token.store.rpc_answer import RpcAnswer
-from kis_token.store.wire import Wire
+from kis_token.store.function_answer import RpcAnswer
+from kis_token.store.http_exchange import Wire
+from kis_token.store.slot_query import READ_SECONDS, key_headers, read_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ class SupabaseCalls:
         if self._client is None:
             from supabase import ClientOptions, create_client
 
-            from kis_token.store.transport import open_http
+            from kis_token.store.httpx_transport import open_http
 
             headers = key_headers(self._key)
             options = ClientOptions(
@@ -128,7 +128,7 @@ class SupabaseCalls:
         if self._postgrest is None:
             from postgrest import SyncPostgrestClient
 
-            from kis_token.store.transport import open_http
+            from kis_token.store.httpx_transport import open_http
 
             http = open_http(self._wire, self._key, self._seconds)
             self._postgrest = SyncPostgrestClient(

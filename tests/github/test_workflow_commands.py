@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from kis_token.errors import EnvironmentFault
 from kis_token.github.action import ToolkitWorkflow
-from kis_token.github.workflow import FileWorkflow, escape, require_file
+from kis_token.github.workflow_commands import FileWorkflow, escape, require_file
 
 if TYPE_CHECKING:
-    from kis_token.github.workflow import Workflow
+    from kis_token.github.workflow_commands import Workflow
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FILES = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_STEP_SUMMARY")
@@ -50,7 +50,7 @@ if sys.argv[1] == "toolkit":
     from kis_token.github.action import ToolkitWorkflow
     workflow = ToolkitWorkflow()
 else:
-    from kis_token.github.workflow import FileWorkflow
+    from kis_token.github.workflow_commands import FileWorkflow
     workflow = FileWorkflow(os.environ)
 for name, *arguments in json.load(sys.stdin):
     getattr(workflow, name)(*arguments)

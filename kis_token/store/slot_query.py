@@ -1,6 +1,6 @@
 """The warm read: a slot's keys and token in one GET, with the standard library alone.
 
-Also the way to ``answers``, which judges what is no success, for the calls of ``calls.py`` as well.
+Also the way to ``error_answers``, which judges every answer that is no success, for ``postgrest_client`` as well.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, Row, Slot
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
-from kis_token.project import SupabaseKey
+from kis_token.supabase_project import SupabaseKey
 
 if TYPE_CHECKING:
-    from kis_token.store.wire import Answer, Wire
+    from kis_token.store.http_exchange import Answer, Wire
 
 TABLE = "api_credentials"
 COLUMNS = "credential_type,credential_value,expires_at,version"
@@ -74,7 +74,7 @@ def _too_large() -> StoreMisconfigured:
 
 def store_error(status: int | None, code: str | None) -> StoreError:
     """The error for a ``code`` that PostgREST told, with its HTTP status. Only a failure has to load what judges it."""
-    from kis_token.store.answers import code_error
+    from kis_token.store.error_answers import code_error
 
     return code_error(status, code or "")
 
@@ -123,15 +123,15 @@ def check_answer(answer: Answer, key: str) -> None:
             raise _too_large()  # no outage: waiting does not mend it
         raise StoreOutage("store-unreachable", "Supabase's answer is too large")
     if not 200 <= answer.status < 300:
-        from kis_token.store.answers import answer_error
+        from kis_token.store.error_answers import answer_error
 
         raise answer_error(answer, _json(answer), _ended(key, parse_http_date(answer.headers["Date"])))
 
 
 def _ended(key: str, now: datetime | None) -> datetime | None:
     """When ``key``, or a part of a read-only key, has ended by its own date; None where it has not, or has none."""
+    from kis_token.pasted_values import parse_claims
     from kis_token.token import claimed_time
-    from kis_token.values import parse_claims
 
     now = now or datetime.now(timezone.utc)
     ends = (claimed_time(parse_claims(part), "exp") for part in SupabaseKey.parse(key).parts)

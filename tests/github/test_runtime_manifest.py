@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.github.manifest import MANIFEST, find_damage, write_manifest
 from kis_token.github.runtime import ensure_runtime
+from kis_token.github.runtime_manifest import MANIFEST, find_damage, write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

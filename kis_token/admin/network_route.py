@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from kis_token.admin.finding import Finding, ok, wrong
-from kis_token.network.certificates import in_use, unusable
 from kis_token.network.proxies import ProxyFault, find_proxy
+from kis_token.network.trusted_certificates import in_use, unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

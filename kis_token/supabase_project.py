@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from kis_token.values import MASKED, ODD, is_masked, is_one_word, is_placeholder, parse_claims
+from kis_token.pasted_values import MASKED, ODD, is_masked, is_one_word, is_placeholder, parse_claims
 
 # Patterns are texts, compiled when a value first needs them: few runs have such a value.
 #: A project's address by any of its names. The name of a project is twenty small letters.

@@ -20,10 +20,10 @@ from psycopg import sql
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from kis_token.store.answers import code_error
-from kis_token.store.rest import read_slot
+from kis_token.store.error_answers import code_error
+from kis_token.store.http_exchange import Wire
+from kis_token.store.slot_query import read_slot
 from kis_token.store.supabase import SupabaseStore
-from kis_token.store.wire import Wire
 from tests.support import ANON_KEY, SERVICE_KEY, make_token, utc_now
 
 if TYPE_CHECKING:

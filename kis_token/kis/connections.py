@@ -20,10 +20,10 @@ from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 
-from kis_token.network.certificates import describe
 from kis_token.network.final_response import FinalResponse
 from kis_token.network.proxies import ProxyFault, reach
 from kis_token.network.trust import NoTrust, forget, trusted
+from kis_token.network.trusted_certificates import describe
 from kis_token.process.forks import no_fork
 
 if TYPE_CHECKING:

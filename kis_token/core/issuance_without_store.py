@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kis_token.core.lease import CALL_INTERVAL
 from kis_token.core.lookup import look_at_cache
 from kis_token.core.resolution import remember
-from kis_token.core.tokenp import hand_out_issued, issue, token_repeated
+from kis_token.core.token_call import hand_out_issued, issue, token_repeated
 from kis_token.errors import EnvironmentFault, IssuerOutage, IssuerRateLimited
 
 if TYPE_CHECKING:

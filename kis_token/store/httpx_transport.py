@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import httpx
 
 from kis_token.errors import StoreOutage
-from kis_token.store.rest import check_answer
+from kis_token.store.slot_query import check_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kis_token.store.wire import Wire
+    from kis_token.store.http_exchange import Wire
 
 #: Headers that the wire sets itself.
 _OF_THE_WIRE = {"host", "accept-encoding", "connection", "content-length"}
