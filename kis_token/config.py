@@ -22,7 +22,6 @@ from kis_token.pasted_values import (
     pasted_words,
     unwrapped,
 )
-from kis_token.process.caller_identity import are_secrets_withheld, label, user_cache_folder
 from kis_token.supabase_project import (
     SupabaseKey,
     find_supabase_key_fault,
@@ -71,6 +70,11 @@ _PASTED = {*SECRETS, "supabase-url", "base-url"}
 SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _Choice = TypeVar("_Choice", bound=str)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+#: The variables that name a caller.
+_NAMES = {
+    "GITHUB_REPOSITORY", "GITHUB_RUN_ID", "GITHUB_JOB", "HOSTNAME", "COMPUTERNAME", "USER", "USERNAME",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,7 @@ class _Reader:
             export_credentials=self._boolean("export-credentials", None),
             token_files=token_files,
             hts_id=self._hts_id() if "python-kis" in token_files else None,
-            label=label(self._env),
+            label=_label(self._env),
             account_no=unwrapped(self._env.get("KIS_ACCOUNT_NO", "")) or None,
             notes=tuple(self._notes),
             homeless=self._is_homeless,
@@ -201,6 +205,8 @@ class _Reader:
     def _missing(self, code: str, message: str) -> None:
         """A secret that is not there, or that GitHub keeps back: that is said once, however many are missing."""
         withheld = ("secrets-withheld", "The secrets for supabase-url and supabase-key are kept from this pull request")
+        from kis_token.process.caller_identity import are_secrets_withheld  # few runs need it
+
         if not are_secrets_withheld(self._env):
             self._fault(code, message)
         elif withheld not in self._faults:
@@ -274,6 +280,8 @@ class _Reader:
         name = ".kis_token_cache.json" if service_name == "kis" else f".kis_token_cache.{service_name}.json"
         if self._env.get("RUNNER_TEMP"):
             return Path(self._env["RUNNER_TEMP"]) / name
+        from kis_token.process.caller_identity import user_cache_folder  # a job has RUNNER_TEMP
+
         folder = user_cache_folder()
         # On the fast path, without platformdirs, the folder is not known yet.
         self._is_homeless = folder is None and "platformdirs" in sys.modules
@@ -324,3 +332,14 @@ class _Reader:
 
 def _called(name: str, variable: str | None) -> str:
     return f"{name} (or {variable})" if variable else name
+
+
+def _label(env: Mapping[str, str]) -> str:
+    """The caller's name for the people who read the log of issues."""
+    # A name that is not UTF-8 reaches Python with half a surrogate pair, which cannot be sent.
+    names = {name: value.encode(errors="replace").decode() for name, value in env.items() if name in _NAMES}
+    if names.get("GITHUB_REPOSITORY"):
+        job = f"{names['GITHUB_REPOSITORY']} run {names.get('GITHUB_RUN_ID', '?')} {names.get('GITHUB_JOB', '')}"
+        return job.strip()
+    host = names.get("HOSTNAME") or names.get("COMPUTERNAME") or "a machine"
+    return f"{names.get('USER') or names.get('USERNAME') or 'somebody'} on {host}"

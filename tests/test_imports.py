@@ -40,7 +40,6 @@ FAST = (
     "clock",
     "deadline",
     "process",
-    "process.caller_identity",
     "process.interrupts",
     "network",
     "network.addresses",

@@ -1,4 +1,4 @@
-"""The caller, a job or a user of a machine: its name, its cache folder, and whether GitHub keeps secrets from it."""
+"""Facts about the caller that few runs need: whether GitHub withholds its secrets, and where its cache folder is."""
 
 from __future__ import annotations
 
@@ -8,22 +8,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-#: The variables that name a caller.
-_NAMES = {
-    "GITHUB_REPOSITORY", "GITHUB_RUN_ID", "GITHUB_JOB", "HOSTNAME", "COMPUTERNAME", "USER", "USERNAME",
-}  # fmt: skip
-
-
-def label(env: Mapping[str, str]) -> str:
-    """The caller's name for the people who read the log of issues."""
-    # A name that is not UTF-8 reaches Python with half a surrogate pair, which cannot be sent.
-    names = {name: value.encode(errors="replace").decode() for name, value in env.items() if name in _NAMES}
-    if names.get("GITHUB_REPOSITORY"):
-        job = f"{names['GITHUB_REPOSITORY']} run {names.get('GITHUB_RUN_ID', '?')} {names.get('GITHUB_JOB', '')}"
-        return job.strip()
-    host = names.get("HOSTNAME") or names.get("COMPUTERNAME") or "a machine"
-    return f"{names.get('USER') or names.get('USERNAME') or 'somebody'} on {host}"
 
 
 def are_secrets_withheld(env: Mapping[str, str]) -> bool:
