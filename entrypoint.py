@@ -203,9 +203,20 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
     clock = SystemClock()
     deadline = Deadline(clock.monotonic, STARTED + usable(settings.timeout.total_seconds()))
 
-    def read() -> Slot:
-        seconds = min(READ_SECONDS, deadline.left())
-        return read_slot(wire, settings.supabase_key, settings.service_name, seconds=seconds)
+    if settings.id_token_request is None:
+
+        def read() -> Slot:
+            seconds = min(READ_SECONDS, deadline.left())
+            return read_slot(wire, settings.supabase_key, settings.service_name, seconds=seconds)
+
+    else:
+        from kis_token.store.id_token import IDTokens
+        from kis_token.store.keyless import read_keyless
+
+        id_tokens = IDTokens(settings.id_token_request, settings.supabase_url, deadline.left, workflow.mask)
+
+        def read() -> Slot:
+            return read_keyless(wire, settings.supabase_key, id_tokens, settings.service_name, deadline.left)
 
     view = look(settings, read, cache, vault, clock, retry=Retry(clock, deadline.left, workflow.info))
     if _lacks_certificates(view):

@@ -26,6 +26,7 @@ from kis_token.supabase_project import (
     SupabaseKey,
     find_supabase_key_fault,
     find_url_fault,
+    is_public_key,
     is_secret_key,
     parse_host_url,
     parse_project_url,
@@ -34,6 +35,8 @@ from kis_token.supabase_project import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from kis_token.process.caller_identity import IDTokenRequest
 
 Environment = Literal["production", "paper"]
 Mode = Literal["resolve", "rotate", "force", "check"]
@@ -107,6 +110,8 @@ class Settings:
     keys_slot: str | None = None
     #: Warnings for people, about values that were mended.
     notes: tuple[str, ...] = ()
+    #: Where this job gets ID tokens, if supabase-key is the public key: then the store is asked without a key.
+    id_token_request: IDTokenRequest | None = None
     #: The cache has no place because this user has no home: cache_path is None, as where the cache is turned off.
     homeless: bool = False
 
@@ -114,6 +119,11 @@ class Settings:
     def reads_only(self) -> bool:
         """Whether supabase-key is a read-only key."""
         return SupabaseKey.parse(self.supabase_key).reads_only
+
+    @property
+    def saves(self) -> bool:
+        """Whether this caller can store a token without a lease."""
+        return not self.reads_only and self.id_token_request is None
 
     @staticmethod
     def from_env(env: Mapping[str, str]) -> Settings:
@@ -131,6 +141,7 @@ def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
         for text in (env.get(name, "") for name in (_input(setting), *variables)):
             words = text.split()
             found += [*words, *(word for word in pasted_words(text) if word not in words)]
+    found += filter(None, [env.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")])
     for text in (env.get(name, "") for name in (_input("supabase-url"), "SUPABASE_URL")):
         # A connection string holds the database's password; a key may stand in the place of the URL.
         user, at, _ = text.partition("://")[2].rpartition("@")
@@ -151,6 +162,7 @@ class _Reader:
         self._notes: list[str] = []
         self._is_elsewhere = False
         self._is_homeless = False
+        self._id_token_request: IDTokenRequest | None = None
 
     def settings(self) -> Settings:
         environment = self._choice("environment", "KIS_ENVIRONMENT", ENVIRONMENTS)
@@ -187,6 +199,7 @@ class _Reader:
             account_no=unwrapped(self._env.get("KIS_ACCOUNT_NO", "")) or None,
             notes=tuple(self._notes),
             homeless=self._is_homeless,
+            id_token_request=self._id_token_request,
         )
         if self._faults:
             raise SettingsError(self._faults, self._notes)
@@ -230,8 +243,21 @@ class _Reader:
         if not words:
             self._missing("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")
             return ""
-        self._faults += filter(None, [find_supabase_key_fault(words, url)])
+        fault = self._find_id_token_request() if is_public_key(words) else None
+        self._faults += filter(None, [fault or find_supabase_key_fault(words, url)])
         return " ".join(words)
+
+    def _find_id_token_request(self) -> tuple[str, str] | None:
+        """Note where this job gets ID tokens, which take the place of a key. The fault where it gets none."""
+        from kis_token.process.caller_identity import IDTokenRequest  # for the public key alone
+
+        self._id_token_request = IDTokenRequest.find(self._env)
+        if self._id_token_request is not None:
+            return None
+        if self._env.get("GITHUB_ACTIONS") == "true":
+            said = "supabase-key is the project's public key, and GitHub gives this job no ID token"
+            return "id-token-missing", said
+        return "anon-supabase-key", "supabase-key is the project's public key"
 
     def _app_keys(self) -> tuple[str | None, str | None]:
         app_key = self._text("app-key", *SECRETS["app-key"])

@@ -47,7 +47,24 @@ REMEDIES: dict[str, str] = {
         "Copy the key again: it is one line of ASCII without blanks. A reader's key is two: the public key, and a JWT."
     ),
     "supabase-key-of-another-project": "Copy URL and key from the API settings of the same project.",
-    "anon-supabase-key": "This is the public key. Use the service_role or sb_secret_ key: only it may read the table.",
+    "anon-supabase-key": (
+        "Use the service_role or sb_secret_ key. A job of GitHub Actions can use the public key with the permission "
+        "id-token: write."
+    ),
+    "id-token-missing": (
+        "Give the job the permission: permissions: id-token: write. GitHub gives it to no pull request from a fork."
+    ),
+    "id-token-refused": "Give the job the permission: permissions: id-token: write.",
+    "id-token-unavailable": "Try again later. While GitHub does not answer, a cached token is used.",
+    "id-token-unknown": (
+        "Store the keys of the job's issuer in Supabase: run the SQL that kis-token trust --keys prints."
+    ),
+    "id-token-key-unknown": "Store the issuer's new keys in Supabase: run the SQL that kis-token trust --keys prints.",
+    "id-token-audience": "Let supabase-url be the URL that the list of callers has in its column audience.",
+    "id-token-expired": "Run the job again. If it fails again, compare the runner's clock with the database's.",
+    "id-token-replayed": "Run the job again.",
+    "caller-not-listed": "If this job may have access, run the statement of the message in the SQL editor.",
+    "caller-may-not": "If this job may have more access, run the statement of the message in the SQL editor.",
     "secrets-withheld": (
         "GitHub gives no secrets to pull requests from forks and from Dependabot. "
         "Run this job on push, or skip it for them with an if: condition."

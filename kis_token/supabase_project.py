@@ -144,8 +144,6 @@ def find_supabase_key_fault(words: list[str], url: str) -> tuple[str, str] | Non
 
     A key is one word; a reader's is two: the public key, which opens the gateway, and a JWT with a role.
     """
-    if _is_public_key(words[-1]):
-        return "anon-supabase-key", "supabase-key is the project's public key"
     project = _cloud_project(url)
     oddity = _supabase_key_oddity(words, is_cloud=bool(project))
     if oddity:
@@ -164,8 +162,9 @@ def is_secret_key(text: str) -> bool:
 
 def _supabase_key_oddity(words: list[str], *, is_cloud: bool) -> str:
     whole, last = " ".join(words), words[-1]
-    is_known = last.startswith("sb_secret_") or re.fullmatch(_JWT, last) is not None
+    is_known = last.startswith(("sb_secret_", "sb_publishable_")) or re.fullmatch(_JWT, last) is not None
     seen = (
+        (len(words) > 1 and _is_public(last), "is the public key twice"),
         (is_masked(whole), MASKED),
         (is_placeholder(whole), "is a placeholder"),
         (last.startswith("sbp_"), "is a personal access token (sbp_), which opens no project's tables"),
@@ -176,9 +175,14 @@ def _supabase_key_oddity(words: list[str], *, is_cloud: bool) -> str:
     return next((said for is_so, said in seen if is_so), "")
 
 
-def _is_public_key(key: str) -> bool:
+def is_public_key(words: list[str]) -> bool:
+    """Whether these words are a project's public key, which anybody may have."""
+    return len(words) == 1 and _is_public(words[0])
+
+
+def _is_public(key: str) -> bool:
     return key.startswith("sb_publishable_") or parse_claims(key).get("role") in ("anon", "authenticated")
 
 
 def _is_reader_key(words: list[str]) -> bool:
-    return len(words) == 2 and _is_public_key(words[0]) and isinstance(parse_claims(words[1]).get("role"), str)
+    return len(words) == 2 and _is_public(words[0]) and isinstance(parse_claims(words[1]).get("role"), str)

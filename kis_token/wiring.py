@@ -35,26 +35,46 @@ def open_store(
     The arguments are those of `open_resolver`.
     """
     left = _deadline(settings, started, clock).left
-    retry = Retry(clock, left, tell)
-    with closing(SupabaseStore(settings.supabase_url, settings.supabase_key, left=left, retry=retry)) as store:
+    with closing(_make_store(settings, left, Retry(clock, left, tell))) as store:
         yield store
 
 
 @contextmanager
 def open_resolver(
-    settings: Settings, started: float, tell: Callable[[str], None], clock: Clock = _CLOCK
+    settings: Settings,
+    started: float,
+    tell: Callable[[str], None],
+    clock: Clock = _CLOCK,
+    *,
+    mask: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Resolver]:
     """The chain for these settings; its connections are closed on the way out.
 
     ``started`` is when the work began, by the clock's counter (time.monotonic, unless another clock is given): the
-    settings' timeout counts from there. ``tell`` gets a line when the call has to wait.
+    settings' timeout counts from there. ``tell`` gets a line when the call has to wait. ``mask`` gets each secret
+    that the chain obtains for its own use, before it is used.
     """
     deadline, vault = _deadline(settings, started, clock), make_vault(settings.encryption_keys)
     issuer = KISIssuer(settings.base_url, settings.environment, left=deadline.left)
-    store = SupabaseStore(settings.supabase_url, settings.supabase_key, left=deadline.left)
+    store = _make_store(settings, deadline.left, mask=mask)
     cache, machine = make_cache(settings, vault), local_machine()
     with closing(store), closing(issuer):
         yield Resolver(Context(settings, store, cache, machine, issuer, vault, clock, deadline, tell))
+
+
+def _make_store(
+    settings: Settings,
+    left: Callable[[], float],
+    retry: Retry | None = None,
+    mask: Callable[[str], None] = lambda _: None,
+) -> SupabaseStore:
+    url, key = settings.supabase_url, settings.supabase_key
+    if settings.id_token_request is None:
+        return SupabaseStore(url, key, left=left, retry=retry)
+    from kis_token.store.id_token import IDTokens  # for jobs without a key
+    from kis_token.store.keyless_store import KeylessStore
+
+    return KeylessStore(url, key, IDTokens(settings.id_token_request, url, left, mask), left=left, retry=retry)
 
 
 def _deadline(settings: Settings, started: float, clock: Clock) -> Deadline:

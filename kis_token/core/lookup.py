@@ -105,7 +105,7 @@ def enough(view: View, settings: Settings) -> Resolution | None:
     raises IssuanceError ``no-valid-token`` instead.
     """
     later = view.unshared_token()
-    if later is not None and settings.mode == "resolve" and settings.reads_only:
+    if later is not None and settings.mode == "resolve" and not settings.saves:
         return view.resolution(later, "cache", warning="The cached token is newer than the stored one.")
     if later is not None and settings.mode != "check":
         return None  # it has to get into the store first

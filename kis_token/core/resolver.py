@@ -114,7 +114,7 @@ class Resolver:
         if view.outage is not None:
             return enough(view, self._settings) or self._without_store(view, view.outage)
         unshared = view.unshared_token()
-        if unshared is not None and self._settings.mode != "check" and not self._settings.reads_only:
+        if unshared is not None and self._settings.mode != "check" and self._settings.saves:
             shared = self._share(view, unshared)
             if isinstance(shared, Resolution):
                 return shared

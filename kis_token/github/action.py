@@ -81,7 +81,7 @@ def main(started: float, view: View | None, masks: Masks | None = None) -> int:
         mask_secrets(secrets_in(os.environ), workflow)
         # Read again: only with the runtime is the user's cache folder known outside of a job.
         settings = Settings.from_env(os.environ)
-        with open_resolver(settings, started, workflow.info) as resolver:
+        with open_resolver(settings, started, workflow.info, mask=workflow.mask) as resolver:
             view = view or resolver.look()
             mask_view(view, workflow)
             trace = view.trace

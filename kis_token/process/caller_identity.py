@@ -34,3 +34,26 @@ def user_cache_folder() -> Path | None:
     except (ImportError, RuntimeError):  # RuntimeError: a user without a home
         return None
     return folder if folder.is_absolute() else None
+
+
+class IDTokenRequest:
+    """The address at which a job of GitHub Actions gets ID tokens, and the secret that it shows there.
+
+    GitHub sets both for a job with the permission ``id-token: write``.
+    """
+
+    __slots__ = ("bearer", "url")
+
+    def __init__(self, url: str, bearer: str) -> None:
+        self.url = url
+        self.bearer = bearer
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    @staticmethod
+    def find(env: Mapping[str, str]) -> IDTokenRequest | None:
+        """The request of this job. None without the permission, and for an address that TLS does not protect."""
+        url, bearer = env.get("ACTIONS_ID_TOKEN_REQUEST_URL", ""), env.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "")
+        is_safe = url.startswith(("https://", "http://127.0.0.1:", "http://localhost:"))
+        return IDTokenRequest(url, bearer) if is_safe and bearer else None

@@ -30,6 +30,19 @@ _CODE = re.compile(r"PGRST[0-9A-Z]{3}|[0-9A-Z]{5}")
 #: The detail with which the functions of sql/ answer that the table cannot store a row; their message says why.
 _CANNOT_STORE = "store-cannot-store"
 
+#: The SQLSTATEs of the functions keyless_*, in sql/007_keyless.sql.
+_KEYLESS = {
+    "KTA01": "id-token-unknown",
+    "KTA02": "id-token-audience",
+    "KTA03": "id-token-expired",
+    "KTA04": "caller-not-listed",
+    "KTA05": "caller-may-not",
+    "KTA06": "id-token-replayed",
+    "KTA07": "id-token-key-unknown",
+}
+#: Characters of a statement that is shown. The database's own are shorter.
+_LONGEST_STATEMENT = 2000
+
 _NO_TABLE = ("store-table-missing", "Supabase has no table api_credentials")
 _NO_COLUMN = ("store-column-missing", "the table api_credentials lacks a column")
 _NO_FUNCTION = ("store-function-missing", "Supabase lacks the functions that govern issuing")
@@ -122,6 +135,8 @@ def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> St
     code, message = members.get("code"), members.get("message")
     message = message[:_LONGEST_TEXT] if isinstance(message, str) else ""
     if isinstance(code, str) and _CODE.fullmatch(code) and members.keys() <= _MEMBERS:
+        if code in _KEYLESS:
+            return _keyless_error(code, message, members.get("details"))
         if members.get("details") == _CANNOT_STORE:
             return _cannot_store(message)
         return code_error(status, code, message, key_ended=key_ended)
@@ -139,10 +154,20 @@ def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> St
     return state or _of_others(status, text, shown, is_challenge="cf-mitigated" in answer.headers)
 
 
+def _keyless_error(code: str, message: str, detail: object) -> StoreMisconfigured:
+    """The error of a function keyless_* of sql/, which writes ``message`` and the statement in ``detail``."""
+    statement = detail[:_LONGEST_STATEMENT] if isinstance(detail, str) else ""
+    said = " ".join(filter(None, (_one_line(message)[:500] + (":" if statement else ""), _one_line(statement))))
+    return StoreMisconfigured(_KEYLESS[code], f"Supabase does not accept this job: {said}")
+
+
+def _one_line(text: str) -> str:
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+
+
 def _cannot_store(reason: str) -> StoreMisconfigured:
     """The error for a table that cannot store a row. The functions of sql/ write ``reason``, which holds no value."""
-    words = "".join(letter for letter in " ".join(reason.split()) if letter.isprintable())
-    return StoreMisconfigured("store-cannot-store", f"Supabase cannot store the token: {words[:300]}")
+    return StoreMisconfigured("store-cannot-store", f"Supabase cannot store the token: {_one_line(reason)[:300]}")
 
 
 def code_error(status: int | None, code: str, message: str = "", *, key_ended: datetime | None = None) -> StoreError:

@@ -45,10 +45,11 @@ class Answer:
 
 
 class Wire:
-    """The way to one Supabase project. It keeps no connection, so threads and forked processes may share it."""
+    """The way to one host, named ``peer`` in errors. It keeps no connection, so threads and forks may share it."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, peer: str = "Supabase") -> None:
         parts = urlsplit(url)
+        self._peer = peer
         self._is_tls = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if self._is_tls else 80)
@@ -75,13 +76,13 @@ class Wire:
                 # A socket's own timeout ends in the same moment as the caller's patience.
                 raise GivenUp(sent=attempt.sent) from None
             except (OSError, ValueError, http.client.HTTPException) as error:
-                outage = _outage(error, proxy, sent=attempt.sent)
+                outage = self._outage(error, proxy, sent=attempt.sent)
             raise outage  # outside of the block: the cause's text may repeat what was sent
 
         try:
             return within(seconds, exchange)
         except GivenUp as error:
-            message = f"Supabase did not answer within {max(seconds, 0):.2g} s{_way(proxy)}"
+            message = f"{self._peer} did not answer within {max(seconds, 0):.2g} s{_way(proxy)}"
             raise StoreOutage("store-unreachable", message, sent=error.sent, doubtful=proxy is not None) from None
 
     def _ask(
@@ -106,7 +107,7 @@ class Wire:
         try:
             return find_proxy(self._host, self._port)
         except ProxyFault as fault:
-            raise _unusable(fault) from None
+            raise self._unusable(fault) from None
 
     def _connect(self, proxy: Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
         """A connection to Supabase, with TLS where it is due; once more, with certifi, where the check fails."""
@@ -136,6 +137,30 @@ class Wire:
 
         return reach(self._host, self._port, proxy, seconds, attempt)
 
+    def _outage(self, error: Exception, proxy: Proxy | None, *, sent: bool) -> StoreOutage:
+        """The error's kind in words. Its text stays out, unless it is one of ours."""
+        if proxy is not None:
+            from kis_token.network.proxies import ProxyFault
+
+            if isinstance(error, ProxyFault):
+                return self._unusable(error)
+        from kis_token.network.trusted_certificates import describe  # a failure alone needs it
+
+        if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):
+            forget()
+            why = describe(error) if isinstance(error, ssl.SSLError) else f"{error}"
+            message = f"{self._peer}'s certificate cannot be checked: {why}{_way(proxy)}"
+            return StoreOutage("store-tls", message, doubtful=True, lasting=True, sent=False)
+        # A connection that breaks off within the handshake is an outage like any other.
+        is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+        seen = describe(error) if is_tls and isinstance(error, ssl.SSLError) else type(error).__name__.lstrip("_")
+        message = f"{self._peer} does not answer ({seen}){_way(proxy)}"
+        return StoreOutage("store-unreachable", message, doubtful=proxy is not None or is_tls, sent=sent)
+
+    def _unusable(self, fault: ProxyFault) -> StoreOutage:
+        message = f"{self._peer} cannot be asked: {fault}"
+        return StoreOutage("proxy-unusable", message, doubtful=True, lasting=fault.is_lasting, sent=False)
+
 
 class _BrokenAnswer(http.client.HTTPException):
     """A packed answer that cannot be unpacked."""
@@ -158,32 +183,6 @@ def _read(response: http.client.HTTPResponse) -> Answer:
         if not unpacking.eof and len(body) <= LARGEST_ANSWER:
             raise _BrokenAnswer
     return Answer(response.status, response.headers, body)
-
-
-def _outage(error: Exception, proxy: Proxy | None, *, sent: bool) -> StoreOutage:
-    """The error's kind in words. Its text stays out, unless it is one of ours."""
-    if proxy is not None:
-        from kis_token.network.proxies import ProxyFault
-
-        if isinstance(error, ProxyFault):
-            return _unusable(error)
-    from kis_token.network.trusted_certificates import describe  # a failure alone needs it
-
-    if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):
-        forget()
-        why = describe(error) if isinstance(error, ssl.SSLError) else f"{error}"
-        message = f"Supabase's certificate cannot be checked: {why}{_way(proxy)}"
-        return StoreOutage("store-tls", message, doubtful=True, lasting=True, sent=False)
-    # A connection that breaks off within the handshake is an outage like any other.
-    is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
-    seen = describe(error) if is_tls and isinstance(error, ssl.SSLError) else type(error).__name__.lstrip("_")
-    message = f"Supabase does not answer ({seen}){_way(proxy)}"
-    return StoreOutage("store-unreachable", message, doubtful=proxy is not None or is_tls, sent=sent)
-
-
-def _unusable(fault: ProxyFault) -> StoreOutage:
-    message = f"Supabase cannot be asked: {fault}"
-    return StoreOutage("proxy-unusable", message, doubtful=True, lasting=fault.is_lasting, sent=False)
 
 
 def _way(proxy: Proxy | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kis_token.core.ports import Begun, Committed
 from kis_token.errors import StoreError, StoreMisconfigured
@@ -50,8 +50,8 @@ class SupabaseStore(OwnerCalls):
         keys_version: int | None = None,
     ) -> Begun:
         """Ask for a turn to issue. ``holder`` is a fresh UUID for each attempt."""
-        answer = self._ask(
-            "begin_issuance",
+        answer = self._ask_about_lease(
+            "begin",
             service=service_name,
             holder=holder,
             label=label,
@@ -76,12 +76,15 @@ class SupabaseStore(OwnerCalls):
             raise error
         return begun
 
+    def _ask_about_lease(self, step: Literal["begin", "commit", "abort"], **arguments: object) -> RpcAnswer:
+        return self._ask(f"{step}_issuance", **arguments)
+
     def commit(
         self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool
     ) -> Committed:
         """Store ``token`` in its ``stored_form`` and give the turn back. May be repeated with the same arguments."""
-        answer = self._ask(
-            "commit_issuance",
+        answer = self._ask_about_lease(
+            "commit",
             service=service_name,
             holder=holder,
             fence=fence,
@@ -139,8 +142,8 @@ class SupabaseStore(OwnerCalls):
         refused_credential_id: str | None = None,
     ) -> None:
         """Give the turn back without a token."""
-        self._ask(
-            "abort_issuance",
+        self._ask_about_lease(
+            "abort",
             service=service_name,
             holder=holder,
             fence=fence,

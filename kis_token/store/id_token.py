@@ -1,0 +1,89 @@
+"""GitHub's ID token of this job, which takes the place of a Supabase key.
+
+The job asks GitHub for the token, with the project's URL as the audience. Standard library alone. Source: "OpenID
+Connect reference" of GitHub's documentation, 2026.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+from kis_token.errors import StoreMisconfigured, StoreOutage
+from kis_token.store.http_exchange import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kis_token.process.caller_identity import IDTokenRequest
+    from kis_token.store.http_exchange import Answer
+
+#: The bound for one request to GitHub, in seconds.
+REQUEST_SECONDS = 5.0
+
+#: Characters of an ID token; GitHub's have fewer than 3,000.
+LARGEST_TOKEN = 16 * 1024
+
+
+class IDTokens:
+    """Gets this job's ID tokens. ``mask`` gets each of them before it is used.
+
+    ``left`` returns the seconds until the caller's deadline. Threads may share it.
+    """
+
+    def __init__(
+        self, request: IDTokenRequest, audience: str, left: Callable[[], float], mask: Callable[[str], None]
+    ) -> None:
+        self._request = request
+        self._audience = audience
+        self._left = left
+        self._mask = mask
+        self._last: tuple[float, str] | None = None
+
+    def get(self, *, oldest: float = 0.0) -> str:
+        """An ID token that this job got at most ``oldest`` seconds ago.
+
+        Raises StoreOutage ``id-token-unavailable`` when GitHub does not answer, and StoreMisconfigured
+        ``id-token-refused`` when it gives this job no token.
+        """
+        last = self._last
+        if last is not None and time.monotonic() - last[0] < oldest:
+            return last[1]
+        asked = time.monotonic()
+        token = self._fetch()
+        self._mask(token)
+        self._last = asked, token
+        return token
+
+    def _fetch(self) -> str:
+        parts = urlsplit(self._request.url)
+        query = "&".join(filter(None, (parts.query, f"audience={quote(self._audience, safe='')}")))
+        headers = {"Authorization": f"Bearer {self._request.bearer}", "Accept": "application/json"}
+        wire = Wire(f"{parts.scheme}://{parts.netloc}", peer="GitHub's ID token endpoint")
+        try:
+            answer = wire.exchange("GET", f"{parts.path}?{query}", headers, seconds=min(REQUEST_SECONDS, self._left()))
+        except StoreOutage as outage:
+            # Supabase may work, so this is no reason to issue without it.
+            raise StoreOutage(
+                outage.code if outage.code != "store-unreachable" else "id-token-unavailable",
+                f"{outage.args[0]}",
+                doubtful=True,
+                lasting=outage.lasting,
+                sent=False,
+            ) from None
+        return _token_in(answer)
+
+
+def _token_in(answer: Answer) -> str:
+    if 400 <= answer.status < 500 and answer.status not in (408, 429):
+        raise StoreMisconfigured("id-token-refused", f"GitHub gives this job no ID token (HTTP {answer.status})")
+    try:
+        token = json.loads(answer.body)["value"] if answer.status == 200 and not answer.is_cut else None
+    except (ValueError, RecursionError, KeyError, TypeError):
+        token = None
+    if not isinstance(token, str) or not token.isascii() or token.count(".") != 2 or len(token) > LARGEST_TOKEN:
+        message = f"GitHub's ID token endpoint gives no ID token (HTTP {answer.status})"
+        raise StoreOutage("id-token-unavailable", message, doubtful=True, sent=False)
+    return token

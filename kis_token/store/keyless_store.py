@@ -1,0 +1,43 @@
+"""The shared store for a job without a key, with all that the chain asks of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from kis_token.errors import StoreMisconfigured
+from kis_token.store.keyless import read_keyless
+from kis_token.store.slot_query import READ_SECONDS
+from kis_token.store.supabase import SupabaseStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kis_token.core.retry import Retry
+    from kis_token.core.slot import Slot
+    from kis_token.store.function_answer import RpcAnswer
+    from kis_token.store.id_token import IDTokens
+
+
+class KeylessStore(SupabaseStore):
+    """The table of one Supabase project, for a job that shows an ID token. ``key`` is the project's public key."""
+
+    def __init__(
+        self, url: str, key: str, id_tokens: IDTokens, *, left: Callable[[], float], retry: Retry | None = None
+    ) -> None:
+        super().__init__(url, key, left=left, retry=retry)
+        self._id_tokens = id_tokens
+
+    def read(self, service_name: str) -> Slot:
+        """The rows that the list of callers allows this job to read."""
+        return self._repeat(
+            lambda: read_keyless(self._wire, self._key, self._id_tokens, service_name, self._left), READ_SECONDS
+        )
+
+    def _ask_about_lease(self, step: Literal["begin", "commit", "abort"], **arguments: Any) -> RpcAnswer:  # noqa: ANN401 - as passed on
+        arguments.pop("label", None)  # the database takes the label from the claims
+        # A fresh one each time: one that has begun an attempt begins no other, and begin accepts none older than 120 s.
+        return self._ask(f"keyless_{step}", **arguments, id_token=self._id_tokens.get())
+
+    def save(self, *_: object, **__: object) -> bool:
+        """Raises StoreMisconfigured: without a key, a token is stored with a lease alone."""
+        raise StoreMisconfigured("store-read-only", "A job without a key stores a token with a lease alone")

@@ -1,0 +1,170 @@
+"""A step without a key: the public key, the permission id-token: write, and a list of callers in the database."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from kis_token.sandbox.database import list_caller, store_issuer_keys
+from kis_token.sandbox.github_issuer import GitHubIssuer
+from kis_token.sandbox.loopback import Fault, Response
+from tests.github.entrypoint_steps import UNREACHABLE_INDEX, assert_succeeded, errors, inputs_of
+from tests.resolver_harness import issue_token
+from tests.support import ANON_KEY
+from tools.step import Ended, run_step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kis_token.sandbox import Sandbox
+
+
+@pytest.fixture
+def github() -> Iterator[GitHubIssuer]:
+    """GitHub's issuer of ID tokens."""
+    with GitHubIssuer() as issuer:
+        yield issuer
+
+
+def trust(sandbox: Sandbox, github: GitHubIssuer, **columns: object) -> None:
+    """Store the issuer's keys, and list its usual job."""
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        store_issuer_keys(connection, github)
+        list_caller(connection, github, sandbox.supabase.url, **columns)
+
+
+def keyless_step(
+    sandbox: Sandbox, github: GitHubIssuer, folder: Path, env: dict[str, str] | None = None, /, **inputs: str
+) -> Ended:
+    """A step with the public key, and with the permission."""
+    given = inputs_of(sandbox) | {"supabase-key": ANON_KEY} | {name.replace("_", "-"): inputs[name] for name in inputs}
+    return run_step(given, folder, {**UNREACHABLE_INDEX, **github.variables(), **(env or {})})
+
+
+def test_warm_step_makes_two_requests(sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path) -> None:
+    """A fresh token costs one request to GitHub and one to Supabase. The step installs nothing."""
+    token = issue_token(sandbox)
+    trust(sandbox, github)
+    sandbox.supabase.server.forget()
+
+    ended = keyless_step(sandbox, github, tmp_path)
+
+    assert_succeeded(ended, "supabase")
+    assert [seen.path for seen in sandbox.supabase.server.seen] == ["/rest/v1/rpc/keyless_read"]
+    assert [seen.method for seen in github.server.seen] == ["GET"]
+    assert list((tmp_path / "tools").iterdir()) == []
+    assert ended.outputs["access-token"] == token.value
+
+
+def test_id_token_is_masked_before_it_is_used(sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path) -> None:
+    """The log masks the ID token and the secret with which the job asks for it, once each."""
+    issue_token(sandbox)
+    trust(sandbox, github)
+
+    variables = github.variables()
+    ended = keyless_step(sandbox, github, tmp_path, variables)
+
+    masked = [line.removeprefix("::add-mask::") for line in ended.log.splitlines() if line.startswith("::add-mask::")]
+    assert masked.count(variables["ACTIONS_ID_TOKEN_REQUEST_TOKEN"]) == 1
+    assert len([each for each in masked if each.count(".") == 2 and each.startswith("eyJ")]) == 2  # KIS's and GitHub's
+
+
+def test_keyless_job_issues_with_fresh_id_tokens(
+    sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path
+) -> None:
+    """Without a stored token the job begins and commits, each with an ID token of its own; the token is stored."""
+    trust(sandbox, github, access="issue")
+    sandbox.supabase.server.forget()
+
+    ended = keyless_step(sandbox, github, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache), "PIP_NO_INDEX": ""})
+
+    assert_succeeded(ended, "oauth")
+    functions = [seen.path.rpartition("/")[2] for seen in sandbox.supabase.server.seen]
+    assert functions == ["keyless_read", "keyless_begin", "keyless_commit"]
+    assert sandbox.kis.counts("production").calls == 1
+    assert keyless_step(sandbox, github, tmp_path / "next").outputs["source"] == "supabase"
+
+
+def test_job_that_is_not_listed_learns_its_statement(sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path) -> None:
+    """The error has the INSERT that lists this very job; after it has run, the step succeeds."""
+    issue_token(sandbox)
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        store_issuer_keys(connection, github)
+
+    ended = keyless_step(sandbox, github, tmp_path / "before")
+
+    (error,) = errors(ended)
+    assert ended.public["error-code"] == "caller-not-listed"
+    statement = error[error.index("insert into ") : error.index(");") + 2]
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute(statement.encode())
+    assert_succeeded(keyless_step(sandbox, github, tmp_path / "after"), "supabase")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Fault("answer", times=9, response=Response(403, {"message": "no"})), "id-token-refused"),
+        (Fault("answer", times=99, response=Response(500, {})), "id-token-unavailable"),
+        (Fault("reset", times=99), "id-token-unavailable"),
+    ],
+    ids=["403", "500", "reset"],
+)
+def test_github_gives_no_id_token(
+    sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path, fault: Fault, code: str
+) -> None:
+    """A refusal is an error at once. While GitHub's endpoint does not work, no caller issues without the store."""
+    trust(sandbox, github)
+    github.server.add_fault(fault)
+
+    ended = keyless_step(sandbox, github, tmp_path, timeout="6s")
+
+    assert (ended.status, ended.public["error-code"]) == (1, code)
+    assert sandbox.kis.counts("production").calls == 0
+
+
+def test_one_failure_of_github_costs_a_moment(sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path) -> None:
+    """GitHub's endpoint fails now and then: the request is repeated."""
+    issue_token(sandbox)
+    trust(sandbox, github)
+    github.server.add_fault(Fault("answer", times=1, response=Response(503, {})))
+
+    assert_succeeded(keyless_step(sandbox, github, tmp_path), "supabase")
+
+
+def test_without_github_the_cached_token_is_used(sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path) -> None:
+    """While GitHub's endpoint does not answer, a cached token is used, with a warning."""
+    token = issue_token(sandbox)
+    trust(sandbox, github)
+    cache = {"cache_path": str(tmp_path / "cache.json")}
+    assert_succeeded(keyless_step(sandbox, github, tmp_path / "first", **cache), "supabase")
+    variables = github.variables()
+    github.stop()
+
+    ended = keyless_step(sandbox, github, tmp_path / "second", variables, **cache)
+
+    assert_succeeded(ended, "cache")
+    assert ended.outputs["access-token"] == token.value
+    assert "GitHub's ID token endpoint does not answer" in ended.log
+
+
+def test_public_key_without_the_permission_is_an_error(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The error names the permission."""
+    ended = run_step(inputs_of(sandbox) | {"supabase-key": ANON_KEY}, tmp_path, UNREACHABLE_INDEX)
+
+    assert (ended.status, ended.public["error-code"]) == (1, "id-token-missing")
+    assert "permissions: id-token: write" in ended.outputs["error-hint"]
+
+
+def test_lower_access_does_not_issue(sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path) -> None:
+    """A job that may only read the token gets an error, with the statement that gives it more, and KIS is not asked."""
+    trust(sandbox, github, access="keys")
+
+    ended = keyless_step(sandbox, github, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache), "PIP_NO_INDEX": ""})
+
+    assert (ended.status, ended.public["error-code"]) == (1, "caller-may-not")
+    assert "update public.credential_callers set access = 'issue'" in errors(ended)[0]
+    assert sandbox.kis.counts("production").calls == 0
