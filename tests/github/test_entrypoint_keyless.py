@@ -8,25 +8,22 @@ import psycopg
 import pytest
 
 from kis_token.sandbox.database import list_caller, store_issuer_keys
-from kis_token.sandbox.github_issuer import GitHubIssuer
 from kis_token.sandbox.loopback import Fault, Response
 from tests.github.entrypoint_steps import UNREACHABLE_INDEX, assert_succeeded, errors, inputs_of
 from tests.resolver_harness import issue_token
-from tests.support import ANON_KEY
 from tools.step import Ended, run_step
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from kis_token.sandbox import Sandbox
+    from kis_token.sandbox.github_issuer import GitHubIssuer
 
 
 @pytest.fixture
-def github() -> Iterator[GitHubIssuer]:
+def github(sandbox: Sandbox) -> GitHubIssuer:
     """GitHub's issuer of ID tokens."""
-    with GitHubIssuer() as issuer:
-        yield issuer
+    return sandbox.github
 
 
 def trust(sandbox: Sandbox, github: GitHubIssuer, **columns: object) -> None:
@@ -40,7 +37,11 @@ def keyless_step(
     sandbox: Sandbox, github: GitHubIssuer, folder: Path, env: dict[str, str] | None = None, /, **inputs: str
 ) -> Ended:
     """A step with the public key, and with the permission."""
-    given = inputs_of(sandbox) | {"supabase-key": ANON_KEY} | {name.replace("_", "-"): inputs[name] for name in inputs}
+    given = (
+        inputs_of(sandbox)
+        | {"supabase-key": sandbox.anon_key}
+        | {name.replace("_", "-"): inputs[name] for name in inputs}
+    )
     return run_step(given, folder, {**UNREACHABLE_INDEX, **github.variables(), **(env or {})})
 
 
@@ -79,7 +80,7 @@ def test_keyless_job_issues_with_fresh_id_tokens(
     trust(sandbox, github, access="issue")
     sandbox.supabase.server.forget()
 
-    ended = keyless_step(sandbox, github, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache), "PIP_NO_INDEX": ""})
+    ended = keyless_step(sandbox, github, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})
 
     assert_succeeded(ended, "oauth")
     functions = [seen.path.rpartition("/")[2] for seen in sandbox.supabase.server.seen]
@@ -114,13 +115,13 @@ def test_job_that_is_not_listed_learns_its_statement(sandbox: Sandbox, github: G
     ids=["403", "500", "reset"],
 )
 def test_github_gives_no_id_token(
-    sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path, fault: Fault, code: str
+    sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path, fault: Fault, code: str
 ) -> None:
     """A refusal is an error at once. While GitHub's endpoint does not work, no caller issues without the store."""
     trust(sandbox, github)
     github.server.add_fault(fault)
 
-    ended = keyless_step(sandbox, github, tmp_path, timeout="6s")
+    ended = keyless_step(sandbox, github, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)}, timeout="26s")
 
     assert (ended.status, ended.public["error-code"]) == (1, code)
     assert sandbox.kis.counts("production").calls == 0
@@ -153,7 +154,7 @@ def test_without_github_the_cached_token_is_used(sandbox: Sandbox, github: GitHu
 
 def test_public_key_without_the_permission_is_an_error(sandbox: Sandbox, tmp_path: Path) -> None:
     """The error names the permission."""
-    ended = run_step(inputs_of(sandbox) | {"supabase-key": ANON_KEY}, tmp_path, UNREACHABLE_INDEX)
+    ended = run_step(inputs_of(sandbox) | {"supabase-key": sandbox.anon_key}, tmp_path, UNREACHABLE_INDEX)
 
     assert (ended.status, ended.public["error-code"]) == (1, "id-token-missing")
     assert "permissions: id-token: write" in ended.outputs["error-hint"]
@@ -163,7 +164,7 @@ def test_lower_access_does_not_issue(sandbox: Sandbox, github: GitHubIssuer, too
     """A job that may only read the token gets an error, with the statement that gives it more, and KIS is not asked."""
     trust(sandbox, github, access="keys")
 
-    ended = keyless_step(sandbox, github, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache), "PIP_NO_INDEX": ""})
+    ended = keyless_step(sandbox, github, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})
 
     assert (ended.status, ended.public["error-code"]) == (1, "caller-may-not")
     assert "update public.credential_callers set access = 'issue'" in errors(ended)[0]
