@@ -14,6 +14,7 @@ from tests.resolver_harness import issue_token
 from tools.step import Ended, run_step
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from kis_token.sandbox import Sandbox
@@ -33,16 +34,10 @@ def trust(sandbox: Sandbox, github: GitHubIssuer, **columns: object) -> None:
         list_caller(connection, github, sandbox.supabase.url, **columns)
 
 
-def keyless_step(
-    sandbox: Sandbox, github: GitHubIssuer, folder: Path, env: dict[str, str] | None = None, /, **inputs: str
-) -> Ended:
-    """A step with the public key, and with the permission."""
-    given = (
-        inputs_of(sandbox)
-        | {"supabase-key": sandbox.anon_key}
-        | {name.replace("_", "-"): inputs[name] for name in inputs}
-    )
-    return run_step(given, folder, {**UNREACHABLE_INDEX, **github.variables(), **(env or {})})
+def keyless_step(sandbox: Sandbox, folder: Path, env: Mapping[str, str] = UNREACHABLE_INDEX, /, **inputs: str) -> Ended:
+    """A step with the public key, and with the permission. Without ``env`` it can install nothing."""
+    given = inputs_of(sandbox, supabase_key=sandbox.anon_key, **inputs)
+    return run_step(given, folder, {**sandbox.github.variables(), **env})
 
 
 def test_warm_step_makes_two_requests(sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path) -> None:
@@ -51,7 +46,7 @@ def test_warm_step_makes_two_requests(sandbox: Sandbox, github: GitHubIssuer, tm
     trust(sandbox, github)
     sandbox.supabase.server.forget()
 
-    ended = keyless_step(sandbox, github, tmp_path)
+    ended = keyless_step(sandbox, tmp_path)
 
     assert_succeeded(ended, "supabase")
     assert [seen.path for seen in sandbox.supabase.server.seen] == ["/rest/v1/rpc/keyless_read"]
@@ -66,7 +61,7 @@ def test_id_token_is_masked_before_it_is_used(sandbox: Sandbox, github: GitHubIs
     trust(sandbox, github)
 
     variables = github.variables()
-    ended = keyless_step(sandbox, github, tmp_path, variables)
+    ended = keyless_step(sandbox, tmp_path, UNREACHABLE_INDEX | variables)
 
     masked = [line.removeprefix("::add-mask::") for line in ended.log.splitlines() if line.startswith("::add-mask::")]
     assert masked.count(variables["ACTIONS_ID_TOKEN_REQUEST_TOKEN"]) == 1
@@ -80,13 +75,13 @@ def test_keyless_job_issues_with_fresh_id_tokens(
     trust(sandbox, github, access="issue")
     sandbox.supabase.server.forget()
 
-    ended = keyless_step(sandbox, github, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})
+    ended = keyless_step(sandbox, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})
 
     assert_succeeded(ended, "oauth")
     functions = [seen.path.rpartition("/")[2] for seen in sandbox.supabase.server.seen]
     assert functions == ["keyless_read", "keyless_begin", "keyless_commit"]
     assert sandbox.kis.counts("production").calls == 1
-    assert keyless_step(sandbox, github, tmp_path / "next").outputs["source"] == "supabase"
+    assert keyless_step(sandbox, tmp_path / "next").outputs["source"] == "supabase"
 
 
 def test_job_that_is_not_listed_learns_its_statement(sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path) -> None:
@@ -95,14 +90,14 @@ def test_job_that_is_not_listed_learns_its_statement(sandbox: Sandbox, github: G
     with psycopg.connect(sandbox.owner_dsn) as connection:
         store_issuer_keys(connection, github)
 
-    ended = keyless_step(sandbox, github, tmp_path / "before")
+    ended = keyless_step(sandbox, tmp_path / "before")
 
     (error,) = errors(ended)
     assert ended.public["error-code"] == "caller-not-listed"
     statement = error[error.index("insert into ") : error.index(");") + 2]
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute(statement.encode())
-    assert_succeeded(keyless_step(sandbox, github, tmp_path / "after"), "supabase")
+    assert_succeeded(keyless_step(sandbox, tmp_path / "after"), "supabase")
 
 
 @pytest.mark.parametrize(
@@ -114,14 +109,12 @@ def test_job_that_is_not_listed_learns_its_statement(sandbox: Sandbox, github: G
     ],
     ids=["403", "500", "reset"],
 )
-def test_github_gives_no_id_token(
-    sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path, fault: Fault, code: str
-) -> None:
+def test_github_gives_no_id_token(sandbox: Sandbox, tool_cache: Path, tmp_path: Path, fault: Fault, code: str) -> None:
     """A refusal is an error at once. While GitHub's endpoint does not work, no caller issues without the store."""
-    trust(sandbox, github)
-    github.server.add_fault(fault)
+    trust(sandbox, sandbox.github)
+    sandbox.github.server.add_fault(fault)
 
-    ended = keyless_step(sandbox, github, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)}, timeout="26s")
+    ended = keyless_step(sandbox, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)}, timeout="26s")
 
     assert (ended.status, ended.public["error-code"]) == (1, code)
     assert sandbox.kis.counts("production").calls == 0
@@ -133,7 +126,7 @@ def test_one_failure_of_github_costs_a_moment(sandbox: Sandbox, github: GitHubIs
     trust(sandbox, github)
     github.server.add_fault(Fault("answer", times=1, response=Response(503, {})))
 
-    assert_succeeded(keyless_step(sandbox, github, tmp_path), "supabase")
+    assert_succeeded(keyless_step(sandbox, tmp_path), "supabase")
 
 
 def test_without_github_the_cached_token_is_used(sandbox: Sandbox, github: GitHubIssuer, tmp_path: Path) -> None:
@@ -141,11 +134,11 @@ def test_without_github_the_cached_token_is_used(sandbox: Sandbox, github: GitHu
     token = issue_token(sandbox)
     trust(sandbox, github)
     cache = {"cache_path": str(tmp_path / "cache.json")}
-    assert_succeeded(keyless_step(sandbox, github, tmp_path / "first", **cache), "supabase")
-    variables = github.variables()
+    assert_succeeded(keyless_step(sandbox, tmp_path / "first", **cache), "supabase")
+    variables = UNREACHABLE_INDEX | github.variables()
     github.stop()
 
-    ended = keyless_step(sandbox, github, tmp_path / "second", variables, **cache)
+    ended = keyless_step(sandbox, tmp_path / "second", variables, **cache)
 
     assert_succeeded(ended, "cache")
     assert ended.outputs["access-token"] == token.value
@@ -164,7 +157,7 @@ def test_lower_access_does_not_issue(sandbox: Sandbox, github: GitHubIssuer, too
     """A job that may only read the token gets an error, with the statement that gives it more, and KIS is not asked."""
     trust(sandbox, github, access="keys")
 
-    ended = keyless_step(sandbox, github, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})
+    ended = keyless_step(sandbox, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})
 
     assert (ended.status, ended.public["error-code"]) == (1, "caller-may-not")
     assert "update public.credential_callers set access = 'issue'" in errors(ended)[0]
