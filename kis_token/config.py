@@ -131,6 +131,11 @@ class Settings:
         return _Reader(env).settings()
 
 
+def project_and_slot(env: Mapping[str, str]) -> tuple[str, str]:
+    """The project's URL and the slot's name, for a command that needs no key. Raises SettingsError."""
+    return _Reader(env).project_and_slot()
+
+
 def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
     """The given secrets, which must never be seen, also where the settings as a whole are wrong.
 
@@ -204,6 +209,15 @@ class _Reader:
         if self._faults:
             raise SettingsError(self._faults, self._notes)
         return settings
+
+    def project_and_slot(self) -> tuple[str, str]:
+        service_name = self._service_name(
+            DEFAULT_SERVICES[self._choice("environment", "KIS_ENVIRONMENT", ENVIRONMENTS)]
+        )
+        supabase_url = self._supabase_url()
+        if self._faults:
+            raise SettingsError(self._faults, self._notes)
+        return supabase_url, service_name
 
     def _text(self, name: str, *variables: str) -> str:
         if self._is_elsewhere and name in ("base-url", "app-key", "app-secret"):

@@ -15,6 +15,7 @@
     │   ├── AppKeyChanged       the slot's key was changed: it is read again
     │   └── TokenRefreshLimitError  the token is younger than 23 h: another is only to be had by force
     ├── CacheError              the cache file cannot be written
+    ├── GitHubError             GitHub does not answer a question of kis-token trust or check, or refuses it
     └── EnvironmentFault        the machine lacks something: Python, pip, a file to write to
 
 No text here ever holds a secret or a part of an answer's body.
@@ -196,6 +197,20 @@ REMEDIES: dict[str, str] = {
         "The message names the package and the Python. Choose another version of Python with actions/setup-python, or "
         "another runner."
     ),
+    # GitHub
+    "invalid-caller": (
+        "Correct the option that the message names. The list of callers has whole names and no patterns. Branches of "
+        "Dependabot cannot be listed, and neither can events that people without write access can cause."
+    ),
+    "github-unreachable": "Try again later. With --repository-id and --owner-id only the issuer's keys are asked for.",
+    "github-repository-unknown": (
+        "Use the repository's present name. For a private repository sign in with gh auth login, or set GH_TOKEN; or "
+        "give --repository-id and --owner-id."
+    ),
+    "github-refused": (
+        "Sign in with gh auth login, or set GH_TOKEN to a token that is valid; or give --repository-id and --owner-id. "
+        "Without a sign-in GitHub answers 60 requests an hour."
+    ),
     "sandbox-missing": "Install the extra: pip install 'kis-token[sandbox]'.",
     "sandbox-failed": "PostgreSQL has to start for the sandbox; the message has its own words.",
     "internal-error": "This is a defect of the action. Please report it with the line above.",
@@ -361,6 +376,10 @@ class TokenRefreshLimitError(IssuanceError):
 
 class CacheError(KisTokenError):
     """The cache file cannot be written."""
+
+
+class GitHubError(KisTokenError):
+    """GitHub does not answer as documented, or refuses the request. Raised for the list of callers alone."""
 
 
 class EnvironmentFault(KisTokenError):

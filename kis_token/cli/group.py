@@ -7,6 +7,7 @@ import click
 from kis_token.cli import key_commands as keys
 from kis_token.cli import setup_commands as setup
 from kis_token.cli import token_commands as token
+from kis_token.cli import trust_command
 from kis_token.cli.help_examples import TaughtGroup
 
 #: In the order of --help and of the README.
@@ -23,6 +24,7 @@ COMMANDS: tuple[click.Command, ...] = (
     keys.seal,
     keys.keygen,
     setup.sql,
+    trust_command.trust,
     setup.sandbox,
 )
 

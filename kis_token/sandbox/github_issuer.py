@@ -14,10 +14,12 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from kis_token.sandbox.loopback import LoopbackServer, Request, Response
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Mapping
 
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -76,7 +78,8 @@ class GitHubIssuer:
     """Signs ID tokens and serves them on 127.0.0.1. Use as a context manager, or ``start`` and ``stop``.
 
     ``job`` are claims of all its tokens that differ from those of a scheduled job of acme/bot on main. ``now`` is the
-    clock, in seconds since 1970. The key is made when it is first needed. ``server`` has the log and the faults.
+    clock, in seconds since 1970. The key is made when it is first needed. ``server`` has the log and the faults. With
+    ``tls``, discovery and keys can be reached under the issuer's own name, by a proxy that leads to this server.
 
     Attributes:
         issuer: The claim ``iss``.
@@ -89,8 +92,9 @@ class GitHubIssuer:
         issuer: str = GITHUB,
         job: Mapping[str, object] | None = None,
         now: Callable[[], float] = time.time,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.server = LoopbackServer(self._answer)
+        self.server = LoopbackServer(self._answer, tls=tls)
         self.issuer = issuer
         self.job = dict(job or {})
         self._now = now
@@ -195,9 +199,10 @@ class GitHubIssuer:
     def _answer(self, request: Request) -> Response:
         if request.method != "GET":
             return Response(405, {"message": "Method not allowed"})
-        if request.path == _DISCOVERY:
+        path = request.path.removeprefix(urlsplit(self.issuer).path)
+        if path == _DISCOVERY:
             return Response(200, self._discovery())
-        if request.path == _KEYS:
+        if path == _KEYS:
             return Response(200, self.jwks())
         if request.path == _TOKEN:
             return self._token(request)
@@ -206,7 +211,7 @@ class GitHubIssuer:
     def _discovery(self) -> dict[str, object]:
         return {
             "issuer": self.issuer,
-            "jwks_uri": f"{self.url}{_KEYS}",
+            "jwks_uri": f"{self.issuer}{_KEYS}",
             "subject_types_supported": ["public", "pairwise"],
             "response_types_supported": ["id_token"],
             "id_token_signing_alg_values_supported": ["RS256"],

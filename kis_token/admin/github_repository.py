@@ -1,0 +1,56 @@
+"""A repository's numbers, from GitHub's REST API. A name can change hands; a number cannot."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kis_token.admin.github_server import ask, members_of
+from kis_token.errors import GitHubError
+
+if TYPE_CHECKING:
+    from kis_token.admin.github_server import GitHubServer
+
+#: OWNER/REPO. It has no character that ends a comment of SQL or a path.
+REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}", re.ASCII)
+
+_API_VERSION = "2022-11-28"
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A repository, by its present name and by the numbers in the claims of its jobs."""
+
+    name: str
+    repository_id: str
+    owner_id: str
+
+
+def look_up(server: GitHubServer, name: str, sign_in: str | None) -> Repository:
+    """The repository that is called ``name`` today. ``sign_in`` is a token of GitHub, or None for public ones.
+
+    Raises GitHubError.
+    """
+    headers = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": _API_VERSION}
+    if sign_in is not None:
+        headers["Authorization"] = f"Bearer {sign_in}"
+    answer = ask(f"{server.api}/repos/{name}", headers)
+    shown = f"(HTTP {answer.status})"
+    if answer.status == 404:
+        whom = "to this sign-in" if sign_in is not None else "without a sign-in"
+        raise GitHubError("github-repository-unknown", f"{server.host} shows no repository {name} {whom}")
+    if answer.status in (301, 302, 307, 308):
+        raise GitHubError("github-repository-unknown", f"{server.host} has renamed or moved the repository {name}")
+    if answer.status == 401:
+        raise GitHubError("github-refused", f"{server.host} does not accept the token of the sign-in {shown}")
+    if answer.status in (403, 429):
+        raise GitHubError("github-refused", f"{server.host} refuses the request for the repository {shown}")
+    found = members_of(answer, f"The API of {server.host}")
+    owner = found.get("owner")
+    numbers = (found.get("id"), owner.get("id") if isinstance(owner, dict) else None)
+    if not all(isinstance(each, int) and not isinstance(each, bool) and each > 0 for each in numbers):
+        raise GitHubError("github-unreachable", f"The API of {server.host} names no numbers of the repository {name}")
+    full_name = found.get("full_name")
+    is_name = isinstance(full_name, str) and REPOSITORY.fullmatch(full_name)
+    return Repository(f"{full_name}" if is_name else name, f"{numbers[0]}", f"{numbers[1]}")

@@ -1,0 +1,102 @@
+"""GitHub's servers: the issuer of ID tokens and the REST API that belong together, and one bounded request to them.
+
+A number names a repository on one server alone. So issuer and API are always those of the same server. Source:
+"OpenID Connect reference" and "Getting started with the REST API" of GitHub's documentation, 2026.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from kis_token.errors import GitHubError, StoreOutage
+from kis_token.store.http_exchange import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kis_token.store.http_exchange import Answer
+
+#: The issuer of github.com, which is the default of the column ``issuer``, and its REST API.
+GITHUB_ISSUER = "https://token.actions.githubusercontent.com"
+GITHUB_API = "https://api.github.com"
+
+#: The bound for one request, in seconds.
+REQUEST_SECONDS = 10.0
+
+#: As `issuance_is_issuer` in sql/006: github.com and its enterprises, ghe.com, and GitHub Enterprise Server.
+_GITHUB = re.escape(GITHUB_ISSUER) + r"(/[A-Za-z0-9-]{1,100})?"
+_GHE = r"https://token\.actions\.(?P<subdomain>[a-z0-9-]{1,100})\.ghe\.com"
+_SERVER = r"https://(?P<host>[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?)/_services/token"
+
+
+@dataclass(frozen=True, slots=True)
+class GitHubServer:
+    """One server. ``host`` is the name by which the command gh knows it."""
+
+    issuer: str
+    api: str
+    host: str
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a GitHub Enterprise Server, and not run by GitHub."""
+        return self.host != "github.com" and not self.host.endswith(".ghe.com")
+
+
+def find_server(issuer: str | None, api_url: str = "") -> GitHubServer | None:
+    """The server with this issuer; without one, the server whose REST API is ``api_url``, or github.com.
+
+    None for an issuer that the database cannot store.
+    """
+    if issuer is None:
+        issuer = _issuer_of(api_url)
+    if re.fullmatch(_GITHUB, issuer):
+        return GitHubServer(issuer, GITHUB_API, "github.com")
+    found = re.fullmatch(_GHE, issuer)
+    if found:
+        return GitHubServer(issuer, f"https://api.{found['subdomain']}.ghe.com", f"{found['subdomain']}.ghe.com")
+    found = re.fullmatch(_SERVER, issuer)
+    if found:
+        return GitHubServer(issuer, f"https://{found['host']}/api/v3", found["host"])
+    return None
+
+
+def _issuer_of(api_url: str) -> str:
+    """The issuer of the server with this API; that of github.com for an empty text, and for no such API."""
+    url = api_url.strip().rstrip("/").lower()
+    found = re.fullmatch(r"https://api\.([a-z0-9-]+)\.ghe\.com", url)
+    if found:
+        return f"https://token.actions.{found[1]}.ghe.com"
+    found = re.fullmatch(r"https://([a-z0-9.-]+)/api/v3", url)
+    return f"https://{found[1]}/_services/token" if found else GITHUB_ISSUER
+
+
+def ask(url: str, headers: Mapping[str, str]) -> Answer:
+    """GET an address of GitHub; the answer, whatever its status.
+
+    Raises GitHubError ``github-unreachable`` if there is none; ``store-tls`` and ``proxy-unusable`` as for Supabase.
+    """
+    parts = urlsplit(url)
+    wire = Wire(f"{parts.scheme}://{parts.netloc}", peer=f"GitHub at {parts.netloc}")
+    # GitHub's API refuses a request without a User-Agent.
+    sent = {"User-Agent": "kis-token", "Accept": "application/json", **headers}
+    try:
+        return wire.exchange("GET", parts.path, sent, seconds=REQUEST_SECONDS)
+    except StoreOutage as outage:
+        code = "github-unreachable" if outage.code == "store-unreachable" else outage.code
+        raise GitHubError(code, f"{outage.args[0]}") from None
+
+
+def members_of(answer: Answer, peer: str) -> dict[str, Any]:
+    """The JSON object of an answer. Raises GitHubError ``github-unreachable`` for any other answer."""
+    try:
+        found = json.loads(answer.body) if answer.status == 200 and not answer.is_cut else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise GitHubError("github-unreachable", f"{peer} does not answer as GitHub does (HTTP {answer.status})")
+    return found

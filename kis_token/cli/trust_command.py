@@ -1,0 +1,149 @@
+"""The command ``kis-token trust``: SQL that lists a repository's jobs as callers without a key."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import click
+
+from kis_token.admin.trust import ACCESSES, DEFAULT_EVENTS, Caller, caller_sql, keys_sql, transaction
+from kis_token.cli.help_examples import TaughtCommand
+from kis_token.errors import KisTokenError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kis_token.admin.github_repository import Repository
+    from kis_token.admin.github_server import GitHubServer
+    from kis_token.admin.trust import Access
+    from kis_token.cli.context import Caller as Started
+
+#: Seconds for the command gh, which asks no server.
+_GH_SECONDS = 10
+
+
+@click.command(
+    cls=TaughtCommand,
+    short_help="print the SQL that lets a repository's jobs work without a key",
+    examples=[
+        "kis-token trust acme/bot --branch main --access issue",
+        "kis-token trust acme/bot --tag v1 --workflow trade.yml --service kis-second",
+        "kis-token trust --keys",
+    ],
+)
+@click.argument("repository", metavar="[OWNER/REPO]", required=False)
+@click.option("--branch", metavar="NAME", help="The branch of the jobs. The default is main.")
+@click.option("--tag", metavar="NAME", help="The tag of the jobs, in the place of a branch.")
+@click.option(
+    "--access",
+    type=click.Choice(ACCESSES),
+    default=ACCESSES[0],
+    help="token: read the token, the default. keys: also read app key and secret. issue: also issue tokens.",
+)
+@click.option("--service", metavar="SLOT", help="The slot to use, instead of KIS_SERVICE_NAME.")
+@click.option(
+    "--events",
+    metavar="LIST",
+    default=",".join(DEFAULT_EVENTS),
+    help="The default is schedule,workflow_dispatch,push. Possible are repository_dispatch and release as well.",
+)
+@click.option("--environment", metavar="NAME", help="Only jobs with this environment of GitHub.")
+@click.option("--workflow", metavar="FILE", help="Only jobs of this file in .github/workflows.")
+@click.option("--self-hosted", is_flag=True, help="Jobs on your own runners, and not on GitHub's.")
+@click.option("--issuer", metavar="URL", help="The issuer of GitHub Enterprise Server, or of a subdomain of ghe.com.")
+@click.option("--repository-id", metavar="NUMBER", help="With --owner-id: GitHub is not asked for the numbers.")
+@click.option("--owner-id", metavar="NUMBER", help="The number of the repository's owner.")
+@click.option("--supabase-url", metavar="URL", help="The project's URL, instead of SUPABASE_URL.")
+@click.option("--keys", "only_keys", is_flag=True, help="Print only the SQL that stores the issuer's keys.")
+@click.pass_context
+def trust(
+    context: click.Context, /, repository: str | None, *, only_keys: bool, issuer: str | None, **given: str
+) -> None:
+    """Print the SQL that lists a repository's jobs as callers without a key of Supabase.
+
+    Run the SQL in the SQL editor of the project. Run again, it changes the access and the events, and adds new keys of
+    the issuer. The repository's numbers come from GitHub: for a private repository by gh's sign-in or GH_TOKEN. No key
+    of Supabase is needed. docs/operations.md describes how to change and remove callers.
+    """
+    from kis_token.admin.github_server import find_server
+    from kis_token.admin.issuer_keys import fetch_keys
+
+    started: Started = context.obj
+    server = find_server(issuer, started.env.get("GITHUB_API_URL", ""))
+    if server is None:
+        raise KisTokenError("invalid-caller", "The list of callers cannot hold the value of --issuer")
+    statements = []
+    if not only_keys:
+        if repository is None:
+            raise click.MissingParameter(ctx=context, param=context.command.params[0])
+        statements.append(caller_sql(_caller(context, repository, server, given)))
+    statements.append(keys_sql(fetch_keys(server.issuer)))
+    click.echo(transaction(*statements), nl=False)
+
+
+def _caller(context: click.Context, name: str, server: GitHubServer, given: Mapping[str, str]) -> Caller:
+    """The row that the options describe. Raises KisTokenError."""
+    from kis_token.config import project_and_slot
+
+    started: Started = context.obj
+    if given["branch"] and given["tag"]:
+        raise KisTokenError("invalid-caller", "A row of the list is for a branch or for a tag, and both are given")
+    inputs = {"INPUT_SUPABASE_URL": given["supabase_url"], "INPUT_SERVICE_NAME": given["service"]}
+    audience, slot = project_and_slot(started.env | {key: value for key, value in inputs.items() if value})
+    access: Access = next(each for each in ACCESSES if each == given["access"])
+    workflow = given["workflow"]
+    return Caller(
+        slot,
+        audience,
+        _repository(name, server, given, started.env),
+        f"refs/tags/{given['tag']}" if given["tag"] else f"refs/heads/{given['branch'] or 'main'}",
+        access=access,
+        events=tuple(dict.fromkeys(given["events"].replace(",", " ").split())),
+        runner_environment="self-hosted" if given["self_hosted"] else "github-hosted",
+        environment=given["environment"],
+        workflow=f".github/workflows/{workflow.removeprefix('.github/workflows/')}" if workflow else None,
+        issuer=server.issuer,
+    )
+
+
+def _repository(name: str, server: GitHubServer, given: Mapping[str, str], env: Mapping[str, str]) -> Repository:
+    """The repository with its numbers: the given ones, or GitHub's. Raises KisTokenError."""
+    from kis_token.admin.github_repository import REPOSITORY, Repository, look_up
+
+    if REPOSITORY.fullmatch(name) is None:
+        raise KisTokenError("invalid-caller", "The list of callers cannot hold the value of OWNER/REPO")
+    if bool(given["repository_id"]) != bool(given["owner_id"]):
+        raise KisTokenError("invalid-caller", "One of --repository-id and --owner-id is given without the other")
+    if given["repository_id"]:
+        return Repository(name, given["repository_id"], given["owner_id"])
+    return look_up(server, name, _sign_in(server, env))
+
+
+def _sign_in(server: GitHubServer, env: Mapping[str, str]) -> str | None:
+    """A token of GitHub for this server: that of a variable, or of gh's sign-in; None without either.
+
+    As gh does, a token of github.com goes to github.com and ghe.com alone.
+    """
+    names = ("GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN") if server.is_own else ("GH_TOKEN", "GITHUB_TOKEN")
+    tokens = [env.get(name, "").strip() for name in names]
+    program = shutil.which("gh", path=env.get("PATH"))
+    if not any(tokens) and program is not None:
+        try:
+            done = subprocess.run(  # noqa: S603 - gh, with a name of a server that was checked
+                [program, "auth", "token", "--hostname", server.host],
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=_GH_SECONDS,
+                check=False,
+            )
+            tokens.append(done.stdout.strip() if done.returncode == 0 else "")
+        except (OSError, ValueError, subprocess.SubprocessError):
+            pass  # gh does not work: public repositories need no sign-in
+    # A header takes one word of ASCII.
+    return next(
+        (token for token in tokens if token.isascii() and token.isprintable() and len(token.split()) == 1), None
+    )
