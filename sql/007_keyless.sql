@@ -390,6 +390,10 @@ begin
               and (c.credential_type in ('access_token', 'rejected_tokens')
                    or caller.access in ('keys', 'issue') and c.credential_type in ('app_key', 'app_secret'))), '[]'),
         'access', caller.access,
+        -- The names are public. A job compares them with those that the issuer publishes.
+        'issuer', caller.issuer,
+        'issuer_keys', (
+            select jsonb_agg(k.kid order by k.kid) from public.credential_issuer_keys k where k.issuer = caller.issuer),
         'schema_version', 2,  -- as in 005
         'server_now', clock_timestamp()
     );
@@ -397,7 +401,7 @@ end
 $$;
 
 comment on function public.keyless_read(text, text) is
-    'The active rows of the slot that a GitHub job may see, by its ID token: access_token and rejected_tokens; with the access keys or issue also app_key and app_secret. Answers rows (credential_type, credential_value, expires_at, version), access (of the list of callers: token, keys or issue), schema_version and server_now.';
+    'The active rows of the slot that a GitHub job may see, by its ID token: access_token and rejected_tokens; with the access keys or issue also app_key and app_secret. Answers rows (credential_type, credential_value, expires_at, version), access (of the list of callers: token, keys or issue), issuer, issuer_keys (the names of its stored keys), schema_version and server_now.';
 
 create or replace function public.keyless_begin(
     service           text,

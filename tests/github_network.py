@@ -134,6 +134,12 @@ class GitHubNetwork:
         seen: tuple[Seen, ...] = (*self.issuer.server.seen, *self.api.seen)
         return [each.path for each in seen]
 
+    def job_variables(self, **changes: object) -> dict[str, str]:
+        """The environment of a job with the permission ``id-token: write``, which asks under GitHub's name."""
+        variables = self.issuer.variables(**changes)
+        name = "ACTIONS_ID_TOKEN_REQUEST_URL"
+        return variables | {name: variables[name].replace(self.issuer.url, f"https://{self._host}")}
+
     def _answer(self, request: Request) -> Response:
         sign_in = request.headers.get("Authorization")
         self.sign_ins.append(sign_in)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from kis_token.admin.callers import examine_callers, examine_issuer
 from kis_token.admin.finding import Finding, note, ok, wrong, wrong_as
 from kis_token.admin.network_route import examine_route
 from kis_token.admin.schema import check_schema
@@ -24,8 +25,9 @@ from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisc
 from kis_token.local.cache import make_cache
 from kis_token.local.private_folders import is_on_open_ground
 from kis_token.pasted_values import odd_lengths, parse_claims, pasted
+from kis_token.store.keyless_store import KeylessStore
 from kis_token.store.sealing import SealingVault, make_vault
-from kis_token.supabase_project import SupabaseKey
+from kis_token.supabase_project import SupabaseKey, is_public_key
 from kis_token.token import AppKey, claimed_time, instant_or_none
 
 if TYPE_CHECKING:
@@ -70,14 +72,18 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
         yield _clock(slot.server_now, clock.now())
         now = slot.server_now or clock.now()
         opened = _Opened()
-        if settings.reads_only:
+        if isinstance(store, KeylessStore):
+            yield note("tables", "a job without a key cannot look at functions, grants and keys")
+            yield from examine_issuer(store, settings.service_name)
+        elif settings.reads_only:
             yield note("tables", "a reader's key cannot look at functions, grants and keys")
         else:
             yield from check_schema(store)
         yield from _open(slot, settings, vault, opened)
-        if not settings.reads_only:
+        if settings.saves:
             yield from _keys(slot, settings, vault, opened)
             yield from _other_slots(store, settings, opened, now)
+            yield from examine_callers(store, settings.supabase_url)
     except StoreError as error:
         yield wrong_as("supabase", error)
         yield note("the rest", "what Supabase holds was not looked at any further, for that reason")
@@ -113,6 +119,8 @@ def _supabase_key(key: str, now: datetime) -> Iterator[Finding]:
         yield ok("supabase-key", "a secret key (sb_secret_)")
     elif role == "service_role":
         yield ok("supabase-key", "a service_role key")
+    elif is_public_key([key]):
+        yield ok("supabase-key", "the public key, with an ID token of GitHub")
     else:
         yield note("supabase-key", "of a kind that is not known", "Use the service_role or sb_secret_ key.")
     ends = claimed_time(claims, "exp")

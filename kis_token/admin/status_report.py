@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from kis_token.admin.callers import CallersList
     from kis_token.admin.status import Event, SlotStatus, Status
 
 _OUTCOMES = {
@@ -23,6 +24,8 @@ _OUTCOMES = {
     "saved": "stored without a turn",
     "revoked": "revoked at KIS",
 }
+
+_MISFITS = {"audience": "another project's audience", "ended": "it has ended", None: None}
 
 
 def as_json(status: Status) -> dict[str, Any]:
@@ -69,6 +72,44 @@ def as_text(status: Status) -> list[str]:
         for event in status.events
     ]
     return [*(_table(slots) or ["There is no slot yet."]), "", *(_table(events) or ["Nobody has tried to issue yet."])]
+
+
+def callers_as_json(found: CallersList) -> dict[str, Any]:
+    """The members ``callers`` and ``issuer_keys`` for programs, with times as in `as_json`."""
+
+    def members(item: object) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        for name, value in asdict(item).items():  # type: ignore[call-overload]  # both kinds are dataclasses
+            fields |= _times(name, value) if name in ("valid_until", "added_at") else {name: value}
+        return fields
+
+    return {"callers": [*map(members, found.callers)], "issuer_keys": [*map(members, found.keys)]}
+
+
+def callers_as_text(found: CallersList) -> list[str]:
+    """For people: the callers, and the keys of their issuers. Forms as in `as_text`."""
+    callers = [
+        {
+            "row": f"{caller.id}",
+            "slot": caller.service,
+            "access": caller.access,
+            "repository": caller.name,
+            "ref": caller.ref,
+            "events": ",".join(caller.events),
+            "runner": caller.runner_environment,
+            "environment": caller.environment,
+            "workflow": caller.workflow,
+            "reusable workflow": caller.job_workflow_ref,
+            **_in_both(caller.valid_until, "until"),
+            "without effect": _MISFITS[caller.misfit],
+        }
+        for caller in found.callers
+    ]
+    keys = [
+        {"issuer": key.issuer, "key": key.kid, "bits": f"{key.bits}", **_in_both(key.added_at, "stored")}
+        for key in found.keys
+    ]
+    return [*(_table(callers) or ["No caller without a key is listed."]), "", *(_table(keys) or ["No key is stored."])]
 
 
 def _table(rows: Sequence[dict[str, str | None]]) -> list[str]:

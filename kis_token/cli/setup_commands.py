@@ -28,16 +28,18 @@ _COLOURS = {"ok": "green", "wrong": "red", "note": "yellow"}
     examples=["kis-token status", "kis-token status --json | jq '.slots[] | {service, token, expires_at}'"],
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--callers", "with_callers", is_flag=True, help="Also show the callers without a key, and their keys.")
 @slot_options
 @click.pass_obj
-def status(caller: Caller, *, as_json: bool) -> None:
+def status(caller: Caller, *, as_json: bool, with_callers: bool) -> None:
     """Show the slots: how long their tokens live, who issued them, when a rotation is due, the last attempts.
 
     With --service that slot alone. Times are in Korea time and in UTC.
     """
+    from kis_token.admin.callers import list_callers
     from kis_token.admin.status import collect
     from kis_token.admin.status_report import as_json as members_of
-    from kis_token.admin.status_report import as_text
+    from kis_token.admin.status_report import as_text, callers_as_json, callers_as_text
     from kis_token.store.sealing import make_vault
     from kis_token.wiring import open_store
 
@@ -46,12 +48,13 @@ def status(caller: Caller, *, as_json: bool) -> None:
         raise StoreMisconfigured("store-permission-denied", "A reader's key may not see who issued what")
     with open_store(settings, caller.started, say) as store:
         found = collect(settings, store, make_vault(settings.encryption_keys), only=caller.service)
+        listed = list_callers(store, settings.supabase_url, only=caller.service) if with_callers else None
     if caller.service and not found.events and not any(slot.environment for slot in found.slots):
         say(f"warning: there is no slot {caller.service} yet")
     if as_json:
-        click.echo(json.dumps(members_of(found)))
+        click.echo(json.dumps(members_of(found) | (callers_as_json(listed) if listed is not None else {})))
         return
-    for line in as_text(found):
+    for line in [*as_text(found), *(["", *callers_as_text(listed)] if listed is not None else [])]:
         click.secho(line, bold=line.isupper())
 
 

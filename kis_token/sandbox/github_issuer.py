@@ -135,6 +135,12 @@ class GitHubIssuer:
         with self._lock:
             self._keys.append(key)
 
+    def announce(self, key: SigningKey) -> None:
+        """Publish this key, and go on signing with the last one: GitHub does so before it uses a new key."""
+        keys = self.keys
+        with self._lock:
+            self._keys = [key, *keys]
+
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """The published keys, as the issuer's JWKS has them."""
         return {"keys": [key.jwk() for key in self.keys]}

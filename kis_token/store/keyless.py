@@ -6,14 +6,14 @@ The functions keyless_* of sql/ take the ID token as an argument. The key of the
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kis_token.errors import StoreOutage
 from kis_token.store.slot_query import READ_SECONDS, check_answer, key_headers, parse_slot
 from kis_token.token import instant_or_none
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from kis_token.core.slot import Slot
     from kis_token.store.http_exchange import Wire
@@ -29,12 +29,43 @@ def read_keyless(wire: Wire, key: str, id_tokens: IDTokens, service_name: str, l
 
     Two requests with the one for the ID token. Raises StoreOutage and StoreMisconfigured.
     """
+    fields = ask_keyless(wire, key, id_tokens, service_name, left)
+    server_now = instant_or_none(fields.get("server_now"))
+    if server_now is None:
+        raise _foreign("keyless_read")
+    return parse_slot(fields.get("rows"), server_now)
+
+
+def read_issuer_keys(
+    wire: Wire, key: str, id_tokens: IDTokens, service_name: str, left: Callable[[], float]
+) -> tuple[str, frozenset[str]]:
+    """The issuer of this job's ID tokens, and the names of its keys that the database has. Raises as `read_keyless`."""
+    fields = ask_keyless(wire, key, id_tokens, service_name, left)
+    issuer, kids = fields.get("issuer"), fields.get("issuer_keys")
+    if not isinstance(issuer, str) or not isinstance(kids, list):
+        raise _foreign("keyless_read")
+    return issuer, frozenset(f"{kid}" for kid in kids)
+
+
+def ask_keyless(
+    wire: Wire, key: str, id_tokens: IDTokens, service_name: str, left: Callable[[], float]
+) -> dict[str, Any]:
+    """The members of the answer to `keyless_read`, which are not checked."""
     arguments = {"service": service_name, "id_token": id_tokens.get(oldest=OLDEST_FOR_READS)}
-    headers = {**key_headers(key), "Accept": "application/json", "Content-Type": "application/json"}
+    return call_function(wire, key, "keyless_read", arguments, left)
+
+
+def call_function(
+    wire: Wire, key: str, function: str, arguments: Mapping[str, object], left: Callable[[], float]
+) -> dict[str, Any]:
+    """The JSON object that a function answers, in one request with the standard library alone.
+
+    Raises StoreOutage and StoreMisconfigured.
+    """
     answer = wire.exchange(
         "POST",
-        "/rest/v1/rpc/keyless_read",
-        headers,
+        f"/rest/v1/rpc/{function}",
+        {**key_headers(key), "Accept": "application/json", "Content-Type": "application/json"},
         seconds=min(READ_SECONDS, left()),
         body=json.dumps(arguments).encode(),
     )
@@ -43,7 +74,10 @@ def read_keyless(wire: Wire, key: str, id_tokens: IDTokens, service_name: str, l
         fields = json.loads(answer.body)
     except (ValueError, RecursionError):
         fields = None
-    server_now = instant_or_none(fields.get("server_now")) if isinstance(fields, dict) else None
-    if server_now is None:
-        raise StoreOutage("store-unreachable", "Supabase's answer to keyless_read is not one of its own")
-    return parse_slot(fields.get("rows"), server_now)
+    if not isinstance(fields, dict):
+        raise _foreign(function)
+    return fields
+
+
+def _foreign(function: str) -> StoreOutage:
+    return StoreOutage("store-unreachable", f"Supabase's answer to {function} is not one of its own")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from kis_token.errors import StoreMisconfigured
-from kis_token.store.keyless import read_keyless
+from kis_token.store.keyless import read_issuer_keys, read_keyless
 from kis_token.store.slot_query import READ_SECONDS
 from kis_token.store.supabase import SupabaseStore
 
@@ -31,6 +31,12 @@ class KeylessStore(SupabaseStore):
         """The rows that the list of callers allows this job to read."""
         return self._repeat(
             lambda: read_keyless(self._wire, self._key, self._id_tokens, service_name, self._left), READ_SECONDS
+        )
+
+    def issuer_keys(self, service_name: str) -> tuple[str, frozenset[str]]:
+        """The issuer of this job's ID tokens, and the names of its keys that the database has."""
+        return self._repeat(
+            lambda: read_issuer_keys(self._wire, self._key, self._id_tokens, service_name, self._left), READ_SECONDS
         )
 
     def _ask_about_lease(self, step: Literal["begin", "commit", "abort"], **arguments: Any) -> RpcAnswer:  # noqa: ANN401 - as passed on

@@ -74,6 +74,10 @@ class OwnerCalls(SupabaseCalls):
             # Of a release whose function has no such argument: the answer says so.
             return self._run("issuance_status", _parse_status, **arguments)
 
+    def callers_status(self, service_name: str | None) -> dict[str, Any]:
+        """The callers without a key, of one slot or of all, and the issuers' keys: `credential_callers_status`."""
+        return self._run("credential_callers_status", _parse_callers, service=service_name)
+
     def schema_version(self) -> int | None:
         """The version of the tables and functions; None when they are from before there was one."""
 
@@ -112,4 +116,11 @@ def _parse_status(answer: object) -> dict[str, Any]:
     if error is not None:
         raise error
     found.expect_objects("rows", "token_rows")
+    return found.fields
+
+
+def _parse_callers(answer: object) -> dict[str, Any]:
+    found = RpcAnswer("credential_callers_status", answer, ("server_now", "callers", "keys"))
+    found.time("server_now")
+    found.expect_objects("callers", "keys")
     return found.fields

@@ -45,7 +45,7 @@ def test_a_whole_set_up(sound: Chain) -> None:
 
 
 def test_a_check_reads_each_thing_once(sound: Chain) -> None:
-    """A check asks Supabase for the slot, for the version, for what is wrong with the tables, and for all slots."""
+    """A check asks Supabase for the slot, the version, what is wrong with the tables, all slots, and the callers."""
     sound.supabase.server.forget()
     findings(sound)
 
@@ -54,6 +54,7 @@ def test_a_check_reads_each_thing_once(sound: Chain) -> None:
         "rpc/credential_schema_version",
         "rpc/check_setup",
         "rpc/issuance_status",
+        "rpc/credential_callers_status",
     ]
 
 

@@ -1,0 +1,208 @@
+"""``kis-token status --callers`` and ``kis-token check``: callers, keys, and what does not fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from kis_token.sandbox.database import list_caller, store_issuer_keys
+from kis_token.sandbox.github_issuer import GITHUB, SigningKey
+from kis_token.sandbox.loopback import Fault
+from kis_token.sandbox.postgrest import PostgRESTStandIn
+from tests.command import kis_token_here
+from tests.github_network import GitHubNetwork
+from tests.resolver_harness import issue_token
+from tests.support import ANON_KEY, SERVICE_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from kis_token.sandbox import Sandbox
+    from tests.resolver_harness import Chain
+    from tests.support import Database
+
+pytestmark = pytest.mark.usefixtures("plain_network")
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[GitHubNetwork]:
+    """GitHub under its own names."""
+    with GitHubNetwork(tmp_path) as network:
+        yield network
+
+
+def add(chain: Chain, network: GitHubNetwork, **columns: object) -> None:
+    """Store the issuer's keys and list its usual job; ``columns`` differ from the usual job's."""
+    store_issuer_keys(chain.database.owner, network.issuer)
+    list_caller(chain.database.owner, network.issuer, chain.supabase.url, **columns)
+
+
+def check(chain: Chain, network: GitHubNetwork) -> dict[str, list[dict[str, str]]]:
+    """The findings on callers and keys, by what was looked at."""
+    ended = kis_token_here({**chain.variables, **network.variables}, "check", "--json")
+    found: dict[str, list[dict[str, str]]] = {"callers": [], "issuer keys": []}
+    for finding in json.loads(ended.stdout):
+        found.setdefault(finding["what"], []).append(finding)
+    states = {finding["state"] for each in found.values() for finding in each}
+    assert ended.returncode == int("wrong" in states)
+    return {name: found[name] for name in ("callers", "issuer keys")}
+
+
+def test_check_without_callers(sound: Chain, network: GitHubNetwork) -> None:
+    """An empty list is no finding, and GitHub is not asked."""
+    assert check(sound, network) == {"callers": [], "issuer keys": []}
+    assert network.asked == []
+
+
+def test_check_shows_each_caller(sound: Chain, network: GitHubNetwork) -> None:
+    """A caller is one line with its row, repository, ref, slot and access. All published keys are stored."""
+    add(sound, network, note="acme/bot", access="issue")
+
+    found = check(sound, network)
+
+    (caller,) = found["callers"]
+    assert caller["state"] == "ok"
+    assert caller["said"].endswith("acme/bot on refs/heads/main for the slot kis: access issue")
+    (keys,) = found["issuer keys"]
+    assert (keys["state"], keys["said"]) == ("ok", f"all 1 of {GITHUB} are stored")
+
+
+def test_check_finds_another_project_s_audience(sound: Chain, network: GitHubNetwork) -> None:
+    """A row with the URL of another project has no effect here: an error with both URLs."""
+    add(sound, network, audience="https://other.supabase.co")
+
+    (caller,) = check(sound, network)["callers"]
+
+    assert (caller["state"], caller["code"]) == ("wrong", "id-token-audience")
+    assert caller["said"].endswith(
+        f"its audience is https://other.supabase.co, and SUPABASE_URL is {sound.supabase.url}"
+    )
+
+
+def test_check_finds_a_row_that_has_ended(sound: Chain, network: GitHubNetwork) -> None:
+    """A row past its end is a note; its end is the database's to judge."""
+    add(sound, network, valid_until="2026-01-01T00:00:00Z")
+    add(sound, network, ref="refs/heads/later", valid_until="2099-01-01T00:00:00Z")
+
+    ended, later = check(sound, network)["callers"]
+
+    assert (ended["state"], later["state"]) == ("note", "ok")
+    assert ended["said"].endswith("it ended on 2026-01-01")
+
+
+def test_check_finds_a_key_before_it_is_used(sound: Chain, network: GitHubNetwork) -> None:
+    """A published key that the database lacks is an error with its name, also while another key still signs."""
+    add(sound, network)
+    network.issuer.announce(SigningKey.make("next-key"))
+
+    (finding,) = check(sound, network)["issuer keys"]
+
+    assert (finding["state"], finding["code"]) == ("wrong", "id-token-key-unknown")
+    assert finding["said"] == f"{GITHUB} publishes keys that the database lacks: next-key"
+    assert "kis-token trust --keys" in finding["remedy"]
+
+
+def test_check_finds_keys_that_are_not_the_issuer_s(sound: Chain, network: GitHubNetwork) -> None:
+    """Another key under a published name is an error. A stored key that is not published any more is a note."""
+    add(sound, network)
+    add_key = "insert into public.credential_issuer_keys (issuer, kid, modulus) values (%s, %s, %s)"
+    sound.database.owner.execute(add_key, (GITHUB, "old-key", SigningKey.make().modulus))
+    published = network.issuer.keys[0].kid
+    sound.database.owner.execute(
+        "update public.credential_issuer_keys set modulus = %s where kid = %s", (SigningKey.make().modulus, published)
+    )
+
+    other, old = check(sound, network)["issuer keys"]
+
+    assert (other["state"], other["code"], old["state"]) == ("wrong", "id-token-unknown", "note")
+    assert published in other["said"]
+    assert old["said"].endswith("any more: old-key")
+
+
+def test_check_without_github(sound: Chain, network: GitHubNetwork) -> None:
+    """While GitHub does not answer, the keys are not compared: a note, and nothing is wrong."""
+    add(sound, network)
+    network.issuer.server.add_fault(Fault("reset", times=9))
+
+    (finding,) = check(sound, network)["issuer keys"]
+
+    assert finding["state"] == "note"
+    assert "[github-unreachable]" in finding["said"]
+
+
+def test_database_without_the_list(chain: Chain, make_database: Callable[[], Database], network: GitHubNetwork) -> None:
+    """A database without sql/007 has no callers: check names what to run, and status fails with the same remedy."""
+    database = make_database()
+    database.owner.execute("drop function public.credential_callers_status")
+    with PostgRESTStandIn(database.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as supabase:
+        old = replace(chain, supabase=supabase, database=database)
+        (note,) = check(old, network)["callers"]
+        status = kis_token_here(old.variables, "status", "--callers")
+        usual = kis_token_here(old.variables, "status")
+
+    assert note["state"] == "note"
+    assert note["remedy"] == "If jobs are to work without a key, run all files of sql/ in order."
+    assert (status.returncode, usual.returncode) == (1, 0)
+    assert "[store-function-missing]. Run the files of sql/" in status.stderr
+
+
+def test_status_with_callers(chain: Chain, network: GitHubNetwork) -> None:
+    """With --callers, a second request adds two tables; as JSON, two members."""
+    add(chain, network, note="acme/bot\u202e", environment="prod")
+    add(chain, network, service_name="kis-second", audience="https://other.supabase.co")
+    chain.supabase.server.forget()
+
+    text = kis_token_here(chain.variables, "status", "--callers").stdout
+    assert [seen.path.rpartition("/")[2] for seen in chain.supabase.server.seen] == [
+        "issuance_status",
+        "credential_callers_status",
+    ]
+    found = json.loads(kis_token_here(chain.variables, "status", "--callers", "--json").stdout)
+    one = json.loads(kis_token_here(chain.variables, "status", "--callers", "--json", "--service", "kis").stdout)
+    usual = json.loads(kis_token_here(chain.variables, "status", "--json").stdout)
+
+    assert "WITHOUT EFFECT" in text
+    assert "another project's audience" in text
+    assert "acme/bot  " in text
+    assert network.issuer.keys[0].kid in text
+    assert [caller["misfit"] for caller in found["callers"]] == [None, "audience"]
+    assert [caller["service"] for caller in one["callers"]] == ["kis"]
+    (key,) = found["issuer_keys"]
+    assert (key["issuer"], key["kid"], key["bits"]) == (GITHUB, network.issuer.keys[0].kid, 2048)
+    assert usual.keys() == found.keys() - {"callers", "issuer_keys"}
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_status_without_callers(chain: Chain) -> None:
+    """An empty list has one line for people."""
+    text = kis_token_here(chain.variables, "status", "--callers").stdout
+    assert "No caller without a key is listed.\n\nNo key is stored.\n" in text
+
+
+def keyless_check(sandbox: Sandbox, network: GitHubNetwork) -> dict[str, dict[str, Any]]:
+    """What ``kis-token check`` finds in a job without a key."""
+    env = {**sandbox.variables, **network.variables, **network.job_variables()}
+    ended = kis_token_here({**env, "SUPABASE_SERVICE_ROLE_KEY": sandbox.anon_key}, "check", "--json")
+    return {finding["what"]: finding for finding in json.loads(ended.stdout)}
+
+
+def test_check_of_a_job_without_a_key(sandbox: Sandbox, network: GitHubNetwork) -> None:
+    """The job sees its slot and the names of the stored keys. It finds a key that the database lacks."""
+    issue_token(sandbox)
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        store_issuer_keys(connection, network.issuer)
+        list_caller(connection, network.issuer, sandbox.supabase.url)
+
+    before = keyless_check(sandbox, network)
+    network.issuer.announce(SigningKey.make("next-key"))
+    after = keyless_check(sandbox, network)
+
+    assert {finding["state"] for finding in before.values()} <= {"ok", "note"}
+    assert before["issuer keys"]["said"] == f"all of {GITHUB} are stored"
+    assert (after["issuer keys"]["state"], after["issuer keys"]["code"]) == ("wrong", "id-token-key-unknown")
+    assert after["issuer keys"]["said"].endswith("next-key")
