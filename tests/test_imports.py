@@ -85,6 +85,7 @@ HEAVY = {
 #: Who may read the environment, besides entrypoint.py; the sandbox is a program of its own.
 ENVIRONMENT_READERS = {
     "github.action",
+    "github.new_issuer_keys",
     "cli",
     "client.kis_client",
     "client.credential_manager",

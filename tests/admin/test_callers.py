@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from kis_token.admin.callers import list_callers
+from kis_token.deadline import no_deadline
+from kis_token.errors import StoreOutage
+from kis_token.process.caller_identity import IDTokenRequest
 from kis_token.sandbox.database import list_caller, store_issuer_keys
-from kis_token.sandbox.github_issuer import GITHUB, SigningKey
-from kis_token.sandbox.loopback import Fault
+from kis_token.sandbox.github_issuer import GITHUB, GitHubIssuer, SigningKey
+from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
+from kis_token.store.id_token import IDTokens
+from kis_token.store.keyless_store import KeylessStore
+from kis_token.store.supabase import SupabaseStore
 from tests.command import kis_token_here
 from tests.github_network import GitHubNetwork
 from tests.resolver_harness import issue_token
@@ -206,3 +213,33 @@ def test_check_of_a_job_without_a_key(sandbox: Sandbox, network: GitHubNetwork) 
     assert before["issuer keys"]["said"] == f"all of {GITHUB} are stored"
     assert (after["issuer keys"]["state"], after["issuer keys"]["code"]) == ("wrong", "id-token-key-unknown")
     assert after["issuer keys"]["said"].endswith("next-key")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [],
+        {"server_now": "soon", "callers": [], "keys": []},
+        {"server_now": "2026-03-02T00:00:00Z", "callers": {}, "keys": []},
+        {"server_now": "2026-03-02T00:00:00Z", "callers": [{}], "keys": []},
+        {"server_now": "2026-03-02T00:00:00Z", "callers": [], "keys": [{"kid": "a"}]},
+    ],
+)
+def test_answer_that_is_not_the_database_s(answer: object) -> None:
+    """An answer that the function did not give is an outage, and no empty list."""
+    with LoopbackServer(lambda _: Response(200, answer)) as server:
+        store = SupabaseStore(server.url, SERVICE_KEY)
+        with pytest.raises(StoreOutage, match="is not one of its own"):
+            list_callers(store, server.url)
+
+
+@pytest.mark.parametrize("answer", [[], {}, {"issuer": 1, "issuer_keys": []}, {"issuer": GITHUB, "issuer_keys": None}])
+def test_keyless_answer_that_is_not_the_database_s(answer: object) -> None:
+    """The same for the names that a job without a key reads."""
+    with LoopbackServer(lambda _: Response(200, answer)) as server, GitHubIssuer() as issuer:
+        request = IDTokenRequest.find(issuer.variables())
+        assert request is not None
+        id_tokens = IDTokens(request, server.url, no_deadline, lambda _: None)
+        store = KeylessStore(server.url, ANON_KEY, id_tokens, left=no_deadline)
+        with pytest.raises(StoreOutage, match="is not one of its own"):
+            store.issuer_keys("kis")

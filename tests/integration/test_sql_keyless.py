@@ -77,6 +77,21 @@ def test_read_has_the_rows_as_the_table_has_them(database: Database, job: Job) -
     assert answer["server_now"]
 
 
+def test_read_names_the_issuer_s_stored_keys(database: Database, github: GitHubIssuer, job: Job) -> None:
+    """A read has the names of the keys that the database has of the job's own issuer, and of no other one."""
+    other = GitHubIssuer(issuer="https://token.actions.octo.ghe.com")
+    store_issuer_keys(database.owner, other)
+    own = sorted(key.kid for key in github.keys)
+    before = job.read()
+    database.owner.execute(
+        "insert into public.credential_issuer_keys (issuer, kid, modulus) values (%s, 'a-next-key', %s)",
+        (github.issuer, SigningKey.make().modulus),
+    )
+
+    assert (before["issuer"], before["issuer_keys"]) == (github.issuer, own)
+    assert set(job.read()["issuer_keys"]) == {*own, "a-next-key"}
+
+
 def test_slot_without_rows(job: Job, database: Database) -> None:
     """A slot that holds no row is an empty list, which is no error."""
     database.owner.execute("delete from public.api_credentials")

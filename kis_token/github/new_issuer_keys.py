@@ -1,0 +1,98 @@
+"""Whether GitHub publishes a key for ID tokens that the database lacks: a step of the rotation, without any package.
+
+GitHub publishes a key before it signs with it. After that, jobs without a key of Supabase fail until it is stored. The
+step sets the output ``keys``: ``missing``, ``stored``, or nothing if there is nothing to compare.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from kis_token.admin.issuer_keys import fetch_keys
+from kis_token.clock import SystemClock
+from kis_token.config import Settings, secrets_in
+from kis_token.deadline import Deadline
+from kis_token.errors import KisTokenError, StoreMisconfigured, StoreOutage
+from kis_token.github.outputs import describe_defect, mask_secrets
+from kis_token.github.workflow_commands import FileWorkflow
+from kis_token.store.http_exchange import Wire
+from kis_token.store.keyless import call_function, read_issuer_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+#: The bound for the step, in seconds.
+STEP_SECONDS = 60.0
+
+
+def main(env: Mapping[str, str], started: float) -> int:
+    """Run the step; its exit status. An outage is a warning: another tick comes."""
+    workflow = FileWorkflow(env)
+    try:
+        mask_secrets(secrets_in(env), workflow)
+        settings = Settings.from_env(env)
+        left = Deadline(SystemClock().monotonic, started + STEP_SECONDS).left
+        stored = _stored_keys(settings, workflow.mask, left)
+        missing = {issuer: fetch_keys(issuer).missing_from(kids) for issuer, kids in stored.items()}
+    except KisTokenError as error:
+        workflow.warning(f"The issuer's keys were not compared: {error}. {error.hint}")
+        return 0
+    except Exception as error:  # noqa: BLE001 - a traceback may quote a secret
+        workflow.error(f"{describe_defect(error)}")
+        return 1
+    if not stored:
+        workflow.info("No job without a key is listed, so no key of an issuer is needed.")
+        return 0
+    lines = [f"- `{_shown(kid)}` of {issuer}" for issuer, kids in missing.items() for kid in kids]
+    workflow.output("keys", "missing" if lines else "stored")
+    workflow.output("list", "\n".join(lines))
+    if lines:
+        workflow.warning(
+            "GitHub publishes keys that the database lacks. Run the SQL that kis-token trust --keys prints, before "
+            "GitHub signs with them."
+        )
+    for line in lines or ["All published keys are stored."]:
+        workflow.info(line)
+    return 0
+
+
+def _stored_keys(
+    settings: Settings, mask: Callable[[str], None], left: Callable[[], float]
+) -> dict[str, frozenset[str]]:
+    """The names of the stored keys by their issuers: of this job's own, or with the service key of all callers'."""
+    wire, key = Wire(settings.supabase_url), settings.supabase_key
+    if settings.reads_only:
+        return {}
+    if settings.id_token_request is not None:
+        from kis_token.store.id_token import IDTokens
+
+        id_tokens = IDTokens(settings.id_token_request, settings.supabase_url, left, mask)
+        issuer, kids = read_issuer_keys(wire, key, id_tokens, settings.service_name, left)
+        return {issuer: kids}
+    try:
+        found = call_function(wire, key, "credential_callers_status", {}, left)
+    except StoreMisconfigured as error:
+        if error.is_function_missing:
+            return {}  # the tables are from before there was such a list
+        raise
+    try:
+        issuers = {f"{caller['issuer']}" for caller in found["callers"]}
+        return {
+            issuer: frozenset(f"{each['kid']}" for each in found["keys"] if each["issuer"] == issuer)
+            for issuer in sorted(issuers)
+        }
+    except (KeyError, TypeError):
+        raise StoreOutage("store-unreachable", "Supabase's answer is not one of its own") from None
+
+
+def _shown(kid: str) -> str:
+    """A key's name in Markdown: it comes from GitHub, and a name that could be more than a name is not shown."""
+    return kid if re.fullmatch(r"[A-Za-z0-9._-]{1,100}", kid) else "a key with an unusual name"
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ, time.monotonic()))

@@ -1,0 +1,193 @@
+"""The rotation without a key of Supabase, and its watch over the keys that GitHub publishes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from kis_token.sandbox.database import list_caller, store_issuer_keys
+from kis_token.sandbox.github_issuer import SigningKey
+from kis_token.sandbox.loopback import Fault
+from tests.command import kis_token_here
+from tests.github_network import GitHubNetwork
+from tests.workflows.conftest import Project, add_command, find_step, needs_scripts, readable, run_script
+from tests.workflows.test_rotate import WORKFLOW, due_token, store, stored
+from tools.step import CHECKOUT, read_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from kis_token.sandbox import Sandbox
+
+pytestmark = [needs_scripts, pytest.mark.usefixtures("child_processes", "plain_network")]
+
+COMPARE = find_step(WORKFLOW.name, "Compare GitHub's keys with the stored ones")
+TELL = find_step(WORKFLOW.name, "Tell of new keys in an issue")
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Iterator[GitHubNetwork]:
+    """GitHub under its own names."""
+    with GitHubNetwork(tmp_path) as network:
+        yield network
+
+
+def trust(sandbox: Sandbox, network: GitHubNetwork, **columns: object) -> None:
+    """Store the issuer's keys, and list its usual job as one that may issue."""
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        store_issuer_keys(connection, network.issuer)
+        list_caller(connection, network.issuer, sandbox.supabase.url, **{"access": "issue"} | columns)
+
+
+def github_state(folder: Path) -> dict[str, Any]:
+    """What the stand-in for GitHub's command holds."""
+    state: dict[str, Any] = json.loads((folder / "github.json").read_text())
+    return state
+
+
+def test_rotation_without_a_key(project: Project, sandbox: Sandbox, network: GitHubNetwork) -> None:
+    """With two variables and the permission, the rotation renews a due token. A new key of GitHub opens one issue."""
+    project.add_workflow(WORKFLOW)
+    add_command(project.commands, "gh", Path(__file__).with_name("gh.py").read_text())
+    trust(sandbox, network)
+    old = due_token(sandbox)
+    store(sandbox, old)
+    network.issuer.announce(SigningKey.make("next-key"))
+    machine = network.variables | network.job_variables()
+    given = [f"--env={name}={value}" for name, value in machine.items() if value and name not in ("PATH", "GH_TOKEN")]
+    given.append(f"--var=SUPABASE_URL={sandbox.supabase.url}")
+    given.append(f"--var=SUPABASE_PUBLISHABLE_KEY={sandbox.anon_key}")
+    without = {"SUPABASE_URL": "", "SUPABASE_SERVICE_ROLE_KEY": ""}
+
+    done = project.run(sandbox, WORKFLOW.name, "workflow_dispatch", *given, secrets=without)
+
+    assert done.returncode == 0, readable(done.stdout)
+    assert stored(sandbox).token_id != old.token_id
+    assert sandbox.kis.counts("production").calls == 1
+    (issue,) = github_state(project.commands)["issues"]
+    assert (issue["title"], issue["open"]) == ("Supabase lacks a key with which GitHub will sign", True), readable(
+        done.stdout
+    )
+    assert "- `next-key` of https://token.actions.githubusercontent.com" in issue["texts"][0]
+
+
+class Watch:
+    """The two steps that look after GitHub's keys, without a runner."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox, network: GitHubNetwork) -> None:
+        self.folder = folder
+        self.key = sandbox.service_key
+        self._sandbox = sandbox
+        self._network = network
+        add_command(folder, "gh", Path(__file__).with_name("gh.py").read_text())
+
+    def compare(self, env: Mapping[str, str] | None = None) -> tuple[dict[str, str], str]:
+        """The outputs and the log of the comparison."""
+        outputs = self.folder / "outputs"
+        outputs.write_text("")
+        given = {
+            "PYTHONPATH": str(CHECKOUT),
+            "SUPABASE_URL": self._sandbox.supabase.url,
+            "SUPABASE_SERVICE_ROLE_KEY": self.key,
+            "KIS_ENVIRONMENT": "production",
+            "KIS_SERVICE_NAME": "",
+        }
+        assert given.keys() == COMPARE["env"].keys()
+        machine = {name: value for name, value in self._network.variables.items() if name != "PATH"}
+        runner = {"GITHUB_OUTPUT": str(outputs), "GITHUB_ACTIONS": "true"}
+        done = run_script(COMPARE["run"], self.folder, machine | runner | given | dict(env or {}))
+        assert done.returncode == 0, done.stdout
+        assert "Traceback" not in done.stdout
+        return read_pairs(outputs), done.stdout
+
+    def run(self) -> list[tuple[bool, int]]:
+        """Compare and tell; the issues, each as whether it is open and how many texts it has."""
+        outputs, _ = self.compare()
+        env = {
+            "KEYS": outputs["keys"],
+            "LIST": outputs["list"],
+            "TITLE": TELL["env"]["TITLE"],
+            "LABEL": TELL["env"]["LABEL"],
+            "RUN": "https://github.com/someone/bot/actions/runs/1",
+            "GH_TOKEN": "a",
+            "GH_ENTERPRISE_TOKEN": "a",
+            "GH_REPO": "someone/bot",
+        }
+        assert env.keys() == TELL["env"].keys()
+        runner = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "someone/bot"}
+        done = run_script(TELL["run"], self.folder, env | runner)
+        assert done.returncode == 0, done.stdout
+        return [(issue["open"], len(issue["texts"])) for issue in github_state(self.folder)["issues"]]
+
+
+@pytest.fixture
+def watch(tmp_path: Path, sandbox: Sandbox, network: GitHubNetwork) -> Watch:
+    """The two steps, in a repository without issues."""
+    return Watch(tmp_path, sandbox, network)
+
+
+def test_issue_of_a_new_key(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
+    """A new key opens one issue, further nights add nothing, and the stored key closes it. It has no SQL."""
+    trust(sandbox, network)
+    assert watch.run() == []
+    network.issuer.announce(SigningKey.make("next-key"))
+
+    assert (watch.run(), watch.run()) == ([(True, 1)], [(True, 1)])
+    (issue,) = github_state(watch.folder)["issues"]
+    assert "- `next-key` of " in issue["texts"][0]
+    assert "`kis-token trust --keys`" in issue["texts"][0]
+    assert "insert into" not in issue["texts"][0]
+
+    text = kis_token_here(network.variables, "trust", "--keys").stdout
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute(text.encode())
+    assert watch.run() == [(False, 2)]
+
+
+def test_keyless_job_compares_too(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
+    """With the public key and an ID token, the step has the stored names from keyless_read; both secrets are masked."""
+    trust(sandbox, network, access="token")
+    watch.key = sandbox.anon_key
+    network.issuer.announce(SigningKey.make("next-key"))
+
+    outputs, log = watch.compare(network.job_variables())
+
+    assert outputs["keys"] == "missing"
+    assert outputs["list"] == "- `next-key` of https://token.actions.githubusercontent.com"
+    assert "::warning::GitHub publishes keys that the database lacks." in log
+    assert len([line for line in log.splitlines() if line.startswith("::add-mask::eyJ")]) == 1
+
+
+def test_name_of_a_key_is_no_markdown(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
+    """A name with signs of Markdown is not shown in the issue."""
+    trust(sandbox, network)
+    network.issuer.announce(SigningKey.make("`](https://evil.example.com)"))
+
+    assert watch.compare()[0]["list"].startswith("- `a key with an unusual name` of ")
+
+
+def test_nothing_to_compare(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
+    """Without callers, and without sql/007, GitHub is not asked and no issue is opened."""
+    assert watch.compare()[0] == {}
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute("drop function public.credential_callers_status")
+    assert watch.compare()[0] == {}
+    assert network.asked == []
+
+
+def test_outage_is_a_warning(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
+    """If GitHub or Supabase does not answer, the step warns and says nothing about keys. The next tick comes."""
+    trust(sandbox, network)
+    network.issuer.server.add_fault(Fault("reset", times=2))
+    outputs, log = watch.compare()
+    sandbox.supabase.stop()
+    later, later_log = watch.compare()
+
+    assert outputs == later == {}
+    assert "::warning::The issuer's keys were not compared: " in log
+    assert "[github-unreachable]" in log
+    assert "[store-unreachable]" in later_log
