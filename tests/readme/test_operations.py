@@ -11,9 +11,12 @@ import pytest
 
 from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
 from kis_token.sandbox.postgrest import PostgRESTStandIn
+from tests.github_network import GitHubNetwork
 from tests.readme.conftest import Newcomer, blocks_of, read_page
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kis_token.sandbox.postgres import EmbeddedPostgres
 
 #: The page with the blocks of its lists at the margin.
@@ -23,9 +26,9 @@ PAGE = re.sub(
     read_page("docs/operations.md"),
     flags=re.MULTILINE | re.DOTALL,
 )
-WATCH, TELL, COPY, SECRETS = (block.code for block in blocks_of(PAGE) if block.language == "sh")
+WATCH, TRUST, TELL, COPY, SECRETS = (block.code for block in blocks_of(PAGE) if block.language == "sh")
 # The last is for an extension that the sandbox's PostgreSQL has not; its call is tried in tests/integration.
-FORGET, PRUNE, _ = (block.code for block in blocks_of(PAGE) if block.language == "sql")
+REMOVE, WITHDRAW, FORGET, PRUNE, _ = (block.code for block in blocks_of(PAGE) if block.language == "sql")
 
 
 @pytest.fixture
@@ -52,6 +55,28 @@ def test_watching(owner: Newcomer) -> None:
 
     assert quiet == ""
     assert re.match(r"wrong +tables: there is no function save_token\. Run the files of sql/", loud)
+
+
+def test_keyless_callers(owner: Newcomer, tmp_path: Path) -> None:
+    """The printed SQL lists the caller, which status shows as row 1. The page's statements end and remove it."""
+    dsn = owner.sandbox.owner_dsn
+    command, show = TRUST.splitlines()
+    with GitHubNetwork(tmp_path) as network:
+        numbers = " --repository-id 74 --owner-id 65"
+        network_only = {name: value for name, value in network.variables.items() if name != "PATH"}
+        printed = owner.type(f"{command}{numbers}", **owner.exported, **network_only)
+        kid = network.issuer.keys[0].kid
+    sql(dsn, printed)
+
+    shown = owner.type(show, **owner.exported)
+    assert re.search(r"^1 +kis +issue +someone/bot +refs/heads/main ", shown, re.MULTILINE)
+    assert kid in shown
+    ends, remove = REMOVE.splitlines()
+    sql(dsn, ends)
+    assert sql(dsn, "select valid_until::date::text from credential_callers") == [("2030-12-31",)]
+    sql(dsn, remove)
+    sql(dsn, WITHDRAW.replace("NAME", kid))
+    assert sql(dsn, "select from credential_callers") == sql(dsn, "select from credential_issuer_keys") == []
 
 
 def test_tokens_of_a_restored_dump(owner: Newcomer) -> None:
