@@ -77,7 +77,12 @@ class Caller:
         )
         for option, fits in checks:
             if not fits:
-                raise KisTokenError("invalid-caller", f"The list of callers cannot hold the value of {option}")
+                raise unfit(option)
+
+
+def unfit(option: str) -> KisTokenError:
+    """The error for a value that no row can have. The value is not repeated."""
+    return KisTokenError("invalid-caller", f"The list of callers cannot hold the value of {option}")
 
 
 def is_ref(text: str) -> bool:

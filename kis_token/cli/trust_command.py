@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kis_token.admin.trust import ACCESSES, DEFAULT_EVENTS, Caller, caller_sql, keys_sql, transaction
+from kis_token.admin.trust import ACCESSES, DEFAULT_EVENTS, Caller, caller_sql, keys_sql, transaction, unfit
 from kis_token.cli.help_examples import TaughtCommand
 from kis_token.errors import KisTokenError
 
@@ -73,7 +73,7 @@ def trust(
     started: Started = context.obj
     server = find_server(issuer, started.env.get("GITHUB_API_URL", ""))
     if server is None:
-        raise KisTokenError("invalid-caller", "The list of callers cannot hold the value of --issuer")
+        raise unfit("--issuer")
     statements = []
     if not only_keys:
         if repository is None:
@@ -113,7 +113,7 @@ def _repository(name: str, server: GitHubServer, given: Mapping[str, str], env: 
     from kis_token.admin.github_repository import REPOSITORY, Repository, look_up
 
     if REPOSITORY.fullmatch(name) is None:
-        raise KisTokenError("invalid-caller", "The list of callers cannot hold the value of OWNER/REPO")
+        raise unfit("OWNER/REPO")
     if bool(given["repository_id"]) != bool(given["owner_id"]):
         raise KisTokenError("invalid-caller", "One of --repository-id and --owner-id is given without the other")
     if given["repository_id"]:
