@@ -154,7 +154,7 @@ def test_a_table_that_takes_one_form_alone_is_granted(make_database: Callable[[]
 
 
 def test_the_proof_is_as_long_as_a_real_token(make_database: Callable[[], Database]) -> None:
-    """The trial finds a length limit that a real token exceeds, plain or sealed. A limit above both prevents no grant."""
+    """The trial finds a length limit that a real token exceeds, plain or sealed. A higher limit prevents no grant."""
     longest = len(json.dumps({"access_token": "x" * 350, **dict.fromkeys(("expires_at", "issued_at"), "x" * 25)}))
     for limit, is_granted in ((longest - 1, False), (900, True)):
         database = make_database()
