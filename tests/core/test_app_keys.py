@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 OLD = AppKey("PSq1w2e3r4t5y6u7i8o9p0a1s2d3f4g5h6j7", "bGFzdC15ZWFy" * 15)
 STORED = "KIS does not know the app key stored in Supabase for the slot kis (EGW00103)"
 GIVEN = "KIS does not know the app key given as input app-key / KIS_APP_KEY (EGW00103)"
-WARNING = "app-key and app-secret are not those stored for kis, which count."
+WARNING = "app-key and app-secret differ from those stored for kis, which are used."
 
 
 def step(monkeypatch: pytest.MonkeyPatch, chain: Chain, folder: Path, **variables: str) -> dict[str, Path]:
@@ -106,7 +106,7 @@ def test_refusal_of_another_s_turn_says_whose(chain: Chain) -> None:
         chain.resolve()
     with pytest.raises(KisTokenError) as caught:
         chain.resolve()
-    assert "stored in Supabase for the slot kis (EGW00103, said to another job a moment ago)" in f"{caught.value}"
+    assert "stored in Supabase for the slot kis (EGW00103, reported to another job a moment ago)" in f"{caught.value}"
     assert caught.value.warnings[0].startswith(WARNING)
     assert chain.issue_calls == 1
 

@@ -71,7 +71,7 @@ def test_a_refused_token_counts_as_none_wherever_it_is() -> None:
     )
 
     assert (view.stored, view.cached, view.unusable_version) == (None, None, 7)
-    assert [text for _, text in said(view)] == ["its token is one that KIS rejects"] * 2
+    assert [text for _, text in said(view)] == ["KIS rejects its token"] * 2
 
 
 def test_living_token_of_another_app_key_is_an_error() -> None:

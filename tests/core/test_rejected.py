@@ -90,7 +90,7 @@ def test_a_revoked_token_is_not_saved_by_the_guide_s_manager(
 
     assert chain.database.row() == {}
     assert [record.getMessage() for record in caplog.records if record.name == "kis_token"] == [
-        "The token is one that KIS rejects, so it was not stored in kis"
+        "KIS rejects the token, so it was not stored in kis"
     ]
     assert manager.save_kis_token(other.value, other.expires_at, other.issued_at) is True
 
@@ -117,7 +117,7 @@ def test_check_on_a_machine_that_has_a_revoked_token_cached(chain: Chain) -> Non
     view = chain.resolver(mode="check").look()
     assert [(link.source, link.text) for link in view.trace] == [
         ("supabase", "no token is stored"),
-        ("cache", "its token is one that KIS rejects"),
+        ("cache", "KIS rejects its token"),
     ]
 
 

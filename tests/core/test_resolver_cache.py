@@ -131,7 +131,7 @@ def test_keys_that_are_not_the_stored_ones_are_told(chain: Chain) -> None:
     assert chain.resolve().warnings == ()
     got = chain.resolve(app_key=OTHER.key, app_secret=OTHER.secret)
     assert got.app_key == APP_KEY
-    assert "are not those stored for kis" in got.warnings[0]
+    assert "differ from those stored for kis" in got.warnings[0]
 
 
 def test_a_dead_cached_token_of_another_key_is_in_nobody_s_way(chain: Chain) -> None:

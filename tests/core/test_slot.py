@@ -54,6 +54,6 @@ def test_empty_token_row_counts_as_none() -> None:
 def test_owner_s_commands_read_both_forms() -> None:
     """The tolerant vault opens plain and sealed values alike, and seals as the vault it stands for."""
     vault = TolerantVault(SEALING)
-    assert vault.open("plain", "kis", "app_key") == "plain"
-    assert vault.open(vault.seal("sealed", "kis", "app_key"), "kis", "app_key") == "sealed"
-    assert SEALING.open(vault.seal("sealed", "kis", "app_key"), "kis", "app_key") == "sealed"
+    assert vault.unseal("plain", "kis", "app_key") == "plain"
+    assert vault.unseal(vault.seal("sealed", "kis", "app_key"), "kis", "app_key") == "sealed"
+    assert SEALING.unseal(vault.seal("sealed", "kis", "app_key"), "kis", "app_key") == "sealed"

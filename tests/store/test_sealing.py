@@ -26,7 +26,7 @@ rows = st.tuples(st.from_regex(r"\A[a-z][a-z.-]{0,20}\Z"), st.sampled_from(["app
 def refused(vault: SealingVault | PlainVault, text: str, row: tuple[str, str] = ROW) -> str:
     """The code with which ``text`` is not opened; the error shows no part of it."""
     with pytest.raises(TokenError) as caught:
-        vault.open(text, *row)
+        vault.unseal(text, *row)
     assert len(text) < 20 or text not in f"{caught.value}", "the value is shown"
     assert f"{row[1]} of {row[0]}" in f"{caught.value}"
     return caught.value.code
@@ -46,7 +46,7 @@ def joined(head: str, data: bytes) -> str:
 @given(st.text(), rows)
 def test_sealed_value_survives_a_round_trip(value: str, row: tuple[str, str]) -> None:
     """Whatever was sealed for a row is opened for that row, the same to the character."""
-    assert VAULT.open(VAULT.seal(value, *row), *row) == value
+    assert VAULT.unseal(VAULT.seal(value, *row), *row) == value
 
 
 def test_envelope_has_its_form() -> None:
@@ -64,7 +64,7 @@ def test_no_two_envelopes_are_alike() -> None:
 
 def test_envelope_of_an_earlier_release_opens() -> None:
     """The form is fixed: what was sealed once must open in every release to come."""
-    assert VAULT.open(KNOWN, *ROW) == "a value that was sealed long ago"
+    assert VAULT.unseal(KNOWN, *ROW) == "a value that was sealed long ago"
 
 
 @given(st.integers(0, 12 + len(VALUE.encode()) + 15), st.integers(1, 255))
@@ -80,7 +80,7 @@ def test_changed_character_never_gives_another_value(place: int, character: str)
     """One changed character anywhere is an error or, where base64 has two forms of the same bytes, the same value."""
     changed = SEALED[:place] + character + SEALED[place + 1 :]
     try:
-        assert VAULT.open(changed, *ROW) == VALUE
+        assert VAULT.unseal(changed, *ROW) == VALUE
     except TokenError as error:
         assert error.code in ("seal-broken", "plain-with-key")  # noqa: PT017 - either outcome is right
 
@@ -96,7 +96,7 @@ def test_any_text_is_a_value_or_a_token_error(text: str) -> None:
     """Nothing but TokenError is raised, also behind the right prefix and key id."""
     for sealed in (text, PREFIX + text, f"{parts(SEALED)[0]}:{text}"):
         with pytest.raises(TokenError):
-            VAULT.open(sealed, *ROW)
+            VAULT.unseal(sealed, *ROW)
 
 
 @pytest.mark.parametrize("row", [("kis-paper", "access_token"), ("kis", "app_secret"), ("ki", "saccess_token")])
@@ -117,9 +117,9 @@ def test_first_key_seals_and_all_open() -> None:
     """Keys are changed by putting a new one first: what either sealed opens, and what is new has the new one."""
     both = SealingVault((SECOND, FIRST))
     sealed = both.seal(VALUE, *ROW)
-    assert both.open(SEALED, *ROW) == VALUE
-    assert both.open(sealed, *ROW) == VALUE
-    assert SealingVault((SECOND,)).open(sealed, *ROW) == VALUE
+    assert both.unseal(SEALED, *ROW) == VALUE
+    assert both.unseal(sealed, *ROW) == VALUE
+    assert SealingVault((SECOND,)).unseal(sealed, *ROW) == VALUE
     assert refused(VAULT, sealed) == "seal-broken"
 
 
@@ -141,7 +141,7 @@ def test_sealed_value_is_refused_without_a_key() -> None:
     plain = make_vault(())
     assert isinstance(plain, PlainVault)
     assert refused(plain, SEALED) == "sealed-without-key"
-    assert plain.open(VALUE, *ROW) == plain.seal(VALUE, *ROW) == VALUE
+    assert plain.unseal(VALUE, *ROW) == plain.seal(VALUE, *ROW) == VALUE
 
 
 def test_a_key_makes_a_sealing_vault() -> None:
