@@ -95,7 +95,7 @@ class KISClient:
 
     @property
     def app_key(self) -> str:
-        """The account's app key: the stored one, or that of the environment if none is stored. Raises KisTokenError."""
+        """The account's app key: the stored one or, without it, that of the environment. Raises KisTokenError."""
         return self._token_holder.app_key().key
 
     @property
@@ -143,7 +143,7 @@ class KISClient:
         reports too many calls (EGW00201), a GET is sent again after a pause, a few times. Any other call may be an
         order. It is sent again only if KIS rejected its token and so did not execute it.
 
-        Raises IssuerOutage if KIS does not answer; its ``sent`` tells whether an order may have been executed. After
+        Raises IssuerOutage if KIS does not answer; its ``sent`` shows whether an order may have been executed. After
         ``timeout`` nothing is sent. Raises KisTokenError if there is no token; the code is ``token-repeated`` if KIS
         gives the rejected token again, and the message names the time until which it does. Raises ValueError or
         TypeError for invalid arguments, before anything is sent.

@@ -100,7 +100,7 @@ class TokenHolder:
         return self._once(refused, lambda: self._refresh(refused), rejected_id=refused.token.token_id)
 
     def refresh(self, *, force: bool) -> None:
-        """Issue a new token although KIS has rejected none. Raises TokenRefreshLimitError, unless forced."""
+        """Issue a new token although KIS has not rejected this one. Raises TokenRefreshLimitError, unless forced."""
         held = self.ready()
         limit = self._limit(held)
         if limit is not None and not force:

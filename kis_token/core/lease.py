@@ -81,7 +81,7 @@ class Leases:
 
         If a request may have arrived, the caller may hold a lease. It then repeats the same request until an answer
         comes. If that takes as long as a lease lasts, the caller lets the lease lapse and asks for a new one, if there
-        is time. If ``has_token`` returns True, the caller waits for none of this.
+        is time. If ``has_token`` returns True, the caller does not wait.
         """
 
         def send(holder: str) -> Begun:

@@ -79,7 +79,7 @@ def _with_cached(view: View, cache: CacheReader | None, settings: Settings, held
 def may_issue_locally(view: View, settings: Settings) -> bool:
     """Whether this caller may issue a token if the store does not answer at all."""
     is_told_to = settings.on_store_outage == "issue" and settings.mode == "resolve"
-    # Without an app key, the keys may be in the store, which nobody can read now. A read-only key cannot store the
+    # Without an app key, the keys may be in the store, which does not answer now. A read-only key cannot store the
     # token.
     return is_told_to and view.app_key is not None and not settings.reads_only
 

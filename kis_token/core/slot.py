@@ -130,4 +130,4 @@ def check_owner(token: Token, app_key: AppKey | None, settings: Settings, what: 
     if app_key is not None and token.app_key_id not in (None, app_key.key_id):
         raise TokenError("token-of-another-key", f"{what} belongs to another app key than the one {origin(app_key)}")
     if token.environment not in (None, settings.environment):
-        raise TokenError("token-of-another-environment", f"{what} is not one for {settings.environment}")
+        raise TokenError("token-of-another-environment", f"{what} was not issued for {settings.environment}")

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _Found = TypeVar("_Found")
 
-#: A lease can end without a new token, which polling the row does not show. So `begin` is called again after so many
-#: seconds.
+#: A lease can end without a new token, which polling the row does not show. So `begin` is called again after this
+#: many seconds.
 ASK_AGAIN = 5.0
 
 #: The last error of a lease whose token could not be stored.

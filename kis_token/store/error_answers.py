@@ -1,8 +1,8 @@
 """The meaning of an error answer: a configuration error, or an outage with its cause in words.
 
 Only two programs can report a configuration error: PostgREST, by the code in its JSON, and Supabase's gateway, by its
-messages with 401 and 403. Any other answer comes from a program in between and is an outage, whatever its status. Texts
-of an answer may quote values, so they are only compared with known texts, and this module's own words are shown.
+messages with 401 and 403. Any other answer comes from a program in between and is an outage, with any status. Texts of
+an answer may quote values, so they are only compared with known texts, and this module's own words are shown.
 
 Sources: https://docs.postgrest.org/en/v14/references/errors.html (codes),
 https://supabase.com/docs/guides/platform/http-status-codes (402, 540, 544) and
@@ -174,7 +174,7 @@ def _misconfigured(
 ) -> StoreMisconfigured:
     """The error ``known``; if a rejected key has expired by its own date, that is the reason."""
     if key_ended is not None and known in (_NO_KEY, _ENDED_KEY):
-        known = ("store-key-expired", f"By its own date the key ended on {key_ended:%Y-%m-%d}")
+        known = ("store-key-expired", f"By its own date the key expired on {key_ended:%Y-%m-%d}")
     code, said = known
     return StoreMisconfigured(code, f"{said} ({shown})", settles=settles)
 

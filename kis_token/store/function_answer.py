@@ -15,7 +15,7 @@ _Word = TypeVar("_Word", bound=str)
 
 def foreign(function: str) -> StoreOutage:
     """The error for an answer to ``function`` that is not PostgreSQL's, for example a proxy's page with status 200."""
-    return StoreOutage("store-unreachable", f"Supabase's answer to {function} is not one of its own")
+    return StoreOutage("store-unreachable", f"The answer to {function} is not Supabase's")
 
 
 class RpcAnswer:

@@ -55,7 +55,7 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
             frozenset[str]().union(*map(_fingerprints, remembered)),
         )
     except (TypeError, KeyError, ValueError, OverflowError):  # their texts quote the answer
-        raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table") from None
+        raise StoreOutage("store-unreachable", "Supabase's answer is not a list of rows") from None
 
     if any(len(row.value) > LARGEST_VALUE for row in slot.rows.values()):
         raise _too_large()
