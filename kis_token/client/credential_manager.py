@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("kis_token")
 
-#: These faults mean that there is no store. That is not an error: the guide's clients continue with other sources.
+#: These faults mean that there is no store. This is not an error: the guide's clients continue with other sources.
 _NO_STORE = {"missing-supabase-url", "missing-supabase-key", "secrets-withheld"}
 
 _Answer = TypeVar("_Answer")
@@ -147,10 +147,10 @@ class SupabaseCredentialManager:
     def get_kis_valid_token(self) -> dict[str, Any] | None:
         """Return the stored token as `get_kis_token` does; None unless it is valid and not rejected.
 
-        It is valid until its end, by the database's clock.
+        Here a token is valid until its very end, by the database's clock.
         """
-        slot = self._ask(lambda store, settings: store.read_valid_token(settings.service_name))
-        return self._token_in(slot, only_valid=True)
+        slot = self._ask(lambda store, settings: store.read_unexpired_token(settings.service_name))
+        return self._token_in(slot, only_unexpired=True)
 
     def save_kis_token(self, access_token: str, expires_at: datetime, issued_at: datetime) -> bool:
         """Store a token. A stored token with a later end is kept. Returns whether the store now has one of the two.
@@ -193,7 +193,7 @@ class SupabaseCredentialManager:
         value = vault.unseal(row.value, service_name, credential_type)
         return pasted(value) if credential_type in KEY_TYPES else value
 
-    def _token_in(self, slot: Slot | None, *, only_valid: bool = False) -> dict[str, Any] | None:
+    def _token_in(self, slot: Slot | None, *, only_unexpired: bool = False) -> dict[str, Any] | None:
         row, settings = slot.token_row if slot is not None else None, self._settings
         if slot is None or row is None or settings is None:
             return None
@@ -202,9 +202,9 @@ class SupabaseCredentialManager:
         except TokenUnusable:
             return None
         # The column may be later than the token's own end: some clients wrote Korea time into it as if it were UTC.
-        if only_valid and slot.server_now is not None and token.expires_at <= slot.server_now:
+        if only_unexpired and slot.server_now is not None and token.expires_at <= slot.server_now:
             return None
-        if only_valid and token.token_id in slot.rejected:
+        if only_unexpired and token.token_id in slot.rejected:
             return None
         end = instant_or_none(row.expires_at) or instant_or_none(stored.get("expires_at")) or token.expires_at
         return {

@@ -187,7 +187,7 @@ class KISClient:
         self.refresh_token()
 
     def _can_refresh_token(self) -> bool:
-        """Whether the token is 23 h old, so that KIS issues another."""
+        """Whether the token is 23 h old, the age from which it may be renewed on request."""
         return self._token_holder.find_limit() is None
 
     def _send(self, call: _Call, held: Held) -> Response:

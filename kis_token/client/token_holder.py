@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("kis_token")
 
-#: The age from which KIS is asked for another token. KIS issues one token a day; the guide uses an hour less.
+#: The age from which a token may be renewed on request. KIS issues one token a day; the guide uses an hour less.
 REFRESH_AFTER = timedelta(hours=23)
 
 #: Seconds until the renewal of a token near its end is tried again.
@@ -109,7 +109,7 @@ class TokenHolder:
         self._once(held, lambda: self._resolve(settings))
 
     def find_limit(self) -> TokenRefreshLimitError | None:
-        """The reason why KIS would not issue another token yet; None if it would."""
+        """The error for a token that is less than 23 h old; None for an older one."""
         return self._limit(self.ready())
 
     def app_key(self) -> AppKey:
@@ -144,7 +144,7 @@ class TokenHolder:
             return self._hold(resolver.resolve(view), refused.token.token_id)
 
     def _limit(self, held: Held) -> TokenRefreshLimitError | None:
-        """The reason why KIS would not issue another token yet; None if it would."""
+        """The error for a token that is less than 23 h old; None for an older one."""
         if self._clock.now() + held.skew - held.token.issued_at >= REFRESH_AFTER:
             return None
         message = f"The token was issued less than 23 h ago, at {in_both_zones(held.token.issued_at)}"

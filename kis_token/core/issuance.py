@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from kis_token.core.store_time import StoreTime
     from kis_token.token import AppKey, Token
 
-#: After a grant, and after another caller's lease has lapsed, this machine sends KIS nothing for this long: the minute
-#: that KIS requires, and the time that a holder may take to call tokenP.
+#: After a grant, and after another caller's lease has lapsed, this machine does not call KIS without the store for this
+#: long: the minute that KIS requires, and the time that a holder may take to call tokenP.
 AFTER_GRANT, AFTER_LEASE = timedelta(seconds=70), timedelta(seconds=10)
 
 #: A round made no progress if it took fewer seconds than this and found no token. This many such rounds in a row are an

@@ -48,7 +48,7 @@ def issue_locally(context: Context, view: View, app_key: AppKey, outage: StoreOu
 
 
 def hold_back(context: Context, app_key: AppKey, time: timedelta) -> None:
-    """Make this machine's callers that meet an outage in the next ``time`` send KIS nothing."""
+    """Keep this machine's callers from calling KIS without the store for ``time``."""
     until = context.clock.now() + time
     with suppress(EnvironmentFault):  # if the note cannot be written, no caller issues without the store
         noted = context.machine.not_before(app_key.key_id)

@@ -87,7 +87,7 @@ def may_issue_locally(view: View, settings: Settings) -> bool:
 def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
     """``view`` with the cache's current contents.
 
-    An unusable cached token is left out, with the reason in the trace.
+    A token that is rejected, unreadable or of another account is left out, with the reason in the trace.
     """
     view = replace(view, cached=None, cache_fault=None)
     try:

@@ -87,7 +87,7 @@ class SupabaseCalls:
         return self._retry.run(ask, lambda: at_most(seconds + 1, to_the_end))
 
     def _read(
-        self, service_name: str, types: tuple[str, ...], *, only_valid: bool = False, with_inactive: bool = False
+        self, service_name: str, types: tuple[str, ...], *, only_unexpired: bool = False, with_inactive: bool = False
     ) -> Slot:
         def read() -> Slot:
             return read_slot(
@@ -95,7 +95,7 @@ class SupabaseCalls:
                 self._key,
                 service_name,
                 types=types,
-                only_valid=only_valid,
+                only_unexpired=only_unexpired,
                 with_inactive=with_inactive,
                 seconds=min(READ_SECONDS, self._left()),
             )

@@ -96,13 +96,13 @@ def read_slot(
     service_name: str,
     *,
     types: tuple[str, ...] = TYPES,
-    only_valid: bool = False,
+    only_unexpired: bool = False,
     with_inactive: bool = False,
     seconds: float = READ_SECONDS,
 ) -> Slot:
     """Return the active rows of ``service_name`` that ``key`` may read, in one GET.
 
-    ``types`` limits them to these types; an empty tuple means all. ``only_valid`` limits them to rows that expire
+    ``types`` limits them to these types; an empty tuple means all. ``only_unexpired`` limits them to rows that expire
     later, by the database's clock. ``with_inactive`` adds the inactive rows. The tokens that the slot remembers as
     rejected are always included. Raises StoreOutage, as `Wire.exchange` does, and StoreMisconfigured.
     """
@@ -110,7 +110,7 @@ def read_slot(
         f"/rest/v1/{TABLE}?select={quote(COLUMNS, safe='')}&service_name=eq.{quote(service_name, safe='')}"
         + (f"&credential_type={quote('in.(' + ','.join((*types, REJECTED_TOKENS)) + ')', safe='')}" if types else "")
         + ("" if with_inactive else "&is_active=is.true")
-        + (f"&expires_at=gt.{DATABASE_NOW}" if only_valid else "")
+        + (f"&expires_at=gt.{DATABASE_NOW}" if only_unexpired else "")
     )
     answer = wire.exchange("GET", path, {**key_headers(key), "Accept": "application/json"}, seconds=seconds)
     check_answer(answer, key)

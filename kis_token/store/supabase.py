@@ -33,9 +33,9 @@ class SupabaseStore(OwnerCalls):
         """Return all active rows of ``service_name``, of any type."""
         return self._read(service_name, ())
 
-    def read_valid_token(self, service_name: str) -> Slot:
+    def read_unexpired_token(self, service_name: str) -> Slot:
         """Return only the token's row, if its column ``expires_at`` is in the future by the database's clock."""
-        return self._read(service_name, ("access_token",), only_valid=True)
+        return self._read(service_name, ("access_token",), only_unexpired=True)
 
     def begin(
         self,

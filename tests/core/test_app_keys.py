@@ -236,8 +236,8 @@ def test_dirty_rows_are_read(chain: Chain, case: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["null", "None", "", '""', "undefined"])
-def test_null_as_text_in_rows_counts_as_absent(chain: Chain, word: str) -> None:
-    """A row with the text "null" contains no key: the given keys are used."""
+def test_words_without_a_value_in_rows_count_as_absent(chain: Chain, word: str) -> None:
+    """A row with "null", "None" or the like contains no key: the given keys are used."""
     chain.database.put_keys(AppKey(word or " ", word or " "))
     assert chain.resolve().app_key == APP_KEY
     assert SupabaseCredentialManager(chain.supabase.url, SERVICE_KEY, env={}).get_kis_credentials() is None

@@ -72,7 +72,7 @@ def test_a_cached_token_newer_than_a_stale_one_is_put_back(chain: Chain) -> None
 
 
 def test_a_stale_cached_token_is_not_put_back(chain: Chain) -> None:
-    """A stale cached token does not replace a new one."""
+    """A stale cached token is not stored: a new one is issued."""
     chain.cache_token(stale_token())
 
     assert chain.resolve().source == "oauth"

@@ -99,7 +99,7 @@ def test_a_long_label_is_cut(backend: Backend) -> None:
 
 
 def test_grants_are_spaced_when_the_holder_is_lost(backend: Backend, caller: Caller) -> None:
-    """A lost holder's lease ends after 60 s. No caller gets a lease before 70 s, and from 60 s the label is hidden."""
+    """A lost holder's lease ends after 60 s. No caller gets a lease before 70 s; after 60 s its label is hidden."""
     backend.pass_time(61)
 
     begun = Caller(backend).begin()

@@ -105,7 +105,7 @@ def test_reads_of_other_rows(manager: SupabaseStore, database: Database) -> None
     for left, valid in ((MINUTE, {"access_token"}), (-MINUTE, set[str]())):
         database.put_token(make_token(left=left))
         assert manager.read_service("kis").rows.keys() == {"app_key", "app_secret", "access_token", "webhook"}
-        assert manager.read_valid_token("kis").rows.keys() == valid
+        assert manager.read_unexpired_token("kis").rows.keys() == valid
         assert manager.read("kis").rows.keys() == {"app_key", "app_secret", "access_token"}
 
 
