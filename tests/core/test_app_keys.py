@@ -23,7 +23,7 @@ from kis_token.sandbox.kis_http import html_response
 from kis_token.sandbox.loopback import Fault
 from kis_token.token import AppKey
 from tests.command import kis_token_here
-from tests.resolver_harness import OTHER, expired_token
+from tests.resolver_harness import OTHER, dead_token
 from tests.support import ACCOUNT, APP_KEY, HOUR, SERVICE_KEY, make_token
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def test_set_keys_names_a_cut_key(chain: Chain) -> None:
     assert stored.stderr == "warning: the app key has 35 characters, and KIS's have 36\n"
 
 
-def test_check_notes_unusual_lengths_and_corrected_addresses(chain: Chain) -> None:
+def test_check_reports_unusual_lengths_and_corrected_addresses(chain: Chain) -> None:
     """``check`` notes unusual lengths and corrected addresses before any call has failed."""
     cut = {"KIS_APP_KEY": APP_KEY.key, "KIS_APP_SECRET": APP_KEY.secret[:-1]}
     looked = kis_token_here(chain.variables | cut, "check").stdout
@@ -304,7 +304,7 @@ def test_set_keys_keeps_the_token_of_a_row_with_quotes(chain: Chain) -> None:
 def test_expired_token_and_refused_keys(chain: Chain) -> None:
     """If the row has an expired token, the error still names the origin of the refused keys."""
     chain.database.put_keys(OLD)
-    chain.database.put_token(expired_token())
+    chain.database.put_token(dead_token())
     with pytest.raises(KisTokenError) as caught:
         chain.resolve()
     assert f"{caught.value}".startswith(STORED)

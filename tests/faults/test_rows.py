@@ -14,7 +14,7 @@ from kis_token.sandbox.loopback import Fault
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.token import KST
 from tests.faults.helpers import error_of, stored_stays
-from tests.resolver_harness import OTHER, expired_token, stale_token
+from tests.resolver_harness import OTHER, dead_token, stale_token
 from tests.support import ANON_KEY, APP_KEY, HOUR, MINUTE, SERVICE_KEY, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def put_both(database: Database, *tokens: Token) -> None:
 def test_a_double_row_with_a_living_token(double: Chain, *, is_last: bool) -> None:
     """The token that lives is found, in whatever order the two lie, and nothing is changed."""
     living = make_token()
-    put_both(double.database, *([expired_token(), living] if is_last else [living, expired_token()]))
+    put_both(double.database, *([dead_token(), living] if is_last else [living, dead_token()]))
 
     with stored_stays(double):
         got = double.resolve()
@@ -213,7 +213,7 @@ def test_a_double_row_with_a_living_token(double: Chain, *, is_last: bool) -> No
 
 def test_a_double_row_without_a_living_token(double: Chain) -> None:
     """Where no token can be stored that is the error, with the database's words; KIS is not asked."""
-    put_both(double.database, expired_token(), expired_token())
+    put_both(double.database, dead_token(), dead_token())
 
     with stored_stays(double):
         error = error_of(double)

@@ -32,7 +32,7 @@ def date(request: pytest.FixtureRequest, chain: Chain) -> None:
     chain.supabase.server.send_date = request.param
 
 
-def expired_token() -> Token:
+def dead_token() -> Token:
     """Past its end, unless a clock is 10 minutes behind."""
     return make_token(left=-5 * MINUTE, age=24 * HOUR)
 
@@ -47,7 +47,7 @@ def assert_told(got: Resolution, wrong_by: timedelta) -> None:
 
 def test_a_waiter_steals_no_lease(chain: Chain, wrong_by: timedelta) -> None:
     """It waits for the one who has the turn, without the dead token that is stored, and gets the new one."""
-    chain.database.put_token(expired_token())
+    chain.database.put_token(dead_token())
     holder, token = Caller(chain.database), make_token()
     holder.begin()
     clock = TurnedClock(wrong_by=wrong_by)
@@ -62,7 +62,7 @@ def test_a_waiter_steals_no_lease(chain: Chain, wrong_by: timedelta) -> None:
 
 def test_a_holder_issues_once(chain: Chain, wrong_by: timedelta) -> None:
     """It replaces a dead token in one turn, and both it and all others go on with the new one."""
-    chain.database.put_token(expired_token())
+    chain.database.put_token(dead_token())
 
     got = chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")
 
@@ -87,7 +87,7 @@ def test_a_living_token_is_kept(chain: Chain, wrong_by: timedelta) -> None:
 
 def test_a_dead_token_is_no_way_out(chain: Chain, wrong_by: timedelta) -> None:
     """When KIS does not answer, a dead token is not handed out for one that lives."""
-    chain.database.put_token(expired_token())
+    chain.database.put_token(dead_token())
     chain.kis.production.stop()
 
     with pytest.raises(IssuerOutage):
