@@ -161,7 +161,7 @@ def _open(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iter
     rows = {name: row for name, row in sorted(slot.rows.items()) if not row.is_empty}
     for name, row in rows.items():
         try:
-            opened.values[name] = vault.open(row.value, settings.service_name, name)
+            opened.values[name] = vault.unseal(row.value, settings.service_name, name)
         except TokenError as error:
             yield wrong_as("sealing", error)
             continue

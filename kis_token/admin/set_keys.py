@@ -64,7 +64,7 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
         for name, row in sorted(store.read_all(service).rows.items()):
             # Also what needs no other seal is opened: this is the time to learn that it cannot be.
             try:
-                value = opener.open(row.value, service, name)
+                value = opener.unseal(row.value, service, name)
             except TokenError:
                 if name in active:
                     raise
@@ -96,7 +96,7 @@ def _belongs_to(slot: Slot, app_key: AppKey, service: str, vault: Vault) -> bool
 def _value_of(row: Row, service: str, name: str, vault: Vault) -> str | None:
     """The row's value; None for one that no given key opens."""
     try:
-        return vault.open(row.value, service, name)
+        return vault.unseal(row.value, service, name)
     except SealedWithoutKey:
         raise  # what is sealed must not be replaced by something plain by mistake
     except TokenError:

@@ -215,7 +215,7 @@ def test_keys_are_stored_plain_or_sealed(owner: Owner) -> None:
     assert owner.stored == {"app_key": APP_KEY.key, "app_secret": APP_KEY.secret}
     owner.set_app_key(encryption_key=OLD)
     vault = SealingVault((bytes([1]) * 32,))
-    assert vault.open(owner.stored["app_secret"], "kis", "app_secret") == APP_KEY.secret
+    assert vault.unseal(owner.stored["app_secret"], "kis", "app_secret") == APP_KEY.secret
 
 
 def test_sealed_slot_is_not_made_plain_by_mistake(owner: Owner) -> None:
