@@ -23,7 +23,7 @@ from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, check_owner, describe, gi
 from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError, TokenUnusable
 from kis_token.local.cache import make_cache
 from kis_token.local.private_folders import is_on_open_ground
-from kis_token.pasted_values import odd_lengths, parse_claims, pasted
+from kis_token.pasted_values import parse_claims, pasted, unusual_lengths
 from kis_token.store.sealing import SealingVault, make_vault
 from kis_token.supabase_project import SupabaseKey
 from kis_token.token import AppKey, claimed_time, instant_or_none
@@ -200,7 +200,7 @@ def _keys(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iter
         yield note("app key", "given; of the stored one there is only half", "Run kis-token set-keys.")
     else:
         yield ok("app key", "given; none is stored")
-    lengths = odd_lengths(opened.app_key.key, opened.app_key.secret) if opened.app_key is not None else ""
+    lengths = unusual_lengths(opened.app_key.key, opened.app_key.secret) if opened.app_key is not None else ""
     if lengths:
         yield note("app key", lengths, "Compare it with the KIS developers' site.")
 

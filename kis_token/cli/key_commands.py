@@ -73,7 +73,7 @@ def set_keys(caller: Caller) -> None:
     typed. A token of another app key is ended.
     """
     from kis_token.admin.set_keys import set_app_key
-    from kis_token.pasted_values import odd_lengths
+    from kis_token.pasted_values import unusual_lengths
     from kis_token.store.sealing import make_vault
     from kis_token.wiring import open_store
 
@@ -83,7 +83,7 @@ def set_keys(caller: Caller) -> None:
     settings = caller.settings(**given)
     with open_store(settings, caller.started, say) as store:
         has_ended = set_app_key(settings, store, make_vault(settings.encryption_keys))
-    lengths = odd_lengths(settings.app_key or "", settings.app_secret or "")
+    lengths = unusual_lengths(settings.app_key or "", settings.app_secret or "")
     if lengths:
         say(f"warning: {lengths}")
     form = "sealed" if settings.encryption_keys else "plain"

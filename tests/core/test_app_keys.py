@@ -283,7 +283,7 @@ def test_set_keys_names_a_cut_key(chain: Chain) -> None:
     assert stored.stderr == "warning: the app key has 35 characters, and KIS's have 36\n"
 
 
-def test_check_tells_odd_lengths_and_mended_addresses(chain: Chain) -> None:
+def test_check_reports_unusual_lengths_and_corrected_addresses(chain: Chain) -> None:
     """``check`` notes both before anything has failed."""
     cut = {"KIS_APP_KEY": APP_KEY.key, "KIS_APP_SECRET": APP_KEY.secret[:-1]}
     looked = kis_token_here(chain.variables | cut, "check").stdout
