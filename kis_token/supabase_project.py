@@ -136,7 +136,7 @@ def _find_shape_fault(url: str) -> str:
 
 
 def find_supabase_key_fault(words: list[str], url: str) -> tuple[str, str] | None:
-    """Return the fault of these words as the key of the project at ``url``, as code and message; None if they may be right.
+    """Return why these words cannot be the key of the project at ``url``, as code and message, or None.
 
     A key is one word. A read-only key is two: the public key for the gateway, and a JWT with a role.
     """

@@ -39,7 +39,7 @@ def test_token_is_dead_everywhere(chain: Chain) -> None:
     revoked = end_token(chain)
 
     assert revoked is not None
-    assert (revoked.was_alive, revoked.is_inactive) == (True, True)
+    assert (revoked.was_valid, revoked.is_inactive) == (True, True)
     assert KISIssuer(chain.kis.production_url, "production").verify(token, APP_KEY) == "EGW00121"
     assert chain.database.row()["is_active"] is False
     assert not (chain.folder / "cache.json").exists()
@@ -118,7 +118,7 @@ def test_old_token_is_not_repeated(chain: Chain) -> None:
     chain.database.put_token(token)
     revoked = end_token(chain)
 
-    assert revoked == Revoked(was_alive=False, is_inactive=True, repeated_until=None)
+    assert revoked == Revoked(was_valid=False, is_inactive=True, repeated_until=None)
     assert chain.resolve().token.token_id != token.token_id
 
 
@@ -136,9 +136,9 @@ class Interrupted:
 
     def revoke(self, token: Token, app_key: AppKey) -> bool:
         """One revokeP call."""
-        was_alive = KISIssuer(self._chain.kis.production_url, "production").revoke(token, app_key)
+        was_valid = KISIssuer(self._chain.kis.production_url, "production").revoke(token, app_key)
         self._chain.supabase.stop()
-        return was_alive
+        return was_valid
 
 
 def test_it_may_be_repeated_when_the_store_fails(chain: Chain) -> None:
@@ -186,7 +186,7 @@ def test_sealed_slot(chain: Chain) -> None:
 
     revoked = end_token(chain, encryption_key=ENCRYPTION_KEY)
     assert revoked is not None
-    assert revoked.was_alive
+    assert revoked.was_valid
 
 
 def test_another_account_s_token_is_left_alone(chain: Chain) -> None:

@@ -228,7 +228,7 @@ def test_the_tables() -> None:
 def test_nothing_yet() -> None:
     """A project on which nothing has happened is told as such."""
     now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
-    assert as_text(Status(now, (), ())) == ["There is no slot yet.", "", "Nobody has tried to issue yet."]
+    assert as_text(Status(now, (), ())) == ["There is no slot yet.", "", "There is no event yet."]
 
 
 def test_the_command(chain: Chain) -> None:

@@ -64,7 +64,7 @@ def test_a_full_device_is_one_error(sandbox: Sandbox, command: str) -> None:
             timeout=60,
             check=False,
         )
-    assert (ended.returncode, ended.stderr.splitlines()) == (1, ["error: the system refuses: No space left on device"])
+    assert (ended.returncode, ended.stderr.splitlines()) == (1, ["error: the system reports: No space left on device"])
 
 
 #: Runs a program of ours, and presses Ctrl-C when it imports a module.

@@ -47,7 +47,7 @@ def test_help_teaches(command: TaughtCommand) -> None:
 def test_exit_statuses_are_said() -> None:
     """The statuses in --help are those of the README."""
     text = " ".join(kis_token_here({}, "--help").stdout.split())
-    assert "0 done; 1 an error, which is explained; 2 the command line makes no sense; 130 interrupted" in text
+    assert "0 done; 1 an error, which is explained; 2 invalid command line; 130 interrupted" in text
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| ([\d, ]+) \|", readme.split("| exit status |")[1], re.MULTILINE) == [
         "0",
@@ -61,18 +61,18 @@ def test_exit_statuses_are_said() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((SECRET,), "there is no such command, or none at all"),
-        ((), "there is no such command, or none at all"),
-        ((f"--{SECRET}",), "there is an option that this command does not take"),
-        (("get", SECRET), "there are arguments that this command does not take"),
-        (("set-keys", SECRET, SECRET), "there are arguments that this command does not take"),
-        (("get", f"--{SECRET}"), "there is an option that this command does not take"),
-        (("get", f"--app-key={SECRET}"), "there is an option that this command does not take"),
-        (("get", f"-{SECRET}"), "there is an option that this command does not take"),
-        (("get", f"--json={SECRET}"), "an option lacks its value, or has one that it does not take"),
-        (("get", "--service"), "an option lacks its value, or has one that it does not take"),
-        (("get", "--environment", SECRET), "the value of --environment is none that it takes"),
-        (("exec", f"--{SECRET}", "--", "true"), "there is an option that this command does not take"),
+        ((SECRET,), "the command is missing or unknown"),
+        ((), "the command is missing or unknown"),
+        ((f"--{SECRET}",), "this command does not have one of the options"),
+        (("get", SECRET), "this command does not take these arguments"),
+        (("set-keys", SECRET, SECRET), "this command does not take these arguments"),
+        (("get", f"--{SECRET}"), "this command does not have one of the options"),
+        (("get", f"--app-key={SECRET}"), "this command does not have one of the options"),
+        (("get", f"-{SECRET}"), "this command does not have one of the options"),
+        (("get", f"--json={SECRET}"), "an option lacks its value, or takes no value"),
+        (("get", "--service"), "an option lacks its value, or takes no value"),
+        (("get", "--environment", SECRET), "--environment does not take this value"),
+        (("exec", f"--{SECRET}", "--", "true"), "this command does not have one of the options"),
         (("exec",), "'[--] CMD...' is missing"),
         (("export",), "'CLIENT...' is missing"),
         (("refresh",), "'--force' is missing"),
@@ -86,7 +86,7 @@ def test_what_is_not_understood_is_not_repeated(arguments: tuple[str, ...], said
 @pytest.mark.usefixtures("child_processes")
 def test_what_is_not_understood_by_the_program() -> None:
     """The same with a process of its own."""
-    assert_not_repeated(kis_token({}, SECRET, f"--{SECRET}"), "there is no such command, or none at all")
+    assert_not_repeated(kis_token({}, SECRET, f"--{SECRET}"), "the command is missing or unknown")
 
 
 def assert_not_repeated(ended: subprocess.CompletedProcess[str], said: str) -> None:

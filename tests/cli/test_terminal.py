@@ -108,7 +108,7 @@ def test_revoke_asks_first(chain: Chain, terminal: Terminal, answer: str, status
     chain.resolve()
     child = start(chain, "revoke", stdin=terminal.inside)
     assert child.stderr is not None
-    question = child.stderr.read(len(b"Revoke the token of kis (production) for everybody who uses it? [y/N]: "))
+    question = child.stderr.read(len(b"Revoke the token of kis (production) for all jobs? [y/N]: "))
     terminal.type(f"{answer}\n")
     told, _ = child.communicate(timeout=60)
 
@@ -125,8 +125,8 @@ def test_revoke_without_anybody_to_ask(chain: Chain) -> None:
     again = kis_token_here(chain.variables, "revoke", "--yes")
 
     assert (unasked.returncode, unasked.stdout, "--yes" in unasked.stderr) == (2, "", True)
-    assert (told.returncode, told.stdout) == (0, "kis: revoked; is out of Supabase\n")
-    assert "KIS may give no other" in told.stderr
+    assert (told.returncode, told.stdout) == (0, "kis: revoked; removed from Supabase\n")
+    assert "KIS may give only the revoked token" in told.stderr
     assert (again.returncode, again.stdout) == (0, "kis: no token is stored, so nothing was revoked\n")
 
 
