@@ -44,7 +44,7 @@ class Revoked:
 
 
 def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vault, clock: Clock) -> Revoked | None:
-    """Revoke the slot's token at KIS, then remove it from the store and this machine's cache. None if none is stored.
+    """Revoke the slot's token at KIS, then remove it from store and cache. Returns None without a stored token.
 
     An interrupted call can be repeated. Another machine may keep the token in its cache, and does not use it while the
     store works. Raises StoreError, TokenError, IssuerError and KisTokenError ``missing-app-key``.

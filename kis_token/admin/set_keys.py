@@ -31,7 +31,7 @@ def make_encryption_key() -> str:
 def set_app_key(settings: Settings, store: SupabaseStore, vault: Vault) -> bool:
     """Store the settings' app key and secret, sealed if the settings have an encryption key.
 
-    Returns whether the slot's token was deactivated. That happens to a token of another or an unknown app key, so that
+    Returns whether the slot's token was deactivated. A token of another or an unknown app key is deactivated, so that
     the next caller issues one for the new key. Raises KisTokenError ``missing-app-key``, StoreError, and TokenError
     ``sealed-without-key`` if the slot is sealed and no encryption key is given.
     """

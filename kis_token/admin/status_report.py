@@ -62,7 +62,7 @@ def as_text(status: Status) -> list[str]:
         {
             **_in_both(event.happened_at, "when"),
             "slot": event.service,
-            "what": _OUTCOMES.get(event.outcome, event.outcome)
+            "outcome": _OUTCOMES.get(event.outcome, event.outcome)
             + (f" ({event.error_code})" if event.error_code else ""),
             "by": event.by,
         }

@@ -70,8 +70,8 @@ def revoke(caller: Caller, *, yes: bool) -> int:
 def set_keys(caller: Caller) -> None:
     """Store an account's app key and secret in Supabase, sealed if an encryption key is given.
 
-    Takes KIS_APP_KEY and KIS_APP_SECRET. If these are not set, reads two lines of standard input, and does not show
-    typed ones. Deactivates a stored token of another app key.
+    Takes KIS_APP_KEY and KIS_APP_SECRET. If these are not set, reads two lines of standard input; typing is not
+    shown. Deactivates a stored token of another app key.
     """
     from kis_token.admin.set_keys import set_app_key
     from kis_token.pasted_values import unusual_lengths

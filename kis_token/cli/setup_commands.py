@@ -118,7 +118,7 @@ def sql(*, directory: bool) -> None:
 @click.command(
     cls=TaughtCommand,
     context_settings={"allow_interspersed_args": False},
-    short_help="KIS and Supabase on this machine, to try it out",
+    short_help="start KIS and Supabase on this machine",
     examples=["kis-token sandbox -- kis-token get", "kis-token sandbox -- pytest"],
 )
 @click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)

@@ -63,8 +63,8 @@ def execute(caller: Caller, command: tuple[str, ...]) -> int:
     """Run CMD with the token and the keys as environment variables.
 
     The variables are KIS_ACCESS_TOKEN, KIS_BASE_URL, KIS_APP_KEY, KIS_APP_SECRET, KIS_ENVIRONMENT and KIS_SERVICE_NAME.
-    All others, such as KIS_ACCOUNT_NO, stay unchanged. The token is valid for min-validity, and is not renewed while
-    CMD runs.
+    All others, such as KIS_ACCOUNT_NO, stay unchanged. The token is usually valid for min-validity or longer. It is
+    not renewed while CMD runs.
 
     CMD replaces this process, so its exit status and its signals are its own. The status is 127 if the program does not
     exist, and 126 if it cannot be started.
@@ -89,7 +89,7 @@ def execute(caller: Caller, command: tuple[str, ...]) -> int:
 
 @click.command(
     cls=TaughtCommand,
-    short_help="renew the token when it is due",
+    short_help="renew the token if it is due",
     examples=["13 6 * * *  kis-token rotate        # with the machine's clock in Korea time"],
 )
 @click.option("--verify", is_flag=True, help="Try the new token on a quotation before it replaces the old one.")

@@ -56,15 +56,15 @@ def open_private(path: Path) -> Path:
 def walk(path: Path, *, make: bool = False) -> Path:
     """Go from the root down to the folder ``path``, check each step, and return the path without links.
 
-    Each folder and each link on the way has to belong to root or to this user. No other user may write one of the
-    folders, not even a member of its group, unless it is sticky: in a sticky folder an entry can be renamed or removed
-    only by its owner, or by the folder's. So no user but this one and root can change where the returned path leads:
-    for that, another user has to write a folder on the way, or own it or its entry. That holds after the check too,
-    when an import or a child process uses the path.
+    Each folder and each link on the way must belong to root or to this user. No other user may write one of the
+    folders, not even a member of its group, unless the folder is sticky: only the entry's or the folder's owner can
+    rename or remove an entry of a sticky folder. So only this user and root can change the target of the returned path:
+    another user would have to write a folder on the way, or own it or its entry. This also holds after the check, when
+    an import or a child process uses the path.
 
-    Each step starts at the handle of the folder before it, and each folder is judged by its own handle. With ``make``,
-    a missing folder is made with mode 0700, below folders that passed. On Windows modes say nothing about access: only
-    the links are resolved. Access control lists that no mode shows (NFSv4, macOS) are not seen.
+    Each step starts at the handle of the folder before it, and each folder is checked by its own handle. With ``make``,
+    a missing folder is made with mode 0700, below checked folders. On Windows only the links are resolved, because
+    modes do not describe access there. Access control lists that no mode shows (NFSv4, macOS) are not checked.
 
     Raises OSError; its ``strerror`` names the folder and the reason.
     """
