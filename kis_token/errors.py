@@ -133,7 +133,7 @@ REMEDIES: dict[str, str] = {
     "plain-with-key": (
         "If the value was sealed before, find out first who replaced it. Then run kis-token seal with the same key."
     ),
-    "seal-broken": "Add the key that sealed the value. If the value is damaged, store it again or delete its row.",
+    "seal-broken": "Give the encryption-key that sealed the value. If it is damaged, store it again or delete its row.",
     # KIS
     "kis-key-refused": _KEYS_HINT + " Many calls in a short time can also lock a correct key for a day.",
     "kis-secret-refused": _KEYS_HINT,
@@ -148,7 +148,7 @@ REMEDIES: dict[str, str] = {
     "key-in-two-slots": "Use the same service-name for this app key everywhere.",
     "app-key-changed": "Another caller is storing keys for this slot. Run again when it has finished.",
     "token-repeated": (
-        "KIS gives the same token for 6 hours after its issue, even rejected. Run again after the time in the message."
+        "For 6 hours after an issue KIS gives the same token, even a rejected one. Run again after the message's time."
     ),
     "token-too-young": "KIS issues one token a day. Use the stored token; if KIS rejects it, renew it by force.",
     "wait-too-long": "Another job is issuing, or KIS must not be called for a while. Run again, or raise timeout.",

@@ -79,7 +79,7 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
             yield from _other_slots(store, settings, opened, now)
     except StoreError as error:
         yield wrong_as("supabase", error)
-        yield note("the rest", "the further checks of Supabase were skipped")
+        yield note("the rest", "the remaining checks were skipped")
         return
     yield from _token(slot, settings, vault, opened, now)
     yield from _cached(slot, settings, vault, opened, now)

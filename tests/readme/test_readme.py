@@ -185,8 +185,8 @@ def test_program_that_has_moved(newcomer: Newcomer) -> None:
     first = newcomer.python(program, **newcomer.exported)
     second = newcomer.python(program, **newcomer.exported)
 
-    assert first == "no living token is stored\n71500\n"
-    assert re.fullmatch(r"living until 20\S+\n71500\n", second)
+    assert first == "no valid token is stored\n71500\n"
+    assert re.fullmatch(r"valid until 20\S+\n71500\n", second)
     assert newcomer.sandbox.kis.counts("production").calls == 1
 
 
