@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kis_token.errors import IssuerRefused, StoreMisconfigured, TokenError
-from kis_token.pasted_values import find_key_fault, odd_lengths, pasted
+from kis_token.pasted_values import find_key_fault, pasted, unusual_lengths
 from kis_token.token import AppKey, State, Token, in_hours, parse_members, parse_stored
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def origin(app_key: AppKey, given_as: str = _GIVEN_AS["EGW00103"]) -> str:
 
 def refused(kis_code: str, app_key: AppKey, to: str = "") -> IssuerRefused:
     """The error for a refusal of ``app_key``, with its origin and, if its length is not KIS's, that length."""
-    lengths = odd_lengths(app_key.key, app_key.secret)
+    lengths = unusual_lengths(app_key.key, app_key.secret)
     return IssuerRefused(kis_code, to, f" {origin(app_key, _GIVEN_AS[kis_code])}", f": {lengths}" if lengths else "")
 
 

@@ -298,7 +298,7 @@ def test_set_keys_keeps_the_token_of_a_row_with_quotes(chain: Chain) -> None:
     value = '{"access_token": "opaque.token-of-a-test_0123456789"}'
     chain.database.put("access_token", value, make_token(left=HOUR).expires_at)
     stored = kis_token_here(chain.variables, "set-keys")
-    assert "the old token is ended" not in stored.stdout
+    assert "the old token was deactivated" not in stored.stdout
 
 
 def test_expired_token_and_refused_keys(chain: Chain) -> None:

@@ -125,8 +125,8 @@ def test_check_finds_none_stored(own: Chain, value: str | None, encryption_key: 
     issuer = KISIssuer(settings.base_url, settings.environment)
     found = {finding.what: finding for finding in examine(settings, store_of(own), issuer, TurnedClock())}
 
-    assert found["app key"].said == "given; none is stored"
-    assert found["token"].said.startswith("none is stored")
+    assert found["app key"].said == "given, not stored"
+    assert found["token"].said.startswith("not stored")
     assert "sealing" not in found
 
 

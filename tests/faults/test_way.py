@@ -297,9 +297,9 @@ def test_check_says_which_variables_count(postgres: EmbeddedPostgres, company: A
         good = kis_token_here(env | {"SSL_CERT_FILE": str(company.file)}, "check")
         bad = kis_token_here(env | {"REQUESTS_CA_BUNDLE": "/no/such/file.pem"}, "check")
 
-    assert "ok     proxy: Supabase is asked through the proxy in HTTPS_PROXY\n" in good.stdout
+    assert "ok     proxy: requests to Supabase use the proxy in HTTPS_PROXY\n" in good.stdout
     assert "KIS is asked through" not in good.stdout
-    assert "ok     certificates: those of SSL_CERT_FILE are trusted\n" in good.stdout
+    assert "ok     certificates: the certificates of SSL_CERT_FILE are trusted\n" in good.stdout
     assert good.returncode == 0
     assert (
         "wrong  certificates: REQUESTS_CA_BUNDLE names a file that does not exist. Correct the variable" in bad.stdout
