@@ -119,11 +119,11 @@ def test_the_system_s_settings_count_where_no_variable_does(monkeypatch: pytest.
 
 
 UNUSABLE = {
-    "socks": ("socks5://user:hunter2@127.0.0.1:9", "of a kind that cannot be used"),
-    "socks with names": ("socks5h://127.0.0.1:9", "of a kind that cannot be used"),
-    "socks 4": ("socks4://127.0.0.1:9", "of a kind that cannot be used"),
-    "TLS": ("https://user:hunter2@127.0.0.1:9", "of a kind that cannot be used"),
-    "quoted": ('"http://127.0.0.1:9"', "of a kind that cannot be used"),
+    "socks": ("socks5://user:hunter2@127.0.0.1:9", "is not supported: use an http:// proxy"),
+    "socks with names": ("socks5h://127.0.0.1:9", "is not supported: use an http:// proxy"),
+    "socks 4": ("socks4://127.0.0.1:9", "is not supported: use an http:// proxy"),
+    "TLS": ("https://user:hunter2@127.0.0.1:9", "is not supported: use an http:// proxy"),
+    "quoted": ('"http://127.0.0.1:9"', "is not supported: use an http:// proxy"),
     "no host": ("http://", "is not http://host:port"),
     "no host, a port": ("http://:3128", "is not http://host:port"),
     "port of letters": ("http://a.example:port", "is not http://host:port"),
