@@ -16,33 +16,33 @@ _NAMES = {
 
 
 def label(env: Mapping[str, str]) -> str:
-    """The caller's name for the people who read the log of issues."""
+    """Return the caller's name for the log of issues."""
     # A name that is not UTF-8 reaches Python with half a surrogate pair, which cannot be sent.
     names = {name: value.encode(errors="replace").decode() for name, value in env.items() if name in _NAMES}
     if names.get("GITHUB_REPOSITORY"):
         job = f"{names['GITHUB_REPOSITORY']} run {names.get('GITHUB_RUN_ID', '?')} {names.get('GITHUB_JOB', '')}"
         return job.strip()
     host = names.get("HOSTNAME") or names.get("COMPUTERNAME") or "a machine"
-    return f"{names.get('USER') or names.get('USERNAME') or 'somebody'} on {host}"
+    return f"{names.get('USER') or names.get('USERNAME') or 'a user'} on {host}"
 
 
 def are_secrets_withheld(env: Mapping[str, str]) -> bool:
-    """Whether GitHub keeps the secrets back: a pull request from a fork, or one of Dependabot's."""
+    """Whether GitHub withholds the secrets from this run: a pull request from a fork or from Dependabot."""
     if env.get("GITHUB_ACTOR") == "dependabot[bot]":
         return True
     event_name = env.get("GITHUB_EVENT_NAME", "")
     if not event_name.startswith("pull_request") or event_name == "pull_request_target":
-        return False  # pull_request_target runs with the secrets of the base
+        return False  # pull_request_target runs with the base repository's secrets
     try:
         event = json.loads(Path(env.get("GITHUB_EVENT_PATH", "")).read_bytes())
         head, base = event["pull_request"]["head"]["repo"], event["pull_request"]["base"]["repo"]
         return head is None or bool(head["full_name"] != base["full_name"])  # None: the fork was deleted
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # an unreadable event proves nothing; the plain message is right as well
+        return False  # an unreadable event proves nothing; the general message is correct as well
 
 
 def user_cache_folder() -> Path | None:
-    """This program's folder in the user's cache; None where it is not known, as without the runtime's packages."""
+    """Return this program's folder in the user's cache, or None if it is unknown, as without the runtime's packages."""
     try:
         from platformdirs import user_cache_path
 
