@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 README = CHECKOUT / "README.md"
 WORKFLOW = CHECKOUT / ".github" / "workflows" / "rotate-token.yml"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-UNPINNED = "The action is that of the tag v1."
+UNPINNED = "The action is taken from the tag v1."
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ pytestmark = needs_scripts
 
 PLAN = find_step(WORKFLOW.name, "Choose what to do")
 TOKEN = find_step(WORKFLOW.name, "Renew the token")
-TELL = find_step(WORKFLOW.name, "Tell of it in an issue")
+REPORT = find_step(WORKFLOW.name, "Report it in an issue")
 TITLE = "The KIS token is not renewed (production)"
 NOWHERE = "http://127.0.0.1:9"
 MORNING, EVENING = 21 * 3600 + 13 * 60, 11 * 3600 + 17 * 60
@@ -91,17 +91,17 @@ class Rotation:
             "REFRESHED": outputs.get("refreshed", ""),
             "SOURCE": outputs.get("source", ""),
             "CODE": outputs.get("error-code", "unknown"),
-            "HINT": outputs.get("error-hint", "The log of the run says more."),
+            "HINT": outputs.get("error-hint", "See the log of the run."),
             "TITLE": TITLE,
             "RUN": "https://github.com/someone/bot/actions/runs/1",
-            "LABEL": TELL["env"]["LABEL"],
+            "LABEL": REPORT["env"]["LABEL"],
             "GH_TOKEN": "a",
             "GH_ENTERPRISE_TOKEN": "a",
             "GH_REPO": "someone/bot",
         }
-        assert env.keys() == TELL["env"].keys()
+        assert env.keys() == REPORT["env"].keys()
         runner = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "someone/bot"}
-        done = run_script(TELL["run"], self.folder, env | runner)
+        done = run_script(REPORT["run"], self.folder, env | runner)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
