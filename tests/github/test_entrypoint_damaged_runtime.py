@@ -122,7 +122,7 @@ def test_a_runtime_for_another_machine_is_installed_anew(sandbox: Sandbox, runne
     assert_succeeded(ended, "oauth")
     assert runner.builds == 1
     told = [line for line in ended.log.splitlines() if line.startswith("The packages cannot be loaded (")]
-    assert told == ["The packages cannot be loaded (_rust). They are installed anew."]
+    assert told == ["The packages cannot be loaded (_rust). They are installed again."]
 
 
 def test_packages_that_can_never_be_loaded_are_one_error(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_packages_that_can_never_be_loaded_are_one_error(sandbox: Sandbox, runne
 
     assert ended.public == failure("runtime-failed")
     assert len(errors(ended)) == 1
-    assert "installed anew and cannot be loaded (ValueError)" in errors(ended)[0]
+    assert "installed again and cannot be loaded (ValueError)" in errors(ended)[0]
     assert runner.builds == 1
     assert "Traceback" not in ended.log
 

@@ -97,7 +97,7 @@ def test_bad_python_is_passed_over(bare_machine: BareMachine, case: str, shell: 
     both = bare_machine.run(shell)
 
     assert alone.status == 1
-    assert alone.log.startswith("::error::No Python that was found can be used: ")
+    assert alone.log.startswith("::error::No usable Python was found: ")
     assert f"{bare_machine.places[0]}/{FIRST}: {reason}" in alone.log
     assert alone.log.count("\n") == 1
     assert alone.outputs == {"error-code": "python-missing", "error-hint": REMEDIES["python-missing"]}

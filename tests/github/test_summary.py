@@ -54,12 +54,12 @@ FRESH = """\
 
 | token | kis, production, mode resolve |
 | --- | --- |
-| life | 3 h 0 min of 24 h 0 min left (12 %) `██░░░░░░░░░░░░░░░░░░` |
+| validity | 3 h 0 min of 24 h 0 min left (12 %) `██░░░░░░░░░░░░░░░░░░` |
 | issued | 2026-03-02 00:00:00 KST (2026-03-01 15:00:00 UTC) |
 | ends | 2026-03-03 00:00:00 KST (2026-03-02 15:00:00 UTC) |
 | next rotation | due since 2026-03-02 20:00:00 KST (2026-03-02 11:00:00 UTC) |
 
-| link | what it said |
+| source | result |
 | --- | --- |
 | **supabase** (used) | its token is fresh, 3 h 0 min left |
 | cache | turned off |
@@ -79,12 +79,12 @@ OUTAGE = """\
 
 | token | kis-paper, paper, mode resolve |
 | --- | --- |
-| life | 12 h 30 min of 24 h 0 min left (52 %) `██████████░░░░░░░░░░` |
+| validity | 12 h 30 min of 24 h 0 min left (52 %) `██████████░░░░░░░░░░` |
 | issued | 2026-03-02 09:30:00 KST (2026-03-02 00:30:00 UTC) |
 | ends | 2026-03-03 09:30:00 KST (2026-03-03 00:30:00 UTC) |
 | next rotation | not known: the token was not seen in Supabase |
 
-| link | what it said |
+| source | result |
 | --- | --- |
 | supabase | No answer \\[store-unreachable\\] |
 | **cache** (used) | its token is fresh, 12 h 30 min left |
@@ -110,12 +110,12 @@ ISSUED = """\
 
 | token | kis, production, mode force |
 | --- | --- |
-| life | 24 h 0 min of 24 h 0 min left (100 %) `████████████████████` |
+| validity | 24 h 0 min of 24 h 0 min left (100 %) `████████████████████` |
 | issued | 2026-03-02 21:00:00 KST (2026-03-02 12:00:00 UTC) |
 | ends | 2026-03-03 21:00:00 KST (2026-03-03 12:00:00 UTC) |
 | next rotation | due from 2026-03-03 20:00:00 KST (2026-03-03 11:00:00 UTC) |
 
-| link | what it said |
+| source | result |
 | --- | --- |
 | supabase | no token is stored |
 | cache | there is no cache file |
@@ -143,12 +143,12 @@ EXPIRED = """\
 
 | token | kis, production, mode resolve |
 | --- | --- |
-| life | ended 0 h 20 min ago `░░░░░░░░░░░░░░░░░░░░` |
+| validity | ended 0 h 20 min ago `░░░░░░░░░░░░░░░░░░░░` |
 | issued | 2026-03-01 20:40:00 KST (2026-03-01 11:40:00 UTC) |
 | ended | 2026-03-02 20:40:00 KST (2026-03-02 11:40:00 UTC) |
 | next rotation | at its next run: the token has expired |
 
-| link | what it said |
+| source | result |
 | --- | --- |
 | **supabase** (used) | its token has expired |
 | cache | turned off |
@@ -172,12 +172,12 @@ NOT_DUE = """\
 
 | token | kis, production, mode rotate |
 | --- | --- |
-| life | 20 h 0 min of 24 h 0 min left (83 %) `█████████████████░░░` |
+| validity | 20 h 0 min of 24 h 0 min left (83 %) `█████████████████░░░` |
 | issued | 2026-03-02 17:00:00 KST (2026-03-02 08:00:00 UTC) |
 | ends | 2026-03-03 17:00:00 KST (2026-03-03 08:00:00 UTC) |
 | next rotation | due from 2026-03-02 23:00:00 KST (2026-03-02 14:00:00 UTC) |
 
-| link | what it said |
+| source | result |
 | --- | --- |
 | **supabase** (used) | its token is fresh, 20 h 0 min left |
 | cache | turned off |
@@ -204,7 +204,7 @@ NOTHING_VALID = """\
 | [`no-valid-token`](https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#no-valid-token) \
 | Neither Supabase nor the cache has a valid token | mode: check never issues. Run once with mode: resolve. |
 
-| link | what it said |
+| source | result |
 | --- | --- |
 | supabase | no token is stored |
 | cache | its token has expired |
@@ -243,7 +243,7 @@ def test_several_faults() -> None:
     assert describe_failure(error.faults, ()) == SEVERAL
 
 
-PASSES = "This may pass by itself: the same run may succeed a little later.\n"
+PASSES = "This may be temporary: a later run may succeed.\n"
 
 
 def test_what_may_pass_is_said_to() -> None:
@@ -253,7 +253,7 @@ def test_what_may_pass_is_said_to() -> None:
     assert PASSES not in describe_failure([StoreOutage("store-unreachable", "x"), IssuerRefused("EGW00103")], ())
 
 
-LIVES = [
+VALIDITIES = [
     (timedelta(seconds=40), "⚠️ KIS access token: stale", "0 h 0 min of 24 h 0 min left (0 %) `█░░░░░░░░░░░░░░░░░░░`"),
     (timedelta(minutes=9), "⚠️ KIS access token: stale", "0 h 9 min of 24 h 0 min left (0 %) `█░░░░░░░░░░░░░░░░░░░`"),
     (timedelta(minutes=11), "✅ KIS access token: fresh", "0 h 11 min of 24 h 0 min left (0 %) `█░░░░░░░░░░░░░░░░░░░`"),
@@ -263,12 +263,12 @@ LIVES = [
 ]
 
 
-@pytest.mark.parametrize(("left", "title", "life"), LIVES, ids=str)
-def test_life_is_a_figure_and_a_bar(left: timedelta, title: str, life: str) -> None:
+@pytest.mark.parametrize(("left", "title", "validity"), VALIDITIES, ids=str)
+def test_life_is_a_figure_and_a_bar(left: timedelta, title: str, validity: str) -> None:
     """What lives has at least one block, what is dead has none, and a clock that is off draws no longer bar."""
     summary = describe_success(resolution_of(("supabase", "x"), left=left), make_settings())
     assert f"### {title}, from Supabase\n" in summary
-    assert f"| life | {life} |\n" in summary
+    assert f"| validity | {validity} |\n" in summary
 
 
 def test_last_answer_of_a_link_is_the_one_that_counts() -> None:
