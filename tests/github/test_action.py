@@ -50,7 +50,7 @@ def test_unforeseen_error_is_named_without_its_text(
     assert "internal-error" in files["GITHUB_OUTPUT"].read_text()
 
 
-def test_failure_shows_what_each_link_said(
+def test_failure_shows_the_result_of_each_source(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The summary of a failure has a row for each link of the chain that was asked, and the remedy."""

@@ -187,7 +187,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("code", first_of(4, MISTAKES))
-def test_mistake_in_the_set_up_is_named(sandbox: Sandbox, tool_cache: Path, tmp_path: Path, code: str) -> None:
+def test_configuration_error_is_named(sandbox: Sandbox, tool_cache: Path, tmp_path: Path, code: str) -> None:
     """A mistake that only Supabase or KIS can see is one error line with its code and remedy; nothing is stored."""
     changed = MISTAKES[code](sandbox)
 

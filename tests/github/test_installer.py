@@ -321,7 +321,7 @@ KEPT = [
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_where_packages_come_from_is_the_machine_s_to_say(name: str) -> None:
+def test_package_sources_of_the_machine_are_passed_on(name: str) -> None:
     """Indexes, their credentials, proxies, certificates and limits of the network are passed on."""
     assert select_variables({name: "https://value.example/"}) == {name: "https://value.example/"}
 

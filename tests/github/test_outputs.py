@@ -75,7 +75,7 @@ def test_part_that_decodes_to_the_app_key_is_masked() -> None:
     assert hidden(published(resolution), payload), "the payload is not masked"
 
 
-def test_what_was_found_is_masked_before_it_is_known_to_be_of_use() -> None:
+def test_found_values_are_masked_before_they_are_judged() -> None:
     """Tokens of store and cache and the stored keys are masked as soon as they are read."""
     stored, cached = make_token(), make_token()
     workflow = RecordedWorkflow()
@@ -85,7 +85,7 @@ def test_what_was_found_is_masked_before_it_is_known_to_be_of_use() -> None:
     assert {each[0] for each in workflow.told} == {"mask"}
 
 
-def test_only_what_has_the_shape_of_a_token_is_masked() -> None:
+def test_only_a_claim_in_the_form_of_a_token_is_masked() -> None:
     """A claim of few or of many words is no key: masking it would shred the log."""
     for claim in ("1", "a sentence that the log is full of"):
         jwt = make_token(claim, now=NOON)
@@ -93,7 +93,7 @@ def test_only_what_has_the_shape_of_a_token_is_masked() -> None:
         assert claim not in workflow.of("mask")
 
 
-def test_token_is_masked_once_whatever_it_looks_like_inside() -> None:
+def test_opaque_token_is_masked_once() -> None:
     """An opaque token is masked as well."""
     workflow = published(resolution_of(OPAQUE, app_key=None))
     assert [secret == OPAQUE for secret in workflow.of("mask")] == [True]
@@ -133,7 +133,7 @@ def test_outputs_have_their_forms() -> None:
     }
 
 
-def test_new_and_dead_tokens_are_called_so() -> None:
+def test_renewed_and_expired_tokens_are_marked() -> None:
     """A renewed and an expired token are told by their outputs; the rest of life is never below zero."""
     outputs = published(resolution_of(OPAQUE, refreshed=True, expired=True, now=NOON + timedelta(hours=4))).outputs()
     assert (outputs["refreshed"], outputs["expired"], outputs["expires-in"]) == ("true", "true", "0")
@@ -153,7 +153,7 @@ def test_variables_are_set_only_where_asked_for(exports: dict[str, str], names: 
     assert {each[1] for each in published(resolution_of(), **exports).told if each[0] == "export"} == names
 
 
-def test_keys_that_nobody_knows_cannot_be_exported() -> None:
+def test_unknown_keys_cannot_be_exported() -> None:
     """export-credentials without known keys is an error before anything is put out."""
     workflow = RecordedWorkflow()
     with pytest.raises(KisTokenError) as caught:
@@ -171,7 +171,7 @@ def test_people_never_read_a_secret(exports: dict[str, str]) -> None:
         assert secret not in seen, "a secret is shown"
 
 
-def test_log_and_summary_say_what_each_link_said() -> None:
+def test_log_and_summary_have_the_result_of_each_source() -> None:
     """Which link answered, why the others did not, until when in both zones, and the warnings, as annotations too."""
     resolution = resolution_of(warnings=("The clock is off.",), refreshed=True)
     workflow = published(resolution)

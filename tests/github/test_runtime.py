@@ -46,7 +46,7 @@ def test_another_lock_is_another_folder(machine: Machine) -> None:
     assert len(machine.folders()) == 2
 
 
-def test_only_what_the_lock_names_is_installed(machine: Machine) -> None:
+def test_only_packages_of_the_lock_are_installed(machine: Machine) -> None:
     """Hashes are required, sources are not built, nothing else is pulled in, and this Python is the one meant."""
     machine.put("uv")
     machine.ensure()

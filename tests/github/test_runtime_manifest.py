@@ -109,7 +109,7 @@ def test_damage_is_found_and_named(packages: Path, name: str) -> None:
 @posix
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666], ids=oct)
 @pytest.mark.parametrize("name", ["package/module.py", "package/speed.so", "package/empty", "package", ""])
-def test_what_others_may_write_is_damage(packages: Path, name: str, mode: int) -> None:
+def test_write_access_of_others_is_damage(packages: Path, name: str, mode: int) -> None:
     """A file or a folder that group or others can change may have been changed."""
     (packages / name).chmod(mode | (0o100 if (packages / name).is_dir() else 0))
     assert find_damage(packages) == f"{name or 'packages'} can be changed by other users"
@@ -117,7 +117,7 @@ def test_what_others_may_write_is_damage(packages: Path, name: str, mode: int) -
 
 @needs_root
 @pytest.mark.parametrize("name", ["package/module.py", "package", ""])
-def test_what_another_user_owns_is_damage(packages: Path, name: str) -> None:
+def test_file_of_another_user_is_damage(packages: Path, name: str) -> None:
     """Its owner could change it."""
     os.chown(packages / name, 65534, -1)
     assert find_damage(packages) == f"{name or 'packages'} can be changed by other users"
@@ -156,7 +156,7 @@ def test_a_copy_is_not_damage(packages: Path, tmp_path: Path, copy: Callable[[st
 
 
 @posix
-def test_what_the_umask_left_open_is_closed(packages: Path) -> None:
+def test_write_access_from_the_umask_is_removed(packages: Path) -> None:
     """When the manifest is written, group and others lose the right to write, and no other right changes."""
     (packages / "package").chmod(0o2777)
     (packages / "package" / "module.py").chmod(0o666)

@@ -42,10 +42,10 @@ def test_wrapper_that_prints_is_used(bare_machine: BareMachine) -> None:
 
 def test_wrapper_stays_where_its_python_needs_it(bare_machine: BareMachine) -> None:
     """Where the Python behind a wrapper cannot be judged by its place, the wrapper itself becomes the step."""
-    odd = bare_machine.folder / "odd" / "python"
-    odd.parent.mkdir()
-    odd.symlink_to(GOOD)
-    wrapper = bare_machine.add_script(FIRST, f"#!/bin/sh\nexec '{odd}' \"$@\"\n")
+    target = bare_machine.folder / "elsewhere" / "python"
+    target.parent.mkdir()
+    target.symlink_to(GOOD)
+    wrapper = bare_machine.add_script(FIRST, f"#!/bin/sh\nexec '{target}' \"$@\"\n")
 
     assert f"--python={wrapper}\n" in bare_machine.run().log
 

@@ -178,7 +178,7 @@ def test_python_that_lacks_a_module_is_passed_over(
     assert "Traceback" not in both.log
 
 
-def test_python_that_lacks_a_module_is_an_error_where_none_other_is(bare_machine: BareMachine) -> None:
+def test_python_that_lacks_a_module_is_an_error_without_another(bare_machine: BareMachine) -> None:
     """Started by hand, the program has no script to go back to: it names the module, with the code."""
     bad = make_installation(bare_machine.folder / "usr", without=("json",))
     output = bare_machine.folder / "output"

@@ -246,7 +246,7 @@ def test_several_faults() -> None:
 PASSES = "This may be temporary: a later run may succeed.\n"
 
 
-def test_what_may_pass_is_said_to() -> None:
+def test_temporary_failure_is_marked() -> None:
     """An outage may end without anybody's doing, a refused key will not."""
     assert PASSES in describe_failure([StoreOutage("store-unreachable", "No answer")], ())
     assert PASSES not in describe_failure([IssuerRefused("EGW00103")], ())
@@ -264,14 +264,14 @@ VALIDITIES = [
 
 
 @pytest.mark.parametrize(("left", "title", "validity"), VALIDITIES, ids=str)
-def test_life_is_a_figure_and_a_bar(left: timedelta, title: str, validity: str) -> None:
+def test_validity_is_a_figure_and_a_bar(left: timedelta, title: str, validity: str) -> None:
     """What lives has at least one block, what is dead has none, and a clock that is off draws no longer bar."""
     summary = describe_success(resolution_of(("supabase", "x"), left=left), make_settings())
     assert f"### {title}, from Supabase\n" in summary
     assert f"| validity | {validity} |\n" in summary
 
 
-def test_last_answer_of_a_link_is_the_one_that_counts() -> None:
+def test_last_answer_of_a_source_counts() -> None:
     """Supabase may be asked twice: the token is from its second answer."""
     found = resolution_of(("supabase", "its token has expired"), ("cache", "turned off"), ("supabase", "another has"))
     summary = describe_success(found, make_settings())
