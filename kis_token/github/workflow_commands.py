@@ -92,9 +92,9 @@ class FileWorkflow:
         self._command("warning", message)
 
     def info(self, message: str) -> None:
-        """A line in the log. Text that looks like a command is kept from being one.
+        """Add a line to the log, changed if the runner would take it for a command.
 
-        The runner finds ``::`` behind blanks and what it takes for such, and the older form ``##[`` anywhere in a line.
+        The runner finds ``::`` after blanks and characters that it treats as blanks, and the older form ``##[`` anywhere.
         """
         for line in message.splitlines():
             before, mark, _ = line.partition("::")

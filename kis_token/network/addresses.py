@@ -74,7 +74,7 @@ def _first_of(addresses: list[_Address], deadline: float) -> socket.socket:
                     continue
                 for key, _ in selector.select(min(deadline, next_start if waiting else deadline) - now):
                     connection = key.fileobj
-                    assert isinstance(connection, socket.socket)  # noqa: S101 - nothing else is registered
+                    assert isinstance(connection, socket.socket)  # noqa: S101 - only sockets are registered
                     selector.unregister(connection)
                     code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                     if code == 0:

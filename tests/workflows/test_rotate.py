@@ -290,7 +290,7 @@ def test_schedule_is_kept_enabled_from_a_branch_with_an_at_sign(tmp_path: Path, 
 
 
 def test_ticks_are_outside_of_trading_sessions() -> None:
-    """Ticks are between 06:13 and 07:43 in Korea, and between the day's and the night's session; minutes are odd."""
+    """Ticks are between 06:13 and 07:43 in Korea and between two sessions in the evening, never at the full hour."""
     ticks = [tick.split() for tick in ticks_of(WORKFLOW.read_text())]
     in_korea = sorted(
         f"{datetime(2026, 3, 2, int(hour), int(minute), tzinfo=KST) + timedelta(hours=9):%H:%M}"
