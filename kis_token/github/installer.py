@@ -172,7 +172,7 @@ def _clean_environment(env: Mapping[str, str], temporary: Path) -> dict[str, str
     overrides = {
         "PIP_USER": "0",  # a distribution's pip may have another default
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "UV_LINK_MODE": "copy",  # links would break with the cache
+        "UV_LINK_MODE": "copy",  # links would break when the cache is cleaned
         "TMPDIR": f"{temporary}",  # both unpack there, after they have checked the hashes
     }
     reached = with_certificates(select_variables(kept), temporary)

@@ -100,7 +100,7 @@ def _is_kept(name: str) -> bool:
 def read_pip_settings(python: str, env: Mapping[str, str]) -> dict[str, str] | None:
     """Return ``env`` with variables that replace pip's configuration files, or None if ``python`` has no pip.
 
-    pip itself lists the settings of its files. ``env`` has the variables that ``select_variables`` returned; each
+    The settings come from ``pip config list``. ``env`` has the variables that ``select_variables`` returned; each
     counts more than a file. Raises OSError or SubprocessError if pip cannot be run.
     """
     answer = subprocess.run(  # noqa: S603 - our own arguments

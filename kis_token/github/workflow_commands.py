@@ -94,7 +94,7 @@ class FileWorkflow:
     def info(self, message: str) -> None:
         """Add a line to the log, changed if the runner would take it for a command.
 
-        The runner finds ``::`` after blanks and characters that it treats as blanks and ``##[`` anywhere.
+        The runner finds ``::`` after blanks, or characters that it treats as blanks, and ``##[`` anywhere in a line.
         """
         for line in message.splitlines():
             before, mark, _ = line.partition("::")

@@ -70,7 +70,7 @@ class KISIssuer:
 
         ``now`` is used only if the answer has no readable end. ``may_send`` is called right before the request leaves,
         after the connection is made. If it returns False, this raises TooLate and keeps the connection for the next
-        call: a slow name server would make that call late as well.
+        call, because a slow name server would make that call late as well.
 
         Raises IssuerRefused, IssuerRateLimited and IssuerOutage. IssuerOutage's ``sent`` is True if KIS may have issued
         a token, although none was received.

@@ -112,7 +112,7 @@ class _Answer(FinalResponse):
 
 
 class _Guarded(HTTPConnection):
-    """A connection that calls ``may_send`` before a request leaves. It prints nothing, even if http.client should."""
+    """A connection that calls ``may_send`` before a request leaves. It ignores http.client's debug level."""
 
     debuglevel = 0
     response_class = _Answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 
-#: The most interim answers, such as 103, that are skipped.
+#: After so many interim answers, such as 103, the answer is given up.
 MOST_INTERIM = 10
 
 
