@@ -1,6 +1,6 @@
 """The GitHub adapter: the whole chain as a workflow step, on actions_toolkit.core.
 
-It runs if the fast path of entrypoint.py found no token. It reports errors itself, because it knows the trace, and
+It runs if the fast path of entrypoint.py found no token. It reports errors itself, because it has the trace, and
 without a traceback, which may quote a secret.
 """
 

@@ -222,7 +222,7 @@ class _Adapter(HTTPAdapter):
         conn.cert_reqs = "CERT_REQUIRED"
 
 
-def _guard(manager: Any) -> None:  # noqa: ANN401 - a PoolManager, which only urllib3 knows
+def _guard(manager: Any) -> None:  # noqa: ANN401 - a PoolManager of urllib3
     """Make the manager's pools use guarded connections."""
     manager.pool_classes_by_scheme = {name: guarded(pool) for name, pool in manager.pool_classes_by_scheme.items()}
 

@@ -203,7 +203,7 @@ def test_dump_of_all_threads_shows_no_secret(chain: Chain) -> None:
         text=True,
     ) as program:
         while not chain.kis.production.seen and program.poll() is None:
-            pass  # until KIS has been asked
+            pass  # until KIS has got the request
         program.send_signal(signal.SIGABRT)
         said = program.communicate(timeout=30)
 

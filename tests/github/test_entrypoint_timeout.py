@@ -104,7 +104,7 @@ def test_cancelled_step_gives_its_lease_back(
             signal.signal(signal.SIGINT, before)
     with log, process, psycopg.connect(sandbox.owner_dsn, autocommit=True) as connection:
         while not sandbox.kis.production.seen and process.poll() is None:
-            pass  # until KIS has been asked
+            pass  # until KIS has got the request
         process.send_signal(number)
         status = process.wait(30)
         lease = connection.execute("select holder, last_error from credential_leases").fetchone()

@@ -90,7 +90,7 @@ def test_stopped_command_gives_its_lease_back(chain: Chain, number: signal.Signa
         signal.signal(signal.SIGINT, before)
     with command:
         while not chain.kis.production.seen and command.poll() is None:
-            pass  # until KIS has been asked
+            pass  # until KIS has got the request
         command.send_signal(number)
         _, told = command.communicate(timeout=30)
 

@@ -133,7 +133,7 @@ def project(tmp_path: Path, tool_cache: Path, child_processes: None) -> Project:
     (cache / "tool_cache").symlink_to(tool_cache)  # as on a self-hosted runner: built once
     settings = tmp_path / "home" / ".config" / "act"
     settings.mkdir(parents=True)
-    (settings / "actrc").touch()  # without it act asks a question
+    (settings / "actrc").touch()  # without this file, act waits for an answer
     project = Project(tmp_path)
     (project.repository / ".github" / "workflows").mkdir(parents=True)
     project.commands.mkdir()
