@@ -333,11 +333,11 @@ def _called(name: str, variable: str | None) -> str:
 
 
 def _label(env: Mapping[str, str]) -> str:
-    """The caller's name for the people who read the log of issues."""
+    """Return the caller's name for the log of issues."""
     # A name that is not UTF-8 reaches Python with half a surrogate pair, which cannot be sent.
     names = {name: value.encode(errors="replace").decode() for name, value in env.items() if name in _NAMES}
     if names.get("GITHUB_REPOSITORY"):
         job = f"{names['GITHUB_REPOSITORY']} run {names.get('GITHUB_RUN_ID', '?')} {names.get('GITHUB_JOB', '')}"
         return job.strip()
     host = names.get("HOSTNAME") or names.get("COMPUTERNAME") or "a machine"
-    return f"{names.get('USER') or names.get('USERNAME') or 'somebody'} on {host}"
+    return f"{names.get('USER') or names.get('USERNAME') or 'a user'} on {host}"

@@ -212,7 +212,7 @@ def test_label_names_the_caller() -> None:
     assert job.label == "someone/bot run 42 trade"
     assert make_settings(GITHUB_REPOSITORY="someone/bot").label == "someone/bot run ?"
     assert make_settings(USER="kim", HOSTNAME="desk").label == "kim on desk"
-    assert make_settings().label == "somebody on a machine"
+    assert make_settings().label == "a user on a machine"
 
 
 @pytest.mark.parametrize("name", ["GITHUB_REPOSITORY", "GITHUB_JOB", "HOSTNAME", "USER"])
