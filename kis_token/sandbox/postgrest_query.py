@@ -108,7 +108,7 @@ class Query:
         )
 
     def update(self, row: str, keys: Iterable[str], *, returning: bool) -> sql.Composed:
-        """Return the statement that sets the columns ``keys`` of the filtered rows to the values of the object ``row``."""
+        """Return the statement that sets ``keys`` of the filtered rows to the values of the JSON object ``row``."""
         columns = list(keys)
         self.table.check(columns)
         where = self._required_where("UPDATE")

@@ -217,7 +217,7 @@ def test_wrong_secret_on_a_call_is_not_the_tokens_fault(rules: KISRules) -> None
 
 
 def test_calls_per_second_are_limited(rules: KISRules, clock: StandingClock) -> None:
-    """A call above the limit in any second gets EGW00201; a second after the first accepted call the next is accepted."""
+    """A call above the limit in any second gets EGW00201; a second after the first accepted call, one is accepted."""
     rules.settings = Settings(calls_per_second=2)
     token = rules.issue(*KEYS).value
     rules.admit(*KEYS, token)

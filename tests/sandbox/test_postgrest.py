@@ -125,7 +125,7 @@ def test_hostile_text(service: Client, text: str) -> None:
 
 
 def test_values(http: httpx.Client) -> None:
-    """Values look as PostgreSQL prints them: times in UTC, 64-bit integers in full, JSON as JSON, missing ones as null."""
+    """Values look as PostgreSQL prints them: times in UTC, 64-bit integers in full, JSON as JSON, and null."""
     sent = {"kind": "v", "big": 9223372036854775807, "at": "2026-01-02T03:04:05.600+09:00", "body": {"a": [1, None]}}
 
     answer = http.post("notes", json=sent, headers={"Prefer": "return=representation"})
