@@ -179,7 +179,7 @@ def listen_to_children(
     patch.setattr(subprocess.Popen, "communicate", communicate_and_hear)
 
 
-def words_of(command: Any) -> list[str]:  # noqa: ANN401 - whatever subprocess takes
+def words_of(command: Any) -> list[str]:  # noqa: ANN401 - as in subprocess
     """Return the words of a command in any form that subprocess takes."""
     if isinstance(command, (str, bytes, os.PathLike)):
         return [os.fsdecode(command)]

@@ -29,7 +29,7 @@ class HeardConnection:
         self._connection = connection
         self.send, self.poll, self.close = connection.send, connection.poll, connection.close
 
-    def recv(self) -> Any:  # noqa: ANN401 - whatever the program answers
+    def recv(self) -> Any:  # noqa: ANN401 - depends on the program
         """Receive as the connection does."""
         answer = self._connection.recv()
         LEAKS.hear("the answer of a process", repr(answer))

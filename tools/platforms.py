@@ -1,6 +1,6 @@
 """Show that the locks have a wheel of each package for every platform and Python that GitHub hosts.
 
-Dry runs of uv: they ask the package index for its wheels, and download none.
+Dry runs of uv: they ask the package index for its wheels without a download.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def apply_migrations(dsn: str, folder: Path) -> None:
 
 
 def make_project(dsn: str) -> Project:
-    """Turn an empty database into a project with this project's tables. ``dsn`` is as for `prepare_database`."""
+    """Make an empty database a project with this project's tables. ``dsn`` is as for `prepare_database`."""
     project = prepare_database(dsn)
     apply_migrations(project.owner, migrations_folder())
     return project

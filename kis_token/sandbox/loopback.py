@@ -43,7 +43,7 @@ class Request:
     headers: Message = field(repr=False)
     body: bytes = field(repr=False)
 
-    def json(self) -> Any:  # noqa: ANN401 - a body is whatever the client sent
+    def json(self) -> Any:  # noqa: ANN401 - a body has any JSON type
         """Return the body as JSON. Raises ValueError if it is not JSON."""
         return json.loads(self.body)
 
@@ -68,7 +68,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to the next requests whose path starts with ``path``, instead of the normal answer.
+    """A fault of the next requests whose path starts with ``path``, instead of the normal answer.
 
     ``answer`` sends ``response``. ``stall`` sends nothing for ``seconds`` (or until the server stops) and then closes.
     ``reset`` closes the connection without a byte. ``truncate`` sends half of the normal answer and closes.

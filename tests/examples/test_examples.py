@@ -111,7 +111,7 @@ fi
 
 
 def test_client(project: Project, sandbox: Sandbox) -> None:
-    """KISClient issues a token if there is none, and gets a new one after KIS ends it."""
+    """KISClient issues a token if no token is stored, and gets a new one after KIS ends it."""
     take(project.repository, "client.yml", "watch.py")
     python = project.commands / "python3"
     python.write_text(PYTHON.replace("{python}", sys.executable))

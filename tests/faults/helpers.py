@@ -100,7 +100,7 @@ def black_hole() -> Iterator[str]:
 
 @contextmanager
 def silence() -> Iterator[str]:
-    """The address of a server that accepts every request and answers none."""
+    """The address of a server that accepts every request and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:  # the system accepts them, and no thread reads them
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 

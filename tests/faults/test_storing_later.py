@@ -46,7 +46,7 @@ def test_a_token_issued_without_the_store_comes_home(chain: Chain, mode: str) ->
 
 
 def test_a_reader_whose_token_the_api_rejects_finds_it(chain: Chain, tmp_path: Path) -> None:
-    """Another machine's client that has the older token gets the later one from the store, and issues none."""
+    """Another machine's client that has the older token gets the later one from the store, and does not issue."""
     older = chain.resolve().token
     with KISClient(chain.settings(cache_path=str(tmp_path / "other.json")), clock=chain.clock()) as client:
         assert client.token_expires_at == older.expires_at

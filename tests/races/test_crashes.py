@@ -188,7 +188,7 @@ def describe(faults: tuple[Fault, ...]) -> str:
 
 @pytest.mark.parametrize("faults", LOST, ids=describe)
 def test_lost_answers(chain: Chain, faults: tuple[Fault, ...]) -> None:
-    """Each lost answer of KIS costs one further call; any other loss costs none."""
+    """Each lost answer of KIS costs one further call; any other loss costs no call."""
     for fault in faults:
         server_of(chain, fault.path).add_fault(fault)
     for _ in range(len(faults) + 1):

@@ -213,7 +213,7 @@ def test_calls_can_be_refused_with_any_code(kis: KISEmulator) -> None:
 
 
 def test_requests_are_recorded_without_secrets(kis: KISEmulator) -> None:
-    """The record has each request with its status, code and emulated time; a lost answer has None."""
+    """The record has each request with its status, code and emulated time; without an answer they are None."""
     kis.advance(3600)
     before = kis.now()
     token_of(kis.paper_url, PAPER)
