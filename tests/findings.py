@@ -44,7 +44,7 @@ class Findings:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - a private class of pytest-xdist
-        """Take the findings of a worker that has ended. A crashed worker sends no findings, and fails the run anyway."""
+        """Take the findings of a worker that has ended. A crashed one sends no findings, and fails the run anyway."""
         self._found.update(getattr(node, "workeroutput", {}).get("findings", ()))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
