@@ -80,4 +80,4 @@ def test_a_gap_that_the_table_does_not_have_is_an_error(
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("requirements.txt, aarch64-pc-windows-msvc, Python 3.10: has all wheels")
     assert said[1].startswith("requirements.txt, aarch64-pc-windows-msvc, Python 3.11: error: ")
-    assert said[2] == "1 of 3 combinations of lock, platform and Python are as they should be."
+    assert said[2] == "1 of 3 combinations of lock, platform and Python are as expected."
