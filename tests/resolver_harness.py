@@ -48,7 +48,7 @@ def stale_token() -> Token:
     return make_token(left=5 * MINUTE, age=23 * HOUR)
 
 
-def dead_token() -> Token:
+def expired_token() -> Token:
     """An expired token."""
     return make_token(left=-MINUTE, age=24 * HOUR + MINUTE)
 

@@ -9,7 +9,7 @@ import pytest
 
 from kis_token.store.sealing import SealingVault, make_vault
 from tests.admin.check_findings import faults, findings
-from tests.resolver_harness import ENCRYPTION_KEY, OTHER, Chain, dead_token
+from tests.resolver_harness import ENCRYPTION_KEY, OTHER, Chain, expired_token
 from tests.support import APP_KEY, HOUR, TurnedClock, make_token
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def test_tokens_that_are_replaced_are_not_wrong(chain: Chain) -> None:
     """A missing, expired or unreadable token is a note: the next caller issues another."""
     chain.database.put_keys()
     assert findings(chain)["token"][0].state == "note"
-    chain.database.put_token(dead_token())
+    chain.database.put_token(expired_token())
     assert findings(chain)["token"][0].state == "note"
     chain.database.put("access_token", "{")
     assert findings(chain)["token"][0].state == "note"

@@ -22,7 +22,7 @@ from kis_token.store.sealing import SealingVault, make_vault
 from kis_token.store.supabase import SupabaseStore
 from kis_token.token import KST
 from tests.command import kis_token, kis_token_here
-from tests.resolver_harness import ENCRYPTION_KEY, OTHER, dead_token, stale_token
+from tests.resolver_harness import ENCRYPTION_KEY, OTHER, expired_token, stale_token
 from tests.support import ANON_KEY, HOUR, SERVICE_KEY, Caller, issue_by_functions, make_token
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_a_token_that_cannot_be_used(chain: Chain, way: str) -> None:
     """An unusable row has a state and raises no error, because status is for diagnosis."""
     token = make_token()
     if way == "expired":
-        chain.database.put_token(dead_token())
+        chain.database.put_token(expired_token())
     elif way == "inactive":
         chain.database.put_token(token, active=False)
     elif way == "unreadable":

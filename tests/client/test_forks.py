@@ -21,7 +21,7 @@ from kis_token.sandbox.loopback import LoopbackServer, Request, Response
 from kis_token.token import fingerprint
 from tests.forked_child import Child, forks, in_child, needs_fork
 from tests.races.concurrent_callers import held
-from tests.resolver_harness import dead_token, stale_token
+from tests.resolver_harness import expired_token, stale_token
 from tests.support import TurnedClock, make_token
 from tools.step import CHECKOUT
 
@@ -255,7 +255,7 @@ def test_a_child_forked_while_a_thread_renews(chain: Chain, *, has_token: bool) 
 
 def test_a_child_has_failures_of_its_own(chain: Chain) -> None:
     """A renewal that fails in the parent is not an error in the child, which renews by itself."""
-    chain.database.put_token(dead_token())
+    chain.database.put_token(expired_token())
     chain.refuse_issue("EGW00201")
     with KISClient(chain.settings(cache_path="off"), clock=TurnedClock()) as client:
         with pytest.raises(KisTokenError):

@@ -17,7 +17,7 @@ from kis_token.kis.api import TOKEN_CODES
 from kis_token.sandbox.kis_http import PRICE_PATH, error_response
 from kis_token.sandbox.loopback import Response
 from tests.client.bots import ACCEPTED, Bot, is_quote, let_hours_pass
-from tests.resolver_harness import Chain, dead_token
+from tests.resolver_harness import Chain, expired_token
 from tests.support import HOUR, TurnedClock, make_token
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def test_two_programs_refused_at_once_make_one_refresh(bot: Bot, make_bot: Calla
 
 def test_token_that_has_just_ended_is_tried(bot: Bot) -> None:
     """If no other token is found, an expired one is sent: KIS sometimes accepts one."""
-    token = dead_token()
+    token = expired_token()
     bot.chain.database.put_token(token)
     bot.chain.refuse_issue("EGW00105")
     bot.answer(PRICE_PATH, ACCEPTED)

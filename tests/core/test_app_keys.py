@@ -23,7 +23,7 @@ from kis_token.sandbox.kis_http import html_response
 from kis_token.sandbox.loopback import Fault
 from kis_token.token import AppKey
 from tests.command import kis_token_here
-from tests.resolver_harness import OTHER, dead_token
+from tests.resolver_harness import OTHER, expired_token
 from tests.support import ACCOUNT, APP_KEY, HOUR, SERVICE_KEY, make_token
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def test_set_keys_keeps_the_token_of_a_row_with_quotes(chain: Chain) -> None:
 def test_expired_token_and_refused_keys(chain: Chain) -> None:
     """If the row has an expired token, the error still names the origin of the refused keys."""
     chain.database.put_keys(OLD)
-    chain.database.put_token(dead_token())
+    chain.database.put_token(expired_token())
     with pytest.raises(KisTokenError) as caught:
         chain.resolve()
     assert f"{caught.value}".startswith(STORED)

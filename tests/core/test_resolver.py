@@ -11,7 +11,7 @@ from kis_token.errors import IssuanceError, IssuerOutage, TokenError
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_response, html_response
 from kis_token.sandbox.loopback import Fault
 from kis_token.token import in_both_zones
-from tests.resolver_harness import OTHER, GivesAgain, dead_token, stale_token
+from tests.resolver_harness import OTHER, GivesAgain, expired_token, stale_token
 from tests.support import APP_KEY, HOUR, MINUTE, make_token
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def test_warm_is_one_read(chain: Chain) -> None:
     assert chain.cached_id() == token.token_id
 
 
-@pytest.mark.parametrize("stored", [stale_token(), dead_token()], ids=["stale", "expired"])
+@pytest.mark.parametrize("stored", [stale_token(), expired_token()], ids=["stale", "expired"])
 def test_stale_and_expired_tokens_are_renewed(chain: Chain, stored: Token) -> None:
     """A stale and an expired token are replaced by one new token."""
     chain.database.put_token(stored)
@@ -57,7 +57,7 @@ def test_stale_and_expired_tokens_are_renewed(chain: Chain, stored: Token) -> No
 
 def test_a_token_that_ends_before_its_column_says(chain: Chain) -> None:
     """If the column is nine hours late, as Korea times without a zone make it, an expired token is not used."""
-    token = dead_token()
+    token = expired_token()
     chain.database.put("access_token", token.to_json(), token.expires_at + 9 * HOUR)
 
     got = chain.resolve()
@@ -102,7 +102,7 @@ def test_a_stale_token_is_used_when_kis_is_down(chain: Chain) -> None:
 
 def test_expired_and_no_kis_is_an_error(chain: Chain) -> None:
     """Without a valid token the issuer's error is raised."""
-    chain.database.put_token(dead_token())
+    chain.database.put_token(expired_token())
     chain.kis.production.stop()
     with pytest.raises(IssuerOutage):
         chain.resolve()

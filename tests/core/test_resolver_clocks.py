@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.resolver_harness import dead_token
+from tests.resolver_harness import expired_token
 from tests.support import HOUR, MINUTE, TurnedClock, make_token
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def test_a_wrong_clock_changes_nothing(chain: Chain, wrong_by: timedelta) -> Non
     assert (got.token.token_id, got.source) == (token.token_id, "supabase")
     assert "clock" in got.warnings[0]
 
-    chain.database.put_token(dead_token())
+    chain.database.put_token(expired_token())
     issued = chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")
     assert (issued.source, chain.issue_calls) == ("oauth", 1)
 

@@ -13,7 +13,7 @@ from kis_token.errors import (
     IssuerRefused,
     StoreOutage,
 )
-from tests.resolver_harness import dead_token, stale_token
+from tests.resolver_harness import expired_token, stale_token
 from tests.support import HOUR, MINUTE, Caller, make_token
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def test_check_never_issues(chain: Chain) -> None:
     [
         ("{}", "supabase: The stored value is not JSON with a member access_token"),
         ("not JSON", "supabase: The stored value is not JSON with a member access_token"),
-        (dead_token().to_json(), "supabase: its token has expired"),
+        (expired_token().to_json(), "supabase: its token has expired"),
         (None, "supabase: no token is stored"),
     ],
     ids=["empty", "text", "expired", "none"],

@@ -9,7 +9,7 @@ import pytest
 
 from kis_token.errors import TokenError
 from kis_token.store.sealing import SealingVault
-from tests.resolver_harness import ENCRYPTION_KEY, dead_token, stale_token
+from tests.resolver_harness import ENCRYPTION_KEY, expired_token, stale_token
 from tests.support import APP_KEY, Caller, make_token
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ DEEDS: dict[str, tuple[Callable[[str, str], str], str]] = {
     [
         (make_token, "resolve"),
         (stale_token, "resolve"),
-        (dead_token, "resolve"),
+        (expired_token, "resolve"),
         (stale_token, "rotate"),
         (make_token, "force"),
         (make_token, "check"),
@@ -103,7 +103,7 @@ def test_values_of_two_rows_that_are_swapped(chain: Chain) -> None:
 
 def test_plain_token_that_comes_in_while_one_waits(chain: Chain) -> None:
     """A caller that waits for another's token does not use an unsealed one."""
-    fill(chain, dead_token())
+    fill(chain, expired_token())
     assert Caller(chain.database, label="another").begin()["status"] == "granted"
     clock = chain.clock()
     clock.on_sleep = lambda _: chain.database.put_token(make_token())

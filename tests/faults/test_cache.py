@@ -17,7 +17,7 @@ from kis_token.errors import StoreOutage
 from kis_token.store.sealing import make_vault
 from tests.faults.helpers import HOLD_LOCK, error_of, stored_stays
 from tests.races.caller_processes import SECONDS
-from tests.resolver_harness import ENCRYPTION_KEY, OTHER, dead_token
+from tests.resolver_harness import ENCRYPTION_KEY, OTHER, expired_token
 from tests.support import APP_KEY, make_settings, make_token
 from tools.step import CHECKOUT
 
@@ -60,7 +60,7 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "another-version": _content(json.dumps({"version": 2, "tokens": [json.loads(TOKEN)]}).encode()),
     "another-seal": _content(b"enc:v9:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
     "no-expiry": _content(b'{"access_token": "opaque.token-of-a-test_0123456789"}'),
-    "expired": _content(dead_token().to_json().encode()),
+    "expired": _content(expired_token().to_json().encode()),
     "too-large": _content(b" " * 100_000),
 }
 

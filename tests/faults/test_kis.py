@@ -14,7 +14,7 @@ from kis_token.sandbox.loopback import Fault, Response
 from kis_token.token import KST
 from tests.faults import helpers
 from tests.faults.helpers import NO_KIS, assert_warned, error_of, stored_stays
-from tests.resolver_harness import dead_token, stale_token
+from tests.resolver_harness import expired_token, stale_token
 from tests.support import HOUR, MINUTE, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ FAULTS = {
     "no-end": _answered(answer(OPAQUE)),
     "short-token": _answered(answer("1", 24 * HOUR, expires_in=DAY_SECONDS)),
     "expired-on-arrival": _answered(answer(OPAQUE, -MINUTE, expires_in=DAY_SECONDS)),
-    "expired-jwt": _answered(answer(dead_token().value, 24 * HOUR, expires_in=DAY_SECONDS)),
+    "expired-jwt": _answered(answer(expired_token().value, 24 * HOUR, expires_in=DAY_SECONDS)),
     "another-key": _answered(answer(make_token("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3").value, 23 * HOUR)),
     **{code: _refused(code) for code in MESSAGES if code != "EGW00133"},
     "EGW99999": _refused("EGW99999"),
@@ -122,7 +122,7 @@ def test_a_stale_token_is_used(chain: Chain, name: str) -> None:
 @each
 def test_without_a_token_it_is_the_error(chain: Chain, name: str) -> None:
     """The caller gets one error after one call, or after two if it waited a minute. No token is stored or cached."""
-    chain.database.put_token(dead_token())
+    chain.database.put_token(expired_token())
     inputs = fail(chain, name)
 
     with stored_stays(chain):
@@ -136,7 +136,7 @@ def test_without_a_token_it_is_the_error(chain: Chain, name: str) -> None:
 @each_outcome
 def test_an_expired_token_where_it_is_allowed(chain: Chain, name: str) -> None:
     """With allow-expired a token that expired within the last hour is used, marked as expired; an older one is not."""
-    token = dead_token()
+    token = expired_token()
     chain.database.put_token(token)
     inputs = fail(chain, name)
 

@@ -14,7 +14,7 @@ from kis_token.sandbox.loopback import Fault
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.token import KST
 from tests.faults.helpers import error_of, stored_stays
-from tests.resolver_harness import OTHER, dead_token, stale_token
+from tests.resolver_harness import OTHER, expired_token, stale_token
 from tests.support import ANON_KEY, APP_KEY, HOUR, MINUTE, SERVICE_KEY, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def put_both(database: Database, *tokens: Token) -> None:
 def test_a_double_row_with_a_valid_token(double: Chain, *, is_last: bool) -> None:
     """The valid token is found in either order of the two rows, and no row is changed."""
     valid = make_token()
-    put_both(double.database, *([dead_token(), valid] if is_last else [valid, dead_token()]))
+    put_both(double.database, *([expired_token(), valid] if is_last else [valid, expired_token()]))
 
     with stored_stays(double):
         got = double.resolve()
@@ -213,7 +213,7 @@ def test_a_double_row_with_a_valid_token(double: Chain, *, is_last: bool) -> Non
 
 def test_a_double_row_without_a_valid_token(double: Chain) -> None:
     """The error has the database's text, because no token can be stored; KIS is not called."""
-    put_both(double.database, dead_token(), dead_token())
+    put_both(double.database, expired_token(), expired_token())
 
     with stored_stays(double):
         error = error_of(double)

@@ -17,7 +17,7 @@ from kis_token.sandbox.loopback import Fault, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.store.supabase import SupabaseStore
 from tests.faults.helpers import BEGIN, COMMIT, assert_warned, error_of, stored_stays
-from tests.resolver_harness import WatchedIssuer, dead_token, stale_token
+from tests.resolver_harness import WatchedIssuer, expired_token, stale_token
 from tests.support import ANON_KEY, APP_KEY, MINUTE, SERVICE_KEY, Caller, Database
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def blocked(own: Chain, name: str) -> Iterator[None]:
 def test_kis_is_not_asked_where_no_token_can_be_stored(own: Chain, name: str, *, is_stored: bool) -> None:
     """Three callers get the same error, with the database's text and without a call. Without the obstacle, one call."""
     if is_stored:
-        own.database.put_token(dead_token())
+        own.database.put_token(expired_token())
     with blocked(own, name):
         with stored_stays(own):
             errors = [error_of(own, cache_path="off") for _ in range(3)]

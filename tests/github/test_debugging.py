@@ -28,7 +28,7 @@ from kis_token.store.supabase import SupabaseStore
 from kis_token.token import AppKey, Token
 from tests.leak_capture import chain_of
 from tests.leaks import LEAKS
-from tests.resolver_harness import ENCRYPTION_KEY, Chain, WatchedIssuer, dead_token
+from tests.resolver_harness import ENCRYPTION_KEY, Chain, WatchedIssuer, expired_token
 from tests.secret_patterns import without_masks
 from tests.support import HOUR, first_of, make_token, utc_now
 from tools.step import Ended, run_step
@@ -217,7 +217,7 @@ def test_no_repr_shows_a_secret(chain: Chain) -> None:
     """No repr of the library's objects shows a secret, after a token was issued, found and refused."""
     token = make_token()
     chain.database.put_keys()
-    chain.database.put_token(dead_token())
+    chain.database.put_token(expired_token())
     resolver = chain.resolver()
     view = resolver.look()
     kept = [

@@ -14,7 +14,7 @@ from kis_token.kis.api import KISIssuer
 from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.sandbox.loopback import Fault
 from tests.races.concurrent_callers import COMMIT, SharedClock, at_once, held, new_round, resolutions, wait_until
-from tests.resolver_harness import dead_token, stale_token
+from tests.resolver_harness import expired_token, stale_token
 from tests.support import APP_KEY, HOUR, in_rounds, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def test_a_spoilt_row_is_mended_although_an_answer_is_lost(chain: Chain) -> None
 @pytest.mark.parametrize("how", ["broken", "ended"])
 def test_a_row_that_is_spoilt_after_the_read(chain: Chain, how: str) -> None:
     """If begin calls a token fresh that the caller cannot use, begin is called again, and the token is replaced."""
-    chain.database.put_token(dead_token())
+    chain.database.put_token(expired_token())
     resolver = chain.resolver(cache_path="off")
     view = resolver.look()
     spoil(chain, make_token(), how)

@@ -31,7 +31,7 @@ from tests.races.concurrent_callers import (
     resolutions,
     wait_until,
 )
-from tests.resolver_harness import ENCRYPTION_KEY, dead_token, stale_token
+from tests.resolver_harness import ENCRYPTION_KEY, expired_token, stale_token
 from tests.support import ACCOUNT, HOUR, SERVICE_KEY, Caller, in_rounds, make_token
 from tools.step import CHECKOUT, run_step
 
@@ -81,7 +81,7 @@ def bring_about(state: str, chain: Chain) -> str | None:
     if state == "rejected":
         return issue_ago(chain, 7 * HOUR).value
     if state != "nothing":
-        chain.database.put_token({"stale": stale_token, "expired": dead_token}[state]())
+        chain.database.put_token({"stale": stale_token, "expired": expired_token}[state]())
         # As after any issue the slot has a lease row: callers that must make one wait for each other anyway.
         holder = Caller(chain.database)
         holder.begin()

@@ -11,7 +11,7 @@ import pytest
 from kis_token.errors import KisTokenError, StoreMisconfigured
 from kis_token.pasted_values import parse_claims
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from tests.resolver_harness import Chain, dead_token, stale_token
+from tests.resolver_harness import Chain, expired_token, stale_token
 from tests.support import ANON_KEY, APP_KEY, SERVICE_KEY, make_token
 from tools.step import CHECKOUT
 
@@ -79,7 +79,7 @@ def test_reader_uses_a_stale_token(chain: Chain, reader: dict[str, str]) -> None
 @pytest.mark.parametrize("keys", [{}, {"app_key": APP_KEY.key, "app_secret": APP_KEY.secret}], ids=["", "with keys"])
 def test_reader_never_issues(chain: Chain, reader: dict[str, str], mode: str, keys: dict[str, str]) -> None:
     """If a token must be issued, the caller gets an error that names the callers that can; begin is not called."""
-    chain.database.put_token(dead_token())
+    chain.database.put_token(expired_token())
 
     with pytest.raises(StoreMisconfigured) as caught:
         chain.resolve(**reader | keys, mode=mode)
