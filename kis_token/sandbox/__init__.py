@@ -1,4 +1,4 @@
-"""KIS and Supabase on one machine and without an account, to try things out and to test programs against.
+"""KIS and Supabase on one machine, without an account, for trials and for tests of programs.
 
     from kis_token.sandbox import Sandbox
 
@@ -6,13 +6,13 @@
         subprocess.run([...], env=sandbox.environment(os.environ))
         print(sandbox.kis.counts("production").issues)
 
-`Sandbox` is the whole of it: the KIS emulator, a stand-in for Supabase, a PostgreSQL with this project's tables and the
+`Sandbox` has all parts: the KIS emulator, a stand-in for Supabase, and a PostgreSQL with this project's tables and the
 keys of two made-up accounts. `KISEmulator` is KIS alone. With pytest both are fixtures, ``kis_sandbox`` and
-``kis_emulator`` (`pytest_plugin`); ``kis-token sandbox`` is the same as a command. docs/sandbox.md says what is
-emulated and what is not.
+``kis_emulator`` (`pytest_plugin`). ``kis-token sandbox`` is the command for it. docs/sandbox.md lists the emulated
+parts and the omitted ones.
 
-Needs the extra: ``pip install 'kis-token[sandbox]'``. Without it all names but `Sandbox` are there. Importing this
-package costs nothing until a name of it is used, since every pytest that has the plugin does so.
+Needs the extra: ``pip install 'kis-token[sandbox]'``. Without the extra, all names except `Sandbox` work. Importing
+this package loads no other module until one of its names is used, because each pytest with the plugin imports it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _HOMES = {
 }
 
 
-if not TYPE_CHECKING:  # a type checker, which sees the imports above, would take any name for one of ours
+if not TYPE_CHECKING:  # with this function a type checker would accept any name
 
     def __getattr__(name: str) -> object:
         for home, names in _HOMES.items():
