@@ -1,8 +1,8 @@
 -- Find tables, functions, grants and row level security that differ from those of these files. Nothing changes: to test
 -- whether the table stores a token, the check writes one and rolls the write back.
 --
--- kis-token check calls it. It is the last file: when the API knows it, all of them have been run. Run it as often as you
--- like.
+-- kis-token check calls it. It reports a file that has not been run by the functions that are missing. Run it as often as
+-- you like.
 
 begin;
 
@@ -30,7 +30,9 @@ declare
 begin
     with
     tables (name) as (
-        values ('api_credentials'), ('credential_leases'), ('credential_issuances')
+        values
+            ('api_credentials'), ('credential_leases'), ('credential_issuances'),
+            ('credential_issuer_keys'), ('credential_callers'), ('credential_attempts')
     ),
     columns (name) as (
         values
@@ -38,8 +40,15 @@ begin
             ('environment'), ('description'), ('updated_at'), ('created_at'), ('version')
     ),
     -- Our functions by their arguments, since a project may have functions of its own by these names; is_entry are those
-    -- that service_role calls.
-    ours (name, arguments, is_entry) as (
+    -- that service_role calls, is_keyless those that anon and authenticated call.
+    keyless (name, arguments) as (
+        values
+            ('keyless_read', 'text, text'),
+            ('keyless_begin', 'text, uuid, text, text, interval, bigint, text, bigint, text'),
+            ('keyless_commit', 'text, uuid, bigint, text, timestamp with time zone, timestamp with time zone, text, boolean, text'),
+            ('keyless_abort', 'text, uuid, bigint, interval, text, text, text')
+    ),
+    entries (name, arguments, is_entry) as (
         values
             ('begin_issuance', 'text, uuid, text, text, text, interval, bigint, text, bigint', true),
             ('commit_issuance', 'text, uuid, bigint, text, timestamp with time zone, timestamp with time zone, text, boolean', true),
@@ -65,13 +74,36 @@ begin
             ('issuance_write', 'text, text, timestamp with time zone', false),
             ('issuance_rejected', 'text', false),
             ('issuance_rejected_ids', 'text', false),
-            ('issuance_reject', 'text, text, timestamp with time zone', false)
+            ('issuance_reject', 'text, text, timestamp with time zone', false),
+            ('credential_callers_status', 'text', true),
+            ('issuance_is_issuer', 'text', false),
+            ('issuance_from_base64url', 'text', false),
+            ('issuance_number', 'bytea', false),
+            ('issuance_is_rs256', 'bytea, bytea, bytea', false),
+            ('issuance_id_token_claims', 'text', false),
+            ('issuance_is_audience', 'text', false),
+            ('issuance_is_ref', 'text', false),
+            ('issuance_events', '', false),
+            ('issuance_caller_insert', 'text, jsonb, text', false),
+            ('issuance_check_times', 'jsonb, integer', false),
+            ('issuance_caller', 'text, jsonb, text, integer', false),
+            ('issuance_differences', 'public.credential_callers, jsonb', false),
+            ('issuance_check_attempt', 'text, uuid, jsonb', false),
+            ('issuance_claim_attempt', 'text, uuid, jsonb', false)
+    ),
+    ours (name, arguments, is_entry, is_keyless) as (
+        select e.name, e.arguments, e.is_entry, false from entries e
+        union all
+        select k.name, k.arguments, false, true from keyless k
     ),
     policies (table_name, name) as (
         values
             ('api_credentials', 'api_credentials_service_role'),
             ('credential_leases', 'credential_leases_nobody'),
-            ('credential_issuances', 'credential_issuances_nobody')
+            ('credential_issuances', 'credential_issuances_nobody'),
+            ('credential_issuer_keys', 'credential_issuer_keys_nobody'),
+            ('credential_callers', 'credential_callers_nobody'),
+            ('credential_attempts', 'credential_attempts_nobody')
     ),
     found_tables as (
         select t.name, c.oid, c.relrowsecurity, c.relkind
@@ -79,7 +111,7 @@ begin
         join pg_catalog.pg_class c on c.relname = t.name and c.relnamespace = 'public'::regnamespace
     ),
     functions as (
-        select p.oid, o.name, p.prosecdef, o.is_entry
+        select p.oid, o.name, p.prosecdef, o.is_entry, o.is_keyless
         from ours o
         join pg_catalog.pg_proc p
             on p.proname = o.name and oidvectortypes(p.proargtypes) = o.arguments
@@ -135,7 +167,7 @@ begin
         from ours o where o.name not in (select name from functions)
         union all
         select 'tables', format('the function %s does not run as its owner', f.name)
-        from functions f where f.is_entry and not f.prosecdef
+        from functions f where (f.is_entry or f.is_keyless) and not f.prosecdef
         union all
         select 'tables', 'api_credentials may hold a credential twice: no unique index is valid'
         from found_tables t
@@ -167,9 +199,15 @@ begin
         select 'grants', format('%s may %s %s', l.role_name, string_agg(l.right_name, ', ' order by l.right_name), l.table_name)
         from loose l group by l.role_name, l.table_name
         union all
+        select 'grants', format('%s may not call %s', r.name, f.name)
+        from roles r cross join functions f
+        where r.name in ('anon', 'authenticated') and f.is_keyless
+          and not has_function_privilege(r.oid, f.oid, 'execute')
+        union all
         select 'grants', format('%s may call %s', r.name, f.name)
         from roles r cross join functions f
-        where not (r.is_service and f.is_entry) and has_function_privilege(r.oid, f.oid, 'execute')
+        where not (r.is_service and f.is_entry or r.name in ('anon', 'authenticated') and f.is_keyless)
+          and has_function_privilege(r.oid, f.oid, 'execute')
         union all
         select 'row level security', 'it is off on ' || t.name
         from found_tables t where not t.relrowsecurity

@@ -15,12 +15,16 @@ import hmac
 import json
 import os
 import time
+from typing import TYPE_CHECKING
 
 import httpx
 
 from kis_token.sandbox.loopback import Request, Response
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DSN = os.environ.get("KIS_TESTS_DSN")
 POSTGREST_URL = os.environ.get("KIS_TESTS_POSTGREST_URL")
@@ -63,7 +67,9 @@ class Gateway(PostgRESTStandIn):
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             try:
-                if self._postgrest.post("/rpc/check_setup", json={}, headers=self._token("service_role")).is_success:
+                if self._postgrest.post(
+                    "/rpc/check_setup", json={}, headers=self._token({"role": "service_role"})
+                ).is_success:
                     return
             except httpx.TransportError:
                 pass
@@ -81,17 +87,17 @@ class Gateway(PostgRESTStandIn):
             request.path.removeprefix("/rest/v1"),
             params=request.query,
             content=request.body,
-            headers={**sent, **self._token(self._role(request))},
+            headers={**sent, **self._token(self._claims(request))},
         )
         kept = {"Content-Type": answer.headers["Content-Type"]} if "Content-Type" in answer.headers else {}
         return Response(answer.status_code, answer.content, kept)
 
-    def _token(self, role: str) -> dict[str, str]:
-        token = sign({"role": role}, self._secret)
+    def _token(self, claims: Mapping[str, object]) -> dict[str, str]:
+        token = sign(claims, self._secret)
         return {"apikey": token, "Authorization": f"Bearer {token}"}
 
 
-def sign(claims: dict[str, str], secret: str) -> str:
+def sign(claims: Mapping[str, object], secret: str) -> str:
     """A JWT that PostgREST believes."""
     head = _encoded(json.dumps({"alg": "HS256", "typ": "JWT"}).encode())
     body = f"{head}.{_encoded(json.dumps(claims).encode())}"

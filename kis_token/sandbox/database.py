@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from kis_token.sandbox.github_issuer import GitHubIssuer
     from kis_token.sandbox.postgres import EmbeddedPostgres
 
 # As on Supabase: nobody but supabase_admin is a superuser, the API logs in as authenticator and then takes the role
@@ -62,6 +63,9 @@ EMPTY_TABLES = """
 delete from public.api_credentials;
 delete from public.credential_leases;
 delete from public.credential_issuances;
+delete from public.credential_attempts;
+delete from public.credential_callers;
+delete from public.credential_issuer_keys;
 """
 
 _RESTART_SEQUENCES = "select pg_catalog.setval(seqrelid, seqstart, false) from pg_catalog.pg_sequence"
@@ -120,6 +124,27 @@ def make_project(dsn: str) -> Project:
     project = prepare_database(dsn)
     apply_migrations(project.owner, migrations_folder())
     return project
+
+
+def store_issuer_keys(connection: psycopg.Connection[Any], issuer: GitHubIssuer) -> None:
+    """Store all keys of an emulated issuer, as a project's owner does with what ``kis-token trust`` prints."""
+    connection.cursor().executemany(
+        "insert into public.credential_issuer_keys (issuer, kid, modulus) values (%s, %s, %s) on conflict do nothing",
+        [(issuer.issuer, key.kid, key.modulus) for key in issuer.keys],
+    )
+
+
+def list_caller(connection: psycopg.Connection[Any], issuer: GitHubIssuer, audience: str, **columns: object) -> None:
+    """Add the usual job of an emulated issuer to the list of callers, with other values for these ``columns``."""
+    job = issuer.claims(audience)
+    claimed = {name: job[name] for name in ("repository_owner_id", "repository_id", "ref")}
+    row = {"service_name": "kis", "audience": audience, "issuer": issuer.issuer} | claimed | columns
+    connection.execute(
+        sql.SQL("insert into public.credential_callers ({}) values ({})").format(
+            sql.SQL(", ").join(map(sql.Identifier, row)), sql.SQL(", ").join(map(sql.Placeholder, row))
+        ),
+        row,
+    )
 
 
 class MigratedDatabases:

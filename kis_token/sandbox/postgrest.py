@@ -7,6 +7,7 @@ JSON paths in ``select``, ``or``, counts, GET on functions, user tokens.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ from kis_token.sandbox.postgrest_errors import ApiError, database_error
 from kis_token.sandbox.postgrest_pool import ConnectionPool
 from kis_token.sandbox.postgrest_query import SCHEMA, Query, find_table
 from kis_token.sandbox.postgrest_rpc import find_function
+from kis_token.values import parse_claims
 
 if TYPE_CHECKING:
     import ssl
@@ -35,7 +37,7 @@ _SINGLE = "application/vnd.pgrst.object+json"
 _BECOME = """
     select set_config('role', %(role)s, true),
            set_config('search_path', 'public, extensions', true),
-           set_config('request.jwt.claims', json_build_object('role', %(role)s::text)::text, true)
+           set_config('request.jwt.claims', %(claims)s, true)
 """
 
 # PostgreSQL makes the JSON, so that every value looks as it does on Supabase.
@@ -98,7 +100,8 @@ class PostgRESTStandIn:
             return Response(error.status, error.body)
 
     def _answer(self, request: Request) -> Response:
-        role = self._role(request)
+        claims = self._claims(request)
+        role = claims["role"]
         _check_schema(request)
         kind, _, name = unquote(request.path.removeprefix(_BASE)).rpartition("/")
         if not request.path.startswith(_BASE) or kind not in ("", "rpc") or not name:
@@ -109,10 +112,16 @@ class PostgRESTStandIn:
         with self._pool.connection() as connection:
             try:
                 with connection.transaction():
-                    connection.execute(_BECOME, {"role": role})
+                    connection.execute(_BECOME, {"role": role, "claims": json.dumps(claims)})
                     return serve(connection, name, request)
             except psycopg.Error as error:
                 raise database_error(error, anonymous=role == "anon") from error
+
+    def _claims(self, request: Request) -> dict[str, object]:
+        """The claims of the request's key, if it is a JWT, with its role. Raises ApiError 401."""
+        role = self._role(request)
+        _, _, token = request.headers.get("Authorization", "").partition(" ")
+        return {**parse_claims(token), "role": role}
 
     def _role(self, request: Request) -> str:
         """The role of the request's key, as Supabase's gateway sees it. Raises ApiError 401."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from kis_token.sandbox.database import make_project
+from kis_token.sandbox.database import list_caller, make_project, store_issuer_keys
 from kis_token.sandbox.emulator import KISEmulator
+from kis_token.sandbox.github_issuer import GitHubIssuer
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 
@@ -67,9 +68,11 @@ class Sandbox:
         self._project = project
         self._tls = tls
         self._folder: Path
+        self._github: GitHubIssuer | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        self._github = None
         with ExitStack() as stack:
             project = self._project or make_project(
                 self._dsn or stack.enter_context(EmbeddedPostgres()).create_database()
@@ -100,6 +103,22 @@ class Sandbox:
                     (slot, "app_secret", account.app_secret, environment),
                 ],
             )
+
+    @property
+    def github(self) -> GitHubIssuer:
+        """GitHub's issuer of ID tokens, emulated. It starts when it is first used, and no setting leads to it."""
+        if self._github is None:
+            self._github = self._stack.enter_context(GitHubIssuer())
+        return self._github
+
+    def trust(self, slot: str = "kis", *, access: str = "issue", **columns: object) -> None:
+        """List the emulated issuer's usual job as a caller of ``slot``, and store the issuer's keys.
+
+        ``columns`` are those of ``credential_callers`` that differ from the usual job's.
+        """
+        with psycopg.connect(self.owner_dsn) as connection:
+            store_issuer_keys(connection, self.github)
+            list_caller(connection, self.github, self.supabase.url, service_name=slot, access=access, **columns)
 
     def advance(self, seconds: float) -> None:
         """Let time pass for KIS, and for who may issue when: nobody has to wait a real minute for KIS's.

@@ -1,0 +1,199 @@
+-- The signature of an ID token, checked by the database itself: RSASSA-PKCS1-v1_5 with SHA-256, which is RS256.
+--
+-- The owner stores the keys with which an issuer signs, and nothing is fetched from here. The token is an argument of each
+-- function. The claims that PostgREST puts into a setting are never read, so no other signer that the project trusts can
+-- pretend to be the issuer. docs/keyless-signature.md explains each step for a reviewer.
+--
+-- Run it after 001, as often as you like.
+
+begin;
+
+-- GitHub.com, an enterprise's own issuer there, ghe.com, and GitHub Enterprise Server.
+create or replace function public.issuance_is_issuer(issuer text) returns boolean
+    language sql
+    immutable
+    set search_path = ''
+as $$
+    select coalesce(
+        issuer ~ '^https://token\.actions\.githubusercontent\.com(/[A-Za-z0-9-]{1,100})?$'
+        or issuer ~ '^https://token\.actions\.[a-z0-9-]{1,100}\.ghe\.com$'
+        or issuer ~ '^https://[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?/_services/token$',
+        false)
+$$;
+
+-- The public exponent has no column: it is 65537 in every key. A modulus has 2048 to 4096 bits, its first byte holds the
+-- highest bit, and it is odd.
+create table if not exists public.credential_issuer_keys (
+    issuer   text not null,
+    kid      text not null,
+    modulus  bytea not null,
+    added_at timestamptz not null default now(),
+    primary key (issuer, kid),
+    constraint credential_issuer_keys_issuer check (public.issuance_is_issuer(issuer)),
+    constraint credential_issuer_keys_kid check (kid ~ '^[!-~]{1,200}$'),
+    constraint credential_issuer_keys_modulus check (
+        length(modulus) between 256 and 512
+        and get_byte(modulus, 0) >= 128
+        and get_byte(modulus, length(modulus) - 1) % 2 = 1)
+);
+
+comment on table public.credential_issuer_keys is
+    'The public RSA keys with which an issuer signs ID tokens; the exponent is 65537. Only the database''s owner writes it.';
+comment on column public.credential_issuer_keys.issuer is 'The claim iss of the tokens that the key signs.';
+comment on column public.credential_issuer_keys.kid is 'The key''s name in the header of a token.';
+comment on column public.credential_issuer_keys.modulus is 'The modulus n, 256 to 512 bytes, the highest byte first.';
+comment on column public.credential_issuer_keys.added_at is 'When the key was stored.';
+
+-- The bytes of a base64url text without padding; null for a text that encodes them in another way. Raises data_exception
+-- for a text that is not base64.
+create or replace function public.issuance_from_base64url(encoded text) returns bytea
+    language plpgsql
+    immutable
+    strict
+    set search_path = ''
+as $$
+declare
+    decoded bytea := decode(translate(encoded, '-_', '+/') || repeat('=', (4 - length(encoded) % 4) % 4), 'base64');
+begin
+    -- The last sign of a text can have bits that no byte uses. One text for one value: those bits must be zero.
+    if translate(encode(decoded, 'base64'), '+/=' || chr(10), '-_') <> encoded then
+        return null;
+    end if;
+    return decoded;
+end
+$$;
+
+-- The unsigned number that the bytes are, the highest byte first.
+create or replace function public.issuance_number(bytes bytea) returns numeric
+    language plpgsql
+    immutable
+    strict
+    set search_path = ''
+as $$
+declare
+    digits text := encode(bytes, 'hex');
+    number numeric := 0;
+begin
+    digits := repeat('0', (14 - length(digits) % 14) % 14) || digits;
+    for i in 0 .. length(digits) / 14 - 1 loop  -- 56 bits at a time, which a bigint holds
+        number := number * 72057594037927936 + ('x' || substr(digits, i * 14 + 1, 14))::bit(56)::bigint;
+    end loop;
+    return number;
+end
+$$;
+
+-- Whether the signature is the key's for these bytes: RFC 8017, 8.2.2. The whole block that a correct signature has is
+-- made and compared. No part of the block that the signature contains is parsed, so no forgery that hides in one is possible.
+create or replace function public.issuance_is_rs256(signed bytea, signature bytea, modulus bytea) returns boolean
+    language plpgsql
+    immutable
+    set search_path = ''
+as $$
+declare
+    n numeric;
+    s numeric;
+    m numeric;
+    -- The DER prefix of a SHA-256 digest, and the digest.
+    expected bytea := '\x3031300d060960864801650304020105000420'::bytea || sha256(signed);
+begin
+    if signed is null or signature is null or modulus is null
+        or length(modulus) not between 256 and 512
+        or length(signature) <> length(modulus) then
+        return false;
+    end if;
+    n := public.issuance_number(modulus);
+    s := public.issuance_number(signature);
+    if s >= n then
+        return false;
+    end if;
+    expected := '\x0001'::bytea
+        || decode(repeat('ff', length(modulus) - length(expected) - 3), 'hex')
+        || '\x00'::bytea || expected;
+    m := s;
+    for i in 1 .. 16 loop  -- s ^ 65536, then s ^ 65537
+        m := mod(m * m, n);
+    end loop;
+    return mod(m * s, n) = public.issuance_number(expected);
+end
+$$;
+
+-- The claims of an ID token that a stored key has signed. Before the signature has been checked, only issuer and key name
+-- are used, to find the key; the issuer is not printed at all, and the key name only in one strict form.
+create or replace function public.issuance_id_token_claims(id_token text) returns jsonb
+    language plpgsql
+    stable
+    set search_path = ''
+as $$
+declare
+    parts     text[];
+    header    jsonb;
+    claims    jsonb;
+    signature bytea;
+    key       public.credential_issuer_keys;
+begin
+    -- GitHub's have 2,000 characters or so. The longest signature has 683.
+    if id_token is null or octet_length(id_token) > 16384 then
+        raise exception 'there is no ID token, or it is too long'
+            using errcode = 'KTA01', hint = 'Pass the token that GitHub gives the job as id_token.';
+    end if;
+    if id_token ~ '^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$' then
+        parts := string_to_array(id_token, '.');
+        begin
+            header := convert_from(public.issuance_from_base64url(parts[1]), 'UTF8')::jsonb;
+            claims := convert_from(public.issuance_from_base64url(parts[2]), 'UTF8')::jsonb;
+            signature := public.issuance_from_base64url(parts[3]);
+        exception
+            when data_exception or statement_too_complex or program_limit_exceeded then
+                header := null;
+        end;
+    end if;
+    if jsonb_typeof(header) is distinct from 'object' or jsonb_typeof(claims) is distinct from 'object'
+        or signature is null then
+        raise exception 'the ID token is not a JSON Web Token'
+            using errcode = 'KTA01', hint = 'Pass the token that GitHub gives the job as id_token.';
+    end if;
+    if header -> 'alg' is distinct from '"RS256"'::jsonb or header ? 'crit'
+        or coalesce(upper(header ->> 'typ'), 'JWT') <> 'JWT' then
+        raise exception 'the ID token is not signed in the way that GitHub signs: RS256' using errcode = 'KTA01';
+    end if;
+
+    select k.* into key
+    from public.credential_issuer_keys k
+    where to_jsonb(k.issuer) = claims -> 'iss' and to_jsonb(k.kid) = header -> 'kid';
+    if not found then
+        if exists (select from public.credential_issuer_keys k where to_jsonb(k.issuer) = claims -> 'iss') then
+            raise exception 'the ID token is signed with a key of its issuer that is not stored'
+                using errcode = 'KTA07',
+                detail = coalesce('kid: ' || substring(header ->> 'kid' from '^[A-Za-z0-9._-]{1,100}$'), ''),
+                hint = 'Run the SQL that "kis-token trust --keys" prints: it stores the keys that the issuer publishes.';
+        end if;
+        raise exception 'no key of the ID token''s issuer is stored'
+            using errcode = 'KTA01', hint = 'Run the SQL that "kis-token trust" prints: it stores the issuer''s keys.';
+    end if;
+    if not public.issuance_is_rs256(convert_to(parts[1] || '.' || parts[2], 'UTF8'), signature, key.modulus) then
+        raise exception 'the signature of the ID token is wrong' using errcode = 'KTA01';
+    end if;
+    return claims;
+end
+$$;
+
+-- Access -----------------------------------------------------------------------------------------------------------
+
+alter table public.credential_issuer_keys enable row level security;
+drop policy if exists credential_issuer_keys_nobody on public.credential_issuer_keys;
+create policy credential_issuer_keys_nobody on public.credential_issuer_keys
+    for all to public using (false) with check (false);
+
+-- Not for service_role either: a key stored here could sign for every caller.
+revoke all on table public.credential_issuer_keys from public, anon, authenticated, service_role;
+revoke all on function
+    public.issuance_is_issuer(text),
+    public.issuance_from_base64url(text),
+    public.issuance_number(bytea),
+    public.issuance_is_rs256(bytea, bytea, bytea),
+    public.issuance_id_token_claims(text)
+from public, anon, authenticated, service_role;
+
+notify pgrst, 'reload schema';
+
+commit;
