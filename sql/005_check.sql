@@ -40,7 +40,7 @@ begin
             ('environment'), ('description'), ('updated_at'), ('created_at'), ('version')
     ),
     -- Our functions by their arguments, since a project may have functions of its own by these names; is_entry are those
-    -- that service_role calls, is_keyless those that anon and authenticated call.
+    -- that service_role calls, and keyless those that anon and authenticated call.
     keyless (name, arguments) as (
         values
             ('keyless_read', 'text, text'),

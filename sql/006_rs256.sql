@@ -49,7 +49,6 @@ comment on column public.credential_issuer_keys.added_at is 'When the key was st
 create or replace function public.issuance_from_base64url(encoded text) returns bytea
     language plpgsql
     immutable
-    strict
     set search_path = ''
 as $$
 declare
@@ -67,7 +66,6 @@ $$;
 create or replace function public.issuance_number(bytes bytea) returns numeric
     language plpgsql
     immutable
-    strict
     set search_path = ''
 as $$
 declare
@@ -82,8 +80,8 @@ begin
 end
 $$;
 
--- Whether the signature is the key's for these bytes: RFC 8017, 8.2.2. The whole block that a correct signature has is
--- made and compared. No part of the block that the signature contains is parsed, so no forgery that hides in one is possible.
+-- Whether the signature is the key's for these bytes: RFC 8017, 8.2.2. The function makes the whole block that a correct
+-- signature contains, and compares it. It parses no part of the signature's block, so nothing can hide there.
 create or replace function public.issuance_is_rs256(signed bytea, signature bytea, modulus bytea) returns boolean
     language plpgsql
     immutable

@@ -12,7 +12,7 @@ from kis_token.sandbox.database import apply_migrations, migrations_folder, prep
 from tests.support import Database, make_token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from kis_token.sandbox.postgres import EmbeddedPostgres
 
@@ -29,7 +29,10 @@ PUBLIC_FUNCTIONS = {
     "reseal",
     "check_setup",
     "credential_schema_version",
+    "credential_callers_status",
 }
+#: The functions that check an ID token themselves. They are all that a caller with the public key may call.
+KEYLESS_FUNCTIONS = {"keyless_read", "keyless_begin", "keyless_commit", "keyless_abort"}
 READER = "kis_token_reader"
 #: The columns of the tokens' rows that a reader may see.
 READABLE = ("service_name", "credential_type", "credential_value", "expires_at", "is_active", "version")
@@ -37,7 +40,10 @@ READABLE = ("service_name", "credential_type", "credential_value", "expires_at",
 TABLE_RIGHTS = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
 
 _TABLES = """
-select oid::regclass::text as name, relrowsecurity from pg_class
+select oid::regclass::text as name, relrowsecurity,
+       (select attname from pg_attribute where attrelid = c.oid and attnum > 0 and atttypid = 'text'::regtype
+        order by attnum limit 1) as text_column
+from pg_class c
 where relnamespace = 'public'::regnamespace and relkind in ('r', 'v', 'm', 'p', 'f') order by 1
 """
 _SEQUENCES = (
@@ -86,15 +92,15 @@ def everything(database: Database) -> list[tuple[str, str, str]]:
     ]
 
 
-def attempts(database: Database) -> list[sql.Composed]:
-    """A statement for each thing one could try."""
+def attempts(database: Database, *, besides: Collection[str] = ()) -> list[sql.Composed]:
+    """A statement for each thing one could try, besides calls of the functions with these names."""
     statements = []
     for row in database.owner.execute(_TABLES):
         table = sql.Identifier(row["name"])
         statements += [
             sql.SQL("select 1 from {}").format(table),
             sql.SQL("insert into {} default values").format(table),
-            sql.SQL("update {} set service_name = 'kis'").format(table),
+            sql.SQL("update {} set {} = 'kis'").format(table, sql.Identifier(row["text_column"])),
             sql.SQL("delete from {}").format(table),
             sql.SQL("truncate {}").format(table),
         ]
@@ -104,7 +110,7 @@ def attempts(database: Database) -> list[sql.Composed]:
             sql.SQL("select * from {}").format(sql.Identifier(row["name"])),
         ]
     for row in database.owner.execute(_FUNCTIONS):
-        if row["is_trigger"]:  # nobody can call one
+        if row["is_trigger"] or row["name"] in besides:  # nobody can call a trigger
             continue
         arguments = sql.SQL(", ").join(sql.SQL("null::" + kind) for kind in row["types"])
         statements.append(sql.SQL("select public.{}({})").format(sql.Identifier(row["name"]), arguments))
@@ -122,27 +128,44 @@ def was_refused(connection: psycopg.Connection[tuple[Any, ...]], statement: sql.
     return False
 
 
+def error_of(connection: psycopg.Connection[tuple[Any, ...]], statement: sql.Composed) -> str | None:
+    """The SQLSTATE with which a statement ends; None without an error."""
+    try:
+        connection.execute(statement)
+    except psycopg.Error as error:
+        return error.sqlstate
+    return None
+
+
 def test_what_the_migrations_made(project: Database) -> None:
-    """The tests below look at three tables, three sequences and all functions."""
+    """The tests below look at six tables, four sequences and all functions."""
     kinds = [kind for kind, _, right in everything(project) if right in ("select", "execute")]
 
-    assert (kinds.count("table"), kinds.count("sequence")) == (3, 3)
+    assert (kinds.count("table"), kinds.count("sequence")) == (6, 4)
     assert kinds.count("function") > len(PUBLIC_FUNCTIONS)
 
 
 @pytest.mark.parametrize("role", STRANGERS)
 def test_strangers_have_no_privilege(project: Database, role: str) -> None:
-    """Neither anon nor authenticated has any privilege on any table, column, sequence or function."""
-    assert [what for what in everything(project) if may(project, role, *what)] == []
+    """Strangers, anon and authenticated, may call the keyless functions. They have no privilege on anything else."""
+    held = [what for what in everything(project) if may(project, role, *what)]
+
+    assert {(kind, name.partition("(")[0], right) for kind, name, right in held} == {
+        ("function", name, "execute") for name in KEYLESS_FUNCTIONS
+    }
+    assert len(held) == len(KEYLESS_FUNCTIONS)
 
 
 @pytest.mark.parametrize("role", STRANGERS)
 def test_strangers_are_refused_whatever_they_try(project: Database, role: str) -> None:
-    """Each read, write and call they try ends with 42501."""
+    """Each read, write and call they try ends with 42501; a keyless function without an ID token ends with KTA01."""
+    tried = attempts(project, besides=KEYLESS_FUNCTIONS)
     with project.connect_as(role) as connection:
-        allowed = [statement.as_string() for statement in attempts(project) if not was_refused(connection, statement)]
+        allowed = [statement.as_string() for statement in tried if not was_refused(connection, statement)]
+        errors = [error_of(connection, statement) for statement in attempts(project) if statement not in tried]
 
     assert allowed == []
+    assert errors == ["KTA01"] * len(KEYLESS_FUNCTIONS)
 
 
 def test_service_role_uses_the_table_and_the_functions(project: Database) -> None:
@@ -176,11 +199,27 @@ def test_service_role_is_refused_at_leases_and_log(project: Database, table: str
         project.service.execute(sql.SQL(statement).format(sql.Identifier(table)))
 
 
+@pytest.mark.parametrize("table", ["credential_callers", "credential_issuer_keys", "credential_attempts"])
+@pytest.mark.parametrize("role", ["service_role", READER])
+def test_only_the_owner_writes_callers_and_keys(project: Database, table: str, role: str) -> None:
+    """Neither the service key nor the read-only key can read or write the list of callers and the issuers' keys."""
+    rights = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
+    tried = [statement for statement in attempts(project) if f'"{table}"' in statement.as_string()]
+    with project.connect_as(role) as connection:
+        allowed = [statement.as_string() for statement in tried if not was_refused(connection, statement)]
+
+    assert [right for right in rights if may(project, role, "table", table, right)] == []
+    assert (len(tried), allowed) == (5, [])
+
+
 def test_row_level_security_is_on_everywhere(project: Database) -> None:
     """Each table has row level security, so an accidental grant shows no row."""
     assert {row["name"]: row["relrowsecurity"] for row in project.owner.execute(_TABLES)} == {
         "api_credentials": True,
+        "credential_attempts": True,
+        "credential_callers": True,
         "credential_issuances": True,
+        "credential_issuer_keys": True,
         "credential_leases": True,
     }
 
@@ -204,10 +243,10 @@ def test_functions_find_nothing_by_search_path(project: Database) -> None:
 
 
 def test_only_the_public_functions_run_as_their_owner(project: Database) -> None:
-    """SECURITY DEFINER is on the functions that service_role calls, and on no other."""
+    """SECURITY DEFINER is on the functions that service_role calls and on the keyless ones, and on no other."""
     definers = {row["name"] for row in project.owner.execute(_FUNCTIONS) if row["prosecdef"]}
 
-    assert definers == PUBLIC_FUNCTIONS
+    assert definers == PUBLIC_FUNCTIONS | KEYLESS_FUNCTIONS
 
 
 def test_every_table_has_a_policy(project: Database) -> None:
@@ -220,6 +259,9 @@ def test_every_table_has_a_policy(project: Database) -> None:
         ("api_credentials", "service_role", "true"),
         ("credential_leases", "public", "false"),
         ("credential_issuances", "public", "false"),
+        ("credential_issuer_keys", "public", "false"),
+        ("credential_callers", "public", "false"),
+        ("credential_attempts", "public", "false"),
     }
     others = sorted(
         (*row["roles"], row["permissive"], row["cmd"]) for row in policies if row["qual"] not in ("true", "false")
@@ -228,7 +270,7 @@ def test_every_table_has_a_policy(project: Database) -> None:
 
 
 def test_nothing_runs_with_more_than_its_callers_rights_unseen(project: Database) -> None:
-    """The schema has no views and no foreign tables. Only service_role may call a definer function."""
+    """The schema has no views and no foreign tables. Only a function's own roles may call a definer function."""
     kinds = project.owner.execute(
         "select distinct relkind from pg_class"
         " where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S')"
@@ -236,11 +278,13 @@ def test_nothing_runs_with_more_than_its_callers_rights_unseen(project: Database
     assert [row["relkind"] for row in kinds] == ["r"]
 
     definers = project.owner.execute(
-        "select oid, proacl::text[] as rights from pg_proc where prosecdef and pronamespace = 'public'::regnamespace"
+        "select proname as name, proacl::text[] as rights from pg_proc"
+        " where prosecdef and pronamespace = 'public'::regnamespace"
     ).fetchall()
-    assert len(definers) == len(PUBLIC_FUNCTIONS)
+    assert len(definers) == len(PUBLIC_FUNCTIONS) + len(KEYLESS_FUNCTIONS)
     for row in definers:
-        assert {right.partition("=")[0] for right in row["rights"]} == {"postgres", "service_role"}
+        roles = set(STRANGERS) if row["name"] in KEYLESS_FUNCTIONS else {"service_role"}
+        assert {right.partition("=")[0] for right in row["rights"]} == {"postgres"} | roles, row["name"]
 
 
 def test_reader_has_the_columns_of_a_token_and_nothing_else(project: Database) -> None:
@@ -328,7 +372,8 @@ def test_an_owner_without_the_right_to_create_roles_has_no_reader(
         superuser.execute("alter role postgres createrole")
         superuser.execute("alter role kis_token_reader_elsewhere rename to kis_token_reader")
     expected = "WARNING: the role kis_token_reader is not set up"
-    assert [each for each in warnings if each.startswith(expected)] == warnings[-1:]
+    assert [each.partition(":")[0] for each in warnings].count("WARNING") == 1
+    assert len([each for each in warnings if each.startswith(expected)]) == 1
 
 
 def test_a_role_that_bypasses_row_level_security_is_refused(

@@ -181,4 +181,6 @@ def test_migrations_are_found_in_a_checkout() -> None:
         "003_keys_and_seals.sql",
         "004_token_reader.sql",
         "005_check.sql",
+        "006_rs256.sql",
+        "007_keyless.sql",
     ]
