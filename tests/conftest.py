@@ -16,6 +16,7 @@ from kis_token.network import trust
 from kis_token.sandbox import Sandbox
 from kis_token.sandbox.database import MigratedDatabases, make_project
 from kis_token.sandbox.emulator import KISEmulator
+from kis_token.sandbox.github_issuer import GitHubIssuer
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from tests import external_postgres, findings, leaks, quick
@@ -161,6 +162,12 @@ def kis() -> Iterator[KISEmulator]:
     with KISEmulator(production=ACCOUNT) as emulator:
         emulator.configure(lockout_after=0)
         yield emulator
+
+
+@pytest.fixture(scope="session")
+def github() -> GitHubIssuer:
+    """GitHub's issuer of ID tokens, with one key for all tests. It serves nothing."""
+    return GitHubIssuer()
 
 
 @pytest.fixture

@@ -1,0 +1,341 @@
+"""The signature of an ID token, as the database checks it: published vectors, forged blocks, damaged tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from kis_token.sandbox.database import store_issuer_keys
+from kis_token.sandbox.github_issuer import GitHubIssuer, SigningKey, base64url
+from tests.keyless import block_of, refusal, sign_block
+from tests.support import call, first_of
+
+if TYPE_CHECKING:
+    from tests.support import Database
+
+VECTORS: dict[str, Any] = json.loads(Path(__file__).with_name("rs256_vectors.json").read_text(encoding="utf-8"))
+MESSAGE = b"eyJhbGciOiJSUzI1NiJ9.e30"
+
+
+@pytest.fixture
+def key(github: GitHubIssuer) -> SigningKey:
+    """The key that the issuer signs with."""
+    return github.keys[-1]
+
+
+def is_signed(database: Database, signature: bytes, modulus: bytes, message: bytes = MESSAGE) -> bool:
+    """What the database's function answers."""
+    rows = database.owner.execute(
+        "select public.issuance_is_rs256(%s, %s, %s) as answer", (message, signature, modulus)
+    ).fetchall()
+    answer = rows[0]["answer"]
+    assert isinstance(answer, bool)
+    return answer
+
+
+def claims_of(database: Database, token: object) -> Any:  # noqa: ANN401 - whatever the function answers
+    """What the database's function answers for a token; a refusal is an error."""
+    rows = database.owner.execute("select public.issuance_id_token_claims(%s) as answer", (token,)).fetchall()
+    return rows[0]["answer"]
+
+
+def test_published_vectors(database: Database) -> None:
+    """NIST's vectors are judged as published. Other digests and moduli under 2048 bits are refused, correct or not."""
+    judged = []
+    for vector in VECTORS["vectors"]:
+        modulus, signature, message = (
+            bytes.fromhex(text)
+            for text in (VECTORS["moduli"][vector["modulus"]], vector["signature"], vector["message"])
+        )
+        wanted = vector["result"].startswith("P") and vector["digest"] == "SHA256" and vector["bits"] >= 2048
+        assert is_signed(database, signature, modulus, message) is wanted, vector["result"]
+        judged.append((vector["bits"], vector["digest"], vector["result"][:4]))
+
+    assert {bits for bits, digest, result in judged if digest == "SHA256" and result.startswith("P")} == {
+        *(1024, 1536, 2048, 3072, 4096),
+    }
+    assert {result for *_, result in judged} == {"P", "F (1", "F (2", "F (3", "F (4", "F (5"}
+    assert len(judged) == 41
+
+
+def forged_blocks(size: int) -> dict[str, bytes]:
+    """Blocks that a lenient check takes for the right one."""
+    right = block_of(MESSAGE, size)
+    digest = hashlib.sha256(MESSAGE).digest()
+    prefix = bytes.fromhex("3031300d060960864801650304020105000420")
+
+    def padded(info: bytes, *, lead: bytes = b"\0\1", behind: bytes = b"") -> bytes:
+        filling = size - len(lead) - 1 - len(info) - len(behind)
+        return lead + b"\xff" * filling + b"\0" + info + behind
+
+    return {
+        "digest of another message": block_of(b"other", size),
+        "garbage behind the digest": padded(prefix + digest, behind=secrets.token_bytes(40)),
+        "hash moved to the left, 8 bytes of padding": b"\0\1"
+        + b"\xff" * 8
+        + b"\0"
+        + prefix
+        + digest
+        + bytes(size - 62),
+        "parameters left out": padded(bytes.fromhex("302f300b0609608648016503040201") + b"\4\x20" + digest),
+        "garbage in the parameters": padded(
+            bytes.fromhex("3041301d0609608648016503040201") + b"\4\x0e" + bytes(14) + b"\4\x20" + digest
+        ),
+        "long form of a length": padded(bytes.fromhex("308131300d060960864801650304020105000420") + digest),
+        "no DigestInfo": padded(digest),
+        "SHA-512": padded(bytes.fromhex("3051300d060960864801650304020305000440") + hashlib.sha512(MESSAGE).digest()),
+        "SHA-1": padded(bytes.fromhex("3021300906052b0e03021a05000414") + hashlib.sha1(MESSAGE).digest()),  # noqa: S324
+        "block type 2": padded(prefix + digest, lead=b"\0\2"),
+        "block type 0": padded(prefix + digest, lead=b"\0\0"),
+        "no zero at the start": padded(prefix + digest, lead=b"\1\1"),
+        "a padding byte that is not ff": right[:20] + b"\xfe" + right[21:],
+        "a zero in the padding": right[:20] + b"\0" + right[21:],
+        "no zero behind the padding": right[: size - 52] + b"\xff" + right[size - 51 :],
+        "all zero": bytes(size),
+        "one": bytes(size - 1) + b"\1",
+    }
+
+
+@pytest.mark.parametrize("bits", first_of(1, [2048, 3072, 4096]))
+def test_forged_blocks(database: Database, github: GitHubIssuer, bits: int) -> None:
+    """Of signatures that the key itself has made, the one whose block is the whole expected one is good."""
+    key = github.keys[-1] if bits == 2048 else SigningKey.make(bits=bits)
+    size = bits // 8
+
+    assert is_signed(database, sign_block(key.private, block_of(MESSAGE, size)), key.modulus)
+    taken = [
+        name
+        for name, block in forged_blocks(size).items()
+        if is_signed(database, sign_block(key.private, block), key.modulus)
+    ]
+    assert taken == []
+
+
+def test_signatures_that_are_no_number_below_the_modulus(database: Database, key: SigningKey) -> None:
+    """A signature s is refused as s + n, as n, as n - 1, as 0 and 1, and with a byte more or less."""
+    size = len(key.modulus)
+    n = int.from_bytes(key.modulus, "big")
+    small = next(
+        (message, signed)
+        for message in (b"message %d" % number for number in range(99))
+        if (signed := sign_block(key.private, block_of(message, size)))
+        and int.from_bytes(signed, "big") + n < 1 << (8 * size)
+    )
+    message, good = small
+    s = int.from_bytes(good, "big")
+
+    assert is_signed(database, good, key.modulus, message)
+    for wrong in (s + n, n, n - 1, 0, 1, (1 << (8 * size)) - 1, n - s):
+        assert not is_signed(database, wrong.to_bytes(size, "big"), key.modulus, message)
+    for damaged in (b"", b"\0", good[:-1], good[1:], good + b"\0", b"\0" + good, good * 2):
+        assert not is_signed(database, damaged, key.modulus, message)
+
+
+def test_moduli_that_are_too_short_or_too_long(database: Database) -> None:
+    """The function itself refuses a modulus under 2048 or over 4096 bits, and null, whatever the table holds."""
+    small = SigningKey.make(bits=1024)
+
+    assert not is_signed(database, sign_block(small.private, block_of(MESSAGE, 128)), small.modulus)
+    assert not is_signed(database, b"\1" * 513, b"\xff" * 513)
+    rows = database.owner.execute(
+        "select public.issuance_is_rs256(a, b, c) as answer from (values (null::bytea, 'x'::bytea, 'x'::bytea),"
+        " ('x', null, 'x'), ('x', 'x', null)) v (a, b, c)"
+    ).fetchall()
+    assert [row["answer"] for row in rows] == [False] * 3
+
+
+def flipped(data: bytes, place: int, bit: int) -> bytes:
+    """The bytes, with one bit changed."""
+    return data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :]
+
+
+def test_one_flipped_bit_in_each_byte_of_a_signature(database: Database, key: SigningKey) -> None:
+    """A signature with one wrong bit, in any of its bytes, is refused; so is one by a modulus with one wrong bit."""
+    good = sign_block(key.private, block_of(MESSAGE, len(key.modulus)))
+    rows = database.owner.execute(
+        "select count(*) filter (where public.issuance_is_rs256(%(message)s, s, %(n)s)) as taken, count(*)"
+        " from unnest(%(wrong)s::bytea[]) s",
+        {
+            "message": MESSAGE,
+            "n": key.modulus,
+            "wrong": [flipped(good, place, place % 8) for place in range(len(good))],
+        },
+    ).fetchall()
+    assert (rows[0]["taken"], rows[0]["count"]) == (0, 256)
+
+    assert not any(is_signed(database, good, flipped(key.modulus, place, 0)) for place in range(0, 256, 32))
+
+
+def test_one_flipped_bit_in_each_byte_of_a_token(database: Database, github: GitHubIssuer) -> None:
+    """A token with one wrong bit, in any of its characters, is refused, and the error is one of the unknown token's."""
+    call_as_owner = "create or replace function pg_temp.refused(t text) returns text language plpgsql as $$ begin"
+    database.owner.execute(
+        call_as_owner + " perform public.issuance_id_token_claims(t); return 'taken';"
+        " exception when others then return sqlstate; end $$"
+    )
+    store_issuer_keys(database.owner, github)
+    token = github.id_token("https://example.supabase.co").encode()
+    wrong = [flipped(token, place, place % 7).decode() for place in range(len(token))]
+    rows = database.owner.execute(
+        "select pg_temp.refused(t) as code, count(*) from unnest(%s::text[]) t group by 1",
+        ([text for text in wrong if "\0" not in text],),
+    ).fetchall()
+
+    assert {row["code"] for row in rows} <= {"KTA01", "KTA07"}
+    assert sum(row["count"] for row in rows) > 1000
+
+
+def test_encodings_of_one_token(database: Database, github: GitHubIssuer) -> None:
+    """One token has one text: other encodings of the same bytes are refused, as are blanks and padding."""
+    store_issuer_keys(database.owner, github)
+    token = github.id_token("https://example.supabase.co")
+    head, body, signature = token.split(".")
+    last = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_".index(signature[-1])
+    same_bytes = signature[:-1] + "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"[last ^ 1]
+
+    assert claims_of(database, token)["repository_id"] == "74"
+    for wrong in (
+        f"{head}.{body}.{same_bytes}",
+        f"{head}.{body}.{signature}==",
+        f"{token}\n",
+        f" {token}",
+        f"{head}.{body}.{signature[:100]} {signature[100:]}",
+        f"{head}.{body}.{signature}.",
+        f"{head}.{body}.{signature}.{signature}",
+        f"{head}..{body}.{signature}",
+        f"{head}.{body}",
+        f"{head}.{body}.",
+        f".{body}.{signature}",
+        "..",
+        "",
+        f"{head}.{body}.{signature.replace('-', '+').replace('_', '/')}+",
+        f"{head}.{body}.{signature}" + "A" * 16384,
+    ):
+        assert refusal(claims_of, database, wrong).code == "KTA01", wrong[-20:]
+    assert refusal(claims_of, database, None).code == "KTA01"
+
+
+def test_headers_that_name_another_way_to_sign(database: Database, github: GitHubIssuer, key: SigningKey) -> None:
+    """A header with another algorithm, a critical extension or another type is refused, although the signature is good.
+
+    A key, an address of keys or certificates in the header have no effect: the stored key alone counts.
+    """
+    store_issuer_keys(database.owner, github)
+    claims = github.claims("https://example.supabase.co")
+    usual: dict[str, object] = {"alg": "RS256", "typ": "JWT", "kid": key.kid}
+    for change in (
+        *(
+            {"alg": alg}
+            for alg in ("none", "None", "", "HS256", "RS384", "RS512", "PS256", "ES256", "rs256", None, 1, ["RS256"])
+        ),
+        {"crit": ["exp"]},
+        {"crit": []},
+        {"typ": "JWE"},
+        {"typ": "at+jwt"},
+    ):
+        assert refusal(claims_of, database, key.sign(usual | change, claims)).code == "KTA01", change
+
+    stranger = SigningKey.make(key.kid)
+    embedded = usual | {
+        "jwk": stranger.jwk(),
+        "jku": "https://evil.example/jwks",
+        "x5u": "https://evil.example/",
+        "x5c": ["AA"],
+    }
+    assert refusal(claims_of, database, stranger.sign(embedded, claims)).code == "KTA01"
+    assert claims_of(database, key.sign(embedded, claims))["repository_id"] == "74"
+
+
+def test_payloads_that_are_no_claims(database: Database, github: GitHubIssuer) -> None:
+    """A part that is not a JSON object in UTF-8 is refused with the same error. PostgreSQL's own errors do not appear."""
+    store_issuer_keys(database.owner, github)
+    head, _, signature = github.id_token("https://example.supabase.co").split(".")
+    parts = (
+        *(b"", b"1", b"null", b"[]", b'"text"', b"{", b"{}x", b"\xff\xfe", b'{"iss": "\\u0000"}', b"[" * 12000),
+        *(
+            b'{"iss": 1e999999999}',
+            b'{"iss": {}}',
+            b'{"iss": null}',
+            b'{"iss": ["https://token.actions.githubusercontent.com"]}',
+        ),
+    )
+    for part in parts:
+        assert refusal(claims_of, database, f"{head}.{base64url(part)}.{signature}").code == "KTA01", part[:20]
+        assert refusal(claims_of, database, f"{base64url(part)}.e30.{signature}").code == "KTA01", part[:20]
+
+
+def test_key_that_is_not_stored(database: Database, github: GitHubIssuer) -> None:
+    """A key that GitHub has just begun to use is told apart from an issuer that is not known, and how to store it."""
+    token = github.id_token("https://example.supabase.co")
+    stranger = refusal(claims_of, database, token)
+    assert (stranger.code, "kis-token trust" in stranger.hint) == ("KTA01", True)
+
+    store_issuer_keys(database.owner, github)
+    header = {"alg": "RS256", "typ": "JWT"}
+    new = SigningKey.make("a-new-key")
+    claims = github.claims("https://example.supabase.co")
+    found = refusal(claims_of, database, new.sign(header | {"kid": new.kid}, claims))
+    assert (found.code, found.detail) == ("KTA07", "kid: a-new-key")
+    assert "kis-token trust --keys" in found.hint
+    for kid in (None, 1, [], "", "it's", "x" * 101, github.keys[-1].kid.upper(), [github.keys[-1].kid]):
+        found = refusal(claims_of, database, new.sign(header | {"kid": kid}, claims))
+        assert found.code == "KTA07"
+        assert re.fullmatch(r"(kid: [A-Za-z0-9._-]{1,100})?", found.detail), kid
+    assert refusal(claims_of, database, new.sign(header, claims)).code == "KTA07"
+
+
+def test_nothing_of_an_unsigned_token_is_shown(database: Database, github: GitHubIssuer) -> None:
+    """No error quotes a claim, or anything else of a token, before the signature was found to be good."""
+    store_issuer_keys(database.owner, github)
+    mark = "q7x9w2mark"
+    for key, kid in (
+        (SigningKey.make(github.keys[-1].kid), github.keys[-1].kid),
+        (SigningKey.make(), f"{mark} {mark}"),
+    ):
+        claims = github.claims(mark, **dict.fromkeys(("repository", "ref", "repository_id", "jti"), mark))
+        for changed in (claims, claims | {"iss": mark}):
+            found = refusal(claims_of, database, key.sign({"alg": "RS256", "kid": kid}, changed))
+            assert mark not in "".join(map(str, found)), found
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("modulus", b"\xff" * 255),
+        ("modulus", b"\xff" * 513),
+        ("modulus", b"\x7f" + b"\xff" * 255),
+        ("modulus", b"\xff" * 255 + b"\xfe"),
+        ("modulus", b""),
+        ("kid", ""),
+        ("kid", "a b"),
+        ("issuer", "https://token.actions.githubusercontent.com.evil.example"),
+        ("issuer", "https://token.actions.githubusercontent.com/"),
+        ("issuer", "http://token.actions.githubusercontent.com"),
+        ("issuer", "https://evil.example"),
+        ("issuer", "https://token-actions.githubusercontent.com"),
+    ],
+)
+def test_keys_that_cannot_be_stored(database: Database, column: str, value: object) -> None:
+    """A modulus that is even or not of 2048 to 4096 bits, and an issuer that is not GitHub's, cannot be stored."""
+    row = {"issuer": "https://token.actions.githubusercontent.com", "kid": "k", "modulus": b"\xff" * 256} | {
+        column: value
+    }
+    found = refusal(
+        database.owner.execute,
+        "insert into public.credential_issuer_keys (issuer, kid, modulus) values (%(issuer)s, %(kid)s, %(modulus)s)",
+        row,
+    )
+    assert found.code == "23514"
+
+
+def test_owner_calls_no_function_of_the_signature_over_the_api(database: Database) -> None:
+    """The functions behind the keyless ones cannot be called with any key."""
+    with database.connect_as("anon") as connection:
+        assert refusal(call, connection, "issuance_id_token_claims", id_token="x.y.z").code == "42501"
+    assert refusal(call, database.service, "issuance_id_token_claims", id_token="x.y.z").code == "42501"
