@@ -41,7 +41,7 @@ def refusal(attempt: Callable[..., object], *arguments: object, **named: object)
     raise AssertionError(f"the call succeeded: {answer}")
 
 
-def trust(database: Database, issuer: GitHubIssuer, **columns: object) -> None:
+def trust(database: Database, issuer: GitHubIssuer, /, **columns: object) -> None:
     """Store the issuer's keys, and list its usual job; ``columns`` as in `list_caller`."""
     store_issuer_keys(database.owner, issuer)
     list_caller(database.owner, issuer, PROJECT, **columns)
@@ -118,8 +118,8 @@ class Job:
 def sign_block(private: Any, block: bytes) -> bytes:  # noqa: ANN401 - cryptography's key, which few tests load
     """RSA without any padding: the signature whose block is exactly this one."""
     numbers = private.private_numbers()
-    n = numbers.public_numbers.n
-    return pow(int.from_bytes(block, "big"), numbers.d, n).to_bytes(len(block), "big")
+    signature: int = pow(int.from_bytes(block, "big"), numbers.d, numbers.public_numbers.n)
+    return signature.to_bytes(len(block), "big")
 
 
 def block_of(message: bytes, size: int) -> bytes:

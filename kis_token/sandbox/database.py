@@ -134,7 +134,7 @@ def store_issuer_keys(connection: psycopg.Connection[Any], issuer: GitHubIssuer)
     )
 
 
-def list_caller(connection: psycopg.Connection[Any], issuer: GitHubIssuer, audience: str, **columns: object) -> None:
+def list_caller(connection: psycopg.Connection[Any], issuer: GitHubIssuer, audience: str, /, **columns: object) -> None:
     """Add the usual job of an emulated issuer to the list of callers, with other values for these ``columns``."""
     job = issuer.claims(audience)
     claimed = {name: job[name] for name in ("repository_owner_id", "repository_id", "ref")}

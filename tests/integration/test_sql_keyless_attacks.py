@@ -1,0 +1,335 @@
+"""The attacks on keyless callers, each with the SQLSTATE that ends it. docs/security.md has the same list.
+
+These tests call the database in the role of the public key. tests/store/test_keyless_http.py attacks over HTTP.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from kis_token.sandbox.database import list_caller
+from kis_token.sandbox.github_issuer import GitHubIssuer, SigningKey, base64url
+from tests.keyless import PROJECT, Job, refusal, trust
+from tests.support import Database, make_token
+from tools.step import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DAY = 24 * 3600
+
+#: The claims of a signed token that differ from those of the listed job, and the SQLSTATE that ends the attack.
+CLAIMED: dict[str, tuple[dict[str, object], str]] = {
+    "another repository of the owner": ({"repository": "acme/other", "repository_id": "75"}, "KTA04"),
+    "a repository that was renamed, and its name registered anew": ({"repository_id": "990"}, "KTA04"),
+    "a repository that moved to another owner": ({"repository_owner_id": "66"}, "KTA04"),
+    "an owner's name registered anew": ({"repository_owner_id": "991", "repository_id": "992"}, "KTA04"),
+    "a fork": (
+        {"repository": "mallory/bot", "repository_id": "76", "repository_owner_id": "67", "event_name": "push"},
+        "KTA04",
+    ),
+    "a pull request from a fork": (
+        {"event_name": "pull_request", "ref": "refs/pull/7/merge", "head_ref": "main", "base_ref": "main"},
+        "KTA04",
+    ),
+    "a pull request of the repository itself": ({"event_name": "pull_request", "head_ref": "next"}, "KTA04"),
+    "pull_request_target": ({"event_name": "pull_request_target"}, "KTA04"),
+    "workflow_run": ({"event_name": "workflow_run"}, "KTA04"),
+    "issue_comment": ({"event_name": "issue_comment"}, "KTA04"),
+    "a branch of Dependabot": (
+        {"event_name": "push", "ref": "refs/heads/dependabot/pip/requests-3", "actor": "dependabot[bot]"},
+        "KTA04",
+    ),
+    "another branch": ({"event_name": "push", "ref": "refs/heads/next"}, "KTA04"),
+    "a branch with a longer name": ({"event_name": "push", "ref": "refs/heads/main2"}, "KTA04"),
+    "a branch in other letters": ({"event_name": "push", "ref": "refs/heads/Main"}, "KTA04"),
+    "a tag with the branch's name": ({"event_name": "push", "ref": "refs/tags/main"}, "KTA04"),
+    "another workflow": ({"workflow_ref": "acme/bot/.github/workflows/other.yml@refs/heads/main"}, "KTA04"),
+    "the workflow of another branch": (
+        {"workflow_ref": "acme/bot/.github/workflows/trade.yml@refs/heads/next"},
+        "KTA04",
+    ),
+    "the same file in another repository": (
+        {"workflow_ref": "mallory/bot/.github/workflows/trade.yml@refs/heads/main"},
+        "KTA04",
+    ),
+    "another reusable workflow": ({"job_workflow_ref": "acme/shared/.github/workflows/b.yml@refs/tags/v1"}, "KTA04"),
+    "no environment": ({"environment": None}, "KTA04"),
+    "another environment": ({"environment": "staging"}, "KTA04"),
+    "a self-hosted runner": ({"runner_environment": "self-hosted"}, "KTA04"),
+    "the audience of another project": ({"aud": "https://zyxwvutsrqponmlkjihg.supabase.co"}, "KTA02"),
+    "GitHub's default audience": ({"aud": "https://github.com/acme"}, "KTA02"),
+    "a list with the right audience": ({"aud": [PROJECT]}, "KTA02"),
+    "a list with two audiences": ({"aud": [PROJECT, "https://github.com/acme"]}, "KTA02"),
+    "the audience with a slash": ({"aud": f"{PROJECT}/"}, "KTA02"),
+    "another issuer": ({"iss": "https://evil.example"}, "KTA01"),
+    "the issuer of another enterprise": ({"iss": "https://token.actions.githubusercontent.com/mallory"}, "KTA01"),
+    "ids as numbers": ({"repository_id": 74}, "KTA04"),
+    "ids as a list": ({"repository_id": ["74"]}, "KTA04"),
+}
+
+#: The same for the times, in seconds from now.
+TIMED: dict[str, tuple[dict[str, int], str]] = {
+    "an expired token": ({"iat": -300, "exp": -1}, "KTA03"),
+    "a token of a year ago": ({"iat": -365 * DAY, "exp": -365 * DAY + 300}, "KTA03"),
+    "a token from the future": ({"iat": 60, "exp": 360}, "KTA03"),
+    "a token that is not valid yet": ({"iat": 0, "nbf": 60, "exp": 300}, "KTA03"),
+    "a token that lives for a year": ({"iat": 0, "exp": 365 * DAY}, "KTA03"),
+    "a token that is older than 330 s": ({"iat": -335, "exp": 300}, "KTA03"),
+}
+
+#: Claims without which nothing is allowed, and the SQLSTATE.
+NEEDED = {
+    "iss": "KTA01",
+    "aud": "KTA02",
+    **dict.fromkeys(("exp", "iat"), "KTA03"),
+    **dict.fromkeys(("jti", "repository", "repository_id", "repository_owner_id", "ref", "event_name"), "KTA04"),
+    **dict.fromkeys(("runner_environment", "run_id", "run_attempt"), "KTA04"),
+    **dict.fromkeys(("environment", "workflow_ref", "job_workflow_ref"), "KTA04"),
+}
+
+
+@pytest.fixture(scope="module")
+def anon(migrated: Database) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """A connection with the public key's role."""
+    with migrated.connect_as("anon") as connection:
+        yield connection
+
+
+@pytest.fixture
+def job(database: Database, github: GitHubIssuer, anon: psycopg.Connection[tuple[Any, ...]]) -> Job:
+    """The one job that is listed, by a row that leaves nothing open."""
+    database.put_keys()
+    database.put_token(make_token())
+    reusable = "acme/shared/.github/workflows/a.yml@refs/tags/v1"
+    trust(
+        database,
+        github,
+        access="issue",
+        environment="production",
+        workflow=".github/workflows/trade.yml",
+        job_workflow_ref=reusable,
+    )
+    job = Job(anon, github, environment="production", job_workflow_ref=reusable)
+    assert job.read()["access"] == "issue"
+    return job
+
+
+def codes(job: Job, id_token: str) -> set[str | None]:
+    """The SQLSTATEs with which all four functions refuse a token."""
+    attempts = (job.read, job.begin, job.abort, lambda token: job.commit(make_token(), token))
+    return {refusal(attempt, id_token).code for attempt in attempts}
+
+
+@pytest.mark.parametrize("attack", CLAIMED)
+def test_other_claims(job: Job, attack: str) -> None:
+    """A token whose claims are not the listed job's is refused by all four functions, although GitHub signed it."""
+    changes, code = CLAIMED[attack]
+    assert codes(job, job.token(**changes)) == {code}
+
+
+@pytest.mark.parametrize("attack", TIMED)
+def test_other_times(job: Job, attack: str) -> None:
+    """A token that is expired, early, too old or too long is refused by all four functions."""
+    times, code = TIMED[attack]
+    now = int(time.time())
+    assert codes(job, job.token(**{"nbf": None} | {name: now + by for name, by in times.items()})) == {code}
+
+
+def test_old_token_cannot_begin(job: Job) -> None:
+    """A token that is older than 120 s reads, and begins nothing."""
+    now = int(time.time())
+    token = job.token(iat=now - 125, exp=now + 175)
+    assert job.read(token)["access"] == "issue"
+    assert refusal(job.begin, token).code == "KTA03"
+    assert job.begin(job.token(iat=now - 100, exp=now + 200))["status"] == "fresh"
+
+
+def test_clock_that_is_ahead(job: Job) -> None:
+    """An issuer whose clock is 20 s ahead is accepted; a token of the next minute is not."""
+    now = int(time.time())
+    assert job.read(job.token(iat=now + 20, exp=now + 320, nbf=now + 20))["access"] == "issue"
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_missing_claim(job: Job, name: str) -> None:
+    """A token that lacks a claim is refused. So is one with the claim as null, as an empty text or as an object."""
+    values: tuple[object, ...] = (None, "", {})
+    for value in values:
+        assert codes(job, job.token(**{name: value})) == {NEEDED[name]}
+
+
+def test_null_claims(job: Job, github: GitHubIssuer) -> None:
+    """A claim that is null counts as missing, for each of them."""
+    usual = {"environment": "production", "job_workflow_ref": "acme/shared/.github/workflows/a.yml@refs/tags/v1"}
+    for name, code in NEEDED.items():
+        token = github.sign(github.claims(PROJECT, **usual) | {name: None})
+        assert refusal(job.read, token).code == code, name
+    assert refusal(job.read, github.sign({"iss": github.issuer})).code == "KTA02"
+    assert refusal(job.read, github.sign({})).code == "KTA01"
+
+
+def test_public_key_alone(job: Job) -> None:
+    """The public key without an ID token, with an empty one, and with GitHub's request token gives nothing."""
+    for nothing in ("", "null", "undefined", "x.y.z", base64.b64encode(b"request token").decode()):
+        assert codes(job, nothing) == {"KTA01"}
+
+
+@pytest.mark.usefixtures("job")
+def test_claims_of_the_api_are_not_read(github: GitHubIssuer, database: Database) -> None:
+    """Claims that another trusted signer puts into PostgREST's setting have no effect: only the argument counts."""
+    claims = github.claims(PROJECT, environment="production")
+    with database.connect_as("authenticated") as connection:
+        for setting in (claims, {"role": "authenticated", "user_metadata": claims, "app_metadata": claims}):
+            connection.execute("select set_config('request.jwt.claims', %s, false)", (json.dumps(setting),))
+            assert codes(Job(connection, github), "x.y.z") == {"KTA01"}
+
+
+def forged_tokens(github: GitHubIssuer, claims: dict[str, object]) -> dict[str, str]:
+    """Tokens that nobody with GitHub's key has signed."""
+    key = github.keys[-1]
+    header = {"alg": "RS256", "typ": "JWT", "kid": key.kid}
+    stranger = SigningKey.make(key.kid)
+    good = key.sign(header, claims)
+    head, body, signature = good.split(".")
+    public = key.private.public_key()
+    pem = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+    def encoded(part: object) -> str:
+        return base64url(json.dumps(part).encode())
+
+    def hs256(secret: bytes, alg: str = "HS256") -> str:
+        signed = f"{encoded(header | {'alg': alg})}.{body}"
+        return f"{signed}.{base64url(hmac.digest(secret, signed.encode(), hashlib.sha256))}"
+
+    changed = encoded(claims | {"repository_id": "75"})
+    return {
+        "alg none without a signature": f"{encoded(header | {'alg': 'none'})}.{body}.",
+        "alg none with the old signature": f"{encoded(header | {'alg': 'none'})}.{body}.{signature}",
+        "HS256 with the public key in PEM": hs256(pem),
+        "HS256 with the modulus": hs256(key.modulus),
+        "HS256 with the header of RS256": hs256(pem, "RS256"),
+        "the same kid with another key": stranger.sign(header, claims),
+        "another key in the header": stranger.sign(header | {"jwk": stranger.jwk()}, claims),
+        "a changed payload": f"{head}.{changed}.{signature}",
+        "a changed header": f"{encoded(header | {'x': 1})}.{body}.{signature}",
+        "the signature of another token": f"{head}.{body}.{github.id_token(PROJECT).rpartition('.')[2]}",
+        "no signature": f"{head}.{body}",
+        "a signature of zeros": f"{head}.{body}.{base64url(bytes(256))}",
+    }
+
+
+def test_forged_tokens(job: Job, github: GitHubIssuer) -> None:
+    """A token with the listed job's claims that GitHub's key has not signed is refused by all four functions."""
+    claims = github.claims(
+        PROJECT, environment="production", job_workflow_ref="acme/shared/.github/workflows/a.yml@refs/tags/v1"
+    )
+    assert job.read(github.sign(claims))["access"] == "issue"
+    for name, token in forged_tokens(github, claims).items():
+        assert codes(job, token) == {"KTA01"}, name
+
+
+def test_key_of_another_issuer(database: Database, github: GitHubIssuer, job: Job) -> None:
+    """A trusted issuer's key cannot sign for another issuer: keys belong to an issuer by name."""
+    server = GitHubIssuer(issuer="https://github.acme.example/_services/token")
+    server.publish(SigningKey.make())
+    trust(database, server, access="issue")
+    key = server.keys[-1]
+    claims = github.claims(PROJECT, environment="production")
+    assert refusal(job.read, key.sign({"alg": "RS256", "kid": key.kid}, claims)).code == "KTA07"
+    assert refusal(job.read, key.sign({"alg": "RS256", "kid": github.keys[-1].kid}, claims)).code == "KTA01"
+
+
+def test_replayed_token(database: Database, job: Job, github: GitHubIssuer) -> None:
+    """A token that has begun an attempt begins no other: not with another holder, and not for another slot."""
+    list_caller(database.owner, github, PROJECT, service_name="kis-second", access="issue")
+    database.owner.execute(
+        "update public.api_credentials set expires_at = now() where credential_type = 'access_token'"
+    )
+    token = job.token()
+    assert job.begin(token)["status"] == "granted"
+
+    holder, job.holder = job.holder, "9d2bd9a6-64cb-4f4c-8f52-0d1f3a5e7c11"
+    assert refusal(job.begin, token).code == "KTA06"
+    assert refusal(job.begin, token, service="kis-second").code == "KTA06"
+    job.holder = holder
+    assert refusal(job.begin, token, service="kis-second").code == "KTA06"
+    assert job.begin(token)["status"] == "granted"
+
+
+def test_run_that_has_not_begun(database: Database, job: Job, github: GitHubIssuer) -> None:
+    """Another run, attempt or repository cannot commit, abort or take over an attempt, even with its holder id."""
+    database.owner.execute(
+        "update public.api_credentials set expires_at = now() where credential_type = 'access_token'"
+    )
+    list_caller(database.owner, github, PROJECT, repository_id="75", access="issue")
+    job.begin()
+    token = make_token()
+
+    others: tuple[dict[str, object], ...] = ({"run_id": "7000000002"}, {"run_attempt": "2"}, {"repository_id": "75"})
+    for other in others:
+        assert refusal(job.commit, token, job.token(**other)).code == "KTA06"
+        assert refusal(job.abort, job.token(**other)).code == "KTA06"
+        assert refusal(job.begin, job.token(**other)).code == "KTA06"
+    assert job.commit(token)["status"] == "committed"
+
+
+def test_twelve_holders_with_one_token(database: Database, job: Job, github: GitHubIssuer) -> None:
+    """Of twelve callers that begin with one token at the same time, one gets the lease; the others are refused."""
+    database.owner.execute(
+        "update public.api_credentials set expires_at = now() where credential_type = 'access_token'"
+    )
+    token = job.token()
+
+    def begin(_: int) -> str | None:
+        with database.connect_as("anon") as connection:
+            try:
+                return str(Job(connection, github).begin(token)["status"])
+            except psycopg.Error as error:
+                return error.sqlstate
+
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(begin, range(12)))
+
+    assert sorted(map(str, answers)) == ["KTA06"] * 11 + ["granted"]
+    assert database.outcomes() == ["granted"]
+
+
+def test_stolen_token_of_a_lower_access(database: Database, job: Job) -> None:
+    """A stolen ID token of a job with the access token reads the token. Keys and leases stay closed to it."""
+    database.owner.execute("update public.credential_callers set access = 'token'")
+    stolen = job.token()
+    for _ in range(2):
+        assert job.types(stolen) == {"access_token"}
+    assert refusal(job.begin, stolen).code == "KTA05"
+    assert refusal(job.commit, make_token(), stolen).code == "KTA05"
+
+
+def test_slot_that_the_job_is_not_listed_for(job: Job) -> None:
+    """A row is for one slot: the same job reads and begins nothing in another, whether that one exists or not."""
+    for service in ("kis-paper", "nothing-of-the-kind"):
+        assert refusal(job.read, service=service).code == "KTA04"
+        assert refusal(job.begin, service=service).code == "KTA04"
+
+
+def test_documented_attacks() -> None:
+    """docs/security.md names each attack of the two tables above, and each test that it names is there."""
+    page = (CHECKOUT / "docs" / "security.md").read_text(encoding="utf-8")
+    section = page.split("## Keyless callers\n")[1].split("\n## ")[0]
+    named = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", section)
+
+    assert [attack for attack in (*CLAIMED, *TIMED) if attack not in section] == []
+    assert named
+    for path, test in named:
+        assert f"\ndef {test}(" in (CHECKOUT / path).read_text(encoding="utf-8"), test
