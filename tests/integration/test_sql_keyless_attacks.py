@@ -83,7 +83,7 @@ CLAIMED: dict[str, tuple[dict[str, object], str]] = {
 TIMED: dict[str, tuple[dict[str, int], str]] = {
     "an expired token": ({"iat": -300, "exp": -1}, "KTA03"),
     "a token of a year ago": ({"iat": -365 * DAY, "exp": -365 * DAY + 300}, "KTA03"),
-    "a token from the future": ({"iat": 60, "exp": 360}, "KTA03"),
+    "a token from the future": ({"iat": 60, "nbf": -240, "exp": 360}, "KTA03"),
     "a token that is not valid yet": ({"iat": 0, "nbf": 60, "exp": 300}, "KTA03"),
     "a token that lives for a year": ({"iat": 0, "exp": 365 * DAY}, "KTA03"),
     "a token that is older than 330 s": ({"iat": -335, "exp": 300}, "KTA03"),
@@ -314,6 +314,21 @@ def test_stolen_token_of_a_lower_access(database: Database, job: Job) -> None:
         assert job.types(stolen) == {"access_token"}
     assert refusal(job.begin, stolen).code == "KTA05"
     assert refusal(job.commit, make_token(), stolen).code == "KTA05"
+
+
+def test_audience_of_another_row(database: Database, job: Job, github: GitHubIssuer) -> None:
+    """A project with two URLs has rows for both: a token for one URL does not fit a row for the other."""
+    list_caller(database.owner, github, "https://kis.acme.example", service_name="kis-second")
+    assert refusal(job.read, job.token("https://kis.acme.example")).code == "KTA04"
+    assert job.read(job.token("https://kis.acme.example"), service="kis-second")["access"] == "token"
+
+
+def test_default_audience_while_the_list_is_empty(database: Database, job: Job) -> None:
+    """While the list is empty, a token with GitHub's default audience gets no INSERT."""
+    database.owner.execute("delete from public.credential_callers")
+    assert codes(job, job.token("https://github.com/acme")) == {"KTA02"}
+    assert codes(job, job.token([PROJECT])) == {"KTA02"}
+    assert codes(job, job.token()) == {"KTA04"}
 
 
 def test_slot_that_the_job_is_not_listed_for(job: Job) -> None:
