@@ -332,6 +332,7 @@ def test_rows_that_can_be_stored(database: Database, github: GitHubIssuer) -> No
         {"issuer": "https://token.actions.githubusercontent.com/acme-corp"},
         {"issuer": "https://token.actions.acme.ghe.com"},
         {"issuer": "https://github.acme.example/_services/token"},
+        {"issuer": "http://127.0.0.1:8080"},
     ]
     for change in changes:
         list_caller(database.owner, github, PROJECT, **change)

@@ -331,6 +331,7 @@ def test_nothing_of_an_unsigned_token_is_shown(database: Database, github: GitHu
         ("issuer", "https://token.actions.githubusercontent.com/"),
         ("issuer", "http://token.actions.githubusercontent.com"),
         ("issuer", "https://evil.example"),
+        ("issuer", "http://127.0.0.1.evil.example"),
         ("issuer", "https://token-actions.githubusercontent.com"),
     ],
 )
