@@ -10,7 +10,7 @@ import pytest
 
 from kis_token.sandbox.database import apply_migrations, list_caller, migrations_folder, store_issuer_keys
 from kis_token.sandbox.github_issuer import GitHubIssuer, SigningKey
-from kis_token.store.rest import parse_slot
+from kis_token.store.slot_query import parse_slot
 from tests.keyless import PROJECT, Job, refusal, trust
 from tests.support import APP_KEY, MINUTE, Caller, Database, call, make_token, utc_now
 

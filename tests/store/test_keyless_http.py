@@ -13,7 +13,7 @@ import pytest
 from kis_token.sandbox.database import list_caller, store_issuer_keys
 from kis_token.sandbox.github_issuer import GitHubIssuer, base64url
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from kis_token.store.rest import key_headers, parse_slot
+from kis_token.store.slot_query import key_headers, parse_slot
 from tests.support import ANON_KEY, APP_KEY, SERVICE_KEY, Database, make_token
 
 if TYPE_CHECKING:
