@@ -285,6 +285,26 @@ def test_run_that_has_not_begun(database: Database, job: Job, github: GitHubIssu
     assert job.commit(token)["status"] == "committed"
 
 
+def test_holder_that_waits_for_the_lease(job: Job, github: GitHubIssuer, database: Database) -> None:
+    """Another run cannot begin with the holder id of a job that waits for the lease."""
+    database.owner.execute(
+        "update public.api_credentials set expires_at = now() where credential_type = 'access_token'"
+    )
+    with database.connect_as("anon") as connection:
+        waiting = Job(connection, github, **job.claims)
+        job.begin()
+        assert waiting.begin()["status"] == "busy"
+        assert refusal(waiting.begin, waiting.token(run_id="7000000002")).code == "KTA06"
+        assert waiting.begin()["status"] == "busy"
+
+
+def test_claims_that_are_too_long(job: Job) -> None:
+    """A claim of more than 512 characters, which GitHub never signs, is refused and reaches no table."""
+    for name in ("jti", "ref", "run_id"):
+        assert codes(job, job.token(**{name: "x" * 513})) == {"KTA04"}
+    assert "jti" in refusal(job.begin, job.token(jti="x" * 3000)).message
+
+
 def test_twelve_holders_with_one_token(database: Database, job: Job, github: GitHubIssuer) -> None:
     """Of twelve callers that begin with one token at the same time, one gets the lease; the others are refused."""
     database.owner.execute(
