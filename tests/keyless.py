@@ -58,11 +58,11 @@ class Job:
         self.fence = 0
         self._connection = connection
         self._issuer = issuer
-        self._claims = claims
+        self.claims = claims
 
     def token(self, audience: object = PROJECT, **changes: object) -> str:
         """A new ID token of the job."""
-        return self._issuer.id_token(audience, **self._claims | changes)
+        return self._issuer.id_token(audience, **self.claims | changes)
 
     def read(self, id_token: str | None = None, *, service: str = "kis") -> dict[str, Any]:
         """What keyless_read answers."""

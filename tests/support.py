@@ -38,7 +38,10 @@ APP_KEY = AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
 settings.register_profile("unhurried", settings.default, deadline=None)
 settings.load_profile("unhurried")
 
-MIGRATED_TABLES = ("api_credentials", "credential_leases", "credential_issuances")
+MIGRATED_TABLES = (
+    *("api_credentials", "credential_leases", "credential_issuances"),
+    *("credential_issuer_keys", "credential_callers", "credential_attempts"),
+)
 
 
 def first_of(number: int, cases: Iterable[object]) -> list[object]:

@@ -50,6 +50,8 @@ NUMBERS: list[tuple[str, int, str, str]] = [
     ("largest value", slot_query.LARGEST_VALUE, "reseal", r"length\(value\) > (\d+)"),
     ("schema version", migrations.SCHEMA_VERSION, "begin_issuance", r"'schema_version', (\d+)"),
     ("schema version", migrations.SCHEMA_VERSION, "credential_schema_version", r"select (\d+);"),
+    ("schema version", migrations.SCHEMA_VERSION, "keyless_read", r"'schema_version', (\d+)"),
+    ("schema version", migrations.SCHEMA_VERSION, "credential_callers_status", r"'schema_version', (\d+)"),
 ]
 #: Patterns without their anchors, in the same columns.
 FORMS: list[tuple[str, str, str, str]] = [

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kis_token.sandbox.emulator import Counts, KISEmulator, SeenRequest
+    from kis_token.sandbox.github_issuer import GitHubIssuer
     from kis_token.sandbox.kis_http import APPROVAL_PATH, PRICE_PATH, REVOKE_PATH, TOKEN_PATH, error_response
     from kis_token.sandbox.kis_rules import Account, Clock, Environment, Settings
     from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
@@ -37,6 +38,7 @@ __all__ = [
     "Counts",
     "Environment",
     "Fault",
+    "GitHubIssuer",
     "KISEmulator",
     "LoopbackServer",
     "Response",
@@ -48,6 +50,7 @@ __all__ = [
 
 _HOMES = {
     "emulator": ("Counts", "KISEmulator", "SeenRequest"),
+    "github_issuer": ("GitHubIssuer",),
     "kis_http": ("APPROVAL_PATH", "PRICE_PATH", "REVOKE_PATH", "TOKEN_PATH", "error_response"),
     "kis_rules": ("Account", "Clock", "Environment", "Settings"),
     "loopback": ("Fault", "LoopbackServer", "Response"),

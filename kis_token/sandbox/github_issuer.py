@@ -79,7 +79,7 @@ class GitHubIssuer:
     clock, in seconds since 1970. The key is made when it is first needed. ``server`` has the log and the faults.
 
     Attributes:
-        issuer: The claim ``iss``.
+        issuer: The claim ``iss``: GitHub's name, unless another one is given or set, such as ``url``.
         job: The claims by which a job differs from the usual one; None leaves a claim out.
     """
 

@@ -77,6 +77,13 @@ def test_read_has_the_rows_as_the_table_has_them(database: Database, job: Job) -
     assert answer["server_now"]
 
 
+def test_read_writes_nothing(database: Database, github: GitHubIssuer, job: Job) -> None:
+    """A read works in a read-only transaction, which PostgREST opens for a function that is stable."""
+    with database.connect_as("anon") as connection:
+        connection.execute("set default_transaction_read_only = on")
+        assert Job(connection, github).read()["rows"] == job.read()["rows"]
+
+
 def test_slot_without_rows(job: Job, database: Database) -> None:
     """A slot that holds no row is an empty list, which is no error."""
     database.owner.execute("delete from public.api_credentials")
@@ -325,6 +332,7 @@ def test_rows_that_can_be_stored(database: Database, github: GitHubIssuer) -> No
         {"issuer": "https://token.actions.githubusercontent.com/acme-corp"},
         {"issuer": "https://token.actions.acme.ghe.com"},
         {"issuer": "https://github.acme.example/_services/token"},
+        {"issuer": "http://127.0.0.1:8080"},
     ]
     for change in changes:
         list_caller(database.owner, github, PROJECT, **change)

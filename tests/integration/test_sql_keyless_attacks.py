@@ -83,7 +83,7 @@ CLAIMED: dict[str, tuple[dict[str, object], str]] = {
 TIMED: dict[str, tuple[dict[str, int], str]] = {
     "an expired token": ({"iat": -300, "exp": -1}, "KTA03"),
     "a token of a year ago": ({"iat": -365 * DAY, "exp": -365 * DAY + 300}, "KTA03"),
-    "a token from the future": ({"iat": 60, "exp": 360}, "KTA03"),
+    "a token from the future": ({"iat": 60, "nbf": -240, "exp": 360}, "KTA03"),
     "a token that is not valid yet": ({"iat": 0, "nbf": 60, "exp": 300}, "KTA03"),
     "a token that lives for a year": ({"iat": 0, "exp": 365 * DAY}, "KTA03"),
     "a token that is older than 330 s": ({"iat": -335, "exp": 300}, "KTA03"),
@@ -285,6 +285,26 @@ def test_run_that_has_not_begun(database: Database, job: Job, github: GitHubIssu
     assert job.commit(token)["status"] == "committed"
 
 
+def test_holder_that_waits_for_the_lease(job: Job, github: GitHubIssuer, database: Database) -> None:
+    """Another run cannot begin with the holder id of a job that waits for the lease."""
+    database.owner.execute(
+        "update public.api_credentials set expires_at = now() where credential_type = 'access_token'"
+    )
+    with database.connect_as("anon") as connection:
+        waiting = Job(connection, github, **job.claims)
+        job.begin()
+        assert waiting.begin()["status"] == "busy"
+        assert refusal(waiting.begin, waiting.token(run_id="7000000002")).code == "KTA06"
+        assert waiting.begin()["status"] == "busy"
+
+
+def test_claims_that_are_too_long(job: Job) -> None:
+    """A claim of more than 512 characters, which GitHub never signs, is refused and reaches no table."""
+    for name in ("jti", "ref", "run_id"):
+        assert codes(job, job.token(**{name: "x" * 513})) == {"KTA04"}
+    assert "jti" in refusal(job.begin, job.token(jti="x" * 3000)).message
+
+
 def test_twelve_holders_with_one_token(database: Database, job: Job, github: GitHubIssuer) -> None:
     """Of twelve callers that begin with one token at the same time, one gets the lease; the others are refused."""
     database.owner.execute(
@@ -314,6 +334,21 @@ def test_stolen_token_of_a_lower_access(database: Database, job: Job) -> None:
         assert job.types(stolen) == {"access_token"}
     assert refusal(job.begin, stolen).code == "KTA05"
     assert refusal(job.commit, make_token(), stolen).code == "KTA05"
+
+
+def test_audience_of_another_row(database: Database, job: Job, github: GitHubIssuer) -> None:
+    """A project with two URLs has rows for both: a token for one URL does not fit a row for the other."""
+    list_caller(database.owner, github, "https://kis.acme.example", service_name="kis-second")
+    assert refusal(job.read, job.token("https://kis.acme.example")).code == "KTA04"
+    assert job.read(job.token("https://kis.acme.example"), service="kis-second")["access"] == "token"
+
+
+def test_default_audience_while_the_list_is_empty(database: Database, job: Job) -> None:
+    """While the list is empty, a token with GitHub's default audience gets no INSERT."""
+    database.owner.execute("delete from public.credential_callers")
+    assert codes(job, job.token("https://github.com/acme")) == {"KTA02"}
+    assert codes(job, job.token([PROJECT])) == {"KTA02"}
+    assert codes(job, job.token()) == {"KTA04"}
 
 
 def test_slot_that_the_job_is_not_listed_for(job: Job) -> None:

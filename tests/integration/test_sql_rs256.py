@@ -219,6 +219,7 @@ def test_encodings_of_one_token(database: Database, github: GitHubIssuer) -> Non
     ):
         assert refusal(claims_of, database, wrong).code == "KTA01", wrong[-20:]
     assert refusal(claims_of, database, None).code == "KTA01"
+    assert "too long" in refusal(claims_of, database, github.id_token("https://a.example", actor="x" * 13000)).message
 
 
 def test_headers_that_name_another_way_to_sign(database: Database, github: GitHubIssuer, key: SigningKey) -> None:
@@ -330,6 +331,7 @@ def test_nothing_of_an_unsigned_token_is_shown(database: Database, github: GitHu
         ("issuer", "https://token.actions.githubusercontent.com/"),
         ("issuer", "http://token.actions.githubusercontent.com"),
         ("issuer", "https://evil.example"),
+        ("issuer", "http://127.0.0.1.evil.example"),
         ("issuer", "https://token-actions.githubusercontent.com"),
     ],
 )
