@@ -142,6 +142,8 @@ def find_supabase_key_fault(words: list[str], url: str) -> tuple[str, str] | Non
 
     A key is one word. A read-only key is two: the public key for the gateway, and a JWT with a role.
     """
+    if len(words) > 1 and _is_public(words[-1]):
+        return "anon-supabase-key", "supabase-key is the project's public key"
     project = _cloud_project(url)
     defect = _find_key_defect(words, is_cloud=bool(project))
     if defect:
@@ -162,7 +164,6 @@ def _find_key_defect(words: list[str], *, is_cloud: bool) -> str:
     whole, last = " ".join(words), words[-1]
     is_known = last.startswith(("sb_secret_", "sb_publishable_")) or re.fullmatch(_JWT, last) is not None
     seen = (
-        (len(words) > 1 and _is_public(last), "is the public key twice"),
         (is_masked(whole), MASKED),
         (is_placeholder(whole), "is a placeholder"),
         (last.startswith("sbp_"), "is a personal access token (sbp_), which opens no project's tables"),
