@@ -47,6 +47,12 @@ def trust(database: Database, issuer: GitHubIssuer, /, **columns: object) -> Non
     list_caller(database.owner, issuer, PROJECT, **columns)
 
 
+def claims_of(database: Database, token: object) -> Any:  # noqa: ANN401 - whatever the function answers
+    """The claims that the database finds in a token; a refusal is an error."""
+    rows = database.owner.execute("select public.issuance_id_token_claims(%s) as answer", (token,)).fetchall()
+    return rows[0]["answer"]
+
+
 class Job:
     """A job of GitHub Actions. ``claims`` are those by which it differs from the issuer's usual one.
 
