@@ -67,6 +67,9 @@ FAST = (
     "github.summary",
 )
 
+#: The modules that the fast path loads for a job without a key.
+KEYLESS = ("process.caller_identity", "store.id_token", "store.keyless")
+
 #: Parts of the standard library that cost more than the whole fast path may.
 HEAVY = {
     "asyncio",
@@ -244,7 +247,7 @@ def test_fast_path_is_the_standard_library() -> None:
     assert foreign == {"kis_token", *(f"kis_token.{name}" for name in FAST)}
 
 
-@pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("module", FAST + KEYLESS)
 @pytest.mark.usefixtures("child_processes")
 def test_fast_path_loads_nothing_heavy(module: str) -> None:
     """No module of the fast path loads an expensive module that it does not use."""
@@ -254,7 +257,7 @@ def test_fast_path_loads_nothing_heavy(module: str) -> None:
 def test_fast_path_has_the_modules_of_the_entrypoint() -> None:
     """The tested modules are those that entrypoint.py names before it adds the runtime."""
     named = own_modules(imported_by(CHECKOUT / "entrypoint.py", at_runtime=True))
-    assert named - {"github.action", "github.runtime"} <= set(FAST)
+    assert named - {"github.action", "github.runtime"} <= {*FAST, *KEYLESS}
 
 
 @pytest.mark.usefixtures("child_processes")

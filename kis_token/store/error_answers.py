@@ -32,13 +32,13 @@ _CANNOT_STORE = "store-cannot-store"
 
 #: The SQLSTATEs of the functions keyless_*, in sql/007_keyless.sql.
 _KEYLESS = {
-    "KTA01": "id-token-unknown",
-    "KTA02": "id-token-audience",
-    "KTA03": "id-token-expired",
-    "KTA04": "caller-not-listed",
-    "KTA05": "caller-may-not",
-    "KTA06": "id-token-replayed",
-    "KTA07": "id-token-key-unknown",
+    "KTA01": ("id-token-unknown", "Supabase does not accept this job's ID token"),
+    "KTA02": ("id-token-audience", "Supabase does not accept the ID token's audience"),
+    "KTA03": ("id-token-expired", "Supabase does not accept the ID token's times"),
+    "KTA04": ("caller-not-listed", "This job is not among the callers in Supabase"),
+    "KTA05": ("caller-may-not", "Supabase does not permit this job to do that"),
+    "KTA06": ("id-token-replayed", "Supabase does not accept this ID token again"),
+    "KTA07": ("id-token-key-unknown", "Supabase lacks the key that signed the ID token"),
 }
 #: Characters of a statement that is shown. The database's own are shorter.
 _LONGEST_STATEMENT = 2000
@@ -156,9 +156,10 @@ def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> St
 
 def _keyless_error(code: str, message: str, detail: object) -> StoreMisconfigured:
     """The error of a function keyless_* of sql/, which writes ``message`` and the statement in ``detail``."""
+    known, said = _KEYLESS[code]
     statement = detail[:_LONGEST_STATEMENT] if isinstance(detail, str) else ""
-    said = " ".join(filter(None, (_one_line(message)[:500] + (":" if statement else ""), _one_line(statement))))
-    return StoreMisconfigured(_KEYLESS[code], f"Supabase does not accept this job: {said}")
+    parts = (said, _one_line(message)[:500], _one_line(statement))
+    return StoreMisconfigured(known, ": ".join(filter(None, parts)))
 
 
 def _one_line(text: str) -> str:

@@ -45,5 +45,5 @@ def read_keyless(wire: Wire, key: str, id_tokens: IDTokens, service_name: str, l
         fields = None
     server_now = instant_or_none(fields.get("server_now")) if isinstance(fields, dict) else None
     if server_now is None:
-        raise StoreOutage("store-unreachable", "Supabase's answer to keyless_read is not one of its own")
+        raise StoreOutage("store-unreachable", "The answer to keyless_read is not Supabase's")
     return parse_slot(fields.get("rows"), server_now)
