@@ -66,6 +66,7 @@ PROGRAM := entrypoint.py kis_token tools
 
 # Tests of the project's files, which run no part of the program: imports, links, tables, codes, --help, both READMEs.
 STRUCTURE := tests/test_imports.py tests/test_docs.py tests/test_repository.py tests/test_messages.py \
+	tests/test_language.py \
 	tests/cli/test_help.py tests/readme/test_languages.py
 
 lint-yaml: SCHEMA = $(BIN)/check-jsonschema --builtin-schema

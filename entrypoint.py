@@ -1,10 +1,11 @@
 """The action's program, with the standard library alone.
 
-A fresh token in Supabase costs one GET: nothing is installed, downloaded or imported from elsewhere. Anything more
-(issuing, waiting, writing, sealed values) needs the runtime, which is found or built and handed the rest.
+A fresh token in Supabase costs one GET: nothing is installed, downloaded or imported from elsewhere. All other work
+(issuing, waiting, writing, sealed values) needs the runtime. The program finds or builds it, and runs
+kis_token.github.action with it.
 
-kis_token/github/start.sh chooses the Python, 3.10 or newer. The caller's site-packages, .pth files and PYTHON variables
-play no part: the program insists on -I -S -X utf8 and starts itself again if need be.
+kis_token/github/start.sh chooses the Python, 3.10 or newer. The program ignores the caller's site-packages, .pth files
+and PYTHON variables: if it was not started with -I -S -X utf8, it starts itself again with these options.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import os
 import sys
 import time
 
-TYPE_CHECKING = False  # typing's own would be one more module that a Python may lack
+TYPE_CHECKING = False  # not from typing, which is one more module that a Python may lack
 HERE = os.path.dirname(os.path.abspath(__file__))
-#: The words that the program gets from start.sh and from its own earlier start, each with its value after a "=".
+#: The words that start.sh and this program's first start pass to it, each with a value after "=".
 STARTED_WORD = "--started"
 PYTHON_WORD = "--python"
 UNUSABLE_WORD = "--unusable"
@@ -32,20 +33,20 @@ if TYPE_CHECKING:
 
 
 def read_word(name: str) -> str:
-    """The value of a word of the command line, or ""."""
+    """Return the value of a word of the command line, or ""."""
     return next((word[len(name) + 1 :] for word in sys.argv if word.startswith(f"{name}=")), "")
 
 
-#: When the step began, as time.monotonic has it: now, or the time that this program passed to its second start.
+#: The step's beginning, a reading of time.monotonic: now, or the reading of this program's first start.
 STARTED = float(read_word(STARTED_WORD) or read_word(REINSTALL_WORD) or time.monotonic())
 
 
 def main() -> int:
-    """Run the step; its exit status."""
+    """Run the step and return its exit status."""
     if not (sys.flags.isolated and sys.flags.no_site and sys.flags.utf8_mode):
         return start_again()
     sys.path.insert(0, HERE)
-    sys.dont_write_bytecode = True  # a runner fetches the action anew for each job: nobody would read it
+    sys.dont_write_bytecode = True  # useless: a runner fetches the action again for each job
     try:
         return run_step()
     except ImportError as error:
@@ -55,10 +56,10 @@ def main() -> int:
 
 
 def start_again(*more: str) -> int:
-    """The same program under the same Python, cut off from the caller's packages."""
+    """Start this program again with the same Python, without the caller's packages, and return its exit status."""
     command = [sys.executable, "-I", "-S", "-X", "utf8", os.path.abspath(__file__), *sys.argv[1:], *more]
     if os.name == "nt":
-        # exec on Windows returns to the caller before the new program is done.
+        # On Windows, exec returns to the caller before the new program has ended.
         import subprocess
 
         return subprocess.call(command)  # noqa: S603 - our own arguments
@@ -71,9 +72,12 @@ def lacks_module(error: ImportError) -> bool:
 
 
 def try_another_python(error: ImportError) -> int:
-    """This Python cannot load a module of its own library: go on with the next one that start.sh finds."""
+    """Continue with the next Python that start.sh finds, after this one could not load a module of its own library.
+
+    Return the exit status 1, with an error, if the step was not started by start.sh or runs on Windows.
+    """
     python = read_word(PYTHON_WORD)
-    sys.stdout.flush()  # exec would lose what is not written yet
+    sys.stdout.flush()  # exec would lose the buffered output
     if python and os.name != "nt":
         earlier = read_word(UNUSABLE_WORD)
         unusable = f"{earlier}; " if earlier else ""
@@ -88,7 +92,10 @@ def try_another_python(error: ImportError) -> int:
 
 
 def run_step() -> int:
-    """The whole step: nothing leaves it but a status, whatever happens."""
+    """Run the whole step and return its exit status. Reports each error; raises only ImportError.
+
+    It raises ImportError if this Python lacks a module of its own library.
+    """
     from contextlib import ExitStack
 
     from kis_token.errors import KisTokenError
@@ -110,17 +117,17 @@ def run_step() -> int:
         except KeyboardInterrupt:
             return 130
         except OSError:
-            pass  # nobody listens on standard output any more
+            pass  # standard output is closed
         return 1
 
 
 def interrupt(*_: object) -> None:
-    """A cancelled run: end as after Ctrl-C, which gives a turn to issue back."""
+    """Raise KeyboardInterrupt for a cancelled run, so that the step gives its lease back."""
     raise KeyboardInterrupt
 
 
 def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
-    """The fast path, then whatever else is needed; the exit status. Raises KisTokenError."""
+    """Find a token by the fast path or by the chain, output it, and return the exit status. Raises KisTokenError."""
     from kis_token.clock import SystemClock
     from kis_token.config import Settings, secrets_in
     from kis_token.errors import EnvironmentFault
@@ -142,23 +149,24 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
         except EnvironmentFault as fault:
             at_hand = view.at_hand() if view is not None and settings.mode in ("resolve", "check") else None
             if view is not None and view.outage is not None:
-                # Where nothing but a change of the set-up mends the outage, it is the error, and this comes with it.
+                # An outage that no repetition ends is the more important error, so its code counts.
                 code = view.outage.code if view.outage.lasting else fault.code
                 fault = EnvironmentFault(code, f"{view.outage.args[0]}. {fault.args[0]}")
             if view is None or at_hand is None:
                 fault.warn(view.warnings if view is not None else ())
                 report_failure(fault, view.trace if view is not None else (), workflow)
                 return 1
-            # Renewing failed before it began; what lives is not withheld for that.
+            # The packages cannot be used, so nothing was renewed. Output the token that is still valid.
             resolution = view.resolution(*at_hand, warning=f"The token was not renewed: {fault}. {fault.hint}")
     publish(resolution, settings, workflow, os.environ, SystemClock().now())
     return 0
 
 
 def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> None:
-    """End the process when its time is up, whatever it hangs in. Everything inside has a limit of its own before.
+    """Start a watch that reports ``timed-out`` and ends the process at ``timeout``, even if an operation hangs.
 
-    ``end`` waits for a watch that is reporting: Python aborts when it exits while another thread writes to its output.
+    All operations with a limit of their own end earlier. ``end`` waits for a watch that is reporting: Python aborts if
+    it exits while another thread writes to its output.
     """
     import threading
 
@@ -180,10 +188,10 @@ def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> N
 
 
 def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | None, Resolution | None]:
-    """What store and cache say, and a token when that is all it takes.
+    """Read store and cache, and return the view and, if it is enough for the mode, the resolution.
 
-    Returns no view where values may be sealed, and no token where a certificate cannot be checked: the packages bring
-    what either needs.
+    Returns `(None, None)` if values may be sealed or the mode is force: the chain reads the slot itself. Returns no
+    resolution if the packages are needed, also if Supabase's certificate could not be checked. Raises KisTokenError.
     """
     if settings.encryption_keys or settings.mode == "force":
         return None, None
@@ -225,22 +233,22 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
         resolution = enough(view, settings)
         outage = None if settings.allow_expired or resolution is not None else view.outage
         if outage is not None and not outage.retryable:
-            raise outage  # no package mends it
+            raise outage  # the packages would not help
     return view, remember(cache, resolution) if resolution is not None else None
 
 
 def _lacks_certificates(view: View) -> bool:
-    """Whether Supabase's certificate could not be checked. The packages bring further ones."""
+    """Whether Supabase's certificate could not be checked. The packages contain further ones."""
     return view.outage is not None and view.outage.code == "store-tls"
 
 
 def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> int:
-    """The rest of the step, with the packages; the exit status. Raises EnvironmentFault where there are none.
+    """Run the chain with the packages and return the exit status. Raises EnvironmentFault if there are no packages.
 
-    Packages that cannot be loaded although their files are as recorded are installed anew, once: by a second start of
-    this program, since what is loaded already cannot be loaded again.
+    If undamaged packages cannot be loaded, they are installed again, once. A second start of this program then loads
+    them, because a loaded module cannot be loaded again.
     """
-    import zlib  # noqa: F401 - packages and installers need it; a Python that was built without it is found out here
+    import zlib  # noqa: F401 - packages and installers need it: a Python built without it fails here, not later
     from contextlib import ExitStack
 
     from kis_token.errors import EnvironmentFault
@@ -255,15 +263,15 @@ def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> 
                 raise
             seen = error.name or type(error).__name__
         if read_word(REINSTALL_WORD):
-            raise EnvironmentFault("runtime-failed", f"The packages were installed anew and cannot be loaded ({seen})")
+            raise EnvironmentFault("runtime-failed", f"The packages were installed again and cannot be loaded ({seen})")
         forget_runtime(runtime)
-    workflow.info(f"The packages cannot be loaded ({seen}). They are installed anew.")
-    sys.stdout.flush()  # exec would lose what is not written yet
+    workflow.info(f"The packages cannot be loaded ({seen}). They are installed again.")
+    sys.stdout.flush()  # exec would lose the buffered output
     return start_again(f"{REINSTALL_WORD}={STARTED!r}")
 
 
 def add_runtime(settings: Settings, end: ExitStack) -> Path:
-    """Find or build the packages and make them importable until ``end``."""
+    """Find or build the runtime, make its packages importable until ``end``, and return its folder."""
     from pathlib import Path
 
     from kis_token.github.runtime import ensure_runtime
@@ -278,13 +286,13 @@ def add_runtime(settings: Settings, end: ExitStack) -> Path:
         seals=bool(settings.encryption_keys),
     )
     sys.path.insert(1, str(runtime))
-    sys.dont_write_bytecode = False  # the runtime stays
-    os.umask(os.umask(0o022) | 0o022)  # folders for bytecode, which Python makes there, are closed to others too
+    sys.dont_write_bytecode = False  # later steps use the runtime again
+    os.umask(os.umask(0o022) | 0o022)  # Python makes folders for bytecode there: no other user may write them
     return runtime
 
 
 def run_action(view: View | None, masks: Masks) -> int:
-    """The chain as a step; its exit status. Raises ImportError where a package cannot be loaded."""
+    """Run the chain as a step and return its exit status. Raises ImportError if a package cannot be loaded."""
     try:
         from kis_token.github import action
     except Exception as error:

@@ -1,1 +1,1 @@
-"""What is measured: each module prints one table, side by side with what it is compared to."""
+"""The benchmarks: each module prints one table, which compares this project with an alternative."""

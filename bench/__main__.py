@@ -1,7 +1,7 @@
-"""``python -m bench``: run all benchmarks, one after the other, and write what they print into docs/benchmarks.md.
+"""``python -m bench``: run all benchmarks, one after the other, and write their output into docs/benchmarks.md.
 
-The page is written by hand but for the places between two comments, which name the benchmark that fills them. Takes
-about a quarter of an hour; other work on the machine shows in the times. With names, only these are run.
+The page is written by hand, except the places between two comments that name a benchmark. The run takes about a
+quarter of an hour; other work on the machine affects the times. With names, only these benchmarks run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
-#: In the order in which they are run; the second says whether what is printed is Markdown.
+#: In the order of the run. The second value: whether the output is Markdown.
 BENCHMARKS = {
     "speed.startup": True,
     "speed.memory": True,
@@ -32,12 +32,12 @@ _PACKAGES = ("supabase", "httpx", "requests", "cryptography", "click", "embedded
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the page; 1 when a benchmark missed a target or did not come to an end."""
+    """Write the page. Returns 1 if a benchmark missed a target or did not end."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; else all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
     names = parser.parse_args(arguments).names or list(BENCHMARKS)
     if not set(names) <= set(BENCHMARKS):
-        parser.error("there is no such benchmark")
+        parser.error("unknown benchmark")
     failed = []
     for name in names:
         ended = subprocess.run(  # noqa: S603 - our own benchmark
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def fill(page: str, name: str, text: str) -> str:
-    """The page with ``text`` at the place for ``name``. Raises ValueError when there is no such place, or two."""
+    """Return the page with ``text`` at the place for ``name``. Raises ValueError unless there is exactly one place."""
     place = re.compile(rf"(<!-- bench\.{name}: [^\n]* -->\n)(?:(?!<!-- ).)*(<!-- end -->)", re.DOTALL)
     filled, places = place.subn(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", page)
     if places != 1:
@@ -65,7 +65,7 @@ def fill(page: str, name: str, text: str) -> str:
 
 
 def conditions() -> str:
-    """Where and when it was measured."""
+    """Return the date, the machine and the versions of a measurement."""
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-#: How long anything is waited for.
+#: The longest wait for an answer, in seconds.
 LONGEST_SECONDS = 120.0
 
 
 class Child:
     """A process that calls ``part`` of ``module`` with ``argument``. A context manager: it ends with the block.
 
-    It has ``grace`` seconds to do that by itself.
+    It has ``grace`` seconds to end by itself.
     """
 
     def __init__(self, module: str, part: str, argument: object, *, grace: float) -> None:
@@ -34,7 +34,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
-            start_new_session=True,  # so that Ctrl-C is for us, who then end the others
+            start_new_session=True,  # Ctrl-C then reaches only this process, which ends the others
         )
         self._input = cast("IO[str]", self._process.stdin)
         self._output = cast("IO[str]", self._process.stdout)
@@ -51,29 +51,29 @@ class Child:
         self._output.close()
 
     def tell(self, message: object) -> None:
-        """Send it something."""
+        """Send a message."""
         self._input.write(f"{json.dumps(message)}\n")
         self._input.flush()
 
-    def hear(self) -> Any:  # noqa: ANN401 - what it says is up to its part
-        """What it says next. Raises TimeoutError when that takes too long, and EOFError when it has died."""
+    def hear(self) -> Any:  # noqa: ANN401 - depends on the part
+        """Return the next message. Raises TimeoutError if it takes too long, and EOFError if the process has ended."""
         line = within(LONGEST_SECONDS, lambda _: self._output.readline())
         if not line:
-            raise EOFError("A process of the benchmark has died")
+            raise EOFError("A process of the benchmark has ended")
         return json.loads(line)
 
-    def ask(self, message: object) -> Any:  # noqa: ANN401 - the same
-        """Send it something; its answer."""
+    def ask(self, message: object) -> Any:  # noqa: ANN401 - depends on the part
+        """Send a message; return the answer."""
         self.tell(message)
         return self.hear()
 
 
-def heard() -> Any:  # noqa: ANN401 - as the benchmark tells its processes
-    """What this process is told next. Raises EOFError when the benchmark has ended."""
+def heard() -> Any:  # noqa: ANN401 - depends on the benchmark
+    """Return the benchmark's next message. Raises EOFError if the benchmark has ended."""
     return json.loads(input())
 
 
 def say(message: object) -> None:
-    """Tell the benchmark something."""
-    with suppress(BrokenPipeError):  # nobody listens any more; then the input has ended too
+    """Send the benchmark a message."""
+    with suppress(BrokenPipeError):  # the benchmark has ended, and then the input has ended too
         print(json.dumps(message), flush=True)

@@ -1,11 +1,11 @@
-"""The guide's own algorithm, as its readers write it: what the stampede is compared with.
+"""The guide's own algorithm, as its readers write it: the stampede's alternative.
 
-Read the stored token; when none lives, ask KIS; then look whether there is a row, and update or insert it. There is no
+It reads the stored token. If no token is valid, it calls KIS, looks for a row, and updates or inserts it. It has no
 lease and no second try: an answer without a token is an error.
 
-Its mistakes with dates are not copied, so that the comparison is about single flight alone: it takes
-``access_token_token_expired`` for a number of seconds, and writes times without an offset. Here the one is read as what
-it is, a time in Korea, and all times are aware.
+Its errors with dates are corrected here, so that the comparison is only about the lease: the guide takes
+``access_token_token_expired`` for a number of seconds, and writes times without an offset. This module reads the
+field as a time in Korea, and all times are aware.
 """
 
 from __future__ import annotations
@@ -29,14 +29,17 @@ _SECONDS = 15.0
 
 
 class GuideClient:
-    """One reader's client; ``variables`` are those that the guide names, and KIS's address."""
+    """A reader's client. ``variables`` are those that the guide names, and KIS's address."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._client = create_client(variables["SUPABASE_URL"], variables["SUPABASE_SERVICE_ROLE_KEY"])
         self._base_url = variables["KIS_BASE_URL"]
 
     def token(self) -> tuple[str, bool]:
-        """A token, and whether KIS was asked for it. Raises what the libraries raise; KeyError when KIS gave none."""
+        """Return a token, and whether KIS was called.
+
+        Raises the libraries' errors, and KeyError if KIS gave no token.
+        """
         keys = self._keys()
         stored = self._stored_token()
         return (stored, False) if stored is not None else (self._issue(keys), True)
@@ -54,7 +57,7 @@ class GuideClient:
             .select("credential_value")
             .eq("service_name", "kis")
             .eq("credential_type", "access_token")
-            .eq("is_active", True)  # noqa: FBT003 - the client's own form
+            .eq("is_active", True)  # noqa: FBT003 - the client's signature
             .gt("expires_at", _now())
             .execute()
         )

@@ -1,4 +1,4 @@
-"""A benchmark's table: what was measured beside what it is compared with, and whether the target holds."""
+"""A benchmark's table: the measured figures beside those of the alternative, and whether the target holds."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison: figures of all rounds of ours and of the other. ``unit`` is what they count.
+    """One comparison: the figures of all rounds, ours and the alternative's. ``unit`` is their unit.
 
-    Without ``others`` the median of ours itself is held to ``at_most``, else its ratio to theirs; a row whose
-    ``at_most`` is None is there to be read. ``local`` and ``others_local``: the same with all packages at hand, which
-    tells what the download takes.
+    ``at_most`` limits the ratio of the medians or, without ``others``, our median. A row with ``at_most`` None has no
+    target. ``local`` and ``others_local`` are the figures with all packages on disk; the difference is the cost of the
+    download.
     """
 
     what: str
@@ -30,12 +30,12 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Ours to the other's, by the medians; None when there is nothing to compare with."""
+        """Our median divided by the other one. None if there is no other."""
         return median(self.ours) / median(self.others) if self.others else None
 
     @property
     def holds(self) -> bool:
-        """Whether the target is met."""
+        """Whether the row meets its target."""
         ratio = self.ratio
         return self.at_most is None or (median(self.ours) if ratio is None else ratio) <= self.at_most
 
@@ -57,13 +57,13 @@ class Row:
 
 
 COLUMNS = (
-    *("what", "ours", "its download", "compared with", "theirs", "its download"),
+    *("case", "ours", "its download", "compared with", "theirs", "its download"),
     *("ratio", "at most", "holds"),
 )
 
 
 def amount(figures: Sequence[float], unit: str) -> str:
-    """The median of ``figures``, with as many digits as mean something."""
+    """Return the median of ``figures`` with its significant digits."""
     if not figures:
         return "-"
     middle = median(figures)
@@ -75,12 +75,12 @@ def _download(total: Sequence[float], local: Sequence[float]) -> str:
 
 
 def render(rows: Iterable[Row]) -> str:
-    """The rows as a Markdown table."""
+    """Return the rows as a Markdown table."""
     return markdown(COLUMNS, [row.cells for row in rows])
 
 
 def markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that also reads well as text."""
+    """Return a Markdown table that is also readable as text."""
     widths = [max(len(row[index]) for row in (titles, *rows)) for index in range(len(titles))]
     lines = [titles, ["-" * width for width in widths], *rows]
     return "\n".join(

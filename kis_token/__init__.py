@@ -1,7 +1,6 @@
 """One KIS access token a day, shared by every job and every machine.
 
-What is named here is public and stays; it is imported when it is first used, so that importing the package costs
-nothing.
+The names here are public and stay. Each is imported at its first use, so importing the package is fast.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ __all__ = [
     "save_kis_token_to_supabase",
 ]
 
-#: Where the names are at home that are no errors.
+#: The modules of all names that are not errors.
 _HOMES = {
     "KISClient": "client.kis_client",
     "SupabaseCredentialManager": "client.credential_manager",

@@ -1,4 +1,4 @@
-"""``python -m kis_token``: the same as the command kis-token."""
+"""``python -m kis_token`` runs the command kis-token."""
 
 from __future__ import annotations
 

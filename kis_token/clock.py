@@ -1,4 +1,4 @@
-"""Time as something that is passed in: now, a steady counter, sleep and jitter. So no test sleeps."""
+"""The clock that is passed in: present time, a monotonic counter, sleep and jitter. So no test sleeps."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from kis_token.deadline import SLICE
 
 
 class Clock(Protocol):
-    """Where time comes from."""
+    """A source of time."""
 
     def now(self) -> datetime:
-        """The machine's idea of the present, aware, in UTC."""
+        """The present by the machine's clock, aware, in UTC."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back; only differences mean something."""
+        """Seconds that never go back; only differences have a meaning."""
 
     def sleep(self, seconds: float) -> None:
-        """Let that much time pass."""
+        """Wait for ``seconds``."""
 
     def jitter(self, low: float, high: float) -> float:
-        """A random number of seconds between the two, so that contenders do not march in step."""
+        """A random number of seconds between the two, so that callers do not act at the same time."""
 
 
 class SystemClock:
     """The machine's own clock."""
 
     def now(self) -> datetime:
-        """The machine's idea of the present, aware, in UTC."""
+        """The present by the machine's clock, aware, in UTC."""
         return datetime.now(timezone.utc)
 
     def monotonic(self) -> float:
@@ -37,7 +37,7 @@ class SystemClock:
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Let that much time pass."""
+        """Wait for ``seconds``."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(left, SLICE))

@@ -1,7 +1,7 @@
-"""Settings: the only place that reads the environment, once, and says all that is wrong with it at once.
+"""The settings. Only this module reads the environment, once, and it reports all faults at once.
 
 An input of the action (``INPUT_…``) wins over the variable of the same meaning. Blanks and quotes around a value are
-cut off; an empty one, or a word such as null, counts as not given.
+cut off. An empty value, or a word such as null, counts as not given.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ KIS_HOSTS: dict[Environment, str] = {
     "paper": "https://openapivts.koreainvestment.com:29443",
 }
 DEFAULT_SERVICES: dict[Environment, str] = {"production": "kis", "paper": "kis-paper"}
-#: The clients whose token files can be written; docs/clients.md says what each reads.
+#: The clients whose token files can be written; docs/clients.md describes each file.
 TOKEN_FILE_CLIENTS = ("kis-auth", "python-kis", "kis-trader", "koreainvestment-cli")
 LONGEST_MIN_VALIDITY = timedelta(hours=12)
 LONGEST_DURATION = timedelta(days=90)
@@ -66,7 +66,7 @@ SECRETS = {
     "encryption-key": ("KIS_TOKEN_ENCRYPTION_KEY",),
 }
 _KEYS_CALLED = ("app-key (or KIS_APP_KEY)", "app-secret (or KIS_APP_SECRET)")
-#: Settings that are pasted from elsewhere, and hold neither blanks nor quotes.
+#: Settings that users paste, and that contain neither blanks nor quotes.
 _PASTED = {*SECRETS, "supabase-url", "base-url"}
 
 #: The names that a slot may have, as sql/ checks them too.
@@ -82,7 +82,7 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the user asked for, checked. Its repr shows no secret."""
+    """The checked settings of one run. The repr shows no secret."""
 
     supabase_url: str
     supabase_key: str = field(repr=False)
@@ -106,13 +106,13 @@ class Settings:
     hts_id: str | None
     label: str
     account_no: str | None = field(default=None, repr=False)
-    #: The slot from which a program has read app_key and app_secret; None when the user gave them.
+    #: The slot from which a program read app_key and app_secret; None if the user gave them.
     keys_slot: str | None = None
-    #: Warnings for people, about values that were mended.
+    #: Warnings for people, about corrected values.
     notes: tuple[str, ...] = ()
-    #: Where this job gets ID tokens, if supabase-key is the public key: then the store is asked without a key.
+    #: Where this job gets ID tokens if supabase-key is the public key. The store is then asked without a secret key.
     id_token_request: IDTokenRequest | None = None
-    #: The cache has no place because this user has no home: cache_path is None, as where the cache is turned off.
+    #: Whether the cache has no place because this user has no home folder. cache_path is then None, as for "off".
     homeless: bool = False
 
     @property
@@ -127,7 +127,7 @@ class Settings:
 
     @staticmethod
     def from_env(env: Mapping[str, str]) -> Settings:
-        """Read and check. Raises SettingsError with every fault there is."""
+        """Read and check the settings. Raises SettingsError with all faults."""
         return _Reader(env).settings()
 
 
@@ -137,9 +137,9 @@ def project_and_slot(env: Mapping[str, str]) -> tuple[str, str]:
 
 
 def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
-    """The given secrets, which must never be seen, also where the settings as a whole are wrong.
+    """The secrets in ``env``, to be masked. Also works for invalid settings.
 
-    Each as it was given and, where that differs, as it is used.
+    Each secret appears as it was given and, if that differs, as it is used.
     """
     found = []
     for setting, variables in SECRETS.items():
@@ -148,7 +148,7 @@ def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
             found += [*words, *(word for word in pasted_words(text) if word not in words)]
     found += filter(None, [env.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")])
     for text in (env.get(name, "") for name in (_input("supabase-url"), "SUPABASE_URL")):
-        # A connection string holds the database's password; a key may stand in the place of the URL.
+        # A connection string contains the database's password; a user may also paste a key as the URL.
         user, at, _ = text.partition("://")[2].rpartition("@")
         found += [text, user.partition(":")[2]] if at else filter(is_secret_key, pasted_words(text))
     return tuple(found)
@@ -159,7 +159,7 @@ def _input(setting: str) -> str:
 
 
 class _Reader:
-    """Reads one environment; collects faults instead of raising at the first."""
+    """Reads one environment, and collects its faults instead of raising the first."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
@@ -171,7 +171,7 @@ class _Reader:
 
     def settings(self) -> Settings:
         environment = self._choice("environment", "KIS_ENVIRONMENT", ENVIRONMENTS)
-        # With export-env a step leaves host and keys to the steps after it, of which one may be for the other account.
+        # With export-env a step exports host and keys, and a later step may be for the other account.
         others = {host for name, host in KIS_HOSTS.items() if name != environment}
         exported = parse_host_url(pasted(self._env.get("KIS_BASE_URL", "")), others)
         self._is_elsewhere = bool(self._env.get("GITHUB_ACTIONS")) and exported in others
@@ -230,8 +230,8 @@ class _Reader:
         self._faults.append((code, message))
 
     def _missing(self, code: str, message: str) -> None:
-        """A secret that is not there, or that GitHub keeps back: that is said once, however many are missing."""
-        withheld = ("secrets-withheld", "The secrets for supabase-url and supabase-key are kept from this pull request")
+        """Add a fault for a missing secret. GitHub's withholding of secrets is one fault, however many are missing."""
+        withheld = ("secrets-withheld", "GitHub withholds the secrets for supabase-url and supabase-key from this run")
         from kis_token.process.caller_identity import are_secrets_withheld  # few runs need it
 
         if not are_secrets_withheld(self._env):
@@ -252,7 +252,7 @@ class _Reader:
         return url or ""
 
     def _supabase_key(self, url: str) -> str:
-        """One word; or a reader's two, as two lines: the public key, which opens the gateway, and a JWT with a role."""
+        """The key as one word, or a read-only key as two: the public key for the gateway, and a JWT with a role."""
         words = pasted_words(self._text("supabase-key", *SECRETS["supabase-key"]))
         if not words:
             self._missing("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")
@@ -284,7 +284,7 @@ class _Reader:
     def _service_name(self, default: str) -> str:
         text = self._text("service-name", "KIS_SERVICE_NAME") or default
         if SERVICE_NAME.fullmatch(text) is None:
-            self._fault("invalid-service-name", "service-name (or KIS_SERVICE_NAME) has a form that cannot be stored")
+            self._fault("invalid-service-name", "service-name (or KIS_SERVICE_NAME) is not a valid slot name")
             return default
         return text
 
@@ -312,7 +312,7 @@ class _Reader:
         if text:
             try:
                 path = Path(text).expanduser()
-            except RuntimeError:  # "~somebody", of whom this machine knows nothing
+            except RuntimeError:  # "~name", and this machine has no user of that name
                 path = Path()
             if not path.name:
                 self._fault("invalid-cache-path", "cache-path (or KIS_TOKEN_CACHE) names no file")
@@ -323,7 +323,7 @@ class _Reader:
         from kis_token.process.caller_identity import user_cache_folder  # a job has RUNNER_TEMP
 
         folder = user_cache_folder()
-        # On the fast path, without platformdirs, the folder is not known yet.
+        # The fast path runs without platformdirs, so the folder is not known yet.
         self._is_homeless = folder is None and "platformdirs" in sys.modules
         return None if folder is None else folder / name
 
@@ -334,9 +334,7 @@ class _Reader:
                 "invalid-token-files", "token-files names mojito2, whose token file holds the app secret as well"
             )
         elif not set(names) <= set(TOKEN_FILE_CLIENTS):
-            self._fault(
-                "invalid-token-files", f"token-files names a client that is none of {', '.join(TOKEN_FILE_CLIENTS)}"
-            )
+            self._fault("invalid-token-files", f"token-files names a client other than {', '.join(TOKEN_FILE_CLIENTS)}")
         return tuple(dict.fromkeys(names))
 
     def _hts_id(self) -> str:
@@ -344,13 +342,13 @@ class _Reader:
         if not text:
             self._fault("missing-hts-id", "token-files names python-kis, but KIS_HTS_ID is not set")
         elif re.fullmatch(r"[A-Za-z0-9@_.-]{1,64}", text, re.ASCII) is None:
-            self._fault("invalid-hts-id", "KIS_HTS_ID has not the form of a login name")
+            self._fault("invalid-hts-id", "KIS_HTS_ID is not a valid HTS login id")
         return text
 
     def _choice(self, name: str, variable: str | None, choices: tuple[_Choice, ...]) -> _Choice:
         text = self._text(name, *([variable] if variable else [])) or choices[0]
         if text not in choices:
-            self._fault(f"invalid-{name}", f"{_called(name, variable)} is none of {', '.join(choices)}")
+            self._fault(f"invalid-{name}", f"{_called(name, variable)} must be one of {', '.join(choices)}")
         return next((choice for choice in choices if choice == text), choices[0])
 
     def _boolean(self, name: str, variable: str | None) -> bool:
@@ -375,11 +373,11 @@ def _called(name: str, variable: str | None) -> str:
 
 
 def _label(env: Mapping[str, str]) -> str:
-    """The caller's name for the people who read the log of issues."""
+    """Return the caller's name for the log of issues."""
     # A name that is not UTF-8 reaches Python with half a surrogate pair, which cannot be sent.
     names = {name: value.encode(errors="replace").decode() for name, value in env.items() if name in _NAMES}
     if names.get("GITHUB_REPOSITORY"):
         job = f"{names['GITHUB_REPOSITORY']} run {names.get('GITHUB_RUN_ID', '?')} {names.get('GITHUB_JOB', '')}"
         return job.strip()
     host = names.get("HOSTNAME") or names.get("COMPUTERNAME") or "a machine"
-    return f"{names.get('USER') or names.get('USERNAME') or 'somebody'} on {host}"
+    return f"{names.get('USER') or names.get('USERNAME') or 'a user'} on {host}"

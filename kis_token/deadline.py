@@ -1,7 +1,7 @@
-"""A bound on how long a call may take, whatever the other side does; nothing is sent after the bound.
+"""A time limit for a whole call, independent of the peer. After the limit the call sends no data.
 
-A socket's timeout bounds each wait for a byte, not their sum, and does not cover name resolution: a slow peer can hold
-a caller for ever. So the call runs in a thread, and its caller gives it up when the time is over.
+A socket's timeout limits each wait for a byte, not their sum, and does not cover name resolution, so a slow peer could
+hold a caller for ever. Therefore the call runs in a thread, and its caller gives it up when the time is over.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
-#: The threads of the last calls, by the system's number and when they came to their end, on the monotonic clock.
+#: The threads of the last calls: the system's thread number, and the end on the monotonic clock.
 _ENDED: deque[tuple[int, float]] = deque(maxlen=64)
-#: A fork waits no longer than this for such an end, in seconds.
+#: The longest time in seconds that a fork waits for such an end.
 LONGEST_END = 1.0
 
-#: tokenP takes up to 15 s, storing its answer a little more: with fewer seconds than this no call is begun.
+#: tokenP takes up to 15 s, and storing its answer a little more. With fewer seconds left, no call begins.
 ISSUE_BUDGET = 20.0
 
-#: Windows cannot interrupt a wait. So each is cut into slices of so many seconds, and a signal is answered after one.
+#: Windows cannot interrupt a wait, so each wait is cut into slices of this many seconds. A signal waits for one slice.
 SLICE = 0.25
 
 
 def usable(timeout: float) -> float:
-    """The seconds of a timeout that may be spent on asking: the rest is for handing out and saying goodbye."""
+    """The seconds of a timeout for requests. The rest is for the output of the token."""
     return timeout - min(1.0, timeout / 5)
 
 
@@ -48,17 +48,17 @@ class Deadline:
         self._at = at
 
     def left(self) -> float:
-        """Seconds until then; negative after it."""
+        """The seconds until the deadline; negative after it."""
         return self._at - self._counter()
 
 
 def no_deadline() -> float:
-    """The seconds left to a caller who has all the time there is."""
+    """Infinity: the seconds left for a caller without a deadline."""
     return math.inf
 
 
 class GivenUp(TimeoutError):
-    """The caller has given the attempt up. ``sent`` says that a request may have left before."""
+    """The caller has given up the attempt. ``sent``: whether a request may have left before."""
 
     def __init__(self, *, sent: bool) -> None:
         super().__init__("given up")
@@ -66,9 +66,9 @@ class GivenUp(TimeoutError):
 
 
 class Attempt:
-    """One exchange over the network. Its caller may give it up from another thread; nothing leaves after that.
+    """One exchange over the network. Its caller may give it up from another thread; no request leaves after that.
 
-    The thread that works on it calls `watch` with its connection and `sending` right before a request leaves.
+    The working thread calls `watch` with its connection and `sending` right before a request leaves.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class Attempt:
             self._check()
 
     def watch(self, connection: socket.socket) -> None:
-        """Break ``connection`` off when the caller gives up, whatever is built on it meanwhile. Raises GivenUp."""
+        """Shut ``connection`` down, with any TLS on it, when the caller gives up. Raises GivenUp if it has already."""
         with self._lock:
             self._check()
             # A second handle of the same connection: TLS takes the first one over, and a TLS socket has no dup().
@@ -96,13 +96,13 @@ class Attempt:
             self._connection = socket.fromfd(connection.fileno(), connection.family, connection.type)
 
     def sending(self) -> None:
-        """Note that a request leaves now. Raises GivenUp: then it must not leave."""
+        """Record that a request leaves now. Raises GivenUp if the request must not leave."""
         with self._lock:
             self._check()
             self._sent = True
 
     def give_up(self) -> None:
-        """Let nothing leave any more, and end the exchange that is under way."""
+        """Stop all further requests, and end the current exchange."""
         with self._lock:
             self._is_given_up = True
             if self._connection is not None:
@@ -111,7 +111,7 @@ class Attempt:
             self._release()
 
     def finish(self) -> None:
-        """The exchange is over: its connection is not watched any more."""
+        """Release the watched connection at the end of the exchange."""
         with self._lock:
             self._release()
 
@@ -126,10 +126,10 @@ class Attempt:
 
 
 def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
-    """The return value of ``call``, or its error; GivenUp when it has neither after ``seconds``.
+    """Return the value of ``call`` or raise its error. Raises GivenUp if it has not ended after ``seconds``.
 
-    An attempt that is given up ends by itself, in a thread that does not outlive the process: its connection is broken
-    off, and it sends nothing any more. With no time left it does not begin.
+    An attempt that is given up ends by itself, in a daemon thread: its connection is shut down, and it sends no more
+    data. With no time left, the attempt does not begin.
     """
     if seconds <= 0:
         raise GivenUp(sent=False)
@@ -140,7 +140,7 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
     def run() -> None:
         try:
             answers.append(call(attempt))
-        except BaseException as error:  # noqa: BLE001 - handed over to the caller as it is
+        except BaseException as error:  # noqa: BLE001 - the caller raises it
             errors.append(error)
         finally:
             attempt.finish()
@@ -155,21 +155,21 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
         if errors:
             raise errors[0]
     finally:
-        attempt.give_up()  # also after Ctrl-C; an attempt that is over does not mind
+        attempt.give_up()  # also after Ctrl-C; no effect on a finished attempt
     raise GivenUp(sent=attempt.sent)
 
 
 def _join(thread: threading.Thread, until: float) -> None:
-    """Wait for the end of a thread until a reading of time.monotonic, in slices."""
+    """Wait in slices for the end of a thread, at most until ``until`` on time.monotonic."""
     while thread.is_alive() and (left := until - time.monotonic()) > 0:
         thread.join(min(left, SLICE))
 
 
 def await_ends() -> None:
-    """Return when the system is done with the threads of the last calls; after a second at the most.
+    """Wait until the system has ended the threads of the last calls; at most a second.
 
-    Python takes a thread for ended before OpenSSL has tidied up after it, which it does under a lock. A child that is
-    forked meanwhile inherits the lock, and hangs at its first handshake. Only Linux says which threads there are.
+    For Python a thread has ended before OpenSSL has cleaned up after it, under a lock. A child that is forked in
+    between inherits the lock, and hangs at its first handshake. Waits on Linux alone, where /proc lists the threads.
     """
     while _ENDED:
         number, ended = _ENDED[0]

@@ -1,24 +1,24 @@
-"""What can go wrong, drawn as a tree::
+"""The errors of this project, as a tree::
 
     KisTokenError
-    ├── SettingsError           inputs or variables that make no sense; all of them at once
+    ├── SettingsError           invalid inputs or variables; all of them at once
     ├── StoreError
-    │   ├── StoreOutage         Supabase does not answer, or not sensibly: the chain falls back
-    │   └── StoreMisconfigured  Supabase answers that something is not set up: nothing falls back
-    ├── TokenError              a token or a sealed value that is there and cannot be used
-    │   └── TokenUnusable       it holds no token that can be used: the next issue replaces it
+    │   ├── StoreOutage         Supabase does not answer, or not as Supabase: the chain falls back
+    │   └── StoreMisconfigured  Supabase answers that it is set up wrongly: the chain does not fall back
+    ├── TokenError              a token or a sealed value that exists and cannot be used
+    │   └── TokenUnusable       the stored value is no usable token: the next issued token replaces it
     ├── IssuerError
-    │   ├── IssuerRefused       KIS says no for good: never tried again
-    │   ├── IssuerRateLimited   KIS says not now: waited for, once
-    │   └── IssuerOutage        KIS does not answer, or not sensibly
-    ├── IssuanceError           no turn to issue: two slots with one key, or the wait is longer than the caller has
-    │   ├── AppKeyChanged       the slot's key was changed: it is read again
-    │   └── TokenRefreshLimitError  the token is younger than 23 h: another is only to be had by force
+    │   ├── IssuerRefused       KIS does not accept the keys: the call is not repeated
+    │   ├── IssuerRateLimited   KIS does not issue yet: the caller waits, once
+    │   └── IssuerOutage        KIS does not answer, or not as documented
+    ├── IssuanceError           no lease: two slots with one key, or the wait is longer than the caller's time
+    │   ├── AppKeyChanged       the slot's key was changed: the caller reads the slot again
+    │   └── TokenRefreshLimitError  the token is younger than 23 h: only `force` renews it
     ├── CacheError              the cache file cannot be written
     ├── GitHubError             GitHub does not answer a question of kis-token trust or check, or refuses it
     └── EnvironmentFault        the machine lacks something: Python, pip, a file to write to
 
-No text here ever holds a secret or a part of an answer's body.
+No error text contains a secret or a part of an answer's body.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _KEYS_HINT = (
-    "Compare key and secret with the KIS developers' site: real and paper accounts have keys of their own "
-    "(input environment), and a secret that was cut at the end or lost a '=' is refused too."
+    "Compare key and secret with the KIS developers' site. Real and paper accounts have different keys (input "
+    "environment). A secret that was cut off or lacks its last '=' is refused too."
 )
 _TRUST_HINT = (
-    "If this machine's connections are inspected, let SSL_CERT_FILE or REQUESTS_CA_BUNDLE name the file that holds the "
-    "inspecting company's certificate. A variable that the message names has to be corrected or removed."
+    "If this machine's connections are inspected, set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to the file with the "
+    "inspecting company's certificate. If the message names a variable, correct or remove it."
 )
 _MIGRATE_HINT = "Run the files of sql/ in the SQL editor of the Supabase project, in the order of their names."
 
-#: Every code with what to do about it. docs/troubleshooting.md has an entry for each.
+#: The remedy of each code. docs/troubleshooting.md has an entry for each.
 REMEDIES: dict[str, str] = {
     # settings
     "missing-supabase-url": "Set it to the project's URL, https://<project>.supabase.co.",
     "invalid-supabase-url": "Give the project's URL alone, https://<project>.supabase.co, without a path.",
     "missing-supabase-key": "Set it to the project's service_role or sb_secret_ key, from the project's API settings.",
     "invalid-supabase-key": (
-        "Copy the key again: it is one line of ASCII without blanks. A reader's key is two: the public key, and a JWT."
+        "Copy the key again: one line of ASCII without blanks. A read-only key is two words: the public key and a JWT."
     ),
     "supabase-key-of-another-project": "Copy URL and key from the API settings of the same project.",
     "anon-supabase-key": (
@@ -70,19 +70,19 @@ REMEDIES: dict[str, str] = {
         "GitHub gives no secrets to pull requests from forks and from Dependabot. "
         "Run this job on push, or skip it for them with an if: condition."
     ),
-    "missing-app-key": "Store rows app_key and app_secret for this service in Supabase, or give both as inputs.",
+    "missing-app-key": "Store the rows app_key and app_secret of this slot in Supabase, or give both as inputs.",
     "incomplete-app-key": "Give app-key and app-secret together, or neither.",
     "invalid-app-key": "Copy it again from the KIS developers' site: it is one line without blanks.",
     "invalid-app-secret": "Copy it again from the KIS developers' site: it is one line without blanks.",
     "swapped-app-key": (
-        "Give each in its own place: KIS's app keys have 36 characters and begin with PS, its app secrets have 180. "
-        "Stored ones are replaced by kis-token set-keys."
+        "Put each in its own place: a KIS app key has 36 characters and begins with PS, an app secret has 180. "
+        "To replace stored ones, run kis-token set-keys."
     ),
     "invalid-environment": "Use production or paper.",
     "invalid-mode": "Use resolve, rotate, force or check.",
-    "invalid-duration": "Use numbers with s, m, h or d, such as 90s or 1h30m; min-validity may be 12h at the most.",
+    "invalid-duration": "Use numbers with s, m, h or d, such as 90s or 1h30m; min-validity may be at most 12h.",
     "invalid-boolean": "Use true or false.",
-    "invalid-service-name": "Use up to 63 letters, digits, '_', '.' and '-', a letter or digit first.",
+    "invalid-service-name": "Use up to 63 letters, digits, '_', '.' and '-'. Begin with a letter or digit.",
     "invalid-base-url": (
         "Use https://host:port without a path, or leave it out for KIS's own hosts. "
         "Plain http is for 127.0.0.1 and localhost only."
@@ -92,111 +92,108 @@ REMEDIES: dict[str, str] = {
         "Use kis-auth, python-kis, kis-trader and koreainvestment-cli, separated by commas or blanks. "
         "Other clients take the token from an output or from the variable KIS_ACCESS_TOKEN."
     ),
-    "missing-hts-id": "Set the variable KIS_HTS_ID to the id that you give python-kis: it is part of its file's name.",
+    "missing-hts-id": "Set the variable KIS_HTS_ID to the id that you give python-kis: the file's name contains it.",
     "invalid-hts-id": "KIS_HTS_ID is the id of your HTS login: letters, digits, '@', '_', '.' and '-'.",
     "invalid-cache-path": "Give the path of a file, or off.",
-    "invalid-encryption-key": "Each line is one key: 32 bytes in base64, as kis-token keygen makes them.",
-    "missing-encryption-key": "Set it to a key that kis-token keygen has made, or to several, one a line.",
+    "invalid-encryption-key": "Give one key a line: 32 bytes in base64, as kis-token keygen makes them.",
+    "missing-encryption-key": "Set it to a key from kis-token keygen, or to several, one a line.",
     # store
     "store-unreachable": (
-        "The message says what was seen. If it stays so, look at the project in Supabase's dashboard, and at "
-        "status.supabase.com."
+        "If the outage lasts, look at the project in Supabase's dashboard and at status.supabase.com."
     ),
     "store-restricted": (
-        "Look at usage and billing of the organization in Supabase's dashboard: the restriction ends with the billing "
-        "period, with a larger plan or with the bill paid. Until then only cached tokens can be used."
+        "Look at the organization's usage and billing in Supabase's dashboard. The restriction ends with the billing "
+        "period, a larger plan or a paid bill. Until then only cached tokens can be used."
     ),
-    "store-paused": "Restore the project in Supabase's dashboard. On the free plan a project without use is paused.",
+    "store-paused": "Restore the project in Supabase's dashboard. On the free plan Supabase pauses unused projects.",
     "store-database-read-only": (
-        "Look at the database's size and disk in Supabase's dashboard: free space or enlarge the disk, then turn the "
-        "read-only mode off. Stored tokens stay readable until they end."
+        "Look at the database's size and disk in Supabase's dashboard. Free space or enlarge the disk, then disable "
+        "the read-only mode. Stored tokens stay readable."
     ),
     "store-tls": _TRUST_HINT,
     "store-redirects": (
-        "Open supabase-url in a browser on this machine: log in where the network asks for it, and give the project's "
-        "own address where that is another one."
+        "Open supabase-url in a browser on this machine. If the network asks for a login, log in. If the project has "
+        "another address, set supabase-url to that."
     ),
     "store-not-supabase": "Copy the URL again from the project's API settings: https://<project>.supabase.co.",
-    "store-key-rejected": "The key is not one of this project. Copy url and key from the same project.",
-    "store-key-expired": "Make another key and set supabase-key to it. For a reader's key see docs/security.md.",
+    "store-key-rejected": "Copy URL and key from the API settings of the same project.",
+    "store-key-expired": "Set supabase-key to a new key. For a read-only key see docs/security.md.",
     "store-legacy-keys-disabled": (
-        "Set supabase-key to an sb_secret_ key from the project's API settings, or turn the legacy keys on again "
-        "there. The first part of a reader's key becomes the sb_publishable_ key."
+        "Set supabase-key to an sb_secret_ key from the project's API settings, or enable the legacy keys again there. "
+        "In a read-only key, replace the first part by the sb_publishable_ key."
     ),
-    "store-permission-denied": "Use the service_role or sb_secret_ key; if it is one already: " + _MIGRATE_HINT,
-    "store-read-only": "Let a job that has the service_role or sb_secret_ key renew the token, such as the rotation.",
+    "store-permission-denied": "Use the service_role or sb_secret_ key. If it is one already: " + _MIGRATE_HINT,
+    "store-read-only": "Renew the token in a job that has the service_role or sb_secret_ key, such as the rotation.",
     "store-table-missing": _MIGRATE_HINT,
     "store-column-missing": _MIGRATE_HINT,
     "store-function-missing": _MIGRATE_HINT,
     "store-function-ambiguous": (
-        "Run the statements that the message names in the SQL editor of the Supabase project. " + _MIGRATE_HINT
+        "Run the statements of the message in the SQL editor of the Supabase project. Then run the files of sql/ "
+        "there, in the order of their names."
     ),
     "store-schema-outdated": _MIGRATE_HINT + " Older releases of this action work with the newer tables.",
     "store-cannot-store": (
-        "The message names what is in the way: a column, a constraint, a trigger. Change the table, then run kis-token "
-        "check, which stores a token and takes it back."
+        "The message names the obstacle: a column, a constraint, a trigger. Change the table, then run kis-token "
+        "check, which stores a made-up token and removes it."
     ),
-    "store-value-too-large": "Somebody has put something else there. Store the right value again, or delete the row.",
-    "store-rejected": "Supabase refused the request. Is this release newer than the tables? " + _MIGRATE_HINT,
+    "store-value-too-large": "Store the right value again, or delete the row.",
+    "store-rejected": "If this release is newer than the tables: " + _MIGRATE_HINT,
     # tokens
-    "token-unusable": "A new token replaces it at the next issue.",
+    "token-unusable": "The next issued token replaces it.",
     "token-of-another-key": (
-        "The token was issued for another app key. Each account needs a service-name, and a cache-path, of its own. If "
-        "the key was changed on purpose, run kis-token set-keys, which ends the old token."
+        "Give each account its own service-name and cache-path. If the key was changed on purpose, run kis-token "
+        "set-keys, which deactivates the old token."
     ),
     "token-of-another-environment": (
-        "Real and paper tokens are not interchangeable. Give each environment a service-name of its own."
+        "Real and paper tokens are not interchangeable. Give each environment its own service-name."
     ),
-    "sealed-without-key": "The value is sealed. Give the encryption-key it was sealed with.",
+    "sealed-without-key": "Set encryption-key to the key that sealed the value.",
     "plain-with-key": (
-        "Run kis-token seal with the same encryption-key. If it was sealed before, find out first who replaced it."
+        "If the value was sealed before, find out first who replaced it. Then run kis-token seal with the same key."
     ),
-    "seal-broken": "No given encryption-key opens the value, or it was cut or moved between rows.",
+    "seal-broken": "Give the encryption-key that sealed the value. If it is damaged, store it again or delete its row.",
     # KIS
-    "kis-key-refused": _KEYS_HINT + " Many calls in a short time can also lock a right key for a day.",
+    "kis-key-refused": _KEYS_HINT + " Many calls in a short time can also lock a correct key for a day.",
     "kis-secret-refused": _KEYS_HINT,
     "kis-keys-refused": _KEYS_HINT,
     "kis-rate-limited": (
-        "KIS issues once a minute for an app key. While Supabase works, jobs share a token; else see who issues."
+        "KIS issues one token a minute for an app key. If this repeats, look for another program that uses this key."
     ),
-    "kis-unreachable": "Look at the notices of the KIS developers' site: the service has maintenance windows.",
+    "kis-unreachable": "Look for maintenance in the notices of the KIS developers' site.",
     "kis-tls": _TRUST_HINT,
-    "kis-answer-unusable": "KIS did not answer as it is documented to. Try again in some minutes.",
+    "kis-answer-unusable": "KIS did not answer as documented. Try again in some minutes.",
     # issuing
-    "key-in-two-slots": "Use one service-name for one app key everywhere.",
-    "app-key-changed": "Somebody is storing keys for this slot just now. Run again when that is done.",
+    "key-in-two-slots": "Use the same service-name for this app key everywhere.",
+    "app-key-changed": "Another caller is storing keys for this slot. Run again when it has finished.",
     "token-repeated": (
-        "For 6 hours after an issue KIS gives the same token, also when it has died. The message says until when."
+        "For 6 hours after an issue KIS gives the same token, even a rejected one. Run again after the message's time."
     ),
-    "token-too-young": "KIS issues one token a day. Use the one there is; if KIS refuses it, renew it by force.",
-    "wait-too-long": "Another job is issuing, or KIS has to be left alone for a while. Run again, or raise timeout.",
-    "timed-out": "Something did not answer. The last lines of the log say what was waited for; or raise timeout.",
+    "token-too-young": "KIS issues one token a day. Use the stored token; if KIS rejects it, renew it by force.",
+    "wait-too-long": "Another job is issuing, or KIS must not be called for a while. Run again, or raise timeout.",
+    "timed-out": "The last lines of the log name the part that did not answer. Run again, or raise timeout.",
     "no-valid-token": "mode: check never issues. Run once with mode: resolve.",
     # cache and machine
     "proxy-unusable": (
-        "Set the variable to http://host:port, with user:password@ before the host where the proxy asks for them, or "
-        "name the host in NO_PROXY where it can be reached without the proxy."
+        "Set the variable to http://host:port, or to http://user:password@host:port if the proxy needs a login. If the "
+        "host can be reached without the proxy, name it in NO_PROXY."
     ),
     "no-private-folder": (
-        "Without Supabase, the jobs of a machine take turns by a lock in a private folder. Give this user a home or a "
-        "temporary folder that no other user can write."
+        "Without Supabase, the jobs of a machine share a lock in a private folder. Give this user a home or a "
+        "temporary folder that no other user can write to."
     ),
     "cache-unwritable": "Set cache-path to a file in a folder that this user may write, or to off.",
     "export-failed": (
-        "The file must be this user's own and its folder writable. Clients are looked for below HOME, XDG_CACHE_HOME "
-        "and KIS_CLI_HOME."
+        "The file must belong to this user, in a writable folder. HOME, XDG_CACHE_HOME and KIS_CLI_HOME name the "
+        "clients' folders."
     ),
     "output-unwritable": "Run it as a step of a workflow; elsewhere use the command kis-token get.",
     "python-missing": "Install Python 3.10 or newer, or add a step with actions/setup-python before this one.",
     "pip-missing": "Install pip for this Python, or uv, or add a step with actions/setup-python before this one.",
     "runtime-failed": (
-        "The message says what failed. Installing needs the package index, and a folder that no other user can change: "
-        "RUNNER_TOOL_CACHE, the user's cache folder, RUNNER_TEMP or the system's temporary folder."
+        "Installing needs the package index, and a folder that no other user can change: RUNNER_TOOL_CACHE, the user's "
+        "cache folder, RUNNER_TEMP or the system's temporary folder."
     ),
-    "platform-unsupported": (
-        "The message names the package and the Python. Choose another version of Python with actions/setup-python, or "
-        "another runner."
-    ),
+    "platform-unsupported": "Choose another version of Python with actions/setup-python, or another runner.",
     # GitHub
     "invalid-caller": (
         "Correct the option that the message names. The list of callers has whole names and no patterns. Branches of "
@@ -212,12 +209,12 @@ REMEDIES: dict[str, str] = {
         "Without a sign-in GitHub answers 60 requests an hour."
     ),
     "sandbox-missing": "Install the extra: pip install 'kis-token[sandbox]'.",
-    "sandbox-failed": "PostgreSQL has to start for the sandbox; the message has its own words.",
-    "internal-error": "This is a defect of the action. Please report it with the line above.",
+    "sandbox-failed": "The sandbox needs PostgreSQL. The message is PostgreSQL's own.",
+    "internal-error": "This is a defect of the action. Please report it with this message.",
 }
 
 
-#: The codes with which KIS refuses for good to issue a token, and what they mean.
+#: KIS's codes for keys that it does not accept: our code and the message.
 KIS_REFUSALS = {
     "EGW00103": ("kis-key-refused", "KIS does not know the app key"),
     "EGW00105": ("kis-secret-refused", "KIS does not accept the app secret"),
@@ -226,13 +223,13 @@ KIS_REFUSALS = {
 
 
 class KisTokenError(Exception):
-    """Anything this project raises on purpose.
+    """The base class of all errors that this project raises on purpose.
 
     Attributes:
         code: one of ``REMEDIES``; it stays the same between releases.
-        hint: what to do about it.
-        retryable: the same call may succeed later without anybody changing anything.
-        warnings: for people, gathered on the way to the error.
+        hint: the remedy.
+        retryable: whether the same call may succeed later without any change.
+        warnings: texts for people, collected before the error arose.
     """
 
     retryable = False
@@ -247,12 +244,12 @@ class KisTokenError(Exception):
         return f"{self.args[0]} [{self.code}]"
 
     def warn(self, warnings: Iterable[str]) -> None:
-        """Add to ``warnings`` those that it has not yet."""
+        """Add the texts that ``warnings`` does not contain yet."""
         self.warnings = tuple(dict.fromkeys((*self.warnings, *warnings)))
 
 
 class SettingsError(KisTokenError):
-    """Inputs or variables that make no sense. ``faults`` holds one error for each, and at least one."""
+    """Invalid inputs or variables. ``faults`` has one error for each of them, at least one in all."""
 
     def __init__(self, faults: list[tuple[str, str]], warnings: Iterable[str] = ()) -> None:
         super().__init__(faults[0][0], faults[0][1])
@@ -261,16 +258,16 @@ class SettingsError(KisTokenError):
 
 
 class StoreError(KisTokenError):
-    """Supabase did not do what was asked."""
+    """The base class: Supabase did not fulfil a request."""
 
 
 class StoreOutage(StoreError):
-    """Supabase does not answer, or not as Supabase: the next link of the chain is asked.
+    """Supabase does not answer, or not as Supabase: the chain continues with the next source.
 
-    ``doubtful``: the cause may be this machine's own, such as a proxy, or a gateway works and has refused the request;
-    then nobody issues alone. ``lasting``: no repetition helps, as with a certificate that cannot be checked. ``sent``:
-    the request may have left and taken effect. ``persists``: the answer reports a lasting state, such as a project over
-    its quota; one more try shows whether it was a hiccup, and further ones are useless.
+    ``doubtful``: the cause may be on this machine, such as a proxy, or a working gateway refused the request; then no
+    caller issues without Supabase. ``lasting``: no repetition helps, as with a certificate that cannot be checked.
+    ``sent``: the request may have left this machine and taken effect. ``persists``: the answer reports a lasting state,
+    such as a project over its quota; one repetition can help, more are useless.
     """
 
     def __init__(
@@ -292,9 +289,9 @@ class StoreOutage(StoreError):
 
 
 class StoreMisconfigured(StoreError):
-    """Supabase answers that something is not set up. The next link is not asked: that would hide it.
+    """Supabase answers that it is set up wrongly. The chain does not fall back, because that would hide the error.
 
-    ``settles`` says that the same call may succeed once PostgREST has read the tables anew: it is repeated once.
+    ``settles``: the same call may succeed after PostgREST has read the tables again, so it is repeated once.
     """
 
     def __init__(self, code: str, message: str, *, settles: bool = False) -> None:
@@ -303,29 +300,30 @@ class StoreMisconfigured(StoreError):
 
     @property
     def is_function_missing(self) -> bool:
-        """Whether the database lacks the function that was called, as one with older tables does."""
+        """Whether the database lacks the called function, as an older schema does."""
         return self.code == "store-function-missing"
 
 
 class TokenError(KisTokenError):
-    """A token or a sealed value that is there and cannot be used."""
+    """A token or a sealed value that exists and cannot be used."""
 
 
 class TokenUnusable(TokenError):
-    """A stored value that holds no token that can be used. The next issue replaces it."""
+    """A stored value that is no usable token. The next issued token replaces it."""
 
     def __init__(self, message: str) -> None:
         super().__init__("token-unusable", message)
 
 
 class IssuerError(KisTokenError):
-    """KIS did not do what was asked: it gave no token, or no answer."""
+    """The base class: KIS gave no token, or no answer."""
 
 
 class IssuerRefused(IssuerError):
-    """KIS says no for good, to this caller or a moment ago ``to`` another. ``kis_code`` is one of ``KIS_REFUSALS``.
+    """KIS does not accept the app key or secret.
 
-    ``whose`` says where the keys come from, ``remark`` what is to be seen in them.
+    The message is built from ``kis_code``, one of ``KIS_REFUSALS``, and three texts: ``whose`` is the place of the
+    keys, ``to`` names another caller that got the refusal a moment ago, and ``remark`` describes the keys.
     """
 
     def __init__(self, kis_code: str, to: str = "", whose: str = "", remark: str = "") -> None:
@@ -335,13 +333,13 @@ class IssuerRefused(IssuerError):
 
 
 class IssuerRateLimited(IssuerError):
-    """EGW00133: somebody was issued a token within the last minute."""
+    """EGW00133: KIS issued a token for this app key within the last minute."""
 
     retryable = True
 
 
 class IssuerOutage(IssuerError):
-    """KIS does not answer, or not sensibly. ``sent`` and ``lasting`` are as for StoreOutage."""
+    """KIS does not answer, or not as documented. ``sent`` and ``lasting`` are as for StoreOutage."""
 
     def __init__(self, code: str, message: str, *, sent: bool, lasting: bool = False) -> None:
         super().__init__(code, message)
@@ -351,7 +349,7 @@ class IssuerOutage(IssuerError):
 
 
 class IssuanceError(KisTokenError):
-    """No turn to issue."""
+    """The base class: this caller cannot issue now."""
 
     def __init__(self, code: str, message: str, *, retryable: bool) -> None:
         super().__init__(code, message)
@@ -359,13 +357,13 @@ class IssuanceError(KisTokenError):
 
 
 class AppKeyChanged(IssuanceError):
-    """The slot has another app key than the one a moment ago: it has to be read again."""
+    """The slot's app key was changed after the caller read it: the caller must read the slot again."""
 
 
 class TokenRefreshLimitError(IssuanceError):
-    """The token was issued less than 23 hours ago, and one a day is what KIS allows.
+    """The token was issued less than 23 hours ago, and KIS allows one token a day.
 
-    Code of the guide's kind raises it with a text alone.
+    Code written for the guide raises it with a text alone.
     """
 
     def __init__(self, code: str, message: str | None = None, *, retryable: bool = False) -> None:
@@ -383,4 +381,4 @@ class GitHubError(KisTokenError):
 
 
 class EnvironmentFault(KisTokenError):
-    """The machine lacks something this needs."""
+    """The machine lacks something that the program needs."""

@@ -1,7 +1,7 @@
-"""Values as people paste them: quotes and the like are cut off, and a value that cannot be the right one is named.
+"""Values as people paste them: this module cuts off quotes and the like, and reports values that cannot be right.
 
-Texts in, texts out: nothing here reads the environment or asks anybody. Only what can mean one thing alone is mended;
-whatever else is wrong is returned as a fault, a pair of error code and message. No message quotes a secret.
+All functions are pure: they read no environment and make no request. A value is corrected only if it has one possible
+meaning. Any other fault is returned as a pair of error code and message. No message quotes a secret.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ LONGEST_KEY = 8192
 #: The lengths of KIS's app keys and secrets. KIS may change them, so another length alone is no error.
 APP_KEY_LENGTH, APP_SECRET_LENGTH = 36, 180
 
-MASKED = "has asterisks or dots in it, as where it is shown masked"
-ODD = "has a line break, a blank, a quote or a character outside ASCII, or is far too long"
+MASKED = "has asterisks or dots in it, as a masked value has"
+NOT_ONE_WORD = "has a line break, a blank, a quote or a character outside ASCII, or is far too long"
 
-#: Letters without a shape that strip() leaves: of width zero, marks of direction, the mark of byte order, also as
-#: Latin-1 shows its three bytes.
+#: Invisible letters that strip() keeps: letters of width zero, direction marks, and the byte order mark.
 _SHAPELESS = (
     "\u00ad\u061c\u115f\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068"
     "\u2069\u3164\ufeff"
 )
+#: The three bytes of the byte order mark, read as Latin-1.
 _MARK_AS_LATIN = "\u00ef\u00bb\u00bf"
 _QUOTES = "\"'`\u00ab\u00bb\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u2039\u203a\u300c\u300d\u300e\u300f\uff02\uff07"
-#: How programs write that there is no value.
+#: The words that programs write for a missing value.
 _ABSENT = {"null", "none", "undefined", "nil", "nan", "(null)", "(none)", "<nil>", "<null>"}
 
-#: How a masked value is shown.
+#: The marks in a masked value.
 _MASKS = ("***", "...", "\u2022", "\u25cf", "\u00b7", "\u2219", "\u2026")
-#: A real key can have letters in it that look like a word by chance; a placeholder is short.
+#: A long key can contain a placeholder's word by chance, so only shorter texts are placeholders.
 _LONGEST_PLACEHOLDER = 63
 
-# Patterns are texts here, compiled when a value first needs them: nearly no run has such a value, and compiling all of
-# them would cost the fast path several milliseconds.
+# These patterns are texts, compiled at the first use: few runs need them, and compiling all of them would cost the
+# fast path several milliseconds.
 _QUOTED = rf"(?s)\\?[{_QUOTES}](.*?)\\?[{_QUOTES}]"
 _BEARER = r"(?i)\A(?:authorization\s*:\s*)?bearer\s+"
 _ASSIGNMENT = (
     r"""(?ais)(?:(?:export|set|env|const|let|var)\s+|\$env:)?(?P<quote>["']?)(?P<name>[a-z_][\w.-]{0,62})(?P=quote)"""
     r"""\s*(?:=(?!=)\s*|:\s+|:(?=["']))(?P<value>[^=\s].*)"""
 )
-#: Words in the names of variables that hold such values. The beginning of a key has none of them.
+#: Words in the names of variables for such values. No key begins with one of them.
 _NAME_WORD = r"(?i)key|sec|url|token|supabase|kis|app"
 _DURATION = re.compile(r"(?:\d{1,9}[smhd])+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+)([smhd])", re.ASCII)
@@ -50,7 +50,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def unwrapped(text: str) -> str:
-    """``text`` without the blanks, invisible letters and pairs of quotes around it; empty for words such as null."""
+    """Return ``text`` without blanks, invisible letters and pairs of quotes around it; "" for words such as null."""
     text = text.strip()
     while len(text) <= LONGEST_KEY:
         inner = _unquoted(_trimmed(text))
@@ -61,10 +61,10 @@ def unwrapped(text: str) -> str:
 
 
 def pasted(text: str) -> str:
-    """A key or URL as `unwrapped` gives it, also without what is often copied with it.
+    """Return a key or URL like `unwrapped`, also without texts that are often copied with it.
 
-    That is the name of a variable before it, ``Bearer``, a comment after it, a comma, or a line break spelled out. No
-    key and no URL begins or ends like that.
+    These are a variable's name or ``Bearer`` before it, and a comment, a comma or a spelled-out line break after it. No
+    key and no URL begins or ends with one of them.
     """
     while not _is_bare(text) and len(text) <= LONGEST_KEY:
         inner = _one_less(text)
@@ -75,7 +75,7 @@ def pasted(text: str) -> str:
 
 
 def _one_less(text: str) -> str:
-    """``text`` without the outermost of the things around it."""
+    """Return ``text`` without the outermost addition."""
     text = _trimmed(text)
     assignment = re.fullmatch(_ASSIGNMENT, text)
     if assignment is not None and re.search(_NAME_WORD, assignment["name"]):
@@ -94,12 +94,12 @@ def _without_comment(text: str) -> str:
 
 
 def _is_bare(text: str) -> bool:
-    """Whether there is certainly nothing around ``text``, and no "=" in it but at its end."""
+    """Whether ``text`` certainly has no additions, and "=" only at its end."""
     return is_one_word(text) and not set(text.rstrip("=")) & set("=,;\\")
 
 
 def pasted_words(text: str) -> list[str]:
-    """The words of a setting that may have several, one a line: each line may have been pasted with something."""
+    """The words of a setting with one or more values, one a line. Additions are removed from each line."""
     return [word for line in pasted(text).splitlines() for word in pasted(line).split()]
 
 
@@ -118,12 +118,12 @@ def is_one_word(text: str) -> bool:
 
 
 def is_masked(text: str) -> bool:
-    """Whether ``text`` was copied from a place that shows asterisks or dots instead of the value."""
+    """Whether ``text`` contains asterisks or dots, as a page shows a masked value."""
     return any(mark in text for mark in _MASKS)
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether ``text`` stands for a value: the words of an example, or a variable that was not filled in."""
+    """Whether ``text`` is a placeholder: the words of an example, or a variable that was not filled in."""
     if not 0 < len(text) <= _LONGEST_PLACEHOLDER:
         return False
     small = text.lower()
@@ -140,14 +140,14 @@ def is_placeholder(text: str) -> bool:
 
 
 def payload_of(jwt: str) -> str:
-    """The part of a JWT that has its claims, still encoded; empty for a text without a dot."""
+    """The part of a JWT with its claims, still encoded; empty for a text without a dot."""
     return jwt.partition(".")[2].partition(".")[0]
 
 
 def parse_claims(value: str) -> dict[str, object]:
-    """The claims of a token that is a JWT; no claims for any other. The signature is not checked.
+    """Return the claims of a JWT, or no claims for any other value. The signature is not checked.
 
-    KIS documents neither the form nor the claims, so this is best effort: callers must do without.
+    KIS documents neither the form nor the claims of its tokens, so callers must work without them.
     """
     payload = payload_of(value)
     try:
@@ -158,9 +158,9 @@ def parse_claims(value: str) -> dict[str, object]:
 
 
 def find_key_fault(key: str, secret: str, names: tuple[str, str]) -> tuple[str, str] | None:
-    """Why ``key`` and ``secret`` cannot be an account's; None when they can. An empty one is not looked at.
+    """Return the fault of ``key`` or ``secret`` as code and message; None if they may be right. Skips an empty value.
 
-    ``names`` are those by which the two are called in the message.
+    ``names`` are the names of the two in the message.
     """
     for value, name, length, other in (
         (key, names[0], APP_SECRET_LENGTH, "app secret"),
@@ -171,23 +171,23 @@ def find_key_fault(key: str, secret: str, names: tuple[str, str]) -> tuple[str, 
             return "swapped-app-key", said
     if key and key == secret:
         return "swapped-app-key", f"{names[0]} is the same value as the app secret"
-    if _oddity(key):
-        return "invalid-app-key", f"{names[0]} cannot be an app key: it {_oddity(key)}"
-    if _oddity(secret):
-        return "invalid-app-secret", f"{names[1]} cannot be an app secret: it {_oddity(secret)}"
+    if _find_defect(key):
+        return "invalid-app-key", f"{names[0]} cannot be an app key: it {_find_defect(key)}"
+    if _find_defect(secret):
+        return "invalid-app-secret", f"{names[1]} cannot be an app secret: it {_find_defect(secret)}"
     return None
 
 
-def _oddity(value: str) -> str:
+def _find_defect(value: str) -> str:
     if is_masked(value):
         return MASKED
     if len(value) not in (APP_KEY_LENGTH, APP_SECRET_LENGTH) and is_placeholder(value):
         return "is a placeholder"
-    return "" if is_one_word(value) else ODD
+    return "" if is_one_word(value) else NOT_ONE_WORD
 
 
-def odd_lengths(key: str, secret: str) -> str:
-    """Which of the two has another length than KIS's have, in words; empty when none has."""
+def unusual_lengths(key: str, secret: str) -> str:
+    """Describe each of the two whose length differs from KIS's; empty if neither does."""
     said = [
         f"the {name} has {len(value)} characters, and KIS's have {length}"
         for name, value, length in (("app key", key, APP_KEY_LENGTH), ("app secret", secret, APP_SECRET_LENGTH))
@@ -197,7 +197,7 @@ def odd_lengths(key: str, secret: str) -> str:
 
 
 def parse_duration(text: str) -> timedelta | None:
-    """Numbers with s, m, h or d, which add up; None for anything else."""
+    """Return the sum of numbers with s, m, h or d; None for any other text."""
     if _DURATION.fullmatch(text) is None:
         return None
     seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
@@ -205,7 +205,7 @@ def parse_duration(text: str) -> timedelta | None:
 
 
 def parse_encryption_key(text: str) -> bytes | None:
-    """32 bytes in base64 of either alphabet; None for anything else."""
+    """Return the 32 bytes of a key in base64 of either alphabet; None for any other text."""
     try:
         key = base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
     except ValueError:

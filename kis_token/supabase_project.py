@@ -1,6 +1,6 @@
-"""A Supabase project's URL and key, and KIS's host, as people paste them: mended where they can mean one thing alone.
+"""A Supabase project's URL and key, and KIS's host, as people paste them.
 
-A fault is told by the kind of what was given, and never quotes it.
+A value is corrected only if it has one possible meaning. A message names the kind of a wrong value, never the value.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from kis_token.pasted_values import MASKED, ODD, is_masked, is_one_word, is_placeholder, parse_claims
+from kis_token.pasted_values import MASKED, NOT_ONE_WORD, is_masked, is_one_word, is_placeholder, parse_claims
 
-# Patterns are texts, compiled when a value first needs them: few runs have such a value.
-#: A project's address by any of its names. The name of a project is twenty small letters.
+# These patterns are texts, compiled at the first use: few runs need them.
+#: The addresses of a project. A project's name is twenty small letters.
 _PROJECT = (
     r"(?ai)(?:(?:[a-z]+:/{0,3})*(?:[^@/?#]*@)?|postgres(?:ql)?://.*@)(?:db\.)?(?P<ref>[a-z]{20})"
     r"(?:\.(?:functions|storage|realtime))?\.supabase\.com?\.?(?::\d*)?(?:[/?#].*)?"
@@ -23,10 +23,10 @@ _JWT = r"(?a)[\w-]+\.[\w-]+\.[\w-]+=*"
 
 
 class SupabaseKey:
-    """A project's key in its two parts, which are the same for a key that may write. Its repr shows neither.
+    """A project's key in two parts, which are equal for a key with write access. The repr shows neither.
 
-    A read-only key has two different parts: ``gateway``, the public key, opens Supabase's gateway, and ``bearer``, a
-    JWT of the role ``kis_token_reader``, opens PostgREST. The setting has them as two words.
+    A read-only key has two different parts: ``gateway`` is the public key, for Supabase's gateway; ``bearer`` is a JWT
+    of the role ``kis_token_reader``, for PostgREST. The setting has them as two words.
     """
 
     # A plain class: the warm step pays a millisecond for each dataclass.
@@ -38,13 +38,13 @@ class SupabaseKey:
 
     @staticmethod
     def parse(text: str) -> SupabaseKey:
-        """The key of a setting: one word, or two with one blank between them."""
+        """Return the key of a setting: one word, or two words with one blank between them."""
         gateway, _, bearer = text.partition(" ")
         return SupabaseKey(gateway, bearer or gateway)
 
     @property
     def reads_only(self) -> bool:
-        """Whether it is a read-only key."""
+        """Whether this is a read-only key."""
         return self.bearer != self.gateway
 
     @property
@@ -53,12 +53,12 @@ class SupabaseKey:
         return (self.gateway, self.bearer) if self.reads_only else (self.gateway,)
 
     def headers(self) -> dict[str, str]:
-        """The headers that show the key to Supabase's gateway and to PostgREST behind it."""
+        """The headers with the key, for Supabase's gateway and for PostgREST."""
         return {"apikey": self.gateway, "Authorization": f"Bearer {self.bearer}"}
 
 
 def parse_url(text: str) -> str | None:
-    """The URL in small letters, without a slash or dot at its end; None when secrets should not be sent there."""
+    """Return the URL in small letters, without a final slash or dot; None if secrets must not be sent there."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -69,16 +69,16 @@ def parse_url(text: str) -> str | None:
     if not (secure and plain and parts.hostname and port != 0 and is_one_word(text)):
         return None
     try:
-        parts.hostname.encode("idna")  # what every connection does with it
+        parts.hostname.encode("idna")  # each connection does so
     except UnicodeError:
         return None
     return re.sub(r"\.(?=:|\Z)", "", f"{parts.scheme}://{parts.netloc.lower()}")
 
 
 def parse_project_url(text: str) -> str | None:
-    """A Supabase project's URL; also out of another address of the project, such as its dashboard's. None for others.
+    """Return a Supabase project's URL, also from another address of the project, such as the dashboard's.
 
-    An address of another kind is mended only where the project's name, twenty small letters, can be read in it.
+    Such an address must contain the project's name, twenty small letters. None for any other text.
     """
     url = parse_url(text)
     if url is None or ("supabase" in url and not _cloud_project(url)):
@@ -89,14 +89,14 @@ def parse_project_url(text: str) -> str | None:
 
 
 def _cloud_project(url: str) -> str:
-    """The name of the project at supabase.co that has this URL; empty for another URL."""
+    """The name of the supabase.co project with this URL; empty for any other URL."""
     name = url.removeprefix("https://").removesuffix(".supabase.co")
     is_name = len(name) == 20 and name.isascii() and name.isalpha() and name.islower()
     return name if is_name and url == f"https://{name}.supabase.co" else ""
 
 
 def parse_host_url(text: str, hosts: set[str]) -> str | None:
-    """A URL; that of one of ``hosts`` also where port or scheme are missing, or a path follows."""
+    """Return the URL of ``text``; for one of ``hosts``, port and scheme may be missing and a path may follow."""
     url = parse_url(text)
     if url in hosts or text.lower().startswith("http:"):
         return url
@@ -106,19 +106,19 @@ def parse_host_url(text: str, hosts: set[str]) -> str | None:
 
 
 def _has_placeholder(url: str) -> bool:
-    """Whether the project's name is still to be filled in. Other hosts may have any name."""
+    """Whether the project's name is a placeholder. Hosts outside Supabase may have any name."""
     name, _, rest = (url.partition("://")[2] or url).partition(".")
     return is_masked(url) or (rest.lower()[:9] in ("", "supabase.") and is_placeholder(name))
 
 
 def find_url_fault(text: str) -> str:
-    """The reason why a Supabase URL cannot be used, in words that follow a name."""
+    """Return the reason why a Supabase URL cannot be used, as a predicate: the message puts a name before it."""
     if _has_placeholder(text) or set(text) & set("<>{}$"):
         return "is a placeholder, and not the URL of a project"
     if is_secret_key(text):
         return "is a key: are supabase-url and supabase-key swapped?"
     if re.match(r"(?:https?://)?(?:app\.)?supabase\.(?:com|io)\b", text, re.IGNORECASE):
-        return "is the dashboard's address, in which no project can be read"
+        return "is the dashboard's address, without a project's name"
     if text.startswith(("postgres://", "postgresql://")):
         return "is a connection string of the database, and not the project's URL"
     return _find_shape_fault(text)
@@ -126,7 +126,7 @@ def find_url_fault(text: str) -> str:
 
 def _find_shape_fault(url: str) -> str:
     if "." in url and parse_url(f"https://{url}") is not None:
-        return "has no https:// before the host"  # the text may be some other secret: it is not shown
+        return "has no https:// before the host"  # not shown: the text may be a secret
     if parse_url(url.lower().replace("http:", "https:", 1)) is not None:
         return "begins with http:// and not with https://"
     try:
@@ -134,20 +134,20 @@ def _find_shape_fault(url: str) -> str:
         origin = parse_url(f"{parts.scheme}://{parts.netloc}")
     except ValueError:
         origin = None
-    return (
-        f"has something behind the host; the URL without it is {origin}" if origin else "is not a URL that can be used"
-    )
+    return f"has more after the host; the URL without it is {origin}" if origin else "is not a URL that can be used"
 
 
 def find_supabase_key_fault(words: list[str], url: str) -> tuple[str, str] | None:
-    """Why these words cannot be the key of the project at ``url``, as code and message; None when they can be.
+    """Return why these words cannot be the key of the project at ``url``, as code and message, or None.
 
-    A key is one word; a reader's is two: the public key, which opens the gateway, and a JWT with a role.
+    A key is one word. A read-only key is two: the public key for the gateway, and a JWT with a role.
     """
+    if len(words) > 1 and _is_public(words[-1]):
+        return "anon-supabase-key", "supabase-key is the project's public key"
     project = _cloud_project(url)
-    oddity = _supabase_key_oddity(words, is_cloud=bool(project))
-    if oddity:
-        return "invalid-supabase-key", f"supabase-key (or its variable) {oddity}"
+    defect = _find_key_defect(words, is_cloud=bool(project))
+    if defect:
+        return "invalid-supabase-key", f"supabase-key (or its variable) {defect}"
     for ref in (parse_claims(word).get("ref") for word in words):
         if project and isinstance(ref, str) and _cloud_project(f"https://{ref}.supabase.co") and ref != project:
             said = f"supabase-key is a key of the project {ref}, and supabase-url is the URL of {project}"
@@ -160,17 +160,19 @@ def is_secret_key(text: str) -> bool:
     return text.startswith(("sb_", "eyJ"))
 
 
-def _supabase_key_oddity(words: list[str], *, is_cloud: bool) -> str:
+def _find_key_defect(words: list[str], *, is_cloud: bool) -> str:
     whole, last = " ".join(words), words[-1]
     is_known = last.startswith(("sb_secret_", "sb_publishable_")) or re.fullmatch(_JWT, last) is not None
     seen = (
-        (len(words) > 1 and _is_public(last), "is the public key twice"),
         (is_masked(whole), MASKED),
         (is_placeholder(whole), "is a placeholder"),
         (last.startswith("sbp_"), "is a personal access token (sbp_), which opens no project's tables"),
         ("://" in last, "is a URL"),
-        (not all(map(is_one_word, words)) or (len(words) > 1 and not _is_reader_key(words)), ODD),
-        (is_cloud and not is_known, "is neither a secret key (sb_secret_) nor a JWT, and supabase.co has no others"),
+        (not all(map(is_one_word, words)) or (len(words) > 1 and not _is_read_only_key(words)), NOT_ONE_WORD),
+        (
+            is_cloud and not is_known,
+            "is neither a secret key (sb_secret_) nor a JWT; supabase.co has no other keys",
+        ),
     )
     return next((said for is_so, said in seen if is_so), "")
 
@@ -184,5 +186,5 @@ def _is_public(key: str) -> bool:
     return key.startswith("sb_publishable_") or parse_claims(key).get("role") in ("anon", "authenticated")
 
 
-def _is_reader_key(words: list[str]) -> bool:
+def _is_read_only_key(words: list[str]) -> bool:
     return len(words) == 2 and _is_public(words[0]) and isinstance(parse_claims(words[1]).get("role"), str)

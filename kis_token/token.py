@@ -1,7 +1,7 @@
-"""The token: what one is, when it ends, and which of its three states it is in. The one owner of that rule.
+"""The token: its form, its end, and its three states. Only this module has the rule for the states.
 
-All times are aware and in UTC. Korea time exists only in what is parsed here: KIS writes its expiry as
-``YYYY-MM-DD HH:MM:SS`` in Korea time (UTC+9, no summer time) without saying so.
+All times are aware and in UTC. Only input can be in Korea time (UTC+9, no summer time): KIS writes expiry times as
+``YYYY-MM-DD HH:MM:SS`` in Korea time, without an offset.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from kis_token.pasted_values import parse_claims
 
 KST = timezone(timedelta(hours=9), "KST")
 
-#: A token with less life than this is not worth handing out: the caller's first request would outlive it.
+#: A token with less time left counts as expired: it could end during the caller's first request.
 LEAST_USEFUL = timedelta(seconds=30)
 
-#: Tokens of individuals and ordinary companies live this long. Only a guess for tokens that do not say when they began.
+#: The validity of tokens of individuals and ordinary companies. It replaces an unknown issue time, as a guess.
 USUAL_LIFETIME = timedelta(hours=24)
 
-#: A token younger than this was made for the call that brought it; KIS's clock may be off by some minutes.
+#: If a token is younger than this, the call that returned it issued it. KIS's clock may be off by some minutes.
 JUST_NOW = timedelta(minutes=5)
 
-#: Asked again within this time of an issue, KIS answers with the same token.
+#: For this time after an issue, KIS answers tokenP with the same token.
 REISSUE_WINDOW = timedelta(hours=6)
 
 _INSTANT = re.compile(
@@ -39,7 +39,7 @@ _TOKEN_SHAPE = re.compile(r"[A-Za-z0-9._~+/=-]{20,4096}", re.ASCII)
 
 
 class State(Enum):
-    """How much life a token has left, compared with what the caller needs."""
+    """A token's state, by its time left and the time that the caller needs."""
 
     FRESH = "fresh"
     STALE = "stale"
@@ -48,11 +48,11 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token and what is known of it.
+    """A token with its times and its origin. The repr does not show the value.
 
-    ``issued_at`` is never guessed from the present. ``version`` is the store's number for the row it was read from.
-    ``app_key_id`` is the fingerprint of the app key it belongs to, ``environment`` production or paper; both None when
-    nobody said.
+    ``issued_at`` is never guessed from the present. ``version`` is the store's number of the token's row.
+    ``app_key_id`` is the fingerprint of the token's app key, ``environment`` is production or paper; both are None if
+    unknown.
     """
 
     value: str = field(repr=False)
@@ -64,30 +64,30 @@ class Token:
 
     @property
     def token_id(self) -> str:
-        """The fingerprint by which tokens are compared without being shown."""
+        """The token's fingerprint, to compare tokens without showing them."""
         return fingerprint(self.value)
 
     def remaining(self, now: datetime) -> timedelta:
-        """How long it still lives; negative when it is dead."""
+        """The time until the token's end; negative after it."""
         return self.expires_at - now
 
     def is_valid(self, now: datetime) -> bool:
-        """Whether it can still be used: it is fresh or stale."""
+        """Whether the token can be used: it is fresh or stale."""
         return self.remaining(now) >= LEAST_USEFUL
 
     def is_new(self, now: datetime) -> bool:
-        """Whether KIS made it for the call that just brought it. For 6 hours it gives the same one, whoever asks."""
+        """Whether the call that just returned the token issued it. For 6 hours KIS returns the same token."""
         return self.issued_at > now - JUST_NOW
 
     def state(self, now: datetime, min_validity: timedelta) -> State:
-        """Fresh has more life left than ``min_validity``; stale has less, but enough to be used; expired has not."""
+        """Return FRESH with more than ``min_validity`` left, STALE with at least 30 s left, EXPIRED with less."""
         remaining = self.remaining(now)
         if remaining > max(min_validity, LEAST_USEFUL):
             return State.FRESH
         return State.STALE if self.is_valid(now) else State.EXPIRED
 
     def to_json(self, **further: str) -> str:
-        """The form in which it is stored: clients written against the guide read the first three members."""
+        """Return the stored form, with ``further`` members. Clients of the guide's kind read the first three."""
         members = {
             "access_token": self.value,
             "expires_at": self.expires_at.isoformat(),
@@ -101,7 +101,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class AppKey:
-    """Key and secret of one KIS account. ``slot`` is where they are stored; None for those that the caller gave."""
+    """Key and secret of one KIS account. ``slot`` is their slot in the store; None if the caller passed them in."""
 
     key: str = field(repr=False)
     secret: str = field(repr=False)
@@ -125,20 +125,20 @@ def fingerprint(text: str) -> str:
 
 
 def looks_like_token(text: str) -> bool:
-    """Whether ``text`` has the shape of a token. What has not must not be masked: "1" would shred the log."""
+    """Whether ``text`` has the shape of a token. Mask no other text: masking "1" would blank every 1 in the log."""
     return _TOKEN_SHAPE.fullmatch(text) is not None
 
 
 def parse_instant(value: object) -> datetime:
-    """A point in time as clients have written it: ISO 8601 with ``Z``, an offset or neither, or epoch seconds.
+    """Return the time that a client wrote: ISO 8601 with ``Z``, an offset or neither, or epoch seconds.
 
-    A time without an offset is taken as Korea time: on the machines where such times come from it is either that or
-    UTC, and of the two it is the earlier. So a dead token never looks alive. Raises ValueError for anything else.
+    A time without an offset is read as Korea time. Clients write such times in Korea time or UTC, and Korea time is the
+    earlier reading, so an expired token never looks valid. Raises ValueError for any other value.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise ValueError("not a time")  # noqa: TRY004 - one kind of error for "cannot be read"
+        raise ValueError("not a time")  # noqa: TRY004 - one kind of error for all unreadable values
     text = value.strip()
     try:
         if _EPOCH.fullmatch(text):
@@ -156,7 +156,7 @@ def parse_instant(value: object) -> datetime:
 
 
 def instant_or_none(value: object) -> datetime | None:
-    """The same; None for anything else."""
+    """Return `parse_instant` of ``value``, or None if that raises ValueError."""
     try:
         return parse_instant(value)
     except ValueError:
@@ -164,23 +164,23 @@ def instant_or_none(value: object) -> datetime | None:
 
 
 def parse_kst(text: str) -> datetime:
-    """``YYYY-MM-DD HH:MM:SS`` in Korea time, as KIS writes it. Raises ValueError for anything else."""
+    """Parse KIS's ``YYYY-MM-DD HH:MM:SS`` in Korea time. Raises ValueError for any other text."""
     return _in_utc(datetime.strptime(text.strip(), "%Y-%m-%d %H:%M:%S").replace(tzinfo=KST))
 
 
 def in_both_zones(moment: datetime) -> str:
-    """A moment for people, in Korea time and in UTC."""
+    """Format a moment for people, in Korea time and in UTC."""
     return f"{moment.astimezone(KST):%Y-%m-%d %H:%M:%S} KST ({moment.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC)"
 
 
 def in_hours(span: timedelta) -> str:
-    """A length of time for people, in hours and whole minutes. It is not negative."""
+    """Format a span, which must not be negative, for people in hours and whole minutes."""
     minutes = span // timedelta(minutes=1)
     return f"{minutes // 60} h {minutes % 60} min"
 
 
 def claimed_time(claims: dict[str, object], name: str) -> datetime | None:
-    """A time among a token's claims, which is a number there; None when there is none that can be read."""
+    """The time in a token's claim ``name``, a number; None if the claim is missing or unreadable."""
     value = claims.get(name)
     return instant_or_none(value) if isinstance(value, (int, float)) else None
 
@@ -194,18 +194,18 @@ def build_token(
     app_key_id: str | None = None,
     environment: str | None = None,
 ) -> Token:
-    """A token that ends at the earliest of ``expiries`` and of what it says itself.
+    """Build a token that ends at the earliest of ``expiries`` and of its own claim.
 
-    Its own claims win for ``issued_at`` and for the app key. Raises TokenUnusable when ``value`` does not look like a
-    token or nothing says when it ends.
+    For ``issued_at`` and the app key, the token's claims win. Raises TokenUnusable if ``value`` does not look like a
+    token or no time of its end is known.
     """
     if not looks_like_token(value):
-        raise TokenUnusable("The value has not the form of a token")
+        raise TokenUnusable("The value is not a token")
     claims = parse_claims(value)
     own_expiry, own_issue, own_key = claimed_time(claims, "exp"), claimed_time(claims, "iat"), claims.get("jti")
     ends = [*expiries, *([own_expiry] if own_expiry else [])]
     if not ends:
-        raise TokenUnusable("Nothing says when the token ends")
+        raise TokenUnusable("The token has no readable end")
     expires_at = min(ends)
     begun = own_issue or issued_at
     return Token(
@@ -219,7 +219,7 @@ def build_token(
 
 
 def parse_members(text: str) -> dict[str, Any]:
-    """The members of a stored token's JSON, of which ``access_token`` is a text. Raises TokenUnusable."""
+    """Return the members of a stored token's JSON. Raises TokenUnusable unless ``access_token`` is a string."""
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
@@ -230,10 +230,10 @@ def parse_members(text: str) -> dict[str, Any]:
 
 
 def parse_stored(text: str, *, column: object = None, version: int | None = None) -> Token:
-    """A token from its stored JSON and the ``expires_at`` column beside it.
+    """Return the token of its stored JSON and the column ``expires_at``.
 
-    The earliest expiry of column, JSON and token wins: the column has been written with Korea times without an offset.
-    Raises TokenUnusable when the JSON is broken or holds no usable token.
+    The earliest expiry of column, JSON and claims counts, because some clients write the column in Korea time without
+    an offset. Raises TokenUnusable if the JSON is broken or has no usable token.
     """
     data = parse_members(text)
     expiries = [time for time in map(instant_or_none, (column, data.get("expires_at"))) if time is not None]
@@ -249,7 +249,7 @@ def parse_stored(text: str, *, column: object = None, version: int | None = None
 
 
 def _in_utc(moment: datetime) -> datetime:
-    """``moment`` in UTC. Raises ValueError for "never" and "always": on the calendar's edge no sum is possible."""
+    """Return ``moment`` in UTC. Raises ValueError before 1970 and from 9999: sums at the calendar's edge overflow."""
     if not 1970 <= moment.year < 9999:
         raise ValueError("not a time")
     return moment.astimezone(timezone.utc)

@@ -1,4 +1,4 @@
-"""The chain put together from its real parts: what the action, the command and the client start from."""
+"""The chain built from its real parts, for the action, the command and the client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CLOCK = SystemClock()
 def open_store(
     settings: Settings, started: float, tell: Callable[[str], None], clock: Clock = _CLOCK
 ) -> Iterator[SupabaseStore]:
-    """The shared store for these settings; a call that fails is repeated for some seconds.
+    """Open the store for these settings. A failed call is repeated for some seconds.
 
     The arguments are those of `open_resolver`.
     """
@@ -48,10 +48,10 @@ def open_resolver(
     *,
     mask: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Resolver]:
-    """The chain for these settings; its connections are closed on the way out.
+    """Open the chain for these settings; the end of the block closes its connections.
 
-    ``started`` is when the work began, by the clock's counter (time.monotonic, unless another clock is given): the
-    settings' timeout counts from there. ``tell`` gets a line when the call has to wait. ``mask`` gets each secret
+    ``started`` is the beginning of the work on the clock's counter (time.monotonic by default); the settings' timeout
+    counts from there. ``tell`` gets a line when the call has to wait. ``mask`` gets each secret
     that the chain obtains for its own use, before it is used.
     """
     deadline, vault = _deadline(settings, started, clock), make_vault(settings.encryption_keys)

@@ -1,10 +1,10 @@
 -- The shared store: one row for each credential of each service.
 --
--- Run it on an empty database, on a Supabase project, or on a table that holds rows already; run it as often as you
--- like. It needs the roles anon, authenticated and service_role, which every Supabase project has. Nothing that is
--- stored is changed: existing rows only get a version. A table that others have made gets the columns that it lacks, and
--- its texts lose their limits of length. If more has to change, the file stops, changes nothing, and lists each
--- difference with the statement that mends it.
+-- Run this file on an empty database, on a Supabase project, or on a table that already has rows. You may run it again
+-- at any time. It needs the roles anon, authenticated and service_role, which every Supabase project has. No stored
+-- value changes: existing rows only get a version. If another program made the table, the table gets its missing
+-- columns, and its text columns lose their limits of length. If more has to change, the file stops, changes nothing,
+-- and lists each difference with the statement that corrects it.
 
 begin;
 
@@ -22,8 +22,8 @@ create table if not exists public.api_credentials (
     unique (service_name, credential_type)
 );
 
--- Rights and policies belong to one table. A partition, a child or a parent has its own, by which others may read the
--- same rows.
+-- Rights and policies belong to one table. A partition, a child or a parent has rights of its own, through which other
+-- roles may read the same rows.
 do $$
 declare
     kind      text;
@@ -46,13 +46,13 @@ begin
     if kind is not null or relatives is not null then
         raise exception 'api_credentials %', concat_ws(', ', 'is ' || kind, relatives)
             using errcode = '42809',
-            hint = 'It must be an ordinary table without children and parents. Give it another name (alter ... public.api_credentials rename to ...), run this file again, copy the rows into the new table, then drop the old one with its partitions or children: its rights are not those of the new one.';
+            hint = 'It must be an ordinary table without children and parents. Give it another name (alter ... public.api_credentials rename to ...), run this file again, copy the rows into the new table, then drop the old one with its partitions or children: the old table has rights of its own.';
     end if;
 end
 $$;
 
--- The differences that keep the table from storing keys and tokens, and for each the statement that mends it.
--- loses_nothing says that no stored value changes. check_setup reports them, too.
+-- The differences that keep the table from storing keys and tokens, each with the statement that corrects it. If
+-- loses_nothing is true, the statement changes no stored value. check_setup reports these differences as well.
 create or replace function public.api_credentials_faults()
     returns table (kind text, said text, mend text, loses_nothing boolean)
     language plpgsql
@@ -97,7 +97,7 @@ begin
         order by a.attnum
     loop
         if c.name = 'version' and (c.base <> 'bigint' or c.is_identity or c.generated <> '') then
-            return query select 'columns', 'version is a column of others',
+            return query select 'columns', 'the column version belongs to another program',
                 'alter table public.api_credentials rename column version to other_version', false;
         elsif c.generated <> '' then
             return query select 'columns', c.name || ' is a generated column',
@@ -121,7 +121,7 @@ begin
                 when c.category = 'N' then
                     format('to_timestamp(case when %1$I > 99999999999 then %1$I / 1000.0 else %1$I end)', c.name)
                 when c.base = 'timestamp without time zone' then format('%I at time zone ''Asia/Seoul''', c.name)
-                -- A time without an offset is a Korea time, as everywhere in this project.
+                -- A time without an offset is Korea time, as everywhere in this project.
                 else format('case when %1$I::text ~* '':.*(z|[+-][0-9]{2}(:?[0-9]{2})?)$'''
                             ' then nullif(btrim(%1$I::text), '''')::timestamptz'
                             ' else nullif(btrim(%1$I::text), '''')::timestamp at time zone ''Asia/Seoul'' end', c.name)
@@ -129,7 +129,7 @@ begin
             return query select 'columns',
                 format('%s is %s, not %s%s', c.name, c.its_type, c.type,
                        case when changed like '%Asia/Seoul%' then
-                           ' (the statement reads its times as Korea times; if its programs write times of UTC, put UTC there)' else '' end),
+                           ' (the statement reads the times as Korea time; if your programs write UTC, replace Asia/Seoul by UTC)' else '' end),
                 format('alter table public.api_credentials %1$salter column %2$I type %3$s using %4$s%5$s',
                        case when c.has_default and c.keeps_no_default then format('alter column %I drop default, ', c.name) end,
                        c.name, c.type, changed,
@@ -139,8 +139,8 @@ begin
         end if;
     end loop;
 
-    -- Columns that the functions do not write. A trigger of others may fill them: where there is one, begin_issuance
-    -- finds out.
+    -- Columns that the functions do not write. If the table has a trigger of another program, the trigger may fill
+    -- them: begin_issuance shows whether it does.
     return query
         select 'columns', format('%s is not null and has no default', a.attname),
                format('alter table public.api_credentials %s', case
@@ -191,11 +191,11 @@ begin
                    else i.columns <@ array['service_name', 'credential_type', 'environment', 'is_active', 'description'] end;
 
     return query
-        select 'rules', format('the rule %s takes the place of what is written', r.rulename),
+        select 'rules', format('the rule %s replaces each write', r.rulename),
                format('drop rule %I on public.api_credentials', r.rulename), false
         from pg_catalog.pg_rewrite r where r.ev_class = its_table and r.ev_type in ('2', '3');
 
-    -- Two rows of one service and type. Both may be somebody's keys, so one of them moves to a slot of its own.
+    -- Two rows of one service and type. Both may hold keys in use, so one of them moves to a slot of its own.
     return query
         with twice as (
             select r.service_name::text as service, r.credential_type::text as type, to_jsonb(r) as row,
@@ -231,7 +231,7 @@ begin
             from twice t
         )
         select 'rows', format('%s: one row is for the environment %s, one for %s. The statement moves the latter to a slot of '
-                              'its own. Programs that write it, such as those that upsert on conflict of (service_name, '
+                              'its own. Programs that write it, for example by an upsert on conflict of (service_name, '
                               'credential_type, environment), must write that service_name',
                               m.keys, coalesce(m.kept_environment, 'null'), coalesce(m.environment, 'null')),
                format('update public.api_credentials set service_name = %L%s where service_name = %L and environment %s',
@@ -240,8 +240,8 @@ begin
                false
         from moved m
         union all
-        select 'rows', format('(%s, %s): the row with id %s, environment %s, %s, changed %s, is a further one. The statement '
-                              'moves it to a slot of its own; look first which row counts',
+        select 'rows', format('(%s, %s): the row with id %s, environment %s, %s, changed %s, is a duplicate. The statement '
+                              'moves it to a slot of its own. Find out first which row is in use',
                               n.service, n.type, n.row ->> 'id', coalesce(n.environment, 'null'),
                               case n.row ->> 'is_active' when 'true' then 'active' else 'inactive' end,
                               coalesce(n.row ->> 'updated_at', 'at an unknown time')),
@@ -253,9 +253,9 @@ end
 $$;
 
 comment on function public.api_credentials_faults() is
-    'Why the table could not store a token as it is: kind, said, the statement that mends it, and whether that loses nothing stored.';
+    'The differences that keep the table from storing a token: kind, description (said), the statement that corrects it (mend), and whether that changes no stored value (loses_nothing).';
 
--- Mend everything that changes no stored value, and list the rest in one message.
+-- Correct each difference whose statement changes no stored value. List the others in one message.
 do $$
 declare
     each    record;
@@ -292,7 +292,7 @@ begin
                 when others then
                     get stacked diagnostics words = message_text, details = pg_exception_detail;
                     refused := refused || format(
-                        E'\nPostgreSQL refuses "%s": %s. Drop what depends on the column, and make it anew afterwards.',
+                        E'\nPostgreSQL refuses "%s": %s. Drop the objects that depend on the column, and create them again afterwards.',
                         each.mend, concat_ws('; ', words, nullif(details, '')));
             end;
         end loop;
@@ -311,12 +311,12 @@ begin
                                   else 'api_credentials cannot store a token as it is' end || ':' || faults || refused
             using errcode = case when twice is not null then '23505' else '42809' end,
             detail = coalesce('There are several rows of ' || twice || '. ', '') || 'Nothing was changed.',
-            hint = 'Look at each statement, run it, and change the programs that rely on what it changes. Then run this file again. No row has to be deleted: any of them may be somebody''s keys. A table of another program may keep its name if these files are run in a project of their own.';
+            hint = 'Read each statement, run it, and adapt the programs that use the changed rows or columns. Then run this file again. No row has to be deleted: each may hold keys in use. If the table belongs to another program, it may keep its name: run these files in a project of their own.';
     end if;
 end
 $$;
 
--- A table that was made without the constraint gets an index that does the same: every write relies on it.
+-- If the table was made without the constraint, it gets a unique index instead: every write relies on one of them.
 do $$
 begin
     if not exists (
@@ -334,8 +334,8 @@ $$;
 create index if not exists idx_api_cred_service_active on public.api_credentials (service_name, is_active);
 create index if not exists idx_api_cred_expires on public.api_credentials (expires_at);
 
--- Versions come from a sequence, not from "old + 1": a row that was deleted and made again must never look like the
--- one it replaced.
+-- Versions come from a sequence, not from "old + 1": if a row is deleted and inserted again, its version must differ
+-- from that of the deleted row.
 create sequence if not exists public.api_credentials_version_seq as bigint;
 
 alter table public.api_credentials
@@ -343,7 +343,7 @@ alter table public.api_credentials
 
 alter sequence public.api_credentials_version_seq owned by public.api_credentials.version;
 
--- A column of that name and type may have been there before, with values and without this default.
+-- The table may already have had a column version of this type, with values and without this default.
 alter table public.api_credentials
     alter column version set default nextval('public.api_credentials_version_seq');
 do $$
@@ -358,23 +358,23 @@ $$;
 
 comment on table public.api_credentials is
     'Keys and tokens shared by every job and machine. One row for each service and type. Readable by service_role only.';
-comment on column public.api_credentials.id is 'Surrogate key; nothing refers to it.';
+comment on column public.api_credentials.id is 'Surrogate key. No other table refers to it.';
 comment on column public.api_credentials.service_name is
     'The slot: kis for a real account, kis-paper for a paper account, any other name for further accounts or services.';
 comment on column public.api_credentials.credential_type is
-    'What the value is: app_key, app_secret, access_token, rejected_tokens (fingerprints, written by the functions), or a name of your own for other services.';
+    'The type of the value: app_key, app_secret, access_token, rejected_tokens (fingerprints, written by the functions), or a name of your own for other services.';
 comment on column public.api_credentials.credential_value is
-    'The secret. A token is a JSON string {"access_token","expires_at","issued_at"}; with sealing on, an enc:v1: envelope.';
+    'The secret. A token is a JSON string {"access_token","expires_at","issued_at"}. A sealed value is an enc:v1: envelope.';
 comment on column public.api_credentials.expires_at is
-    'When the value ends; null for what does not end. Readers take the earliest of this, the JSON and the token itself.';
+    'When the value expires; null if it does not expire. Clients use the earliest of this time, the time in the JSON and the time in the token itself.';
 comment on column public.api_credentials.is_active is 'An inactive row counts as absent.';
-comment on column public.api_credentials.environment is 'production or paper. For people; the slot decides.';
-comment on column public.api_credentials.description is 'Free text for people.';
+comment on column public.api_credentials.environment is 'production or paper, as information. The slot selects the account.';
+comment on column public.api_credentials.description is 'Free text.';
 comment on column public.api_credentials.updated_at is
-    'When value, expiry or is_active last changed, by the database''s clock. Set by a trigger, whatever a client sends.';
-comment on column public.api_credentials.created_at is 'When the row was made.';
+    'When value, expiry or is_active last changed, by the database''s clock. A trigger sets it and ignores the client''s value.';
+comment on column public.api_credentials.created_at is 'When the row was inserted.';
 comment on column public.api_credentials.version is
-    'Another number after each change of value, expiry or is_active. Set by a trigger, whatever a client sends.';
+    'A new number after each change of value, expiry or is_active. A trigger sets it and ignores the client''s value.';
 
 create or replace function public.api_credentials_touch() returns trigger
     language plpgsql
@@ -393,16 +393,17 @@ begin
 end
 $$;
 
-comment on function public.api_credentials_touch() is 'Trigger: version and updated_at follow every change that matters.';
+comment on function public.api_credentials_touch() is 'Trigger: sets version and updated_at when value, expiry or is_active changes.';
 
 create or replace trigger api_credentials_touch
     before insert or update on public.api_credentials
     for each row execute function public.api_credentials_touch();
 
--- Who may reach the table. Default privileges differ between old and new Supabase projects, so all of it is said here.
+-- The rights on the table. Default privileges differ between old and new Supabase projects, so this file sets all
+-- rights.
 alter table public.api_credentials enable row level security;
 
--- service_role gets back what it needs below: truncate would pass the trigger by.
+-- service_role gets the rights it needs back below. truncate is not one of them, because it bypasses the trigger.
 revoke all on table public.api_credentials from public, anon, authenticated, service_role;
 revoke all on sequence public.api_credentials_version_seq from public, anon, authenticated;
 revoke all on function public.api_credentials_touch(), public.api_credentials_faults()
@@ -412,7 +413,7 @@ grant usage on schema public to service_role;
 grant select, insert, update, delete on table public.api_credentials to service_role;
 grant usage on sequence public.api_credentials_version_seq to service_role;
 
--- The sequence behind id has the name its table's maker gave it.
+-- If another program made the table, the sequence of the column id may have any name.
 do $$
 declare
     id_sequence text := pg_get_serial_sequence('public.api_credentials', 'id');
@@ -424,7 +425,7 @@ begin
 end
 $$;
 
--- On Supabase service_role passes row level security by itself; a plain PostgreSQL needs it said.
+-- On Supabase service_role bypasses row level security. On a plain PostgreSQL it needs this policy.
 drop policy if exists api_credentials_service_role on public.api_credentials;
 create policy api_credentials_service_role on public.api_credentials
     for all to service_role using (true) with check (true);

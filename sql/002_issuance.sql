@@ -1,13 +1,14 @@
--- Single flight: who may ask KIS for a token, decided here alone and by this clock alone.
+-- The lease: these functions alone decide, by the database's clock alone, which caller may ask KIS for a token.
 --
--- A caller begins, asks KIS once, and commits or aborts. begin_issuance grants to one caller at a time and spaces the
--- grants so that KIS, which allows one call a minute, is never asked sooner. A fence, a number that grows with every
--- grant, keeps a caller that slept through its lease from overwriting what came after it.
+-- A caller begins, calls tokenP once, and commits or aborts. begin_issuance grants the lease to one caller at a time.
+-- It spaces the grants so that KIS, which allows one call a minute, is never called sooner. Each grant has a fence, a
+-- number that grows with every grant. If a caller was suspended until its lease ended, its fence is old, and its commit
+-- overwrites no newer token.
 --
 -- Every function locks the slot's lease first and reads clock_timestamp() after it has the lock: now() would be the
--- time at which the waiting began. All constants of the protocol are in this file.
+-- time before the wait. All constants of the protocol are in this file.
 --
--- Run it after 001, as often as you like.
+-- Run this file after 001. You may run it again at any time.
 
 begin;
 
@@ -30,27 +31,27 @@ create table if not exists public.credential_leases (
 );
 
 comment on table public.credential_leases is
-    'One row for each slot: who may issue now, and from when the next may. Reached through the functions below only.';
+    'One row for each slot: the holder of the lease, and the time of the next grant. Only the functions of this file read and write it.';
 comment on column public.credential_leases.service_name is 'The slot, as in api_credentials.';
-comment on column public.credential_leases.fence is 'Grows with every grant; a commit or abort must name the present one.';
-comment on column public.credential_leases.holder is 'The attempt that holds the lease; null when nobody does.';
-comment on column public.credential_leases.holder_label is 'Who that is, for people: a workflow run or a host.';
-comment on column public.credential_leases.granted_at is 'When the last grant was given.';
-comment on column public.credential_leases.lease_until is 'Until when the holder keeps all others waiting.';
-comment on column public.credential_leases.not_before is 'No grant before this: KIS allows one call a minute.';
+comment on column public.credential_leases.fence is 'Grows with every grant. A commit or abort must name the current fence.';
+comment on column public.credential_leases.holder is 'The id of the attempt that holds the lease; null if the lease is free.';
+comment on column public.credential_leases.holder_label is 'The holder as text: a workflow run or a host.';
+comment on column public.credential_leases.granted_at is 'The time of the last grant.';
+comment on column public.credential_leases.lease_until is 'The end of the lease. Until then all other callers wait.';
+comment on column public.credential_leases.not_before is 'No grant before this time: KIS allows one call a minute.';
 comment on column public.credential_leases.token_id is
-    'First 16 hex digits of the SHA-256 of the token that was stored last through these functions.';
+    'First 16 hex digits of the SHA-256 of the last token that these functions stored.';
 comment on column public.credential_leases.token_version is
-    'The version of the token''s row after that. Another version there means that someone else wrote the row.';
+    'The version of the token''s row after that write. If the row has another version, another program wrote it.';
 comment on column public.credential_leases.issued_at is 'When KIS issued that token.';
 comment on column public.credential_leases.app_key_id is
-    'First 16 hex digits of the SHA-256 of the app key the slot issues with. One key belongs to one slot.';
+    'First 16 hex digits of the SHA-256 of the slot''s app key. One app key belongs to one slot.';
 comment on column public.credential_leases.rejected_token_id is
-    'The token that was rejected or revoked last, hashed. All of them are in the slot''s row rejected_tokens.';
-comment on column public.credential_leases.refused_credential_id is 'Key and secret that KIS refused last, hashed.';
-comment on column public.credential_leases.refused_until is 'Until when exactly these are not tried again.';
+    'The last rejected or revoked token, hashed. The slot''s row rejected_tokens has all of them.';
+comment on column public.credential_leases.refused_credential_id is 'The app key and secret that KIS refused last, hashed.';
+comment on column public.credential_leases.refused_until is 'Until this time these two are not tried again. Others are tried at once.';
 comment on column public.credential_leases.last_error is
-    'Error code of the last attempt; null after a good one. token-repeated: KIS answered with the token that was rejected.';
+    'Error code of the last attempt; null after a success. token-repeated: KIS answered with a rejected token.';
 
 create table if not exists public.credential_issuances (
     id           bigint generated always as identity primary key,
@@ -69,24 +70,24 @@ create index if not exists idx_credential_issuances_service on public.credential
 create index if not exists idx_credential_issuances_happened on public.credential_issuances (happened_at);
 
 comment on table public.credential_issuances is
-    'What happened, one row an event, appended only: granted, committed, unchanged, fenced, aborted, saved, revoked.';
-comment on column public.credential_issuances.id is 'Order of the events.';
+    'The log: one row for each event, never changed: granted, committed, unchanged, fenced, aborted, saved, revoked.';
+comment on column public.credential_issuances.id is 'The order of the events.';
 comment on column public.credential_issuances.service_name is 'The slot.';
-comment on column public.credential_issuances.happened_at is 'When, by this database''s clock.';
+comment on column public.credential_issuances.happened_at is 'The time of the event, by this database''s clock.';
 comment on column public.credential_issuances.outcome is
-    'granted, then one of committed, unchanged, fenced, aborted; nothing after granted means that the holder died. saved: written without a lease. revoked: ended at KIS by hand.';
-comment on column public.credential_issuances.fence is 'The grant it belongs to.';
-comment on column public.credential_issuances.holder is 'The attempt.';
-comment on column public.credential_issuances.holder_label is 'Who that was, for people.';
+    'granted, then one of committed, unchanged, fenced, aborted. If no event follows granted, the holder''s process ended. saved: stored without a lease. revoked: revoked at KIS by the owner.';
+comment on column public.credential_issuances.fence is 'The fence of the grant that the event belongs to.';
+comment on column public.credential_issuances.holder is 'The id of the attempt.';
+comment on column public.credential_issuances.holder_label is 'The holder as text.';
 comment on column public.credential_issuances.app_key_id is 'The app key, hashed.';
 comment on column public.credential_issuances.token_id is 'The token, hashed.';
-comment on column public.credential_issuances.error_code is 'Why it was aborted.';
+comment on column public.credential_issuances.error_code is 'The reason of an abort.';
 
 -- Helpers ----------------------------------------------------------------------------------------------------------
--- In PL/pgSQL, which keeps its plans for a session: a function in SQL is planned at each call.
+-- They are in PL/pgSQL, which keeps its plans for a session. A function in SQL would be planned at each call.
 
--- The hash of a token that is stored as plain JSON; null for a sealed or an unreadable value. For rows that a client
--- wrote without these functions, whose token the lease does not know.
+-- The hash of a token that is stored as plain JSON; null if the value is sealed or cannot be read. It is needed for
+-- rows that a client wrote without these functions: the lease does not know their token.
 create or replace function public.issuance_plain_token_id(value text) returns text
     language plpgsql
     immutable
@@ -103,7 +104,7 @@ exception
 end
 $$;
 
--- Raises what a client may not send. 22023 is invalid_parameter_value.
+-- Raise 22023, invalid_parameter_value, if the argument is not a service name.
 create or replace function public.issuance_check_service(service text) returns void
     language plpgsql
     immutable
@@ -129,12 +130,12 @@ begin
             using errcode = '22023', hint = 'A JSON string with a member access_token, or an enc:v1: envelope.';
     end if;
     if expires_at is null or not isfinite(expires_at) or expires_at <= clock_timestamp() then
-        raise exception 'the token has expired, or never does' using errcode = '22023';
+        raise exception 'expires_at must be a time in the future' using errcode = '22023';
     end if;
 end
 $$;
 
--- The slot's lease, locked; made when it is not there.
+-- Lock the slot's lease and return it. A missing lease is inserted.
 create or replace function public.issuance_lock(service text) returns public.credential_leases
     language plpgsql
     set search_path = ''
@@ -166,8 +167,8 @@ begin
 end
 $$;
 
--- The active token's row, or nulls. In a table that allows it a value may be null: then the row counts as absent. The
--- types are those of the result whatever the table has, since a session keeps plans for the types that it has seen.
+-- The row of the active token, or nulls. If the table allows a null value, a row with one counts as absent. The casts
+-- give the result fixed types, because a session keeps plans for the types that it has seen in the table.
 drop function if exists public.issuance_token_row(text);
 create or replace function public.issuance_token_row(
     service text,
@@ -186,8 +187,8 @@ begin
 end
 $$;
 
--- The version of the row with the slot's app key, 0 when there is none: a caller who saw another one holds keys that are
--- not the slot's any more.
+-- The version of the row with the slot's app key; 0 if there is no such row. If a caller has read another version, its
+-- keys are no longer those of the slot.
 create or replace function public.issuance_keys_version(service text) returns bigint
     language plpgsql
     stable
@@ -200,14 +201,14 @@ begin
 end
 $$;
 
--- Raise an error of our own in the place of PostgreSQL's, whose text may show the row: it goes to the caller and to the
--- server's log. Each write of a secret catches all errors and ends here.
+-- Raise an error in place of PostgreSQL's own, whose text may show the row to the caller and in the server's log. Each
+-- write of a secret catches all errors and calls this function.
 --
--- The error names SQLSTATE, column, constraint and the function that refused the row. PostgreSQL's own words are repeated
--- only where they consist of names and types: for errors of our statement itself, and not for those of a trigger. The
--- detail store-cannot-store tells a client that no repetition helps. An error that passes by itself, such as a deadlock, a
--- full disk or a database that is read-only for now, comes without it. SQLSTATEs that mean something else to PostgREST
--- become KT001.
+-- The error names the SQLSTATE, the column, the constraint and the function that refused the row. It repeats
+-- PostgreSQL's text only if that text consists of names and types: for an error of our own statement, but not for one
+-- of a trigger. The detail store-cannot-store means that repeating the call does not help. A temporary error, such as a
+-- deadlock, a full disk or a database that is read-only for now, has no such detail. If a SQLSTATE has another meaning
+-- for PostgREST, it becomes KT001.
 drop function if exists public.issuance_raise_unwritten(text, text, text);
 create or replace function public.issuance_raise_unwritten(
     state text, column_name text, constraint_name text, words text default null, context text default null
@@ -229,11 +230,11 @@ begin
         using errcode = case when state ~ '^P[GT]' then 'KT001' else state end,
         detail = case when is_passing then '' else 'store-cannot-store' end,
         column = column_name, constraint = constraint_name,
-        hint = 'See which columns, constraints and triggers the table has beside those of these files.';
+        hint = 'Look for columns, constraints and triggers of the table that these files did not make.';
 end
 $$;
 
--- Write a row of the slot and make it active. Answers the version it got.
+-- Write a row of the slot and make it active. Returns the new version.
 create or replace function public.issuance_put(
     service text, kind text, value text, expires_at timestamptz, description text
 ) returns bigint
@@ -258,7 +259,7 @@ begin
     on conflict (service_name, credential_type) do update
         set credential_value = excluded.credential_value, expires_at = excluded.expires_at, is_active = true
     returning c.version into new_version;
-    set constraints all immediate;  -- what is deferred would fail outside of this block
+    set constraints all immediate;  -- a deferred constraint would fail outside this block
     return new_version;
 exception
     when others then
@@ -268,7 +269,7 @@ exception
 end
 $$;
 
--- Write the slot's token and make it active. Answers the version it got.
+-- Write the slot's token and make it active. Returns the new version.
 create or replace function public.issuance_write(service text, value text, expires_at timestamptz) returns bigint
     language plpgsql
     set search_path = ''
@@ -280,16 +281,16 @@ begin
 end
 $$;
 
--- Prove that the slot can store a token, before anybody asks KIS for one; else raise the database's reason. A made-up token
--- is written as commit_issuance would write a real one, read, and taken back: the block ends with an error, so nothing of
--- it stays or is seen by others, but numbers of sequences are used up. The token is as long as KIS's longest, in the form
--- that the slot uses; a table that takes the other form alone will do.
+-- Prove that the slot can store a token, before a caller asks KIS for one. If it cannot, raise the database's reason.
+-- The function writes a made-up token by the function that commit_issuance uses, reads it, and rolls the write back. So
+-- no other caller sees that token; only numbers of sequences are used up. The token is as long as KIS's longest, in the
+-- form (plain or sealed) that the slot uses. If the table accepts only the other form, that is enough.
 create or replace function public.issuance_prove(service text) returns void
     language plpgsql
     set search_path = ''
 as $$
 declare
-    -- Another one in each transaction: a table may want each value once.
+    -- It differs in each transaction, because the table may require unique values.
     filler  text := repeat(lpad(pg_current_xact_id()::text, 16, '0'), 48);
     its_end timestamptz := date_trunc('second', clock_timestamp()) + interval '1 day';
     sealed  boolean := exists (
@@ -313,7 +314,7 @@ begin
                 || '", "expires_at": "<time>", "issued_at": "<time>", "app_key_id": "<key>", "environment": "production"}',
                 '<time>', to_char(its_end, 'YYYY-MM-DD"T"HH24:MI:SS+00:00')), '<key>', left(filler, 16))
         end;
-        sealed := not sealed;  -- at the second attempt
+        sealed := not sealed;  -- the second attempt uses the other form
         begin
             written := public.issuance_put(  -- as issuance_write does
                 service, 'access_token', form, its_end, 'KIS OAuth access token, renewed automatically');
@@ -340,7 +341,7 @@ begin
                     raise;
                 elsif first is not null then
                     raise exception '%', first
-                        using errcode = state, detail = mark, hint = 'No token can be stored, so KIS is not asked for one.';
+                        using errcode = state, detail = mark, hint = 'No token can be stored, so KIS is not called.';
                 end if;
                 first := words;
         end;
@@ -348,8 +349,8 @@ begin
 end
 $$;
 
--- The tokens that the slot remembers as rejected or revoked, and when each ends. They are in one row: a JSON object that
--- maps fingerprints to times. A value that cannot be read counts as empty.
+-- The tokens that the slot remembers as rejected or revoked, each with its end. One row has all of them, as a JSON
+-- object that maps fingerprints to times. If its value cannot be read, it counts as empty.
 create or replace function public.issuance_rejected(service text)
     returns table (token_id text, ends_at timestamptz)
     language plpgsql
@@ -374,7 +375,7 @@ create or replace function public.issuance_rejected_ids(service text) returns te
     set search_path = ''
 as $$
 begin
-    -- Most slots remember none, and begin_issuance asks for each caller.
+    -- Most slots have no such row, and each call of begin_issuance comes here.
     if not exists (select from public.api_credentials c
                    where c.service_name = service and c.credential_type = 'rejected_tokens' and c.is_active) then
         return '{}';
@@ -383,9 +384,9 @@ begin
 end
 $$;
 
--- Remember a token as rejected until it ends. ends_at is the end by its row, null when no row tells. A row may name an
--- end that is too early (a time without an offset) or never comes: one day and 90 days, the longest life of a token at
--- KIS, are the limits.
+-- Remember a token as rejected until it expires. ends_at is the end in the token's row; null if no row has it. A row
+-- may have an end that is too early (a time without an offset) or infinite. So the remembered end is at least one day
+-- ahead and at most 90 days, the longest validity of a token at KIS.
 create or replace function public.issuance_reject(service text, token_id text, ends_at timestamptz) returns void
     language plpgsql
     set search_path = ''
@@ -405,7 +406,7 @@ begin
         else coalesce(known_end, t + interval '90 days')
     end;
 
-    -- At most 100: this one, and of the others those that end last.
+    -- At most 100: this token, and those of the others that end last.
     select jsonb_object_agg(e.token_id, e.ends_at)::text, max(e.ends_at) into strict value, last_end
     from (
         (select r.token_id, r.ends_at from public.issuance_rejected(service) r
@@ -423,7 +424,7 @@ $$;
 
 -- The protocol -----------------------------------------------------------------------------------------------------
 
--- Forms of these two that had fewer arguments.
+-- Earlier versions of these two functions had fewer arguments.
 drop function if exists public.begin_issuance(text, uuid, text, text, text, interval, bigint, text);
 drop function if exists public.save_token(text, text, timestamptz, bigint);
 drop function if exists public.save_token(text, text, timestamptz, bigint, bigint);
@@ -447,7 +448,7 @@ declare
     lease     public.credential_leases;
     other     public.credential_leases;
     token     record;
-    known     boolean;      -- the lease's token_id and issued_at speak of the row as it stands
+    known     boolean;      -- whether the lease's token_id and issued_at are those of the current row
     stored_id text;
     rejected  text[];
     retry_at  timestamptz;
@@ -456,20 +457,20 @@ declare
 begin
     perform public.issuance_check_service(service);
     if holder is null then
-        raise exception 'a holder is needed' using errcode = '22023';
+        raise exception 'holder must not be null' using errcode = '22023';
     end if;
     if app_key_id is null or app_key_id !~ '^[0-9a-f]{16}$'
         or credential_id is null or credential_id !~ '^[0-9a-f]{16}$' then
-        raise exception 'app_key_id and credential_id are 16 hex digits' using errcode = '22023';
+        raise exception 'app_key_id and credential_id must be 16 hex digits' using errcode = '22023';
     end if;
     if rejected_token_id !~ '^[0-9a-f]{16}$' then
-        raise exception 'rejected_token_id is 16 hex digits' using errcode = '22023';
+        raise exception 'rejected_token_id must be 16 hex digits' using errcode = '22023';
     end if;
     if min_remaining is null or min_remaining < interval '0' then
-        raise exception 'min_remaining is not negative' using errcode = '22023';
+        raise exception 'min_remaining must not be negative' using errcode = '22023';
     end if;
 
-    -- Callers of one app key take turns even when they come through different slots.
+    -- Callers of one app key are served one after the other, also if they use different slots.
     perform pg_advisory_xact_lock(hashtextextended('kis-token:' || begin_issuance.app_key_id, 0));
     lease := public.issuance_lock(service);
     select l.* into other from public.credential_leases l
@@ -490,7 +491,7 @@ begin
     elsif token.expires_at > t
         and token.version is distinct from rejected_version
         and (stored_id is null or stored_id is distinct from rejected_token_id and stored_id <> all (rejected))
-        -- Within 6 hours of an issue KIS answers with the same token, so a younger one is as fresh as can be had.
+        -- Within 6 hours of an issue KIS gives the same token again, so a token of that age counts as fresh.
         and (token.expires_at > t + min_remaining or (known and t - lease.issued_at < interval '6 hours')) then
         status := 'fresh';
     elsif lease.holder = begin_issuance.holder and lease.lease_until > t then
@@ -512,7 +513,7 @@ begin
         else
             perform public.issuance_prove(service);
             status := 'granted';
-            -- The other slot's token is dead and its lease is over: the key moves to this slot.
+            -- The other slot's token has expired and its lease has ended: the app key moves to this slot.
             update public.credential_leases l set app_key_id = null where l.service_name = other.service_name;
             update public.credential_leases l
             set fence        = l.fence + 1,
@@ -520,8 +521,8 @@ begin
                 holder_label = left(begin_issuance.label, 200),
                 granted_at   = t,
                 lease_until  = t + interval '60 seconds',
-                -- tokenP is sent within 5 s of the grant, so the next grant is at least 65 s behind it even when the
-                -- holder dies.
+                -- tokenP is sent within 5 s of the grant. So the next grant is at least 65 s later, even if the
+                -- holder's process ends.
                 not_before   = t + interval '70 seconds',
                 app_key_id   = begin_issuance.app_key_id
             where l.service_name = service
@@ -562,7 +563,7 @@ end
 $$;
 
 comment on function public.begin_issuance(text, uuid, text, text, text, interval, bigint, text, bigint) is
-    'Ask to issue. keys_version is the version of the app_key row from which the caller has its key, 0 when it saw none. Answers status: changed (the row is another by now: read it again), conflict (another slot, named in holder_label, has a living token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds a lease, or nobody may before retry_at). rejected_token_ids are the tokens that are known to be rejected, which are of no use from a cache either; rejected_token_id, for older clients, is the last of them. Raises an error with the detail store-cannot-store when the table cannot store a token.';
+    'Ask for the lease. keys_version is the version of the app_key row that the caller has read; 0 if it found no such row. Returns a status: changed (the row has another version now: read it again), conflict (another slot, named in holder_label, has a valid token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds the lease, or no lease is granted before retry_at). rejected_token_ids are the known rejected tokens: do not use them from a cache either. rejected_token_id, for older clients, is the last of them. If the table cannot store a token, raises an error with the detail store-cannot-store.';
 
 create or replace function public.commit_issuance(
     service    text,
@@ -583,20 +584,20 @@ declare
     token       record;
     stored_id   text;
     is_stored   boolean;
-    remembered  boolean;    -- as rejected
+    remembered  boolean;    -- whether the slot remembers the token as rejected
     is_rejected boolean;
     status      text;
     t           timestamptz;
 begin
     perform public.issuance_check_service(service);
     if token_id is null or token_id !~ '^[0-9a-f]{16}$' then
-        raise exception 'token_id is 16 hex digits' using errcode = '22023';
+        raise exception 'token_id must be 16 hex digits' using errcode = '22023';
     end if;
 
     lease := public.issuance_lock(service);
     t := clock_timestamp();
     token := public.issuance_token_row(service);
-    -- Also when it is not the stored one: such a token must not be handed to others as new.
+    -- This counts also for a token that is not the stored one: no caller may get a rejected token as new.
     remembered := commit_issuance.token_id = any (public.issuance_rejected_ids(service));
 
     if lease.fence = commit_issuance.fence and lease.holder is null and lease.token_id = commit_issuance.token_id then
@@ -608,7 +609,7 @@ begin
     else
         perform public.issuance_check_token(value, expires_at);
         if issued_at is null or not isfinite(issued_at) or issued_at > t + interval '1 day' then
-            raise exception 'issued_at makes no sense' using errcode = '22023';
+            raise exception 'issued_at must be a time, at most a day ahead' using errcode = '22023';
         end if;
         stored_id := case
             when lease.token_version = token.version then lease.token_id
@@ -619,7 +620,7 @@ begin
         if is_rejected or is_stored and isfinite(token.expires_at) then
             status := 'unchanged';
         elsif token.updated_at > lease.granted_at and token.expires_at > commit_issuance.expires_at then
-            status := 'fenced';  -- someone who takes no lease wrote a newer token meanwhile
+            status := 'fenced';  -- meanwhile a program without a lease stored a newer token
         else
             status := 'committed';
             token.version := public.issuance_write(service, value, expires_at);
@@ -631,7 +632,7 @@ begin
         set holder        = null,
             lease_until   = null,
             not_before    = case
-                -- KIS goes on answering with this very token for 6 hours after it issued it.
+                -- For 6 hours after the issue KIS gives this same token again.
                 when is_rejected
                     then greatest(t + interval '61 seconds', commit_issuance.issued_at + interval '6 hours')
                 when status = 'unchanged' then t + interval '61 seconds'
@@ -658,7 +659,7 @@ end
 $$;
 
 comment on function public.commit_issuance(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean) is
-    'Store what tokenP answered and give the lease back. Answers status: committed (stored; also when this very commit was sent before), unchanged (KIS answered with the token that is there already, or with one that is known to be rejected: nothing is written), fenced (not stored: the lease went to another, or someone stored a newer token; value is what is there), and rejected: whether the token is known to be rejected. The argument rejected says that the API rejected the stored token.';
+    'Store the token that tokenP gave, and end the lease. Returns a status: committed (stored, now or by an earlier call with the same arguments), unchanged (KIS gave the stored token again, or a known rejected one: nothing is written), fenced (not stored: the lease belongs to another caller, or a newer token is stored; value is the stored token). The member rejected of the answer is true if the token is known to be rejected. The argument rejected is true if the API rejected the stored token.';
 
 create or replace function public.abort_issuance(
     service               text,
@@ -679,7 +680,7 @@ declare
 begin
     perform public.issuance_check_service(service);
     if cooldown is null or cooldown < interval '0' or cooldown > interval '1 hour' then
-        raise exception 'cooldown is between 0 and 1 hour' using errcode = '22023';
+        raise exception 'cooldown must be between 0 and 1 hour' using errcode = '22023';
     end if;
 
     lease := public.issuance_lock(service);
@@ -706,7 +707,7 @@ end
 $$;
 
 comment on function public.abort_issuance(text, uuid, bigint, interval, text, text) is
-    'Give the lease back without a token. cooldown: how long nobody may begin. refused_credential_id: key and secret that KIS refused for good, which are not tried again for 15 minutes. Answers status: aborted, or fenced when the lease is another''s.';
+    'End the lease without a token. cooldown: the time until the next grant. refused_credential_id: key and secret that KIS refused; they are not tried again for 15 minutes. Returns a status: aborted, or fenced if the lease belongs to another caller.';
 
 create or replace function public.save_token(
     service          text,
@@ -729,7 +730,7 @@ begin
     perform public.issuance_check_service(service);
     perform public.issuance_check_token(value, expires_at);
     if token_id !~ '^[0-9a-f]{16}$' then
-        raise exception 'token_id is 16 hex digits' using errcode = '22023';
+        raise exception 'token_id must be 16 hex digits' using errcode = '22023';
     end if;
     own_id := coalesce(public.issuance_plain_token_id(value), save_token.token_id);
 
@@ -739,7 +740,7 @@ begin
     if own_id = any (public.issuance_rejected_ids(service)) then
         status := 'rejected';
     elsif keys_version is distinct from public.issuance_keys_version(service) and keys_version is not null then
-        null;  -- the token belongs to keys that were changed
+        null;  -- the slot's keys have changed since the token was issued
     elsif token.version is null
         or token.version = replaces_version
         or token.expires_at is null
@@ -754,7 +755,7 @@ end
 $$;
 
 comment on function public.save_token(text, text, timestamptz, bigint, bigint, text) is
-    'Store a token that was issued without a lease. Writes what expires later than the stored one, or what replaces exactly that version; nothing when the app_key row is not of keys_version. token_id is needed for a sealed value alone. Answers status: saved, kept, or rejected (the token is known to be rejected, and is not stored).';
+    'Store a token that was issued without a lease. The token is stored if the slot has no active token, if it expires later than the stored one, or if the stored row has the version replaces_version. If the app_key row does not have the version keys_version, it is not stored. Only a sealed value needs token_id. Returns a status: saved, kept, or rejected (the token is known to be rejected, and is not stored).';
 
 create or replace function public.revoke_token(service text, version bigint, token_id text, label text)
     returns jsonb
@@ -769,7 +770,7 @@ declare
 begin
     perform public.issuance_check_service(service);
     if token_id is null or token_id !~ '^[0-9a-f]{16}$' then
-        raise exception 'token_id is 16 hex digits' using errcode = '22023';
+        raise exception 'token_id must be 16 hex digits' using errcode = '22023';
     end if;
 
     lease := public.issuance_lock(service);
@@ -791,10 +792,10 @@ end
 $$;
 
 comment on function public.revoke_token(text, bigint, text, text) is
-    'Take a token that was revoked at KIS out of the slot, and never store it again. Answers status: revoked, or kept when the row is not of that version any more.';
+    'Make a token that was revoked at KIS inactive, and never store it again. Returns a status: revoked, or kept if the row no longer has that version.';
 
--- All that a status shows comes with one call. A token's value is answered for the one slot token_of alone, since its
--- client unseals it; of all other rows, what they hold beside their values.
+-- One call returns all data of a status. It returns the token's value only for the slot token_of, because the client
+-- unseals it. For all other rows it returns the other columns.
 drop function if exists public.issuance_status(text, integer);
 create or replace function public.issuance_status(
     service  text default null,
@@ -805,8 +806,8 @@ create or replace function public.issuance_status(
     stable
     security definer
     set search_path = ''
-    -- Else a long log is read as a whole: a plan for any service walks past all others' events, and one that was made
-    -- before there were statistics sorts all of the slot's own.
+    -- Without these two settings PostgreSQL may read a long log as a whole: a generic plan reads the events of all
+    -- slots, and a plan without statistics sorts all events of the slot.
     set plan_cache_mode = 'force_custom_plan'
     set enable_sort = off
 as $$
@@ -843,7 +844,7 @@ end
 $$;
 
 comment on function public.issuance_status(text, integer, text) is
-    'Leases, the last events, newest first, and what is known of keys and tokens without their values (rows); of one slot or of all. token_rows are the active token of the slot token_of, with its value, and its rejected_tokens. Holder ids stay inside: whoever has one could act as the holder.';
+    'The leases, the last events (newest first), and the rows of keys and tokens without their values; of one slot or of all slots. token_rows are the active token of the slot token_of, with its value, and its rejected_tokens. Holder ids are not returned, because a caller with such an id could act as the holder.';
 
 create or replace function public.prune_issuances(keep interval default interval '90 days') returns bigint
     language plpgsql
@@ -855,18 +856,18 @@ declare
     pruned bigint;
 begin
     if keep is null or keep < interval '0' then
-        raise exception 'keep is not negative' using errcode = '22023';
+        raise exception 'keep must not be negative' using errcode = '22023';
     end if;
-    oldest := clock_timestamp() - keep;  -- in the condition itself it would be read for each row, past the index
+    oldest := clock_timestamp() - keep;  -- inside the condition it would be evaluated for each row, without the index
     delete from public.credential_issuances e where e.happened_at < oldest;
     get diagnostics pruned = row_count;
     return pruned;
 end
 $$;
 
-comment on function public.prune_issuances(interval) is 'Delete events older than keep. Answers how many.';
+comment on function public.prune_issuances(interval) is 'Delete the events older than keep. Returns their number.';
 
--- Functions of before remembered the last rejected token in the lease alone.
+-- Earlier versions of these functions remembered only the last rejected token, in the lease.
 do $$
 declare
     lease public.credential_leases;
@@ -889,7 +890,7 @@ $$;
 alter table public.credential_leases enable row level security;
 alter table public.credential_issuances enable row level security;
 
--- Row level security without a policy lets nobody pass either, but leaves a reader to wonder whether one was forgotten.
+-- Row level security without a policy denies the same access. The explicit policy shows that this is intended.
 drop policy if exists credential_leases_nobody on public.credential_leases;
 create policy credential_leases_nobody on public.credential_leases for all to public using (false) with check (false);
 drop policy if exists credential_issuances_nobody on public.credential_issuances;
@@ -900,7 +901,7 @@ revoke all on table public.credential_leases, public.credential_issuances
     from public, anon, authenticated, service_role;
 revoke all on sequence public.credential_issuances_id_seq from public, anon, authenticated, service_role;
 
--- Ours alone, by their arguments: a project may have functions of its own by these names.
+-- Each function is named with its arguments, because a project may have functions of its own by these names.
 revoke all on function
     public.issuance_plain_token_id(text),
     public.issuance_check_service(text),

@@ -1,8 +1,8 @@
--- Changing an account's keys, and sealing what is stored.
+-- Change an account's keys, and seal stored values.
 --
--- Both functions lock the slot's lease, as the functions of 002 do, so that no turn to issue meets a half-made change.
+-- Both functions lock the slot's lease, as the functions of 002 do, so no holder of a lease sees half of a change.
 --
--- Run it after 002, as often as you like.
+-- Run this file after 002. You may run it again at any time.
 
 begin;
 
@@ -28,13 +28,13 @@ begin
     perform public.issuance_check_service(service);
     if coalesce(length(btrim(app_key, E' \t\n\r')), 0) = 0 or coalesce(length(btrim(app_secret, E' \t\n\r')), 0) = 0
         or greatest(length(app_key), length(app_secret)) > 8192 then
-        raise exception 'app_key and app_secret are needed, of 8192 characters at the most' using errcode = '22023';
+        raise exception 'app_key and app_secret must have 1 to 8192 characters' using errcode = '22023';
     end if;
     if environment is null or environment not in ('production', 'paper') then
-        raise exception 'environment is production or paper' using errcode = '22023';
+        raise exception 'environment must be production or paper' using errcode = '22023';
     end if;
     if keeps_token is null then
-        raise exception 'keeps_token is true or false' using errcode = '22023';
+        raise exception 'keeps_token must be true or false' using errcode = '22023';
     end if;
 
     lease := public.issuance_lock(service);
@@ -47,7 +47,7 @@ begin
             (service, 'app_secret', set_app_key.app_secret, true, set_app_key.environment, 'KIS app secret')
         on conflict (service_name, credential_type) do update
             set credential_value = excluded.credential_value, is_active = true, environment = excluded.environment;
-        set constraints all immediate;  -- what is deferred would fail outside of this block
+        set constraints all immediate;  -- a deferred constraint would fail outside this block
     exception
         when others then
             get stacked diagnostics its_column = column_name, its_constraint = constraint_name,
@@ -62,8 +62,8 @@ begin
         if lease.holder is not null then
             perform public.issuance_log(lease, 'aborted', null, 'app-key-changed');
         end if;
-        -- A turn that runs has the old key: with another fence its commit stores nothing. The old key is free for
-        -- another slot.
+        -- A holder of the lease uses the old key. After the change of the fence its commit stores nothing. Another slot
+        -- may use the old key from now on.
         update public.credential_leases l
         set fence = l.fence + 1, holder = null, lease_until = null, app_key_id = null
         where l.service_name = service;
@@ -76,7 +76,7 @@ end
 $$;
 
 comment on function public.set_app_key(text, text, text, text, boolean) is
-    'Store an account''s key and secret, both or neither. Unless keeps_token, the slot''s token becomes inactive and a turn to issue that runs stores nothing. Answers status: token-ended or stored.';
+    'Store an account''s key and secret, both or neither. If keeps_token is false, the slot''s token becomes inactive, and a current holder of the lease stores nothing. Returns a status: token-ended or stored.';
 
 create or replace function public.reseal(
     service          text,
@@ -129,7 +129,7 @@ end
 $$;
 
 comment on function public.reseal(text, text, text, bigint) is
-    'Replace a value by the same value in an enc:v1: envelope, if its row still has that version. Answers status: sealed or changed.';
+    'Replace a value by its sealed form, an enc:v1: envelope, if the row still has that version. Returns a status: sealed or changed.';
 
 revoke all on function public.set_app_key(text, text, text, text, boolean), public.reseal(text, text, text, bigint)
     from public, anon, authenticated, service_role;

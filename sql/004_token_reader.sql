@@ -1,25 +1,27 @@
--- A role that may read tokens, and which tokens are rejected, and nothing else: neither key nor secret, no function, no
--- lease. docs/security.md says how to make a key for it.
+-- The role kis_token_reader of read-only keys. It may read tokens and the list of rejected tokens. It may not read keys
+-- or secrets, call functions, or use the lease. docs/security.md describes how to make a read-only key.
 --
--- Run it after 001, as often as you like. Where its owner may not make roles it leaves a warning, and there is no reader.
+-- Run this file after 001. You may run it again at any time. If the owner may not create roles, the file raises a
+-- warning and makes no such role.
 
 begin;
 
 do $$
 begin
-    -- Roles belong to the whole server: another database, or somebody else, may have made it.
+    -- Roles belong to the whole server: the role may come from another database or program.
     if not exists (select from pg_catalog.pg_roles where rolname = 'kis_token_reader') then
         create role kis_token_reader nologin noinherit;
-        -- On Supabase the API logs in as authenticator and then takes the role that a key names. Only once: an owner who
-        -- revokes this, which ends all readers' keys, does not find it granted again.
+        -- On Supabase the API logs in as authenticator and then takes the role that a key names. The grant is given
+        -- only with the role: if the owner revokes it, which disables all read-only keys, another run does not restore
+        -- it.
         if exists (select from pg_catalog.pg_roles where rolname = 'authenticator') then
             grant kis_token_reader to authenticator;
         end if;
     end if;
 
     if exists (select from pg_catalog.pg_roles where rolname = 'kis_token_reader' and (rolsuper or rolbypassrls)) then
-        raise exception 'the role kis_token_reader passes row level security'
-            using hint = 'Make it an ordinary one: alter role kis_token_reader nosuperuser nobypassrls.';
+        raise exception 'the role kis_token_reader bypasses row level security'
+            using hint = 'Make it an ordinary role: alter role kis_token_reader nosuperuser nobypassrls.';
     end if;
 
     revoke all on all tables in schema public from kis_token_reader;
@@ -33,14 +35,14 @@ begin
     create policy api_credentials_token_reader on public.api_credentials
         for select to kis_token_reader
         using (credential_type in ('access_token', 'rejected_tokens') and is_active);
-    -- Policies of the project's own for everybody would add to that one. This one takes away again.
+    -- A policy of the project's own for all roles would add to these rights. This restrictive policy limits them again.
     drop policy if exists api_credentials_token_reader_only on public.api_credentials;
     create policy api_credentials_token_reader_only on public.api_credentials
         as restrictive for all to kis_token_reader
         using (credential_type in ('access_token', 'rejected_tokens') and is_active);
 exception
     when insufficient_privilege then
-        raise warning 'there is no role kis_token_reader: %', sqlerrm;
+        raise warning 'the role kis_token_reader is not set up: %', sqlerrm;
 end
 $$;
 

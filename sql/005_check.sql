@@ -1,12 +1,12 @@
--- Finds tables, functions, grants and row level security that differ from what these files make. It changes nothing: the
--- token that it writes, to see whether the table stores one, is taken back.
+-- Find tables, functions, grants and row level security that differ from those of these files. Nothing changes: to test
+-- whether the table stores a token, the check writes one and rolls the write back.
 --
 -- kis-token check calls it. It reports a file that has not been run by the functions that are missing. Run it as often as
 -- you like.
 
 begin;
 
--- The version of these files: it grows when a client needs what older files do not have. begin_issuance answers it, too.
+-- The version of these files. It grows if a client needs a newer part of them. begin_issuance returns it as well.
 create or replace function public.credential_schema_version() returns integer
     language sql
     immutable
@@ -16,7 +16,7 @@ as $$
     select 2;
 $$;
 
-comment on function public.credential_schema_version() is 'The version of the tables and functions: of the files of sql/ that were run last.';
+comment on function public.credential_schema_version() is 'The version of the files of sql/ that were run last.';
 
 create or replace function public.check_setup() returns jsonb
     language plpgsql
@@ -125,7 +125,7 @@ begin
     rights (name) as (
         values ('select'), ('insert'), ('update'), ('delete'), ('truncate'), ('references'), ('trigger')
     ),
-    -- Every right on a table that a role has and should not have; the reader has some columns of the one table.
+    -- Every right on a table that a role has but should not have. kis_token_reader may read some columns of one table.
     loose as (
         select r.name as role_name, t.name as table_name, g.name as right_name
         from roles r cross join found_tables t cross join rights g
@@ -142,7 +142,7 @@ begin
         select 'tables', 'there is no table ' || t.name
         from tables t where t.name not in (select name from found_tables)
         union all
-        select 'tables', 'api_credentials is not an ordinary table: its rights are not those of all its rows'
+        select 'tables', 'api_credentials is not an ordinary table: its rights do not cover all its rows'
         from found_tables t where t.name = 'api_credentials' and t.relkind <> 'r'
         union all
         select 'tables', case
@@ -231,7 +231,7 @@ begin
         return found;
     end if;
 
-    -- A table can have constraints, triggers and more that refuse a token: only a write shows it.
+    -- Constraints, triggers and other objects can refuse a token. Only a write shows this.
     for slot in
         select distinct c.service_name from public.api_credentials c
         where c.credential_type in ('app_key', 'access_token') and c.service_name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
@@ -241,7 +241,7 @@ begin
             perform public.issuance_prove(slot);
         exception
             when others then
-                -- Another error's text may show values.
+                -- The text of any other error may show values.
                 reason := case when sqlerrm like 'api_credentials %' then sqlerrm else 'SQLSTATE ' || sqlstate end;
                 found := found || jsonb_build_object(
                     'what', 'tables', 'said', format('the slot %s cannot store a token: %s', slot, reason));
@@ -252,13 +252,13 @@ end
 $$;
 
 comment on function public.check_setup() is
-    'What is not as the migrations leave it: a list of what and said, empty when all is well. Shows no value of any row.';
+    'The differences from the tables, functions and rights of these files: a list of what (the area) and said (the difference), empty if there is no difference. Shows no value of any row.';
 
 revoke all on function public.check_setup(), public.credential_schema_version()
     from public, anon, authenticated, service_role;
 do $$
 begin
-    -- Older projects give every role of the API what is new in this schema.
+    -- Older projects grant each new function of this schema to every role of the API.
     if exists (select from pg_catalog.pg_roles where rolname = 'kis_token_reader') then
         revoke all on function public.check_setup(), public.credential_schema_version() from kis_token_reader;
     end if;

@@ -8,7 +8,8 @@
 
 begin;
 
--- GitHub.com, an enterprise's own issuer there, ghe.com, and GitHub Enterprise Server.
+-- GitHub.com, an enterprise's own issuer there, ghe.com, and GitHub Enterprise Server. On this machine alone also an emulated
+-- issuer with plain http. The database never connects to an issuer.
 create or replace function public.issuance_is_issuer(issuer text) returns boolean
     language sql
     immutable
@@ -17,7 +18,8 @@ as $$
     select coalesce(
         issuer ~ '^https://token\.actions\.githubusercontent\.com(/[A-Za-z0-9-]{1,100})?$'
         or issuer ~ '^https://token\.actions\.[a-z0-9-]{1,100}\.ghe\.com$'
-        or issuer ~ '^https://[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?/_services/token$',
+        or issuer ~ '^https://[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?/_services/token$'
+        or issuer ~ '^http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?$',
         false)
 $$;
 

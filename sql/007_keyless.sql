@@ -252,7 +252,7 @@ begin
     from unnest('{jti,repository,repository_id,repository_owner_id,ref,event_name,runner_environment,run_id,run_attempt}'::text[]) n (name)
     where coalesce(words ->> n.name, '') = '' or length(words ->> n.name) > 512;
     if missing is not null then
-        raise exception 'the ID token lacks claims: %', missing using errcode = 'KTA04';
+        raise exception 'the ID token lacks claims, or has others in their place: %', missing using errcode = 'KTA04';
     end if;
 
     -- "is true" is written out: a comparison with a claim that is missing is null, and null does not fit.

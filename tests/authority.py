@@ -1,4 +1,4 @@
-"""A company's certificate authority: its own certificate, those below it, and servers that it vouches for."""
+"""A company's certificate authority: its own certificate, those below it, and its servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ PEM = serialization.Encoding.PEM
 
 @dataclass(frozen=True)
 class Authority:
-    """An authority. ``file`` is its certificate in PEM form; ``chain`` is this one and those above, but the root."""
+    """An authority.
+
+    ``file`` is its certificate in PEM form; ``chain`` has this one and those above, except the root.
+    """
 
     file: Path
     certificate: x509.Certificate
@@ -31,17 +34,17 @@ class Authority:
 
     @property
     def folder(self) -> Path:
-        """Where its files are."""
+        """The folder of its files."""
         return self.file.parent
 
     def below(self, name: str) -> Authority:
-        """An authority that this one has signed, whose servers send its certificate along."""
+        """Return an authority that this one has signed. Its servers also send its certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = _sign(name, key, self, _of_an_authority(is_strict=True))
         return _store(self.folder / f"{name}.pem", certificate, key, chain=(certificate, *self.chain))
 
     def server(self, host: str = "127.0.0.1", *, begins: timedelta = -HOUR, ends: timedelta = HOUR) -> ssl.SSLContext:
-        """The context of a server for ``host``, with a certificate that this authority has signed."""
+        """Return the context of a server for ``host``, with a certificate that this authority has signed."""
         key = ec.generate_private_key(ec.SECP256R1())
         try:
             name: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
@@ -61,7 +64,7 @@ class Authority:
 
 
 def make_authority(folder: Path, name: str = "company", *, is_strict: bool = True) -> Authority:
-    """A root. Without ``is_strict`` it has no more than older software gives it, against RFC 5280."""
+    """Make a root. Without ``is_strict`` it has only the extensions of older software, against RFC 5280."""
     folder.mkdir(exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     return _store(folder / f"{name}.pem", _sign(name, key, None, _of_an_authority(is_strict=is_strict)), key)

@@ -17,7 +17,7 @@ from kis_token.cli import main
 from tests.leak_capture import secrets_of
 from tests.leaks import LEAKS, says_secrets
 
-if sys.platform != "win32":  # where no test makes a terminal
+if sys.platform != "win32":  # no test makes a terminal there
     import fcntl
     import pty
     import termios
@@ -29,13 +29,13 @@ PROGRAM = [sys.executable, "-m", "kis_token"]
 
 
 def clean(env: Mapping[str, str]) -> dict[str, str]:
-    """This machine's environment with no settings but ``env``."""
+    """Return this machine's environment with ``env`` as the only settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_", "INPUT_"))}
     return {**kept, **env}
 
 
 def kis_token(env: Mapping[str, str], *arguments: str, standard_input: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the command with no settings but ``env``."""
+    """Run the command with ``env`` as the only settings."""
     return subprocess.run(
         [*PROGRAM, *arguments],
         env=clean(env),
@@ -50,7 +50,7 @@ def kis_token(env: Mapping[str, str], *arguments: str, standard_input: str = "")
 def kis_token_here(
     env: Mapping[str, str], *arguments: str, standard_input: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """The same in this process, for tests to which the process itself does not matter. Not for ``exec``."""
+    """Run the command in this process, for tests that need no separate process. Not for ``exec``."""
     for secret in secrets_of(env):
         LEAKS.add(secret)
     with (
@@ -71,33 +71,33 @@ def kis_token_here(
 
 
 class Terminal:
-    """A terminal for children: give them ``inside``. What they write there is read, and typed for them."""
+    """A terminal for children, which get ``inside``. Their output is read, and input is typed."""
 
     def __init__(self) -> None:
         self._outside, self.inside = pty.openpty()
-        # Read all the time: a child that fills the system's small buffer would wait for ever.
+        # Read continuously: a child that fills the system's small buffer would block.
         self._shown = b""
         self._more = threading.Condition()
         threading.Thread(target=self._read, daemon=True).start()
 
     def close(self) -> None:
-        """Hang up."""
-        os.close(self.inside)  # the reader ends with it, and closes the other end
+        """Close the terminal."""
+        os.close(self.inside)  # this ends the reader, which closes the other end
 
     def read_until(self, text: bytes) -> bytes:
-        """All that is written until ``text`` is, which is waited for."""
+        """Wait until ``text`` is written; return all output up to then."""
         with self._more:
-            assert self._more.wait_for(lambda: text in self._shown, 60), f"it never said {text!r}"
+            assert self._more.wait_for(lambda: text in self._shown, 60), f"{text!r} was never written"
             seen, self._shown = self._shown, b""
             return seen
 
     def rest(self) -> bytes:
-        """What was written since; the child has ended."""
+        """Return the output since then. The child must have ended."""
         os.write(self.inside, b"\0")
         return self.read_until(b"\0")[:-1]
 
     def _read(self) -> None:
-        with suppress(OSError):  # nobody is inside any more
+        with suppress(OSError):  # no process has the inside open
             while read := os.read(self._outside, 4096):
                 with self._more:
                     self._shown += read
@@ -105,9 +105,9 @@ class Terminal:
         os.close(self._outside)
 
     def narrow(self, columns: int) -> None:
-        """Give it a width."""
+        """Set the width."""
         fcntl.ioctl(self.inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     def type(self, text: str) -> None:
-        """What a person types."""
+        """Type a text as a person does."""
         os.write(self._outside, text.encode())

@@ -1,4 +1,4 @@
-"""What all tests may use."""
+"""Fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, Database
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: Linux' file system in memory, and the bytes that must be free there: a run of all tests needs a tenth of it.
+#: Linux's file system in memory, and the bytes that must be free there: ten times the need of a run of all tests.
 MEMORY = Path("/dev/shm")  # noqa: S108 - folders in it get random names and closed modes, as they do in /tmp
 MEMORY_NEEDED = 4 << 30
 
-#: What tests take for secrets, beside what all tokens and all of Supabase's secret keys begin with.
+#: The secrets of the tests. Tokens and Supabase's secret keys are found by their prefixes.
 SECRETS = (
     SERVICE_KEY,
     ACCOUNT.app_key,
@@ -46,7 +46,7 @@ SECRETS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch over the run, whatever part of the tests it is, and have its folders closed to the developer's group."""
+    """Watch over the run, and close its folders to the developer's group."""
     os.umask(0o022)
     _keep_temporary_files_in_memory()
     findings.watch(config)
@@ -57,18 +57,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _keep_temporary_files_in_memory() -> None:
-    """The tests make so many small files that a disk's file system takes a tenth of their time. TMPDIR has its way."""
+    """Keep temporary files in memory unless TMPDIR is set: on a disk, small files take a tenth of the tests' time."""
     if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
         return
     room = os.statvfs(MEMORY)
     if room.f_bavail * room.f_frsize >= MEMORY_NEEDED and not room.f_flag & os.ST_NOEXEC:
         os.environ["TMPDIR"] = str(MEMORY)
-        tempfile.tempdir = None  # found anew, from the variable
+        tempfile.tempdir = None  # tempfile determines it again, from the variable
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """A worker for each core, and one more for tests that also wait. A PostgreSQL that is given has room for one."""
+    """Use a worker for each core, and one more for tests that wait. An external PostgreSQL has room for one worker."""
     cores = os.cpu_count() or 1
     if config.option.markexpr == "quick":
         return cores
@@ -77,15 +77,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.fixture(autouse=True)
 def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each test is a machine of its own: a call that one has noted there keeps no other waiting for a minute."""
-    with pytest.MonkeyPatch.context() as patch:  # not the test's own, which ends before the test's other fixtures
+    """Give each test its own machine notes: a call that one test noted would make others wait for a minute."""
+    with pytest.MonkeyPatch.context() as patch:  # the test's own one ends before the test's other fixtures
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("machine")))
         yield
 
 
 @pytest.fixture
 def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Proxies and certificates of the machine that runs the tests play no part, in child processes either."""
+    """Keep proxies and certificates of the machine that runs the tests out of the test and its child processes."""
     for name in (*trust.VARIABLES, "http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -93,7 +93,7 @@ def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    """One PostgreSQL for all tests; each makes a database of its own in it."""
+    """One PostgreSQL for all tests; each test makes its own database in it."""
     if external_postgres.DSN:
         yield external_postgres.ExternalPostgres(external_postgres.DSN)
         return
@@ -106,8 +106,8 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 def migrated(postgres: EmbeddedPostgres) -> Iterator[Database]:
-    """One migrated project for all tests that leave its schema alone; use it as ``database``."""
-    # A PostgREST that is given serves the one database that is.
+    """One migrated project for all tests that do not change its schema; use it as ``database``."""
+    # An external PostgREST serves one database.
     project = make_project(postgres.dsn if external_postgres.POSTGREST_URL else postgres.create_database())
     with Database(project) as database:
         yield database
@@ -128,7 +128,7 @@ def databases(postgres: EmbeddedPostgres) -> MigratedDatabases:
 
 @pytest.fixture
 def make_database(databases: MigratedDatabases) -> Iterator[Callable[[], Database]]:
-    """Makes migrated projects for tests that break theirs."""
+    """A function that makes migrated projects for tests that break theirs."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(Database(stack.enter_context(databases.borrow())))
 
@@ -158,7 +158,7 @@ def supabase(_stand_in: PostgRESTStandIn, database: Database) -> PostgRESTStandI
 
 @pytest.fixture
 def kis() -> Iterator[KISEmulator]:
-    """A fresh KIS that knows ACCOUNT and locks nobody out."""
+    """A fresh KIS with ACCOUNT, and without a lockout."""
     with KISEmulator(production=ACCOUNT) as emulator:
         emulator.configure(lockout_after=0)
         yield emulator
@@ -172,14 +172,14 @@ def github() -> GitHubIssuer:
 
 @pytest.fixture
 def sandbox(databases: MigratedDatabases) -> Iterator[Sandbox]:
-    """A sandbox of the test's own, on the shared PostgreSQL."""
+    """A sandbox for one test, on the shared PostgreSQL."""
     with databases.borrow() as project, Sandbox(project=project) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
 def tool_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
-    """A runner's tool cache that all tests share, so that the runtime is built once, however many workers there are."""
+    """A runner's tool cache that all tests share, so that all workers together build the runtime once."""
     folder = leaks.shared_folder(tmp_path_factory, pytestconfig) / "tools"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
@@ -187,7 +187,7 @@ def tool_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Co
 
 @pytest.fixture
 def chain(supabase: PostgRESTStandIn, kis: KISEmulator, database: Database, tmp_path: Path) -> Iterator[Chain]:
-    """Everything that callers of an empty slot meet."""
+    """The services that callers of an empty slot use."""
     chain = Chain(supabase, kis, database, tmp_path)
     yield chain
     for store in chain.stores:

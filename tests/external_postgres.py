@@ -1,9 +1,10 @@
-"""A PostgreSQL and a PostgREST that somebody else has started: the tests run on them instead of on their own.
+"""An external PostgreSQL and PostgREST: the tests run on them instead of on their own.
 
-``KIS_TESTS_DSN`` is a superuser's way, with its password, into a database of a cluster that is there for the tests
-alone. The superuser is not called postgres: that is the owner's name, as on Supabase. ``KIS_TESTS_POSTGREST_URL`` is a
-PostgREST on that very database, and ``KIS_TESTS_JWT_SECRET`` its secret. It logs in as authenticator with the
-superuser's password. The tests make this role; until then PostgREST ends, and has to be started again.
+``KIS_TESTS_DSN`` is a superuser's connection string, with its password, of a database in a cluster that is only for
+the tests. The superuser must not be called postgres: as on Supabase, that is the owner's name.
+``KIS_TESTS_POSTGREST_URL`` is a PostgREST on that database, and ``KIS_TESTS_JWT_SECRET`` its secret. It logs in as
+authenticator with the superuser's password. The tests make this role. Until then PostgREST ends, and must be
+restarted.
 CONTRIBUTING.md shows how.
 """
 
@@ -30,31 +31,31 @@ DSN = os.environ.get("KIS_TESTS_DSN")
 POSTGREST_URL = os.environ.get("KIS_TESTS_POSTGREST_URL")
 JWT_SECRET = os.environ.get("KIS_TESTS_JWT_SECRET", "")
 
-#: Docker starts what has ended again after at most a minute.
+#: Docker restarts an ended container after at most a minute.
 PATIENCE_SECONDS = 90
 
-#: What PostgREST is told by headers, beside the key.
+#: The request headers for PostgREST, besides the key.
 _FORWARDED = ("Accept", "Accept-Profile", "Content-Profile", "Content-Type", "Prefer", "Range")
 
 
 class ExternalPostgres(EmbeddedPostgres):
-    """A cluster that runs without us: nothing is started and nothing is stopped."""
+    """A cluster that already runs: it is neither started nor stopped."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__()
         self._dsn = dsn
 
     def start(self) -> None:
-        """It runs."""
+        """Do nothing: the cluster runs already."""
 
     def stop(self) -> None:
-        """It goes on."""
+        """Do nothing: the cluster keeps running."""
 
 
 class Gateway(PostgRESTStandIn):
-    """What Supabase has before its PostgREST: knows the keys, and hands requests on with a token of the key's role.
+    """Supabase's gateway before its PostgREST: checks the keys, and forwards requests with a token of the key's role.
 
-    For the tests it is the stand-in, log and faults included; only that PostgREST answers.
+    For the tests it is the stand-in, with log and faults; the answers are PostgREST's.
     """
 
     def __init__(self, url: str, jwt_secret: str, *, service_key: str, anon_key: str) -> None:
@@ -63,7 +64,7 @@ class Gateway(PostgRESTStandIn):
         self._postgrest = httpx.Client(base_url=url, timeout=20, trust_env=False)
 
     def wait(self) -> None:
-        """Return when PostgREST knows what the last migration made. Raises TimeoutError."""
+        """Return when PostgREST has loaded the last migration. Raises TimeoutError."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
             try:
@@ -98,7 +99,7 @@ class Gateway(PostgRESTStandIn):
 
 
 def sign(claims: Mapping[str, object], secret: str) -> str:
-    """A JWT that PostgREST believes."""
+    """Return a JWT that PostgREST accepts."""
     head = _encoded(json.dumps({"alg": "HS256", "typ": "JWT"}).encode())
     body = f"{head}.{_encoded(json.dumps(claims).encode())}"
     return f"{body}.{_encoded(hmac.digest(secret.encode(), body.encode(), hashlib.sha256))}"

@@ -1,7 +1,7 @@
-"""Fails a run in which every test passed: for a secret that was shown, for an exception that no test saw. A plugin.
+"""A plugin that fails a run after passed tests: for a secret that was shown, or an exception outside all tests.
 
-Where pytest-xdist runs the tests in workers, each worker looks at itself, and hands what it finds to the process that
-started it, in which no test runs.
+With pytest-xdist each worker examines itself, and sends its findings to the process that started it. That process
+runs no tests.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tests import leaks
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-#: An object whose owner is collected in one round may be collected only in the next.
+#: If an object's owner is collected in one round, the object may be collected only in the next.
 ROUNDS = 5
 
 
 class Findings:
-    """The findings of this process and of its workers. ``looks`` are taken when all tests are over."""
+    """The findings of this process and of its workers. ``looks`` run when all tests are over."""
 
     def __init__(self, *looks: Callable[[pytest.Config], Iterable[str]]) -> None:
         self._looks = looks
@@ -31,7 +31,7 @@ class Findings:
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
-        """Take the looks; what is found fails the run."""
+        """Run the looks. A finding fails the run."""
         try:
             return (yield)
         finally:
@@ -43,12 +43,12 @@ class Findings:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - a class that pytest-xdist keeps to itself
-        """A worker has ended. One that has crashed tells nothing, and fails the run by that."""
+    def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - a private class of pytest-xdist
+        """Take the findings of a worker that has ended. A crashed one sends no findings, and fails the run anyway."""
         self._found.update(getattr(node, "workeroutput", {}).get("findings", ()))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Say what was found."""
+        """Print the findings."""
         if self._found:
             terminalreporter.section("not any test's failure, and fails the run", sep="=", red=True, bold=True)
             for finding in sorted(self._found):
@@ -56,7 +56,7 @@ class Findings:
 
 
 def watch(config: pytest.Config) -> None:
-    """Watch over this process's tests, or gather what its workers find. Called by a conftest's pytest_configure."""
+    """Watch this process's tests, or gather the workers' findings. Called by a conftest's pytest_configure."""
     if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Findings(), "findings")
         return
@@ -65,9 +65,9 @@ def watch(config: pytest.Config) -> None:
 
 
 def hidden_exceptions(config: pytest.Config) -> Iterator[str]:
-    """The exceptions of threads and finalizers that came after the last test.
+    """Yield the exceptions of threads and finalizers that came after the last test.
 
-    pytest looks at them only when its configuration ends. A worker has said how it ended by then.
+    pytest reports them only when its configuration ends, after a worker has reported its result.
     """
     for _ in range(ROUNDS):
         gc.collect()
@@ -78,5 +78,5 @@ def hidden_exceptions(config: pytest.Config) -> Iterator[str]:
 def _errors_of(collect: Callable[[pytest.Config], None], config: pytest.Config) -> Iterator[str]:
     try:
         collect(config)
-    except Exception as error:  # noqa: BLE001 - a warning that is one, or a group of them
+    except Exception as error:  # noqa: BLE001 - a warning as an exception, or a group of them
         yield f"HIDDEN {type(error).__name__}: {error}"

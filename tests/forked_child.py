@@ -1,4 +1,4 @@
-"""Work in a forked child, for tests: its result, or that it hangs."""
+"""Work in a forked child, for tests: its result, or an error if it hangs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 SECONDS = 30.0
 
-#: Python 3.12 and newer warn of forks beside threads, which are just what is tried.
+#: Python 3.12 and newer warn of forks beside threads, which are the subject of these tests.
 forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
 class Child:
-    """A child process that does ``work`` and ends. The result has to be JSON; an error is told by its type's name."""
+    """A child process that does ``work`` and ends. The result must be JSON; an error is reported by its type's name."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._reader, writer = os.pipe()
@@ -31,7 +31,7 @@ class Child:
             said: object = None
             try:
                 said = work()
-            except BaseException as error:  # noqa: BLE001 - told to the parent
+            except BaseException as error:  # noqa: BLE001 - reported to the parent
                 said = f"{type(error).__name__}: {error}"
             finally:
                 os.write(writer, json.dumps(said).encode())
@@ -39,7 +39,7 @@ class Child:
         os.close(writer)
 
     def result(self) -> Any:  # noqa: ANN401 - any JSON
-        """The result of the child's work."""
+        """Return the result of the child's work."""
         try:
             is_done = select.select([self._reader], [], [], SECONDS)[0]
             said = os.read(self._reader, 65536) if is_done else b""
@@ -53,5 +53,5 @@ class Child:
 
 
 def in_child(work: Callable[[], object]) -> Any:  # noqa: ANN401 - any JSON
-    """The result of ``work`` in a child."""
+    """Return the result of ``work`` in a child."""
     return Child(work).result()

@@ -47,6 +47,12 @@ def trust(database: Database, issuer: GitHubIssuer, /, **columns: object) -> Non
     list_caller(database.owner, issuer, PROJECT, **columns)
 
 
+def claims_of(database: Database, token: object) -> Any:  # noqa: ANN401 - whatever the function answers
+    """The claims that the database finds in a token; a refusal is an error."""
+    rows = database.owner.execute("select public.issuance_id_token_claims(%s) as answer", (token,)).fetchall()
+    return rows[0]["answer"]
+
+
 class Job:
     """A job of GitHub Actions. ``claims`` are those by which it differs from the issuer's usual one.
 
@@ -58,11 +64,11 @@ class Job:
         self.fence = 0
         self._connection = connection
         self._issuer = issuer
-        self._claims = claims
+        self.claims = claims
 
     def token(self, audience: object = PROJECT, **changes: object) -> str:
         """A new ID token of the job."""
-        return self._issuer.id_token(audience, **self._claims | changes)
+        return self._issuer.id_token(audience, **self.claims | changes)
 
     def read(self, id_token: str | None = None, *, service: str = "kis") -> dict[str, Any]:
         """What keyless_read answers."""

@@ -1,4 +1,4 @@
-"""How the watch over leaks hears what tests keep to themselves: children's output, captures, errors, command lines."""
+"""The capture of texts that no report has: children's output, captured output, expected errors, command lines."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from kis_token.sandbox.kis_rules import Account
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-#: Seconds between two looks at the process list, and how many looks a process gets: it may become another program.
+#: Seconds between two looks at the process list, and the looks per process: its command line may change by exec.
 TICK, LOOKS = 0.05, 20
 
 PROCESSES = Path("/proc")
 
-#: Made-up keys are longer than this; what is shorter is a word that some test uses for one.
+#: Made-up keys are longer than this. A shorter value is an ordinary word in some test.
 LONGEST_WORD = 20
 
 
@@ -32,9 +32,9 @@ _SECRET_VARIABLE = re.compile(r"(INPUT|KIS|SUPABASE)_\w*(KEY|SECRET|TOKEN)", re.
 
 
 class ProcessList:
-    """Looks at the command lines of all that this process starts, and of what those start, as long as they run.
+    """Examines the command lines of all descendants of this process while they run.
 
-    Where there is no /proc it does nothing.
+    Has no effect on systems without /proc.
     """
 
     def __init__(self, judge: Callable[[list[str]], None]) -> None:
@@ -45,13 +45,13 @@ class ProcessList:
         self._looks: dict[int, int] = {}
 
     def start(self) -> None:
-        """Look from now on."""
+        """Start the looks."""
         if (PROCESSES / "self" / "cmdline").exists():
             self._parents = dict.fromkeys(self._pids(), 0)
             self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the looks."""
         self._done.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -66,7 +66,7 @@ class ProcessList:
             del self._parents[pid]
             self._looks.pop(pid, None)
         for pid in sorted(pids):  # parents before their children
-            with suppress(OSError, IndexError, ValueError):  # ended meanwhile
+            with suppress(OSError, IndexError, ValueError):  # the process has ended
                 if pid not in self._parents:
                     status = (PROCESSES / str(pid) / "stat").read_text()
                     self._parents[pid] = int(status.rpartition(")")[2].split()[1])
@@ -87,7 +87,7 @@ class ProcessList:
 
 
 class HeardStream:
-    """A child's pipe; what is read from it is heard as well."""
+    """A child's pipe. All text that is read from it is also collected."""
 
     def __init__(self, stream: Any, hear: Callable[[Any], None]) -> None:  # noqa: ANN401 - of text or of bytes
         self._stream = stream
@@ -103,11 +103,11 @@ class HeardStream:
         return self._heard(next(self._stream))
 
     def read(self, *size: int) -> Any:  # noqa: ANN401 - the stream's
-        """As the stream."""
+        """Read as the stream does."""
         return self._heard(self._stream.read(*size))
 
     def readline(self, *size: int) -> Any:  # noqa: ANN401 - the stream's
-        """As the stream."""
+        """Read a line as the stream does."""
         return self._heard(self._stream.readline(*size))
 
     def _heard(self, said: Any) -> Any:  # noqa: ANN401 - the stream's
@@ -121,9 +121,9 @@ def listen(
     add: Callable[[str], None],
     says_secrets: Callable[[list[str]], bool],
 ) -> None:
-    """Hear what reaches a test and no report, and learn of every account that is made up.
+    """Collect texts that a test sees and no report has, and register every made-up account as a secret.
 
-    What is wrapped works as before. Of a command that ``says_secrets`` only the errors are heard.
+    The wrapped functions work as before. Of a command that ``says_secrets`` only stderr is collected.
     """
     listen_to_children(patch, hear, says_secrets)
     read, leave, make = pytest.CaptureFixture.readouterr, pytest.RaisesExc.__exit__, Account.__init__
@@ -154,7 +154,7 @@ def listen(
 def listen_to_children(
     patch: pytest.MonkeyPatch, hear: Callable[[str, str | bytes], None], says_secrets: Callable[[list[str]], bool]
 ) -> None:
-    """Hear what children print into pipes of this process."""
+    """Collect the output of children that comes through pipes of this process."""
     start, communicate = subprocess.Popen.__init__, subprocess.Popen.communicate
 
     def hear_child(child: subprocess.Popen[Any], name: str, said: Any) -> None:  # noqa: ANN401 - text or bytes
@@ -179,22 +179,22 @@ def listen_to_children(
     patch.setattr(subprocess.Popen, "communicate", communicate_and_hear)
 
 
-def words_of(command: Any) -> list[str]:  # noqa: ANN401 - whatever subprocess takes
-    """A command as subprocess takes it, word by word."""
+def words_of(command: Any) -> list[str]:  # noqa: ANN401 - as in subprocess
+    """Return the words of a command in any form that subprocess takes."""
     if isinstance(command, (str, bytes, os.PathLike)):
         return [os.fsdecode(command)]
     return [*map(os.fsdecode, command)]
 
 
 def secrets_of(env: Mapping[str, str] | None) -> Iterator[str]:
-    """The keys in the environment that a child is given; one a test makes up need not be made known otherwise."""
+    """Yield the keys in a child's environment, so that a test need not register the keys that it makes up."""
     for name, value in (env or {}).items():
         if _SECRET_VARIABLE.fullmatch(str(name)):
             yield from (word for word in str(value).split() if len(word) > LONGEST_WORD)
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and all that it came from, as far as anybody is shown it."""
+    """Yield an error and its causes and contexts, as far as a traceback shows them."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:

@@ -1,8 +1,8 @@
-"""Watches over every run of the tests: no secret in what they print, log, raise, write or start. A pytest plugin.
+"""A pytest plugin that looks for secrets in everything a run prints, logs, raises, writes or starts.
 
-Looked at are the tests' ids and reports (with all that any library logs, down to DEBUG), what they capture, the errors
-that they expect, what their children print, command lines, and the files that are left. A finding fails the run and
-says where; it never repeats the secret. What is allowed stands in ``may_hold_secrets`` and ``says_secrets`` alone.
+It examines the tests' ids and reports (with all log records down to DEBUG), captured output, expected errors, the
+output of child processes, command lines, and remaining files. A finding fails the run and names the place, without
+the secret. All exceptions are in ``may_hold_secrets`` and ``says_secrets``.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 
-#: A command may be a whole program.
+#: The longest part of a command that is shown: an argument may be a whole program.
 LONGEST_FINDING = 400
 
 
 class Leaks:
-    """What was found so far, and how to look for more."""
+    """The findings so far, and the search for more."""
 
     def __init__(self) -> None:
         self.patterns = SecretPatterns()
@@ -43,16 +43,16 @@ class Leaks:
         self._files: set[tuple[str, int, int]] = set()
 
     def add(self, secret: str) -> None:
-        """Look for ``secret`` from now on; for one that a test made, until that test ends."""
+        """Look for ``secret`` from now on. A secret that a test made up is dropped when that test ends."""
         self.patterns.add(secret, lasting=not self.test)
 
     def begin(self, test: str) -> None:
-        """A test begins."""
+        """Begin a test."""
         self.test = test
         self.judge("its id", test)
 
     def end(self) -> None:
-        """The test is over: judge what was heard, and forget its secrets."""
+        """End the test: judge the collected texts, and drop its secrets."""
         while self._heard:
             place, said = self._heard.popitem()
             self.judge(place, b"".join(said))
@@ -60,30 +60,30 @@ class Leaks:
         self.test = ""
 
     def hear(self, place: str, said: str | bytes) -> None:
-        """Something was said, perhaps in parts, to be judged at the end of the test."""
+        """Collect a text, or a part of one, to be judged at the end of the test."""
         self._heard.setdefault(place, []).append(said.encode(errors="replace") if isinstance(said, str) else said)
 
     def judge(self, place: str, said: str | bytes) -> None:
-        """Look through what was said, as people get to see it."""
+        """Examine a text in the form that a reader sees."""
         data = said.encode(errors="replace") if isinstance(said, str) else said
         if self.patterns.are_in(without_masks(data)):
             self._report(place)
 
     def judge_command(self, words: list[str]) -> None:
-        """Look through a command line."""
+        """Examine a command line."""
         if self.patterns.are_in("\0".join(words).encode(errors="replace")):
             self._report(f"the command line {' '.join(words)}")
 
     def judge_files(self, folder: Path, *, apart_from: str | None = None) -> None:
-        """Look through all files of a folder that have changed since the last look, in no folder ``apart_from``."""
+        """Examine the files of a folder that have changed since the last call, except in folders ``apart_from``."""
         for parent, folders, names in os.walk(folder):
             folders[:] = [name for name in folders if apart_from is None or not fnmatch(name, apart_from)]
             for name in names:
-                with suppress(OSError):  # gone meanwhile
+                with suppress(OSError):  # deleted meanwhile
                     self.judge_file(Path(parent, name))
 
     def judge_file(self, path: Path) -> None:
-        """Look through a file, unless it is one that is there to hold secrets."""
+        """Examine a file, unless its purpose is to hold secrets."""
         status = path.lstat()
         known = (str(path), status.st_mtime_ns, status.st_size)
         if not stat.S_ISREG(status.st_mode) or known in self._files:
@@ -95,7 +95,7 @@ class Leaks:
             self._report(f"the file {path} (mode {stat.S_IMODE(status.st_mode):o})")
 
     def _report(self, place: str) -> None:
-        # The id of a test and the words of a command may hold the secret themselves.
+        # The id of a test and the words of a command may contain the secret.
         words = f"{self.test or 'between the tests'}: {place}".split()
         finding = self.patterns.blotted(words)[:LONGEST_FINDING]
         if finding not in self.found:
@@ -103,24 +103,24 @@ class Leaks:
 
 
 def may_hold_secrets(path: Path, mode: int, content: bytes) -> bool:
-    """Whether a file is there to hold secrets, or what looks like one."""
+    """Whether a file's purpose is to hold secrets, or to hold text that looks like one."""
     if path.suffix == ".pyc":
-        return True  # a program's own texts, each before any byte at all; its source is looked through as well
+        return True  # bytecode: a program's own texts, each after a type byte; its source is examined too
     if path.name.lower() in ("github_output", "github_env"):
-        return True  # outputs and variables of a step: the runner reads them, and masks what it shows
+        return True  # outputs and variables of a step: the runner reads them, and masks its log
     if path.name == "secrets" and content.startswith(b"SUPABASE_URL="):
-        return True  # what act is given as a repository's secrets
-    # The cache and the token files of other clients, as long as nobody else can read them.
+        return True  # a repository's secrets, as input of act
+    # The cache and the token files of other clients, if no other user can read them.
     if path.parts[-3:-1] == ("KIS", "config") or path.name == "tokens.json":
         return not mode & 0o077
     return not mode & 0o077 and content.startswith(b'{"access_token"')
 
 
 def says_secrets(command: list[str]) -> bool:
-    """Whether it is the purpose of a command's standard output.
+    """Whether secrets are the purpose of a command's standard output.
 
-    So it is with some of ``kis-token`` (``sandbox`` prints variables to export), and with the process of a benchmark
-    that tells others by a pipe where to find its sandbox.
+    They are for some commands of ``kis-token`` (``sandbox`` prints variables to export), and for a benchmark's process
+    that sends the address of its sandbox through a pipe.
     """
     if command[1:3] == ["-m", "kis_token"]:
         return command[3:] in (["get"], ["get", "--json"], ["get", "--env"], ["keygen"], ["sandbox"])
@@ -133,7 +133,7 @@ _processes = leak_capture.ProcessList(LEAKS.judge_command)
 
 
 def on_event(event: str, arguments: tuple[Any, ...]) -> None:
-    """What Python tells of itself: a child is about to start; a folder is about to be deleted."""
+    """Handle an audit event of Python: a child process is about to start, or a folder is about to be deleted."""
     if not LEAKS.test:
         return
     if event == "subprocess.Popen":
@@ -142,20 +142,20 @@ def on_event(event: str, arguments: tuple[Any, ...]) -> None:
             LEAKS.add(secret)
     elif event == "shutil.rmtree":
         folder = Path(os.fsdecode(arguments[0]))
-        # What lies in pytest's own folder is looked at when the test ends.
+        # pytest's own folder is examined when the test ends.
         if folder.is_relative_to(tempfile.gettempdir()) and not (LEAKS.folder and folder.is_relative_to(LEAKS.folder)):
             LEAKS.judge_files(folder)
 
 
 def pytest_configure() -> None:
-    """Begin to listen."""
+    """Start the watch."""
     leak_capture.listen(_patch, LEAKS.hear, LEAKS.add, says_secrets)
     sys.addaudithook(on_event)
     _processes.start()
 
 
 def pytest_unconfigure() -> None:
-    """Leave everything as it was."""
+    """Undo all changes of the watch."""
     _processes.stop()
     _patch.undo()
 
@@ -167,13 +167,13 @@ def _watched_folder(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pyte
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
-    """A test begins."""
+    """Begin a test."""
     LEAKS.begin(nodeid)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Function) -> Generator[None, None, None]:
-    """Look through the test's files when everything else is done."""
+    """Examine the test's files after all other teardown."""
     folder = getattr(item, "funcargs", {}).get("tmp_path")
     try:
         return (yield)
@@ -184,7 +184,7 @@ def pytest_runtest_teardown(item: pytest.Function) -> Generator[None, None, None
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Hear what a report says: why the test failed and, in the last one, all that was printed and logged."""
+    """Collect the report's text: the reason of a failure and, in the last report, all printed and logged text."""
     report = yield
     LEAKS.hear("its failure", report.longreprtext)
     for title, content in report.sections if report.when == "teardown" else ():
@@ -193,12 +193,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def pytest_runtest_logfinish() -> None:
-    """A test is over."""
+    """End a test."""
     LEAKS.end()
 
 
 def last_look(_: pytest.Config) -> Iterator[str]:
-    """All that was found, when what was not any single test's has been looked through as well."""
+    """Yield all findings, after the texts and files that belong to no single test are examined."""
     LEAKS.end()
     if LEAKS.folder is not None:
         LEAKS.judge_files(LEAKS.folder)
@@ -208,6 +208,6 @@ def last_look(_: pytest.Config) -> Iterator[str]:
 
 
 def shared_folder(factory: pytest.TempPathFactory, config: pytest.Config) -> Path:
-    """The temporary folder that is the same for all workers of a run."""
+    """Return the temporary folder that all workers of a run share."""
     folder = factory.getbasetemp()
     return folder.parent if hasattr(config, "workerinput") else folder

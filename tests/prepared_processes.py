@@ -1,6 +1,6 @@
-"""Processes that start at once: each is a fork of one that has imported all that takes long.
+"""Processes that start at once: each is a fork of one that has done all slow imports.
 
-Beside that they are as any other process: they share nothing with the tests, and are stopped and killed by signals.
+Otherwise they are ordinary processes: they share nothing with the tests, and signals stop and kill them.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from pathlib import Path
 
-#: Imported once, in the process whose forks all others are.
+#: Imported once, in the process from which all others fork.
 IMPORTED = ["postgrest", "filelock", "kis_token.kis.session", "kis_token.wiring", "entrypoint", "bench.chaos.__main__"]
 
 
 class HeardConnection:
-    """Our end of a process's connection. The watch over leaks hears all that the process answers."""
+    """Our end of a process's connection. The watch over leaks collects all answers of the process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self.send, self.poll, self.close = connection.send, connection.poll, connection.close
 
-    def recv(self) -> Any:  # noqa: ANN401 - whatever the program answers
-        """As the connection's."""
+    def recv(self) -> Any:  # noqa: ANN401 - depends on the program
+        """Receive as the connection does."""
         answer = self._connection.recv()
         LEAKS.hear("the answer of a process", repr(answer))
         return answer
@@ -38,12 +38,13 @@ class HeardConnection:
 
 @contextmanager
 def process(program: Path, *arguments: Any) -> Iterator[tuple[BaseProcess, HeardConnection]]:  # noqa: ANN401 - the program's
-    """A process that runs ``program``, and our end of its connection. It ends with the block.
+    """Yield a process that runs ``program``, and our end of its connection. The process ends with the block.
 
-    The program finds the connection and ``arguments`` in its global ``given``. It is named by its path: tests/ is no
-    package. It starts with the environment of the first such process: a program that needs another is given one.
+    The program finds the connection and ``arguments`` in its global ``given``. It is named by its path, because tests/
+    is not a package. It starts with the environment of the first such process; a program that needs another one gets it
+    as an argument.
     """
-    context = multiprocessing.get_context("forkserver")  # Windows has none
+    context = multiprocessing.get_context("forkserver")  # not available on Windows
     context.set_forkserver_preload(IMPORTED)
     connection, theirs = context.Pipe()
     ours = HeardConnection(connection)

@@ -1,7 +1,7 @@
-"""Which tests are quick: those without PostgreSQL, without the emulated KIS and without child processes.
+"""A pytest plugin that finds the quick tests: those without PostgreSQL, the emulated KIS and child processes.
 
-A pytest plugin. The fixtures say it, a test's own and those that these use. A test whose fixtures say too little is
-found: it fails.
+The fixtures of a test, and the fixtures that these use, decide. A test whose fixtures do not declare what it starts
+fails.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from kis_token.sandbox.emulator import KISEmulator
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-#: The fixtures that take time. Whatever starts a child process, a test or a fixture, uses the first.
+#: The fixtures that take time. Each test or fixture that starts a child process uses the first one.
 SLOW = frozenset({"child_processes", "postgres", "kis"})
 
-#: What Python tells of itself before it starts a child process.
+#: Python's audit events before the start of a child process.
 STARTS = frozenset({"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"})
 
 _patch = pytest.MonkeyPatch()
@@ -28,24 +28,24 @@ _running: list[pytest.Item] = []
 
 @pytest.fixture(scope="session")
 def child_processes() -> None:
-    """Has no effect: it stands for the child processes that a test or a fixture starts."""
+    """Declare that a test or a fixture starts child processes. It has no other effect."""
 
 
 def is_quick(item: pytest.Item) -> bool:
-    """Whether none of the test's fixtures takes time, and it is no mere combination either."""
+    """Whether no fixture of the test takes time, and the test is not a mere combination."""
     return SLOW.isdisjoint(getattr(item, "fixturenames", ())) and item.get_closest_marker("matrix") is None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """Mark the quick ones, before ``-m quick`` chooses."""
+    """Mark the quick tests, before ``-m quick`` selects them."""
     for item in items:
         if is_quick(item):
             item.add_marker("quick")
 
 
 def pytest_configure() -> None:
-    """Begin to watch."""
+    """Start the watch."""
     start = KISEmulator.start
 
     def start_unless_quick(emulator: KISEmulator) -> None:
@@ -57,13 +57,13 @@ def pytest_configure() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Watch no longer."""
+    """Stop the watch."""
     _patch.undo()
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Know the test that runs."""
+    """Record the test that runs."""
     _running.append(item)
     try:
         return (yield)

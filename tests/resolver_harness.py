@@ -44,12 +44,12 @@ OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", "b3RoZXI=")
 
 
 def stale_token() -> Token:
-    """Alive, with less life than callers need, and old enough for KIS to give another."""
+    """A valid token with less validity than callers need, and old enough for KIS to give another."""
     return make_token(left=5 * MINUTE, age=23 * HOUR)
 
 
-def dead_token() -> Token:
-    """Past its end."""
+def expired_token() -> Token:
+    """An expired token."""
     return make_token(left=-MINUTE, age=24 * HOUR + MINUTE)
 
 
@@ -64,7 +64,7 @@ def issue_token(sandbox: Sandbox, **variables: str) -> Token:
 
 @dataclass
 class Chain:
-    """Everything one slot's callers meet. Without other inputs a caller has ACCOUNT's keys and the slot kis."""
+    """The surroundings of one slot's callers. Without other inputs a caller has ACCOUNT's keys and the slot kis."""
 
     supabase: PostgRESTStandIn
     kis: KISEmulator
@@ -89,17 +89,17 @@ class Chain:
 
     @property
     def machine(self) -> LocalMachine:
-        """The machine that all callers are on."""
+        """The machine of all callers."""
         return LocalMachine(lambda: [self.machine_folder])
 
     @property
     def machine_folder(self) -> Path:
-        """Where that keeps its notes: apart from what callers may leave in ``folder``."""
+        """The folder of the machine's notes, apart from files that callers leave in ``folder``."""
         return self.folder.with_name(f"{self.folder.name}-machine")
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment of a machine that takes part, with the same cache."""
+        """The environment of a machine with the same cache."""
         return {
             "SUPABASE_URL": self.supabase.url,
             "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,
@@ -110,7 +110,7 @@ class Chain:
         }
 
     def resolver(self, clock: Clock | None = None, issuer: Issuer | None = None, /, **inputs: str) -> Resolver:
-        """One caller."""
+        """The resolver of one caller."""
         settings = self.settings(**inputs)
         clock = clock or self.clock()
         vault = make_vault(settings.encryption_keys)
@@ -132,16 +132,16 @@ class Chain:
         )
 
     def resolve(self, clock: Clock | None = None, issuer: Issuer | None = None, /, **inputs: str) -> Resolution:
-        """What one caller gets."""
+        """Resolve as one caller."""
         return self.resolver(clock, issuer, **inputs).resolve()
 
     def replace(self, rejected: Token, issuer: Issuer | None = None, /, **inputs: str) -> Resolution:
-        """What one caller gets in the place of a token that KIS has rejected."""
+        """Replace a rejected token as one caller."""
         resolver = self.resolver(None, issuer, **inputs)
         return resolver.resolve(resolver.look(rejected.token_id))
 
     def clock(self) -> TurnedClock:
-        """A clock with which time passes for the lease and for KIS as well."""
+        """A clock by which time passes for the lease and for KIS as well."""
         clock = TurnedClock()
         clock.on_sleep = self.pass_time
         return clock
@@ -172,17 +172,17 @@ class Chain:
 
     @property
     def store_calls(self) -> list[str]:
-        """What was asked of Supabase: read, or the name of a function."""
+        """The calls of Supabase: read, or the name of a function."""
         return [seen.path.rpartition("/")[2] if "/rpc/" in seen.path else "read" for seen in self.supabase.server.seen]
 
     @property
     def issue_calls(self) -> int:
-        """How often tokenP was called."""
+        """The number of tokenP calls."""
         return self.kis.counts("production").calls
 
 
 class WatchedIssuer:
-    """The real issuer, with something that happens before or after each call."""
+    """The real issuer, with a callback before or after each call."""
 
     def __init__(
         self, chain: Chain, *, before: Callable[[], object] = bool, after: Callable[[Token], object] = bool
@@ -192,30 +192,30 @@ class WatchedIssuer:
         self._after = after
 
     def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
-        """One tokenP call."""
+        """Call tokenP once."""
         self._before()
         token = self._issuer.issue(app_key, now, may_send)
         self._after(token)
         return token
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:
-        """As KIS says."""
+        """Verify as KIS does."""
         return self._issuer.verify(token, app_key)
 
 
 class GivesAgain:
-    """KIS within 6 hours of an issue that nobody kept: the same token comes back."""
+    """KIS within 6 hours of an issue whose token was lost: it gives that token again."""
 
     def __init__(self, token: Token) -> None:
         self._token = token
 
     def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
-        """The token of before."""
+        """Return the earlier token."""
         assert may_send is None or may_send()
         assert (app_key.key_id, self._token.remaining(now) > timedelta()) == (self._token.app_key_id, True)
         return self._token
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:
-        """Nothing speaks against it."""
+        """Accept any token."""
         assert token.app_key_id == app_key.key_id
         return None

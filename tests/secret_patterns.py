@@ -1,4 +1,4 @@
-"""What a secret looks like in a text: plain, in JSON, in a URL, in base64; and what all secrets of a kind share."""
+"""The forms of a secret in a text: plain, in JSON, in a URL, in base64; and the beginnings of each kind of secret."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from urllib.parse import quote, quote_plus
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: So much of a secret is looked for: one that a log cuts off still shows its head.
+#: The searched length of a secret: a secret that a log cuts off still shows its beginning.
 HEAD = 24
 
-#: What all tokens of the emulator and of tests/support.py have in common, and nothing else has: their payload's head.
-#: What tests take for a token that is no JWT begins in one of the two other ways.
+#: All tokens of the emulator and of tests/support.py have this beginning of their payload, and no other text has it. A
+#: test's token that is not a JWT begins in one of the two other ways.
 TOKEN_HEADS = (
     *(
         base64.urlsafe_b64encode(payload).decode().rstrip("=")
@@ -25,7 +25,7 @@ TOKEN_HEADS = (
     "opaque-token-0123456789-abcdef",
 )
 
-#: Every secret key of Supabase begins so; followed by a blank or a bracket it is only spoken of.
+#: Every secret key of Supabase begins like this. Before a blank or a bracket it is only mentioned.
 SUPABASE_HEAD = "sb_secret_"
 _SUPABASE_KEY = re.compile(SUPABASE_HEAD.encode() + rb"[\w-]")
 
@@ -33,7 +33,7 @@ _MASK = re.compile(rb"^::add-mask::.*$", re.MULTILINE)
 
 
 class SecretPatterns:
-    """The secrets that are looked for. Those of one test are forgotten with it, so that the search stays quick."""
+    """The secrets to search for. Those of one test are forgotten with it, so that the search stays fast."""
 
     def __init__(self) -> None:
         self._lasting: set[bytes] = set(in_base64(SUPABASE_HEAD.encode()))
@@ -42,30 +42,30 @@ class SecretPatterns:
             self.add(head, lasting=True)
 
     def add(self, secret: str, *, lasting: bool) -> None:
-        """Look for ``secret`` from now on; until ``forget`` unless it is lasting."""
+        """Search for ``secret`` from now on, until ``forget`` unless it is lasting."""
         (self._lasting if lasting else self._passing).update(forms(secret))
 
     def add_bytes(self, secret: bytes) -> None:
-        """Look for a binary secret as texts show it. Its bytes themselves stand in many a library's tables."""
+        """Search for a binary secret in its text forms. Its plain bytes also occur in tables of some libraries."""
         self._lasting.update(part.encode() for part in (repr(secret[:HEAD])[2:-1], secret[:HEAD].hex()))
 
     def forget(self) -> None:
-        """Forget what is not lasting."""
+        """Forget the secrets that are not lasting."""
         self._passing.clear()
 
     def are_in(self, data: bytes) -> bool:
-        """Whether any of them is there."""
+        """Whether the text contains any of them."""
         return _SUPABASE_KEY.search(data) is not None or any(
             pattern in data for patterns in (self._lasting, self._passing) for pattern in patterns
         )
 
     def blotted(self, words: Iterable[str]) -> str:
-        """The words with those that hold a secret blotted out."""
+        """The words, with each one that contains a secret blotted out."""
         return " ".join("***" if self.are_in(word.encode(errors="replace")) else word for word in words)
 
 
 def forms(secret: str) -> set[bytes]:
-    """What to look for when ``secret`` may stand anywhere in a text, encoded or not."""
+    """The search texts for ``secret`` anywhere in a text, encoded or not."""
     head = secret[:HEAD]
     url = {quote(head), quote(head, safe=""), quote_plus(head)}
     lower = {re.sub("%..", lambda match: match[0].lower(), text) for text in url}
@@ -75,7 +75,7 @@ def forms(secret: str) -> set[bytes]:
 
 
 def in_base64(secret: bytes) -> set[bytes]:
-    """The characters that ``secret`` always gives in base64, whatever stands before and behind it."""
+    """The characters that ``secret`` always gives in base64, with any text before and after it."""
     found = set()
     for before, depending in ((0, 0), (1, 2), (2, 3)):
         complete = (before + len(secret)) * 8 // 6
@@ -87,5 +87,5 @@ def in_base64(secret: bytes) -> set[bytes]:
 
 
 def without_masks(data: bytes) -> bytes:
-    """What people see of a step's log: the runner swallows the commands that name what it has to hide."""
+    """The visible text of a step's log: the runner removes the commands that name the values to hide."""
     return _MASK.sub(b"", data)

@@ -1,4 +1,4 @@
-"""An environment whose time is simulated: one clock for programs, KIS, the database's functions and Supabase's Date."""
+"""An environment with simulated time: one clock for programs, KIS, the database's functions and Supabase's Date."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kis_token.sandbox.loopback import Request, Response
     from kis_token.sandbox.postgres import EmbeddedPostgres
 
-#: A day on which nothing special happens, 07:00 in Korea.
+#: An ordinary day, 07:00 in Korea.
 BEGIN = datetime.fromisoformat("2027-03-02T07:00:00+09:00")
 
 _CLOCK = """
@@ -49,11 +49,11 @@ class SimulatedClock:
         self.jump(0)
 
     def now(self) -> datetime:
-        """The simulated present, in UTC."""
+        """Return the simulated present, in UTC."""
         return utc_now() + self._ahead
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Return seconds that never go back."""
         return utc_now().timestamp() + self._jumped
 
     def sleep(self, seconds: float) -> None:
@@ -62,18 +62,18 @@ class SimulatedClock:
         self.jump(seconds)
 
     def jitter(self, low: float, high: float) -> float:
-        """The middle: nothing here is left to chance."""
+        """Return the middle, so that no result depends on chance."""
         return (low + high) / 2
 
     def jump(self, seconds: float) -> None:
-        """Let time pass, and nobody have slept."""
+        """Let time pass without a caller that sleeps."""
         self._jumped += seconds
         self._ahead += timedelta(seconds=seconds)
         self._database.owner.execute("update public.test_clock set ahead = %s", (self._ahead,))
 
 
 class SimulatedSupabase(PostgRESTStandIn):
-    """Supabase, whose answers are dated by the simulated clock."""
+    """Supabase with answers that are dated by the simulated clock."""
 
     def __init__(self, database: Database, clock: SimulatedClock) -> None:
         super().__init__(database.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY)
@@ -87,7 +87,7 @@ class SimulatedSupabase(PostgRESTStandIn):
 
 @dataclass
 class SimulatedEnvironment:
-    """Everything one slot's programs meet. Each machine has a cache of its own, in a folder of its name."""
+    """The services for the programs of one slot. Each machine has its own cache, in a folder of its name."""
 
     clock: SimulatedClock
     database: Database
@@ -97,7 +97,7 @@ class SimulatedEnvironment:
     clients: list[KISClient] = field(default_factory=list)
 
     def settings(self, machine: str = "bot", **inputs: str) -> Settings:
-        """The settings of a machine that has ACCOUNT's keys, with changes."""
+        """Return the settings of a machine that has ACCOUNT's keys, with changes."""
         given = {
             "supabase_url": self.supabase.url,
             "supabase_key": SERVICE_KEY,
@@ -110,29 +110,29 @@ class SimulatedEnvironment:
         return Settings.from_env({f"INPUT_{name.upper()}": value for name, value in given.items()})
 
     def client(self, machine: str = "bot", **inputs: str) -> KISClient:
-        """A program's client."""
+        """Return a program's client."""
         self.clients.append(KISClient(self.settings(machine, **inputs), clock=self.clock))
         return self.clients[-1]
 
     def rotate(self) -> Resolution:
-        """The nightly workflow, on a fresh machine."""
+        """Run the nightly workflow, on a fresh machine."""
         settings = self.settings(mode="rotate", cache_path="off")
         with open_resolver(settings, self.clock.monotonic(), print, self.clock) as resolver:
             return resolver.resolve()
 
     @property
     def issue_calls(self) -> int:
-        """How often tokenP was called."""
+        """The number of tokenP calls."""
         return self.kis.counts("production").calls
 
     def quotes(self) -> int:
-        """How often a price was asked for."""
+        """Return the number of requests for a price."""
         return sum(seen.path == PRICE_PATH for seen in self.kis.production.seen)
 
 
 @contextmanager
 def open_environment(postgres: EmbeddedPostgres, folder: Path) -> Iterator[SimulatedEnvironment]:
-    """An empty slot at ``BEGIN``."""
+    """Yield an environment with an empty slot at ``BEGIN``."""
     project = prepare_database(postgres.create_database())
     with Database(project) as database:
         database.owner.execute(_CLOCK)
@@ -148,7 +148,7 @@ def open_environment(postgres: EmbeddedPostgres, folder: Path) -> Iterator[Simul
 
 
 def ask_price(client: KISClient) -> bool:
-    """Ask for a price; whether there was one."""
+    """Ask for a price. Returns whether KIS answered with one."""
     samsung = {"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": "005930"}
     answer = client.request("GET", PRICE_PATH, tr_id=PRICE_TR_ID, params=samsung)
     return answer.status_code == 200 and answer.json()["rt_cd"] == "0"

@@ -1,4 +1,4 @@
-"""Helpers that several tests share: made-up tokens, a database to look into, a clock to turn."""
+"""Helpers that several tests share: made-up tokens, a database to inspect, a clock that tests set."""
 
 from __future__ import annotations
 
@@ -34,15 +34,18 @@ ANON_KEY = "sb_publishable_made-up-for-tests_9bKw1Lm3"
 ACCOUNT = Account()
 APP_KEY = AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
 
-# A slow machine is no failure.
+# Time limits allow for slow machines.
 settings.register_profile("unhurried", settings.default, deadline=None)
 settings.load_profile("unhurried")
 
-MIGRATED_TABLES = ("api_credentials", "credential_leases", "credential_issuances")
+MIGRATED_TABLES = (
+    *("api_credentials", "credential_leases", "credential_issuances"),
+    *("credential_issuer_keys", "credential_callers", "credential_attempts"),
+)
 
 
 def first_of(number: int, cases: Iterable[object]) -> list[object]:
-    """The first ``number`` cases of a parameter as they are; the others, which multiply these, are in the matrix."""
+    """The first ``number`` cases of a parameter unchanged; the others, which multiply these, are in the matrix."""
     return [
         case
         if place < number
@@ -52,12 +55,12 @@ def first_of(number: int, cases: Iterable[object]) -> list[object]:
 
 
 def in_rounds(few: int, many: int) -> pytest.MarkDecorator:
-    """How often a test runs its race: a few times and, in the matrix, many times."""
+    """The number of rounds of a test's race: a few and, in the matrix, many."""
     return pytest.mark.parametrize("rounds", [few, pytest.param(many, marks=pytest.mark.matrix)])
 
 
 def utc_now() -> datetime:
-    """The present, aware."""
+    """The present, in UTC."""
     return datetime.now(timezone.utc)
 
 
@@ -68,7 +71,7 @@ def make_token(
     age: timedelta = timedelta(hours=1),
     now: datetime | None = None,
 ) -> Token:
-    """A token as KIS would have issued it ``age`` ago, with ``left`` to live. No two are alike."""
+    """A token that KIS issued ``age`` ago, with ``left`` of its validity. No two are alike."""
     now = (now or utc_now()).replace(microsecond=0)
     claims = {
         "sub": "token",
@@ -87,7 +90,7 @@ def _base64url(data: bytes) -> str:
 
 
 class Database:
-    """A project's database: as its owner, who sees all, and as service_role, as the API does. A context manager."""
+    """A project's database: as its owner, with all rights, and as service_role, like the API. A context manager."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -128,7 +131,7 @@ class Database:
         service: str = "kis",
         active: bool = True,
     ) -> int:
-        """Store a row as the guide's clients do, with an upsert; the version it got."""
+        """Store a row as the guide's clients do, with an upsert. Returns its version."""
         rows = self.owner.execute(
             "insert into public.api_credentials as c"
             " (service_name, credential_type, credential_value, expires_at, is_active) values (%s, %s, %s, %s, %s)"
@@ -139,7 +142,7 @@ class Database:
         return int(rows[0]["version"])
 
     def put_token(self, token: Token, *, service: str = "kis", active: bool = True) -> int:
-        """Store a token without a lease; the version it got."""
+        """Store a token without a lease. Returns its version."""
         return self.put("access_token", token.to_json(), token.expires_at, service=service, active=active)
 
     def put_keys(self, app_key: AppKey = APP_KEY, *, service: str = "kis") -> None:
@@ -148,7 +151,7 @@ class Database:
         self.put("app_secret", app_key.secret, service=service)
 
     def row(self, service: str = "kis") -> dict[str, Any]:
-        """The slot's token row; empty when there is none."""
+        """The slot's token row; empty without one."""
         return self._first(
             "select * from public.api_credentials where service_name = %s and credential_type = 'access_token'", service
         )
@@ -159,7 +162,7 @@ class Database:
         return build_token(json.loads(row["credential_value"])["access_token"], expiries=[]).token_id if row else None
 
     def lease(self, service: str = "kis") -> dict[str, Any]:
-        """The slot's lease; empty when there is none."""
+        """The slot's lease; empty without one."""
         return self._first("select * from public.credential_leases where service_name = %s", service)
 
     def outcomes(self, service: str = "kis") -> list[str]:
@@ -170,7 +173,7 @@ class Database:
         return [row["outcome"] for row in rows]
 
     def age(self, seconds: float, service: str = "kis") -> None:
-        """Let time pass for a slot's lease: everything that is noted there happened that much earlier."""
+        """Let time pass for a slot's lease: all its times become that much earlier."""
         self.owner.execute(
             "update public.credential_leases set granted_at = granted_at - %(by)s, lease_until = lease_until - %(by)s,"
             " not_before = not_before - %(by)s, issued_at = issued_at - %(by)s, refused_until = refused_until - %(by)s"
@@ -193,7 +196,7 @@ def call(connection: psycopg.Connection[tuple[Any, ...]], function: str, **argum
 
 
 class TurnedClock:
-    """The machine's clock, but asleep it does not wait: time jumps, and ``on_sleep`` is told by how many seconds."""
+    """The machine's clock with a sleep that does not wait: time jumps, and ``on_sleep`` gets the seconds."""
 
     def __init__(self, *, wrong_by: timedelta = timedelta()) -> None:
         self.on_sleep: Callable[[float], object] = lambda _: None
@@ -202,25 +205,25 @@ class TurnedClock:
         self._jumped = 0.0
 
     def now(self) -> datetime:
-        """What this machine takes for the present."""
+        """The present by this machine's clock."""
         return utc_now() + timedelta(seconds=self._jumped) + self._wrong_by
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Seconds that never decrease."""
         return time.monotonic() + self._jumped
 
     def sleep(self, seconds: float) -> None:
-        """Jump, and tell."""
+        """Jump, and call ``on_sleep``."""
         self.slept.append(seconds)
         self.jump(seconds)
         self.on_sleep(seconds)
 
     def jump(self, seconds: float) -> None:
-        """Let time pass for this machine alone, as a suspended one sees it."""
+        """Let time pass for this machine alone, as when it is suspended."""
         self._jumped += seconds
 
     def jitter(self, low: float, high: float) -> float:
-        """The middle: nothing here is left to chance."""
+        """The middle of the range, so that no test depends on chance."""
         return (low + high) / 2
 
 
@@ -229,7 +232,7 @@ MINUTE = timedelta(minutes=1)
 
 
 class Caller:
-    """One attempt to issue, with a holder id of its own, that speaks to the functions directly."""
+    """One attempt to issue that calls the functions directly, with its own holder id."""
 
     def __init__(
         self,
@@ -247,7 +250,7 @@ class Caller:
         self._label = label
 
     def begin(self, **changes: object) -> dict[str, Any]:
-        """Ask for a turn; remembers the fence."""
+        """Ask for the lease, and keep the fence."""
         arguments: dict[str, object] = {
             "service": self._service,
             "holder": self.holder,
@@ -261,7 +264,7 @@ class Caller:
         return answer
 
     def commit(self, token: Token, **changes: object) -> dict[str, Any]:
-        """Store a token and give the turn back."""
+        """Store a token and end the lease."""
         arguments: dict[str, object] = {
             "service": self._service,
             "holder": self.holder,
@@ -277,7 +280,7 @@ class Caller:
     def abort(
         self, error_code: str = "EGW00133", cooldown: timedelta = 61 * timedelta(seconds=1), **changes: object
     ) -> str:
-        """Give the turn back without a token; the answer's status."""
+        """End the lease without a token. Returns the answer's status."""
         arguments: dict[str, object] = {
             "service": self._service,
             "holder": self.holder,
@@ -289,7 +292,7 @@ class Caller:
 
 
 def issue_by_functions(database: Database, token: Token, *, service: str = "kis", app_key: AppKey = APP_KEY) -> int:
-    """Begin and commit in one go; the version that ``token`` got."""
+    """Begin and commit. Returns the version of ``token``."""
     caller = Caller(database, service=service, app_key=app_key)
     assert caller.begin()["status"] == "granted"
     answer = caller.commit(token)
@@ -298,41 +301,41 @@ def issue_by_functions(database: Database, token: Token, *, service: str = "kis"
 
 
 class RecordedWorkflow:
-    """A workflow that keeps what it is told, in order. Its repr shows nothing of it."""
+    """A workflow that records its calls, in order. Its repr does not show them."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, ...]] = []
 
     def mask(self, secret: str) -> None:
-        """Keep it."""
+        """Record the value."""
         self.told.append(("mask", secret))
 
     def output(self, name: str, value: str) -> None:
-        """Keep it."""
+        """Record the value."""
         self.told.append(("output", name, value))
 
     def export(self, name: str, value: str) -> None:
-        """Keep it."""
+        """Record the value."""
         self.told.append(("export", name, value))
 
     def summarize(self, markdown: str) -> None:
-        """Keep it."""
+        """Record the text."""
         self.told.append(("summarize", markdown))
 
     def error(self, message: str) -> None:
-        """Keep it."""
+        """Record the message."""
         self.told.append(("error", message))
 
     def warning(self, message: str) -> None:
-        """Keep it."""
+        """Record the message."""
         self.told.append(("warning", message))
 
     def info(self, message: str) -> None:
-        """Keep it."""
+        """Record the message."""
         self.told.append(("info", message))
 
     def of(self, kind: str) -> list[str]:
-        """The last word of everything of a kind: masks, messages, values."""
+        """The last value of each call of a kind: masks, messages, values."""
         return [each[-1] for each in self.told if each[0] == kind]
 
     def outputs(self) -> dict[str, str]:
@@ -341,7 +344,7 @@ class RecordedWorkflow:
 
 
 def make_settings(**variables: str) -> Settings:
-    """Settings from an environment that lacks nothing, with changes to it. There is no cache file unless given."""
+    """Settings from a complete environment with changes. There is no cache file unless one is given."""
     usual = {
         "SUPABASE_URL": "https://example.supabase.co",
         "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def test_now_is_aware_and_in_utc() -> None:
-    """No naive time comes out of it, whatever the machine's zone."""
+    """The clock returns no naive time, in any zone of the machine."""
     now = SystemClock().now()
     assert now.tzinfo is timezone.utc
     assert abs(now - datetime.now(timezone.utc)) < timedelta(minutes=1)
@@ -39,18 +39,18 @@ def test_jitter_stays_between_its_bounds(low: float, more: float) -> None:
 
 
 def test_jitter_differs() -> None:
-    """Callers do not march in step."""
+    """Two callers get different pauses."""
     assert len({SystemClock().jitter(0, 1) for _ in range(20)}) > 1
 
 
 def test_sleep_returns() -> None:
-    """No time at all is a time to sleep."""
+    """A sleep of no time returns at once."""
     SystemClock().sleep(0)
 
 
 @pytest.mark.parametrize("clock", [SystemClock(), TurnedClock()], ids=lambda clock: type(clock).__name__)
 def test_clock_of_the_tests_keeps_the_same_promises(clock: Clock) -> None:
-    """What tests use for a clock is aware, steady and bounded like the real one."""
+    """The clock of the tests is aware, steady and bounded like the real one."""
     assert clock.now().tzinfo is timezone.utc
     assert clock.monotonic() <= clock.monotonic()
     assert 1 <= clock.jitter(1, 2) <= 2

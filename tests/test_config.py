@@ -15,8 +15,8 @@ from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, make_settings
 
 
 @pytest.mark.parametrize("gateway", [ANON_KEY, supabase_jwt({"role": "anon"})], ids=["of today", "legacy"])
-def test_reader_s_key_is_two_words(gateway: str) -> None:
-    """A public key and a JWT with a role of its own, in two lines or one: a key that may only read. Both are masked."""
+def test_read_only_key_is_two_words(gateway: str) -> None:
+    """A read-only key is a public key and a JWT of another role, in two lines or one. Both are masked."""
     for between in ("\n", "  "):
         settings = make_settings(SUPABASE_SERVICE_ROLE_KEY=f" {gateway}{between}{READER_JWT}\n")
         assert settings.reads_only
@@ -26,7 +26,7 @@ def test_reader_s_key_is_two_words(gateway: str) -> None:
 
 
 def test_defaults() -> None:
-    """With a URL and a key alone everything else has the value that the documents promise."""
+    """With only a URL and a key, every other setting has its documented default."""
     settings = make_settings()
     assert (settings.environment, settings.service_name, settings.mode) == ("production", "kis", "resolve")
     assert settings.base_url == KIS_HOSTS["production"]
@@ -40,7 +40,7 @@ def test_defaults() -> None:
 
 
 def test_paper_has_a_slot_and_a_host_of_its_own() -> None:
-    """Real and paper share neither the row nor the host."""
+    """Real and paper accounts share neither the slot nor the host."""
     settings = make_settings(KIS_ENVIRONMENT="paper")
     assert (settings.service_name, settings.base_url) == ("kis-paper", KIS_HOSTS["paper"])
 
@@ -64,19 +64,19 @@ def test_blanks_around_a_value_are_cut_off(variable: str) -> None:
 
 
 def test_blanks_around_secrets_are_cut_off() -> None:
-    """The same for app key and secret, whose trailing line break is the commonest mistake of all."""
+    """App key and secret lose the blanks and line breaks around them."""
     settings = make_settings(**{name: f"{value}\n" for name, value in KEYS.items()})
     assert (settings.app_key == ACCOUNT.app_key, settings.app_secret == ACCOUNT.app_secret) == (True, True)
 
 
 def test_slash_at_the_end_of_a_url_is_cut_off() -> None:
-    """Both forms of the address are the same address."""
+    """A URL is the same with and without a final slash."""
     assert make_settings(SUPABASE_URL="https://example.supabase.co/").supabase_url == "https://example.supabase.co"
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:54321", "http://localhost:54321", "http://[::1]:54321"])
 def test_plain_http_is_for_this_machine(url: str) -> None:
-    """A Supabase on this machine may be asked without TLS."""
+    """Plain http is accepted for a Supabase on this machine."""
     assert make_settings(SUPABASE_URL=url).supabase_url == url
 
 
@@ -100,7 +100,7 @@ def test_input_wins_over_the_variable(name: str) -> None:
 
 
 def test_older_name_of_the_key_wins_and_the_newer_is_enough() -> None:
-    """SUPABASE_SERVICE_ROLE_KEY is asked first, SUPABASE_SECRET_KEY when it is empty."""
+    """SUPABASE_SERVICE_ROLE_KEY is used first, and SUPABASE_SECRET_KEY if the first is empty."""
     newer = "sb_secret_named-in-the-newer-variable"
     settings = make_settings(SUPABASE_SERVICE_ROLE_KEY="", SUPABASE_SECRET_KEY=newer)
     assert settings.supabase_key == newer
@@ -108,21 +108,21 @@ def test_older_name_of_the_key_wins_and_the_newer_is_enough() -> None:
 
 
 def test_older_kind_of_key_is_accepted() -> None:
-    """The JWT of the role service_role is a right key."""
+    """The JWT of the role service_role is a valid key."""
     key = supabase_jwt({"role": "service_role"})
     assert make_settings(SUPABASE_SERVICE_ROLE_KEY=key).supabase_key == key
 
 
 def test_key_whose_claims_are_nested_deeply_is_left_to_supabase() -> None:
-    """A middle part that no JSON parser follows to its end is no defect."""
+    """A middle part that exceeds the JSON parser's depth is no defect."""
     nested = base64.urlsafe_b64encode(b"[" * 5000).rstrip(b"=").decode()
     key = f"eyJhbGciOiJIUzI1NiJ9.{nested}.c2lnbmF0dXJl"
     assert make_settings(SUPABASE_SERVICE_ROLE_KEY=key).supabase_key == key
 
 
 @pytest.mark.parametrize("payload", [["anon"], {"role": 1}, {}, "anon"], ids=str)
-def test_key_with_odd_claims_is_left_to_supabase(payload: object) -> None:
-    """What only looks like a JWT is no public key: Supabase itself will say."""
+def test_key_with_unusual_claims_is_left_to_supabase(payload: object) -> None:
+    """A key that only looks like a JWT is no public key; Supabase decides about it."""
     key = supabase_jwt(payload)
     assert make_settings(SUPABASE_SERVICE_ROLE_KEY=key).supabase_key == key
 
@@ -139,13 +139,13 @@ DURATIONS = {
 
 @pytest.mark.parametrize(("text", "duration"), DURATIONS.items())
 def test_duration_is_read(text: str, duration: timedelta) -> None:
-    """Numbers with s, m, h or d, which add up."""
+    """Numbers with s, m, h or d add up."""
     assert make_settings(KIS_TOKEN_TIMEOUT=text).timeout == duration
 
 
 @pytest.mark.parametrize("text", ["0s", "12h"])
 def test_min_validity_may_be_anything_up_to_its_border(text: str) -> None:
-    """Nothing at all is a need, and 12 hours is the longest."""
+    """min-validity may be zero, and at most 12 hours."""
     hours = make_settings(KIS_TOKEN_MIN_VALIDITY=text).min_validity / timedelta(hours=1)
     assert hours in (0, 12)
 
@@ -154,12 +154,12 @@ def test_min_validity_may_be_anything_up_to_its_border(text: str) -> None:
     ("text", "value"), [("TRUE", True), ("1", True), ("yes", True), ("False", False), ("0", False), ("no", False)]
 )
 def test_boolean_is_read(text: str, value: bool) -> None:  # noqa: FBT001 - a table's column
-    """In words or digits, in any case."""
+    """A boolean is a word or a digit, in any case."""
     assert make_settings(INPUT_EXPORT_ENV=text).export_env is value
 
 
 def test_encryption_keys_are_one_a_line_in_either_alphabet() -> None:
-    """The first key seals, so the order stays; base64 and base64url are both read."""
+    """The keys keep their order, because the first one seals; base64 and base64url are both read."""
     settings = make_settings(KIS_TOKEN_ENCRYPTION_KEY=f"{SEALING_KEY}\n\n {OTHER_KEY}\n")
     assert settings.encryption_keys == (bytes(range(32)), bytes(range(224, 256)))
 
@@ -174,7 +174,7 @@ def test_no_secret_in_the_repr() -> None:
 
 
 def test_secrets_are_all_that_was_given() -> None:
-    """Everything secret is there to be masked, inputs and variables, sensible or not; no URL and nothing empty."""
+    """Every given secret is to be masked, from inputs and variables, valid or not; no URL and no empty text."""
     env = {
         "SUPABASE_URL": "https://example.supabase.co",
         "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,
@@ -189,7 +189,7 @@ def test_secrets_are_all_that_was_given() -> None:
 
 
 def test_cache_file_lies_in_the_job_s_temporary_folder() -> None:
-    """In a job each service has a file of its own under RUNNER_TEMP; the usual one has the guide's name."""
+    """In a job each slot has its own file under RUNNER_TEMP; that of the default slot has the guide's name."""
     first = make_settings(KIS_TOKEN_CACHE="", RUNNER_TEMP="/runner/temp")
     second = make_settings(KIS_TOKEN_CACHE="", RUNNER_TEMP="/runner/temp", KIS_SERVICE_NAME="kis-paper")
     assert first.cache_path == Path("/runner/temp/.kis_token_cache.json")
@@ -197,7 +197,7 @@ def test_cache_file_lies_in_the_job_s_temporary_folder() -> None:
 
 
 def test_cache_file_elsewhere() -> None:
-    """Outside of a job it lies in the user's cache folder; a path of one's own wins; off turns it off."""
+    """Outside a job the cache is in the user's cache folder; a given path wins, and off disables the cache."""
     usual = make_settings(KIS_TOKEN_CACHE="").cache_path
     assert usual is not None
     assert usual.name == ".kis_token_cache.json"
@@ -206,18 +206,18 @@ def test_cache_file_elsewhere() -> None:
     assert make_settings(KIS_TOKEN_CACHE="off").cache_path is None
 
 
-def test_label_says_who_asks() -> None:
-    """In a job the repository, run and job; elsewhere the user and the machine."""
+def test_label_names_the_caller() -> None:
+    """The label has repository, run and job in a job, and user and machine elsewhere."""
     job = make_settings(GITHUB_REPOSITORY="someone/bot", GITHUB_RUN_ID="42", GITHUB_JOB="trade")
     assert job.label == "someone/bot run 42 trade"
     assert make_settings(GITHUB_REPOSITORY="someone/bot").label == "someone/bot run ?"
     assert make_settings(USER="kim", HOSTNAME="desk").label == "kim on desk"
-    assert make_settings().label == "somebody on a machine"
+    assert make_settings().label == "a user on a machine"
 
 
 @pytest.mark.parametrize("name", ["GITHUB_REPOSITORY", "GITHUB_JOB", "HOSTNAME", "USER"])
 def test_label_can_be_sent_whatever_the_names_are(name: str) -> None:
-    """A name that is not UTF-8 reaches Python with half a surrogate pair; the label holds none."""
+    """A name that is not UTF-8 reaches Python with half a surrogate pair; the label has no such half."""
     label = make_settings(**({"GITHUB_REPOSITORY": "a/b"} if name == "GITHUB_JOB" else {}) | {name: "caf\udce9"}).label
     assert "caf?" in label.encode().decode()
 
@@ -232,11 +232,11 @@ CLIENTS = {
 
 @pytest.mark.parametrize(("text", "clients"), CLIENTS.items())
 def test_clients_are_separated_by_commas_or_blanks(text: str, clients: tuple[str, ...]) -> None:
-    """Each counts once, in any case, with an underscore as well: the modules are called so."""
+    """Each client counts once, in any case, also with an underscore as in its module's name."""
     assert make_settings(INPUT_TOKEN_FILES=text, KIS_HTS_ID="someone").token_files == clients
 
 
 def test_id_is_looked_at_for_python_kis_alone() -> None:
-    """An id that nobody asks for is neither kept nor judged."""
+    """Without python-kis, the HTS id is neither kept nor checked."""
     assert make_settings(INPUT_TOKEN_FILES="kis-auth", KIS_HTS_ID="../x").hts_id is None
     assert make_settings(INPUT_TOKEN_FILES="python-kis", KIS_HTS_ID=" @1234567 ").hts_id == "@1234567"

@@ -1,4 +1,4 @@
-"""Settings: every fault with its code, all at once, and no secret in any text."""
+"""Settings: every fault has its code, all faults are reported at once, and no text has a secret."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRETS = (SERVICE_KEY, ANON_KEY, ACCOUNT.app_key, ACCOUNT.app_secret, SEALING_K
 
 
 def codes_of(env: dict[str, str]) -> list[str]:
-    """The codes of the faults of an environment, whose texts hold no secret."""
+    """The codes of the faults of an environment, whose texts contain no secret."""
     with pytest.raises(SettingsError) as caught:
         Settings.from_env(env)
     texts = [f"{caught.value} {caught.value!r}", *(f"{fault} {fault.hint}" for fault in caught.value.faults)]
@@ -37,7 +37,7 @@ def faults_of(**variables: str) -> list[str]:
 
 @pytest.mark.parametrize("host", ["foo..supabase.co", ".supabase.co", "x" * 64 + ".supabase.co"])
 def test_host_that_no_connection_can_be_made_to(host: str) -> None:
-    """A name with an empty or too long part is no address: told here, not where it is used."""
+    """A host name with an empty or too long part is a fault of the settings."""
     with pytest.raises(SettingsError) as caught:
         Settings.from_env(
             {"SUPABASE_URL": f"https://{host}", "SUPABASE_SERVICE_ROLE_KEY": "sb_secret_0123456789abcdef"}
@@ -45,7 +45,7 @@ def test_host_that_no_connection_can_be_made_to(host: str) -> None:
     assert [fault.code for fault in caught.value.faults] == ["invalid-supabase-url"]
 
 
-def test_nothing_at_all_names_what_is_missing() -> None:
+def test_empty_environment_lacks_url_and_key() -> None:
     """An empty environment lacks URL and key, and no more."""
     assert codes_of({}) == ["missing-supabase-url", "missing-supabase-key"]
 
@@ -118,14 +118,14 @@ FAULTS: dict[str, tuple[dict[str, str], str]] = {
 
 @pytest.mark.parametrize("case", FAULTS)
 def test_fault_has_its_code(case: str) -> None:
-    """Each mistake is one fault with a stable code, told without the value."""
+    """Each configuration error is one fault with a stable code, and its text does not show the value."""
     variables, code = FAULTS[case]
     assert faults_of(**variables) == [code]
     assert code in REMEDIES
 
 
 def test_all_faults_are_told_at_once() -> None:
-    """Nobody has to run twice to see the second mistake; the error itself is the first of them."""
+    """One run reports all faults; the error itself is the first of them."""
     env = {
         "KIS_ENVIRONMENT": "vts",
         "KIS_APP_KEY": ACCOUNT.app_key,
@@ -156,15 +156,15 @@ def test_any_text_is_settings_or_settings_error(variables: dict[str, str]) -> No
 PAPER_HOST = KIS_HOSTS["paper"]
 
 
-def test_host_of_the_other_environment_is_a_mistake() -> None:
-    """Real keys are not sent to the paper host, nor the other way round, whoever says so."""
+def test_host_of_the_other_environment_is_a_fault() -> None:
+    """Real keys are not sent to the paper host, and paper keys not to the real host."""
     for wrong in ({"INPUT_BASE_URL": PAPER_HOST}, {"KIS_BASE_URL": f"{PAPER_HOST}/"}):
         assert faults_of(**wrong) == ["invalid-base-url"]
     assert make_settings(INPUT_BASE_URL=PAPER_HOST, INPUT_ENVIRONMENT="paper").base_url == PAPER_HOST
 
 
-def test_what_a_step_before_exported_for_the_other_account_is_passed_over() -> None:
-    """In a job export-env leaves host and keys behind; a step for the other environment takes neither of them."""
+def test_exports_for_the_other_account_are_ignored() -> None:
+    """A step ignores host and keys that an earlier step exported for the other environment."""
     exported = KEYS | {"KIS_BASE_URL": KIS_HOSTS["production"], "GITHUB_ACTIONS": "true"}
     paper = make_settings(**exported, INPUT_ENVIRONMENT="paper")
     assert (paper.base_url, paper.app_key, paper.app_secret) == (PAPER_HOST, None, None)
@@ -176,19 +176,19 @@ def test_what_a_step_before_exported_for_the_other_account_is_passed_over() -> N
 
 @pytest.mark.parametrize("path", ["/", ".", "~nobody-of-this-machine/cache.json"])
 def test_a_cache_path_names_a_file(path: str) -> None:
-    """A folder alone, or a home that this machine does not know, is a mistake in the settings."""
+    """A folder, or the home of an unknown user, is a configuration error."""
     assert faults_of(KIS_TOKEN_CACHE=path) == ["invalid-cache-path"]
 
 
 def event_file(folder: Path, head: object, base: object = "someone/bot") -> str:
-    """A pull request's event, as GitHub leaves it for the job."""
+    """A pull request's event, as GitHub writes it for the job."""
     path = folder / "event.json"
     path.write_text(json.dumps({"pull_request": {"head": {"repo": head}, "base": {"repo": {"full_name": base}}}}))
     return str(path)
 
 
 def test_pull_request_of_a_fork_is_told_that_secrets_are_withheld(tmp_path: Path) -> None:
-    """An empty key in a pull request from another repository is GitHub's doing, not a typing mistake."""
+    """An empty key in a pull request from another repository is reported as withheld by GitHub."""
     event = event_file(tmp_path, {"full_name": "fork/bot"})
     env = {"SUPABASE_SERVICE_ROLE_KEY": "", "GITHUB_EVENT_PATH": event}
     assert faults_of(GITHUB_EVENT_NAME="pull_request", **env) == ["secrets-withheld"]
@@ -196,20 +196,20 @@ def test_pull_request_of_a_fork_is_told_that_secrets_are_withheld(tmp_path: Path
 
 
 def test_dependabot_is_told_that_secrets_are_withheld() -> None:
-    """The same for Dependabot, on whatever event."""
+    """An empty key in a run of Dependabot, on any event, is reported as withheld."""
     assert faults_of(SUPABASE_SERVICE_ROLE_KEY="", GITHUB_ACTOR="dependabot[bot]") == ["secrets-withheld"]
 
 
 @pytest.mark.parametrize("event_name", ["push", "schedule", "pull_request_target"])
 def test_other_events_do_get_secrets(tmp_path: Path, event_name: str) -> None:
-    """Where GitHub does give secrets an empty key is simply missing."""
+    """On events with secrets, an empty key is reported as missing."""
     event = event_file(tmp_path, {"full_name": "fork/bot"})
     env = {"SUPABASE_SERVICE_ROLE_KEY": "", "GITHUB_EVENT_NAME": event_name, "GITHUB_EVENT_PATH": event}
     assert faults_of(**env) == ["missing-supabase-key"]
 
 
 def test_pull_request_of_the_repository_itself_gets_secrets(tmp_path: Path) -> None:
-    """A pull request between branches gets secrets: an empty one is missing."""
+    """In a pull request between branches, an empty key is reported as missing."""
     event = event_file(tmp_path, {"full_name": "someone/bot"})
     env = {"SUPABASE_SERVICE_ROLE_KEY": "", "GITHUB_EVENT_NAME": "pull_request", "GITHUB_EVENT_PATH": event}
     assert faults_of(**env) == ["missing-supabase-key"]
@@ -217,7 +217,7 @@ def test_pull_request_of_the_repository_itself_gets_secrets(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"pull_request": null}', "\ud800"], ids=repr)
 def test_unreadable_event_proves_nothing(tmp_path: Path, content: str) -> None:
-    """A broken event, or none, leaves the plain message."""
+    """With a broken or missing event file, an empty key is reported as missing."""
     event = tmp_path / "event.json"
     event.write_bytes(content.encode(errors="surrogatepass"))
     for path in (str(event), str(tmp_path / "none.json"), str(tmp_path), ""):
@@ -225,8 +225,8 @@ def test_unreadable_event_proves_nothing(tmp_path: Path, content: str) -> None:
         assert faults_of(**env) == ["missing-supabase-key"]
 
 
-def test_what_is_never_written_is_told_why() -> None:
-    """mojito2 is refused with the reason; what was given in its place is not repeated."""
+def test_client_that_is_never_written_is_rejected_with_the_reason() -> None:
+    """mojito2 is rejected with the reason, and the given text is not repeated."""
     for client in ("mojito", "mojito2"):
         with pytest.raises(SettingsError, match="holds the app secret"):
             make_settings(INPUT_TOKEN_FILES=client)

@@ -1,4 +1,4 @@
-"""A bound on a call, whatever it does."""
+"""The time limit of a call."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from kis_token.deadline import Attempt, GivenUp, usable, within
 
 
 def test_answer_is_handed_on() -> None:
-    """What the call answers comes back, None included."""
+    """The call's result is returned, None included."""
     assert within(10, lambda _: "answer") == "answer"
     assert within(10, lambda _: None) is None
 
 
 def test_error_is_handed_on() -> None:
-    """What the call raises comes back as it is."""
+    """The call's exception is raised unchanged."""
     with pytest.raises(ZeroDivisionError):
         within(10, lambda _: 1 // 0)
 
 
 def test_call_that_takes_too_long_is_left_to_itself() -> None:
-    """The caller goes on when the time is up, in the middle of whatever the call waits for."""
+    """The caller continues when the time is up, even if the call still waits."""
     never = threading.Event()
     with pytest.raises(TimeoutError):
         within(0.01, lambda _: never.wait())
@@ -31,7 +31,7 @@ def test_call_that_takes_too_long_is_left_to_itself() -> None:
 
 
 def test_call_is_not_begun_without_time() -> None:
-    """With no time left nothing is asked: an answer would come too late to be of use."""
+    """With no time left the call does not begin, because its answer would come too late."""
     called = []
     with pytest.raises(TimeoutError):
         within(0, lambda _: called.append("called"))
@@ -39,7 +39,7 @@ def test_call_is_not_begun_without_time() -> None:
 
 
 def test_nothing_is_sent_after_the_caller_has_given_up() -> None:
-    """An attempt that is given up before it sends does not send later, and its caller knows that nothing left."""
+    """An attempt that is given up before it sends does not send later, and its caller knows that nothing was sent."""
     may_send, done, sent = threading.Event(), threading.Event(), []
 
     def call(attempt: Attempt) -> None:
@@ -58,7 +58,7 @@ def test_nothing_is_sent_after_the_caller_has_given_up() -> None:
 
 
 def test_the_caller_knows_that_something_may_have_left() -> None:
-    """An attempt that is given up after it began to send says so."""
+    """An attempt that is given up after it began to send reports that."""
     never = threading.Event()
 
     def call(attempt: Attempt) -> None:
@@ -100,5 +100,5 @@ def test_a_given_up_attempt_takes_no_connection() -> None:
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(180, 179), (5, 4), (1, 0.8)])
 def test_part_of_a_timeout_is_kept(timeout: float, seconds: float) -> None:
-    """One second is left for handing out, less where the timeout is very short."""
+    """One second is kept for the output, less if the timeout is very short."""
     assert usable(timeout) == seconds

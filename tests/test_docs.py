@@ -1,4 +1,4 @@
-"""The documents say what the code does."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_readme_has_every_input_and_output(kind: str) -> None:
 
 
 def test_every_input_reaches_the_program() -> None:
-    """Each input is mapped into the environment under its own name, and none stands in the script."""
+    """Each input is mapped into the environment under its own name, and no input is inside the script."""
     step = ACTION["runs"]["steps"][0]
     given = {name: value for name, value in step["env"].items() if name.startswith("INPUT_")}
 
@@ -34,7 +34,7 @@ def test_every_input_reaches_the_program() -> None:
 
 
 def test_every_error_code_has_an_entry() -> None:
-    """Each code has its entry in the troubleshooting page, with the remedy that users see; and no other has."""
+    """Each code has an entry with its remedy in the troubleshooting page, and no other entry exists."""
     page = (CHECKOUT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     entries = dict(re.findall(r"^## `([a-z-]+)`\n\n(.+?)(?=\n## |\Z)", page, re.MULTILINE | re.DOTALL))
 

@@ -1,4 +1,4 @@
-"""Errors: stable codes, a remedy for each, and what is worth trying again."""
+"""Errors: stable codes, a remedy for each, and whether a repetition can help."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ RETRYABLE = [
 
 @pytest.mark.parametrize(("error", "retryable"), RETRYABLE, ids=lambda value: type(value).__name__)
 def test_error_says_whether_to_try_again(error: KisTokenError, retryable: bool) -> None:  # noqa: FBT001 - a table's column
-    """Retryable is what may pass without anybody changing anything, and only that."""
+    """Retryable errors are exactly those that may pass without any change."""
     assert error.retryable is retryable
 
 
 @pytest.mark.parametrize("code", REMEDIES)
 def test_error_shows_its_code_and_has_a_remedy(code: str) -> None:
-    """The text ends with the code in brackets, the hint is a sentence, and the code is a word that lasts."""
+    """The text ends with the code in brackets, the hint is a sentence, and the code is a lasting word."""
     error = KisTokenError(code, "Something is wrong")
     assert f"{error}" == f"Something is wrong [{code}]"
     assert error.hint == REMEDIES[code]
@@ -73,27 +73,27 @@ def test_unusable_token_has_one_code() -> None:
 
 
 def test_missing_function_is_told_from_other_faults() -> None:
-    """Only the code store-function-missing says that the database lacks the function that was called."""
+    """Only the code store-function-missing means that the database lacks the called function."""
     assert StoreMisconfigured("store-function-missing", "x").is_function_missing
     assert not StoreMisconfigured("store-table-missing", "x").is_function_missing
 
 
 def test_unknown_code_is_a_programming_error() -> None:
-    """No error can be raised that tells nobody what to do."""
+    """An error without a remedy cannot be raised."""
     with pytest.raises(KeyError):
         KisTokenError("no-such-code", "x")
 
 
 @pytest.mark.parametrize("kis_code", KIS_REFUSALS)
 def test_refusal_names_kis_s_own_code(kis_code: str) -> None:
-    """What KIS said can be looked up; whom it said it to is told when it was another."""
+    """The text has KIS's own code, and names the caller that got the refusal if it was another."""
     error = IssuerRefused(kis_code, ", to another job")
     assert (error.code, error.kis_code) == (KIS_REFUSALS[kis_code][0], kis_code)
     assert f"({kis_code}, to another job)" in f"{error}"
 
 
 def test_settings_error_holds_every_fault() -> None:
-    """The error is the first fault, and has them all."""
+    """The error is the first fault, and contains all of them."""
     error = SettingsError([("invalid-mode", "first"), ("invalid-boolean", "second")])
     assert (error.code, error.args[0]) == ("invalid-mode", "first")
     assert [(fault.code, fault.args[0]) for fault in error.faults] == [
@@ -104,13 +104,13 @@ def test_settings_error_holds_every_fault() -> None:
 
 @pytest.mark.parametrize("doubtful", [True, False])
 def test_outage_says_whether_it_may_be_this_machine_s_trouble(doubtful: bool) -> None:  # noqa: FBT001 - a table's column
-    """Doubtful is kept, and is not the rule."""
+    """Doubtful is kept, and is False by default."""
     assert StoreOutage("store-tls", "x", doubtful=doubtful).doubtful is doubtful
     assert StoreOutage("store-tls", "x").doubtful is False
 
 
 def test_tree_is_as_drawn() -> None:
-    """Whoever catches a branch catches its leaves, and whoever catches the root catches all."""
+    """A handler of a branch catches its leaves, and a handler of the root catches all errors."""
     assert issubclass(StoreOutage, StoreError)
     assert issubclass(StoreMisconfigured, StoreError)
     assert all(issubclass(leaf, IssuerError) for leaf in (IssuerRefused, IssuerRateLimited, IssuerOutage))
@@ -121,7 +121,7 @@ def test_tree_is_as_drawn() -> None:
 
 
 def test_every_remedy_is_for_a_code_that_can_occur() -> None:
-    """No code is explained that nothing raises, those of choices and of classes with one code included."""
+    """Each remedy belongs to a code that can be raised, including those of choices and of classes with one code."""
     nodes = [
         node
         for path in PACKAGE.rglob("*.py")

@@ -1,4 +1,4 @@
-"""The tests run on a PostgreSQL and a PostgREST that they are given, and on nothing else then."""
+"""The tests use a given PostgreSQL and PostgREST, and then no others."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 
 JWT_SECRET = "made-up-for-the-tests-at-least-32-characters"
 
-#: What the job with a real PostgREST runs, or a part of it that has each kind of request and a database of its own.
+#: The tests of the job with a real PostgREST, or a part with each kind of request and its own database.
 TESTS = [
     "tests/integration/test_sql.py::test_migrations_need_no_superuser",
     "tests/store/test_supabase.py::test_a_lease_is_two_requests",
     "tests/store/test_supabase.py::test_reads_of_other_rows",
     "tests/store/test_supabase.py::test_values_may_hold_anything",
     "tests/store/test_supabase.py::test_wrong_keys",
-    "tests/store/test_supabase.py::test_what_the_migrations_did_not_make",
+    "tests/store/test_supabase.py::test_missing_parts_of_the_database",
 ]
 
 
 @pytest.mark.usefixtures("child_processes")
 def test_given_servers_are_used(tmp_path: Path) -> None:
-    """Migrations and rows are in the given database, and requests come to the given server with a JWT of the role.
+    """Migrations and rows are in the given database, and requests reach the given server with a JWT of the role.
 
-    The stand-in plays the given PostgREST: it believes just the two tokens that the secret makes.
+    The stand-in plays the given PostgREST: it accepts only the two tokens that the secret makes.
     """
     service, anon = (sign({"role": role}, JWT_SECRET) for role in ("service_role", "anon"))
     with EmbeddedPostgres() as postgres:

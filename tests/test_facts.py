@@ -40,7 +40,7 @@ TIMES: list[tuple[str, timedelta, str, str]] = [
     ("least memory", memory_rows.LEAST_MEMORY, "issuance_reject", r"greatest\(ends_at, t \+ interval '(.+?)'\)"),
     ("longest life", memory_rows.LONGEST_LIFE, "issuance_reject", r"(?:, |\), )t \+ interval '(\d+ days)'"),
 ]
-#: The same for lengths and counts.
+#: Lengths and counts, in the same columns.
 NUMBERS: list[tuple[str, int, str, str]] = [
     ("rejected ids, but for the new one", memory_rows.MOST_REJECTED - 1, "issuance_reject", r"limit (\d+)"),
     ("label", memory_store.LABEL_LENGTH, "begin_issuance", r"left\(begin_issuance\.label, (\d+)\)"),
@@ -50,8 +50,10 @@ NUMBERS: list[tuple[str, int, str, str]] = [
     ("largest value", slot_query.LARGEST_VALUE, "reseal", r"length\(value\) > (\d+)"),
     ("schema version", migrations.SCHEMA_VERSION, "begin_issuance", r"'schema_version', (\d+)"),
     ("schema version", migrations.SCHEMA_VERSION, "credential_schema_version", r"select (\d+);"),
+    ("schema version", migrations.SCHEMA_VERSION, "keyless_read", r"'schema_version', (\d+)"),
+    ("schema version", migrations.SCHEMA_VERSION, "credential_callers_status", r"'schema_version', (\d+)"),
 ]
-#: The same for patterns, without their anchors.
+#: Patterns without their anchors, in the same columns.
 FORMS: list[tuple[str, str, str, str]] = [
     ("service name", config.SERVICE_NAME.pattern, "issuance_check_service", r"service !~ '\^(.+?)\$'"),
     ("service name", config.SERVICE_NAME.pattern, "check_setup", r"service_name ~ '\^(.+?)\$'"),
@@ -98,7 +100,7 @@ def ids(rows: list[Any]) -> list[str]:
 def literals() -> list[tuple[str, object]]:
     """Each constant in kis_token/ without the sandbox, and each timedelta made of constants, with its module.
 
-    The sandbox stands for KIS and Supabase: what it repeats is compared here, and not imported.
+    The sandbox stands for KIS and Supabase: its copies are compared here, and not imported.
     """
     found: list[tuple[str, object]] = []
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -162,7 +164,7 @@ def test_fingerprints_have_the_length_that_sql_expects() -> None:
 
 
 def test_service_name_has_one_length() -> None:
-    """The columns of sql/, the remedy for a wrong name and the pattern speak of the same number of characters."""
+    """The columns of sql/, the remedy for a wrong name and the pattern have the same number of characters."""
     longest = int(re.findall(r"\{0,(\d+)\}", config.SERVICE_NAME.pattern)[0]) + 1
     assert set(re.findall(r"\('service_name', 'text', (\d+)", SQL)) == {f"{longest}"}
     assert f"up to {longest} letters" in REMEDIES["invalid-service-name"]
@@ -175,7 +177,7 @@ def test_sealed_values_begin_with_the_prefix() -> None:
 
 
 def test_times_of_the_lease_fit_together() -> None:
-    """A caller's patience spans a lease, a late holder's call keeps KIS's minute, and storing ends before the lease."""
+    """A waiting caller outlasts a lease, a late call keeps KIS's minute, and storing ends before the lease."""
     unknown = timedelta(seconds=lease.LONGEST_UNKNOWN + lease.LAPSE)
     assert memory_store.LEASE <= unknown <= issuance.AFTER_GRANT
     assert timedelta(seconds=lease.COMMIT_PATIENCE) < memory_store.LEASE
@@ -184,7 +186,7 @@ def test_times_of_the_lease_fit_together() -> None:
 
 
 def test_model_has_the_times_of_the_program() -> None:
-    """The store in memory waits as long after a call and between two grants as the program does."""
+    """The store in memory waits as long after a call and between two grants as the program."""
     assert (memory_store.AFTER_COMMIT, memory_store.BETWEEN_GRANTS) == (CALL_INTERVAL, issuance.AFTER_GRANT)
 
 
@@ -214,6 +216,6 @@ def test_oldest_python_is_the_same_everywhere() -> None:
 
 @pytest.mark.parametrize("value", [*NAMED_TIMES, *NAMED_NUMBERS, *NAMED_WORDS], ids=str)
 def test_named_fact_has_one_literal(value: object) -> None:
-    """A literal of a named fact stands at most once in kis_token/: all other places use the name."""
+    """A literal of a named fact appears at most once in kis_token/: all other places use the name."""
     places = [module for module, literal in LITERALS if type(literal) is type(value) and literal == value]
     assert len(places) <= 1, places

@@ -1,4 +1,4 @@
-"""Which module may import which, who reads the environment, and how little the fast path loads."""
+"""The allowed imports of each module, the readers of the environment, and the modules that the fast path loads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "kis_token"
-#: The modules by their dotted names below the package; a room's own file goes by the room's name.
+#: The modules by their dotted names below the package; the file of a folder has the folder's name.
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
@@ -67,6 +67,9 @@ FAST = (
     "github.summary",
 )
 
+#: The modules that the fast path loads for a job without a key.
+KEYLESS = ("process.caller_identity", "store.id_token", "store.keyless")
+
 #: Parts of the standard library that cost more than the whole fast path may.
 HEAVY = {
     "asyncio",
@@ -82,7 +85,7 @@ HEAVY = {
     "uuid",
 }
 
-#: Who may read the environment, besides entrypoint.py; the sandbox is a program of its own.
+#: The modules that may read the environment, besides entrypoint.py; the sandbox is a separate program.
 ENVIRONMENT_READERS = {
     "github.action",
     "github.new_issuer_keys",
@@ -113,7 +116,7 @@ def tree_of(path: Path) -> ast.Module:
 
 @cache
 def imported_by(path: Path, *, at_runtime: bool) -> frozenset[str]:
-    """Full names of what a file imports, inside of functions as well; at runtime: not those for the types alone."""
+    """Full names of a file's imports, also inside functions; with ``at_runtime`` without those for types alone."""
     tree = tree_of(path)
     for_types: set[ast.AST] = set()
     for node in ast.walk(tree):
@@ -132,17 +135,17 @@ def imported_by(path: Path, *, at_runtime: bool) -> frozenset[str]:
 
 
 def own_modules(names: set[str] | frozenset[str]) -> set[str]:
-    """The modules of ours among them, by their dotted names below the package."""
+    """The modules of this project among ``names``, by their dotted names below the package."""
     return {name.removeprefix("kis_token.") for name in names if name.startswith("kis_token.")} & MODULES.keys()
 
 
 def room_of(module: str) -> str:
-    """The folder that a module is in, or the module beside the folders."""
+    """The folder of a module, or the module itself if it is beside the folders."""
     return module.split(".", maxsplit=1)[0]
 
 
 def loaded_by(*modules: str) -> set[str]:
-    """What a Python that is cut off from all packages has loaded after importing these modules of ours."""
+    """The loaded modules of a Python without any package, after it has imported ``modules``."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-X", "utf8", "-c", LOAD, str(CHECKOUT), ",".join(modules)],
         capture_output=True,
@@ -154,13 +157,13 @@ def loaded_by(*modules: str) -> set[str]:
 
 
 def test_every_room_has_a_floor() -> None:
-    """A new folder, and a new file beside the folders, is given its place here."""
+    """Each folder, and each file beside the folders, has a place in this list."""
     assert set().union(*FLOORS) == {room_of(module) for module in MODULES}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_one_way(module: str) -> None:
-    """A module imports, for its types as well, from the floors above its own line and from its own folder."""
+    """A module imports, also for its types, only from the floors above its own and from its own folder."""
     floor = next(number for number, rooms in enumerate(FLOORS) if room_of(module) in rooms)
     open_to_it = set().union(*FLOORS[:floor], {room_of(module)})
     imported = own_modules(imported_by(MODULES[module], at_runtime=False))
@@ -169,7 +172,7 @@ def test_imports_go_one_way(module: str) -> None:
 
 
 def test_no_imports_go_in_a_circle() -> None:
-    """Within a folder as well, modules can be read one after the other."""
+    """The modules of a folder can be read one after the other."""
     left = {
         module: own_modules(imported_by(path, at_runtime=True)) - {module, room_of(module)}
         for module, path in MODULES.items()
@@ -186,7 +189,7 @@ def test_few_files_stand_beside_the_folders() -> None:
 
 
 def test_product_does_not_import_its_sandbox() -> None:
-    """Only the command starts the sandbox; nothing else knows of it."""
+    """Only the command starts the sandbox; no other module imports it."""
     users = {
         module
         for module, path in MODULES.items()
@@ -196,7 +199,7 @@ def test_product_does_not_import_its_sandbox() -> None:
 
 
 def test_commands_read_no_environment() -> None:
-    """The way in to the command reads it, and passes it to the commands."""
+    """The command's entry point reads the environment and passes it to the commands."""
     for path in (PACKAGE / "cli").glob("*.py"):
         named = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
         assert path.name == "__init__.py" or not named & {"environ", "environb", "getenv", "getenvb"}, path
@@ -218,7 +221,7 @@ SOLE_IMPORTERS = {
 
 @pytest.mark.parametrize("package", SOLE_IMPORTERS)
 def test_package_has_one_importer(package: str) -> None:
-    """Each library is known to one module, or to one room, which keeps its errors and its forms to itself."""
+    """Each library is imported by one module or one folder, which hides its errors and forms."""
     importers = {
         module
         for module, path in MODULES.items()
@@ -228,7 +231,7 @@ def test_package_has_one_importer(package: str) -> None:
 
 
 def test_environment_is_read_in_few_places() -> None:
-    """Settings are read once and passed in: os.environ is named at the entrances and for the network alone."""
+    """Settings are read once and passed in: only the entry points and the network modules name os.environ."""
     readers = set()
     for module, path in MODULES.items():
         for node in ast.walk(tree_of(path)):
@@ -239,26 +242,26 @@ def test_environment_is_read_in_few_places() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_fast_path_is_the_standard_library() -> None:
-    """Cut off from every package, the fast path's modules still load, and load nothing from elsewhere."""
+    """Without any package, the fast path's modules load, and load only the standard library."""
     loaded = loaded_by(*FAST)
     foreign = {name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names}
     assert foreign == {"kis_token", *(f"kis_token.{name}" for name in FAST)}
 
 
-@pytest.mark.parametrize("module", FAST)
+@pytest.mark.parametrize("module", FAST + KEYLESS)
 @pytest.mark.usefixtures("child_processes")
 def test_fast_path_loads_nothing_heavy(module: str) -> None:
-    """No module of the fast path pays for what it does not use."""
+    """No module of the fast path loads an expensive module that it does not use."""
     assert loaded_by(module) & HEAVY == set()
 
 
-def test_fast_path_is_what_the_entrypoint_loads() -> None:
-    """The modules held to this are those that entrypoint.py names before it adds the runtime."""
+def test_fast_path_has_the_modules_of_the_entrypoint() -> None:
+    """The tested modules are those that entrypoint.py names before it adds the runtime."""
     named = own_modules(imported_by(CHECKOUT / "entrypoint.py", at_runtime=True))
-    assert named - {"github.action", "github.runtime"} <= set(FAST)
+    assert named - {"github.action", "github.runtime"} <= {*FAST, *KEYLESS}
 
 
 @pytest.mark.usefixtures("child_processes")
 def test_package_itself_loads_nothing() -> None:
-    """Importing the package costs nothing until a name of it is used."""
+    """Importing the package loads no module until a name is used."""
     assert not loaded_by("errors") & (HEAVY | {"json", "ssl", "http.client"})

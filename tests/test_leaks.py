@@ -1,4 +1,4 @@
-"""The watch over leaks can see: it finds every form of a secret in every place, names the place, and nothing else."""
+"""The leak capture finds every form of a secret in every place, and reports the place without the secret."""
 
 from __future__ import annotations
 
@@ -230,8 +230,8 @@ Runs = Callable[..., Run]
 
 
 @pytest.fixture
-def run(tmp_path: Path, child_processes: None) -> Runs:  # noqa: ARG001 - a child process is what it is
-    """Runs some tests with this project's configuration, and with options."""
+def run(tmp_path: Path, child_processes: None) -> Runs:  # noqa: ARG001 - it starts a child process
+    """Run some tests with this project's configuration, and with options."""
 
     def start(tests: str, *options: str) -> Run:
         # Unknown to the run that this is part of, which would find it too.
@@ -263,7 +263,7 @@ def run(tmp_path: Path, child_processes: None) -> Runs:  # noqa: ARG001 - a chil
 
 @every_way
 def test_every_place_is_watched(run: Runs, way: str) -> None:
-    """Tests that leak in any place pass, but the run fails; each place is named with its test, the secret is not."""
+    """If tests leak in any place, the run fails, and names each place with its test but not the secret."""
     ended = run(LEAKING, *WAYS[way])
 
     assert ended.status == pytest.ExitCode.TESTS_FAILED
@@ -274,15 +274,15 @@ def test_every_place_is_watched(run: Runs, way: str) -> None:
 
 
 def test_one_leak_is_enough(run: Runs) -> None:
-    """A part of the tests is watched like the whole: one finding fails the run, and there is no other."""
+    """A run of one test is watched like a whole run: one finding fails it, and there is no other finding."""
     ended = run(LEAKING, "-k", "test_logs")
 
     assert (ended.status, ended.failed) == (pytest.ExitCode.TESTS_FAILED, set())
     assert ended.leaks == ["test_some.py::test_logs: Captured log call"]
 
 
-def test_what_the_workers_share_is_watched(run: Runs) -> None:
-    """A file that lies beside the workers' folders, for all of them, is looked through as well."""
+def test_files_that_workers_share_are_watched(run: Runs) -> None:
+    """A file beside the workers' folders, for all of them, is searched as well."""
     ended = run(LEAKING_BESIDE, *TWO_WORKERS)
 
     assert (ended.status, ended.failed) == (pytest.ExitCode.TESTS_FAILED, set())
@@ -292,7 +292,7 @@ def test_what_the_workers_share_is_watched(run: Runs) -> None:
 
 @every_way
 def test_hidden_exceptions_fail_the_run(run: Runs, way: str) -> None:
-    """A warning and an exception in a thread or a finalizer fail their test; what comes after the last, the run."""
+    """A warning or an exception in a thread or finalizer fails its test; after the last test it fails the run."""
     ended = run(HIDDEN, *WAYS[way])
 
     assert ended.status == pytest.ExitCode.TESTS_FAILED
@@ -304,15 +304,15 @@ def test_hidden_exceptions_fail_the_run(run: Runs, way: str) -> None:
 
 
 def test_failure_that_shows_a_secret_is_found(run: Runs) -> None:
-    """A test that fails and shows a secret while it explains itself is named as well."""
+    """A failing test whose explanation shows a secret is reported as well."""
     ended = run(f"{IMPORTS}\ndef test_compares():\n    assert SECRET == ''\n")
 
     assert ended.status == pytest.ExitCode.TESTS_FAILED
     assert ended.leaks == ["test_some.py::test_compares: its failure"]
 
 
-def test_what_is_allowed_is_no_finding(run: Runs) -> None:
-    """Masks, a step's outputs and variables, a cache for its owner alone, and what a pipe hands over are fine."""
+def test_allowed_places_are_no_finding(run: Runs) -> None:
+    """Masks, a step's outputs and variables, a private cache, and the contents of a pipe are no findings."""
     ended = run(SILENT, *WAYS["worker"])
 
     assert ended == Run(pytest.ExitCode.OK, leaks=[], hidden=[], failed=set(), shows_secret=False)
@@ -325,7 +325,7 @@ other_texts = st.text(st.characters(codec="utf-8"), max_size=9)
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @given(secret=secret_texts, before=other_texts, behind=other_texts)
 def test_every_form_is_found(encoding: str, secret: str, before: str, behind: str) -> None:
-    """A secret is found in every encoding, wherever it stands in what was encoded, until it is forgotten."""
+    """A secret is found in every encoding and at every position of the encoded text, until it is forgotten."""
     patterns = SecretPatterns()
     data = ENCODINGS[encoding](before + secret + behind).encode()
     assert not patterns.are_in(data)
@@ -352,8 +352,8 @@ def test_made_up_secrets_are_known(kis: KISEmulator, encoding: str) -> None:
 @pytest.mark.parametrize(
     "part", ["kis_token", "docs", "sql", "README.md", "README.ko.md", "action.yml", "entrypoint.py"]
 )
-def test_what_is_no_secret_is_not_found(part: str) -> None:
-    """Nothing in what the project ships looks like one of the secrets."""
+def test_other_text_is_no_finding(part: str) -> None:
+    """No part of the shipped project looks like one of the secrets."""
     patterns = SecretPatterns()
     for secret in SECRETS:
         patterns.add(secret, lasting=True)
@@ -366,5 +366,5 @@ def test_what_is_no_secret_is_not_found(part: str) -> None:
 
 
 def test_only_whole_mask_commands_are_taken_out() -> None:
-    """What stands before the command, or on another line, is seen."""
+    """Text before the mask command, or on another line, is searched."""
     assert without_masks(b"::add-mask::one\ntwo\n three ::add-mask::four\n") == b"\ntwo\n three ::add-mask::four\n"

@@ -1,4 +1,4 @@
-"""The locked requirements: complete, hashed, and without what nobody imports."""
+"""The locked requirements are complete, hashed, and without unused packages."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ MACHINES = (
 @pytest.mark.parametrize("lock", ["requirements.txt", "requirements-dev.txt"])
 @pytest.mark.parametrize(("system", "machine", "newest"), MACHINES)
 def test_each_platform_has_one_version_of_each_package(lock: str, system: str, machine: str, newest: str) -> None:
-    """For every Python too; cryptography is as new as the platform has wheels of it, or newer by now."""
+    """Each Python of a platform has one version; cryptography is at least the newest with wheels for the platform."""
     for python in platforms.PYTHONS:
         environment = {
             "sys_platform": system,
@@ -83,8 +83,8 @@ def test_each_platform_has_one_version_of_each_package(lock: str, system: str, m
         assert int(cryptography.partition(".")[0]) >= int(newest)
 
 
-def test_runtime_leaves_out_what_the_action_does_not_need() -> None:
-    """Neither PyGithub, which actions_toolkit.core never imports, and what only it needs, nor the command's click."""
+def test_runtime_has_no_unneeded_package() -> None:
+    """The runtime has neither PyGithub with its dependencies, which actions_toolkit.core never imports, nor click."""
     names = set(re.findall(r"^([a-z0-9._-]+)==", (CHECKOUT / "requirements.txt").read_text(), re.MULTILINE))
 
     assert {
@@ -101,7 +101,7 @@ def test_runtime_leaves_out_what_the_action_does_not_need() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_runtime_lock_is_enough_for_every_module(tool_cache: Path) -> None:
-    """Every module but the command's imports in an environment of exactly the lock and the standard library."""
+    """With only the lock and the standard library, every module except those of the command imports."""
     runtime = ensure_runtime(
         CHECKOUT / "requirements.txt",
         CHECKOUT / "requirements-uv.txt",

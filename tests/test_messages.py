@@ -1,4 +1,4 @@
-"""Who pastes a message that he sees into docs/troubleshooting.md finds the entry that belongs to it."""
+"""Each message that a user sees has its text in the entry of docs/troubleshooting.md for its code."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ENTRIES = {
     code: " ".join(entry.split())
     for code, entry in re.findall(r"^## `([a-z-]+)`\n\n(.+?)(?=\n## |\Z)", PAGE, re.MULTILINE | re.DOTALL)
 }
-#: Shorter ones say nothing by themselves.
+#: Shorter pieces are too common to search for.
 SHORTEST = 12
 
 
 def longest_piece(message: ast.expr, known: dict[str, list[ast.expr]]) -> list[str]:
-    """What of a message is the same whenever it is seen; of both where it is one of two.
+    """The longest constant part of a message; that of both texts for a choice between two.
 
-    ``known`` has what variables of the same function hold, in the order of the lines.
+    ``known`` has the assigned values of the function's variables, in the order of the lines.
     """
     if isinstance(message, ast.Name):
         before = [each for each in known.get(message.id, []) if each.lineno < message.lineno]
@@ -38,12 +38,12 @@ def longest_piece(message: ast.expr, known: dict[str, list[ast.expr]]) -> list[s
     return pieces[-1:] if pieces and len(pieces[-1]) >= SHORTEST else []
 
 
-#: Classes of errors that have one code, which they are not given.
+#: Classes of errors with one code, which is not an argument.
 ONE_CODE = {"TokenUnusable": "token-unusable"}
 
 
 def raised() -> dict[str, set[str]]:
-    """By code, what the source says with it: wherever a code stands before a text."""
+    """The constant parts of the source's messages, by code: of each text that follows a code."""
     found = defaultdict(set)
     modules = (path for path in CHECKOUT.glob("kis_token/**/*.py") if path.parent.name != "sandbox")
     files = [*sorted(modules), CHECKOUT / "entrypoint.py"]
@@ -73,22 +73,22 @@ RAISED = raised()
 
 
 def test_messages_are_found_in_the_source() -> None:
-    """All codes have a message, but for those whose message stands elsewhere or is somebody else's."""
+    """Every code has a message in the source, except those with messages elsewhere or from another program."""
     elsewhere = {"invalid-environment", "invalid-mode", "invalid-on-store-outage", "python-missing"}
 
     assert {code for code in REMEDIES if not RAISED[code]} == elsewhere | {"sandbox-failed", "internal-error"}
 
 
 @pytest.mark.parametrize("code", REMEDIES)
-def test_entry_has_what_is_seen(code: str) -> None:
-    """Each message that comes with a code stands in its entry, but for what differs from time to time."""
+def test_entry_has_its_messages(code: str) -> None:
+    """Each message of a code is in the code's entry, apart from its variable parts."""
     missing = sorted(piece for piece in RAISED[code] if " ".join(piece.split()) not in ENTRIES[code])
 
     assert missing == [], f"put them into the line 'Seen as' of {code} in docs/troubleshooting.md"
 
 
 def test_codes_of_kis_are_found() -> None:
-    """Each code of KIS that the emulator knows stands on the page with KIS's own words."""
+    """Each code of KIS that the emulator knows is on the page with KIS's own text."""
     rows = dict(re.findall(r"^\| `(\w+)` (.+?) \|", PAGE, re.MULTILINE))
 
     assert rows == {code: message for code, message in MESSAGES.items() if code.startswith("EGW")}

@@ -1,4 +1,4 @@
-"""Values as people paste them: quotes are cut off, a value that cannot be right is named, and nothing is guessed."""
+"""Pasted values: quotes are cut off, impossible values are reported, and no value is guessed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REF = "abcdefghijklmnopqrst"
 URL = f"https://{REF}.supabase.co"
 KEYS = {"KIS_APP_KEY": ACCOUNT.app_key, "KIS_APP_SECRET": ACCOUNT.app_secret}
 
-#: Things that people have around a value.
+#: Additions around a pasted value.
 AROUND = {
     "double quotes": '"{}"',
     "single quotes": "'{}'",
@@ -42,7 +42,7 @@ AROUND = {
     "mark of direction": "\u200e{}\u202c",
     "a line break spelled out": "{}\\n",
 }
-#: The same of keys and URLs alone.
+#: Additions around keys and URLs alone.
 PASTED = {
     "NAME=": "KIS_APP_KEY={}",
     "NAME= and quotes": 'KIS_APP_KEY="{}"',
@@ -64,8 +64,8 @@ PASTED = {
 
 @pytest.mark.parametrize("name", [*AROUND, *PASTED])
 @pytest.mark.parametrize("value", [ACCOUNT.app_key, ACCOUNT.app_secret, SERVICE_KEY, URL], ids=["k", "s", "sb", "url"])
-def test_what_is_around_a_value_is_cut_off(name: str, value: str) -> None:
-    """With any of these around a key or a URL, the value is the text inside."""
+def test_additions_around_a_value_are_cut_off(name: str, value: str) -> None:
+    """With any of these additions around a key or a URL, the value is the text inside."""
     text = (AROUND | PASTED)[name].format(value)
     is_cut = pasted(text) == value
     assert is_cut
@@ -73,7 +73,7 @@ def test_what_is_around_a_value_is_cut_off(name: str, value: str) -> None:
 
 @pytest.mark.parametrize("name", [*AROUND, *PASTED])
 def test_settings_from_dirty_values(name: str) -> None:
-    """Keys, URL and encryption key from a file whose reader keeps such things are the keys, URL and encryption key."""
+    """Additions around keys, URL and encryption key in a file do not change the settings."""
     around = (AROUND | PASTED)[name]
     encryption_key = base64.b64encode(bytes(range(32))).decode()
     given_values = KEYS | {
@@ -92,7 +92,7 @@ def test_settings_from_dirty_values(name: str) -> None:
 
 @pytest.mark.parametrize("name", AROUND)
 def test_other_settings_lose_quotes_too(name: str) -> None:
-    """Of a file whose quotes are kept every value has quotes, not the keys alone."""
+    """If a file's quotes are kept, every setting loses them, not only the keys."""
     if name == "a line break spelled out":
         return
     values = {"KIS_ENVIRONMENT": "paper", "KIS_TOKEN_TIMEOUT": "90s", "KIS_TOKEN_CACHE": "off", "KIS_ACCOUNT_NO": "1-1"}
@@ -103,7 +103,7 @@ def test_other_settings_lose_quotes_too(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["null", "None", '"null"', "'None'", "undefined", "NULL", "nan", "<nil>", '""', "''"])
 def test_words_for_nothing_are_nothing(text: str) -> None:
-    """A word that programs write where there is no value counts as not given: the variable counts, or nothing does."""
+    """A word that programs write for a missing value counts as not given: the variable is used, or no value."""
     settings = make_settings(INPUT_APP_KEY=text, INPUT_APP_SECRET=text)
     assert (settings.app_key, settings.app_secret) == (None, None)
     other = make_settings(INPUT_APP_KEY=text, INPUT_APP_SECRET=text, **KEYS)
@@ -113,12 +113,12 @@ def test_words_for_nothing_are_nothing(text: str) -> None:
 
 
 def faults(**variables: str) -> list[str]:
-    """The codes of the faults, and no secret in their texts."""
+    """The codes of the faults, whose texts have no secret."""
     return [code for code, _ in told(**variables)]
 
 
 def told(**variables: str) -> list[tuple[str, str]]:
-    """Codes and messages of the faults of an otherwise complete environment. None of them shows a value."""
+    """Codes and messages of the faults of an otherwise complete environment. No message shows a value."""
     complete = {"SUPABASE_URL": URL, "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY, "KIS_TOKEN_CACHE": "off"}
     with pytest.raises(SettingsError) as caught:
         Settings.from_env(complete | variables)
@@ -139,19 +139,19 @@ SWAPPED = {
 
 @pytest.mark.parametrize("case", SWAPPED)
 def test_swapped_keys_are_named(case: str) -> None:
-    """An app key of 180 or an app secret of 36 characters is the other one."""
+    """An app key of 180 or an app secret of 36 characters is reported as swapped."""
     ((code, message),) = told(**SWAPPED[case])
     assert code == "swapped-app-key"
     assert "swapped?" in message
 
 
 def test_one_value_in_both_places_is_named() -> None:
-    """One that has neither length is told as the same value."""
+    """The same value of another length in both places is reported."""
     assert told(KIS_APP_KEY="made-up", KIS_APP_SECRET="made-up")[0][1].endswith("is the same value as the app secret")
 
 
 def test_another_length_alone_is_no_error() -> None:
-    """KIS may change the lengths: whether a cut key is one is for KIS to say."""
+    """KIS may change the lengths, so KIS decides about a key of another length."""
     settings = make_settings(KIS_APP_KEY=ACCOUNT.app_key[:-1], KIS_APP_SECRET=ACCOUNT.app_secret[:-1])
     assert settings.app_key is not None
 
@@ -166,7 +166,7 @@ STAND_INS = [
 
 @pytest.mark.parametrize("value", STAND_INS)
 def test_a_stand_in_for_a_key_is_named(value: str) -> None:
-    """A masked value, the words of an example and a variable that nobody filled in are no keys, and are not sent."""
+    """A masked value, an example's words and an unfilled variable are faults, and are not sent."""
     assert faults(**KEYS | {"KIS_APP_KEY": value}) == ["invalid-app-key"]
     assert faults(**KEYS | {"KIS_APP_SECRET": value}) == ["invalid-app-secret"]
     assert faults(SUPABASE_SERVICE_ROLE_KEY=value) == ["invalid-supabase-key"]
@@ -174,13 +174,13 @@ def test_a_stand_in_for_a_key_is_named(value: str) -> None:
 
 @pytest.mark.parametrize("value", ['"PSabc', "PSabc'", "PS`abc"])
 def test_a_quote_that_stays_is_named(value: str) -> None:
-    """A quote on one side may mean that the other half is missing: that is told, and nothing is cut off."""
+    """A quote on one side only may mean that the other half is missing, so it is a fault and stays."""
     assert faults(**KEYS | {"KIS_APP_KEY": value}) == ["invalid-app-key"]
 
 
 @given(st.text(alphabet="abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/", min_size=1, max_size=180))
 def test_base64_stays_as_it_is(text: str) -> None:
-    """Nothing of a key is cut off, also where letters of it look like a variable's name before a "="."""
+    """No part of a key is cut off, even if its letters look like a variable's name before a "="."""
     for padded in (text, f"{text}=", f"{text}=="):
         is_same = pasted(padded) == padded
         assert is_same or unwrapped(text) == ""
@@ -189,7 +189,7 @@ def test_base64_stays_as_it_is(text: str) -> None:
 
 @given(st.text())
 def test_any_text_can_be_cleaned(text: str) -> None:
-    """Cleaning ends, adds nothing, and leaves nothing for a second cleaning."""
+    """Cleaning ends, adds no character, and a second cleaning changes nothing."""
     for clean in (unwrapped, pasted):
         once = clean(text)
         assert once in text
@@ -197,8 +197,8 @@ def test_any_text_can_be_cleaned(text: str) -> None:
 
 
 @given(st.text(alphabet=st.sampled_from("\"'`\\ \n=:#,;$<>nullBearer kEY\u201c\ufeff")))
-def test_text_of_what_is_cut_off_can_be_cleaned(text: str) -> None:
-    """The same of nothing but the letters that cleaning looks at."""
+def test_text_of_removed_characters_can_be_cleaned(text: str) -> None:
+    """A text of nothing but the removed characters can be cleaned as well."""
     test_any_text_can_be_cleaned.hypothesis.inner_test(text)  # type: ignore[attr-defined]  # hypothesis's own
     is_placeholder(text)
     parse_project_url(text)
@@ -220,7 +220,7 @@ ADDRESSES = [
 
 @pytest.mark.parametrize("text", ADDRESSES)
 def test_other_addresses_of_a_project_are_mended(text: str) -> None:
-    """Where the project's name can be read, its URL is used, and one note says so."""
+    """If an address contains the project's name, the project's URL is used, and one note reports it."""
     settings = make_settings(SUPABASE_URL=text)
     assert settings.supabase_url == URL
     (note,) = settings.notes
@@ -230,7 +230,7 @@ def test_other_addresses_of_a_project_are_mended(text: str) -> None:
 
 @pytest.mark.parametrize("text", [URL, f"{URL}/", f"HTTPS://{REF.upper()}.Supabase.CO", f"{URL}.", f'"{URL}"'])
 def test_spellings_of_the_url_need_no_note(text: str) -> None:
-    """Capital letters, a slash or a dot at the end: the same URL."""
+    """Capital letters, and a slash or a dot at the end, do not change the URL."""
     settings = make_settings(SUPABASE_URL=text)
     assert (settings.supabase_url, settings.notes) == (URL, ())
 
@@ -256,13 +256,13 @@ WRONG_URLS = {
 
 @pytest.mark.parametrize("text", WRONG_URLS)
 def test_a_url_that_could_mean_several_things_is_told(text: str) -> None:
-    """The message says what was seen and, where there is one, the URL to give instead."""
+    """The message describes the value and, if possible, has the URL to give instead."""
     ((code, message),) = told(SUPABASE_URL=text)
     assert (code, WRONG_URLS[text] in message) == ("invalid-supabase-url", True)
 
 
 def test_a_key_in_the_place_of_the_url() -> None:
-    """The two are swapped: that is told, without the key."""
+    """Swapped URL and key are reported without the key."""
     ((code, message),) = told(SUPABASE_URL=SERVICE_KEY, SUPABASE_SERVICE_ROLE_KEY=jwt(role="service_role"))
     assert (code, "swapped?" in message, SERVICE_KEY in message) == ("invalid-supabase-url", True, False)
 
@@ -291,7 +291,7 @@ WRONG_KEYS = {
 
 @pytest.mark.parametrize("case", WRONG_KEYS)
 def test_another_key_than_the_project_s_is_named(case: str) -> None:
-    """Another credential of the project, or the key of another project, is named before anything is asked."""
+    """Another credential of the project, or another project's key, is a fault before any request."""
     value, code, words = WRONG_KEYS[case]
     ((found, message),) = told(SUPABASE_SERVICE_ROLE_KEY=value)
     assert (found, words in message) == (code, True)
@@ -306,14 +306,14 @@ RIGHT_KEYS = {
 
 @pytest.mark.parametrize("case", RIGHT_KEYS)
 def test_right_keys_of_a_project(case: str) -> None:
-    """A key of this project, and one that names none, is left to Supabase."""
+    """A key of this project, or one without a project's name, is left to Supabase."""
     key = RIGHT_KEYS[case]
     settings = make_settings(SUPABASE_URL=URL, SUPABASE_SERVICE_ROLE_KEY=key)
     assert (settings.supabase_key == key, settings.notes) == (True, ())
 
 
 def test_a_store_of_one_s_own_may_have_any_key() -> None:
-    """Only of supabase.co it is known which keys there are, and that a name of twenty letters is the project's."""
+    """The kinds of keys, and the meaning of twenty letters, are checked for supabase.co alone."""
     other = jwt(role="service_role", ref=REF[::-1])
     for url in ("https://supabase.example.com", "http://127.0.0.1:54321", "https://brand.supabase.co"):
         for key in ("a-key-of-our-gateway", other):
@@ -323,7 +323,7 @@ def test_a_store_of_one_s_own_may_have_any_key() -> None:
 
 @pytest.mark.parametrize("form", ["{}", "{}/", "{}/oauth2/tokenP", "'{}'"])
 def test_addresses_of_kis(form: str) -> None:
-    """KIS's host is known without its scheme or port, or with a path; the other environment's host stays an error."""
+    """KIS's host is known without scheme or port, or with a path; the other environment's host stays an error."""
     host = KIS_HOSTS["production"]
     for text in (host, host.removeprefix("https://"), host.removesuffix(":9443"), host.upper()):
         assert make_settings(KIS_BASE_URL=form.format(text)).base_url == host
@@ -332,7 +332,7 @@ def test_addresses_of_kis(form: str) -> None:
 
 
 def test_value_is_masked_as_given_and_as_used() -> None:
-    """Both forms of a dirty secret are there to be masked, and what a wrong URL holds: a password or a key."""
+    """Both forms of a dirty secret are to be masked, and so are a password or a key in a wrong URL."""
     env = {
         "INPUT_APP_KEY": f'KIS_APP_KEY="{ACCOUNT.app_key}" # mine',
         "KIS_APP_SECRET": f"\u201c{ACCOUNT.app_secret}\u201d",
@@ -347,7 +347,7 @@ def test_value_is_masked_as_given_and_as_used() -> None:
 
 @pytest.mark.parametrize("piece", ['"', " #", ",", "\\n", "A=", " ", "'\u200b", "Bearer "])
 def test_a_whole_file_takes_no_time(piece: str) -> None:
-    """A value as long as an environment lets it be is left to the check of its length, and costs next to nothing."""
+    """A value as long as an environment allows is left to the length check, in almost no time."""
     began = time.process_time()
     for text in (piece * 60_000, "x" + piece * 60_000 + "y", piece * 2000):
         pasted(text)

@@ -1,4 +1,4 @@
-"""Quick tests are chosen by their fixtures, and one that does more than its fixtures say fails."""
+"""Quick tests are chosen by their fixtures, and a test that does more than its fixtures allow fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def fork() -> None:
-    """A child by fork, which ends at once."""
+    """Make a child by fork, which ends at once."""
     if os.fork() == 0:
         os._exit(0)
 
@@ -30,7 +30,7 @@ STARTS: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("name", [name for name in STARTS if hasattr(os, "fork") or name != "fork"])
 def test_a_quick_test_starts_nothing(name: str, request: pytest.FixtureRequest) -> None:
-    """A test without the fixtures that take time is quick, and may not start what they stand for."""
+    """A test without the slow fixtures is quick, and must not start the parts that they stand for."""
     assert request.node.get_closest_marker("quick") is not None
     with pytest.raises(RuntimeError, match="a quick test starts"):
         STARTS[name]()
@@ -51,5 +51,5 @@ def test_fixtures_of_fixtures_count(request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.matrix
 def test_a_combination_is_not_quick(request: pytest.FixtureRequest) -> None:
-    """What multiplies other tests is left to the matrix, whatever its fixtures are."""
+    """A test that multiplies other tests is left to the matrix, with any fixtures."""
     assert request.node.get_closest_marker("quick") is None

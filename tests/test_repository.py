@@ -1,4 +1,4 @@
-"""What strangers go by: links, workflows, releases, the forms that ask them, the page for contributors."""
+"""The repository's outside: links, workflows, releases, forms and the page for contributors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def prose(page: str) -> str:
 
 
 def anchors(page: str) -> set[str]:
-    """What GitHub lets links to a page's headings end with; a repeated heading has a number."""
+    """The anchors that GitHub makes of a page's headings; a repeated heading has a number."""
     seen: dict[str, int] = {}
     found = set()
     for heading in re.findall(r"^#+ (.+?) *$", prose(page), re.MULTILINE):
@@ -61,7 +61,7 @@ def anchors(page: str) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    """Every link of a document within the repository leads to a file, and to a heading that is there."""
+    """Every link of a document within the repository leads to an existing file and heading."""
     for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", prose(read(page))):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
@@ -69,8 +69,8 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(read(file)), target
 
 
-def test_contributors_find_what_is_named() -> None:
-    """Every file and every make target that CONTRIBUTING.md names is there."""
+def test_named_files_and_targets_exist() -> None:
+    """Every file and every make target that CONTRIBUTING.md names exists."""
     page = read(CHECKOUT / "CONTRIBUTING.md")
     targets = set(re.findall(r"^([a-z-]+):", read(CHECKOUT / "Makefile"), re.MULTILINE))
     paths = re.findall(r"`((?:tests|tools|kis_token|docs)/[\w./*-]+)`", page)
@@ -82,7 +82,7 @@ def test_contributors_find_what_is_named() -> None:
 
 @pytest.mark.parametrize("form", ["bug", "idea"])
 def test_forms_ask_for_no_secret(form: str) -> None:
-    """Both forms say that no token is to be pasted; the one for defects wants the error's code and a confirmation."""
+    """Both forms warn against pasting a token; the defect form asks for the error's code and a confirmation."""
     text = read(GITHUB / "ISSUE_TEMPLATE" / f"{form}.yml")
     required = [
         field["id"]
@@ -94,12 +94,12 @@ def test_forms_ask_for_no_secret(form: str) -> None:
     assert form != "bug" or {"code", "clean"} <= set(required)
 
 
-# workflows: what neither actionlint nor zizmor wants as we do
+# workflows: our own rules, which neither actionlint nor zizmor checks
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
 def test_workflows_grant_nothing_by_default(workflow: Path) -> None:
-    """A workflow begins with no permission at all, and each that a job is granted has its reason beside it."""
+    """A workflow begins with no permission, and each permission of a job has its reason beside it."""
     text = read(workflow)
 
     assert "\npermissions: {}\n" in text
@@ -112,7 +112,7 @@ def test_jobs_end() -> None:
 
 
 def test_actions_are_pinned_alike() -> None:
-    """Each action of others is named by a commit, with its version beside it, and is the same one everywhere."""
+    """Each foreign action is pinned to a commit, with its version beside it, and is the same one everywhere."""
     pinned: dict[str, set[str]] = {}
     for file in YAML:
         for action, pin in re.findall(r"uses: ([^.\s@][^\s@]*)@(.+)$", read(file), re.MULTILINE):
@@ -147,7 +147,7 @@ CHANGELOG = """# Changelog
 
 
 def test_notes_are_the_changelog_s() -> None:
-    """The notes of a release are what stands under its heading, up to the next or to the links."""
+    """The notes of a release are the text below its heading, up to the next heading or the links."""
     assert notes("v1.2.3", PYPROJECT, CHANGELOG) == "### Fixed\n\n- One thing.\n"
     assert notes("v1.2.2", PYPROJECT.replace("1.2.3", "1.2.2"), CHANGELOG) == "- Another.\n"
 
@@ -171,7 +171,7 @@ def test_no_release_without_its_entry(tag: str, changelog: str) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_this_version_is_still_to_come() -> None:
-    """For the version in pyproject.toml the program says what is missing, or prints what the changelog has."""
+    """For the version in pyproject.toml the program prints the missing part, or the changelog's entry."""
     version = re.search(r'^version = "(.+)"$', read(CHECKOUT / "pyproject.toml"), re.MULTILINE)
     assert version is not None
     done = subprocess.run(
@@ -189,7 +189,7 @@ def test_this_version_is_still_to_come() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_sdist_is_enough_for_the_wheel(tmp_path: Path) -> None:
-    """From the sdist comes the wheel: with the SQL and the type marker, and both without tests."""
+    """The sdist builds the wheel with the SQL and the type marker, and both are without tests."""
 
     def build(target: str, source: Path) -> Path:
         command = [

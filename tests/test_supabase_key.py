@@ -1,4 +1,4 @@
-"""The key of a Supabase project as a value: one part for a key that may write, two for a read-only key."""
+"""The key of a Supabase project as a value: one part for a key with write access, two for a read-only key."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ PUBLIC, JWT = "sb_publishable_opaque-0123456789", "header.claims-of-the-role.sig
 
 
 def test_key_that_may_write_opens_gateway_and_postgrest() -> None:
-    """A key of one word is sent as it is in both headers."""
+    """A key of one word is sent unchanged in both headers."""
     key = SupabaseKey.parse(SERVICE_KEY)
     assert (key.reads_only, key.parts) == (False, (SERVICE_KEY,))
     assert key.headers() == {"apikey": SERVICE_KEY, "Authorization": f"Bearer {SERVICE_KEY}"}
 
 
 def test_read_only_key_has_a_part_for_each() -> None:
-    """Of a read-only key the public key opens the gateway, and the JWT opens PostgREST."""
+    """Of a read-only key, the gateway gets the public key and PostgREST gets the JWT."""
     key = SupabaseKey.parse(f"{PUBLIC} {JWT}")
     assert (key.reads_only, key.parts) == (True, (PUBLIC, JWT))
     assert key.headers() == {"apikey": PUBLIC, "Authorization": f"Bearer {JWT}"}
@@ -26,7 +26,7 @@ def test_read_only_key_has_a_part_for_each() -> None:
 
 @pytest.mark.parametrize("text", [SERVICE_KEY, f"{PUBLIC} {JWT}"], ids=["writes", "reads"])
 def test_key_is_shown_by_no_repr(text: str) -> None:
-    """The repr of a key, and that of the settings that hold it, show no part of it."""
+    """The repr of a key, and that of settings with the key, show no part of it."""
     key = SupabaseKey.parse(text)
     shown = f"{key!r}" + f"{make_settings(SUPABASE_SERVICE_ROLE_KEY=SERVICE_KEY)!r}"
     assert not any(part in shown for part in (*key.parts, SERVICE_KEY))

@@ -1,4 +1,4 @@
-"""What a token is, how times and answers are read, and the exact borders of the three states."""
+"""Tokens: how times and stored forms are read, and the exact borders of the three states."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ json_values = st.recursive(
 
 
 def jwt(claims: object) -> str:
-    """A token that says ``claims`` of itself."""
+    """A token with these claims."""
     payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
     return f"eyJhbGciOiJIUzUxMiJ9.{payload}.c2lnbmF0dXJlLW9mLWEtdGVzdA"
 
 
 def lasting(left: timedelta) -> Token:
-    """A token with that much life at noon."""
+    """A token with ``left`` until its end, at noon."""
     return build_token(OPAQUE, expiries=[NOON + left])
 
 
@@ -123,15 +123,15 @@ def test_time_is_read_as_clients_have_written_it(text: object, instant: datetime
 
 
 @pytest.mark.parametrize("value", NO_TIMES, ids=repr)
-def test_what_is_no_time_is_a_value_error(value: object) -> None:
-    """Anything else is a ValueError, years on the calendar's edge included: they mean never, and break every sum."""
+def test_value_that_is_no_time_is_a_value_error(value: object) -> None:
+    """Any other value is a ValueError, also a year at the calendar's edge, at which sums overflow."""
     with pytest.raises(ValueError, match=r"."):
         parse_instant(value)
 
 
 @given(instants, st.integers(-14 * 60, 14 * 60))
 def test_time_survives_a_round_trip_through_any_offset(instant: datetime, minutes: int) -> None:
-    """What isoformat writes, with whatever offset, is read as the same instant."""
+    """The text of isoformat, with any offset, is read as the same instant."""
     local = instant.astimezone(timezone(timedelta(minutes=minutes)))
     assert parse_instant(local.isoformat()) == instant
     assert parse_instant(local.isoformat(" ")) == instant
@@ -139,21 +139,21 @@ def test_time_survives_a_round_trip_through_any_offset(instant: datetime, minute
 
 @given(instants)
 def test_time_without_offset_is_korea_time(instant: datetime) -> None:
-    """A naive time is nine hours earlier than it looks: a dead token never looks alive."""
+    """A naive time is nine hours before the same time in UTC, so an expired token never looks valid."""
     naive = instant.astimezone(KST).replace(tzinfo=None).isoformat()
     assert parse_instant(naive) == instant
 
 
 @given(instants.map(lambda instant: instant.replace(microsecond=0)))
 def test_kst_survives_a_round_trip(instant: datetime) -> None:
-    """What KIS writes, Korea time without saying so, is read as that instant in UTC."""
+    """KIS's text, in Korea time without an offset, is read as that instant in UTC."""
     assert parse_kst(f"{instant.astimezone(KST):%Y-%m-%d %H:%M:%S}".rjust(19, "0")) == instant
 
 
 @pytest.mark.parametrize("parse", [parse_instant, parse_kst])
 @given(text=st.text() | st.from_regex(r"\A\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?\Z"))
 def test_any_text_is_a_time_or_a_value_error(parse: Callable[[str], datetime], text: str) -> None:
-    """No text raises anything but ValueError, and what is read is aware and in UTC."""
+    """No text raises anything but ValueError, and a result is aware and in UTC."""
     try:
         assert parse(text).tzinfo is UTC
     except ValueError:
@@ -162,7 +162,7 @@ def test_any_text_is_a_time_or_a_value_error(parse: Callable[[str], datetime], t
 
 @given(json_values)
 def test_any_value_is_a_time_or_a_value_error(value: object) -> None:
-    """The same for any value that JSON can hold."""
+    """No JSON value raises anything but ValueError."""
     try:
         assert parse_instant(value).tzinfo is UTC
     except ValueError:
@@ -171,7 +171,7 @@ def test_any_value_is_a_time_or_a_value_error(value: object) -> None:
 
 @pytest.mark.parametrize("text", ["0001-01-01 00:00:00", "9999-12-31 23:59:59", "2026-03-02T12:00:00", "", "None"])
 def test_kst_of_another_form_is_a_value_error(text: str) -> None:
-    """Not KIS's form, or a year in which no sum is possible."""
+    """A text of another form, or a year in which sums overflow, is a ValueError."""
     with pytest.raises(ValueError, match=r"."):
         parse_kst(text)
 
@@ -218,7 +218,7 @@ EXPIRIES = [
 
 @pytest.mark.parametrize(("column", "member", "claim"), EXPIRIES)
 def test_earliest_expiry_wins(column: datetime | None, member: datetime | None, claim: datetime | None) -> None:
-    """Of the column, the JSON and the JWT the earliest counts, and any one of them is enough."""
+    """Of the column, the JSON and the JWT the earliest end counts, and any one of them is enough."""
     value = OPAQUE if claim is None else jwt({"exp": int(claim.timestamp())})
     data = {"access_token": value, "expires_at": member.isoformat() if member else "soon"}
     token = parse_stored(json.dumps(data), column=column.isoformat() if column else None)
@@ -226,13 +226,13 @@ def test_earliest_expiry_wins(column: datetime | None, member: datetime | None, 
 
 
 def test_naive_column_counts_as_korea_time() -> None:
-    """A column the guide's code wrote without offset lets the token end nine hours earlier than it looks."""
+    """A naive column of the guide's code is read as Korea time, so the token ends nine hours early."""
     data = json.dumps({"access_token": OPAQUE, "expires_at": "2026-03-02T12:00:00+00:00"})
     assert parse_stored(data, column="2026-03-02T12:00:00").expires_at == NOON - timedelta(hours=9)
 
 
 def test_stored_form_survives_a_round_trip() -> None:
-    """What to_json writes is read as the same token, with the row's version."""
+    """The text of to_json is read as the same token, with the row's version."""
     token = make_token()
     again = parse_stored(token.to_json(), column=token.expires_at.isoformat(), version=7)
     assert again.token_id == token.token_id
@@ -244,15 +244,15 @@ def test_stored_form_survives_a_round_trip() -> None:
 def test_stored_form_of_an_opaque_token_survives_too(
     expires_at: datetime, issued_at: datetime, app_key_id: str | None, environment: str | None
 ) -> None:
-    """The same for a token that says nothing of itself."""
+    """The stored form of a token without claims is read as the same token."""
     token = build_token(
         OPAQUE, expiries=[expires_at], issued_at=issued_at, app_key_id=app_key_id, environment=environment
     )
     assert parse_stored(token.to_json()) == token
 
 
-def test_stored_form_is_what_the_guide_s_clients_read() -> None:
-    """Flat JSON whose first three members are token, expiry and issue; what is not known is left out."""
+def test_stored_form_is_that_of_the_guide_s_clients() -> None:
+    """The flat JSON begins with token, expiry and issue; unknown members are left out."""
     members = json.loads(lasting(SECOND).to_json())
     assert list(members) == ["access_token", "expires_at", "issued_at"]
     assert parse_instant(members["expires_at"]) == NOON + SECOND
@@ -282,7 +282,7 @@ UNUSABLE = {
 
 @pytest.mark.parametrize("case", UNUSABLE)
 def test_unusable_stored_value_is_a_token_error(case: str) -> None:
-    """Broken JSON, no token, no end: one error, whose text holds nothing of the value."""
+    """Broken JSON, no token and no end are one error, whose text has no part of the value."""
     with pytest.raises(TokenError) as caught:
         parse_stored(UNUSABLE[case])
     assert caught.value.code == "token-unusable"
@@ -291,7 +291,7 @@ def test_unusable_stored_value_is_a_token_error(case: str) -> None:
 
 @given(st.text() | json_values.map(json.dumps), json_values)
 def test_any_stored_text_is_a_token_or_a_token_error(text: str, column: object) -> None:
-    """Whatever the row holds, nothing but TokenError is raised."""
+    """No content of a row raises anything but TokenError."""
     try:
         parse_stored(text, column=column)
     except TokenError:
@@ -302,7 +302,7 @@ def test_any_stored_text_is_a_token_or_a_token_error(text: str, column: object) 
 def test_any_claims_and_members_are_a_token_or_a_token_error(
     exp: object, iat: object, jti: object, member: object
 ) -> None:
-    """Whatever a JWT says of itself and the JSON beside it, nothing but TokenError is raised."""
+    """No claims of a JWT and no JSON beside it raise anything but TokenError."""
     data = {"access_token": jwt({"exp": exp, "iat": iat, "jti": jti}), "expires_at": member, "issued_at": member}
     try:
         token = parse_stored(json.dumps(data | {"app_key_id": member, "environment": member}))
@@ -319,19 +319,19 @@ def test_app_key_of_half_a_surrogate_pair_is_no_crash() -> None:
 
 @given(st.text())
 def test_claims_of_any_text_are_a_mapping(text: str) -> None:
-    """What is no JWT has no claims, and no error."""
+    """A text that is no JWT has no claims, and raises no error."""
     assert isinstance(parse_claims(text), dict)
     assert isinstance(parse_claims(f"a.{text}.b"), dict)
 
 
 @pytest.mark.parametrize("value", ["1772452800", True, None, -1, float("inf"), 10**40, [1]], ids=repr)
 def test_claim_that_is_no_epoch_is_no_time(value: object) -> None:
-    """Only a number of seconds within the calendar counts."""
+    """Only a number of seconds within the calendar is a time."""
     assert claimed_time({"exp": value}, "exp") is None
 
 
 def test_own_claims_win() -> None:
-    """The JWT's iat and jti count for more than what stands beside it."""
+    """The JWT's iat and jti win over the members beside it."""
     issued = NOON - timedelta(hours=2)
     value = jwt({"exp": int(NOON.timestamp()), "iat": int(issued.timestamp()), "jti": ACCOUNT.app_key})
     token = build_token(value, expiries=[], issued_at=NOON - timedelta(hours=5), app_key_id="0" * 16)
@@ -341,7 +341,7 @@ def test_own_claims_win() -> None:
 
 @pytest.mark.parametrize("begun", [None, NOON, NOON + SECOND], ids=["unknown", "at its end", "after its end"])
 def test_issue_is_guessed_from_the_end_and_never_from_the_present(begun: datetime | None) -> None:
-    """A token that does not say when it began, or makes no sense, began a usual lifetime before its end."""
+    """A token without a valid issue time began its usual validity before its end."""
     assert build_token(OPAQUE, expiries=[NOON], issued_at=begun).issued_at == NOON - USUAL_LIFETIME
 
 
@@ -351,20 +351,20 @@ SHAPES |= {f"{OPAQUE}\n": False, f"{OPAQUE} x": False, f"{OPAQUE}é": False, f"{
 
 @pytest.mark.parametrize("number", range(len(SHAPES)))
 def test_shape_of_a_token(number: int) -> None:
-    """One word of 20 to 4096 characters as tokens have them."""
+    """A token is one word of 20 to 4096 characters of the usual letters."""
     text, shaped = list(SHAPES.items())[number]
     assert looks_like_token(text) is shaped
 
 
 def test_no_repr_shows_a_secret() -> None:
-    """Token, key and secret stay out of every repr."""
+    """No repr shows a token, a key or a secret."""
     token, app_key = make_token(), AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
     shown = f"{token!r} {app_key!r} {token} {app_key}"
     assert not any(secret in shown for secret in (token.value, app_key.key, app_key.secret)), "a secret is shown"
 
 
 def test_fingerprint_is_half_of_half_a_hash() -> None:
-    """16 hex digits, the same for the same text, and of key and secret together another than of the key."""
+    """A fingerprint has 16 hex digits and depends on the text alone; key with secret has another than key."""
     app_key = AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
     assert fingerprint("kis") == "a1328c633b67e3f8"
     assert app_key.key_id == fingerprint(ACCOUNT.app_key)

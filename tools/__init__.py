@@ -1,1 +1,1 @@
-"""What a developer runs: the demo, and the action step as the runner runs it."""
+"""A developer's programs: the demo, and the action's step as the runner runs it."""

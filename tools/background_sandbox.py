@@ -1,8 +1,8 @@
-"""A step of this project's own workflows: the sandbox, started for the steps that follow.
+"""A step of this project's own workflows: starts the sandbox for the steps that follow.
 
-Runs on the runner's own Python and with its standard library; what the sandbox needs is installed beside it from the
-lock, as the action installs its own. The sandbox is a process of its own. It ends with the job: the runner deletes
-RUNNER_TEMP, and ends what a job has left running.
+Runs on the runner's own Python with its standard library. The sandbox's packages are installed beside it from the
+lock, as the action installs its own. The sandbox is a separate process. It ends with the job: the runner deletes
+RUNNER_TEMP, and ends the processes that a job has left running.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 INSTALL_SECONDS = 300
 LIFE_SECONDS = 900
 
-#: The outputs, by the sandbox's name for them.
+#: The outputs, by the sandbox's names of the values.
 OUTPUTS = {
     "SUPABASE_URL": "supabase-url",
     "SUPABASE_SERVICE_ROLE_KEY": "supabase-key",
@@ -31,7 +31,7 @@ OUTPUTS = {
 
 
 def start() -> None:
-    """Start the sandbox, mask its key, and give out where it is. Returns when it answers."""
+    """Start the sandbox, mask its key, and output its addresses. Returns when it answers."""
     runtime = ensure_runtime(
         CHECKOUT / "requirements-dev.txt",
         CHECKOUT / "requirements-uv.txt",
@@ -40,7 +40,7 @@ def start() -> None:
     )
     folder = tempfile.mkdtemp(prefix="sandbox-", dir=os.environ["RUNNER_TEMP"])
     with Path(folder, "log").open("wb") as log:
-        server = subprocess.Popen(  # noqa: S603 - this very program
+        server = subprocess.Popen(  # noqa: S603 - this program itself
             [sys.executable, "-X", "utf8", "-m", "tools.background_sandbox", folder],
             cwd=CHECKOUT,
             env=os.environ | {"PYTHONPATH": str(runtime)},
@@ -48,8 +48,8 @@ def start() -> None:
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
-            umask=0o022,  # folders for bytecode in the runtime are closed to others too
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+            umask=0o022,  # bytecode folders in the runtime are closed to others too
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the session's counterpart on Windows
         )
     line = server.stdout.readline() if server.stdout else b""
     if not line:
@@ -61,7 +61,7 @@ def start() -> None:
 
 
 def serve(folder: Path) -> None:
-    """Be the sandbox for as long as ``folder`` is there, but not for ever."""
+    """Run the sandbox while ``folder`` exists, but not for ever."""
     from kis_token.sandbox import Sandbox
 
     end = time.monotonic() + LIFE_SECONDS

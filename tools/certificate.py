@@ -1,4 +1,4 @@
-"""A certificate for servers on loopback: what tests and benchmarks serve https with."""
+"""A certificate for https servers on loopback, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _HOUR = timedelta(hours=1)
 
 
 def make_certificate(folder: Path) -> tuple[str, ssl.SSLContext]:
-    """A self-signed certificate for 127.0.0.1, good for an hour: the file to trust, and the context that serves it."""
+    """Make a self-signed certificate for 127.0.0.1, valid for an hour.
+
+    Returns the file to trust and a server's context.
+    """
     now = datetime.now(timezone.utc)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
@@ -39,9 +42,9 @@ def make_certificate(folder: Path) -> tuple[str, ssl.SSLContext]:
 
 
 def make_hashed_folder(certificate: str, folder: Path) -> Path:
-    """A folder with this certificate under the name by which OpenSSL looks for it, as ``openssl rehash`` makes it."""
+    """Make a folder with this certificate under the name that OpenSSL looks up, as ``openssl rehash`` does."""
     content = Path(certificate).read_bytes()
-    # The subject without the head of its sequence; a name in small letters is its own canonical form.
+    # The subject without the head of its sequence. A name in lower case is its own canonical form.
     subject = x509.load_pem_x509_certificate(content).subject.public_bytes()[2:]
     digest = hashlib.sha1(subject, usedforsecurity=False).digest()
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""``make demo``: the action's own program against the sandbox, with nothing stored, again, and without Supabase."""
+"""``make demo``: the action's own program against the sandbox: without a token, with a token, without Supabase."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tools.step import Ended, run_step
 
 
 def main() -> int:
-    """Run the three steps and say what happened; 0 when KIS was asked exactly once."""
+    """Run the three steps and print the results. Returns 0 if KIS was called exactly once."""
     print("Starting the sandbox: PostgreSQL, a stand-in for Supabase, and a KIS emulator.", flush=True)
     with Sandbox() as sandbox, tempfile.TemporaryDirectory(prefix="kis-demo-") as folder:
         inputs = {
@@ -21,8 +21,8 @@ def main() -> int:
         }
         steps = []
         for title, is_down in (
-            ("1. Nothing is stored. The packages are installed, which takes a moment", False),
-            ("2. The same again: one request, nothing installed", False),
+            ("1. No token is stored. The packages are installed, which takes a moment", False),
+            ("2. The token is stored: one request, nothing installed", False),
             ("3. Supabase does not answer", True),
         ):
             print(f"\n{title}", flush=True)

@@ -1,6 +1,6 @@
 """Show that the locks have a wheel of each package for every platform and Python that GitHub hosts.
 
-Dry runs of uv: they ask the package index which wheels there are, and download none.
+Dry runs of uv: they ask the package index for its wheels without a download.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PLATFORMS = (
 #: The platforms on which CI runs the tests.
 TESTED = ("x86_64-unknown-linux-gnu", "aarch64-apple-darwin", "x86_64-pc-windows-msvc")
 
-#: These have no wheel of pydantic-core in any version, so no lock can serve them.
+#: No version of pydantic-core has wheels for these, so no lock can serve them.
 UNSUPPORTED = frozenset({("aarch64-pc-windows-msvc", "3.10")})
 
 
 def find_missing(uv: str, lock: Path, platform: str, python: str) -> str | None:
-    """The last words of uv if a package of ``lock`` has no wheel for ``platform`` and ``python``, or None."""
+    """Return uv's last words if ``lock`` lacks a wheel for ``platform`` and ``python``, or None."""
     with tempfile.TemporaryDirectory() as folder:
         command = [uv, "pip", "install", "--quiet", "--dry-run", "--no-deps", "--require-hashes",
                    "--only-binary", ":all:", "--python-platform", platform, "--python-version", python,
@@ -46,7 +46,7 @@ def find_missing(uv: str, lock: Path, platform: str, python: str) -> str | None:
 
 
 def main() -> int:
-    """Try each lock on its platforms; the exit status."""
+    """Try each lock on its platforms; return the exit status."""
     cells = [
         *((lock, platform, python) for lock in ("requirements.txt",) for platform in PLATFORMS for python in PYTHONS),
         *(("requirements-uv.txt", platform, PYTHONS[0]) for platform in PLATFORMS),
@@ -60,8 +60,8 @@ def main() -> int:
         is_unsupported = lock == "requirements.txt" and (platform, python) in UNSUPPORTED
         if (words is not None) is not is_unsupported:
             wrong += 1
-            print(f"{lock}, {platform}, Python {python}: {words or 'has all wheels; the table says that it has not'}")
-    print(f"{len(cells) - wrong} of {len(cells)} combinations of lock, platform and Python are as they should be.")
+            print(f"{lock}, {platform}, Python {python}: {words or 'has all wheels, but the table says it lacks some'}")
+    print(f"{len(cells) - wrong} of {len(cells)} combinations of lock, platform and Python are as expected.")
     return 1 if wrong else 0
 
 

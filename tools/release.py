@@ -1,4 +1,4 @@
-"""What a release may say of itself: ``python -m tools.release v1.2.3`` prints its notes, if it may be made at all."""
+"""Release notes: ``python -m tools.release v1.2.3`` prints them, or an error if the release is not allowed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def notes(tag: str, pyproject: str, changelog: str) -> str:
-    """The changelog's entry for a tag. Raises ValueError when tag, pyproject.toml and changelog do not agree."""
+    """Return the changelog's entry for a tag. Raises ValueError if tag, pyproject.toml and changelog disagree."""
     version = re.search(r'^version = "([^"]+)"$', pyproject, re.MULTILINE)
     if version is None or tag != f"v{version[1]}":
         raise ValueError(f"The tag {tag} is not pyproject.toml's version, {version[1] if version else 'none'}")
@@ -25,7 +25,7 @@ def notes(tag: str, pyproject: str, changelog: str) -> str:
 
 
 def main() -> int:
-    """Print the notes of the tag that is given; 1 when there must be no such release."""
+    """Print the notes of the given tag; return 1 if the release is not allowed."""
     files = ("pyproject.toml", "CHANGELOG.md")
     try:
         text = notes(sys.argv[1], *((CHECKOUT / name).read_text(encoding="utf-8") for name in files))

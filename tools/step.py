@@ -1,6 +1,6 @@
-"""Runs the action's step as GitHub's runner does: the script and the environment that action.yml says, and no more.
+"""Run the action's step as GitHub's runner does: with the script and the environment of action.yml only.
 
-A composite step gets no INPUT_ variables by itself, so the environment here has none but those that action.yml maps.
+A composite step gets no INPUT_ variables by itself, so the environment here has only those that action.yml maps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SECRET_OUTPUTS = ("access-token", "app-key", "app-secret")
 CHECKOUT = Path(__file__).resolve().parents[1]
 
-# What a runner has anyway, and what this machine may need to reach its package index.
+# Variables of every runner, and those that this machine may need to reach its package index.
 _KEPT = re.compile(
     r"PATH|HOME|XDG_CACHE_HOME|TMPDIR|LANG|SYSTEMROOT|SSL_CERT_\w+|PIP_\w+|UV_\w+|(?:https?|all|no)_proxy",
     re.IGNORECASE,
@@ -32,7 +32,7 @@ _PAIR = re.compile(r"^([^\n<]+)<<(\S+)\n(.*?)\n\2$", re.DOTALL | re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a step ended. Its repr shows no output: there may be a token among them."""
+    """The end of a step. Its repr shows no output, because an output may be a token."""
 
     status: int
     log: str = field(repr=False)
@@ -42,17 +42,17 @@ class Ended:
 
     @property
     def public(self) -> dict[str, str]:
-        """The outputs with the secret ones blotted out, for comparisons that show what they compared."""
+        """The outputs with the secret ones masked, for comparisons that show their operands."""
         return {name: "***" if name in SECRET_OUTPUTS else value for name, value in self.outputs.items()}
 
 
 def kept_environment() -> dict[str, str]:
-    """What of this process's environment a step gets."""
+    """Return the variables of this process that a step gets."""
     return {name: value for name, value in os.environ.items() if _KEPT.fullmatch(name)}
 
 
 def step_environment(inputs: Mapping[str, str], env: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """The environment of the step: the runner's, ``env``, and what action.yml makes of ``inputs``."""
+    """Return the step's environment: the runner's, ``env``, and action.yml's variables for ``inputs``."""
     action = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
     unknown = inputs.keys() - action["inputs"].keys()
     if unknown:
@@ -84,12 +84,12 @@ def step_environment(inputs: Mapping[str, str], env: Mapping[str, str], folder: 
 
 
 def step_command(folder: Path) -> list[str]:
-    """The command of the step, whose script is put into ``folder``: the shell as the runner starts it."""
+    """Write the step's script into ``folder``, and return the command: the shell as the runner starts it."""
     action = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
     script = folder / "step.sh"
     script.write_text(action["runs"]["steps"][0]["run"], encoding="utf-8")
     if os.name == "nt":
-        bash = shutil.which("bash") or "bash"  # by PATH: Windows by itself would take another one of that name
+        bash = shutil.which("bash") or "bash"  # from PATH: Windows by itself would take another bash
         return [bash, "--noprofile", "--norc", "-e", "-o", "pipefail", str(script)]
     return [shutil.which("sh") or "sh", "-e", str(script)]
 
@@ -97,7 +97,7 @@ def step_command(folder: Path) -> list[str]:
 def run_step(
     inputs: Mapping[str, str], folder: Path, env: Mapping[str, str] | None = None, *, seconds: float = 120
 ) -> Ended:
-    """Run the step with ``inputs``; ``folder`` holds its files and is reused by a later step of the same job."""
+    """Run the step with ``inputs``. ``folder`` holds its files; a later step of the same job reuses it."""
     environment = step_environment(inputs, env or {}, folder)
     done = subprocess.run(  # noqa: S603 - our own script
         step_command(folder),
@@ -113,7 +113,7 @@ def run_step(
 
 
 def read_ended(status: int, log: str, environment: Mapping[str, str]) -> Ended:
-    """How a step with this environment ended, from its files."""
+    """Return the end of a step with this environment, from its files."""
     return Ended(
         status=status,
         log=log,
@@ -124,7 +124,7 @@ def read_ended(status: int, log: str, environment: Mapping[str, str]) -> Ended:
 
 
 def read_pairs(file: Path) -> dict[str, str]:
-    """GitHub's multi-line form ``name<<delimiter``, and the short form ``name=value``."""
+    """Read GitHub's multi-line form ``name<<delimiter``, and the short form ``name=value``."""
     text = file.read_text(encoding="utf-8") if file.exists() else ""
     pairs = {match[1]: match[3] for match in _PAIR.finditer(text)}
     plain = (line.partition("=") for line in _PAIR.sub("", text).splitlines() if "=" in line)

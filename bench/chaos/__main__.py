@@ -1,19 +1,19 @@
-"""``python -m bench.chaos``: callers ask for the token while the store, KIS and the caches fail and processes die.
+"""``python -m bench.chaos``: callers ask for the token while the store, KIS and the caches fail and processes end.
 
-Each caller is a process with the real chain; five share a machine, of which every second one has a cache. Some are
+Each caller is a process with the real chain. Five share a machine, and every second machine has a cache. Some are
 bots that fork. KIS and the stand-in for Supabase, on a real PostgreSQL, have a process each. Simulated time runs ten
-times as fast as the machine's and jumps, by minutes or many hours, whenever nobody is at work, so that tokens age and
-die.
-The seed decides what goes wrong and how often; when exactly it strikes is up to the machine. It ends by itself.
+times as fast as the machine's. It jumps, by minutes or many hours, whenever no caller is at work, so that tokens age
+and expire.
+The seed decides the faults and their rates; their exact times depend on the machine. The run ends by itself.
 
-Supabase hiccups, restarts while callers wait, is out for longer than anybody's patience, and loses answers of every
-call. KIS goes by the safe reading of its rules: a new token ends the one before it.
+Supabase hiccups, restarts while callers wait, is out for longer than any caller's patience, and loses answers of
+every call. KIS follows the safe reading of its rules: a new token ends the one before it.
 
-When tokenP is called without a lease, this must not have happened (each has a row that must be zero, however far apart
-the calls are): the store had given this very attempt a true answer; the caller had not asked for as long as its
-patience, or the store was well for 40 s meanwhile; the same machine had called without a lease within the minute.
-Nothing else can be promised: machines that cannot see each other, each with nothing cached, while Supabase is out for
-longer than their patience, call within a minute of each other. Those calls are counted among the limits.
+A call of tokenP without a lease breaks a rule in three cases. Each has a row that must be zero, with any time between
+the calls: the store had given the same attempt a true answer; the caller had not asked for as long as its patience,
+or the store was well for 40 s meanwhile; the same machine had called without a lease within the minute.
+No more can be promised: machines without a connection to each other, each without a cached token, call within a
+minute of each other while Supabase is out for longer than their patience. Those calls count among the limits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-import postgrest  # noqa: F401 - callers are forks, and would each import it
+import postgrest  # noqa: F401 - callers are forks, and each would import it
 
 from bench.chaos.caller import Surroundings, child_key
 from bench.chaos.judges import JUDGES
@@ -55,28 +55,28 @@ from kis_token.token import AppKey
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-#: So many callers share a machine.
+#: The number of callers on a machine.
 ON_ONE_MACHINE = 5
 
-#: A caller has 180 s of simulated time to finish, and a suspended one slept at the most as long again.
+#: A caller has 180 s of simulated time to finish, and a suspended one slept at most as long again.
 FINISH_SECONDS = 30.0
 
-#: Beyond the time asked for, with the start and the judges: then it gives up.
+#: After the requested time and this time for the start and the judges, the run is given up.
 LONGEST_SECONDS = 120.0
 
-#: How long, in the machine's seconds, those at work are waited for before a jump.
+#: How long, in the machine's seconds, a jump waits for the callers at work.
 PATIENCE = 3.0
 
-#: How often, in the machine's seconds, the records are judged while somebody waits for a row.
+#: How often, in the machine's seconds, the records are judged if the run ends with a row.
 JUDGE = 0.5
 
-#: How often, in the machine's seconds on average: somebody is killed, suspended, a cache and the row are spoilt.
+#: The mean intervals, in the machine's seconds: kill a caller, suspend one, spoil a cache, spoil the row.
 KILL, SUSPEND, SPOIL, WRITE = 2.0, 2.0, 1.0, 6.0
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line says."""
+    """The options of the command line."""
 
     seed: int
     seconds: float
@@ -88,18 +88,18 @@ class Options:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; 1 when a row that must be zero is not."""
+    """Print the table. Returns 1 if a row that must be zero is not."""
     parser = argparse.ArgumentParser(prog="python -m bench.chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="decides what goes wrong; else 1")
-    parser.add_argument("--seconds", type=float, default=180.0, help="how long it lasts; else 180")
-    parser.add_argument("--callers", type=_number, default=40, help="how many processes; else 40")
-    parser.add_argument("--speed", type=float, default=10.0, help="simulated time by the machine's; else 10")
-    parser.add_argument("--gap", type=float, default=6.0, help="seconds between Supabase's troubles; else 6")
+    parser.add_argument("--seed", type=int, default=1, help="decides the faults; 1 by default")
+    parser.add_argument("--seconds", type=float, default=180.0, help="duration; 180 by default")
+    parser.add_argument("--callers", type=_number, default=40, help="number of processes; 40 by default")
+    parser.add_argument("--speed", type=float, default=10.0, help="simulated time by the machine's; 10 by default")
+    parser.add_argument("--gap", type=float, default=6.0, help="seconds between Supabase's faults; 6 by default")
     parser.add_argument("--spoilt", choices=SPOILT, help="with a copy of the project that lacks this guard")
     parser.add_argument("--until", nargs="+", default=(), choices=JUDGES, help="end as soon as a row is not zero")
     options = Options(**vars(parser.parse_args(arguments)))
     for number in (signal.SIGALRM, signal.SIGTERM):
-        signal.signal(number, _give_up)  # with all that was started
+        signal.signal(number, _give_up)  # ends all processes too
     signal.alarm(math.ceil(options.seconds + LONGEST_SECONDS))
     copy = "" if options.spoilt is None else f" A spoilt copy: {options.spoilt}."
     print(
@@ -121,13 +121,13 @@ def _number(text: str) -> int:
 
 
 def _give_up(*_: object) -> None:
-    raise TimeoutError("The chaos was told to end, or did not by itself")
+    raise TimeoutError("The chaos got a signal to end, or did not end by itself")
 
 
 def play(options: Options) -> tuple[Records, float]:
-    """All of it; what was noted, and the seconds of simulated time that passed."""
+    """Run the chaos. Returns the records, and the seconds of simulated time that passed."""
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
-    # Every client loads certificates, which nothing here needs: 20 ms that so few cores do one after the other.
+    # Each client would load certificates, which are not needed here: 20 ms that few cores do one after the other.
     context = ssl.create_default_context()
     with ExitStack() as stack:
         stack.enter_context(patch.object(ssl, "create_default_context", return_value=context))
@@ -139,7 +139,7 @@ def play(options: Options) -> tuple[Records, float]:
         database = SimulatedDatabase(dsn, shared, {"app_key": account.app_key, "app_secret": account.app_secret})
         stack.callback(database.close)
         log, keys = Log(folder / "log"), [f"sb_secret_chaos_{number}" for number in range(options.callers)]
-        # Only forks: none has threads yet, and none has to import anything.
+        # All processes are forks: none has threads yet, and none has to import anything.
         gc.freeze()
         rng = random.Random(options.seed)  # noqa: S311 - made-up trouble
         store_spells = plan_spells(rng, options.seconds, STORE_FAULTS, STORE_LENGTHS, options.gap)
@@ -171,14 +171,14 @@ def play(options: Options) -> tuple[Records, float]:
             records.machines = len(machines)
             return records
 
-        hung = _Storm(options, around, rng, database, processes, caches, gather).rage()
+        hung = _Run(options, around, rng, database, processes, caches, gather).run()
         records = gather()
         records.hung = hung
         return records, (SimulatedClock(shared).now() - START).total_seconds()
 
 
 def _serve(stack: ExitStack, serve: Callable[..., None], *common: object, arguments: tuple[object, ...]) -> str:
-    """Start a server's process; its address."""
+    """Start a server's process; return its address."""
     fork = multiprocessing.get_context("fork")
     heard, said = fork.Pipe(duplex=False)
     process = fork.Process(target=serve, args=(*common, said, *arguments), daemon=True)
@@ -190,8 +190,8 @@ def _serve(stack: ExitStack, serve: Callable[..., None], *common: object, argume
     return str(heard.recv())
 
 
-class _Storm:
-    """The time in which all of it goes on: who is struck when, and when the time jumps."""
+class _Run:
+    """The time of faults: it decides when a caller is hit, and when the time jumps."""
 
     def __init__(  # noqa: PLR0917 - made in one place
         self,
@@ -218,8 +218,8 @@ class _Storm:
         self._jump_at = self._soon(3.0)
         self._closed_at: float | None = None
 
-    def rage(self) -> int:
-        """Until the time is over; how many callers had to be killed at the end."""
+    def run(self) -> int:
+        """Run until the time is over. Returns the number of callers that had to be killed at the end."""
         end = time.monotonic() + self._options.seconds
         self._processes.start()
         while time.monotonic() < end:
@@ -239,7 +239,7 @@ class _Storm:
         return self._processes.finish(FINISH_SECONDS)
 
     def _is_caught(self) -> bool:
-        """Whether a row that is waited for is not zero; also when those who sleep, which excuses them, are awake."""
+        """Whether a row that ends the run is not zero, also after the suspended callers are awake."""
         self._judge_at = time.monotonic() + JUDGE
         if not self._finds():
             return False
@@ -254,10 +254,10 @@ class _Storm:
         return time.monotonic() + self._random.expovariate(1 / mean)
 
     def _try_to_jump(self) -> None:
-        """Close the gate; when all are out or asleep and the servers at rest, let time jump, and open it again.
+        """Close the gate. When no caller is at work and the servers are at rest, let time jump, and open the gate.
 
-        Who is suspended sleeps over the jump, as a laptop does. Mostly those who take long are killed, or the time
-        would do little but wait for them.
+        A suspended caller sleeps over the jump, as a laptop does. Most slow callers are killed: otherwise the run would
+        spend its time waiting for them.
         """
         if self._closed_at is None:
             self._closed_at = time.monotonic() + (FINISH_SECONDS if self._random.random() < 1 / 8 else PATIENCE)
@@ -275,7 +275,7 @@ class _Storm:
         self._jump_at = time.monotonic() + self._random.uniform(0.5, 3.0)
 
     def _draw_jump(self) -> float:
-        """Minutes, hours, a day, or to where the stored token is about to end."""
+        """Return minutes, hours, a day, or the time until the stored token is about to expire."""
         kind = self._random.choices(["minutes", "hours", "a day", "its end"], [20, 35, 20, 25])[0]
         held = self._database.token()
         if kind == "its end" and held is not None and held[1] is not None:

@@ -1,7 +1,7 @@
 """A bot of the chaos: a program with one KISClient that forks after its first call, or in the middle of it.
 
-Parent and child go on with the same client, at the same time. Each has to get tokens and answers of its own, and to
-come to an end.
+Parent and child continue with the same client, at the same time. Each must get its own tokens and answers, and must
+end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from kis_token.core.resolver import Resolver
     from kis_token.token import Token
 
-#: The machine's seconds after which a child that has not ended hangs. Its token may take 4 s, each call 2 s.
+#: After this time, in the machine's seconds, a child hangs. Its token may take 4 s, each call 2 s.
 LONGEST_CHILD = 20.0
 
 CALLS, CALL_SECONDS = 3, 2.0
@@ -48,12 +48,12 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 def run_bot(caller: Caller, by: str, clock: SimulatedClock, rng: random.Random) -> None:
-    """One bot: a first call, a fork, and calls of both."""
+    """Run one bot: a first call, a fork, and calls of both processes."""
     app_key = caller.around.app_key
-    # Without keys of its own it could not call KIS while Supabase is out, whatever its cache holds.
+    # Without its own keys it could not call KIS while Supabase is out, with any cache.
     settings = caller.settings(by, {"timeout": "40s", "app_key": app_key.key, "app_secret": app_key.secret})
     client = KISClient(settings, clock=clock)
-    logging.getLogger("kis_token").setLevel(logging.CRITICAL)  # its warnings would be looked at as errors
+    logging.getLogger("kis_token").setLevel(logging.CRITICAL)  # its warnings would count as errors
 
     def first() -> None:
         caller.note(by, caller.number, settings, lambda: (_token(client, clock), "bot"), clock=clock)
@@ -71,14 +71,14 @@ def run_bot(caller: Caller, by: str, clock: SimulatedClock, rng: random.Random) 
         _call(caller, by, client, "parent")
     if not _ends(pid):
         now = clock.now().timestamp()
-        hung = "a forked child did not come to an end"
+        hung = "a forked child did not end"
         caller.around.log.write(Attempt(f"{by}.child", CHILD + caller.number, "resolve", now, now, crash=hung))
     client.close()
 
 
 @contextmanager
 def _starts_noted(caller: Caller, by: str, number: int, clock: SimulatedClock) -> Iterator[None]:
-    """Note each time that the client goes through the chain: one call of the API may do so several times."""
+    """Record each use of the chain by the client: one call of the API may use it several times."""
 
     def opened(settings: Settings, *others: Any) -> AbstractContextManager[Resolver]:  # noqa: ANN401 - passed on
         timeout = settings.timeout.total_seconds()
@@ -90,7 +90,7 @@ def _starts_noted(caller: Caller, by: str, number: int, clock: SimulatedClock) -
 
 
 def _token(client: KISClient, clock: SimulatedClock) -> Token:
-    """The client's token. One that has just ended, which the client may try, is not meant to be handed out."""
+    """Return the client's token. A token that has just expired, which the client may try, counts as no token."""
     token = client._token_holder.ready().token  # noqa: SLF001 - the token itself, with its end
     if not token.is_valid(clock.now()):
         raise IssuanceError("no-valid-token", "the token has ended", retryable=True)
@@ -98,9 +98,9 @@ def _token(client: KISClient, clock: SimulatedClock) -> Token:
 
 
 def _fork(caller: Caller, by: str, client: KISClient, settings: Settings, clock: SimulatedClock) -> int:
-    """Fork; the child's id. The child does its part and ends in here."""
+    """Fork, and return the child's id. The child does its part and ends in here."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: that is what is tried
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, the subject of this bot
         pid = os.fork()
     if pid:
         return pid
@@ -109,25 +109,25 @@ def _fork(caller: Caller, by: str, client: KISClient, settings: Settings, clock:
             ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         name = f"{by}.child"
         mine = caller.settings(name, {}, f"{settings.supabase_key}_child")
-        # The judges tell by label and key who asks.
+        # The judges recognize the caller by label and key.
         holder = client._token_holder  # noqa: SLF001 - as above
         holder._settings = replace(holder._settings, label=mine.label, supabase_key=mine.supabase_key)  # noqa: SLF001 - the same
         number = CHILD + caller.number
         with _starts_noted(caller, name, number, clock):
             caller.note(name, number, settings, lambda: (_token(client, clock), "bot"), clock=clock)
             _call(caller, name, client, "child")
-    except BaseException:  # noqa: BLE001 - the report finds it there
+    except BaseException:  # noqa: BLE001 - the report reads it from stderr
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(0)
 
 
 def _call(caller: Caller, by: str, client: KISClient, who: str) -> None:
-    """A few calls of the API, each of which must get its own answer."""
+    """Make a few calls of the API, each of which must get its own answer."""
     for number in range(CALLS):
         asked = f"{who}{number}"
         params = {"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": asked}
-        # KIS sees who calls, as in every attempt.
+        # KIS sees the caller's name, as in every attempt.
         with suppress(KisTokenError, ValueError), patch.object(requests.utils, "default_user_agent", lambda *_: by):
             answer = client.request("GET", PRICE_PATH, tr_id=PRICE_TR_ID, params=params, timeout=CALL_SECONDS)
             got = answer.json().get("output", {}).get("stck_shrn_iscd", asked)

@@ -1,4 +1,4 @@
-"""A caller of the chaos: a process that asks for the token again and again, in changing ways, by the real chain."""
+"""A caller of the chaos: a process that asks for the token again and again, in different ways, by the real chain."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from kis_token.core.resolution import Resolution
     from kis_token.token import AppKey, Token
 
-#: The machine's seconds between two attempts, on average.
+#: The average time between two attempts, in the machine's seconds.
 PAUSE = 0.8
-#: How many of the tokens are tried at KIS.
+#: The share of the tokens that are tried at KIS.
 USED = 0.25
-#: How many of the attempts are those of a bot that forks.
+#: The share of the attempts that are made by a bot that forks.
 FORKED = 0.06
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a caller is started with."""
+    """The data that a caller is started with."""
 
     shared: Shared
     log: Log
@@ -54,7 +54,7 @@ class Surroundings:
 
 @dataclass(slots=True)
 class Caller:
-    """One life of one caller, on one of the machines."""
+    """One process of a caller, on one of the machines. ``life`` counts the caller's processes."""
 
     around: Surroundings
     number: int
@@ -62,8 +62,8 @@ class Caller:
     key: str
     machine: Machine
 
-    def live(self) -> None:
-        """The process: attempts until the time is over, or until it is left alone."""
+    def run(self) -> None:
+        """Run the process: attempts until the time is over, or until the parent has ended."""
         os.dup2(os.open(self.around.stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), sys.stderr.fileno())
         shared, parent, count = self.around.shared, os.getppid(), 0
         rng = random.Random(f"{self.around.seed}.{self.number}.{self.life}")  # noqa: S311 - made-up trouble
@@ -77,9 +77,9 @@ class Caller:
 
     @contextmanager
     def _admitted(self) -> Iterator[bool]:
-        """Keep time from jumping for the block; not admitted while it is about to."""
+        """Prevent a jump during the block. Yields False if a jump is due."""
         shared = self.around.shared
-        # In this order: who closes the gate looks at the marks after that.
+        # In this order: a process that closes the gate reads the marks afterwards.
         shared.set_mark(self.number, RESOLVING)
         try:
             yield not (shared.is_closed or shared.is_finishing)
@@ -87,7 +87,7 @@ class Caller:
             shared.set_mark(self.number, IDLE)
 
     def _ask(self, by: str, rng: random.Random) -> None:
-        """One job: a token, now and then used and found to be refused; or a bot."""
+        """Do one job: a token, sometimes used and found to be rejected; or a bot."""
         clock = SimulatedClock(self.around.shared, rng)
         if rng.random() < FORKED:
             run_bot(self, by, clock, rng)
@@ -98,17 +98,17 @@ class Caller:
         issuer = KISIssuer(self.around.variables["KIS_BASE_URL"], "production")
         with suppress(IssuerOutage):
             if issuer.verify(got.token, self.around.app_key) is not None:
-                self._attempt(f"{by}.refused", {}, clock, got.token.value)
+                self._attempt(f"{by}.rejected", {}, clock, got.token.value)
 
     def _attempt(
-        self, by: str, inputs: dict[str, str], clock: SimulatedClock, refused: str | None
+        self, by: str, inputs: dict[str, str], clock: SimulatedClock, rejected: str | None
     ) -> Resolution | None:
-        """One call of the resolver, put together by ``wiring``, but for the clock and the machine's folder."""
+        """Call the resolver once, put together by ``wiring`` except for the clock and the machine's folder."""
         settings = self.settings(by, inputs)
 
         def find() -> Resolution:
             with open_resolver(settings, clock.monotonic(), lambda _: None, clock) as resolver:
-                return resolver.resolve(resolver.look(fingerprint(refused) if refused is not None else None))
+                return resolver.resolve(resolver.look(fingerprint(rejected) if rejected is not None else None))
 
         got: list[Resolution] = []
 
@@ -116,7 +116,7 @@ class Caller:
             got.append(find())
             return got[0].token, got[0].source
 
-        self.note(by, self.number, settings, get, clock=clock, refused=refused)
+        self.note(by, self.number, settings, get, clock=clock, rejected=rejected)
         return got[0] if got else None
 
     def note(
@@ -127,21 +127,21 @@ class Caller:
         get: Callable[[], tuple[Token, str]],
         *,
         clock: SimulatedClock,
-        refused: str | None = None,
+        rejected: str | None = None,
     ) -> None:
-        """Note how ``get``, which returns a token and its source, fares."""
+        """Record the outcome of ``get``, which returns a token and its source."""
         timeout = settings.timeout.total_seconds()
         began, found = clock.now().timestamp(), _peek(self.machine.cache)
         self.around.log.write(Start(by, number, began, timeout))
         token, source, code, crash = None, None, None, None
         try:
-            # KIS sees who calls: requests' own header, with this attempt's name.
+            # KIS sees the caller: requests' own header, with this attempt's name.
             with patch.object(requests.utils, "default_user_agent", lambda *_: by):
                 got, source = get()
                 token = fingerprint(got.value)
         except KisTokenError as error:
             code = error.code
-        except Exception:  # noqa: BLE001 - just what is looked for
+        except Exception:  # noqa: BLE001 - the subject of the judges
             crash = traceback.format_exc()
         ended = clock.now().timestamp()
         kept = _peek(self.machine.cache)
@@ -149,34 +149,34 @@ class Caller:
             Attempt(
                 by=by,
                 caller=number,
-                mode="replace" if refused else settings.mode,
+                mode="replace" if rejected else settings.mode,
                 began=began,
                 ended=ended,
                 token=token,
                 source=source,
                 code=code,
                 crash=crash,
-                refused=fingerprint(refused) if refused else None,
+                rejected=fingerprint(rejected) if rejected else None,
                 cached=found[0] if found is not None and found == kept else None,
             )
         )
 
     def settings(self, by: str, inputs: dict[str, str], key: str | None = None) -> Settings:
-        """Those of an attempt."""
+        """Return the settings of an attempt."""
         mine = {"SUPABASE_SERVICE_ROLE_KEY": key or self.key, "KIS_TOKEN_CACHE": self.machine.setting}
-        # The label of a lease: so the store says whose it is.
+        # The label of a lease tells the store its caller.
         who = {"USER": by, "HOSTNAME": self.machine.folder.name}
         given = {f"INPUT_{name.upper()}": value for name, value in inputs.items()}
         return Settings.from_env({**self.around.variables, **mine, **who, **given})
 
 
 def child_key(key: str) -> str:
-    """The Supabase key by which the store knows a forked child of the caller with ``key``."""
+    """Return the Supabase key by which the store recognizes a forked child of the caller with ``key``."""
     return f"{key}_child"
 
 
 def _draw_inputs(rng: random.Random, app_key: AppKey) -> dict[str, str]:
-    """How this job is set up: most resolve, some rotate or force; some have no keys or would rather fail."""
+    """Return the inputs of this job: most resolve, some rotate or force; some have no keys or use `fail`."""
     inputs = {
         "mode": rng.choices(["resolve", "rotate", "force"], [90, 6, 4])[0],
         "min_validity": rng.choices(["10m", "0s", "2h", "12h"], [85, 5, 5, 5])[0],
@@ -188,7 +188,7 @@ def _draw_inputs(rng: random.Random, app_key: AppKey) -> dict[str, str]:
 
 
 def _peek(path: Path) -> tuple[str, int, int] | None:
-    """A plain look at the cache: its token, and by what to see that the file is the same later."""
+    """Read the cache without the project's code: its token, and two values that show a change of the file."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())

@@ -1,6 +1,6 @@
-"""The judges of the chaos. Each goes by what KIS, database and machine have noted, and returns what it found.
+"""The judges of the chaos. Each returns its findings in the records of KIS, database and machine.
 
-No judge asks the product: a token's life is what KIS made it, a lease is what the database granted.
+No judge asks the product: KIS's record decides about a token, and the database's grant about a lease.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.chaos.judges_of_calls import (
     issued_twice,
 )
 from bench.chaos.judges_of_tokens import (
-    dead_in_sleep,
+    expired_in_sleep,
     failed_with_cache,
     failed_with_store,
     killed_beside_another,
@@ -27,7 +27,7 @@ from bench.chaos.judges_of_tokens import (
     killed_tokens,
     nonsense_stored,
     older_over_newer,
-    refused_tokens,
+    rejected_tokens,
 )
 from bench.chaos.simulated_time import MIXED
 
@@ -38,27 +38,27 @@ if TYPE_CHECKING:
 
 
 def answers_of_another(records: Records) -> list[str]:
-    """Answers of the API that belonged to another process of the same bot, after a fork."""
+    """Return the answers of the API that belonged to another process of the same bot, after a fork."""
     return [each.kind for each in records.tallies if each.where == MIXED]
 
 
 def tracebacks(records: Records) -> list[str]:
-    """Exceptions that are none of the project's own, ``internal-error``, and whatever was written to stderr."""
+    """Return exceptions that are not the project's own, ``internal-error``, and all output on stderr."""
     found = [f"{each.by}: {each.crash}" for each in records.attempts if each.crash is not None]
     found += [f"{each.by}: internal-error" for each in records.attempts if each.code == "internal-error"]
     return found + ([records.stderr] if records.stderr else [])
 
 
-#: What must not happen, by the row of the table that counts it.
+#: Findings that must not occur, by the row of the table that counts them.
 JUDGES: dict[str, Callable[[Records], list[str]]] = {
-    "tokens handed out that KIS would refuse": refused_tokens,
+    "tokens handed out that KIS would reject": rejected_tokens,
     "tokenP calls with leases within a minute": close_calls,
     "tokenP without a lease, beside the store": alone_beside_the_store,
     "tokenP without a lease, in a hiccup": alone_in_a_hiccup,
     "tokenP within a minute, alone on one machine": close_calls_of_one_machine,
     "new tokens within a minute": issued_twice,
     "older tokens stored over newer": older_over_newer,
-    "other things stored than living tokens": nonsense_stored,
+    "stored values that are not valid tokens": nonsense_stored,
     "tracebacks and other errors": tracebacks,
     "no token, although the cache held one": failed_with_cache,
     "no token, although the store gave one": failed_with_store,
@@ -66,11 +66,11 @@ JUDGES: dict[str, Callable[[Records], list[str]]] = {
     "ended by KIS, with the later one in the cache": killed_beside_cached,
     "answers of another process, after a fork": answers_of_another,
 }
-#: What nobody can prevent, or the design does not claim to.
+#: Findings that no caller can prevent, or that the design allows.
 LIMITS: dict[str, Callable[[Records], list[str]]] = {
     "handed out after KIS had ended it early": killed_tokens,
     "  of them with a good one in the store": killed_beside_another,
-    "handed out dead after a suspension": dead_in_sleep,
+    "handed out expired after a suspension": expired_in_sleep,
     "tokenP within a minute, one without a lease": close_calls_alone,
     "  of them both from one machine": close_calls_beside_a_lease,
     "tokenP within a minute, after a suspension": calls_after_sleep,

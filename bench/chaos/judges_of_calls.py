@@ -1,4 +1,4 @@
-"""The judges of tokenP calls: how far apart they are, with which lease, and how patient their callers were."""
+"""The judges of tokenP calls: the time between them, their leases, and the patience of their callers."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 #: KIS's minute.
 MINUTE = 60.0
-#: The project promises that no more time passes between begin and tokenP.
+#: The project promises at most this time between begin and tokenP.
 LONGEST_START = 5.0
-#: What a caller keeps of its time for issuing, and its longest patience with the store.
+#: The part of a caller's time that is kept for issuing, and its longest patience with the store.
 FOR_ISSUING, LONGEST_PATIENCE = 20.0, 45.0
-#: A store that has been well for so long has been asked meanwhile: pauses are 7.5 s at the most, a stall takes 15 s.
+#: A caller must reach a store that is well for so long: pauses are at most 7.5 s, a stall takes 15 s.
 WELL = 40.0
 
 
 def with_lease(records: Records) -> list[tuple[Call, Begin]]:
-    """The calls of tokenP that were made with a lease, each with its grant.
+    """Return the calls of tokenP that were made with a lease, each with its grant.
 
-    A caller has a lease when the last answer to its question was a grant that reached it.
+    A caller has a lease if the last answer to its begin was a grant that reached it.
     """
     leased = []
     for call in sorted(records.calls, key=lambda call: call.at):
@@ -36,12 +36,12 @@ def with_lease(records: Records) -> list[tuple[Call, Begin]]:
 
 
 def close_calls(records: Records) -> list[str]:
-    """Calls of tokenP made with leases within a minute of each other, whatever KIS answered."""
+    """Return the calls of tokenP with leases within a minute of each other, with any answer of KIS."""
     return _close(records, is_excused=False)
 
 
 def calls_after_sleep(records: Records) -> list[str]:
-    """The same, where the process was suspended between its last look at the clock and the call."""
+    """Return those close calls whose process was suspended between its last look at the clock and the call."""
     return _close(records, is_excused=True)
 
 
@@ -66,7 +66,7 @@ def _slept_in_lease(records: Records, call: Call, grant: Begin) -> bool:
 
 
 def alone(records: Records) -> Iterator[tuple[Call, Start]]:
-    """The calls of tokenP that were made without a lease, each with the beginning of its caller's attempt."""
+    """Yield the calls of tokenP that were made without a lease, each with the start of its caller's attempt."""
     leased = {id(call) for call, _ in with_lease(records)}
     for call in sorted(records.calls, key=lambda call: call.at):
         began = [each for each in records.starts if each.by == call.by and each.at <= call.at]
@@ -75,10 +75,10 @@ def alone(records: Records) -> Iterator[tuple[Call, Start]]:
 
 
 def alone_beside_the_store(records: Records) -> list[str]:
-    """Calls without a lease by callers to whom the store had given a true answer in the same attempt.
+    """Return calls without a lease by callers that had a true answer from the store in the same attempt.
 
-    Such a caller knows that the store is there, and may know of another's lease. How far apart calls are, and what KIS
-    answered, does not matter.
+    Such a caller knows that the store works, and may know of another caller's lease. The time between calls and KIS's
+    answers do not matter.
     """
     return [
         f"{call.by} called without a lease {call.at - heard:.1f} s after an answer of the store"
@@ -89,7 +89,7 @@ def alone_beside_the_store(records: Records) -> list[str]:
 
 
 def alone_in_a_hiccup(records: Records) -> list[str]:
-    """Calls without a lease by callers who had not waited out their patience, or whom a well store would have answered.
+    """Return calls without a lease by callers with patience left, or that a well store would have answered.
 
     The patience is half of the time that a caller does not need for issuing, at most 45 s.
     """
@@ -105,7 +105,7 @@ def alone_in_a_hiccup(records: Records) -> list[str]:
 
 
 def failed_in_a_hiccup(records: Records) -> list[str]:
-    """Callers who got no token since Supabase did not answer, and who had not waited out their patience."""
+    """Return failures of callers that got no answer from Supabase and had patience left."""
     starts = {(each.by, each.caller): each for each in records.starts}
     return [
         f"{each.by} failed with {each.code} after {each.ended - each.began:.1f} s (patience: {patience(start):.1f})"
@@ -117,23 +117,23 @@ def failed_in_a_hiccup(records: Records) -> list[str]:
 
 
 def patience(start: Start) -> float:
-    """For how long a caller without a token asks a store that does not answer: half of what issuing does not need.
+    """Return how long a caller without a token asks a store that does not answer.
 
-    At most ``LONGEST_PATIENCE``.
+    Half of the time that issuing does not need, at most ``LONGEST_PATIENCE``.
     """
     useful = start.timeout - min(1.0, start.timeout / 5)
     return min((useful - FOR_ISSUING if useful > FOR_ISSUING else useful) / 2, LONGEST_PATIENCE)
 
 
 def _heard(records: Records, start: Start, until: float) -> float | None:
-    """When the store last gave this attempt a true answer before ``until``."""
+    """Return the time of the store's last true answer to this attempt before ``until``, or None."""
     times = [each.at for each in records.reads if each.caller == start.caller]
     times += [each.at for each in records.begins if each.by == start.by and each.delivered and each.status is not None]
     return max((at for at in times if start.at <= at <= until), default=None)
 
 
 def _well(records: Records, begin: float, end: float) -> Iterator[tuple[float, float]]:
-    """The parts of a time in which the store was well."""
+    """Yield the parts of a time span in which the store was well."""
     since: float | None = begin
     for each in sorted(records.healths, key=lambda each: each.at):
         if each.at <= begin:
@@ -148,7 +148,7 @@ def _well(records: Records, begin: float, end: float) -> Iterator[tuple[float, f
 
 
 def close_calls_alone(records: Records) -> list[str]:
-    """Calls of tokenP within a minute of another, of which at least one was made without a lease."""
+    """Return calls of tokenP within a minute of another, at least one of which was made without a lease."""
     leased = {id(call) for call, _ in with_lease(records)}
     calls = sorted(records.calls, key=lambda call: call.at)
     return [
@@ -159,7 +159,7 @@ def close_calls_alone(records: Records) -> list[str]:
 
 
 def close_calls_of_one_machine(records: Records) -> list[str]:
-    """Those of them in which both calls came from one machine, and neither had a lease."""
+    """Return those of `close_calls_alone` in which both calls came from one machine, and neither had a lease."""
     leased = {id(call) for call, _ in with_lease(records)}
     return [
         f"{second.by} called {second.at - first.at:.1f} s after {first.by}"
@@ -169,7 +169,7 @@ def close_calls_of_one_machine(records: Records) -> list[str]:
 
 
 def close_calls_beside_a_lease(records: Records) -> list[str]:
-    """Those of them in which both came from one machine, and one of the two had a lease."""
+    """Return those of `close_calls_alone` in which both came from one machine, and one of the two had a lease."""
     leased = {id(call) for call, _ in with_lease(records)}
     return [
         f"{second.by} called {second.at - first.at:.1f} s after {first.by}"
@@ -187,12 +187,12 @@ def _close_on_a_machine(records: Records, calls: list[Call]) -> Iterator[tuple[C
 
 
 def _number(call: Call) -> int:
-    """The caller's."""
+    """Return the caller's number."""
     return int(call.by.partition(".")[0])
 
 
 def issued_twice(records: Records) -> list[str]:
-    """New tokens of the key within a minute of another: what reached the owner twice."""
+    """Return new tokens of the key within a minute of another: two messages to the owner."""
     made = sorted((each for each in records.issued.values() if each.own), key=lambda each: each.begins)
     return [
         f"{second.token} was made {second.begins - first.begins:.0f} s after {first.token}"

@@ -1,4 +1,4 @@
-"""The machines of the chaos: what a caller's processes share, and whether there is a cache."""
+"""The machines of the chaos: the folders that a caller's processes share, and the state of the cache."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ if TYPE_CHECKING:
 
 CACHED, OFF, BLOCKED = "a cache", "no cache", "a cache folder that cannot be made"
 
-#: In this order, again and again.
+#: The machines take these kinds in this order, repeatedly.
 KINDS = (CACHED, OFF, CACHED, BLOCKED)
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine: a folder in which all that its callers share lies."""
+    """One machine: a folder with all files that its callers share."""
 
     folder: Path
     kind: str
 
     @property
     def cache(self) -> Path:
-        """Where the cache is, if there is one."""
+        """The path of the cache, if there is one."""
         return self.folder / "cache" / ".kis_token_cache.json"
 
     @property
@@ -33,15 +33,15 @@ class Machine:
 
     @property
     def private(self) -> Path:
-        """The folder of the lock and of the minute's mark, which does not hang on the cache."""
+        """The folder of the lock and of the minute's mark, which does not depend on the cache."""
         return self.folder / "private"
 
 
 def make_machines(folder: Path, number: int) -> list[Machine]:
-    """So many machines below ``folder``, of all kinds."""
+    """Make ``number`` machines below ``folder``, of all kinds."""
     machines = [Machine(folder / f"machine{each}", KINDS[each % len(KINDS)]) for each in range(number)]
     for machine in machines:
         machine.folder.mkdir()
         if machine.kind == BLOCKED:
-            machine.cache.parent.write_bytes(b"")  # a file: no folder can be made there, not even by root
+            machine.cache.parent.write_bytes(b"")  # a file: its folder cannot be made, not even by root
     return machines

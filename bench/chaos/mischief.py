@@ -1,4 +1,4 @@
-"""What befalls cache files and the stored row: what disks, people and clients written against the guide do to them."""
+"""Damage to cache files and to the stored row, as disks, people and clients of the guide cause it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CACHE_FAULTS = ("truncated", "binary", "deleted", "a folder", "an older copy", "folder gone")
 ROW_FAULTS = ("broken JSON", "end 9 h late", "end 9 h early", "no end", "an older token", "inactive")
 
-#: So many old contents are kept, to be put back.
+#: The number of old contents that are kept to be restored.
 KEPT = 12
 
 
@@ -39,15 +39,15 @@ class CacheMischief:
         self._broken: list[tuple[float, Path]] = []
 
     def strike(self) -> None:
-        """Spoil one."""
+        """Spoil one cache file."""
         path, kind = self._random.choice(self._caches), self._random.choice(CACHE_FAULTS)
-        with suppress(OSError):  # it is not there, or in a state of before
+        with suppress(OSError):  # the file is missing, or in an earlier state of damage
             self._keep(path.read_bytes())
             self._spoil(path, kind)
             self._log.write(Tally("cache", kind))
 
     def mend(self) -> None:
-        """Mend what nobody mends by writing, when it has been broken for long enough."""
+        """After some time, mend the damage that no write mends."""
         for due, path in list(self._broken):
             if time.monotonic() >= due:
                 self._broken.remove((due, path))
@@ -75,7 +75,7 @@ class CacheMischief:
             new.write_bytes(self._random.choice(self._kept))
             new.replace(path)
         else:
-            # Nothing can be read or written there, by root neither.
+            # The path can be neither read nor written, not even by root.
             shutil.rmtree(folder.with_suffix(".away"), ignore_errors=True)
             folder.rename(folder.with_suffix(".away"))
             folder.write_bytes(b"")
@@ -92,7 +92,7 @@ class CacheMischief:
 
 
 class RowMischief:
-    """Writes the token's row as clients do that know of no lease."""
+    """Writes the token's row as clients without a lease do."""
 
     def __init__(self, rng: random.Random, log: Log, database: SimulatedDatabase) -> None:
         self._random = rng
@@ -101,7 +101,7 @@ class RowMischief:
         self._seen: list[tuple[str, datetime]] = []
 
     def strike(self) -> None:
-        """Write something."""
+        """Write a row."""
         held = self._database.token()
         if held is None or held[1] is None:
             return

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 WHEN = {IDLE: "between two attempts", RESOLVING: "while resolving", GRANTED: "with a lease", AT_KIS: "at KIS"}
 
-#: How often somebody with a lease, or at KIS, is killed; and suspended.
+#: The share of callers with a lease, or at KIS, that are killed, and that are suspended.
 STRUCK = 0.2
 
-#: Suspensions in the machine's seconds. The long ones outlast the lease.
+#: Suspensions in the machine's seconds. The long ones last longer than the lease.
 SHORT, LONG = (0.05, 1.0), (6.5, 8.5)
 
 
 class Processes:
-    """Processes by number. ``keys`` are those of the callers."""
+    """Processes by number. ``keys`` are the callers' keys."""
 
     def __init__(
         self, around: Surroundings, rng: random.Random, keys: Sequence[str], machines: Sequence[Machine]
@@ -47,15 +47,15 @@ class Processes:
         self._marks = [IDLE] * len(keys)
 
     def start(self) -> None:
-        """Start all."""
-        self._processes = [self._born(number) for number in range(len(self._keys))]
+        """Start all processes."""
+        self._processes = [self._start_caller(number) for number in range(len(self._keys))]
 
     def tick(self) -> None:
-        """Replace the dead, wake those who have slept enough, and strike at those who have just got a lease."""
+        """Replace ended processes, wake those that have slept enough, and hit those that have just got a lease."""
         for number, process in enumerate(self._processes):
             if process.exitcode is not None:
-                self._bury(number, process)
-                self._processes[number] = self._born(number)
+                self._collect(number, process)
+                self._processes[number] = self._start_caller(number)
                 continue
             mark, before = self._shared.mark(number), self._marks[number]
             self._marks[number] = mark
@@ -66,26 +66,26 @@ class Processes:
                 self._wake(number)
 
     def kill(self, number: int | None = None) -> None:
-        """Kill somebody."""
+        """Kill a process, by default a random one."""
         number = self._random.randrange(len(self._keys)) if number is None else number
         self._around.log.write(Tally("killed", WHEN[self._shared.mark(number)]))
         self._processes[number].kill()
 
     def kill_all_at_work(self) -> None:
-        """Kill those who are at something and awake."""
+        """Kill the processes that are at work and awake."""
         for number, process in enumerate(self._processes):
             if self._is_at_work(number) and process.is_alive():
                 self.kill(number)
 
     def is_at_work(self) -> bool:
-        """Whether anybody is at something and awake."""
+        """Whether any process is at work and awake."""
         return any(self._is_at_work(number) for number in range(len(self._keys)))
 
     def _is_at_work(self, number: int) -> bool:
         return number not in self._asleep and self._shared.mark(number) != IDLE
 
     def suspend(self, number: int | None = None, long: float = 0.2) -> None:
-        """Suspend somebody for a while; ``long`` is how often it is for longer than a lease lasts."""
+        """Suspend a process for a while. ``long`` is the share of suspensions that last longer than a lease."""
         number = self._random.randrange(len(self._keys)) if number is None else number
         pid = self._processes[number].pid
         if number not in self._asleep and pid is not None and self._processes[number].is_alive():
@@ -95,7 +95,7 @@ class Processes:
             self._asleep[number] = (time.monotonic() + seconds, self._clock.now().timestamp())
 
     def finish(self, seconds: float) -> int:
-        """Let all finish what they are at, for so many seconds; how many did not."""
+        """Let all processes finish their work for ``seconds`` seconds. Returns the number that did not."""
         self.wake()
         limit = time.monotonic() + seconds
         for process in self._processes:
@@ -103,32 +103,32 @@ class Processes:
         hung = [process for process in self._processes if process.exitcode is None]
         for number, process in enumerate(self._processes):
             if process.exitcode is not None:
-                self._bury(number, process)
+                self._collect(number, process)
         self.end()
         return len(hung)
 
     def wake(self) -> None:
-        """Wake all who sleep."""
+        """Wake all suspended processes."""
         for number in list(self._asleep):
             self._wake(number)
 
     def end(self) -> None:
-        """Kill whoever is left."""
+        """Kill the remaining processes."""
         for process in self._processes:
             process.kill()
         for process in self._processes:
             process.join()
 
-    def _born(self, number: int) -> ForkProcess:
+    def _start_caller(self, number: int) -> ForkProcess:
         self._lives[number] += 1
         self._shared.set_mark(number, IDLE)
         machine = self._machines[number % len(self._machines)]
         caller = Caller(self._around, number, self._lives[number], self._keys[number], machine)
-        process = multiprocessing.get_context("fork").Process(target=caller.live, daemon=True)
+        process = multiprocessing.get_context("fork").Process(target=caller.run, daemon=True)
         process.start()
         return process
 
-    def _bury(self, number: int, process: ForkProcess) -> None:
+    def _collect(self, number: int, process: ForkProcess) -> None:
         self._asleep.pop(number, None)
         if process.exitcode not in (0, -signal.SIGKILL):
             with self._around.stderr.open("a") as file:

@@ -1,6 +1,6 @@
-"""What is noted while the chaos lasts, by whoever sees it: lines of JSON in one file. No line holds a token.
+"""The records of a chaos run: lines of JSON in one file, each by the process that saw the event. No line has a token.
 
-All times are simulated time, in seconds. ``by`` names an attempt: caller, life, number.
+All times are simulated time, in seconds. ``by`` names an attempt: caller, process, number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A call of the resolver begins, and may take ``timeout`` seconds; written by the caller."""
+    """The start of a resolver call that may take ``timeout`` seconds; written by the caller."""
 
     by: str
     caller: int
@@ -31,11 +31,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call of the resolver that came to an end; written by the caller.
+    """A resolver call that has ended; written by the caller.
 
-    It has a token, or an error ``code`` of the project's own, or a ``crash``: any other exception. ``refused`` is the
-    token it was to replace. ``cached`` is what a plain look at the cache file found before and after, when the file
-    was the same both times.
+    It has a token, or an error ``code`` of the project's own, or a ``crash``: any other exception. ``rejected`` is the
+    token that it had to replace. ``cached`` is the token in the cache file before and after, if the file was the same
+    both times.
     """
 
     by: str
@@ -47,13 +47,13 @@ class Attempt:
     source: str | None = None
     code: str | None = None
     crash: str | None = None
-    refused: str | None = None
+    rejected: str | None = None
     cached: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A request for a lease that reached the database's stand-in. ``delivered``: its answer was left alone."""
+    """A request for a lease that reached the database's stand-in. ``delivered``: its answer was not disturbed."""
 
     by: str
     at: float
@@ -63,7 +63,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A read of the slot by a caller, answered truly and whole."""
+    """A read of the slot by a caller that got a true and complete answer."""
 
     caller: int
     at: float
@@ -71,7 +71,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The store's trouble begins, or ends: from now on it is well or not."""
+    """The start or the end of the store's faults: from now on it is well or not."""
 
     at: float
     is_well: bool
@@ -81,7 +81,7 @@ class Health:
 class Call:
     """A tokenP call that reached KIS.
 
-    ``token`` was granted, whether or not the answer arrived; else ``code`` is why not: KIS's own, or the fault's name.
+    ``token`` was granted, even if the answer was lost. If not, ``code`` is the reason: KIS's code, or the fault's name.
     """
 
     by: str
@@ -93,7 +93,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A token that KIS made, and whether it is one for the callers' key."""
+    """A token that KIS issued. ``own``: it is one for the callers' key."""
 
     token: str
     begins: float
@@ -103,7 +103,7 @@ class Issued:
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """KIS ended a token before its time."""
+    """The early end of a token at KIS."""
 
     token: str
     at: float
@@ -111,7 +111,7 @@ class Killed:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A caller's process was suspended."""
+    """The suspension of a caller's process."""
 
     caller: int
     begin: float
@@ -120,7 +120,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Something that is only counted: a fault, by where it struck and of which kind."""
+    """An event that is only counted: a fault, by its place and its kind."""
 
     where: str
     kind: str
@@ -128,9 +128,9 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a token row holds. ``token`` is None when its value cannot be read, or when it is not active.
+    """The content of a token row. ``token`` is None if its value cannot be read, or if it is not active.
 
-    ``ends`` is the earliest of what value and column say; None when neither says anything.
+    ``ends`` is the earliest end in value and column. None if neither has one.
     """
 
     token: str | None
@@ -139,7 +139,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A write of the token row. ``outside``: by one of the bench's guide-like clients."""
+    """A write of the token row. ``outside``: by one of the benchmark's clients that follow the guide."""
 
     at: float
     outside: bool
@@ -154,7 +154,7 @@ _KINDS: dict[str, Any] = {each.__name__: each for each in get_args(Record)}
 
 @dataclass(slots=True)
 class Records:
-    """All of it, to be judged."""
+    """All records of a run, to be judged."""
 
     starts: list[Start] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
@@ -172,7 +172,7 @@ class Records:
     machines: int = 1
 
     def add(self, *records: Record) -> None:
-        """Take records in, in any order."""
+        """Add records, in any order."""
         lists: dict[type, list[Any]] = {
             Start: self.starts,
             Attempt: self.attempts,
@@ -192,22 +192,22 @@ class Records:
                 lists[type(record)].append(record)
 
     def suspended(self, caller: int, begin: float, end: float) -> bool:
-        """Whether the caller's process, or that of its child, was suspended at some time in between."""
+        """Whether the caller's process, or its child's, was suspended at some time between ``begin`` and ``end``."""
         number = caller % CHILD
         return any(each.caller == number and each.begin < end and each.end > begin for each in self.stops)
 
     def without_token(self) -> list[Attempt]:
-        """The attempts that asked for a token, not for a renewal, and got none."""
+        """The attempts that asked for a token, not for a renewal, and got no token."""
         return [each for each in self.attempts if each.token is None and each.mode in ("resolve", "replace")]
 
 
 def fingerprint(value: str) -> str:
-    """The project's fingerprint of a token, by other means: judges do not take the product's word."""
+    """Return the project's fingerprint of a token without the project's code, as judges do not ask the product."""
     return sha256(value.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 class Log:
-    """A file to which many processes write, a line at a time: one that is killed leaves no half of a line."""
+    """A file to which many processes write whole lines: a killed process leaves no half line."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -218,7 +218,7 @@ class Log:
 
 
 def read_log(lines: Iterable[str]) -> Records:
-    """The records of a log."""
+    """Return the records of a log."""
     records = Records()
     for line in lines:
         kind, members = json.loads(line)
@@ -236,7 +236,7 @@ def read_write(  # noqa: PLR0917 - a row of the database
     end: datetime | None,
     active: bool | None,  # noqa: FBT001 - the same
 ) -> Write:
-    """What the database noted of a write. Only the bench writes as service_role without the project's functions."""
+    """Return the database's record of a write. Only the benchmark writes as service_role without the functions."""
     before, after = _stored(old_value, old_end, old_active), _stored(value, end, active)
     return Write(at.timestamp(), writer == "service_role", before, after)
 

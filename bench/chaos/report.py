@@ -1,4 +1,4 @@
-"""The chaos's table: what happened, what must not have, and what nobody can prevent."""
+"""The chaos's table: the events, the findings that must be zero, and the limits of the design."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TOO_EARLY = "EGW00133"
 _WIDTH, _LINE = 46, 118
 
-#: What is only counted, and the names of its rows.
+#: Events that are only counted, and the names of their rows.
 _COUNTED = {
     "killed": "killed",
     "suspended": "suspended",
@@ -28,21 +28,21 @@ _COUNTED = {
     "row": "row: faults",
 }
 
-#: So many findings of a judge are told.
+#: The number of a judge's findings that are printed.
 _TOLD = 5
 
 
 def report(records: Records, passed: float) -> tuple[list[str], bool]:
-    """The table's lines, and whether all is zero that must be. ``passed``: seconds of simulated time."""
+    """Return the table's lines, and whether every row that must be zero is. ``passed``: seconds of simulated time."""
     found = {name: judge(records) for name, judge in JUDGES.items()}
-    found["callers that did not come to an end"] = [f"{records.hung} were killed"] * records.hung
+    found["callers that did not end"] = [f"{records.hung} were killed"] * records.hung
     lines = [
         *(_row(name, value) for name, value in _figures(records, passed)),
         "",
         "Must be zero:",
         *(_row(name, str(len(each))) for name, each in found.items()),
         "",
-        "Limits of the design, and what nobody can know:",
+        "Limits of the design:",
         *(_row(name, str(len(judge(records)))) for name, judge in LIMITS.items()),
         *(f"{name}: {each}" for name, every in found.items() for each in every[:_TOLD]),
     ]
@@ -54,11 +54,11 @@ def _figures(records: Records, passed: float) -> Iterator[tuple[str, str]]:
     days, hours = divmod(int(passed // 3600), 24)
     yield "simulated time", f"{days} d {hours} h, {_count(tallies, 'time')[1]} jumps"
     got = [each for each in attempts if each.token is not None]
-    yield "asked for a token, and lived to hear", str(len(attempts))
-    yield "got one", f"{len(got)}: {_told(str(each.source) for each in got)}"
+    yield "attempts with a result", str(len(attempts))
+    yield "got a token", f"{len(got)}: {_told(str(each.source) for each in got)}"
     for mode in ("resolve", "replace", "rotate", "force"):
         codes = [str(each.code or "crash") for each in attempts if each.mode == mode and each.token is None]
-        yield f"got none ({mode})", f"{len(codes)}{': ' if codes else ''}{_told(codes)}"
+        yield f"got no token ({mode})", f"{len(codes)}{': ' if codes else ''}{_told(codes)}"
     for where, name in _COUNTED.items():
         kinds, total = _count(tallies, where)
         yield name, f"{total}: {_told(kinds.elements())}"

@@ -1,7 +1,7 @@
 """The two servers of the chaos, KIS and the stand-in for Supabase.
 
-Each is a process of its own, so that neither waits for the other. What they see and do is noted where the truth is:
-behind the faults.
+Each is a separate process, so that neither waits for the other. Their events are recorded behind the faults, where
+the true state is known.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ if TYPE_CHECKING:
     from kis_token.sandbox.loopback import LoopbackServer, Request
 
 
-#: The functions whose answers are lost now and then although all else works, and how often each time.
+#: The functions whose answers are sometimes lost outside of faults, and the share of lost answers.
 LOSABLE, LOST = frozenset({"begin", "commit", "abort", "save"}), 0.08
-#: How often the store restarts when it has just granted a lease, and when it has just told a caller to wait.
+#: How often the store restarts right after it has granted a lease, and right after it has told a caller to wait.
 RESTART_AT = {"granted": 0.3, "busy": 0.02}
-#: A port that closes lets answers out first, for so many of the machine's seconds: else nobody could tell which of them
-#: have arrived.
+#: A port that closes first lets answers out, for this many of the machine's seconds. Otherwise the judges could not
+#: know which of them have arrived.
 SETTLE, LONGEST_SETTLE = 0.03, 0.5
 #: The share of the store's answers without a Date.
 DATELESS = 0.01
-#: The machine's seconds of a stall. The longest is 15 s of a time that runs ten times as fast, as long as tokenP may
-#: take; the product's own limits for one call would be reached at 150 s of it.
+#: The machine's seconds of a stall. With time ten times as fast, the longest is the 15 s that tokenP may take; the
+#: product's own limits for one call would be reached at 150 s of simulated time.
 STALLS = (0.05, 1.5)
-#: What KIS takes for tokenP, in the machine's seconds.
+#: The duration of tokenP, in the machine's seconds.
 TOKEN_SECONDS = (0.03, 0.15)
 
 
 class FaultyServer:
-    """Stands in for a server's ``answer``: lets ``trouble`` befall requests and tells ``note`` how each fared."""
+    """Replaces a server's ``answer``: applies ``trouble`` to requests and reports each outcome to ``note``."""
 
     def __init__(  # noqa: PLR0917 - made in two places
         self,
@@ -80,7 +80,7 @@ class FaultyServer:
         self._lock = threading.Lock()
 
     def __call__(self, request: Request) -> tuple[Response, Fault | None]:
-        """The answer, true or not, and what its connection has to suffer."""
+        """Return the answer, true or not, and the fault of its connection."""
         with self._counted():
             kind = self._trouble.draw()
             if kind is None and self._lose(request):
@@ -115,12 +115,12 @@ class FaultyServer:
 
 
 def _name(request: Request) -> str:
-    """What a request is for, in a word."""
+    """Return a request's purpose in a word."""
     return "read" if request.method == "GET" else request.path.rpartition("/")[2].partition("_")[0]
 
 
 def _spoil(request: Request, true: Response | None, kind: str | None) -> tuple[Response, Fault | None]:
-    """What is sent, and what befalls the connection."""
+    """Return the answer to send, and the fault of the connection."""
     if kind in ("reset", "reset after", "stall", "stall after"):
         return Response(0), Fault("reset")
     if kind == "page":
@@ -135,10 +135,10 @@ def _spoil(request: Request, true: Response | None, kind: str | None) -> tuple[R
     return true, Fault("truncate") if kind == "truncate" else None
 
 
-def serve_store(  # noqa: PLR0917 - the two processes are started alike
+def serve_store(  # noqa: PLR0917 - the two processes start alike
     shared: Shared, log: Log, spells: Sequence[Spell], seed: str, ready: Connection, dsn: str, keys: Mapping[str, int]
 ) -> None:
-    """The process with the stand-in for Supabase. ``keys`` are those of the callers."""
+    """Run the stand-in for Supabase. ``keys`` are the callers' keys."""
     clock, roles = SimulatedClock(shared), dict.fromkeys(keys, "service_role")
     rng = random.Random(seed)  # noqa: S311 - made-up trouble
     trouble = Trouble(shared, rng, spells, STORE_FAULTS, 0.02)
@@ -170,7 +170,7 @@ def serve_store(  # noqa: PLR0917 - the two processes are started alike
         if rng.random() < DATELESS:
             log.write(Tally("store", "no Date"))
             return response, fault
-        # The simulated Date: the server's own would be the machine's.
+        # The simulated Date: the server's own Date has the machine's time.
         date = {"Date": format_datetime(clock.now(), usegmt=True)}
         return replace(response, headers={**response.headers, **date}), fault
 
@@ -181,14 +181,14 @@ def serve_store(  # noqa: PLR0917 - the two processes are started alike
         _open_and_close(server, trouble, partial(shared.busy, 0), act, lambda: log.write(Tally("store", REFUSED)))
 
 
-def serve_kis(  # noqa: PLR0917 - the two processes are started alike
+def serve_kis(  # noqa: PLR0917 - the two processes start alike
     shared: Shared, log: Log, spells: Sequence[Spell], seed: str, ready: Connection, own: Account, other: Account
 ) -> None:
-    """The process with KIS, which now and then ends a token before its time. ``own`` is the callers' account."""
+    """Run KIS, which sometimes ends a token early. ``own`` is the callers' account."""
     clock = SimulatedClock(shared)
     rng = random.Random(seed)  # noqa: S311 - made-up trouble
     trouble = Trouble(shared, rng, spells, KIS_FAULTS, 0.15)
-    # KIS's lockout lasts a day, and the run would have little else to see.
+    # KIS's lockout lasts a day, and would fill the run.
     kis = KISEmulator(production=[own, other], clock=clock)
     # The safe reading of KIS's rules: a new token ends the one before it.
     kis.configure(lockout_after=0, calls_per_second=1000, reissue_kills_previous=True)
@@ -211,7 +211,7 @@ def serve_kis(  # noqa: PLR0917 - the two processes are started alike
         return Call(by, at, token, kind, is_new)
 
     def kill_now_and_then() -> None:
-        if issued and rng.random() < 0.01 / 30:  # each hundredth of a second: every 30 s
+        if issued and rng.random() < 0.01 / 30:  # called every hundredth of a second: on average every 30 s
             token, value = list(issued.items())[-1]
             kis.kill_token(value)
             log.write(Killed(token, clock.now().timestamp()))
@@ -231,7 +231,7 @@ def serve_kis(  # noqa: PLR0917 - the two processes are started alike
 
 
 def _health_noted(trouble: Trouble, note: Callable[[bool], None]) -> Callable[[], None]:
-    """A look at ``trouble``, which notes when it begins and when it ends."""
+    """Return a function that checks ``trouble`` and records its start and its end."""
     last = [True]
 
     def look() -> None:
@@ -246,7 +246,7 @@ def _issued(value: str, own: Account) -> Issued:
     claims = parse_claims(value)
     begins, ends = claimed_time(claims, "iat"), claimed_time(claims, "exp")
     if begins is None or ends is None:
-        raise ValueError("the emulator's tokens say when they begin and end")
+        raise ValueError("the emulator's tokens have a start and an end")
     return Issued(fingerprint(value), begins.timestamp(), ends.timestamp(), claims.get("jti") == own.app_key)
 
 
@@ -257,7 +257,7 @@ def _open_and_close(
     act: Callable[[], object],
     note: Callable[[], object],
 ) -> None:
-    """Keep the port open or closed as ``trouble`` has it, until the process is ended or left alone."""
+    """Keep the port open or closed as ``trouble`` decides, until the process or its parent ends."""
     parent, is_closed = os.getppid(), False
     while os.getppid() == parent:
         is_refused = trouble.is_refused

@@ -1,8 +1,8 @@
-"""The chaos's simulated time: one compressed time for callers, KIS and the database, and what all processes share.
+"""The chaos's simulated time: one compressed time for callers, KIS and the database, and the state all processes share.
 
-Simulated time runs ``speed`` times as fast as the machine's and jumps now and then, for all at once. A caller's waits,
-a lease and KIS's minute are simulated time. What a socket may take is not compressed: the product's own limits for one
-call are the machine's seconds.
+Simulated time runs ``speed`` times as fast as the machine's and sometimes jumps, for all processes at once. A caller's
+waits, a lease and KIS's minute are simulated time. Limits of sockets are not compressed: the product's own limits for
+one call are the machine's seconds.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 #: Simulated time at the start.
 START = datetime(2027, 1, 4, tzinfo=timezone.utc)
 
-#: What a caller is at, as its mark says.
+#: The states of a caller, the values of its mark.
 IDLE, RESOLVING, GRANTED, AT_KIS = range(4)
 
-#: As many as there is room for in the page, and more than a machine can bear.
+#: The capacity of the page, and more than a machine can run.
 MOST_CALLERS = 1000
 
-#: A forked child of a caller has its caller's number and so much more.
+#: A forked child has its caller's number plus this.
 CHILD = 100_000
 
-#: Where a tally says that a process got another's answer.
+#: The place of a tally about a process that got another's answer.
 MIXED = "mixed"
 
 _JUMPED = struct.Struct("d")
@@ -42,7 +42,7 @@ _CLOSED, _FINISHING, _BUSY, _MARKS = 8, 9, 16, 64
 
 
 class Shared:
-    """A page of memory that all forks of one process see: how far time has jumped, a gate, and a mark for each."""
+    """A page of memory that all forks of one process share: the jumps of time, a gate, and a mark for each caller."""
 
     def __init__(self, speed: float) -> None:
         self.speed = speed
@@ -51,7 +51,7 @@ class Shared:
 
     @property
     def jumped(self) -> float:
-        """Seconds that the time has jumped so far."""
+        """The seconds that the time has jumped so far."""
         seconds: float = _JUMPED.unpack_from(self._page)[0]
         return seconds
 
@@ -61,7 +61,7 @@ class Shared:
 
     @property
     def is_closed(self) -> bool:
-        """Whether nobody may start: a jump is due."""
+        """Whether no caller may start, because a jump is due."""
         return bool(self._page[_CLOSED])
 
     @is_closed.setter
@@ -70,7 +70,7 @@ class Shared:
 
     @property
     def is_finishing(self) -> bool:
-        """Whether the time is over: callers finish what they are at."""
+        """Whether the time is over: callers finish their work."""
         return bool(self._page[_FINISHING])
 
     @is_finishing.setter
@@ -78,44 +78,44 @@ class Shared:
         self._page[_FINISHING] = finishing
 
     def mark(self, caller: int) -> int:
-        """What a caller is at."""
+        """Return a caller's state."""
         return self._page[_MARKS + caller]
 
     def set_mark(self, caller: int, mark: int) -> None:
-        """Say what a caller is at."""
+        """Set a caller's state."""
         self._page[_MARKS + caller] = mark
 
     def busy(self, server: int) -> int:
-        """How many requests a server is at."""
+        """Return the number of requests that a server is working on."""
         return self._page[_BUSY + server]
 
     def set_busy(self, server: int, requests: int) -> None:
-        """Say how many requests a server is at."""
+        """Set the number of requests that a server is working on."""
         self._page[_BUSY + server] = min(requests, 255)
 
 
 class SimulatedClock:
-    """Simulated time, for whoever shares the page."""
+    """Simulated time, for all processes that share the page."""
 
     def __init__(self, shared: Shared, jitter: random.Random | None = None) -> None:
         self._shared = shared
-        self._random = jitter or random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._random = jitter or random.Random()  # noqa: S311 - spreads load, no security
 
     def now(self) -> datetime:
-        """The present, aware, in UTC."""
+        """Return the present, aware, in UTC."""
         shared = self._shared
         return START + timedelta(seconds=(time.time() - shared.epoch) * shared.speed + shared.jumped)
 
     def monotonic(self) -> float:
-        """Simulated seconds that never go back. They do not jump: nor does a machine's when it was asleep."""
+        """Return simulated seconds that never go back. They do not jump, like those of a machine that was asleep."""
         return time.monotonic() * self._shared.speed
 
     def sleep(self, seconds: float) -> None:
-        """Let that much simulated time pass."""
+        """Wait until ``seconds`` of simulated time have passed."""
         time.sleep(seconds / self._shared.speed)
 
     def jitter(self, low: float, high: float) -> float:
-        """A random number of seconds between the two."""
+        """Return a random number of seconds between the two."""
         return self._random.uniform(low, high)
 
 
@@ -128,7 +128,7 @@ $$;
 grant execute on function public.chaos_now() to service_role;
 """)
 
-# Functions of sql/ run as their owner, the bench's guide-like clients as service_role: so a write tells whose it is.
+# Functions of sql/ run as their owner, the benchmark's own clients as service_role: so a write shows its origin.
 _AUDIT = """
 create table public.chaos_writes (
     id bigint generated always as identity, at timestamptz, writer text,
@@ -151,7 +151,7 @@ create trigger chaos_audit after insert or update or delete on public.api_creden
 
 
 class SimulatedDatabase:
-    """A project whose functions and triggers go by simulated time, and which notes every write of a token."""
+    """A project whose functions and triggers use simulated time, and which records every write of a token."""
 
     def __init__(self, dsn: str, shared: Shared, keys: Mapping[str, str]) -> None:
         self.project: Project = prepare_database(dsn)
@@ -169,7 +169,7 @@ class SimulatedDatabase:
         self._owner.execute(_AUDIT)
 
     def jump(self, seconds: float) -> None:
-        """Let the database's time be so many seconds ahead in all."""
+        """Set the database's time ``seconds`` seconds ahead in total."""
         self._owner.execute("update public.chaos_clock set jumped = %s", (timedelta(seconds=seconds),))
 
     def put(self, credential_type: str, value: str, end: datetime | None) -> None:
@@ -182,25 +182,25 @@ class SimulatedDatabase:
         )
 
     def deactivate(self) -> None:
-        """Set the token's row inactive, as people are told to do after a change of keys."""
+        """Set the token's row inactive, as the documents advise after a change of keys."""
         self._outsider.execute(
             "update public.api_credentials set is_active = false where credential_type = 'access_token'"
         )
 
     def token(self) -> tuple[str, datetime | None] | None:
-        """What is stored as the token now, and its column's end."""
+        """Return the stored token and its column's end, or None."""
         return self._owner.execute(
             "select credential_value, expires_at from public.api_credentials where credential_type = 'access_token'"
         ).fetchone()
 
     def writes(self) -> list[tuple[Any, ...]]:
-        """Every write of a token row: when, by which role, and value, end and whether active, before and after."""
+        """Return every write of a token row: time, role, and value, end and active before and after."""
         return self._owner.execute(
             'select at, writer, old_value, old_end, old_active, value, "end", active'
             " from public.chaos_writes order by id"
         ).fetchall()
 
     def close(self) -> None:
-        """Leave the database."""
+        """Close the connections."""
         self._owner.close()
         self._outsider.close()

@@ -1,4 +1,4 @@
-"""Spoilt copies of the project: each lacks one guard, and a run of the chaos with it must not print zeros.
+"""Spoilt copies of the project: each lacks one guard, and a chaos run with it must find errors.
 
 A copy is made by patches, in the process from which the callers are forked.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _no_retry() -> AbstractContextManager[object]:
-    """Every call of the store is made once."""
+    """Make every call of the store once."""
 
     def run(_: Retry, ask: Callable[[], Any], __: Callable[[], Patience]) -> Any:  # noqa: ANN401 - as the original
         return ask()
@@ -35,14 +35,14 @@ def _no_retry() -> AbstractContextManager[object]:
 
 
 def _no_patience_for_a_read() -> AbstractContextManager[object]:
-    """One failed read is an outage for a caller without a valid token: it issues alone."""
+    """Let one failed read count as an outage for a caller without a valid token, which then issues alone."""
     return patch.object(kis_token.core.lookup, "patiently", _at_once)
 
 
 @contextmanager
 def _no_patience_for_a_lease() -> Iterator[None]:
-    """A caller that knows of another's lease does not wait for the store to come back: it issues beside the holder."""
-    fall_back = Resolver._fall_back  # noqa: SLF001 - a copy is spoilt from within
+    """Let a caller that knows of another's lease issue beside the holder instead of waiting for the store."""
+    fall_back = Resolver._fall_back  # noqa: SLF001 - the copy needs the private method
 
     def issue_beside(self: Resolver, view: View, error: Exception) -> Resolution:
         if isinstance(error, StoreOutage) and view.outage is None:
@@ -54,12 +54,12 @@ def _no_patience_for_a_lease() -> Iterator[None]:
         stack.enter_context(patch.object(kis_token.core.lease, "LONGEST_UNKNOWN", 0.0))
         stack.enter_context(patch.object(kis_token.core.lease, "LAPSE", 1000.0))
         stack.enter_context(patch.object(Resolver, "_fall_back", issue_beside))
-        stack.enter_context(_no_minute())  # the machine remembers leases as well
+        stack.enter_context(_no_minute())  # the machine remembers leases too
         yield
 
 
 def _no_minute() -> AbstractContextManager[object]:
-    """A machine does not remember when it last called KIS without the store."""
+    """Let a machine forget its last call to KIS without the store."""
     return patch.object(LocalMachine, "not_before", lambda *_: None)
 
 

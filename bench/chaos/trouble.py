@@ -1,4 +1,4 @@
-"""What goes wrong with the servers of the chaos: in spells, planned by the seed, and now and then in between."""
+"""The faults of the chaos's servers: in spells, planned by the seed, and single ones in between."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ KIS_FAULTS = (
     *("truncate", "stall", "stall after"),
 )
 REFUSED = "port closed"
-#: How long spells last, in the machine's seconds, and how often: a hiccup, a restart, an outage that is longer, in a
-#: simulation ten times as fast, than any caller's patience.
+#: The duration of spells, in the machine's seconds, and their shares: a hiccup, a restart, and an outage that is longer
+#: than any caller's patience in a simulation ten times as fast.
 STORE_LENGTHS = (((0.05, 0.5), 4), ((0.3, 4.0), 5), ((8.0, 12.0), 1))
 KIS_LENGTHS = (((0.3, 4.0), 1),)
-#: What a restart takes, in the machine's seconds.
+#: The duration of a restart, in the machine's seconds.
 RESTART_SECONDS = (0.3, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Spell:
-    """A time of trouble, in the machine's seconds from the start: ``share`` of the requests meet ``kind``."""
+    """A time of faults, in the machine's seconds from the start: ``share`` of the requests meet ``kind``."""
 
     begin: float
     end: float
@@ -47,7 +47,7 @@ def plan_spells(
     lengths: Sequence[tuple[tuple[float, float], int]],
     gap: float,
 ) -> list[Spell]:
-    """Spells of such ``lengths``, with gaps of ``gap`` on average. In a third of them the port is closed."""
+    """Plan spells with ``lengths``, and gaps of ``gap`` on average. In a third of them the port is closed."""
     bounds, weights = zip(*lengths, strict=True)
     spells: list[Spell] = []
     begin = rng.expovariate(1 / gap)
@@ -60,7 +60,7 @@ def plan_spells(
 
 
 class Trouble:
-    """What befalls the requests of one server, at the present moment. ``share`` meet something between the spells."""
+    """The present faults of one server's requests. The share ``share`` of requests meets a fault between the spells."""
 
     def __init__(
         self, shared: Shared, rng: random.Random, spells: Sequence[Spell], kinds: Sequence[str], share: float
@@ -79,7 +79,7 @@ class Trouble:
 
     @property
     def is_well(self) -> bool:
-        """Whether only single requests meet something now."""
+        """Whether at most single requests meet a fault now."""
         return self._spell() is None
 
     @property
@@ -89,16 +89,16 @@ class Trouble:
         return spell is not None and spell.kind == REFUSED
 
     def draw(self) -> str | None:
-        """What befalls a request that arrives now."""
+        """Return the fault of a request that arrives now, or None."""
         spell = self._spell()
         if spell is not None and spell.kind == REFUSED:
-            return "reset"  # it was let in a moment before the port closed
+            return "reset"  # accepted a moment before the port closed
         if spell is not None and self._random.random() < spell.share:
             return spell.kind
         return self._random.choice(self._kinds) if self._random.random() < self._share else None
 
     def pause(self, bounds: tuple[float, float]) -> None:
-        """Take some time."""
+        """Wait for a time within ``bounds``."""
         time.sleep(self._random.uniform(*bounds))
 
     def _spell(self) -> Spell | None:

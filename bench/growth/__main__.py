@@ -1,8 +1,8 @@
 """``python -m bench.growth``: how requests and time grow with callers, with slots, and with the issuance log.
 
-A real PostgreSQL, asked straight by SQL and over HTTP through the stand-in for Supabase. Slots and events are measured
-in turns, so that whatever else the machine does befalls all sizes alike. What counts is how the largest compares with
-the smallest.
+The database is a real PostgreSQL, called by SQL and over HTTP through the stand-in for Supabase. Slots and events are
+measured in turns, so that other work on the machine affects all sizes alike. The result is the ratio of the largest
+size to the smallest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CALLERS = (1, 10, 50, 200)
 
-#: How long KIS takes for tokenP in the stampede.
+#: The seconds of a tokenP call in the stampede.
 _TOKEN_SECONDS = 0.4
 _LEAST_ROUNDS = 3
 
@@ -44,12 +44,12 @@ def tables(
     calls: int = 20,
     rounds: Sequence[stampede.Round] = (),
 ) -> Iterator[Table]:
-    """All tables, as they are ready. Sizes go from the smallest to the largest; ``calls``: how many a median is of.
+    """Yield each table as soon as it is ready. Sizes are in ascending order; ``calls`` is the number behind a median.
 
-    ``rounds`` of a stampede that has been run already take the place of ``callers``.
+    ``rounds``, from a stampede that has already run, replace ``callers``.
     """
     yield callers_table(rounds or _race(callers, calls))
-    # Every client loads certificates, which nothing here needs.
+    # Each client loads certificates, which are not needed here.
     context = ssl.create_default_context()
     direct = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     with (
@@ -68,7 +68,7 @@ def _race(sizes: Iterable[int], calls: int) -> list[stampede.Round]:
 
 
 def callers_table(rounds: Iterable[stampede.Round]) -> Table:
-    """What each of many callers on one empty slot costs, from the rounds of a stampede."""
+    """Return the cost of each of many callers on one empty slot, from the rounds of a stampede."""
     by_size: dict[int, list[stampede.Round]] = {}
     for each in rounds:
         if each.algorithm == "ours":
@@ -82,8 +82,8 @@ def callers_table(rounds: Iterable[stampede.Round]) -> Table:
             *((str(size), *(f"{value:.2f}" for value in values)) for size, values in figures.items()),
             ("ratio", *(ratio(value, of) for value, of in zip(largest, smallest, strict=True))),
         ),
-        "As in bench.stampede: all start at once, and the token is there for all when one of them has issued it, which "
-        f"takes KIS {_TOKEN_SECONDS:g} s. Medians of the rounds. They share {os.cpu_count()} cores.",
+        f"As in bench.stampede, all callers start at once on {os.cpu_count()} cores, and KIS takes "
+        f"{_TOKEN_SECONDS:g} s for tokenP. Medians of the rounds.",
     )
 
 
@@ -99,12 +99,12 @@ def _figures(rounds: Sequence[stampede.Round]) -> tuple[float, ...]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables; the exit status, which says nothing about the figures."""
+    """Print the tables. Returns the exit status, which does not depend on the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
-    parser.add_argument("--callers", type=_sizes, default=CALLERS, help="how many at once, with commas")
-    parser.add_argument("--slots", type=_sizes, default=growth_slots.SIZES, help="how many there are, with commas")
-    parser.add_argument("--events", type=_sizes, default=growth_log.SIZES, help="how long the log is, with commas")
-    parser.add_argument("--calls", type=int, default=20, help="how many calls a median is of; else 20")
+    parser.add_argument("--callers", type=_sizes, default=CALLERS, help="numbers of callers, with commas")
+    parser.add_argument("--slots", type=_sizes, default=growth_slots.SIZES, help="numbers of slots, with commas")
+    parser.add_argument("--events", type=_sizes, default=growth_log.SIZES, help="lengths of the log, with commas")
+    parser.add_argument("--calls", type=int, default=20, help="calls behind a median; 20 by default")
     options = parser.parse_args(arguments)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.machine()}.")
     try:

@@ -1,4 +1,4 @@
-"""What a long issuance log costs: a turn, a status, a pruning and the warm read with up to 100,000 events in it."""
+"""The cost of a long issuance log: a lease, a status, a pruning and the warm read with up to 100,000 events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SIZES = (0, 1_000, 10_000, 100_000)
 
-#: The slot that nearly all events are of, and one with a few, the oldest: who looks for these finds them last.
+#: The slot of nearly all events, and one with a few of the oldest, which a search finds last.
 _BUSY, _FEW = "busy", "few"
 
 _FILL = """
@@ -29,12 +29,12 @@ select case when i <= 20 then 'few' else 'busy' end, now() - (%(events)s - i + 1
 from generate_series(1, %(events)s) i
 """
 
-_STATUS_ROWS = 500  # what `kis-token status` asks for
+_STATUS_ROWS = 500  # the limit of `kis-token status`
 _SIZE = "select pg_total_relation_size('public.credential_issuances')"
 
 
 def measure_log(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) -> Table:
-    """A database for each size, asked in turns."""
+    """Measure a database of each size, in turns."""
     with ExitStack() as stack:
         works: dict[int, Callable[[], Mapping[str, Sample]]] = {}
         size_on_disk = 0
@@ -47,15 +47,15 @@ def measure_log(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) ->
         "Events in the issuance log",
         found,
         "events read",
-        f"Medians of {calls} calls. Each turn adds two events, to the empty log as well. A status tells of up to "
-        f"{_STATUS_ROWS} events, so it is to be flat from where there are as many. *events read*: at the largest size, "
+        f"Medians of {calls} calls. Each lease adds two events, also to the empty log. A status returns up to "
+        f"{_STATUS_ROWS} events, so its time should not grow beyond that size. *events read*: at the largest size, "
         f"by PostgreSQL's own counters. {sizes[-1]:,} events take {size_on_disk / 2**20:.1f} MiB with their indexes.",
         base=sizes[min(1, len(sizes) - 1)],
     )
 
 
 class LongLog:
-    """A project whose log holds so many events."""
+    """A project with a log of ``events`` events."""
 
     def __init__(self, slot: MeasuredSlot, events: int) -> None:
         self._slot = slot
@@ -64,10 +64,10 @@ class LongLog:
         self.size_on_disk = int(slot.owner.execute(_SIZE).fetchall()[0][0])
 
     def call(self) -> dict[str, Sample]:
-        """Everything once."""
+        """Make each call once."""
         slot = self._slot
         samples = slot.take_lease() | slot.take_lease_over_http()
-        for name, service in (("all slots", None), ("a slot with most", _BUSY), ("a slot with 20", _FEW)):
+        for name, service in (("all slots", None), ("the busiest slot", _BUSY), ("a slot with 20", _FEW)):
             samples[f"issuance_status of {name}, SQL"], _ = slot.ask(
                 "issuance_status", service=service, log_rows=_STATUS_ROWS
             )

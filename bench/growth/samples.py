@@ -1,4 +1,4 @@
-"""What the tables of growth are made of: samples that are taken in turns, and Markdown."""
+"""The parts of the growth tables: samples that are taken in turns, and Markdown."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    #: One call of everything that is measured, at one size.
+    #: One of each measured call, at one size.
     Work = Callable[[], Mapping[str, "Sample"]]
 
-    #: Samples by what was measured, and then by size.
+    #: Samples keyed by the measured call, and then by size.
     Found = Mapping[str, Mapping[int, Sequence["Sample"]]]
 
 
@@ -23,14 +23,14 @@ _LINE = 118
 
 
 class Sample(NamedTuple):
-    """One call: how long it took, and how many rows or requests it asked for, as the table says."""
+    """One call: its duration, and the number of rows or requests that it caused; the table names the unit."""
 
     milliseconds: float
     asked: int | None = None
 
 
 class Table(NamedTuple):
-    """A table with what has to be said of it."""
+    """A table with its explanation."""
 
     title: str
     columns: tuple[str, ...]
@@ -38,7 +38,7 @@ class Table(NamedTuple):
     note: str
 
     def __str__(self) -> str:
-        """As Markdown, its columns in line."""
+        """Return the table in Markdown with aligned columns."""
         note = textwrap.fill(self.note, _LINE)
         lines = (self.columns, *self.rows)
         widths = [max(2, *(len(line[index]) for line in lines)) for index in range(len(self.columns))]
@@ -54,7 +54,7 @@ class Table(NamedTuple):
 
 @dataclass(slots=True)
 class Stopwatch:
-    """How long a block took, once it has ended."""
+    """The duration of a block, after its end."""
 
     milliseconds: float = 0.0
 
@@ -68,9 +68,9 @@ def timed() -> Iterator[Stopwatch]:
 
 
 def in_turns(works: Mapping[int, Work], calls: int) -> Found:
-    """So many calls at each size: one of each after another, now from the smallest, now from the largest.
+    """Make ``calls`` calls at each size: one size after the other, in alternating order.
 
-    Whatever else the machine does befalls all sizes alike. The first call of each is not counted.
+    So other work on the machine affects all sizes alike. The first call at each size does not count.
     """
     found: dict[str, dict[int, list[Sample]]] = {}
     sizes = list(works)
@@ -84,9 +84,9 @@ def in_turns(works: Mapping[int, Work], calls: int) -> Found:
 
 
 def growth_table(title: str, found: Found, asked: str, note: str, *, base: int) -> Table:
-    """A row for each thing measured: its medians by size, how they compare, and the most it asked for at the largest.
+    """Return a row for each measured call: medians by size, their ratios, and the highest count at the largest size.
 
-    The largest size is compared with the smallest, and with ``base`` where that is another.
+    The largest size is compared with the smallest, and with ``base`` if that is another size.
     """
     rows, sizes = [], list(next(iter(found.values())))
     bases = list(dict.fromkeys((sizes[0], base)))
@@ -100,5 +100,5 @@ def growth_table(title: str, found: Found, asked: str, note: str, *, base: int) 
 
 
 def ratio(value: float, of: float) -> str:
-    """How many times as much."""
+    """Return the ratio as text."""
     return f"{value / of:.2f}" if of else "-"

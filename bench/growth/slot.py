@@ -1,4 +1,4 @@
-"""One slot of a sandbox, which takes its turn straight by SQL, where the time is the database's own, and over HTTP."""
+"""One slot of a sandbox: leases by SQL, which takes the database's own time, and over HTTP."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SERVICE = "kis"
 _LABEL = "bench.growth"
 _MIN_REMAINING = timedelta(minutes=10)
 
-#: Rows of the log that PostgreSQL has looked at, as counted within a transaction.
+#: Rows of the log that PostgreSQL has read, as counted within a transaction.
 _READ = """
 select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_catalog.pg_stat_xact_user_tables
 where relid = 'public.credential_issuances'::regclass
@@ -50,7 +50,7 @@ class MeasuredSlot:
         self.owner.close()
 
     def ask(self, function: str, **arguments: object) -> tuple[Sample, Any]:
-        """Call a function by SQL as the API's role: the time, with the rows of the log that were read; the answer."""
+        """Call a function by SQL as the API's role. Returns the time and the log rows read, and the answer."""
         named = sql.SQL(", ").join(
             sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
         )
@@ -63,7 +63,7 @@ class MeasuredSlot:
         return Sample(watch.milliseconds, read), answer
 
     def take_lease(self) -> dict[str, Sample]:
-        """Replace the slot's token in a turn, by SQL."""
+        """Replace the slot's token within a lease, by SQL."""
         version, token, holder = self._prepare()
         begin, begun = self.ask(
             "begin_issuance",
@@ -89,7 +89,7 @@ class MeasuredSlot:
         return {"begin_issuance, SQL": begin, "commit_issuance, SQL": commit}
 
     def take_lease_over_http(self) -> dict[str, Sample]:
-        """The same through the stand-in for Supabase."""
+        """Replace the slot's token within a lease, through the stand-in for Supabase."""
         version, token, holder = self._prepare()
         with timed() as begin:
             begun = self.store.begin(
@@ -104,7 +104,7 @@ class MeasuredSlot:
         }
 
     def _prepare(self) -> tuple[int | None, Token, str]:
-        """Let the minute between two turns be over: the version that is to be replaced, a token for it, a holder."""
+        """End the minute between two leases. Returns the version to replace, a token for it, and a holder."""
         self.owner.execute("update public.credential_leases set not_before = null where service_name = %s", (SERVICE,))
         rows = self.owner.execute(
             "select version from public.api_credentials where service_name = %s and credential_type = 'access_token'",
@@ -118,6 +118,6 @@ class MeasuredSlot:
 
 
 def _judge(begun: str, committed: str) -> None:
-    """Raise RuntimeError when something else was measured than a turn."""
+    """Raise RuntimeError unless a complete lease was measured."""
     if (begun, committed) != ("granted", "committed"):
-        raise RuntimeError(f"Not a turn: {begun}, {committed}")
+        raise RuntimeError(f"Not a complete lease: {begun}, {committed}")

@@ -1,4 +1,4 @@
-"""What more slots cost: one slot's turn and one status while others exist, and all slots resolved at once."""
+"""The cost of more slots: one slot's lease and one status among others, and all slots resolved at once."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 SIZES = (1, 10, 50)
 
-#: Longer than the minute that KIS wants between two calls, and than the lease's own spacing.
+#: Longer than the minute between two calls of KIS, and than the minimum between two leases.
 _SPACING_SECONDS = 80
 
 _LONGEST_SECONDS = 60
 
-#: How often all slots are resolved at once, at the least.
+#: The minimum of rounds in which all slots are resolved at once.
 _LEAST_ROUNDS = 5
 
 
 class AllAtOnce(NamedTuple):
-    """All slots empty and resolved: in milliseconds at once and one after another; requests and calls of tokenP."""
+    """The resolution of all empty slots: milliseconds at once and one after another; requests and tokenP calls."""
 
     at_once: float
     in_a_row: float
@@ -48,7 +48,7 @@ class AllAtOnce(NamedTuple):
 
 
 class ManySlots:
-    """A project with so many slots, an account each. A context manager."""
+    """A project with ``count`` slots, each with its own account. A context manager."""
 
     def __init__(self, postgres: EmbeddedPostgres, count: int) -> None:
         self._services = [SERVICE, *(f"{SERVICE}-{number}" for number in range(2, count + 1))]
@@ -63,14 +63,14 @@ class ManySlots:
                 self._sandbox.store_keys(service, account)
             self._slot = stack.enter_context(MeasuredSlot(self._sandbox))
             self._stack = stack.pop_all()
-        self.resolve_all()  # every slot has its token, lease and events from here on
+        self.resolve_all()  # from here on every slot has its token, lease and events
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def call(self) -> dict[str, Sample]:
-        """Everything that concerns one slot, once, and a status of all."""
+        """Make each call of one slot once, and a status of all slots."""
         samples = self._slot.take_lease() | self._slot.take_lease_over_http()
         self._empty(SERVICE)
         for name, source in (("resolve, which issues", "oauth"), ("resolve, warm", "supabase")):
@@ -82,7 +82,7 @@ class ManySlots:
         with self._counted() as requests, timed() as watch:
             status = collect(settings, self._slot.store, make_vault(()))
         if not {each.service for each in status.slots} >= set(self._services):
-            raise RuntimeError("The status does not tell of all slots")
+            raise RuntimeError("The status does not list all slots")
         samples["kis-token status"] = Sample(watch.milliseconds, len(requests))
         return samples
 
@@ -95,7 +95,7 @@ class ManySlots:
         return AllAtOnce(at_once, in_a_row, len(requests), self._sandbox.kis.counts("production").calls - before)
 
     def _resolve_with(self, workers: int) -> float:
-        """Milliseconds until all slots have a token of KIS's."""
+        """Return the milliseconds until all slots have a token from KIS."""
         self._empty(*self._services)
         ready = Barrier(workers)
 
@@ -112,7 +112,7 @@ class ManySlots:
         return watch.milliseconds
 
     def _empty(self, *services: str) -> None:
-        """Take the slots' tokens away, and let the minute between two turns be over."""
+        """Delete the slots' tokens, and end the minute between two leases."""
         self._slot.owner.execute(
             "delete from public.api_credentials where credential_type = 'access_token' and service_name = any (%s)",
             (list(services),),
@@ -130,7 +130,7 @@ class ManySlots:
 
     @contextmanager
     def _counted(self) -> Iterator[list[str]]:
-        """The paths that Supabase is asked for in the block, once it has ended."""
+        """Yield a list that has the paths of the block's requests to Supabase after the block."""
         server, paths = self._sandbox.supabase.server, list[str]()
         server.forget()
         yield paths
@@ -138,13 +138,13 @@ class ManySlots:
 
 
 def _expect(sources: Sequence[str], source: str) -> None:
-    """Raise RuntimeError when something else was measured."""
+    """Raise RuntimeError if the tokens came from another source."""
     if set(sources) != {source}:
         raise RuntimeError(f"Tokens came from {', '.join(sources)}")
 
 
 def measure_slots(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) -> tuple[Table, Table]:
-    """A database for each size, asked in turns: one slot among so many, and all of them."""
+    """Measure a database of each size, in turns: one slot among others, and all slots."""
     with ExitStack() as stack:
         projects = {count: stack.enter_context(ManySlots(postgres, count)) for count in sizes}
         works: dict[int, Callable[[], Mapping[str, Sample]]] = {count: each.call for count, each in projects.items()}
@@ -159,7 +159,7 @@ def measure_slots(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) 
         found,
         "asked",
         f"Medians of {calls} calls. The columns are slots in the project, each with keys, a token, a lease and events. "
-        "*asked*: requests to Supabase; by SQL, events of the log that were read.",
+        "*asked*: requests to Supabase or, in the rows with SQL, events of the log that were read.",
         base=sizes[0],
     )
     return one, _table_of_all(at_once, rounds)
@@ -181,6 +181,6 @@ def _table_of_all(at_once: Mapping[int, Sequence[AllAtOnce]], rounds: int) -> Ta
         "All slots at once",
         ("slots", "ms a slot, at once", "ms a slot, one after another", "requests a slot", "tokenP a slot"),
         (*rows, ("ratio", *(ratio(value, of) for value, of in zip(largest, smallest, strict=True)))),
-        f"All slots are empty; medians of {rounds} rounds. Callers, Supabase and KIS share a process, so at once "
-        "cannot be much quicker than one after another; slots that waited for each other would make it slower.",
+        f"All slots are empty; medians of {rounds} rounds. Callers, Supabase and KIS share a process, so concurrent "
+        "calls cannot be much faster than sequential ones. If slots waited for each other, they would be slower.",
     )

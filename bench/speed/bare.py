@@ -1,6 +1,6 @@
-"""The least that brings a stored token into a step: one GET with the standard library, and its output.
+"""The shortest program that brings a stored token into a step: one GET with the standard library, and its output.
 
-It asks for what the action asks for, and checks nothing of the answer.
+It makes the same request as the action, and does not check the answer.
 """
 
 import http.client

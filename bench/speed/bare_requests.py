@@ -1,4 +1,4 @@
-"""The same as ``bare.py`` with requests, as most people would write it."""
+"""``bare.py`` with the package requests, as most people would write it."""
 
 import json
 import os

@@ -1,7 +1,7 @@
-"""``python -m bench.speed.breakdown``: where the time goes.
+"""``python -m bench.speed.breakdown``: the parts of the time.
 
-Ladders of programs, each of which does what the one below it does, and one thing more. What a part costs is what its
-rung takes beyond the one below, by the medians of rounds in which all rungs take turns.
+Each ladder is a list of programs in which each does the work of the previous one and one thing more. The cost of a
+part is the difference between the medians of its program and the previous one. All programs run in turns.
 """
 
 from __future__ import annotations
@@ -47,26 +47,26 @@ _CREATED = "create_client(os.environ['SUPABASE_URL'], os.environ['SUPABASE_SERVI
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """What is broken down, and its rungs from the lowest: a part of the whole, and the program that includes it."""
+    """A command in parts: from the lowest rung up, a part's name and the program that includes it."""
 
     title: str
     rungs: Sequence[tuple[str, Contestant]]
 
     def table(self, took: Mapping[str, Sequence[Took]]) -> str:
-        """The parts with their milliseconds and shares, and the whole."""
+        """Return the parts with their milliseconds and shares, and the total."""
         reached = [1000 * middle(took[contestant.name]) for _, contestant in self.rungs]
         parts = [after - before for before, after in zip([0.0, *reached], reached, strict=False)]
         lines = [
             (name, f"{part:.1f}", f"{part / reached[-1]:.0%}")
             for (name, _), part in zip(self.rungs, parts, strict=True)
         ]
-        return markdown((self.title, "ms", "share"), [*lines, ("all of it", f"{reached[-1]:.1f}", "100%")])
+        return markdown((self.title, "ms", "share"), [*lines, ("total", f"{reached[-1]:.1f}", "100%")])
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the tables; the exit status says nothing of the figures."""
+    """Print the tables. The exit status does not depend on the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.speed.breakdown", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each; else {ROUNDS}")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each; {ROUNDS} by default")
     options = parser.parse_args(arguments)
     with open_course() as course:
         print(*measure_parts(course, options.rounds), sep="\n\n")
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure_parts(course: Course, rounds: int = ROUNDS) -> list[str]:
-    """The tables, as Markdown."""
+    """Return the tables, as Markdown."""
     tables = []
     for ladder in (_warm(course), _command(course), _issuing(course), _guide(course)):
         took = race(course, [contestant for _, contestant in ladder.rungs], rounds)
@@ -96,7 +96,7 @@ def _warm(course: Course) -> Ladder:
             ("connection and handshake", plain("connection", _IMPORTS + _CONNECTED)),
             ("request and answer", plain("request", _IMPORTS + _CONNECTED + _ASKED)),
             ("our own code", course.action("warm, with bytecode", cold=())),
-            ("compiling it, and writing the bytecode", course.action("warm, without bytecode")),
+            ("compiling our code, and writing the bytecode", course.action("warm, without bytecode")),
         ],
     )
 
@@ -130,14 +130,14 @@ def _issuing(course: Course) -> Ladder:
         return course.program(f"issues, {name}", *_SHELL, *PLAIN_PYTHON, "-c", code, cold=(course.action_copy,))
 
     return Ladder(
-        "the issuing path, runtime there",
+        "the issuing path, runtime installed",
         [
             ("shell and Python", plain("python", "")),
-            ("imports of ours and of what it always needs", plain("action", found)),
+            ("imports of our code and its dependencies", plain("action", found)),
             ("imports of PostgREST's client", plain("postgrest", found + _STORE)),
             ("making it", plain("client", found + _STORE + _STORE_MADE)),
             (
-                "the look, begin, tokenP, commit, output",
+                "read, begin, tokenP, commit, output",
                 course.action("issues, whole", env=tools, before=("empty",), source="oauth"),
             ),
         ],

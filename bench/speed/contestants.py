@@ -1,7 +1,7 @@
-"""Who is measured: how each is started, with which environment, and what is put right before each round.
+"""The measured commands: the start and the environment of each, and the state that each round restores.
 
-What is ours runs from copies: one of what the action consists of, whose bytecode is deleted before each round, since a
-runner fetches it anew for each job; and one of the library, whose bytecode stays.
+Our code runs from copies. One has the files of the action; its bytecode is deleted before each round, because a
+runner fetches the action anew for each job. The other has the library, and keeps its bytecode.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
-#: How long one run may take: an installation over a slow network.
+#: The longest time of one run: an installation over a slow network.
 LONGEST_SECONDS = 180.0
 
-#: A Python that has nothing but the standard library; the flags are those with which the action starts its own.
+#: A Python with the standard library alone, and the flags with which the action starts its own.
 PLAIN_PYTHON = ("python3", "-I", "-S", "-X", "utf8")
 
 
 class Took(NamedTuple):
-    """What a run took: seconds, and kilobytes at its peak."""
+    """The cost of a run: seconds, and kilobytes at the peak."""
 
     seconds: float
     kilobytes: int
@@ -50,9 +50,9 @@ class Took(NamedTuple):
 class Contestant:
     """A command to measure. Its repr shows no environment, which holds a key.
 
-    ``folder`` is its job's, emptied before each run unless it ``keeps`` it. ``before`` and ``after`` are asked of the
-    servers around each run. ``source``: what the output of that name has to be. ``cold``: folders whose bytecode
-    is deleted before each run.
+    ``folder`` is its job's folder, emptied before each run except the names in ``keeps``. The servers get the requests
+    ``before`` and ``after`` around each run. ``source`` is the expected value of the output of that name. ``cold`` are
+    folders whose bytecode is deleted before each run.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Contestant:
 
 
 class Course:
-    """Where contestants run: the servers, the copies, the environment that all share. See ``open_course``."""
+    """The servers, the copies and the environment that all measured commands share. See ``open_course``."""
 
     def __init__(self, folder: Path, servers: Child) -> None:
         self.folder = folder
@@ -88,7 +88,7 @@ class Course:
             shutil.copy(CHECKOUT / "bench" / name, self.library_copy / "bench")
 
     def _trust(self) -> dict[str, str]:
-        """A machine's own certificates and ours: reading them is a good part of what TLS costs."""
+        """Return a machine's own certificates and ours: reading them is a large part of the cost of TLS."""
         bundle = self.folder / "certificates.pem"
         import certifi
 
@@ -97,7 +97,7 @@ class Course:
         return dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), f"{bundle}")
 
     def _path(self) -> str:
-        """A path with a python3 that is no shim, which would cost time of its own, and without any uv."""
+        """Return a PATH with a python3 that is not a shim, which would take extra time, and without uv."""
         binaries = self.folder / "bin"
         binaries.mkdir()
         (binaries / "python3").symlink_to(os.path.realpath(sys.executable))
@@ -116,7 +116,7 @@ class Course:
         cold: tuple[Path, ...] | None = None,
         **inputs: str,
     ) -> Contestant:
-        """The action's command; ``inputs`` by their names with underscores. The rest as in Contestant."""
+        """Return the action's command; ``inputs`` by their names with underscores. Other arguments as in Contestant."""
         folder = self._job(name)
         given = {
             "supabase-url": self.variables["SUPABASE_URL"],
@@ -138,7 +138,7 @@ class Course:
         )
 
     def sealed(self, name: str, env: Mapping[str, str] | None = None) -> Contestant:
-        """The action's command for a sealed token."""
+        """Return the action's command for a sealed token."""
         return self.action(name, env=env, service_name=SEALED_SLOT, encryption_key=self.encryption_key)
 
     def program(
@@ -150,7 +150,7 @@ class Course:
         before: tuple[Question, ...] = (),
         cold: tuple[Path, ...] = (),
     ) -> Contestant:
-        """Another command, which finds its settings by variables and imports from ``packages``, else our library."""
+        """Return a command with its settings in variables. It imports from ``packages``, by default our library."""
         folder = self._job(name)
         environment = {
             **self.env,
@@ -166,7 +166,7 @@ class Course:
         return _made(self.folder / "jobs" / re.sub(r"\W+", "-", name))
 
     def run(self, contestant: Contestant) -> Took:
-        """One run. Raises RuntimeError when it fails, or does not do what it is to be measured at."""
+        """Run once. Raises RuntimeError if the run fails or has another source."""
         for path in contestant.folder.glob("*"):
             if path.name not in ("step.sh", *contestant.keeps):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -189,7 +189,7 @@ class Course:
 
     @cached_property
     def tools(self) -> Path:
-        """A tool cache with the runtime in it, built by the action, with the checkout's uv where there is one."""
+        """A tool cache with the runtime, built by the action, with the checkout's uv if there is one."""
         tools = _made(self.folder / "tools")
         uv, cache = CHECKOUT / "build" / "uv" / "bin", CHECKOUT / "build" / "uv-cache"
         path = os.pathsep.join((self.env["PATH"], f"{uv}"))
@@ -200,7 +200,7 @@ class Course:
 
 @contextmanager
 def open_course() -> Iterator[Course]:
-    """Start the servers and make the copies; all is gone with the block."""
+    """Start the servers and make the copies. The end of the block removes them."""
     with TemporaryDirectory(prefix="kis-bench-") as name:
         folder = Path(name)
         with open_servers(folder) as servers:
@@ -208,7 +208,7 @@ def open_course() -> Iterator[Course]:
 
 
 def race(course: Course, contestants: Sequence[Contestant], rounds: int) -> dict[str, list[Took]]:
-    """So many rounds, each of all contestants in turns; what each took, by name. A first round does not count."""
+    """Run ``rounds`` rounds of all commands in turns; return the costs by name. The first round does not count."""
     took: dict[str, list[Took]] = {contestant.name: [] for contestant in contestants}
     for number in range(rounds + 1):
         for contestant in contestants:
@@ -219,13 +219,13 @@ def race(course: Course, contestants: Sequence[Contestant], rounds: int) -> dict
 
 
 def forget_bytecode(folder: Path) -> None:
-    """Make what is in ``folder`` what it was before anything of it was imported."""
+    """Delete the bytecode in ``folder``."""
     for path in folder.rglob("__pycache__"):
         shutil.rmtree(path)
 
 
 def copy_distributions(folder: Path, *names: str) -> Path:
-    """``folder``, with copies of these installed packages, without bytecode."""
+    """Copy these installed packages into ``folder``, without bytecode, and return it."""
     for name in names:
         for file in distribution(name).files or ():
             if not {"..", "__pycache__"} & set(file.parts):
@@ -235,7 +235,7 @@ def copy_distributions(folder: Path, *names: str) -> Path:
 
 
 def middle(took: Sequence[Took]) -> float:
-    """The median of the seconds."""
+    """Return the median of the seconds."""
     return median(each.seconds for each in took)
 
 
@@ -245,7 +245,7 @@ def _made(folder: Path) -> Path:
 
 
 def _launch(contestant: Contestant) -> tuple[int, float, int, str]:
-    """Status, seconds, kilobytes, and all that it wrote."""
+    """Return status, seconds, kilobytes, and all output."""
     with subprocess.Popen(  # noqa: S603 - our own commands
         [sys.executable, "-I", "-S", f"{HERE / 'launch.py'}", *contestant.command],
         env=dict(contestant.env),
@@ -255,7 +255,7 @@ def _launch(contestant: Contestant) -> tuple[int, float, int, str]:
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        start_new_session=True,  # so that what it started can be ended with it
+        start_new_session=True,  # so that its child processes can be ended with it
     ) as process:
         try:
             figures, log = process.communicate(timeout=LONGEST_SECONDS)

@@ -1,8 +1,8 @@
-"""``python -m bench.speed.imports``: what a warm resolve imports, and what of it nobody asked for.
+"""``python -m bench.speed.imports``: the modules that a warm resolve imports, and those that ASKED does not explain.
 
-The step's own program runs on a real answer, with the flags that action.yml gives it and Python's record of its
-imports. Each module stands with the milliseconds of its own and the kilobytes of its file. Whatever the modules of
-ASKED import in turn is theirs; a module beyond that is listed as unasked, and the exit status says so.
+The step's own program runs on a real answer, with the flags of action.yml and Python's record of imports. The table
+has each module's own milliseconds and the kilobytes of its file. A module that neither ASKED nor its imports explain
+is listed as unasked, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from bench.tables import markdown
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: What the warm resolve uses of the standard library, and for what.
+#: The modules of the standard library that a warm resolve uses, and their purpose.
 ASKED = {
     "__future__": "types that are not evaluated",
-    "base64": "what a token says of itself",
-    "binascii": "the same",
-    "contextlib": "errors that do not matter, files that are closed",
+    "base64": "the claims of a token",
+    "binascii": "the claims of a token",
+    "contextlib": "ignored errors, closed files",
     "dataclasses": "settings, token, slot",
-    "datetime": "when a token ends",
+    "datetime": "the end of a token",
     "email.utils": "the time in the answer",
-    "encodings.idna": "how a host is spelled",
+    "encodings.idna": "the form of a host name",
     "enum": "a token's states",
     "hashlib": "fingerprints",
     "http.client": "the request",
     "json": "the answer",
     "math": "settings that are numbers",
     "os": "environment and files",
-    "pathlib": "where the cache is",
-    "re": "settings with a form",
+    "pathlib": "the path of the cache",
+    "re": "the form of settings",
     "signal": "a cancelled run",
     "ssl": "the connection",
-    "stat": "whose the cache is",
+    "stat": "the owner of the cache",
     "threading": "the time limit",
     "typing": "types",
     "urllib.parse": "addresses",
@@ -53,7 +53,7 @@ _FLAGS = ("-I", "-S", "-X", "utf8", "-X", "importtime")
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A module, the milliseconds it took without those that it imports, and the bytes of its file."""
+    """A module, its milliseconds without its imports, and the bytes of its file."""
 
     name: str
     milliseconds: float
@@ -61,7 +61,7 @@ class Imported:
 
 
 def record(python: str, program: Path, env: Mapping[str, str]) -> list[Imported]:
-    """What ``program`` imports beyond what ``python`` has loaded anyway. Raises CalledProcessError when it fails."""
+    """Return the imports of ``program`` beyond those of a bare ``python``. Raises CalledProcessError if it fails."""
     known = {name for _, name in _imports([python, *_FLAGS, "-c", ""], env)}
     sizes = (
         (name, microseconds, _size(name, program))
@@ -75,7 +75,7 @@ def record(python: str, program: Path, env: Mapping[str, str]) -> list[Imported]
 
 
 def unasked(python: str, imported: Iterable[Imported], env: Mapping[str, str]) -> list[str]:
-    """Which of these are neither ours nor in ASKED nor imported by what is."""
+    """Return the modules that are neither ours nor in ASKED nor imported by these."""
     asked = {name for _, name in _imports([python, *_FLAGS, "-c", f"import {', '.join(ASKED)}"], env)}
     return [each.name for each in imported if each.name.partition(".")[0] != "kis_token" and each.name not in asked]
 
@@ -99,21 +99,21 @@ def _run(command: list[str], env: Mapping[str, str]) -> str:
 
 
 def _size(name: str, program: Path) -> int | None:
-    """The bytes of a module's file, 0 for one that is part of Python; None when there is no such module."""
+    """Return the bytes of a module's file, 0 for one that is part of Python, and None for an unknown one."""
     if name.partition(".")[0] == "kis_token":
         path = program.parent / name.replace(".", "/")
         return next(file.stat().st_size for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
     try:
         found = importlib.util.find_spec(name)
     except ModuleNotFoundError:
-        found = None  # it was looked for in vain
+        found = None  # Python searched for it and did not find it
     if found is None:
         return None
     return Path(found.origin).stat().st_size if found.has_location and found.origin else 0
 
 
 def render(imported: Iterable[Imported]) -> str:
-    """The modules as a Markdown table, those that take longest first, and what all take together."""
+    """Return the modules as a Markdown table, slowest first, and the total."""
     listed = sorted(imported, key=lambda each: -each.milliseconds)
     total = Imported(f"all {len(listed)}", sum(each.milliseconds for each in listed), sum(each.size for each in listed))
     cells = [(each.name, f"{each.milliseconds:.1f}", f"{each.size / 1024:.0f}") for each in (*listed, total)]
@@ -121,7 +121,7 @@ def render(imported: Iterable[Imported]) -> str:
 
 
 def main() -> int:
-    """Print the table; 0 when nothing came in unasked."""
+    """Print the table. Returns 0 if no module is unasked."""
     with open_course() as course:
         contestant = course.action("action")
         course.run(contestant)

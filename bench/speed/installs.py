@@ -1,7 +1,7 @@
-"""What it costs where packages have to be installed first: ours beside a fresh environment with what the guide needs.
+"""The cost of steps that first install packages: ours beside a fresh environment with the guide's packages.
 
-Everything is installed twice: from the package index, with an empty cache, and from a folder of the very same files,
-which tells how much of it is the download. Neither side finds a uv.
+Each installation runs twice: from the package index, with an empty cache, and from a folder with the same files. The
+difference is the download. Neither side finds uv.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from bench.speed.contestants import Contestant, Course
 
-#: What a reader of the guide installs.
+#: The packages that a reader of the guide installs.
 PLAIN = ("supabase", "requests", "actions-toolkit")
 
 _MAKE = "python3 -m venv venv && exec venv/bin/python -m pip install --quiet " + " ".join(PLAIN)
@@ -32,7 +32,7 @@ _THEIRS = "a fresh venv, pip install, guide"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where packages come from, for the plain installation and for ours; and the seconds that were measured so."""
+    """The source of packages, for the plain installation and for ours, and the measured seconds."""
 
     plain: Mapping[str, str]
     locked: Mapping[str, str]
@@ -40,7 +40,7 @@ class Source:
 
 
 def measure_installs(course: Course, fresh: Sequence[float], rounds: int) -> list[Row]:
-    """The rows where something is installed; ``fresh`` are the seconds of a warm resolve of ours."""
+    """Return the rows with an installation. ``fresh`` are the seconds of our warm resolve."""
     index, local = Source({}, {}, {}), _from_folder(fetch(course))
     for _ in range(rounds):
         for source in (index, local):
@@ -57,7 +57,7 @@ def measure_installs(course: Course, fresh: Sequence[float], rounds: int) -> lis
             others_local=local.seconds[other],
         )
 
-    index.seconds["action"] = list(fresh)  # which downloads nothing
+    index.seconds["action"] = list(fresh)  # no download
     return [
         row("fresh token, nothing installed", "action", "guide", 0.02),
         row("a sealed token, nothing installed", "sealed", "guide", 0.35),
@@ -66,7 +66,7 @@ def measure_installs(course: Course, fresh: Sequence[float], rounds: int) -> lis
 
 
 def fetch(course: Course) -> Path:
-    """A folder with all files that are installed: ``plain`` and ``locked``."""
+    """Return a folder with all files to install: ``plain`` and ``locked``."""
     script = _FETCH.format(plain=" ".join(PLAIN), action=course.action_copy)
     fetching = course.program("fetch", "bash", "-ec", script)
     course.run(fetching)
@@ -74,17 +74,17 @@ def fetch(course: Course) -> Path:
 
 
 def plain_install(course: Course, env: Mapping[str, str]) -> Contestant:
-    """A fresh virtual environment with what the guide needs."""
+    """Return the command for a fresh virtual environment with the guide's packages."""
     return course.program("plain install", "bash", "-ec", _MAKE, env={**_caches(course), **env})
 
 
 def _caches(course: Course) -> dict[str, str]:
-    """Caches that nobody has filled: where pip and uv leave none."""
+    """Return settings under which pip and uv keep no cache."""
     return {"PIP_NO_CACHE_DIR": "1", "UV_NO_CACHE": "1", "XDG_CACHE_HOME": f"{course.folder / 'no-cache'}"}
 
 
 def _from_folder(folder: Path) -> Source:
-    """Both installers are told of nothing but the folder; uv takes no variable for that, but a file."""
+    """Limit both installers to the folder. uv has no variable for that, so it gets a file."""
 
     def at(part: str) -> dict[str, str]:
         files, configuration = folder / part, folder / f"{part}.toml"
@@ -95,7 +95,7 @@ def _from_folder(folder: Path) -> Source:
 
 
 def _install_all(course: Course, source: Source) -> None:
-    """One round of everything."""
+    """Run one round of all installations."""
     locked = {**_caches(course), **source.locked}
     took = {
         "sealed": course.run(course.sealed("sealed, cold", env=locked)).seconds,

@@ -1,14 +1,14 @@
-"""``launch.py COMMAND...``: run a command; print its exit status, its seconds, and the kilobytes it had at its peak.
+"""``launch.py COMMAND...``: run a command; print its exit status, its seconds, and its peak memory in kilobytes.
 
-A program of its own, and a small one: what a process starts with counts as its peak, so it must not be a large one that
-starts it. The command's output goes to standard error. The standard library alone.
+It is a separate, small program, because the memory of the starting process counts towards the peak. The command's
+output goes to standard error. The standard library alone.
 """
 
 import os
 import sys
 import time
 
-# macOS tells bytes, all others kilobytes.
+# macOS reports bytes, other systems kilobytes.
 _UNIT = 1024 if sys.platform == "darwin" else 1
 
 began = time.perf_counter()

@@ -1,8 +1,7 @@
-"""``python -m bench.speed.memory``: what a warm resolve takes of a machine's memory, and the runtime of its disk.
+"""``python -m bench.speed.memory``: the memory of a warm resolve, and the size of the runtime on disk.
 
-Memory is the most that a command, or any child of its, had. The disk's is the size of all files, as the installation
-left them: pip compiles all at once, the runtime what is imported when it is tried. Without bytecode they are compared
-as well.
+Memory is the peak of a command or of any child. The size is that of all files after the installation: pip compiles
+all modules at once, the runtime only the modules that its trial imports. One row compares the sizes without bytecode.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ _UNIT = "MiB"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table; 0 when every target holds."""
+    """Print the table. Returns 0 if every target holds."""
     parser = argparse.ArgumentParser(prog="python -m bench.speed.memory", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="leave out the row that installs packages")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each; else {ROUNDS}")
+    parser.add_argument("--quick", action="store_true", help="omit the row that installs packages")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each; {ROUNDS} by default")
     options = parser.parse_args(arguments)
     with open_course() as course:
         rows = [measure_memory(course, options.rounds)]
@@ -38,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure_memory(course: Course, rounds: int) -> Row:
-    """The peak of a warm resolve beside that of the guide."""
+    """Return the peak of a warm resolve beside the guide's."""
     guide = course.program("guide", sys.executable, "-m", "bench.guide")
     took = race(course, [course.action("action"), guide], rounds)
     ours, theirs = ([each.kilobytes / 1024 for each in took[name]] for name in ("action", "guide"))
@@ -46,7 +45,10 @@ def measure_memory(course: Course, rounds: int) -> Row:
 
 
 def measure_disk(course: Course) -> list[Row]:
-    """The runtime beside ``pip install --target`` of what the guide needs; without bytecode as well, to be read."""
+    """Return the runtime beside ``pip install --target`` of the guide's packages.
+
+    The row without bytecode has no target.
+    """
     plain = course.program("plain folder", "python3", "-m", "pip", "install", "--quiet", "--target", "plain", *PLAIN)
     course.run(plain)
     theirs = plain.folder / "plain"
@@ -64,7 +66,7 @@ def measure_disk(course: Course) -> list[Row]:
 
 
 def size_of(folder: Path, *, bytecode: bool) -> float:
-    """MiB of all files below, with bytecode or without."""
+    """Return the MiB of all files below, with bytecode or without."""
     files = (path for path in folder.rglob("*") if path.is_file() and (bytecode or path.parent.name != "__pycache__"))
     return sum(path.stat().st_size for path in files) / 2**20
 

@@ -1,6 +1,6 @@
-"""Supabase and KIS for the benchmarks of one caller: the sandbox over https on loopback, in a process of its own.
+"""Supabase and KIS for the benchmarks of one caller: the sandbox over https on loopback, in a separate process.
 
-The slot kis holds a fresh token; kis-sealed holds the same, sealed. The process ends when its input does.
+The slot kis holds a fresh token; kis-sealed holds the same token, sealed. The process ends with its input.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Literal
 
-    #: What the process can be asked: see the methods of ``_Servers``.
+    #: The requests to the process: see the methods of ``_Servers``.
     Question = Literal["empty", "down", "up", "count"]
 
 SEALED_SLOT = "kis-sealed"
 
-#: So long after an issue KIS issues again, and the database lets somebody ask for it.
+#: After this time KIS issues again, and the database grants a lease.
 _PAUSE_SECONDS = 120.0
 
 
 def open_servers(folder: Path) -> Child:
-    """The process, which first says its variables. A context manager. Its certificate is put into ``folder``."""
+    """Start the process, which first sends its variables. A context manager. Its certificate is put into ``folder``."""
     return Child("bench.speed.servers", "run_servers", f"{folder}", grace=LONGEST_SECONDS)
 
 
@@ -55,13 +55,13 @@ def run_servers(folder: str) -> None:
 
 
 class _Servers:
-    """What can be asked of it."""
+    """The requests that the process answers."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
 
     def empty(self) -> None:
-        """Take the token out of the slot kis. It may be issued again."""
+        """Delete the token of the slot kis. It may be issued again."""
         self._sandbox.advance(_PAUSE_SECONDS)
         with psycopg.connect(self._sandbox.owner_dsn) as connection:
             connection.execute(
@@ -77,7 +77,7 @@ class _Servers:
         self._sandbox.supabase.start()
 
     def count(self) -> list[int]:
-        """How many requests Supabase and KIS have had since this was last asked."""
+        """Return the numbers of requests to Supabase and KIS since the last call."""
         servers = (self._sandbox.supabase.server, self._sandbox.kis.production)
         counts = [len(server.seen) for server in servers]
         for server in servers:
@@ -91,7 +91,7 @@ def _issue(variables: Mapping[str, str]) -> None:
 
 
 def _seal(sandbox: Sandbox) -> str:
-    """Copy the slot kis, sealed; the key."""
+    """Copy the slot kis, sealed; return the key."""
     key = make_encryption_key()
     vault = make_vault(Settings.from_env({**sandbox.variables, "KIS_TOKEN_ENCRYPTION_KEY": key}).encryption_keys)
     with psycopg.connect(sandbox.owner_dsn) as connection:

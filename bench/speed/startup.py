@@ -1,11 +1,11 @@
-"""``python -m bench.speed.startup``: what a step costs, beside what else would do the same; and where its time goes.
+"""``python -m bench.speed.startup``: the cost of a step beside alternatives, and the parts of its time.
 
-Supabase and KIS are the sandbox, over https on loopback, in a process of its own; neither is any slower than that. All
-that is compared runs in turns. A figure is the median of all rounds, from the start of a process to its end. The
-machine's own certificates are read by all, as everywhere. What is ours has no bytecode, as after a runner has fetched
-it, but in the rows about an installed library; nor have the packages of the script with requests, but where it says
-"compiled". The bare scripts are started with the action's own flags, and without
-the shell that starts the action.
+Supabase and KIS are the sandbox, over https on loopback, in a separate process; no delay is added. All compared
+commands run in turns. A figure is the median of all rounds, from the start of a process to its end. All commands read
+the machine's own certificates, as they do everywhere. Our files have no bytecode, as after a runner has fetched them,
+except in the rows about an installed library. The packages of the script with requests have no bytecode either,
+except in the row "compiled". The bare scripts start with the action's own flags, but without the shell that starts
+the action.
 """
 
 from __future__ import annotations
@@ -28,37 +28,37 @@ if TYPE_CHECKING:
     _Comparison = tuple[str, str, str, float | None]
 
 ROUNDS = 5
-#: Where a round takes little, so many times as many.
+#: Short rounds are repeated this many times more often.
 CHEAP = 3
 
-#: What ``pip install requests`` installs.
+#: The packages of ``pip install requests``.
 REQUESTS = ("requests", "urllib3", "certifi", "idna", "charset-normalizer")
 
 _LIBRARY = "from kis_token import get_token; get_token()"
 
-#: Row by row: what, ours, the other, and the ratio that ours may have, None where it is only told. Names are those that
-#: the contestants get below.
+#: Each row: the case, our command, the other, and the highest allowed ratio, or None without a target. The names are
+#: those of the commands below.
 FRESH: tuple[_Comparison, ...] = (
     ("fresh token, nothing installed", "action", "bare script", 1.8),
-    ("the same, with export-credentials and export-env", "action, exports", "bare script", 1.9),
+    ("fresh token, with export-credentials and export-env", "action, exports", "bare script", 1.9),
     ("rotate when nothing is due, nothing installed", "action, rotate", "bare script", 1.9),
     ("fresh token, nothing installed", "action", "script with requests", 0.7),
-    ("the same", "action", "script with requests, compiled", None),
+    ("fresh token, nothing installed", "action", "script with requests, compiled", None),
     ("Supabase refuses connections, token in the cache, nothing installed", "action, no Supabase", "bare script", 3.0),
 )
 INSTALLED: tuple[_Comparison, ...] = (
     ("`kis-token get`, fresh token", "kis-token get", "guide", 0.3),
     ("`from kis_token import get_token`, fresh token", "library", "guide", 0.3),
-    ("a sealed token, runtime there", "action, sealed", "guide", 0.6),
-    ("the issuing path, runtime there", "action, issues", "guide, issues", 1.2),
+    ("a sealed token, runtime installed", "action, sealed", "guide", 0.6),
+    ("the issuing path, runtime installed", "action, issues", "guide, issues", 1.2),
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the tables; 0 when every target holds."""
+    """Print the tables. Returns 0 if every target holds."""
     parser = argparse.ArgumentParser(prog="python -m bench.speed.startup", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="without rows that install packages, and without parts")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each; else {ROUNDS}")
+    parser.add_argument("--quick", action="store_true", help="omit the rows that install packages, and the parts")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each; {ROUNDS} by default")
     options = parser.parse_args(arguments)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.machine()}.\n")
     with open_course() as course:
@@ -70,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(course: Course, rounds: int, *, quick: bool) -> list[Row]:
-    """All rows; ``quick``: but those that install packages while they are measured."""
+    """Return all rows; with ``quick`` without those that install packages."""
     fresh = race(course, fresh_contestants(course), CHEAP * rounds)
     rows = [
         *compare(FRESH, fresh),
@@ -83,13 +83,13 @@ def measure(course: Course, rounds: int, *, quick: bool) -> list[Row]:
 
 
 def compare(rows: Sequence[_Comparison], took: Mapping[str, list[Took]]) -> list[Row]:
-    """The rows with what was measured."""
+    """Return the rows with the measured figures."""
     seconds = {name: [each.seconds for each in all_of_it] for name, all_of_it in took.items()}
     return [Row(what, seconds[ours], at_most, other, seconds[other]) for what, ours, other, at_most in rows]
 
 
 def fresh_contestants(course: Course) -> list[Contestant]:
-    """Those that meet a fresh token, or a cached one."""
+    """Return the commands that find a fresh or a cached token."""
     cached = course.action("action, no Supabase")
     course.run(cached)  # fills the cache
     packages = copy_distributions(course.folder / "requests", *REQUESTS)
@@ -106,7 +106,7 @@ def fresh_contestants(course: Course) -> list[Contestant]:
 
 
 def installed_contestants(course: Course) -> list[Contestant]:
-    """Those that find all packages installed."""
+    """Return the commands that find all packages installed."""
     tools = {"RUNNER_TOOL_CACHE": f"{course.tools}"}
     guide = (sys.executable, "-m", "bench.guide")
     return [
@@ -120,7 +120,7 @@ def installed_contestants(course: Course) -> list[Contestant]:
 
 
 def count_requests(course: Course) -> int:
-    """How many requests Supabase and KIS get from a warm resolve."""
+    """Return the number of requests that a warm resolve sends to Supabase and KIS."""
     course.servers.ask("count")
     course.run(course.action("action"))
     return sum(course.servers.ask("count"))

@@ -1,12 +1,12 @@
-"""``python -m bench.stampede``: many callers at once on an empty slot, our resolver beside the guide's algorithm.
+"""``python -m bench.stampede``: many concurrent callers on an empty slot, our resolver beside the guide's algorithm.
 
-Each caller has no cache and a client of its own, as on a machine of its own. Up to ten are a process each; more are
-threads in as many processes as there are cores, since a process for each would only measure how they share the cores.
-KIS and Supabase are the sandbox, in a process of its own. All go by the monotonic clock, which is the machine's.
+Each caller has no cache and its own client, as on its own machine. Up to ten callers are a process each. More are
+threads in one process for each core, because a process for each would only measure how they share the cores. KIS and
+Supabase are the sandbox, in a separate process. All use the machine's monotonic clock.
 
-Counts are those of one round, least-most where rounds differ. Times are those of all rounds together, from the start to
-a token. "waiting req/s" is what Supabase gets while all wait for the winner's tokenP; "after commit s" is the median of
-how long the others still wait when the winner's commit has reached Supabase.
+Counts are those of one round, as minimum-maximum if rounds differ. Times are those of all rounds together, from the
+start to a token. "waiting req/s": the requests to Supabase while all wait for the holder's tokenP. "after commit s":
+the median time from the holder's commit at Supabase to the token of another caller.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from kis_token.sandbox.loopback import Fault, LoopbackServer, Request, Response
 
-    #: Gives a token, and says whether it came from KIS.
+    #: Returns a token, and whether it came from KIS.
     Resolve = Callable[[], tuple[str, bool]]
 
 Algorithm = Literal["ours", "guide"]
@@ -52,10 +52,10 @@ ALGORITHMS: tuple[Algorithm, ...] = ("ours", "guide")
 #: More callers than this are threads.
 MOST_PROCESSES = 10
 
-#: How long one caller of ours may take.
+#: The longest time of one of our callers.
 CALLER_SECONDS = 60
 
-#: How long before the start all are told of it.
+#: The time from the announcement to the start.
 LEAD_SECONDS = 0.2
 
 COMMIT = "/rest/v1/rpc/commit_issuance"
@@ -66,7 +66,7 @@ COLUMNS = (
 
 
 class Outcome(NamedTuple):
-    """When a caller was done, and its token's fingerprint or its error. ``asked``: the token came from KIS."""
+    """A caller's end: its time, and the token's fingerprint or the error. ``asked``: the token came from KIS."""
 
     at: float
     token_id: str | None = None
@@ -75,7 +75,7 @@ class Outcome(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """When a request arrived, and for what."""
+    """A request's time of arrival, and its path."""
 
     at: float
     path: str
@@ -83,7 +83,7 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """All callers start at ``go``: how they fared, and what Supabase and KIS saw. All times are monotonic."""
+    """A round that starts at ``go``: the callers' outcomes, and the requests to Supabase and KIS. Monotonic times."""
 
     callers: int
     algorithm: Algorithm
@@ -100,7 +100,7 @@ class Round:
 
     @property
     def errors(self) -> list[str]:
-        """One for each caller that got no token."""
+        """The errors of the callers that got no token."""
         return [each.error for each in self.outcomes if each.error is not None]
 
     @property
@@ -110,18 +110,18 @@ class Round:
 
     @property
     def committed_at(self) -> float | None:
-        """When the winner's commit reached Supabase; the guide's algorithm has none."""
+        """The time at which the holder's commit reached Supabase. None for the guide's algorithm."""
         return next((each.at for each in self.store if each.path == COMMIT), None)
 
     @property
     def waits(self) -> list[float]:
-        """Seconds from the winner's commit to the token of each other caller."""
+        """Seconds from the holder's commit to the token of each other caller."""
         begin = self.committed_at
         return [each.at - begin for each in self.outcomes if begin and each.token_id and not each.asked]
 
     @property
     def rates(self) -> list[float]:
-        """Requests a second that Supabase had while all waited for the winner: between its tokenP and its commit."""
+        """Requests a second to Supabase while all waited for the holder: between its tokenP and its commit."""
         end = self.committed_at
         if end is None:
             return []
@@ -130,17 +130,15 @@ class Round:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table, row by row; the exit status, which says nothing about the figures."""
+    """Print the table, row by row. Returns the exit status, which does not depend on the figures."""
     parser = argparse.ArgumentParser(prog="python -m bench.stampede", description=__doc__)
-    parser.add_argument("--callers", type=_numbers, default="1,10,50,200", help="how many at once, with commas")
-    parser.add_argument("--rounds", type=_number, help="rounds of each; else 5, and 3 of more than 100 callers")
-    parser.add_argument("--token-seconds", type=float, default=0.4, help="how long KIS takes for tokenP; else 0.4")
+    parser.add_argument("--callers", type=_numbers, default="1,10,50,200", help="numbers of callers, with commas")
+    parser.add_argument("--rounds", type=_number, help="rounds of each; 5 by default, 3 with more than 100 callers")
+    parser.add_argument("--token-seconds", type=float, default=0.4, help="seconds of a tokenP call; 0.4 by default")
     options = parser.parse_args(arguments)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.machine()}.")
-    print(f"Simulated: Supabase, and KIS: a token a minute, each answer of tokenP after {options.token_seconds:g} s.")
-    print(
-        "How to read it: tokenP is to be 1 and failed 0; every EGW00133 is a step towards KIS's lockout. See --help.\n"
-    )
+    print(f"Supabase and KIS are simulated: one token a minute, each tokenP answer after {options.token_seconds:g} s.")
+    print("tokenP should be 1 and failed 0. Each EGW00133 is a step towards KIS's lockout. See --help.\n")
     print(_line(COLUMNS), _line("-" * len(title) for title in COLUMNS), sep="\n", flush=True)
     failures = []
     try:
@@ -170,25 +168,25 @@ def _numbers(text: str) -> list[int]:
 
 
 def open_servers(token_seconds: float) -> Child:
-    """The process with KIS and Supabase. A context manager.
+    """Start the process with KIS and Supabase. A context manager.
 
-    Every answer of tokenP takes ``token_seconds``; whether it is a token is decided when the call arrives.
+    Every answer of tokenP takes ``token_seconds``. The answer is decided when the call arrives.
     """
     return Child("bench.stampede.__main__", "run_servers", token_seconds, grace=LONGEST_SECONDS)
 
 
 def measure(servers: Child, callers: int, rounds: int) -> Iterator[Round]:
-    """So many rounds of each algorithm, in turns."""
+    """Run ``rounds`` rounds of each algorithm, in turns."""
     processes = callers if callers <= MOST_PROCESSES else os.cpu_count() or 1
     shares = [len(range(index, callers, processes)) for index in range(processes)]
     with ExitStack() as stack:
         children = [
-            stack.enter_context(Child("bench.stampede.__main__", "contend", share, grace=0.0)) for share in shares
+            stack.enter_context(Child("bench.stampede.__main__", "run_callers", share, grace=0.0)) for share in shares
         ]
         for number in range(rounds + 1):
             for algorithm in ALGORITHMS:
                 measured = _race(servers, children, callers, algorithm)
-                if number:  # the first time everything is loaded, which on so few cores takes longer than the race
+                if number:  # the first round loads all modules, which on few cores takes longer than the race
                     yield measured
 
 
@@ -209,7 +207,7 @@ def _race(servers: Child, children: Sequence[Child], callers: int, algorithm: Al
 
 
 def row(rounds: Sequence[Round]) -> tuple[str, ...]:
-    """The cells of one row, in the order of COLUMNS: rounds of one algorithm with as many callers."""
+    """Return the cells of one row, in the order of COLUMNS, for rounds of one algorithm with the same callers."""
     times = sorted(seconds for each in rounds for seconds in each.times)
     waits = [seconds for each in rounds for seconds in each.waits]
     return (
@@ -242,7 +240,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def run_servers(token_seconds: float) -> None:
-    """The process with KIS and Supabase, new for each round."""
+    """Run KIS and Supabase, new for each round."""
     with suppress(EOFError), EmbeddedPostgres() as postgres:
         while True:
             heard()
@@ -260,7 +258,7 @@ def run_servers(token_seconds: float) -> None:
 
 @contextmanager
 def _watched(server: LoopbackServer, delay: float = 0.0) -> Iterator[list[Arrival]]:
-    """The requests to ``server`` as they arrive; each answer is held back for so many seconds."""
+    """Yield the requests to ``server`` as they arrive. Each answer is delayed by ``delay`` seconds."""
     answer, arrivals = server.answer, list[Arrival]()
 
     def watch(request: Request) -> tuple[Response, Fault | None]:
@@ -273,11 +271,11 @@ def _watched(server: LoopbackServer, delay: float = 0.0) -> Iterator[list[Arriva
         yield arrivals
 
 
-def contend(count: int) -> None:
-    """A process with so many callers, round after round."""
+def run_callers(count: int) -> None:
+    """Run ``count`` callers in this process, round after round."""
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
-    # Every client loads certificates, which nothing here needs: 20 ms that 200 machines spend at the same time, but 200
-    # callers on two cores one after the other.
+    # Each client would load certificates, which are not needed here: 20 ms, which 200 machines spend at the same time,
+    # but 200 callers on two cores one after the other.
     context = ssl.create_default_context()
     with suppress(EOFError), patch.object(ssl, "create_default_context", return_value=context):
         while True:
@@ -298,7 +296,7 @@ def _run(
     go: Future[float],
     outcomes: SimpleQueue[Outcome],
 ) -> None:
-    """One caller."""
+    """Run one caller."""
     with _PREPARED[algorithm](variables) as resolve:
         ready.wait(LONGEST_SECONDS)
         time.sleep(max(go.result(LONGEST_SECONDS) - time.monotonic(), 0.0))
@@ -310,7 +308,7 @@ def _outcome(resolve: Resolve) -> Outcome:
         token, asked = resolve()
     except KisTokenError as error:
         return Outcome(time.monotonic(), error=error.code)
-    except Exception as error:  # noqa: BLE001 - whatever the guide's libraries raise: it got no token
+    except Exception as error:  # noqa: BLE001 - any error of the guide's libraries means no token
         return Outcome(time.monotonic(), error=type(error).__name__)
     return Outcome(time.monotonic(), fingerprint(token), asked)
 

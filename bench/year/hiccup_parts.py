@@ -1,4 +1,4 @@
-"""The store, KIS and the machines of a year in which Supabase hiccups, as bench.year.hiccups simulates it."""
+"""The store, KIS and the machines of the year of hiccups that bench.year.hiccups simulates."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 
 _Answer = TypeVar("_Answer")
-#: How often a call of the store fails once.
+#: The share of the store's calls that fail once.
 HICCUP = 1 / 50
 WEEK, OUTAGE = timedelta(days=7), timedelta(minutes=5)
-#: What a call of the store takes, and one of tokenP, in seconds.
+#: The seconds of a store call, and of a tokenP call.
 STORE_SECONDS, TOKEN_SECONDS = 0.1, 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Year:
-    """``keys`` says where key and secret are: given (as inputs), stored (in the slot) or both.
+    """A year to simulate. ``keys`` is the place of key and secret: given (as inputs), stored (in the slot) or both.
 
-    ``outages`` are the times at which outages begin, if not at a random one of each week.
+    ``outages`` are the times at which outages begin; by default one is at a random time of each week.
     """
 
     title: str
@@ -51,7 +51,7 @@ class Year:
 
 @dataclass(slots=True)
 class Result:
-    """What happened. ``beside`` and ``failures`` have a line for each case that must not be."""
+    """The result of a year. ``beside`` and ``failures`` have a line for each case that must not occur."""
 
     hiccups: int = 0
     issued: Counter[int] = field(default_factory=Counter)
@@ -63,7 +63,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine, by its name. A runner's is new each time."""
+    """One machine with its name. A runner's machine is new each time."""
 
     name: str
     has_cache: bool = False
@@ -73,7 +73,7 @@ SERVER, NOTEBOOK, BOX = Machine("server", has_cache=True), Machine("laptop", has
 
 
 class HiccupingStore:
-    """The store in memory, which takes its time and hiccups, and is out now and then."""
+    """The store in memory, with delays, hiccups and outages."""
 
     def __init__(self, store: MemoryStore, clock: Timeline, year: Year, result: Result) -> None:
         self._store = store
@@ -85,7 +85,7 @@ class HiccupingStore:
         self._hangs = {outage: dice(year.seed, outage).random() < 0.5 for outage in self._outages}
 
     def is_out(self) -> bool:
-        """Whether it does not answer now."""
+        """Whether the store is out now."""
         return self._outage() is not None
 
     def read(self, service_name: str) -> Slot:
@@ -131,15 +131,15 @@ class HiccupingStore:
 
 
 class SlowIssuer(Issuer):
-    """KIS, which takes its time; every call is noted."""
+    """KIS with a delay. Every call is recorded."""
 
     def __init__(self, rules: KISRules, clock: Timeline, result: Result) -> None:
         super().__init__(rules)
         self._clock = clock
         self._result = result
 
-    def issue(self, *arguments: Any) -> Token:  # noqa: ANN401 - those of the class above
-        """One tokenP call."""
+    def issue(self, *arguments: Any) -> Token:  # noqa: ANN401 - as in the base class
+        """Call tokenP once."""
         asked_at, before = self._clock.now(), self._rules.issuances.issues
         self._result.calls.append(asked_at)
         token = super().issue(*arguments)
@@ -149,7 +149,7 @@ class SlowIssuer(Issuer):
 
 
 class SimulatedMachine(LocalMachine):
-    """The project's own lock, in a folder of the simulation, waited for on its clock."""
+    """The project's own lock, in a folder of the simulation, with waits on its clock."""
 
     def __init__(self, folder: Path, clock: Timeline) -> None:
         super().__init__(lambda: [folder])

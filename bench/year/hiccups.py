@@ -1,15 +1,15 @@
 """``python -m bench.year.hiccups``: a year in which Supabase hiccups and fails for five minutes a week.
 
-One read or write in fifty fails once; of the writes half have had their effect. At a random time of each week Supabase
-does not answer for five minutes: it refuses connections, or lets callers wait. KIS goes by the safe reading of its
-rules: a new token ends the one before it, and for 6 hours after an issue it gives the same one.
+One read or write in fifty fails once; half of the failed writes have had their effect. At a random time of each week
+Supabase does not answer for five minutes: it refuses connections, or lets callers wait. KIS follows the safe reading
+of its rules: a new token ends the one before it, and for 6 hours after an issue it gives the same one.
 
-Who asks, at Korea time: runners that start new each time and have no cache, 6 in a Korean and 4 in a US session on
-average, four more at 08:55 at once, and the nightly rotation, whose ticks are late as in bench.year.rotation; a server
-with a cache every hour of both sessions; a laptop with a cache at 08:30, 12:00 and 22:40; a container without a
-cache, which is always the same machine, at 07:55 and 22:25. Whoever gets a token uses it at once; one that KIS rejects
-is replaced. Callers act at the same time where they meet: the chain, its patience and the machine's lock are the
-project's own, on a simulated clock.
+The callers, in Korea time: runners that start new each time and have no cache, 6 in a Korean and 4 in a US session on
+average, four more at 08:55 at once, and the nightly rotation, with ticks that are late as in bench.year.rotation; a
+server with a cache every hour of both sessions; a laptop with a cache at 08:30, 12:00 and 22:40; a container without
+a cache, always on the same machine, at 07:55 and 22:25. A caller uses its token at once, and replaces one that KIS
+rejects. Callers can overlap. The chain, its patience and the machine's lock are the project's own, on a simulated
+clock.
 """
 
 from __future__ import annotations
@@ -56,29 +56,29 @@ if TYPE_CHECKING:
     from kis_token.token import Token
 
 
-#: What a year may cost beyond one token a day.
+#: The tokens that a year may take beyond one a day.
 SPARE = 5
 FIRST_JOB = time(7, 55)
 LAPTOP, CONTAINER = (time(8, 30), time(12), time(22, 40)), (FIRST_JOB, time(22, 25))
 PARALLEL_JOBS_AT, PARALLEL_JOBS = time(8, 55), 4
 SERVER_PAUSE = timedelta(hours=1)
 LEGEND = """\
-How to read a line: new tokens in the year and on its worst day, each a message to the owner. Calls of tokenP, and those
-of them within a minute of another. Calls of the store that failed without an outage. Jobs; those that began in an
-outage; those that issued without the store. Jobs that were handed a token that KIS rejects: in all, while a good one
-was in the store and the store answered, while a good one was in the store during an outage. Jobs that got no token: in
-an outage, and otherwise.
+Columns: new tokens in the year and on its worst day, each a message to the owner. Calls of tokenP, and those of them
+within a minute of another. Calls of the store that failed without an outage. Jobs; those that began in an outage;
+those that issued without the store. Jobs that got a token that KIS rejects: in all, while a good one was in the store
+and the store answered, while a good one was in the store during an outage. Jobs that got no token: in an outage, and
+otherwise.
 """
 
 
 def simulate(year: Year) -> Result:
-    """One year."""
+    """Simulate one year."""
     with TemporaryDirectory(prefix="hiccup-year-") as folder:
         return _Simulation(year, Path(folder)).run()
 
 
 class _Simulation:
-    """All that happens in one year."""
+    """The events of one year."""
 
     def __init__(self, year: Year, folder: Path) -> None:
         self._year = year
@@ -98,7 +98,7 @@ class _Simulation:
         self._runners = 0
 
     def run(self) -> Result:
-        """The whole year."""
+        """Run the whole year."""
         end = moment(self._year.days, time())
         for start, act in self._plan():
             if self._begin <= start < end:
@@ -131,14 +131,14 @@ class _Simulation:
         return Machine(f"runner {self._runners}")
 
     def _rotate(self) -> None:
-        with suppress(KisTokenError):  # a rotation that fails leaves it to the next tick, or to the next job
+        with suppress(KisTokenError):  # after a failed rotation the next tick or the next job renews
             self._resolver(self._new_runner(), **plan(self._clock.now().astimezone(KST))).resolve()
 
     def _runner(self) -> None:
         self._job(self._new_runner())
 
     def _job(self, machine: Machine) -> None:
-        """A caller that uses its token at once."""
+        """Run a caller that uses its token at once."""
         jobs, was_out = self._result.jobs, self._store.is_out()
         jobs["all"] += 1
         jobs["in an outage"] += was_out
@@ -158,7 +158,7 @@ class _Simulation:
                 self._result.failures.append(f"{self._told(machine)}: {error}")
 
     def _replace(self, machine: Machine, rejected: Token) -> Resolution:
-        """What the machine gets in the place of a token that KIS has rejected."""
+        """Return the machine's token after KIS has rejected one."""
         resolver = self._resolver(machine)
         return resolver.resolve(resolver.look(rejected.token_id))
 
@@ -176,7 +176,7 @@ class _Simulation:
         return f"{self._clock.now().astimezone(KST):%m-%d %H:%M:%S} {machine.name}"
 
     def _is_accepted(self, token: str) -> bool:
-        """Whether KIS answers an ordinary call with it."""
+        """Whether KIS accepts the token in an ordinary call."""
         try:
             self._rules.admit(self._app_key.key, self._app_key.secret, token)
         except RefusedError:
@@ -184,7 +184,7 @@ class _Simulation:
         return True
 
     def _resolver(self, machine: Machine, **inputs: str) -> Resolver:
-        """One call of the chain on that machine."""
+        """Return a resolver for one call of the chain on that machine."""
         folder = self._folder / machine.name
         given = {
             "supabase_url": "https://example.supabase.co",
@@ -211,7 +211,7 @@ class _Simulation:
 
 
 def _jobs(year: Year, market: Market) -> Iterator[datetime]:
-    """Random times, so many in a session on average."""
+    """Yield random times, with the session's average of jobs."""
     for day in range(-1, year.days):
         chance, (start, end) = dice(year.seed, market.name, day), market.hours(day)
         pause = (end - start) / market.jobs
@@ -220,7 +220,7 @@ def _jobs(year: Year, market: Market) -> Iterator[datetime]:
 
 
 def make_years(days: int, seed: int) -> list[Year]:
-    """The years of the table. With keys in the store alone nobody can issue while it is out."""
+    """Return the years of the table. With keys only in the store no caller can issue during an outage."""
     return [
         *(Year(f"keys as inputs, seed {each}", "given", days, each) for each in range(seed, seed + 3)),
         Year("keys in the store", "stored", days, seed),
@@ -229,12 +229,12 @@ def make_years(days: int, seed: int) -> list[Year]:
 
 
 def close_calls(result: Result) -> int:
-    """How many calls were made within a minute of the one before."""
+    """Return the number of calls within a minute of the previous one."""
     return sum(second - first < MINUTE for first, second in pairwise(sorted(result.calls)))
 
 
 def find_misses(results: Sequence[tuple[Year, Result]]) -> dict[str, list[str]]:
-    """The targets, and which years missed them by what."""
+    """Return the targets, each with the years that missed it."""
     days = results[0][0].days
     return {
         f"at most {days + SPARE} new tokens": [
@@ -243,14 +243,14 @@ def find_misses(results: Sequence[tuple[Year, Result]]) -> dict[str, list[str]]:
         "no token that KIS rejects, while a good one is in the store and the store answers": [
             f"{year.title}: {each}" for year, result in results for each in result.beside
         ],
-        "no job without a token but in an outage": [
+        "no job without a token except in an outage": [
             f"{year.title}: {each}" for year, result in results for each in result.failures
         ],
     }
 
 
 def print_table(results: Sequence[tuple[Year, Result]]) -> None:
-    """One line for each year."""
+    """Print one line for each year."""
     print(f"{'':30} new tokens -- tokenP --         -------- jobs -------  ---- rejected ----  --- none ---")
     print(f"{'':30}  year  day   all close hiccups    all outage alone   all beside outage  outage other")
     for year, result in results:
@@ -265,13 +265,13 @@ def print_table(results: Sequence[tuple[Year, Result]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 1 when a target is missed."""
+    """Print the table. Returns 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m bench.year.hiccups", description=__doc__)
     parser.add_argument("--days", type=int, default=365)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     print(LEGEND)
-    print(f"{options.days} days, seed {options.seed} and, in two lines, the next ones", flush=True)
+    print(f"{options.days} days, seed {options.seed} unless a line names another", flush=True)
     results = [(year, simulate(year)) for year in make_years(options.days, options.seed)]
     print_table(results)
     missed = 0

@@ -1,4 +1,4 @@
-"""The rows that the store in memory holds: a stored value, and a slot's lease with what it remembers."""
+"""The rows of the store in memory: a stored value, and a slot's lease with its rejected tokens."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     import uuid
 
 
-#: How long a token is remembered as rejected when no row tells its end, and how long at least (issuance_reject).
+#: How long a token is remembered as rejected if no row has its end, and the minimum (issuance_reject).
 LONGEST_LIFE, LEAST_MEMORY = timedelta(days=90), timedelta(days=1)
-#: So many rejected tokens are remembered (issuance_reject).
+#: The maximum of remembered rejected tokens (issuance_reject).
 MOST_REJECTED = 100
-# Stands for a null among the lease's times: all that ends there has ended.
+# Represents null among the lease's times: such a time has passed.
 LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRow:
-    """A row of api_credentials. The default stands for one that is not there, or not active."""
+    """A row of api_credentials. The default represents a missing or inactive row."""
 
     value: str = field(default="", repr=False)
     expires_at: datetime | None = None
@@ -31,7 +31,7 @@ class StoredRow:
     version: int = 0
 
     def outlives(self, moment: datetime) -> bool:
-        """Whether the value ends later than ``moment``."""
+        """Whether the value ends after ``moment``."""
         return self.expires_at is not None and self.expires_at > moment
 
 
@@ -45,24 +45,24 @@ class LeaseRow:
     holder_label: str | None = None
     lease_until: datetime = LONG_AGO
     not_before: datetime = LONG_AGO
-    # The last version there was at the grant, in the place of granted_at: a test's clock may stand still.
+    # The last version at the grant, instead of granted_at: a test's clock may stand still.
     granted_version: int = 0
     token_id: str | None = None
     token_version: int | None = None
     issued_at: datetime = LONG_AGO
     app_key_id: str | None = None
-    # The tokens that are remembered as rejected, and when each ends: the row rejected_tokens.
+    # The tokens that are remembered as rejected, with their ends: the row rejected_tokens.
     rejected: dict[str, datetime] = field(default_factory=dict)
     refused_credential_id: str | None = None
     refused_until: datetime = LONG_AGO
     last_error: str | None = None
 
     def stored_id(self, row: StoredRow) -> str | None:
-        """The fingerprint of the token in the row, sealed or not, as far as anybody can tell."""
+        """Return the fingerprint of the token in the row, sealed or not, or None if it cannot be known."""
         return self.token_id if self.token_version == row.version else plain_token_id(row.value)
 
     def rejected_ids(self, now: datetime) -> frozenset[str]:
-        """The tokens that are remembered as rejected: issuance_rejected_ids."""
+        """Return the tokens that are remembered as rejected: issuance_rejected_ids."""
         return frozenset(token_id for token_id, end in self.rejected.items() if end > now)
 
     def reject(self, token_id: str, ends_at: datetime | None, now: datetime) -> None:
@@ -76,7 +76,7 @@ class LeaseRow:
 
 
 def plain_token_id(value: str) -> str | None:
-    """As issuance_plain_token_id, which also takes what is no text for a token."""
+    """Return the fingerprint as issuance_plain_token_id does, which takes other text for a token too."""
     try:
         token = json.loads(value)["access_token"]
     except (ValueError, TypeError, LookupError, RecursionError):

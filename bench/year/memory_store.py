@@ -1,7 +1,7 @@
-"""The shared store in memory: the promises of `ports.Store`, kept by the rules of sql/ on a clock that is passed in.
+"""The shared store in memory: the promises of `ports.Store`, by the rules of sql/, on a clock that is passed in.
 
-For tests that need neither PostgreSQL nor HTTP. Rules, names and order are those of sql/002_issuance.sql, which is
-right where the two should ever differ. All times are timezone-aware UTC.
+For tests that need neither PostgreSQL nor HTTP. Rules, names and order are those of sql/002_issuance.sql. If the two
+differ, the SQL is right. All times are timezone-aware UTC.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ if TYPE_CHECKING:
     from kis_token.token import AppKey, Token
 
 
-#: How long a holder keeps all others waiting (begin_issuance).
+#: How long a holder makes all others wait (begin_issuance).
 LEASE = timedelta(seconds=60)
-#: From one grant to the next, also when the holder dies (begin_issuance).
+#: From one grant to the next, also if the holder ends (begin_issuance).
 BETWEEN_GRANTS = timedelta(seconds=70)
 #: From a commit to the next grant (commit_issuance).
 AFTER_COMMIT = timedelta(seconds=61)
-#: How long key and secret that KIS refused are not tried again (abort_issuance).
+#: How long a refused key and secret are not tried again (abort_issuance).
 AFTER_REFUSAL = timedelta(minutes=15)
-#: A longer cool-down is refused as a mistake (abort_issuance).
+#: A longer cool-down is refused as an error (abort_issuance).
 LONGEST_COOLDOWN = timedelta(hours=1)
-#: A token that says to be issued further ahead is refused as a mistake (commit_issuance).
+#: A token with an issue time further ahead is refused as an error (commit_issuance).
 FURTHEST_ISSUE = timedelta(days=1)
-#: Characters that are kept of a label (begin_issuance) and of an error code (abort_issuance).
+#: The maximum length of a label (begin_issuance) and of an error code (abort_issuance).
 LABEL_LENGTH, ERROR_CODE_LENGTH = 200, 100
-#: The sealed form that issuance_check_token asks for.
+#: The sealed form that issuance_check_token requires.
 SEALED = re.compile(r"enc:v1:[^:]+:[A-Za-z0-9_=-]+")
 
 
 class MemoryStore:
     """A `ports.Store` in memory, thread-safe and empty at first.
 
-    Its calls raise StoreMisconfigured for arguments that the database refuses and, as long as ``is_down`` is set,
-    StoreOutage. As long as ``takes_rows`` is not set, it grants nothing and stores nothing. `put` and `outcomes` are
-    for the test itself: they work always.
+    Its calls raise StoreMisconfigured for arguments that the database refuses and, while ``is_down`` is set,
+    StoreOutage. While ``takes_rows`` is not set, it grants and stores nothing. `put` and `outcomes` are for the test
+    itself, and always work.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -70,24 +70,24 @@ class MemoryStore:
     def put(
         self, service: str, credential_type: str, value: str, expires_at: datetime | None = None, *, active: bool = True
     ) -> int:
-        """Store a row without a lease, as other clients do; its version, a new one if that changed anything."""
+        """Store a row without a lease, as other clients do. Returns its version, which is new if the row changed."""
         with self._lock:
             return self._write((service, credential_type), value, expires_at, active=active).version
 
     def outcomes(self, service: str) -> list[str]:
-        """What happened in a slot, oldest first: the outcomes of credential_issuances."""
+        """Return the outcomes in credential_issuances for a slot, oldest first."""
         with self._lock:
             return list(self._outcomes[service])
 
     def read(self, service_name: str) -> Slot:
-        """All active rows of a slot, and the time."""
+        """Return all active rows of a slot, and the time."""
         with self._transaction() as now:
             rows = ((name, self._active(service_name, name)) for name in TYPES)
             shown = {name: Row(row.value, _text(row.expires_at), row.version) for name, row in rows if row.is_active}
             lease = self._leases.get(service_name)
             return Slot(shown, now, frozenset(lease.rejected) if lease is not None else frozenset())
 
-    def begin(  # noqa: PLR0911 - one for each answer
+    def begin(  # noqa: PLR0911 - one return for each answer
         self,
         service_name: str,
         holder: str,
@@ -99,7 +99,7 @@ class MemoryStore:
         rejected_token_id: str | None = None,
         keys_version: int | None = None,
     ) -> Begun:
-        """Ask for a turn: begin_issuance."""
+        """Ask for a lease: begin_issuance."""
         with self._transaction() as now:
             caller, lease, row = _parse_holder(holder), self._lease(service_name), self._active(service_name)
             _refuse_unless(min_remaining >= timedelta())
@@ -136,7 +136,7 @@ class MemoryStore:
             if retry_at > now:
                 return answer("busy", retry_at=retry_at)
             self._check_that_it_stores()  # issuance_prove
-            # The other slot's token is dead and its lease is over: the key moves to this slot.
+            # The other slot's token has expired and its lease has ended: the key moves to this slot.
             other.app_key_id, lease.app_key_id = None, app_key.key_id
             lease.fence += 1
             lease.holder, lease.holder_label = caller, label[:LABEL_LENGTH]
@@ -150,12 +150,12 @@ class MemoryStore:
     def commit(
         self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool
     ) -> Committed:
-        """Store the token of a turn and end it: commit_issuance."""
+        """Store the token of a lease and end it: commit_issuance."""
         with self._transaction() as now:
             caller, lease, row = _parse_holder(holder), self._lease(service_name), self._active(service_name)
             is_remembered = token.token_id in lease.rejected_ids(now)
             if lease.fence == fence and lease.holder is None and lease.token_id == token.token_id:
-                return _committed("committed", row, is_remembered)  # a replay: the first answer was lost
+                return _committed("committed", row, is_remembered)  # a repeated call: the first answer was lost
             if lease.fence != fence or lease.holder != caller:
                 return _committed("fenced", row, is_remembered)
             _check_token(stored_form, token, now)
@@ -166,7 +166,7 @@ class MemoryStore:
             if is_rejected or (is_stored and row.expires_at is not None):
                 status = "unchanged"
             elif row.version > lease.granted_version and row.outlives(token.expires_at):
-                status = "fenced"  # someone who takes no lease wrote a newer token meanwhile
+                status = "fenced"  # a client without a lease has written a newer token
             else:
                 status = "committed"
                 self._check_that_it_stores()
@@ -191,7 +191,7 @@ class MemoryStore:
         replaces_version: int | None = None,
         keys_version: int | None = None,
     ) -> bool:
-        """Store a token outside of any turn: save_token."""
+        """Store a token outside of any lease: save_token."""
         with self._transaction() as now:
             lease = self._lease(service_name)
             _check_token(stored_form, token, now)
@@ -216,7 +216,7 @@ class MemoryStore:
         error_code: str,
         refused_credential_id: str | None = None,
     ) -> None:
-        """End a turn without a token: abort_issuance."""
+        """End a lease without a token: abort_issuance."""
         with self._transaction() as now:
             caller, lease = _parse_holder(holder), self._lease(service_name)
             _refuse_unless(timedelta() <= cooldown <= LONGEST_COOLDOWN)
@@ -229,11 +229,11 @@ class MemoryStore:
 
     def _check_that_it_stores(self) -> None:
         if not self.takes_rows:
-            raise StoreMisconfigured("store-cannot-store", "The store in memory takes no rows")
+            raise StoreMisconfigured("store-cannot-store", "The store in memory does not accept rows")
 
     @contextmanager
     def _transaction(self) -> Iterator[datetime]:
-        """One call after the other: the time at which this one's turn came."""
+        """Run one call at a time. Yields the time at which this call starts."""
         with self._lock:
             if self.is_down:
                 raise StoreOutage("store-unreachable", "The store in memory is down")
@@ -244,7 +244,7 @@ class MemoryStore:
         return self._leases.setdefault(service_name, LeaseRow(service_name))
 
     def _other_lease(self, app_key_id: str, service_name: str) -> LeaseRow:
-        """The lease of the other slot that has the app key; when there is none, one that stops nobody."""
+        """Return the lease of another slot with the app key, or an ended one if there is no other."""
         leases = (each for each in self._leases.values() if each.app_key_id == app_key_id)
         return next((each for each in leases if each.service_name != service_name), LeaseRow(""))
 
@@ -255,7 +255,7 @@ class MemoryStore:
     def _write(
         self, key: tuple[str, str], value: str, expires_at: datetime | None, *, active: bool = True
     ) -> StoredRow:
-        """An upsert, and what the trigger of sql/001_api_credentials.sql makes of the version."""
+        """Upsert a row, and set its version as the trigger of sql/001_api_credentials.sql does."""
         row = self._rows.get(key)
         if row is None or (row.value, row.expires_at, row.is_active) != (value, expires_at, active):
             self._last_version += 1
@@ -286,6 +286,6 @@ def _parse_holder(holder: str) -> uuid.UUID:
 
 
 def _refuse_unless(sensible: object) -> None:
-    """Raises what `supabase` makes of an argument that the functions refuse."""
+    """Raise the error that `supabase` raises for an argument that the functions refuse."""
     if not sensible:
         raise store_error(400, "22023")  # invalid_parameter_value

@@ -1,18 +1,18 @@
-"""A simulated year of rotation and jobs: how many tokens KIS issues, when there is none, and who has to ask for one.
+"""A simulated year of rotation and jobs: the tokens that KIS issues, the time without one, and the renewing callers.
 
-Ticks are those of rotate-token.yml. Jobs come at random times: 6 on average in a Korean session (08:00 to 20:00), 4 in
-a US session (22:30 to 06:00), Korea time, every day. The first one finds an empty slot.
+Ticks are those of rotate-token.yml. Jobs come at random times: 6 on average in a Korean session (08:00 to 20:00), 4
+in a US session (22:30 to 06:00), Korea time, every day. The first one finds an empty slot.
 
-How late GitHub starts a tick: of 659 workflows [1], 298 have a median below an hour, 361 one of hours, mostly 6 to 7.
-Some went from the one to the other on 27 August 2026 [2, 3]. Both are simulated, as log-normal distributions:
+The delay of GitHub's ticks: of 659 workflows [1], 298 have a median below an hour, 361 one of hours, mostly 6 to 7.
+Some changed from the one kind to the other on 27 August 2026 [2, 3]. Both are simulated, as log-normal distributions:
   minutes  median 45 min, 5 % later than 3 h. Measured before that day: 10 to 84 min at 21:30 to 23:00 UTC, one of 20
            runs over 3 h [2]; at 21:10 and 09:10 UTC median 88 min, 10 % later than 177 min, longest 410 min [4].
   hours    median 4.5 h, 5 % later than 9 h. Measured since: 95 to 326 min, mostly 2 h, at 21:30 to 23:00 UTC; 155 to
            501 min, mostly 4 to 5 h, at other times [2]; 44 to 732 min, median 286 min [5]; 189 to 761 min [6].
-Assumed: the shape, and the numbers that are chosen between those of the sources. That ticks of one morning or evening
-have 90 % of the variance in common: in [2] those 10 to 25 min apart start one after the other. That 5 % of the ticks
-are dropped, and in 2 % of the mornings and evenings all: GitHub says that some are [7]; in [5] no day of 25 was lost,
-in [8] 1.6 % of the hours, with three ticks each.
+Assumptions: the shape, and the values between those of the sources. Ticks of one morning or evening have 90 % of the
+variance in common: in [2] those 10 to 25 min apart start one after the other. 5 % of the ticks are dropped, and in
+2 % of the mornings and evenings all of them: GitHub writes that some are [7]; in [5] no day of 25 was lost, in [8]
+1.6 % of the hours, with three ticks each.
 
 [1] https://raw.githubusercontent.com/NotAFlightRisk/blog/main/posts/github-cron-two-lanes/medians.json
 [2] https://github.com/KCNyu/clawock issues 781 and 921, pull request 1417, and assets/data/schedule-drift.json
@@ -49,15 +49,15 @@ WORKFLOW = Path(__file__).resolve().parents[2] / ".github" / "workflows" / "rota
 
 FIRST_ISSUES = (time(3, 0), time(10, 30))
 
-#: What a year may cost beyond one token a day.
+#: The tokens that a year may take beyond one a day.
 SPARE = 5
 
 LEGEND = """\
-How to read a line: new tokens in the year and on its worst day, each a message to the owner, calls of tokenP, and who
-needed the tokens: ticks of the morning, of the evening, jobs. Sessions that began before any tick that was to come
-before them. Minutes for which Supabase held no living token in such sessions, or in those that began on the day
-without Supabase, and in all others. Jobs; those that asked KIS themselves, had a refused token replaced, got none.
-* KIS ends a token when it issues the next. In the other lines it does not.
+Columns: new tokens in the year and on its worst day, each a message to the owner; calls of tokenP; the callers that
+needed the tokens: morning ticks, evening ticks, jobs. Sessions that began before any of the ticks planned for them.
+Minutes in which Supabase held no valid token: in such sessions and in those that began on the day without Supabase,
+and in all others. Jobs: all; those that called KIS themselves, had a rejected token replaced, got no token.
+* KIS ends a token when it issues the next one. In the other lines it does not.
 """
 
 _LATE = 1.645  # the standard normal distribution's 95th percentile
@@ -65,10 +65,10 @@ _LATE = 1.645  # the standard normal distribution's 95th percentile
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """How late GitHub starts ticks: log-normal, with a ``median`` and a 95th percentile ``late``, both in minutes.
+    """The delay of GitHub's ticks: log-normal, with a ``median`` and a 95th percentile ``late``, both in minutes.
 
-    The ticks of one morning, or of one evening, have ``shared`` of the variance in common. Of all ticks ``dropped``
-    never start; of all mornings and evenings ``lost`` have none that does.
+    The ticks of one morning, or of one evening, have the share ``shared`` of the variance in common. The share
+    ``dropped`` of all ticks never starts. In the share ``lost`` of all mornings and evenings no tick starts.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Delays:
     lost: float = 0.0
 
     def starts(self, planned: Sequence[datetime], chance: random.Random) -> Iterator[datetime]:
-        """When the ticks of one morning or evening start, those that do."""
+        """Yield the start times of those ticks of one morning or evening that start."""
         spread = math.log(self.late / self.median) / _LATE if self.median else 0.0
         is_lost, common = chance.random() < self.lost, chance.gauss(0, 1)
         for each in planned:
@@ -95,7 +95,7 @@ HOURS = Delays("hours", median=270, late=540, dropped=0.05, lost=0.02)
 
 
 def read_schedule(workflow: Path) -> tuple[time, ...]:
-    """The times of day in Korea at which a workflow is planned. Raises ValueError for all but ``M H * * *``."""
+    """Return the times of day in Korea of a workflow's schedule. Raises ValueError for all but ``M H * * *``."""
     schedule = []
     for each in yaml.safe_load(workflow.read_text(encoding="utf-8"))[True]["schedule"]:  # YAML reads "on" as true
         minute, hour, *days = each["cron"].split()
@@ -109,7 +109,7 @@ def read_schedule(workflow: Path) -> tuple[time, ...]:
 def make_ticks(
     schedule: Sequence[time], delays: Delays, *, days: int, seed: int, silent: Sequence[int] = ()
 ) -> list[Tick]:
-    """The ticks of so many days that start; none of those planned for a day in ``silent`` does."""
+    """Return the ticks of ``days`` days that start. Ticks that are planned for a day in ``silent`` do not start."""
     ticks = []
     for day in range(days):
         for part in ("morning", "evening"):
@@ -120,7 +120,7 @@ def make_ticks(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A year of the table. ``is_judged``: it has the whole rotation, so the targets are for it."""
+    """A year of the table. ``is_judged``: it has the whole rotation, so the targets apply to it."""
 
     title: str
     scenario: Scenario
@@ -128,7 +128,7 @@ class Row:
 
 
 def make_rows(first_issue: time, days: int, seed: int) -> Iterator[Row]:
-    """The years that begin with a first issue at that time in Korea. What goes wrong does so in the middle."""
+    """Yield the years with a first issue at that time in Korea. Failures are in the middle of a year."""
     schedule, middle = read_schedule(WORKFLOW), days // 2
     mornings = [each for each in schedule if part_of_day(each) == "morning"]
     week, day = range(middle, middle + 7), (moment(middle, time()), moment(middle + 1, time()))
@@ -150,9 +150,9 @@ def make_rows(first_issue: time, days: int, seed: int) -> Iterator[Row]:
 
 
 def print_table(results: Sequence[tuple[Row, Result]]) -> None:
-    """One line for each year."""
+    """Print one line for each year."""
     print(f"{'':32} --- new tokens -------------- no tick by  minutes without a token  -------- jobs -------")
-    print(f"{'ticks start':32}year day tokenP   am  pm job 08:00 22:30  Korea other    US other   all asked ref. none")
+    print(f"{'ticks start':32}year day tokenP   am  pm job 08:00 22:30  Korea other    US other   all asked rej. none")
     for row, result in results:
         by, jobs = result.issued_by, result.jobs
         lost = [sum(each.market is market and each.is_lost for each in result.sessions) for market in MARKETS]
@@ -161,12 +161,12 @@ def print_table(results: Sequence[tuple[Row, Result]]) -> None:
             f"{row.title:32}{result.issued.total():4}{max(result.issued.values()):4}{result.calls:7}"
             f"{by['morning']:5}{by['evening']:4}{by['job']:4}{lost[0]:6}{lost[1]:6}"
             f"{lapsed[0]:7.0f}{lapsed[1]:6.0f}{lapsed[2]:6.0f}{lapsed[3]:6.0f}"
-            f"{jobs['all']:6}{jobs['asked']:6}{jobs['refused']:5}{jobs['none']:5}"
+            f"{jobs['all']:6}{jobs['asked']:6}{jobs['rejected']:5}{jobs['none']:5}"
         )
 
 
 def find_misses(results: Sequence[tuple[Row, Result]], days: int) -> dict[str, list[str]]:
-    """The targets, and which years missed them by what."""
+    """Return the targets, each with the years that missed it."""
     judged = [(row.title, result) for row, result in results if row.is_judged]
     others = [(title, each) for title, result in judged for each in result.sessions if not each.is_excused]
     most = days + SPARE
@@ -174,7 +174,7 @@ def find_misses(results: Sequence[tuple[Row, Result]], days: int) -> dict[str, l
         f"at most {most} new tokens": [
             f"{title}: {result.issued.total()}" for title, result in judged if result.issued.total() > most
         ],
-        "a living token in every session that a tick came before, but on the day without Supabase": [
+        "a valid token in every session after one of its ticks, except on the day without Supabase": [
             f"{title}: {_short(begin)} to {_short(end)}" for title, each in others for begin, end in each.lapses
         ],
         "no job without a token": [f"{title}: {failure}" for title, result in judged for failure in result.failures],
@@ -186,7 +186,7 @@ def _short(when: datetime) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; 1 when a target is missed."""
+    """Print the table. Returns 1 if a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m bench.year.rotation", description=__doc__)
     parser.add_argument("--days", type=int, default=365)
     parser.add_argument("--seed", type=int, default=1)

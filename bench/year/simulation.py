@@ -1,8 +1,8 @@
-"""A year of one KIS token: the real resolver, with the store in memory, KIS's rules and a clock that is turned.
+"""A year of one KIS token: the real resolver, with the store in memory, KIS's rules and a simulated clock.
 
-Every runner is a fresh machine without a cache. Runs follow one another: one whose time comes while another waits
-starts after it. KIS and the store answer at once. Days are counted from 0 and begin at midnight in Korea; each has
-both sessions, weekends and holidays too.
+Every runner is a fresh machine without a cache. Runs do not overlap: if one is due while another waits, it starts
+afterwards. KIS and the store answer at once. Days are counted from 0 and begin at midnight in Korea; each has both
+sessions, on weekends and holidays too.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 FIRST_DAY = datetime(2027, 1, 1, tzinfo=KST)
 DAY, MINUTE, SECOND = timedelta(days=1), timedelta(minutes=1), timedelta(seconds=1)
 
-#: Between the two the workflow rotates; in the night it renews what would not last until the morning.
+#: Between these times the workflow rotates; in the night it renews tokens that would expire before the morning.
 MORNING, EVENING = time(6, 0), time(20, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """Session hours in Korea, which may end on the next day; its jobs in a session, on average; the ticks before it."""
+    """Session hours in Korea, which may end on the next day; the average of jobs in a session; the ticks before it."""
 
     name: str
     opens: time
@@ -56,7 +56,7 @@ class Market:
     ticks: str
 
     def hours(self, day: int) -> tuple[datetime, datetime]:
-        """The session that begins on ``day``."""
+        """Return the hours of the session that begins on ``day``."""
         return moment(day, self.opens), moment(day + (self.closes < self.opens), self.closes)
 
 
@@ -66,7 +66,7 @@ MARKETS = (KOREA, AMERICA)
 
 
 class Tick(NamedTuple):
-    """A run of the rotation: when it starts, and the day and the part of it, morning or evening, it was planned for."""
+    """A run of the rotation: its start, and the day and the part of it (morning or evening) that it was planned for."""
 
     start: datetime
     day: int
@@ -75,10 +75,10 @@ class Tick(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A year that starts with a job on an empty slot, at ``begin`` on day 0; what would be before is left out.
+    """A year that starts with a job on an empty slot, at ``begin`` on day 0. Earlier runs are omitted.
 
-    Between the two times of ``outage`` the store does not answer. ``kills`` says that KIS ends a token when it issues
-    the next one. With the same ``seed`` jobs come at the same times.
+    Between the two times of ``outage`` the store does not answer. With ``kills`` KIS ends a token when it issues the
+    next one. With the same ``seed`` jobs come at the same times.
     """
 
     begin: datetime
@@ -91,10 +91,10 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Market hours, and the parts of them, if any, in which the store held no living token.
+    """Market hours, and their parts in which the store held no valid token.
 
-    ``is_lost``: of the ticks planned for the part of the day before, none had started when they began. ``is_excused``:
-    they are lost, or began on the day of the outage.
+    ``is_lost``: no tick that was planned for the part of the day before had started at their begin. ``is_excused``:
+    ``is_lost``, or they began on the day of the outage.
     """
 
     market: Market
@@ -107,11 +107,11 @@ class Session:
 
 @dataclass(slots=True)
 class Result:
-    """What happened.
+    """The result of a year.
 
-    ``calls`` are those of tokenP; ``issued`` counts new tokens by day, ``issued_by`` by who needed them: morning or
-    evening (the ticks) or job. ``jobs`` counts how jobs fared: all; asked, who asked KIS themselves; refused, whose
-    token KIS did not accept, so that they had it replaced; none, who got no token that KIS accepts.
+    ``calls`` are those of tokenP. ``issued`` counts new tokens by day, ``issued_by`` by the callers that needed them:
+    morning or evening (the ticks) or job. ``jobs`` counts jobs: all; asked (the job called KIS itself); rejected (KIS
+    rejected the job's token, and the job replaced it); none (the job got no token that KIS accepts).
     """
 
     calls: int = 0
@@ -122,23 +122,23 @@ class Result:
     sessions: list[Session] = field(default_factory=list)
 
     def lapsed(self, market: Market, *, excused: bool) -> float:
-        """Minutes of a market's sessions in which the store held no living token."""
+        """Return the minutes of a market's sessions in which the store held no valid token."""
         sessions = [each for each in self.sessions if each.market is market and each.is_excused is excused]
         return sum((end - begin) / MINUTE for each in sessions for begin, end in each.lapses)
 
 
 def moment(day: int, clock: time) -> datetime:
-    """A time of day in Korea."""
+    """Return a time of day in Korea."""
     return datetime.combine(FIRST_DAY + day * DAY, clock, KST)
 
 
 def part_of_day(clock: time) -> str:
-    """What a tick at that time in Korea is for: morning or evening."""
+    """Return the part of the day that a tick at that time in Korea is for: morning or evening."""
     return "morning" if MORNING <= clock < EVENING else "evening"
 
 
 def plan(now: datetime) -> dict[str, str]:
-    """The inputs that the workflow's plan gives a scheduled run which starts at ``now``, a time in Korea."""
+    """Return the inputs that the workflow gives a scheduled run with a start at ``now``, a time in Korea."""
     if part_of_day(now.time()) == "morning":
         return {"mode": "rotate"}
     morning = datetime.combine(now.date() + (now.time() >= EVENING) * DAY, MORNING, KST)
@@ -146,12 +146,12 @@ def plan(now: datetime) -> dict[str, str]:
 
 
 def dice(*what: object) -> random.Random:
-    """Chance of its own for each thing, the same every time: what one scenario leaves out changes nothing else."""
-    return random.Random(repr(what))  # noqa: S311 - a simulation is to be repeated
+    """Return a separate random source for each subject, always the same, so that a change affects no other subject."""
+    return random.Random(repr(what))  # noqa: S311 - a simulation must be repeatable
 
 
 def simulate(scenario: Scenario) -> Result:
-    """One year."""
+    """Simulate one year."""
     runs = [(tick.start, tick.part) for tick in scenario.ticks] + [(start, "job") for start in _jobs(scenario)]
     with TemporaryDirectory(prefix="year-") as folder:
         year = _Year(scenario, Path(folder))
@@ -163,7 +163,7 @@ def simulate(scenario: Scenario) -> Result:
 
 
 def _jobs(scenario: Scenario) -> Iterator[datetime]:
-    """The first job; then others at random times, so many in a session on average."""
+    """Yield the first job, then others at random times, with the session's average."""
     yield scenario.begin
     for market in MARKETS:
         for day in range(-1, scenario.days):
@@ -186,7 +186,7 @@ def _sessions(scenario: Scenario, held: Sequence[Span]) -> Iterator[Session]:
 
 
 def _gaps(begin: datetime, end: datetime, held: Sequence[Span]) -> Iterator[Span]:
-    """What is left of a time when all of ``held``, which is sorted, is taken away."""
+    """Yield the parts of a time span that none of ``held``, which is sorted, covers."""
     for stored, lapses in (*held, (end, end)):
         if begin < min(stored, end):
             yield begin, min(stored, end)
@@ -194,7 +194,7 @@ def _gaps(begin: datetime, end: datetime, held: Sequence[Span]) -> Iterator[Span
 
 
 class _Clock:
-    """Simulated time. Who sleeps does not wait: time is turned on, for KIS and for the store too."""
+    """Simulated time. A caller that sleeps does not wait: the time moves, also for KIS and the store."""
 
     def __init__(self, begin: datetime) -> None:
         self._begin = self._now = begin.astimezone(timezone.utc)
@@ -214,14 +214,14 @@ class _Clock:
 
 
 class Issuer:
-    """KIS without HTTP; its answers are read, and its refusals named, as in `kis_token.kis.api`."""
+    """KIS without HTTP. Its answers are parsed, and its errors named, as in `kis_token.kis.api`."""
 
     def __init__(self, rules: KISRules) -> None:
         self.calls = 0
         self._rules = rules
 
     def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
-        """One tokenP call. Raises TooLate, IssuerRateLimited and IssuerRefused."""
+        """Call tokenP once. Raises TooLate, IssuerRateLimited and IssuerRefused."""
         if may_send is not None and not may_send():
             raise TooLate
         self.calls += 1
@@ -236,11 +236,11 @@ class Issuer:
         return parse_issue_answer(answer, app_key, "production", now)
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:
-        """Nothing speaks against a token."""
+        """Report no problem with a token."""
 
 
 class _Year:
-    """The runners, one after the other. ``held`` says from when to when the store had a living token."""
+    """The runners, one after the other. ``held`` has the spans in which the store had a valid token."""
 
     def __init__(self, scenario: Scenario, folder: Path) -> None:
         self.result = Result()
@@ -256,14 +256,14 @@ class _Year:
         self._version = 0
 
     def run(self, start: datetime, who: str) -> None:
-        """One runner, which starts then, or when the one before it is done."""
+        """Run one runner, at ``start`` or when the previous one is done."""
         self._clock.sleep(max((start - self._clock.now()) / SECOND, 0.0))
         self._store.is_down = self._outage is not None and self._outage[0] <= start < self._outage[1]
         issued = self._rules.issuances.issues
         if who == "job":
             self._job()
         else:
-            with suppress(KisTokenError):  # a rotation that fails leaves it to the next tick, or to the next job
+            with suppress(KisTokenError):  # after a failed rotation the next tick or the next job renews
                 self._resolver(**plan(self._clock.now().astimezone(KST))).resolve()
         issued = self._rules.issuances.issues - issued
         self.result.calls = self._issuer.calls
@@ -275,7 +275,7 @@ class _Year:
             self.held.append((self._clock.now(), token.expires_at - LEAST_USEFUL))
 
     def _job(self) -> None:
-        """A consumer with default settings, which uses its token at once."""
+        """Run a job with default settings, which uses its token at once."""
         jobs = self.result.jobs
         jobs["all"] += 1
         try:
@@ -283,7 +283,7 @@ class _Year:
             try:
                 self._use(resolution.token)
             except RefusedError:
-                jobs["refused"] += 1
+                jobs["rejected"] += 1
                 resolver = self._resolver()
                 resolution = resolver.resolve(resolver.look(resolution.token.token_id))
                 self._use(resolution.token)
@@ -293,11 +293,11 @@ class _Year:
             self.result.failures.append(f"{self._clock.now().astimezone(KST):%m-%d %H:%M:%S} {error}")
 
     def _use(self, token: Token) -> None:
-        """An ordinary call. Raises RefusedError."""
+        """Make an ordinary call. Raises RefusedError."""
         self._rules.admit(self._app_key.key, self._app_key.secret, token.value)
 
     def _resolver(self, **inputs: str) -> Resolver:
-        """A fresh machine's."""
+        """Return the resolver of a fresh machine."""
         given = {
             "supabase_url": "https://example.supabase.co",
             "supabase_key": "sb_secret_make-believe",

@@ -1,6 +1,6 @@
-"""Simulated time for many who act at once: a thread for each, of which one runs at a time.
+"""Simulated time for concurrent actions: a thread for each, of which one runs at a time.
 
-A thread that sleeps hands over to the one whose moment comes next. No time passes otherwise, so that a year takes
+A thread that sleeps hands over to the thread with the next wake-up time. No other time passes, so that a year takes
 seconds, and the same seed gives the same year.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Timeline:
-    """A `kis_token.clock.Clock`, and a plan of what is done when."""
+    """A `kis_token.clock.Clock`, and a plan of actions with their times."""
 
     def __init__(self, begin: datetime, jitter: random.Random) -> None:
         self._begin = self._now = begin.astimezone(timezone.utc)
@@ -29,26 +29,26 @@ class Timeline:
         self._errors: list[BaseException] = []
 
     def now(self) -> datetime:
-        """The present, aware, in UTC."""
+        """Return the present, aware, in UTC."""
         return self._now
 
     def monotonic(self) -> float:
-        """Seconds since the beginning."""
+        """Return the seconds since the beginning."""
         return (self._now - self._begin).total_seconds()
 
     def sleep(self, seconds: float) -> None:
-        """Let the others act until then. Only in a thread of the plan."""
+        """Let the other actions run until then. Only in a thread of the plan."""
         awake = threading.Semaphore(0)
         self._plan(self._now + timedelta(seconds=seconds), awake.release)
         self._turn.release()
         awake.acquire()
 
     def jitter(self, low: float, high: float) -> float:
-        """A random number of seconds between the two."""
+        """Return a random number of seconds between the two."""
         return self._jitter.uniform(low, high)
 
     def at(self, moment: datetime, act: Callable[[], object]) -> None:
-        """Plan something."""
+        """Plan an action."""
 
         def run() -> None:
             try:
@@ -61,7 +61,7 @@ class Timeline:
         self._plan(moment, lambda: threading.Thread(target=run, daemon=True).start())
 
     def run(self) -> None:
-        """Let all that is planned happen. Raises the first error that escaped from it."""
+        """Run all planned actions. Raises the first error that escaped from one."""
         while self._planned and not self._errors:
             self._now, _, go_on = heapq.heappop(self._planned)
             go_on()

@@ -1,7 +1,6 @@
-"""What ``kis-token check`` looks at: the whole set-up, without issuing, storing or changing anything.
+"""The checks of ``kis-token check``: the whole set-up, without issuing, storing or changing anything.
 
-Yields findings as they come. Nothing here shows a secret: what is found is told by its kind, its length of life and the
-errors' own texts.
+Findings are yielded one by one. No finding shows a secret, only its kind, its validity and the errors' own texts.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, check_owner, describe, gi
 from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError, TokenUnusable
 from kis_token.local.cache import make_cache
 from kis_token.local.private_folders import is_on_open_ground
-from kis_token.pasted_values import odd_lengths, parse_claims, pasted
+from kis_token.pasted_values import parse_claims, pasted, unusual_lengths
 from kis_token.store.keyless_store import KeylessStore
 from kis_token.store.sealing import SealingVault, make_vault
 from kis_token.supabase_project import SupabaseKey, is_public_key
@@ -42,12 +41,12 @@ if TYPE_CHECKING:
     from kis_token.store.supabase import SupabaseStore
     from kis_token.token import Token
 
-#: A key that ends within this time is worth a word.
+#: A key that expires within this time gets a note.
 _SOON = timedelta(days=14)
 
 
 def read_settings(env: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
-    """The settings, if they make sense, and what there is to say of them."""
+    """Return the settings, or None if they are invalid, and the findings on them."""
     try:
         settings = Settings.from_env(env)
     except SettingsError as error:
@@ -57,7 +56,7 @@ def read_settings(env: Mapping[str, str]) -> tuple[Settings | None, list[Finding
 
 
 def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: Clock) -> Iterator[Finding]:
-    """All findings on a set-up."""
+    """Yield all findings on a set-up."""
     vault = make_vault(settings.encryption_keys)
     yield from examine_route(settings)
     yield _kis_host(issuer)
@@ -76,7 +75,7 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
             yield note("tables", "a job without a key cannot look at functions, grants and keys")
             yield from examine_issuer(store, settings.service_name)
         elif settings.reads_only:
-            yield note("tables", "a reader's key cannot look at functions, grants and keys")
+            yield note("tables", "a read-only key cannot check functions, grants and keys")
         else:
             yield from check_schema(store)
         yield from _open(slot, settings, vault, opened)
@@ -86,7 +85,7 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
             yield from examine_callers(store, settings.supabase_url)
     except StoreError as error:
         yield wrong_as("supabase", error)
-        yield note("the rest", "what Supabase holds was not looked at any further, for that reason")
+        yield note("the rest", "the remaining checks were skipped")
         return
     yield from _token(slot, settings, vault, opened, now)
     yield from _cached(slot, settings, vault, opened, now)
@@ -94,7 +93,7 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
 
 @dataclass
 class _Opened:
-    """The slot's values that could be opened, by type. Its repr shows none."""
+    """The slot's values that could be unsealed, by type. The repr shows no value."""
 
     values: dict[str, str] = field(default_factory=dict, repr=False)
     app_key: AppKey | None = field(default=None, repr=False)
@@ -106,7 +105,7 @@ def _kis_host(issuer: KISIssuer) -> Finding:
     except KisTokenError as error:
         return wrong_as("kis", error)
     how = "TLS" if issuer.base_url.startswith("https:") else "plain http, on this machine"
-    return ok("kis", f"{issuer.base_url} answers ({how}); no token was asked for")
+    return ok("kis", f"{issuer.base_url} answers ({how}); no token was issued")
 
 
 def _supabase_key(key: str, now: datetime) -> Iterator[Finding]:
@@ -114,7 +113,7 @@ def _supabase_key(key: str, now: datetime) -> Iterator[Finding]:
     claims = parse_claims(shown.bearer)
     role = claims.get("role")
     if shown.reads_only:
-        yield note("supabase-key", "a reader's key: it reads tokens, and can renew none")
+        yield note("supabase-key", "a read-only key: it reads tokens and cannot renew them")
     elif shown.bearer.startswith("sb_secret_"):
         yield ok("supabase-key", "a secret key (sb_secret_)")
     elif role == "service_role":
@@ -122,17 +121,17 @@ def _supabase_key(key: str, now: datetime) -> Iterator[Finding]:
     elif is_public_key([key]):
         yield ok("supabase-key", "the public key, with an ID token of GitHub")
     else:
-        yield note("supabase-key", "of a kind that is not known", "Use the service_role or sb_secret_ key.")
+        yield note("supabase-key", "of an unknown kind", "Use the service_role or sb_secret_ key.")
     ends = claimed_time(claims, "exp")
     if ends is not None and ends <= now:
-        yield wrong("supabase-key", f"it ended on {ends:%Y-%m-%d}", "Make another one; see docs/security.md.")
+        yield wrong("supabase-key", f"it expired on {ends:%Y-%m-%d}", "Make a new one; see docs/security.md.")
     elif ends is not None and ends - now < _SOON:
-        yield note("supabase-key", f"it ends on {ends:%Y-%m-%d}", "Make another one soon; see docs/security.md.")
+        yield note("supabase-key", f"it expires on {ends:%Y-%m-%d}", "Make a new one soon; see docs/security.md.")
 
 
 def _cache_folder(path: Path | None) -> Iterator[Finding]:
     if path is None:
-        yield note("cache", "turned off: while Supabase is down there is no token to fall back on")
+        yield note("cache", "off: while Supabase is down, there is no cached token")
         return
     remedy = "Set cache-path to a file in a folder of your own, or to off."
     try:
@@ -144,24 +143,24 @@ def _cache_folder(path: Path | None) -> Iterator[Finding]:
         yield wrong("cache", f"its folder cannot be written ({type(error).__name__})", remedy, "cache-unwritable")
         return
     if is_on_open_ground(path.absolute()):
-        yield wrong("cache", "others could put a folder of theirs in its folder's place", remedy)
+        yield wrong("cache", "other users could replace its folder", remedy)
     elif mode is not None and not stat.S_ISREG(mode):
-        yield wrong("cache", "there is a folder, a link or a pipe where the file should be", remedy)
-    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # elsewhere such modes mean nothing
-        yield wrong("cache", "the file can be read by others", "Give it the mode 0600, or delete it.")
+        yield wrong("cache", "its path is a folder, a link or a pipe", remedy)
+    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # Windows has no such modes
+        yield wrong("cache", "other users can read the file", "Give it the mode 0600, or delete it.")
     else:
-        yield ok("cache", "its folder can be written" + (", and the file is closed to others" if mode else ""))
+        yield ok("cache", "its folder can be written" + (", and other users cannot read the file" if mode else ""))
 
 
 def _clock(server_now: datetime | None, now: datetime) -> Finding:
     if server_now is None:
-        return note("clock", "Supabase did not say what time it is")
+        return note("clock", "Supabase's answer has no time")
     skew = now - server_now
     seconds = int(abs(skew).total_seconds())
     if abs(skew) <= TOLERATED_SKEW:
         return ok("clock", f"within {max(seconds, 1)} s of Supabase's")
     direction = "ahead" if skew > timedelta() else "behind"
-    return wrong("clock", f"this machine's clock is {seconds} s {direction}", "Let the machine set its clock by NTP.")
+    return wrong("clock", f"this machine's clock is {seconds} s {direction}", "Synchronize the clock by NTP.")
 
 
 def _open(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iterator[Finding]:
@@ -169,7 +168,7 @@ def _open(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iter
     rows = {name: row for name, row in sorted(slot.rows.items()) if not row.is_empty}
     for name, row in rows.items():
         try:
-            opened.values[name] = vault.open(row.value, settings.service_name, name)
+            opened.values[name] = vault.unseal(row.value, settings.service_name, name)
         except TokenError as error:
             yield wrong_as("sealing", error)
             continue
@@ -178,7 +177,7 @@ def _open(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iter
     if older:
         yield note("sealing", f"{', '.join(older)}: sealed with another key than the first", "Run kis-token seal.")
     elif opened.values and len(opened.values) == len(rows):
-        form = "sealed, and open with the given keys" if settings.encryption_keys else "plain, and no key is given"
+        form = "sealed, and unsealed by the given keys" if settings.encryption_keys else "plain, and no key is given"
         yield ok("sealing", f"{', '.join(opened.values)}: {form}")
 
 
@@ -187,7 +186,7 @@ def _keys(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iter
     try:
         stored = stored_app_key(slot, settings, vault)
     except TokenError:
-        return  # said with the seals
+        return  # already reported under "sealing"
     except StoreMisconfigured as error:
         yield wrong("app key", f"{error.args[0]}", "Run kis-token set-keys.", error.code)
         return
@@ -195,51 +194,50 @@ def _keys(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iter
     if stored is not None and given not in (None, stored):
         yield wrong(
             "app key",
-            f"the given key is not the one stored for {settings.service_name}, which counts",
-            "Take KIS_APP_KEY and KIS_APP_SECRET away, or store them with kis-token set-keys.",
+            f"the given key differs from the stored key of {settings.service_name}, which is used",
+            "Remove KIS_APP_KEY and KIS_APP_SECRET, or store them with kis-token set-keys.",
         )
     elif stored is not None:
-        yield ok("app key", "stored" + (", and the same as the given one" if given else ""))
+        yield ok("app key", "stored" + (", and equal to the given key" if given else ""))
     elif given is None:
-        yield wrong_as(
-            "app key", KisTokenError("missing-app-key", "none is stored, or only half of it, and none given")
-        )
+        said = "no app key: Supabase has none, or only one half, and none was passed in"
+        yield wrong_as("app key", KisTokenError("missing-app-key", said))
     elif any(pasted(opened.values.get(name, "")) for name in KEY_TYPES):
-        yield note("app key", "given; of the stored one there is only half", "Run kis-token set-keys.")
+        yield note("app key", "given; Supabase has only one half of it", "Run kis-token set-keys.")
     else:
-        yield ok("app key", "given; none is stored")
-    lengths = odd_lengths(opened.app_key.key, opened.app_key.secret) if opened.app_key is not None else ""
+        yield ok("app key", "given, not stored")
+    lengths = unusual_lengths(opened.app_key.key, opened.app_key.secret) if opened.app_key is not None else ""
     if lengths:
         yield note("app key", lengths, "Compare it with the KIS developers' site.")
 
 
 def _other_slots(store: SupabaseStore, settings: Settings, opened: _Opened, now: datetime) -> Iterator[Finding]:
-    """What the rows beside the slot's own say: who else has its key, and what its key is noted as."""
+    """Check the other slots for the same app key, and the environment that is recorded for this slot's key."""
     try:
         found = store.issuance_status(None, 0)
     except StoreMisconfigured:
-        return  # what is wrong with the tables is said already
-    living = {
+        return  # already reported under "tables"
+    valid = {
         row["service_name"]
         for row in found["rows"]
         if row["credential_type"] == "access_token" and row["is_active"] and _ends_after(row["expires_at"], now)
     }
     for lease in found["leases"]:
-        is_other = lease["service_name"] != settings.service_name and lease["service_name"] in living
+        is_other = lease["service_name"] != settings.service_name and lease["service_name"] in valid
         if is_other and opened.app_key is not None and lease["app_key_id"] == opened.app_key.key_id:
             said = f"the slot {lease['service_name']} has a valid token of this app key"
             yield wrong_as("app key", KisTokenError("key-in-two-slots", said))
-    noted = {
+    recorded = {
         row["environment"]
         for row in found["rows"]
         if row["service_name"] == settings.service_name and row["credential_type"] == "app_key" and row["is_active"]
     } & set(ENVIRONMENTS)
-    if noted == {settings.environment}:
-        yield ok("environment", f"the stored key is noted as one for {settings.environment}")
-    elif noted:
-        said = f"the stored key is noted as one for {noted.pop()}, and {settings.environment} is asked for"
-        remedy = "Set KIS_ENVIRONMENT and KIS_SERVICE_NAME to what belongs together, or run kis-token set-keys."
-        # A row that some other client wrote has production by default.
+    if recorded == {settings.environment}:
+        yield ok("environment", f"the stored key is recorded as a key for {settings.environment}")
+    elif recorded:
+        said = f"the stored key is recorded as a key for {recorded.pop()}, but the setting is {settings.environment}"
+        remedy = "Make KIS_ENVIRONMENT and KIS_SERVICE_NAME agree, or run kis-token set-keys."
+        # Rows of other clients have "production" by default.
         judge = wrong if settings.environment == "production" else note
         yield judge("environment", said, remedy)
 
@@ -252,10 +250,10 @@ def _ends_after(column: object, now: datetime) -> bool:
 def _token(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: datetime) -> Iterator[Finding]:
     row = slot.token_row
     if row is None:
-        yield note("token", "none is stored; the next who asks issues one")
+        yield note("token", "not stored; the next caller issues one")
         return
     if TOKEN_TYPE not in opened.values:
-        return  # said with the seals
+        return  # already reported under "sealing"
     try:
         token = read_token(row, settings.service_name, vault)
     except TokenUnusable as error:
@@ -268,16 +266,16 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: d
         yield wrong_as("token", error)
         return
     if token.token_id in slot.rejected:
-        yield note("token", "KIS rejects the stored one; the next caller that needs a token issues another")
+        yield note("token", "KIS rejects the stored one; the next caller issues another")
         return
-    yield _life("token", token, settings, now)
+    yield _validity("token", token, settings, now)
     if token.is_valid(now) and now - token.issued_at > settings.refresh_after + ROTATION_GRACE:
         hours = int((now - token.issued_at) / timedelta(hours=1))
         yield note("rotation", f"the token is {hours} h old: it has evidently not run", "See docs/troubleshooting.md.")
 
 
 def _cached(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: datetime) -> Iterator[Finding]:
-    """The machine's file is no fleet's store: while Supabase works, what is wrong with it mends itself."""
+    """Check the cached token. Its problems are notes: while Supabase works, the next run rewrites the file."""
     cache = make_cache(settings, vault)
     if cache is None:
         return
@@ -292,9 +290,9 @@ def _cached(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: 
     if token.token_id in slot.rejected:
         yield note("cached token", "KIS rejects it, so it is not used", "The next kis-token get replaces it.")
         return
-    yield _life("cached token", token, settings, now)
+    yield _validity("cached token", token, settings, now)
 
 
-def _life(what: str, token: Token, settings: Settings, now: datetime) -> Finding:
+def _validity(what: str, token: Token, settings: Settings, now: datetime) -> Finding:
     said = describe(token, now, settings.min_validity).removeprefix("its token ")
     return ok(what, said) if token.is_valid(now) else note(what, said)

@@ -1,4 +1,4 @@
-"""One finding of ``kis-token check``: what was looked at, how it is, and what to do."""
+"""One finding of ``kis-token check``: the checked part, its state, and the remedy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``state`` is ok, wrong, or note: worth knowing, or what could not be looked at."""
+    """``state`` is ok, wrong, or note (information, or a part that could not be checked)."""
 
     state: Literal["ok", "wrong", "note"]
     what: str
@@ -26,20 +26,20 @@ class Finding:
 
 
 def ok(what: str, said: str) -> Finding:
-    """It is as it should be."""
+    """Return a finding for a part without a fault."""
     return Finding("ok", what, said)
 
 
 def note(what: str, said: str, remedy: str = "") -> Finding:
-    """Worth knowing, and nothing that has to be mended."""
+    """Return a finding for information that needs no correction."""
     return Finding("note", what, said, remedy)
 
 
 def wrong(what: str, said: str, remedy: str, code: str = "") -> Finding:
-    """To be mended."""
+    """Return a finding for a fault."""
     return Finding("wrong", what, said, remedy, code)
 
 
 def wrong_as(what: str, error: KisTokenError) -> Finding:
-    """The same, as an error says it."""
+    """Return a finding for a fault, with the text, code and remedy of ``error``."""
     return Finding("wrong", what, f"{error.args[0]}", error.hint, error.code)

@@ -1,4 +1,4 @@
-"""What ``kis-token check`` says of the way to Supabase and KIS: which variables of this machine have a part in it."""
+"""The check of the route to Supabase and KIS: the variables of this machine for proxies and certificates."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 def examine_route(settings: Settings) -> Iterator[Finding]:
-    """Proxies and certificates that variables name. None of them counts without TLS."""
+    """Check the variables for proxies and certificates. They have no effect without TLS."""
     hosts = {"Supabase": settings.supabase_url, "KIS": settings.base_url}
     encrypted = {name: urlsplit(url) for name, url in hosts.items() if url.startswith("https:")}
     if not encrypted:
         return
     for name, parts in encrypted.items():
-        with suppress(ProxyFault):  # which the request says itself
+        with suppress(ProxyFault):  # the request reports it
             proxy = find_proxy(parts.hostname or "", parts.port or 443)
             if proxy is not None:
-                yield ok("proxy", f"{name} is asked through the proxy in {proxy.source}")
+                yield ok("proxy", f"requests to {name} use the proxy in {proxy.source}")
     for said in unusable():
         yield wrong("certificates", said, "Correct the variable, or remove it.")
     if in_use() and not unusable():
-        yield ok("certificates", f"those of {', '.join(in_use())} are trusted")
+        yield ok("certificates", f"the certificates of {', '.join(in_use())} are trusted")

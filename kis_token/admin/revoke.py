@@ -1,4 +1,4 @@
-"""Ending the slot's token: at KIS, in the store and in this machine's cache."""
+"""Revocation of the slot's token: at KIS, in the store and in this machine's cache."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 
 
 class Revoker(Protocol):
-    """KIS."""
+    """KIS, as the issuer that revokes a token."""
 
     def revoke(self, token: Token, app_key: AppKey) -> bool:
-        """End a token; False when it is dead already. Raises IssuerRefused and IssuerOutage."""
+        """End a token; False if it is already invalid. Raises IssuerRefused and IssuerOutage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """What came of it.
+    """The result of a revocation.
 
-    ``was_alive``: KIS knew the token. ``is_inactive``: its row counts as absent now; False when another token was
-    stored meanwhile, which stays. ``repeated_until``: until then KIS may answer tokenP with the revoked token again,
-    and who needs one gets an error; None when that time is over.
+    ``was_valid``: KIS knew the token. ``is_inactive``: its row now counts as absent; False if another token was stored
+    meanwhile, which stays. ``repeated_until``: until then KIS may answer tokenP with the revoked token, and a caller
+    that needs a token gets an error; None if that time is over.
     """
 
-    was_alive: bool
+    was_valid: bool
     is_inactive: bool
     repeated_until: datetime | None
 
 
 def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vault, clock: Clock) -> Revoked | None:
-    """Revoke the slot's token at KIS, then have it stored no more and forget it here. None when no token is stored.
+    """Revoke the slot's token at KIS, then remove it from store and cache. Returns None without a stored token.
 
-    May be repeated when it breaks off. Another machine may have it cached; it does not use it while the store works.
-    Raises StoreError, TokenError, IssuerError and KisTokenError ``missing-app-key``.
+    An interrupted call can be repeated. Another machine may keep the token in its cache, and does not use it while the
+    store works. Raises StoreError, TokenError, IssuerError and KisTokenError ``missing-app-key``.
     """
     if settings.reads_only:
         raise StoreMisconfigured("store-read-only", "This supabase-key may only read, so nothing was revoked")
@@ -59,8 +59,8 @@ def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vau
     token = read_token(row, service, vault)
     app_key = _app_key(slot, settings, vault)
     check_owner(token, app_key, settings, f"The token of {service}")
-    was_alive = issuer.revoke(token, app_key)
-    # An answer that was lost and asked for again says that the row is another one: the row itself is looked at.
+    was_valid = issuer.revoke(token, app_key)
+    # After a lost answer, the repeated call reports that the row has changed. So the row itself is read.
     is_inactive = store.revoke(service, token, settings.label) or TOKEN_TYPE not in store.read(service).rows
     cache = make_cache(settings, vault)
     if cache is not None and settings.cache_path is not None:
@@ -68,14 +68,14 @@ def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vau
             if cache.read().token_id == token.token_id:
                 settings.cache_path.unlink()
     until = token.issued_at + REISSUE_WINDOW
-    return Revoked(was_alive, is_inactive, until if until > (slot.server_now or clock.now()) else None)
+    return Revoked(was_valid, is_inactive, until if until > (slot.server_now or clock.now()) else None)
 
 
 def _app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey:
-    """Key and secret as the chain knows them: the stored ones count."""
+    """Return key and secret as the chain does: the stored ones win. Raises KisTokenError ``missing-app-key``."""
     app_key = stored_app_key(slot, settings, vault) or given_app_key(settings)
     if app_key is None:
         raise KisTokenError(
-            "missing-app-key", f"KIS revokes a token for its app key, and {settings.service_name} has none"
+            "missing-app-key", f"To revoke a token, KIS needs its app key, and {settings.service_name} has none"
         )
     return app_key

@@ -1,4 +1,4 @@
-"""Whether a project's tables, functions, grants and policies are as the migrations leave them."""
+"""The check of a project's tables, functions, grants and policies against the migrations."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from kis_token.store.supabase import SupabaseStore
 
 _KINDS = {
-    "tables": "they and their functions are there, as the files of sql/ leave them",
-    "grants": "the key may do what is needed; the public roles, and a reader, have no more than they should",
-    "row level security": "it is on, with its policies",
+    "tables": "they and their functions match the files of sql/",
+    "grants": "the key has the needed rights; public roles and read-only keys have no others than intended",
+    "row level security": "on, with its policies",
 }
 
 
 def check_schema(store: SupabaseStore) -> Iterator[Finding]:
-    """The database looks itself; its last file brought the functions for that, so without them not all have been run.
+    """Yield the findings of the database's own check, a function of the last file of sql/.
 
-    Raises StoreOutage.
+    If the function is missing, not all files were run. Raises StoreOutage.
     """
     try:
         is_old = outdated(store.schema_version())

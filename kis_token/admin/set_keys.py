@@ -1,4 +1,4 @@
-"""What an account's owner does with keys: store app key and secret, seal what is stored, make a key to seal with."""
+"""The owner's work with keys: store app key and secret, seal the stored rows, make an encryption key."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from kis_token.core.slot import Row, Slot
     from kis_token.store.supabase import SupabaseStore
 
-#: How often rows that others change meanwhile are looked at again.
+#: The number of passes over rows that other callers change meanwhile.
 _PASSES = 5
 
 
 def make_encryption_key() -> str:
-    """A new key to seal with: 32 random bytes in URL-safe base64. Git's bash on Windows never takes it for a path."""
+    """Make an encryption key: 32 random bytes in URL-safe base64, which Git's bash on Windows never reads as a path."""
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
 def set_app_key(settings: Settings, store: SupabaseStore, vault: Vault) -> bool:
-    """Store the settings' app key and secret, sealed where they hold an encryption key.
+    """Store the settings' app key and secret, sealed if the settings have an encryption key.
 
-    Whether that ended the slot's token: one of another app key, or whose key nobody can tell, is set to inactive, so
-    that the next who asks issues one for the new key. Raises KisTokenError ``missing-app-key``, TokenError
-    ``sealed-without-key`` where the slot is sealed and no encryption key is given, and StoreError.
+    Returns whether the slot's token was deactivated. A token of another or an unknown app key is deactivated, so that
+    the next caller issues one for the new key. Raises KisTokenError ``missing-app-key``, StoreError, and TokenError
+    ``sealed-without-key`` if the slot is sealed and no encryption key is given.
     """
     if not settings.app_key or not settings.app_secret:
         raise KisTokenError("missing-app-key", "No app key and secret are given")
@@ -49,11 +49,11 @@ def set_app_key(settings: Settings, store: SupabaseStore, vault: Vault) -> bool:
 
 
 def seal(settings: Settings, store: SupabaseStore) -> list[str]:
-    """Seal the slot's rows with the first encryption key; the types that were not sealed so before.
+    """Seal the slot's rows with the first encryption key. Returns the types of the rows that this call sealed.
 
-    Safe to interrupt and to repeat: each row is replaced by itself, and only where nobody has changed it meanwhile.
-    Raises KisTokenError ``missing-encryption-key``, StoreError and, for a value that no given key opens, TokenError
-    ``seal-broken``; but an inactive row of that kind, which nobody reads, stays as it is.
+    Can be interrupted and repeated: each row is replaced separately, and only if no other caller has changed it. An
+    inactive row that no given key unseals stays unchanged, because no caller reads it. Raises StoreError, KisTokenError
+    ``missing-encryption-key`` and, for an active row that no given key unseals, TokenError ``seal-broken``.
     """
     if not settings.encryption_keys:
         raise KisTokenError("missing-encryption-key", "encryption-key (or KIS_TOKEN_ENCRYPTION_KEY) is not set")
@@ -62,9 +62,9 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
     for _ in range(_PASSES):
         is_done, active = True, store.read(service).rows
         for name, row in sorted(store.read_all(service).rows.items()):
-            # Also what needs no other seal is opened: this is the time to learn that it cannot be.
+            # A current seal is unsealed too, so that a broken one is reported now.
             try:
-                value = opener.open(row.value, service, name)
+                value = opener.unseal(row.value, service, name)
             except TokenError:
                 if name in active:
                     raise
@@ -72,17 +72,17 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
             if vault.is_current(row.value) or row.is_empty:
                 continue
             if value.strip().lower().startswith("enc:"):
-                raise TokenError("seal-broken", f"{name} of {service} is sealed in a form that is not known")
+                raise TokenError("seal-broken", f"{name} of {service} is sealed in an unknown form")
             is_done = False
             if store.reseal(service, name, vault.seal(value, service, name), replaces_version=row.version):
                 sealed[name] = None
         if is_done:
             return list(sealed)
-    raise StoreOutage("store-unreachable", "The rows were changed by others all the time")
+    raise StoreOutage("store-unreachable", "Other callers kept changing the rows")
 
 
 def _belongs_to(slot: Slot, app_key: AppKey, service: str, vault: Vault) -> bool:
-    """Whether the slot's token is surely one of ``app_key``. Raises TokenError ``sealed-without-key``."""
+    """Whether the slot's token certainly belongs to ``app_key``. Raises TokenError ``sealed-without-key``."""
     opener = TolerantVault(vault)
     values = {name: _value_of(row, service, name, opener) for name, row in slot.rows.items()}
     if slot.token_row is not None:
@@ -94,10 +94,10 @@ def _belongs_to(slot: Slot, app_key: AppKey, service: str, vault: Vault) -> bool
 
 
 def _value_of(row: Row, service: str, name: str, vault: Vault) -> str | None:
-    """The row's value; None for one that no given key opens."""
+    """Return the row's value, or None if no given key unseals it. Raises SealedWithoutKey."""
     try:
-        return vault.open(row.value, service, name)
+        return vault.unseal(row.value, service, name)
     except SealedWithoutKey:
-        raise  # what is sealed must not be replaced by something plain by mistake
+        raise  # a plain value must not replace a sealed one by accident
     except TokenError:
         return None

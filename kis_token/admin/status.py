@@ -1,4 +1,4 @@
-"""What ``kis-token status`` shows: the slots, their tokens, and who issued them. Asks, and changes nothing."""
+"""The data of ``kis-token status``: the slots, their tokens, and the callers that issued them. Changes nothing."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from kis_token.core.slot import Row
     from kis_token.store.supabase import SupabaseStore
 
-#: So many events are looked through for the one that brought a slot's token.
+#: The number of events that are searched for the issue of a slot's token.
 _LOG_ROWS = 500
 
-#: The outcomes with which a turn ends.
+#: The outcomes that end a lease.
 _ENDS = frozenset({"committed", "unchanged", "fenced", "aborted"})
 
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
-    """One slot. ``token`` is fresh, stale, expired, rejected, inactive, unreadable or none; what nobody knows is None.
+    """One slot. ``token`` is fresh, stale, expired, rejected, inactive, unreadable or none; unknown values are None.
 
-    ``issued_by`` is who asked KIS for the token, ``rotation_due_at`` from when a rotation renews it, ``issuing`` who is
-    at it just now, ``last_error`` the code with which the last attempt ended.
+    ``issued_by`` is the caller that issued the token, ``rotation_due_at`` the time from which a rotation renews it,
+    ``issuing`` the present holder of the lease, ``last_error`` the error code of the last attempt.
     """
 
     service: str
@@ -47,7 +47,7 @@ class SlotStatus:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One attempt to issue, and how it ended."""
+    """One attempt to issue, and its outcome."""
 
     happened_at: datetime
     service: str
@@ -58,7 +58,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The slots by name and the last events, newest first, at ``now`` by the database's clock."""
+    """The slots by name and the last events, newest first. ``now`` is the database's time."""
 
     now: datetime
     slots: tuple[SlotStatus, ...]
@@ -68,9 +68,9 @@ class Status:
 def collect(
     settings: Settings, store: SupabaseStore, vault: Vault, *, only: str | None = None, events: int = 10
 ) -> Status:
-    """Ask for all slots, or for ``only`` one, with one request.
+    """Read all slots, or the slot ``only``, with one request.
 
-    The settings' own token is unsealed; of others the columns are believed. Raises StoreError.
+    The token of the settings' own slot is unsealed. For all others the columns count. Raises StoreError.
     """
     log = store.issuance_status(only, _LOG_ROWS, token_of=settings.service_name)
     rows, own_slot = log["rows"], parse_slot(log["token_rows"], None)
@@ -103,7 +103,7 @@ def collect(
 
 
 def _slot(name: str, lease: dict[str, Any], now: datetime) -> SlotStatus:
-    """A slot by its lease."""
+    """Return the status of a slot by its lease alone."""
     lease_until = _instant(lease.get("lease_until"))
     is_held = lease.get("holder_label") is not None and lease_until is not None and lease_until > now
     return SlotStatus(
@@ -122,7 +122,7 @@ def _with_token(
     now: datetime,
     settings: Settings,
 ) -> SlotStatus:
-    """The same with what is known of its token: by the token itself where it was opened, else by row and lease."""
+    """Return ``slot`` with the data of its token: from ``opened`` if it is a Token, otherwise from row and lease."""
     slot = replace(slot, environment=_word(row["environment"]))
     issued_at = _instant(lease.get("issued_at")) if _is_known(row, lease) else None
     expires_at = _instant(row["expires_at"])
@@ -133,7 +133,7 @@ def _with_token(
         return replace(slot, token="inactive", expires_at=None)  # noqa: S106 - a state
     if expires_at is None or isinstance(opened, str):
         return replace(slot, token="unreadable")  # noqa: S106 - a state
-    times = Token("", expires_at=expires_at, issued_at=issued_at or expires_at)  # nothing but its times is asked for
+    times = Token("", expires_at=expires_at, issued_at=issued_at or expires_at)  # only its times are used
     return replace(
         slot,
         token=times.state(now, settings.min_validity).value,
@@ -142,7 +142,7 @@ def _with_token(
 
 
 def _issuer(name: str, row: dict[str, Any], lease: dict[str, Any], log: list[dict[str, Any]]) -> str | None:
-    """Who asked KIS for the stored token; None when the log does not reach back so far, or it was stored otherwise."""
+    """The caller that issued the stored token; None if it is not in the log or was stored without a lease."""
     if _is_known(row, lease):
         for event in log:
             same = (event["service_name"], event["token_id"]) == (name, lease["token_id"])
@@ -152,12 +152,12 @@ def _issuer(name: str, row: dict[str, Any], lease: dict[str, Any], log: list[dic
 
 
 def _is_known(row: dict[str, Any], lease: dict[str, Any]) -> bool:
-    """Whether the lease speaks of the token in this row: else somebody stored another without a turn."""
+    """Whether the lease is about the token in this row. If not, another token was stored without a lease."""
     return bool(row["version"] == lease.get("token_version"))
 
 
 def _opened(row: Row, settings: Settings, vault: Vault) -> Token | str:
-    """The token in the slot's row, or why it cannot be had."""
+    """Return the token in the slot's row, or the error code if it cannot be read."""
     try:
         return read_token(row, settings.service_name, vault)
     except TokenError as error:
@@ -169,7 +169,7 @@ def _event(row: dict[str, Any]) -> Event:
         happened_at=parse_instant(row["happened_at"]),
         service=_word(row["service_name"]) or "",
         outcome=str(row["outcome"]),
-        # What is stored without a turn bears the label of the turn before it.
+        # A row "saved", which is without a lease, has the label of the lease before it.
         by=None if row["outcome"] == "saved" else _word(row["holder_label"]),
         error_code=_word(row["error_code"]),
     )
@@ -183,7 +183,7 @@ def _instant(value: object) -> datetime | None:
 
 
 def _word(text: object) -> str | None:
-    """What other machines wrote, made fit for a terminal."""
+    """Return a text from another machine in a form that is safe for a terminal: one line, at most 80 characters."""
     if text is None:
         return None
     return "".join(letter for letter in " ".join(str(text).split()) if letter.isprintable())[:80]

@@ -1,4 +1,4 @@
-"""How a status is told: as JSON for programs, as tables for people."""
+"""The output of a status: JSON for programs, tables for people."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from kis_token.admin.status import Event, SlotStatus, Status
 
 _OUTCOMES = {
-    "granted": "began, no end is noted",
+    "granted": "started, not finished",
     "committed": "issued a token",
     "unchanged": "KIS gave the same token again",
-    "fenced": "came too late, stored nothing",
+    "fenced": "finished too late, not stored",
     "aborted": "no token",
-    "saved": "stored without a turn",
+    "saved": "stored without a lease",
     "revoked": "revoked at KIS",
 }
 
@@ -29,7 +29,7 @@ _MISFITS = {"audience": "another project's audience", "ended": "it has ended", N
 
 
 def as_json(status: Status) -> dict[str, Any]:
-    """For programs: each time twice, ISO 8601, in UTC and under a name that ends in _kst in Korea time."""
+    """Return the members for programs: each time as ISO 8601 in UTC, and in Korea time under a name with _kst."""
 
     def members(item: SlotStatus | Event) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -45,7 +45,7 @@ def as_json(status: Status) -> dict[str, Any]:
 
 
 def as_text(status: Status) -> list[str]:
-    """For people: the slots, and the last events. The lines of headings are in capitals, every time in both zones."""
+    """Return the lines for people: slots and last events, headings in capitals, each time in both zones."""
     slots = [
         {
             "slot": slot.service,
@@ -65,13 +65,17 @@ def as_text(status: Status) -> list[str]:
         {
             **_in_both(event.happened_at, "when"),
             "slot": event.service,
-            "what": _OUTCOMES.get(event.outcome, event.outcome)
+            "outcome": _OUTCOMES.get(event.outcome, event.outcome)
             + (f" ({event.error_code})" if event.error_code else ""),
             "by": event.by,
         }
         for event in status.events
     ]
-    return [*(_table(slots) or ["There is no slot yet."]), "", *(_table(events) or ["Nobody has tried to issue yet."])]
+    return [
+        *(_table(slots) or ["There is no slot yet."]),
+        "",
+        *(_table(events) or ["There is no event yet."]),
+    ]
 
 
 def callers_as_json(found: CallersList) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def callers_as_text(found: CallersList) -> list[str]:
 
 
 def _table(rows: Sequence[dict[str, str | None]]) -> list[str]:
-    """Lines, with the members' names as headings. A column in which nobody has anything is left out."""
+    """Return lines with the members' names as headings. A column without any value is left out."""
     names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
     cells = [[name.upper() for name in names], *([row[name] or "-" for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -121,7 +125,7 @@ def _table(rows: Sequence[dict[str, str | None]]) -> list[str]:
 
 
 def _in_both(moment: datetime | None, name: str) -> dict[str, str | None]:
-    """A time to the minute, as two members."""
+    """Return a time to the minute as two members, one for each zone."""
     zones = {"kst": KST, "utc": timezone.utc}
     return {
         f"{name} ({zone})": f"{moment.astimezone(offset):%m-%d %H:%M}" if moment else None
@@ -130,7 +134,7 @@ def _in_both(moment: datetime | None, name: str) -> dict[str, str | None]:
 
 
 def _ahead(later: datetime | None, earlier: datetime | None) -> str | None:
-    """How much time is between two moments; "0 h 0 min" for none."""
+    """Return the time from ``earlier`` to ``later``, "0 h 0 min" if it is negative; None without both."""
     return in_hours(max(later - earlier, timedelta())) if later and earlier else None
 
 

@@ -1,4 +1,4 @@
-"""The way in to the command ``kis-token``. Like the action, it catches everything: a traceback may quote secrets."""
+"""The entry point of the command ``kis-token``. It catches all exceptions, because a traceback may quote secrets."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import suppress
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; its exit status.
+    """Run the command, and return its exit status.
 
-    0 done; 1 an error, explained on standard error; 2 the command line makes no sense; 130 interrupted. That of the
-    program where a command runs one.
+    0 done; 1 an error, explained on standard error; 2 invalid command line; 130 interrupted. If a command runs a
+    program, the program's status.
     """
     try:
         from kis_token.process.interrupts import interruptible
@@ -48,16 +48,16 @@ def _run(arguments: list[str] | None) -> int:
     except click.Abort:
         return 130
     except OSError as error:
-        say(f"error: the system refuses: {error.strerror}")
+        say(f"error: the system reports: {error.strerror}")
         _drop_output()
-    except Exception as error:  # noqa: BLE001 - the last line of defence for secrets
+    except Exception as error:  # noqa: BLE001 - a traceback may quote secrets
         defect = describe_defect(error)
         say(f"error: {defect}. {defect.hint}")
     return 1
 
 
 def _drop_output() -> None:
-    """Let a result that could not be written go: Python would try again at its end, and exit with 120."""
+    """Discard the output that could not be written. Otherwise Python writes it again at its end, and exits with 120."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -65,7 +65,7 @@ def _drop_output() -> None:
 
 
 def _make_streams_safe() -> None:
-    """Streams that the caller has closed lead nowhere; letters that a stream cannot show are spelled out."""
+    """Replace closed streams by the null device, and make streams escape the characters that they cannot encode."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:

@@ -1,4 +1,4 @@
-"""What every command starts from: the environment, the options that change it, and the chain."""
+"""The start of every command: the environment, the options that change it, and the chain."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
 @dataclass
 class Caller:
-    """Who has started the command, by his environment. Its repr shows nothing of that."""
+    """The caller of the command, by its environment. The repr does not show the environment."""
 
     env: dict[str, str] = field(repr=False)
     started: float = field(default_factory=time.monotonic)
     service: str | None = None
 
     def settings(self, **inputs: str) -> Settings:
-        """The settings; ``inputs`` by their names with underscores win over the environment. Raises SettingsError."""
+        """Read the settings. ``inputs``, named with underscores, win over the environment. Raises SettingsError."""
         given = {f"INPUT_{name.upper()}": value for name, value in inputs.items()}
         return Settings.from_env({**self.env, **given})
 
     def resolve(self, settings: Settings) -> Resolution:
-        """A token, as the settings' mode asks for it; warnings are said. Raises KisTokenError."""
+        """Resolve a token in the settings' mode, and print warnings. Raises KisTokenError."""
         from kis_token.wiring import open_resolver
 
         with (
@@ -48,7 +48,7 @@ class Caller:
 
 
 def slot_options(command: _Command) -> _Command:
-    """The options --service and --environment, which win over KIS_SERVICE_NAME and KIS_ENVIRONMENT."""
+    """Add the options --service and --environment, which win over KIS_SERVICE_NAME and KIS_ENVIRONMENT."""
 
     def take_service(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:
@@ -71,6 +71,6 @@ def slot_options(command: _Command) -> _Command:
         type=click.Choice(ENVIRONMENTS),
         callback=take_environment,
         expose_value=False,
-        help="Which of KIS's two, instead of KIS_ENVIRONMENT.",
+        help="The KIS environment, instead of KIS_ENVIRONMENT.",
     )
     return service(environment(command))

@@ -1,4 +1,4 @@
-"""The command ``kis-token`` as a whole."""
+"""The command group ``kis-token``."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def kis_token() -> None:
     The settings are environment variables: at least SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY. The result goes to
     standard output, everything else to standard error.
 
-    Exit status: 0 done; 1 an error, which is explained; 2 the command line makes no sense; 130 interrupted. exec and
-    sandbox end as CMD does, with 127 when there is no such program and 126 when it cannot be started.
+    Exit status: 0 done; 1 an error, which is explained; 2 invalid command line; 130 interrupted. exec and sandbox
+    return the status of CMD: 127 if the program does not exist, 126 if it cannot be started.
     """
 
 

@@ -1,4 +1,4 @@
-"""Commands whose ``--help`` ends in examples, set as they are typed."""
+"""Commands whose ``--help`` ends with examples."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class _Taught(click.Command):
-    """Takes ``examples``, one a line."""
+    """A command with ``examples``, one a line."""
 
     def __init__(self, *arguments: Any, examples: Sequence[str] = (), **named: Any) -> None:  # noqa: ANN401 - click's
         super().__init__(*arguments, **named)
         self.examples = tuple(examples)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        """The examples: click would fill their lines up as if they were a text."""
+        """Write the examples line by line. As an epilog, click would wrap them like prose."""
         if self.examples:
             with formatter.section("Examples"):
                 for example in self.examples:
@@ -30,8 +30,8 @@ class TaughtCommand(_Taught):
 
 
 class TaughtGroup(_Taught, click.Group):
-    """A group with examples, that lists its commands in the order in which they were added."""
+    """A group with examples. Lists its commands in the order of their addition."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
-        """Their names."""
+        """Return the names of the commands."""
         return list(self.commands)

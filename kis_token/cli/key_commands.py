@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @click.command(
     cls=TaughtCommand,
-    short_help="end the token, for everybody",
+    short_help="end the token for all jobs",
     examples=["kis-token revoke", "kis-token revoke --yes --service kis-second"],
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @slot_options
 @click.pass_obj
 def revoke(caller: Caller, *, yes: bool) -> int:
-    """End the slot's token at KIS, for every job and machine that uses it, and take it out of Supabase.
+    """End the slot's token at KIS for every job and machine that uses it, and remove it from Supabase.
 
-    For a token that got into wrong hands. Asks first. The next job that needs a token has a new one issued; but for 6
-    hours after an issue KIS may give only the dead one again, and such a job fails with token-repeated until then.
+    Use it after a token has leaked. It asks for confirmation. The next job issues a new token. But for 6 hours after an
+    issue KIS may give only the revoked token again; until then jobs fail with token-repeated.
     """
     from kis_token.admin.revoke import revoke as end_token
     from kis_token.clock import SystemClock
@@ -37,9 +37,9 @@ def revoke(caller: Caller, *, yes: bool) -> int:
     from kis_token.wiring import open_store
 
     settings = caller.settings()
-    question = f"Revoke the token of {settings.service_name} ({settings.environment}) for everybody who uses it?"
+    question = f"Revoke the token of {settings.service_name} ({settings.environment}) for all jobs?"
     if not yes and not sys.stdin.isatty():
-        say(f"{question} Nobody can be asked here: say --yes.")
+        say(f"{question} Standard input is no terminal: confirm with --yes.")
         return 2
     if not yes and not click.confirm(question, err=True):
         say("nothing was revoked")
@@ -50,11 +50,12 @@ def revoke(caller: Caller, *, yes: bool) -> int:
     if revoked is None:
         click.echo(f"{settings.service_name}: no token is stored, so nothing was revoked")
         return 0
-    at_kis = "revoked" if revoked.was_alive else "was dead at KIS already"
-    stored = "is out of Supabase" if revoked.is_inactive else "another one was stored meanwhile, which stays"
+    at_kis = "revoked" if revoked.was_valid else "already invalid at KIS"
+    stored = "removed from Supabase" if revoked.is_inactive else "another token was stored meanwhile and stays"
     click.echo(f"{settings.service_name}: {at_kis}; {stored}")
     if revoked.repeated_until is not None:
-        say(f"warning: until {in_both_zones(revoked.repeated_until)} KIS may give no other, and jobs fail until then.")
+        until = in_both_zones(revoked.repeated_until)
+        say(f"warning: until {until} KIS may give only the revoked token, and jobs fail.")
     return 0
 
 
@@ -67,13 +68,13 @@ def revoke(caller: Caller, *, yes: bool) -> int:
 @slot_options
 @click.pass_obj
 def set_keys(caller: Caller) -> None:
-    """Store an account's app key and secret in Supabase, sealed where an encryption key is given.
+    """Store an account's app key and secret in Supabase, sealed if an encryption key is given.
 
-    They are KIS_APP_KEY and KIS_APP_SECRET; where these are not set, two lines of standard input, unseen where they are
-    typed. A token of another app key is ended.
+    Takes KIS_APP_KEY and KIS_APP_SECRET. If these are not set, reads two lines of standard input; typing is not
+    shown. Deactivates a stored token of another app key.
     """
     from kis_token.admin.set_keys import set_app_key
-    from kis_token.pasted_values import odd_lengths
+    from kis_token.pasted_values import unusual_lengths
     from kis_token.store.sealing import make_vault
     from kis_token.wiring import open_store
 
@@ -83,17 +84,17 @@ def set_keys(caller: Caller) -> None:
     settings = caller.settings(**given)
     with open_store(settings, caller.started, say) as store:
         has_ended = set_app_key(settings, store, make_vault(settings.encryption_keys))
-    lengths = odd_lengths(settings.app_key or "", settings.app_secret or "")
+    lengths = unusual_lengths(settings.app_key or "", settings.app_secret or "")
     if lengths:
         say(f"warning: {lengths}")
     form = "sealed" if settings.encryption_keys else "plain"
-    ended = "; the old token is ended, the next job issues one" if has_ended else ""
+    ended = "; the old token was deactivated, the next job issues one" if has_ended else ""
     click.echo(f"stored {form} for {settings.service_name} ({settings.environment}){ended}")
 
 
 @click.command(
     cls=TaughtCommand,
-    short_help="seal what is stored",
+    short_help="seal the stored keys and token",
     examples=["KIS_TOKEN_ENCRYPTION_KEY=$(cat key) kis-token seal"],
 )
 @slot_options
@@ -101,8 +102,8 @@ def set_keys(caller: Caller) -> None:
 def seal(caller: Caller) -> None:
     """Seal the slot's keys and token with the first line of KIS_TOKEN_ENCRYPTION_KEY.
 
-    What is sealed with another of its lines is sealed anew with the first. May be interrupted and repeated.
-    docs/security.md has the steps, also those for another key.
+    A value that is sealed with another line is sealed again with the first. The command can be interrupted and
+    repeated. docs/security.md has the steps, also for a change of the key.
     """
     from kis_token.admin.set_keys import seal as seal_slot
     from kis_token.wiring import open_store
@@ -119,14 +120,14 @@ def seal(caller: Caller) -> None:
     examples=["(umask 077; kis-token keygen > key)"],
 )
 def keygen() -> None:
-    """Print a new encryption key, and nothing else, on standard output."""
+    """Print only a new encryption key on standard output."""
     from kis_token.admin.set_keys import make_encryption_key
 
     click.echo(make_encryption_key())
 
 
 def _ask(what: str) -> str:
-    """One line of standard input, unseen where a person types it."""
+    """Read one line of standard input. On a terminal, ask for it and do not show it."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().strip()
     from getpass import getpass

@@ -1,4 +1,4 @@
-"""Becoming another program, or running it as a child where a program cannot become another."""
+"""Replacement of this process by another program; on Windows, which cannot do that, a child process."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from kis_token.process.interrupts import restore
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: What a shell answers for a command that is not there, and for one that cannot be started.
+#: A shell's exit status for a command that does not exist, and for one that cannot be started.
 NOT_FOUND, NOT_STARTED = 127, 126
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
 def become(command: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run ``command`` in place of this process; the status where it cannot be started. Does not return else.
+    """Replace this process by ``command``, which then gets all signals. Return 126 or 127 if it cannot be started.
 
-    Signals go to it since it is this process. Where the system cannot do that, it is a child.
+    On Windows, run it as a child and return its status.
     """
     if os.name == "nt":
         return run_child(command, env)
     sys.stdout.flush()
     sys.stderr.flush()
     restore()
-    # Python ignores these, and what is ignored stays so in the program that comes after.
+    # Python ignores these signals, and the new program would inherit that.
     for name in ("SIGPIPE", "SIGXFSZ"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
@@ -39,13 +39,13 @@ def become(command: Sequence[str], env: Mapping[str, str]) -> int:
 
 
 def run_child(command: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run ``command`` as a child; its status, 128 and the number where a signal ended it.
+    """Run ``command`` as a child, and return its status; 128 plus the number if a signal ended it.
 
-    Ctrl-C reaches the child from the console; this process waits for what it does about it.
+    Ctrl-C reaches the child from the console. This process waits for the child's end.
     """
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        status = subprocess.run(command, env=dict(env), check=False).returncode  # noqa: S603 - the same
+        status = subprocess.run(command, env=dict(env), check=False).returncode  # noqa: S603 - the user's own command
     except (OSError, ValueError) as error:
         return _not_started(error)
     finally:
@@ -54,7 +54,7 @@ def run_child(command: Sequence[str], env: Mapping[str, str]) -> int:
 
 
 def _not_started(error: OSError | ValueError) -> int:
-    # The command is not repeated: there may be a key among its words. A ValueError is an empty name.
+    # The message does not repeat the command, which may contain a key. A ValueError comes from an empty name.
     said = error.strerror if isinstance(error, OSError) else "it has no name"
     say(f"error: the command cannot be started: {said}")
     return NOT_STARTED if isinstance(error, OSError) and not isinstance(error, _ABSENT) else NOT_FOUND

@@ -1,4 +1,4 @@
-"""Commands that show and set up, and issue nothing: status, check, sql, sandbox."""
+"""Commands that show or set up and never issue: status, check, sql, sandbox."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COLOURS = {"ok": "green", "wrong": "red", "note": "yellow"}
 
 @click.command(
     cls=TaughtCommand,
-    short_help="show slots, tokens and who issued them",
+    short_help="show slots, tokens and their issuers",
     examples=["kis-token status", "kis-token status --json | jq '.slots[] | {service, token, expires_at}'"],
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -32,9 +32,9 @@ _COLOURS = {"ok": "green", "wrong": "red", "note": "yellow"}
 @slot_options
 @click.pass_obj
 def status(caller: Caller, *, as_json: bool, with_callers: bool) -> None:
-    """Show the slots: how long their tokens live, who issued them, when a rotation is due, the last attempts.
+    """Show each slot: its token's end, the caller that issued it, the next rotation, and the last attempts.
 
-    With --service that slot alone. Times are in Korea time and in UTC.
+    With --service, show that slot alone. Times are in Korea time and in UTC.
     """
     from kis_token.admin.callers import list_callers
     from kis_token.admin.status import collect
@@ -45,7 +45,7 @@ def status(caller: Caller, *, as_json: bool, with_callers: bool) -> None:
 
     settings = caller.settings()
     if settings.reads_only:
-        raise StoreMisconfigured("store-permission-denied", "A reader's key may not see who issued what")
+        raise StoreMisconfigured("store-permission-denied", "A read-only key may not read the log of issues")
     with open_store(settings, caller.started, say) as store:
         found = collect(settings, store, make_vault(settings.encryption_keys), only=caller.service)
         listed = list_callers(store, settings.supabase_url, only=caller.service) if with_callers else None
@@ -60,17 +60,17 @@ def status(caller: Caller, *, as_json: bool, with_callers: bool) -> None:
 
 @click.command(
     cls=TaughtCommand,
-    short_help="look for mistakes in the set-up",
+    short_help="check the whole set-up",
     examples=["kis-token check", "kis-token check --json | jq '.[] | select(.state == \"wrong\")'"],
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON array.")
 @slot_options
 @click.pass_obj
 def check(caller: Caller, *, as_json: bool) -> int:
-    """Look at the whole set-up, without issuing, storing or changing anything.
+    """Check the whole set-up, without issuing, storing or changing anything.
 
-    Variables, KIS's host, Supabase and the kind of its key, the cache file, the clock, tables, functions and grants,
-    seals, keys and tokens. One line a finding, with what to do about it. Exit status 1 when something is wrong.
+    Checks variables, KIS's host, Supabase and the kind of its key, the cache file, the clock, tables, functions and
+    grants, seals, keys and tokens. Prints each finding on a line, with its remedy. Exit status 1 if anything is wrong.
     """
     findings = []
     for finding in _findings(caller):
@@ -103,11 +103,11 @@ def _findings(caller: Caller) -> Iterator[Finding]:
     short_help="print the SQL that Supabase needs",
     examples=['kis-token sql | psql "$DATABASE_URL"', 'ls "$(kis-token sql --directory)"'],
 )
-@click.option("--directory", is_flag=True, help="Print where the files are instead.")
+@click.option("--directory", is_flag=True, help="Print the files' folder instead.")
 def sql(*, directory: bool) -> None:
-    """Print the migrations in the order in which they are run, for the SQL editor of the Supabase project.
+    """Print the migrations in their order, for the SQL editor of the Supabase project.
 
-    They may be run as often as you like, also on tables that hold rows.
+    They can be run repeatedly, also on tables with rows.
     """
     from kis_token.store.migrations import migrations, migrations_folder
 
@@ -121,15 +121,15 @@ def sql(*, directory: bool) -> None:
 @click.command(
     cls=TaughtCommand,
     context_settings={"allow_interspersed_args": False},
-    short_help="KIS and Supabase on this machine, to try it out",
+    short_help="start KIS and Supabase on this machine",
     examples=["kis-token sandbox -- kis-token get", "kis-token sandbox -- pytest"],
 )
 @click.argument("command", nargs=-1, metavar="[-- CMD...]", type=click.UNPROCESSED)
 def sandbox(command: tuple[str, ...]) -> int:
     """Start a KIS emulator and a stand-in for Supabase: no account is needed.
 
-    With CMD, run it inside and end with its status. Without, print the variables to export and stay until Ctrl-C. Needs
-    the extra: pip install 'kis-token[sandbox]'.
+    With CMD, run it in the sandbox and return its status. Without CMD, print the variables to export and run until
+    Ctrl-C. Needs the extra: pip install 'kis-token[sandbox]'.
     """
     try:
         from kis_token.sandbox.command import run
@@ -138,5 +138,5 @@ def sandbox(command: tuple[str, ...]) -> int:
     try:
         return run(list(command))
     except RuntimeError as error:
-        # PostgreSQL did not start; its own words, which hold no secret of ours, say why.
+        # PostgreSQL did not start. Its own error contains no secret of ours.
         raise EnvironmentFault("sandbox-failed", f"{error}") from None

@@ -1,4 +1,4 @@
-"""What people see on standard error while a command works, and how. Standard output is for results alone."""
+"""Output on standard error while a command works. Standard output is for results alone."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-#: What takes less is not worth a line.
+#: A shorter wait is not shown.
 _QUIET_SECONDS = 1.0
 _CLEAR = "\r\x1b[K"
 
 
 def say(text: str) -> None:
-    """A line on standard error."""
+    """Print a line on standard error."""
     click.echo(text, err=True)
 
 
 class Progress:
-    """What is waited for: on a terminal one line that counts the seconds and goes away, elsewhere plain lines.
+    """The present wait: on a terminal a line that counts the seconds and is cleared at the end, elsewhere plain lines.
 
-    ``is_plain`` is for a terminal that can take nothing back. A context manager. Whatever else goes to ``stream`` comes
-    after it, or by way of ``tell``.
+    ``is_plain`` is for a terminal that cannot clear a line. A context manager. In its block, write to ``stream`` only
+    with ``tell``.
     """
 
     def __init__(self, stream: TextIO, *, is_plain: bool = False) -> None:
@@ -52,9 +52,9 @@ class Progress:
             self._write(_CLEAR)
 
     def tell(self, text: str) -> None:
-        """Something is waited for."""
+        """Show ``text`` as the reason of the present wait."""
         if self._is_live:
-            self._what = "".join(filter(str.isprintable, text))  # names of other machines are in it
+            self._what = "".join(filter(str.isprintable, text))  # it can contain names from other machines
             self._show()
         else:
             self._write(f"{text}\n")
@@ -65,7 +65,7 @@ class Progress:
 
     def _show(self) -> None:
         seconds = f" {int(time.monotonic() - self._began)} s"
-        # Cut short, since a line that wraps could not be taken back. A terminal that knows no width says 0.
+        # The line is cut, because a wrapped line could not be cleared. A terminal without a width reports 0.
         width = (os.get_terminal_size(self._stream.fileno()).columns or 80) - 1
         self._write(f"{_CLEAR}{self._what[: max(width - len(seconds), 0)]}{seconds}")
 

@@ -1,4 +1,4 @@
-"""Commands that bring a token: get, exec, rotate, refresh, export."""
+"""Commands that get or renew a token: get, exec, rotate, refresh, export."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
         'set -a; eval "$(kis-token get --env)"; set +a',
     ],
 )
-@click.option("--json", "form", flag_value="json", help="Print all that is known of the token, as one JSON object.")
+@click.option("--json", "form", flag_value="json", help="Print the token and its properties as one JSON object.")
 @click.option("--env", "form", flag_value="env", help="Print KIS_ACCESS_TOKEN and KIS_BASE_URL, quoted for a shell.")
 @slot_options
 @click.pass_obj
 def get(caller: Caller, form: str | None) -> None:
-    """Print a valid token, and nothing else, on standard output.
+    """Print only a valid token on standard output.
 
-    It comes from Supabase; while that is down from the cache file; only when it is used up from KIS, for everybody.
+    It comes from Supabase or, while that is down, from the cache file. If it is due, KIS issues one for all callers.
     """
     settings = caller.settings()
     resolution = caller.resolve(settings)
@@ -62,12 +62,12 @@ def get(caller: Caller, form: str | None) -> None:
 def execute(caller: Caller, command: tuple[str, ...]) -> int:
     """Run CMD with the token and the keys as environment variables.
 
-    These are KIS_ACCESS_TOKEN, KIS_BASE_URL, KIS_APP_KEY and KIS_APP_SECRET, besides KIS_ENVIRONMENT and
-    KIS_SERVICE_NAME as they are used here. All others, such as KIS_ACCOUNT_NO, stay as they are. The token is as long
-    valid as min-validity says, and is not renewed while CMD runs.
+    The variables are KIS_ACCESS_TOKEN, KIS_BASE_URL, KIS_APP_KEY, KIS_APP_SECRET, KIS_ENVIRONMENT and KIS_SERVICE_NAME.
+    All others, such as KIS_ACCOUNT_NO, stay unchanged. The token is usually valid for min-validity or longer. It is
+    not renewed while CMD runs.
 
-    CMD takes the place of this process, so its exit status and its signals are its own. 127 says that there is no such
-    program, 126 that it cannot be started.
+    CMD replaces this process, so its exit status and its signals are its own. The status is 127 if the program does not
+    exist, and 126 if it cannot be started.
     """
     from kis_token.cli.processes import become
 
@@ -79,8 +79,8 @@ def execute(caller: Caller, command: tuple[str, ...]) -> int:
         "KIS_SERVICE_NAME": settings.service_name,
     }
     if resolution.app_key is None:
-        say("warning: no app key is known; the program gets the token alone")
-    # The options were for this command; what it starts reads variables.
+        say("warning: no app key is known, so the program gets only the token")
+    # The options were for this command. CMD reads the variables.
     kept = {
         name: value for name, value in caller.env.items() if name not in ("INPUT_SERVICE_NAME", "INPUT_ENVIRONMENT")
     }
@@ -89,14 +89,14 @@ def execute(caller: Caller, command: tuple[str, ...]) -> int:
 
 @click.command(
     cls=TaughtCommand,
-    short_help="renew the token when it is due",
+    short_help="renew the token if it is due",
     examples=["13 6 * * *  kis-token rotate        # with the machine's clock in Korea time"],
 )
 @click.option("--verify", is_flag=True, help="Try the new token on a quotation before it replaces the old one.")
 @slot_options
 @click.pass_obj
 def rotate(caller: Caller, *, verify: bool) -> None:
-    """Renew the token when it is due; when it is not, say when it will be.
+    """Renew the token if it is due. If it is not, print when it will be.
 
     For a cron job in the early Korean morning; the workflow of this project does the same.
     """
@@ -108,14 +108,16 @@ def rotate(caller: Caller, *, verify: bool) -> None:
     short_help="renew the token now",
     examples=["kis-token refresh --force"],
 )
-@click.option("--force", is_flag=True, required=True, help="Yes: KIS messages the account's owner at each new token.")
+@click.option(
+    "--force", is_flag=True, required=True, help="Confirm. KIS sends the account's owner a message for every new token."
+)
 @click.option("--verify", is_flag=True, help="Try the new token on a quotation before it replaces the old one.")
 @slot_options
 @click.pass_obj
-def refresh(caller: Caller, *, force: bool, verify: bool) -> None:  # noqa: ARG001 - click sees to it
-    """Renew the token now, although it may be good for hours.
+def refresh(caller: Caller, *, force: bool, verify: bool) -> None:  # noqa: ARG001 - click requires the option
+    """Renew the token now, even if it is valid for hours.
 
-    Within 6 hours of an issue KIS gives the same token again; that is said, and no error.
+    Within 6 hours of an issue KIS gives the same token again. The command reports this, and it is not an error.
     """
     _renew(caller, "force", verify=verify)
 
@@ -130,16 +132,15 @@ def _renew(caller: Caller, mode: Mode, *, verify: bool) -> None:
 @click.command(
     cls=TaughtCommand,
     short_help="write the token into other clients' files",
-    examples=["kis-token export kis-auth", "KIS_HTS_ID=somebody kis-token export python-kis kis-trader"],
+    examples=["kis-token export kis-auth", "KIS_HTS_ID=my_id kis-token export python-kis kis-trader"],
 )
 @click.argument("clients", nargs=-1, required=True, metavar="CLIENT...")
 @slot_options
 @click.pass_obj
 def export(caller: Caller, clients: tuple[str, ...]) -> None:
-    """Write the token where other KIS clients look for it, so that they ask KIS for none.
+    """Write the token into the files of other KIS clients, so that they do not issue their own.
 
-    CLIENT is one or more of kis-auth, python-kis, kis-trader and koreainvestment-cli; docs/clients.md says what each
-    needs.
+    CLIENT is one or more of kis-auth, python-kis, kis-trader and koreainvestment-cli; docs/clients.md describes each.
     """
     from kis_token.clock import SystemClock
     from kis_token.errors import IssuanceError
@@ -148,8 +149,8 @@ def export(caller: Caller, clients: tuple[str, ...]) -> None:
     settings = caller.settings(token_files=" ".join(clients))
     resolution = caller.resolve(settings)
     if resolution.expired:
-        raise IssuanceError("no-valid-token", "The clients would not use a token past its end", retryable=True)
+        raise IssuanceError("no-valid-token", "The clients do not use an expired token", retryable=True)
     write_files(resolution.token, resolution.app_key, settings, caller.env, SystemClock().now())
-    # The files' names tell more than they should.
+    # The files' names are not printed: they are derived from keys.
     names = ", ".join(settings.token_files)
     click.echo(f"written for {names}; valid until {in_both_zones(resolution.token.expires_at)}")

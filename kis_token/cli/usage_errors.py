@@ -1,4 +1,4 @@
-"""What is said of a command line that cannot be understood. Nothing of it is repeated: it may be a key."""
+"""Messages for an invalid command line. They do not repeat any part of it, because it may contain a key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 
 def explain(error: click.UsageError) -> str:
-    """The usage, and what is wrong, in our own words: click's would quote what was given."""
+    """Return the usage and the fault in our own words. Click's own message would quote the command line."""
     context = error.ctx
     usage = ""
     if context is not None:
@@ -16,16 +16,16 @@ def explain(error: click.UsageError) -> str:
 
 def _fault(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption):
-        return "there is an option that this command does not take"
+        return "this command does not have one of the options"
     if isinstance(error, click.MissingParameter) and error.param is not None:
         return f"{error.param.get_error_hint(_context(error))} is missing"
     if isinstance(error, click.BadParameter) and error.param is not None:
-        return f"the value of {error.param.opts[0]} is none that it takes"
+        return f"{error.param.opts[0]} does not take this value"
     if isinstance(error, click.BadOptionUsage):
-        return "an option lacks its value, or has one that it does not take"
+        return "an option lacks its value, or takes no value"
     if error.ctx is not None and isinstance(error.ctx.command, click.Group):
-        return "there is no such command, or none at all"
-    return "there are arguments that this command does not take"
+        return "the command is missing or unknown"
+    return "this command does not take these arguments"
 
 
 def _context(error: click.UsageError) -> click.Context:

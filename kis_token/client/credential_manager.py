@@ -1,8 +1,8 @@
 """The guide's store: ``SupabaseCredentialManager`` and its module functions, with their names and return values.
 
-What is not there, or cannot be had because Supabase does not answer, is None, or False for a save; an outage is also
-logged, to the logger ``kis_token``. What somebody has to mend is raised: SettingsError, StoreMisconfigured and, for
-values that are sealed or not sealed against what the settings say, TokenError.
+If a value is missing or Supabase does not answer, a read returns None and a save returns False. An outage is also
+logged, to the logger ``kis_token``. Errors that the user must correct are raised: SettingsError, StoreMisconfigured
+and, if a value's sealing does not match the settings, TokenError.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("kis_token")
 
-#: Without these there is no store, which is no mistake: the guide's clients go on with what they have.
+#: These faults mean that there is no store. This is not an error: the guide's clients continue with other sources.
 _NO_STORE = {"missing-supabase-url", "missing-supabase-key", "secrets-withheld"}
 
 _Answer = TypeVar("_Answer")
@@ -42,17 +42,17 @@ _Answer = TypeVar("_Answer")
 class SupabaseCredentialManager:
     """The credentials of all services in one Supabase project.
 
-    Without arguments url and key are those of the environment. The methods about KIS are for the slot that the
-    environment names: kis, kis-paper or ``KIS_SERVICE_NAME``. ``env`` stands in for os.environ. Threads
-    and forked processes may share it: no connection is kept between two calls.
-    Raises SettingsError for settings that are there and make no sense.
+    Without arguments, url and key are those of the environment. The methods about KIS are for the slot that the
+    environment names: kis, kis-paper or ``KIS_SERVICE_NAME``. ``env`` replaces os.environ. Threads and forked processes
+    may share an object: no connection is kept between two calls. Raises SettingsError for invalid settings, but not for
+    missing ones.
 
     Attributes:
-        url: the project's URL, None when it is not known. Subclasses may set it and ``key``, at any time.
+        url: the project's URL; None if it is unknown. Subclasses may set it and ``key``, at any time.
         key: the project's key.
     """
 
-    # Here and not in __init__ alone, for subclasses whose __init__ sets url and key and does not call this one.
+    # Class attributes, for subclasses whose __init__ sets url and key without calling this one.
     url: str | None = None
     key: str | None = None
     _client: Any = None
@@ -82,12 +82,12 @@ class SupabaseCredentialManager:
         return f"{type(self).__name__}({self._settings.supabase_url if self._settings else None!r})"
 
     def is_available(self) -> bool:
-        """Whether url and key are known; asks nobody."""
+        """Whether url and key are known. Makes no request."""
         return self._settings is not None
 
     @property
     def _settings(self) -> Settings | None:
-        """The settings with url and key as they are now; None without one of the two."""
+        """The settings with the present url and key; None without one of the two."""
         if not self.url or not self.key:
             return None
         if self._read_settings is None or self._read_settings[:2] != (self.url, self.key):
@@ -111,7 +111,7 @@ class SupabaseCredentialManager:
     def _get_client(self) -> Any:  # noqa: ANN401 - the supabase package's, which only store/postgrest_client.py imports
         """A supabase client of the project, made at the first use; None without url and key. For subclasses.
 
-        No call of it takes longer than 8 s. The methods here do without it.
+        None of its calls takes longer than 8 s. The methods of this class do not use it.
         """
         settings = self._settings
         if self._client is None and settings is not None:
@@ -119,9 +119,9 @@ class SupabaseCredentialManager:
         return self._client
 
     def get_credentials(self, service_name: str) -> dict[str, str] | None:
-        """All active values of a service by their types, sealed ones opened; None when there are none.
+        """Return all active values of a service by their types, unsealed; None without any.
 
-        Keys and tokens have to be sealed where an encryption key is given; values of other types may be.
+        If an encryption key is given, keys and tokens must be sealed; values of other types may be.
         """
         slot = self._ask(lambda store, _: store.read_service(service_name))
         if slot is None:
@@ -130,29 +130,33 @@ class SupabaseCredentialManager:
         return {name: self._open(row, service_name, name) for name, row in rows.items()} or None
 
     def get_kis_credentials(self) -> dict[str, str] | None:
-        """``app_key`` and ``app_secret``; None unless both are stored."""
+        """Return ``app_key`` and ``app_secret``; None unless both are stored."""
         slot, settings = self._ask(lambda store, settings: store.read(settings.service_name)), self._settings
         app_key = stored_app_key(slot, settings, self._vault) if slot is not None and settings is not None else None
         return {"app_key": app_key.key, "app_secret": app_key.secret} if app_key is not None else None
 
     def get_kis_token(self) -> dict[str, Any] | None:
-        """The stored token, dead or alive: ``access_token``, ``expires_at`` and ``issued_at``; None when unreadable.
+        """Return the stored token, valid or expired; None if it is missing or unreadable.
 
-        Both times are ISO 8601 in UTC. The column ``expires_at`` wins over the JSON.
+        The members are ``access_token``, ``expires_at`` and ``issued_at``, and any others of the stored JSON. Both
+        times are ISO 8601 in UTC. The column ``expires_at`` takes precedence over the JSON.
         """
         slot = self._ask(lambda store, settings: store.read(settings.service_name))
         return self._token_in(slot)
 
     def get_kis_valid_token(self) -> dict[str, Any] | None:
-        """The same for a token that is alive by the database's clock and not rejected; None for any other."""
-        slot = self._ask(lambda store, settings: store.read_living_token(settings.service_name))
-        return self._token_in(slot, only_living=True)
+        """Return the stored token as `get_kis_token` does; None unless it is valid and not rejected.
+
+        Here a token is valid until its very end, by the database's clock.
+        """
+        slot = self._ask(lambda store, settings: store.read_unexpired_token(settings.service_name))
+        return self._token_in(slot, only_unexpired=True)
 
     def save_kis_token(self, access_token: str, expires_at: datetime, issued_at: datetime) -> bool:
-        """Store a token, unless one that lives longer is there. Whether the store now has one of the two.
+        """Store a token. A stored token with a later end is kept. Returns whether the store now has one of the two.
 
-        A token that the slot remembers as rejected or revoked is not stored; a line in the log says so.
-        Times without a zone are taken as Korea time. Raises TokenError for what is no token or is dead already.
+        A token that the slot remembers as rejected or revoked is not stored, which is logged as a warning. Times
+        without a zone are read as Korea time. Raises TokenError for an invalid or expired token.
         """
         token = build_token(
             access_token.strip(),
@@ -167,13 +171,13 @@ class SupabaseCredentialManager:
             service = settings.service_name
             is_saved = store.save(service, token, self._vault.seal(token.to_json(), service, TOKEN_TYPE))
             if not is_saved:
-                _LOG.warning("The token is one that KIS rejects, so it was not stored in %s", service)
+                _LOG.warning("KIS rejects the token, so it was not stored in %s", service)
             return is_saved
 
         return self._ask(save) or False
 
     def _ask(self, question: Callable[[SupabaseStore, Settings], _Answer]) -> _Answer | None:
-        """The store's answer; None when there is no store, or it is out."""
+        """Return the store's answer; None without a store, or during an outage."""
         settings = self._settings
         if settings is None:
             return None
@@ -186,10 +190,10 @@ class SupabaseCredentialManager:
 
     def _open(self, row: Row, service_name: str, credential_type: str) -> str:
         vault = self._vault if credential_type in TYPES else TolerantVault(self._vault)
-        value = vault.open(row.value, service_name, credential_type)
+        value = vault.unseal(row.value, service_name, credential_type)
         return pasted(value) if credential_type in KEY_TYPES else value
 
-    def _token_in(self, slot: Slot | None, *, only_living: bool = False) -> dict[str, Any] | None:
+    def _token_in(self, slot: Slot | None, *, only_unexpired: bool = False) -> dict[str, Any] | None:
         row, settings = slot.token_row if slot is not None else None, self._settings
         if slot is None or row is None or settings is None:
             return None
@@ -197,10 +201,10 @@ class SupabaseCredentialManager:
             token, stored = read_stored(row.value, settings.service_name, self._vault, column=row.expires_at)
         except TokenUnusable:
             return None
-        # The column may promise more than the token holds: Korea times have been written into it as if they were UTC.
-        if only_living and slot.server_now is not None and token.expires_at <= slot.server_now:
+        # The column may be later than the token's own end: some clients wrote Korea time into it as if it were UTC.
+        if only_unexpired and slot.server_now is not None and token.expires_at <= slot.server_now:
             return None
-        if only_living and token.token_id in slot.rejected:
+        if only_unexpired and token.token_id in slot.rejected:
             return None
         end = instant_or_none(row.expires_at) or instant_or_none(stored.get("expires_at")) or token.expires_at
         return {
@@ -213,25 +217,25 @@ class SupabaseCredentialManager:
 
 @lru_cache(maxsize=1)
 def get_supabase_manager() -> SupabaseCredentialManager:
-    """The one manager of this process, made from the environment when it is first asked for."""
+    """Return the one manager of this process, made from the environment at the first call."""
     return SupabaseCredentialManager()
 
 
 def get_kis_credentials_from_supabase() -> dict[str, str] | None:
-    """`SupabaseCredentialManager.get_kis_credentials` of the one manager."""
+    """Call `SupabaseCredentialManager.get_kis_credentials` of the one manager."""
     return get_supabase_manager().get_kis_credentials()
 
 
 def get_kis_token_from_supabase() -> dict[str, Any] | None:
-    """`SupabaseCredentialManager.get_kis_token` of the one manager."""
+    """Call `SupabaseCredentialManager.get_kis_token` of the one manager."""
     return get_supabase_manager().get_kis_token()
 
 
 def get_kis_valid_token_from_supabase() -> dict[str, Any] | None:
-    """`SupabaseCredentialManager.get_kis_valid_token` of the one manager."""
+    """Call `SupabaseCredentialManager.get_kis_valid_token` of the one manager."""
     return get_supabase_manager().get_kis_valid_token()
 
 
 def save_kis_token_to_supabase(access_token: str, expires_at: datetime, issued_at: datetime) -> bool:
-    """`SupabaseCredentialManager.save_kis_token` of the one manager."""
+    """Call `SupabaseCredentialManager.save_kis_token` of the one manager."""
     return get_supabase_manager().save_kis_token(access_token, expires_at, issued_at)

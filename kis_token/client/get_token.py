@@ -1,4 +1,4 @@
-"""A token for a program. A stored one that is fresh costs one GET with the standard library."""
+"""A token for a program. A fresh stored token costs one GET with the standard library."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def get_token(env: Mapping[str, str] | None = None) -> Token:
-    """The shared token; issued when there is none. Its ``value`` is what KIS wants to see.
+    """Return the shared token; issue one if no valid token is found. KIS needs its ``value``.
 
     The settings are the variables of ``env``, or of os.environ. Warnings and waits go to the logger ``kis_token``.
-    Raises KisTokenError. A program that calls KIS itself for longer than a token lives uses KISClient.
+    Raises KisTokenError. A program that calls KIS for longer than a token is valid uses KISClient.
     """
     settings = Settings.from_env(os.environ if env is None else env)
     with open_resolver(settings, SystemClock().monotonic(), _tell) as resolver:

@@ -1,9 +1,9 @@
-"""KISClient: calls the KIS Open API with the shared token, and survives that token's end.
+"""KISClient: calls the KIS Open API with the shared token, and replaces the token at its end.
 
-That KIS refuses a token stands in the answer's body, at any HTTP status: EGW00121, EGW00122 or EGW00123. Then the
-store is read again, since somebody else may have renewed the token; only if the refused one is still there is KIS asked
-for another, once for all threads and machines. Before its end the token is renewed by the request that finds too little
-life left in it; there is no thread.
+KIS reports a rejected token in the response body, with any HTTP status: EGW00121, EGW00122 or EGW00123. The client then
+reads the store again, because another caller may have renewed the token. Only if the store still has the rejected token
+is a new one issued, once for all threads and machines. Shortly before the token expires, the next request renews it;
+there is no thread.
 
 Warnings and waits go to the logger ``kis_token``.
 """
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from kis_token.clock import Clock
     from kis_token.kis.session import Prepared, Response
 
-#: The time for one answer, in seconds, waits for KIS's rate limit included.
+#: The time for one answer in seconds, with the waits for KIS's rate limit.
 CALL_SECONDS = 10.0
 
-#: Pauses in seconds, before jitter, after more calls than KIS allows in a second.
+#: Pauses in seconds, before jitter, after KIS reported too many calls in a second.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 
-#: Methods that change nothing. All else may be an order.
+#: Methods that change nothing. A call with any other method may be an order.
 _HARMLESS = {"GET", "HEAD"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One call of the API, whatever token it is sent with."""
+    """One call of the API, without its token."""
 
     request: Prepared
     is_harmless: bool
@@ -53,16 +53,16 @@ class _Call:
 class KISClient:
     """A client of one KIS account. Use it as a context manager, or close it.
 
-    Threads may share it, and so may processes that os.fork() has made: each has connections and renewals of its own,
-    and a child goes on with the token that its parent had.
+    Threads may share it, and so may forked processes: each process has its own connections and renewals, and a child
+    continues with its parent's token.
 
-    Without ``settings``, those of the environment: the variables of the README and ``KIS_ACCOUNT_NO``. Nothing is asked
-    of anybody before the first use. Raises SettingsError.
+    Without ``settings``, those of the environment are used: the variables of the README and ``KIS_ACCOUNT_NO``. Makes
+    no request until first used. Raises SettingsError.
 
     Attributes:
         base_url: KIS's host.
         environment: production or paper.
-        account_no: ``KIS_ACCOUNT_NO`` as it was given; None when it was not.
+        account_no: ``KIS_ACCOUNT_NO`` as given; None if it was not given.
     """
 
     def __init__(self, settings: Settings | None = None, *, clock: Clock | None = None) -> None:
@@ -77,7 +77,7 @@ class KISClient:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
-        """The client for these variables; for those of os.environ when there are none. Raises SettingsError."""
+        """Make the client from these variables, or from os.environ without them. Raises SettingsError."""
         return cls(Settings.from_env(os.environ if env is None else env))
 
     def __repr__(self) -> str:
@@ -95,7 +95,7 @@ class KISClient:
 
     @property
     def app_key(self) -> str:
-        """The account's app key: the stored one, else that of the environment. Raises KisTokenError."""
+        """The account's app key: the stored one or, without it, that of the environment. Raises KisTokenError."""
         return self._token_holder.app_key().key
 
     @property
@@ -105,17 +105,17 @@ class KISClient:
 
     @property
     def access_token(self) -> str:
-        """A token to use now. Raises KisTokenError."""
+        """A usable token. Raises KisTokenError."""
         return self._token_holder.ready().token.value
 
     @property
     def token_expires_at(self) -> datetime:
-        """When that token ends, in UTC. Raises KisTokenError."""
+        """The end of that token, in UTC. Raises KisTokenError."""
         return self._token_holder.ready().token.expires_at
 
     @property
     def token_issued_at(self) -> datetime:
-        """When KIS issued that token, in UTC. Raises KisTokenError."""
+        """The time when KIS issued that token, in UTC. Raises KisTokenError."""
         return self._token_holder.ready().token.issued_at
 
     def request(
@@ -131,22 +131,22 @@ class KISClient:
         headers: Mapping[str, str] | None = None,
         timeout: float = CALL_SECONDS,
     ) -> Response:
-        """Call the API; KIS's answer at any HTTP status, a refusal included.
+        """Call the API. Returns KIS's answer with any HTTP status, even an error.
 
         ``path`` begins with one slash and may end with a query. A path with ``//``, ``@``, ``#``, a backslash or a
-        blank is refused (ValueError). ``tr_id`` may stand among the headers instead. authorization, appkey, appsecret,
-        tr_id and custtype (P) are filled in; of these ``headers`` may change custtype alone. The body is ``json``, or
-        ``data`` as it is. ``timeout`` is for the answer, in seconds; a token that has to be renewed takes its own time,
-        at most the settings' timeout.
+        blank raises ValueError. ``tr_id`` may be among the headers instead. authorization, appkey, appsecret, tr_id and
+        custtype (P) are filled in; of these, ``headers`` may change only custtype. The body is ``json``, or ``data``
+        unchanged. ``timeout`` is for the answer, in seconds. A renewal of the token takes additional time, at most the
+        settings' timeout.
 
-        A refused token is replaced and the call sent again, once, unless ``_retry`` is false. A GET that comes too soon
-        after others (EGW00201) is sent again after a pause, a few times. Anything else may be an order and is never
-        sent again, unless KIS refused it for its token, and so did not execute it.
+        If KIS rejects the token, it is replaced and the call is sent again, once, unless ``_retry`` is false. If KIS
+        reports too many calls (EGW00201), a GET is sent again after a pause, a few times. Any other call may be an
+        order. It is sent again only if KIS rejected its token and so did not execute it.
 
-        Raises IssuerOutage when KIS does not answer: its ``sent`` says whether an order may have been executed. When
-        ``timeout`` is over, nothing leaves any more. Raises KisTokenError when there is no token; ``token-repeated``
-        when KIS gives the refused one again, with until when. Raises ValueError or TypeError, before anything is sent,
-        for arguments that cannot be sent.
+        Raises IssuerOutage if KIS does not answer; its ``sent`` shows whether an order may have been executed. After
+        ``timeout`` nothing is sent. Raises KisTokenError if there is no token; the code is ``token-repeated`` if KIS
+        gives the rejected token again, and the message names the time until which it does. Raises ValueError or
+        TypeError for invalid arguments, before anything is sent.
         """
         headers = {} if headers is None else headers
         check_arguments(method, path, headers if tr_id is None else {**headers, "tr_id": tr_id}, params, timeout)
@@ -157,45 +157,48 @@ class KISClient:
         fixed |= {} if tr_id is None else {"tr_id": tr_id}
         method = method.upper()
         request = prepare(method, self.base_url + path, fixed, params=params, json=json, data=data)
-        what = _Call(request, method in _HARMLESS, timeout)
+        call = _Call(request, method in _HARMLESS, timeout)
         held = self._token_holder.ready()
-        answer = self._send(what, held)
+        answer = self._send(call, held)
         if _retry and refusal(answer.content) in TOKEN_CODES:
-            answer = self._send(what, self._token_holder.replace(held))
+            answer = self._send(call, self._token_holder.replace(held))
         return answer
 
     def refresh_token(self, *, force: bool = False) -> None:
-        """Have a new token issued for everybody, unless somebody has done so already.
+        """Issue a new token for all callers, unless another caller has issued one.
 
-        Raises TokenRefreshLimitError for a token that is less than 23 h old, unless ``force`` is given: then it is
-        renewed all the same, which messages the account's owner; for 6 hours after an issue KIS gives the same one.
+        Raises TokenRefreshLimitError for a token that is less than 23 h old. With ``force`` such a token is renewed all
+        the same, and KIS sends the account's owner a message. For 6 hours after an issue KIS gives the same token.
         """
         self._token_holder.refresh(force=force)
 
     def approval_key(self) -> str:
-        """A key for opening WebSocket sessions, for 24 hours. Needs no token. Raises KisTokenError."""
+        """Return a key for opening WebSocket sessions, valid for 24 hours. Needs no token. Raises KisTokenError."""
         return KISIssuer(self.base_url, self.environment).approval_key(self._token_holder.app_key())
 
     # The guide's names, which its subclasses call.
 
     def _ensure_token(self) -> None:
-        """Have a token that can be used now. Raises KisTokenError."""
+        """Make sure that there is a usable token. Raises KisTokenError."""
         self._token_holder.ready()
 
     def _refresh_token(self) -> None:
-        """`refresh_token` without force."""
+        """Call `refresh_token` without force."""
         self.refresh_token()
 
     def _can_refresh_token(self) -> bool:
-        """Whether the token is 23 h old, so that KIS issues another."""
+        """Whether the token is 23 h old, the age from which it may be renewed on request."""
         return self._token_holder.find_limit() is None
 
-    def _send(self, what: _Call, held: Held) -> Response:
-        """The answer to a call with this token, when KIS's rate limit has let it pass."""
-        deadline = self._clock.monotonic() + what.seconds
-        pauses = iter(_PAUSES if what.is_harmless else ())
+    def _send(self, call: _Call, held: Held) -> Response:
+        """Send a call with this token, and repeat a harmless one that exceeds KIS's rate limit.
+
+        Returns the last answer.
+        """
+        deadline = self._clock.monotonic() + call.seconds
+        pauses = iter(_PAUSES if call.is_harmless else ())
         while True:
-            answer = self._exchange(what, held, deadline - self._clock.monotonic())
+            answer = self._exchange(call, held, deadline - self._clock.monotonic())
             if refusal(answer.content) != TOO_MANY_CALLS:
                 return answer
             pause = next(pauses, None)
@@ -204,11 +207,11 @@ class KISClient:
                 return answer
             self._clock.sleep(pause)
 
-    def _exchange(self, what: _Call, held: Held, seconds: float) -> Response:
-        request = Credentials(held.token, held.app_key).added_to(what.request)
-        if what.is_harmless:
+    def _exchange(self, call: _Call, held: Held, seconds: float) -> Response:
+        request = Credentials(held.token, held.app_key).added_to(call.request)
+        if call.is_harmless:
             return self._session.call(request, seconds)
-        # On a connection of its own: KIS may just have closed one that was kept, and nobody could tell whether it had
-        # taken the order.
+        # Use a new connection: KIS may just have closed a kept one, and then it is unknown whether KIS received the
+        # order.
         with closing(Session(self.base_url)) as session:
             return session.call(request, seconds)

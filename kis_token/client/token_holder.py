@@ -1,7 +1,7 @@
-"""The token that a program keeps for as long as it runs: renewed before its end, and replaced when KIS refuses it.
+"""The token that a program holds while it runs: renewed before it expires, and replaced when KIS rejects it.
 
-One renewal for all threads that need one; the lease sees to other machines. Nothing happens without a caller: there is
-no thread. Warnings and waits go to the logger ``kis_token``.
+One renewal serves all threads that need one; the lease excludes other machines. Nothing happens without a call: there
+is no thread. Warnings and waits go to the logger ``kis_token``.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("kis_token")
 
-#: KIS issues one token a day; an hour less, as the guide has it.
+#: The age from which a token may be renewed on request. KIS issues one token a day; the guide uses an hour less.
 REFRESH_AFTER = timedelta(hours=23)
 
-#: After so many seconds the renewal of a token that is near its end is tried again.
+#: Seconds until the renewal of a token near its end is tried again.
 RENEW_AGAIN = 30.0
 
-#: After so many seconds it is tried again to store a token that only this machine has.
+#: Seconds until it is tried again to store a token that only this machine has.
 SHARE_AGAIN = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The token in use, and whose it is.
+    """The token in use, and its app key.
 
-    ``replaces`` is the fingerprint of the refused token whose place it took, ``skew`` how far the store's clock is
-    ahead, ``renew_again`` the counter's reading from which on the store may be asked again.
+    ``replaces`` is the fingerprint of the rejected token that it replaced. ``skew`` is the time that the store's clock
+    is ahead. ``renew_again`` is the monotonic time from which the store may be asked again.
     """
 
     token: Token
@@ -54,20 +54,20 @@ class Held:
 
     @property
     def is_shared(self) -> bool:
-        """Whether the store has it, and not only this machine, as after an outage."""
+        """Whether the store has the token. After an outage only this machine may have it."""
         return self.token.version is not None
 
 
 @dataclass(slots=True)
 class _Renewals:
-    """One process's renewals: the lock of the one that is under way, and the error of the last one that failed."""
+    """One process's renewals: the lock of the current one, and the error of the last failed one."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     failures: list[KisTokenError] = field(default_factory=list)
 
 
 class TokenHolder:
-    """Keeps the token of one slot. Makes no request until its first use.
+    """Holds the token of one slot. Makes no request until first used.
 
     Threads may share it, and so may forked processes: a child keeps its parent's token and renews it by itself.
 
@@ -75,7 +75,7 @@ class TokenHolder:
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        # Where no other can be had, a token that has just ended is tried: KIS accepts such now and then.
+        # If no other token is found, use one that has just expired: KIS sometimes accepts one.
         self._settings = replace(settings, mode="resolve", allow_expired=True)
         self._clock = clock
         self._app_key: AppKey | None = None
@@ -83,7 +83,7 @@ class TokenHolder:
         self._renewals = PerProcess(_Renewals)
 
     def ready(self) -> Held:
-        """The token to use now, renewed when its time comes."""
+        """Return the token to use now. A token near its end is renewed first."""
         held = self._held
         if held is None:
             return self._once(None, lambda: self._resolve(self._settings))
@@ -91,16 +91,16 @@ class TokenHolder:
         is_good = held.is_shared and held.token.state(now, self._settings.min_validity) is State.FRESH
         if is_good or self._clock.monotonic() < held.renew_again:
             return held
-        lives = held.token.is_valid(now)
-        # Of the threads that find a stale token one renews it; the others go on with it meanwhile.
-        return self._once(held, lambda: self._renew(held, lives=lives), waits=not lives)
+        is_valid = held.token.is_valid(now)
+        # Of the threads that find a stale token, one renews it; the others continue with the stale one.
+        return self._once(held, lambda: self._renew(held, is_valid=is_valid), waits=not is_valid)
 
     def replace(self, refused: Held) -> Held:
-        """Another token than the one that KIS has rejected: another caller's, or a new one."""
+        """Return a token other than the rejected one: another caller's, or a new one."""
         return self._once(refused, lambda: self._refresh(refused), rejected_id=refused.token.token_id)
 
     def refresh(self, *, force: bool) -> None:
-        """Have a new token issued although KIS has refused none. Raises TokenRefreshLimitError, unless forced."""
+        """Issue a new token although KIS has not rejected this one. Raises TokenRefreshLimitError, unless forced."""
         held = self.ready()
         limit = self._limit(held)
         if limit is not None and not force:
@@ -109,11 +109,11 @@ class TokenHolder:
         self._once(held, lambda: self._resolve(settings))
 
     def find_limit(self) -> TokenRefreshLimitError | None:
-        """Why KIS would give no other token yet; None when it would."""
+        """The error for a token that is less than 23 h old; None for an older one."""
         return self._limit(self.ready())
 
     def app_key(self) -> AppKey:
-        """Key and secret of the account: the stored ones, else those of the settings. Needs no token."""
+        """Key and secret of the account: the stored ones or, without those, the settings'. Needs no token."""
         if self._app_key is not None:
             return self._app_key
         with self._open(self._settings) as resolver:
@@ -122,17 +122,20 @@ class TokenHolder:
             raise view.outage
         return self._remember(view.app_key)
 
-    def _renew(self, held: Held, *, lives: bool) -> Held:
+    def _renew(self, held: Held, *, is_valid: bool) -> Held:
         try:
             return self._resolve(self._settings, held.replaces, held.token)
         except KisTokenError as error:
-            if not lives:
+            if not is_valid:
                 raise
             _LOG.warning("The token was not renewed: %s. %s", error, error.hint)
             return replace(held, renew_again=self._later(RENEW_AGAIN))
 
     def _refresh(self, refused: Held) -> Held:
-        """One look and one decision, within the settings' timeout. A token that is too young is renewed by force."""
+        """Replace a rejected token, with one read and within the settings' timeout.
+
+        Renew a token that is too young by force.
+        """
         with self._open(self._settings) as resolver:
             view = resolver.look(refused.token.token_id)
             limit = self._limit(refused)
@@ -141,7 +144,7 @@ class TokenHolder:
             return self._hold(resolver.resolve(view), refused.token.token_id)
 
     def _limit(self, held: Held) -> TokenRefreshLimitError | None:
-        """Why KIS would give no other token yet; None when it would."""
+        """The error for a token that is less than 23 h old; None for an older one."""
         if self._clock.now() + held.skew - held.token.issued_at >= REFRESH_AFTER:
             return None
         message = f"The token was issued less than 23 h ago, at {in_both_zones(held.token.issued_at)}"
@@ -150,9 +153,10 @@ class TokenHolder:
     def _once(
         self, known: Held | None, renew: Callable[[], Held], *, waits: bool = True, rejected_id: str | None = None
     ) -> Held:
-        """What comes after ``known``, by one renewal for all threads that ask meanwhile; its error is theirs as well.
+        """Return the token that follows ``known``. One renewal serves all waiting threads; they share its error.
 
-        It has not the token of ``rejected_id``. Who does not wait goes on with ``known`` while another is at it.
+        Never returns the token ``rejected_id``. With ``waits=False`` a caller gets ``known`` while another thread
+        renews.
         """
         renewals = self._renewals.get()
         failures = renewals.failures
@@ -189,7 +193,7 @@ class TokenHolder:
         return replace(held, renew_again=self._later(SHARE_AGAIN if is_fresh else RENEW_AGAIN))
 
     def _remember(self, app_key: AppKey | None) -> AppKey:
-        """Keep what was read: when Supabase is out, keys that are only stored there are not to be had."""
+        """Keep the app key: during an outage of Supabase, a key that is stored only there cannot be read."""
         app_key = app_key or self._app_key
         if app_key is None:
             message = f"KIS cannot be called: {self._settings.service_name} has no app key"

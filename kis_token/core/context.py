@@ -1,4 +1,4 @@
-"""The parts that one call of the chain works with, and its time limit."""
+"""The parts of one call of the chain, and its time limit."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The settings and parts of one call. ``cache`` is None where it is turned off.
+    """The settings and parts of one call. ``cache`` is None if it is turned off.
 
-    ``tell`` gets a line for the people who watch when the call has to wait.
+    ``tell`` receives a log line when the call has to wait.
     """
 
     settings: Settings

@@ -1,4 +1,4 @@
-"""Single flight, as one caller takes part in it: one tokenP call, however many callers need a token.
+"""One caller's part in issuing: one tokenP call, however many callers need a token.
 
 The store grants the lease. The caller keeps three promises: it calls tokenP once in a lease, and only within 5 s of
 asking for it; it repeats nothing inside the lease; and it ends the lease with a commit or an abort, or lets it lapse.
@@ -38,22 +38,23 @@ if TYPE_CHECKING:
     from kis_token.core.store_time import StoreTime
     from kis_token.token import AppKey, Token
 
-#: This machine leaves KIS alone for so long after a grant, and after another caller's lease has lapsed: KIS's minute,
-#: and the time that a holder may take to call tokenP.
+#: After a grant, and after another caller's lease has lapsed, this machine does not call KIS without the store for this
+#: long: the minute that KIS requires, and the time that a holder may take to call tokenP.
 AFTER_GRANT, AFTER_LEASE = timedelta(seconds=70), timedelta(seconds=10)
 
-#: A round that found no token in fewer seconds than this made no progress; so many of them in a row are an outage.
+#: A round made no progress if it took fewer seconds than this and found no token. This many such rounds in a row are an
+#: outage.
 SHORTEST_ROUND = 0.2
 MOST_IDLE_ROUNDS = 5
 
-#: Another caller renews within a second or two. A caller with a stale token waits for so many seconds.
+#: Seconds that a caller with a stale token waits. Another caller needs a second or two to renew the token.
 PATIENCE = 3.0
 
 
 class Issuance:
-    """One caller's way to a token that has to be issued, by this caller or by another one.
+    """One caller's way to a token that this caller or another one must issue.
 
-    An object serves one `run`. ``replaces`` is the version of a token that is to be renewed although it is fresh.
+    An object serves one `run`. ``replaces`` is the version of a fresh token that is to be renewed.
     """
 
     def __init__(
@@ -82,10 +83,10 @@ class Issuance:
             if resolution is not None:
                 return resolution
             self._pace(clock.monotonic() - started)
-        raise IssuanceError("wait-too-long", "Time was up before there was a token", retryable=True)
+        raise IssuanceError("wait-too-long", "No token was found or issued in time", retryable=True)
 
     def _ask(self) -> Resolution | None:
-        """Ask for the lease once, and follow the answer. None: ask again."""
+        """Ask for the lease once, and act on the answer. Returns None if the caller has to ask again."""
         begun, lease = self._begin()
         if begun.status == "changed":
             raise AppKeyChanged("app-key-changed", "The slot's app key was changed meanwhile", retryable=True)
@@ -122,11 +123,11 @@ class Issuance:
         return self._store_time.update(self._view)
 
     def _has_token(self) -> bool:
-        """Whether the caller can do without a new token."""
+        """Whether the caller can continue without a new token."""
         return self._settings.mode == "resolve" and self._present().at_hand() is not None
 
     def _pace(self, seconds: float) -> None:
-        """Pause between two requests for the lease. Raises StoreOutage when several in a row have led nowhere."""
+        """Pause between two requests for the lease. Raises StoreOutage if several in a row made no progress."""
         if seconds > SHORTEST_ROUND:
             self._idle_rounds = 0
             return
@@ -137,16 +138,19 @@ class Issuance:
         clock.sleep(max(min(clock.jitter(0.5 * pause, 1.5 * pause), self._context.deadline.left()), 0.0))
 
     def _accept(self, begun: Begun) -> Resolution | None:
-        """The token of a "fresh" answer. None when it cannot be used: the next request for the lease says so."""
+        """Return the token of a "fresh" answer.
+
+        If it is unusable, return None: the next request for the lease reports it.
+        """
         token = self._judge(begun)
-        # The store goes by the column, which may promise more validity than the token has.
+        # The store judges by the column, which may show more validity than the token has.
         if token is not None and token.is_valid(self._view.now) and token.token_id != self._replaced_id:
             return self._found(token)
         self._rejected_version = begun.version
         return None
 
     def _use(self, lease: Lease) -> Resolution | None:
-        """Use the lease: store a fresh cached token or issue one. None: ask for another lease."""
+        """Use the lease: store a fresh cached token or issue one. Returns None if the caller needs another lease."""
         self._view = view = self._present()
         cached, stored = view.cached, view.stored
         if (
@@ -164,7 +168,7 @@ class Issuance:
         return self._issue(lease)
 
     def _issue(self, lease: Lease) -> Resolution | None:
-        """Call tokenP once, and store its token. None: ask for another lease."""
+        """Call tokenP once, and store its token. Returns None if the caller needs another lease."""
         view, app_key, issuer = self._view, self._app_key, self._context.issuer
         hold_back(self._context, app_key, AFTER_GRANT)
         try:
@@ -184,14 +188,14 @@ class Issuance:
     def _give_back(self, lease: Lease, error: IssuerError) -> Resolution | None:
         """End a lease in which KIS gave no token.
 
-        Returns another caller's token, or None to ask for another lease. Raises ``error`` when neither helps.
+        Returns another caller's token, or None if the caller needs another lease. Otherwise raises ``error``.
         """
         if isinstance(error, IssuerRefused):
             self._leases.abort(lease, error.kis_code, refused=self._app_key.credential_id)
         elif isinstance(error, IssuerOutage):
             self._leases.abort(lease, error.code, CALL_INTERVAL if error.sent else timedelta())
             if not (error.sent or error.lasting or self._was_unsent or self._has_token()):
-                self._was_unsent = True  # one failure on the way to KIS, and no request has left
+                self._was_unsent = True  # one failure on the way to KIS, and no request was sent
                 return None
         else:
             self._leases.abort(lease, "EGW00133", CALL_INTERVAL)
@@ -203,7 +207,7 @@ class Issuance:
         raise error
 
     def _commit(self, lease: Lease, token: Token, source: Source) -> Resolution | None:
-        """Store ``token`` and end the lease. None: ask for another lease."""
+        """Store ``token`` and end the lease. Returns None if the caller needs another lease."""
         is_repeated = self._view.rejects(token)
         try:
             committed = self._leases.commit(lease, token, rejected=self._view.rejected_id is not None)
@@ -223,7 +227,7 @@ class Issuance:
                 return self._found(theirs)
         if is_repeated or committed.is_rejected:
             if source == "cache":
-                return None  # KIS was not asked
+                return None  # no tokenP call was made
             raise token_repeated(token)
         return self._hand_out_committed(token, source, committed)
 
@@ -238,9 +242,9 @@ class Issuance:
         return self._hand_out(token, source)
 
     def _write_anew(self, token: Token, version: int | None) -> None:
-        """Write the row anew if it still shows the token as expired or unusable, although KIS gave that token again.
+        """Rewrite the row if it shows the token as expired or unusable, but KIS gave that token again.
 
-        The answer to a repeated commit calls that "committed" as well as "unchanged".
+        A repeated commit gets the status "committed" as well as "unchanged" for such a token.
         """
         stored = self._view.stored
         looks_expired = stored is not None and not stored.is_valid(self._view.now) and version == stored.version
@@ -252,7 +256,10 @@ class Issuance:
         return view.resolution(token, source) if source == "cache" else hand_out_issued(view, token)
 
     def _wait(self, begun: Begun) -> Resolution | None:
-        """Another caller holds the lease, or it is too early for one. A token, or None: ask for the lease again."""
+        """Wait while another caller holds the lease or it is too early for one.
+
+        Returns None to ask for the lease again.
+        """
         failed_before = begun.holder_label is None and begun.last_error is not None
         view = self._view
         if begun.holder_label is not None and begun.retry_at is not None:
@@ -273,12 +280,12 @@ class Issuance:
         if self._settings.mode == "force":
             view = view.with_warning(f"The token was not renewed: {said}.")
         if begun.holder_label is None and source == "cache" and token.app_key_id is not None:
-            # No caller stores a newer token soon: the cached one is of use to the others.
+            # No caller stores a newer token soon, so offer the cached one to the others.
             self._leases.offer(token, keys_version=view.keys_version)
         return view.with_entry("oauth", said).resolution(token, source)
 
     def _look_again(self) -> Resolution | None:
-        """The token that another caller has stored meanwhile. None without one, and when the store does not answer."""
+        """Return the token that another caller has stored; None without one, or if the store does not answer."""
         try:
             slot = self._context.store.read(self._settings.service_name)
         except StoreOutage:
@@ -290,17 +297,17 @@ class Issuance:
         token, _, _ = judge_row(view, slot, self._settings, self._context.vault)
         if token is None or not token.is_valid(view.now):
             return None
-        # The row may have been written anew, sealed for instance, with the same token.
+        # The row may have been rewritten, for example sealed, with the same token.
         is_old = before is not None and before.is_valid(view.now) and before.token_id == token.token_id
         return None if is_old else self._found(token)
 
     def _judge(self, answer: Begun | Committed) -> Token | None:
-        """The stored token that came with an answer; None when there is none, or it cannot be used."""
+        """Return the stored token that came with an answer; None without one, or if the token is unusable."""
         if answer.value is None or answer.version is None:
             return None
         slot = Slot({"access_token": Row(answer.value, answer.expires_at, answer.version)}, None)
         return judge_row(self._view, slot, self._settings, self._context.vault)[0]
 
     def _found(self, token: Token) -> Resolution:
-        said = f"another has issued: {describe(token, self._view.now, self._settings.min_validity)}"
+        said = f"another caller issued it: {describe(token, self._view.now, self._settings.min_validity)}"
         return self._view.with_entry("supabase", said).resolution(token, "supabase")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kis_token.errors import StoreOutage
     from kis_token.token import AppKey, Token
 
-#: A note on this machine that forbids calls for longer than this was made by a wrong clock and is ignored.
+#: If a note on this machine forbids calls for longer than this, a wrong clock made it, and it is ignored.
 LONGEST_NOTE = timedelta(minutes=5)
 
 
@@ -48,16 +48,16 @@ def issue_locally(context: Context, view: View, app_key: AppKey, outage: StoreOu
 
 
 def hold_back(context: Context, app_key: AppKey, time: timedelta) -> None:
-    """Have this machine's callers that meet an outage in the next ``time`` leave KIS alone."""
+    """Keep this machine's callers from calling KIS without the store for ``time``."""
     until = context.clock.now() + time
-    with suppress(EnvironmentFault):  # where no note can be written, no caller issues without the store
+    with suppress(EnvironmentFault):  # if the note cannot be written, no caller issues without the store
         noted = context.machine.not_before(app_key.key_id)
         if noted is None or noted < until:
             context.machine.hold_back(app_key.key_id, until)
 
 
 def _call(context: Context, now: datetime, app_key: AppKey, outage: StoreOutage) -> Token:
-    """One tokenP call, noted on this machine before it is sent."""
+    """Call tokenP once, after noting the call on this machine."""
     machine, clock, key_id = context.machine, context.clock, app_key.key_id
     noted = machine.not_before(key_id)
     wait = noted - clock.now() if noted is not None else timedelta()
@@ -69,7 +69,7 @@ def _call(context: Context, now: datetime, app_key: AppKey, outage: StoreOutage)
         machine.hold_back(key_id, clock.now() + CALL_INTERVAL)
         return True
 
-    may_send()  # before connecting as well: a call that cannot be noted is not made
+    may_send()  # before connecting as well: if the call cannot be noted, it is not made
     try:
         return issue(context.issuer, app_key, now, may_send)
     except IssuerOutage as error:

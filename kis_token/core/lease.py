@@ -1,7 +1,7 @@
-"""A caller's side of the lease: ask for it, and end it with or without a token, also when a response is lost.
+"""A caller's side of the lease: ask for it, and end it with or without a token, even after a lost response.
 
-Each attempt has a holder id of its own. `begin` and `commit` are idempotent: after a lost response the caller repeats
-the call with the same arguments.
+Each attempt has its own holder id. `begin` and `commit` are idempotent: after a lost response the caller repeats the
+call with the same arguments.
 """
 
 from __future__ import annotations
@@ -23,30 +23,31 @@ if TYPE_CHECKING:
     from kis_token.core.ports import Begun, Committed
     from kis_token.token import AppKey, Token
 
-#: KIS allows one tokenP call a minute. One second is added, since its clock may differ.
+#: KIS allows one tokenP call a minute. One second is added because KIS's clock may differ.
 CALL_INTERVAL = timedelta(seconds=61)
 
 #: The longest time from the request for the lease to the tokenP call. The store grants leases 70 s apart, so two calls
 #: are more than a minute apart.
 LONGEST_START = timedelta(seconds=5)
 
-#: A caller that may hold a lease without knowing it repeats its request for so many seconds, and then waits for so many
-#: more before it asks for a new lease: together about the 60 s that a lease lasts. The database decides.
+#: A caller that may hold a lease without knowing it repeats its request for LONGEST_UNKNOWN seconds. It then waits
+#: LAPSE seconds before it asks for a new lease. Together these are about the 60 s that a lease lasts. The database
+#: decides.
 LONGEST_UNKNOWN, LAPSE = 50.0, 12.0
 
-#: A caller tries for so many seconds to store a token that KIS has just issued: about as long as the lease lasts.
+#: Seconds in which a caller tries to store a token that KIS has just issued: about as long as the lease lasts.
 COMMIT_PATIENCE = 45.0
 
-#: A rotation tries for so many seconds to store a token that was issued without the store.
+#: Seconds in which a rotation tries to store a token that was issued without the store.
 SAVE_PATIENCE = 20.0
 
-#: A caller tries for so many seconds to end its lease: a lease that is not ended lapses.
+#: Seconds in which a caller tries to end its lease. A lease that is not ended lapses.
 ABORT_PATIENCE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A granted lease, and when the caller asked for it: by the wall clock and by the monotonic counter."""
+    """A granted lease, and the time when the caller asked for it: by the wall clock and by the monotonic counter."""
 
     holder: str
     fence: int
@@ -76,11 +77,11 @@ class Leases:
         rejected_token_id: str | None,
         has_token: Callable[[], bool],
     ) -> tuple[Begun, Lease | None]:
-        """Ask for the lease: the answer, and the lease if it was granted. Raises StoreError.
+        """Ask for the lease. Returns the answer, and the lease if it was granted. Raises StoreError.
 
-        If a request may have arrived, the caller may hold a lease: it repeats the same request until an answer comes.
-        If that takes as long as a lease lasts, the caller lets the lease lapse and asks for a new one, as far as its
-        time allows. A caller that can do without a new token (``has_token``) does not wait for any of this.
+        If a request may have arrived, the caller may hold a lease. It then repeats the same request until an answer
+        comes. If that takes as long as a lease lasts, the caller lets the lease lapse and asks for a new one, if there
+        is time. If ``has_token`` returns True, the caller does not wait.
         """
 
         def send(holder: str) -> Begun:
@@ -104,16 +105,16 @@ class Leases:
             self._clock.sleep(LAPSE)
 
     def _begin(self, send: Callable[[str], Begun], has_token: Callable[[], bool]) -> tuple[Begun, Lease | None]:
-        """The same with one holder id."""
+        """Ask for the lease with one holder id, as `begin` does."""
         holder = str(uuid.uuid4())
-        asked: list[tuple[datetime, float]] = []  # the starts of the requests that may have arrived
+        asked: list[tuple[datetime, float]] = []  # the start times of the requests that may have arrived
 
         def ask() -> Begun:
             asked.append((self._clock.now(), self._clock.monotonic()))
             try:
                 return send(holder)
             except StoreMisconfigured:
-                asked.pop()  # the store refused it, so it granted nothing
+                asked.pop()  # the store refused the request, so it granted no lease
                 raise
             except StoreOutage as outage:
                 if not outage.sent:
@@ -140,18 +141,18 @@ class Leases:
     def is_late(self, lease: Lease) -> bool:
         """Whether it is too late to call tokenP in this lease.
 
-        The larger of two times counts, by the wall clock and by the counter: on some systems the counter stands still
-        while the machine is suspended.
+        The longer time counts, by the wall clock or by the counter: on some systems the counter stops while the machine
+        is suspended.
         """
         passed = timedelta(seconds=self._clock.monotonic() - lease.asked_counter)
         return max(self._clock.now() - lease.asked_at, passed) > LONGEST_START
 
     def commit(self, lease: Lease, token: Token, *, rejected: bool) -> Committed:
-        """Store ``token`` and end the lease; repeated during an outage. Raises StoreError.
+        """Store ``token`` and end the lease. Repeats the call during an outage. Raises StoreError.
 
-        If the store cannot take the token, the lease ends with that reason, so that no other caller waits for it.
+        If the store cannot store the token, the lease ends with that reason, so that no other caller waits for it.
         """
-        stored_form = self._sealed(token)  # sealed once: each seal of a value differs, and a repetition must not
+        stored_form = self._sealed(token)  # sealed once: two seals of a value differ, repetitions must not
 
         def send() -> Committed:
             return self._store.commit(self._service, lease.holder, lease.fence, token, stored_form, rejected=rejected)
@@ -163,7 +164,7 @@ class Leases:
             raise
 
     def abort(self, lease: Lease, code: str, cooldown: timedelta = timedelta(), *, refused: str | None = None) -> None:
-        """End the lease without a token. No caller gets the lease for ``cooldown``. Never raises.
+        """End the lease without a token. No caller gets a lease for ``cooldown``. Never raises.
 
         ``refused`` is the id of a key and secret that KIS has refused.
         """
@@ -189,7 +190,10 @@ class Leases:
             self.save(token, keys_version=keys_version, replaces_version=replaces_version)
 
     def save(self, token: Token, *, keys_version: int, replaces_version: int | None = None) -> None:
-        """Store ``token`` without a lease, in the place of ``replaces_version`` or of none. Raises StoreError."""
+        """Store ``token`` without a lease; if ``replaces_version`` is given, in place of that row.
+
+        Raises StoreError.
+        """
         stored_form = self._sealed(token)
 
         def send() -> None:
@@ -197,7 +201,7 @@ class Leases:
                 self._service, token, stored_form, replaces_version=replaces_version, keys_version=keys_version
             )
 
-        # `resolve` has the token at hand; `rotate` needs it stored.
+        # `resolve` already has a token; `rotate` needs the token in the store.
         self._retry.run(
             send, lambda: briefly if self._settings.mode == "resolve" else at_most(SAVE_PATIENCE, to_the_end)
         )

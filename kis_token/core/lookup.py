@@ -1,6 +1,6 @@
-"""The first two sources of the chain, store and cache: what they hold, and whether a token of theirs is enough.
+"""The first two sources of the chain, store and cache: their contents, and whether one of their tokens is enough.
 
-Reads and decides; writes nothing. The fast path is this alone, the resolver starts with it.
+This module reads and decides; it writes nothing. The fast path uses only this module, and the resolver starts with it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from kis_token.core.retry import Patience, Retry
     from kis_token.core.slot import Slot
 
-#: A token so much older than the rotation's due age tells that the rotation has not run.
+#: If a token is older than the rotation's due age by this much, no rotation has renewed it.
 ROTATION_GRACE = timedelta(hours=2)
 
-_REJECTED = "its token is one that KIS rejects"
+_REJECTED = "KIS rejects its token"
 
 
 def look(
@@ -41,23 +41,23 @@ def look(
     rejected_id: str | None = None,
     held: Token | None = None,
 ) -> View:
-    """Ask store and cache. ``rejected_id`` is the fingerprint of a token that KIS has refused.
+    """Read store and cache. ``rejected_id`` is the fingerprint of a token that KIS has rejected.
 
-    ``held`` is a token that the caller has in memory: it stands in for the cached one where the cache has none. A read
-    that fails is repeated, briefly when there is a valid token at hand that would do, and patiently otherwise.
+    ``held`` is a token that the caller has in memory. It is used if the cache has no token. A failed read is repeated:
+    briefly if a valid token is at hand and is enough for this mode, patiently if not.
 
-    Raises StoreMisconfigured, and TokenError for values that are sealed, not sealed or of another account against what
-    the settings say. A token row that is merely broken is not an error: it is replaced.
+    Raises StoreMisconfigured. Raises TokenError if the settings do not match a value: it is sealed, not sealed or of
+    another account. A broken token row is not an error: it is replaced.
     """
     given = given_app_key(settings)
     view = View(now=clock.now(), trace=(), app_key=given, rejected_id=rejected_id, warnings=settings.notes)
 
-    present = view  # what patience has seen last: a caller that gives up for a cached token gets that very one
+    present = view  # the view of the last `patience`: a caller that falls back to a cached token gets this one
 
     def patience() -> Patience:
         nonlocal present
         present = _with_cached(view.as_of(clock.now()), cache, settings, held)
-        would_do = settings.mode in ("resolve", "check")  # a renewal needs the store
+        would_do = settings.mode in ("resolve", "check")  # the other modes need the store for a renewal
         if would_do and present.at_hand() is not None:
             return briefly
         return patiently if may_issue_locally(present, settings) else at_most(LONGEST_PATIENCE, to_the_end)
@@ -77,14 +77,18 @@ def _with_cached(view: View, cache: CacheReader | None, settings: Settings, held
 
 
 def may_issue_locally(view: View, settings: Settings) -> bool:
-    """Whether this caller may issue a token where the store does not answer at all."""
+    """Whether this caller may issue a token if the store does not answer at all."""
     is_told_to = settings.on_store_outage == "issue" and settings.mode == "resolve"
-    # Without keys: they may well be where nobody can read them now. A read-only key could never store the token.
+    # Without an app key, the keys may be in the store, which does not answer now. A read-only key cannot store the
+    # token.
     return is_told_to and view.app_key is not None and not settings.reads_only
 
 
 def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
-    """The same with what the cache holds now, if it is of use."""
+    """``view`` with the cache's current contents.
+
+    A token that is rejected, unreadable or of another account is left out, with the reason in the trace.
+    """
     view = replace(view, cached=None, cache_fault=None)
     try:
         cached = cache.read()
@@ -99,16 +103,16 @@ def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
 
 
 def enough(view: View, settings: Settings) -> Resolution | None:
-    """The token that needs neither issuing nor storing; None when there is more to do.
+    """Return a token that needs neither issuing nor storing; None if more is to be done.
 
-    For resolve a fresh token, for rotate one that is not due yet, for check any that lives: check never issues, and
-    raises IssuanceError ``no-valid-token`` instead.
+    `resolve` accepts a fresh token, `rotate` one that is not due yet, and `check` any valid one. `check` never issues:
+    it raises IssuanceError ``no-valid-token``.
     """
     later = view.unshared_token()
     if later is not None and settings.mode == "resolve" and not settings.saves:
         return view.resolution(later, "cache", warning="The cached token is newer than the stored one.")
     if later is not None and settings.mode != "check":
-        return None  # it has to get into the store first
+        return None  # it must be stored first
     if settings.mode == "resolve":
         return view.answer(settings.min_validity)
     if settings.mode == "check":
@@ -119,7 +123,7 @@ def enough(view: View, settings: Settings) -> Resolution | None:
             said = "; ".join(f"{entry.source}: {entry.text}" for entry in view.trace)
             message = f"Neither Supabase nor the cache has a valid token ({said})"
             raise IssuanceError("no-valid-token", message, retryable=False)
-        warning = "" if view.certain else "Supabase did not say what time it is; this machine's clock was believed."
+        warning = "" if view.certain else "Supabase sent no time, so this machine's clock was used."
         return view.resolution(*at_hand, warning=warning)
     if settings.mode != "rotate" or view.stored is None or not view.is_surely_fresh(view.stored, LEAST_USEFUL):
         return None
@@ -127,7 +131,7 @@ def enough(view: View, settings: Settings) -> Resolution | None:
 
 
 def not_due(view: View, token: Token, settings: Settings) -> Resolution | None:
-    """The token, when a rotation has nothing to do yet; None when it has."""
+    """Return the token if it is not due for a rotation; None if it is due."""
     from kis_token.core.rotation import due_at
 
     due = due_at(token, settings.refresh_after)
@@ -137,9 +141,9 @@ def not_due(view: View, token: Token, settings: Settings) -> Resolution | None:
 
 
 def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple[Token | None, int | None, str]:
-    """The slot's token, or the version of a row that cannot be used, or neither; and that in words.
+    """Judge the slot's token row. Returns the token, the version of an unusable row, and the finding in words.
 
-    Raises TokenError for what a new token would not mend.
+    The token, the version or both are None. Raises TokenError for a fault that a new token cannot repair.
     """
     row = slot.rows.get(TOKEN_TYPE)
     if row is None:
@@ -159,7 +163,7 @@ def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple
 
 def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> View:
     if slot.server_now is not None:
-        # Freshness is judged by the store's clock: this machine's may be hours off.
+        # Judge freshness by the store's clock: this machine's clock may be hours off.
         view = view.with_time(slot.server_now, view.now)
     view = view.with_rejected(slot.rejected)
     if "app_key" in slot.rows:
@@ -169,8 +173,8 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
     if stored is not None:
         if view.app_key not in (None, stored) and settings.keys_slot is None:
             view = view.with_warning(
-                f"app-key and app-secret are not those stored for {settings.service_name}, which count. If they are "
-                "the newer ones, store them with kis-token set-keys."
+                f"app-key and app-secret differ from those stored for {settings.service_name}, which are used. If "
+                "yours are newer, store them with kis-token set-keys."
             )
         view = replace(view, app_key=stored)
     with telling(view):

@@ -1,4 +1,4 @@
-"""What the chain needs of the world: a store, a cache, an issuer. Anything that keeps these promises will do."""
+"""The interfaces that the chain needs: a store, a cache, an issuer and others. Any implementation may be used."""
 
 from __future__ import annotations
 
@@ -14,19 +14,25 @@ if TYPE_CHECKING:
     from kis_token.token import AppKey, Token
 
 
-#: The answers to begin and to commit, as the functions of sql/ give them.
+#: The statuses of begin and commit, as the functions of sql/ return them.
 BeginStatus = Literal["granted", "fresh", "busy", "conflict", "changed"]
 CommitStatus = Literal["committed", "unchanged", "fenced"]
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The answer to asking for a turn to issue.
+    """The answer to a request for the lease.
 
-    ``status`` is granted (call tokenP once, then commit or abort with ``fence``), fresh (``value`` is a token to use),
-    busy (``holder_label`` has the turn; or nobody may have it before ``retry_at``), conflict (the slot ``holder_label``
-    issues with the same app key) or changed (the slot has other keys than the caller's). ``rejected_token_ids`` are the
-    fingerprints of the tokens that the slot remembers as rejected. Times are the store's.
+    ``status`` is one of these:
+
+    - granted: call tokenP once, then commit or abort with ``fence``.
+    - fresh: ``value`` is a usable token.
+    - busy: ``holder_label`` holds the lease, or no caller gets it before ``retry_at``.
+    - conflict: the slot ``holder_label`` issues with the same app key.
+    - changed: the slot has other keys than the caller's.
+
+    ``rejected_token_ids`` are the fingerprints of the tokens that the slot remembers as rejected. All times are the
+    store's.
     """
 
     status: BeginStatus
@@ -45,9 +51,9 @@ class Begun:
 class Committed:
     """The answer to a commit.
 
-    ``status`` is committed, unchanged (that very token was stored already, or is a rejected one: nothing was written)
-    or fenced (nothing was stored; ``value`` is what is there). ``is_rejected`` says that the token is known to be
-    rejected, also when the caller has not heard of it before.
+    ``status`` is committed, unchanged (nothing was written: that token was stored already, or it is rejected) or fenced
+    (nothing was stored; ``value`` is the stored value). ``is_rejected`` is True if the slot remembers the token as
+    rejected, even if the caller did not know it.
     """
 
     status: CommitStatus
@@ -61,7 +67,7 @@ class Store(Protocol):
     """The shared store. Every call raises StoreOutage and StoreMisconfigured."""
 
     def read(self, service_name: str) -> Slot:
-        """All active rows of a slot and the tokens that it remembers as rejected, in one request."""
+        """Return all active rows of a slot and the tokens that it remembers as rejected, in one request."""
 
     def begin(
         self,
@@ -75,18 +81,18 @@ class Store(Protocol):
         rejected_token_id: str | None = None,
         keys_version: int | None = None,
     ) -> Begun:
-        """Ask for a turn. ``holder`` is a fresh UUID for each attempt.
+        """Ask for the lease. ``holder`` is a fresh UUID for each attempt.
 
-        With the turn, the slot remembers the token ``rejected_token_id`` as rejected, until it ends.
-        ``keys_version`` is the version of the app_key row the caller has seen, 0 when there was none.
+        If the lease is granted, the slot remembers the token ``rejected_token_id`` as rejected, until it expires.
+        ``keys_version`` is the version of the app_key row that the caller has seen, 0 if it saw no such row.
         """
 
     def commit(
         self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool
     ) -> Committed:
-        """Store the token of a turn and end it. May be repeated with the same arguments.
+        """Store the token of a lease and end the lease. May be repeated with the same arguments.
 
-        ``rejected`` says that KIS refused the token that was to be replaced.
+        ``rejected`` is True if KIS rejected the token that this one replaces.
         """
 
     def save(
@@ -98,10 +104,10 @@ class Store(Protocol):
         replaces_version: int | None = None,
         keys_version: int | None = None,
     ) -> bool:
-        """Store a token outside of any turn, unless one that lives longer and is not that version is there.
+        """Store a token without a lease. A stored token with a later end is kept, unless it has ``replaces_version``.
 
-        Nothing is stored either when the app_key row is not of ``keys_version`` any more. A token that the slot
-        remembers as rejected is not stored, and the answer is False.
+        If the app_key row no longer has ``keys_version``, nothing is stored. If the slot remembers the token as
+        rejected, it is not stored, and the call returns False.
         """
 
     def abort(
@@ -114,59 +120,62 @@ class Store(Protocol):
         error_code: str,
         refused_credential_id: str | None = None,
     ) -> None:
-        """End a turn without a token; nobody gets one for ``cooldown``, nor that credential for 15 minutes."""
+        """End a lease without a token. No caller gets a lease for ``cooldown``, nor that credential for 15 minutes."""
 
 
 class Vault(Protocol):
-    """Turns stored text into a value and back."""
+    """Seals values for the store, and unseals them."""
 
-    def open(self, text: str, service_name: str, credential_type: str) -> str:
-        """The value. Raises TokenError when it may not or cannot be read."""
+    def unseal(self, text: str, service_name: str, credential_type: str) -> str:
+        """Return the value of a stored text. Raises TokenError if the text must not or cannot be unsealed."""
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
-        """The text to store."""
+        """Return the text to store."""
 
 
 class CacheReader(Protocol):
-    """The local file, for those who only look."""
+    """The local file, read only."""
 
     def read(self) -> Token:
-        """The cached token, whatever its age. Raises TokenError with the reason when there is none."""
+        """Return the cached token, valid or expired. Raises TokenError with the reason if there is no token."""
 
 
 class Cache(CacheReader, Protocol):
     """The local file."""
 
     def write(self, token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:
-        """Keep a token, also in the place of a longer-lived one that is rejected. Raises CacheError."""
+        """Cache a token. It also replaces a token with a later end if that one is rejected. Raises CacheError."""
 
 
 class Machine(Protocol):
     """This user's processes on one machine, for one app key. Every call may raise EnvironmentFault."""
 
     def lock(self, app_key_id: str, seconds: float) -> AbstractContextManager[None]:
-        """Keep out the others that want to issue without the store. Raises IssuanceError after ``seconds``."""
+        """Hold the lock of this machine's callers that issue without the store.
+
+        Raises IssuanceError after ``seconds``.
+        """
 
     def not_before(self, app_key_id: str) -> datetime | None:
-        """Before when nobody here asks KIS without the store; None when nothing is noted."""
+        """The time before which no caller of this machine calls KIS without the store; None if no time is noted."""
 
     def hold_back(self, app_key_id: str, until: datetime) -> None:
-        """Note that."""
+        """Note ``until`` as the time that `not_before` returns."""
 
 
 class TooLate(Exception):
-    """The issuer was ready to send when `may_send` said no. Nothing was sent."""
+    """The issuer was ready to send, but ``may_send`` returned False. Nothing was sent."""
 
 
 class Issuer(Protocol):
     """KIS."""
 
     def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
-        """One tokenP call. Raises IssuerRefused, IssuerRateLimited and IssuerOutage.
+        """Call tokenP once. Raises IssuerRefused, IssuerRateLimited and IssuerOutage.
 
-        ``may_send`` is asked right before the call leaves, after all that takes time, such as connecting. When it says
-        no, raises TooLate. The connection is kept, so that the next call leaves at once.
+        ``may_send`` is called right before the request is sent, after slow steps such as connecting. If it returns
+        False, raises TooLate; the connection is kept, so that the next call is sent at once.
         """
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:
-        """The code that speaks against the token, if any. Raises IssuerOutage when the try did not work."""
+        """KIS's code if the API rejects ``token``; None if it accepts it. Raises IssuerOutage if the call failed."""

@@ -1,4 +1,4 @@
-"""A token for the caller and how it was found, and the view of store and cache that leads to it."""
+"""A token for the caller with its source, and the view of store and cache that leads to it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from kis_token.core.ports import Cache
     from kis_token.errors import StoreError
 
-#: A machine whose clock is further off than this is told so.
+#: If a machine's clock is further off than this, the caller is warned.
 TOLERATED_SKEW = timedelta(minutes=2)
 
-#: Where a token came from.
+#: The source of a token.
 Source = Literal["supabase", "cache", "oauth"]
 
 
 @dataclass(frozen=True, slots=True)
 class TraceEntry:
-    """One source of the chain and its finding, for people."""
+    """One source of the chain and its finding, as text for logs."""
 
     source: str
     text: str
@@ -35,11 +35,11 @@ class TraceEntry:
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """A token for the caller, and how it was come by.
+    """A token for the caller, and how it was found.
 
-    ``source`` is supabase, cache or oauth; ``refreshed`` says that KIS was asked and gave a new token; ``expired`` that
-    the token is past its end (only where the caller allowed it); ``now`` is the time at which it was judged;
-    ``unstored`` is why others cannot see it yet.
+    ``refreshed`` is True if KIS was called and gave a new token. ``expired`` is True if the token has expired, which
+    the caller must have allowed. ``now`` is the time by which the token was judged. ``unstored`` is the reason why
+    other callers cannot see the token yet.
     """
 
     token: Token
@@ -57,12 +57,13 @@ class Resolution:
 class View:
     """The contents of store and cache at one moment.
 
-    ``stored`` and ``cached`` are tokens that can be used or were once; None where there is none. ``unusable_version``
-    is the version of a token row that nobody can use. ``cache_fault`` is why the cached token is not this caller's: of
-    another account, or sealed otherwise. ``keys_version`` is the version of the row with the app key, 0 when there is
-    none. ``rejected_id`` is the fingerprint of the token that KIS has rejected for this caller, ``rejected_ids`` are
-    those that the store remembers: wherever such a token is found, it counts as none. ``outage`` is why the store could
-    not be asked. ``certain`` says that ``now`` is the store's time, ``skew`` how far it is ahead of this machine's.
+    ``stored`` and ``cached`` are tokens, valid or expired, or None. ``unusable_version`` is the version of a token row
+    that no caller can use. ``cache_fault`` is the reason why the cached token is not this caller's: it belongs to
+    another account, or its sealing does not match. ``keys_version`` is the version of the app_key row, 0 without one.
+    ``rejected_id`` is the fingerprint of the token that KIS has rejected for this caller, ``rejected_ids`` are those
+    that the store remembers; a view contains no such token. ``outage`` is the reason why the store could not be read.
+    ``certain`` is True if ``now`` is the store's time. ``skew`` is the time that the store's clock is ahead of this
+    machine's.
     """
 
     now: datetime
@@ -81,7 +82,7 @@ class View:
     warnings: tuple[str, ...] = ()
 
     def answer(self, min_validity: timedelta) -> Resolution | None:
-        """A fresh stored token or, in an outage, any valid cached one; None when there is neither."""
+        """A fresh stored token or, in an outage, any valid cached one; None without either."""
         if self.stored is not None and self.is_surely_fresh(self.stored, min_validity):
             return self.resolution(self.stored, "supabase")
         if self.outage is not None and self.cached is not None and self.cached.is_valid(self.now):
@@ -89,10 +90,10 @@ class View:
         return None
 
     def is_surely_fresh(self, token: Token, min_validity: timedelta) -> bool:
-        """Whether ``token`` is fresh by the store's time, and by this machine's as well.
+        """Whether ``token`` is fresh both by the store's time and by this machine's.
 
-        One of the two may be wrong: a machine's clock, or the Date of an answer that a proxy kept. Where they disagree
-        on the token, the database has to be asked.
+        One of the two may be wrong: the machine's clock, or a Date header that a proxy has cached. If they disagree on
+        the token, the caller must ask the database.
         """
         times = (self.now, self.now - self.skew)
         return self.certain and all(token.state(time, min_validity) is State.FRESH for time in times)
@@ -110,21 +111,21 @@ class View:
         )
 
     def rejects(self, token: Token) -> bool:
-        """Whether ``token`` is known to be rejected by KIS, or revoked."""
+        """Whether KIS has rejected ``token``, or the store remembers it as rejected or revoked."""
         return token.token_id == self.rejected_id or token.token_id in self.rejected_ids
 
     def at_hand(self) -> tuple[Token, Source] | None:
-        """The longest-lived token that can still be used, and where it is from."""
+        """The valid token with the latest end, and its source; None without a valid token."""
         found: tuple[tuple[Token | None, Source], ...] = ((self.stored, "supabase"), (self.cached, "cache"))
         tokens = [(token, source) for token, source in found if token]
         best = max(tokens, key=lambda pair: pair[0].expires_at, default=None)
         return best if best is not None and best[0].is_valid(self.now) else None
 
     def unshared_token(self) -> Token | None:
-        """The cached token, when it was issued after the stored one for the same app key: it may have ended that one.
+        """The cached token, if it was issued after the stored one for the same app key: it may have ended that one.
 
-        A machine that issued while the store did not answer has such a token, and the others do not. Only times that
-        the tokens themselves claim count: the others may be nine hours off.
+        Only a machine that issued while the store did not answer has such a token. Only times in the tokens' own claims
+        count: other times may be nine hours off.
         """
         cached, stored = self.cached, self.stored
         if cached is None or stored is None or not cached.is_valid(self.now):
@@ -136,11 +137,11 @@ class View:
         return cached if cached.app_key_id is not None and cached.app_key_id == owner else None
 
     def as_of(self, machine_time: datetime) -> View:
-        """The same when this machine's clock shows ``machine_time``."""
+        """The view when this machine's clock shows ``machine_time``."""
         return replace(self, now=machine_time + self.skew)
 
     def with_time(self, server_now: datetime, machine_time: datetime) -> View:
-        """The same with the store's time known, and a warning, once, when this machine's is far from it."""
+        """The view with the store's time, and with one warning if this machine's clock is far from it."""
         skew = server_now - machine_time
         view = replace(self, now=server_now, skew=skew, certain=True)
         if self.certain or abs(skew) <= TOLERATED_SKEW:
@@ -149,7 +150,7 @@ class View:
         return view.with_warning(f"This machine's clock is {int(abs(skew).total_seconds())} s {direction}.")
 
     def with_rejected(self, ids: frozenset[str]) -> View:
-        """The same when the store remembers ``ids`` as well: a token that is among them counts as none from here on."""
+        """The view when the store remembers ``ids`` as rejected as well: without the tokens among them."""
         view = replace(self, rejected_ids=self.rejected_ids | ids)
         if view.cached is not None and view.rejects(view.cached):
             view = replace(view, cached=None)
@@ -158,17 +159,17 @@ class View:
         return view
 
     def with_entry(self, source: str, text: str) -> View:
-        """The same view with one more source's answer."""
+        """The view with one more source's answer."""
         return replace(self, trace=(*self.trace, TraceEntry(source, text)))
 
     def with_warning(self, warning: str) -> View:
-        """The same, with one more thing to warn of."""
+        """The view with one more warning."""
         return replace(self, warnings=(*self.warnings, warning))
 
 
 @contextmanager
 def telling(view: View) -> Iterator[None]:
-    """Have an error from the block bring the warnings of ``view`` with it."""
+    """Add the warnings of ``view`` to an error that the block raises."""
     try:
         yield
     except KisTokenError as error:
@@ -177,15 +178,15 @@ def telling(view: View) -> Iterator[None]:
 
 
 def remember(cache: Cache | None, resolution: Resolution, rejected_ids: frozenset[str] = frozenset()) -> Resolution:
-    """Keep a valid token for when the store is down. That it cannot be kept is a warning: there is a token.
+    """Cache a valid token for the next outage. If it cannot be cached, warn: the caller has its token.
 
-    A cached token whose fingerprint is among ``rejected_ids`` gives way to any other.
+    A cached token whose fingerprint is among ``rejected_ids`` is replaced by any other token.
     """
     if cache is None or resolution.expired:
         return resolution
     try:
         cache.write(resolution.token, rejected_ids=rejected_ids)
     except CacheError as error:
-        warnings = dict.fromkeys((*resolution.warnings, f"{error}. {error.hint}"))  # once, however often it is tried
+        warnings = dict.fromkeys((*resolution.warnings, f"{error}. {error.hint}"))  # once, even after two writes
         return replace(resolution, warnings=tuple(warnings))
     return resolution

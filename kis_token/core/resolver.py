@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from kis_token.core.slot import Slot
     from kis_token.token import Token
 
-#: Where the caller allows it, a token is handed out until this long after its end: KIS accepts such a token sometimes.
+#: If the caller allows it, an expired token is handed out until this long after its end: KIS sometimes accepts one.
 LONGEST_EXPIRED = timedelta(hours=1)
 
-#: The slot is read so many times when its app key keeps changing.
+#: If the slot's app key keeps changing, the slot is read this many times.
 KEY_TRIES = 3
 
 
@@ -60,7 +60,7 @@ class Resolver:
     def look(
         self, rejected_id: str | None = None, *, held: Token | None = None, read: Callable[[], Slot] | None = None
     ) -> View:
-        """Look at store and cache. The token with the fingerprint ``rejected_id`` is left out.
+        """Read store and cache. The token with the fingerprint ``rejected_id`` is left out.
 
         ``held`` is a token that the caller has in memory. ``read`` replaces the request to the store. Raises
         StoreMisconfigured and TokenError.
@@ -78,7 +78,10 @@ class Resolver:
         )
 
     def resolve(self, view: View | None = None) -> Resolution:
-        """Find or issue the token for the settings' mode. ``view`` is a recent look. Raises KisTokenError."""
+        """Find or issue the token for the settings' mode. ``view`` is a recent result of `look`.
+
+        Raises KisTokenError.
+        """
         view = self.look() if view is None else self._look_again(view)
         try:
             resolution = self._find(view)
@@ -87,13 +90,14 @@ class Resolver:
         rejected_ids = view.rejected_ids | ({view.rejected_id} if view.rejected_id is not None else set())
         resolution = remember(self._context.cache, resolution, rejected_ids)
         if resolution.unstored is not None and self._settings.mode != "resolve":
-            # A renewal is for all callers; the next run stores the cached token. One of the warnings is this error.
+            # A renewal is for all callers, so it fails if the token is not stored. The next run stores the cached
+            # token. One of the warnings is this error.
             resolution.unstored.warn(text for text in resolution.warnings if f"{resolution.unstored}" not in text)
             raise resolution.unstored
         return resolution
 
     def _look_again(self, view: View) -> View:
-        """Ask the store once more if ``view`` shows an outage and the caller has no token that will do."""
+        """Read the store once more if ``view`` shows an outage and the caller has no token that is enough."""
         is_served = self._settings.mode in ("resolve", "check") and view.at_hand() is not None
         if view.outage is None or is_served:
             return view
@@ -125,7 +129,7 @@ class Resolver:
         try:
             return self._renew(view)
         except AppKeyChanged as change:
-            # Start again with the keys that the slot has now: a token of other keys must not get into it.
+            # Start again with the slot's present keys: a token of other keys must not be stored in it.
             return self._find_again(view, tries - 1) if tries > 1 else self._fall_back(view, change)
         except KisTokenError as error:
             return self._fall_back(view, error)
@@ -134,7 +138,7 @@ class Resolver:
         return self._context.store.read(self._settings.service_name)
 
     def _find_again(self, view: View, tries: int = KEY_TRIES, *, slot: Slot | None = None) -> Resolution:
-        """Start again, in a call in which the store has answered: so no token is issued without it.
+        """Start again in a call in which the store has answered, so no token is issued without it.
 
         ``slot`` is the store's last answer.
         """
@@ -142,7 +146,7 @@ class Resolver:
         return self._find(again, tries) if again.outage is None else self._fall_back(again, again.outage)
 
     def _share(self, view: View, token: Token) -> View | Resolution:
-        """Store a cached token that was issued without the store, in the place of the one that it may have ended.
+        """Store a cached token that was issued without the store, in place of the token that it may have ended.
 
         Returns a new view, or the token if that is enough.
         """
@@ -177,7 +181,7 @@ class Resolver:
             return issue()
         if mode == "force" or view.is_surely_fresh(stored, LEAST_USEFUL):
             return issue(replaces=stored.version)
-        # The store's time is not certain, so the database judges the token first, and brings its time along.
+        # The store's time is not certain, so the database judges the token first, and returns its time.
         judged = issue()
         if judged.token.version != stored.version:
             return judged
@@ -185,7 +189,7 @@ class Resolver:
         return answer or issue(replaces=stored.version)
 
     def _fall_back(self, view: View, error: KisTokenError) -> Resolution:
-        """For `resolve` a token that is still valid, with a warning. Raises ``error`` when there is none."""
+        """For `resolve`, return a token that is still valid, with a warning. Otherwise raise ``error``."""
         if self._settings.mode != "resolve":
             raise error
         view = self._store_time.update(view)
@@ -195,7 +199,7 @@ class Resolver:
         return view.resolution(*at_hand, warning=f"The token was not renewed: {error}. {error.hint}")
 
     def _expired(self, view: View, error: KisTokenError) -> Resolution:
-        """A token that has just expired, where the caller allows it. Raises ``error`` when there is none."""
+        """Return a token that has just expired, if the caller allows it. Otherwise raise ``error``."""
         view = self._store_time.update(view)
         if self._settings.allow_expired and self._settings.mode in ("resolve", "check"):
             found: tuple[tuple[Token | None, Source], ...] = ((view.stored, "supabase"), (view.cached, "cache"))
@@ -209,10 +213,10 @@ class Resolver:
         raise error
 
     def _without_store(self, view: View, outage: StoreOutage) -> Resolution:
-        """A valid token or, as the last resort, one that is issued without the store, once on this machine.
+        """Return a valid token or, as the last resort, one that is issued without the store, once on this machine.
 
-        That is for a call in which the store has not answered at all. It is not for one in which this machine's
-        certificates or proxy are the cause, or in which a gateway has refused the request (3xx, 4xx).
+        The last resort is for a call in which the store has not answered at all. It is not for an outage that this
+        machine's certificates or proxy cause, or in which a gateway refused the request (3xx, 4xx).
         """
         try:
             return self._fall_back(view, outage)
@@ -226,7 +230,7 @@ class Resolver:
             ) from outage
         try:
             with self._context.machine.lock(view.app_key.key_id, left):
-                # Building the runtime and waiting for the lock took time: the store may answer now.
+                # Building the runtime and waiting for the lock took time, so the store may answer now.
                 slot = self._read_once()
                 if slot is None:
                     return issue_locally(self._context, self._store_time.update(view), view.app_key, outage)
@@ -235,7 +239,7 @@ class Resolver:
         return self._find_again(view, slot=slot)
 
     def _read_once(self) -> Slot | None:
-        """The slot, or None when the store does not answer. Raises StoreOutage where the outage is doubtful."""
+        """The slot, or None if the store does not answer. Raises StoreOutage if the outage is doubtful."""
         try:
             return self._read()
         except StoreOutage as outage:

@@ -1,7 +1,7 @@
-"""When a call of the store is repeated, and when its failure is an outage: one rule for reads and writes.
+"""The rule for reads and writes: when a call of the store is repeated, and when its failure is an outage.
 
-A hiccup (a reset, a 502, a restart) passes within seconds, and giving up on it can cost a token. So a call that fails
-is repeated, with growing, jittered pauses, as long as its `Patience` allows; only then is the failure an outage.
+A brief failure (a reset, a 502, a restart) passes within seconds, and giving up on it can cost a token. So a failed
+call is repeated, with growing, jittered pauses, as long as its `Patience` allows. After that the failure is an outage.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
-#: How many more seconds another try may begin in, by the seconds since the first try and those until the deadline.
+#: Seconds in which another try may start, by the seconds since the first try and the seconds until the deadline.
 Patience = Callable[[float, float], float]
 
-#: Seconds of patience of a caller that has a valid token at hand.
+#: Seconds of patience of a caller that has a valid token.
 BRIEFLY = 0.8
 
-#: The longest patience, in seconds, of a caller that may issue alone afterwards: time for a project to restart.
+#: The longest patience, in seconds, of a caller that may issue without the store afterwards: a project can restart in
+#: this time.
 LONGEST_PATIENCE = 45.0
 
-#: The first pause in seconds, which doubles each time, and the longest; both before jitter.
+#: The first pause, which doubles each time, and the longest one, in seconds before jitter.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
-#: Seconds after which a call is repeated that PostgREST refused for want of a table, column or function: it reads the
-#: schema anew when sql/ has run or a backup was restored, and until then it goes by the one before.
+#: Seconds until a call is repeated after PostgREST reported a missing table, column or function. PostgREST reads the
+#: schema again when sql/ has run or a backup was restored; until then it uses the previous schema.
 SETTLING = 2.0
 
 #: With fewer seconds of patience than this there is no further try.
@@ -38,30 +39,33 @@ _LEAST = 0.05
 
 
 def briefly(elapsed: float, left: float) -> float:
-    """For a caller that has a valid token at hand: one hiccup, no more."""
+    """The patience of a caller that has a valid token: one brief failure, no more."""
     return min(BRIEFLY - elapsed, left)
 
 
 def patiently(elapsed: float, left: float) -> float:
-    """For a caller that may issue alone afterwards: half of the time that issuing does not need, up to a limit."""
+    """The patience of a caller that may issue without the store.
+
+    It is half of the time that issuing does not need, up to a limit.
+    """
     spare = elapsed + left - ISSUE_BUDGET
     return min(spare / 2, LONGEST_PATIENCE) - elapsed if spare > 0 else to_the_end(elapsed, left)
 
 
 def to_the_end(_: float, left: float) -> float:
-    """For a caller that nothing else can help: until the deadline is a second away."""
+    """The patience of a caller without another way to a token: until one second before the deadline."""
     return left - 1
 
 
 def at_most(seconds: float, patience: Patience) -> Patience:
-    """The same, with an upper limit."""
+    """Limit ``patience`` to ``seconds`` from the first try."""
     return lambda elapsed, left: min(seconds - elapsed, patience(elapsed, left))
 
 
 class Retry:
     """Repeats calls of the store. ``left`` returns the seconds until the caller's deadline.
 
-    ``tell`` gets a line for people when a call is repeated for longer than a moment, once.
+    ``tell`` receives one log line if a call is repeated for longer than a moment.
     """
 
     def __init__(self, clock: Clock, left: Callable[[], float], tell: Callable[[str], None]) -> None:
@@ -71,10 +75,11 @@ class Retry:
         self._told = False
 
     def run(self, ask: Callable[[], _Answer], patience: Callable[[], Patience]) -> _Answer:
-        """The answer of ``ask``, which raises StoreOutage when it fails. ``patience`` is asked for after each failure.
+        """Return the answer of ``ask``. Calls ``patience`` after each StoreOutage that ``ask`` raises.
 
-        Raises the last StoreOutage when the patience is over, and at once when it is a lasting one; it is doubtful if
-        any before it was. Raises StoreMisconfigured at once, or after one more try if it `settles`.
+        When the patience is over, raises the last StoreOutage; a lasting one is raised at once. The outage is doubtful
+        if any failure of this call was doubtful. StoreMisconfigured is raised at once, or after one more try if it
+        `settles`.
         """
         started, pause, is_doubtful, has_settled = self._clock.monotonic(), _FIRST_PAUSE, False, False
         while True:
@@ -94,7 +99,7 @@ class Retry:
                 more = limit(self._clock.monotonic() - started, self._left())
                 if outage.lasting or more < _LEAST:
                     raise
-                # The last try is at the end of the patience, not up to a whole pause before it.
+                # Start the last try at the end of the patience, not up to a whole pause before it.
                 wait = min(self._clock.jitter(0.5 * pause, 1.5 * pause), more)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 self._say(outage, more)

@@ -1,4 +1,4 @@
-"""When a token is due for renewal by the nightly job. Consumers never ask this: they renew what is stale."""
+"""When a token is due for renewal by the nightly job. Other callers do not use this: they renew a stale token."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from kis_token.token import KST, REISSUE_WINDOW
 if TYPE_CHECKING:
     from kis_token.token import Token
 
-#: The Korean session is over: a token has to last until here, or be renewed the night before.
+#: The end of the Korean trading day. A token must be valid until then, or be renewed the night before.
 EVENING = time(20, 0)
 
 
 def due_at(token: Token, refresh_after: timedelta) -> datetime:
-    """From when a rotation renews ``token``, in UTC.
+    """The time from which a rotation renews ``token``, in UTC.
 
-    When it is older than ``refresh_after``; or when KIS would give a new one (it is older than 6 hours) and it will
-    have lapsed by the next 20:00 Korea time. A first issue at 10:30 would otherwise lapse in market hours every day.
+    A token is due when it is older than ``refresh_after``. It is also due when it is older than 6 hours, so that KIS
+    gives a new one, and expires before the next 20:00 Korea time. Without the second rule, a token issued at 10:30
+    would expire in market hours every day.
     """
     end = token.expires_at.astimezone(KST)
     evening = datetime.combine(end.date(), EVENING, KST)

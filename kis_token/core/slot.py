@@ -1,4 +1,4 @@
-"""A slot's rows, and what they hold: whose app key and secret count, whose token it is, and the errors for others'."""
+"""A slot's rows and their meaning: the app key and secret that count, the token's owner, and the errors about both."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kis_token.errors import IssuerRefused, StoreMisconfigured, TokenError
-from kis_token.pasted_values import find_key_fault, odd_lengths, pasted
+from kis_token.pasted_values import find_key_fault, pasted, unusual_lengths
 from kis_token.token import AppKey, State, Token, in_hours, parse_members, parse_stored
 
 if TYPE_CHECKING:
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.core.ports import Vault
 
-#: The types of the rows that hold an account's key and secret, and of the row that holds its token.
+#: The types of the rows with an account's key and secret, and of the row with its token.
 KEY_TYPES = ("app_key", "app_secret")
 TOKEN_TYPE = "access_token"  # noqa: S105 - a type
 
-#: By KIS's code for a refusal, where the caller gives what is refused.
+#: The inputs and variables of a refused credential, by KIS's code for the refusal.
 _GIVEN_AS = {
     "EGW00103": "input app-key / KIS_APP_KEY",
     "EGW00105": "input app-secret / KIS_APP_SECRET",
@@ -29,7 +29,7 @@ _GIVEN_AS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One active row as it is stored: the value may be sealed, the expiry is the column's text."""
+    """One active row as stored: the value may be sealed, and the expiry is the column's text."""
 
     value: str = field(repr=False)
     expires_at: str | None
@@ -37,13 +37,13 @@ class Row:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it holds blanks alone. Such a row counts as absent, as one with null does."""
+        """Whether the value is blank. Such a row counts as absent, like a row with null."""
         return not self.value.strip()
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """All active rows of one service, by type; ``server_now`` is the answer's Date, None when it had none.
+    """All active rows of one slot, by type. ``server_now`` is the answer's Date header; None without one.
 
     ``rejected`` are the fingerprints of the tokens that the slot remembers as rejected or revoked.
     """
@@ -54,7 +54,7 @@ class Slot:
 
     @property
     def token_row(self) -> Row | None:
-        """The row of the token; None where there is none, or where it is empty."""
+        """The row of the token; None if the row is missing or empty."""
         row = self.rows.get(TOKEN_TYPE)
         return None if row is None or row.is_empty else row
 
@@ -62,37 +62,37 @@ class Slot:
 def read_stored(
     text: str, service_name: str, vault: Vault, *, column: object = None, version: int | None = None
 ) -> tuple[Token, dict[str, Any]]:
-    """The token in a stored text, sealed or not, whatever its age, and all members of its JSON.
+    """Return the token in a stored text, sealed or not, valid or expired, and all members of its JSON.
 
-    ``column`` and ``version`` are those of its row. Raises TokenUnusable when it holds no token that can be used, and
-    other TokenErrors when it may not or cannot be unsealed, which a new token would not mend.
+    ``column`` and ``version`` are those of its row. Raises TokenUnusable if the text contains no usable token, and
+    other TokenErrors if it must not or cannot be unsealed, which a new token would not repair.
     """
-    text = vault.open(text, service_name, TOKEN_TYPE)
+    text = vault.unseal(text, service_name, TOKEN_TYPE)
     return parse_stored(text, column=column, version=version), parse_members(text)
 
 
 def read_token(row: Row, service_name: str, vault: Vault) -> Token:
-    """The token in a slot's row. Raises TokenError as `read_stored` does."""
+    """Return the token in a slot's row. Raises TokenError as `read_stored` does."""
     return read_stored(row.value, service_name, vault, column=row.expires_at, version=row.version)[0]
 
 
 def given_app_key(settings: Settings) -> AppKey | None:
-    """The settings' own key and secret; they count where the slot has none."""
+    """The settings' own key and secret, which count if the slot has no keys; None without one of the two."""
     if not settings.app_key or not settings.app_secret:
         return None
     return AppKey(settings.app_key, settings.app_secret, settings.keys_slot)
 
 
 def stored_app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey | None:
-    """The slot's key and secret; None where one of the two is missing or empty.
+    """The slot's key and secret; None if one of the two is missing or empty.
 
-    Raises TokenError for a seal that does not open, and StoreMisconfigured for a value that cannot be a key.
+    Raises TokenError for a seal that cannot be unsealed, and StoreMisconfigured for a value that cannot be a key.
     """
     rows = [slot.rows.get(name) for name in KEY_TYPES]
     if any(row is None or row.is_empty for row in rows):
         return None
     service = settings.service_name
-    key, secret = (pasted(vault.open(slot.rows[name].value, service, name)) for name in KEY_TYPES)
+    key, secret = (pasted(vault.unseal(slot.rows[name].value, service, name)) for name in KEY_TYPES)
     if not key or not secret:
         return None
     fault = find_key_fault(key, secret, (f"The app_key stored for {service}", f"The app_secret stored for {service}"))
@@ -107,8 +107,8 @@ def origin(app_key: AppKey, given_as: str = _GIVEN_AS["EGW00103"]) -> str:
 
 
 def refused(kis_code: str, app_key: AppKey, to: str = "") -> IssuerRefused:
-    """The error for a refusal of ``app_key``, with its origin and, where that differs from KIS's, its length."""
-    lengths = odd_lengths(app_key.key, app_key.secret)
+    """The error for a refusal of ``app_key``, with its origin and, if its length is not KIS's, that length."""
+    lengths = unusual_lengths(app_key.key, app_key.secret)
     return IssuerRefused(kis_code, to, f" {origin(app_key, _GIVEN_AS[kis_code])}", f": {lengths}" if lengths else "")
 
 
@@ -124,9 +124,10 @@ def describe(token: Token, now: datetime, min_validity: timedelta) -> str:
 def check_owner(token: Token, app_key: AppKey | None, settings: Settings, what: str) -> None:
     """Raise TokenError for another account's token.
 
-    It must not be replaced by a new one as if there were none: two fleets would replace each other's for ever.
+    Such a token must not be replaced by a new one: callers of the two accounts would replace each other's tokens for
+    ever.
     """
     if app_key is not None and token.app_key_id not in (None, app_key.key_id):
         raise TokenError("token-of-another-key", f"{what} belongs to another app key than the one {origin(app_key)}")
     if token.environment not in (None, settings.environment):
-        raise TokenError("token-of-another-environment", f"{what} is not one for {settings.environment}")
+        raise TokenError("token-of-another-environment", f"{what} was not issued for {settings.environment}")

@@ -1,4 +1,4 @@
-"""The present by the store's clock, and the tokens that the store reports as rejected, as far as a call has heard."""
+"""The present time on the store's clock, and the tokens that the store reported as rejected during one call."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class StoreTime:
-    """Collects the store's answers of one call, and brings a view up to date with them."""
+    """Collects the store's answers of one call, and updates views with them."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

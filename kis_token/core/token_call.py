@@ -1,4 +1,4 @@
-"""One tokenP call: whose token KIS gave, whether the KIS API accepts it, and how it is handed out."""
+"""One tokenP call: the token's owner, the check that the KIS API accepts it, and the way it is handed out."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def issue(issuer: Issuer, app_key: AppKey, now: datetime, may_send: Callable[[],
 
 
 def verify(issuer: Issuer, view: View, token: Token, app_key: AppKey) -> View:
-    """Call the KIS API with a new token: one that it rejects must not replace one that works.
+    """Call the KIS API with a new token: a token that it rejects must not replace one that works.
 
-    Returns the view, with a warning when the call failed. Raises IssuerOutage when the API rejects the token.
+    Returns the view, with a warning if the call failed. Raises IssuerOutage if the API rejects the token.
     """
     try:
         code = issuer.verify(token, app_key)
@@ -44,10 +44,10 @@ def verify(issuer: Issuer, view: View, token: Token, app_key: AppKey) -> View:
 def hand_out_issued(view: View, token: Token, *, warning: str = "") -> Resolution:
     """Hand out the token that tokenP returned at ``view.now``.
 
-    It is a new one, or, within 6 hours of an issue, the token of that issue.
+    It is a new token or, within 6 hours of an issue, the token of that issue.
     """
     refreshed = token.is_new(view.now)
-    said = "issued a token" if refreshed else "gave a token again that it had issued before"
+    said = "issued a token" if refreshed else "gave an earlier token again"
     return view.with_entry("oauth", said).resolution(token, "oauth", refreshed=refreshed, warning=warning)
 
 
@@ -57,6 +57,6 @@ def token_repeated(token: Token) -> IssuanceError:
 
 
 def repeated_until(end: datetime) -> IssuanceError:
-    """The same error, by the time from which KIS gives another token."""
+    """The error for a rejected token that KIS gives again until ``end``."""
     message = f"KIS gives the rejected token again until {in_both_zones(end)}"
     return IssuanceError("token-repeated", message, retryable=False)

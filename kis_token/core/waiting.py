@@ -1,4 +1,4 @@
-"""Waiting while another caller holds the lease: how long, and how often to look for its token."""
+"""Waiting while another caller holds the lease: how long, and how often the slot is read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _Found = TypeVar("_Found")
 
-#: A lease can end without a new token, which polling the row does not show. So `begin` is called again after so many
-#: seconds.
+#: A lease can end without a new token, which polling the row does not show. So `begin` is called again after this
+#: many seconds.
 ASK_AGAIN = 5.0
 
 #: The last error of a lease whose token could not be stored.
@@ -27,7 +27,7 @@ _UNSTORED = "store-cannot-store"
 
 
 class Waiting:
-    """One caller's waits. They share one line for the people who watch."""
+    """One caller's waits. They share one log line."""
 
     def __init__(self, context: Context) -> None:
         self._clock = context.clock
@@ -38,21 +38,23 @@ class Waiting:
     def wait(
         self, begun: Begun, app_key: AppKey, look: Callable[[], _Found | None], patience: float | None = None
     ) -> _Found | None:
-        """Call ``look``, with jittered pauses, until it finds something. None: it is time to ask for the lease again.
+        """Call ``look``, with jittered pauses, until it finds a token. Returns None to ask for the lease again.
 
-        A caller that can do without a new token gives ``patience``, in seconds: it gets None when that time is over.
-        Without it, raises at once IssuerRefused when KIS has just refused this key and secret, StoreMisconfigured when
-        the last token could not be stored, and IssuanceError, with the holder or the last error in its text, when
-        no caller can get the lease early enough before the deadline.
+        A caller that can continue without a new token gives ``patience``, in seconds. It gets None when that time is
+        over.
+
+        Without ``patience``, raises at once: IssuerRefused if KIS has just refused this key and secret,
+        StoreMisconfigured if the last token could not be stored, and IssuanceError if no caller can get the lease early
+        enough before the deadline. The text names the holder or the last error.
         """
         seconds = (begun.retry_at - begun.server_now).total_seconds() if begun.retry_at else ASK_AGAIN
         has_holder = begun.holder_label is not None
-        # No wait helps, however much time is left.
+        # Waiting cannot help, however much time is left.
         is_final = begun.last_error == _UNSTORED or begun.last_error in KIS_REFUSALS
         if not has_holder and (is_final or seconds > self._deadline.left() - ISSUE_BUDGET):
             raise _in_vain(begun, app_key, seconds)
         self._say(begun, seconds)
-        # Jittered: callers that got "busy" at the same moment would ask again at the same moment.
+        # Jittered, so that callers that got "busy" together do not ask again together.
         longest = self._clock.jitter(0.8 * ASK_AGAIN, 1.2 * ASK_AGAIN) if patience is None else patience
         again = self._clock.monotonic() + (min(seconds, longest) if has_holder else seconds)
         while (until_again := again - self._clock.monotonic()) > 0:
@@ -85,16 +87,16 @@ def _in_vain(begun: Begun, app_key: AppKey, seconds: float) -> KisTokenError:
             "wait-too-long", f"{begun.holder_label} is still issuing a token, and time is up", retryable=True
         )
     if begun.last_error == _UNSTORED:
-        return StoreMisconfigured("store-cannot-store", "Supabase did not take the token that another job has issued")
+        return StoreMisconfigured("store-cannot-store", "Supabase could not store the token that another job issued")
     if begun.last_error in KIS_REFUSALS:
         return refused_to_another(begun.last_error, app_key)
     if begun.last_error == "token-repeated" and begun.retry_at is not None:
         return repeated_until(begun.retry_at)
     reason = f"; the last attempt ended with {begun.last_error}" if begun.last_error else ""
-    message = f"KIS may not be asked again for {seconds:.0f} s, longer than this may take{reason}"
+    message = f"KIS may not be asked again for {seconds:.0f} s, longer than the time left{reason}"
     return IssuanceError("wait-too-long", message, retryable=True)
 
 
 def refused_to_another(kis_code: str, app_key: AppKey) -> IssuerRefused:
-    """The error for a key and secret that KIS refused to another caller, and that no caller tries again for a while."""
-    return refused(kis_code, app_key, ", said to another job a moment ago")
+    """The error for a key and secret that KIS refused to another caller. No caller tries them again for a while."""
+    return refused(kis_code, app_key, ", reported to another job a moment ago")

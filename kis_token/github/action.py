@@ -1,7 +1,7 @@
 """The GitHub adapter: the whole chain as a workflow step, on actions_toolkit.core.
 
-Runs when the fast path of entrypoint.py could not answer. Errors are reported here, where the trace is known;
-a traceback may quote what it should not.
+It runs if the fast path of entrypoint.py found no token. It reports errors itself, because it has the trace, and
+without a traceback, which may quote a secret.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 
 class ToolkitWorkflow:
-    """The runner's commands through actions_toolkit.core, which does not flush by itself.
+    """The runner's commands through actions_toolkit.core, each flushed.
 
-    ``masks`` are those that the step has given the runner before.
+    ``masks`` are the lines that the runner masks already in this step.
     """
 
     def __init__(self, masks: Masks | None = None) -> None:
         self._masks = masks or Masks()
 
     def mask(self, secret: str) -> None:
-        """Hide ``secret``, unless it is hidden already, and do not return before the runner can know."""
+        """Mask ``secret``, unless it is masked already. The command is flushed when this returns."""
         for line in self._masks.add(secret):
             core.set_secret(line)
         sys.stdout.flush()
@@ -46,11 +46,11 @@ class ToolkitWorkflow:
 
     def export(self, name: str, value: str) -> None:
         """Set a variable for the steps that follow."""
-        with writing(os.environ, "GITHUB_ENV"):  # the same
+        with writing(os.environ, "GITHUB_ENV"):  # as for outputs
             core.export_variable(name, value)
 
     def summarize(self, markdown: str) -> None:
-        """Add to the job's summary, for which the toolkit has no call."""
+        """Add to the job's summary, without the toolkit, which has no function for it."""
         FileWorkflow(os.environ).summarize(markdown)
 
     def error(self, message: str) -> None:
@@ -64,22 +64,23 @@ class ToolkitWorkflow:
         sys.stdout.flush()
 
     def info(self, message: str) -> None:
-        """A line in the log."""
+        """Add a line to the log."""
         FileWorkflow(os.environ).info(message)
 
 
 def main(started: float, view: View | None, masks: Masks | None = None) -> int:
-    """Resolve and publish; the exit status. ``started`` is when the step began, by the monotonic counter.
+    """Resolve and publish a token, and return the exit status.
 
-    ``view`` is what the fast path saw of store and cache, when it saw them, and ``masks`` are the masks that it set.
-    Raises ImportError where a package cannot be loaded: entrypoint.py has the packages installed anew.
+    ``started`` is the step's beginning, a reading of time.monotonic. ``view`` is the fast path's view of store and
+    cache, if it read them, and ``masks`` are the masks that it set. Raises ImportError if a package cannot be loaded:
+    entrypoint.py then installs the packages again.
     """
     _keep_line_ends()
     workflow = ToolkitWorkflow(masks)
     trace: tuple[TraceEntry, ...] = ()
     try:
         mask_secrets(secrets_in(os.environ), workflow)
-        # Read again: only with the runtime is the user's cache folder known outside of a job.
+        # Read again: outside of a job, the user's cache folder is known only with the runtime's packages.
         settings = Settings.from_env(os.environ)
         with open_resolver(settings, started, workflow.info, mask=workflow.mask) as resolver:
             view = view or resolver.look()
@@ -101,20 +102,20 @@ def main(started: float, view: View | None, masks: Masks | None = None) -> int:
 
 
 def _is_of_loading(error: Exception) -> bool:
-    """Whether a module could not be loaded: bytecode that is damaged raises whatever its reader stumbles over."""
+    """Whether the error came from loading a module. Damaged bytecode can raise an error of any class."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     if trace is None or isinstance(error, (ImportError, SyntaxError)):
         return trace is not None
     file = trace.tb_frame.f_code.co_filename
-    # Python 3.10 raises ValueError for a source with zeros, and hides the loader's own frames.
+    # For a source with zeros, Python 3.10 raises ValueError and hides the loader's own frames.
     is_import = linecache.getline(file, trace.tb_lineno).lstrip().startswith(("import ", "from "))
     return is_import or file.startswith("<frozen importlib")
 
 
 def _keep_line_ends() -> None:
-    """The toolkit writes the system's line ends itself; on Windows the stream would double them."""
+    """Let the stream keep line ends: the toolkit writes the system's own, which Windows would double."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(newline="\n")

@@ -1,7 +1,7 @@
-"""Install locked packages into a folder: with the machine's uv, else with a uv that pip fetches, else with pip.
+"""Install locked packages into a folder: with the machine's uv, with a uv that pip fetches, or with pip, in this order.
 
-Standard library alone. An installer gets none of our secrets, does not touch the Python it runs on, and takes only
-wheels with a known hash.
+This module needs the standard library alone. An installer gets no secret of this project, does not change the Python
+it runs on, and installs only wheels with a known hash.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ PACKAGES = (
     "requests",
     "supabase",
 )
-#: Only sealing needs these: their requirements in a lock.
+#: The requirements in a lock that only sealing needs.
 _SEALING = re.compile(r"(?m)^(?:cryptography|cffi|pycparser)==.*(?:\\\n.*)*\n")
-#: A file that marks a runtime without them.
+#: The file that marks a runtime without these packages.
 _WITHOUT_SEALING = "kis-token-without-sealing"
-# Compiled modules may be for another machine, so this loads them. The hashes vouch for the other packages, so it is
-# enough that these exist: importing them all would take a second.
+# Compiled modules may be for another machine, so this loads them. The other packages only have to exist: their hashes
+# are checked, and importing them all would take a second.
 _TRY_IMPORTS = """
 import importlib.util, sys
 _, folder, *packages = sys.argv
@@ -55,16 +55,16 @@ if "cryptography" in packages:
     import cryptography.hazmat.bindings._rust
 sys.exit(next((f"there is no {name}" for name in packages if not importlib.util.find_spec(name)), None))
 """
-#: How uv says that the index has this version of a package, and no wheel of it for this Python.
+#: uv's message if the index has this version of a package, but no wheel of it for this Python.
 _NO_WHEEL = re.compile(r"([\w.-]+)(?:\{[^}]*\})?==(\S+) has no (?:\S+ )?wheels")
 
 
 def install(
     requirements: Path, uv_requirements: Path, target: Path, env: Mapping[str, str], limit: float, *, seals: bool = True
 ) -> None:
-    """Install ``requirements`` into ``target``, by the quickest of the three ways that works.
+    """Install ``requirements`` into ``target``, by the fastest of the three ways that works.
 
-    ``target`` is in a folder that no other user can write; so are the installers' temporary files, beside it.
+    ``target`` must be in a folder that no other user can write; the installers' temporary files are there too.
     ``uv_requirements`` pins the uv that pip fetches. ``limit`` is a reading of time.monotonic. Without ``seals``, the
     packages that only sealing needs are left out if they cannot be installed. Raises EnvironmentFault.
     """
@@ -86,13 +86,13 @@ def install(
 
 
 def can_seal(target: Path) -> bool:
-    """Whether the packages that only sealing needs were installed too."""
+    """Whether the runtime in ``target`` has the packages that only sealing needs."""
     return not (target / _WITHOUT_SEALING).exists()
 
 
 @dataclass
 class _Installation:
-    """The requirements, the folder to put them into, and what the installers have said so far."""
+    """One installation: requirements, target folder, and the errors of the installers so far."""
 
     requirements: Path
     target: Path
@@ -101,7 +101,7 @@ class _Installation:
     troubles: list[str] = field(default_factory=list)
 
     def run(self, uv_requirements: Path) -> None:
-        """Try the three ways. Raises EnvironmentFault where none works."""
+        """Try the three ways. Raises EnvironmentFault if all of them fail."""
         uv = shutil.which("uv", path=self.env.get("PATH"))
         if uv and self._succeeds(_uv_install(uv, self.requirements, self.target), share=0.5):
             return
@@ -124,7 +124,7 @@ class _Installation:
             shutil.rmtree(fetched, ignore_errors=True)
 
     def _succeeds(self, command: list[str], share: float = 1.0) -> bool:
-        """Install and see that it can be used: an installer's word is not enough."""
+        """Whether ``command`` installs packages that can be used: an installer can report success and be wrong."""
         shutil.rmtree(self.target, ignore_errors=True)
         trouble = _run(command, self.target, self.env, self.limit, share)
         if trouble is None:
@@ -137,8 +137,11 @@ class _Installation:
         return trouble is None
 
     def _find_pip(self) -> str:
-        """This Python or, where it is a virtual environment without pip, the one that it was made from."""
-        # Before Python 3.11 only the link that a virtual environment's Python is leads to the other one.
+        """Return this Python or, if it is a virtual environment without pip, the Python that made it.
+
+        Raises EnvironmentFault ``pip-missing`` or ``platform-unsupported``.
+        """
+        # Before Python 3.11, only the virtual environment's symbolic link shows the other Python.
         base = getattr(sys, "_base_executable", sys.executable)
         for python in dict.fromkeys((sys.executable, base, os.path.realpath(sys.executable))):
             with suppress(OSError, subprocess.TimeoutExpired):
@@ -158,26 +161,29 @@ class _Installation:
 
 
 def _describe_python() -> str:
-    """Version, platform and ABI: a wheel is for one of each."""
+    """Return version, platform and ABI: a wheel is for one of each."""
     abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
     return f"Python {sys.version_info.major}.{sys.version_info.minor} on {sysconfig.get_platform()} ({abi})"
 
 
 def _clean_environment(env: Mapping[str, str], temporary: Path) -> dict[str, str]:
-    """The variables for an installer: proxies, certificates, where packages come from. No secret of ours."""
+    """Return the variables for an installer: proxies, certificates and indexes, but no secret of this project."""
     kept = {name: value for name, value in env.items() if not name.upper().startswith(_SECRET_VARIABLES)}
     overrides = {
         "PIP_USER": "0",  # a distribution's pip may have another default
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "UV_LINK_MODE": "copy",  # links would break when the cache they lead to is cleaned
-        "TMPDIR": f"{temporary}",  # both unpack there, and check hashes before that
+        "UV_LINK_MODE": "copy",  # links would break when the cache is cleaned
+        "TMPDIR": f"{temporary}",  # both unpack there, after they have checked the hashes
     }
     reached = with_certificates(select_variables(kept), temporary)
     return reached | overrides | _uv_cache(env) | write_uv_file(env, temporary)
 
 
 def _uv_cache(env: Mapping[str, str]) -> dict[str, str]:
-    """The cache that uv uses anyway if no other user can change it, or none: uv does not check what it finds there."""
+    """Return variables for uv's usual cache if no other user can change it, because uv trusts the cached files.
+
+    If another user can change it, uv runs without a cache.
+    """
     home = Path(env["HOME"], ".cache") if env.get("HOME") else None
     parent = Path(env["XDG_CACHE_HOME"]) if env.get("XDG_CACHE_HOME") else home
     cache = Path(env["UV_CACHE_DIR"]) if env.get("UV_CACHE_DIR") else parent and parent / "uv"
@@ -202,14 +208,14 @@ def _pip_install(python: str, requirements: Path, target: Path) -> list[str]:
 
 
 def _run(command: list[str], target: Path, env: dict[str, str], limit: float, share: float = 1.0) -> str | None:
-    """None when it worked, else its last words. It may take ``share`` of the time until ``limit``."""
+    """Run ``command`` for at most ``share`` of the time until ``limit``. Return None, or its last words if it fails."""
     left = limit - time.monotonic()
     if left <= 0:
         raise EnvironmentFault("timed-out", "There was no time left to install the Python packages")
     try:
         process = subprocess.Popen(  # noqa: S603 - our own arguments
             command,
-            cwd=target.parent,  # away from the caller's project, whose settings are not for this
+            cwd=target.parent,  # outside of the caller's project, which may have settings of its own
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -234,13 +240,13 @@ def _run(command: list[str], target: Path, env: dict[str, str], limit: float, sh
 
 
 def _last_paragraph(text: str) -> str:
-    """The last line with the indented ones below it, in one line; what uv hints at after it is left out."""
+    """Return the last line and the indented lines below it as one line, without uv's hints."""
     said = re.split(r"(?m)^\s*hint:", text.rstrip())[0]
     return " ".join(re.split(r"\n(?=\S)|\u2570\u2500\u25b6", said.rstrip())[-1].split())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill it and, where the system has process groups, its children."""
+    """Kill the process and, if the system has process groups, its children."""
     with suppress(OSError):
         if sys.platform == "win32":
             process.kill()

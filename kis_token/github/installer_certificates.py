@@ -1,4 +1,4 @@
-"""The certificates that uv and pip go by: those that this project goes by, see `trust`."""
+"""The certificates that uv and pip trust: the same ones as this project; see `trust`."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 def with_certificates(env: dict[str, str], temporary: Path) -> dict[str, str]:
-    """The environment in which uv and pip trust the same certificates as this project; see `trust`.
+    """Return the environment in which uv and pip trust the same certificates as this project.
 
-    By themselves, uv takes SSL_CERT_FILE and SSL_CERT_DIR in the place of the system's certificates and does not know
-    the other variables. pip before 24.2 does not know the system's certificates, and takes REQUESTS_CA_BUNDLE in the
-    place of all others. So both get one file with all of them, uv as the only file of a folder.
+    By themselves, uv uses SSL_CERT_FILE and SSL_CERT_DIR instead of the system's certificates and ignores the other
+    variables. pip before 24.2 ignores the system's certificates, and uses REQUESTS_CA_BUNDLE instead of all others.
+    So both get one file with all certificates; uv gets it as the only file of a folder.
     """
-    # uv brings certificates of its own, which a company's proxy does not go by.
+    # uv's own certificates do not include the certificate of a company's proxy.
     env = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"} | env
     own = [env.get("PIP_CERT", ""), *_of_pip_s_settings(env)]
     is_told = any([*map(env.get, VARIABLES), *own])
     if not is_told and sys.platform in ("win32", "darwin"):
-        return env  # these systems' stores are no files; uv and newer pips know them
+        return env  # these systems keep certificates outside of files; uv and newer pips read them
     certificates = collect(env, own)
     if not certificates:
         return env
-    file = temporary / "certificates" / "00000000.0"  # a name by which uv takes it for a folder's certificate
+    file = temporary / "certificates" / "00000000.0"  # uv reads only files with such names from a folder
     file.parent.mkdir(mode=0o700)
     file.write_bytes(certificates)
     kept = {name: value for name, value in env.items() if name not in VARIABLES or (name == "SSL_CERT_FILE" and value)}
@@ -40,7 +40,7 @@ def with_certificates(env: dict[str, str], temporary: Path) -> dict[str, str]:
 
 
 def _of_pip_s_settings(env: Mapping[str, str]) -> list[str]:
-    """The files that ``cert`` names in pip's settings, which PIP_CERT hides."""
+    """Return the files that ``cert`` names in pip's settings. PIP_CERT would hide these."""
     homes = [env["HOME"]] if env.get("HOME") else []
     folders = [env.get("XDG_CONFIG_HOME"), env.get("APPDATA"), *(f"{home}/.config" for home in homes)]
     folders += [f"{home}/Library/Application Support" for home in homes]

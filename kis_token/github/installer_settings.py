@@ -1,7 +1,7 @@
-"""The machine's settings of pip and uv, reduced to those that say where packages come from and how they are reached.
+"""The machine's settings of pip and uv, reduced to the source of packages and the way to it.
 
-All others are left out, in variables and in files alike: a constraint, a prefix, a cut-off date or a platform would
-contradict a private folder with locked packages. Standard library alone.
+All other settings are left out, in variables and in files alike: a constraint, a prefix, a cut-off date or a platform
+would contradict a private folder with locked packages. This module needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _UV_VARIABLE = re.compile(
     r"UV_(DEFAULT_INDEX|INDEX(_\w+)?|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|KEYRING_PROVIDER|INSECURE_HOST|CREDENTIALS_DIR"
     r"|NATIVE_TLS|SYSTEM_CERTS|OFFLINE|CONCURRENT_DOWNLOADS|CACHE_DIR|NO_CACHE|HTTP_\w+|REQUEST_TIMEOUT|\w+_ENDPOINT_URL)"
 )
-#: These have Python take itself for one of another platform.
+#: With these variables, Python reports another platform.
 _PLATFORM_VARIABLES = ("_PYTHON_HOST_PLATFORM", "_PYTHON_SYSCONFIGDATA_NAME")
 
 
@@ -73,12 +73,12 @@ except SystemExit:
 """
 
 
-#: Of a file, these would change pip's answer: it would list fewer files, print nothing or start another Python.
+#: These override settings in a file that would change pip's answer: fewer files, no output, or another Python.
 _ASKING = {"PIP_ISOLATED": "0", "PIP_USER": "0", "PIP_QUIET": "0", "_PIP_RUNNING_IN_SUBPROCESS": "1"}
 
 
 def select_variables(env: Mapping[str, str]) -> dict[str, str]:
-    """``env`` without the settings of pip and uv that contradict a locked private folder."""
+    """Return ``env`` without the settings of pip and uv that contradict a locked private folder."""
     kept = {name: value for name, value in env.items() if _is_kept(name.upper())}
     return {
         name: _with_absolute_paths(value) if "FIND_LINKS" in name.upper() else value for name, value in kept.items()
@@ -98,10 +98,10 @@ def _is_kept(name: str) -> bool:
 
 
 def read_pip_settings(python: str, env: Mapping[str, str]) -> dict[str, str] | None:
-    """Variables that stand for pip's configuration files, and have it read none: pip itself says what is in them.
+    """Return ``env`` with variables that replace pip's configuration files, or None if ``python`` has no pip.
 
-    ``env`` has the variables that ``select_variables`` returned; each counts more than a file. None if ``python`` has
-    no pip. Raises OSError or SubprocessError if it cannot be asked.
+    The settings come from ``pip config list``. ``env`` has the variables that ``select_variables`` returned; each
+    counts more than a file. Raises OSError or SubprocessError if pip cannot be run.
     """
     answer = subprocess.run(  # noqa: S603 - our own arguments
         [python, "-I", "-c", _ASK_PIP],
@@ -122,7 +122,10 @@ def read_pip_settings(python: str, env: Mapping[str, str]) -> dict[str, str] | N
 
 
 def write_uv_file(env: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Write the settings of uv's configuration files to one in ``folder``; the variable that has uv read it alone."""
+    """Write the selected settings of uv's files to a file in ``folder``, and return the variable that names it to uv.
+
+    If Python cannot read TOML, the variable names the user's own file instead.
+    """
     settings: dict[str, Any] = {}
     for path in _uv_files(env):
         found = _read_toml(path)
@@ -137,7 +140,7 @@ def write_uv_file(env: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def _uv_files(env: Mapping[str, str]) -> Iterator[Path]:
-    """The user's file and the system's, or the one that a variable names. A project's is for the project."""
+    """Yield the user's and the system's file, or the file that a variable names. A project's file is not used."""
     if env.get("UV_NO_CONFIG", "").lower() in ("1", "true", "yes", "y", "on", "t"):
         return
     if env.get("UV_CONFIG_FILE"):
@@ -154,7 +157,7 @@ def _uv_files(env: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _read_toml(path: Path) -> dict[str, Any] | None:
-    """The file's settings; none if it cannot be read. None where Python has no reader for TOML."""
+    """Return the file's settings, {} if it cannot be read, or None if Python has no reader for TOML."""
     if sys.version_info >= (3, 11):
         import tomllib
 
@@ -173,7 +176,7 @@ def _select(found: Mapping[str, Any], names: frozenset[str], folder: Path) -> di
 
 
 def _merge(settings: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """As uv does: the first file's value counts; lists are joined."""
+    """Add the settings of a further file as uv does: the first file's value counts; lists are joined."""
     for name, value in more.items():
         before = settings.setdefault(name, value)
         if before is not value and isinstance(before, list) and isinstance(value, list):
@@ -181,7 +184,7 @@ def _merge(settings: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def _absolute(place: str, folder: Path) -> str:
-    """A folder's path as it is meant in ``folder``, since installers run elsewhere; an address stays as it is."""
+    """Return the path of ``place`` relative to ``folder``, because installers run elsewhere. A URL stays unchanged."""
     return f"{folder / place}" if "://" not in place and (folder / place).exists() else place
 
 

@@ -1,4 +1,4 @@
-"""What a workflow step gives out, and in which order: mask, flush, then output. Never the other way round."""
+"""The output of a workflow step, in a fixed order: mask, flush, then output."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from kis_token.github.workflow_commands import Workflow
     from kis_token.token import AppKey, Token
 
-#: Shorter than any key or token, longer than any word: what is shorter is not masked, or the log would be shredded.
+#: Shorter values are not masked: masking a common word would blank it in the whole log. Keys and tokens are longer.
 SHORTEST_SECRET = 16
 
 
 def mask_secrets(secrets: Iterable[str], workflow: Workflow) -> None:
-    """Mask what was given, before anything can fail and print it."""
+    """Mask each line of ``secrets`` that has at least SHORTEST_SECRET characters. Call it before any other use."""
     for line in dict.fromkeys(line for secret in secrets for line in secret.splitlines()):
         if len(line) >= SHORTEST_SECRET:
             workflow.mask(line)
 
 
 def mask_token(token: Token, workflow: Workflow) -> None:
-    """Mask a token, and the part of it that decodes to the app key, which may be shown by itself."""
+    """Mask a token, the app key inside it, and the part of the token that decodes to the app key."""
     workflow.mask(token.value)
     app_key = parse_claims(token.value).get("jti")
     if isinstance(app_key, str) and looks_like_token(app_key):
@@ -39,7 +39,7 @@ def mask_token(token: Token, workflow: Workflow) -> None:
 
 
 def mask_view(view: View, workflow: Workflow) -> None:
-    """Mask what store and cache hold, whether or not it will be put out."""
+    """Mask the tokens and keys of store and cache, whether or not they will be output."""
     for token in (view.stored, view.cached):
         if token is not None:
             mask_token(token, workflow)
@@ -52,9 +52,13 @@ def publish(
 ) -> None:
     """Mask token and keys, write the token files, then set the outputs and variables and write the summary.
 
-    ``env`` and ``now`` are the machine's, for the token files. Raises KisTokenError ``missing-app-key``, before
-    anything is put out, when keys are to be exported and none are known; what ``export`` raises; EnvironmentFault when
-    GitHub's files cannot be written, which the caller does well to try beforehand. An error brings the warnings along.
+    ``env`` and ``now`` are the machine's, for the token files. Raises:
+
+    - KisTokenError ``missing-app-key``, before any output, if keys are to be exported and no keys are known
+    - the errors of ``export``
+    - EnvironmentFault if GitHub's files cannot be written; callers should check this first, with ``require_file``
+
+    An error carries the resolution's warnings.
     """
     try:
         _put_out(resolution, settings, workflow, env, now)
@@ -68,13 +72,13 @@ def publish(
     try:
         workflow.summarize(describe_success(resolution, settings))
     except EnvironmentFault as error:
-        workflow.warning(f"{error}")  # the token is out; that counts
+        workflow.warning(f"{error}")  # the token is output already, so the step succeeds
 
 
 def _put_out(
     resolution: Resolution, settings: Settings, workflow: Workflow, env: Mapping[str, str], now: datetime
 ) -> None:
-    """Masks, then token files, then outputs and variables."""
+    """Set masks, write token files, then set outputs and variables."""
     token, app_key = resolution.token, resolution.app_key
     if settings.export_credentials and app_key is None:
         raise KisTokenError("missing-app-key", "export-credentials is set but no app key is known")
@@ -96,9 +100,9 @@ def _put_out(
 
 
 def outputs_of(resolution: Resolution, settings: Settings) -> dict[str, str | int | bool]:
-    """A token and all that is known of it, by the names of the action's outputs with underscores. No key is among them.
+    """Return the outputs of a resolution, without keys. Names are those of action.yml, with underscores for hyphens.
 
-    Times are ISO 8601 in UTC, to the second.
+    Times are ISO 8601 in UTC, in whole seconds. ``expires_in`` is in seconds, and 0 for an expired token.
     """
     token = resolution.token
     return {
@@ -115,7 +119,7 @@ def outputs_of(resolution: Resolution, settings: Settings) -> dict[str, str | in
 
 
 def variables_of(resolution: Resolution, settings: Settings, app_key: AppKey | None = None) -> dict[str, str]:
-    """The variables by which programs take the token and its host and, where one is given, key and secret."""
+    """Return the variables for programs: the token, its host and, if ``app_key`` is given, key and secret."""
     variables = {"KIS_ACCESS_TOKEN": resolution.token.value, "KIS_BASE_URL": settings.base_url}
     if app_key is not None:
         variables |= {"KIS_APP_KEY": app_key.key, "KIS_APP_SECRET": app_key.secret}
@@ -126,25 +130,24 @@ def _write_token_files(
     resolution: Resolution, settings: Settings, workflow: Workflow, env: Mapping[str, str], now: datetime
 ) -> None:
     if resolution.expired:
-        workflow.warning("No token file was written: the clients would not use a token past its end.")
+        workflow.warning("No token file was written: the clients would not use an expired token.")
         return
     from kis_token.local.token_files import export
 
     export(resolution.token, resolution.app_key, settings, env, now)
-    workflow.info(
-        f"token files written for {', '.join(settings.token_files)}"
-    )  # their names tell more than they should
+    # The clients' names alone: a file's name may contain an account's id.
+    workflow.info(f"token files written for {', '.join(settings.token_files)}")
 
 
 def report_failure(error: KisTokenError, trace: tuple[TraceEntry, ...], workflow: Workflow) -> None:
-    """The warnings on the way, then an error line for each fault with what to do; the same in outputs and summary."""
+    """Report the error's warnings, then each fault with its remedy, as annotations, outputs and summary."""
     faults = error.faults if isinstance(error, SettingsError) else [error]
     for warning in error.warnings:
         workflow.warning(warning)
     for fault in faults:
         workflow.error(f"{fault}. {fault.hint}")
     _log(trace, workflow)
-    # The files may be just what is broken; the error lines are out already.
+    # These files may be the fault. The annotations are printed already.
     try:
         workflow.output("error-code", ",".join(fault.code for fault in faults))
         workflow.output("error-hint", " ".join(dict.fromkeys(fault.hint for fault in faults)))
@@ -154,7 +157,7 @@ def report_failure(error: KisTokenError, trace: tuple[TraceEntry, ...], workflow
 
 
 def describe_defect(error: Exception) -> KisTokenError:
-    """An error that nobody foresaw: its type and place, but not its text, which may quote a secret."""
+    """Return an ``internal-error`` with the type and place of ``error``, without its text, which may quote a secret."""
     import traceback
 
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "kis_token" in frame.filename]
@@ -168,5 +171,5 @@ def _log(trace: tuple[TraceEntry, ...], workflow: Workflow) -> None:
 
 
 def _text(value: str | int | bool) -> str:  # noqa: FBT001 - the value is the argument
-    """An output's text: true and false in small letters, as workflows compare them."""
+    """Return an output's text: a boolean as true or false, in the form that workflows compare."""
     return f"{value}".lower() if isinstance(value, bool) else f"{value}"

@@ -1,9 +1,9 @@
-"""The runtime: a folder with the locked packages, built once for a lock, a Python and a platform, then found again.
+"""The runtime: a folder with the locked packages, built once for each lock, Python and platform.
 
-Standard library alone, and it never touches the Python it runs on. A runtime is used only in a place where no other
-user can change it, and only while its files are as its manifest records them. Otherwise it is built anew, under
-another name, and renamed. Two that start at once build once: the lock they take is the system's, so it ends with its
-holder.
+This module needs the standard library alone, and never changes the Python it runs on. A runtime is used only if no
+other user can change it and its files match its manifest. If they do not, it is built again, under another name, and
+renamed. Two jobs that start at once build it once: they take a lock of the operating system, which ends with its
+process.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     #: Takes a function that is called at the end of the work.
     AtEnd = Callable[[Callable[[], None]], object]
 
-#: What is left of the time limit for the work itself once the runtime is there.
+#: The part of the time limit, in seconds, that is kept for the work after the installation.
 RESERVE_SECONDS = 25.0
 
 _NAME = "kis-token-action"
-#: A folder for one run whose process could not remove it is removed by a later run.
+#: A later run removes a folder for one run that is older than this: its process could not remove it.
 _LEFT_BEHIND_SECONDS = 24 * 3600
-#: How the system says that another process has the lock. Any other error means that it has no locks here.
+#: The system's errors if another process has the lock. Any other error means that the file system has no locks.
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
@@ -50,12 +50,12 @@ def ensure_runtime(
     *,
     seals: bool = True,
 ) -> Path:
-    """The folder with the packages of ``requirements``, built when it is missing or damaged.
+    """Return the folder with the packages of ``requirements``. Build it if it is missing or damaged.
 
-    ``uv_requirements`` pins the uv that is fetched when the machine has none. ``deadline`` is a reading of
-    time.monotonic. Where every lasting place is open to other users, a folder for this run alone is made, and
-    ``at_end`` is given the function that removes it; without ``at_end`` that is an error. Without ``seals``, packages
-    that only sealing needs may be missing where they cannot be installed. Raises EnvironmentFault.
+    ``uv_requirements`` pins the uv that is fetched if the machine has no uv. ``deadline`` is a reading of
+    time.monotonic. If other users can change every lasting place, this makes a folder for this run alone and passes
+    ``at_end`` the function that removes it; without ``at_end``, this is an error. Without ``seals``, the packages that
+    only sealing needs may be missing, if they cannot be installed. Raises EnvironmentFault.
     """
     name = runtime_name(requirements.read_bytes())
     limit = deadline - RESERVE_SECONDS
@@ -70,7 +70,7 @@ def ensure_runtime(
                 _build(requirements, uv_requirements, runtime, env, limit, seals=seals)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise EnvironmentFault("runtime-failed", f"The packages have no place ({reason})") from error
+        raise EnvironmentFault("runtime-failed", f"The packages' folder cannot be used ({reason})") from error
     return runtime
 
 
@@ -79,21 +79,21 @@ def _is_usable(runtime: Path, *, seals: bool) -> bool:
 
 
 def forget_runtime(runtime: Path) -> None:
-    """Have it built anew at the next call: it is as it was recorded, but cannot be loaded."""
+    """Remove the manifest, so that the next `ensure_runtime` builds the runtime again."""
     with suppress(OSError):
         (runtime / MANIFEST).unlink()
 
 
 def runtime_name(requirements: bytes) -> str:
-    """The folder's name: another lock, Python, platform or C library, another folder."""
+    """Return the name of the runtime's folder, which differs for each lock, Python, platform and C library."""
     digest = hashlib.sha256(requirements.replace(b"\r\n", b"\n")).hexdigest()[:16]
     abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
     libc = machine = ""
     if hasattr(os, "confstr"):
-        with suppress(OSError, ValueError):  # glibc alone has this
+        with suppress(OSError, ValueError):  # only glibc has this
             libc = (os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "-")
     if sys.platform == "darwin":
-        machine = os.uname().machine  # one Python may run as two machines, and its name says so of neither
+        machine = os.uname().machine  # one Python may run as two machines, under one name
     return "-".join(filter(None, (digest, abi, sysconfig.get_platform(), machine, libc)))
 
 
@@ -107,7 +107,7 @@ def _build(
         damaged = _beside(runtime)
         with suppress(FileNotFoundError):
             insist(runtime.rename, damaged)
-        with suppress(OSError):  # without a lock, another job may have been quicker: what is there is looked at below
+        with suppress(OSError):  # without a lock, another job may have been faster; its runtime is checked below
             insist(partial.rename, runtime)
         _remove(damaged)
     finally:
@@ -122,7 +122,7 @@ def _beside(runtime: Path) -> Path:
 
 
 def _clear_leftovers(runtime: Path) -> None:
-    """Remove what interrupted builds have left. Only with the lock: without it, they may be at work."""
+    """Remove the folders of interrupted builds. Call it only with the lock: without it, a build may be running."""
     for leftover in runtime.parent.glob(f"{runtime.name}.partial-*"):
         _remove(leftover)
 
@@ -135,7 +135,7 @@ def _remove(path: Path) -> None:
 
 
 def _find_place(env: Mapping[str, str], at_end: AtEnd | None) -> Path:
-    """The first place that this user can write, and that no other user can change or could have prepared."""
+    """Return the first place that this user can write and no other user can change or could have prepared."""
     refused: list[str] = []
     for folder in _lasting(env):
         with _noting(folder, refused):
@@ -150,22 +150,22 @@ def _find_place(env: Mapping[str, str], at_end: AtEnd | None) -> Path:
 
 @contextmanager
 def _noting(folder: Path, refused: list[str]) -> Iterator[None]:
-    """Where the block raises OSError, note folder and reason, and go on with the next one."""
+    """If the block raises OSError, add the folder and the reason to ``refused`` and suppress the error."""
     try:
         yield
     except OSError as error:
-        path = os.fsencode(folder).decode(errors="replace")  # the summary's file takes no other form of a name
+        path = os.fsencode(folder).decode(errors="replace")  # the summary's file is UTF-8
         refused.append(f"{path} ({error.strerror or type(error).__name__})")
 
 
 def _open_lasting(folder: Path) -> Path:
     place = open_private(folder / _NAME)
-    place.chmod(0o700)  # an installer goes by the umask, which may let others write its files
+    place.chmod(0o700)  # installers use the umask, which may let other users write
     return place
 
 
 def _make_for_this_run(folder: Path, at_end: AtEnd) -> Path:
-    """A new private folder that ``at_end`` removes. No other user could have prepared it, or can swap it."""
+    """Make a private folder that no other user could have prepared or can swap; ``at_end`` gets its removal."""
     parent = walk(folder)
     for left_behind in parent.glob(f"{_NAME}-*"):
         with suppress(OSError):
@@ -202,20 +202,20 @@ def _temporary(env: Mapping[str, str]) -> Iterator[Path]:
 
 @contextmanager
 def _locked(path: Path, limit: float) -> Iterator[bool]:
-    """Hold a lock that ends with this process. False where the file system has no locks.
+    """Hold a lock that ends with this process, and yield True, or False if the file system has no locks.
 
-    Raises EnvironmentFault when ``limit`` comes first.
+    Raises EnvironmentFault if another process still has the lock at ``limit``.
     """
     with path.open("a+b") as file:
         while (is_locked := _try_lock(file.fileno())) is None:
             if time.monotonic() > limit:
                 raise EnvironmentFault("runtime-failed", "Another job is still installing the packages")
             time.sleep(0.1)
-        yield is_locked  # closing the file gives the lock back
+        yield is_locked  # closing the file releases the lock
 
 
 def _try_lock(handle: int) -> bool | None:
-    """Whether it is locked now; None while another process has it."""
+    """Try to lock the file. Return None if another process has the lock, and False if there are no locks."""
     try:
         if sys.platform == "win32":
             import msvcrt

@@ -1,8 +1,8 @@
-"""A list of a folder's files, kept in the folder: shows whether one is missing, cut, changed or added.
+"""The manifest: a list of a folder's files, kept in the folder. It shows missing, truncated, changed and added files.
 
-Standard library alone, and quick: the list is compared on every start that needs the packages. A file whose size and
-time are as recorded counts as unchanged. One with another time, such as a copy, is compared by its hash. Bytecode is
-not listed: Python writes it when it needs it, after the list was made.
+This module needs the standard library alone, and is fast: every start that needs the packages compares the list. A
+file with the recorded size and time counts as unchanged. If the time differs, as for a copy, the hash is compared.
+Bytecode is not listed, because Python writes it later.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _LARGEST = 2**24
 
 
 def write_manifest(folder: Path) -> None:
-    """Record size, time and hash of every file in ``folder``. What the umask let other users write is closed to them.
+    """Record size, time and hash of every file in ``folder``, and remove other users' write access.
 
-    Raises OSError.
+    The umask may have given other users this access. Raises OSError.
     """
     recorded = {}
     for name, status in [("", folder.lstat()), *_entries(f"{folder}")]:
@@ -40,9 +40,9 @@ def write_manifest(folder: Path) -> None:
 
 
 def find_damage(folder: Path) -> str | None:
-    """The first difference between ``folder`` and its manifest, or None.
+    """Return the first difference between ``folder`` and its manifest, or None.
 
-    Every file has to be there as recorded, and there is no file more: an added one could stand in for a module of the
+    Every recorded file must be there unchanged. An added file is a difference too: it could replace a module of the
     standard library. No other user may be able to change a file or a folder, bytecode included.
     """
     try:
@@ -80,7 +80,7 @@ def _is_bytecode(name: str) -> bool:
 
 
 def _entries(folder: str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """All files and folders below ``folder``, by their path in it. No link is followed."""
+    """Yield all files and folders below ``folder``, with their path in it. Symbolic links are not followed."""
     with os.scandir(folder) as entries:
         for entry in entries:
             status = entry.stat(follow_symlinks=False)

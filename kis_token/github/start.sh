@@ -1,11 +1,11 @@
-# Finds a Python that can run the step, and becomes it, so that the runner's signals reach Python itself.
+# This script finds a Python that can run the step, and replaces itself with it, so that signals reach Python itself.
 #
 # A program named python can be anything: a shim without a version, a stub, a binary for another machine, a Python that
-# is too old or lacks a part of its own library. Each is tried before it is trusted. For an installation whose library
-# is beside its binary, the trial is "python -V", which takes a millisecond. If such a Python lacks a module all the
-# same, entrypoint.py runs this file again before it has issued anything, with --unusable="<path>: <reason>".
+# is too old or lacks a part of its own library. So the script tries each candidate before it uses it. If the library of
+# an installation is beside its binary, the trial is "python -V", which takes a millisecond. If such a Python still
+# lacks a module, entrypoint.py runs this script again before it issues a token, with --unusable="<path>: <reason>".
 #
-# POSIX sh, since Alpine has no bash. GITHUB_ACTION_PATH is the folder of entrypoint.py.
+# POSIX sh, because Alpine has no bash. GITHUB_ACTION_PATH is the folder of entrypoint.py.
 set +e -C
 
 LONGEST=20 # seconds for a trial
@@ -32,7 +32,7 @@ for word; do
 done
 tried=$unusable
 
-# Whether it is the binary, not a script, of an installation whose library is beside it.
+# Whether a path is the binary, not a script, of an installation whose library is beside it.
 is_installation() {
   first=
   { IFS= read -r first < "$1"; } 2> /dev/null
@@ -43,14 +43,14 @@ is_installation() {
   return 1
 }
 
-# The same, or a link to it, as in a virtual environment.
+# Whether a path is such a binary, or a symbolic link to one, as in a virtual environment.
 leads_to_installation() {
   if is_installation "$1"; then return 0; fi
   [ -h "$1" ] && target=$(readlink -f "$1" 2> /dev/null) && is_installation "$target"
 }
 
-# Run a command that should be Python, for LONGEST seconds at the most. Sets status; said, its version or what it lacks;
-# and executable, where it is usable.
+# Run a command that should be Python for at most LONGEST seconds. Sets status, said (the version and a missing module)
+# and, if the Python is usable, executable.
 probe() {
   said=
   executable=
@@ -75,7 +75,7 @@ probe() {
   rm -f "$answer" 2> /dev/null
 }
 
-# Sets status and said by "python -V", which starts no interpreter.
+# Set status and said by "python -V", which starts no interpreter.
 ask_version() {
   said=$("$1" -V 2>&1 < /dev/null)
   status=$?
@@ -83,7 +83,7 @@ ask_version() {
   said="Python ${said%%[!0-9.]*}"
 }
 
-# Become the Python of a path with the words after it, if it is usable; else note why it is not.
+# Run the step with the Python of a path and further words. If that Python is unusable, note the reason.
 try() {
   case "; $unusable" in *"; $1: "*) return ;; esac
   if leads_to_installation "$1"; then
@@ -92,7 +92,7 @@ try() {
   else
     probe "$@"
     if [ "$executable" ]; then
-      # A shim's own work is done once: the Python that it leads to is started directly, where that is safe.
+      # A shim has found its Python now. If possible, start that Python directly, without the shim.
       if is_installation "$executable"; then try "$executable"; fi
       become "$@"
     fi
@@ -105,7 +105,7 @@ try() {
   tried="${tried:+$tried; }$1: $said"
 }
 
-# A command of a path and further words becomes the step.
+# Replace this script with the step, run by a command of a path and further words.
 become() {
   path=$1
   set -- "$@" -I -S -X utf8 "$GITHUB_ACTION_PATH/entrypoint.py" "--python=$path"
@@ -114,7 +114,7 @@ become() {
   exec "$@"
 }
 
-# The places of PATH; a relative one is the job's own folder.
+# The folders of PATH. The loops below skip a relative one, because it is in the job's own folder.
 set -f
 IFS=:
 set -- $PATH # split on purpose
@@ -124,7 +124,7 @@ set +f
 tools=$RUNNER_TOOL_CACHE
 names="python3 python"
 if [ "$RUNNER_OS" = Windows ]; then
-  names="python python3" # python3 is often a stub that leads to a shop
+  names="python python3" # python3 is often the stub of the Microsoft Store
   tools=$(cygpath -u "$tools" 2> /dev/null) || tools=$RUNNER_TOOL_CACHE
 fi
 for name in $names; do
@@ -140,14 +140,14 @@ for place; do
   if [ "$RUNNER_OS" = Windows ] && [ -x "$place/py" ]; then try "$place/py" -3; fi
 done
 if [ "$tools" ]; then
-  # What actions/setup-python has installed for other jobs.
+  # The Pythons that actions/setup-python has installed for other jobs.
   for file in "$tools"/Python/3.*/*/bin/python3 "$tools"/Python/3.*/*/python.exe; do
     if [ -f "$file" ] && [ -x "$file" ]; then try "$file"; fi
   done
 fi
 
 if [ "$tried" ]; then
-  seen="No Python that was found can be used: $tried"
+  seen="No usable Python was found: $tried"
 else
   seen="Python was not found"
 fi

@@ -1,7 +1,7 @@
-"""The summary of a workflow step, as GitHub's Markdown: the token's life and the chain, or what failed and the remedy.
+"""The summary of a workflow step, as GitHub's Markdown: the token's validity and source, or the error and its remedy.
 
-Tables, text and a bar of block characters: nothing that depends on a theme. What comes from elsewhere (names of other
-machines, answers) is shown as the text that it is and never as markup, link, mention or picture.
+It has tables, text and a bar of block characters, and nothing that depends on a theme. Texts from outside (names of
+other machines, answers) are shown literally, never as markup, hyperlink, mention or picture.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
     from kis_token.core.resolution import Resolution, TraceEntry
     from kis_token.errors import KisTokenError
 
-#: Where an error code is explained. GitHub does not tell a composite action which repository it is from, so this is the
-#: name under which README.md says to use it.
+#: The page that explains the error codes. A composite action cannot find out its own repository, so this is the name
+#: under which README.md says to use it.
 ENTRIES = "https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md"
 
-#: No text is longer, whatever a machine calls itself: GitHub drops a summary of more than 1 MiB.
+#: Longer texts are cut, in characters: GitHub drops a summary of more than 1 MiB.
 LONGEST_TEXT = 1000
 #: The bar's length in characters.
 BAR = 20
 
 _SOURCES = {"supabase": "from Supabase", "cache": "from the cache", "oauth": "from KIS"}
 _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{letter: f"\\{letter}" for letter in "\\`*[]|~$"}})
-#: After a letter it begins no markup. Words are left whole, or GitHub's masks would not find a secret that is one.
+#: An underscore after a letter begins no markup and stays as it is: GitHub's masks do not find an escaped secret.
 _UNDERSCORE = re.compile(r"(?<![^\W_])_")
-#: GitHub looks for these in the text that is left when Markdown is done, where no escape helps: names of people, issues
-#: and pictures (:name:), and addresses.
+#: GitHub finds these after it has rendered the Markdown, so an escape does not help: names of people, issues and
+#: pictures (:name:), and addresses.
 _LINKED = re.compile(r"[@#](?=\S)|:(?=[^\s\d])|(?<![^\W_])(?:www(?=\.)|gh(?=-\d))", re.IGNORECASE)
-#: A space without width: it ends such a name before it begins.
+#: A space without width, which prevents such a name.
 _NOTHING = "\u200b"
 
 
 def describe_success(resolution: Resolution, settings: Settings) -> str:
-    """A token that was handed out: its state, warnings, life, times, next rotation, and the answer of each source."""
+    """Return the summary of a token: state, warnings, validity, times, next rotation, and the result of each source."""
     token, now = resolution.token, resolution.now
     state = token.state(now, settings.min_validity)
     mark = "✅" if state is State.FRESH and not resolution.warnings else "⚠️"
     source = "issued now by KIS" if resolution.refreshed else _SOURCES[resolution.source]
     rows = {
-        "life": _life(token.expires_at - token.issued_at, token.remaining(now)),
+        "validity": _validity(token.expires_at - token.issued_at, token.remaining(now)),
         "issued": in_both_zones(token.issued_at),
         "ends" if token.remaining(now) > timedelta() else "ended": in_both_zones(token.expires_at),
         "next rotation": _rotation(resolution, settings, state),
@@ -62,9 +62,9 @@ def describe_success(resolution: Resolution, settings: Settings) -> str:
 
 
 def describe_failure(faults: Sequence[KisTokenError], trace: Sequence[TraceEntry], warnings: Sequence[str] = ()) -> str:
-    """A failure: each fault with its code, which leads to its entry in the documents, and the remedy; the chain.
+    """Return the summary of a failure: ``warnings``, each fault with its remedy, and the result of each source.
 
-    ``warnings`` were gathered on the way.
+    A fault's code is a hyperlink to its entry in the documents.
     """
     rows = [[f"[`{fault.code}`]({ENTRIES}#{fault.code})", plain(fault.args[0]), plain(fault.hint)] for fault in faults]
     passes = all(fault.retryable for fault in faults)
@@ -72,15 +72,15 @@ def describe_failure(faults: Sequence[KisTokenError], trace: Sequence[TraceEntry
         "❌ KIS access token: failed",
         *_quoted(warnings),
         _table(["error", "what happened", "what to do"], rows),
-        ["This may pass by itself: the same run may succeed a little later."] if passes else [],
+        ["This may be temporary: a later run may succeed."] if passes else [],
         _chain(trace) if trace else [],
     )
 
 
 def plain(text: str) -> str:
-    """``text`` for one line of GitHub's Markdown, a table's cell included: what is seen is what was given.
+    """Return ``text`` escaped for one line of GitHub's Markdown or a table's cell, so that it is shown literally.
 
-    Line breaks and invisible characters become blanks, and what is very long is cut off.
+    Line breaks and invisible characters become blanks. A text of more than LONGEST_TEXT characters is cut.
     """
     words = "".join(letter if letter.isprintable() else " " for letter in text).split()
     line = " ".join(words)
@@ -89,7 +89,7 @@ def plain(text: str) -> str:
 
 
 def _page(title: str, *blocks: list[str]) -> str:
-    """Blocks of lines with an empty line between them, and one at the end, for what other steps may add."""
+    """Return blocks of lines, each followed by an empty line, so that other steps can add to the summary."""
     return "\n".join(line for block in ([f"### {title}"], *blocks) if block for line in (*block, ""))
 
 
@@ -102,17 +102,17 @@ def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _chain(trace: Sequence[TraceEntry], source: str | None = None) -> list[str]:
-    """What each source answered; the last one of the name ``source`` gave the token."""
+    """Return a table with the result of each source. The last entry of ``source`` is marked as the token's source."""
     used = max((place for place, entry in enumerate(trace) if entry.source == source), default=None)
     rows = [
         [f"**{entry.source}** (used)" if place == used else entry.source, plain(entry.text)]
         for place, entry in enumerate(trace)
     ]
-    return _table(["link", "what it said"], rows)
+    return _table(["source", "result"], rows)
 
 
-def _life(whole: timedelta, left: timedelta) -> str:
-    """The part of its life that a token has left: in words and, for the eye, as a bar."""
+def _validity(whole: timedelta, left: timedelta) -> str:
+    """Return the remaining validity of a token, as text and as a bar."""
     share = min(max(left / whole, 0.0), 1.0)
     filled = max(round(share * BAR), 1) if share else 0
     bar = f"`{'█' * filled}{'░' * (BAR - filled)}`"
@@ -122,7 +122,7 @@ def _life(whole: timedelta, left: timedelta) -> str:
 
 
 def _rotation(resolution: Resolution, settings: Settings, state: State) -> str:
-    """When the nightly job renews the token, if it is the one that the job will find."""
+    """Return the time at which the nightly job renews the token, if the token is the stored one."""
     if resolution.token.version is None:
         return "not known: the token was not seen in Supabase"
     if state is State.EXPIRED:

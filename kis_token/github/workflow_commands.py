@@ -1,7 +1,7 @@
 """GitHub's side of a workflow step, with the standard library alone: masks, outputs, variables, annotations, summary.
 
 Forms and rules are those of GitHub's workflow commands. A command counts only at the start of a line, so every text
-is escaped; a mask is flushed at once, because with step debugging on the runner logs outputs as they are set.
+is escaped. A mask is flushed at once: with step debugging, the runner logs outputs as they are set.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Workflow(Protocol):
-    """What the rest of the program may say to GitHub."""
+    """The messages that the rest of the program can send to GitHub."""
 
     def mask(self, secret: str) -> None:
-        """Hide ``secret`` from everything that is printed after this returns."""
+        """Mask ``secret`` in all output that follows."""
 
     def output(self, name: str, value: str) -> None:
         """Set an output of the step."""
@@ -39,19 +39,19 @@ class Workflow(Protocol):
         """Annotate the run with a warning."""
 
     def info(self, message: str) -> None:
-        """A line in the log."""
+        """Add a line to the log."""
 
 
 class Masks:
-    """The lines that the runner masks in this step: each is given to it once. Its repr shows none."""
+    """The lines that the runner masks in this step; the runner gets each line once. The repr shows no line."""
 
     def __init__(self) -> None:
         self._lines: set[str] = set()
 
     def add(self, secret: str) -> list[str]:
-        """The lines of ``secret`` that are not masked yet, since the runner masks line by line. An empty line is none.
+        """Return the lines of ``secret`` that are not masked yet, without empty ones: the runner masks line by line.
 
-        They count as masked from here on: the caller gives them to the runner.
+        They count as masked from then on, so the caller must give them to the runner.
         """
         lines = dict.fromkeys(line for line in secret.splitlines() if line.strip() and line not in self._lines)
         self._lines.update(lines)
@@ -59,14 +59,14 @@ class Masks:
 
 
 class FileWorkflow:
-    """The runner's files and commands, found through its environment."""
+    """The runner's files and commands; its environment names the files."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
         self.masks = Masks()
 
     def mask(self, secret: str) -> None:
-        """Hide ``secret``, unless it is hidden already."""
+        """Mask ``secret``, unless it is masked already."""
         for line in self.masks.add(secret):
             self._command("add-mask", line)
 
@@ -79,7 +79,7 @@ class FileWorkflow:
         self._append("GITHUB_ENV", _pair(name, value))
 
     def summarize(self, markdown: str) -> None:
-        """Add to the job's summary; nothing where there is none."""
+        """Add to the job's summary, if the runner has one. Raises EnvironmentFault if its file cannot be written."""
         if self._env.get("GITHUB_STEP_SUMMARY"):
             self._append("GITHUB_STEP_SUMMARY", markdown)
 
@@ -92,9 +92,9 @@ class FileWorkflow:
         self._command("warning", message)
 
     def info(self, message: str) -> None:
-        """A line in the log. Text that looks like a command is kept from being one.
+        """Add a line to the log, changed if the runner would take it for a command.
 
-        The runner finds ``::`` behind blanks and what it takes for such, and the older form ``##[`` anywhere in a line.
+        The runner finds ``::`` after blanks, or characters that it treats as blanks, and ``##[`` anywhere in a line.
         """
         for line in message.splitlines():
             before, mark, _ = line.partition("::")
@@ -117,12 +117,12 @@ def require_file(env: Mapping[str, str], variable: str) -> None:
     """Raise EnvironmentFault unless ``variable`` names a file that can be written."""
     path = env.get(variable)
     if not path or not os.path.isfile(path) or not os.access(path, os.W_OK):  # noqa: PTH113 - as cheap as can be
-        raise EnvironmentFault("output-unwritable", f"{variable} names no file that can be written")
+        raise EnvironmentFault("output-unwritable", f"{variable} does not name a writable file")
 
 
 @contextmanager
 def writing(env: Mapping[str, str], variable: str) -> Iterator[None]:
-    """Around what writes to the file that ``variable`` names. Raises EnvironmentFault when that does not work."""
+    """Raise EnvironmentFault if the block cannot write to the file that ``variable`` names."""
     require_file(env, variable)
     try:
         yield
@@ -131,11 +131,11 @@ def writing(env: Mapping[str, str], variable: str) -> Iterator[None]:
 
 
 def escape(text: str) -> str:
-    """``text`` as the value of a workflow command."""
+    """Return ``text`` escaped as the value of a workflow command."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _pair(name: str, value: str) -> str:
-    # The delimiter is random so that no value can end itself early and set outputs of its own.
+    # The delimiter is random, so that no value can contain it and set outputs of its own.
     delimiter = f"ghadelimiter_{os.urandom(16).hex()}"
     return f"{name}<<{delimiter}{os.linesep}{value}{os.linesep}{delimiter}"

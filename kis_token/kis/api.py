@@ -1,6 +1,6 @@
-"""KIS: the only file that knows its wire form. Turns EGW codes into errors, by the code in the body alone.
+"""KIS's wire form, which no other module contains. An error is chosen by the EGW code in the answer's body alone.
 
-KIS publishes no table of HTTP statuses: a wrong secret and a rate limit are both 403, a dead token is 500.
+KIS publishes no table of HTTP statuses: a wrong secret and a rate limit are both 403, a rejected token is 500.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ if TYPE_CHECKING:
     from kis_token.kis.session import Credentials, Response, Session
     from kis_token.token import AppKey
 
-#: One tokenP call takes at most this long, whatever KIS does; a quotation less, since nothing depends on it.
+#: The longest time, in seconds, of a tokenP call and of a quotation. No token depends on a quotation, so it gets less.
 ISSUE_SECONDS = 15.0
 VERIFY_SECONDS = 5.0
-#: What is left of the caller's time when KIS has answered: its answer has to be stored.
+#: The seconds of the caller's time that are kept for storing KIS's answer.
 STORE_SECONDS = 3.0
-#: The most that an answer may hold, in bytes: it is a token or a code.
+#: The largest answer, in bytes. A real one is a token or a code.
 LARGEST_ANSWER = 64 * 1024
 
-#: KIS's longest is 90 days, for partner companies. What is far beyond is no lifetime.
+#: A longer lifetime counts as unreadable. KIS's longest is 90 days, for partner companies.
 LONGEST_LIFETIME = timedelta(days=3650)
 
 RATE_LIMITED = "EGW00133"
-#: What KIS answers on a call when the token itself is the trouble: not valid, not found, expired.
+#: KIS's codes for a rejected token: not valid, not found, expired.
 TOKEN_CODES = frozenset({"EGW00121", "EGW00122", "EGW00123"})
-#: What KIS answers, before it does anything, to more calls in a second than it allows.
+#: KIS's code for more calls in a second than it allows. KIS has not executed such a call.
 TOO_MANY_CALLS = "EGW00201"
 _CODE = re.compile(r"EGW\d{5}", re.ASCII)
 
 
 class KISIssuer:
-    """Issues tokens at one of KIS's hosts, or at a host the user named.
+    """Issues tokens at ``base_url``, one of KIS's hosts or a host that the user named.
 
-    ``left`` tells the seconds until the caller's deadline; no call takes longer.
+    ``left`` returns the seconds until the caller's deadline; no call takes longer.
     """
 
     def __init__(self, base_url: str, environment: Environment, left: Callable[[], float] = no_deadline) -> None:
@@ -60,27 +60,28 @@ class KISIssuer:
         return f"{type(self).__name__}(base_url={self.base_url!r}, environment={self.environment!r})"
 
     def close(self) -> None:
-        """Close a connection that is kept for a call which was too late. The next call opens another."""
+        """Close the connection that a call left unused because it was too late. The next call opens another one."""
         if self._unused is not None:
             self._unused.close()
             self._unused = None
 
     def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
-        """One tokenP call; never repeated here. ``now`` only serves an answer that has no readable expiry.
+        """Issue a token by one tokenP call, which is never repeated here.
 
-        ``may_send`` is asked right before the call leaves, when the connection is made. When it says no, raises TooLate
-        and keeps the connection for the next call: a slow name server would make that one late as well.
+        ``now`` is used only if the answer has no readable end. ``may_send`` is called right before the request leaves,
+        after the connection is made. If it returns False, this raises TooLate and keeps the connection for the next
+        call, because a slow name server would make that call late as well.
 
-        Raises IssuerRefused, IssuerRateLimited and IssuerOutage, whose ``sent`` says whether the call may have had its
-        effect although no token came back.
+        Raises IssuerRefused, IssuerRateLimited and IssuerOutage. IssuerOutage's ``sent`` is True if KIS may have issued
+        a token, although none was received.
         """
         answer = self._post("/oauth2/tokenP", app_key, "appsecret", may_send)
         return parse_issue_answer(answer, app_key, self.environment, now)
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:
-        """Try ``token`` on a cheap quotation. The EGW code that speaks against the token; None when nothing does.
+        """Try ``token`` on a cheap quotation. Return None if KIS accepts it, or the EGW code if KIS rejects it.
 
-        Raises IssuerOutage when the try itself did not work, which says nothing about the token.
+        Raises IssuerOutage if the quotation failed for another reason. The token may then be valid.
         """
         from kis_token.kis.session import Credentials
 
@@ -102,17 +103,20 @@ class KISIssuer:
         return None
 
     def approval_key(self, app_key: AppKey) -> str:
-        """A key for opening WebSocket sessions, for 24 hours. Needs no token. Raises IssuerRefused and IssuerOutage."""
+        """Return a key for WebSocket sessions, valid for 24 hours. Needs no token.
+
+        Raises IssuerRefused and IssuerOutage.
+        """
         answer = self._post("/oauth2/Approval", app_key, "secretkey")
         value = answer.get("approval_key")
         if not isinstance(value, str) or not value.strip():
-            raise IssuerOutage("kis-answer-unusable", "KIS's answer holds no approval key", sent=True)
+            raise IssuerOutage("kis-answer-unusable", "KIS's answer has no approval key", sent=True)
         return value.strip()
 
     def revoke(self, token: Token, app_key: AppKey) -> bool:
-        """End ``token`` for everybody who has it. False when KIS knows it as dead already.
+        """Revoke ``token`` for all callers. Return False if KIS already rejects it.
 
-        For up to 6 hours after its issue KIS may go on answering tokenP with it. Raises IssuerRefused and IssuerOutage.
+        For up to 6 hours after its issue, tokenP may return it again. Raises IssuerRefused and IssuerOutage.
         """
         body = {"appkey": app_key.key, "appsecret": app_key.secret, "token": token.value}
         answer = self._json_of("/oauth2/revokeP", body)
@@ -122,12 +126,12 @@ class KISIssuer:
         if code in KIS_REFUSALS:
             raise refused(code, app_key)
         if code is not None or str(answer.get("code")) != "200":
-            said = code or "an answer that is none of its own"
+            said = code or "unknown answer"
             raise IssuerOutage("kis-answer-unusable", f"KIS did not revoke the token ({said})", sent=True)
         return True
 
     def greet(self) -> None:
-        """See that the host answers, whatever it says; asks for nothing. Raises IssuerOutage when it does not."""
+        """Check that the host answers, by a request without effect. Raises IssuerOutage if it does not answer."""
         self._send("HEAD", "/", min(VERIFY_SECONDS, self._left()))
 
     def _post(
@@ -157,7 +161,7 @@ class KISIssuer:
         params: Mapping[str, str] | None = None,
         json: Mapping[str, str] | None = None,
     ) -> Response:
-        """One request on a connection of its own, and its answer, at any HTTP status."""
+        """Send one request on a connection of its own. Return the answer, at any HTTP status."""
         from kis_token.kis.session import Session, prepare
 
         request = prepare(method, self.base_url + path, headers or {}, params=params, json=json)
@@ -182,7 +186,7 @@ class KISIssuer:
 
 
 def refusal(answer: bytes) -> str | None:
-    """The code in an answer's body with which KIS refused a call, at any HTTP status; None when it did not."""
+    """Return the EGW code with which an answer refuses a call, at any HTTP status, or None if it does not refuse it."""
     if b"EGW" not in answer:
         return None
     parsed = _json_in(answer)
@@ -192,15 +196,15 @@ def refusal(answer: bytes) -> str | None:
 
 
 def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Environment, now: datetime) -> Token:
-    """A token from tokenP's answer.
+    """Return the token of tokenP's answer.
 
-    Its end is the earlier of the JWT's own and of ``access_token_token_expired`` (Korea time). ``expires_in`` counts
-    only when neither can be read: it has no reference time when KIS hands out an older token again. Raises
-    IssuerOutage ``kis-answer-unusable`` when there is no token or it is dead on arrival.
+    Its end is the earlier of two times: the JWT's own end and ``access_token_token_expired`` (Korea time).
+    ``expires_in`` counts only if neither can be read, because it has no reference time if KIS gives an older token
+    again. Raises IssuerOutage ``kis-answer-unusable`` if the answer has no token or an expired one.
     """
     value = answer.get("access_token")
     if not isinstance(value, str):
-        raise IssuerOutage("kis-answer-unusable", "KIS's answer holds no token", sent=True)
+        raise IssuerOutage("kis-answer-unusable", "KIS's answer has no token", sent=True)
     value = value.strip()
     lifetime = _seconds(answer.get("expires_in"))
     end = _kst(answer.get("access_token_token_expired"))
@@ -225,7 +229,7 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Env
 
 
 def _json_in(body: bytes) -> object:
-    """The JSON in a body; None for a body that is not JSON. Its texts may be in EUC-KR: codes and tokens are ASCII."""
+    """Return the JSON of a body, or None if it is not JSON. Its texts may be EUC-KR; codes and tokens are ASCII."""
     try:
         return json.loads(body.decode(json.detect_encoding(body), "replace"))
     except (ValueError, RecursionError):
@@ -242,7 +246,7 @@ def _issue_error(code: str, app_key: AppKey) -> IssuerError:
         return IssuerRateLimited("kis-rate-limited", f"KIS issued a token within the last minute ({code})")
     if code in KIS_REFUSALS:
         return refused(code, app_key)
-    return IssuerOutage("kis-answer-unusable", f"KIS issues no token ({code})", sent=True)
+    return IssuerOutage("kis-answer-unusable", f"KIS issued no token ({code})", sent=True)
 
 
 def _seconds(value: object) -> timedelta | None:

@@ -1,6 +1,6 @@
-"""Connections to KIS, as urllib3 keeps them: they ask before a request leaves, and print nothing.
+"""Connections to KIS for urllib3. They call ``may_send`` before a request leaves, and print nothing.
 
-A request belongs to an `Exchange`, which the connection finds in the context of the thread that works on it.
+A request belongs to an `Exchange`, which the connection finds in the context of its thread.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from kis_token.deadline import Attempt
     from kis_token.network.proxies import Proxy
 
-#: Errors of this module's connections that requests may pass on as they are.
+#: Errors of this module's connections that requests may pass on unchanged.
 TransportError = HTTPError
 
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and its answer, through ``proxy`` where there is one.
+    """One request and its answer, through ``proxy`` if there is one.
 
-    ``may_send`` is asked right before the request leaves, when the connection is ready. When it says no, nothing
-    leaves, ``was_late`` becomes true, and the answer has status 0: after it the connection is as good as new.
-    ``trouble`` is why there is no connection, where that is known better than urllib3 passes it on.
+    ``may_send`` is called right before the request leaves, when the connection is ready. If it returns False, nothing
+    leaves, ``was_late`` becomes True, and the answer has status 0. The connection can then be used again.
+    ``trouble`` is the reason for a failed connection, if urllib3's own error would be less exact.
     """
 
     attempt: Attempt
@@ -54,7 +54,10 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why there is no connection: ``code`` of the error, and ``said`` after the name of the host."""
+    """The reason for a failed connection: the error's ``code``, and ``said``, the text after the host's name.
+
+    ``lasting`` is True if no repetition helps.
+    """
 
     code: str
     said: str
@@ -65,19 +68,19 @@ _EXCHANGE: ContextVar[Exchange] = ContextVar("_EXCHANGE")
 
 
 def begin(exchange: Exchange) -> None:
-    """Let the requests of this thread belong to ``exchange``."""
+    """Make the requests of this thread belong to ``exchange``."""
     _EXCHANGE.set(exchange)
 
 
 @cache
 def guarded(pool: type[Any]) -> type[Any]:
-    """One of urllib3's classes of connection pools, with connections of this module."""
+    """Return a subclass of ``pool``, a class of urllib3, that makes connections of this module."""
     members = {"ConnectionCls": type("GuardedConnection", (_Guarded, pool.ConnectionCls), {}), "QueueCls": _Kept}
     return type("GuardedPool", (pool,), members)
 
 
 class _Kept(deque[Any]):
-    """The connections that a pool keeps. Without a lock, which another thread might hold when a process is forked."""
+    """The connections that a pool keeps. It has no lock, because another thread could hold it at a fork."""
 
     def __init__(self, maxsize: int) -> None:
         super().__init__()
@@ -99,17 +102,17 @@ class _Kept(deque[Any]):
 
 
 class _Answer(FinalResponse):
-    """An answer whose odd headers are not logged."""
+    """An answer whose unreadable headers are not logged."""
 
     def begin(self) -> None:
         super().begin()
-        # urllib3 logs what it could not read of the headers, which may be what was sent.
+        # urllib3 logs headers that it cannot read. They may quote the request.
         self.msg.defects.clear()
         self.msg.set_payload("")
 
 
 class _Guarded(HTTPConnection):
-    """A connection that asks before a request leaves. It prints nothing where a program has http.client do so."""
+    """A connection that calls ``may_send`` before a request leaves. It ignores http.client's debug level."""
 
     debuglevel = 0
     response_class = _Answer
@@ -117,12 +120,12 @@ class _Guarded(HTTPConnection):
 
     @property
     def is_connected(self) -> bool:
-        """Whether it can be used again."""
-        # TLS servers greet with session tickets, which make a connection readable on which nothing was sent yet.
+        """Whether the connection can be used again."""
+        # TLS servers send session tickets first, so an unused connection can be readable.
         return super().is_connected or (self.sock is not None and self._is_unsent and self._is_open())
 
     def request(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the parent's
-        """Send a request, unless its caller has given it up (GivenUp) or it has become too late."""
+        """Send a request, unless it is too late. Raises GivenUp if the caller has given it up."""
         exchange = _EXCHANGE.get()
         if self.sock is None:
             self.connect()
@@ -133,7 +136,7 @@ class _Guarded(HTTPConnection):
             super().request(*arguments, **named)
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in urllib3
-        """The answer; one of status 0 to a request that was not sent."""
+        """Return the answer. If the request was not sent, its status is 0."""
         if self._is_unsent:
             return HTTPResponse(status=0, preload_content=False)
         return super().getresponse()
@@ -141,7 +144,7 @@ class _Guarded(HTTPConnection):
     def _is_open(self) -> bool:
         try:
             self.sock.settimeout(0)
-            self.sock.recv(1)  # the other side has closed, or says something that nobody has asked for
+            self.sock.recv(1)  # the other side has closed, or sent data without a request
         except (BlockingIOError, ssl.SSLWantReadError):
             return True
         except OSError:
@@ -149,7 +152,7 @@ class _Guarded(HTTPConnection):
         return False
 
     def connect(self) -> None:
-        """Connect, and shake hands with the other side."""
+        """Connect, and make the TLS handshake."""
         with ExitStack() as self._handshake:
             try:
                 if isinstance(self, HTTPSConnection):
@@ -162,7 +165,7 @@ class _Guarded(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         seconds, exchange = self.timeout, _EXCHANGE.get()
-        assert seconds is not None  # noqa: S101 - every call has its time
+        assert seconds is not None  # noqa: S101 - every call has a time limit
         try:
             connection = reach(self._dns_host, self.port, exchange.proxy, seconds, exchange.attempt)
         except socket.gaierror as error:
@@ -179,7 +182,7 @@ class _Guarded(HTTPConnection):
 
 
 def _trouble(error: ssl.SSLError | NoTrust | ProxyFault) -> Trouble:
-    """The error in words. Its text stays out, unless it is one of ours."""
+    """Return the error in fixed words. Its own text is used only if this project raised it."""
     if isinstance(error, ProxyFault):
         return Trouble("proxy-unusable", f"cannot be asked: {error}", error.is_lasting)
     if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):

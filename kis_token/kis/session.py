@@ -1,6 +1,6 @@
 """One request to KIS: bounded in time and size, silent, and never sent after its caller has given it up.
 
-On requests, which costs more to import than most runs take: modules that may do without import this where they use it.
+It uses requests, whose import takes longer than most runs. So other modules import this one only where they use it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5.0
 
-#: The most that an answer may hold, in bytes, unpacked.
+#: The largest answer, in bytes, unpacked.
 LARGEST_ANSWER = 16 * 1024 * 1024
 
-#: What KISClient hands out. Named here for those who need the type alone.
+#: The type of KISClient's answers. Modules that need only the type import it from here.
 Response = requests.Response
 
-#: A request that is ready to be sent, but for its token.
+#: A complete request, except for its token.
 Prepared = requests.PreparedRequest
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110's token: a method's or a header's name
@@ -53,13 +53,13 @@ _PATH = re.compile(r"/(?!/)([^?#@\\\s\x00-\x1f\x7f/]|/(?!/))*(\?[^#\s\x00-\x1f\x
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Token, key and secret, which an ordinary call shows KIS. Its repr shows none of them."""
+    """The token, key and secret of an ordinary call. The repr shows no secret."""
 
     token: Token
     app_key: AppKey
 
     def added_to(self, request: Prepared) -> Prepared:
-        """The request with them."""
+        """Return a copy of ``request`` with the headers that contain the credentials."""
         request = request.copy()
         request.headers["authorization"] = f"Bearer {self.token.value}"
         request.headers["appkey"] = self.app_key.key
@@ -70,7 +70,7 @@ class Credentials:
 class Session:
     """Connections to one of KIS's hosts: silent, without cookies and without the user's .netrc.
 
-    Threads may share it, and so may forked processes: each has connections of its own.
+    Threads and forked processes may share a session: each process has connections of its own.
     """
 
     def __init__(self, base_url: str) -> None:
@@ -92,13 +92,13 @@ class Session:
         may_send: Callable[[], bool] | None = None,
         largest: int = LARGEST_ANSWER,
     ) -> Response:
-        """Send ``request`` and read its whole answer, at any HTTP status, within ``seconds``. Follows no redirect.
+        """Send ``request`` and return its whole answer, at any HTTP status, within ``seconds``. Follows no redirect.
 
-        ``may_send`` is asked right before the request leaves, when the connection is ready; raises TooLate when it says
-        no, and the next call uses that connection. Raises IssuerOutage, whose ``sent`` says whether a part of the
-        request may have left.
+        ``may_send`` is called right before the request leaves, when the connection is ready. If it returns False, this
+        raises TooLate, and the next call uses the same connection. ``largest`` is the largest answer in bytes. Raises
+        IssuerOutage, whose ``sent`` is True if a part of the request may have left.
         """
-        # Without TLS only this machine is asked: never through a proxy, which would see the keys.
+        # Without TLS, a request goes to this machine alone and never through a proxy, which would see the keys.
         proxy = self._find_proxy() if self._is_tls else None
 
         def work(attempt: Attempt) -> Response:
@@ -106,10 +106,10 @@ class Session:
             begin(exchange)
             try:
                 return self._exchange(request, seconds, largest, exchange)
-            # Not RequestException alone: a certificate, a proxy or an answer may be odd in ways that it does not know.
+            # RequestException does not cover all errors of certificates, proxies and answers.
             except (OSError, ValueError, HTTPException, TransportError) as error:
                 seen = type(error).__name__
-            # Out of the block, since the error that is left behind may quote what was sent.
+            # Raised outside of the block, so that the error is not chained to one that may quote the request.
             trouble = exchange.trouble or Trouble("kis-unreachable", f"does not answer ({seen})", lasting=False)
             said = trouble.said + (_way(proxy) if trouble.code != "proxy-unusable" else "")
             raise self._outage(said, trouble.code, sent=attempt.sent, lasting=trouble.lasting)
@@ -130,9 +130,9 @@ class Session:
             for block in answer.iter_content(16 * 1024):
                 body += block
                 if len(body) > largest:
-                    what = f"answered with more than {largest // 1024} KiB"
-                    raise self._outage(what, "kis-answer-unusable", sent=True)
-            answer._content = bytes(body)  # noqa: SLF001 - where requests itself would have put it
+                    said = f"answered with more than {largest // 1024} KiB"
+                    raise self._outage(said, "kis-answer-unusable", sent=True)
+            answer._content = bytes(body)  # noqa: SLF001 - where requests itself puts it
             return answer
 
     def _find_proxy(self) -> Proxy | None:
@@ -141,8 +141,8 @@ class Session:
         except ProxyFault as fault:
             raise self._outage(f"cannot be asked: {fault}", "proxy-unusable", sent=False, lasting=True) from None
 
-    def _outage(self, what: str, code: str = "kis-unreachable", *, sent: bool, lasting: bool = False) -> IssuerOutage:
-        return IssuerOutage(code, f"{self._host} {what}", sent=sent, lasting=lasting)
+    def _outage(self, said: str, code: str = "kis-unreachable", *, sent: bool, lasting: bool = False) -> IssuerOutage:
+        return IssuerOutage(code, f"{self._host} {said}", sent=sent, lasting=lasting)
 
 
 def prepare(
@@ -154,7 +154,7 @@ def prepare(
     json: Mapping[str, Any] | None = None,
     data: object = None,
 ) -> Prepared:
-    """A request. Raises ValueError or TypeError, which quote nothing, for ``params`` and bodies that have no form."""
+    """Return a request. Raises ValueError or TypeError, without values, if ``params`` or the body cannot be encoded."""
     if not isinstance(data, (str, bytes, NoneType)) or (data is not None and json is not None):
         raise TypeError("data is neither a str nor bytes, or json is given as well")
     named = CaseInsensitiveDict(default_headers())
@@ -174,13 +174,13 @@ def prepare(
         kind, seen = TypeError, type(error).__name__
     else:
         return request
-    raise kind(f"{at_work} cannot be encoded ({seen})")  # out of the block: the error left behind quotes values
+    raise kind(f"{at_work} cannot be encoded ({seen})")  # outside of the block: the caught error quotes values
 
 
 def check_arguments(method: object, path: object, headers: object, params: object, timeout: object) -> None:
-    """Raises ValueError or TypeError, which name the argument and quote no value, for what may not be sent."""
+    """Raise ValueError or TypeError if an argument may not be sent. The text names the argument and quotes no value."""
     _check("method", method, _NAME, "the name of an HTTP method")
-    _check("path", path, _PATH, "a path, which begins with one slash and holds no '//', '@', '#', '\\' or blank")
+    _check("path", path, _PATH, "a path, which begins with one slash and has no '//', '@', '#', '\\' or blank")
     if not isinstance(headers, Mapping):
         raise TypeError("headers is not a mapping")
     for name, value in headers.items():
@@ -204,26 +204,26 @@ def _check(what: str, value: object, form: re.Pattern[str], described: str) -> N
 def _open() -> requests.Session:
     session = requests.Session()
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    session.trust_env = False  # the connections know proxies and certificates by themselves
+    session.trust_env = False  # the connections find proxies and certificates themselves
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter())
     return session
 
 
 class _Adapter(HTTPAdapter):
-    """Where requests meets the guarded connections."""
+    """Makes requests use the guarded connections."""
 
     def init_poolmanager(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the parent's
         super().init_poolmanager(*arguments, **named)
         _guard(self.poolmanager)
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:  # noqa: ANN401, ARG002 - the parent's
-        """Name no certificates beside those of the connection's own context."""
+        """Add no certificates to the connection's own context."""
         conn.cert_reqs = "CERT_REQUIRED"
 
 
-def _guard(manager: Any) -> None:  # noqa: ANN401 - a PoolManager, which only urllib3 knows
-    """Have the manager's pools make guarded connections."""
+def _guard(manager: Any) -> None:  # noqa: ANN401 - a PoolManager of urllib3
+    """Make the manager's pools use guarded connections."""
     manager.pool_classes_by_scheme = {name: guarded(pool) for name, pool in manager.pool_classes_by_scheme.items()}
 
 

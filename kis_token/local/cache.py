@@ -1,7 +1,8 @@
-"""The local file: the chain's second link, for when Supabase cannot be asked.
+"""The cache: the chain's second source, a local file for times when Supabase does not answer.
 
-Written atomically, mode 0600, never through a symbolic link; a folder made for it is 0700. A file that cannot be used
-is a miss with a reason, never an error: the next write heals it. Needs the standard library alone.
+The file is written atomically, with mode 0600, and never through a symbolic link; a new folder for it gets mode 0700.
+An unusable file is a miss with a reason, never an error, because the next write replaces it. Needs only the standard
+library.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LARGEST_FILE = 64 * 1024
 
 
 class FileCache:
-    """One token in one file. A flat JSON file as the guide's code writes it is read as well."""
+    """One token in one file. Also reads the flat JSON file that the guide's code writes."""
 
     def __init__(self, path: Path, vault: Vault, service_name: str) -> None:
         self._path = path
@@ -33,22 +34,22 @@ class FileCache:
         self._service_name = service_name
 
     def read(self) -> Token:
-        """The cached token, whatever its age. Raises TokenError, with the reason, when there is none to be had."""
+        """Return the cached token, even an expired one. Raises TokenError with the reason if no file is usable."""
         try:
             text = read_own(self._path, LARGEST_FILE)
         except FileNotFoundError:
             raise TokenUnusable("there is no cache file") from None
         except (OSError, UnicodeError) as error:
-            # A UnicodeError holds the file's content.
+            # A UnicodeError contains the file's content, so it is not chained.
             cause = error if isinstance(error, OSError) else None
             raise TokenUnusable(f"the cache file cannot be read ({type(error).__name__})") from cause
         token, members = read_stored(text, self._service_name, self._vault)
         if members.get("service_name") not in (None, self._service_name):
-            raise TokenError("token-of-another-key", "The cache file is that of another service-name")
+            raise TokenError("token-of-another-key", "The cache file belongs to another service-name")
         return token
 
     def write(self, token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:
-        """Keep ``token``, unless one that lives longer is there and is not rejected. Raises CacheError."""
+        """Write ``token``, unless the file has one with a later end that is not rejected. Raises CacheError."""
         with suppress(TokenError):
             kept = self.read()
             lasts = kept.expires_at > token.expires_at and kept.app_key_id == token.app_key_id
@@ -65,27 +66,27 @@ class FileCache:
             ) from error
 
     def _close_to_others(self) -> None:
-        """Other clients write the file as the user's mask has it; one that is not our own to change stays."""
+        """Set mode 0600: other clients write the file with the umask's mode. Another user's file stays unchanged."""
         if not hasattr(os, "fchmod"):
-            return  # a system without such modes
+            return  # Windows has no such modes
         with suppress(OSError), open(self._path, "rb", opener=open_itself) as file:
             os.fchmod(file.fileno(), 0o600)
 
 
 class NoPlace:
-    """The cache of a user without a home, as of a pod with an arbitrary uid: it keeps nothing, and says why."""
+    """The cache of a user without a home folder, such as a pod's arbitrary uid: each call raises the reason."""
 
     def read(self) -> Token:
-        """Raises TokenError."""
+        """Raise TokenError."""
         raise TokenUnusable("this user has no home folder for a cache file")
 
     def write(self, _token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:  # noqa: ARG002 - as FileCache
-        """Raises CacheError."""
+        """Raise CacheError."""
         raise CacheError("cache-unwritable", "There is no cache: this user has no home folder")
 
 
 def make_cache(settings: Settings, vault: Vault) -> FileCache | NoPlace | None:
-    """The cache that the settings name; None when it is turned off."""
+    """Return the settings' cache; None if the cache is off."""
     if settings.homeless:
         return NoPlace()
     return FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None

@@ -1,7 +1,7 @@
-"""This user's processes on this machine: one at a time issues without the store, and not within a minute of another.
+"""The lock of this user's processes that issue without the store: one at a time, and not within a minute of another.
 
-It does not depend on the cache: its files lie in a private folder of the machine, one pair for each app key, whatever
-cache the callers use or do not use. They hold no token.
+The lock does not depend on the cache. Its files are in a private folder of the machine, one pair for each app key, and
+contain no token.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class LocalMachine:
-    """Uses the first of ``folders`` that is this user's own, or can be made so. They are looked for when needed."""
+    """Uses the first of ``folders`` that is private to this user or can be made so. Checks them when needed."""
 
     def __init__(self, folders: Callable[[], Iterable[Path]]) -> None:
         self._folders = folders
 
     @contextmanager
     def lock(self, app_key_id: str, seconds: float) -> Iterator[None]:
-        """Keep out this machine's other callers that want to issue for this app key. The lock ends with its process.
+        """Exclude this machine's other callers that issue for this app key. The lock ends with its process.
 
         Raises IssuanceError ``wait-too-long`` after ``seconds``, and EnvironmentFault ``no-private-folder``.
         """
@@ -46,7 +46,7 @@ class LocalMachine:
                 message = "Another process of this machine is issuing without Supabase"
                 raise IssuanceError("wait-too-long", message, retryable=True) from error
             except (OSError, NotImplementedError) as error:
-                cause = error  # a file system without locks, such as some of the network
+                cause = error  # a file system without locks, such as some network ones
                 continue
             try:
                 yield
@@ -57,14 +57,14 @@ class LocalMachine:
         raise EnvironmentFault("no-private-folder", message) from cause
 
     def not_before(self, app_key_id: str) -> datetime | None:
-        """Before when nobody on this machine asks KIS without the store; None when nothing is noted."""
+        """The recorded time before which no caller of this machine calls KIS without the store, or None."""
         try:
             return datetime.fromtimestamp(self._mark(app_key_id).stat().st_mtime, timezone.utc)
         except (OSError, ValueError, OverflowError):
             return None
 
     def hold_back(self, app_key_id: str, until: datetime) -> None:
-        """Note that KIS was asked, or that a lease may live. Raises EnvironmentFault ``no-private-folder``."""
+        """Record a call of KIS, or a lease that may still hold. Raises EnvironmentFault ``no-private-folder``."""
         mark = self._mark(app_key_id)
         try:
             mark.touch(mode=0o600)
@@ -74,14 +74,14 @@ class LocalMachine:
             raise EnvironmentFault("no-private-folder", message) from error
 
     def _mark(self, app_key_id: str) -> Path:
-        """An empty file that has the time that is noted: a full disk has room for it."""
+        """The path of an empty file whose time is the record: even a full disk has room for it."""
         return self._folder() / f"{app_key_id}.not-before"
 
     def _folder(self) -> Path:
         return next(self._private())
 
     def _private(self) -> Iterator[Path]:
-        """The folders that are private to this user, one at least. Raises EnvironmentFault ``no-private-folder``."""
+        """Yield this user's private folders. Raises EnvironmentFault ``no-private-folder`` if there is not one."""
         refused = []
         found = False
         for folder in self._folders():
@@ -97,7 +97,7 @@ class LocalMachine:
 
 
 def local_machine() -> LocalMachine:
-    """The machine this runs on: the user's cache folder or, where that is not private, one in the temporary folder."""
+    """Return this machine, with the user's cache folder or, if that is not private, one in the temporary folder."""
     return LocalMachine(_usual_folders)
 
 

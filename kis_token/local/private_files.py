@@ -1,4 +1,4 @@
-"""Files with secrets: written so that nobody else can read them, read only where nobody else can have written them."""
+"""Files with secrets: no other user can read a written file, and a file that another user can write is not read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Put ``content`` into the file, all of it or nothing: mode 0600, missing folders 0700, no link followed.
+    """Write ``content`` atomically, with mode 0600. Makes missing folders with mode 0700 and follows no link.
 
     Raises OSError.
     """
@@ -28,7 +28,7 @@ def write_private(path: Path, content: bytes) -> None:
         kind = path.lstat().st_mode
         if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
             raise OSError("a device")  # root could replace /dev/null itself
-    # A new file of our own, 0600 from its first moment; the rename replaces a symbolic link, never follows it.
+    # The new file has mode 0600 from the start. The rename replaces a symbolic link, and never follows it.
     new = path.with_name(f"{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - the mode
@@ -40,7 +40,7 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def insist(rename: Callable[[Path], object], target: Path, pauses: tuple[float, ...] = PAUSES) -> None:
-    """Rename to ``target``, and again while another program has the file or folder open. Raises OSError."""
+    """Rename to ``target``; repeat while another program has the file or folder open. Raises OSError."""
     for pause in pauses:
         try:
             rename(target)
@@ -52,9 +52,9 @@ def insist(rename: Callable[[Path], object], target: Path, pauses: tuple[float, 
 
 
 def read_own(path: Path, largest: int) -> str:
-    """The text of a regular file of this user's or root's, of ``largest`` bytes at the most; no link followed.
+    """Return the text of a regular file of this user or root, with at most ``largest`` bytes. Follows no link.
 
-    Raises OSError, and UnicodeError, which holds the file's content.
+    Raises OSError, and UnicodeError, which contains the file's content.
     """
     with open(path, "rb", opener=open_itself) as file:
         status = os.fstat(file.fileno())
@@ -66,5 +66,5 @@ def read_own(path: Path, largest: int) -> str:
 
 
 def open_itself(path: str, flags: int) -> int:
-    """An opener for files that may be something else: never what a link points to, and a pipe does not hang."""
+    """Open ``path`` itself: an opener that follows no link and does not hang at a pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))

@@ -1,4 +1,4 @@
-"""Folders in which nobody else can put anything."""
+"""Folders that no other user can change."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Opens a folder and never a link. On Linux, a folder that this user may only pass through can be opened too.
+#: Opens a folder, never a link. On Linux this also opens a folder that this user may only pass through.
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 _MOST_LINKS = 40
 
 
 def make_private(folder: Path) -> None:
-    """Make what is missing of ``folder``, all of it 0700 whatever the umask. One that is there stays as it is."""
+    """Make the missing part of ``folder``, with mode 0700 for any umask. Existing folders stay unchanged."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    for each in reversed(missing):  # each by itself: with "parents" only the last would be private
+    for each in reversed(missing):  # one by one: with "parents" only the last would be private
         each.mkdir(mode=0o700, exist_ok=True)
 
 
 def is_on_open_ground(path: Path) -> bool:
-    """Whether some other user could rename a folder above ``path`` and put one of his own in its place."""
+    """Whether another user could replace a folder above ``path``."""
     return hasattr(os, "geteuid") and any(map(_is_open_to_all, path.parents))
 
 
@@ -34,13 +34,13 @@ def _is_open_to_all(folder: Path) -> bool:
         mode = folder.stat().st_mode
     except OSError:
         return False  # not there yet
-    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX  # in a sticky one each keeps what is his
+    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX  # sticky: only an entry's owner can replace it
 
 
 def open_private(path: Path) -> Path:
-    """A folder that belongs to this user and that no other user can write, reached by ``walk``. A missing one is made.
+    """Return the path of a folder of this user that no other user can write, after ``walk``. Makes a missing folder.
 
-    Returns its path without links. Raises OSError; its ``strerror`` names the folder and the reason.
+    The returned path has no links. Raises OSError; its ``strerror`` names the folder and the reason.
     """
     folder = walk(path, make=True)
     status = folder.stat()
@@ -56,15 +56,15 @@ def open_private(path: Path) -> Path:
 def walk(path: Path, *, make: bool = False) -> Path:
     """Go from the root down to the folder ``path``, check each step, and return the path without links.
 
-    Each folder and each link on the way has to belong to root or to this user. No other user may write one of the
-    folders, not even a member of its group, unless it is sticky: in a sticky folder an entry can be renamed or removed
-    only by its owner, or by the folder's. So no user but this one and root can change where the returned path leads:
-    for that, another user has to write a folder on the way, or own it or its entry. That holds after the check too,
-    when an import or a child process uses the path.
+    Each folder and each link on the way must belong to root or to this user. No other user may write one of the
+    folders, not even a member of its group, unless the folder is sticky: only the entry's or the folder's owner can
+    rename or remove an entry of a sticky folder. So only this user and root can change the target of the returned path:
+    another user would have to write a folder on the way, or own it or its entry. This also holds after the check, when
+    an import or a child process uses the path.
 
-    Each step starts at the handle of the folder before it, and each folder is judged by its own handle. With ``make``,
-    a missing folder is made with mode 0700, below folders that passed. On Windows modes say nothing about access: only
-    the links are resolved. Access control lists that no mode shows (NFSv4, macOS) are not seen.
+    Each step starts at the handle of the folder before it, and each folder is checked by its own handle. With ``make``,
+    a missing folder is made with mode 0700, below checked folders. On Windows only the links are resolved, because
+    modes do not describe access there. Access control lists that no mode shows (NFSv4, macOS) are not checked.
 
     Raises OSError; its ``strerror`` names the folder and the reason.
     """
@@ -98,7 +98,7 @@ def walk(path: Path, *, make: bool = False) -> Path:
 
 
 def is_writable_by_others(status: os.stat_result) -> bool:
-    """Whether another user may change it, by its owner and mode. False on Windows, where they say nothing."""
+    """Whether another user may change the entry, by its owner and mode. False on Windows, which has neither."""
     if not hasattr(os, "geteuid"):
         return False
     return bool(status.st_mode & 0o022) or status.st_uid not in (0, os.geteuid())
@@ -106,7 +106,7 @@ def is_writable_by_others(status: os.stat_result) -> bool:
 
 @contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Errors of the block name ``path``: those of a step from a handle know only the last name."""
+    """Put ``path`` into errors of the block: a step from a handle reports only the last name."""
     try:
         yield
     except OSError as error:
@@ -114,13 +114,13 @@ def _naming(path: str) -> Iterator[None]:
 
 
 def _link_target(name: str, handle: int | None, *, make: bool) -> str:
-    """The path that a link holds, or "" for a folder; a missing one is made."""
+    """Return the target of a link, or "" for a folder. With ``make``, make a missing folder."""
     try:
         status = os.stat(name, dir_fd=handle, follow_symlinks=False)
     except FileNotFoundError:
         if not make:
             raise
-        with suppress(FileExistsError):  # another job was quicker; its folder is judged like any other
+        with suppress(FileExistsError):  # another job was faster; its folder is checked like any other
             os.mkdir(name, 0o700, dir_fd=handle)
         return ""
     if not stat.S_ISLNK(status.st_mode):

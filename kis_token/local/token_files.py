@@ -1,7 +1,7 @@
-"""The token where other KIS clients look for it: in the file that each of them keeps for itself, in its own form.
+"""The token files of other KIS clients, each in the client's own form.
 
-Names, members and times are those that the clients read; docs/clients.md says in which releases. No file holds an app
-secret, nor the app key but as the token itself names it.
+Names, members and times are those that the clients read; docs/clients.md names the releases. No file contains the app
+secret. The app key appears only inside the token's claims.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.token import AppKey, Token
 
-#: What koreainvestment-cli's file may grow to before it is no such file.
+#: The largest file of koreainvestment-cli that is read, in bytes.
 LARGEST_FILE = 1024 * 1024
 
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
@@ -35,12 +35,11 @@ _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 def export(
     token: Token, app_key: AppKey | None, settings: Settings, env: Mapping[str, str], now: datetime
 ) -> list[Path]:
-    """Write the files of ``settings.token_files``; their paths. Where the content of one is not known, none is written.
+    """Write the files of ``settings.token_files``, and return their paths.
 
-    ``env`` says where the clients look (HOME or USERPROFILE, XDG_CACHE_HOME, KIS_CLI_HOME), ``now`` what the machine
-    takes for the present: one of them has a file for each local day. Raises EnvironmentFault ``export-failed`` when a
-    file cannot be read or written, and KisTokenError ``missing-app-key`` where its name is made of the key and none is
-    known.
+    ``env`` has the clients' folders (HOME or USERPROFILE, XDG_CACHE_HOME, KIS_CLI_HOME). ``now`` is the machine's time:
+    one client has a file for each local day. Raises EnvironmentFault ``export-failed`` if a file cannot be read or
+    written, and KisTokenError ``missing-app-key``, before any file is written, if a name needs an unknown app key.
     """
     asked = _Asked(token, app_key, settings, env, now)
     files = [(client, *file) for client in settings.token_files for file in _FORMS[client](asked)]
@@ -52,7 +51,7 @@ def export(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What each client's file is made of."""
+    """The data for the clients' files."""
 
     token: Token
     app_key: AppKey | None
@@ -75,10 +74,10 @@ class _Asked:
 
 
 def _kis_auth(asked: _Asked) -> list[tuple[Path, str]]:
-    """KIS's own samples: a file for each local day, the end of the token as the machine's clock will show it.
+    """KIS's own samples: a file for each local day, with the token's end in local time.
 
-    They compare that with a clock that knows no zone. Where it is about to be set back, an hour is taken off, so that
-    the hour that comes twice does not bring a dead token back to life.
+    The samples compare it with local time without a zone. If clocks are set back within an hour after the end, the end
+    is an hour earlier, so that an expired token does not look valid in the repeated hour.
     """
     expires_at = asked.token.expires_at
     valid = min(_local(expires_at), _local(expires_at + _HOUR) - _HOUR)
@@ -89,10 +88,10 @@ def _kis_auth(asked: _Asked) -> list[tuple[Path, str]]:
 
 
 def _python_kis(asked: _Asked) -> list[tuple[Path, str]]:
-    """python-kis with keep_token: KIS's answer as it came, in a file named after the account."""
+    """python-kis with keep_token: KIS's answer in a file named after the account."""
     if asked.app_key is None:
         raise KisTokenError(
-            "missing-app-key", "python-kis's token file is named after app key and secret: none is known"
+            "missing-app-key", "python-kis's token file is named after app key and secret, which are unknown"
         )
     hts_id, token = asked.settings.hts_id, asked.token
     name = f"pykis{hts_id}{asked.app_key.key}{asked.app_key.secret}token"
@@ -108,10 +107,10 @@ def _python_kis(asked: _Asked) -> list[tuple[Path, str]]:
 
 
 def _kis_trader(asked: _Asked) -> list[tuple[Path, str]]:
-    """kis-trader: a file named after the app key's fingerprint, which happens to be ours."""
+    """kis-trader: a file named after the app key's fingerprint, which equals `AppKey.key_id`."""
     key_id = asked.app_key.key_id if asked.app_key is not None else asked.token.app_key_id
     if key_id is None:
-        raise KisTokenError("missing-app-key", "kis-trader's token file is named after the app key: none is known")
+        raise KisTokenError("missing-app-key", "kis-trader's token file is named after the app key, which is unknown")
     caches = Path(asked.env.get("XDG_CACHE_HOME", ""))
     folder = caches if caches.is_absolute() else asked.home / ".cache"
     members = {"access_token": asked.token.value, "expires_at": int(asked.token.expires_at.timestamp())}
@@ -120,7 +119,7 @@ def _kis_trader(asked: _Asked) -> list[tuple[Path, str]]:
 
 
 def _koreainvestment_cli(asked: _Asked) -> list[tuple[Path, str]]:
-    """koreainvestment-cli: one file for all profiles. The others' entries stay; a broken file is none to it either."""
+    """koreainvestment-cli: one file for all profiles. Other profiles stay; a broken file is replaced."""
     folder = asked.env.get("KIS_CLI_HOME")
     path = (Path(folder) if folder else asked.home / ".kis-cli") / "tokens.json"
     entries: object = None
@@ -137,7 +136,7 @@ def _koreainvestment_cli(asked: _Asked) -> list[tuple[Path, str]]:
 
 @contextmanager
 def _failing(client: str, done: str) -> Iterator[None]:
-    """Around what reads or writes a file. Raises EnvironmentFault, without the file's name, which tells too much."""
+    """Convert an OSError of the block into EnvironmentFault without the file's name, which is derived from keys."""
     try:
         yield
     except OSError as error:
@@ -146,7 +145,7 @@ def _failing(client: str, done: str) -> Iterator[None]:
 
 
 def _local(moment: datetime) -> datetime:
-    """What a clock on this machine's wall shows."""
+    """Return ``moment`` in local time, without a zone."""
     return moment.astimezone().replace(tzinfo=None)
 
 

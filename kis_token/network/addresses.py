@@ -1,7 +1,8 @@
-"""TCP connections to a host that has several addresses: one that does not answer does not keep the others waiting.
+"""TCP connections to a host with several addresses: an address that does not answer does not delay the others.
 
-Addresses are tried in the resolver's order, the families in turn. The next one starts when the one before it has failed
-or has not answered for a quarter of a second, and the first that answers is used (RFC 8305, "Happy Eyeballs").
+Addresses are tried in the resolver's order, alternating between the families. The next one starts when the previous
+one has failed or has not answered for a quarter of a second. The first address that answers is used (RFC 8305, "Happy
+Eyeballs").
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kis_token.deadline import Attempt
 
-#: Seconds that an address has for itself before the next one is tried beside it; RFC 8305 recommends 0.25.
+#: The seconds before the next address is tried in parallel; RFC 8305 recommends 0.25.
 HEAD_START = 0.25
 
 _Address = tuple[int, int, int, Any]
@@ -27,15 +28,15 @@ _UNDER_WAY = {0, errno.EINPROGRESS, errno.EWOULDBLOCK}
 
 
 def may_have_proxy() -> bool:
-    """Whether a variable names a proxy, or exceptions, or this is a system with settings of its own for that."""
+    """Whether a variable names a proxy or exceptions, or the system has proxy settings of its own."""
     return sys.platform in ("win32", "darwin") or any(name.lower().endswith("_proxy") for name in os.environ)
 
 
 def connect(host: str, port: int, seconds: float, attempt: Attempt) -> socket.socket:
-    """A connection to ``host``, watched by ``attempt``; ``seconds`` is its timeout as well.
+    """Return a connection to ``host``, watched by ``attempt``. ``seconds`` is also its timeout.
 
-    It is made within ``seconds`` from when the name is resolved, which nothing but giving up bounds. Raises OSError,
-    which includes TimeoutError and the errors of name resolution, and GivenUp.
+    It is made within ``seconds`` after the name is resolved. The resolution itself has no limit; only the caller can
+    give it up. Raises GivenUp, and OSError, which includes TimeoutError and the errors of name resolution.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     attempt.check()
@@ -54,8 +55,8 @@ def connect(host: str, port: int, seconds: float, attempt: Attempt) -> socket.so
 
 
 def _first_of(addresses: list[_Address], deadline: float) -> socket.socket:
-    """The first address to answer. The other connections are closed."""
-    waiting = _by_turns(addresses)
+    """Return the connection to the first address that answers, and close the other connections."""
+    waiting = _alternating(addresses)
     failure = OSError("the host has no address")
     next_start = 0.0
     with selectors.DefaultSelector() as selector:
@@ -68,12 +69,12 @@ def _first_of(addresses: list[_Address], deadline: float) -> socket.socket:
                     try:
                         selector.register(_start(waiting.pop(0)), selectors.EVENT_WRITE)
                         next_start = now + HEAD_START
-                    except OSError as error:  # such as a family that this machine does not have
+                    except OSError as error:  # such as a family that this machine lacks
                         failure = error
                     continue
                 for key, _ in selector.select(min(deadline, next_start if waiting else deadline) - now):
                     connection = key.fileobj
-                    assert isinstance(connection, socket.socket)  # noqa: S101 - nothing else is registered
+                    assert isinstance(connection, socket.socket)  # noqa: S101 - only sockets are registered
                     selector.unregister(connection)
                     code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                     if code == 0:
@@ -87,7 +88,7 @@ def _first_of(addresses: list[_Address], deadline: float) -> socket.socket:
 
 
 def _start(address: _Address) -> socket.socket:
-    """A connection that is being made."""
+    """Start to connect, without waiting, and return the socket. Raises OSError."""
     family, kind, protocol, where = address
     connection = socket.socket(family, kind, protocol)
     try:
@@ -101,8 +102,8 @@ def _start(address: _Address) -> socket.socket:
     return connection
 
 
-def _by_turns(addresses: list[_Address]) -> list[_Address]:
-    """The addresses in their order, the families in turn, the resolver's first choice first."""
+def _alternating(addresses: list[_Address]) -> list[_Address]:
+    """Return the addresses in their order, alternating between families, the resolver's first choice first."""
     first = [each for each in addresses if each[0] == addresses[0][0]]
     others = [each for each in addresses if each[0] != addresses[0][0]]
     return [each for each in chain.from_iterable(zip_longest(first, others)) if each is not None]

@@ -1,15 +1,15 @@
-"""An HTTP answer without the interim ones before it, of which the standard library knows 100 alone, and bounded."""
+"""A final HTTP answer: all interim answers before it are skipped. The standard library skips status 100 alone."""
 
 from __future__ import annotations
 
 import http.client
 
-#: More interim answers than this, such as 103, are no sensible answer.
+#: After so many interim answers, such as 103, the answer is given up.
 MOST_INTERIM = 10
 
 
 class FinalResponse(http.client.HTTPResponse):
-    """Passes over interim answers (100 to 199, but for 101). Raises HTTPException when there is no end of them."""
+    """Skips interim answers (100 to 199, except 101). Raises HTTPException after MOST_INTERIM of them."""
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(MOST_INTERIM):
@@ -20,6 +20,6 @@ class FinalResponse(http.client.HTTPResponse):
         raise http.client.HTTPException("too many interim answers")
 
     def _safe_read(self, amt: int) -> bytes:
-        if amt < 0:  # a chunk says so of itself, and the whole connection would be read
+        if amt < 0:  # a chunk with a negative length would read the whole connection
             raise http.client.IncompleteRead(b"")
         return super()._safe_read(amt)  # type: ignore[misc,no-any-return]  # not in the published types

@@ -1,9 +1,14 @@
-"""The proxy on the way to a host: one rule for Supabase and for KIS. Plain http, which stays on this machine, has none.
+"""The proxy for a host: one rule for Supabase and for KIS. Plain http stays on this machine and uses no proxy.
 
-HTTPS_PROXY counts, else ALL_PROXY; a name in lower case counts before the one in upper case. A host that NO_PROXY names
-is asked directly. An entry of NO_PROXY is a name, which stands for all names below it as well, with or without a dot or
-``*.`` before it; an address or a range of addresses, such as 10.0.0.0/8; either with a port; or ``*``. On Windows and
-macOS the system's settings count where the environment has no such variable.
+HTTPS_PROXY counts first, then ALL_PROXY; a name in lower case counts before the one in upper case. A host that NO_PROXY
+names is reached directly. An entry of NO_PROXY is one of these:
+
+- a name, with or without a dot or ``*.`` before it: it also covers all names below it
+- an address or a range of addresses, such as 10.0.0.0/8
+- one of these with a port
+- ``*``
+
+On Windows and macOS, the system's settings count if the environment has no such variable.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
 
     from kis_token.deadline import Attempt
 
-#: Where a proxy is from that no variable names.
+#: The ``source`` of a proxy that no variable names.
 SYSTEM = "the system's settings"
 
 #: An entry of NO_PROXY, and a host that is an address.
@@ -34,9 +39,9 @@ _ADDRESS = r"[\d.]+|[\da-f.]*:[\da-f:.]*"
 
 
 class Proxy:
-    """A proxy that opens tunnels. ``credentials`` are in the form of HTTP's basic authentication, or None.
+    """A proxy that opens tunnels. ``credentials`` are encoded for HTTP's basic authentication, or None.
 
-    ``source`` is the variable that names it. Not a dataclass, which would cost time at each start.
+    ``source`` is the variable that names the proxy. Not a dataclass, which would cost time at each start.
     """
 
     __slots__ = ("credentials", "host", "port", "source")
@@ -52,9 +57,9 @@ class Proxy:
 
 
 class ProxyFault(OSError):
-    """The proxy cannot be used. The text names the variable, and nothing of its value.
+    """The proxy cannot be used. The text names the variable, and no part of its value.
 
-    ``is_lasting`` says that no repetition mends it.
+    ``is_lasting`` is True if no repetition helps.
     """
 
     def __init__(self, said: str, *, is_lasting: bool = False) -> None:
@@ -63,7 +68,7 @@ class ProxyFault(OSError):
 
 
 def find_proxy(host: str, port: int) -> Proxy | None:
-    """The proxy for https to this host. Raises ProxyFault for one that cannot be used."""
+    """Return the proxy for https to this host, or None. Raises ProxyFault if the proxy is not usable."""
     names = {name.lower() for name in os.environ if name.lower().endswith("_proxy")}
     if names:
         source = next((name for name in ("https_proxy", "all_proxy") if _setting(os.environ, name)), None)
@@ -75,7 +80,10 @@ def find_proxy(host: str, port: int) -> Proxy | None:
 
 
 def reach(host: str, port: int, proxy: Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
-    """A connection to the host, made by ``proxy`` where there is one. Raises ProxyFault, and as `connect` does."""
+    """Return a connection to the host, through ``proxy`` if there is one.
+
+    Raises ProxyFault, and the errors of `connect`.
+    """
     if proxy is None:
         return connect(host, port, seconds, attempt)
     try:
@@ -93,7 +101,7 @@ def reach(host: str, port: int, proxy: Proxy | None, seconds: float, attempt: At
 
 
 def _open_tunnel(connection: socket.socket, host: str, port: int, proxy: Proxy) -> None:
-    """Ask the proxy for a connection to the host. Raises ProxyFault."""
+    """Ask the proxy for a connection to the host. Raises ProxyFault and TimeoutError."""
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     head = f"CONNECT {address} HTTP/1.1\r\nHost: {address}\r\n"
     if proxy.credentials is not None:
@@ -119,12 +127,11 @@ def _open_tunnel(connection: socket.socket, host: str, port: int, proxy: Proxy) 
 
 
 def _parse(source: str, value: str) -> Proxy:
-    """The proxy that a variable's value means. Raises ProxyFault."""
+    """Return the proxy that a variable's value names. Raises ProxyFault."""
     value = value.strip()
     kind = value.partition("://")[0].lower() if "://" in value else "http"
     if kind != "http":
-        said = f"the proxy in {source} is of a kind that cannot be used: only http:// can"
-        raise ProxyFault(said, is_lasting=True)
+        raise ProxyFault(f"the proxy in {source} is not supported: use an http:// proxy", is_lasting=True)
     try:
         parts = urlsplit(value if "://" in value else f"http://{value}")
         host, port = parts.hostname, parts.port
@@ -137,7 +144,7 @@ def _parse(source: str, value: str) -> Proxy:
 
 
 def _setting(env: Mapping[str, str], name: str) -> str:
-    """A variable's value by its name in lower case, which counts first; "" where it is not set."""
+    """Return the variable's value, or "" if it is not set. ``name`` is in lower case, which counts first."""
     named = {each: value for each, value in env.items() if each.lower() == name}
     return named.get(name, next(iter(named.values()), ""))
 
@@ -148,7 +155,7 @@ def _is_exempt(host: str, port: int, no_proxy: str) -> bool:
 
 
 def _covers(entry: str, host: str, port: int) -> bool:
-    """Whether an entry of NO_PROXY stands for this host and port."""
+    """Whether an entry of NO_PROXY covers this host and port."""
     if entry == "*":
         return True
     parts = re.fullmatch(_ENTRY, entry)

@@ -1,11 +1,11 @@
-"""Which certificates this project trusts: one rule and one context for Supabase, for KIS and for the installers.
+"""The certificates that this project trusts: one rule and one context for Supabase, for KIS and for the installers.
 
-1. the system's certificates, or those of SSL_CERT_FILE and SSL_CERT_DIR where these are set
+1. the system's certificates, or those of SSL_CERT_FILE and SSL_CERT_DIR if these are set
 2. in addition, those of REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE
-3. in addition, those of the package certifi where it is installed
+3. in addition, those of the package certifi if it is installed
 
-A variable that is set to nothing counts as not set. A variable whose certificates cannot be loaded adds nothing. It is
-named when a handshake fails; a connection that the other certificates vouch for works without it.
+An empty variable counts as not set. A variable whose certificates cannot be loaded adds nothing. If a handshake fails,
+the error names this variable; if the other certificates are enough, the connection works.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ VARIABLES = (*_REPLACING, *_ADDING)
 
 
 class NoTrust(OSError):
-    """No TLS connection can be prepared. The text says why."""
+    """No TLS connection can be prepared. The text has the reason."""
 
 
 def trusted(*, certifi: bool = True) -> ssl.SSLContext:
-    """The context for a TLS connection. Shared by all threads, and made anew when a variable has changed.
+    """Return the context for a TLS connection. All threads share it; a new one is made if a variable has changed.
 
-    Without ``certifi`` those certificates are missing until a call has asked for them: reading them takes time.
-    Call it within `no_fork`. Raises NoTrust.
+    Reading certifi's certificates takes time. Without ``certifi``, the context lacks them until a call with ``certifi``
+    has added them. Call this within `no_fork`. Raises NoTrust.
     """
     context = _load(*map(os.environ.get, (*VARIABLES, "SSLKEYLOGFILE")))
     if not certifi or not has_certifi():
@@ -44,20 +44,20 @@ def trusted(*, certifi: bool = True) -> ssl.SSLContext:
 
 
 def has_certifi() -> bool:
-    """Whether the package is installed. It is not on the fast path, which has no packages."""
+    """Whether the package certifi is installed. The fast path of a step has no packages."""
     from importlib.util import find_spec
 
     return find_spec("certifi") is not None
 
 
 def forget() -> None:
-    """Read the certificates again at the next connection: after a failed check somebody may add the missing one."""
+    """Read the certificates again at the next connection: the missing one may be added after a failed check."""
     _load.cache_clear()
 
 
 @lru_cache(maxsize=1)
 def _load(*_: str | None) -> ssl.SSLContext:
-    """The context without certifi's certificates, kept for one set of values of the variables."""
+    """Return the context without certifi's certificates. The cache is valid for one set of values of the variables."""
     try:
         context = ssl.create_default_context()
     except OSError as error:
@@ -65,8 +65,8 @@ def _load(*_: str | None) -> ssl.SSLContext:
             raise NoTrust(f"TLS cannot be prepared ({type(error).__name__})") from None
         raise NoTrust("SSLKEYLOGFILE names a file that cannot be written") from None
     context.set_alpn_protocols(["http/1.1"])
-    # As curl and browsers check, on each Python: the certificate that is trusted may be an intermediate one, and one
-    # that lacks a field of RFC 5280 is good. Python 3.13 would refuse the latter, which many companies have.
+    # Each Python checks as curl and browsers do: a trusted certificate may be an intermediate one, and may lack a field
+    # of RFC 5280. Many companies have such a certificate, and Python 3.13 by itself does not accept it.
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     _load_defaults(context)
     for name, path in named(os.environ):
@@ -84,7 +84,7 @@ def _add(context: ssl.SSLContext, file: str) -> ssl.SSLContext:
 
 
 def _load_defaults(context: ssl.SSLContext) -> None:
-    """The system's file and folder where a variable is set to nothing, which OpenSSL takes for a path."""
+    """Load the system's file or folder if its variable is empty. OpenSSL would use the empty value as a path."""
     paths = ssl.get_default_verify_paths()
     for name, path in zip(_REPLACING, (paths.openssl_cafile, paths.openssl_capath), strict=True):
         if os.environ.get(name) == "":
@@ -93,7 +93,7 @@ def _load_defaults(context: ssl.SSLContext) -> None:
 
 
 def named(env: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The variables that are set, with each path that they name."""
+    """Yield each variable that is set, with each path that it names."""
     for name in VARIABLES:
         value = env.get(name, "")
         for path in value.split(os.pathsep) if name == "SSL_CERT_DIR" else [value]:

@@ -1,6 +1,6 @@
-"""The certificates that the rule of `trust` means: which variables name none, and all of them as one file.
+"""Reports on the certificates of `trust`: unusable variables, and all certificates as one file.
 
-Apart from `trust`, since a connection that succeeds needs none of it.
+It is a module of its own, because a connection that succeeds does not need it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 #: The names by which OpenSSL finds the certificates of a folder.
 _HASHED = r"[0-9a-f]{8}\.\d+"
 
-#: Windows' name of the purpose that a server's certificate is for.
+#: The purpose "server" of a certificate, as Windows names it.
 _SERVER = "1.3.6.1.5.5.7.3.1"
 
 
 def describe(error: ssl.SSLError) -> str:
-    """Why a handshake failed, in OpenSSL's fixed words, and which variables cannot be used. No text of the peer's."""
+    """Return the reason for a failed handshake, in OpenSSL's fixed words, and the unusable variables.
+
+    It contains no text of the peer.
+    """
     if isinstance(error, ssl.SSLCertVerificationError):
         said = error.verify_message.rstrip(".")
     else:
@@ -36,18 +39,18 @@ def describe(error: ssl.SSLError) -> str:
 
 
 def unusable() -> list[str]:
-    """For each variable whose certificates cannot be loaded, a clause that names it and says why."""
+    """Return, for each variable whose certificates cannot be loaded, a clause with its name and the reason."""
     reasons = [(name, _why_unusable(name, path)) for name, path in named(os.environ)]
     return [f"{name} {why}" for name, why in reasons if why is not None]
 
 
 def in_use() -> list[str]:
-    """The variables that are set."""
+    """Return the names of the variables that are set."""
     return list(dict.fromkeys(name for name, _ in named(os.environ)))
 
 
 def collect(env: Mapping[str, str], more: Iterable[str]) -> bytes:
-    """The certificates that ``env`` has this project trust, without certifi's, as one file in PEM form.
+    """Return the certificates that this project trusts with ``env``, without certifi's, in PEM form; b"" without any.
 
     ``more`` are further files and folders.
     """
@@ -67,10 +70,10 @@ def collect(env: Mapping[str, str], more: Iterable[str]) -> bytes:
 
 
 def _why_unusable(name: str, path: str) -> str | None:
-    """Why a variable adds no certificates; None when it does."""
+    """Return the reason why a variable adds no certificates, or None if it adds some."""
     wanted = "folder" if name == "SSL_CERT_DIR" else "file"
     try:
-        if stat.S_ISDIR(os.stat(path).st_mode):  # noqa: PTH116 - it says why there is none
+        if stat.S_ISDIR(os.stat(path).st_mode):  # noqa: PTH116 - its error has the reason
             return "names a folder, not a file" if name == "SSL_CERT_FILE" else _why_unusable_folder(Path(path))
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -88,7 +91,7 @@ def _why_unusable_folder(folder: Path) -> str | None:
 
 
 def _files_of(place: Path) -> list[Path]:
-    """The files that OpenSSL reads at a path."""
+    """Return the files that OpenSSL reads at a path."""
     try:
         if place.is_dir():
             return sorted(each for each in place.iterdir() if re.fullmatch(_HASHED, each.name))
@@ -98,12 +101,12 @@ def _files_of(place: Path) -> list[Path]:
 
 
 def _blocks_of(text: bytes) -> list[bytes]:
-    """The certificates of a file in PEM form, without anything else that it holds, such as a key."""
+    """Return the certificates of a file in PEM form, without its other contents, such as a key."""
     return re.findall(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----.*?-----END [A-Z0-9 ]+-----", text, re.DOTALL)
 
 
 def _of_windows() -> list[bytes]:
-    """The certificates of Windows' own store; none elsewhere."""
+    """Return the certificates of Windows' own store; on other systems, an empty list."""
     if sys.platform != "win32":
         return []
     return [

@@ -1,8 +1,8 @@
-"""State that may not pass into another process with os.fork(): connections, locks, and imports that are under way.
+"""State that a fork must not copy: connections, locks, and unfinished imports.
 
-A forked child has a copy of all memory, but one thread alone. A connection is shared with the parent, whose answers the
-child would read; a lock that another thread held stays locked for ever, and so do a module that was being imported and
-OpenSSL in the middle of a handshake.
+A forked child has a copy of all memory, but only one thread. It shares each connection with the parent, and would read
+the parent's answers. If another thread held a lock at the fork, the lock stays locked in the child. The same applies to
+a module that was being imported, and to OpenSSL in the middle of a handshake.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 _Value = TypeVar("_Value")
 
-#: A fork waits no longer than this for the blocks of `no_fork`, in seconds.
+#: The longest time, in seconds, that a fork waits for the blocks of `no_fork`.
 LONGEST_WAIT = 5.0
 
 
 class PerProcess(Generic[_Value]):
-    """A value that each process makes for itself, at its first use. Threads may share it, in the child as well.
+    """A value that each process makes for itself at the first use. Threads may share it, also in a child.
 
-    ``make`` may run once in each of several threads that come first together; one of the values is kept. It has no
-    lock: another thread might hold that at the moment of a fork.
+    If several threads use it first at the same time, ``make`` may run in each of them, and one value is kept. It has
+    no lock, because another thread could hold the lock at the moment of a fork.
     """
 
     def __init__(self, make: Callable[[], _Value]) -> None:
@@ -35,18 +35,18 @@ class PerProcess(Generic[_Value]):
         self._values: dict[int, _Value] = {}
 
     def get(self) -> _Value:
-        """This process's value."""
+        """Return this process's value."""
         process = os.getpid()
         value = self._values.get(process)
         if value is None:
             value = self._values.setdefault(process, self._make())
             for other in set(self._values) - {process}:
-                self._values.pop(other, None)  # the parent's, and with it the child's hold on its connections
+                self._values.pop(other, None)  # the parent's, which holds copies of its connections
         return value
 
 
 class _Gate:
-    """Counts the threads that are in a block of `no_fork`. A fork waits until there are none."""
+    """Counts the threads in blocks of `no_fork`. A fork waits until the count is 0."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -58,7 +58,7 @@ class _Gate:
 
     def leave(self) -> None:
         with self._changed:
-            self._inside = max(self._inside - 1, 0)  # in a child that was forked within its block it is 0 already
+            self._inside = max(self._inside - 1, 0)  # in a child that was forked within its block, it is 0 already
             self._changed.notify_all()
 
     def before_fork(self) -> None:
@@ -70,10 +70,10 @@ class _Gate:
         self._changed.release()
 
     def after_in_child(self) -> None:
-        self.__init__()  # type: ignore[misc]  # as new: the threads that were waiting or inside are not in the child
+        self.__init__()  # type: ignore[misc]  # as new: a child has only one thread
 
 
-_GATE = _Gate()  # one for the process, as forks are
+_GATE = _Gate()  # one for each process, because a fork copies the whole process
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_GATE.before_fork, after_in_parent=_GATE.after_in_parent, after_in_child=_GATE.after_in_child
@@ -82,9 +82,9 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def no_fork() -> Iterator[None]:
-    """Let forks of other threads wait for the end of the block, which has to be short. Threads do not wait for another.
+    """Make forks by other threads wait for the end of the block, which must be short. Blocks do not exclude each other.
 
-    For imports, and for what OpenSSL does under locks of its own: making contexts and handshakes.
+    Use it for imports, and for calls in which OpenSSL holds locks of its own: making contexts and handshakes.
     """
     _GATE.enter()
     try:

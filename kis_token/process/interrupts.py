@@ -1,4 +1,4 @@
-"""Signals that end a program: each gives a lease back on its way out."""
+"""Signals that end a program. The program gives its lease back before it ends."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 #: SIGBREAK is Ctrl-Break on Windows: a runner sends it when Ctrl-C had no effect.
 _NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")
 
-#: The handlers of before, by signal. Signals belong to the process, and so does this.
+#: The previous handlers, by signal. Handlers belong to the process, so this does too.
 _BEFORE: dict[int, Any] = {}
 
 
 @contextmanager
 def interruptible(handler: Callable[..., object] = signal.default_int_handler) -> Iterator[None]:
-    """Call ``handler`` on SIGINT, SIGTERM and SIGBREAK in the block; the default one raises KeyboardInterrupt.
+    """Call ``handler`` on SIGINT, SIGTERM and SIGBREAK in the block; the default handler raises KeyboardInterrupt.
 
-    Python by itself raises it on SIGINT alone, and not where SIGINT is ignored: a runner that was started by
-    ``nohup ./run.sh &`` ignores it, and so do its children. The handlers of before return at the end of the block. In
-    another thread than the main one this has no effect, since only the main thread gets signals.
+    By itself, Python raises KeyboardInterrupt on SIGINT alone, and not if SIGINT is ignored. A runner that was started
+    by ``nohup ./run.sh &`` ignores it, and so do its children. The end of the block restores the previous handlers. A
+    call in any thread but the main one has no effect, because only the main thread can set handlers.
     """
     for name in filter(lambda name: hasattr(signal, name), _NAMES):
         number = getattr(signal, name)
@@ -35,6 +35,6 @@ def interruptible(handler: Callable[..., object] = signal.default_int_handler) -
 
 
 def restore() -> None:
-    """Put the handlers of before back, also for a program that this process is about to become."""
+    """Restore the previous handlers. A process that is about to become another program by exec calls this too."""
     while _BEFORE:
         signal.signal(*_BEFORE.popitem())

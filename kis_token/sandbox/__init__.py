@@ -1,4 +1,4 @@
-"""KIS and Supabase on one machine and without an account, to try things out and to test programs against.
+"""KIS and Supabase on one machine, without an account, for trials and for tests of programs.
 
     from kis_token.sandbox import Sandbox
 
@@ -6,13 +6,13 @@
         subprocess.run([...], env=sandbox.environment(os.environ))
         print(sandbox.kis.counts("production").issues)
 
-`Sandbox` is the whole of it: the KIS emulator, a stand-in for Supabase, a PostgreSQL with this project's tables and the
+`Sandbox` has all parts: the KIS emulator, a stand-in for Supabase, and a PostgreSQL with this project's tables and the
 keys of two made-up accounts. `KISEmulator` is KIS alone. With pytest both are fixtures, ``kis_sandbox`` and
-``kis_emulator`` (`pytest_plugin`); ``kis-token sandbox`` is the same as a command. docs/sandbox.md says what is
-emulated and what is not.
+``kis_emulator`` (`pytest_plugin`). ``kis-token sandbox`` is the command for it. docs/sandbox.md lists the emulated
+parts and the omitted ones.
 
-Needs the extra: ``pip install 'kis-token[sandbox]'``. Without it all names but `Sandbox` are there. Importing this
-package costs nothing until a name of it is used, since every pytest that has the plugin does so.
+Needs the extra: ``pip install 'kis-token[sandbox]'``. Without the extra, all names except `Sandbox` work. Importing
+this package loads no other module until one of its names is used, because each pytest with the plugin imports it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kis_token.sandbox.emulator import Counts, KISEmulator, SeenRequest
+    from kis_token.sandbox.github_issuer import GitHubIssuer
     from kis_token.sandbox.kis_http import APPROVAL_PATH, PRICE_PATH, REVOKE_PATH, TOKEN_PATH, error_response
     from kis_token.sandbox.kis_rules import Account, Clock, Environment, Settings
     from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
@@ -37,6 +38,7 @@ __all__ = [
     "Counts",
     "Environment",
     "Fault",
+    "GitHubIssuer",
     "KISEmulator",
     "LoopbackServer",
     "Response",
@@ -48,6 +50,7 @@ __all__ = [
 
 _HOMES = {
     "emulator": ("Counts", "KISEmulator", "SeenRequest"),
+    "github_issuer": ("GitHubIssuer",),
     "kis_http": ("APPROVAL_PATH", "PRICE_PATH", "REVOKE_PATH", "TOKEN_PATH", "error_response"),
     "kis_rules": ("Account", "Clock", "Environment", "Settings"),
     "loopback": ("Fault", "LoopbackServer", "Response"),
@@ -55,7 +58,7 @@ _HOMES = {
 }
 
 
-if not TYPE_CHECKING:  # a type checker, which sees the imports above, would take any name for one of ours
+if not TYPE_CHECKING:  # with this function a type checker would accept any name
 
     def __getattr__(name: str) -> object:
         for home, names in _HOMES.items():

@@ -1,4 +1,4 @@
-"""``kis-token sandbox``: the sandbox for as long as a command runs, or until it is stopped."""
+"""``kis-token sandbox``: runs the sandbox while a command runs, or until it is stopped."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def run(command: list[str]) -> int:
-    """Start the sandbox and run ``command`` inside; its status, as a shell would give it.
+    """Start the sandbox, run ``command`` inside, and return its status as a shell does.
 
-    Without a command: print what to export, and stay until Ctrl-C or SIGTERM.
+    Without a command, print the variables to export and run until Ctrl-C or SIGTERM.
     """
     stopped = threading.Event()
     received: list[int] = []
@@ -29,7 +29,7 @@ def run(command: list[str]) -> int:
     def stop(number: int) -> None:
         received.append(number)
         stopped.set()
-        # A terminal sends Ctrl-C to the child as well; nothing else does.
+        # A terminal sends Ctrl-C to the child as well; other signals reach only this process.
         if child is not None and not (number == signal.SIGINT and sys.stdin.isatty()):
             child.send_signal(number)
 
@@ -38,26 +38,26 @@ def run(command: list[str]) -> int:
             return 128 + received[0]
         if not command:
             for name, value in sandbox.variables.items():
-                print(f"export {name}={shlex.quote(value)}")  # noqa: T201 - this is the command's output
-            print("# For paper trading: export KIS_ENVIRONMENT=paper KIS_BASE_URL=$KIS_SANDBOX_PAPER_URL")  # noqa: T201 - the same
-            print("# The sandbox runs until Ctrl-C.", flush=True)  # noqa: T201 - the same
+                print(f"export {name}={shlex.quote(value)}")  # noqa: T201 - the command's output
+            print("# For paper trading: export KIS_ENVIRONMENT=paper KIS_BASE_URL=$KIS_SANDBOX_PAPER_URL")  # noqa: T201 - the command's output
+            print("# The sandbox runs until Ctrl-C.", flush=True)  # noqa: T201 - the command's output
             while not stopped.wait(1.0):
                 pass
             return 0
         try:
             child = subprocess.Popen(command, env=sandbox.environment(os.environ))  # noqa: S603 - the user's own command
         except OSError as error:
-            print(f"{command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - as a shell says it
+            print(f"{command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - a shell's message
             return 127 if isinstance(error, FileNotFoundError) else 126
         if received:
-            child.send_signal(received[-1])  # it came while the child was being made
+            child.send_signal(received[-1])  # the signal came before the child was running
         status = child.wait()
         return status if status >= 0 else 128 - status
 
 
 @contextmanager
 def _on_signals(stop: Callable[[int], None]) -> Iterator[None]:
-    """Call ``stop`` instead of dying, so that what was started is taken down again."""
+    """Call ``stop`` on a signal instead of ending, so that the started programs are stopped too."""
     numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     before = {number: signal.signal(number, lambda number, _: stop(number)) for number in numbers}
     try:

@@ -1,4 +1,4 @@
-"""Databases made like a fresh Supabase project, and this project's migrations on them."""
+"""Databases like a fresh Supabase project's, and this project's migrations on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from kis_token.store.migrations import migrations_folder as migrations_folder  # noqa: PLC0414 - at home here for its users
+from kis_token.store.migrations import migrations_folder as migrations_folder  # noqa: PLC0414 - its users import it from here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from kis_token.sandbox.github_issuer import GitHubIssuer
     from kis_token.sandbox.postgres import EmbeddedPostgres
 
-# As on Supabase: nobody but supabase_admin is a superuser, the API logs in as authenticator and then takes the role
-# of the key, and a call of the API ends after 8 seconds.
+# As on Supabase: supabase_admin is the only superuser, the API logs in as authenticator and then takes the role of the
+# key, and a call of the API ends after 8 seconds.
 _ROLES = {
     "anon": "nologin noinherit",
     "authenticated": "nologin noinherit",
@@ -44,7 +44,7 @@ alter default privileges for role postgres in schema public
     grant all on sequences to anon, authenticated, service_role;
 """
 
-# An event trigger notes every change of the schema. It belongs to the superuser, so the note needs his rights.
+# An event trigger records every change of the schema. It runs with its owner's rights, the superuser's.
 _WATCH = """
 create schema kis_sandbox;
 create table kis_sandbox.schema_changes (command text);
@@ -58,7 +58,7 @@ select pg_catalog.pg_terminate_backend(pid, 10000) from pg_catalog.pg_stat_activ
 where datname = pg_catalog.current_database() and pid <> pg_catalog.pg_backend_pid()
 """
 
-#: Empties all tables. For a few rows it takes a thirtieth of the time of truncate, which makes new files.
+#: Empties all tables. For a few rows this takes a thirtieth of the time of truncate, which makes new files.
 EMPTY_TABLES = """
 delete from public.api_credentials;
 delete from public.credential_leases;
@@ -73,19 +73,19 @@ _RESTART_SEQUENCES = "select pg_catalog.setval(seqrelid, seqstart, false) from p
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """Two ways into one database, as connection strings."""
+    """The connection strings of one database."""
 
     owner: str
-    """As ``postgres``, who runs migrations and owns what they make, and is no superuser."""
+    """For ``postgres``, which runs migrations and owns the results. It is not a superuser."""
     api: str
-    """As ``authenticator``, who may only become anon, authenticated or service_role."""
+    """For ``authenticator``, which may only become anon, authenticated or service_role."""
 
 
 def prepare_database(dsn: str, *, legacy_grants: bool = False) -> Project:
-    """Make of a database what Supabase makes of it. Repeatable.
+    """Set up a database like Supabase's. Can be repeated.
 
-    ``dsn`` is a superuser's and has the password that the new roles get. ``legacy_grants`` sets the default privileges
-    that older projects have: all rights on new tables, functions and sequences for all three roles.
+    ``dsn`` must be a superuser's. Its password becomes the password of the new roles. ``legacy_grants`` sets the
+    default privileges of older projects: all rights on new tables, functions and sequences for all three roles.
     """
     parts = conninfo_to_dict(dsn)
     with psycopg.connect(dsn) as connection:
@@ -113,14 +113,14 @@ def _project(dsn: str) -> Project:
 
 
 def apply_migrations(dsn: str, folder: Path) -> None:
-    """Run all ``*.sql`` of ``folder`` in the order of their names, each file whole or not at all."""
+    """Run all ``*.sql`` of ``folder`` in the order of their names, each file in one transaction."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         for path in sorted(folder.glob("*.sql")):
             connection.execute(path.read_bytes())
 
 
 def make_project(dsn: str) -> Project:
-    """Make of an empty database a project with this project's tables. ``dsn`` is as for `prepare_database`."""
+    """Make an empty database a project with this project's tables. ``dsn`` is as for `prepare_database`."""
     project = prepare_database(dsn)
     apply_migrations(project.owner, migrations_folder())
     return project
@@ -150,8 +150,9 @@ def list_caller(connection: psycopg.Connection[Any], issuer: GitHubIssuer, audie
 class MigratedDatabases:
     """Migrated databases of one cluster, for one borrower after another.
 
-    To empty the tables takes a few milliseconds, to create and migrate a database many times that. So the next borrower
-    gets the same database, unless its schema has changed: then a copy of one that is never lent.
+    Emptying the tables takes a few milliseconds; creating and migrating a database takes many times that. So the next
+    borrower gets the same database. If its schema has changed, the borrower gets a copy of a database that is never
+    lent.
     """
 
     def __init__(self, server: EmbeddedPostgres) -> None:
@@ -161,7 +162,7 @@ class MigratedDatabases:
 
     @contextmanager
     def borrow(self) -> Iterator[Project]:
-        """A migrated database with empty tables. The end of the block closes all its connections."""
+        """Yield a migrated database with empty tables. The end of the block closes all its connections."""
         dsn, project = self._free.pop() if self._free else self._make()
         is_kept = False
         try:
@@ -188,12 +189,12 @@ class MigratedDatabases:
             make_project(dsn)
             with psycopg.connect(dsn) as connection:
                 connection.execute(_WATCH)
-            stack.pop_all()  # whole, so it is kept
+            stack.pop_all()  # complete, so keep it
         return dsn
 
 
 def _restore(dsn: str) -> bool:
-    """Close all other connections and empty the tables; whether the database is then as it was made."""
+    """Close all other connections and empty the tables. Returns whether the database is as new."""
     try:
         with psycopg.connect(dsn) as connection:
             connection.execute(_END_OTHERS)

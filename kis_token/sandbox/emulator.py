@@ -4,11 +4,11 @@
         account = kis.accounts["production"][0]
         ...                            # call kis.production_url with account.app_key and account.app_secret
         kis.advance(7 * 3600)          # seven hours later
-        kis.refuse("EGW00201", PRICE_PATH)  # the next quotation is one too many in a second
+        kis.refuse("EGW00201", PRICE_PATH)  # the next quotation exceeds the calls per second
         kis.production.add_fault(Fault("reset", TOKEN_PATH, after=True))  # a token is issued, its answer is lost
 
-Nothing leaves the machine. `kis_rules` says what is emulated, `kis_http` how it looks on the wire, `kis_control` how
-another process controls it.
+No request leaves the machine. `kis_rules` has the emulated rules, `kis_http` their form on the wire, and `kis_control`
+the control for other processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DEFAULTS: Final[Mapping[Environment, Settings]] = MappingProxyType(
 
 
 class ShiftedClock:
-    """A clock, the machine's unless another is given, set forward."""
+    """A clock that can be set forward. Starts at the time of ``base``, or of the machine's clock."""
 
     def __init__(self, base: Clock | None = None) -> None:
         self._base = base or SystemClock()
@@ -45,32 +45,32 @@ class ShiftedClock:
         self._lock = threading.Lock()
 
     def now(self) -> datetime:
-        """The emulated time, timezone-aware UTC."""
+        """Return the emulated time, timezone-aware UTC."""
         return self._base.now() + self._offset
 
     def advance(self, seconds: float) -> None:
-        """Set the clock forward. Raises ValueError for a time that is negative or beyond the calendar."""
-        if not seconds >= 0:  # so that NaN is refused too
+        """Set the clock forward. Raises ValueError if ``seconds`` is negative or the result is beyond the calendar."""
+        if not seconds >= 0:  # refuses NaN too
             raise ValueError("the clock can only be set forward")
         with self._lock:
             try:
                 offset = self._offset + timedelta(seconds=seconds)
                 self._base.now() + offset
             except OverflowError:
-                raise ValueError("the calendar ends before that") from None
+                raise ValueError("the new time is beyond the end of the calendar") from None
             self._offset = offset
 
 
 @dataclass(frozen=True, slots=True)
 class SeenRequest:
-    """A request that reached an environment. Holds neither headers nor bodies, so no secret and no token.
+    """A request that reached an environment. Holds no headers and no bodies, so no secret and no token.
 
     Attributes:
-        environment: Where it arrived.
+        environment: The environment that got it.
         method: The HTTP method.
         path: The path, without the query.
-        status: The HTTP status decided on, even if a fault kept it from arriving; None when a fault came before that.
-        code: The KIS error code of the answer, if it has one.
+        status: The HTTP status of the answer, even if a fault withheld it. None if a fault came before the answer.
+        code: The KIS error code of the answer, or None.
         at: Emulated time of the answer, timezone-aware UTC.
     """
 
@@ -84,10 +84,11 @@ class SeenRequest:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What became of the tokenP calls of one environment.
+    """The results of the tokenP calls of one environment.
 
-    ``calls`` arrived, those that a fault befell included; ``accepted`` of them were given a token; ``issues`` of them a
-    new one. Each issue on a real account is a KakaoTalk message to its owner.
+    ``calls`` counts all calls, including those hit by a fault. ``accepted`` counts the calls that were given a token,
+    and ``issues`` those that were given a new one. KIS sends the owner of a real account a KakaoTalk message for each
+    issue.
     """
 
     calls: int
@@ -96,14 +97,14 @@ class Counts:
 
 
 class KISEmulator:
-    """Serves both environments of KIS and a control address on loopback. Use as a context manager, or start and stop.
+    """Serve both environments of KIS and a control address on loopback. Use as a context manager, or start and stop.
 
-    Its state outlives a stop. `production`, `paper` and `control` are the servers: their ``add_fault`` decides what
-    happens to the next requests, and each can be stopped on its own. `accounts` are those of each environment; one is
-    made up where none is given. With ``tls`` the two environments, not the control address, are served over https.
-    ``clock`` tells the time in the machine's place.
+    The state survives a stop. `production`, `paper` and `control` are the servers: their ``add_fault`` decides what
+    happens to the next requests, and each can be stopped separately. `accounts` has the accounts of each environment;
+    if none is given, one is made up. With ``tls`` the two environments are served over https, but the control address
+    is not. ``clock`` replaces the machine's clock.
 
-    Raises ValueError when an app key is given twice.
+    Raises ValueError if two accounts have the same app key.
     """
 
     def __init__(
@@ -129,21 +130,21 @@ class KISEmulator:
 
     @property
     def production_url(self) -> str:
-        """Base address of the real environment. Valid once started."""
+        """Base address of the real environment. Valid after the start."""
         return self.production.url
 
     @property
     def paper_url(self) -> str:
-        """Base address of the paper environment. Valid once started."""
+        """Base address of the paper environment. Valid after the start."""
         return self.paper.url
 
     @property
     def control_url(self) -> str:
-        """Base address of the control. Valid once started."""
+        """Base address of the control. Valid after the start."""
         return self.control.url
 
     def start(self) -> None:
-        """Listen on all three addresses. Started again after a stop, they are the same."""
+        """Listen on all three addresses. A restart keeps the addresses."""
         for server in (self.production, self.paper, self.control):
             server.start()
 
@@ -160,52 +161,55 @@ class KISEmulator:
         self.stop()
 
     def server(self, environment: Environment) -> LoopbackServer:
-        """The server of an environment, by name."""
+        """Return the server of an environment."""
         return self.production if environment == "production" else self.paper
 
     def now(self) -> datetime:
-        """The emulated time, timezone-aware UTC."""
+        """Return the emulated time, timezone-aware UTC."""
         return self._clock.now()
 
     def advance(self, seconds: float) -> None:
-        """Set the emulated clock forward. Raises ValueError for a time that is negative or beyond the calendar."""
+        """Set the emulated clock forward. Raises ValueError as `ShiftedClock.advance` does."""
         self._clock.advance(seconds)
 
     def settings(self, environment: Environment) -> Settings:
-        """The settings of an environment."""
+        """Return the settings of an environment."""
         return self._rules[environment].settings
 
     def configure(self, /, environment: Environment | None = None, **changes: object) -> None:
-        """Change some `Settings` by name, of both environments if none is named.
+        """Change some `Settings` by name, in one environment or, without ``environment``, in both.
 
-        They hold for what happens from now on: tokens already issued keep their expiry.
+        The changes affect later calls only: issued tokens keep their expiry.
 
         Raises:
-            ValueError: There is no such setting, or it cannot have that value. Nothing is changed then.
+            ValueError: A name is unknown or a value is invalid. No setting is changed then.
         """
         unknown = changes.keys() - {each.name for each in fields(Settings)}
         if unknown:
             raise ValueError(f"no such setting: {', '.join(sorted(unknown))}")
         names = ENVIRONMENTS if environment is None else (environment,)
-        # Settings checks the types itself, for callers over HTTP as well.
+        # Settings checks the types itself, also for callers over HTTP.
         changed = {name: replace(self.settings(name), **changes) for name in names}  # type: ignore[arg-type]
         for name, settings in changed.items():
             self._rules[name].settings = settings
 
     def kill_token(self, token: str) -> None:
-        """Let the token be refused with EGW00121 from now on. Raises ValueError when it was never issued here."""
+        """Reject the token with EGW00121 from now on. Raises ValueError if it was never issued here."""
         self._rules_of_token(token).end_token(token, "EGW00121")
 
     def kill_tokens(self, app_key: str) -> None:
-        """The same for all tokens issued to an app key so far. Raises ValueError when the key is unknown."""
+        """Reject all tokens issued to an app key so far with EGW00121. Raises ValueError if the key is unknown."""
         self._rules_of_key(app_key).end_tokens(app_key, "EGW00121")
 
     def expire_token(self, token: str) -> None:
-        """Let the token be refused with EGW00123 from now on, before the expiry it states. Errors as `kill_token`."""
+        """Reject the token with EGW00123 from now on, before its expiry.
+
+        Raises ValueError if it was never issued here.
+        """
         self._rules_of_token(token).end_token(token, "EGW00123")
 
     def expire_tokens(self, app_key: str) -> None:
-        """The same for all tokens issued to an app key so far. Errors as `kill_tokens`."""
+        """Reject all tokens issued to an app key so far with EGW00123. Raises ValueError if the key is unknown."""
         self._rules_of_key(app_key).end_tokens(app_key, "EGW00123")
 
     def refuse(
@@ -217,20 +221,20 @@ class KISEmulator:
         times: int = 1,
         status: int | None = None,
     ) -> None:
-        """Let the next ``times`` calls of ``path`` end with ``code`` instead of an answer, such as EGW00133.
+        """Answer the next ``times`` calls of ``path`` with the error ``code``, such as EGW00133.
 
-        ``status`` replaces the HTTP status that KIS's errors have: 403 of /oauth2, else 500.
+        ``status`` replaces the HTTP status of KIS's errors: 403 below /oauth2, 500 elsewhere.
         """
         response = error_response(code, path, status=status)
         self.server(environment).add_fault(Fault("answer", path, times, response))
 
     @property
     def requests(self) -> tuple[SeenRequest, ...]:
-        """Every request of both environments so far, in the order of their answers."""
+        """All requests of both environments so far, in the order of their answers."""
         return tuple(self._seen)
 
     def counts(self, environment: Environment) -> Counts:
-        """What became of the tokenP calls so far."""
+        """Return the counts of the tokenP calls so far."""
         issuances = self._rules[environment].issuances
         calls = sum(seen.environment == environment and seen.path == TOKEN_PATH for seen in self.requests)
         return Counts(calls, issuances.accepted, issuances.issues)

@@ -82,7 +82,7 @@ class GitHubIssuer:
     ``tls``, discovery and keys can be reached under the issuer's own name, by a proxy that leads to this server.
 
     Attributes:
-        issuer: The claim ``iss``.
+        issuer: The claim ``iss``: GitHub's name, unless another one is given or set, such as ``url``.
         job: The claims by which a job differs from the usual one; None leaves a claim out.
     """
 

@@ -1,6 +1,6 @@
 """The control of a running emulator over HTTP, for tests in another process or language.
 
-Bodies and answers are JSON. A mistake is answered 400, an unknown address 404, both with ``{"error": text}``.
+Bodies and answers are JSON. An invalid request gets 400, an unknown address 404, both with ``{"error": text}``.
 
 | request             | members of the body                 | answer                                             |
 |---------------------|-------------------------------------|----------------------------------------------------|
@@ -11,20 +11,20 @@ Bodies and answers are JSON. A mistake is answered 400, an unknown address 404, 
 | GET /settings       |                                     | `Settings` of each environment                     |
 | POST /settings      | any `Settings`, ``environment``     | as GET; changed in both if no environment is given |
 | POST /tokens/kill   | ``token``, or ``app_key`` for all   | ``{}``; EGW00121 for them from now on              |
-| POST /tokens/expire | the same                            | ``{}``; EGW00123 for them from now on              |
+| POST /tokens/expire | ``token``, or ``app_key`` for all   | ``{}``; EGW00123 for them from now on              |
 | POST /faults        | ``environment``, ``kind``, as below | ``{}``                                             |
-| DELETE /faults      |                                     | ``{}``; faults not yet spent are forgotten         |
+| DELETE /faults      |                                     | ``{}``; unused faults are dropped                  |
 
-A fault befalls the next ``times`` (1) requests of the environment whose path starts with ``path`` ("/"). With ``after``
-true (false) the request takes effect first, and only its answer is lost. The kinds, with their own members and, in
-brackets, defaults:
+A fault hits the next ``times`` (1) requests of the environment whose path starts with ``path`` ("/"). With ``after``
+true (default false) the request takes effect first, and only its answer is lost. The kinds, with their members and, in
+brackets, their defaults:
 
-- ``code``: a refusal with ``code``, such as EGW00133; ``status`` (403 for /oauth2, else 500); ``path`` must be given,
-  for the form of the refusal depends on it
+- ``code``: an error with ``code``, such as EGW00133; ``status`` (403 for /oauth2, 500 elsewhere); ``path`` is
+  required, because the form of the error depends on it
 - ``html``: a page instead of JSON; ``status`` (503)
-- ``stall``: silence for ``seconds`` (300), then the connection closes
+- ``stall``: no answer for ``seconds`` (300), then the connection closes
 - ``reset``: the connection closes without an answer
-- ``truncate``: half of the true answer, then the connection closes
+- ``truncate``: half of the normal answer, then the connection closes
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _T = TypeVar("_T", str, int, bool)
 
 
 class ControlWire:
-    """Answers requests of the control address."""
+    """Answer the requests of the control address."""
 
     def __init__(self, emulator: KISEmulator) -> None:
         self._emulator = emulator
@@ -64,7 +64,7 @@ class ControlWire:
         }
 
     def handle(self, request: Request) -> Response:
-        """The answer to a request."""
+        """Return the answer to a request."""
         route = self._routes.get((request.method, request.path))
         if route is None:
             known = ", ".join(" ".join(each) for each in self._routes)
@@ -122,7 +122,7 @@ class ControlWire:
 
 
 class _Members:
-    """The members of a JSON object, each taken once, with its type checked. Every mistake is a ValueError."""
+    """The members of a JSON object, each taken once, with its type checked. Each error is a ValueError."""
 
     def __init__(self, request: Request) -> None:
         body = request.json() if request.body else {}
@@ -135,7 +135,7 @@ class _Members:
 
     def take(self, name: str, kind: type[_T], default: _T | None = None) -> _T:
         value = self._left.pop(name, default)
-        # A bool is an int to isinstance.
+        # isinstance counts a bool as an int.
         if type(value) is not kind:
             raise ValueError(f"{name} must be given as {kind.__name__}")
         return value
@@ -186,7 +186,7 @@ def _fault(members: _Members) -> Fault:
         return Fault("answer", path, times, html_response(_status(members, 503)), after=after)
     if kind == "stall":
         seconds = members.number("seconds", LONGEST_STALL_SECONDS)
-        if not seconds >= 0:  # so that NaN is refused too
+        if not seconds >= 0:  # refuses NaN too
             raise ValueError("seconds must not be negative")
         return Fault("stall", path, times, seconds=seconds, after=after)
     if kind == "reset":

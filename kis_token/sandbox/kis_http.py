@@ -1,6 +1,6 @@
 """The wire form of the KIS Open API: its addresses, fields, headers and its two shapes of an error.
 
-/oauth2/* refuses with status 403 and ``{"error_code", "error_description"}``, /uapi/* with status 500 and
+Errors of /oauth2/* have status 403 and ``{"error_code", "error_description"}``. Errors of /uapi/* have status 500 and
 ``{"rt_cd": "1", "msg_cd", "msg1"}``. An address that is not emulated answers 404 without a body.
 """
 
@@ -23,7 +23,7 @@ APPROVAL_PATH: Final = "/oauth2/Approval"
 PRICE_PATH: Final = "/uapi/domestic-stock/v1/quotations/inquire-price"
 PRICE_TR_ID: Final = "FHKST01010100"
 
-#: What KIS says with each code.
+#: KIS's text for each code.
 MESSAGES: Final = {
     "EGW00002": "서버 에러가 발생했습니다.",
     "EGW00103": "유효하지 않은 AppKey입니다.",
@@ -43,7 +43,10 @@ _PAGE = "<!DOCTYPE html><html><head><title>{0}</title></head><body><h1>{0}</h1><
 
 
 def error_response(code: str, path: str, *, status: int | None = None, detail: str | None = None) -> Response:
-    """How KIS refuses a call of ``path`` with ``code``. ``status`` and ``detail`` replace its usual status and text."""
+    """Return KIS's answer to a call of ``path`` with ``code``.
+
+    ``status`` and ``detail`` replace the usual status and text.
+    """
     message = detail or MESSAGES.get(code, "에러가 발생했습니다.")
     if path.startswith("/oauth2"):
         return Response(status or 403, {"error_code": code, "error_description": message})
@@ -51,13 +54,13 @@ def error_response(code: str, path: str, *, status: int | None = None, detail: s
 
 
 def html_response(status: int) -> Response:
-    """A page as a gateway or a maintenance notice sends it in place of an answer."""
+    """Return an HTML page, as a gateway or a maintenance notice sends it."""
     page = _PAGE.format("서비스 점검 중입니다").encode()
     return Response(status, page, {"Content-Type": "text/html; charset=utf-8"})
 
 
 def error_code(response: Response) -> str | None:
-    """The code that an answer of KIS refuses with, or None."""
+    """Return the error code of an answer of KIS, or None."""
     if not isinstance(response.body, dict) or response.body.get("rt_cd") == "0":
         return None
     code = response.body.get("error_code") or response.body.get("msg_cd")
@@ -65,7 +68,7 @@ def error_code(response: Response) -> str | None:
 
 
 class KISWire:
-    """Answers the requests of one environment by its rules."""
+    """Answer the requests of one environment by its rules."""
 
     def __init__(self, rules: KISRules) -> None:
         self._rules = rules
@@ -77,7 +80,7 @@ class KISWire:
         }
 
     def handle(self, request: Request) -> Response:
-        """The answer to a request."""
+        """Return the answer to a request."""
         route = self._routes.get((request.method, request.path))
         if route is None:
             return Response(404)
@@ -143,7 +146,7 @@ class KISWire:
 
 
 def _fields(request: Request, *names: str) -> tuple[str, ...]:
-    """The named members of a JSON body; EGW00002 unless all are there and all are text."""
+    """Return the named members of a JSON body. Raises EGW00002 unless all of them are present and are text."""
     try:
         body = request.json()
     except ValueError:
@@ -156,7 +159,7 @@ def _fields(request: Request, *names: str) -> tuple[str, ...]:
 
 
 def _grant(request: Request, *names: str) -> tuple[str, ...]:
-    """The same, for a body that has to ask for client credentials."""
+    """Return the named members as `_fields` does, and require that the body asks for client credentials."""
     grant_type, *values = _fields(request, "grant_type", *names)
     if grant_type != "client_credentials":
         raise RefusedError("EGW00002")

@@ -1,7 +1,7 @@
-"""The rules of the KIS Open API: whose keys are right, when a token is issued, how long it lives, how often to ask.
+"""The rules of the KIS Open API: keys, the issue and validity of tokens, and the limits on calls.
 
-Knows no HTTP. What KIS documents is followed; what has only been observed or is contradictory can be set (`Settings`).
-All times are timezone-aware UTC.
+Independent of HTTP. The documented rules are fixed; the rules that are only observed, or on which reports disagree,
+can be set (`Settings`). All times are timezone-aware UTC.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Environment = Literal["production", "paper"]
-#: The two environments of KIS, each with its own address, accounts and tokens.
+#: The two environments of KIS. Each has its own address, accounts and tokens.
 ENVIRONMENTS: Final[tuple[Environment, ...]] = ("production", "paper")
 
-#: Asked again within this time after an issue, KIS answers with the same token.
+#: Within this time after an issue, KIS answers with the same token.
 SAME_TOKEN = timedelta(hours=6)
-#: One tokenP call per app key is accepted in this time.
+#: KIS accepts one tokenP call per app key in this time.
 TOKEN_CALL_INTERVAL = timedelta(minutes=1)
-#: ``Settings.lockout_after`` refusals for coming too early, all within this time, lock the app key ...
+#: ``Settings.lockout_after`` errors EGW00133 within this time lock the app key ...
 LOCKOUT_WINDOW = timedelta(minutes=30)
-#: ... for this long. KIS publishes neither number: a client that called every 30 s was locked out for a day.
+#: ... for this long. KIS publishes neither number. A client that called every 30 s was locked out for a day.
 LOCKOUT = timedelta(days=1)
-#: The life of a partner company's token, 90 days: KIS documents none that is longer.
+#: The validity of a partner company's token, 90 days, the longest that KIS documents.
 LONGEST_LIFE_SECONDS = 7_776_000
 
 _RATE_WINDOW = timedelta(seconds=1)
 
 
 class Clock(Protocol):
-    """Tells the time."""
+    """The source of the time."""
 
     def now(self) -> datetime:
-        """The time now, timezone-aware UTC."""
+        """Return the time now, timezone-aware UTC."""
 
 
 class RefusedError(Exception):
-    """KIS refuses a call. ``code`` is its error code; ``detail``, when there is one, replaces the code's usual text."""
+    """KIS refuses a call. ``code`` is its error code. ``detail``, if given, replaces the code's usual text."""
 
     def __init__(self, code: str, detail: str | None = None) -> None:
         super().__init__(code)
@@ -61,13 +61,13 @@ def _app_key() -> str:
 
 
 def _app_secret() -> str:
-    # 134 bytes make 180 characters with one "=" at the end, the character that gets lost when secrets are copied.
+    # 134 bytes give 180 characters with one "=" at the end, the character that is often lost when a secret is copied.
     return base64.b64encode(secrets.token_bytes(134)).decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What KIS hands to a customer. Made up in KIS's form (36 and 180 characters) where it is not given."""
+    """A customer's account. Omitted values are made up in KIS's form (36 and 180 characters)."""
 
     app_key: str = field(default_factory=_app_key)
     app_secret: str = field(default_factory=_app_secret, repr=False)
@@ -75,14 +75,14 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What differs between customers of KIS, or what reports about KIS disagree on. Raises ValueError on nonsense.
+    """Settings in which customers of KIS, or reports about KIS, differ. Raises ValueError for an invalid value.
 
     Attributes:
-        expires_in: Life of a new token in seconds. 86400 at KIS, 7776000 for partner companies; shorter ones for tests.
-        reissue_kills_previous: Whether a new token makes the one before it invalid (EGW00121).
-        calls_per_second: How many /uapi calls of one app key are answered in any second; more are EGW00201.
-        expired_status: HTTP status of EGW00123. Both 500 and 200 have been seen.
-        lockout_after: How many EGW00133 within `LOCKOUT_WINDOW` lock an app key for as long as `LOCKOUT`; 0: never.
+        expires_in: Validity of a new token in seconds. 86400 at KIS, 7776000 for partner companies; tests use less.
+        reissue_kills_previous: Whether a new token makes the previous one invalid (EGW00121).
+        calls_per_second: The /uapi calls of one app key that are answered in any second; more get EGW00201.
+        expired_status: HTTP status of EGW00123. Reports have both 500 and 200.
+        lockout_after: The number of EGW00133 within `LOCKOUT_WINDOW` that locks an app key for `LOCKOUT`; 0: never.
     """
 
     expires_in: int = 86400
@@ -93,7 +93,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            # A bool is an int to isinstance, and JSON callers mix them up.
+            # isinstance counts a bool as an int, and JSON callers confuse them.
             if type(getattr(self, each.name)) is not type(each.default):
                 raise ValueError(f"{each.name} must be of type {type(each.default).__name__}")
         if not 1 <= self.expires_in <= LONGEST_LIFE_SECONDS:
@@ -106,7 +106,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A token as it was issued. Both times are whole seconds, as the JWT and the answer can say no more."""
+    """An issued token. Both times are whole seconds, the precision of the JWT and of the answer."""
 
     value: str = field(repr=False)
     app_key: str
@@ -115,15 +115,15 @@ class IssuedToken:
 
     @property
     def expires_in(self) -> int:
-        """The whole life of the token in seconds, whatever is left of it: KIS says the same for an older token."""
+        """The token's whole validity in seconds, not the rest of it. KIS returns it for an older token too."""
         return round((self.expires_at - self.issued_at).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
 class Issuances:
-    """How often a token was handed out (``accepted``), and how often it was a new one (``issues``).
+    """How often a token was given out (``accepted``), and how often it was a new one (``issues``).
 
-    Each issue on a real account is a KakaoTalk message to its owner.
+    KIS sends the owner of a real account a KakaoTalk message for each issue.
     """
 
     accepted: int = 0
@@ -132,7 +132,7 @@ class Issuances:
 
 @dataclass(slots=True)
 class _Customer:
-    """One account and what it has done so far."""
+    """One account and its calls so far."""
 
     account: Account
     token: IssuedToken | None = None
@@ -143,14 +143,14 @@ class _Customer:
 
 
 class KISRules:
-    """One environment of KIS: real or paper. Thread-safe; every refusal is a `RefusedError`."""
+    """One environment of KIS: real or paper. Thread-safe. Each refusal is a `RefusedError`."""
 
     def __init__(self, accounts: Sequence[Account], clock: Clock, settings: Settings) -> None:
         self._clock = clock
         self._settings = settings
         self._customers = {account.app_key: _Customer(account) for account in accounts}
         self._tokens: dict[str, IssuedToken] = {}
-        self._ended: dict[str, str] = {}  # token -> the code it is refused with before its time
+        self._ended: dict[str, str] = {}  # token -> the code that rejects it before its expiry
         self._issuances = Issuances()
         self._signing_key = secrets.token_bytes(64)
         self._lock = threading.Lock()
@@ -167,14 +167,14 @@ class KISRules:
 
     @property
     def issuances(self) -> Issuances:
-        """The counts so far, of all accounts together."""
+        """The counts so far, over all accounts."""
         with self._lock:
             return self._issuances
 
     def issue(self, app_key: str, app_secret: str) -> IssuedToken:
-        """A token for the account: within 6 hours of an issue the same one again, even when it has died meanwhile.
+        """Return a token for the account. Within 6 hours of an issue it is the same one, even if it is no longer valid.
 
-        Refuses with EGW00103 (unknown or locked key), EGW00105 (wrong secret) or EGW00133 (asked within a minute).
+        Raises EGW00103 (unknown or locked key), EGW00105 (wrong secret) or EGW00133 (second call within a minute).
         """
         with self._lock:
             now = self._clock.now()
@@ -198,23 +198,23 @@ class KISRules:
             return token
 
     def revoke(self, app_key: str, app_secret: str, token: str) -> None:
-        """Make a token invalid. Refuses wrong keys as `issue` does, and with EGW00121 a token that is not the key's."""
+        """Make a token invalid. Refuses wrong keys as `issue` does, and a token of another key with EGW00121."""
         with self._lock:
             self._check_secret(self._customer(app_key), app_secret)
             self._token_of(app_key, token)
             self._ended[token] = "EGW00121"
 
     def approve(self, app_key: str, app_secret: str) -> str:
-        """A new key for opening a WebSocket session. Refuses wrong keys as `issue` does."""
+        """Return a new key for a WebSocket session. Refuses wrong keys as `issue` does."""
         with self._lock:
             self._check_secret(self._customer(app_key), app_secret)
             return str(uuid.uuid4())
 
     def admit(self, app_key: str, app_secret: str, token: str) -> None:
-        """Let an ordinary call pass, or refuse it.
+        """Accept an ordinary call, or refuse it.
 
-        EGW00121: never issued to this app key, revoked or killed. EGW00123: expired. EGW00304: wrong secret.
-        EGW00201: more calls in one second than the settings allow; refused calls are not counted.
+        EGW00121: the token was never issued to this app key, or was revoked or killed. EGW00123: it has expired.
+        EGW00304: wrong secret. EGW00201: too many calls in one second; refused calls do not count.
         """
         with self._lock:
             now = self._clock.now()
@@ -240,12 +240,12 @@ class KISRules:
         return app_key in self._customers
 
     def end_token(self, token: str, code: str) -> None:
-        """Answer ``code`` to this token from now on, as if KIS had ended it on its own."""
+        """Reject this token with ``code`` from now on, as if KIS had ended it."""
         with self._lock:
             self._ended[token] = code
 
     def end_tokens(self, app_key: str, code: str) -> None:
-        """The same for every token that was issued to the app key so far."""
+        """Reject all tokens that were issued to the app key so far with ``code`` from now on."""
         with self._lock:
             self._ended.update({value: code for value, token in self._tokens.items() if token.app_key == app_key})
 
@@ -276,7 +276,7 @@ class KISRules:
         expires_at = issued_at + timedelta(seconds=self._settings.expires_in)
         claims = {
             "sub": "token",
-            "aud": str(uuid.uuid4()),  # two tokens of the same second must differ
+            "aud": str(uuid.uuid4()),  # makes two tokens of the same second differ
             "iss": "unogw",
             "exp": int(expires_at.timestamp()),
             "iat": int(issued_at.timestamp()),

@@ -1,7 +1,7 @@
-"""An HTTP server on loopback with a log and faults: what the KIS emulator and the PostgREST stand-in are built on.
+"""An HTTP server on loopback with a log and faults, the base of the KIS emulator and of the PostgREST stand-in.
 
-Knows HTTP and nothing of what is served. Listens on 127.0.0.1 only, on a port the system picks, and dies with its
-process: every thread is a daemon.
+Depends on nothing it serves. Listens on 127.0.0.1 only, on a port that the system picks, and ends with its process:
+every thread is a daemon.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FaultKind = Literal["answer", "stall", "reset", "truncate"]
 
-#: A stalled answer gives up its thread after this long, whatever the client does.
+#: A stalled answer frees its thread after this long, even if the client still waits.
 LONGEST_STALL_SECONDS = 300.0
 
 
@@ -43,8 +43,8 @@ class Request:
     headers: Message = field(repr=False)
     body: bytes = field(repr=False)
 
-    def json(self) -> Any:  # noqa: ANN401 - a body is whatever the client sent
-        """The body as JSON; raises ValueError when it is none."""
+    def json(self) -> Any:  # noqa: ANN401 - a body has any JSON type
+        """Return the body as JSON. Raises ValueError if it is not JSON."""
         return json.loads(self.body)
 
 
@@ -59,7 +59,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the log keeps of a request: never a header or a body, so never a secret."""
+    """A request's entry in the log. Holds no header and no body, so no secret."""
 
     method: str
     path: str
@@ -68,11 +68,11 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens to the next requests whose path starts with ``path`` instead of an answer.
+    """A fault of the next requests whose path starts with ``path``, instead of the normal answer.
 
-    ``answer`` sends ``response``; ``stall`` sends nothing for ``seconds`` (or until the server stops) and then closes;
-    ``reset`` drops the connection without a byte; ``truncate`` sends half of the true answer and breaks off.
-    ``after`` lets the request take effect first: the work is done and only its answer is lost.
+    ``answer`` sends ``response``. ``stall`` sends nothing for ``seconds`` (or until the server stops) and then closes.
+    ``reset`` closes the connection without a byte. ``truncate`` sends half of the normal answer and closes.
+    With ``after`` the request takes effect first, and only its answer is lost.
     """
 
     kind: FaultKind
@@ -84,13 +84,13 @@ class Fault:
 
 
 class LoopbackServer:
-    """Serves ``handle`` on a port of its own. Use as a context manager, or ``start`` and ``stop``; both repeatable.
+    """Serve ``handle`` on a port of its own. Use as a context manager, or ``start`` and ``stop``; both can be repeated.
 
-    A stopped server refuses connections; started again it has the same port, so an outage can be played. Until then no
-    other program can get that port, and answer in its place.
+    A stopped server refuses connections. A restart keeps the port, so a test can simulate an outage. Meanwhile no other
+    program can take the port and answer on it.
 
-    ``observe`` is told of each request and its answer before the answer is sent; the answer's status is 0 when a fault
-    left the request without one.
+    ``observe`` gets each request and its answer before the answer is sent. If a fault left the request without an
+    answer, the answer's status is 0.
     """
 
     def __init__(
@@ -115,11 +115,11 @@ class LoopbackServer:
 
     @property
     def url(self) -> str:
-        """The address, without a slash at its end. Valid once started."""
+        """The address, without a slash at its end. Valid after the start."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Listen. Nothing happens when it already does."""
+        """Listen, unless the server is already listening."""
         if self._server is not None:
             return
         self._stopped.clear()
@@ -127,14 +127,14 @@ class LoopbackServer:
         self._server = _Server(("127.0.0.1", self._port), self)
         self._port = self._server.server_address[1]
         if self._tls is not None:
-            # The handshake belongs to the connection's own thread, or one silent client would block all others.
+            # The handshake runs in the connection's own thread. One silent client would block all others otherwise.
             self._server.socket = self._tls.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
         self._server.serve()
 
     def stop(self) -> None:
-        """Refuse connections from now on, and break those that are open."""
+        """Refuse connections from now on, and break the open ones."""
         if self._server is None:
             return
         self._stopped.set()
@@ -144,11 +144,11 @@ class LoopbackServer:
         server.break_connections()
 
     def _keep_port(self) -> None:
-        """Bind the port without listening on it, for as long as this object is in use."""
+        """Bind the port without listening on it, while this object is in use."""
         holder = socket.socket()
-        if os.name == "posix":  # elsewhere the option lets others bind the port as well
+        if os.name == "posix":  # on Windows the option lets other programs bind the port as well
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with suppress(OSError):  # another program was quicker
+        with suppress(OSError):  # another program has taken the port
             holder.bind(("127.0.0.1", self._port))
         self._give_port_back = weakref.finalize(self, holder.close)
 
@@ -161,18 +161,21 @@ class LoopbackServer:
         self._give_port_back()
 
     def add_fault(self, fault: Fault) -> None:
-        """Let ``fault`` befall the next ``fault.times`` requests that match its path. First added, first spent."""
+        """Apply ``fault`` to the next ``fault.times`` requests that match its path.
+
+        Faults apply in the order of addition.
+        """
         with self._lock:
             self._faults.append((fault, fault.times))
 
     def clear_faults(self) -> None:
-        """Forget the faults that are not spent yet."""
+        """Drop the unused faults."""
         with self._lock:
             self._faults.clear()
 
     @property
     def seen(self) -> tuple[Seen, ...]:
-        """Every request since the start or the last ``forget``, in the order of arrival."""
+        """All requests since the start or the last ``forget``, in the order of arrival."""
         with self._lock:
             return tuple(self._seen)
 
@@ -182,7 +185,7 @@ class LoopbackServer:
             self._seen.clear()
 
     def answer(self, request: Request) -> tuple[Response, Fault | None]:
-        """The answer to ``request``, and the fault that its connection has to suffer. Called by connections."""
+        """Return the answer to ``request`` and the fault of its connection, or None. Called by connections."""
         fault = self._take_fault(request.path)
         response = self._handle(request) if fault is None or fault.after or fault.kind == "truncate" else Response(0)
         if fault is not None and fault.kind == "answer":
@@ -209,8 +212,8 @@ class LoopbackServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 512  # 200 contenders knock at once
-    timeout = 0  # a client that has gone again before it is taken is not waited for
+    request_queue_size = 512  # 200 callers connect at once
+    timeout = 0  # do not wait for a client that has disconnected before it is accepted
 
     def __init__(self, address: tuple[str, int], owner: LoopbackServer) -> None:
         self.owner = owner
@@ -220,11 +223,11 @@ class _Server(ThreadingHTTPServer):
         self._thread = threading.Thread(target=self._take_connections, daemon=True)
 
     def serve(self) -> None:
-        """Take connections from now on."""
+        """Accept connections from now on."""
         self._thread.start()
 
     def refuse(self) -> None:
-        """Take no connection any more. Returns at once: ``shutdown`` would wait for a loop that looks now and then."""
+        """Accept no more connections. Returns at once, unlike ``shutdown``, which waits for the loop's next check."""
         self._ringer.close()
         self._thread.join()
         self._bell.close()
@@ -248,18 +251,18 @@ class _Server(ThreadingHTTPServer):
 
     def break_connections(self) -> None:
         for connection in tuple(self._open):
-            with suppress(OSError):  # closed meanwhile: just what was wanted
+            with suppress(OSError):  # the client has closed it already
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that hangs up in the middle is part of the tests."""
+        """Print nothing: a client that disconnects in the middle is part of the tests."""
 
 
 class _Connection(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    timeout = LONGEST_STALL_SECONDS  # an idle connection must not keep a thread for ever
+    timeout = LONGEST_STALL_SECONDS  # an idle connection must not keep its thread
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)
@@ -289,12 +292,12 @@ class _Connection(BaseHTTPRequestHandler):
             return
         self.wfile.write(body)
 
-    do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = do_HEAD = _serve  # noqa: N815 - the names http.server looks for
+    do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = do_HEAD = _serve  # noqa: N815 - names fixed by http.server
 
     def _break_off(self) -> None:
-        """Close with a reset, as a crashed peer or a firewall would."""
+        """Close with a reset, as a crashed peer or a firewall does."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's parameter name
-        """Say nothing: the log is ``LoopbackServer.seen``."""
+        """Print nothing: ``LoopbackServer.seen`` is the log."""

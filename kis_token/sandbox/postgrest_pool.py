@@ -17,23 +17,23 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class ConnectionPool:
-    """At most ``size`` connections to ``dsn``, made when first needed; a broken one is replaced at its next turn.
+    """At most ``size`` connections to ``dsn``, made at first use. A broken one is replaced when it is next needed.
 
-    A caller waits ``patience`` seconds for its turn.
+    A caller waits up to ``patience`` seconds for a connection.
     """
 
     def __init__(self, dsn: str, *, size: int = 20, patience: float = 10.0) -> None:
         self._dsn = dsn
         self._patience = patience
         self._closed = False
-        # Last in, first out: a connection in use is preferred over one still to be made.
+        # Last in, first out: an existing connection is used before a new one is made.
         self._slots: LifoQueue[Connection | None] = LifoQueue()
         for _ in range(size):
             self._slots.put(None)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection for the block alone. Raises ApiError as PostgREST answers when there is none to be had."""
+        """Yield a connection for the block. If there is no free one, raises PostgREST's ApiError."""
         try:
             held = self._slots.get(timeout=self._patience)
         except Empty:
@@ -48,7 +48,7 @@ class ConnectionPool:
                 self.close()
 
     def close(self) -> None:
-        """Close the idle connections now, and those in use when they are given back."""
+        """Close the idle connections now, and the others when they are returned."""
         self._closed = True
         idle: list[Connection | None] = []
         with suppress(Empty):
@@ -61,7 +61,7 @@ class ConnectionPool:
 
     def _connect(self) -> Connection:
         try:
-            # A plan kept over a change of the schema would fail; so none is prepared.
+            # A prepared plan would fail after a change of the schema, so no statement is prepared.
             return psycopg.connect(self._dsn, autocommit=True, prepare_threshold=None, options="-c TimeZone=UTC")
         except psycopg.OperationalError as error:
             message = "Database connection error. Retrying the connection."

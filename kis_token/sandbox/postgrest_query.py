@@ -1,4 +1,4 @@
-"""What a request on a table says, in PostgREST's query language, as SQL."""
+"""A request on a table, translated from PostgREST's query language into SQL."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ELEMENT = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,"]*)', re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table or view of the schema ``public``, as the catalogue has it now."""
+    """A table or view of the schema ``public``, as it is in the catalogue now."""
 
     name: str
     columns: tuple[str, ...]
@@ -38,7 +38,7 @@ class Table:
         return sql.Identifier(SCHEMA, self.name)
 
     def column(self, name: str) -> sql.Identifier:
-        """The qualified name of a column. Whether there is one, PostgreSQL says: 42703 if not."""
+        """Return the qualified name of a column. PostgreSQL raises 42703 if the column does not exist."""
         return sql.Identifier(SCHEMA, self.name, name)
 
     def check(self, columns: Iterable[str]) -> None:
@@ -51,7 +51,7 @@ class Table:
 
 
 def find_table(connection: Connection[Any], name: str) -> Table:
-    """The table called ``name``. Raises PGRST205 when there is none."""
+    """Return the table called ``name``. Raises PGRST205 if it does not exist."""
     row = connection.execute(
         """
         select array(select a.attname::text from pg_catalog.pg_attribute a
@@ -73,23 +73,23 @@ def find_table(connection: Connection[Any], name: str) -> Table:
 class Query:
     """The query string of a request on ``table``. Every method returns one statement, or raises ApiError.
 
-    ``returning`` says whether the statement's rows are wanted. If not it asks for none, so that a role that may write
-    but not read can do so.
+    With ``returning`` the statement returns its rows. Without it the statement needs no right to read, so that a role
+    with only write access can run it.
     """
 
     table: Table
     parameters: tuple[tuple[str, str], ...]
 
     def read(self) -> sql.Composed:
-        """The rows that a GET asks for."""
+        """Return the statement of a GET."""
         return sql.SQL("select {} from {}{}{}{}").format(
             self._selected(), self.table.identifier, self._where(), self._order(), self._limits()
         )
 
     def insert(self, rows: str, keys: Iterable[str], resolution: str, *, returning: bool) -> sql.Composed:
-        """Insert the JSON array ``rows``, whose objects have ``keys``.
+        """Return the statement that inserts the JSON array ``rows``, whose objects have ``keys``.
 
-        ``resolution`` is ``merge-duplicates`` or ``ignore-duplicates`` for an upsert, else empty.
+        ``resolution`` is ``merge-duplicates`` or ``ignore-duplicates`` for an upsert, and empty for a plain insert.
         """
         columns = _split(self._last("columns")) or list(keys)
         self.table.check(columns)
@@ -108,7 +108,7 @@ class Query:
         )
 
     def update(self, row: str, keys: Iterable[str], *, returning: bool) -> sql.Composed:
-        """Set the columns ``keys`` of the rows that the filters choose to what the JSON object ``row`` says."""
+        """Return the statement that sets ``keys`` of the filtered rows to the values of the JSON object ``row``."""
         columns = list(keys)
         self.table.check(columns)
         where = self._required_where("UPDATE")
@@ -124,7 +124,7 @@ class Query:
         )
 
     def delete(self, *, returning: bool) -> sql.Composed:
-        """Delete the rows that the filters choose."""
+        """Return the statement that deletes the filtered rows."""
         where = self._required_where("DELETE")
         return sql.SQL("delete from {}").format(self.table.identifier) + where + self._returning(returning)
 
@@ -153,7 +153,7 @@ class Query:
     def _required_where(self, command: str) -> sql.Composed:
         where = self._where()
         if not where.as_string():
-            # Supabase loads the extension safeupdate, and this is what that says.
+            # The error of the extension safeupdate, which Supabase loads.
             raise ApiError(400, "21000", f"{command} requires a WHERE clause")
         return where
 
@@ -165,7 +165,7 @@ class Query:
         negation, rest = (sql.SQL("not "), value[4:]) if value.startswith("not.") else (sql.SQL(""), value)
         operator, _, operand = rest.partition(".")
         if operator in _COMPARISONS:
-            # Like PostgREST's, a literal without a type: PostgreSQL reads it as the column's type.
+            # A literal without a type, as in PostgREST: PostgreSQL reads it as the column's type.
             condition = sql.SQL(_COMPARISONS[operator] + " {}").format(sql.Literal(_wildcards(operator, operand)))
         elif operator == "is" and operand in _IS:
             condition = sql.SQL("is " + operand.replace("_", " ")).format()
@@ -201,17 +201,17 @@ def _comma(parts: Iterable[sql.Composable]) -> sql.Composed:
 
 
 def _wildcards(operator: str, operand: str) -> str:
-    """In a URL, PostgREST takes ``*`` for ``%``."""
+    """Replace ``*`` by ``%``, as PostgREST does in a URL."""
     return operand.replace("*", "%") if operator == "like" else operand
 
 
 def _array(values: Iterable[str]) -> str:
-    """An array literal of PostgreSQL, whose elements may hold anything."""
+    """Return an array literal of PostgreSQL. The elements may contain any character."""
     return "{" + ",".join('"' + re.sub(r'(["\\])', r"\\\1", value) + '"' for value in values) + "}"
 
 
 def _split(text: str) -> list[str]:
-    """The parts between commas. In double quotes a part may hold commas, and quotes after a backslash."""
+    """Return the parts between commas. A part in double quotes may contain commas, and quotes after a backslash."""
     parts: list[str] = []
     position = 0
     while text and position <= len(text):

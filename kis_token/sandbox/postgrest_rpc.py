@@ -1,4 +1,4 @@
-"""PostgREST's way from a function's name and JSON arguments to a call."""
+"""The translation of a function's name and JSON arguments into an SQL call, as PostgREST does it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-# Arguments that are only results (modes o and t) have no place in a call. Those with a default come last.
+# Arguments that are only results (modes o and t) are not part of a call. Arguments with a default come last.
 _FUNCTIONS = """
     select a.names, a.types,
            p.pronargs - p.pronargdefaults,
@@ -35,7 +35,7 @@ _FUNCTIONS = """
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function of the schema ``public``, as the catalogue has it now."""
+    """A function of the schema ``public``, as it is in the catalogue now."""
 
     name: str
     arguments: tuple[tuple[str, str], ...]
@@ -45,23 +45,26 @@ class Function:
     names_results: bool
 
     def takes(self, names: set[str]) -> bool:
-        """Whether it can be called with arguments of just these names."""
+        """Whether it can be called with exactly the arguments ``names``."""
         arguments = [name for name, _ in self.arguments]
         return set(arguments[: self.required]) <= names <= set(arguments)
 
     def call(self, arguments: str, names: Iterable[str]) -> sql.Composed:
-        """A call with the JSON object ``arguments``, which holds ``names``, as ``pgrst_call`` for a ``from`` clause."""
+        """Return the call, as ``pgrst_call`` of a ``from`` clause.
+
+        ``arguments`` is a JSON object with the keys ``names``.
+        """
         given = [(sql.Identifier(name), sql.SQL(kind)) for name, kind in self.arguments if name in set(names)]
         call = sql.SQL("{}({})").format(
             sql.Identifier(SCHEMA, self.name),
             sql.SQL(", ").join(sql.SQL("{0} => body.{0}").format(name) for name, _ in given),
         )
         if self.names_results:
-            # Without this, the alias would take the place of the name when there is just one result.
+            # Without this, a function with a single result would return the alias as the column's name.
             call = sql.SQL("(select * from {})").format(call)
         if not given:
             return call + sql.SQL(" pgrst_call")
-        # The types' names are the catalogue's own spelling.
+        # The catalogue gives the types' names.
         columns = sql.SQL(", ").join(sql.SQL("{} {}").format(name, kind) for name, kind in given)
         return sql.SQL("json_to_record({}) as body ({}), lateral {} pgrst_call").format(
             sql.Literal(arguments), columns, call
@@ -69,7 +72,7 @@ class Function:
 
 
 def find_function(connection: Connection[Any], name: str, arguments: Iterable[str]) -> Function:
-    """The one function called ``name`` that takes ``arguments``. Raises PGRST202 or PGRST203 otherwise."""
+    """Return the one function called ``name`` that takes ``arguments``. Raises PGRST202 or PGRST203 otherwise."""
     names = sorted(arguments)
     rows = connection.execute(_FUNCTIONS, (SCHEMA, name)).fetchall()
     functions = [Function(name, tuple(zip(row[0], row[1], strict=True)), *row[2:]) for row in rows]

@@ -1,6 +1,6 @@
-"""Fixtures for tests of programs that use KIS: no account, no network, and nothing left of one test in the next.
+"""Fixtures for tests of programs that use KIS: no account, no network, and no state from other tests.
 
-pytest finds this module by itself wherever the package is installed, so it imports nothing until a fixture is used.
+pytest loads this module wherever the package is installed, so it imports nothing until a fixture is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def _kis_sandbox_databases() -> Iterator[MigratedDatabases]:
-    """The databases of one PostgreSQL for a run of tests; for each worker where pytest-xdist runs several."""
+    """The databases of one PostgreSQL for one run of tests, or for one worker of pytest-xdist."""
     try:
         from kis_token.sandbox.database import MigratedDatabases
         from kis_token.sandbox.postgres import EmbeddedPostgres
@@ -36,9 +36,9 @@ def _kis_sandbox_databases() -> Iterator[MigratedDatabases]:
 
 @pytest.fixture
 def kis_emulator() -> KISEmulator:
-    """The KIS that ``kis_sandbox`` starts: one real and one paper account, whose clock is the machine's.
+    """The KIS that ``kis_sandbox`` starts: one real and one paper account, on the machine's clock.
 
-    Define a fixture of this name yourself for other accounts or another clock.
+    Override this fixture to use other accounts or another clock.
     """
     from kis_token.sandbox.emulator import KISEmulator
 
@@ -49,11 +49,11 @@ def kis_emulator() -> KISEmulator:
 def kis_sandbox(
     _kis_sandbox_databases: MigratedDatabases, kis_emulator: KISEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Sandbox]:
-    """A sandbox of the test's own, and the environment in which programs find it; both end with the test.
+    """A sandbox for one test, and the environment variables that lead programs to it. Both end with the test.
 
-    The database holds the keys of ``kis_emulator``'s first accounts, no token, and nothing of another test. All other
-    variables that begin with KIS_, SUPABASE_ or INPUT_ are gone meanwhile, so that no test meets a real account by
-    mistake.
+    The database holds the keys of ``kis_emulator``'s first accounts, no token, and no data of other tests. All other
+    variables that begin with KIS_, SUPABASE_ or INPUT_ are removed meanwhile, so no test reaches a real account by
+    accident.
     """
     from kis_token.sandbox.sandbox import Sandbox
 
@@ -62,7 +62,7 @@ def kis_sandbox(
             _kis_sandbox_databases.borrow() as project,
             Sandbox(project=project, kis=kis_emulator) as sandbox,
         ):
-            # The test's own monkeypatch: with another, what the test sets besides would be undone in the wrong order.
+            # The test's own monkeypatch: a second one would undo the test's own changes in the wrong order.
             inside = sandbox.environment(os.environ)
             for name in os.environ.keys() - inside.keys():
                 monkeypatch.delenv(name)
@@ -75,7 +75,7 @@ def kis_sandbox(
 
 
 def _forget_manager() -> None:
-    """Let a process's one `SupabaseCredentialManager`, when there is one, be made anew: it knows one environment."""
+    """Drop the process's one `SupabaseCredentialManager`, so that the next one uses the present environment."""
     module = sys.modules.get("kis_token.client.credential_manager")
     if module is not None:
         module.get_supabase_manager.cache_clear()

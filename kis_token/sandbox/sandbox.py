@@ -1,4 +1,4 @@
-"""The whole sandbox: KIS, Supabase and what they need, started together and gone together."""
+"""The complete sandbox: KIS, Supabase and the parts they need, started and stopped together."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ if TYPE_CHECKING:
 
 _SLOTS: dict[Environment, str] = {"production": "kis", "paper": "kis-paper"}
 
-#: Settings of some other account, or of the step that this process is part of.
+#: Prefixes of variables that belong to another account, or to the step around this process.
 _OTHERS = ("KIS_", "SUPABASE_", "INPUT_")
 
 
 class Sandbox:
-    """Everything a job talks to, on this machine alone and without an account. Use as a context manager.
+    """All services that a job calls, on this machine alone and without an account. Use as a context manager.
 
-    Starts PostgreSQL with this project's tables, a stand-in for Supabase before it, and the KIS emulator; the keys of
-    the first real and the first paper account are stored under kis and kis-paper. On the way out all of it ends, the
-    data too. No PostgreSQL is started with ``dsn``, a superuser's way into an empty database, or with ``project``, a
-    migrated database with empty tables. ``kis`` takes the place of an emulator with one account in each environment.
-    ``tls`` serves Supabase over https, and KIS unless that is given.
+    Starts PostgreSQL with this project's tables, a stand-in for Supabase in front of it, and the KIS emulator. The keys
+    of the first real and the first paper account are stored under kis and kis-paper. At the end everything stops, and
+    the data is deleted. ``dsn``, a superuser's connection string of an empty database, or ``project``, a migrated
+    database with empty tables, replaces the PostgreSQL. ``kis`` replaces the emulator with one account in each
+    environment. ``tls`` serves Supabase over https, and KIS too unless ``kis`` is given.
 
     Attributes:
-        kis: The emulator, once entered running.
+        kis: The emulator. Runs inside the block.
         supabase: The stand-in for Supabase: ``url``; ``stop`` and ``start`` for an outage; ``server.add_fault``.
-        service_key: What a project's secret key is.
-        anon_key: What its public key is.
-        owner_dsn: The way into the database as its owner. Holds a password.
+        service_key: The project's secret key.
+        anon_key: The project's public key.
+        owner_dsn: The owner's connection string of the database. Holds a password.
 
-    Raises RuntimeError on entering when PostgreSQL is not there or does not start.
+    Entering the block raises RuntimeError if PostgreSQL is not installed or does not start.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Sandbox:
         self._stack.close()
 
     def store_keys(self, slot: str, account: Account, environment: Environment = "production") -> None:
-        """Put an account's key and secret into the table under a service name, as the owner of a project would."""
+        """Store an account's key and secret in the table under a service name, as the owner of a project does."""
         with psycopg.connect(self.owner_dsn) as connection:
             connection.cursor().executemany(
                 "insert into public.api_credentials (service_name, credential_type, credential_value, environment)"
@@ -121,10 +121,11 @@ class Sandbox:
             list_caller(connection, self.github, self.supabase.url, service_name=slot, access=access, **columns)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass for KIS, and for who may issue when: nobody has to wait a real minute for KIS's.
+        """Move the clocks of KIS and of the leases forward, so that a test need not wait for KIS's minute.
 
-        The clocks of the machine and of the programs on it go on as before, so to them a token that KIS has let expire
-        still looks good, until KIS refuses it. Raises ValueError for a time that is negative or beyond the calendar.
+        The clocks of the machine and of its programs do not change. So a token that has expired at KIS still looks
+        valid to a program until KIS rejects it. Raises ValueError if ``seconds`` is negative or the time is beyond the
+        calendar.
         """
         self.kis.advance(seconds)
         with psycopg.connect(self.owner_dsn) as connection:
@@ -136,19 +137,19 @@ class Sandbox:
             )
 
     def environment(self, outside: Mapping[str, str]) -> dict[str, str]:
-        """``outside``, with ``variables`` instead of any other account's settings, and with no proxy on the way."""
+        """Return ``outside`` with ``variables`` instead of another account's settings, and without proxies."""
         kept = {name: value for name, value in outside.items() if not name.startswith(_OTHERS)}
         direct = ",".join(filter(None, (outside.get("NO_PROXY") or outside.get("no_proxy"), "127.0.0.1")))
         return kept | {"NO_PROXY": direct, "no_proxy": direct} | self.variables
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment in which the command, the library and the action find the sandbox."""
+        """The environment variables that lead the command, the library and the action to the sandbox."""
         return {
             "SUPABASE_URL": self.supabase.url,
             "SUPABASE_SERVICE_ROLE_KEY": self.service_key,
             "KIS_BASE_URL": self.kis.production_url,
-            # A cache of its own: tokens of the sandbox must not meet real ones.
+            # A separate cache, which keeps tokens of the sandbox and real ones apart.
             "KIS_TOKEN_CACHE": str(self._folder / ".kis_token_cache.json"),
             "KIS_SANDBOX_PAPER_URL": self.kis.paper_url,
             "KIS_SANDBOX_CONTROL_URL": self.kis.control_url,

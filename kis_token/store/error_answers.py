@@ -1,8 +1,8 @@
-"""What an answer other than success means: a configuration error, or an outage with its cause in words.
+"""The meaning of an error answer: a configuration error, or an outage with its cause in words.
 
-Only PostgREST, by the code in its JSON, and Supabase's gateway, by the messages that it gives with 401 and 403, can
-report a configuration error. Any other answer comes from something in between and is an outage, whatever its status.
-Texts of an answer may quote values: they are compared with known ones, and this module's own words are shown.
+Only two programs can report a configuration error: PostgREST, by the code in its JSON, and Supabase's gateway, by its
+messages with 401 and 403. Any other answer comes from a program in between and is an outage, with any status. Texts of
+an answer may quote values, so they are only compared with known texts, and this module's own words are shown.
 
 Sources: https://docs.postgrest.org/en/v14/references/errors.html (codes),
 https://supabase.com/docs/guides/platform/http-status-codes (402, 540, 544) and
@@ -27,18 +27,18 @@ _MEMBERS = {"code", "message", "details", "hint"}
 #: Codes of PostgREST, and of PostgreSQL.
 _CODE = re.compile(r"PGRST[0-9A-Z]{3}|[0-9A-Z]{5}")
 
-#: The detail with which the functions of sql/ answer that the table cannot store a row; their message says why.
+#: The detail that the functions of sql/ send if the table cannot store a row. Their message has the reason.
 _CANNOT_STORE = "store-cannot-store"
 
 #: The SQLSTATEs of the functions keyless_*, in sql/007_keyless.sql.
 _KEYLESS = {
-    "KTA01": "id-token-unknown",
-    "KTA02": "id-token-audience",
-    "KTA03": "id-token-expired",
-    "KTA04": "caller-not-listed",
-    "KTA05": "caller-may-not",
-    "KTA06": "id-token-replayed",
-    "KTA07": "id-token-key-unknown",
+    "KTA01": ("id-token-unknown", "Supabase does not accept this job's ID token"),
+    "KTA02": ("id-token-audience", "Supabase does not accept the ID token's audience"),
+    "KTA03": ("id-token-expired", "Supabase does not accept the ID token's times"),
+    "KTA04": ("caller-not-listed", "This job is not among the callers in Supabase"),
+    "KTA05": ("caller-may-not", "Supabase does not permit this job to do that"),
+    "KTA06": ("id-token-replayed", "Supabase does not accept this ID token again"),
+    "KTA07": ("id-token-key-unknown", "Supabase lacks the key that signed the ID token"),
 }
 #: Characters of a statement that is shown. The database's own are shorter.
 _LONGEST_STATEMENT = 2000
@@ -47,11 +47,11 @@ _NO_TABLE = ("store-table-missing", "Supabase has no table api_credentials")
 _NO_COLUMN = ("store-column-missing", "the table api_credentials lacks a column")
 _NO_FUNCTION = ("store-function-missing", "Supabase lacks the functions that govern issuing")
 _NO_KEY = ("store-key-rejected", "Supabase does not accept the key")
-_ENDED_KEY = ("store-key-expired", "Supabase says that the key has expired")
+_ENDED_KEY = ("store-key-expired", "Supabase reports that the key has expired")
 _LEGACY_KEY = ("store-legacy-keys-disabled", "The legacy keys are turned off in Supabase")
 
 _MISCONFIGURED = {
-    "42501": ("store-permission-denied", "Supabase does not let this key do that"),
+    "42501": ("store-permission-denied", "Supabase does not permit this key to do that"),
     "42P01": _NO_TABLE,
     "42704": _NO_TABLE,  # its row type, in a function
     "PGRST205": _NO_TABLE,
@@ -64,40 +64,40 @@ _MISCONFIGURED = {
     "PGRST302": _NO_KEY,
     "PGRST303": _NO_KEY,
 }
-#: PostgREST knows the schema from a cache of its own, which is older than the tables right after a restore.
+#: PostgREST keeps a cache of the schema. Right after a restore it is older than the tables.
 _OF_THE_CACHE = ("PGRST202", "PGRST204", "PGRST205")
 
-#: Codes that pass by themselves, by their beginning; the longest that fits gives the cause.
+#: Codes of passing failures, by their beginning. The longest beginning that matches gives the cause.
 _PASSING = {
     "08": "PostgREST lost the database",
     "25": "",
-    "40": "other transactions stood in the way",
+    "40": "other transactions conflicted",
     "53": "the database is short of resources",
     "53100": "the database's disk is full",
     "53300": "the database has too many connections",
     "55": "",
-    "55P03": "another transaction holds what is needed",
+    "55P03": "another transaction holds a lock",
     "57": "",
     "57014": "the database canceled the statement, which took too long",
     "57P0": "the database is restarting",
     "58": "",
     "F0": "",
     "XX": "",
-    "PGRST00": "PostgREST does not reach the database",
+    "PGRST00": "PostgREST cannot reach the database",
     "PGRST002": "PostgREST cannot read the schema yet",
     "PGRST003": "the database has no free connection",
     "PGRST300": "PostgREST has no JWT secret",
     "PGRSTX": "",
 }
 
-#: The gateway's messages about the key, by their beginning in lower case. The first that fits counts.
+#: The gateway's messages about the key, by their beginning in lower case. The first that matches counts.
 _OF_THE_GATEWAY = (
     ("legacy api keys are disabled", _LEGACY_KEY),
     ("invalid api key", _NO_KEY),
     ("unregistered api key", _NO_KEY),
     ("no api key found in", _NO_KEY),
     ("forbidden use of secret api key", ("store-key-rejected", "Supabase takes this program for a browser")),
-    ("invalid authentication credentials", _NO_KEY),  # Kong's, of a project that is hosted elsewhere
+    ("invalid authentication credentials", _NO_KEY),  # Kong's, on a self-hosted project
     ("jwt expired", _ENDED_KEY),
     ("jwt", _NO_KEY),
     ("jws", _NO_KEY),
@@ -115,21 +115,21 @@ _GATEWAY_ALONE = (
     "upstream request timeout",
     "no healthy upstream",
 )
-#: A key's claims that are true later.
+#: Messages about a key that becomes valid later.
 _LATER = ("jwt issued at future", "jwt not yet valid")
 
 _RESTRICTION = re.compile(r"\b(?:exceed(?:ed)?_[a-z_]{1,40}|overdue_payment)\b")
 _OF_CLOUDFLARE = {*range(520, 528), 530}
 _ERROR_OF_CLOUDFLARE = re.compile(r"\berror(?: code)?:?\s+(1\d{3})\b")
-#: Characters of a page that are looked through.
+#: The part of a page that is searched, in characters.
 _LONGEST_TEXT = 20_000
 
 
 def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> StoreError:
     """The error for an answer other than success.
 
-    ``body`` is what its body holds as JSON, None where it is no JSON. ``key_ended`` is when the key that was sent has
-    ended by its own date, None where it has not.
+    ``body`` is the answer's JSON; None if the body is not JSON. ``key_ended`` is the time when the sent key expired by
+    its own date; None if it has not expired.
     """
     status, members = answer.status, body if isinstance(body, dict) else {}
     code, message = members.get("code"), members.get("message")
@@ -156,9 +156,10 @@ def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> St
 
 def _keyless_error(code: str, message: str, detail: object) -> StoreMisconfigured:
     """The error of a function keyless_* of sql/, which writes ``message`` and the statement in ``detail``."""
+    known, said = _KEYLESS[code]
     statement = detail[:_LONGEST_STATEMENT] if isinstance(detail, str) else ""
-    said = " ".join(filter(None, (_one_line(message)[:500] + (":" if statement else ""), _one_line(statement))))
-    return StoreMisconfigured(_KEYLESS[code], f"Supabase does not accept this job: {said}")
+    parts = (said, _one_line(message)[:500], _one_line(statement))
+    return StoreMisconfigured(known, ": ".join(filter(None, parts)))
 
 
 def _one_line(text: str) -> str:
@@ -166,13 +167,16 @@ def _one_line(text: str) -> str:
 
 
 def _cannot_store(reason: str) -> StoreMisconfigured:
-    """The error for a table that cannot store a row. The functions of sql/ write ``reason``, which holds no value."""
+    """The error for a table that cannot store a row.
+
+    The functions of sql/ write ``reason``, which contains no value.
+    """
     return StoreMisconfigured("store-cannot-store", f"Supabase cannot store the token: {_one_line(reason)[:300]}")
 
 
 def code_error(status: int | None, code: str, message: str = "", *, key_ended: datetime | None = None) -> StoreError:
-    """The error for a ``code`` that PostgREST told, with the HTTP status that it sent."""
-    # A text that is no code is not repeated: it may be anything.
+    """The error for PostgREST's ``code``, with the HTTP status of the answer."""
+    # A text that is not a code is not repeated, because it may contain a value.
     shown, message = _shown(status, code if _CODE.fullmatch(code) else ""), message.lower()
     if code == "25006" or message.startswith("cannot set transaction read-write mode"):
         said = f"The database is read-only, usually because its disk is full ({shown})"
@@ -194,15 +198,15 @@ def code_error(status: int | None, code: str, message: str = "", *, key_ended: d
 def _misconfigured(
     known: tuple[str, str], shown: str, key_ended: datetime | None, *, settles: bool = False
 ) -> StoreMisconfigured:
-    """The error ``known``; where the key is not accepted and has ended by its own date, that is the reason."""
+    """The error ``known``; if a rejected key has expired by its own date, that is the reason."""
     if key_ended is not None and known in (_NO_KEY, _ENDED_KEY):
-        known = ("store-key-expired", f"By its own date the key ended on {key_ended:%Y-%m-%d}")
+        known = ("store-key-expired", f"By its own date the key expired on {key_ended:%Y-%m-%d}")
     code, said = known
     return StoreMisconfigured(code, f"{said} ({shown})", settles=settles)
 
 
 def _cause(code: str, message: str) -> str | None:
-    """Why a failure passes by itself, in words where that is known; None for one that does not."""
+    """The cause of a failure that passes by itself, "" if unknown; None for a failure that does not pass."""
     if code == "PGRST303":
         return "by Supabase's clock the key is not valid yet" if message.startswith(_LATER) else None
     beginning = max((each for each in _PASSING if code.startswith(each)), key=len, default=None)
@@ -210,26 +214,26 @@ def _cause(code: str, message: str) -> str | None:
 
 
 def _of_supabase(status: int, message: str, text: str, shown: str) -> StoreOutage | None:
-    """The outage of a state that Supabase's gateway tells; None where it is not known to be one."""
+    """The outage for a state that Supabase's gateway reports; None if the answer reports no such state."""
     restrictions = sorted(set(_RESTRICTION.findall(text)))
     if status == 402 and (restrictions or message.startswith("service for this project is restricted")):
         said = f"Supabase has restricted the project ({shown}){_colon(', '.join(restrictions))}"
         return _outage("store-restricted", said, status, persists=True)
     if status == 540:
-        return _outage("store-paused", f"Supabase says that the project is paused ({shown})", status)
+        return _outage("store-paused", f"Supabase reports that the project is paused ({shown})", status)
     if status == 544:
         return _outage("store-unreachable", f"Supabase's gateway gave up waiting ({shown})", status)
     if message.startswith(_GATEWAY_ALONE):
-        return _outage("store-unreachable", f"Supabase's gateway does not reach PostgREST ({shown})", status)
+        return _outage("store-unreachable", f"Supabase's gateway cannot reach PostgREST ({shown})", status)
     return None
 
 
 def _of_others(status: int, text: str, shown: str, *, is_challenge: bool) -> StoreOutage:
-    """The outage for the answer of something in between."""
+    """The outage for the answer of a program in between."""
     if 300 <= status < 400:
         said = f"supabase-url answers with a redirect ({shown})"
         return StoreOutage("store-redirects", said, doubtful=True, lasting=True, persists=True)
-    # Without its tags, since pages of others load scripts from Cloudflare.
+    # Search without the tags, because other pages load scripts from Cloudflare.
     page = re.sub(r"<[^>]*>", " ", text).lower()
     number = _ERROR_OF_CLOUDFLARE.search(page) if "cloudflare" in page or page.startswith("error code:") else None
     if number or is_challenge or status in _OF_CLOUDFLARE or "cloudflare ray id" in page:
@@ -242,13 +246,13 @@ def _of_others(status: int, text: str, shown: str, *, is_challenge: bool) -> Sto
 
 
 def _outage(code: str, said: str, status: int | None, *, persists: bool = False) -> StoreOutage:
-    """An outage that is an answer. With 3xx, 4xx and 511 something works that is no reason to issue alone."""
+    """An outage that is an answer. After 3xx, 4xx or 511 it is doubtful: no reason to issue without the store."""
     is_doubtful = status is not None and (300 <= status < 500 or status == 511)
     return StoreOutage(code, said, doubtful=is_doubtful, persists=persists)
 
 
 def _shown(status: int | None, code: str) -> str:
-    """Status and code; the status alone with its name."""
+    """Status and code. Without a code, the status and its name."""
     if status is None:
         return code or "no reason given"
     try:
@@ -270,11 +274,11 @@ _SAME_TYPE = {"timestamptz": "timestamp with time zone", "int": "integer", "bool
 
 
 def _ambiguous(message: str) -> str:
-    """The function's name, and the statements that drop its forms that sql/ does not make. Empty where unsure."""
+    """The function's name, and the statements that drop its forms that sql/ does not make. Empty if uncertain."""
     listed = message.rpartition("candidate function between: ")[2]
     found = list(_CANDIDATE.finditer(listed))
     names = {each[1] for each in found}
-    # Names are shown only where the list holds nothing else.
+    # Show the names only if the list contains nothing but functions.
     if len(names) != 1 or ", ".join(each[0] for each in found) != listed:
         return ""
     name = names.pop()
@@ -285,7 +289,7 @@ def _ambiguous(message: str) -> str:
         for form in forms
         if own is not None and form != own
     ]
-    return f"{name}. Those that sql/ does not make go with: {' '.join(drops)}" if drops else name
+    return f"{name}. Drop the forms that sql/ does not make: {' '.join(drops)}" if drops else name
 
 
 def _pair(parameter: str) -> tuple[str, str]:
@@ -294,7 +298,7 @@ def _pair(parameter: str) -> tuple[str, str]:
 
 
 def _form_in_sql(name: str) -> tuple[tuple[str, str], ...] | None:
-    """The parameters that the files of sql/ give the function; None where they make none of this name."""
+    """The parameters of the function in the files of sql/; None if they do not make it."""
     from kis_token.store.migrations import migrations
 
     text = "\n".join(path.read_text(encoding="utf-8") for path in migrations())

@@ -1,4 +1,4 @@
-"""The answer of one of the functions of sql/, each field of which is checked where it is read."""
+"""The answer of a function of sql/. Each field is checked when it is read."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _Word = TypeVar("_Word", bound=str)
 
 
 def foreign(function: str) -> StoreOutage:
-    """The error for an answer to ``function`` that PostgreSQL did not give: a proxy's page with status 200, say."""
-    return StoreOutage("store-unreachable", f"Supabase's answer to {function} is not one of its own")
+    """The error for an answer to ``function`` that is not PostgreSQL's, for example a proxy's page with status 200."""
+    return StoreOutage("store-unreachable", f"The answer to {function} is not Supabase's")
 
 
 class RpcAnswer:
-    """The JSON object that ``function`` answered, which has to have the fields ``needed``.
+    """The JSON object that ``function`` answered. It must have the fields ``needed``.
 
     The constructor and every method raise StoreOutage.
 
@@ -34,15 +34,15 @@ class RpcAnswer:
         self._function = function
 
     def outage(self) -> StoreOutage:
-        """The error for an answer that PostgreSQL did not give."""
+        """The error for an answer that PostgreSQL did not send."""
         return foreign(self._function)
 
     def lists(self, name: str) -> bool:
-        """Whether there is such a field, also one that is null."""
+        """Whether the answer has the field, null or not."""
         return name in self.fields
 
     def has(self, name: str) -> bool:
-        """Whether there is such a field that is not null."""
+        """Whether the answer has the field and it is not null."""
         return self.fields.get(name) is not None
 
     def one_of(self, *statuses: _Word) -> _Word:
@@ -53,42 +53,42 @@ class RpcAnswer:
         raise self.outage()
 
     def text(self, name: str) -> str | None:
-        """A text; None where the field is missing or null."""
+        """A text; None if the field is missing or null."""
         value = self.fields.get(name)
         if value is not None and not isinstance(value, str):
             raise self.outage()
         return value
 
     def line(self, name: str) -> str | None:
-        """A text that other machines wrote, made fit for a log; None where the field is missing or null."""
+        """A text from another machine, made safe for a log; None if the field is missing or null."""
         text = self.text(name)
         return None if text is None else "".join(filter(str.isprintable, " ".join(text.split())))[:200]
 
     def number(self, name: str) -> int | None:
-        """A whole number; None where the field is missing or null."""
+        """An integer; None if the field is missing or null."""
         value = self.fields.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise self.outage()
         return value
 
     def texts(self, name: str) -> frozenset[str]:
-        """The texts in a list, or the one text; none where there is neither."""
+        """The texts in a list, or a single text; empty if the field is missing or null."""
         value = self.fields.get(name)
         return frozenset(each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
 
     def is_true(self, name: str) -> bool:
-        """Whether there is such a field and it is true."""
+        """Whether the field is true."""
         return self.fields.get(name) is True
 
     def time(self, name: str) -> datetime:
-        """A point in time, which has to be there."""
+        """A time. The field must be present."""
         try:
             return parse_instant(self.fields.get(name))
         except ValueError:
             raise self.outage() from None
 
     def expect_objects(self, *names: str) -> None:
-        """Lists of JSON objects, which have to be there."""
+        """Check that each field is a list of JSON objects."""
         for name in names:
             value = self.fields.get(name)
             if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):

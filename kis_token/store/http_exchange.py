@@ -1,7 +1,7 @@
-"""One HTTP exchange with Supabase, with the standard library: bounded in time and size, silent, nothing sent too late.
+"""One HTTP exchange with Supabase by the standard library: limited in time and size, and never sent too late.
 
-The warm read and PostgREST's client both use it, so that one certificate store, one proxy rule and one idea of an
-outage serve both. No redirect is followed. No error holds a text of the other side, which may repeat the key.
+The warm read and PostgREST's client both use it, so both have the same certificates, the same proxy rule and the same
+classification of outages. No redirect is followed. No error contains text of the other side, which may repeat the key.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from kis_token.deadline import Attempt
     from kis_token.network.proxies import Proxy, ProxyFault
 
-#: Bytes of an answer, unpacked. A slot's rows are a few thousand.
+#: The largest answer in bytes, unpacked. A slot's rows take a few thousand.
 LARGEST_ANSWER = 1024 * 1024
 
 
 class Answer:
-    """An answer. ``is_cut`` says that its body was longer than ``LARGEST_ANSWER`` and is not whole.
+    """An answer. ``is_cut`` is True if its body was longer than ``LARGEST_ANSWER``, so that the rest is missing.
 
     Not a dataclass: making one costs more than half a millisecond at each start.
     """
@@ -58,13 +58,13 @@ class Wire:
     def exchange(
         self, method: str, path: str, headers: Mapping[str, str], *, seconds: float, body: bytes | None = None
     ) -> Answer:
-        """Send one request; the answer, whatever its status.
+        """Send one request. Returns the answer, with any status.
 
-        Raises StoreOutage, with all that it says.
+        Raises StoreOutage, with all its attributes set.
         """
-        # Only this machine is spoken to without TLS: never through a proxy, which would see the key.
+        # Plain http goes only to this machine, so it never goes through a proxy, which would see the key.
         proxy = self._find_proxy() if self._is_tls else None
-        # The port is named where it is not TLS's own; nothing packed is asked for.
+        # The Host header has the port unless it is the default of TLS. No compressed answer is requested.
         headers = {"Host": self._netloc, **headers, "Accept-Encoding": "identity"}
 
         def exchange(attempt: Attempt) -> Answer:
@@ -73,11 +73,11 @@ class Wire:
                     attempt.sending()
                     return self._ask(connection, method, path, headers, body)
             except TimeoutError:
-                # A socket's own timeout ends in the same moment as the caller's patience.
+                # A socket's own timeout ends at the same moment as the limit of the exchange.
                 raise GivenUp(sent=attempt.sent) from None
             except (OSError, ValueError, http.client.HTTPException) as error:
                 outage = self._outage(error, proxy, sent=attempt.sent)
-            raise outage  # outside of the block: the cause's text may repeat what was sent
+            raise outage  # outside of the block: the cause's text may repeat the request
 
         try:
             return within(seconds, exchange)
@@ -99,7 +99,7 @@ class Wire:
     def _find_proxy(self) -> Proxy | None:
         if not may_have_proxy():
             return None
-        from kis_token.network.proxies import (  # most machines have none, and its import takes time
+        from kis_token.network.proxies import (  # most machines have no proxy, and this import takes time
             ProxyFault,
             find_proxy,
         )
@@ -110,7 +110,10 @@ class Wire:
             raise self._unusable(fault) from None
 
     def _connect(self, proxy: Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
-        """A connection to Supabase, with TLS where it is due; once more, with certifi, where the check fails."""
+        """Connect to Supabase, over TLS if the URL is https.
+
+        If the certificate check fails, try once more with certifi.
+        """
         if not self._is_tls:
             return self._reach(proxy, seconds, attempt)
         try:
@@ -122,7 +125,7 @@ class Wire:
 
     def _open_tls(self, connection: socket.socket, *, certifi: bool) -> socket.socket:
         try:
-            from kis_token.process.forks import no_fork  # here, since plain http does not need its import
+            from kis_token.process.forks import no_fork  # here, because plain http does not need this import
 
             with no_fork():
                 return trusted(certifi=certifi).wrap_socket(connection, server_hostname=self._host)
@@ -138,20 +141,20 @@ class Wire:
         return reach(self._host, self._port, proxy, seconds, attempt)
 
     def _outage(self, error: Exception, proxy: Proxy | None, *, sent: bool) -> StoreOutage:
-        """The error's kind in words. Its text stays out, unless it is one of ours."""
+        """The outage for ``error``. Its message has the kind of error, and its text only if this package wrote it."""
         if proxy is not None:
             from kis_token.network.proxies import ProxyFault
 
             if isinstance(error, ProxyFault):
                 return self._unusable(error)
-        from kis_token.network.trusted_certificates import describe  # a failure alone needs it
+        from kis_token.network.trusted_certificates import describe  # only a failure needs it
 
         if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):
             forget()
             why = describe(error) if isinstance(error, ssl.SSLError) else f"{error}"
             message = f"{self._peer}'s certificate cannot be checked: {why}{_way(proxy)}"
             return StoreOutage("store-tls", message, doubtful=True, lasting=True, sent=False)
-        # A connection that breaks off within the handshake is an outage like any other.
+        # If a connection breaks off during the handshake, that is an outage like any other.
         is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
         seen = describe(error) if is_tls and isinstance(error, ssl.SSLError) else type(error).__name__.lstrip("_")
         message = f"{self._peer} does not answer ({seen}){_way(proxy)}"
@@ -163,7 +166,7 @@ class Wire:
 
 
 class _BrokenAnswer(http.client.HTTPException):
-    """A packed answer that cannot be unpacked."""
+    """A compressed answer that cannot be unpacked."""
 
 
 def _read(response: http.client.HTTPResponse) -> Answer:
@@ -172,7 +175,7 @@ def _read(response: http.client.HTTPResponse) -> Answer:
         raise http.client.IncompleteRead(b"")
     body = packed
     if response.getheader("Content-Encoding", "identity").lower() not in ("", "identity"):
-        # Some proxies pack answers although nobody asked for it.
+        # Some proxies compress answers without a request for it.
         import zlib
 
         unpacking = zlib.decompressobj(wbits=47)  # zlib's and gzip's headers

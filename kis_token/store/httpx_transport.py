@@ -1,4 +1,4 @@
-"""The clients' requests, sent over the wire that the warm read uses. The only file that imports httpx."""
+"""The clients' requests, sent over the wire that the warm read uses. No other file imports httpx."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 #: Headers that the wire sets itself.
 _OF_THE_WIRE = {"host", "accept-encoding", "connection", "content-length"}
 
-#: Headers that speak of the body as it was sent.
+#: Headers that describe the body as it was sent.
 _OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
 
 
 class WireTransport(httpx.BaseTransport):
-    """Each request takes at most ``seconds()``; ``key`` is the one that the client sends.
+    """Sends each request in at most ``seconds()``. ``key`` is the key that the client sends.
 
-    Raises StoreOutage and StoreMisconfigured for a refusing answer.
+    Raises StoreOutage, and StoreMisconfigured for an error answer.
     """
 
     def __init__(self, wire: Wire, key: str, seconds: Callable[[], float]) -> None:
@@ -33,7 +33,7 @@ class WireTransport(httpx.BaseTransport):
         self._seconds = seconds
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request; its answer, whose status is one of success."""
+        """Send the request. Returns the answer, whose status is a success."""
         headers = {name: value for name, value in request.headers.items() if name not in _OF_THE_WIRE}
         answer = self._wire.exchange(
             request.method,
@@ -44,12 +44,12 @@ class WireTransport(httpx.BaseTransport):
         )
         check_answer(answer, self._key)
         if answer.status == 200 and not answer.body.strip():
-            # The client would take it for an empty list.
+            # The client would read this answer as an empty list.
             raise StoreOutage("store-unreachable", "Supabase's answer cannot be read")
         kept = [(name, value) for name, value in answer.headers.items() if name.lower() not in _OF_THE_BODY]
         return httpx.Response(answer.status, headers=kept, content=answer.body, request=request)
 
 
 def open_http(wire: Wire, key: str, seconds: Callable[[], float]) -> httpx.Client:
-    """An HTTP client over a `WireTransport`. It follows no redirect and reads nothing of the environment."""
+    """An HTTP client over a `WireTransport`. It follows no redirect and reads no environment variable."""
     return httpx.Client(transport=WireTransport(wire, key, seconds), trust_env=False)

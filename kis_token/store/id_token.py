@@ -66,12 +66,9 @@ class IDTokens:
             answer = wire.exchange("GET", f"{parts.path}?{query}", headers, seconds=min(REQUEST_SECONDS, self._left()))
         except StoreOutage as outage:
             # Supabase may work, so this is no reason to issue without it.
+            message = f"No ID token: {outage.args[0]}"
             raise StoreOutage(
-                outage.code if outage.code != "store-unreachable" else "id-token-unavailable",
-                f"{outage.args[0]}",
-                doubtful=True,
-                lasting=outage.lasting,
-                sent=False,
+                "id-token-unavailable", message, doubtful=True, lasting=outage.lasting, sent=False
             ) from None
         return _token_in(answer)
 

@@ -80,4 +80,4 @@ def call_function(
 
 
 def _foreign(function: str) -> StoreOutage:
-    return StoreOutage("store-unreachable", f"Supabase's answer to {function} is not one of its own")
+    return StoreOutage("store-unreachable", f"The answer to {function} is not Supabase's")

@@ -1,4 +1,4 @@
-"""The SQL that a Supabase project needs: where its files are, and which version of them this package needs."""
+"""The SQL that a Supabase project needs: its files, and the version that this package needs."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from pathlib import Path
 
 from kis_token.errors import StoreMisconfigured
 
-#: What `credential_schema_version` answers in the database. An older one lacks something that this package relies on.
+#: The result of `credential_schema_version` in a current database. An older database lacks a part that this package
+#: needs.
 SCHEMA_VERSION = 2
 
 
 def migrations_folder() -> Path:
-    """This project's migrations: in the package when it is installed, at the top of a checkout."""
+    """The folder of the migrations: in the package when it is installed, at the top of a checkout."""
     package = Path(__file__).parents[1]
     shipped = package / "sql"
     return shipped if shipped.is_dir() else package.parent / "sql"
 
 
 def migrations() -> list[Path]:
-    """The files, in the order in which they are run."""
+    """The files, in the order in which they must be run."""
     return sorted(migrations_folder().glob("*.sql"))
 
 
 def outdated(version: int | None) -> StoreMisconfigured | None:
-    """The error for a database that is too old for this package; None when it is not.
+    """The error for a database that is too old for this package; None for a current one.
 
-    ``version`` is that of its functions, None when they are from before there was one.
+    ``version`` is the version of its functions; None if they are older than the first version number.
     """
     if version is not None and version >= SCHEMA_VERSION:
         return None

@@ -1,4 +1,4 @@
-"""The store's calls for the account's owner: keys, seals, revocation, status, and what is wrong with the tables."""
+"""The store's calls for the account's owner: keys, seals, revocation, status, and the faults of the tables."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ if TYPE_CHECKING:
 
 
 class OwnerCalls(SupabaseCalls):
-    """What ``kis-token`` asks of Supabase besides tokens. Every method raises StoreOutage and StoreMisconfigured."""
+    """The calls of ``kis-token`` that are not about the chain.
+
+    Every method raises StoreOutage and StoreMisconfigured.
+    """
 
     def read_all(self, service_name: str) -> Slot:
-        """Keys and token of ``service_name``, inactive rows as well."""
+        """Return keys and token of ``service_name``, with inactive rows."""
         return self._read(service_name, TYPES, with_inactive=True)
 
     def set_app_key(
         self, service_name: str, app_key: str, app_secret: str, environment: str, *, keeps_token: bool
     ) -> bool:
-        """Store key and secret in their stored forms. Whether a token was ended, as it is unless ``keeps_token``."""
+        """Store key and secret in their stored forms. Returns whether this ended a stored token.
+
+        With ``keeps_token`` the stored token is kept.
+        """
         answer = self._ask(
             "set_app_key",
             service=service_name,
@@ -37,7 +43,7 @@ class OwnerCalls(SupabaseCalls):
         return answer.one_of("stored", "token-ended") == "token-ended"
 
     def reseal(self, service_name: str, credential_type: str, stored_form: str, *, replaces_version: int) -> bool:
-        """Give a value another stored form. False when its row is not the one of that version any more."""
+        """Give a value another stored form. Returns False if its row no longer has that version."""
         answer = self._ask(
             "reseal",
             service=service_name,
@@ -48,7 +54,10 @@ class OwnerCalls(SupabaseCalls):
         return answer.one_of("changed", "sealed") == "sealed"
 
     def revoke(self, service_name: str, token: Token, label: str) -> bool:
-        """Have a revoked token stored no more. False when its row is not the one of its version any more, and stays."""
+        """End a revoked token in the store.
+
+        Returns False if its row no longer has its version; then the row is kept.
+        """
         answer = self._ask(
             "revoke_token", service=service_name, version=token.version, token_id=token.token_id, label=label
         )
@@ -57,11 +66,11 @@ class OwnerCalls(SupabaseCalls):
     def issuance_status(
         self, service_name: str | None, log_rows: int, *, token_of: str | None = None
     ) -> dict[str, Any]:
-        """Leases, the last events and the rows without their values, as the function of that name answers them.
+        """Return leases, the last events and the rows without their values, as the function of that name answers.
 
-        Of one slot, or of all where ``service_name`` is None. With the name ``token_of``, ``token_rows`` are that
-        slot's active token and its rejected tokens. Raises StoreMisconfigured ``store-schema-outdated`` where the
-        function is an older one.
+        The result is about one slot, or about all slots if ``service_name`` is None. If ``token_of`` is given,
+        ``token_rows`` are that slot's active token and its rejected tokens. Raises StoreMisconfigured
+        ``store-schema-outdated`` for an older version of the function.
         """
         arguments = {"service": service_name, "log_rows": log_rows}
         if token_of is None:
@@ -71,7 +80,7 @@ class OwnerCalls(SupabaseCalls):
         except StoreMisconfigured as error:
             if not error.is_function_missing:
                 raise
-            # Of a release whose function has no such argument: the answer says so.
+            # The function of an older release has no such argument; its answer shows that it is older.
             return self._run("issuance_status", _parse_status, **arguments)
 
     def callers_status(self, service_name: str | None) -> dict[str, Any]:
@@ -79,7 +88,7 @@ class OwnerCalls(SupabaseCalls):
         return self._run("credential_callers_status", _parse_callers, service=service_name)
 
     def schema_version(self) -> int | None:
-        """The version of the tables and functions; None when they are from before there was one."""
+        """Return the version of the tables and functions; None if they are older than the first version number."""
 
         def parse(answer: object) -> int:
             if not isinstance(answer, int):
@@ -94,7 +103,7 @@ class OwnerCalls(SupabaseCalls):
             return None
 
     def setup_faults(self) -> list[tuple[str, str]]:
-        """What is not as the migrations leave it, as pairs of what and said."""
+        """Return the differences from the migrations, as pairs of object and finding."""
 
         def parse(faults: object) -> list[tuple[str, str]]:
             try:
@@ -111,7 +120,7 @@ def _parse_status(answer: object) -> dict[str, Any]:
     found = RpcAnswer("issuance_status", answer, ("server_now", "leases", "issuances"))
     found.time("server_now")
     found.expect_objects("leases", "issuances")
-    # An answer that is the function's, and not a proxy's, tells the version of the tables as well.
+    # The function's own answer, unlike a proxy's, has the version of the tables as well.
     error = outdated(found.number("schema_version"))
     if error is not None:
         raise error

@@ -1,7 +1,7 @@
-"""How a call of Supabase is made: with PostgREST's client, bounded in time, repeated if needed, its errors translated.
+"""Calls of Supabase with PostgREST's client: limited in time, repeated if needed, with translated errors.
 
-The store's own calls need PostgREST alone, whose client takes half the time to import. The supabase package's client is
-made for code of users. No other file imports either.
+The store's own calls need only PostgREST, whose client takes half the time to import. The supabase package's client is
+made for users' code. No other file imports either.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from kis_token.core.slot import Slot
 
-#: One write, in seconds: longer than a healthy database ever takes, short against the lease of 60 s.
+#: The limit of one write in seconds: more than a healthy database needs, and much less than the lease of 60 s.
 CALL_SECONDS = 8.0
 
 _Result = TypeVar("_Result")
@@ -33,8 +33,9 @@ _Result = TypeVar("_Result")
 class SupabaseCalls:
     """The way to one Supabase project. It keeps no connection between two calls.
 
-    ``left`` returns the seconds until the caller's deadline; no call takes longer. With ``retry`` a call that fails is
-    repeated for some seconds. The chain passes none: it repeats calls itself, by the tokens that it has at hand.
+    ``left`` returns the seconds until the caller's deadline; no call takes longer. With ``retry`` a failed call is
+    repeated for some seconds. The chain passes no ``retry``: it repeats calls itself, depending on the tokens that it
+    has.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class SupabaseCalls:
         return f"{type(self).__name__}({self._url!r})"
 
     def close(self) -> None:
-        """Let go of the clients. The next call makes another one."""
+        """Discard the clients. The next call makes another one."""
         self._postgrest = self._client = None
 
     def is_available(self) -> bool:
@@ -60,7 +61,7 @@ class SupabaseCalls:
         return bool(self._url and self._key)
 
     def get_client(self) -> Client:
-        """The supabase package's client, made at the first use, for code of users. It raises errors of its own."""
+        """The supabase package's client, made at the first use, for users' code. It raises its own errors."""
         if self._client is None:
             from supabase import ClientOptions, create_client
 
@@ -77,13 +78,16 @@ class SupabaseCalls:
         return self._client
 
     def _repeat(self, ask: Callable[[], _Result], seconds: float) -> _Result:
-        """Outside of the chain: again for a little longer than one try may take, so that there is a second one."""
+        """Call ``ask``.
+
+        Outside of the chain, repeat it for a little longer than one try may take, so that a second one fits.
+        """
         if self._retry is None:
             return ask()
         return self._retry.run(ask, lambda: at_most(seconds + 1, to_the_end))
 
     def _read(
-        self, service_name: str, types: tuple[str, ...], *, only_living: bool = False, with_inactive: bool = False
+        self, service_name: str, types: tuple[str, ...], *, only_unexpired: bool = False, with_inactive: bool = False
     ) -> Slot:
         def read() -> Slot:
             return read_slot(
@@ -91,7 +95,7 @@ class SupabaseCalls:
                 self._key,
                 service_name,
                 types=types,
-                only_living=only_living,
+                only_unexpired=only_unexpired,
                 with_inactive=with_inactive,
                 seconds=min(READ_SECONDS, self._left()),
             )
@@ -102,12 +106,15 @@ class SupabaseCalls:
         return RpcAnswer(function, self._rpc(function, **arguments))
 
     def _rpc(self, function: str, **arguments: object) -> dict[str, Any]:
-        """The answer of a function that has a status."""
+        """Return the answer of a function that has a status."""
         return self._run(function, lambda answer: RpcAnswer(function, answer).fields, **arguments)
 
     def _run(self, function: str, parse: Callable[[object], _Result], **arguments: object) -> _Result:
-        """Any function's answer, as ``parse`` reads it. If that raises StoreOutage, the call counts as failed."""
-        sent: dict[str, Any] = arguments  # postgrest's annotation has texts alone
+        """Return any function's answer, as ``parse`` reads it.
+
+        If that raises StoreOutage, the call counts as failed.
+        """
+        sent: dict[str, Any] = arguments  # postgrest's annotation allows only texts
         return self._call(lambda client: client.rpc(function, sent).execute().data, parse)
 
     def _call(self, call: Callable[[SyncPostgrestClient], object], parse: Callable[[object], _Result]) -> _Result:
@@ -119,7 +126,7 @@ class SupabaseCalls:
                 with no_fork():  # making a client imports as well
                     client = self._get_postgrest()
                 return parse(call(client))
-            except (ValueError, RecursionError, APIError):  # not JSON, or not PostgREST's; the errors quote it
+            except (ValueError, RecursionError, APIError):  # not JSON, or not PostgREST's; the errors quote the answer
                 raise StoreOutage("store-unreachable", "Supabase's answer cannot be read") from None
 
         return self._repeat(ask, CALL_SECONDS)

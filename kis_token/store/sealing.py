@@ -1,8 +1,8 @@
-"""Values that only the holder of a key can read: the ``enc:v1:`` envelope.
+"""Sealed values, which only the holder of a key can read: the ``enc:v1:`` envelope.
 
 ``enc:v1:<kid>:<base64url(nonce ‖ ciphertext ‖ tag)>``, AES-256-GCM. The key is derived by HKDF-SHA256 from a 32-byte
-secret; ``kid``, the fingerprint of the derived key, says which. Service name and credential type are authenticated
-with the value, so that a value cannot be moved to another row.
+secret. ``kid``, the fingerprint of the derived key, names the key. Service name and credential type are authenticated
+with the value, so a value cannot be moved to another row.
 """
 
 from __future__ import annotations
@@ -22,35 +22,38 @@ PREFIX = "enc:v1:"
 
 
 class SealedWithoutKey(TokenError):
-    """The value is sealed, and no encryption key is given."""
+    """The value is sealed, but no encryption key is given."""
 
     def __init__(self, what: str) -> None:
         super().__init__("sealed-without-key", f"{what} is sealed and no encryption-key is given")
 
 
 class PlainVault:
-    """No encryption key: values are stored as they are, as clients written against the guide expect."""
+    """The vault without an encryption key: values are stored plain, as clients written for the guide expect."""
 
-    def open(self, text: str, service_name: str, credential_type: str) -> str:
-        """``text`` itself; raises TokenError ``sealed-without-key`` for a sealed one."""
+    def unseal(self, text: str, service_name: str, credential_type: str) -> str:
+        """Return ``text`` itself. Raises TokenError ``sealed-without-key`` for a sealed one."""
         if text.startswith(PREFIX):
             raise SealedWithoutKey(f"{credential_type} of {service_name}")
         return text
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:  # noqa: ARG002 - the protocol's
-        """``value`` itself."""
+        """Return ``value`` itself."""
         return value
 
 
 class SealingVault:
-    """Seals with the first of ``secrets`` (32 bytes each), opens with any; refuses plain values: no downgrade."""
+    """Seals with the first of ``secrets`` (32 bytes each), unseals with any of them.
+
+    It refuses plain values, so that a sealed value cannot be replaced by a plain one.
+    """
 
     def __init__(self, secrets: tuple[bytes, ...]) -> None:
         self._keys = {_kid(key): key for key in map(_derive, secrets)}
         self._first = next(iter(self._keys))
 
-    def open(self, text: str, service_name: str, credential_type: str) -> str:
-        """The value inside. Raises TokenError ``plain-with-key`` or ``seal-broken``."""
+    def unseal(self, text: str, service_name: str, credential_type: str) -> str:
+        """Return the value inside. Raises TokenError ``plain-with-key`` or ``seal-broken``."""
         from kis_token.process.forks import no_fork
 
         with no_fork():
@@ -71,11 +74,11 @@ class SealingVault:
             raise TokenError("seal-broken", f"{what} was damaged, or sealed for another row") from error
 
     def is_current(self, text: str) -> bool:
-        """Whether ``text`` is sealed with the first key: as ``seal`` would seal it."""
+        """Whether ``text`` is sealed with the first key, as ``seal`` uses it."""
         return text.startswith(f"{PREFIX}{self._first}:")
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
-        """An envelope. Never the same twice."""
+        """Return an envelope. No two are the same."""
         from kis_token.process.forks import no_fork
 
         with no_fork():
@@ -87,22 +90,22 @@ class SealingVault:
 
 
 class TolerantVault:
-    """Another vault that opens plain values too, where that one would refuse them. It seals as that one does."""
+    """Accepts plain values as well, even if ``vault`` refuses them. Seals as ``vault`` does."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
 
-    def open(self, text: str, service_name: str, credential_type: str) -> str:
-        """The value, which may be plain although an encryption key is given. Raises TokenError for a seal."""
-        return self._vault.open(text, service_name, credential_type) if text.startswith(PREFIX) else text
+    def unseal(self, text: str, service_name: str, credential_type: str) -> str:
+        """Return the value. It may be plain although an encryption key is given. Raises TokenError for a seal."""
+        return self._vault.unseal(text, service_name, credential_type) if text.startswith(PREFIX) else text
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
-        """The text to store."""
+        """Return the text to store."""
         return self._vault.seal(value, service_name, credential_type)
 
 
 def make_vault(secrets: tuple[bytes, ...]) -> Vault:
-    """The vault for these encryption keys; the plain one when there is none."""
+    """The vault for these encryption keys; without keys, the plain one."""
     return SealingVault(secrets) if secrets else PlainVault()
 
 

@@ -1,6 +1,6 @@
 """The warm read: a slot's keys and token in one GET, with the standard library alone.
 
-Also the way to ``error_answers``, which judges every answer that is no success, for ``postgrest_client`` as well.
+This module also leads to ``error_answers``, which judges every error answer, for ``postgrest_client`` as well.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ if TYPE_CHECKING:
 TABLE = "api_credentials"
 COLUMNS = "credential_type,credential_value,expires_at,version"
 TYPES = (*KEY_TYPES, TOKEN_TYPE)
-#: The row that remembers which of a slot's tokens are rejected. It is no credential, and each read asks for it too.
+#: The row with a slot's rejected tokens. It is not a credential, and each read returns it too.
 REJECTED_TOKENS = "rejected_tokens"
 
-#: What PostgreSQL reads as its present where a time is asked for.
+#: The text that PostgreSQL reads as its present time.
 DATABASE_NOW = "now"
 
-#: A Date outside of these is ignored: at the edge of the calendar no sum is possible.
+#: A Date header outside of these limits is ignored: times near the ends of the calendar cannot be added to.
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=timezone.utc), datetime(9000, 1, 1, tzinfo=timezone.utc)
 
-#: The bound for one read, in seconds.
+#: The limit of one read, in seconds.
 READ_SECONDS = 5.0
-#: Characters of one stored value: no key or token is as long, sealed or not.
+#: The longest stored value in characters. Every key and token is shorter, sealed or not.
 LARGEST_VALUE = 64 * 1024
 
 
 def parse_slot(rows: object, server_now: datetime | None) -> Slot:
-    """A slot from PostgREST's answer. Raises StoreOutage when that is no list of rows: some proxy's page, say."""
+    """Return the slot in PostgREST's answer.
+
+    Raises StoreOutage if the answer is not a list of rows, for example a page.
+    """
     try:
         if not isinstance(rows, list):
             raise TypeError  # noqa: TRY301 - joins the other ways of not being a list of rows
@@ -45,14 +48,14 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
             {
                 row["credential_type"]: Row(str(row["credential_value"]), row["expires_at"], int(row["version"]))
                 for row in rows
-                # A table of the user's own may allow null: it is no value.
+                # A user's own table may allow null, which counts as no value.
                 if row["credential_value"] is not None and row["credential_type"] != REJECTED_TOKENS
             },
             server_now,
             frozenset[str]().union(*map(_fingerprints, remembered)),
         )
     except (TypeError, KeyError, ValueError, OverflowError):  # their texts quote the answer
-        raise StoreOutage("store-unreachable", "Supabase answered with something that is not the table") from None
+        raise StoreOutage("store-unreachable", "Supabase's answer is not a list of rows") from None
 
     if any(len(row.value) > LARGEST_VALUE for row in slot.rows.values()):
         raise _too_large()
@@ -60,7 +63,7 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
 
 
 def _fingerprints(value: object) -> frozenset[str]:
-    """The keys of a JSON object, as sql/002 writes it. Anything else is no error: it names no token."""
+    """The keys of a JSON object, as sql/002 writes it. Any other value is not an error: it names no token."""
     try:
         ends = json.loads(value) if isinstance(value, str) else None
     except (ValueError, RecursionError):
@@ -73,7 +76,10 @@ def _too_large() -> StoreMisconfigured:
 
 
 def store_error(status: int | None, code: str | None) -> StoreError:
-    """The error for a ``code`` that PostgREST told, with its HTTP status. Only a failure has to load what judges it."""
+    """The error for PostgREST's ``code``, with the HTTP status of the answer.
+
+    The module that judges it is imported only for a failure.
+    """
     from kis_token.store.error_answers import code_error
 
     return code_error(status, code or "")
@@ -90,21 +96,21 @@ def read_slot(
     service_name: str,
     *,
     types: tuple[str, ...] = TYPES,
-    only_living: bool = False,
+    only_unexpired: bool = False,
     with_inactive: bool = False,
     seconds: float = READ_SECONDS,
 ) -> Slot:
-    """The active rows of ``service_name`` that ``key`` may read, in one GET; ``with_inactive``: the others as well.
+    """Return the active rows of ``service_name`` that ``key`` may read, in one GET.
 
-    Of these ``types``, or all when there are none; ``only_living``: those that end later, by the database's clock. The
-    tokens that the slot remembers as rejected come with any of them. Raises StoreOutage, as `Wire.exchange` does, and
-    StoreMisconfigured.
+    ``types`` limits them to these types; an empty tuple means all. ``only_unexpired`` limits them to rows that expire
+    later, by the database's clock. ``with_inactive`` adds the inactive rows. The tokens that the slot remembers as
+    rejected are always included. Raises StoreOutage, as `Wire.exchange` does, and StoreMisconfigured.
     """
     path = (
         f"/rest/v1/{TABLE}?select={quote(COLUMNS, safe='')}&service_name=eq.{quote(service_name, safe='')}"
         + (f"&credential_type={quote('in.(' + ','.join((*types, REJECTED_TOKENS)) + ')', safe='')}" if types else "")
         + ("" if with_inactive else "&is_active=is.true")
-        + (f"&expires_at=gt.{DATABASE_NOW}" if only_living else "")
+        + (f"&expires_at=gt.{DATABASE_NOW}" if only_unexpired else "")
     )
     answer = wire.exchange("GET", path, {**key_headers(key), "Accept": "application/json"}, seconds=seconds)
     check_answer(answer, key)
@@ -114,13 +120,13 @@ def read_slot(
 
 
 def check_answer(answer: Answer, key: str) -> None:
-    """Raise StoreOutage or StoreMisconfigured for an answer that is not one of success, or not whole.
+    """Raise StoreOutage or StoreMisconfigured for an answer that is not a success, or is cut.
 
-    ``key`` is the one that was sent: where Supabase does not accept it, its own date may say why.
+    ``key`` is the key that was sent: if Supabase does not accept it, its own date may be the reason.
     """
     if answer.is_cut:
         if answer.status == 200 and "json" in answer.headers.get("Content-Type", ""):
-            raise _too_large()  # no outage: waiting does not mend it
+            raise _too_large()  # not an outage: waiting does not help
         raise StoreOutage("store-unreachable", "Supabase's answer is too large")
     if not 200 <= answer.status < 300:
         from kis_token.store.error_answers import answer_error
@@ -129,7 +135,7 @@ def check_answer(answer: Answer, key: str) -> None:
 
 
 def _ended(key: str, now: datetime | None) -> datetime | None:
-    """When ``key``, or a part of a read-only key, has ended by its own date; None where it has not, or has none."""
+    """The time when ``key``, or a part of a read-only key, expired by its own date; None if it has not."""
     from kis_token.pasted_values import parse_claims
     from kis_token.token import claimed_time
 
@@ -139,7 +145,7 @@ def _ended(key: str, now: datetime | None) -> datetime | None:
 
 
 def _json(answer: Answer) -> object:
-    """The body, as far as it is JSON; else None."""
+    """The body as JSON; None if it is not JSON."""
     try:
         return json.loads(answer.body)
     except (ValueError, RecursionError):
@@ -147,7 +153,7 @@ def _json(answer: Answer) -> object:
 
 
 def parse_http_date(text: str | None) -> datetime | None:
-    """The Date header, in UTC; None when there is none or it cannot be read."""
+    """The Date header, in UTC; None if it is missing or unreadable."""
     from email.utils import parsedate_to_datetime
 
     try:

@@ -1,7 +1,7 @@
 """The shared store: its reads, and the functions that govern issuing.
 
-Reads go through ``slot_query`` (one GET, standard library), since that is quicker. PostgREST's client is made for the
-first write. Every error that leaves here is a StoreOutage or a StoreMisconfigured.
+Reads go through ``slot_query`` (one GET, standard library), because that is faster. PostgREST's client is made for the
+first write. Every error of this module is a StoreOutage or a StoreMisconfigured.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ class SupabaseStore(OwnerCalls):
     """The table ``api_credentials`` of one Supabase project, and the functions that govern issuing."""
 
     def read(self, service_name: str) -> Slot:
-        """Keys and token of ``service_name``, the active rows, in one request."""
+        """Return keys and token of ``service_name``, the active rows, in one request."""
         return self._read(service_name, TYPES)
 
     def read_service(self, service_name: str) -> Slot:
-        """All active rows of ``service_name``, whatever their types."""
+        """Return all active rows of ``service_name``, of any type."""
         return self._read(service_name, ())
 
-    def read_living_token(self, service_name: str) -> Slot:
-        """The token's row alone, and only when its column ``expires_at`` lies ahead by the database's clock."""
-        return self._read(service_name, ("access_token",), only_living=True)
+    def read_unexpired_token(self, service_name: str) -> Slot:
+        """Return only the token's row, if its column ``expires_at`` is in the future by the database's clock."""
+        return self._read(service_name, ("access_token",), only_unexpired=True)
 
     def begin(
         self,
@@ -49,7 +49,7 @@ class SupabaseStore(OwnerCalls):
         rejected_token_id: str | None = None,
         keys_version: int | None = None,
     ) -> Begun:
-        """Ask for a turn to issue. ``holder`` is a fresh UUID for each attempt."""
+        """Ask for the lease. ``holder`` is a fresh UUID for each attempt."""
         answer = self._ask_about_lease(
             "begin",
             service=service_name,
@@ -67,7 +67,7 @@ class SupabaseStore(OwnerCalls):
             return begun
         if begun.fence is None:
             raise answer.outage()
-        # The functions of every release answer last_error, if only with null; the version is younger.
+        # The functions of every release answer last_error, even if it is null. schema_version came later.
         is_of_sql = answer.lists("last_error") or answer.lists("schema_version")
         error = outdated(answer.number("schema_version")) if is_of_sql else None
         if error is not None:
@@ -82,7 +82,7 @@ class SupabaseStore(OwnerCalls):
     def commit(
         self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool
     ) -> Committed:
-        """Store ``token`` in its ``stored_form`` and give the turn back. May be repeated with the same arguments."""
+        """Store ``token`` in its ``stored_form`` and end the lease. May be repeated with the same arguments."""
         answer = self._ask_about_lease(
             "commit",
             service=service_name,
@@ -111,9 +111,9 @@ class SupabaseStore(OwnerCalls):
         replaces_version: int | None = None,
         keys_version: int | None = None,
     ) -> bool:
-        """Store a token outside of any turn, unless one that lives longer and is not that version is there.
+        """Store a token without a lease. A stored token with a later end is kept, unless it has ``replaces_version``.
 
-        False when the slot remembers it as rejected: then it is not stored.
+        Returns False if the slot remembers the token as rejected. Such a token is not stored.
         """
         arguments = {
             "service": service_name,
@@ -123,12 +123,12 @@ class SupabaseStore(OwnerCalls):
             "keys_version": keys_version,
         }
         try:
-            # The database cannot tell which token a sealed value holds.
+            # The database cannot see which token a sealed value contains.
             answer = self._ask("save_token", **arguments, token_id=token.token_id)
         except StoreMisconfigured as error:
             if not error.is_function_missing:
                 raise
-            answer = self._ask("save_token", **arguments)  # of a release that remembered no tokens here
+            answer = self._ask("save_token", **arguments)  # of a release that did not check for rejected tokens here
         return answer.one_of("saved", "kept", "rejected") != "rejected"
 
     def abort(
@@ -141,7 +141,7 @@ class SupabaseStore(OwnerCalls):
         error_code: str,
         refused_credential_id: str | None = None,
     ) -> None:
-        """Give the turn back without a token."""
+        """End the lease without a token."""
         self._ask_about_lease(
             "abort",
             service=service_name,
@@ -164,7 +164,7 @@ def _parse_begun(answer: RpcAnswer) -> Begun:
         retry_at=answer.time("retry_at") if answer.has("retry_at") else None,
         holder_label=answer.line("holder_label"),
         last_error=answer.line("last_error"),
-        # Functions of an older release name the last one alone.
+        # The functions of an older release name only the last rejected token.
         rejected_token_ids=answer.texts(
             "rejected_token_ids" if answer.has("rejected_token_ids") else "rejected_token_id"
         ),

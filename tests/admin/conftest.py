@@ -1,4 +1,4 @@
-"""Projects for ``kis-token check`` to look at."""
+"""Projects for the tests of ``kis-token check``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def sound(chain: Chain) -> Chain:
-    """A set-up in which nothing is wrong."""
+    """A set-up without a fault."""
     chain.database.put_keys()
     chain.resolve()
     return chain

@@ -1,4 +1,4 @@
-"""``kis-token check``: settings, reach of Supabase and KIS, and kinds of keys. Nothing is changed."""
+"""``kis-token check``: settings, routes to Supabase and KIS, and kinds of keys. The check changes nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import ANON_KEY, SERVICE_KEY, TurnedClock
 
 
 def test_a_whole_set_up(sound: Chain) -> None:
-    """Nothing is wrong and nothing is left open; KIS was only greeted, and no row was changed."""
+    """A complete set-up has only findings that are ok; KIS gets one HEAD request, and no row changes."""
     before, asked = sound.database.row(), len(sound.kis.requests)
     found = findings(sound)
 
@@ -45,7 +45,7 @@ def test_a_whole_set_up(sound: Chain) -> None:
 
 
 def test_a_check_reads_each_thing_once(sound: Chain) -> None:
-    """A check asks Supabase for the slot, the version, what is wrong with the tables, all slots, and the callers."""
+    """A check asks Supabase once each for slot, version, faults of the tables, all slots, and callers."""
     sound.supabase.server.forget()
     findings(sound)
 
@@ -59,7 +59,7 @@ def test_a_check_reads_each_thing_once(sound: Chain) -> None:
 
 
 def test_the_command(sound: Chain) -> None:
-    """A line a finding, JSON for programs; status 0 when nothing is wrong, 1 when something is. No secret is shown."""
+    """Each finding is a line, or a JSON object; status 0 without a fault, 1 with one. No secret is shown."""
     text = kis_token(sound.variables, "check")
     as_json = kis_token_here(sound.variables, "check", "--json")
     sound.database.put_keys(OTHER)
@@ -76,8 +76,8 @@ def test_the_command(sound: Chain) -> None:
     assert text.stderr == wrong.stderr == ""
 
 
-def test_settings_that_make_no_sense() -> None:
-    """Each fault in the variables is a finding; without settings nothing else can be looked at."""
+def test_invalid_settings() -> None:
+    """Each fault in the variables is a finding, and no other part is checked."""
     settings, said = read_settings({"KIS_ENVIRONMENT": "both", "SUPABASE_URL": "https://x.supabase.co"})
 
     assert settings is None
@@ -87,7 +87,7 @@ def test_settings_that_make_no_sense() -> None:
 
 
 def test_supabase_that_is_down(sound: Chain) -> None:
-    """The outage is the finding; what could not be looked at for it is said once."""
+    """The outage is one finding, and another one says that the further checks were skipped."""
     sound.supabase.stop()
     found = findings(sound)
 
@@ -96,7 +96,7 @@ def test_supabase_that_is_down(sound: Chain) -> None:
 
 
 def test_key_of_another_project(sound: Chain) -> None:
-    """A key that the project does not know."""
+    """A key that the project does not know is wrong."""
     assert faults(findings(sound, supabase_key="sb_secret_of_another_project")) == [("supabase", "store-key-rejected")]
 
 
@@ -111,7 +111,7 @@ def test_key_of_another_project(sound: Chain) -> None:
     ],
 )
 def test_kinds_of_keys(sound: Chain, claims: dict[str, object], states: list[str]) -> None:
-    """A key says itself what it is and when it ends; an end that is near is worth a word."""
+    """The claims of a key show its kind and its end; a near end is a note."""
     clock = TurnedClock()
     if "exp" in claims and claims["exp"] is None:
         claims = claims | {"exp": int((clock.now() + timedelta(days=3)).timestamp())}
@@ -121,8 +121,8 @@ def test_kinds_of_keys(sound: Chain, claims: dict[str, object], states: list[str
     assert [finding.state for finding in found["supabase-key"]] == states
 
 
-def test_a_reader_s_key(sound: Chain) -> None:
-    """Functions and keys are not for a reader: that is said, and is not wrong."""
+def test_a_read_only_key(sound: Chain) -> None:
+    """With a read-only key, functions and keys are not checked; that is a note."""
     jwt = "eyJhIjoxfQ.eyJyb2xlIjoia2lzX3Rva2VuX3JlYWRlciJ9.eA"
     keys = {jwt: "kis_token_reader"}
     database = sound.database.project.api
@@ -135,7 +135,7 @@ def test_a_reader_s_key(sound: Chain) -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "https://127.0.0.1:9"])
 def test_kis_that_is_not_there(sound: Chain, url: str) -> None:
-    """A host that does not answer is told; all else is looked at as well."""
+    """A host that does not answer is wrong, and all other parts are checked."""
     found = findings(sound, base_url=url)
 
     assert faults(found) == [("kis", "kis-unreachable")]
@@ -143,13 +143,13 @@ def test_kis_that_is_not_there(sound: Chain, url: str) -> None:
 
 
 def test_a_server_that_is_no_supabase(sound: Chain) -> None:
-    """Another server's 404 is told as such, and not as a missing table."""
+    """Another server's 404 is reported as such, and not as a missing table."""
     with LoopbackServer(lambda _: Response(404, b"<html>not here</html>")) as server:
         assert faults(findings(sound, supabase_url=server.url)) == [("supabase", "store-not-supabase")]
 
 
 def test_an_outage_in_the_middle(sound: Chain) -> None:
-    """What does not answer any more is told once, and the rest is said not to have been looked at."""
+    """An outage between two requests is one finding, and another one says that the rest was skipped."""
     sound.supabase.server.add_fault(Fault("reset", "/rest/v1/rpc/check_setup", 9))
     found = findings(sound)
 

@@ -1,4 +1,4 @@
-"""``kis-token check``: what is missing in the database or was changed there, and the version of its functions."""
+"""``kis-token check``: missing or changed parts of the database, and the version of its functions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def own(make_database: Callable[[], Database], kis: KISEmulator, tmp_path: Path) -> Iterator[Chain]:
-    """A project of the test's own, to break."""
+    """A separate project that the test may damage."""
     database = make_database()
     with PostgRESTStandIn(database.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as supabase:
         chain = Chain(supabase, kis, database, tmp_path)
@@ -32,7 +32,7 @@ def own(make_database: Callable[[], Database], kis: KISEmulator, tmp_path: Path)
             store.close()
 
 
-#: What somebody may have done to a project, and what is said of it.
+#: Damages of a project, with the finding of each.
 DAMAGES = [
     ("alter table api_credentials drop column description", "tables", "api_credentials has no column description"),
     ("drop function begin_issuance", "tables", "there is no function begin_issuance"),
@@ -91,8 +91,8 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("damage", "what", "said"), DAMAGES)
-def test_what_is_not_as_the_migrations_leave_it(own: Chain, damage: str, what: str, said: str) -> None:
-    """What is missing, and what somebody has granted or turned off since, is named; the files of sql/ mend it."""
+def test_difference_from_the_migrations_is_named(own: Chain, damage: str, what: str, said: str) -> None:
+    """A missing part, and a later grant or disabled protection, is named; the files of sql/ repair it."""
     own.database.put_keys()
     own.database.owner.execute(sql.SQL(damage))
 
@@ -104,7 +104,7 @@ def test_what_is_not_as_the_migrations_leave_it(own: Chain, damage: str, what: s
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["today", "legacy"])
 def test_a_migrated_project_has_no_faults(postgres: EmbeddedPostgres, legacy: bool) -> None:  # noqa: FBT001 - a table
-    """Right after the files were run nothing is found, also where a project gives rights away by default."""
+    """Right after the migrations there is no fault, even if a project grants rights by default."""
     project = prepare_database(postgres.create_database(), legacy_grants=legacy)
     apply_migrations(project.owner, migrations_folder())
     with Database(project) as database:
@@ -120,7 +120,7 @@ def test_a_migrated_project_has_no_faults(postgres: EmbeddedPostgres, legacy: bo
     ],
 )
 def test_projects_that_cannot_look_themselves(own: Chain, damage: str, what: str, code: str) -> None:
-    """Without a table to read, or with files of before, that is the finding."""
+    """A missing table, and files of an older release, are the finding."""
     own.database.put_keys()
     own.database.owner.execute(sql.SQL(damage))
 
@@ -140,7 +140,7 @@ VERSION = "create or replace function credential_schema_version() returns intege
     ids=["older", "newer", "from before there was a version"],
 )
 def test_the_version_of_the_functions(own: Chain, change: str, *, is_old: bool) -> None:
-    """Functions of an older release are told with the files to run; those of a newer one are as good."""
+    """Functions of an older release are wrong, with the files to run; those of a newer one are ok."""
     own.database.put_keys()
     own.database.owner.execute(change.encode())
     found = findings(own)

@@ -9,7 +9,7 @@ import pytest
 
 from kis_token.store.sealing import SealingVault, make_vault
 from tests.admin.check_findings import faults, findings
-from tests.resolver_harness import ENCRYPTION_KEY, OTHER, Chain, dead_token
+from tests.resolver_harness import ENCRYPTION_KEY, OTHER, Chain, expired_token
 from tests.support import APP_KEY, HOUR, TurnedClock, make_token
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ OLDER_KEY = base64.b64encode(bytes(range(32))).decode()
 
 
 def test_keys_that_cannot_be_keys(sound: Chain) -> None:
-    """Stored keys that the chain refuses or passes over are wrong here as well."""
+    """Stored keys that the chain refuses or ignores are wrong."""
     for value, code in (("a b", "invalid-app-key"), ("\u2026", "invalid-app-key"), (" ", "missing-app-key")):
         sound.database.put("app_key", value)
         assert ("app key", code) in faults(findings(sound, app_key="", app_secret=""))
@@ -28,12 +28,12 @@ def test_keys_that_cannot_be_keys(sound: Chain) -> None:
 
 
 def test_an_app_key_in_two_slots(sound: Chain) -> None:
-    """Another slot that has a living token of this app key keeps this one from issuing."""
+    """A valid token of this app key in another slot is wrong, because it stops this slot from issuing."""
     assert faults(findings(sound, service_name="kis-second")) == [("app key", "key-in-two-slots")]
 
 
 def test_a_cached_token_is_replaced_by_itself(sound: Chain) -> None:
-    """One of another key, sealed or not sealed: while Supabase works that is no fault of the set-up."""
+    """A cached token of another key or with another sealing is a note, because the next run replaces it."""
     sound.cache_token(make_token(OTHER.key))
     assert findings(sound)["cached token"][0].state == "note"
     sound.cache_token(make_token())
@@ -48,7 +48,7 @@ def test_a_cached_token_is_replaced_by_itself(sound: Chain) -> None:
 
 
 def test_a_rejected_token(sound: Chain) -> None:
-    """Stored and cached it is told as not used, which the next caller mends; the memory is no credential."""
+    """A rejected token, stored or cached, is a note; the list of rejected tokens is no credential."""
     token = sound.resolve().token
     sound.database.call("revoke_token", service="kis", version=0, token_id=token.token_id, label="an owner")
     found = findings(sound)
@@ -59,7 +59,7 @@ def test_a_rejected_token(sound: Chain) -> None:
 
 
 def test_seals(sound: Chain) -> None:
-    """Plain values with a key, sealed ones without, another key's: each is wrong by its code."""
+    """Plain values with a key, and sealed values without a key or with another one, are wrong by their codes."""
     assert ("sealing", "plain-with-key") in faults(findings(sound, encryption_key=ENCRYPTION_KEY))
     vault = make_vault(sound.settings(encryption_key=OLDER_KEY).encryption_keys)
     sound.database.put("app_key", vault.seal(APP_KEY.key, "kis", "app_key"))
@@ -69,7 +69,7 @@ def test_seals(sound: Chain) -> None:
 
 
 def test_a_seal_that_is_to_be_changed(chain: Chain) -> None:
-    """What only an older key opens works, and is worth a word."""
+    """A value that only an older key unseals is a note."""
     chain.resolve(encryption_key=OLDER_KEY)
     both = findings(chain, encryption_key=f"{ENCRYPTION_KEY}\n{OLDER_KEY}")
 
@@ -80,7 +80,7 @@ def test_a_seal_that_is_to_be_changed(chain: Chain) -> None:
 
 @pytest.mark.parametrize(("hours", "direction"), [(1, "ahead"), (-1, "behind")])
 def test_a_clock_that_is_wrong(sound: Chain, hours: int, direction: str) -> None:
-    """A clock that is far from Supabase's is told with its direction."""
+    """A clock that is far from Supabase's is wrong, with its direction."""
     found = findings(sound, clock=TurnedClock(wrong_by=hours * HOUR))
 
     assert ("clock", "") in faults(found)
@@ -88,13 +88,13 @@ def test_a_clock_that_is_wrong(sound: Chain, hours: int, direction: str) -> None
 
 
 def test_a_supabase_that_tells_no_time(sound: Chain) -> None:
-    """Without a Date nothing can be said of the clock, which is not wrong."""
+    """Without a Date header the clock is a note."""
     sound.supabase.server.send_date = False
     assert findings(sound)["clock"][0].state == "note"
 
 
 def test_cache_folders(sound: Chain, tmp_path: Path) -> None:
-    """No folder to write in, one that others may swap, a file that others can read: each is wrong. Nothing is made."""
+    """An unwritable folder, one that other users may swap and a file that they can read are wrong. Nothing is made."""
     file = tmp_path / "file"
     file.write_text("x")
     assert faults(findings(sound, cache_path=str(file / "cache.json"))) == [("cache", "cache-unwritable")]
@@ -110,7 +110,7 @@ def test_cache_folders(sound: Chain, tmp_path: Path) -> None:
 
     shared = tmp_path / "shared"
     shared.mkdir()
-    shared.chmod(0o777)  # whatever the mask
+    shared.chmod(0o777)  # for any umask
     assert faults(findings(sound, cache_path=str(shared / "cache.json"))) == [("cache", "")]
 
     assert findings(sound, cache_path="off")["cache"][0].state == "note"
@@ -122,7 +122,7 @@ def test_cache_folders(sound: Chain, tmp_path: Path) -> None:
 
 
 def test_keys_that_do_not_match(sound: Chain) -> None:
-    """A given key that is not the stored one, half a key, none at all; and a token of the key before."""
+    """Another key than the stored one, half a key, a missing key and a token of an older key are reported."""
     assert faults(findings(sound, app_key=OTHER.key, app_secret=OTHER.secret)) == [("app key", "")]
     sound.database.put_keys(OTHER)
     assert faults(findings(sound, app_key="", app_secret="")) == [
@@ -136,7 +136,7 @@ def test_keys_that_do_not_match(sound: Chain) -> None:
 
 
 def test_a_key_of_the_other_environment(sound: Chain) -> None:
-    """A key that is noted as one for paper is wrong for production; the other way round it is worth a word."""
+    """A key recorded for paper is wrong for production; the opposite is a note."""
     sound.database.owner.execute("update public.api_credentials set environment = 'paper'")
     assert faults(findings(sound)) == [("environment", "")]
     sound.database.owner.execute("update public.api_credentials set environment = 'production'")
@@ -145,16 +145,16 @@ def test_a_key_of_the_other_environment(sound: Chain) -> None:
 
 
 def test_a_token_of_the_other_environment(sound: Chain) -> None:
-    """A token that was issued for the other environment."""
+    """A token that was issued for the other environment is wrong."""
     paper = findings(sound, environment="paper", service_name="kis", base_url=sound.kis.paper_url)
     assert ("token", "token-of-another-environment") in faults(paper)
 
 
 def test_tokens_that_are_replaced_are_not_wrong(chain: Chain) -> None:
-    """None, a dead one, one that cannot be read: the next caller issues another, and that is said."""
+    """A missing, expired or unreadable token is a note: the next caller issues another."""
     chain.database.put_keys()
     assert findings(chain)["token"][0].state == "note"
-    chain.database.put_token(dead_token())
+    chain.database.put_token(expired_token())
     assert findings(chain)["token"][0].state == "note"
     chain.database.put("access_token", "{")
     assert findings(chain)["token"][0].state == "note"
@@ -162,6 +162,6 @@ def test_tokens_that_are_replaced_are_not_wrong(chain: Chain) -> None:
 
 
 def test_a_rotation_that_has_not_run(chain: Chain) -> None:
-    """A token that should have been renewed long ago tells of it."""
+    """A token that a rotation should have renewed long ago is a note."""
     chain.database.put_token(make_token(left=HOUR, age=40 * HOUR))
     assert findings(chain)["rotation"][0].state == "note"

@@ -1,4 +1,4 @@
-"""Revoking the slot's token: at KIS, in the store, in the cache, and what comes after."""
+"""Revocation of the slot's token: at KIS, in the store, in the cache, and the time after it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def end_token(chain: Chain, issuer: Revoker | None = None, /, **inputs: str) -> Revoked | None:
-    """What the command does."""
+    """Revoke the token as the command does."""
     settings = chain.settings(**inputs)
     store = SupabaseStore(chain.supabase.url, SERVICE_KEY)
     chain.stores.append(store)
@@ -33,20 +33,20 @@ def end_token(chain: Chain, issuer: Revoker | None = None, /, **inputs: str) -> 
     return revoke(settings, store, issuer, make_vault(settings.encryption_keys), chain.clock())
 
 
-def test_token_is_dead_everywhere(chain: Chain) -> None:
-    """KIS does not know it any more, its row is inactive, and the cache file is gone."""
+def test_token_is_revoked_everywhere(chain: Chain) -> None:
+    """KIS does not know the token any more, its row is inactive, and the cache file is gone."""
     token = chain.resolve().token
     revoked = end_token(chain)
 
     assert revoked is not None
-    assert (revoked.was_alive, revoked.is_inactive) == (True, True)
+    assert (revoked.was_valid, revoked.is_inactive) == (True, True)
     assert KISIssuer(chain.kis.production_url, "production").verify(token, APP_KEY) == "EGW00121"
     assert chain.database.row()["is_active"] is False
     assert not (chain.folder / "cache.json").exists()
 
 
 def test_the_time_in_which_kis_repeats_it_is_known(chain: Chain) -> None:
-    """For six hours after the issue KIS gives it again: then nobody gets it, and who comes later gets another."""
+    """For six hours after the issue KIS repeats the token and no caller gets it; later callers get another."""
     token = chain.resolve().token
     revoked = end_token(chain)
     assert revoked is not None
@@ -64,7 +64,7 @@ def test_the_time_in_which_kis_repeats_it_is_known(chain: Chain) -> None:
 
 
 def test_another_machine_s_cache_does_not_bring_it_back(chain: Chain) -> None:
-    """A machine that has the token cached neither uses nor stores it: not while nobody may issue, nor later."""
+    """A machine with the token in its cache neither uses nor stores it, both before and after issuing is allowed."""
     token = chain.resolve().token
     end_token(chain)
     chain.cache_token(token)  # another machine's file
@@ -84,7 +84,7 @@ def test_another_machine_s_cache_does_not_bring_it_back(chain: Chain) -> None:
 
 
 def test_a_lease_under_way_does_not_store_it(chain: Chain) -> None:
-    """Who was issuing meanwhile and was given that very token again stores nothing."""
+    """A lease holder that KIS gives the revoked token again does not store it."""
     token = chain.resolve().token
     chain.pass_time(70)
     caller = Caller(chain.database)
@@ -95,8 +95,8 @@ def test_a_lease_under_way_does_not_store_it(chain: Chain) -> None:
     assert chain.database.row()["is_active"] is False
 
 
-def test_it_is_noted_who_did_it(chain: Chain) -> None:
-    """The log has the event with the label of who revoked, and not with that of who issued."""
+def test_log_names_the_revoking_caller(chain: Chain) -> None:
+    """The log has the event with the label of the revoking caller, not of the issuing one."""
     token = make_token()
     issue_by_functions(chain.database, token)
     end_token(chain)
@@ -113,36 +113,36 @@ def test_it_is_noted_who_did_it(chain: Chain) -> None:
 
 
 def test_old_token_is_not_repeated(chain: Chain) -> None:
-    """A token older than that is replaced by the next caller at once."""
+    """After six hours the next caller replaces the token at once."""
     token = make_token(age=timedelta(hours=7), left=timedelta(hours=17))
     chain.database.put_token(token)
     revoked = end_token(chain)
 
-    assert revoked == Revoked(was_alive=False, is_inactive=True, repeated_until=None)
+    assert revoked == Revoked(was_valid=False, is_inactive=True, repeated_until=None)
     assert chain.resolve().token.token_id != token.token_id
 
 
 def test_nothing_stored(chain: Chain) -> None:
-    """With nothing to revoke KIS is not asked."""
+    """Without a stored token KIS is not called."""
     assert end_token(chain) is None
     assert chain.kis.requests == ()
 
 
 class Interrupted:
-    """The real KIS, after whose answer the store is gone."""
+    """The real KIS; after its answer the store is down."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
 
     def revoke(self, token: Token, app_key: AppKey) -> bool:
         """One revokeP call."""
-        was_alive = KISIssuer(self._chain.kis.production_url, "production").revoke(token, app_key)
+        was_valid = KISIssuer(self._chain.kis.production_url, "production").revoke(token, app_key)
         self._chain.supabase.stop()
-        return was_alive
+        return was_valid
 
 
 def test_it_may_be_repeated_when_the_store_fails(chain: Chain) -> None:
-    """When the row could not be made inactive there is an error, and a second try goes on."""
+    """If the row cannot be made inactive, the call fails, and a second call completes the revocation."""
     chain.resolve()
     with pytest.raises(StoreOutage):
         end_token(chain, Interrupted(chain))
@@ -156,7 +156,7 @@ def test_it_may_be_repeated_when_the_store_fails(chain: Chain) -> None:
 
 
 def test_row_that_changed_meanwhile_stays(chain: Chain) -> None:
-    """A token that somebody stores while KIS is asked is not the revoked one, and stays."""
+    """A token that another caller stores during the call of KIS stays."""
     token = replace(chain.resolve().token, version=int(chain.database.row()["version"]))
     chain.database.put_token(make_token())
     store = SupabaseStore(chain.supabase.url, SERVICE_KEY)
@@ -167,7 +167,7 @@ def test_row_that_changed_meanwhile_stays(chain: Chain) -> None:
 
 
 def test_another_token_in_the_cache_stays(chain: Chain) -> None:
-    """Only the revoked token is forgotten."""
+    """Only the revoked token is removed from the cache."""
     chain.database.put_token(make_token())
     other = make_token()
     chain.cache_token(other)
@@ -177,7 +177,7 @@ def test_another_token_in_the_cache_stays(chain: Chain) -> None:
 
 
 def test_sealed_slot(chain: Chain) -> None:
-    """With the encryption key a sealed token is revoked; without it nothing is."""
+    """With the encryption key a sealed token is revoked; without the key no token is."""
     chain.resolve(encryption_key=ENCRYPTION_KEY)
     with pytest.raises(TokenError) as caught:
         end_token(chain)
@@ -186,11 +186,11 @@ def test_sealed_slot(chain: Chain) -> None:
 
     revoked = end_token(chain, encryption_key=ENCRYPTION_KEY)
     assert revoked is not None
-    assert revoked.was_alive
+    assert revoked.was_valid
 
 
 def test_another_account_s_token_is_left_alone(chain: Chain) -> None:
-    """A token of another app key is not sent to KIS, nor touched."""
+    """A token of another app key is neither sent to KIS nor changed."""
     chain.database.put_token(make_token(OTHER.key))
     with pytest.raises(TokenError) as caught:
         end_token(chain)
@@ -200,7 +200,7 @@ def test_another_account_s_token_is_left_alone(chain: Chain) -> None:
 
 
 def test_without_keys(chain: Chain) -> None:
-    """KIS revokes for an app key; without one there is an error, and with stored ones they are used."""
+    """Revoking needs an app key: stored keys are used, and without any the call fails."""
     chain.database.put_token(make_token())
     with pytest.raises(KisTokenError) as caught:
         end_token(chain, app_key="", app_secret="")
@@ -210,7 +210,7 @@ def test_without_keys(chain: Chain) -> None:
 
 
 def test_kis_that_does_not_answer_leaves_all_as_it_was(chain: Chain) -> None:
-    """Without KIS's word the row stays active: the token may live."""
+    """Without KIS's answer the row stays active, because the token may still be valid."""
     chain.resolve()
     chain.kis.production.add_fault(Fault("answer", REVOKE_PATH, 1, Response(500, b"down")))
     with pytest.raises(IssuerOutage):

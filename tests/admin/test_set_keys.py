@@ -1,4 +1,4 @@
-"""An account's keys: stored, sealed, changed, and what that means for those who are at work."""
+"""An account's keys: stored, sealed and changed, and the effect on callers at work."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ TYPES = ("access_token", "app_key", "app_secret")
 
 @dataclass
 class Owner:
-    """Who looks after a slot's keys."""
+    """The owner of a slot's keys."""
 
     chain: Chain
     store: SupabaseStore
 
     def seal(self, *keys: str) -> list[str]:
-        """Seal what is stored."""
+        """Seal the stored values."""
         return seal(self.chain.settings(encryption_key="\n".join(keys)), self.store)
 
     def set_app_key(self, app_key: AppKey = APP_KEY, **inputs: str) -> bool:
@@ -47,7 +47,7 @@ class Owner:
 
     @property
     def stored(self) -> dict[str, str]:
-        """Every row as it is stored."""
+        """Every row in its stored form."""
         return {name: row.value for name, row in self.store.read_all("kis").rows.items()}
 
 
@@ -60,14 +60,14 @@ def owner(chain: Chain) -> Iterator[Owner]:
 
 
 def test_made_keys_are_keys(chain: Chain) -> None:
-    """A new key is one that the settings take, and no two are alike."""
+    """A new key is valid in the settings, and no two are equal."""
     keys = {make_encryption_key() for _ in range(10)}
     assert len(keys) == 10
     assert len(chain.settings(encryption_key="\n".join(keys)).encryption_keys) == 10
 
 
 def test_made_keys_are_no_paths(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key has a slash, which Git's bash on Windows takes for a path; those of older releases are read as well."""
+    """No key has a slash, which Git's bash on Windows reads as a path; keys of older releases are accepted."""
     monkeypatch.setattr("secrets.token_bytes", lambda length: b"\xff" * length)
 
     made, older = make_encryption_key(), base64.b64encode(b"\xff" * 32).decode()
@@ -77,7 +77,7 @@ def test_made_keys_are_no_paths(chain: Chain, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_everything_is_sealed_and_goes_on(owner: Owner) -> None:
-    """Keys and token are sealed where they stand; who has the key goes on with them, without a new issue."""
+    """Keys and token are sealed in place; a caller with the encryption key continues without a new issue."""
     token = make_token()
     owner.chain.database.put_keys()
     owner.chain.database.put_token(token)
@@ -92,7 +92,7 @@ def test_everything_is_sealed_and_goes_on(owner: Owner) -> None:
 
 
 def test_sealing_is_repeatable(owner: Owner) -> None:
-    """What is sealed with the first key stays as it is, to the character."""
+    """A value that is sealed with the first key stays the same, to the character."""
     owner.chain.database.put_keys()
     owner.seal(OLD)
     before = owner.stored
@@ -101,7 +101,7 @@ def test_sealing_is_repeatable(owner: Owner) -> None:
 
 
 def test_seal_is_changed_for_a_new_key(owner: Owner) -> None:
-    """With the new key first and the old one behind, everything is sealed anew; then the old one is not needed."""
+    """With the new key first and the old one second, all is sealed again; then the old one is not needed."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     owner.seal(OLD)
@@ -112,13 +112,13 @@ def test_seal_is_changed_for_a_new_key(owner: Owner) -> None:
 
 
 def test_inactive_rows_are_sealed(owner: Owner) -> None:
-    """A token that was set aside lies in a dump as well."""
+    """An inactive token is sealed too, because a dump contains it."""
     owner.chain.database.put_token(make_token(), active=False)
     assert owner.seal(OLD) == ["access_token"]
 
 
 def test_sealing_that_was_interrupted_is_taken_up(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut off after one row, the next run seals the rest; each row is whole at every moment."""
+    """After an interruption the next run seals the rest; each row is complete at every moment."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     done: list[str] = []
@@ -154,7 +154,7 @@ def change_on_read(owner: Owner, monkeypatch: pytest.MonkeyPatch, times: int, ch
 
 
 def test_token_that_is_renewed_meanwhile_is_not_brought_back(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row that changes between the look and the seal is looked at again: the newer value is what gets sealed."""
+    """A row that changes between read and seal is read again, and the newer value is sealed."""
     owner.chain.database.put_token(make_token())
     newer = make_token()
     change_on_read(owner, monkeypatch, 1, lambda: owner.chain.database.put_token(newer))
@@ -164,16 +164,16 @@ def test_token_that_is_renewed_meanwhile_is_not_brought_back(owner: Owner, monke
 
 
 def test_row_that_never_rests_is_given_up(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sealing does not go on for ever."""
+    """Sealing ends with an error if a row changes again and again."""
     owner.chain.database.put_token(make_token())
     change_on_read(owner, monkeypatch, 99, lambda: owner.chain.database.put_token(make_token()))
-    with pytest.raises(StoreOutage, match="all the time"):
+    with pytest.raises(StoreOutage, match="kept changing"):
         owner.seal(OLD)
 
 
 @pytest.mark.parametrize("keys", [(NEW,), (NEW, base64.b64encode(bytes(32)).decode())])
 def test_lost_key_is_told(owner: Owner, keys: tuple[str, ...]) -> None:
-    """What no given key opens is an error that names the row, and everything stays as it is."""
+    """A value that no given key unseals is an error that names the row, and no row changes."""
     owner.chain.database.put_keys()
     owner.seal(OLD)
     before = owner.stored
@@ -184,7 +184,7 @@ def test_lost_key_is_told(owner: Owner, keys: tuple[str, ...]) -> None:
 
 
 def test_damaged_seal_is_told_although_it_is_current(owner: Owner) -> None:
-    """Sealing is the time to learn that a value was cut, not the night in which it is needed."""
+    """Sealing reports a damaged value that has the current seal."""
     owner.chain.database.put_keys()
     owner.seal(OLD)
     owner.chain.database.put("app_secret", owner.stored["app_secret"][:-8])
@@ -195,7 +195,7 @@ def test_damaged_seal_is_told_although_it_is_current(owner: Owner) -> None:
 
 @pytest.mark.parametrize("form", ["enc:v2:ab:cd", "ENC:v1:ab:cd", " enc:v1:ab:cd"])
 def test_seal_of_another_form_is_not_sealed_again(owner: Owner, form: str) -> None:
-    """What a later release sealed, or somebody has spoilt, is no plain value."""
+    """A value in a later release's form, or a damaged one, does not count as plain."""
     owner.chain.database.put("app_key", form)
     with pytest.raises(KisTokenError, match="app_key of kis") as caught:
         owner.seal(OLD)
@@ -203,23 +203,23 @@ def test_seal_of_another_form_is_not_sealed_again(owner: Owner, form: str) -> No
 
 
 def test_sealing_wants_a_key(owner: Owner) -> None:
-    """Without an encryption key there is nothing to seal with."""
+    """Sealing fails without an encryption key."""
     with pytest.raises(KisTokenError) as caught:
         owner.seal()
     assert caught.value.code == "missing-encryption-key"
 
 
 def test_keys_are_stored_plain_or_sealed(owner: Owner) -> None:
-    """Plain where no encryption key is given; else sealed, for their own rows."""
+    """Keys are stored plain without an encryption key, and sealed for their own rows with one."""
     owner.set_app_key()
     assert owner.stored == {"app_key": APP_KEY.key, "app_secret": APP_KEY.secret}
     owner.set_app_key(encryption_key=OLD)
     vault = SealingVault((bytes([1]) * 32,))
-    assert vault.open(owner.stored["app_secret"], "kis", "app_secret") == APP_KEY.secret
+    assert vault.unseal(owner.stored["app_secret"], "kis", "app_secret") == APP_KEY.secret
 
 
-def test_sealed_slot_is_not_made_plain_by_mistake(owner: Owner) -> None:
-    """Who forgets the encryption key is told, and everything stays sealed and alive."""
+def test_sealed_slot_is_not_made_plain_by_accident(owner: Owner) -> None:
+    """A call without the encryption key fails, and all rows stay sealed and valid."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     owner.seal(OLD)
@@ -232,7 +232,7 @@ def test_sealed_slot_is_not_made_plain_by_mistake(owner: Owner) -> None:
 
 
 def test_keys_that_are_sealed_for_the_first_time_keep_their_token(owner: Owner) -> None:
-    """The slot was plain and becomes sealed: its token is one of the same key and goes on, once it is sealed too."""
+    """If a plain slot becomes sealed, its token of the same key stays, and is used once it is sealed too."""
     token = make_token()
     owner.chain.database.put_keys()
     owner.chain.database.put_token(token)
@@ -241,8 +241,8 @@ def test_keys_that_are_sealed_for_the_first_time_keep_their_token(owner: Owner) 
     assert owner.chain.resolve(encryption_key=OLD).token.token_id == token.token_id
 
 
-def test_old_token_under_a_lost_seal_is_in_nobody_s_way(owner: Owner) -> None:
-    """After the keys were set anew, sealing passes the token by that nobody can open any more."""
+def test_old_token_under_a_lost_seal_is_skipped(owner: Owner) -> None:
+    """After keys were set again, sealing skips an inactive token that no given key unseals."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     owner.seal(OLD)
@@ -252,7 +252,7 @@ def test_old_token_under_a_lost_seal_is_in_nobody_s_way(owner: Owner) -> None:
 
 @pytest.mark.parametrize("encryption_key", ["", OLD])
 def test_changed_key_gets_a_token_of_its_own(owner: Owner, encryption_key: str) -> None:
-    """After a change of account the old token is ended; the next who asks gets one of the new key, and no error."""
+    """After a change of account the old token is inactive, and the next caller gets one of the new key."""
     chain = owner.chain
     owner.set_app_key(OTHER, encryption_key=encryption_key)
     old = make_token(OTHER.key)
@@ -268,7 +268,7 @@ def test_changed_key_gets_a_token_of_its_own(owner: Owner, encryption_key: str) 
 
 
 def test_token_of_the_same_key_stays(owner: Owner) -> None:
-    """A corrected secret ends nothing: the token belongs to the key."""
+    """A corrected secret deactivates no token, because the token belongs to the key."""
     token = make_token()
     owner.chain.database.put_keys(AppKey(ACCOUNT.app_key, "d3Jvbmc="))
     owner.chain.database.put_token(token)
@@ -277,7 +277,7 @@ def test_token_of_the_same_key_stays(owner: Owner) -> None:
 
 
 def test_opaque_token_stays_with_the_stored_key(owner: Owner) -> None:
-    """A token that does not say whose it is belongs to the key that is stored with it."""
+    """A token without claims belongs to the key that is stored with it."""
     owner.chain.database.put_keys()
     value = '{"access_token": "opaque-made-up-token-0123456789", "expires_at": "2099-01-01T00:00:00Z"}'
     owner.chain.database.put("access_token", value)
@@ -286,7 +286,7 @@ def test_opaque_token_stays_with_the_stored_key(owner: Owner) -> None:
 
 
 def test_keys_under_a_lost_seal_can_be_set_anew(owner: Owner) -> None:
-    """Who has lost the encryption key sets the keys under a new one; the token that nobody can open is ended."""
+    """After the loss of the encryption key, keys can be set under a new one; the sealed token is deactivated."""
     owner.chain.database.put_keys()
     owner.chain.database.put_token(make_token())
     owner.seal(OLD)
@@ -295,7 +295,7 @@ def test_keys_under_a_lost_seal_can_be_set_anew(owner: Owner) -> None:
 
 
 def test_keys_are_needed(owner: Owner) -> None:
-    """Nothing is stored when nothing is given."""
+    """A call without keys fails and stores no key."""
     with pytest.raises(KisTokenError) as caught:
         owner.set_app_key(AppKey("", ""))
     assert caught.value.code == "missing-app-key"
@@ -309,7 +309,7 @@ def old_account(owner: Owner) -> Chain:
 
 
 def test_lease_that_is_asked_for_after_the_change_has_the_new_key(owner: Owner) -> None:
-    """Who looked before the change reads the slot again, and issues with the key that is there now."""
+    """A caller that read the slot before the change reads it again, and issues with the present key."""
     chain = old_account(owner)
     resolver = chain.resolver(app_key="", app_secret="")
     view = resolver.look()
@@ -321,8 +321,8 @@ def test_lease_that_is_asked_for_after_the_change_has_the_new_key(owner: Owner) 
     assert chain.resolve().token.token_id == got.token.token_id
 
 
-def test_who_waited_for_the_old_key_goes_on_with_the_new_one(owner: Owner) -> None:
-    """A waiter whose holder was stopped by the change does not issue with the key before when its turn comes."""
+def test_waiting_caller_continues_with_the_new_key(owner: Owner) -> None:
+    """A waiting caller, whose holder was stopped by the change, issues with the new key."""
     chain = old_account(owner)
     assert Caller(chain.database, app_key=OTHER).begin()["status"] == "granted"
     clock = chain.clock()
@@ -340,7 +340,7 @@ def test_who_waited_for_the_old_key_goes_on_with_the_new_one(owner: Owner) -> No
 
 
 def test_cached_token_of_the_old_key_is_not_put_back(owner: Owner) -> None:
-    """Too early for a turn, a machine offers what it has cached: not for keys that were changed meanwhile."""
+    """If it is too early for a lease, a machine stores its cached token, but not after a change of the keys."""
     chain = old_account(owner)
     chain.cache_token(make_token(OTHER.key, left=MINUTE))
     holder = Caller(chain.database, app_key=OTHER)
@@ -362,7 +362,7 @@ def test_cached_token_of_the_old_key_is_not_put_back(owner: Owner) -> None:
 
 
 def test_slot_whose_keys_never_rest_is_given_up(owner: Owner) -> None:
-    """Who finds other keys again and again is told; nothing was issued."""
+    """A caller that finds other keys again and again fails, and no token is issued."""
     chain = old_account(owner)
     resolver = chain.resolver(app_key="", app_secret="")
     look = resolver.look

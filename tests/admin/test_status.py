@@ -1,4 +1,4 @@
-"""``kis-token status``: what it knows of slots and issues, and how it says it."""
+"""``kis-token status``: its data on slots and issues, and its output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kis_token.store.sealing import SealingVault, make_vault
 from kis_token.store.supabase import SupabaseStore
 from kis_token.token import KST
 from tests.command import kis_token, kis_token_here
-from tests.resolver_harness import ENCRYPTION_KEY, OTHER, dead_token, stale_token
+from tests.resolver_harness import ENCRYPTION_KEY, OTHER, expired_token, stale_token
 from tests.support import ANON_KEY, HOUR, SERVICE_KEY, Caller, issue_by_functions, make_token
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ OLD_FILES = Path(__file__).parents[1] / "integration" / "sql_of_1_0_0.sql"
 
 
 def status_of(chain: Chain, *, only: str | None = None, key: str = SERVICE_KEY, **inputs: str) -> Status:
-    """What the command collects."""
+    """The status that the command collects."""
     settings = chain.settings(**inputs)
     store = SupabaseStore(chain.supabase.url, key)
     chain.stores.append(store)
@@ -41,13 +41,13 @@ def status_of(chain: Chain, *, only: str | None = None, key: str = SERVICE_KEY, 
 
 
 def slot_of(chain: Chain, **inputs: str) -> SlotStatus:
-    """The one slot there is."""
+    """The only slot."""
     (slot,) = status_of(chain, **inputs).slots
     return slot
 
 
 def test_a_token_that_was_issued_with_a_lease(chain: Chain) -> None:
-    """Its times are its own, its issuer is who had the turn, and the rotation's next date is known."""
+    """The slot has the token's own times, the lease holder as issuer, and the next rotation."""
     token = make_token()
     issue_by_functions(chain.database, token)
     status = status_of(chain)
@@ -62,7 +62,7 @@ def test_a_token_that_was_issued_with_a_lease(chain: Chain) -> None:
 
 
 def test_a_token_that_another_client_stored(chain: Chain) -> None:
-    """Who stored a row without a turn is not known, and nobody else is named for it."""
+    """A row that was stored without a lease has no issuer."""
     issue_by_functions(chain.database, make_token())
     token = stale_token()
     chain.database.put_token(token)
@@ -73,10 +73,10 @@ def test_a_token_that_another_client_stored(chain: Chain) -> None:
 
 @pytest.mark.parametrize("way", ["expired", "inactive", "unreadable", "sealed", "endless"])
 def test_a_token_that_cannot_be_used(chain: Chain, way: str) -> None:
-    """What state a row is in is told, and never an error: this is where people look when something is wrong."""
+    """An unusable row has a state and raises no error, because status is for diagnosis."""
     token = make_token()
     if way == "expired":
-        chain.database.put_token(dead_token())
+        chain.database.put_token(expired_token())
     elif way == "inactive":
         chain.database.put_token(token, active=False)
     elif way == "unreadable":
@@ -95,7 +95,7 @@ def test_a_token_that_cannot_be_used(chain: Chain, way: str) -> None:
 
 
 def test_a_stored_token_that_is_rejected(chain: Chain) -> None:
-    """A token that the slot remembers as rejected is no fresh one, and no rotation is due for it."""
+    """A token that the slot remembers as rejected is not fresh, and no rotation is due for it."""
     token = make_token()
     issue_by_functions(chain.database, token)
     chain.database.call("revoke_token", service="kis", version=0, token_id=token.token_id, label="an owner")
@@ -104,7 +104,7 @@ def test_a_stored_token_that_is_rejected(chain: Chain) -> None:
 
 
 def test_earliest_end_counts_for_the_own_slot(chain: Chain) -> None:
-    """Where the column is nine hours late, as some clients write it, the token's own end is told."""
+    """If the column is nine hours late, as with some clients, the token's own end counts."""
     token = make_token(left=HOUR)
     chain.database.put("access_token", token.to_json(), token.expires_at + 9 * HOUR)
 
@@ -112,7 +112,7 @@ def test_earliest_end_counts_for_the_own_slot(chain: Chain) -> None:
 
 
 def test_all_slots_or_one(chain: Chain) -> None:
-    """Slots with keys, tokens or a lease are listed by name; one alone where it is asked for, also when it is empty."""
+    """Slots with keys, tokens or a lease are listed by name; a requested one is listed even if it is empty."""
     chain.database.put_keys(service="a-empty")
     token = make_token(OTHER.key)
     issue_by_functions(chain.database, token, service="kis-second", app_key=OTHER)
@@ -131,8 +131,8 @@ def test_all_slots_or_one(chain: Chain) -> None:
     assert [slot.token for slot in status_of(chain, only="kis-third").slots] == ["none"]
 
 
-def test_who_is_at_it_and_what_failed(chain: Chain) -> None:
-    """A turn that runs is told with its holder, one that ended badly with its code; what has an end is told once."""
+def test_holder_and_last_error(chain: Chain) -> None:
+    """A running lease has its holder, a failed one its code; a finished one appears once."""
     first = Caller(chain.database, label="night job")
     first.begin()
     first.abort("EGW00133")
@@ -148,8 +148,8 @@ def test_who_is_at_it_and_what_failed(chain: Chain) -> None:
     ]
 
 
-def test_what_others_wrote_cannot_steer_a_terminal(chain: Chain) -> None:
-    """Labels and names of rows are others' words: no line break and no escape sequence of theirs gets through."""
+def test_foreign_text_cannot_control_a_terminal(chain: Chain) -> None:
+    """Labels and row names from other machines pass on no line break and no escape sequence."""
     issue_by_functions_as(chain, "evil\x1b[2J\r\nsecond line\x07")
     assert slot_of(chain).issued_by == "evil[2J second line"
     chain.database.put_token(make_token(), service="bad\x1b[2Jname")
@@ -158,7 +158,7 @@ def test_what_others_wrote_cannot_steer_a_terminal(chain: Chain) -> None:
 
 
 def test_a_slot_that_there_is_not(chain: Chain) -> None:
-    """A name that nobody has used is said to be none; with keys alone a slot has its environment."""
+    """An unused name is reported as no slot; a slot with keys alone has its environment."""
     missing = kis_token_here(chain.variables, "status", "--service", "kis-typo")
     chain.database.put_keys()
     found = kis_token_here(chain.variables, "status", "--service", "kis")
@@ -168,14 +168,14 @@ def test_a_slot_that_there_is_not(chain: Chain) -> None:
 
 
 def issue_by_functions_as(chain: Chain, label: str) -> None:
-    """A turn of somebody with that label."""
+    """Take and end a lease under that label."""
     caller = Caller(chain.database, label=label)
     caller.begin()
     caller.commit(make_token())
 
 
 def test_times_are_in_both_zones(chain: Chain) -> None:
-    """People see each time in Korea time and in UTC; programs have two members for each."""
+    """The text has each time in Korea time and in UTC; the JSON has two members for each."""
     token = make_token()
     issue_by_functions(chain.database, token)
     status = status_of(chain)
@@ -193,9 +193,9 @@ def test_times_are_in_both_zones(chain: Chain) -> None:
 
 
 def test_the_tables() -> None:
-    """A row a slot and a row an event, in columns; what is unknown is a dash, what nobody has is no column."""
+    """Slots and events are rows in columns; an unknown value is a dash, and a column without values is left out."""
     now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
-    living = SlotStatus(
+    valid = SlotStatus(
         "kis",
         "production",
         "fresh",
@@ -204,9 +204,9 @@ def test_the_tables() -> None:
         rotation_due_at=now - timedelta(seconds=30),
         last_error="EGW00133",
     )
-    dead = SlotStatus("kis-paper", "paper", "expired", expires_at=now - HOUR)
+    expired = SlotStatus("kis-paper", "paper", "expired", expires_at=now - HOUR)
     event = Event(now, "kis", "aborted", "acme/bot", "EGW00133")
-    assert as_text(Status(now, (living, dead), (event,))) == [
+    assert as_text(Status(now, (valid, expired), (event,))) == [
         (
             "SLOT       ENVIRONMENT  TOKEN    LEFT        AGE         ENDS (KST)   ENDS (UTC)   ROTATION DUE (KST)  "
             "ROTATION DUE (UTC)  LAST ERROR"
@@ -220,15 +220,15 @@ def test_the_tables() -> None:
             "-                   -"
         ),
         "",
-        "WHEN (KST)   WHEN (UTC)   SLOT  WHAT                 BY",
+        "WHEN (KST)   WHEN (UTC)   SLOT  OUTCOME              BY",
         "03-02 21:00  03-02 12:00  kis   no token (EGW00133)  acme/bot",
     ]
 
 
 def test_nothing_yet() -> None:
-    """A project on which nothing has happened is told as such."""
+    """A project without slots and events gets two lines that say so."""
     now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
-    assert as_text(Status(now, (), ())) == ["There is no slot yet.", "", "Nobody has tried to issue yet."]
+    assert as_text(Status(now, (), ())) == ["There is no slot yet.", "", "There is no event yet."]
 
 
 def test_the_command(chain: Chain) -> None:
@@ -284,8 +284,8 @@ def test_a_missing_function_is_a_configuration_error(chain: Chain) -> None:
     assert caught.value.code == "store-function-missing"
 
 
-def test_a_reader_may_not_see_it(chain: Chain) -> None:
-    """A reader's key cannot ask who issued what: the error says which key can."""
+def test_a_read_only_key_may_not_read_the_log(chain: Chain) -> None:
+    """A read-only key cannot read the log: the error names the keys that can."""
     chain.supabase.server.forget()
     env = chain.variables | {
         "SUPABASE_SERVICE_ROLE_KEY": f"{ANON_KEY}\neyJhIjoxfQ.eyJyb2xlIjoia2lzX3Rva2VuX3JlYWRlciJ9.eA"
@@ -296,7 +296,7 @@ def test_a_reader_may_not_see_it(chain: Chain) -> None:
 
 
 def test_a_store_that_fails(chain: Chain) -> None:
-    """An outage and a mistake are told as such, and so is an answer that is none of the functions'."""
+    """An outage, a configuration error and an unknown answer are each reported as such."""
     with pytest.raises(StoreMisconfigured):
         status_of(chain, key="sb_secret_of_another_project")
     answers: list[object] = [[], {}, {"server_now": "x", "leases": [], "issuances": []}]

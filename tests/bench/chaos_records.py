@@ -1,4 +1,4 @@
-"""Records of a chaos run that never happened, for the tests of its judges."""
+"""Made-up records of a chaos run, for the tests of its judges."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ if TYPE_CHECKING:
 
 DAY = 86400.0
 NOW = 1000.0
-REFUSED = "tokens handed out that KIS would refuse"
+REFUSED = "tokens handed out that KIS would reject"
 ENDED = "handed out after KIS had ended it early"
 BESIDE_STORE = "tokenP without a lease, beside the store"
 HICCUP = "tokenP without a lease, in a hiccup"
 GAVE_UP = "no token, given up in a hiccup"
-#: KIS's tokens: two of the callers' key, a dead one, and one of another key.
+#: KIS's tokens: two of the callers' key, an expired one, and one of another key.
 TOKENS = (
     Issued("old", NOW - 9 * 3600, NOW + DAY - 9 * 3600),
     Issued("new", NOW - 3600, NOW + DAY - 3600),
-    Issued("dead", NOW - DAY - 1, NOW - 1),
+    Issued("expired", NOW - DAY - 1, NOW - 1),
     Issued("other's", NOW - 3600, NOW + DAY - 3600, own=False),
 )
 
 
 def noted(*records: Record, writes: tuple[Write, ...] = ()) -> Records:
-    """What was noted besides the tokens."""
+    """Return records with the tokens and these."""
     all_of_it = Records(writes=list(writes), machines=2)
     all_of_it.add(*TOKENS, *records)
     return all_of_it
 
 
-def got(token: str, refused: str | None = None) -> Attempt:
-    """Caller 0 got a token."""
-    return Attempt("0.1.1", 0, "resolve", NOW - 5, NOW, token, "supabase", refused=refused)
+def got(token: str, rejected: str | None = None) -> Attempt:
+    """Return an attempt in which caller 0 got a token."""
+    return Attempt("0.1.1", 0, "resolve", NOW - 5, NOW, token, "supabase", rejected=rejected)
 
 
 def call_with_lease(by: str, at: float) -> tuple[Begin, Call]:
-    """A call of tokenP a second after a grant."""
+    """Return a call of tokenP a second after a grant."""
     return Begin(by, at - 1, "granted", delivered=True), Call(by, at, "new")

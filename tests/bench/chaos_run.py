@@ -1,4 +1,4 @@
-"""A run of the chaos in a process of its own: what `test_chaos` starts, by its path.
+"""A chaos run in a separate process, which `test_chaos` starts by its path.
 
 It answers with the exit status and the output.
 """
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(connection: Connection, arguments: list[str]) -> None:
-    """Run it with these arguments."""
+    """Run the chaos with these arguments."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         status = main(arguments)
     connection.send((status, printed.getvalue()))

@@ -1,4 +1,4 @@
-"""The chaos: that it runs, that it is judged, and that what it found is told."""
+"""The chaos runs, is judged, and reports its findings."""
 
 from __future__ import annotations
 
@@ -49,23 +49,23 @@ if TYPE_CHECKING:
     from kis_token.sandbox.postgres import EmbeddedPostgres
 
 
-def test_report_tells_what_was_found() -> None:
-    """One finding, or one caller that never ended, and the run is not good; limits are counted and allowed."""
+def test_report_has_the_findings() -> None:
+    """One finding, or one caller that did not end, fails the run; limits are counted and allowed."""
     hung = noted()
     hung.hung = 1
 
-    lines, is_good = report(noted(got("dead")), DAY)
+    lines, is_good = report(noted(got("expired")), DAY)
     assert not is_good
     assert f"{REFUSED:<46} 1" in lines
-    assert f"{REFUSED}: 0.1.1 got a token past its end" in lines
+    assert f"{REFUSED}: 0.1.1 got an expired token" in lines
     assert not report(hung, DAY)[1]
     lines, is_good = report(noted(got("new"), Killed("new", NOW - 1)), DAY)
     assert is_good
     assert f"{ENDED:<46} 1" in lines
 
 
-def test_log_gives_back_what_was_noted(tmp_path: Path) -> None:
-    """Every kind of record that the judges go by."""
+def test_log_returns_its_records(tmp_path: Path) -> None:
+    """Every kind of record for the judges is read as it was written."""
     others: list[Record] = [got("new"), Read(0, NOW), Killed("new", NOW), Stop(0, NOW, NOW)]
     others += [Start("0.1.1", 0, NOW, 180.0), Health(NOW, is_well=True), Tally("store", "reset")]
     records = [*TOKENS, *call_with_lease("0.1.1", NOW), *others]
@@ -79,7 +79,7 @@ def test_log_gives_back_what_was_noted(tmp_path: Path) -> None:
     assert after == before
 
 
-def test_database_goes_by_simulated_time_and_tells_whose_a_write_is(postgres: EmbeddedPostgres) -> None:
+def test_database_has_simulated_time_and_the_writer_of_each_row(postgres: EmbeddedPostgres) -> None:
     """A jump moves both clocks; a function's write is the project's, an upsert is an outsider's."""
     shared = Shared(10.0)
     clock, database = (
@@ -109,11 +109,11 @@ def test_database_goes_by_simulated_time_and_tells_whose_a_write_is(postgres: Em
 @pytest.mark.usefixtures("child_processes")
 @pytest.mark.skipif(sys.platform == "win32", reason="the chaos forks its callers, and stops them by signals")
 def test_short_run_prints_zeros() -> None:
-    """In 8 s with ten callers faults happen, callers get tokens, and each row that must be zero is zero.
+    """In 8 s with ten callers faults occur, callers get tokens, and each row that must be zero is zero.
 
-    On a slow machine few faults happen in that time. So there are up to three runs, until each kind has happened.
+    On a slow machine few faults occur in that time. So there are up to three runs, until each kind has occurred.
     """
-    happens = {"got one", "store: faults", "cache: faults", "tokenP calls with a lease"}
+    happens = {"got a token", "store: faults", "cache: faults", "tokenP calls with a lease"}
     for seed in ("3", "4", "5"):
         command = [sys.executable, "-m", "bench.chaos", "--seconds", "8", "--callers", "10", "--seed", seed]
         done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False)
@@ -141,13 +141,13 @@ def test_short_run_prints_zeros() -> None:
 def test_spoilt_copy_is_caught(spoilt: str, rows: set[str]) -> None:
     """Without one of its guards the project lets a row rise above zero, within 12 s with 20 callers.
 
-    When exactly things go wrong is up to the machine: a run in which the guard was not needed is followed by another.
+    The time of a fault depends on the machine: if the guard was not needed in a run, another run follows.
     """
     arguments = ["--seconds", "12", "--callers", "20", "--gap", "2", "--spoilt", spoilt, "--until", *sorted(rows)]
     printed = []
     for seed in ("1", "2", "3"):
         with process(Path(__file__).with_name("chaos_run.py"), [*arguments, "--seed", seed]) as (_, connection):
-            assert connection.poll(120), "the chaos says nothing"
+            assert connection.poll(120), "the chaos sends nothing"
             status, output = connection.recv()
         found = {line[:46].rstrip(): line[46:].strip() for line in output.splitlines()}
         if status == 1 and any(int(found[row]) > 0 for row in rows):

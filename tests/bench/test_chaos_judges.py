@@ -1,4 +1,4 @@
-"""The chaos: each of its judges sees what it is there to see."""
+"""Each judge of the chaos finds its kind of error."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from tests.bench.chaos_records import (
 CLOSE = "tokenP calls with leases within a minute"
 TWICE = "new tokens within a minute"
 OLDER = "older tokens stored over newer"
-NONSENSE = "other things stored than living tokens"
+NONSENSE = "stored values that are not valid tokens"
 ERRORS = "tracebacks and other errors"
 CACHE = "no token, although the cache held one"
 STORE = "no token, although the store gave one"
 BESIDE = "  of them with a good one in the store"
-ASLEEP = "handed out dead after a suspension"
+ASLEEP = "handed out expired after a suspension"
 MACHINE = "tokenP within a minute, alone on one machine"
 LATER = "ended by KIS, with the later one in the cache"
 ANOTHER = "answers of another process, after a fork"
@@ -52,37 +52,37 @@ AFTER_SLEEP = "tokenP within a minute, after a suspension"
 NEW = Stored("new", NOW + DAY - 3600)
 OLD = Stored("old", NOW + DAY - 9 * 3600)
 NOTHING = Stored(None, None)
-#: Supabase is out from then on.
+#: Supabase is out from here on.
 OUTAGE = Health(NOW - 200, is_well=False)
 
 
 def seen(records: Records) -> set[str]:
-    """The judges that found something."""
+    """Return the judges with findings."""
     return {name for name, judge in (JUDGES | LIMITS).items() if judge(records)}
 
 
-def failed(mode: str = "resolve", *, cached: str | None = None, refused: str | None = None) -> Attempt:
-    """Caller 0 got none."""
-    return Attempt("0.1.1", 0, mode, NOW - 5, NOW, code="kis-unreachable", cached=cached, refused=refused)
+def failed(mode: str = "resolve", *, cached: str | None = None, rejected: str | None = None) -> Attempt:
+    """Return an attempt in which caller 0 got no token."""
+    return Attempt("0.1.1", 0, mode, NOW - 5, NOW, code="kis-unreachable", cached=cached, rejected=rejected)
 
 
 def without_lease(seconds: float, *, by: str = "0.1.1", caller: int = 0) -> tuple[Start, Call]:
-    """A call of tokenP without a lease, so long after its attempt began. Its caller's patience is 45 s."""
+    """Return a call of tokenP without a lease, ``seconds`` after its attempt began. The caller's patience is 45 s."""
     return Start(by, caller, NOW - seconds, 180.0), Call(by, NOW, "new")
 
 
 def written(before: Stored, after: Stored, *, outside: bool = False) -> Records:
-    """A write of the token row."""
+    """Return records with a write of the token row."""
     return noted(writes=(Write(NOW, outside, before, after),))
 
 
 def put_by_outsider(before: Stored, after: Stored) -> Write:
-    """A write of a minute ago."""
+    """Return an outsider's write of a minute ago."""
     return Write(NOW - 60, outside=True, before=before, after=after)
 
 
 def test_calm_run_finds_nothing() -> None:
-    """A good token, turns a minute apart, a newer token over an older one, a failure with nothing at hand."""
+    """Allowed: a good token, leases a minute apart, a newer token over an older one, a failure without a token."""
     calm = noted(
         got("new"),
         failed(),
@@ -94,27 +94,27 @@ def test_calm_run_finds_nothing() -> None:
     assert seen(calm) == set()
 
 
-@pytest.mark.parametrize("attempt", [got("made up"), got("other's"), got("dead"), got("new", refused="new")])
-def test_token_that_kis_would_refuse_is_seen(attempt: Attempt) -> None:
-    """One that KIS never issued, of another key, past its end, or the one it had refused to this caller."""
+@pytest.mark.parametrize("attempt", [got("made up"), got("other's"), got("expired"), got("new", rejected="new")])
+def test_token_that_kis_would_reject_is_found(attempt: Attempt) -> None:
+    """The token was never issued, belongs to another key, has expired, or was rejected before."""
     assert seen(noted(attempt)) == {REFUSED}
 
 
-def test_token_that_died_in_a_suspension_is_told_apart() -> None:
-    """Who slept before the hand-out could not help it; who slept before the attempt could."""
-    assert seen(noted(got("dead"), Stop(0, NOW - 4, NOW - 2))) == {ASLEEP}
-    assert seen(noted(got("dead"), Stop(0, NOW - 9, NOW - 6))) == {REFUSED}
-    assert seen(noted(got("dead"), Stop(1, NOW - 4, NOW - 2))) == {REFUSED}
+def test_token_that_expired_in_a_suspension_is_a_limit() -> None:
+    """A suspension before the hand-out excuses the caller; one before the attempt does not."""
+    assert seen(noted(got("expired"), Stop(0, NOW - 4, NOW - 2))) == {ASLEEP}
+    assert seen(noted(got("expired"), Stop(0, NOW - 9, NOW - 6))) == {REFUSED}
+    assert seen(noted(got("expired"), Stop(1, NOW - 4, NOW - 2))) == {REFUSED}
 
 
-def test_token_that_kis_ended_early_is_told_apart() -> None:
-    """Nobody but who is refused knows that KIS has ended a token: that is counted, from then on."""
+def test_token_that_kis_ended_early_is_a_limit() -> None:
+    """A caller learns of an early end only from a rejection, so such tokens are counted separately from then on."""
     assert seen(noted(got("new"), Killed("new", NOW - 1))) == {ENDED}
     assert seen(noted(got("new"), Killed("new", NOW + 1))) == set()
 
 
-def test_token_that_kis_ended_early_beside_a_good_one_is_told_apart() -> None:
-    """The store had just shown its caller another, which KIS would accept."""
+def test_token_that_kis_ended_early_beside_a_good_one_is_counted() -> None:
+    """The store had just returned another token to its caller, which KIS would accept."""
     held, got_new, killed = (put_by_outsider(NOTHING, OLD),), got("new"), Killed("new", NOW - 1)
 
     assert seen(noted(got_new, killed, Read(0, NOW - 3), writes=held)) == {ENDED, BESIDE}
@@ -122,8 +122,8 @@ def test_token_that_kis_ended_early_beside_a_good_one_is_told_apart() -> None:
     assert seen(noted(got_new, killed, Read(0, NOW - 3), Killed("old", NOW - 1), writes=held)) == {ENDED}
 
 
-def test_calls_with_leases_within_a_minute_are_seen() -> None:
-    """Two calls by callers to whom the database had given a lease; also when they are one caller's."""
+def test_calls_with_leases_within_a_minute_are_found() -> None:
+    """Two calls by callers with leases are found, also if both are one caller's."""
     assert seen(noted(*call_with_lease("0.1.1", NOW), *call_with_lease("1.1.1", NOW + 59))) == {CLOSE}
     assert seen(noted(*call_with_lease("0.1.1", NOW), *call_with_lease("0.1.1", NOW + 59))) == {CLOSE}
 
@@ -131,25 +131,25 @@ def test_calls_with_leases_within_a_minute_are_seen() -> None:
 @pytest.mark.parametrize(
     "asked", [(), (Begin("1.1.1", NOW, None, delivered=False),), (Begin("1.1.1", NOW, "granted", delivered=False),)]
 )
-def test_call_without_the_store_is_told_apart(asked: tuple[Begin, ...]) -> None:
-    """A caller whose question or answer was lost does not know of turns."""
+def test_call_without_the_store_is_a_limit(asked: tuple[Begin, ...]) -> None:
+    """A caller whose begin or its answer was lost does not know of leases."""
     assert seen(noted(*call_with_lease("0.1.1", NOW), *asked, Call("1.1.1", NOW + 59, "new"))) == {ALONE}
 
 
 def test_calls_of_one_machine_without_the_store_are_counted() -> None:
-    """Callers 0 and 2 share a machine of the two, 0 and 1 do not."""
+    """Of two machines, callers 0 and 2 share one, and 0 and 1 do not."""
     assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1))) == {ALONE, MACHINE}
     assert seen(noted(Call("0.1.1", NOW), Call("1.1.1", NOW + 1))) == {ALONE}
     assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 60))) == set()
 
 
-def test_call_between_a_suspended_caller_and_its_call_is_told_apart() -> None:
-    """The first one of a machine slept between its note and its call: the machine's minute had begun before."""
+def test_call_between_a_suspended_caller_and_its_call_is_a_limit() -> None:
+    """The first caller was suspended between its note and its call, so the machine's minute had begun earlier."""
     assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1), Stop(0, NOW - 70, NOW - 1))) == {ALONE}
     assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1), Stop(2, NOW - 70, NOW - 1))) == {ALONE, MACHINE}
 
 
-def test_calls_of_one_machine_with_and_without_a_lease_are_told_apart() -> None:
+def test_calls_of_one_machine_with_and_without_a_lease_are_a_limit() -> None:
     """A call with a lease leaves no note on its machine."""
     assert seen(noted(*call_with_lease("0.1.1", NOW), Call("2.1.1", NOW + 59))) == {ALONE, BESIDE_LEASE}
 
@@ -162,8 +162,8 @@ def test_calls_of_one_machine_with_and_without_a_lease_are_told_apart() -> None:
         Begin("0.1.1", NOW - 1, "fresh", delivered=True),
     ],
 )
-def test_call_without_a_lease_beside_the_store_is_seen(heard: Read | Begin) -> None:
-    """Its caller had had an answer in the same attempt: to a read, or to its question for a lease."""
+def test_call_without_a_lease_beside_the_store_is_found(heard: Read | Begin) -> None:
+    """The caller had an answer in the same attempt, to a read or to begin."""
     assert seen(noted(OUTAGE, *without_lease(100), heard)) == {BESIDE_STORE}
 
 
@@ -178,13 +178,13 @@ def test_call_without_a_lease_beside_the_store_is_seen(heard: Read | Begin) -> N
         Begin("1.1.1", NOW - 99, "busy", delivered=True),
     ],
 )
-def test_call_without_a_lease_by_a_caller_without_an_answer_is_none(unheard: Read | Begin) -> None:
-    """An answer of before the attempt, to another caller, to its child, or one that was lost or a failure."""
+def test_call_without_a_lease_by_a_caller_without_an_answer_is_not_found(unheard: Read | Begin) -> None:
+    """The answer came before the attempt, went to another caller or its child, was lost, or was a failure."""
     assert seen(noted(OUTAGE, *without_lease(100), unheard)) == set()
 
 
-def test_call_without_a_lease_in_a_hiccup_is_seen() -> None:
-    """Its caller had not asked for as long as its patience, or the store was well."""
+def test_call_without_a_lease_in_a_hiccup_is_found() -> None:
+    """The caller had patience left, or the store was well."""
     ill, well = Health(NOW - 99, is_well=False), Health(NOW - 60, is_well=True)
 
     assert seen(noted(*without_lease(40), ill)) == {HICCUP}
@@ -196,15 +196,15 @@ def test_call_without_a_lease_in_a_hiccup_is_seen() -> None:
 
 
 def test_caller_that_was_suspended_is_not_judged_by_answers_and_patience() -> None:
-    """An answer that came while it slept may not have reached it."""
+    """An answer that came during the suspension may not have reached the caller."""
     asleep = Stop(0, NOW - 30, NOW - 20)
 
     assert seen(noted(OUTAGE, *without_lease(100), Read(0, NOW - 99), asleep)) == set()
     assert seen(noted(OUTAGE, *without_lease(40), asleep)) == set()
 
 
-def test_caller_that_gives_up_in_a_hiccup_is_seen() -> None:
-    """It got no token since Supabase did not answer, before its patience of half of 39 - 20 s was over."""
+def test_caller_that_gives_up_in_a_hiccup_is_found() -> None:
+    """The caller got no answer from Supabase and gave up before its patience, half of 39 - 20 s, was over."""
     start = Start("0.1.1", 0, NOW - 10, 40.0)
 
     def gave_up(after: float, mode: str = "resolve", code: str = "store-unreachable") -> Attempt:
@@ -215,8 +215,8 @@ def test_caller_that_gives_up_in_a_hiccup_is_seen() -> None:
     assert seen(noted(start, gave_up(8, "rotate"))) == seen(noted(start, gave_up(8, code="kis-unreachable"))) == set()
 
 
-def test_ended_token_beside_the_later_one_in_the_cache_is_seen() -> None:
-    """KIS had ended the token before the attempt, and the caller's own cache held the one that it made then."""
+def test_ended_token_beside_the_later_one_in_the_cache_is_found() -> None:
+    """KIS had ended the token before the attempt, and the caller's own cache held the later one."""
     killed = Killed("old", NOW - 6)
 
     def got_old(cached: str | None) -> Attempt:
@@ -228,13 +228,13 @@ def test_ended_token_beside_the_later_one_in_the_cache_is_seen() -> None:
     assert seen(noted(got_old("new"), Killed("old", NOW - 4))) == {ENDED}
 
 
-def test_answer_of_another_process_is_seen() -> None:
-    """A bot's parent or child tells."""
+def test_answer_of_another_process_is_found() -> None:
+    """A bot's parent or child reports it."""
     assert seen(noted(Tally(MIXED, "0.1.1 asked for parent0 and got the answer for child0"))) == {ANOTHER}
 
 
-def test_call_of_a_suspended_holder_is_told_apart() -> None:
-    """It slept between its last look at the clock and the call. Who called in time is not excused by sleep."""
+def test_call_of_a_suspended_holder_is_a_limit() -> None:
+    """A suspension between the last look at the clock and the call excuses the holder; one after the call does not."""
     late = (Begin("0.1.1", NOW - 75, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 74, NOW))
     hasty = (Begin("0.1.1", NOW - 2, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 1, NOW))
 
@@ -242,19 +242,19 @@ def test_call_of_a_suspended_holder_is_told_apart() -> None:
     assert seen(noted(*call_with_lease("1.1.1", NOW), *hasty)) == {CLOSE}
 
 
-def test_second_new_token_within_a_minute_is_seen() -> None:
-    """Whatever the calls looked like."""
+def test_second_new_token_within_a_minute_is_found() -> None:
+    """The tokens count, and the calls do not."""
     assert seen(noted(Issued("newer", NOW - 3541, NOW + DAY - 3541))) == {TWICE}
 
 
-def test_older_token_over_a_newer_one_is_seen() -> None:
-    """Also one that is no token of this key at all."""
+def test_older_token_over_a_newer_one_is_found() -> None:
+    """A value that is not a token of this key counts as older too."""
     assert seen(written(NEW, OLD)) == {OLDER}
-    assert seen(written(NEW, Stored("dead", NOW - 1))) == {OLDER, NONSENSE}
+    assert seen(written(NEW, Stored("expired", NOW - 1))) == {OLDER, NONSENSE}
 
 
-def test_write_over_what_was_no_good_is_right() -> None:
-    """What is unreadable, looks dead, has been ended or is an outsider's write, is not held against the project."""
+def test_write_over_a_bad_row_is_allowed() -> None:
+    """A row that is unreadable, looks expired, was ended or was written by an outsider may be replaced."""
     assert seen(written(NOTHING, OLD)) == set()
     assert seen(written(Stored("new", NOW), OLD)) == set()
     assert seen(written(Stored("other's", NOW + DAY), OLD)) == set()
@@ -267,13 +267,13 @@ def test_write_over_what_was_no_good_is_right() -> None:
 @pytest.mark.parametrize(
     "stored", [NOTHING, Stored("made up", NOW + DAY), Stored("other's", NOW + DAY), Stored("new", None)]
 )
-def test_nonsense_stored_is_seen(stored: Stored) -> None:
-    """What the project writes is a living token of the key, with its end."""
+def test_nonsense_stored_is_found(stored: Stored) -> None:
+    """The project must store a valid token of the key, with its end."""
     assert seen(written(NOTHING, stored)) == {NONSENSE}
 
 
-def test_errors_are_seen() -> None:
-    """An exception of another kind, a code that stands for one, and anything on stderr."""
+def test_errors_are_found() -> None:
+    """An exception of another kind, the code of one, and any output on stderr are errors."""
     crashed = Attempt("0.1.1", 0, "resolve", NOW, NOW, crash="Traceback: KeyError")
     internal = Attempt("0.1.1", 0, "resolve", NOW, NOW, code="internal-error")
     talkative = noted()
@@ -282,17 +282,17 @@ def test_errors_are_seen() -> None:
     assert seen(noted(crashed)) == seen(noted(internal)) == seen(talkative) == {ERRORS}
 
 
-def test_failure_with_a_token_in_the_cache_is_seen() -> None:
-    """When it lived on for long enough, and was not the one that KIS had refused or another key's."""
+def test_failure_with_a_token_in_the_cache_is_found() -> None:
+    """The token was valid for long enough, and neither rejected by KIS nor of another key."""
     assert seen(noted(failed(cached="new"))) == {CACHE}
-    assert seen(noted(failed("replace", cached="new", refused="old"))) == {CACHE}
-    assert seen(noted(failed("replace", cached="new", refused="new"))) == set()
-    assert seen(noted(failed(cached="dead"))) == seen(noted(failed(cached="other's"))) == set()
+    assert seen(noted(failed("replace", cached="new", rejected="old"))) == {CACHE}
+    assert seen(noted(failed("replace", cached="new", rejected="new"))) == set()
+    assert seen(noted(failed(cached="expired"))) == seen(noted(failed(cached="other's"))) == set()
     assert seen(noted(failed("force", cached="new"))) == set()
 
 
-def test_failure_with_a_token_in_the_store_is_seen() -> None:
-    """When the last true answer to this caller held it, in a row that looked alive."""
+def test_failure_with_a_token_in_the_store_is_found() -> None:
+    """The last true answer to this caller held the token, in a row that looked valid."""
     held, empty = (put_by_outsider(NOTHING, NEW),), (put_by_outsider(NEW, NOTHING),)
     dying = (put_by_outsider(NOTHING, Stored("new", NOW + 20)),)
     read = Read(0, NOW - 3)
@@ -301,5 +301,5 @@ def test_failure_with_a_token_in_the_store_is_seen() -> None:
     assert seen(noted(failed(), Read(1, NOW - 3), writes=held)) == set()
     assert seen(noted(failed(), Read(0, NOW - 6), writes=held)) == set()
     assert seen(noted(failed(), read, writes=empty)) == seen(noted(failed(), read, writes=dying)) == set()
-    assert seen(noted(failed("replace", refused="new"), read, writes=held)) == set()
+    assert seen(noted(failed("replace", rejected="new"), read, writes=held)) == set()
     assert seen(noted(failed("force"), read, writes=held)) == set()

@@ -1,4 +1,4 @@
-"""The tables of growth: what they count. Their times are for people."""
+"""The counts in the growth tables. Their times are not tested."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, list[list[str]]]:
-    """The rows of each table by its title."""
+    """Return the rows of each table by its title."""
     assert growth.main(arguments) == 0
     tables = capsys.readouterr().out.split("\n### ")[1:]
     return {
@@ -28,8 +28,8 @@ def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[st
 
 
 @pytest.mark.usefixtures("child_processes")
-def test_what_is_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many slots there are: 3 requests issue, 1 reads, 1 tells the status, and a turn reads none of the log."""
+def test_counts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With any number of slots, an issue takes 3 requests, a read 1 and a status 1; a lease reads no log row."""
     monkeypatch.setattr(growth, "_LEAST_ROUNDS", 1)
     monkeypatch.setattr(growth_slots, "_LEAST_ROUNDS", 1)
     callers, one, every, log = printed(
@@ -57,7 +57,7 @@ def test_what_is_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
 
 
 def test_rounds_that_were_run_are_not_run_again() -> None:
-    """A stampede's rounds become the first table: ours alone, by size."""
+    """A stampede's rounds become the first table, with our callers alone, by size."""
     rounds = [
         Round(
             callers,
@@ -81,8 +81,8 @@ def test_rounds_that_were_run_are_not_run_again() -> None:
     )
 
 
-def test_sizes_take_turns() -> None:
-    """Each size is called as often, in an order that is reversed each time; the first call of each does not count."""
+def test_sizes_alternate() -> None:
+    """Each size is called equally often, in alternating order; the first call at each size does not count."""
     called: list[int] = []
 
     def work(size: int) -> Callable[[], dict[str, Sample]]:
@@ -102,7 +102,7 @@ def test_sizes_take_turns() -> None:
 
 
 def test_a_table_in_markdown() -> None:
-    """Medians by size, the largest compared with the smallest and with another, and the most that was asked for."""
+    """The table has medians by size, the ratios of the largest size, and the highest count."""
     found = {
         "call": {0: [Sample(1.0)] * 3, 10: [Sample(2.0)] * 3, 1000: [Sample(3.0, 1), Sample(4.0, 7), Sample(9.0, 2)]}
     }

@@ -1,4 +1,4 @@
-"""The year of hiccups: it holds its targets, and copies of the project that lack a guard miss them."""
+"""The year of hiccups meets its targets, and copies of the project that lack a guard miss them."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DAYS = 42
-#: In so many days, with so many hiccups, a copy that lacks a guard misses a target.
+#: With these days and this rate of hiccups, a copy that lacks a guard misses a target.
 SPOILT_DAYS, MANY = 14, 1 / 10
 
-#: One outage every fourth day, when somebody is there to meet it.
+#: One outage every fourth day, at a time with callers.
 BUSY = [moment(4 * number, clock) for number, clock in enumerate([time(8), time(12), time(15), time(22, 38)])]
 BUSY_DAYS = 14
 
 
 def missed(year: Year, result: Result) -> list[str]:
-    """The targets that the year missed."""
+    """Return the targets that the year missed."""
     return [target for target, misses in find_misses([(year, result)]).items() if misses]
 
 
@@ -43,7 +43,7 @@ def missed(year: Year, result: Result) -> list[str]:
     ],
 )
 def test_weeks_of_hiccups_cost_one_token_a_day(keys: str, days: int) -> None:
-    """With hiccups and outages: a token a day, and nobody is handed a rejected one while a good one is stored."""
+    """In spite of hiccups and outages there is one token a day, and no rejected token while a good one is stored."""
     year = Year("weeks", keys, days, seed=2, outages=BUSY)
 
     result = simulate(year)
@@ -57,10 +57,10 @@ def test_weeks_of_hiccups_cost_one_token_a_day(keys: str, days: int) -> None:
 @pytest.mark.matrix
 @pytest.mark.parametrize(
     ("keys", "target"),
-    [("given", f"at most {SPOILT_DAYS + SPARE} new tokens"), ("stored", "no job without a token but in an outage")],
+    [("given", f"at most {SPOILT_DAYS + SPARE} new tokens"), ("stored", "no job without a token except in an outage")],
 )
 def test_copy_that_asks_once_misses_a_target(keys: str, target: str) -> None:
-    """Without a second look a runner issues at its first hiccup or, without keys, fails; with it, neither."""
+    """Without a second try a runner issues at its first hiccup or, without keys, fails; with it, neither."""
 
     def run(_: Retry, ask: Callable[[], Any], __: object) -> Any:  # noqa: ANN401 - as the original
         return ask()
@@ -74,12 +74,12 @@ def test_copy_that_asks_once_misses_a_target(keys: str, target: str) -> None:
 
 
 def outage_at(clock: time, *, keys: str = "given") -> Year:
-    """A week in which Supabase is out on the third day, from then on, and never hiccups."""
+    """Return a week without hiccups, and with an outage of Supabase on the third day, at ``clock``."""
     return Year("a week", keys, 7, hiccup=0.0, outages=[moment(2, clock)])
 
 
 def test_outage_while_four_runners_begin_costs_one_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Machines that cannot see each other issue alone: KIS makes one token, and the stored one is replaced once."""
+    """Machines without a connection to each other issue alone: KIS makes one token, and it is stored once."""
     monkeypatch.setattr(hiccup_year, "PARALLEL_JOBS_AT", time(15))
     year = outage_at(time(14, 59))
 
@@ -88,13 +88,13 @@ def test_outage_while_four_runners_begin_costs_one_token(monkeypatch: pytest.Mon
     assert missed(year, result) == []
     assert result.jobs["alone"] == 1
     assert result.issued[2] == 2
-    assert close_calls(result) == 3  # the others were refused, which is the limit of the design
+    assert close_calls(result) == 3  # KIS refused the other calls, the limit of the design
     assert result.jobs["none in an outage"] == 3
     assert result.jobs["rejected"] > 0
 
 
 def test_outage_with_keys_in_the_store_alone_costs_none() -> None:
-    """Nobody has keys to issue with, so that the stored token stays good; machines with a cache go on with theirs."""
+    """Without keys no caller can issue, so the stored token stays good; machines with a cache use their own copy."""
     result = simulate(outage_at(time(8, 54), keys="stored"))
 
     assert result.issued.total() == 7
@@ -103,7 +103,7 @@ def test_outage_with_keys_in_the_store_alone_costs_none() -> None:
 
 
 def test_outage_that_is_over_in_time_costs_none() -> None:
-    """An outage that ends within a caller's patience is a hiccup."""
+    """An outage that ends within a caller's patience is only a hiccup."""
     year = outage_at((moment(0, time(8, 55)) - OUTAGE + timedelta(seconds=30)).time())
 
     result = simulate(year)
@@ -113,8 +113,8 @@ def test_outage_that_is_over_in_time_costs_none() -> None:
     assert result.jobs["none in an outage"] == result.jobs["rejected"] == 0
 
 
-def test_callers_of_one_machine_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four callers of one machine without a cache: one call of KIS, as long as the machine notes it."""
+def test_callers_of_one_machine_make_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four callers of one machine without a cache make one call to KIS, if the machine notes it."""
     monkeypatch.setattr(hiccup_year._Simulation, "_new_runner", lambda _: BOX)
     year = outage_at(time(8, 54))
 
@@ -124,7 +124,7 @@ def test_callers_of_one_machine_take_turns(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_token_of_a_machine_with_a_cache_comes_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server issues alone, since its cache had nothing valid: at its next call all others get its token."""
+    """The server issues alone, because its cache has no valid token; at its next call all others get the token."""
     monkeypatch.setattr(hiccup_year, "PARALLEL_JOBS", 0)
     monkeypatch.setattr(hiccup_year, "CONTAINER", (hiccup_year.FIRST_JOB,))
     year = Year("two days", "given", 2, hiccup=0.0, outages=[moment(1, time(15, 59))])
@@ -148,7 +148,7 @@ def test_token_of_a_machine_with_a_cache_comes_home(monkeypatch: pytest.MonkeyPa
 
 
 def test_same_seed_gives_the_same_year() -> None:
-    """Threads run one at a time, so that a year can be run again."""
+    """Threads run one at a time, so that a year is repeatable."""
     first, again, other = (simulate(Year("three days", "both", 3, seed)) for seed in (1, 1, 2))
 
     assert (first.calls, first.jobs, first.hiccups) == (again.calls, again.jobs, again.hiccups)
@@ -156,7 +156,7 @@ def test_same_seed_gives_the_same_year() -> None:
 
 
 def test_misses_are_named() -> None:
-    """Each target has its line for each case."""
+    """Each missed target has a line for each case."""
     result = Result(beside=["01-03 08:00 server got a token that KIS rejects"], failures=["01-04 09:00 laptop: x"])
     result.issued[0] = 9
 
@@ -169,8 +169,8 @@ def test_misses_are_named() -> None:
     ]
 
 
-def test_timeline_lets_sleepers_act_in_turn() -> None:
-    """Two who sleep meet at the right moments, and time passes in no other way."""
+def test_timeline_runs_sleepers_in_order() -> None:
+    """Two sleeping threads wake at the right times, and time passes only by sleep."""
     clock, told = Timeline(FIRST_DAY, dice("test")), []
 
     def act(name: str, pause: float) -> None:
@@ -186,7 +186,7 @@ def test_timeline_lets_sleepers_act_in_turn() -> None:
 
 
 def test_error_in_a_timeline_is_raised() -> None:
-    """A simulation does not go on beside an error of its own."""
+    """A simulation ends with an error of its own."""
     clock = Timeline(FIRST_DAY, dice("test"))
     clock.at(FIRST_DAY, lambda: 1 / 0)
 
@@ -195,7 +195,7 @@ def test_error_in_a_timeline_is_raised() -> None:
 
 
 def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    """The command prints the years and the targets, and its status says that all are met."""
+    """The command prints the years and the targets, and returns 0 if all are met."""
     assert main(["--days", "3"]) == 0
 
     printed = capsys.readouterr().out

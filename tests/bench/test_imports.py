@@ -1,4 +1,4 @@
-"""A warm resolve imports what it needs of the standard library, and nothing that comes in unasked."""
+"""A warm resolve imports only the modules of the standard library that it uses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def job(sandbox: Sandbox, tmp_path: Path) -> dict[str, str]:
-    """The environment of a step that will find a fresh token."""
+    """The environment of a step that finds a fresh token."""
     token = make_token(sandbox.kis.accounts["production"][0].app_key)
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute(
@@ -33,19 +33,19 @@ def job(sandbox: Sandbox, tmp_path: Path) -> dict[str, str]:
 
 
 def test_warm_resolve_imports_nothing_unasked(job: dict[str, str], tmp_path: Path) -> None:
-    """The whole step, with a real answer: modules of ours, those of ASKED, and what these import in turn."""
+    """The whole step, with a real answer, imports our modules, those of ASKED, and their imports."""
     imported = record(sys.executable, CHECKOUT / "entrypoint.py", job)
 
     assert read_pairs(tmp_path / "github_output")["source"] == "supabase"
     assert unasked(sys.executable, imported, job) == []
     names = {each.name for each in imported}
     assert {"kis_token.core.lookup", "kis_token.store.slot_query", "kis_token.github.outputs", "http.client"} <= names
-    assert ASKED.keys() <= names, "what is asked for without need lets others in"
+    assert ASKED.keys() <= names, "ASKED has a module that is not imported, and would excuse its imports"
 
 
 @pytest.mark.usefixtures("child_processes")
-def test_what_comes_in_unasked_is_named(tmp_path: Path) -> None:
-    """A module of the standard library that nobody asked for, and all that it brings."""
+def test_an_unasked_module_is_named(tmp_path: Path) -> None:
+    """A module of the standard library outside ASKED is named with all its imports."""
     program = tmp_path / "program.py"
     program.write_text("import json, tempfile\n")
 
@@ -56,7 +56,7 @@ def test_what_comes_in_unasked_is_named(tmp_path: Path) -> None:
 
 
 def test_modules_are_listed_by_their_time() -> None:
-    """The slowest first, and the sum of all at the end."""
+    """The slowest module is first, and the sum is at the end."""
     lines = render([Imported("quick", 0.5, 1024), Imported("slow", 2.0, 2048)]).splitlines()[2:]
     assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] == [
         ["slow", "2.0", "2"],

@@ -1,4 +1,4 @@
-"""The benchmarks of one caller: that they measure what they say. Their figures are for people."""
+"""The benchmarks of one caller measure the right things. Their figures are not tested."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def course(child_processes: None) -> Iterator[Course]:  # noqa: ARG001 - it star
 
 
 def test_a_warm_resolve_is_small_and_the_guide_is_not(course: Course) -> None:
-    """The peak is that of the command itself: less than what this process has, which starts it."""
+    """The peak is that of the command itself, less than that of this process, which starts it."""
     row = memory.measure_memory(course, 1)
     assert 5 < row.ours[0] < 40 < row.others[0]
 
 
-def test_every_contestant_does_what_it_is_measured_at(course: Course) -> None:
-    """Each runs to its end and names its source; one that does otherwise is an error and no figure."""
+def test_every_contestant_does_its_task(course: Course) -> None:
+    """Each command ends and has the expected source; any other result is an error."""
     contestants = fresh_contestants(course)
     assert {name for _, *pair, _ in FRESH for name in pair} <= {each.name for each in contestants}
     for contestant in contestants:
@@ -44,7 +44,7 @@ def test_every_contestant_does_what_it_is_measured_at(course: Course) -> None:
 
 
 def test_a_runner_has_no_bytecode_of_ours(course: Course) -> None:
-    """Before each run of the action its copy is as it was fetched; this checkout is left alone."""
+    """Before each run the action's copy is without bytecode; this checkout is not changed."""
     folder = course.action_copy / "kis_token" / "store" / "__pycache__"
     folder.mkdir(exist_ok=True)
     (folder / "mark").touch()
@@ -53,7 +53,7 @@ def test_a_runner_has_no_bytecode_of_ours(course: Course) -> None:
 
 
 def test_size_counts_files_with_bytecode_or_without(tmp_path: Path) -> None:
-    """In MiB, in all folders below."""
+    """The size is in MiB, over all folders below."""
     for name, size in (("a/b/module.py", 2**20), ("a/b/__pycache__/module.pyc", 2**19)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(bytes(size))
@@ -61,8 +61,8 @@ def test_size_counts_files_with_bytecode_or_without(tmp_path: Path) -> None:
     assert memory.size_of(tmp_path, bytecode=False) == 1.0
 
 
-def test_targets_are_those_that_were_set() -> None:
-    """Not one is loosened in passing."""
+def test_targets_are_unchanged() -> None:
+    """No target is loosened by accident."""
     assert [target for *_, target in FRESH] == [1.8, 1.9, 1.9, 0.7, None, 3.0]
     assert [target for *_, target in INSTALLED] == [0.3, 0.3, 0.6, 1.2]
     assert PLAIN == ("supabase", "requests", "actions-toolkit")

@@ -1,4 +1,4 @@
-"""The store in memory: what it has beside the promises of every store, which tests/store tries."""
+"""The store in memory, beyond the promises of every store that tests/store covers."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 
 class StillClock:
-    """Does not move."""
+    """A clock that does not move."""
 
     def __init__(self) -> None:
         self._now = utc_now()
 
     def now(self) -> datetime:
-        """When it was made."""
+        """Return the time of its creation."""
         return self._now
 
 
 def test_a_store_that_is_down() -> None:
-    """While it is switched off every call is an outage, though a test still writes; then it goes on where it was."""
+    """While it is down every call is an outage, although a test can write; afterwards it continues with its rows."""
     store, holder, token = MemoryStore(StillClock()), str(uuid.uuid4()), make_token()
     store.is_down = True
     version = store.put("kis", "access_token", token.to_json(), token.expires_at)
@@ -57,14 +57,14 @@ def test_a_store_that_is_down() -> None:
 
 
 class InterruptedClock:
-    """Whoever looks at it first has another come in before he knows the time."""
+    """A clock whose first reader is interrupted by another caller."""
 
     def __init__(self, come_in: Callable[[], Future[Begun]]) -> None:
         self._come_in: Callable[[], Future[Begun]] | None = come_in
         self.others: list[Future[Begun]] = []
 
     def now(self) -> datetime:
-        """The present, when the other has come and, unless he has to wait, has gone."""
+        """Return the present, after the other caller has come in and, unless it has to wait, has ended."""
         if self._come_in is not None:
             come_in, self._come_in = self._come_in, None
             self.others.append(come_in())
@@ -72,8 +72,8 @@ class InterruptedClock:
         return utc_now()
 
 
-def test_threads_take_turns() -> None:
-    """A call that comes in the middle of another waits for its end: of two threads one gets the turn."""
+def test_threads_run_one_at_a_time() -> None:
+    """A call that comes in the middle of another waits for its end: of two threads one gets the lease."""
     with ThreadPoolExecutor(1) as pool:
         clock = InterruptedClock(lambda: pool.submit(begin))
         store = MemoryStore(clock)
@@ -87,7 +87,7 @@ def test_threads_take_turns() -> None:
 
 @pytest.mark.parametrize(("is_before", "status"), [(True, "committed"), (False, "fenced")], ids=["before", "meanwhile"])
 def test_a_clock_that_stands_still(is_before: bool, status: str) -> None:  # noqa: FBT001 - a table
-    """Also in one and the same moment, what was stored before a turn is told from what was stored in it."""
+    """At one moment, a row that was stored before a lease differs from a row that was stored in it."""
     store, holder, token = MemoryStore(StillClock()), str(uuid.uuid4()), make_token()
     newer = make_token(left=48 * HOUR)
 
@@ -103,7 +103,7 @@ def test_a_clock_that_stands_still(is_before: bool, status: str) -> None:  # noq
 
 
 def test_nothing_in_memory_shows_secrets() -> None:
-    """What a debugger or a failing test prints of the store has no token, no key and no holder's id in it."""
+    """The representations of the store contain no token, no key and no holder's id."""
     backend, token = MemoryBackend(), make_token()
     backend.put("kis", "app_secret", APP_KEY.secret)
     caller = Caller(backend)

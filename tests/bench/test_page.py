@@ -12,7 +12,7 @@ from tools.step import CHECKOUT
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_has_its_place(name: str) -> None:
-    """The page has one place for each benchmark, which has been filled, with date and machine."""
+    """The page has one filled place for each benchmark, with date and machine."""
     page = PAGE.read_text(encoding="utf-8")
     (found,) = re.findall(rf"<!-- bench\.{name}: .*? -->\n(.*?)\n<!-- end -->", page, re.DOTALL)
 
@@ -20,8 +20,8 @@ def test_every_benchmark_has_its_place(name: str) -> None:
     assert "|" in found if BENCHMARKS[name] else "```text" in found
 
 
-def test_a_place_is_filled_and_nothing_else() -> None:
-    """What stands around a place, and in others, stays; a place may be empty."""
+def test_only_the_named_place_is_filled() -> None:
+    """The text around a place, and in others, stays; a place may be empty."""
     page = "a\n<!-- bench.one: x -->\nold\n<!-- end -->\nb\n<!-- bench.two: x -->\nkept\n<!-- end -->\n"
     filled = fill(page, "one", "new \\1")
 
@@ -31,19 +31,19 @@ def test_a_place_is_filled_and_nothing_else() -> None:
 
 
 def test_a_missing_place_is_an_error() -> None:
-    """A benchmark that the page does not know is not lost in silence."""
+    """The output of a benchmark without a place on the page is an error."""
     with pytest.raises(ValueError, match="0 places for three"):
         fill("<!-- bench.one: x -->\n<!-- end -->", "three", "x")
 
 
 def test_conditions_name_machine_and_versions() -> None:
-    """Where it was measured, and with what."""
+    """The conditions have the machine and the versions."""
     assert re.match(r"\*20\d\d-\d\d-\d\d, .+ cores, \d+ GiB, \S+, Python 3\.\d+\.\d+, supabase 2\.", conditions())
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.ko.md"])
 def test_figures_of_the_readme_are_those_of_the_page(readme: str) -> None:
-    """What the README says of speed stands in the page, rounded."""
+    """The README's figures of speed are on the page, rounded."""
     rows = [[cell.strip() for cell in line.split("|")] for line in PAGE.read_text(encoding="utf-8").splitlines()]
     fresh = [row for row in rows if len(row) > 8 and row[1] == "fresh token, nothing installed"]
     bare = next(row for row in fresh if row[4] == "bare script")

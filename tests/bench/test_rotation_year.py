@@ -1,4 +1,4 @@
-"""The simulated year: what has to follow when nothing is left to chance, and what it says when something goes wrong."""
+"""The simulated year: its results without chance, and its reports of missed targets."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def scenario(
     outage: tuple[datetime, datetime] | None = None,
     kills: bool = False,
 ) -> Scenario:
-    """Two weeks in which ticks start when they are planned."""
+    """Return two weeks in which ticks start on time."""
     ticks = make_ticks(schedule, ON_TIME, days=DAYS, seed=1, silent=silent)
     return Scenario(moment(0, time.fromisoformat(first_issue)), ticks, DAYS, seed=1, outage=outage, kills=kills)
 
 
 def lapses(result: Result) -> list[tuple[Market, datetime]]:
-    """When a session was, or began, without a token."""
+    """Return the times at which a session was without a token, or began without one."""
     return [(session.market, begin) for session in result.sessions for begin, _ in session.lapses]
 
 
 def test_token_of_the_day_is_renewed_every_morning() -> None:
-    """First issued at 10:30: one token a day, by the morning's first tick; no lapse, and no other job has to ask."""
+    """First issued at 10:30: one token a day, by the morning's first tick; no lapse, and no other job has to issue."""
     result = simulate(scenario("10:30"))
 
     assert result.issued == dict.fromkeys(range(DAYS), 1)
@@ -49,7 +49,7 @@ def test_token_of_the_day_is_renewed_every_morning() -> None:
     assert result.calls == DAYS
     assert lapses(result) == []
     assert result.jobs["asked"] == 1
-    assert result.jobs["refused"] == result.jobs["none"] == 0
+    assert result.jobs["rejected"] == result.jobs["none"] == 0
 
 
 def test_token_of_the_night_is_renewed_every_evening() -> None:
@@ -62,14 +62,14 @@ def test_token_of_the_night_is_renewed_every_evening() -> None:
 
 
 def test_without_evening_ticks_a_token_of_the_night_lapses_in_the_next() -> None:
-    """First issued at 03:00, with the morning's ticks alone: the session of the next night goes without from 03:00."""
+    """First issued at 03:00, without evening ticks: the session of the next night has no token from 03:00 on."""
     result = simulate(scenario("03:00", SCHEDULE[:4]))
 
     assert lapses(result)[0] == (AMERICA, moment(1, time(3)) - 30 * SECOND)
 
 
 def test_lost_morning_leaves_it_to_a_job() -> None:
-    """A day without ticks: the session begins without a token, a job issues it, and the next morning renews it."""
+    """On a day without ticks the session begins without a token, a job issues it, and the next morning renews it."""
     result = simulate(scenario("10:30", silent=[7]))
 
     assert lapses(result) == [(KOREA, moment(7, KOREA.opens))]
@@ -83,7 +83,7 @@ def test_lost_morning_leaves_it_to_a_job() -> None:
 
 
 def test_day_without_store_costs_tokens_and_fails_no_job() -> None:
-    """Without the store every runner asks KIS, which gives a new token every 6 hours at the most."""
+    """Without the store every runner calls KIS, which gives a new token at most every 6 hours."""
     result = simulate(scenario("10:30", outage=(moment(7, time()), moment(8, time()))))
 
     assert 1 < result.issued[7] <= 4
@@ -94,17 +94,17 @@ def test_day_without_store_costs_tokens_and_fails_no_job() -> None:
 
 
 def test_token_that_an_outage_made_invalid_is_replaced_once() -> None:
-    """Without the store a job issues, and KIS ends the stored token: the first job after that replaces it for all."""
+    """Without the store a job issues, and KIS ends the stored token: the first job afterwards replaces it for all."""
     outage = (moment(7, time(10)), moment(7, time(14)))
 
     result = simulate(scenario("03:00", outage=outage, kills=True))
 
-    assert result.jobs["refused"] == 1
+    assert result.jobs["rejected"] == 1
     assert result.jobs["none"] == 0
 
 
 def test_without_rotation_every_token_lapses_first() -> None:
-    """With jobs alone there is a lapse, or a job in a token's last ten minutes, before every further issue."""
+    """With jobs alone, each further issue comes after a lapse, or by a job in a token's last ten minutes."""
     result = simulate(scenario("10:30", ()))
 
     assert result.issued_by == {"job": result.issued.total()}
@@ -114,7 +114,7 @@ def test_without_rotation_every_token_lapses_first() -> None:
 
 
 def test_same_seed_gives_the_same_year() -> None:
-    """A year can be run again; another seed makes another."""
+    """A year is repeatable; another seed gives another year."""
     ticks = [make_ticks(SCHEDULE, MINUTES, days=5, seed=seed) for seed in (1, 1, 2)]
     first, again, other = (simulate(Scenario(moment(0, time(9)), each, 5)) for each in ticks)
 
@@ -129,7 +129,7 @@ def test_schedule_is_the_workflows() -> None:
 
 
 def test_other_schedules_are_refused(tmp_path: Path) -> None:
-    """A schedule that is not daily is refused, not misread."""
+    """A schedule that is not daily is an error."""
     workflow = tmp_path / "workflow.yml"
     workflow.write_text('on: {schedule: [{cron: "13 21 * * 1-5"}]}')
 
@@ -140,7 +140,7 @@ def test_other_schedules_are_refused(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("child_processes")
 @pytest.mark.parametrize("clock", ["05:59", "06:00", "07:43", "19:59", "20:00", "20:17", "00:00", "03:30"])
 def test_plan_is_the_workflows(clock: str, tmp_path: Path) -> None:
-    """At any time of day the simulation gives the action what the workflow's own script gives it."""
+    """At any time of day the simulation gives the action the same inputs as the workflow's own script."""
     steps = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]["rotate"]["steps"]
     script = next(each["run"] for each in steps if each.get("id") == "plan")
     now, output = moment(3, time.fromisoformat(clock)), tmp_path / "output"
@@ -155,8 +155,8 @@ def test_plan_is_the_workflows(clock: str, tmp_path: Path) -> None:
     assert plan(now) == {name.replace("-", "_"): value for name, value in planned.items()}
 
 
-def test_delays_have_the_numbers_that_they_name() -> None:
-    """Half of the ticks are later than the median, 5 % later than ``late``; so many as said are dropped."""
+def test_delays_have_their_numbers() -> None:
+    """Half of the ticks are later than the median, 5 % later than ``late``; the share ``dropped`` does not start."""
     delays = Delays("late", median=45, late=180, dropped=0.05, lost=0.02)
     planned = {(day, time(6, 13)): moment(day, time(6, 13)) for day in range(4000)}
     ticks = make_ticks([time(6, 13)], delays, days=4000, seed=1)
@@ -169,7 +169,7 @@ def test_delays_have_the_numbers_that_they_name() -> None:
 
 
 def test_missed_target_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rotation that went by age alone would let a token of 10:30 lapse in market hours, and the targets say so."""
+    """A rotation by age alone would let a token of 10:30 lapse in market hours, and the targets report it."""
     monkeypatch.setattr(rotation, "due_at", lambda token, refresh_after: token.issued_at + refresh_after)
     year = scenario("10:30")
 
@@ -180,7 +180,7 @@ def test_missed_target_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    """The command prints both tables and the targets, and says by its status that all are met; its help has sources."""
+    """The command prints both tables and the targets, and returns 0 if all are met; its help has sources."""
     assert main(["--days", "4"]) == 0
 
     printed = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The stampede's table: what it counts. Its times are for people."""
+"""The counts in the stampede's table. Its times are not tested."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from bench.stampede import __main__ as stampede
 
 @pytest.mark.usefixtures("child_processes")
 def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of three at once one of ours asks KIS and all get its token; by the guide's way who asks too early gets none."""
-    monkeypatch.setattr(stampede, "MOST_PROCESSES", 1)  # so they are threads, in a process for each core: in one
+    """Of our three callers one calls KIS and all get its token; the guide's early callers get an error."""
+    monkeypatch.setattr(stampede, "MOST_PROCESSES", 1)  # so they are threads, in one process for each core
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
     assert stampede.main(["--callers", "3", "--rounds", "1"]) == 0

@@ -1,4 +1,4 @@
-"""The tables of the benchmarks: the ratio, and whether it holds, are those of the medians."""
+"""The tables of the benchmarks: the ratio, and the comparison with the target, use the medians."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from bench.tables import COLUMNS, Row, amount, markdown, render
 
 
 def cells(row: Row) -> dict[str, str]:
-    """A row's cells by their titles; the later of two that are called the same is the others'."""
+    """Return a row's cells by their titles. Of two equal titles, the later one is the others'."""
     return dict(zip(COLUMNS, row.cells, strict=True))
 
 
 @pytest.mark.parametrize(("at_most", "shown"), [(1.8, "yes"), (1.5, "yes"), (1.49, "**no**")])
 def test_ratio_of_medians_is_held_to_the_target(at_most: float, shown: str) -> None:
-    """Neither a slow first round nor a quick one counts; a ratio that is just the target holds."""
-    row = Row("what", [9.0, 0.3, 0.1], at_most, "other", [0.2, 0.01, 7.0])
+    """Neither a slow nor a quick first round counts; a ratio equal to the target holds."""
+    row = Row("case", [9.0, 0.3, 0.1], at_most, "other", [0.2, 0.01, 7.0])
     assert row.ratio == pytest.approx(1.5)
     assert row.holds == (shown == "yes")
     assert cells(row)["holds"] == shown
@@ -30,15 +30,15 @@ def test_without_another_the_figure_itself_is_held_to_the_target(count: int, hol
     assert (cells(row)["ours"], cells(row)["theirs"], cells(row)["ratio"]) == (str(count), "-", "-")
 
 
-def test_a_row_to_be_read_holds_nothing() -> None:
-    """It has a ratio, and no word on whether it holds."""
-    row = Row("what", [9.0], None, "other", [1.0])
+def test_a_row_without_a_target_does_not_hold_or_fail() -> None:
+    """The row has a ratio, and no result."""
+    row = Row("case", [9.0], None, "other", [1.0])
     assert row.holds
     assert (cells(row)["ratio"], cells(row)["at most"], cells(row)["holds"]) == ("9", "-", "-")
 
 
-def test_download_is_what_it_takes_beyond_packages_at_hand() -> None:
-    """Each side's download stands in a column of its own, as a difference of medians."""
+def test_download_is_the_difference_to_packages_on_disk() -> None:
+    """Each side's download is a separate column, as a difference of medians."""
     row = Row("install", [4.0, 5.0, 4.5], 0.35, "pip", [20.0], local=[3.0, 3.25, 9.0], others_local=[12.5])
     assert [cell for title, cell in zip(COLUMNS, row.cells, strict=True) if title == "its download"] == [
         "1.25 s",
@@ -47,7 +47,7 @@ def test_download_is_what_it_takes_beyond_packages_at_hand() -> None:
 
 
 def test_amounts_have_their_unit() -> None:
-    """Seconds have milliseconds, all else four digits."""
+    """Seconds have milliseconds, all other figures four digits."""
     assert [amount([0.12345], "s"), amount([23.6094], "MiB"), amount([1], ""), amount([], "s")] == [
         "0.123 s",
         "23.61 MiB",
@@ -57,7 +57,7 @@ def test_amounts_have_their_unit() -> None:
 
 
 def test_markdown_has_a_line_of_equal_width_for_each_row() -> None:
-    """A table reads well as text, too."""
+    """A table is readable as text, too."""
     assert markdown(("a", "long"), [("longer", "b")]).splitlines() == [
         "| a      | long |",
         "| ------ | ---- |",

@@ -1,4 +1,4 @@
-"""The command kis-token, each of its commands at least once as a child process."""
+"""The command kis-token: each of its commands at least once as a child process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def test_get_prints_the_token_alone(sandbox: Sandbox) -> None:
-    """``get`` prints the token and nothing else on standard output, and again the same without a new issue."""
+    """``get`` prints only the token on standard output, and prints it again without a new issue."""
     first = kis_token(sandbox.variables, "get")
     second = kis_token(sandbox.variables, "get")
 
@@ -35,7 +35,7 @@ def test_get_prints_the_token_alone(sandbox: Sandbox) -> None:
     assert sandbox.kis.counts("production").calls == 1
 
 
-def test_get_explains_what_is_missing() -> None:
+def test_get_names_missing_settings() -> None:
     """Without settings each fault is one line with its code and remedy on standard error; the status is 1."""
     ended = kis_token_here({}, "get")
 
@@ -51,7 +51,7 @@ def test_get_explains_what_is_missing() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 @pytest.mark.parametrize("command", ["get", "keygen", "sql", "status"])
 def test_a_full_device_is_one_error(sandbox: Sandbox, command: str) -> None:
-    """A result that cannot be written is an error with status 1, and no later trouble of Python's own."""
+    """An output that cannot be written is one error with status 1, and Python adds no other."""
     issue_token(sandbox)
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
@@ -64,7 +64,7 @@ def test_a_full_device_is_one_error(sandbox: Sandbox, command: str) -> None:
             timeout=60,
             check=False,
         )
-    assert (ended.returncode, ended.stderr.splitlines()) == (1, ["error: the system refuses: No space left on device"])
+    assert (ended.returncode, ended.stderr.splitlines()) == (1, ["error: the system reports: No space left on device"])
 
 
 #: Runs a program of ours, and presses Ctrl-C when it imports a module.
@@ -97,7 +97,7 @@ else:
 )
 @pytest.mark.usefixtures("child_processes")
 def test_ctrl_c_within_the_first_imports_is_quiet(program: str, module: str) -> None:
-    """Command and action end with 130 and without a traceback, however early they are interrupted."""
+    """An early interrupt ends command and action with 130 and without a traceback."""
     flags = ["-I", "-S", "-X", "utf8"] if program.endswith(".py") else []
     ended = subprocess.run(
         [sys.executable, *flags, "-c", INTERRUPT, module, program],
@@ -112,7 +112,7 @@ def test_ctrl_c_within_the_first_imports_is_quiet(program: str, module: str) -> 
 
 
 def test_get_uses_the_user_s_cache_folder(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Outside of a job the token is cached in the user's cache folder, and serves from there without Supabase."""
+    """Outside a job the token is cached in the user's cache folder, and is used without Supabase."""
     env = {name: value for name, value in sandbox.variables.items() if name != "KIS_TOKEN_CACHE"}
     env |= {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "RUNNER_TEMP": ""}
     issue_token(sandbox)
@@ -131,7 +131,7 @@ def test_get_uses_the_user_s_cache_folder(sandbox: Sandbox, tmp_path: Path) -> N
 
 
 def test_rotate_says_when_it_will_be_due(chain: Chain) -> None:
-    """``rotate`` renews a token that is due; then it says from when it will be due. It prints no token."""
+    """``rotate`` renews a due token, and prints when the next one is due. It prints no token."""
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
     env = chain.variables | {"KIS_TOKEN_REFRESH_AFTER": "8h"}
 
@@ -150,7 +150,7 @@ def test_rotate_says_when_it_will_be_due(chain: Chain) -> None:
 
 
 def test_rotate_that_fails_has_a_status(chain: Chain) -> None:
-    """A rotation that KIS refuses is an error, although a living token is there."""
+    """A rotation that KIS refuses is an error, even with a valid token."""
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
     chain.refuse_issue("EGW00105")
 
@@ -161,7 +161,7 @@ def test_rotate_that_fails_has_a_status(chain: Chain) -> None:
 
 
 def test_refresh_wants_to_be_forced(chain: Chain) -> None:
-    """``refresh --force`` renews a token that is good for hours; without the word nothing happens."""
+    """``refresh --force`` renews a valid token; without the option the command fails."""
     chain.database.put_token(make_token(left=16 * HOUR, age=8 * HOUR))
 
     assert kis_token_here(chain.variables, "refresh").returncode == 2
@@ -173,7 +173,7 @@ def test_refresh_wants_to_be_forced(chain: Chain) -> None:
 
 
 def test_refresh_within_six_hours_says_so(chain: Chain) -> None:
-    """When KIS gives the same token again that is a success that says so, and not called renewed."""
+    """If KIS gives the same token again, the command succeeds and prints that, without "renewed"."""
     chain.resolve()
     chain.pass_time(3600)
 
@@ -184,7 +184,7 @@ def test_refresh_within_six_hours_says_so(chain: Chain) -> None:
 
 
 def test_keys_are_set_from_the_environment_or_standard_input(chain: Chain) -> None:
-    """``set-keys`` stores what the environment or two lines of standard input hold; it shows neither of them."""
+    """``set-keys`` stores keys from the environment or from two lines of standard input, and shows neither."""
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
 
     from_environment = kis_token_here(chain.variables, "set-keys")
@@ -201,7 +201,7 @@ def test_keys_are_set_from_the_environment_or_standard_input(chain: Chain) -> No
 
 
 def test_keys_that_cannot_be_are_refused(chain: Chain) -> None:
-    """Half of the keys, none, or a key with a blank: an error with its code, and nothing is stored."""
+    """Half a pair, a missing pair and a key with a blank are errors with codes, and no key is stored."""
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
 
     for given, code in [("", "missing-app-key"), ("PSa1\n", "incomplete-app-key"), ("PS a1\ns\n", "invalid-app-key")]:
@@ -212,7 +212,7 @@ def test_keys_that_cannot_be_are_refused(chain: Chain) -> None:
 
 
 def test_sealing_from_nothing_to_a_changed_key(chain: Chain) -> None:
-    """``keygen``, ``set-keys``, ``get``, then ``seal`` under a new key: the token stays the same all along."""
+    """The token stays the same through ``keygen``, ``set-keys``, ``get`` and ``seal`` under a new key."""
     chain.database.put_keys()
     first = kis_token_here(chain.variables, "get")
     keys = [kis_token_here({}, "keygen").stdout.strip() for _ in range(2)]
@@ -242,7 +242,7 @@ def test_sealing_from_nothing_to_a_changed_key(chain: Chain) -> None:
 
 
 def test_export_writes_the_clients_files(chain: Chain, tmp_path: Path) -> None:
-    """``export`` writes the token where the named clients look, and says neither the token nor the files' names."""
+    """``export`` writes the named clients' files, and prints neither the token nor the files' names."""
     chain.database.put_token(make_token())
     env = chain.variables | {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "XDG_CACHE_HOME": ""}
 
@@ -258,7 +258,7 @@ def test_export_writes_the_clients_files(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_export_for_an_unknown_client_issues_nothing(chain: Chain) -> None:
-    """A name that is none, and mojito2, whose file would hold the app secret, are refused before anything is asked."""
+    """An unknown client, and mojito2 with the app secret in its file, are errors before any request."""
     for name in ("mojito2", "pykrx"):
         ended = kis_token_here(chain.variables, "export", name)
         assert (ended.returncode, "[invalid-token-files]" in ended.stderr) == (1, True)

@@ -1,4 +1,4 @@
-"""``kis-token exec``: what the program is given, and that it stands in the place of the command."""
+"""``kis-token exec``: the environment of the program, and the replacement of the command by it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ sys.exit(7)
 
 
 def start(chain: Chain, *command: str) -> subprocess.Popen[str]:
-    """A program under ``exec``, with pipes."""
+    """Start a program under ``exec``, with pipes."""
     return subprocess.Popen(
         [*PROGRAM, "exec", "--", *command],
         env=clean(chain.variables),
@@ -44,7 +44,7 @@ def start(chain: Chain, *command: str) -> subprocess.Popen[str]:
 
 
 def test_program_has_token_and_keys(chain: Chain) -> None:
-    """Token, host and the stored keys are variables, KIS_ACCOUNT_NO is passed on; the exit status is the program's."""
+    """The program gets token, host and stored keys, and keeps KIS_ACCOUNT_NO; its exit status is returned."""
     token = make_token()
     chain.database.put_token(token)
     chain.database.put_keys()
@@ -63,7 +63,7 @@ def test_program_has_token_and_keys(chain: Chain) -> None:
 
 
 def test_program_without_keys_is_warned_of(chain: Chain) -> None:
-    """Where no key is known the program gets the token, and that is said."""
+    """Without a known key the program gets the token, and the command warns."""
     chain.database.put_token(make_token())
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
 
@@ -74,7 +74,7 @@ def test_program_without_keys_is_warned_of(chain: Chain) -> None:
 
 
 def test_program_is_this_process(chain: Chain) -> None:
-    """The program has the process id of the command: so every signal is its own."""
+    """The program has the command's process id, so it gets every signal."""
     chain.database.put_token(make_token())
     child = start(chain, "sh", "-c", "echo $$")
     told, _ = child.communicate(timeout=60)
@@ -84,7 +84,7 @@ def test_program_is_this_process(chain: Chain) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_are_passed_on(chain: Chain, number: signal.Signals) -> None:
-    """A signal reaches the program, which answers it as it likes."""
+    """A signal reaches the program, which handles it."""
     chain.database.put_token(make_token())
     child = start(chain, "sh", "-c", f"trap 'exit 5' {number.name.removeprefix('SIG')}; echo ready; read line")
     assert child.stdout is not None
@@ -95,8 +95,8 @@ def test_signals_are_passed_on(chain: Chain, number: signal.Signals) -> None:
     assert child.returncode == 5
 
 
-def test_death_by_a_signal_is_the_program_s(chain: Chain) -> None:
-    """Who waits sees which signal ended the program."""
+def test_ending_signal_is_the_program_s(chain: Chain) -> None:
+    """The parent process sees which signal ended the program."""
     chain.database.put_token(make_token())
     child = start(chain, "sh", "-c", "kill -9 $$")
     child.communicate(timeout=60)
@@ -105,7 +105,7 @@ def test_death_by_a_signal_is_the_program_s(chain: Chain) -> None:
 
 
 def test_broken_pipes_end_programs_as_usual(chain: Chain) -> None:
-    """Python ignores SIGPIPE; a program that is run does not inherit that."""
+    """A program does not inherit that Python ignores SIGPIPE."""
     chain.database.put_token(make_token())
     ended = kis_token(chain.variables, "exec", "sh", "-c", "kill -PIPE $$; echo survived")
 
@@ -113,7 +113,7 @@ def test_broken_pipes_end_programs_as_usual(chain: Chain) -> None:
 
 
 def test_program_that_is_not_there(chain: Chain, tmp_path: Path) -> None:
-    """As a shell: 127 for none of that name, 126 for one that may not be run. Its words are not repeated."""
+    """As in a shell, 127 is for an unknown program and 126 for one that may not run. Its words are not printed."""
     chain.database.put_token(make_token())
     file = tmp_path / "no-program"
     file.write_text("x")
@@ -127,7 +127,7 @@ def test_program_that_is_not_there(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_program_is_not_started_without_a_token(chain: Chain) -> None:
-    """An error before the program is the command's: status 1, and nothing was run."""
+    """An error before the program ends the command with status 1, and no program runs."""
     chain.refuse_issue("EGW00105")
     ended = kis_token(chain.variables, "exec", "sh", "-c", "echo started")
 
@@ -136,7 +136,7 @@ def test_program_is_not_started_without_a_token(chain: Chain) -> None:
 
 
 def test_options_of_the_program_are_its_own(chain: Chain) -> None:
-    """What stands behind the program's name is not the command's, with and without two dashes."""
+    """Options after the program's name are the program's, with and without two dashes."""
     chain.database.put_token(make_token())
     for dashes in ((), ("--",)):
         ended = kis_token(chain.variables, "exec", *dashes, "echo", "--service", "x", "--", "-h")
@@ -145,7 +145,7 @@ def test_options_of_the_program_are_its_own(chain: Chain) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_as_a_child_where_a_process_cannot_be_replaced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """The status of a child; 128 and the number for a signal; 127 and 126 where there is none."""
+    """A child's status is returned; 128 plus the number for a signal; 127 and 126 if it cannot start."""
     env = {"PATH": os.environ["PATH"], "WORD": "given", "ANON": ANON_KEY}
 
     assert run_child(["sh", "-c", "echo $WORD; exit 3"], env) == 3
@@ -158,7 +158,7 @@ def test_as_a_child_where_a_process_cannot_be_replaced(tmp_path: Path, capfd: py
 
 @pytest.mark.usefixtures("child_processes")
 def test_ctrl_c_is_for_the_child_to_answer() -> None:
-    """While a child runs, an interrupt does not end the command: it waits for the child's own status."""
+    """While a child runs, an interrupt does not end the command, which waits for the child's status."""
     before = signal.getsignal(signal.SIGINT)
 
     assert run_child(["sh", "-c", "kill -INT $PPID; exit 4"], dict(os.environ)) == 4

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 SHOW = "import hashlib, os; print(hashlib.sha256(os.environ['KIS_ACCESS_TOKEN'].encode()).hexdigest()[:16])"
 
 
-def test_json_has_what_the_outputs_have(chain: Chain) -> None:
-    """``--json`` is one object: the token, its times, where it is from; first issued, then stored. No key is in it."""
+def test_json_has_the_outputs(chain: Chain) -> None:
+    """``--json`` is one object with the token, its times and its source, and without a key."""
     first = kis_token_here(chain.variables, "get", "--json")
     again = kis_token(chain.variables, "get", "--json")
 
@@ -80,7 +80,7 @@ def test_another_slot_by_option(chain: Chain) -> None:
 
 
 def test_paper_by_option(sandbox: Sandbox) -> None:
-    """``--environment paper`` is the paper account, its slot and its host; the program that is run sees it so."""
+    """``--environment paper`` selects the paper account, its slot and its host, also for the program of ``exec``."""
     env = {name: value for name, value in sandbox.variables.items() if name != "KIS_ENVIRONMENT"}
     env["KIS_BASE_URL"] = env["KIS_SANDBOX_PAPER_URL"]
 
@@ -94,7 +94,7 @@ def test_paper_by_option(sandbox: Sandbox) -> None:
 
 
 def test_sql_in_order() -> None:
-    """``sql`` prints every migration whole, in the order of their names; ``--directory`` says where they are."""
+    """``sql`` prints each complete migration in the order of names; ``--directory`` prints the folder."""
     printed, folder = kis_token_here({}, "sql"), kis_token_here({}, "sql", "--directory")
 
     assert folder.stdout == f"{migrations_folder()}\n"
@@ -109,9 +109,9 @@ def test_sql_in_order() -> None:
 def test_user_without_a_home_gets_a_token_and_one_note(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, home: str | None
 ) -> None:
-    """A pod with an arbitrary uid has no entry in passwd, and HOME may be unset or no folder of its own.
+    """A pod with an arbitrary uid has no entry in passwd, and HOME may be unset or another user's folder.
 
-    The command and the library work without a cache and say so once; ``check`` says it too.
+    The command and the library work without a cache and report it once; ``check`` reports it too.
     """
     import pwd
 

@@ -1,4 +1,4 @@
-"""What the command says of itself, and of command lines that it does not understand."""
+"""The help of the command, and its answers to invalid command lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECRET = "PSa1b2c3d4e5f6g7h8"
 
 @pytest.mark.usefixtures("child_processes")
 def test_help_and_readme_have_the_same_commands() -> None:
-    """Each command in --help stands in the README's section, in the same order, and the other way round."""
+    """The help and the README's section have the same commands in the same order."""
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     section = readme.split("## On a laptop or a server\n")[1].split("\n## ")[0]
     written = re.findall(r"^kis-token ([a-z-]+)", section, re.MULTILINE)
@@ -35,7 +35,7 @@ def test_help_and_readme_have_the_same_commands() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
 def test_help_teaches(command: TaughtCommand) -> None:
-    """Each command's --help says what it does and ends in examples, set as they are typed."""
+    """Each command's help describes it and ends with examples, one a line."""
     ended = kis_token_here({}, str(command.name), "--help")
 
     assert (ended.returncode, ended.stderr) == (0, "")
@@ -45,9 +45,9 @@ def test_help_teaches(command: TaughtCommand) -> None:
 
 
 def test_exit_statuses_are_said() -> None:
-    """The statuses in --help are those of the README."""
+    """The statuses in the help are those of the README."""
     text = " ".join(kis_token_here({}, "--help").stdout.split())
-    assert "0 done; 1 an error, which is explained; 2 the command line makes no sense; 130 interrupted" in text
+    assert "0 done; 1 an error, which is explained; 2 invalid command line; 130 interrupted" in text
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| ([\d, ]+) \|", readme.split("| exit status |")[1], re.MULTILINE) == [
         "0",
@@ -61,36 +61,36 @@ def test_exit_statuses_are_said() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((SECRET,), "there is no such command, or none at all"),
-        ((), "there is no such command, or none at all"),
-        ((f"--{SECRET}",), "there is an option that this command does not take"),
-        (("get", SECRET), "there are arguments that this command does not take"),
-        (("set-keys", SECRET, SECRET), "there are arguments that this command does not take"),
-        (("get", f"--{SECRET}"), "there is an option that this command does not take"),
-        (("get", f"--app-key={SECRET}"), "there is an option that this command does not take"),
-        (("get", f"-{SECRET}"), "there is an option that this command does not take"),
-        (("get", f"--json={SECRET}"), "an option lacks its value, or has one that it does not take"),
-        (("get", "--service"), "an option lacks its value, or has one that it does not take"),
-        (("get", "--environment", SECRET), "the value of --environment is none that it takes"),
-        (("exec", f"--{SECRET}", "--", "true"), "there is an option that this command does not take"),
+        ((SECRET,), "the command is missing or unknown"),
+        ((), "the command is missing or unknown"),
+        ((f"--{SECRET}",), "this command does not have one of the options"),
+        (("get", SECRET), "this command does not take these arguments"),
+        (("set-keys", SECRET, SECRET), "this command does not take these arguments"),
+        (("get", f"--{SECRET}"), "this command does not have one of the options"),
+        (("get", f"--app-key={SECRET}"), "this command does not have one of the options"),
+        (("get", f"-{SECRET}"), "this command does not have one of the options"),
+        (("get", f"--json={SECRET}"), "an option lacks its value, or takes no value"),
+        (("get", "--service"), "an option lacks its value, or takes no value"),
+        (("get", "--environment", SECRET), "--environment does not take this value"),
+        (("exec", f"--{SECRET}", "--", "true"), "this command does not have one of the options"),
         (("exec",), "'[--] CMD...' is missing"),
         (("export",), "'CLIENT...' is missing"),
         (("refresh",), "'--force' is missing"),
     ],
 )
-def test_what_is_not_understood_is_not_repeated(arguments: tuple[str, ...], said: str) -> None:
-    """Status 2, the usage and what is wrong; but nothing of what was given, which may be a key."""
+def test_invalid_command_line_is_not_repeated(arguments: tuple[str, ...], said: str) -> None:
+    """An invalid command line gives status 2, the usage and the fault, but none of its words, which may be keys."""
     assert_not_repeated(kis_token_here({}, *arguments), said)
 
 
 @pytest.mark.usefixtures("child_processes")
-def test_what_is_not_understood_by_the_program() -> None:
-    """The same with a process of its own."""
-    assert_not_repeated(kis_token({}, SECRET, f"--{SECRET}"), "there is no such command, or none at all")
+def test_invalid_command_line_of_a_process_is_not_repeated() -> None:
+    """A separate process does not print an invalid command line either."""
+    assert_not_repeated(kis_token({}, SECRET, f"--{SECRET}"), "the command is missing or unknown")
 
 
 def assert_not_repeated(ended: subprocess.CompletedProcess[str], said: str) -> None:
-    """Status 2, the usage and what is wrong; but nothing of what was given."""
+    """The status is 2, and usage and fault are printed without any part of the command line."""
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.endswith(f"error: {said}\n")
     assert SECRET not in ended.stderr
@@ -99,7 +99,7 @@ def assert_not_repeated(ended: subprocess.CompletedProcess[str], said: str) -> N
 
 
 def test_a_service_name_that_cannot_be_is_not_repeated_either() -> None:
-    """What is given as an option goes through the same checks as the variable."""
+    """An option's value goes through the same checks as the variable."""
     ended = kis_token_here({"SUPABASE_URL": "https://x.supabase.co"}, "get", "--service", f"{SECRET} x")
 
     assert (ended.returncode, "[invalid-service-name]" in ended.stderr) == (1, True)

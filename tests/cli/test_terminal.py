@@ -1,4 +1,4 @@
-"""The command at a terminal: one line while it waits, questions, hidden input, colours. Elsewhere: plain lines."""
+"""The command at a terminal: one line during a wait, questions, hidden input, colours. Elsewhere: plain lines."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ CLEAR = b"\r\x1b[K"
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    """A terminal for one child."""
+    """Open a terminal for one child."""
     terminal = Terminal()
     yield terminal
     terminal.close()
 
 
 def start(chain: Chain, *arguments: str, **streams: int) -> subprocess.Popen[bytes]:
-    """The command, with pipes but for the streams that are given, and no terminal of its own besides."""
+    """Start the command with pipes, except for the given streams, and without another terminal."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(  # type: ignore[call-overload,no-any-return] # its streams come by name
         [*PROGRAM, *arguments], env=clean(chain.variables), start_new_session=True, **(pipes | streams)
@@ -42,7 +42,7 @@ def start(chain: Chain, *arguments: str, **streams: int) -> subprocess.Popen[byt
 
 
 def test_waiting_is_one_line_that_goes_away(chain: Chain, terminal: Terminal) -> None:
-    """On a terminal one line tells what is waited for and counts the seconds; it is gone when the token is there."""
+    """On a terminal one line names the wait and counts the seconds; it is cleared when the token is there."""
     caller, token = Caller(chain.database, label="night\x1b[2Jjob"), make_token()
     caller.begin()
     child = start(chain, "get", stderr=terminal.inside)
@@ -62,7 +62,7 @@ def test_waiting_is_one_line_that_goes_away(chain: Chain, terminal: Terminal) ->
 
 
 def test_waiting_is_plain_lines_elsewhere(chain: Chain) -> None:
-    """In a log what is waited for is a line, and there is nothing to take back."""
+    """In a log each wait is a line, and no line is cleared."""
     caller = Caller(chain.database)
     caller.begin()
     child = start(chain, "get")
@@ -77,7 +77,7 @@ def test_waiting_is_plain_lines_elsewhere(chain: Chain) -> None:
 
 
 def test_a_narrow_terminal_cuts_the_line(chain: Chain, terminal: Terminal) -> None:
-    """A line that wraps could not be taken back: it is cut to the terminal's width."""
+    """The line is cut to the terminal's width, because a wrapped line could not be cleared."""
     terminal.narrow(30)
     caller = Caller(chain.database)
     caller.begin()
@@ -94,7 +94,7 @@ def test_a_narrow_terminal_cuts_the_line(chain: Chain, terminal: Terminal) -> No
 
 
 def test_quick_answers_show_nothing(chain: Chain, terminal: Terminal) -> None:
-    """Where there is nothing to wait for, there is no line either."""
+    """Without a wait there is no line."""
     chain.database.put_token(make_token())
     child = start(chain, "get", stderr=terminal.inside)
     child.communicate(timeout=60)
@@ -108,7 +108,7 @@ def test_revoke_asks_first(chain: Chain, terminal: Terminal, answer: str, status
     chain.resolve()
     child = start(chain, "revoke", stdin=terminal.inside)
     assert child.stderr is not None
-    question = child.stderr.read(len(b"Revoke the token of kis (production) for everybody who uses it? [y/N]: "))
+    question = child.stderr.read(len(b"Revoke the token of kis (production) for all jobs? [y/N]: "))
     terminal.type(f"{answer}\n")
     told, _ = child.communicate(timeout=60)
 
@@ -117,21 +117,21 @@ def test_revoke_asks_first(chain: Chain, terminal: Terminal, answer: str, status
     assert sum(seen.path == REVOKE_PATH for seen in chain.kis.requests) == calls
 
 
-def test_revoke_without_anybody_to_ask(chain: Chain) -> None:
-    """Where nobody can be asked, ``--yes`` has to be said; nothing happens without it."""
+def test_revoke_without_a_terminal(chain: Chain) -> None:
+    """Without a terminal, ``revoke`` needs ``--yes``, and revokes no token without it."""
     chain.resolve()
     unasked = kis_token_here(chain.variables, "revoke", standard_input="y\n")
     told = kis_token(chain.variables, "revoke", "--yes")
     again = kis_token_here(chain.variables, "revoke", "--yes")
 
     assert (unasked.returncode, unasked.stdout, "--yes" in unasked.stderr) == (2, "", True)
-    assert (told.returncode, told.stdout) == (0, "kis: revoked; is out of Supabase\n")
-    assert "KIS may give no other" in told.stderr
+    assert (told.returncode, told.stdout) == (0, "kis: revoked; removed from Supabase\n")
+    assert "KIS may give only the revoked token" in told.stderr
     assert (again.returncode, again.stdout) == (0, "kis: no token is stored, so nothing was revoked\n")
 
 
 def test_keys_are_typed_unseen(chain: Chain, terminal: Terminal) -> None:
-    """``set-keys`` asks at a terminal, and what is typed is not shown."""
+    """``set-keys`` asks at a terminal, and does not show the typed keys."""
     chain.database.clear()
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
     child = subprocess.Popen(
@@ -159,7 +159,7 @@ def test_keys_are_typed_unseen(chain: Chain, terminal: Terminal) -> None:
 
 @pytest.mark.parametrize("command", ["status", "check"])
 def test_colours_are_for_terminals(chain: Chain, terminal: Terminal, command: str) -> None:
-    """A terminal is shown emphasis; a pipe gets the same text without it."""
+    """A terminal gets colours; a pipe gets the same text without them."""
     chain.database.put_token(make_token())
     child = start(chain, command, stdout=terminal.inside)
     child.communicate(timeout=60)
@@ -171,7 +171,7 @@ def test_colours_are_for_terminals(chain: Chain, terminal: Terminal, command: st
 
 
 def test_an_interrupt_is_a_status(chain: Chain, terminal: Terminal) -> None:
-    """Ctrl-C while it waits: status 130, the line is gone, no traceback."""
+    """Ctrl-C during a wait gives status 130, clears the line, and prints no traceback."""
     Caller(chain.database).begin()
     child = start(chain, "get", stderr=terminal.inside)
     terminal.read_until(b"is issuing a token")
@@ -184,7 +184,7 @@ def test_an_interrupt_is_a_status(chain: Chain, terminal: Terminal) -> None:
 
 @pytest.mark.parametrize("environment", [{"NO_COLOR": "1"}, {"TERM": "dumb"}], ids=["NO_COLOR", "dumb"])
 def test_no_colours_where_they_are_not_wanted(chain: Chain, terminal: Terminal, environment: dict[str, str]) -> None:
-    """NO_COLOR and a dumb terminal get plain text, and no line that would have to be taken back."""
+    """NO_COLOR and a dumb terminal get plain text, and no line that must be cleared."""
     chain.database.put_token(make_token())
     child = subprocess.run(
         [*PROGRAM, "check"], env=clean(chain.variables | environment), stdout=terminal.inside, check=False, timeout=60
@@ -210,7 +210,7 @@ CLOSED = ("<&-", ">&-", "2>&-")
     ids=str,
 )
 def test_closed_streams(chain: Chain, arguments: tuple[str, ...], closed: str) -> None:
-    """A caller may have closed any of the three streams: the command does its work all the same."""
+    """The command works even if its caller has closed one of the three streams."""
     chain.database.put_token(make_token())
     script = f'exec "$@" {closed}'
     child = subprocess.run(
@@ -226,7 +226,7 @@ def test_closed_streams(chain: Chain, arguments: tuple[str, ...], closed: str) -
 
 
 def test_streams_that_know_few_letters(chain: Chain) -> None:
-    """A label in Korean is spelled out on a stream that cannot show it."""
+    """A Korean label is escaped on a stream that cannot encode it."""
     caller = Caller(chain.database, label="\ub098\uc758 \ub9e5\ubd81")
     caller.begin()
     caller.commit(make_token())

@@ -1,4 +1,4 @@
-"""A program with a KISClient, and what it asks KIS for."""
+"""A program with a KISClient, and its calls of KIS."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ACCEPTED = Response(200, {"rt_cd": "0", "msg_cd": "APBK0013", "output": {"ODNO":
 
 @dataclass
 class Bot:
-    """A client, its clock, and everything it meets."""
+    """A client, its clock, and the servers that it calls."""
 
     chain: Chain
     clock: TurnedClock
@@ -38,11 +38,11 @@ class Bot:
         return self.client.request("POST", ORDER_PATH, tr_id="TTTC0802U", json={"PDNO": "005930"}, timeout=timeout)
 
     def answer(self, path: str, response: Response, times: int = 1) -> None:
-        """Let KIS answer the next calls of a path so."""
+        """Let KIS give this answer to the next calls of a path."""
         self.chain.kis.production.add_fault(Fault("answer", path, times, response))
 
     def sent(self, path: str) -> int:
-        """How often a path was called."""
+        """The number of calls of a path."""
         return sum(seen.path == path for seen in self.chain.kis.production.seen)
 
     @property
@@ -57,5 +57,5 @@ def is_quote(answer: Answer) -> bool:
 
 
 def let_hours_pass(bot: Bot, hours: float) -> None:
-    """For KIS, the lease and the bot alike."""
+    """Let time pass for KIS, the lease and the bot."""
     bot.clock.sleep(hours * 3600)

@@ -1,4 +1,4 @@
-"""The guide's store: its names and return values, on a real database, without its mistakes."""
+"""The guide's store, on a real database: its names and return values, without the guide's defects."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SEALING = {"KIS_TOKEN_ENCRYPTION_KEY": ENCRYPTION_KEY}
 
 @pytest.fixture
 def manager(supabase: PostgRESTStandIn) -> SupabaseCredentialManager:
-    """The manager with the service key and nothing else."""
+    """The manager with the service key and no other setting."""
     return SupabaseCredentialManager(supabase.url, SERVICE_KEY, env={})
 
 
@@ -53,13 +53,13 @@ def seal(value: str, service: str, credential_type: str) -> str:
 
 
 def id_of(found: dict[str, object] | None) -> str | None:
-    """The fingerprint of the token that was found."""
+    """The fingerprint of the found token."""
     return fingerprint(str(found["access_token"])) if found is not None else None
 
 
 @pytest.mark.parametrize("env", [{}, {"SUPABASE_URL": "https://x.supabase.co"}, {"SUPABASE_SECRET_KEY": SERVICE_KEY}])
 def test_without_url_or_key_there_is_nothing(env: dict[str, str]) -> None:
-    """Nobody is asked: the getters say None, a save False."""
+    """No request is made: the getters return None, and a save returns False."""
     manager, token = SupabaseCredentialManager(env=env), make_token()
 
     assert manager.is_available() is False
@@ -71,20 +71,20 @@ def test_without_url_or_key_there_is_nothing(env: dict[str, str]) -> None:
 
 
 def test_pull_request_of_a_fork_has_no_store() -> None:
-    """Secrets that GitHub keeps back are no mistake of the caller's."""
+    """Secrets that GitHub withholds are not a configuration error of the caller."""
     manager = SupabaseCredentialManager(env={"GITHUB_ACTOR": "dependabot[bot]"})
     assert manager.is_available() is False
 
 
-def test_settings_that_make_no_sense_are_raised() -> None:
-    """What is there and wrong is told, and not taken for absent."""
+def test_invalid_settings_are_raised() -> None:
+    """An invalid setting raises, and does not count as missing."""
     with pytest.raises(SettingsError) as caught:
         SupabaseCredentialManager("https://x.supabase.co/rest/v1", SERVICE_KEY, env={})
     assert caught.value.code == "invalid-supabase-url"
 
 
 def test_url_and_key_of_the_environment(supabase: PostgRESTStandIn, database: Database) -> None:
-    """Without arguments the environment's count; arguments win over them."""
+    """Without arguments the environment's url and key are used; arguments take precedence."""
     database.put("bot_token", "made-up", service="slack")
     env = {"SUPABASE_URL": supabase.url, "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY}
 
@@ -94,7 +94,7 @@ def test_url_and_key_of_the_environment(supabase: PostgRESTStandIn, database: Da
 
 
 def test_credentials_of_any_service(manager: SupabaseCredentialManager, database: Database) -> None:
-    """All active rows by type, whatever the types; nothing of other services, nothing that is inactive."""
+    """All active rows by type, of any type; no rows of other services, and no inactive ones."""
     database.put("bot_token", "made-up", service="slack")
     database.put("signing_secret", '한글 "quoted"', service="slack")
     database.put("old_token", "inactive", service="slack", active=False)
@@ -106,7 +106,7 @@ def test_credentials_of_any_service(manager: SupabaseCredentialManager, database
 
 
 def test_sealed_credentials_are_opened(supabase: PostgRESTStandIn, database: Database) -> None:
-    """With the encryption key sealed values are readable, and plain ones of types that nobody seals."""
+    """With the encryption key, sealed values can be read, and so can plain ones of other types."""
     manager = SupabaseCredentialManager(supabase.url, SERVICE_KEY, env=SEALING)
     database.put("bot_token", seal("made-up", "slack", "bot_token"), service="slack")
     database.put("channel", "#trades", service="slack")
@@ -118,7 +118,7 @@ def test_sealed_credentials_are_opened(supabase: PostgRESTStandIn, database: Dat
 def test_sealing_that_is_not_as_the_settings_say(
     supabase: PostgRESTStandIn, database: Database, env: dict[str, str], code: str
 ) -> None:
-    """A sealed key without an encryption key, and a plain one with it, are mistakes that are told."""
+    """A sealed key without an encryption key, and a plain one with it, raise TokenError."""
     database.put_keys()
     if not env:
         database.put("app_key", seal(APP_KEY.key, "kis", "app_key"))
@@ -131,7 +131,7 @@ def test_sealing_that_is_not_as_the_settings_say(
 
 
 def test_keys_of_kis(manager: SupabaseCredentialManager, database: Database) -> None:
-    """Both or none, without blanks around them."""
+    """Both values are returned or neither, without blanks around them."""
     database.put("app_key", f" {APP_KEY.key}\n")
     assert manager.get_kis_credentials() is None
     database.put("app_secret", APP_KEY.secret)
@@ -155,10 +155,10 @@ def test_paper_and_named_slots(supabase: PostgRESTStandIn, database: Database) -
 
 
 @pytest.mark.parametrize(("left", "is_valid"), [(HOUR, True), (-HOUR, False)])
-def test_tokens_dead_or_alive(
+def test_tokens_valid_or_expired(
     manager: SupabaseCredentialManager, database: Database, left: timedelta, *, is_valid: bool
 ) -> None:
-    """One getter has the token whatever its age; the other only while it lives."""
+    """get_kis_token returns valid and expired tokens; get_kis_valid_token only valid ones."""
     token = make_token(left=left, age=20 * HOUR)
     database.put_token(token)
 
@@ -181,7 +181,7 @@ def guide_json(token: Token, **members: object) -> str:
 
 
 def test_column_wins_over_the_json(manager: SupabaseCredentialManager, database: Database) -> None:
-    """The guide's getters go by the column; without it by the JSON, whose naive times are Korea's."""
+    """The guide's getters use the column; without it the JSON, whose times without a zone are Korea's."""
     token, column = make_token(left=5 * HOUR), utc_now() + 2 * HOUR
     database.put("access_token", guide_json(token, note="kept"), column)
     with_column = manager.get_kis_token()
@@ -198,7 +198,7 @@ def test_column_wins_over_the_json(manager: SupabaseCredentialManager, database:
 
 
 def test_column_that_promises_too_much_is_not_believed(manager: SupabaseCredentialManager, database: Database) -> None:
-    """Korea time written as if it were UTC makes a dead token look alive for nine hours: it is not handed out."""
+    """Korea time written as UTC makes an expired token look valid for nine hours: it is not returned."""
     token = make_token(left=-HOUR, age=25 * HOUR)
     database.put("access_token", guide_json(token), token.expires_at + 9 * HOUR)
 
@@ -209,7 +209,7 @@ def test_column_that_promises_too_much_is_not_believed(manager: SupabaseCredenti
 def test_validity_is_judged_by_the_database(
     supabase: PostgRESTStandIn, manager: SupabaseCredentialManager, database: Database, *, is_dated: bool
 ) -> None:
-    """It is the database that compares, so the answer needs no Date and this machine's clock plays no part."""
+    """The database compares the times, so the answer needs no Date, and this machine's clock is not used."""
     supabase.server.send_date = is_dated
     database.put_token(make_token(left=-timedelta(seconds=2), age=24 * HOUR))
     assert manager.get_kis_valid_token() is None
@@ -219,15 +219,15 @@ def test_validity_is_judged_by_the_database(
 
 
 @pytest.mark.parametrize("value", ["not JSON", "[]", "{}", '{"access_token": 1}', '{"access_token": "short"}', "null"])
-def test_broken_json_is_none(manager: SupabaseCredentialManager, database: Database, value: str) -> None:
-    """What cannot be read counts as absent, so that the caller goes on to renew it."""
+def test_broken_json_counts_as_absent(manager: SupabaseCredentialManager, database: Database, value: str) -> None:
+    """Unreadable JSON counts as absent, so that the caller renews it."""
     database.put("access_token", value, utc_now() + HOUR)
     assert manager.get_kis_token() is None
     assert manager.get_kis_valid_token() is None
 
 
 def test_saved_token_is_found_again(manager: SupabaseCredentialManager, database: Database) -> None:
-    """A save makes the row, or replaces it; the getters have it then."""
+    """A save makes the row, or replaces it; the getters return it then."""
     tokens = [make_token(left=5 * HOUR), make_token(left=6 * HOUR)]
     for token in tokens:
         assert manager.save_kis_token(token.value, token.expires_at, token.issued_at) is True
@@ -238,7 +238,7 @@ def test_saved_token_is_found_again(manager: SupabaseCredentialManager, database
 
 
 def test_naive_times_are_korea_s(manager: SupabaseCredentialManager, database: Database) -> None:
-    """The guide's code hands over what KIS wrote: times in Korea without a zone."""
+    """The guide's code passes KIS's times: Korea's, without a zone."""
     end = (utc_now() + 5 * HOUR).replace(microsecond=0)
     naive = end.astimezone(KST).replace(tzinfo=None)
 
@@ -251,7 +251,7 @@ def test_naive_times_are_korea_s(manager: SupabaseCredentialManager, database: D
 
 
 def test_older_token_never_replaces_a_newer(manager: SupabaseCredentialManager, database: Database) -> None:
-    """A machine that is late with its save does no harm, and is not told that it failed."""
+    """A late save of an older token changes nothing, and returns True."""
     newer, older = make_token(left=23 * HOUR), make_token(left=2 * HOUR)
     database.put_token(newer)
 
@@ -261,7 +261,7 @@ def test_older_token_never_replaces_a_newer(manager: SupabaseCredentialManager, 
 
 
 def test_saved_token_is_sealed(supabase: PostgRESTStandIn, database: Database) -> None:
-    """With an encryption key nothing plain gets into the table."""
+    """With an encryption key no plain value is stored."""
     manager, token = SupabaseCredentialManager(supabase.url, SERVICE_KEY, env=SEALING), make_token()
 
     assert manager.save_kis_token(token.value, token.expires_at, token.issued_at) is True
@@ -271,23 +271,23 @@ def test_saved_token_is_sealed(supabase: PostgRESTStandIn, database: Database) -
 
 
 @pytest.mark.parametrize("value", ["", "short", "a token with blanks in it, and long enough"])
-def test_what_is_no_token_is_not_saved(manager: SupabaseCredentialManager, database: Database, value: str) -> None:
-    """It would make everybody issue."""
+def test_invalid_token_is_not_saved(manager: SupabaseCredentialManager, database: Database, value: str) -> None:
+    """A value that is not a token is not saved: every caller would issue a new one."""
     with pytest.raises(TokenError):
         manager.save_kis_token(value, utc_now() + HOUR, utc_now())
     assert database.row() == {}
 
 
-def test_dead_token_is_not_saved(manager: SupabaseCredentialManager, database: Database) -> None:
-    """Nobody could use it."""
+def test_expired_token_is_not_saved(manager: SupabaseCredentialManager, database: Database) -> None:
+    """An expired token is not saved: no caller could use it."""
     token = make_token(left=-MINUTE, age=24 * HOUR)
     with pytest.raises(TokenError):
         manager.save_kis_token(token.value, token.expires_at, token.issued_at)
     assert database.row() == {}
 
 
-def test_outage_is_none_and_logged(supabase: PostgRESTStandIn, caplog: pytest.LogCaptureFixture) -> None:
-    """Without an answer the caller goes on with what it has; the log says why."""
+def test_outage_returns_none_and_is_logged(supabase: PostgRESTStandIn, caplog: pytest.LogCaptureFixture) -> None:
+    """In an outage the getters return None, so the caller continues with its own sources; the log has the reason."""
     manager, token = SupabaseCredentialManager(supabase.url, SERVICE_KEY, env={}, clock=TurnedClock()), make_token()
     supabase.server.add_fault(Fault("answer", times=999, response=html_response(503)))
     with caplog.at_level(logging.WARNING, "kis_token"):
@@ -305,7 +305,7 @@ def test_outage_is_none_and_logged(supabase: PostgRESTStandIn, caplog: pytest.Lo
 def test_a_call_that_fails_once_is_repeated(
     supabase: PostgRESTStandIn, database: Database, kind: FaultKind, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A hiccup costs a pause: the guide's clients would issue a token of their own for it."""
+    """A brief failure costs a pause. Without the repetition, the guide's clients would issue their own token."""
     manager, token = SupabaseCredentialManager(supabase.url, SERVICE_KEY, env={}, clock=TurnedClock()), make_token()
     supabase.server.add_fault(Fault(kind, "/rest/v1/rpc/save_token"))
     assert manager.save_kis_token(token.value, token.expires_at, token.issued_at) is True
@@ -318,8 +318,8 @@ def test_a_call_that_fails_once_is_repeated(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-def test_mistake_in_the_set_up_is_raised(supabase: PostgRESTStandIn) -> None:
-    """A key of another project would else look like an empty table for ever."""
+def test_configuration_error_is_raised(supabase: PostgRESTStandIn) -> None:
+    """A key of another project raises. If it did not, the project would look like an empty table for ever."""
     manager = SupabaseCredentialManager(supabase.url, "sb_secret_of-another-project-0123456789", env={})
     with pytest.raises(StoreMisconfigured) as caught:
         manager.get_kis_token()
@@ -327,14 +327,14 @@ def test_mistake_in_the_set_up_is_raised(supabase: PostgRESTStandIn) -> None:
 
 
 def test_public_key_is_refused(supabase: PostgRESTStandIn) -> None:
-    """It may not read the table, and would find nothing."""
+    """The public key is refused, because it cannot read the table."""
     with pytest.raises(KisTokenError) as caught:
         SupabaseCredentialManager(supabase.url, ANON_KEY, env={})
     assert caught.value.code == "anon-supabase-key"
 
 
 def test_repr_shows_where_and_no_key(supabase: PostgRESTStandIn) -> None:
-    """Neither with a store nor without."""
+    """The repr shows the URL or None, and never the key."""
     assert f"{SupabaseCredentialManager(env={})!r}" == "SupabaseCredentialManager(None)"
     shown = repr(SupabaseCredentialManager(supabase.url, SERVICE_KEY, env={}))
     assert shown == f"SupabaseCredentialManager({supabase.url!r})"
@@ -353,7 +353,7 @@ def test_one_manager_for_all() -> None:
     assert get_supabase_manager() is get_supabase_manager()
 
 
-#: Code as the guide has people write it, in a program of its own.
+#: Code as the guide shows it, in its own program.
 GUIDE = """
 from datetime import datetime, timedelta
 from kis_token import (
@@ -376,7 +376,7 @@ assert get_supabase_manager().get_credentials("slack") == {"bot_token": "made-up
 
 
 def test_code_written_against_the_guide(supabase: PostgRESTStandIn, database: Database) -> None:
-    """The names are imported from the package and work from the environment alone."""
+    """The names can be imported from the package and work with only the environment."""
     database.put("app_key", ACCOUNT.app_key)
     database.put("app_secret", ACCOUNT.app_secret)
     database.put("bot_token", "made-up", service="slack")

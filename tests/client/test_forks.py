@@ -1,4 +1,4 @@
-"""KISClient and the manager over os.fork(): own answers, own renewals, and no child that hangs."""
+"""KISClient and the manager over os.fork(): each process gets its own answers and renewals, and no child hangs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kis_token.sandbox.loopback import LoopbackServer, Request, Response
 from kis_token.token import fingerprint
 from tests.forked_child import Child, forks, in_child, needs_fork
 from tests.races.concurrent_callers import held
-from tests.resolver_harness import dead_token, stale_token
+from tests.resolver_harness import expired_token, stale_token
 from tests.support import TurnedClock, make_token
 from tools.step import CHECKOUT
 
@@ -38,7 +38,7 @@ HELD_BACK = "held-back"
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """No call is logged: a log file's own lock, held by another thread, outlasts a fork in Python itself."""
+    """Do not log calls: a log file's own lock, if another thread holds it, outlasts a fork in Python itself."""
     logger = logging.getLogger("urllib3")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -47,13 +47,13 @@ def _quiet() -> Iterator[None]:
 
 
 class Echo:
-    """A KIS that tells each caller the number that the caller gave, and holds back one call until it is told."""
+    """A KIS that answers with the caller's number, and holds back one call until it is released."""
 
     def __init__(self) -> None:
         self.arrived, self.opened = threading.Event(), threading.Event()
 
     def __call__(self, request: Request) -> Response:
-        """The answer."""
+        """Answer one call."""
         number = dict(request.query)["number"]
         if number == HELD_BACK:
             self.arrived.set()
@@ -63,7 +63,7 @@ class Echo:
 
 @pytest.fixture
 def echo() -> Echo:
-    """How KIS answers."""
+    """Answer with the number of the call."""
     return Echo()
 
 
@@ -82,7 +82,7 @@ with LoopbackServer(answer, tls=make_certificate(Path(sys.argv[1]))[1]) as serve
 
 @contextmanager
 def apart(folder: Path) -> Iterator[str]:
-    """The address of such a KIS that speaks TLS, in a process of its own: OpenSSL has locks that outlast a fork."""
+    """The address of such a KIS with TLS, in its own process: OpenSSL has locks that outlast a fork."""
     command = [sys.executable, "-c", SERVER, str(folder)]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None
@@ -101,7 +101,7 @@ def make_client(chain: Chain, url: str) -> KISClient:
 
 @pytest.fixture
 def plain_client(chain: Chain, echo: Echo) -> Iterator[KISClient]:
-    """One that does without TLS."""
+    """A client without TLS."""
     with LoopbackServer(echo) as server, make_client(chain, server.url) as client:
         yield client
 
@@ -110,7 +110,7 @@ def plain_client(chain: Chain, echo: Echo) -> Iterator[KISClient]:
 def client(
     request: pytest.FixtureRequest, chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[KISClient]:
-    """One of each."""
+    """A client with TLS and one without."""
     if request.param == "plain":
         yield request.getfixturevalue("plain_client")
         return
@@ -121,19 +121,19 @@ def client(
 
 
 def ask(client: KISClient, number: str) -> str:
-    """The number in the answer to a call with this one."""
+    """The number in the answer to a call with this number."""
     answer = client.request("GET", "/uapi/x", tr_id="x", params={"number": number})
     return str(answer.json()["number"])
 
 
 def all_its_own(client: KISClient, name: str, calls: int = 15) -> bool:
-    """Whether so many calls get the answers to these very calls."""
+    """Whether this many calls get the answers to these very calls."""
     return all(ask(client, f"{name}-{index}") == f"{name}-{index}" for index in range(calls))
 
 
 @contextmanager
 def calling(client: KISClient, threads: int = 3) -> Iterator[list[bool]]:
-    """Threads that call while the block lasts; afterwards, whether each call of theirs got its own answer."""
+    """Run threads that call during the block. Afterwards the result shows whether each call got its own answer."""
     ended, results = threading.Event(), list[bool]()
 
     def run(name: str) -> None:
@@ -172,7 +172,7 @@ def _work(client: KISClient, name: str, answers: Any) -> None:  # noqa: ANN401 -
 
 
 def test_children_of_multiprocessing(client: KISClient) -> None:
-    """The same for multiprocessing's children, which inherit the client."""
+    """Multiprocessing's children, which inherit the client, get the answers to their own calls."""
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
     children = [context.Process(target=_work, args=(client, f"{number}", answers)) for number in range(4)]
@@ -186,7 +186,7 @@ def test_children_of_multiprocessing(client: KISClient) -> None:
 
 
 def test_a_grandchild(client: KISClient) -> None:
-    """A child that has called, a grandchild of it, and the parent: each has connections of its own."""
+    """A child that has called, its own child, and the parent each have their own connections."""
 
     def child() -> list[bool]:
         before = all_its_own(client, "child")
@@ -199,7 +199,7 @@ def test_a_grandchild(client: KISClient) -> None:
 
 
 def test_a_fork_in_the_middle_of_another_thread_s_call(plain_client: KISClient, echo: Echo) -> None:
-    """The child's call is answered while the parent's is still waited for, and each gets its own."""
+    """The child's call is answered while the parent's is still waiting, and each gets its own answer."""
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(ask, plain_client, HELD_BACK)
         assert echo.arrived.wait(30)
@@ -210,7 +210,7 @@ def test_a_fork_in_the_middle_of_another_thread_s_call(plain_client: KISClient, 
 
 
 def test_a_client_closed_in_the_child(client: KISClient) -> None:
-    """The parent's connections stay as they are, and the child may go on calling."""
+    """If a child closes its client, the parent's connections stay open, and the child may call again."""
 
     def child() -> bool:
         client.close()
@@ -227,7 +227,7 @@ def test_a_client_closed_in_the_child(client: KISClient) -> None:
 
 
 def test_a_child_keeps_the_token(chain: Chain) -> None:
-    """It asks neither the store nor KIS for one."""
+    """A child with its parent's token asks neither the store nor KIS for a token."""
     with KISClient(chain.settings()) as client:
         token_id = fingerprint(client.access_token)
         asked = len(chain.store_calls)
@@ -237,7 +237,7 @@ def test_a_child_keeps_the_token(chain: Chain) -> None:
 
 @pytest.mark.parametrize("has_token", [True, False], ids=["a stale token", "no token"])
 def test_a_child_forked_while_a_thread_renews(chain: Chain, *, has_token: bool) -> None:
-    """With a stale token it goes on, without one it gets the token of the parent's renewal; KIS issues once."""
+    """With a stale token a child continues; without one it gets the token of the parent's renewal. KIS issues once."""
     if has_token:
         chain.database.put_token(stale_token())
     with KISClient(chain.settings(cache_path="off")) as client, ThreadPoolExecutor(1) as pool:
@@ -254,8 +254,8 @@ def test_a_child_forked_while_a_thread_renews(chain: Chain, *, has_token: bool) 
 
 
 def test_a_child_has_failures_of_its_own(chain: Chain) -> None:
-    """A renewal that fails in the parent is no error of the child's, which renews by itself."""
-    chain.database.put_token(dead_token())
+    """A renewal that fails in the parent is not an error in the child, which renews by itself."""
+    chain.database.put_token(expired_token())
     chain.refuse_issue("EGW00201")
     with KISClient(chain.settings(cache_path="off"), clock=TurnedClock()) as client:
         with pytest.raises(KisTokenError):
@@ -266,7 +266,7 @@ def test_a_child_has_failures_of_its_own(chain: Chain) -> None:
 
 
 def test_the_manager_and_its_functions(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made before a fork, they serve parent and children at once; a value that the parent stores is the child's too."""
+    """A manager made before a fork serves parent and children; the child reads a value that the parent stores."""
     for name, value in chain.variables.items():
         monkeypatch.setenv(name, value)
     manager.get_supabase_manager.cache_clear()

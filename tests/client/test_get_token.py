@@ -1,4 +1,4 @@
-"""The package's public surface: what it names, what it costs, and that the short way to a token stays short."""
+"""The package's public surface: its names, its costs, and the fast path to a token."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 SOURCE = Path(kis_token.__file__)
 
-#: What a program pays for only when a token has to be issued, stored or opened.
+#: The modules that a program loads only if a token must be issued, stored or unsealed.
 EXPENSIVE = ("requests", "supabase", "httpx", "cryptography", "filelock", "actions_toolkit", "psycopg", "logging")
 
 
 def declared() -> dict[str, str]:
-    """The names that type checkers see, and the modules they are from."""
+    """The names that type checkers see, and their modules."""
     block = next(node for node in ast.parse(SOURCE.read_text(encoding="utf-8")).body if isinstance(node, ast.If))
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
     return {alias.name: node.module or "" for node in imports for alias in node.names}
 
 
-def test_every_name_is_what_type_checkers_see() -> None:
+def test_names_are_those_of_the_type_checkers() -> None:
     """The list, the declarations and the objects agree, in order."""
     assert list(kis_token.__all__) == sorted(declared())
     for name, module in declared().items():
@@ -42,19 +42,19 @@ def test_every_name_is_what_type_checkers_see() -> None:
 
 
 def test_errors_that_a_caller_can_meet_are_public() -> None:
-    """All of the tree but what is handled inside or is the action's and the command's own."""
+    """Every error is public except internal ones and those of the action and the command."""
     tree = {name for name, value in vars(errors).items() if isinstance(value, type)}
     assert tree - set(kis_token.__all__) == {"AppKeyChanged", "CacheError", "EnvironmentFault"}
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
-    """As with any module."""
+    """An unknown name raises AttributeError, as in any module."""
     with pytest.raises(AttributeError, match="no_such_name"):
         getattr(kis_token, "no_such_name")  # noqa: B009 - a type checker would see through the attribute
 
 
 def loaded_after(program: str, **env: str) -> list[str]:
-    """What of the expensive a program has loaded, and of ours."""
+    """The expensive modules, and this package's, that a program has loaded."""
     report = "\nimport sys; print([n for n in sys.modules if n.startswith('kis_token.') or n in sys.argv[1:]])"
     done = subprocess.run(
         [sys.executable, "-", *EXPENSIVE],
@@ -72,13 +72,13 @@ def loaded_after(program: str, **env: str) -> list[str]:
 
 @pytest.mark.usefixtures("child_processes")
 def test_importing_costs_nothing() -> None:
-    """No module of ours and nothing expensive is loaded before a name is used; an error costs one module."""
+    """Before a name is used, no module of this package and no expensive one is loaded; an error costs one module."""
     assert loaded_after("import kis_token") == []
     assert loaded_after("from kis_token import StoreOutage") == ["kis_token.errors"]
 
 
 def test_warm_token_is_cheap(chain: Chain) -> None:
-    """A stored token that is fresh is read with the standard library."""
+    """A fresh stored token is read with the standard library."""
     chain.database.put_token(make_token())
     chain.supabase.server.forget()
 
@@ -90,8 +90,8 @@ def test_warm_token_is_cheap(chain: Chain) -> None:
 
 
 @pytest.mark.parametrize("sealing", [{}, {"KIS_TOKEN_ENCRYPTION_KEY": ENCRYPTION_KEY}], ids=["plain", "sealed"])
-def test_token_is_issued_when_there_is_none(chain: Chain, sealing: dict[str, str]) -> None:
-    """The whole chain is behind it; the second call finds what the first has stored."""
+def test_token_is_issued_on_an_empty_slot(chain: Chain, sealing: dict[str, str]) -> None:
+    """get_token issues a token by the whole chain; the second call finds the token that the first has stored."""
     tokens = [get_token(chain.variables | sealing) for _ in range(2)]
 
     assert tokens[0].token_id == tokens[1].token_id
@@ -100,7 +100,7 @@ def test_token_is_issued_when_there_is_none(chain: Chain, sealing: dict[str, str
 
 
 def test_outage_is_logged_and_the_cached_token_used(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
-    """A living cached token comes with a warning, not with an error."""
+    """A valid cached token comes with a warning, not with an error."""
     token = get_token(chain.variables)
     chain.supabase.stop()
 
@@ -110,8 +110,8 @@ def test_outage_is_logged_and_the_cached_token_used(chain: Chain, caplog: pytest
     assert chain.issue_calls == 1
 
 
-def test_wait_is_told(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
-    """Who has to wait for another's turn reads why in the log, and gets an error when time is up."""
+def test_wait_is_logged(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
+    """A caller that waits for another's lease logs the reason, and raises an error at the end of its time."""
     chain.database.put_keys()
     caller = {"service": "kis", "label": "another bot", "min_remaining": 10 * MINUTE}
     ids = {"holder": "6f3e0f8e-6c5f-4f0c-9d0b-000000000001", "app_key_id": "0" * 16, "credential_id": "0" * 16}
@@ -125,7 +125,7 @@ def test_wait_is_told(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_program_of_the_readme(chain: Chain) -> None:
-    """The README's lines run as they stand there."""
+    """The README's lines run unchanged."""
     section = (SOURCE.parents[1] / "README.md").read_text(encoding="utf-8").split("## In Python\n")[1]
     program = section.split("```python\n")[1].split("```")[0]
 
@@ -144,7 +144,7 @@ def test_program_of_the_readme(chain: Chain) -> None:
 
 
 def test_environment_of_the_process(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an argument the process's own variables count."""
+    """Without an argument the process's own variables are used."""
     for name, value in chain.variables.items():
         monkeypatch.setenv(name, value)
     assert fingerprint(get_token().value) == chain.database.stored_id()

@@ -33,21 +33,21 @@ ORDER_PATH = "/uapi/domestic-stock/v1/trading/order-cash"
 
 
 class RecordingKIS(LoopbackServer):
-    """A KIS that accepts every call, and remembers it."""
+    """A KIS that accepts every call, and records it."""
 
     def __init__(self) -> None:
         super().__init__(self.take)
         self.asked: list[Request] = []
 
     def take(self, request: Request) -> Response:
-        """The answer."""
+        """Record the call and answer it."""
         self.asked.append(request)
         return Response(200, {"rt_cd": "0"})
 
 
 @pytest.fixture
 def recording() -> Iterator[RecordingKIS]:
-    """A server that shows what a client sends."""
+    """A server that shows the client's requests."""
     with RecordingKIS() as server:
         yield server
 
@@ -62,14 +62,14 @@ def client(chain: Chain, recording: RecordingKIS) -> Iterator[KISClient]:
 
 @pytest.mark.parametrize("name", ["tr_id", "TR_ID", "Tr_Id"])
 def test_tr_id_among_the_headers(recording: RecordingKIS, client: KISClient, name: str) -> None:
-    """A call that brings its tr_id in the headers, in any case, is the same call."""
+    """A call with its tr_id in the headers, in any case, is the same call."""
     answer = client.request("GET", PRICE_PATH, headers={name: PRICE_TR_ID}, params=QUOTE)
     assert answer.status_code == 200
     assert recording.asked[-1].headers["tr_id"] == PRICE_TR_ID
 
 
 def test_headers_of_one_s_own(recording: RecordingKIS, client: KISClient) -> None:
-    """Guide code builds all headers itself: its token and keys give way to those in use, custtype stays."""
+    """If guide code builds all headers itself, the client replaces token and keys, and keeps custtype."""
     headers = {
         "Content-Type": "application/json",
         "Authorization": "Bearer old",
@@ -85,13 +85,13 @@ def test_headers_of_one_s_own(recording: RecordingKIS, client: KISClient) -> Non
 
 
 def test_argument_wins_over_the_header(recording: RecordingKIS, client: KISClient) -> None:
-    """A tr_id that is given twice is the argument's."""
+    """If tr_id is given twice, the argument counts."""
     client.request("GET", PRICE_PATH, tr_id=PRICE_TR_ID, headers={"tr_id": "other"}, params=QUOTE)
     assert recording.asked[-1].headers["tr_id"] == PRICE_TR_ID
 
 
-def test_call_without_a_tr_id_is_told(recording: RecordingKIS, client: KISClient) -> None:
-    """Neither as an argument nor among the headers: a TypeError that names it, before anything is sent."""
+def test_call_without_a_tr_id_is_an_error(recording: RecordingKIS, client: KISClient) -> None:
+    """A call without tr_id raises a TypeError that names it, before anything is sent."""
     for headers in (None, {}, {"custtype": "P"}):
         with pytest.raises(TypeError, match="tr_id"):
             client.request("GET", PRICE_PATH, headers=headers)
@@ -100,14 +100,14 @@ def test_call_without_a_tr_id_is_told(recording: RecordingKIS, client: KISClient
 
 @pytest.mark.parametrize("body", ['{"PDNO": "005930"}', b'{"PDNO": "005930"}'], ids=["str", "bytes"])
 def test_body_as_text(recording: RecordingKIS, client: KISClient, body: str | bytes) -> None:
-    """``data=json.dumps(...)`` is sent as it is, as JSON."""
+    """``data=json.dumps(...)`` is sent unchanged, as JSON."""
     client.request("POST", ORDER_PATH, headers={"tr_id": "TTTC0802U"}, data=body)
     assert recording.asked[-1].json() == {"PDNO": "005930"}
     assert recording.asked[-1].headers["content-type"].startswith("application/json")
 
 
 def test_body_that_would_be_a_form_is_refused(client: KISClient) -> None:
-    """KIS takes JSON alone: a mapping as ``data`` would be sent as a form, and two bodies are one too many."""
+    """KIS accepts only JSON, so a mapping as ``data``, which would be a form, is refused, and so are two bodies."""
     for bodies in ({"data": {"PDNO": "1"}}, {"data": "{}", "json": {}}):
         with pytest.raises(TypeError):
             client.request("POST", ORDER_PATH, tr_id="TTTC0802U", **bodies)
@@ -115,7 +115,7 @@ def test_body_that_would_be_a_form_is_refused(client: KISClient) -> None:
 
 @pytest.mark.parametrize("is_positional", [True, False])
 def test_retry_can_be_turned_off(chain: Chain, *, is_positional: bool) -> None:
-    """``_retry=False``, by its place as well: the refusal of the token is the answer, and no token is issued."""
+    """With ``_retry=False``, also as a positional argument, the rejection is the answer, and no token is issued."""
     chain.kis.production.add_fault(Fault("answer", PRICE_PATH, 9, error_response("EGW00123", PRICE_PATH)))
     chain.database.put_token(make_token())
     client, headers = KISClient(chain.settings(), clock=chain.clock()), {"tr_id": PRICE_TR_ID}
@@ -129,15 +129,15 @@ def test_retry_can_be_turned_off(chain: Chain, *, is_positional: bool) -> None:
 
 
 class GuideClient(KISClient):
-    """A subclass that wraps request, and asks the guide's questions itself."""
+    """A subclass that wraps request and calls the guide's methods itself."""
 
     def request(self, method: str, path: str, _retry: bool = True, **kwargs: Any) -> Any:  # noqa: ANN401, FBT001, FBT002 - the guide's signature
-        """As the guide has it."""
+        """Call the API as the guide's code does."""
         self._ensure_token()
         return super().request(method, path, _retry, **kwargs)
 
     def renew(self) -> str:
-        """Renew where the limit lets it."""
+        """Renew if the limit allows it."""
         try:
             if not self._can_refresh_token():
                 raise TokenRefreshLimitError("24시간 내 재발급 불가")  # noqa: TRY301 - as the guide has it
@@ -148,7 +148,7 @@ class GuideClient(KISClient):
 
 
 def test_subclass_of_the_client(chain: Chain) -> None:
-    """The guide's method names are there; its error can be raised with a text alone."""
+    """The guide's method names exist, and its error can be raised with only a text."""
     chain.database.put_token(make_token(age=2 * HOUR))
     with GuideClient(chain.settings(), clock=chain.clock()) as client:
         client.request("GET", PRICE_PATH, headers={"tr_id": PRICE_TR_ID}, params=QUOTE)
@@ -174,7 +174,7 @@ class GuideManager(SupabaseCredentialManager):
     """A subclass with a query of its own, on the manager's url, key and client."""
 
     def count(self, service_name: str) -> int | None:
-        """How many active rows a service has."""
+        """The number of a service's active rows."""
         client = self._get_client()
         if not client:
             return None
@@ -183,7 +183,7 @@ class GuideManager(SupabaseCredentialManager):
 
 
 def test_subclass_of_the_manager(supabase: PostgRESTStandIn, database: Database) -> None:
-    """``url`` and ``key`` are there, and the lazy client asks the project; it is made once."""
+    """``url`` and ``key`` exist, and the lazy client, which is made once, calls the project."""
     database.put("bot_token", "made-up", service="slack")
     manager = GuideManager(supabase.url, SERVICE_KEY, env={})
     assert (manager.url, manager.key == SERVICE_KEY, manager._client) == (supabase.url, True, None)
@@ -197,14 +197,14 @@ def test_subclass_of_the_manager(supabase: PostgRESTStandIn, database: Database)
     ids=["", "url", "key"],
 )
 def test_manager_without_a_store(env: dict[str, str]) -> None:
-    """Url and key are what is known of them, and there is no client."""
+    """Without a store, url and key are those that are known, and the client is None."""
     manager = GuideManager(env=env)
     assert (manager.url, manager.key) == (env.get("SUPABASE_URL"), env.get("SUPABASE_SECRET_KEY"))
     assert (manager.is_available(), manager._get_client(), manager.count("slack")) == (False, None, None)
 
 
 class OwnSettings(SupabaseCredentialManager):
-    """A subclass that sets url and key itself, and does not call the parent's __init__."""
+    """A subclass that sets url and key itself, without calling the parent's __init__."""
 
     def __init__(self, url: str | None, key: str | None) -> None:
         self.url = url
@@ -224,7 +224,7 @@ class OtherSettings(SupabaseCredentialManager):
 def test_subclass_that_sets_url_and_key(
     supabase: PostgRESTStandIn, database: Database, monkeypatch: pytest.MonkeyPatch, kind: type[OwnSettings]
 ) -> None:
-    """All methods go by the attributes as they are: quotes around them do no harm, None means no store."""
+    """All methods use the present attributes: quotes around them are removed, and None means no store."""
     for name in ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY"):
         monkeypatch.delenv(name, raising=False)
     token = make_token()
@@ -249,7 +249,7 @@ def test_names_of_the_guide_s_arguments(supabase: PostgRESTStandIn, database: Da
 
 
 def test_two_lines_for_times_with_a_zone(chain: Chain) -> None:
-    """The lines of docs/clients.md work on a row that this project has written, and the naive ones do not."""
+    """The lines of docs/clients.md work on a row of this project; the lines for times without a zone do not."""
     page = (CHECKOUT / "docs" / "clients.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(from datetime import .*?)```", page, re.DOTALL)
     lines: dict[str, Any] = {}
@@ -268,7 +268,7 @@ def test_two_lines_for_times_with_a_zone(chain: Chain) -> None:
 
 
 def test_error_of_the_guide_is_one_of_ours() -> None:
-    """With a text alone it has the code and the remedy of a token that is too young."""
+    """With only a text, the error has the code and the remedy of a token that is too young."""
     error = TokenRefreshLimitError("made up")
     assert isinstance(error, KisTokenError)
     assert (f"{error}", error.retryable) == ("made up [token-too-young]", False)

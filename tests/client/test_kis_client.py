@@ -38,7 +38,7 @@ def test_first_request_issues_and_later_ones_do_not(bot: Bot) -> None:
 
 
 def test_stored_token_is_used(bot: Bot) -> None:
-    """What another machine has issued costs one read."""
+    """A token of another machine costs one read."""
     bot.chain.resolve(cache_path="off")
     bot.chain.supabase.server.forget()
 
@@ -49,14 +49,14 @@ def test_stored_token_is_used(bot: Bot) -> None:
 
 
 def test_stale_token_at_the_start(bot: Bot) -> None:
-    """A new program that finds a stale token has it renewed."""
+    """A new program that finds a stale token renews it."""
     bot.chain.database.put_token(stale_token())
     assert is_quote(bot.quote())
     assert bot.chain.issue_calls == 1
 
 
 def test_calls_need_keys(make_bot: Callable[..., Bot]) -> None:
-    """A stored token alone calls nothing: the error says what is missing."""
+    """A stored token without keys is not enough for a call: the error names the missing keys."""
     bot = make_bot(app_key="", app_secret="")
     bot.chain.database.put_token(make_token())
     for use in (bot.quote, bot.client.approval_key, lambda: bot.client.app_key):
@@ -66,7 +66,7 @@ def test_calls_need_keys(make_bot: Callable[..., Bot]) -> None:
 
 
 def test_stored_keys_win(make_bot: Callable[..., Bot]) -> None:
-    """What is stored counts; the environment's keys are for when nothing is."""
+    """The stored keys are used; the environment's keys count only without stored ones."""
     bot = make_bot(app_key="PSabcdefghijklmnopqrstuvwxyz01234567", app_secret="c2VjcmV0LW9mLWEtdGVzdA==")
     bot.chain.database.put_keys()
     matches = (bot.client.app_key, bot.client.app_secret) == (APP_KEY.key, APP_KEY.secret)
@@ -76,7 +76,7 @@ def test_stored_keys_win(make_bot: Callable[..., Bot]) -> None:
 
 
 def test_approval_key_needs_no_token(bot: Bot) -> None:
-    """For a WebSocket session: another key for each call, and no token is issued for it."""
+    """Each call returns another key for a WebSocket session, and no token is issued for it."""
     first, second = bot.client.approval_key(), bot.client.approval_key()
     assert len(first) == 36
     assert first != second
@@ -85,7 +85,7 @@ def test_approval_key_needs_no_token(bot: Bot) -> None:
 
 @pytest.mark.parametrize("response", [Response(200, {}), Response(200, {"approval_key": " "})])
 def test_answer_without_an_approval_key(bot: Bot, response: Response) -> None:
-    """What is no key is an outage."""
+    """An answer without a valid key is an outage."""
     bot.answer(APPROVAL_PATH, response)
     with pytest.raises(IssuerOutage) as caught:
         bot.client.approval_key()
@@ -93,7 +93,7 @@ def test_answer_without_an_approval_key(bot: Bot, response: Response) -> None:
 
 
 def test_attributes_of_the_guide(chain: Chain) -> None:
-    """What code written against the guide reads of a client; nothing is asked before it is needed."""
+    """A client has the attributes that code written for the guide reads, and makes no request before it must."""
     with KISClient.from_env(chain.variables | {"KIS_ACCOUNT_NO": "12345678-01"}) as client:
         assert (client.account_no, client.base_url, client.environment) == (
             "12345678-01",
@@ -110,7 +110,7 @@ def test_attributes_of_the_guide(chain: Chain) -> None:
 
 
 def test_client_of_os_environ(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without arguments, as the guide's: the program's environment."""
+    """Without arguments a client uses the program's environment, like the guide's."""
     for name, value in chain.variables.items():
         monkeypatch.setenv(name, value)
     for client in (KISClient(), KISClient.from_env()):
@@ -120,14 +120,14 @@ def test_client_of_os_environ(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_client_without_settings() -> None:
-    """Everything that is missing is told at once."""
+    """The error names all missing settings at once."""
     with pytest.raises(SettingsError) as caught:
         KISClient.from_env({})
     assert {fault.code for fault in caught.value.faults} == {"missing-supabase-url", "missing-supabase-key"}
 
 
 def test_paper_account(chain: Chain) -> None:
-    """The environment chooses slot and host."""
+    """The environment determines slot and host."""
     account = chain.kis.accounts["paper"][0]
     env = chain.variables | {
         "KIS_ENVIRONMENT": "paper",
@@ -143,7 +143,7 @@ def test_paper_account(chain: Chain) -> None:
 
 
 def test_young_token_is_not_refreshed(bot: Bot) -> None:
-    """One a day: the error has its own name, and KIS is not asked."""
+    """A token less than a day old is not renewed: the error has its own name, and KIS is not called."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 22)
     with pytest.raises(TokenRefreshLimitError) as caught:
@@ -152,7 +152,7 @@ def test_young_token_is_not_refreshed(bot: Bot) -> None:
 
 
 def test_refresh_by_force(bot: Bot) -> None:
-    """7 h after an issue KIS gives another token, to who insists."""
+    """7 h after an issue KIS gives another token, and ``force`` gets it."""
     old = bot.token_id
     let_hours_pass(bot, 7)
     bot.client.refresh_token(force=True)
@@ -161,7 +161,7 @@ def test_refresh_by_force(bot: Bot) -> None:
 
 
 def test_refresh_by_force_that_fails(bot: Bot) -> None:
-    """Who insists is told that there is no new token; the old one, which lives, goes on being used."""
+    """A failed ``force`` raises, and the old token, which is valid, is still used."""
     old = bot.token_id
     let_hours_pass(bot, 7)
     bot.chain.refuse_issue("EGW00105")
@@ -171,7 +171,7 @@ def test_refresh_by_force_that_fails(bot: Bot) -> None:
 
 
 def test_settings_may_be_given(chain: Chain) -> None:
-    """A program may have settings of its own making; their mode does not matter to a client."""
+    """A program may make its own settings; a client ignores their mode."""
     with KISClient(replace(chain.settings(), mode="check")) as client:
         assert fingerprint(client.access_token) == chain.database.stored_id()
     assert chain.kis.production.seen[0].path == TOKEN_PATH

@@ -1,4 +1,4 @@
-"""KISClient through the whole chain: how it survives a token's end, a rejected token and an outage."""
+"""KISClient through the whole chain: a token's end, a rejected token and an outage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kis_token.kis.api import TOKEN_CODES
 from kis_token.sandbox.kis_http import PRICE_PATH, error_response
 from kis_token.sandbox.loopback import Response
 from tests.client.bots import ACCEPTED, Bot, is_quote, let_hours_pass
-from tests.resolver_harness import Chain, dead_token
+from tests.resolver_harness import Chain, expired_token
 from tests.support import HOUR, TurnedClock, make_token
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("status", [200, 401, 403, 500])
 @pytest.mark.parametrize("code", sorted(TOKEN_CODES))
 def test_newer_stored_token_is_taken(bot: Bot, code: str, status: int) -> None:
-    """Refused at whatever status, and somebody else has renewed the token: theirs is used, and KIS not asked."""
+    """If KIS rejects the token, with any status, and another caller has renewed it, the new one is used without KIS."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 7)
     newer = bot.chain.resolve(bot.clock, mode="force", cache_path="off").token
@@ -41,8 +41,8 @@ def test_newer_stored_token_is_taken(bot: Bot, code: str, status: int) -> None:
     assert bot.chain.issue_calls == 2, "the bot has asked as well"
 
 
-def test_dead_token_is_replaced_by_force(bot: Bot, caplog: pytest.LogCaptureFixture) -> None:
-    """Dead 7 h after its issue, and nobody has another: one is issued, for which the log warns, and all use it."""
+def test_rejected_token_is_replaced_by_force(bot: Bot, caplog: pytest.LogCaptureFixture) -> None:
+    """If a token is rejected 7 h after its issue and the store has no other, one is issued, with a warning."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 7)
     bot.chain.kis.kill_token(bot.client.access_token)
@@ -57,8 +57,8 @@ def test_dead_token_is_replaced_by_force(bot: Bot, caplog: pytest.LogCaptureFixt
     assert said[0].startswith("KIS rejects the token. The token was issued less than 23 h ago, at ")
 
 
-def test_old_token_is_replaced_without_ado(bot: Bot, caplog: pytest.LogCaptureFixture) -> None:
-    """23 h after its issue a token may be renewed: nothing is forced."""
+def test_old_token_is_replaced_without_a_warning(bot: Bot, caplog: pytest.LogCaptureFixture) -> None:
+    """23 h after its issue a token is renewed without force and without a warning."""
     bot.chain.kis.configure(expires_in=90 * 86400)
     assert is_quote(bot.quote())
     let_hours_pass(bot, 23.1)
@@ -72,7 +72,7 @@ def test_old_token_is_replaced_without_ado(bot: Bot, caplog: pytest.LogCaptureFi
 
 
 def test_token_that_kis_repeats_is_an_error(bot: Bot) -> None:
-    """Within 6 h of an issue KIS gives the dead token again: the error says until when; KIS is not asked twice."""
+    """Within 6 h of an issue KIS gives the rejected token again: the error names the end, and KIS is called once."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 1)
     bot.chain.kis.kill_token(bot.client.access_token)
@@ -89,7 +89,7 @@ def test_token_that_kis_repeats_is_an_error(bot: Bot) -> None:
 
 
 def test_refusal_in_euc_kr(bot: Bot) -> None:
-    """A body whose message is in EUC-KR, labelled or not, has its code in ASCII: it is found."""
+    """A body with a message in EUC-KR, labelled or not, has its code in ASCII, and the client finds it."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 7)
     body = '{"rt_cd":"1","msg_cd":"EGW00123","msg1":"기간이 만료된 token 입니다."}'.encode("cp949")
@@ -101,7 +101,7 @@ def test_refusal_in_euc_kr(bot: Bot) -> None:
 
 
 def test_second_refusal_is_the_answer(bot: Bot) -> None:
-    """A request is sent again once; what KIS says then is handed on."""
+    """A request is sent again only once; the second answer is returned."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 7)
     bot.answer(PRICE_PATH, error_response("EGW00121", PRICE_PATH), times=5)
@@ -126,8 +126,11 @@ def test_second_refusal_is_the_answer(bot: Bot) -> None:
     ],
     ids=["401", "text", "deep", "list", "success", "elsewhere", "EGW00304"],
 )
-def test_what_says_nothing_of_the_token(bot: Bot, response: Response) -> None:
-    """Only KIS's three codes, where KIS has its code, speak against a token: all else is the caller's to see."""
+def test_other_answers_do_not_reject_the_token(bot: Bot, response: Response) -> None:
+    """Only KIS's three codes, in the place of KIS's code, reject a token.
+
+    Any other answer is returned to the caller.
+    """
     bot.answer(PRICE_PATH, response)
     assert bot.quote().status_code == response.status
     assert (bot.sent(PRICE_PATH), bot.chain.issue_calls) == (1, 1)
@@ -137,7 +140,7 @@ THREADS = 16
 
 
 def in_threads(work: Callable[[], object]) -> list[object]:
-    """What ``work`` gives in so many threads that begin together; an error of ours instead of a result."""
+    """The results of ``work`` in this many threads that start together. Errors of this package are results too."""
     barrier = threading.Barrier(THREADS)
 
     def run() -> object:
@@ -152,7 +155,7 @@ def in_threads(work: Callable[[], object]) -> list[object]:
 
 
 def test_threads_start_with_one_issue(bot: Bot) -> None:
-    """On an empty slot all get a price, by one tokenP call and one look at the store."""
+    """On an empty slot all threads get a price, by one tokenP call and one read of the store."""
     bot.chain.kis.configure(calls_per_second=100)
 
     assert in_threads(lambda: is_quote(bot.quote())) == [True] * THREADS
@@ -162,7 +165,7 @@ def test_threads_start_with_one_issue(bot: Bot) -> None:
 
 
 def test_threads_refused_at_once_make_one_refresh(bot: Bot) -> None:
-    """All get a price by one tokenP call; of the store they ask no more than one thread would."""
+    """All threads get a price by one tokenP call; they read the store no more often than one thread would."""
     bot.chain.kis.configure(calls_per_second=100)
     assert is_quote(bot.quote())
     let_hours_pass(bot, 7)
@@ -176,7 +179,7 @@ def test_threads_refused_at_once_make_one_refresh(bot: Bot) -> None:
 
 
 def test_two_programs_refused_at_once_make_one_refresh(bot: Bot, make_bot: Callable[..., Bot]) -> None:
-    """The lease keeps other machines from issuing as well: the second finds the first one's token."""
+    """The lease keeps other machines from issuing as well: the second one finds the first one's token."""
     other = make_bot(bot.clock, cache_path="off")
     assert is_quote(bot.quote())
     assert is_quote(other.quote())
@@ -191,8 +194,8 @@ def test_two_programs_refused_at_once_make_one_refresh(bot: Bot, make_bot: Calla
 
 
 def test_token_that_has_just_ended_is_tried(bot: Bot) -> None:
-    """When no other can be had, KIS decides: it accepts such now and then."""
-    token = dead_token()
+    """If no other token is found, an expired one is sent: KIS sometimes accepts one."""
+    token = expired_token()
     bot.chain.database.put_token(token)
     bot.chain.refuse_issue("EGW00105")
     bot.answer(PRICE_PATH, ACCEPTED)
@@ -202,15 +205,15 @@ def test_token_that_has_just_ended_is_tried(bot: Bot) -> None:
     assert (bot.token_id, bot.chain.issue_calls) == (token.token_id, 1)
 
 
-def test_outage_with_a_living_token(bot: Bot) -> None:
-    """While the token lives, Supabase is not needed at all."""
+def test_outage_with_a_valid_token(bot: Bot) -> None:
+    """While the token is valid, Supabase is not needed at all."""
     assert is_quote(bot.quote())
     bot.chain.supabase.stop()
     assert is_quote(bot.quote())
 
 
-def test_outage_when_the_token_dies(make_bot: Callable[..., Bot]) -> None:
-    """Keys that are only stored in Supabase were read before: with them one token is issued for this machine."""
+def test_outage_when_the_token_expires(make_bot: Callable[..., Bot]) -> None:
+    """Keys that are stored only in Supabase were read before the outage: one token is issued for this machine."""
     bot = make_bot(app_key="", app_secret="")
     bot.chain.database.put_keys()
     assert is_quote(bot.quote())
@@ -226,7 +229,7 @@ def test_outage_when_the_token_dies(make_bot: Callable[..., Bot]) -> None:
 
 @pytest.mark.parametrize("hours", [-3, 3])
 def test_wrong_clock_renews_nothing(chain: Chain, make_bot: Callable[..., Bot], hours: int) -> None:
-    """The store's time counts, also between its answers: a machine hours off goes on with the token."""
+    """The store's time counts, also between its answers: a machine whose clock is hours off keeps the token."""
     clock = TurnedClock(wrong_by=hours * HOUR)
     clock.on_sleep = chain.pass_time
     bot, token = make_bot(clock), make_token(left=2 * HOUR, age=22 * HOUR)

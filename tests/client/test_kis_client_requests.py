@@ -1,4 +1,4 @@
-"""KISClient through the whole chain: what it sends to KIS, and what it never sends twice."""
+"""KISClient through the whole chain: the requests that it sends to KIS, and those that it never sends twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class RecordingKIS(LoopbackServer):
-    """A KIS that answers what it is told, and remembers what it was asked. Never shown: it knows secrets."""
+    """A KIS with the given answers that records the requests. No repr: it has secrets."""
 
     def __init__(self) -> None:
         super().__init__(self.take)
@@ -33,20 +33,20 @@ class RecordingKIS(LoopbackServer):
         self.asked: list[Request] = []
 
     def take(self, request: Request) -> Response:
-        """The answer."""
+        """Record the request and answer it."""
         self.asked.append(request)
         return self.response
 
 
 @pytest.fixture
 def recording() -> Iterator[RecordingKIS]:
-    """A server that shows what a client sends."""
+    """A server that shows the client's requests."""
     with RecordingKIS() as server:
         yield server
 
 
 def test_headers_are_filled_in(recording: RecordingKIS, make_bot: Callable[..., Bot]) -> None:
-    """Token, key, secret, tr_id and custtype; parameters and JSON as they were given."""
+    """Token, key, secret, tr_id and custtype are filled in; parameters and JSON are sent as given."""
     bot, token = make_bot(base_url=recording.url), make_token()
     bot.chain.database.put_token(token)
 
@@ -65,7 +65,7 @@ def test_headers_are_filled_in(recording: RecordingKIS, make_bot: Callable[..., 
 
 
 def test_further_headers(recording: RecordingKIS, make_bot: Callable[..., Bot]) -> None:
-    """Others may be added and custtype changed; the token's are the client's own."""
+    """A caller may add headers and change custtype; the token's headers are the client's own."""
     bot, token = make_bot(base_url=recording.url), make_token()
     bot.chain.database.put_token(token)
 
@@ -79,7 +79,7 @@ def test_further_headers(recording: RecordingKIS, make_bot: Callable[..., Bot]) 
 
 
 def test_redirect_is_not_followed(recording: RecordingKIS, make_bot: Callable[..., Bot]) -> None:
-    """Token and secret go to KIS's host alone; the caller gets the redirect."""
+    """Token and secret are sent only to KIS's host; the caller gets the redirect."""
     with LoopbackServer(lambda _: ACCEPTED) as elsewhere:
         bot = make_bot(base_url=recording.url)
         bot.chain.database.put_token(make_token())
@@ -92,7 +92,7 @@ def test_redirect_is_not_followed(recording: RecordingKIS, make_bot: Callable[..
 
 
 def test_cookies_are_not_kept(recording: RecordingKIS, make_bot: Callable[..., Bot]) -> None:
-    """No call depends on the one before it."""
+    """A call does not depend on the one before it."""
     bot = make_bot(base_url=recording.url)
     bot.chain.database.put_token(make_token())
     recording.response = Response(200, {}, {"Set-Cookie": "JSESSIONID=1; Path=/"})
@@ -106,7 +106,7 @@ def test_cookies_are_not_kept(recording: RecordingKIS, make_bot: Callable[..., B
 def test_netrc_and_debugging_play_no_part(
     bot: Bot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What a program has http.client print, and what the user's .netrc says of the host, is not for these calls."""
+    """The client ignores http.client's debug output and the user's .netrc."""
     netrc = bot.chain.folder / "netrc"
     netrc.touch(mode=0o600)
     netrc.write_text("machine 127.0.0.1 login somebody password else\n")
@@ -120,13 +120,13 @@ def test_netrc_and_debugging_play_no_part(
     assert "appsecret" not in capsys.readouterr().out.lower()
 
 
-ODD_PATHS = ["uapi/x", "@example.com/x", ".example.com/x", "https://example.com/x", ""]
-ODD_PATHS += ["//example.com/x", "/a//b", "/x#y", "/x?y=1#z", "/a@b", "/a b", "/a\r\nb", "/a\\b", "/\x00", "/x?a b"]
+REFUSED_PATHS = ["uapi/x", "@example.com/x", ".example.com/x", "https://example.com/x", ""]
+REFUSED_PATHS += ["//example.com/x", "/a//b", "/x#y", "/x?y=1#z", "/a@b", "/a b", "/a\r\nb", "/a\\b", "/\x00", "/x?a b"]
 
 
-@pytest.mark.parametrize("path", ODD_PATHS)
+@pytest.mark.parametrize("path", REFUSED_PATHS)
 def test_path_stays_on_kis_s_host(bot: Bot, path: str) -> None:
-    """A path that could become a part of the host's name, or be cut off, is refused before anything is sent."""
+    """A path that could change the host's name, or be cut off, is refused before anything is sent."""
     with pytest.raises(ValueError, match=r"path is not .* slash"):
         bot.client.request("GET", path, tr_id=PRICE_TR_ID)
     assert bot.chain.store_calls == []
@@ -148,7 +148,7 @@ def test_other_paths_go_out(recording: RecordingKIS, make_bot: Callable[..., Bot
 NESTED: list[object] = []
 for _ in range(100_000):
     NESTED = [NESTED]
-MISTAKES: dict[str, tuple[str, type[Exception], dict[str, Any]]] = {
+INVALID_ARGUMENTS: dict[str, tuple[str, type[Exception], dict[str, Any]]] = {
     "NaN": ("json", ValueError, {"json": {"ORD_UNPR": float("nan")}}),
     "infinity": ("json", ValueError, {"json": {"ORD_UNPR": [float("-inf")]}}),
     "no JSON": ("json", TypeError, {"json": {"x": object()}}),
@@ -183,10 +183,10 @@ MISTAKES: dict[str, tuple[str, type[Exception], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_caller_s_own_mistake(bot: Bot, mistake: str) -> None:
-    """A ValueError or TypeError that names the argument and quotes no value, also in its traceback; nothing is sent."""
-    argument, kind, given = MISTAKES[mistake]
+@pytest.mark.parametrize("case", INVALID_ARGUMENTS)
+def test_invalid_arguments_of_a_call(bot: Bot, case: str) -> None:
+    """A ValueError or TypeError names the argument and no value, even in its traceback; nothing is sent."""
+    argument, kind, given = INVALID_ARGUMENTS[case]
     arguments: dict[str, Any] = {"method": "POST", "path": ORDER_PATH, "tr_id": "TTTC0802U", **given}
     with pytest.raises(kind, match=argument) as caught:
         bot.client.request(arguments.pop("method"), arguments.pop("path"), **arguments)
@@ -199,7 +199,7 @@ def test_caller_s_own_mistake(bot: Bot, mistake: str) -> None:
 def test_order_that_is_given_up_is_never_sent(
     recording: RecordingKIS, make_bot: Callable[..., Bot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its host is resolved slowly: the error says that nothing was sent, and nothing is sent afterwards."""
+    """If the host is resolved too slowly, the error says that nothing was sent, and nothing is sent afterwards."""
     bot, names, threads = make_bot(base_url=recording.url), threading.Event(), set(threading.enumerate())
     bot.chain.database.put_token(make_token())
     bot.client.access_token  # noqa: B018 - reads it, while names are resolved
@@ -220,7 +220,7 @@ def test_order_that_is_given_up_is_never_sent(
 
 
 def test_refused_order_is_sent_again(bot: Bot) -> None:
-    """KIS refused it for its token, and so did not execute it."""
+    """KIS rejected the order's token, and so did not execute the order."""
     assert is_quote(bot.quote())
     let_hours_pass(bot, 7)
     bot.answer(ORDER_PATH, error_response("EGW00123", ORDER_PATH, status=200))
@@ -236,7 +236,7 @@ def test_refused_order_is_sent_again(bot: Bot) -> None:
 def test_order_without_an_answer_is_never_repeated(
     recording: RecordingKIS, make_bot: Callable[..., Bot], kind: FaultKind
 ) -> None:
-    """It may have been executed, which the error says."""
+    """The order may have been executed, and the error says so."""
     bot = make_bot(base_url=recording.url)
     bot.chain.database.put_token(make_token())
     recording.add_fault(Fault(kind, after=True))
@@ -247,7 +247,7 @@ def test_order_without_an_answer_is_never_repeated(
 
 
 def test_order_that_never_left(bot: Bot) -> None:
-    """Where nobody listens nothing can have been executed, which the error says as well."""
+    """If no program listens at the address, the order cannot have been executed, and the error says so."""
     assert is_quote(bot.quote())
     bot.chain.kis.production.stop()
     with pytest.raises(IssuerOutage) as caught:
@@ -256,7 +256,7 @@ def test_order_that_never_left(bot: Bot) -> None:
 
 
 def test_order_that_came_too_soon_is_the_caller_s(bot: Bot) -> None:
-    """An order is sent again for its token alone."""
+    """An order is sent again only after its token was rejected."""
     bot.answer(ORDER_PATH, error_response("EGW00201", ORDER_PATH))
     assert bot.order().json()["msg_cd"] == "EGW00201"
     assert bot.sent(ORDER_PATH) == 1
@@ -264,7 +264,7 @@ def test_order_that_came_too_soon_is_the_caller_s(bot: Bot) -> None:
 
 @pytest.mark.parametrize("status", [200, 500])
 def test_quote_that_came_too_soon_is_sent_again(bot: Bot, status: int) -> None:
-    """After pauses that grow; the token is not renewed for it."""
+    """The quote is sent again after growing pauses; the token is not renewed."""
     bot.answer(PRICE_PATH, error_response("EGW00201", PRICE_PATH, status=status), times=3)
     bot.client.access_token  # noqa: B018 - issues it, so that the clock's naps below are the pauses
     bot.clock.slept.clear()
@@ -277,14 +277,14 @@ def test_quote_that_came_too_soon_is_sent_again(bot: Bot, status: int) -> None:
 
 @pytest.mark.parametrize(("timeout", "calls"), [(30.0, 5), (3.0, 3), (0.4, 1)])
 def test_rate_limit_that_stays_is_the_answer(bot: Bot, timeout: float, calls: int) -> None:
-    """A few times, and within the timeout: then the caller gets KIS's answer."""
+    """After a few tries, all within the timeout, the caller gets KIS's answer."""
     bot.answer(PRICE_PATH, error_response("EGW00201", PRICE_PATH), times=9)
     assert bot.quote(timeout=timeout).json()["msg_cd"] == "EGW00201"
     assert bot.sent(PRICE_PATH) == calls
 
 
 def test_emulated_rate_limit_is_kept(bot: Bot) -> None:
-    """More calls than a paper account may make in a second all succeed."""
+    """If more calls are made than a paper account may make in a second, all of them succeed."""
     bot.chain.kis.configure(calls_per_second=2)
     assert all(is_quote(bot.quote()) for _ in range(7))
     assert bot.chain.issue_calls == 1

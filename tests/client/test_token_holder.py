@@ -1,4 +1,4 @@
-"""The token that a program keeps: renewed in time, by one for all, and shared when it can be; in simulated time."""
+"""The token that a program holds: renewed in time, by one thread for all, and shared; in simulated time."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def environment(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[Simulate
 
 
 @dataclass
-class KnockingLock:
-    """A lock that tells when somebody has to wait for it."""
+class WatchedLock:
+    """A lock that sets an event when a thread has to wait for it."""
 
-    knocked: threading.Event = field(default_factory=threading.Event)
+    waited_for: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def acquire(self, *, blocking: bool = True) -> bool:
-        """Take it."""
+        """Acquire it."""
         if self.lock.acquire(blocking=False):
             return True
-        self.knocked.set()
+        self.waited_for.set()
         return blocking and self.lock.acquire()
 
     def release(self) -> None:
-        """Give it back."""
+        """Release it."""
         self.lock.release()
 
 
 def let_it_go_stale(environment: SimulatedEnvironment, client: KISClient) -> str:
-    """Let a client hold a token that has 9 minutes left; the token."""
+    """Let a client hold a token that has 9 minutes left. Returns the token."""
     old = client.access_token
     environment.clock.jump(24 * 3600 - 9 * 60)
     environment.supabase.server.forget()
@@ -60,18 +60,20 @@ def let_it_go_stale(environment: SimulatedEnvironment, client: KISClient) -> str
 
 
 def store_calls(environment: SimulatedEnvironment) -> list[str]:
-    """What was asked of Supabase."""
+    """The calls of Supabase."""
     return [seen.path.rpartition("/")[2] for seen in environment.supabase.server.seen]
 
 
-def test_failure_is_everybody_s_who_waited(environment: SimulatedEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One vain try is enough: those who waited for it do not try in turn. Who comes later does."""
-    client, lock, tries = environment.client(), KnockingLock(), []
+def test_failure_is_shared_by_all_that_waited(
+    environment: SimulatedEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All threads that wait for a renewal share its error without a try of their own; a later thread tries again."""
+    client, lock, tries = environment.client(), WatchedLock(), []
     monkeypatch.setattr(client._token_holder._renewals.get(), "lock", lock)
 
     def fail(_: object) -> object:
         tries.append(threading.get_ident())
-        assert len(tries) > 1 or lock.knocked.wait(30)
+        assert len(tries) > 1 or lock.waited_for.wait(30)
         raise StoreMisconfigured("store-table-missing", "x")
 
     monkeypatch.setattr(client._token_holder, "_resolve", fail)
@@ -86,7 +88,7 @@ def test_failure_is_everybody_s_who_waited(environment: SimulatedEnvironment, mo
 
 
 def test_token_is_renewed_before_its_end(environment: SimulatedEnvironment) -> None:
-    """The request that finds less than min-validity left has it renewed first; KIS refuses nothing meanwhile."""
+    """The request that finds less than min-validity left renews the token first, so KIS rejects no token."""
     client = environment.client()
     old = let_it_go_stale(environment, client)
 
@@ -99,10 +101,10 @@ def test_token_is_renewed_before_its_end(environment: SimulatedEnvironment) -> N
 
 
 def test_others_go_on_while_one_renews(environment: SimulatedEnvironment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stale token is good for a request: nobody waits for its renewal but who makes it."""
+    """Only the thread that renews waits; the others use the stale token."""
     client = environment.client()
     old = let_it_go_stale(environment, client)
-    lock = KnockingLock()
+    lock = WatchedLock()
     monkeypatch.setattr(client._token_holder._renewals.get(), "lock", lock)
     assert lock.acquire()
 
@@ -111,7 +113,7 @@ def test_others_go_on_while_one_renews(environment: SimulatedEnvironment, monkey
 
 
 def test_renewal_that_fails_is_not_tried_at_once(environment: SimulatedEnvironment) -> None:
-    """A stale token is used on; the next try comes half a minute later, and not with each request."""
+    """After a failure the stale token is still used; the next try is half a minute later, not with each request."""
     client = environment.client()
     old = let_it_go_stale(environment, client)
     environment.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=error_response("EGW00105", TOKEN_PATH)))
@@ -128,7 +130,7 @@ def test_renewal_that_fails_is_not_tried_at_once(environment: SimulatedEnvironme
 
 
 def test_refused_while_another_tried_to_renew(environment: SimulatedEnvironment) -> None:
-    """A renewal that brought the same token again, while a request was under way, does not pass for another token."""
+    """If a renewal during a request brought the same token again, that token does not count as a new one."""
     client = environment.client()
     let_it_go_stale(environment, client)
     refused = client._token_holder._held
@@ -143,10 +145,10 @@ def test_refused_while_another_tried_to_renew(environment: SimulatedEnvironment)
     assert (is_same, other.token.token_id == refused.token.token_id) == (True, False)
 
 
-def test_mistake_in_the_set_up_does_not_stop_a_living_token(
+def test_configuration_error_does_not_stop_a_valid_token(
     environment: SimulatedEnvironment, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody breaks the set-up while a bot runs: what lives is used, with a warning; when it has died, the error."""
+    """If the set-up breaks while a bot runs, the valid token is used, with a warning; after its end a call fails."""
     client = environment.client()
     old = let_it_go_stale(environment, client)
     gone = Response(404, {"code": "PGRST205", "message": "x", "details": None, "hint": None})
@@ -163,7 +165,7 @@ def test_mistake_in_the_set_up_does_not_stop_a_living_token(
 
 
 def test_token_of_an_outage_is_shared_afterwards(environment: SimulatedEnvironment) -> None:
-    """What was issued without Supabase gets there some minutes after Supabase is back, also instead of a dead one."""
+    """A token issued without Supabase is stored minutes after Supabase is back, even in place of an expired one."""
     client = environment.client()
     assert ask_price(client)
     environment.clock.jump(7 * 3600)
@@ -188,7 +190,7 @@ def test_token_of_an_outage_is_shared_afterwards(environment: SimulatedEnvironme
 
 
 def test_refresh_of_an_old_token(environment: SimulatedEnvironment) -> None:
-    """23 h after its issue a token is renewed when asked; what somebody else has renewed meanwhile is taken."""
+    """23 h after its issue a token is renewed on request; if another caller has renewed it, that token is used."""
     client, other = environment.client(), environment.client("another")
     old = client.access_token
     is_same = other.access_token == old

@@ -1,4 +1,4 @@
-"""A store and a cache that answer what a test says, at noon."""
+"""A store and a cache with given answers, at noon."""
 
 from __future__ import annotations
 
@@ -27,51 +27,51 @@ OUTAGE = StoreOutage("store-unreachable", "Supabase does not answer")
 
 
 class StillClock:
-    """Noon, for ever; off by as much as told."""
+    """A clock that always shows noon, wrong by ``wrong_by``."""
 
     def __init__(self, wrong_by: timedelta = timedelta()) -> None:
         self.wrong_by = wrong_by
 
     def now(self) -> datetime:
-        """Noon, or what this machine takes for it."""
+        """Noon, as this machine's clock shows it."""
         return NOON + self.wrong_by
 
     def monotonic(self) -> float:
-        """It stands still."""
+        """A counter that stands still."""
         return 0.0
 
     def sleep(self, seconds: float) -> None:
-        """Nobody waits here."""
+        """No test waits."""
 
     def jitter(self, low: float, high: float) -> float:
-        """The middle."""
+        """The middle of the range."""
         return (low + high) / 2
 
 
-#: For callers whose time is up: nothing is repeated.
+#: For callers without time left: no call is repeated.
 NO_RETRY = Retry(StillClock(), lambda: 0.0, print)
 
 
 class HeldCache:
-    """A cache of one token, or of none with a reason."""
+    """A cache with one token; without one, reading it raises TokenUnusable."""
 
     def __init__(self, token: Token | None = None) -> None:
         self.token = token
 
     def read(self) -> Token:
-        """The token."""
+        """Return the token."""
         if self.token is None:
             raise TokenUnusable("there is no cache file")
         return self.token
 
 
-def living(left: timedelta, key: AppKey = APP_KEY) -> Token:
-    """A token with that much life at noon."""
+def token_with(left: timedelta, key: AppKey = APP_KEY) -> Token:
+    """A token with ``left`` of its validity at noon."""
     return make_token(key.key, left=left, age=timedelta(hours=24) - left, now=NOON)
 
 
 def slot_of(token: Token | None, *, keys: AppKey | None = APP_KEY, date: datetime | None = NOON) -> Slot:
-    """What the store answers."""
+    """The store's answer: a slot with these rows."""
     rows = {}
     if token is not None:
         rows["access_token"] = Row(token.to_json(), token.expires_at.isoformat(), 7)
@@ -81,7 +81,7 @@ def slot_of(token: Token | None, *, keys: AppKey | None = APP_KEY, date: datetim
 
 
 def answering(answer: Slot | KisTokenError) -> Callable[[], Slot]:
-    """A store that answers so."""
+    """A store with this answer."""
 
     def read() -> Slot:
         if isinstance(answer, KisTokenError):
@@ -97,7 +97,7 @@ def seen(
     settings: Settings | None = None,
     wrong_by: timedelta = timedelta(),
 ) -> View:
-    """What is seen with that answer of the store and that token in the cache."""
+    """The view of a store with this answer and a cache with this token."""
     return look(
         settings or make_settings(),
         answering(answer),
@@ -109,5 +109,5 @@ def seen(
 
 
 def said(view: View) -> list[tuple[str, str]]:
-    """What each source answered."""
+    """The source and text of each entry of the trace."""
     return [(entry.source, entry.text) for entry in view.trace]

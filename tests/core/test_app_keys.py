@@ -1,4 +1,4 @@
-"""The origin of keys that KIS refuses, dirty rows, and warnings that are printed on failure too."""
+"""The origin of keys that KIS refuses, untidy rows, and warnings that are also printed with an error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kis_token.sandbox.kis_http import html_response
 from kis_token.sandbox.loopback import Fault
 from kis_token.token import AppKey
 from tests.command import kis_token_here
-from tests.resolver_harness import OTHER, dead_token
+from tests.resolver_harness import OTHER, expired_token
 from tests.support import ACCOUNT, APP_KEY, HOUR, SERVICE_KEY, make_token
 
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     from tests.resolver_harness import Chain
 
-#: The keys of last year, which KIS knows no more.
+#: Last year's keys, which KIS no longer accepts.
 OLD = AppKey("PSq1w2e3r4t5y6u7i8o9p0a1s2d3f4g5h6j7", "bGFzdC15ZWFy" * 15)
 STORED = "KIS does not know the app key stored in Supabase for the slot kis (EGW00103)"
 GIVEN = "KIS does not know the app key given as input app-key / KIS_APP_KEY (EGW00103)"
-WARNING = "app-key and app-secret are not those stored for kis, which count."
+WARNING = "app-key and app-secret differ from those stored for kis, which are used."
 
 
 def step(monkeypatch: pytest.MonkeyPatch, chain: Chain, folder: Path, **variables: str) -> dict[str, Path]:
@@ -60,7 +60,7 @@ def seen(capsys: pytest.CaptureFixture[str]) -> str:
 def test_keys_renewed_after_their_year(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """New keys as inputs, old ones stored: the step says that the stored ones were refused, and which ones count."""
+    """With new keys as inputs and old ones stored, the step names the refused ones and the ones that count."""
     chain.database.put_keys(OLD)
     files = step(monkeypatch, chain, tmp_path)
 
@@ -77,7 +77,7 @@ def test_keys_renewed_after_their_year(
 
 
 def test_keys_renewed_after_their_year_by_the_command(chain: Chain) -> None:
-    """The command says the same on standard error; after ``set-keys`` with the new ones it has a token at once."""
+    """The command reports the same on standard error. After ``set-keys`` with the new keys it gets a token at once."""
     chain.database.put_keys(OLD)
 
     failed = kis_token_here(chain.variables, "get")
@@ -92,28 +92,28 @@ def test_keys_renewed_after_their_year_by_the_command(chain: Chain) -> None:
 
 
 def test_given_keys_that_are_refused(chain: Chain) -> None:
-    """Where none are stored it is the given ones that KIS refuses: no warning, and the error says so."""
+    """If no keys are stored, KIS refuses the given ones: the error says so, without a warning."""
     given = {"KIS_APP_KEY": OLD.key, "KIS_APP_SECRET": OLD.secret}
     failed = kis_token_here(chain.variables | given, "get")
     assert f"error: {GIVEN} [kis-key-refused]" in failed.stderr
     assert "warning" not in failed.stderr
 
 
-def test_refusal_of_another_s_turn_says_whose(chain: Chain) -> None:
-    """The next caller, which does not ask KIS, learns whose keys were refused as well, with the warning."""
+def test_refusal_to_another_caller_names_the_origin(chain: Chain) -> None:
+    """The next caller does not call KIS, but its error names the refused keys as well, with the warning."""
     chain.database.put_keys(OLD)
     with pytest.raises(KisTokenError):
         chain.resolve()
     with pytest.raises(KisTokenError) as caught:
         chain.resolve()
-    assert "stored in Supabase for the slot kis (EGW00103, said to another job a moment ago)" in f"{caught.value}"
+    assert "stored in Supabase for the slot kis (EGW00103, reported to another job a moment ago)" in f"{caught.value}"
     assert caught.value.warnings[0].startswith(WARNING)
     assert chain.issue_calls == 1
 
 
 @pytest.mark.parametrize(("code", "part"), [("EGW00105", "app secret"), ("EGW00002", "key and secret")])
-def test_each_refusal_says_whose(chain: Chain, code: str, part: str) -> None:
-    """A secret that is refused, and a pair, are told with their origin, given or stored."""
+def test_each_refusal_names_the_origin(chain: Chain, code: str, part: str) -> None:
+    """A refused secret, and a refused pair, are reported with their origin, given or stored."""
     chain.refuse_issue(code)
     with pytest.raises(KisTokenError) as caught:
         chain.resolve()
@@ -127,8 +127,8 @@ def test_each_refusal_says_whose(chain: Chain, code: str, part: str) -> None:
     assert f"{part} stored in Supabase for the slot kis ({code})" in f"{caught.value}"
 
 
-def test_refused_key_of_another_length_is_told_with_it() -> None:
-    """A cut key is named where it matters: when KIS has refused it."""
+def test_refused_key_of_another_length_is_reported_with_it() -> None:
+    """When KIS has refused a truncated key, the error gives the key's length."""
     for kis_code in KIS_REFUSALS:
         assert "characters" not in f"{refused(kis_code, APP_KEY)}"
         cut = f"{refused(kis_code, AppKey(ACCOUNT.app_key[:-1], ACCOUNT.app_secret[:-1]))}"
@@ -137,7 +137,7 @@ def test_refused_key_of_another_length_is_told_with_it() -> None:
 
 
 def test_refused_keys_of_a_program_s_memory_are_the_stored_ones(chain: Chain) -> None:
-    """A program that has read the stored keys, and meets an outage then, does not call them given."""
+    """If a program has read the stored keys before an outage, its error does not call them given."""
     chain.database.put_keys(OLD)
     client = KISClient(chain.settings(app_key="", app_secret=""), clock=chain.clock())
     assert client.app_key == OLD.key
@@ -147,8 +147,8 @@ def test_refused_keys_of_a_program_s_memory_are_the_stored_ones(chain: Chain) ->
     assert STORED in f"{caught.value}"
 
 
-def test_token_of_another_key_says_than_whose(chain: Chain) -> None:
-    """The error names the key that it was compared with, and the warning about the given one comes along."""
+def test_token_of_another_key_names_the_compared_key(chain: Chain) -> None:
+    """The error names the key that was compared, and the warning about the given key is printed too."""
     chain.database.put_token(make_token())
     with pytest.raises(KisTokenError) as caught:
         chain.resolve(app_key=OTHER.key, app_secret=OTHER.secret)
@@ -165,7 +165,7 @@ def test_token_of_another_key_says_than_whose(chain: Chain) -> None:
 def test_fast_path_prints_warnings_on_failure(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the standard library alone too: a check that finds no token prints what it noticed before."""
+    """The fast path, with the standard library alone, prints its warnings when a check finds no token."""
     chain.database.put_keys(OLD)
     files = step(monkeypatch, chain, tmp_path, INPUT_MODE="check")
     monkeypatch.setattr(entrypoint, "run_chain", lambda *_: pytest.fail("the runtime was asked for"))
@@ -180,7 +180,7 @@ def test_fast_path_prints_warnings_on_failure(
 def test_fast_path_prints_warnings_where_the_runtime_fails(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A runtime that cannot be built does not hide what was seen before."""
+    """If the runtime cannot be built, the earlier warnings are still printed."""
     chain.database.put_keys(OLD)
     step(monkeypatch, chain, tmp_path)
 
@@ -193,7 +193,7 @@ def test_fast_path_prints_warnings_where_the_runtime_fails(
 
 
 def test_settings_with_a_fault_keep_their_notes(chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A note about a mended value is told although another value is wrong."""
+    """A note about a corrected value is printed although another value is invalid."""
     step(monkeypatch, chain, tmp_path, SUPABASE_URL="abcdefghijklmnopqrst", INPUT_MODE="nothing")
     with ExitStack() as end, pytest.raises(KisTokenError) as caught:
         entrypoint.find_token(FileWorkflow(os.environ), end)
@@ -201,7 +201,7 @@ def test_settings_with_a_fault_keep_their_notes(chain: Chain, tmp_path: Path, mo
 
 
 def test_library_logs_warnings_on_failure(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
-    """``get_token`` and ``KISClient`` log what they noticed before the error."""
+    """``get_token`` and ``KISClient`` log their warnings before they raise."""
     chain.database.put_keys(OLD)
     for ask in (lambda: get_token(chain.variables), lambda: KISClient.from_env(chain.variables).access_token):
         caplog.clear()
@@ -222,7 +222,7 @@ DIRTY = {
 
 @pytest.mark.parametrize("case", DIRTY)
 def test_dirty_rows_are_read(chain: Chain, case: str) -> None:
-    """Rows that were typed into the table editor by hand: the keys inside count, for the chain and for the manager."""
+    """The chain and the manager read the keys in rows that were typed into the table editor by hand."""
     chain.database.put_keys(AppKey(DIRTY[case].format(APP_KEY.key), DIRTY[case].format(APP_KEY.secret)))
 
     got = chain.resolve(app_key="", app_secret="")
@@ -236,8 +236,8 @@ def test_dirty_rows_are_read(chain: Chain, case: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["null", "None", "", '""', "undefined"])
-def test_words_for_nothing_in_rows_count_as_absent(chain: Chain, word: str) -> None:
-    """A row with null in words has no key: the given ones are used."""
+def test_words_without_a_value_in_rows_count_as_absent(chain: Chain, word: str) -> None:
+    """A row with "null", "None" or the like contains no key: the given keys are used."""
     chain.database.put_keys(AppKey(word or " ", word or " "))
     assert chain.resolve().app_key == APP_KEY
     assert SupabaseCredentialManager(chain.supabase.url, SERVICE_KEY, env={}).get_kis_credentials() is None
@@ -253,15 +253,15 @@ def test_words_for_nothing_in_rows_count_as_absent(chain: Chain, word: str) -> N
     ids=["swapped", "placeholder", "masked"],
 )
 def test_rows_that_cannot_be_keys(chain: Chain, keys: AppKey, code: str) -> None:
-    """They are named as the stored ones, and KIS is not asked."""
+    """The error names them as the stored keys, and KIS is not called."""
     chain.database.put_keys(keys)
     with pytest.raises(StoreMisconfigured) as caught:
         chain.resolve()
     assert (caught.value.code, "stored for kis" in f"{caught.value}", chain.issue_calls) == (code, True, 0)
 
 
-def test_set_keys_stores_what_is_inside(chain: Chain) -> None:
-    """``set-keys`` stores no quotes; lines with names and a byte order mark are read; a swapped pair is refused."""
+def test_set_keys_stores_pasted_values_clean(chain: Chain) -> None:
+    """``set-keys`` stores no quotes, reads lines with names and a byte order mark, and refuses a swapped pair."""
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
     lines = f'\ufeffKIS_APP_KEY="{APP_KEY.key}"\r\nKIS_APP_SECRET="{APP_KEY.secret}"\r\n'
 
@@ -276,15 +276,15 @@ def test_set_keys_stores_what_is_inside(chain: Chain) -> None:
 
 
 def test_set_keys_names_a_cut_key(chain: Chain) -> None:
-    """A key of another length is stored, since KIS may change its lengths, and a warning says so."""
+    """A key of another length is stored with a warning, because KIS may change its lengths."""
     cut = {"KIS_APP_KEY": APP_KEY.key[:-1], "KIS_APP_SECRET": APP_KEY.secret}
     stored = kis_token_here(chain.variables | cut, "set-keys")
     assert stored.returncode == 0
     assert stored.stderr == "warning: the app key has 35 characters, and KIS's have 36\n"
 
 
-def test_check_tells_odd_lengths_and_mended_addresses(chain: Chain) -> None:
-    """``check`` notes both before anything has failed."""
+def test_check_reports_unusual_lengths_and_corrected_addresses(chain: Chain) -> None:
+    """``check`` notes unusual lengths and corrected addresses before any call has failed."""
     cut = {"KIS_APP_KEY": APP_KEY.key, "KIS_APP_SECRET": APP_KEY.secret[:-1]}
     looked = kis_token_here(chain.variables | cut, "check").stdout
     assert "app key: the app secret has 179 characters, and KIS's have 180" in looked
@@ -293,18 +293,18 @@ def test_check_tells_odd_lengths_and_mended_addresses(chain: Chain) -> None:
 
 
 def test_set_keys_keeps_the_token_of_a_row_with_quotes(chain: Chain) -> None:
-    """The same key without its quotes is the same key: an opaque token that belongs to it stays."""
+    """A key with and without quotes is the same key: an opaque token that belongs to it is kept."""
     chain.database.put_keys(AppKey(f'"{APP_KEY.key}"', f'"{APP_KEY.secret}"'))
     value = '{"access_token": "opaque.token-of-a-test_0123456789"}'
     chain.database.put("access_token", value, make_token(left=HOUR).expires_at)
     stored = kis_token_here(chain.variables, "set-keys")
-    assert "the old token is ended" not in stored.stdout
+    assert "the old token was deactivated" not in stored.stdout
 
 
 def test_expired_token_and_refused_keys(chain: Chain) -> None:
-    """An old token in the row changes nothing: the error says whose keys were refused."""
+    """If the row has an expired token, the error still names the origin of the refused keys."""
     chain.database.put_keys(OLD)
-    chain.database.put_token(dead_token())
+    chain.database.put_token(expired_token())
     with pytest.raises(KisTokenError) as caught:
         chain.resolve()
     assert f"{caught.value}".startswith(STORED)

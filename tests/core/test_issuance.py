@@ -1,4 +1,4 @@
-"""Single flight, from a caller's side: waiting, lost answers, late starts, and sixteen at once."""
+"""One call for many callers, from a caller's side: waiting, lost answers, late starts, and sixteen callers at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CALLERS = 16
 
 @pytest.mark.parametrize("cache", ["off", "cache.json"], ids=["machines of their own", "one machine"])
 def test_sixteen_cold_callers_make_one_call(chain: Chain, cache: str) -> None:
-    """However many start on an empty slot, KIS is called once and all have its token."""
+    """When many callers start on an empty slot, KIS is called once and all of them have its token."""
     barrier = Barrier(CALLERS)
     cache_path = cache if cache == "off" else str(chain.folder / cache)
 
@@ -49,7 +49,7 @@ def test_sixteen_cold_callers_make_one_call(chain: Chain, cache: str) -> None:
 
 
 def test_a_waiter_gets_the_winners_token(chain: Chain) -> None:
-    """Who comes while another issues says so once, and goes on with the other's token."""
+    """A caller that waits for another's token logs one line, and then uses that token."""
     issuing, told = Event(), Event()
 
     def hold() -> None:
@@ -74,8 +74,8 @@ def test_a_waiter_gets_the_winners_token(chain: Chain) -> None:
     assert "somebody on laptop is issuing a token" in chain.told[0]
 
 
-def test_a_dead_holder_is_outwaited(chain: Chain) -> None:
-    """When the holder never finishes, the waiter issues itself after 70 s; it says once that it waits."""
+def test_a_lost_holder_is_outwaited(chain: Chain) -> None:
+    """If the holder never finishes, the waiter logs one line and issues a token itself after 70 s."""
     clock = chain.clock()
     begun = clock.monotonic()
     Caller(chain.database, label="a crashed job").begin()
@@ -88,8 +88,8 @@ def test_a_dead_holder_is_outwaited(chain: Chain) -> None:
     assert len(chain.told) == 1
 
 
-def test_while_a_lease_lives_pauses_are_short(chain: Chain) -> None:
-    """Waiting for a living holder, the store is looked at at least once a second."""
+def test_pauses_are_short_while_another_holds_the_lease(chain: Chain) -> None:
+    """A caller that waits for an active holder reads the store at least once a second."""
     holder = Caller(chain.database)
     holder.begin()
     clock = chain.clock()
@@ -100,8 +100,8 @@ def test_while_a_lease_lives_pauses_are_short(chain: Chain) -> None:
     assert max(clock.slept) <= 1
 
 
-def test_a_turn_that_ended_without_a_token_is_taken_over(chain: Chain) -> None:
-    """When the holder gives up, a waiter notices within seconds and issues."""
+def test_a_lease_that_ended_without_a_token_is_taken_over(chain: Chain) -> None:
+    """When the holder gives up, a waiter notices it within seconds and issues a token."""
     holder = Caller(chain.database)
     holder.begin()
     clock = chain.clock()
@@ -120,7 +120,7 @@ def test_a_short_deadline_ends_the_wait(chain: Chain) -> None:
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun(chain: Chain) -> None:
-    """When nobody may ask before the deadline, that is said at once, with the last error."""
+    """If no caller may call KIS before the deadline, the caller fails at once, with the last error."""
     holder = Caller(chain.database)
     holder.begin()
     holder.abort("kis-unreachable", 61 * MINUTE / 60)
@@ -131,7 +131,7 @@ def test_a_wait_beyond_the_deadline_is_not_begun(chain: Chain) -> None:
 
 
 def test_too_little_time_to_issue(chain: Chain) -> None:
-    """With less than 20 s to the deadline no call is begun, and the turn is given back for others."""
+    """With less than 20 s to the deadline the caller does not call KIS, and ends the lease for the others."""
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(timeout="19s")
     assert (caught.value.code, chain.issue_calls) == ("wait-too-long", 0)
@@ -139,7 +139,7 @@ def test_too_little_time_to_issue(chain: Chain) -> None:
 
 
 def test_a_stale_token_is_used_while_another_renews(chain: Chain) -> None:
-    """Who has a token that lives does not wait for another's renewal for more than three seconds."""
+    """A caller with a valid token waits at most three seconds for another caller's renewal."""
     token = make_token(left=5 * MINUTE, age=23 * HOUR)
     chain.database.put_token(token)
     Caller(chain.database).begin()
@@ -151,7 +151,7 @@ def test_a_stale_token_is_used_while_another_renews(chain: Chain) -> None:
 
 
 def test_a_renewal_that_is_soon_done_is_waited_for(chain: Chain) -> None:
-    """Who has a stale token gets the new one when the other is done within a second or two."""
+    """A caller with a stale token gets the new one if the other caller needs only a second or two."""
     chain.database.put_token(make_token(left=5 * MINUTE, age=23 * HOUR))
     holder, token = Caller(chain.database), make_token()
     holder.begin()
@@ -163,7 +163,7 @@ def test_a_renewal_that_is_soon_done_is_waited_for(chain: Chain) -> None:
 
 
 def test_a_renewal_that_was_given_up_is_taken_over(chain: Chain) -> None:
-    """Who has a stale token asks again when the other is not done in time: by then the turn may be free."""
+    """A caller with a stale token asks again if the other caller is slow: by then the lease may be free."""
     chain.database.put_token(make_token(left=5 * MINUTE, age=23 * HOUR))
     holder = Caller(chain.database)
     holder.begin()
@@ -175,7 +175,7 @@ def test_a_renewal_that_was_given_up_is_taken_over(chain: Chain) -> None:
 
 
 def test_a_token_about_to_end_is_not_worth_having(chain: Chain) -> None:
-    """With less than 30 s left a token is waited past."""
+    """A token with less than 30 s left is not used: the caller waits for the new one."""
     chain.database.put_token(make_token(left=20 * MINUTE / 60, age=23 * HOUR))
     holder = Caller(chain.database)
     holder.begin()
@@ -191,7 +191,7 @@ def test_a_token_about_to_end_is_not_worth_having(chain: Chain) -> None:
 
 @pytest.mark.parametrize("seconds", [6, 300])
 def test_a_late_start_makes_no_call(chain: Chain, seconds: int) -> None:
-    """A machine that was suspended between asking and calling gives the turn back, asks again, and then calls once."""
+    """A machine that was suspended between lease and call ends the lease, asks again, and then calls once."""
     clock = chain.clock()
     resolver = chain.resolver(clock, timeout="1h")
     store = chain.stores[-1]
@@ -212,10 +212,13 @@ def test_a_late_start_makes_no_call(chain: Chain, seconds: int) -> None:
 
 
 @pytest.mark.parametrize("has_tls", [False, True], ids=["plain", "tls"])
-def test_a_slow_name_server_makes_one_turn_late(
+def test_a_slow_name_server_makes_one_lease_late(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_tls: bool
 ) -> None:
-    """KIS's name takes 14 s: nothing is sent in that turn. In the next one the only call leaves at once."""
+    """If the lookup of KIS's name takes 14 s, nothing is sent in that lease.
+
+    In the next one the only call leaves at once.
+    """
     certificate, context = make_certificate(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
     kis = LoopbackServer(lambda request: chain.kis.production.answer(request)[0], tls=context if has_tls else None)
@@ -237,11 +240,11 @@ def test_a_slow_name_server_makes_one_turn_late(
     assert len(kis.seen) == 1
 
 
-# KIS says no, or not now
+# KIS refuses, or allows no call now
 
 
 def test_rate_limited_looks_at_the_store(chain: Chain) -> None:
-    """After EGW00133 the token that another has stored meanwhile is used, without a wait."""
+    """After EGW00133 a token that another caller has stored meanwhile is used, without a wait."""
     token = make_token()
     chain.refuse_issue("EGW00133")
     issuer = WatchedIssuer(chain, before=lambda: chain.database.put_token(token))
@@ -253,7 +256,7 @@ def test_rate_limited_looks_at_the_store(chain: Chain) -> None:
 
 
 def test_rate_limited_waits_once(chain: Chain) -> None:
-    """After EGW00133 and nothing stored, a minute passes and there is one more call."""
+    """After EGW00133, if nothing is stored, the caller calls KIS once more, a minute later."""
     chain.refuse_issue("EGW00133")
     clock = chain.clock()
     begun = clock.monotonic()
@@ -265,7 +268,7 @@ def test_rate_limited_waits_once(chain: Chain) -> None:
 
 
 def test_rate_limited_twice_is_an_error(chain: Chain) -> None:
-    """A second EGW00133 ends it: something else issues all the time."""
+    """A second EGW00133 is an error: another program issues repeatedly."""
     chain.refuse_issue("EGW00133", times=9)
     with pytest.raises(IssuerRateLimited):
         chain.resolve(chain.clock(), timeout="10m")
@@ -273,7 +276,7 @@ def test_rate_limited_twice_is_an_error(chain: Chain) -> None:
 
 
 def test_an_unknown_outcome_uses_the_minute_up(chain: Chain) -> None:
-    """When tokenP's answer is lost the call is not repeated; the next may ask after a minute, and gets that token."""
+    """If tokenP's answer is lost, the call is not repeated. A minute later the next call gets that token."""
     chain.kis.production.add_fault(Fault("reset", TOKEN_PATH, after=True))
     with pytest.raises(IssuerOutage):
         chain.resolve()
@@ -288,14 +291,14 @@ def test_an_unknown_outcome_uses_the_minute_up(chain: Chain) -> None:
 
 
 def test_a_new_token_that_kis_refuses_is_not_stored(chain: Chain) -> None:
-    """With verify, a token that the API refuses on arrival neither replaces nor becomes the stored one."""
+    """With verify, a new token that the API rejects neither replaces the stored one nor is stored."""
     with pytest.raises(IssuerOutage, match="EGW00121"):
         chain.resolve(None, WatchedIssuer(chain, after=lambda token: chain.kis.kill_token(token.value)), verify="true")
     assert chain.database.row() == {}
 
 
 def test_a_rate_limited_quotation_says_nothing(chain: Chain) -> None:
-    """When the try itself fails the token is stored all the same, with a warning."""
+    """If the quotation itself fails, the token is stored all the same, with a warning."""
     chain.kis.production.add_fault(Fault("answer", PRICE_PATH, response=error_response("EGW00201", PRICE_PATH)))
 
     got = chain.resolve(verify="true")
@@ -304,6 +307,6 @@ def test_a_rate_limited_quotation_says_nothing(chain: Chain) -> None:
 
 
 def test_verified(chain: Chain) -> None:
-    """A token that KIS takes is stored without a word."""
+    """A token that KIS accepts is stored without a warning."""
     got = chain.resolve(verify="true")
     assert (got.source, got.warnings, chain.database.stored_id()) == ("oauth", (), got.token.token_id)

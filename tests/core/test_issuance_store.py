@@ -1,4 +1,4 @@
-"""Single flight when the store fails in the middle of it."""
+"""One call for many callers when the store fails during the call."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_lost_commit_is_repeated(chain: Chain, kind: str) -> None:
 
 
 def test_a_commit_that_cannot_be_made(chain: Chain) -> None:
-    """When the store is gone after tokenP, the token is handed out with a warning and kept in the cache."""
+    """If the store fails after tokenP, the token is handed out with a warning and kept in the cache."""
     chain.supabase.server.add_fault(Fault("answer", COMMIT, 99, html_response(503)))
 
     got = chain.resolve()
@@ -43,8 +43,8 @@ def test_a_commit_that_cannot_be_made(chain: Chain) -> None:
     assert chain.store_calls.count("commit_issuance") > 4
 
 
-def test_the_next_caller_stores_what_could_not_be_stored(chain: Chain) -> None:
-    """A token that only the cache has is stored by the machine's next caller, once turns are given again."""
+def test_the_next_caller_stores_an_unstored_token(chain: Chain) -> None:
+    """A token that only the cache has is stored by the machine's next caller, as soon as it gets a lease."""
     chain.supabase.server.add_fault(Fault("answer", COMMIT, 99, html_response(503)))
     token_id = chain.resolve().token.token_id
     chain.supabase.server.clear_faults()
@@ -56,7 +56,7 @@ def test_the_next_caller_stores_what_could_not_be_stored(chain: Chain) -> None:
 
 @pytest.mark.parametrize("kind", ["reset", "truncate"])
 def test_a_lost_grant_is_asked_for_again(chain: Chain, kind: str) -> None:
-    """When begin's answer is lost, the same holder asks again and is told of the same turn: one grant, one call."""
+    """If begin's answer is lost, the same holder asks again and gets the same lease: one grant, one call."""
     chain.supabase.server.add_fault(Fault(kind, BEGIN, after=True))  # type: ignore[arg-type]  # from the table
 
     got = chain.resolve()
@@ -66,7 +66,7 @@ def test_a_lost_grant_is_asked_for_again(chain: Chain, kind: str) -> None:
 
 
 def test_a_lost_no_is_not_taken_for_a_yes(chain: Chain) -> None:
-    """A single lost answer while another issues does not lead to a call beside that one."""
+    """If one answer is lost while another caller issues, this caller does not call KIS as well."""
     holder = Caller(chain.database)
     holder.begin()
     token = make_token()
@@ -79,7 +79,7 @@ def test_a_lost_no_is_not_taken_for_a_yes(chain: Chain) -> None:
 
 
 def test_a_fenced_commit_takes_the_newer_token(chain: Chain) -> None:
-    """When someone without a lease stored a newer token meanwhile, that is the one to use."""
+    """If a client without a lease stored a newer token meanwhile, the caller uses that token."""
     newer = make_token(left=30 * HOUR)
     issuer = WatchedIssuer(chain, after=lambda _: chain.database.put_token(newer))
 
@@ -88,8 +88,8 @@ def test_a_fenced_commit_takes_the_newer_token(chain: Chain) -> None:
     assert chain.database.stored_id() == newer.token_id
 
 
-def test_functions_missing_do_not_stop_a_living_token(chain: Chain) -> None:
-    """Without the second migration a stale token is still used, with a warning that says what to run."""
+def test_functions_missing_do_not_stop_a_valid_token(chain: Chain) -> None:
+    """Without the second migration a stale token is still used, with a warning that names the file to run."""
     token = make_token(left=5 * MINUTE, age=23 * HOUR)
     chain.database.put_token(token)
     missing = {"code": "PGRST202", "message": "Could not find the function", "details": None, "hint": None}
@@ -102,7 +102,7 @@ def test_functions_missing_do_not_stop_a_living_token(chain: Chain) -> None:
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b"\xff\xfe", b'{"status": NaN', b"1" * 5000])
 def test_an_answer_that_cannot_be_read_does_not_cost_the_token(chain: Chain, body: bytes) -> None:
-    """Nonsense in the place of commit's answer is an outage like any other; no text quotes it."""
+    """An unreadable answer to commit is an outage like any other; no text quotes it."""
     chain.supabase.server.add_fault(Fault("answer", COMMIT, 99, Response(200, body)))
 
     got = chain.resolve()
@@ -116,7 +116,7 @@ def test_an_answer_that_cannot_be_read_does_not_cost_the_token(chain: Chain, bod
 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 def test_a_rotation_is_not_taken_in_by_a_new_version(chain: Chain, mode: str) -> None:
-    """A row that is written anew between look and begin, as by sealing, holds the old token: it is renewed."""
+    """If the row is rewritten between read and begin, as by sealing, it holds the old token: that token is renewed."""
     token = make_token(left=MINUTE, age=24 * HOUR)
     chain.database.put_token(token)
     resolver = chain.resolver(mode=mode)
@@ -130,7 +130,7 @@ def test_a_rotation_is_not_taken_in_by_a_new_version(chain: Chain, mode: str) ->
 
 
 def test_a_waiter_is_not_taken_in_by_a_new_version(chain: Chain) -> None:
-    """Who waits for a stale token's successor does not call the old one, in a new row, a new one."""
+    """A caller that waits for a new token does not accept the old one in a rewritten row."""
     token = make_token(left=5 * MINUTE, age=23 * HOUR)
     chain.database.put_token(token)
     holder, newer = Caller(chain.database), make_token()

@@ -1,4 +1,4 @@
-"""The first two links judged: what store and cache have, and whether that is enough."""
+"""Decisions from the contents of the first two sources, store and cache."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from tests.core.lookup_harness import (
     HeldCache,
     StillClock,
     answering,
-    living,
     said,
     seen,
     slot_of,
+    token_with,
 )
 from tests.support import ACCOUNT, APP_KEY, TurnedClock, make_settings, make_token
 
 
 def test_fresh_stored_token_is_enough() -> None:
-    """It is handed out with the account's keys, the links and the store's time."""
-    token = living(3 * HOUR)
+    """A fresh stored token is handed out with the account's keys, the trace and the store's time."""
+    token = token_with(3 * HOUR)
     view = seen(slot_of(token))
     found = enough(view, make_settings())
     assert found is not None
@@ -49,60 +49,60 @@ def test_fresh_stored_token_is_enough() -> None:
     ids=str,
 )
 def test_stored_token_is_enough_only_while_fresh(left: timedelta, is_enough: bool) -> None:  # noqa: FBT001 - a table's column
-    """What is stale or dead asks for more than looking."""
-    assert (enough(seen(slot_of(living(left))), make_settings()) is not None) is is_enough
+    """A stale or expired stored token is not enough."""
+    assert (enough(seen(slot_of(token_with(left))), make_settings()) is not None) is is_enough
 
 
 def test_longer_need_makes_a_token_stale() -> None:
-    """What the caller needs decides."""
-    view = seen(slot_of(living(3 * HOUR)))
+    """The caller's ``min-validity`` decides whether a token is fresh."""
+    view = seen(slot_of(token_with(3 * HOUR)))
     assert enough(view, make_settings(KIS_TOKEN_MIN_VALIDITY="2h")) is not None
     assert enough(view, make_settings(KIS_TOKEN_MIN_VALIDITY="3h")) is None
 
 
 @pytest.mark.parametrize("wrong_by", [-9 * HOUR, 9 * HOUR], ids=["behind", "ahead"])
 def test_freshness_is_judged_by_the_store_s_clock(wrong_by: timedelta) -> None:
-    """A machine nine hours off sees the same state as any other, and is told how far off it is."""
-    fresh = enough(seen(slot_of(living(20 * HOUR)), wrong_by=wrong_by), make_settings())
-    dead = enough(seen(slot_of(living(-HOUR)), wrong_by=wrong_by), make_settings())
+    """A machine whose clock is nine hours off sees the same state as any other, and is warned of its clock."""
+    fresh = enough(seen(slot_of(token_with(20 * HOUR)), wrong_by=wrong_by), make_settings())
+    expired = enough(seen(slot_of(token_with(-HOUR)), wrong_by=wrong_by), make_settings())
     assert fresh is not None
     assert fresh.now == NOON
     assert fresh.warnings == (f"This machine's clock is 32400 s {'behind' if wrong_by < timedelta() else 'ahead'}.",)
-    assert dead is None
+    assert expired is None
 
 
 def test_where_the_clocks_disagree_on_a_token_the_database_is_asked() -> None:
-    """A token that is fresh by the answer's Date and dead by the machine's clock is not called either: one is wrong."""
-    view = seen(slot_of(living(3 * HOUR)), wrong_by=9 * HOUR)
+    """A token that is fresh by the answer's Date but expired by the machine's clock is uncertain."""
+    view = seen(slot_of(token_with(3 * HOUR)), wrong_by=9 * HOUR)
     assert enough(view, make_settings()) is None
     assert enough(view, make_settings(INPUT_MODE="rotate")) is None
 
 
 @pytest.mark.parametrize("key", [AppKey("two\nlines-of-a-key-0123456789", "c2VjcmV0"), AppKey("PSabc", "a secret")])
 def test_stored_key_that_cannot_be_one_is_named(key: AppKey) -> None:
-    """A stored key with a line break or a blank is a mistake in the set-up; the error does not quote it."""
+    """A stored key with a line break or a blank is a configuration error, which does not quote the key."""
     with pytest.raises(StoreMisconfigured) as caught:
-        seen(slot_of(living(3 * HOUR), keys=key))
+        seen(slot_of(token_with(3 * HOUR), keys=key))
     assert caught.value.code in ("invalid-app-key", "invalid-app-secret")
     assert key.key not in f"{caught.value}"
     assert key.secret not in f"{caught.value}"
 
 
-def test_small_skew_is_nobody_s_business() -> None:
-    """Two minutes are tolerated in silence."""
-    assert seen(slot_of(living(HOUR)), wrong_by=timedelta(minutes=2)).warnings == ()
+def test_small_skew_causes_no_warning() -> None:
+    """A clock that is two minutes off causes no warning."""
+    assert seen(slot_of(token_with(HOUR)), wrong_by=timedelta(minutes=2)).warnings == ()
 
 
 def test_without_the_store_s_time_nothing_is_called_fresh() -> None:
-    """An answer without Date leaves this machine's clock, on whose word no stored token is handed out."""
-    view = seen(slot_of(living(3 * HOUR), date=None))
+    """If the answer has no Date, only this machine's clock is known, and no stored token is handed out by it."""
+    view = seen(slot_of(token_with(3 * HOUR), date=None))
     assert not view.certain
     assert enough(view, make_settings()) is None
 
 
-def test_outage_with_a_living_cached_token_is_enough() -> None:
-    """Any token that lives, fresh or not, with a warning that says why."""
-    token = living(timedelta(minutes=1))
+def test_outage_with_a_valid_cached_token_is_enough() -> None:
+    """In an outage any valid cached token is used, fresh or not, with a warning that names the reason."""
+    token = token_with(timedelta(minutes=1))
     settings = make_settings(KIS_APP_KEY=APP_KEY.key, KIS_APP_SECRET=APP_KEY.secret)
     found = enough(seen(OUTAGE, token, settings), settings)
     assert found is not None
@@ -112,9 +112,9 @@ def test_outage_with_a_living_cached_token_is_enough() -> None:
     assert found.warnings == (f"{OUTAGE}; the cached token is used.",)
 
 
-@pytest.mark.parametrize("cached", [None, living(LEAST_USEFUL - timedelta(seconds=1))], ids=["none", "dead"])
-def test_outage_without_a_living_cached_token_asks_for_more(cached: Token | None) -> None:
-    """Nothing is handed out that would not live through the caller's first request."""
+@pytest.mark.parametrize("cached", [None, token_with(LEAST_USEFUL - timedelta(seconds=1))], ids=["none", "expired"])
+def test_outage_without_a_valid_cached_token_is_not_enough(cached: Token | None) -> None:
+    """In an outage a cached token that is about to expire is not handed out."""
     view = seen(OUTAGE, cached)
     assert view.outage is OUTAGE
     assert enough(view, make_settings()) is None
@@ -122,8 +122,8 @@ def test_outage_without_a_living_cached_token_asks_for_more(cached: Token | None
 
 
 @pytest.mark.parametrize(("left", "tries"), [(29, 2), (31, 2), (34, 2), (36, 1), (600, 1)])
-def test_cached_token_that_ends_while_the_store_is_asked_is_no_reason_to_give_up(left: float, tries: int) -> None:
-    """Patience goes by the cached token as it is when a try has failed, not as it was before a try that took 5 s."""
+def test_cached_token_that_ends_during_the_read_does_not_end_the_patience(left: float, tries: int) -> None:
+    """Patience depends on the cached token at the time of the failure, not before a try that took 5 s."""
     clock, asked = TurnedClock(), []
     token = make_token(now=clock.now(), left=timedelta(seconds=left))
 
@@ -142,13 +142,13 @@ def test_cached_token_that_ends_while_the_store_is_asked_is_no_reason_to_give_up
 
 
 def test_token_for_which_a_caller_gives_up_is_the_one_it_gets() -> None:
-    """A cache file that goes in that very moment takes nothing away: the look that decided is the look that counts."""
+    """A caller that gives up for a cached token gets that token, even if the file disappears at that moment."""
     clock, token = TurnedClock(), make_token()
 
     class VanishingCache(HeldCache):
         def read(self) -> Token:
             found = super().read()
-            self.token = None  # gone after the first look
+            self.token = None  # gone after the first read
             return found
 
     view = look(make_settings(), answering(OUTAGE), VanishingCache(token), PlainVault(), clock, retry=NO_RETRY)
@@ -159,25 +159,25 @@ def test_token_for_which_a_caller_gives_up_is_the_one_it_gets() -> None:
 
 
 def test_cached_token_does_not_stand_in_for_a_store_that_answers() -> None:
-    """A store that works and has no token is believed: somebody has to issue or to store."""
-    assert enough(seen(slot_of(None), living(3 * HOUR)), make_settings()) is None
+    """If the store answers that it has no token, a cached one is not enough: it must be stored, or one issued."""
+    assert enough(seen(slot_of(None), token_with(3 * HOUR)), make_settings()) is None
 
 
 def test_misconfigured_store_is_no_outage() -> None:
-    """A mistake in the set-up is not covered up with a cached token."""
+    """A configuration error is raised although a token is cached."""
     with pytest.raises(StoreMisconfigured):
-        seen(StoreMisconfigured("store-table-missing", "there is no table"), living(3 * HOUR))
+        seen(StoreMisconfigured("store-table-missing", "there is no table"), token_with(3 * HOUR))
 
 
 def test_cache_that_is_turned_off_is_not_asked() -> None:
-    """And says so."""
+    """A cache that is turned off is not read, and the trace says so."""
     view = look(make_settings(), answering(slot_of(None)), None, PlainVault(), StillClock(), retry=NO_RETRY)
     assert said(view) == [("supabase", "no token is stored"), ("cache", "turned off")]
 
 
-def test_at_hand_is_the_longest_living_token_that_can_be_used() -> None:
-    """Of two the longer; below 30 seconds none."""
-    short, longer = living(LEAST_USEFUL), living(HOUR)
+def test_at_hand_is_the_valid_token_with_the_latest_end() -> None:
+    """The token with the later end is returned, and no token with less than 30 seconds left."""
+    short, longer = token_with(LEAST_USEFUL), token_with(HOUR)
     view = View(now=NOON, trace=(), stored=short, cached=longer)
     assert view.at_hand() == (longer, "cache")
     assert replace(view, cached=None).at_hand() == (short, "supabase")
@@ -194,13 +194,13 @@ WORDS = {
 
 @pytest.mark.parametrize(("left", "words"), WORDS.items(), ids=str)
 def test_state_in_words(left: timedelta, words: str) -> None:
-    """People read how much life is left."""
-    assert describe(living(left), NOON, TEN_MINUTES) == words
+    """The text shows how much of the validity is left."""
+    assert describe(token_with(left), NOON, TEN_MINUTES) == words
 
 
-def test_repr_of_what_was_seen_shows_no_secret() -> None:
-    """View and resolution can land in a log."""
-    token = living(3 * HOUR)
+def test_repr_of_view_and_resolution_shows_no_secret() -> None:
+    """View and resolution may be logged, so their repr shows no secret."""
+    token = token_with(3 * HOUR)
     view = seen(slot_of(token), token)
     shown = f"{view!r} {enough(view, make_settings())!r}"
     for secret in (token.value, ACCOUNT.app_key, ACCOUNT.app_secret):

@@ -1,4 +1,4 @@
-"""The first two links judged in the modes check, rotate and force."""
+"""Decisions from store and cache in the modes check, rotate and force."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.core.lookup_harness import (
     TEN_MINUTES,
     StillClock,
     answering,
-    living,
     seen,
     slot_of,
+    token_with,
 )
 from tests.support import make_settings, make_token
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
 
 
-def test_check_says_whose_clock_it_believed() -> None:
-    """Check asks nobody else: without a Date the machine's clock has to do, and the answer says so."""
-    found = enough(seen(slot_of(living(3 * HOUR), date=None)), make_settings(INPUT_MODE="check"))
+def test_check_warns_of_the_machine_s_clock() -> None:
+    """Without a Date `check` uses the machine's clock, and warns of that."""
+    found = enough(seen(slot_of(token_with(3 * HOUR), date=None)), make_settings(INPUT_MODE="check"))
     assert found is not None
-    assert "clock was believed" in found.warnings[0]
+    assert "clock was used" in found.warnings[0]
 
 
 def check() -> Settings:
@@ -45,9 +45,9 @@ def rotate(**variables: str) -> Settings:
     return make_settings(INPUT_MODE="rotate", **variables)
 
 
-def test_check_takes_the_longest_life() -> None:
-    """Any living token will do; of store and cache the one that lives longer."""
-    stored, cached = living(timedelta(minutes=1)), living(HOUR)
+def test_check_takes_the_latest_end() -> None:
+    """`check` accepts any valid token, and returns the one with the later end."""
+    stored, cached = token_with(timedelta(minutes=1)), token_with(HOUR)
     found = enough(seen(slot_of(stored), cached), check())
     assert found is not None
     assert (found.source, found.token.token_id) == ("cache", cached.token_id)
@@ -56,10 +56,10 @@ def test_check_takes_the_longest_life() -> None:
     assert found.source == "supabase"
 
 
-def test_check_without_a_living_token_is_an_error() -> None:
-    """It never issues, and says so."""
+def test_check_without_a_valid_token_is_an_error() -> None:
+    """`check` without a valid token raises an error and does not issue."""
     with pytest.raises(IssuanceError) as caught:
-        enough(seen(slot_of(living(-HOUR))), check())
+        enough(seen(slot_of(token_with(-HOUR))), check())
     assert (caught.value.code, caught.value.retryable) == ("no-valid-token", False)
 
 
@@ -76,7 +76,7 @@ def test_check_without_a_living_token_is_an_error() -> None:
 )
 @pytest.mark.parametrize("lifetime", [24 * HOUR, 2160 * HOUR], ids=["a day", "90 days"])
 def test_a_rotation_that_has_not_run_is_noticed(mode: str, age: timedelta, lifetime: timedelta, warned: bool) -> None:  # noqa: FBT001 - a table
-    """Who resolves and finds a token, dead or alive, more than 2 h older than refresh-after is told of the rotation."""
+    """`resolve` warns of the rotation if the token, valid or expired, is more than 2 h older than refresh-after."""
     token = make_token(left=lifetime - age, age=age, now=NOON)
     slot = slot_of(token)
 
@@ -86,21 +86,21 @@ def test_a_rotation_that_has_not_run_is_noticed(mode: str, age: timedelta, lifet
 
 
 def test_rotate_leaves_a_young_token() -> None:
-    """A token that is not due is handed out, and the log says when it will be."""
-    found = enough(seen(slot_of(living(22 * HOUR))), rotate())
+    """A token that is not due is handed out, and the trace has the time when it will be due."""
+    found = enough(seen(slot_of(token_with(22 * HOUR))), rotate())
     assert found is not None
     assert found.trace[-1].source == "rotation"
     assert found.trace[-1].text.startswith("not due before 2026-03-0")
 
 
 @pytest.mark.parametrize("left", [timedelta(minutes=59), timedelta(), -HOUR], ids=str)
-def test_rotate_renews_what_is_due(left: timedelta) -> None:
-    """A token of 23 hours, a dead one, or none: there is more to do."""
-    assert enough(seen(slot_of(living(left))), rotate()) is None
+def test_rotate_renews_a_token_that_is_due(left: timedelta) -> None:
+    """A token of 23 hours, an expired one, or a missing one is to be replaced."""
+    assert enough(seen(slot_of(token_with(left))), rotate()) is None
     assert enough(seen(slot_of(None)), rotate()) is None
-    assert enough(seen(OUTAGE, living(3 * HOUR)), rotate()) is None
+    assert enough(seen(OUTAGE, token_with(3 * HOUR)), rotate()) is None
 
 
-def test_force_is_never_content() -> None:
-    """Whatever there is, it is to be replaced."""
-    assert enough(seen(slot_of(living(23 * HOUR))), make_settings(INPUT_MODE="force")) is None
+def test_force_replaces_any_token() -> None:
+    """`force` replaces any token."""
+    assert enough(seen(slot_of(token_with(23 * HOUR))), make_settings(INPUT_MODE="force")) is None

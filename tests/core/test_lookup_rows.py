@@ -1,4 +1,4 @@
-"""The first two links judged by what is in a row: keys, rejected tokens, other accounts, sealed values."""
+"""Decisions from the contents of the rows: keys, rejected tokens, other accounts, sealed values."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.core.lookup_harness import (
     HeldCache,
     StillClock,
     answering,
-    living,
     said,
     seen,
     slot_of,
+    token_with,
 )
 from tests.support import APP_KEY, make_settings
 
@@ -31,7 +31,7 @@ OTHER = AppKey("PSzyxwvutsrqponmlkjihgfedcba76543210", "another-secret-of-the-fo
 
 
 def test_stored_keys_win_over_given_ones() -> None:
-    """All machines go by the account in the store; a pair that is not whole there does not count."""
+    """All machines use the account in the store; a stored pair of which one half is missing does not count."""
     settings = make_settings(KIS_APP_KEY=OTHER.key, KIS_APP_SECRET=OTHER.secret)
     half = slot_of(None)
     del half.rows["app_secret"]
@@ -47,8 +47,8 @@ def test_blanks_around_stored_keys_are_cut_off() -> None:
 
 
 @pytest.mark.parametrize("value", ["", "{", '{"access_token": "1"}', "token"])
-def test_row_that_cannot_be_used_is_told_by_its_version(value: str) -> None:
-    """A broken row is no error: its version says what a new token replaces."""
+def test_unusable_row_has_its_version(value: str) -> None:
+    """A broken row is not an error: its version names the row that a new token replaces."""
     slot = slot_of(None)
     slot.rows["access_token"] = Row(value, None, 9)
     view = seen(slot)
@@ -57,9 +57,9 @@ def test_row_that_cannot_be_used_is_told_by_its_version(value: str) -> None:
     assert judge_row(view, slot, make_settings(), PlainVault())[:2] == (None, 9)
 
 
-def test_a_refused_token_counts_as_none_wherever_it_is() -> None:
-    """What KIS has refused is taken neither from the store nor from the cache, and its row is to be replaced."""
-    token = living(5 * HOUR)
+def test_a_rejected_token_is_never_used() -> None:
+    """A token that KIS has rejected is never used, from store or cache, and its row is to be replaced."""
+    token = token_with(5 * HOUR)
     view = look(
         make_settings(),
         answering(slot_of(token)),
@@ -71,25 +71,25 @@ def test_a_refused_token_counts_as_none_wherever_it_is() -> None:
     )
 
     assert (view.stored, view.cached, view.unusable_version) == (None, None, 7)
-    assert [text for _, text in said(view)] == ["its token is one that KIS rejects"] * 2
+    assert [text for _, text in said(view)] == ["KIS rejects its token"] * 2
 
 
-def test_living_token_of_another_app_key_is_an_error() -> None:
-    """Two accounts in one slot would replace each other's token for ever."""
+def test_valid_token_of_another_app_key_is_an_error() -> None:
+    """A valid token of another account is an error: the two accounts would replace each other's token for ever."""
     with pytest.raises(TokenError) as caught:
-        seen(slot_of(living(3 * HOUR, OTHER)))
+        seen(slot_of(token_with(3 * HOUR, OTHER)))
     assert caught.value.code == "token-of-another-key"
 
 
-def test_dead_token_of_another_app_key_is_replaced() -> None:
-    """After a change of keys the old account's dead token is in nobody's way."""
-    view = seen(slot_of(living(-HOUR, OTHER)))
+def test_expired_token_of_another_app_key_is_replaced() -> None:
+    """After a change of keys the old account's expired token is replaced."""
+    view = seen(slot_of(token_with(-HOUR, OTHER)))
     assert view.stored is not None
     assert enough(view, make_settings()) is None
 
 
-def test_living_token_of_another_environment_is_an_error() -> None:
-    """A paper token is none for the real account."""
+def test_valid_token_of_another_environment_is_an_error() -> None:
+    """A paper token is an error for the production account."""
     token = build_token(OPAQUE, expiries=[NOON + HOUR], environment="paper")
     with pytest.raises(TokenError) as caught:
         seen(slot_of(token))
@@ -97,18 +97,18 @@ def test_living_token_of_another_environment_is_an_error() -> None:
 
 
 def test_cached_token_of_another_account_is_a_miss() -> None:
-    """In the cache it is no error, and not handed out either, outage or not."""
+    """Another account's cached token is not an error, and is never handed out, outage or not."""
     settings = make_settings(KIS_APP_KEY=APP_KEY.key, KIS_APP_SECRET=APP_KEY.secret)
-    view = seen(OUTAGE, living(3 * HOUR, OTHER), settings)
+    view = seen(OUTAGE, token_with(3 * HOUR, OTHER), settings)
     assert view.cached is None
     assert "another app key" in said(view)[1][1]
 
 
 def test_sealed_values_need_their_key() -> None:
-    """A sealed token or key is no broken row: a new issue would not mend it, so it is an error."""
+    """A sealed token or key without the encryption key is an error: a new token would not repair it."""
     vault = SealingVault((bytes(range(32)),))
     for name in ("access_token", "app_key"):
-        slot = slot_of(living(HOUR))
+        slot = slot_of(token_with(HOUR))
         slot.rows[name] = replace(slot.rows[name], value=vault.seal(slot.rows[name].value, "kis", name))
         with pytest.raises(TokenError) as caught:
             seen(slot)
@@ -116,9 +116,9 @@ def test_sealed_values_need_their_key() -> None:
 
 
 def test_sealed_slot_is_opened_with_the_key() -> None:
-    """With the key a sealed slot is like any other."""
+    """With the encryption key a sealed slot works like any other."""
     vault = SealingVault((bytes(range(32)),))
-    token = living(3 * HOUR)
+    token = token_with(3 * HOUR)
     rows = {name: replace(row, value=vault.seal(row.value, "kis", name)) for name, row in slot_of(token).rows.items()}
     view = look(make_settings(), answering(Slot(rows, NOON)), None, vault, StillClock(), retry=NO_RETRY)
     assert view.app_key == APP_KEY

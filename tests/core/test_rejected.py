@@ -1,4 +1,4 @@
-"""Rejected and revoked tokens, all that can still be valid: no caller uses one, whatever its mode and its key."""
+"""Rejected and revoked tokens that have not expired: no caller uses one, in any mode and with any key."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def store_of(chain: Chain) -> SupabaseStore:
 
 
 def end_token(chain: Chain, **inputs: str) -> None:
-    """What ``kis-token revoke`` does."""
+    """End the stored token as ``kis-token revoke`` does."""
     settings = chain.settings(**inputs)
     issuer = KISIssuer(chain.kis.production_url, "production")
     assert revoke(settings, store_of(chain), issuer, make_vault(settings.encryption_keys), chain.clock()) is not None
 
 
 def revoked_token(chain: Chain) -> Token:
-    """A token of 7 hours' age that was issued for the slot and revoked; KIS gives another by now."""
+    """A token of the slot, issued 7 hours ago and revoked; KIS now gives another one."""
     token = make_token(age=7 * HOUR, left=17 * HOUR)
     chain.database.put_token(token)
     end_token(chain)
@@ -61,7 +61,7 @@ def as_stored(chain: Chain, token: Token) -> Token:
 
 
 def test_revoke_six_hours_and_revoke_again_brings_the_first_back_nowhere(chain: Chain) -> None:
-    """A machine that has the first token in its cache neither uses nor stores it after the second revocation."""
+    """A machine with the first token in its cache neither uses nor stores it after the second revocation."""
     first = chain.resolve().token
     end_token(chain)
     chain.pass_time(SIX_HOURS)
@@ -81,7 +81,7 @@ def test_revoke_six_hours_and_revoke_again_brings_the_first_back_nowhere(chain: 
 def test_a_revoked_token_is_not_saved_by_the_guide_s_manager(
     chain: Chain, caplog: pytest.LogCaptureFixture, env: dict[str, str]
 ) -> None:
-    """save_kis_token answers False and logs why; the slot keeps what it has, and another token is saved."""
+    """save_kis_token returns False and logs the reason; the slot keeps its token, and another token is saved."""
     token, other = revoked_token(chain), make_token()
     chain.database.owner.execute("delete from api_credentials where credential_type = 'access_token'")
     manager = SupabaseCredentialManager(chain.supabase.url, SERVICE_KEY, env=env)
@@ -90,14 +90,14 @@ def test_a_revoked_token_is_not_saved_by_the_guide_s_manager(
 
     assert chain.database.row() == {}
     assert [record.getMessage() for record in caplog.records if record.name == "kis_token"] == [
-        "The token is one that KIS rejects, so it was not stored in kis"
+        "KIS rejects the token, so it was not stored in kis"
     ]
     assert manager.save_kis_token(other.value, other.expires_at, other.issued_at) is True
 
 
 @pytest.mark.parametrize("keys", [{}, SEALING], ids=["plain", "sealed"])
 def test_save_of_a_revoked_token_stores_nothing(chain: Chain, keys: dict[str, str]) -> None:
-    """The store is told which token a sealed value holds, and answers False."""
+    """The call names the token, which a sealed value does not show, and returns False."""
     token = revoked_token(chain)
     settings = chain.settings(**({"encryption_key": ENCRYPTION_KEY} if keys else {}))
     form = make_vault(settings.encryption_keys).seal(token.to_json(), "kis", "access_token")
@@ -107,22 +107,22 @@ def test_save_of_a_revoked_token_stores_nothing(chain: Chain, keys: dict[str, st
 
 
 def test_check_on_a_machine_that_has_a_revoked_token_cached(chain: Chain) -> None:
-    """`mode: check` finds no valid token, and the cache's line says why."""
+    """`mode: check` finds no valid token, and the cache's line gives the reason."""
     chain.cache_token(revoked_token(chain))
-    chain.cache_token(make_token(left=-HOUR))  # which changes nothing: the other lives longer
+    chain.cache_token(make_token(left=-HOUR))  # not stored: the other one has a later end
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(mode="check")
     assert caught.value.code == "no-valid-token"
 
     view = chain.resolver(mode="check").look()
-    assert [(link.source, link.text) for link in view.trace] == [
+    assert [(entry.source, entry.text) for entry in view.trace] == [
         ("supabase", "no token is stored"),
-        ("cache", "its token is one that KIS rejects"),
+        ("cache", "KIS rejects its token"),
     ]
 
 
 def test_a_machine_without_app_key_that_has_a_revoked_token_cached(chain: Chain) -> None:
-    """A caller that could not issue another gets an error, and not the cached token."""
+    """A caller that cannot issue a token gets an error instead of the revoked cached one."""
     chain.cache_token(revoked_token(chain))
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(app_key="", app_secret="")
@@ -130,7 +130,7 @@ def test_a_machine_without_app_key_that_has_a_revoked_token_cached(chain: Chain)
 
 
 def test_the_program_s_quick_path_knows_a_revoked_token(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """entrypoint.py with the standard library alone: `check` fails on the machine that has the token cached."""
+    """`check` by entrypoint.py, with the standard library alone, fails on the machine that has the token cached."""
     inputs = {
         "supabase-url": sandbox.supabase.url,
         "supabase-key": sandbox.service_key,
@@ -155,7 +155,7 @@ def test_the_program_s_quick_path_knows_a_revoked_token(sandbox: Sandbox, tool_c
 
 @pytest.mark.parametrize("mode", ["resolve", "rotate", "force", "check"])
 def test_a_revoked_token_that_a_client_of_the_guide_upserts(chain: Chain, mode: str) -> None:
-    """Written into the row directly it counts as none, in every mode: replaced where the mode issues."""
+    """A revoked token that was written into the row directly is never used, and replaced by the modes that issue."""
     token = revoked_token(chain)
     chain.database.put_token(token)
     chain.cache_token(token)
@@ -173,7 +173,7 @@ def test_a_revoked_token_that_a_client_of_the_guide_upserts(chain: Chain, mode: 
 
 @pytest.mark.parametrize("mode", ["resolve", "check"])
 def test_a_token_that_the_api_rejected_is_known_to_other_machines(chain: Chain, mode: str) -> None:
-    """One machine's rejection is told with the read: another that never called the API uses it no more."""
+    """After one machine's rejection, a machine that never called the API learns of it from its read."""
     token = chain.resolve().token
     chain.pass_time(70)
     with pytest.raises(IssuanceError) as caught:
@@ -187,7 +187,7 @@ def test_a_token_that_the_api_rejected_is_known_to_other_machines(chain: Chain, 
 
 
 def test_a_revoked_token_in_the_guide_s_flat_cache_file(chain: Chain) -> None:
-    """A file of the guide's form, with naive times, is known by its token as well."""
+    """A file of the guide's form, with times without a zone, is recognised by its token."""
     token = revoked_token(chain)
     end = token.expires_at.astimezone(KST).replace(tzinfo=None).isoformat()
     (chain.folder / "cache.json").write_text(
@@ -201,7 +201,7 @@ def test_a_revoked_token_in_the_guide_s_flat_cache_file(chain: Chain) -> None:
 
 @pytest.mark.parametrize("mode", ["resolve", "check"])
 def test_an_expired_token_that_is_rejected_is_not_allowed_either(chain: Chain, mode: str) -> None:
-    """`allow-expired` hands out a token that has just ended, but not one that is known to be rejected."""
+    """`allow-expired` hands out a token that has just expired, but not if it is known to be rejected."""
     token = make_token(left=-MINUTE, age=24 * HOUR)
     chain.database.put_token(token)
     chain.refuse_issue("EGW00103", times=9)
@@ -216,7 +216,7 @@ def test_an_expired_token_that_is_rejected_is_not_allowed_either(chain: Chain, m
 
 
 def test_a_token_revoked_after_the_read_is_not_used(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin tells what the read could not yet know: neither the stored nor the cached token is handed out."""
+    """If a token is revoked after the read, begin reports it, and neither the stored nor the cached one is used."""
     token = make_token(age=7 * HOUR, left=5 * MINUTE)
     chain.database.put_token(token)
     chain.cache_token(token)
@@ -235,8 +235,8 @@ def test_a_token_revoked_after_the_read_is_not_used(chain: Chain, monkeypatch: p
     assert caught.value.code == "kis-key-refused"
 
 
-def test_a_token_revoked_in_the_middle_of_a_turn_is_not_handed_out(chain: Chain) -> None:
-    """KIS repeats a token, and its owner revokes it before the commit: the holder gets an error, not that token."""
+def test_a_token_revoked_during_a_lease_is_not_handed_out(chain: Chain) -> None:
+    """If KIS repeats a token that its owner revokes before the commit, the holder gets an error, not that token."""
     token = chain.resolve().token
     chain.database.owner.execute("delete from api_credentials where credential_type = 'access_token'")
     (chain.folder / "cache.json").unlink()
@@ -250,10 +250,8 @@ def test_a_token_revoked_in_the_middle_of_a_turn_is_not_handed_out(chain: Chain)
     assert store_of(chain).read("kis").rejected == {token.token_id}
 
 
-def test_a_cached_token_revoked_in_the_middle_of_a_turn_is_asked_for_anew(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A turn that would store the cached token learns that it is rejected: another turn issues one."""
+def test_a_cached_token_revoked_during_a_lease_leads_to_an_issue(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a commit of the cached token reports that it is rejected, the caller asks for another lease and issues one."""
     token = make_token(age=7 * HOUR, left=17 * HOUR)
     chain.cache_token(token)
     resolver = chain.resolver()
@@ -270,7 +268,7 @@ def test_a_cached_token_revoked_in_the_middle_of_a_turn_is_asked_for_anew(
 
 
 def test_the_guide_s_valid_token_is_not_a_rejected_one(chain: Chain) -> None:
-    """get_kis_valid_token has none where get_kis_token still shows it; get_credentials does not list the memory."""
+    """get_kis_valid_token returns None for a token that get_kis_token returns; get_credentials omits the memory row."""
     token = revoked_token(chain)
     chain.database.put_keys()
     chain.database.put_token(token)
@@ -285,7 +283,7 @@ def test_the_guide_s_valid_token_is_not_a_rejected_one(chain: Chain) -> None:
 
 @pytest.mark.parametrize("value", ["", "[]", "no JSON", "1", "[" * 5000, '{"0123456789abcdef": 7}'])
 def test_a_memory_that_cannot_be_read_breaks_nothing(chain: Chain, value: str) -> None:
-    """Somebody has written something else into that row: the token is found as if nothing were remembered."""
+    """If that row contains another value, the token is found as if no token were remembered as rejected."""
     token = make_token()
     chain.database.put_token(token)
     chain.database.put("rejected_tokens", value)
@@ -294,7 +292,7 @@ def test_a_memory_that_cannot_be_read_breaks_nothing(chain: Chain, value: str) -
 
 
 def test_a_project_of_version_1_0_0_works_as_before(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Functions that know neither the ids nor the further argument: begin names one, a sealed token is saved."""
+    """With functions that return one id and lack the new argument, a rejected token is known and a sealed one saved."""
     store, token = store_of(chain), make_token()
     ask, asked = store._rpc, list[str]()
 

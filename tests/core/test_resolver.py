@@ -11,7 +11,7 @@ from kis_token.errors import IssuanceError, IssuerOutage, TokenError
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_response, html_response
 from kis_token.sandbox.loopback import Fault
 from kis_token.token import in_both_zones
-from tests.resolver_harness import OTHER, GivesAgain, dead_token, stale_token
+from tests.resolver_harness import OTHER, GivesAgain, expired_token, stale_token
 from tests.support import APP_KEY, HOUR, MINUTE, make_token
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def test_warm_is_one_read(chain: Chain) -> None:
     assert chain.cached_id() == token.token_id
 
 
-@pytest.mark.parametrize("stored", [stale_token(), dead_token()], ids=["stale", "expired"])
-def test_what_is_not_fresh_is_renewed(chain: Chain, stored: Token) -> None:
+@pytest.mark.parametrize("stored", [stale_token(), expired_token()], ids=["stale", "expired"])
+def test_stale_and_expired_tokens_are_renewed(chain: Chain, stored: Token) -> None:
     """A stale and an expired token are replaced by one new token."""
     chain.database.put_token(stored)
 
@@ -56,8 +56,8 @@ def test_what_is_not_fresh_is_renewed(chain: Chain, stored: Token) -> None:
 
 
 def test_a_token_that_ends_before_its_column_says(chain: Chain) -> None:
-    """A column nine hours late, as naive Korea times make it, does not keep an expired token in use."""
-    token = dead_token()
+    """If the column is nine hours late, as Korea times without a zone make it, an expired token is not used."""
+    token = expired_token()
     chain.database.put("access_token", token.to_json(), token.expires_at + 9 * HOUR)
 
     got = chain.resolve()
@@ -75,8 +75,8 @@ def test_a_token_that_ends_before_its_column_says(chain: Chain) -> None:
     ],
     ids=["refused", "maintenance", "reset"],
 )
-def test_a_stale_token_is_used_when_kis_gives_none(chain: Chain, fault: Fault) -> None:
-    """A token that lives is not withheld because its renewal failed; a warning says why."""
+def test_a_stale_token_is_used_when_kis_gives_no_token(chain: Chain, fault: Fault) -> None:
+    """If the renewal fails, the valid token is still used; a warning names the reason."""
     token = stale_token()
     chain.database.put_token(token)
     chain.kis.production.add_fault(fault)
@@ -89,7 +89,7 @@ def test_a_stale_token_is_used_when_kis_gives_none(chain: Chain, fault: Fault) -
 
 
 def test_a_stale_token_is_used_when_kis_is_down(chain: Chain) -> None:
-    """The same when nobody listens at KIS, and the turn is given back for others to try at once."""
+    """If KIS does not answer, the valid token is used, and the lease is ended so that others can try at once."""
     token = stale_token()
     chain.database.put_token(token)
     chain.kis.production.stop()
@@ -101,15 +101,15 @@ def test_a_stale_token_is_used_when_kis_is_down(chain: Chain) -> None:
 
 
 def test_expired_and_no_kis_is_an_error(chain: Chain) -> None:
-    """With nothing that lives, the issuer's error is the answer."""
-    chain.database.put_token(dead_token())
+    """Without a valid token the issuer's error is raised."""
+    chain.database.put_token(expired_token())
     chain.kis.production.stop()
     with pytest.raises(IssuerOutage):
         chain.resolve()
 
 
 def test_another_token_that_is_stored_replaces_a_refused_one(chain: Chain) -> None:
-    """Who was refused with an older token goes on with the stored one; KIS is not asked."""
+    """A caller whose token was rejected uses the stored token if it is another one; KIS is not called."""
     token = make_token()
     chain.database.put_token(token)
     chain.cache_token(stale_token())
@@ -120,7 +120,7 @@ def test_another_token_that_is_stored_replaces_a_refused_one(chain: Chain) -> No
 
 
 def test_a_refused_token_is_replaced_once(chain: Chain) -> None:
-    """The stored token itself was refused: one new one is issued, for all who come with the refused one."""
+    """If the stored token itself was rejected, one new token is issued for all callers that name it."""
     token = make_token(left=16 * HOUR, age=8 * HOUR)
     chain.database.put_token(token)
     chain.cache_token(token)
@@ -135,7 +135,7 @@ def test_a_refused_token_is_replaced_once(chain: Chain) -> None:
 @pytest.mark.parametrize("is_stored", [True, False])
 @pytest.mark.parametrize("is_down", [False, True])
 def test_a_refused_token_that_kis_repeats_is_an_error(chain: Chain, *, is_stored: bool, is_down: bool) -> None:
-    """Within 6 h of its issue KIS gives it again: it is not handed out, not stored, and the error says until when."""
+    """Within 6 h of its issue KIS gives it again: it is not handed out or stored; the error names the end."""
     token = make_token(left=22 * HOUR, age=2 * HOUR)
     if is_stored:
         chain.database.put_token(token)
@@ -163,7 +163,7 @@ def test_stored_keys_come_first(chain: Chain) -> None:
 
 
 def test_no_keys_anywhere(chain: Chain) -> None:
-    """Without keys nothing can be issued, and that is said; a fresh token needs none."""
+    """Without keys no token can be issued, which is the error; a fresh token needs no keys."""
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(app_key="", app_secret="")
     assert caught.value.code == "missing-app-key"
@@ -188,7 +188,7 @@ def test_no_keys_anywhere(chain: Chain) -> None:
 )
 @pytest.mark.parametrize("left", [23 * HOUR, None], ids=["dated", "undated"])
 def test_unusable_rows_are_replaced(chain: Chain, value: str, left: timedelta | None) -> None:
-    """A row that no reader can use, however long its column says it lives, is replaced with one call."""
+    """A row that no reader can use is replaced with one call, however late its column is."""
     chain.database.put("access_token", value, make_token(left=left).expires_at if left else None)
 
     got = chain.resolve()
@@ -199,14 +199,14 @@ def test_unusable_rows_are_replaced(chain: Chain, value: str, left: timedelta | 
 
 
 def test_a_token_without_dates_is_replaced(chain: Chain) -> None:
-    """A token that says nowhere when it ends is not trusted."""
+    """A token without an end in the row, the JSON or its claims is replaced."""
     chain.database.put("access_token", json.dumps({"access_token": "opaque-token-0123456789-abcdef"}))
 
     assert chain.resolve().source == "oauth"
 
 
 def test_a_token_of_another_key_is_an_error(chain: Chain) -> None:
-    """A living token of another app key is not replaced: two fleets would do that to each other for ever."""
+    """A valid token of another app key is not replaced: the two accounts would replace each other's for ever."""
     chain.database.put_token(make_token(OTHER.key))
     with pytest.raises(TokenError) as caught:
         chain.resolve()
@@ -214,7 +214,7 @@ def test_a_token_of_another_key_is_an_error(chain: Chain) -> None:
 
 
 def test_a_token_of_another_environment_is_an_error(chain: Chain) -> None:
-    """A token that says it is for paper is not used for real, nor replaced."""
+    """A token whose JSON names the paper environment is neither used for production nor replaced."""
     token = make_token()
     value = json.dumps({**json.loads(token.to_json()), "environment": "paper"})
     chain.database.put("access_token", value, token.expires_at)
@@ -223,8 +223,8 @@ def test_a_token_of_another_environment_is_an_error(chain: Chain) -> None:
     assert (caught.value.code, chain.issue_calls) == ("token-of-another-environment", 0)
 
 
-def test_a_dead_token_of_another_key_is_replaced(chain: Chain) -> None:
-    """Once another key's token is dead, the change of keys goes through."""
+def test_an_expired_token_of_another_key_is_replaced(chain: Chain) -> None:
+    """An expired token of another key is replaced, so that a change of keys works."""
     chain.database.put_token(make_token(OTHER.key, left=-MINUTE, age=25 * HOUR))
 
     assert chain.resolve().source == "oauth"

@@ -1,4 +1,4 @@
-"""The chain and its cache: which cached tokens are used, stored again or passed over."""
+"""The chain and its cache: which cached tokens are used, stored again or ignored."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def test_a_cached_token_is_put_back(chain: Chain) -> None:
-    """A fresh cached token that Supabase lost is stored again; KIS is not asked."""
+    """A fresh cached token that Supabase has lost is stored again; KIS is not called."""
     token = make_token()
     chain.cache_token(token)
 
@@ -36,8 +36,8 @@ def test_a_cached_token_is_put_back(chain: Chain) -> None:
     assert (chain.database.stored_id(), chain.issue_calls) == (token.token_id, 0)
 
 
-def test_a_cached_token_is_put_back_though_nobody_may_issue(chain: Chain) -> None:
-    """A token row that is lost within the minute of an issue comes back from the cache at once, without KIS."""
+def test_a_cached_token_is_put_back_within_the_minute(chain: Chain) -> None:
+    """A token row that is lost within a minute of the issue is restored from the cache at once, without KIS."""
     first = chain.resolve()
     chain.database.owner.execute("delete from api_credentials where credential_type = 'access_token'")
 
@@ -50,7 +50,7 @@ def test_a_cached_token_is_put_back_though_nobody_may_issue(chain: Chain) -> Non
 
 @pytest.mark.parametrize("is_down", [False, True])
 def test_a_token_given_again_is_not_called_new(chain: Chain, *, is_down: bool) -> None:
-    """What KIS had issued two hours before is handed out, and not called refreshed, with Supabase and without."""
+    """A token that KIS issued two hours before is handed out with refreshed false, with Supabase and without."""
     token = make_token(left=22 * HOUR, age=2 * HOUR)
     if is_down:
         chain.supabase.stop()
@@ -62,7 +62,7 @@ def test_a_token_given_again_is_not_called_new(chain: Chain, *, is_down: bool) -
 
 
 def test_a_cached_token_newer_than_a_stale_one_is_put_back(chain: Chain) -> None:
-    """A fresh cached token replaces a stale stored one; KIS is not asked."""
+    """A fresh cached token replaces a stale stored one; KIS is not called."""
     chain.database.put_token(stale_token())
     token = make_token()
     chain.cache_token(token)
@@ -72,14 +72,14 @@ def test_a_cached_token_newer_than_a_stale_one_is_put_back(chain: Chain) -> None
 
 
 def test_a_stale_cached_token_is_not_put_back(chain: Chain) -> None:
-    """A cached token that is itself stale is no substitute for a new one."""
+    """A stale cached token is not stored: a new one is issued."""
     chain.cache_token(stale_token())
 
     assert chain.resolve().source == "oauth"
 
 
 def test_a_cached_token_of_another_key_is_a_miss(chain: Chain) -> None:
-    """What another account left in the cache is neither used nor stored, and not in the way while the store works."""
+    """Another account's cached token is neither used nor stored, and no obstacle while the store works."""
     chain.cache_token(make_token(OTHER.key))
 
     got = chain.resolve()
@@ -99,7 +99,7 @@ def test_a_cached_token_of_another_key_is_a_miss(chain: Chain) -> None:
 def test_a_cache_of_another_s_is_an_error_without_the_store(
     chain: Chain, writer: dict[str, str], reader: dict[str, str], code: str
 ) -> None:
-    """Two accounts with one cache would issue in turns while Supabase is down: instead, the second is told why."""
+    """Two accounts with one cache would replace each other's token during an outage: the second one gets an error."""
     owner = OTHER if "app_key" in writer else APP_KEY
     token = replace(make_token(owner.key), environment="production")
     chain.cache(**writer).write(token)
@@ -113,7 +113,7 @@ def test_a_cache_of_another_s_is_an_error_without_the_store(
 
 
 def test_an_opaque_cached_token_is_not_put_into_the_store(chain: Chain) -> None:
-    """A cached token that does not say whose it is may belong to a key before: it is used alone, without the store."""
+    """A cached token without a known app key may belong to a previous key: it is used only without the store."""
     value = {"access_token": "opaque-made-up-token-0123456789", "expires_at": "2099-01-01T00:00:00Z"}
     (chain.folder / "cache.json").write_text(json.dumps(value))
     (chain.folder / "cache.json").chmod(0o600)
@@ -123,19 +123,19 @@ def test_an_opaque_cached_token_is_not_put_into_the_store(chain: Chain) -> None:
     assert (got.source, got.token.app_key_id) == ("oauth", APP_KEY.key_id)
 
 
-def test_keys_that_are_not_the_stored_ones_are_told(chain: Chain) -> None:
-    """The stored keys count, and whoever gives others learns of it."""
+def test_keys_that_differ_from_the_stored_ones_cause_a_warning(chain: Chain) -> None:
+    """The stored keys are used, and a caller that gives others is warned."""
     chain.database.put_keys()
     chain.database.put_token(make_token())
 
     assert chain.resolve().warnings == ()
     got = chain.resolve(app_key=OTHER.key, app_secret=OTHER.secret)
     assert got.app_key == APP_KEY
-    assert "are not those stored for kis" in got.warnings[0]
+    assert "differ from those stored for kis" in got.warnings[0]
 
 
-def test_a_dead_cached_token_of_another_key_is_in_nobody_s_way(chain: Chain) -> None:
-    """What is over is replaced, whoever it belonged to; and it is not handed out as just expired either."""
+def test_an_expired_cached_token_of_another_key_is_replaced(chain: Chain) -> None:
+    """Another key's expired cached token is replaced, and is not handed out as just expired."""
     chain.cache_token(make_token(OTHER.key, left=-MINUTE, age=25 * HOUR))
     chain.supabase.stop()
     assert chain.resolve(allow_expired="true").source == "oauth"
@@ -148,7 +148,7 @@ def test_a_dead_cached_token_of_another_key_is_in_nobody_s_way(chain: Chain) -> 
 
 
 def test_the_store_s_last_answer_before_an_issue_is_used(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store answers once, to the look under the machine's lock, and is out again: its token is handed out."""
+    """If the store answers only the read under the machine's lock, and then fails again, its token is handed out."""
     token = make_token()
     chain.database.put_token(token)
     read, lock, answers = SupabaseStore.read, LocalMachine.lock, [0]
@@ -173,12 +173,12 @@ def test_the_store_s_last_answer_before_an_issue_is_used(chain: Chain, monkeypat
 
 @pytest.mark.parametrize("takes", [2.0, 14.0, 600.0])
 def test_the_machine_s_minute_is_counted_from_the_call_s_end(chain: Chain, takes: float) -> None:
-    """A call without the store may leave long after it was noted; the next one is a minute after it all the same."""
+    """A call without the store may be sent long after its note; the next one is still a minute after it."""
     chain.supabase.stop()
     clock, asked = chain.clock(), []
 
     class SlowIssuer:
-        """The names and the connection take their time; then the call leaves, and KIS's answer is lost."""
+        """Connects slowly; then the call is sent, and KIS's answer is lost."""
 
         def issue(self, _: AppKey, __: datetime, may_send: Callable[[], bool] | None = None) -> Token:
             clock.jump(takes)
@@ -188,7 +188,7 @@ def test_the_machine_s_minute_is_counted_from_the_call_s_end(chain: Chain, takes
             raise IssuerOutage("kis-unreachable", "KIS does not answer", sent=True)
 
         def verify(self, *_: object) -> None:
-            """Not asked."""
+            """Not called."""
 
     with pytest.raises(IssuerOutage):
         chain.resolve(clock, SlowIssuer(), cache_path="off", timeout="40s")
@@ -205,7 +205,7 @@ def test_the_machine_s_minute_is_counted_from_the_call_s_end(chain: Chain, takes
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"access_token": 5}'])
 def test_a_broken_cache_heals(chain: Chain, content: str) -> None:
-    """A cache file of any content is a miss, and holds the token afterwards."""
+    """A cache file with any content is a miss, and has the token afterwards."""
     (chain.folder / "cache.json").write_text(content, encoding="utf-8")
 
     assert chain.resolve().token.token_id == chain.cached_id()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.resolver_harness import dead_token
+from tests.resolver_harness import expired_token
 from tests.support import HOUR, MINUTE, TurnedClock, make_token
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def test_without_a_date_begin_judges(chain: Chain) -> None:
-    """When the answer has no Date, this machine's clock is not believed: the store is asked by begin, and KIS not."""
+    """If the answer has no Date, begin asks the store, instead of this machine's clock, and KIS is not called."""
     chain.supabase.server.send_date = False
     token = make_token()
     chain.database.put_token(token)
@@ -27,7 +27,7 @@ def test_without_a_date_begin_judges(chain: Chain) -> None:
 
 
 def test_without_a_date_rotate_is_judged_by_the_database(chain: Chain) -> None:
-    """A rotation without a Date learns the time from the database: a young token stays, an old one is renewed."""
+    """A rotation without a Date gets the time from the database: a young token is kept, an old one renewed."""
     chain.supabase.server.send_date = False
     chain.database.put_token(make_token(left=24 * HOUR, age=timedelta()))
     young = chain.resolve(TurnedClock(wrong_by=30 * HOUR), mode="rotate", cache_path="off")
@@ -41,20 +41,20 @@ def test_without_a_date_rotate_is_judged_by_the_database(chain: Chain) -> None:
 
 @pytest.mark.parametrize("wrong_by", [-9 * HOUR, 9 * HOUR, 300 * HOUR])
 def test_a_wrong_clock_changes_nothing(chain: Chain, wrong_by: timedelta) -> None:
-    """A machine hours off gets and keeps the same tokens as all others, and is told of its clock."""
+    """A machine whose clock is hours off gets and keeps the same tokens as all others, with a warning."""
     token = make_token()
     chain.database.put_token(token)
     got = chain.resolve(TurnedClock(wrong_by=wrong_by))
     assert (got.token.token_id, got.source) == (token.token_id, "supabase")
     assert "clock" in got.warnings[0]
 
-    chain.database.put_token(dead_token())
+    chain.database.put_token(expired_token())
     issued = chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")
     assert (issued.source, chain.issue_calls) == ("oauth", 1)
 
 
 def test_a_slightly_wrong_clock_is_not_mentioned(chain: Chain) -> None:
-    """A minute is no reason for a warning."""
+    """A clock that is a minute off causes no warning."""
     chain.database.put_token(make_token())
 
     assert chain.resolve(TurnedClock(wrong_by=MINUTE)).warnings == ()

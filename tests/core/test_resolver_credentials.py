@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def test_sealed_all_the_way(chain: Chain) -> None:
-    """With an encryption key nothing readable is stored or cached, and the next caller reads it."""
+    """With an encryption key, store and cache contain no readable value, and the next caller reads them."""
     first = chain.resolve(encryption_key=ENCRYPTION_KEY)
     second = chain.resolve(encryption_key=ENCRYPTION_KEY)
 
@@ -34,7 +34,7 @@ def test_sealed_all_the_way(chain: Chain) -> None:
     ids=["plain", "sealed"],
 )
 def test_no_silent_downgrade(chain: Chain, writer: str, reader: str, code: str) -> None:
-    """A plain value where a key is given, and a sealed one where none is, are errors and replaced by nobody."""
+    """A plain value with a key, and a sealed one without, are errors and not replaced."""
     chain.resolve(encryption_key=writer)
     with pytest.raises(TokenError) as caught:
         chain.resolve(encryption_key=reader)
@@ -42,7 +42,7 @@ def test_no_silent_downgrade(chain: Chain, writer: str, reader: str, code: str) 
 
 
 def test_force_repeats_a_sealed_token(chain: Chain) -> None:
-    """Sealed or not, a token that KIS repeats is recognised: refreshed is false and the row stays."""
+    """If KIS repeats a token, sealed or not, it is recognised: refreshed is false and the row stays."""
     chain.resolve(encryption_key=ENCRYPTION_KEY)
     chain.pass_time(3600)
     before = chain.database.row()
@@ -52,7 +52,7 @@ def test_force_repeats_a_sealed_token(chain: Chain) -> None:
 
 
 def test_one_key_in_two_slots(chain: Chain) -> None:
-    """A second slot with the same app key is told which slot has it, and KIS is not asked."""
+    """A second slot with the same app key gets an error that names the first slot, and KIS is not called."""
     chain.resolve()
     with pytest.raises(IssuanceError, match="The slot kis has") as caught:
         chain.resolve(service_name="kis-second", cache_path="off")
@@ -61,7 +61,7 @@ def test_one_key_in_two_slots(chain: Chain) -> None:
 
 @pytest.mark.parametrize("code", ["EGW00103", "EGW00105", "EGW00002"])
 def test_a_refusal_is_not_retried(chain: Chain, code: str) -> None:
-    """KIS's final no is noted; the next caller with that very credential fails with it without calling KIS."""
+    """KIS's refusal is noted: the next caller with that credential fails with it without calling KIS."""
     chain.refuse_issue(code)
     with pytest.raises(IssuerRefused, match=code):
         chain.resolve()
@@ -71,7 +71,7 @@ def test_a_refusal_is_not_retried(chain: Chain, code: str) -> None:
 
 
 def test_a_refusal_is_not_waited_out(chain: Chain) -> None:
-    """However much time a caller has, it does not wait until a refused credential may be tried again."""
+    """A caller does not wait until a refused credential may be tried again, however much time it has."""
     chain.refuse_issue("EGW00105")
     with pytest.raises(IssuerRefused):
         chain.resolve()
@@ -82,7 +82,7 @@ def test_a_refusal_is_not_waited_out(chain: Chain) -> None:
 
 
 def test_a_corrected_secret_is_not_held_up(chain: Chain) -> None:
-    """After a wrong secret the right one issues at once, except for KIS's own minute, which a refusal does not use."""
+    """After a wrong secret the right one issues at once, because a refusal does not use up KIS's minute."""
     with pytest.raises(IssuerRefused):
         chain.resolve(app_secret="d3Jvbmc=")
 

@@ -13,7 +13,7 @@ from kis_token.errors import (
     IssuerRefused,
     StoreOutage,
 )
-from tests.resolver_harness import dead_token, stale_token
+from tests.resolver_harness import expired_token, stale_token
 from tests.support import HOUR, MINUTE, Caller, make_token
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def test_rotate_leaves_a_young_token(chain: Chain) -> None:
-    """A rotation that is not due uses the stored token and says when it will be."""
+    """A rotation that is not due uses the stored token, and names the time when it will be due."""
     chain.database.put_token(make_token(left=24 * HOUR, age=timedelta()))
 
     got = chain.resolve(mode="rotate", refresh_after="23h")
@@ -30,7 +30,7 @@ def test_rotate_leaves_a_young_token(chain: Chain) -> None:
 
 
 def test_rotate_renews_an_old_token(chain: Chain) -> None:
-    """A token older than refresh-after is renewed although it is fresh, and a cached copy is not put back."""
+    """A token older than refresh-after is renewed although it is fresh, and a cached copy is not stored again."""
     token = make_token(left=12 * HOUR, age=12 * HOUR)
     chain.database.put_token(token)
     chain.cache_token(token)
@@ -43,7 +43,7 @@ def test_rotate_renews_an_old_token(chain: Chain) -> None:
 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 def test_a_failed_rotation_keeps_the_token(chain: Chain, mode: str) -> None:
-    """When KIS gives no new token a rotation is an error that says why, and the token that lives stays for others."""
+    """If KIS gives no new token, the rotation fails with the reason, and the valid token is kept for others."""
     token = make_token(left=12 * HOUR, age=12 * HOUR)
     chain.database.put_token(token)
     before = chain.database.row()
@@ -58,7 +58,7 @@ def test_a_failed_rotation_keeps_the_token(chain: Chain, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 def test_a_rotation_after_another_s_refusal_fails_as_well(chain: Chain, mode: str) -> None:
-    """Key and secret that KIS refused a moment ago are not tried again, and that is no success."""
+    """A key and secret that KIS has just refused are not tried again, and the rotation fails."""
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
     chain.refuse_issue("EGW00103")
     for _ in range(2):
@@ -67,8 +67,8 @@ def test_a_rotation_after_another_s_refusal_fails_as_well(chain: Chain, mode: st
     assert chain.issue_calls == 1
 
 
-def test_a_rotation_waits_out_what_an_attempt_before_it_left(chain: Chain) -> None:
-    """A rotation is in no hurry: when an attempt has just failed, it asks when KIS may be asked again."""
+def test_a_rotation_waits_after_a_failed_attempt(chain: Chain) -> None:
+    """After an attempt that has just failed, a rotation waits until KIS may be called again."""
     chain.database.put_token(make_token(left=12 * HOUR, age=12 * HOUR))
     holder = Caller(chain.database)
     holder.begin(rejected_version=chain.database.row()["version"])
@@ -84,7 +84,7 @@ def test_a_rotation_waits_out_what_an_attempt_before_it_left(chain: Chain) -> No
 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 def test_a_rotation_without_the_store_is_an_error(chain: Chain, mode: str) -> None:
-    """With Supabase down a rotation neither issues nor passes an old token off as a renewal."""
+    """If Supabase does not answer, a rotation neither issues nor returns an old token as a renewal."""
     chain.cache_token(make_token(left=12 * HOUR, age=12 * HOUR))
     chain.supabase.stop()
     with pytest.raises(StoreOutage):
@@ -93,7 +93,7 @@ def test_a_rotation_without_the_store_is_an_error(chain: Chain, mode: str) -> No
 
 
 def test_force_too_early_says_that_it_did_nothing(chain: Chain) -> None:
-    """Within the minute of an issue nobody may ask again: force hands out what is there, with a warning."""
+    """Within a minute of an issue no caller may issue: `force` hands out the stored token, with a warning."""
     first = chain.resolve()
     again = chain.resolve(mode="force")
     assert (again.token.token_id, again.refreshed) == (first.token.token_id, False)
@@ -102,7 +102,7 @@ def test_force_too_early_says_that_it_did_nothing(chain: Chain) -> None:
 
 
 def test_force_gets_a_new_token(chain: Chain) -> None:
-    """Force renews whatever is stored."""
+    """`force` renews any stored token."""
     token = make_token(left=16 * HOUR, age=8 * HOUR)
     chain.database.put_token(token)
 
@@ -112,7 +112,7 @@ def test_force_gets_a_new_token(chain: Chain) -> None:
 
 
 def test_force_within_six_hours_is_not_refreshed(chain: Chain) -> None:
-    """KIS repeats a token younger than 6 h: it is handed out, refreshed is false and the row stays as it was."""
+    """KIS repeats a token younger than 6 h: it is handed out, refreshed is false and the row stays."""
     first = chain.resolve()
     chain.pass_time(3600)
     before = chain.database.row()
@@ -124,7 +124,7 @@ def test_force_within_six_hours_is_not_refreshed(chain: Chain) -> None:
 
 
 def test_check_never_issues(chain: Chain) -> None:
-    """Check hands out what lives, stale or fresh, and otherwise fails without asking KIS."""
+    """`check` hands out a valid token, stale or fresh; otherwise it fails without calling KIS."""
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(mode="check")
     assert caught.value.code == "no-valid-token"
@@ -139,13 +139,13 @@ def test_check_never_issues(chain: Chain) -> None:
     [
         ("{}", "supabase: The stored value is not JSON with a member access_token"),
         ("not JSON", "supabase: The stored value is not JSON with a member access_token"),
-        (dead_token().to_json(), "supabase: its token has expired"),
+        (expired_token().to_json(), "supabase: its token has expired"),
         (None, "supabase: no token is stored"),
     ],
     ids=["empty", "text", "expired", "none"],
 )
 def test_check_says_why_there_is_no_token(chain: Chain, value: str | None, said: str) -> None:
-    """The error has what each link said: a row that cannot be read is not the same as none."""
+    """The error has the text of each source: an unreadable row and a missing one differ."""
     if value is not None:
         chain.database.put("access_token", value)
     with pytest.raises(IssuanceError) as caught:
@@ -156,17 +156,17 @@ def test_check_says_why_there_is_no_token(chain: Chain, value: str | None, said:
 
 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
-@pytest.mark.parametrize("left", [HOUR, -MINUTE], ids=["living", "expired"])
-def test_a_failed_renewal_is_an_error_whatever_is_allowed(chain: Chain, mode: str, left: timedelta) -> None:
-    """allow-expired is for who wants a token: a renewal that fails is not hidden behind the old one."""
+@pytest.mark.parametrize("left", [HOUR, -MINUTE], ids=["valid", "expired"])
+def test_a_failed_renewal_is_an_error_with_allow_expired(chain: Chain, mode: str, left: timedelta) -> None:
+    """allow-expired does not hide a failed renewal behind the old token."""
     chain.database.put_token(make_token(left=left, age=24 * HOUR))
     chain.kis.production.stop()
     with pytest.raises(IssuerOutage):
         chain.resolve(mode=mode, allow_expired="true")
 
 
-def test_a_living_token_is_not_called_expired(chain: Chain) -> None:
-    """A stale one that lives is handed out as what it is, with allow-expired too."""
+def test_a_valid_token_is_not_called_expired(chain: Chain) -> None:
+    """A stale token that is valid is handed out as such, with allow-expired too."""
     chain.database.put_token(stale_token())
     chain.kis.production.stop()
     got = chain.resolve(allow_expired="true")
@@ -177,7 +177,7 @@ def test_a_living_token_is_not_called_expired(chain: Chain) -> None:
     ("ended", "allow", "used"), [(MINUTE, "true", True), (2 * HOUR, "true", False), (MINUTE, "false", False)]
 )
 def test_allow_expired(chain: Chain, ended: timedelta, allow: str, used: bool) -> None:  # noqa: FBT001 - a table
-    """Only where allowed, and only within an hour of its end, an expired token is handed out when none is to be had."""
+    """An expired token is handed out only if allowed, within an hour of its end, and without another token."""
     token = make_token(left=-ended, age=25 * HOUR)
     chain.database.put_token(token)
     chain.kis.production.stop()

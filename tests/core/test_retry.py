@@ -30,18 +30,18 @@ OUTAGE = StoreOutage("store-unreachable", "Supabase does not answer")
 
 
 class CountedClock:
-    """Time passes only in sleep."""
+    """A clock on which only sleep takes time."""
 
     def __init__(self, seed: int) -> None:
         self.counter = 0.0
         self._random = random.Random(seed)  # noqa: S311 - spreads load
 
     def now(self) -> datetime:
-        """Noon, and what was slept since."""
+        """Noon plus the time slept."""
         return NOON + timedelta(seconds=self.counter)
 
     def monotonic(self) -> float:
-        """What was slept."""
+        """The time slept."""
         return self.counter
 
     def sleep(self, seconds: float) -> None:
@@ -54,7 +54,7 @@ class CountedClock:
 
 
 class Failing:
-    """A call that fails so many times, each after so many seconds, and then answers."""
+    """A call that fails this often, each time after this many seconds, and then answers."""
 
     def __init__(self, clock: TurnedClock, times: int, seconds: float = 0.0, error: Exception = OUTAGE) -> None:
         self.asked = 0
@@ -73,7 +73,7 @@ class Failing:
 
 
 def run(failing: Failing, clock: TurnedClock, patience: Patience, left: float = 180.0) -> tuple[str, list[str]]:
-    """The answer, and the lines that were told."""
+    """The answer, and the lines that were logged."""
     deadline = clock.monotonic() + left
     told: list[str] = []
     retry = Retry(clock, lambda: deadline - clock.monotonic(), told.append)
@@ -82,7 +82,7 @@ def run(failing: Failing, clock: TurnedClock, patience: Patience, left: float = 
 
 @pytest.mark.parametrize("patience", [briefly, patiently, to_the_end, at_most(1, to_the_end)])
 def test_one_failure_costs_less_than_a_second(patience: Patience) -> None:
-    """One hiccup is one short pause with any patience; a line is told only where a long wait may follow."""
+    """One failure costs one short pause with any patience; a line is logged only if a long wait may follow."""
     clock = TurnedClock()
     answer, told = run(Failing(clock, 1), clock, patience)
     assert (answer, len(clock.slept)) == ("answer", 1)
@@ -105,14 +105,14 @@ def test_one_failure_costs_less_than_a_second(patience: Patience) -> None:
     ],
 )
 def test_patience_has_an_end(patience: Patience, left: float, shortest: float, longest: float) -> None:
-    """A caller with a token gives up within a second; one without keeps the time that issuing needs."""
+    """A caller with a token gives up within a second; one without a token keeps the time that issuing needs."""
     clock = TurnedClock()
     failing = Failing(clock, 10_000)
     with pytest.raises(StoreOutage):
         run(failing, clock, patience, left)
     assert shortest <= sum(clock.slept) <= longest
     assert max(clock.slept) <= 7.5
-    assert clock.slept[:-1] == sorted(clock.slept[:-1])  # the last one is cut where the patience ends
+    assert clock.slept[:-1] == sorted(clock.slept[:-1])  # the last pause is cut where the patience ends
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -128,7 +128,7 @@ def test_patience_has_an_end(patience: Patience, left: float, shortest: float, l
     ],
 )
 def test_last_try_is_at_the_end_of_the_patience(patience: Patience, timeout: float, end: float, seed: int) -> None:
-    """A store that comes back a moment before the patience is over is found, however the pauses fall."""
+    """A store that answers again just before the patience is over is found, however long the pauses are."""
     clock = CountedClock(seed)
     tries = []
 
@@ -144,7 +144,7 @@ def test_last_try_is_at_the_end_of_the_patience(patience: Patience, timeout: flo
 
 
 def test_a_slow_failure_is_not_repeated_briefly() -> None:
-    """Where a try took its whole 5 s, a caller with a token does not try again."""
+    """If a try took its full 5 s, a caller with a token does not try again."""
     clock = TurnedClock()
     failing = Failing(clock, 9, seconds=5)
     with pytest.raises(StoreOutage):
@@ -161,8 +161,8 @@ def test_a_slow_failure_is_not_repeated_briefly() -> None:
     ],
     ids=["configuration", "this machine's", "interrupt"],
 )
-def test_what_no_repetition_mends_is_raised_at_once(error: Exception) -> None:
-    """A configuration error, a certificate, Ctrl-C: one try."""
+def test_lasting_error_is_raised_at_once(error: Exception) -> None:
+    """A configuration error, a certificate fault and Ctrl-C are raised after one try."""
     clock = TurnedClock()
     failing = Failing(clock, 9, error=error)
     with pytest.raises(type(error)):
@@ -172,7 +172,7 @@ def test_what_no_repetition_mends_is_raised_at_once(error: Exception) -> None:
 
 @pytest.mark.parametrize("patience", [briefly, patiently, to_the_end])
 def test_answer_that_stays_the_same_is_given_up_within_a_second(patience: Patience) -> None:
-    """It is asked for again, as after any hiccup, but not for longer, however much patience there is."""
+    """A persistent failure is repeated as after any failure, but not for longer than a second."""
     clock = TurnedClock()
     outage = StoreOutage("store-restricted", "over quota", doubtful=True, persists=True)
     assert run(Failing(clock, 1, error=outage), clock, patience)[0] == "answer"
@@ -188,7 +188,10 @@ MISSING = StoreMisconfigured("store-table-missing", "no table", settles=True)
 
 @pytest.mark.parametrize(("patience", "pause"), [(briefly, BRIEFLY), (patiently, SETTLING), (to_the_end, SETTLING)])
 def test_schema_that_may_be_newer_is_asked_for_once_more(patience: Patience, pause: float) -> None:
-    """After one pause, which a caller with a token keeps short; one line says why. The second answer is the error."""
+    """The call is repeated after one pause, short for a caller with a token, with one line.
+
+    The second answer is final.
+    """
     clock = TurnedClock()
     answer, told = run(Failing(clock, 1, error=MISSING), clock, patience)
     assert (answer, len(told)) == ("answer", 1)
@@ -201,7 +204,7 @@ def test_schema_that_may_be_newer_is_asked_for_once_more(patience: Patience, pau
 
 
 def test_schema_is_not_asked_for_without_time() -> None:
-    """A caller whose time is over gets the error at once."""
+    """A caller without time left gets the error at once."""
     clock = TurnedClock()
     failing = Failing(clock, 9, error=MISSING)
     with pytest.raises(StoreMisconfigured):
@@ -210,7 +213,7 @@ def test_schema_is_not_asked_for_without_time() -> None:
 
 
 def test_one_doubtful_outage_makes_the_last_one_doubtful() -> None:
-    """What one try has shown is not forgotten for the next one's failure; another call is judged by itself."""
+    """The last failure is doubtful if an earlier try's was; another call is judged by itself."""
     clock = TurnedClock()
     doubts = [True]
 
@@ -226,7 +229,7 @@ def test_one_doubtful_outage_makes_the_last_one_doubtful() -> None:
 
 @given(st.floats(0, 3600), st.floats(0, 3600))
 def test_patience_never_takes_the_time_for_issuing(elapsed: float, left: float) -> None:
-    """However the time is spent, a patient caller that could issue at the start still can at the end."""
+    """A patient caller that could issue at the start can still issue at the end, however the time is spent."""
     total = elapsed + left
     more = patiently(elapsed, left)
     assert more <= left

@@ -1,4 +1,4 @@
-"""When a token is due for the nightly renewal."""
+"""The time from which a token is due for the nightly renewal."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ DAY = timedelta(days=1)
 
 
 def due(issued: str, *, lifetime: timedelta = DAY, refresh_after: timedelta = REFRESH_AFTER) -> str:
-    """When a token that was issued then, in Korea time, is due, in Korea time."""
+    """The time from which a token with this issue time is due, both in Korea time."""
     begun = datetime.strptime(issued, "%Y-%m-%d %H:%M").replace(tzinfo=KST)
     token = build_token("opaque.token-of-a-test_0123456789", expiries=[begun + lifetime], issued_at=begun)
     return f"{due_at(token, refresh_after).astimezone(KST):%Y-%m-%d %H:%M}"
 
 
 DUE = {
-    # issued in the night: it lasts until the next evening but one, and is renewed by age
+    # issued in the morning: it would expire before the second evening, so it is due from the first one
     "2026-03-03 06:30": "2026-03-03 20:00",
-    # issued at 10:30: by then older than six hours, it would lapse in tomorrow's market hours
+    # issued at 10:30: older than six hours by then, it would expire in tomorrow's market hours
     "2026-03-02 10:30": "2026-03-02 20:00",
     # issued at 15:00: six hours later KIS gives a new one
     "2026-03-02 15:00": "2026-03-02 21:00",
-    # issued just before the evening: it lapses just before the next
+    # issued just before the evening: it expires just before the next evening
     "2026-03-02 19:59": "2026-03-03 01:59",
-    # issued in the evening: it lasts until the next, so age decides
+    # issued in the evening: due at the next one, or by age if that is earlier
     "2026-03-02 20:00": "2026-03-03 19:00",
     "2026-03-02 23:00": "2026-03-03 20:00",
 }
@@ -39,22 +39,22 @@ DUE = {
 
 @pytest.mark.parametrize(("issued", "when"), DUE.items())
 def test_token_is_due_before_it_would_lapse_in_the_day(issued: str, when: str) -> None:
-    """By age, or as soon as KIS gives a new one when it would lapse before the next evening in Korea."""
+    """A token is due by age, or as soon as KIS gives a new one if it expires before the next evening in Korea."""
     assert due(issued) == when
 
 
 def test_first_issue_at_half_past_ten_is_renewed_the_night_after() -> None:
-    """The rotation of the following night renews it, so that it does not lapse in market hours day after day."""
+    """The rotation of the following night renews it, so that it does not expire in market hours every day."""
     assert due("2026-03-02 10:30") < "2026-03-03 06:13"
 
 
 def test_token_of_the_night_is_renewed_the_night_after() -> None:
-    """A token of one night's rotation is due again by the next night's, and not in between twice."""
+    """A token of one night's rotation is due at the next night's, and not earlier."""
     assert "2026-03-03 07:43" < due("2026-03-03 06:30") < "2026-03-04 06:13"
 
 
 def test_token_of_three_months_is_due_by_age() -> None:
-    """A partner company's token of 90 days is renewed when it is as old as asked for."""
+    """A partner company's token of 90 days is renewed at the age in the settings."""
     assert due("2026-03-02 10:30", lifetime=90 * DAY) == "2026-03-03 09:30"
     assert due("2026-03-02 10:30", lifetime=90 * DAY, refresh_after=80 * DAY) == "2026-05-21 10:30"
 
@@ -68,7 +68,7 @@ tokens = st.tuples(
 
 @given(tokens)
 def test_due_is_never_before_kis_gives_a_new_one(drawn: tuple[datetime, timedelta, timedelta]) -> None:
-    """Unless asked for by age, nothing is due within six hours of an issue; never later than asked for; in UTC."""
+    """A token is due no earlier than six hours after its issue, unless by age, never later than by age, and in UTC."""
     begun, lifetime, refresh_after = drawn
     token = build_token("opaque.token-of-a-test_0123456789", expiries=[begun + lifetime], issued_at=begun)
     moment = due_at(token, refresh_after)
@@ -78,7 +78,7 @@ def test_due_is_never_before_kis_gives_a_new_one(drawn: tuple[datetime, timedelt
 
 @given(tokens)
 def test_token_that_is_not_due_lasts_until_the_evening(drawn: tuple[datetime, timedelta, timedelta]) -> None:
-    """Just before it is due, a token that KIS would replace lives at least until the next 20:00 in Korea."""
+    """Just before it is due, a token that KIS would replace is valid until at least the next 20:00 in Korea."""
     begun, lifetime, refresh_after = drawn
     token = build_token("opaque.token-of-a-test_0123456789", expiries=[begun + lifetime], issued_at=begun)
     now = (due_at(token, refresh_after) - timedelta(microseconds=1)).astimezone(KST)

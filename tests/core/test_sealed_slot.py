@@ -1,4 +1,4 @@
-"""A sealed slot in wrong hands: whatever is done to its rows is an error with a name, and never a silent new issue."""
+"""A sealed slot that is tampered with: any change of its rows is an error with a code, and never a new issue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from kis_token.errors import TokenError
 from kis_token.store.sealing import SealingVault
-from tests.resolver_harness import ENCRYPTION_KEY, dead_token, stale_token
+from tests.resolver_harness import ENCRYPTION_KEY, expired_token, stale_token
 from tests.support import APP_KEY, Caller, make_token
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ ELSEWHERE = SealingVault((bytes(32),))
 
 
 def fill(chain: Chain, token: Token) -> dict[str, str]:
-    """Store everything sealed; the values as they are inside."""
+    """Store these plain values, all sealed."""
     values = {"access_token": token.to_json(), "app_key": APP_KEY.key, "app_secret": APP_KEY.secret}
     for name, value in values.items():
         put(chain, name, VAULT.seal(value, "kis", name), token)
@@ -32,19 +32,19 @@ def fill(chain: Chain, token: Token) -> dict[str, str]:
 
 
 def put(chain: Chain, name: str, form: str, token: Token) -> None:
-    """Store one row, as somebody with the service key can."""
+    """Store one row, as the owner of the service key can."""
     chain.database.put(name, form, token.expires_at if name == "access_token" else None)
 
 
 def flipped(form: str) -> str:
-    """The same envelope with one bit of its last block turned."""
+    """The envelope with one bit of its last block changed."""
     head, _, body = form.rpartition(":")
     data = bytearray(base64.urlsafe_b64decode(body))
     data[-1] ^= 1
     return f"{head}:{base64.urlsafe_b64encode(bytes(data)).decode()}"
 
 
-#: What is done to a value, and what that is called.
+#: The changes of a value, and the code of the error.
 DEEDS: dict[str, tuple[Callable[[str, str], str], str]] = {
     "with another key": (lambda value, name: ELSEWHERE.seal(value, "kis", name), "seal-broken"),
     "cut": (lambda value, name: VAULT.seal(value, "kis", name)[:-8], "seal-broken"),
@@ -61,7 +61,7 @@ DEEDS: dict[str, tuple[Callable[[str, str], str], str]] = {
     [
         (make_token, "resolve"),
         (stale_token, "resolve"),
-        (dead_token, "resolve"),
+        (expired_token, "resolve"),
         (stale_token, "rotate"),
         (make_token, "force"),
         (make_token, "check"),
@@ -71,7 +71,7 @@ DEEDS: dict[str, tuple[Callable[[str, str], str], str]] = {
 @pytest.mark.parametrize("name", TYPES)
 @pytest.mark.parametrize("deed", DEEDS)
 def test_row_that_was_tampered_with(chain: Chain, deed: str, name: str, stored: Callable[[], Token], mode: str) -> None:
-    """The error names the row; KIS is not asked, the cache not believed instead, and the row left as evidence."""
+    """The error names the row. KIS is not called, no cached token is used, and the row is kept as evidence."""
     token = stored()
     values = fill(chain, token)
     chain.cache(encryption_key=ENCRYPTION_KEY).write(make_token())
@@ -89,7 +89,7 @@ def test_row_that_was_tampered_with(chain: Chain, deed: str, name: str, stored: 
 
 
 def test_values_of_two_rows_that_are_swapped(chain: Chain) -> None:
-    """Key and secret in each other's place are not taken for what they are not."""
+    """A key and a secret that are swapped are not used."""
     token = make_token()
     values = fill(chain, token)
     put(chain, "app_key", VAULT.seal(values["app_secret"], "kis", "app_secret"), token)
@@ -102,8 +102,8 @@ def test_values_of_two_rows_that_are_swapped(chain: Chain) -> None:
 
 
 def test_plain_token_that_comes_in_while_one_waits(chain: Chain) -> None:
-    """A caller who waits for another's token does not take one that somebody slips in unsealed."""
-    fill(chain, dead_token())
+    """A caller that waits for another's token does not use an unsealed one."""
+    fill(chain, expired_token())
     assert Caller(chain.database, label="another").begin()["status"] == "granted"
     clock = chain.clock()
     clock.on_sleep = lambda _: chain.database.put_token(make_token())

@@ -26,14 +26,14 @@ def test_token_row_is_read_by_its_vault(vault: PlainVault | SealingVault) -> Non
 
 
 def test_further_members_come_with_the_token() -> None:
-    """Members that this project does not know, or that the cache adds, are returned beside the token."""
+    """Members that are unknown to this project, or that the cache adds, are returned beside the token."""
     token = make_token()
     read, members = read_stored(token.to_json(service_name="kis"), "kis", PlainVault())
     assert (read.token_id, read.version, members["service_name"]) == (token.token_id, None, "kis")
 
 
-def test_row_without_a_token_is_told_from_one_that_stays_closed() -> None:
-    """A new token replaces an unusable one; a seal that nobody can open is another error."""
+def test_unusable_row_differs_from_one_that_cannot_be_unsealed() -> None:
+    """An unusable token can be replaced by a new one; a seal that cannot be unsealed is another error."""
     with pytest.raises(TokenUnusable):
         read_token(row_of("not JSON"), "kis", PlainVault())
     with pytest.raises(TokenError) as plain:
@@ -43,8 +43,8 @@ def test_row_without_a_token_is_told_from_one_that_stays_closed() -> None:
     assert plain.value.code == "plain-with-key"
 
 
-def test_empty_token_row_counts_as_none() -> None:
-    """A slot has a token row only if that row holds more than blanks."""
+def test_empty_token_row_counts_as_absent() -> None:
+    """A slot has a token row only if that row has more than blanks."""
     full, empty = row_of("x"), row_of(" \n")
     assert Slot({TOKEN_TYPE: full}, None).token_row is full
     assert Slot({TOKEN_TYPE: empty}, None).token_row is None
@@ -52,8 +52,8 @@ def test_empty_token_row_counts_as_none() -> None:
 
 
 def test_owner_s_commands_read_both_forms() -> None:
-    """The tolerant vault opens plain and sealed values alike, and seals as the vault it stands for."""
+    """The tolerant vault unseals plain and sealed values alike, and seals as the other vault does."""
     vault = TolerantVault(SEALING)
-    assert vault.open("plain", "kis", "app_key") == "plain"
-    assert vault.open(vault.seal("sealed", "kis", "app_key"), "kis", "app_key") == "sealed"
-    assert SEALING.open(vault.seal("sealed", "kis", "app_key"), "kis", "app_key") == "sealed"
+    assert vault.unseal("plain", "kis", "app_key") == "plain"
+    assert vault.unseal(vault.seal("sealed", "kis", "app_key"), "kis", "app_key") == "sealed"
+    assert SEALING.unseal(vault.seal("sealed", "kis", "app_key"), "kis", "app_key") == "sealed"

@@ -1,4 +1,4 @@
-"""Every example in docs/examples works as it stands there: workflows under act, against the sandbox."""
+"""Every example in docs/examples works unchanged: workflows under act, against the sandbox."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def run(
     environment: Environment = "production",
     secrets: dict[str, str] | None = None,
 ) -> list[str]:
-    """Run a workflow that has to succeed; what its programs printed. No secret is in the log.
+    """Run a workflow, which must succeed; return the output of its programs. The log has no secret.
 
-    The examples name no host, for KIS's own are the default. Here a variable leads to the sandbox.
+    The examples name no host, because the defaults are KIS's. In the tests a variable leads to the sandbox.
     """
     url = sandbox.kis.production_url if environment == "production" else sandbox.kis.paper_url
     done = project.run(
@@ -64,7 +64,7 @@ def run(
 
 
 def secrets_of(sandbox: Sandbox) -> Iterator[str]:
-    """What no log may show."""
+    """Yield the values that no log may show."""
     for accounts in sandbox.kis.accounts.values():
         for account in accounts:
             yield from (account.app_key, account.app_secret)
@@ -75,7 +75,7 @@ def secrets_of(sandbox: Sandbox) -> Iterator[str]:
 
 
 def quotations(sandbox: Sandbox, environment: Environment = "production") -> int:
-    """How many quotations KIS answered."""
+    """Return the number of quotations that KIS answered."""
     return sum(
         seen.path == PRICE_PATH and seen.status == 200 and seen.environment == environment
         for seen in sandbox.kis.requests
@@ -87,17 +87,17 @@ def can_make_environments() -> bool:
     return not subprocess.call(["python3", "-c", "import ensurepip"], stderr=subprocess.DEVNULL)
 
 
-@pytest.mark.skipif(not can_make_environments(), reason="python3 has no venv here; Debian keeps it in python3-venv")
+@pytest.mark.skipif(not can_make_environments(), reason="python3 has no venv; install python3-venv")
 def test_quote_with_requests(project: Project, sandbox: Sandbox) -> None:
-    """The outputs reach a Python program in an environment of its own, by one issue."""
+    """The outputs reach a Python program in a virtual environment, with one issue."""
     take(project.repository, "quote.yml", "quote.py")
 
     assert run(project, sandbox, "quote.yml") == [f"000660: {PRICE}", f"005930: {PRICE}"]
     assert sandbox.kis.counts("production").issues == 1
 
 
-#: The machine's Python for one that has only what the tests have: an environment that it makes is theirs. kis-token
-#: comes from no index here.
+#: Replaces the machine's Python by one with the tests' packages: a virtual environment that it makes has them too, so
+#: kis-token needs no index.
 PYTHON = """#!/bin/sh
 if [ "$1 $2" = "-m venv" ]; then
   mkdir -p "$3/bin"
@@ -111,7 +111,7 @@ fi
 
 
 def test_client(project: Project, sandbox: Sandbox) -> None:
-    """KISClient issues the token when there is none, and survives that KIS ends it."""
+    """KISClient issues a token if no token is stored, and gets a new one after KIS ends it."""
     take(project.repository, "client.yml", "watch.py")
     python = project.commands / "python3"
     python.write_text(PYTHON.replace("{python}", sys.executable))
@@ -135,7 +135,7 @@ def test_matrix(project: Project, sandbox: Sandbox) -> None:
 
 
 def test_accounts(project: Project, databases: MigratedDatabases) -> None:
-    """Each account has a token of its own, issued with its own keys."""
+    """Each account has its own token, issued with its own keys."""
     main, savings = Account(), Account()
     take(project.repository, "accounts.yml", "quote.sh")
 
@@ -158,7 +158,7 @@ def test_paper(project: Project, sandbox: Sandbox) -> None:
 
 
 def test_self_hosted(project: Project, sandbox: Sandbox) -> None:
-    """The second job finds Supabase down, and works with the token that the first has cached on the runner."""
+    """Without Supabase the second job uses the token that the first has cached on the runner."""
     take(project.repository, "self-hosted.yml", "quote.sh")
     account = sandbox.kis.accounts["production"][0]
     secrets = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
@@ -172,13 +172,13 @@ def test_self_hosted(project: Project, sandbox: Sandbox) -> None:
 
 
 def test_enterprise_server(project: Project, sandbox: Sandbox) -> None:
-    """The workflow runs with an action that comes from a copy of the repository."""
+    """The workflow runs with an action from a copy of the repository."""
     take(project.repository, "ghes.yml", "quote.sh")
 
     assert run(project, sandbox, "ghes.yml") == [f"005930: {PRICE}"]
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="the example is in JavaScript, and there is no node here")
+@pytest.mark.skipif(shutil.which("node") is None, reason="the example is in JavaScript, and node is not installed")
 def test_other_languages(project: Project, sandbox: Sandbox) -> None:
     """Programs of two languages find token and keys in their environment."""
     take(project.repository, "other-languages.yml", "quote.sh", "quote.mjs")
@@ -188,8 +188,8 @@ def test_other_languages(project: Project, sandbox: Sandbox) -> None:
     ]
 
 
-def test_programs_say_why_they_fail(tmp_path: Path, sandbox: Sandbox) -> None:
-    """Each of the three programs ends with an error and KIS's code when KIS refuses its token."""
+def test_programs_report_kis_s_code(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Each of the three programs ends with an error and KIS's code if KIS rejects its token."""
     account = sandbox.kis.accounts["production"][0]
     keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret, "KIS_ACCESS_TOKEN": "x.y.z"}
     programs = [(sys.executable, "quote.py"), ("sh", "quote.sh"), ("node", "quote.mjs")]
@@ -232,7 +232,7 @@ def test_laptop(tmp_path: Path, sandbox: Sandbox) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_tests_without_an_account(tmp_path: Path) -> None:
-    """The example of a test passes, beside the program that it tests."""
+    """The example of a test passes, beside the program under test."""
     for name in ("test_bot.py", "quote.py"):
         shutil.copy(EXAMPLES / name, tmp_path)
 
@@ -250,13 +250,13 @@ def test_tests_without_an_account(tmp_path: Path) -> None:
 
 
 def used_by_tests() -> set[str]:
-    """The names of files that the tests here speak of."""
+    """Return the file names in this file's source."""
     constants = (node for node in ast.walk(ast.parse(Path(__file__).read_text())) if isinstance(node, ast.Constant))
     return {node.value for node in constants if isinstance(node.value, str)}
 
 
 def test_every_example_is_run_and_listed() -> None:
-    """No file lies in the folder that no test here takes, or that its README does not link to."""
+    """A test here uses each file of the folder, and its README links to it."""
     names = {path.name for path in EXAMPLES.iterdir() if path.is_file() and path.name != "README.md"}
     listed = set(re.findall(r"\]\(([\w.-]+)\)", (EXAMPLES / "README.md").read_text(encoding="utf-8")))
 
@@ -266,6 +266,6 @@ def test_every_example_is_run_and_listed() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
-def test_every_example_begins_with_what_it_shows(path: Path) -> None:
+def test_every_example_begins_with_its_explanation(path: Path) -> None:
     """The first line of each file is its explanation."""
     assert re.match(r"# \w|// \w|\"\"\"\w", path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What docs/sandbox.md shows works as it stands there."""
+"""The snippets of docs/sandbox.md work unchanged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMANDS = [code for language, code in SNIPPETS if language == "sh"]
 
 
 def run(folder: Path, *command: str) -> None:
-    """Run what a user would, in an environment where the command is installed and curl knows no proxy to here."""
+    """Run a user's command, with the command installed and no proxy for curl to this machine."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_", "PYTEST_"))}
     env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
     done = subprocess.run(
@@ -43,7 +43,7 @@ def run(folder: Path, *command: str) -> None:
 
 
 def test_snippets_are_found() -> None:
-    """The page has snippets of each kind, and no other that would not be run."""
+    """The page has snippets of each kind, and the only other one is the installation."""
     assert min(len(TESTS), len(SCRIPTS), len(COMMANDS)) >= 2
     others = [code for language, code in SNIPPETS if language not in ("python", "sh")]
     assert others == ["pip install 'kis-token[sandbox]'\n"]
@@ -51,7 +51,7 @@ def test_snippets_are_found() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_snippets_for_tests_pass(tmp_path: Path) -> None:
-    """Each of the page's tests passes in a project that is empty but for them."""
+    """The page's tests pass in a project that has only them."""
     for number, code in enumerate(TESTS):
         (tmp_path / f"test_snippet_{number}.py").write_text(code)
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
@@ -76,7 +76,7 @@ def test_commands_run(tmp_path: Path, number: int) -> None:
 
 
 def test_codes_are_those_of_the_emulator() -> None:
-    """The page's table has the codes that the emulator knows, but for those of a service behind the gateway."""
+    """The page's table has the codes of the emulator, except those of the service behind the gateway."""
     section = PAGE.split("## How to make KIS fail")[1]
 
     assert re.findall(r"^\| `(EGW\d+)`", section, re.MULTILINE) == sorted(
@@ -85,7 +85,7 @@ def test_codes_are_those_of_the_emulator() -> None:
 
 
 def test_variables_are_those_of_the_sandbox(sandbox: Sandbox) -> None:
-    """The page's table of variables has those that programs get, no more and no fewer."""
+    """The page's table of variables has exactly those that programs get."""
     section = PAGE.split("## As a command")[1].split("\n## ")[0]
     cells = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""What makes a fault the only one, and its test quick."""
+"""Fixtures that keep a fault the only one, and its test quick."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ COLLECTED = pytest.StashKey[list[str]]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Note all tests, before any is deselected."""
+    """Record all tests, before any is deselected."""
     config.stash[COLLECTED] = [item.nodeid for item in items]
 
 
 @pytest.fixture(autouse=True)
 def _plain_network(plain_network: None) -> None:
-    """The network of the machine that runs the tests plays no part in any fault."""
+    """Keep the network of the machine that runs the tests out of every fault."""

@@ -1,4 +1,4 @@
-"""What every fault is judged by: what the caller got, how often KIS was asked, what is stored afterwards."""
+"""The measures of every fault: the caller's result, the number of tokenP calls, and the stored rows."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ BEGIN = "/rest/v1/rpc/begin_issuance"
 COMMIT = "/rest/v1/rpc/commit_issuance"
 ABORT = "/rest/v1/rpc/abort_issuance"
 
-#: Names that no resolver knows; no name server need be asked for them.
+#: Names that never resolve, so no name server is asked for them.
 NO_SUPABASE = "https://no-such-project.invalid"
 NO_KIS = "https://no-such-host.invalid:9443"
 
-#: A process that takes the machine's lock, says so, and holds it until its input ends or it dies.
+#: A process that takes the machine's lock, prints a line, and holds the lock until its input or the process ends.
 HOLD_LOCK = """
 import sys
 from pathlib import Path
@@ -42,7 +42,7 @@ with LocalMachine(lambda: [Path(sys.argv[1])]).lock(sys.argv[2], 10):
 
 
 def each_outcome(names: Iterable[str], outcomes: Collection[str]) -> pytest.MarkDecorator:
-    """A test for each of the faults ``names``; those that only repeat one of the ``outcomes`` run with the matrix."""
+    """Parametrize over the faults ``names``. All but one for each of the ``outcomes`` run only with the matrix."""
     repeats = pytest.mark.matrix
     return pytest.mark.parametrize(
         "name", [pytest.param(name, marks=() if name in outcomes else repeats) for name in names]
@@ -50,29 +50,29 @@ def each_outcome(names: Iterable[str], outcomes: Collection[str]) -> pytest.Mark
 
 
 def rows(database: Database) -> list[dict[str, Any]]:
-    """All that is stored, in every column."""
+    """Return all stored rows with every column."""
     return database.owner.execute("select * from public.api_credentials order by id").fetchall()
 
 
 @contextmanager
 def stored_stays(chain: Chain) -> Iterator[None]:
-    """What was stored before the block is stored after it, in every column."""
+    """Assert that the block changes no stored row, in any column."""
     before = rows(chain.database)
     yield
-    is_same = rows(chain.database) == before  # compared here: a difference would be shown with its tokens
-    assert is_same, "what was stored has changed"
+    is_same = rows(chain.database) == before  # compared here, because a diff would show the tokens
+    assert is_same, "the stored rows have changed"
 
 
 @contextmanager
 def soon(seconds: float) -> Iterator[None]:
-    """The block takes no longer; only for bounds that are far below what the fault would take by itself."""
+    """Assert that the block takes no longer. For bounds far below the time that the fault would take."""
     started = time.monotonic()
     yield
     assert time.monotonic() - started < seconds
 
 
 def error_of(chain: Chain, **inputs: str) -> KisTokenError:
-    """The error that a caller ends in, with what to do about it."""
+    """Return the error of a caller, and assert that it has a remedy."""
     with pytest.raises(KisTokenError) as caught:
         chain.resolve(**inputs)
     assert caught.value.hint
@@ -80,14 +80,14 @@ def error_of(chain: Chain, **inputs: str) -> KisTokenError:
 
 
 def assert_warned(got: Resolution, *words: str) -> None:
-    """There is one warning, and these words are in it."""
+    """Assert that there is one warning, with these words."""
     assert len(got.warnings) == 1
     assert [word for word in words if word not in got.warnings[0]] == []
 
 
 @contextmanager
 def black_hole() -> Iterator[str]:
-    """The address of a machine that neither takes nor refuses a connection: its queue is full, and nobody serves it."""
+    """The address of a machine that neither accepts nor refuses a connection: its queue is full."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(8):
@@ -100,14 +100,14 @@ def black_hole() -> Iterator[str]:
 
 @contextmanager
 def silence() -> Iterator[str]:
-    """The address of a server that takes every request and answers none."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:  # the system takes them; nobody reads them
+    """The address of a server that accepts every request and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # the system accepts them, and no thread reads them
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextmanager
 def dripping() -> Iterator[str]:
-    """The address of a server whose answer never ends: a byte now and then, each of them in time."""
+    """The address of a server whose answer never ends: a byte now and then, each one in time."""
     done = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -131,7 +131,7 @@ def dripping() -> Iterator[str]:
     thread.join(SECONDS)
 
 
-#: Whoever asks one of these waits until his own patience ends.
+#: A caller of one of these waits until its own time limit.
 HANGS: dict[str, Callable[[], AbstractContextManager[str]]] = {
     "black-hole": black_hole,
     "silent": silence,

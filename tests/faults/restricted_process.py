@@ -1,7 +1,7 @@
-"""A caller in a process of its own that meets what its own process alone can meet: what `test_disk` runs, by its path.
+"""A caller in a separate process with restrictions, which `test_disk` runs by its path.
 
-Its task is the environment, the largest file that may be written, and the user to become; then it resolves, and answers
-without the token. Everything is imported before, since that user may read nothing.
+Its task has the environment, the largest file that may be written, and the user to become. It resolves, and answers
+without the token. All imports come first, because that user may read nothing.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from kis_token.wiring import open_resolver
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-importlib.import_module("_strptime")  # datetime imports it at the first use
+importlib.import_module("_strptime")  # datetime imports it at its first use
 
 
 def main(connection: Connection, task: dict[str, Any]) -> None:
-    """Do the task."""
+    """Resolve under the restrictions of the task."""
     os.environ.clear()
     os.environ.update(task["machine"])
     if task["largest_file"] is not None:

@@ -1,4 +1,4 @@
-"""The cache file is spoilt, cannot be written or is locked: with Supabase it is never in the way, without it heals."""
+"""The cache file is spoilt, locked or cannot be written: Supabase works without it, and it is replaced."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kis_token.errors import StoreOutage
 from kis_token.store.sealing import make_vault
 from tests.faults.helpers import HOLD_LOCK, error_of, stored_stays
 from tests.races.caller_processes import SECONDS
-from tests.resolver_harness import ENCRYPTION_KEY, OTHER, dead_token
+from tests.resolver_harness import ENCRYPTION_KEY, OTHER, expired_token
 from tests.support import APP_KEY, make_settings, make_token
 from tools.step import CHECKOUT
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kis_token.token import Token
     from tests.resolver_harness import Chain
 
-posix = pytest.mark.skipif(os.name != "posix", reason="users, file sizes and signals of this kind are POSIX's")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX users, file sizes and signals")
 
 
 def _content(data: bytes) -> Callable[[Path], object]:
@@ -40,7 +40,7 @@ def _content(data: bytes) -> Callable[[Path], object]:
 
 
 def _leave_a_half_written_one(path: Path) -> None:
-    """What a process that dies in the middle of writing leaves: nothing in the file's place, a part beside it."""
+    """Leave the files of a process that ended while it wrote: an empty place, and a part in a file beside it."""
     part = path.with_name(f"{path.name}.0123456789abcdef.tmp")
     part.touch(mode=0o600)
     part.write_bytes(make_token().to_json().encode()[:100])
@@ -48,7 +48,7 @@ def _leave_a_half_written_one(path: Path) -> None:
 
 TOKEN = make_token().to_json()
 
-#: What lies in the cache file's place. None of it is a token.
+#: Contents in the cache file's place. None of them is a token.
 SPOILT: dict[str, Callable[[Path], object]] = {
     "missing": lambda _: None,
     "empty": _content(b""),
@@ -60,7 +60,7 @@ SPOILT: dict[str, Callable[[Path], object]] = {
     "another-version": _content(json.dumps({"version": 2, "tokens": [json.loads(TOKEN)]}).encode()),
     "another-seal": _content(b"enc:v9:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
     "no-expiry": _content(b'{"access_token": "opaque.token-of-a-test_0123456789"}'),
-    "expired": _content(dead_token().to_json().encode()),
+    "expired": _content(expired_token().to_json().encode()),
     "too-large": _content(b" " * 100_000),
 }
 
@@ -69,7 +69,7 @@ spoilt = pytest.mark.parametrize("name", SPOILT)
 
 @spoilt
 def test_with_supabase_it_is_not_in_the_way(chain: Chain, name: str) -> None:
-    """A fresh stored token is handed out without a warning, after one read, and is in the cache afterwards."""
+    """A fresh stored token is used without a warning, after one read, and is cached afterwards."""
     SPOILT[name](chain.folder / "cache.json")
     token = make_token()
     chain.database.put_token(token)
@@ -88,7 +88,10 @@ def test_with_supabase_it_is_not_in_the_way(chain: Chain, name: str) -> None:
 
 @spoilt
 def test_without_supabase_it_heals(chain: Chain, name: str) -> None:
-    """It is a miss with a reason: told to fail, that is all; else one call, and the next caller has the token."""
+    """The file is a miss with a reason.
+
+    With `fail` that is the error; otherwise one call, and the cache has the token.
+    """
     SPOILT[name](chain.folder / "cache.json")
     chain.supabase.stop()
 
@@ -111,8 +114,8 @@ def _sealed(token: Token) -> str:
 
 ANOTHER_KEY = base64.b64encode(bytes(32)).decode()
 
-#: Living tokens that this caller must not use: how they lie there, with which key he comes, and his error.
-NOT_HIS = {
+#: Valid tokens that this caller must not use: the file's content, the caller's key, and its error.
+FOREIGN_TOKENS = {
     "sealed": (_sealed(make_token()), "", "sealed-without-key"),
     "sealed-with-another-key": (_sealed(make_token()), ANOTHER_KEY, "seal-broken"),
     "of-another-key": (make_token(OTHER.key).to_json(), "", "token-of-another-key"),
@@ -124,10 +127,10 @@ NOT_HIS = {
 }
 
 
-@pytest.mark.parametrize("name", NOT_HIS)
-def test_a_token_that_is_not_his(chain: Chain, name: str) -> None:
-    """Without Supabase it is an error, and stays: its owner may need it. With Supabase it is not in the way."""
-    content, key, code = NOT_HIS[name]
+@pytest.mark.parametrize("name", FOREIGN_TOKENS)
+def test_a_token_of_another_owner(chain: Chain, name: str) -> None:
+    """Without Supabase it is an error, and stays, because its owner may need it. With Supabase it has no effect."""
+    content, key, code = FOREIGN_TOKENS[name]
     path = chain.folder / "cache.json"
     path.touch(mode=0o600)
     path.write_text(content)
@@ -148,8 +151,8 @@ def test_a_token_that_is_not_his(chain: Chain, name: str) -> None:
 
 
 @posix
-def test_a_lock_of_a_dead_process(chain: Chain) -> None:
-    """A process that was killed while it held the lock keeps nobody out: one call, at once."""
+def test_a_lock_of_an_ended_process(chain: Chain) -> None:
+    """A process that was killed while it held the lock blocks no caller: one call, at once."""
     command = [sys.executable, "-c", HOLD_LOCK, str(chain.machine_folder), APP_KEY.key_id]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -159,15 +162,15 @@ def test_a_lock_of_a_dead_process(chain: Chain) -> None:
     assert (chain.machine_folder / f"{APP_KEY.key_id}.lock").exists()
     chain.supabase.stop()
 
-    # 21 s: one second is left for waiting, the rest is kept for the call.
+    # 21 s: one second is for waiting, the rest is kept for the call.
     got = chain.resolve(timeout="21s")
 
     assert (got.source, chain.issue_calls, chain.cached_id()) == ("oauth", 1, got.token.token_id)
 
 
 @posix
-def test_a_lock_of_a_living_process(chain: Chain) -> None:
-    """With Supabase, or with a cached token that lives, nobody takes or waits for the lock."""
+def test_a_lock_of_a_running_process(chain: Chain) -> None:
+    """With Supabase, or with a valid cached token, no caller takes the lock or waits for it."""
     command = [sys.executable, "-c", HOLD_LOCK, str(chain.machine_folder), APP_KEY.key_id]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None

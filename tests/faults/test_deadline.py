@@ -1,7 +1,7 @@
-"""Something hangs at each point of the chain, and the caller has little time: a token or one error before it is over.
+"""A part hangs at each point of the chain, and the caller has little time: a token or one error before its end.
 
-A clock that is turned lets a caller come to that point with a minute and go on with a part of a second. Without the
-deadline a read would take 5 s, a write 8 s, tokenP 15 s.
+With a clock that the test moves, a caller reaches that point with a minute and goes on with a part of a second.
+Without the deadline a read would take 5 s, a write 8 s, tokenP 15 s.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tests.resolver_harness import Chain
     from tests.support import TurnedClock
 
-#: What is left of the minute, and what a slow machine may need beside it: less than a call that hangs takes by itself.
+#: The rest of the minute, and the time that a slow machine may need besides: less than a call that hangs takes.
 LEFT = 0.3
 BOUND = 4.5
 
@@ -50,12 +50,12 @@ effect = pytest.mark.parametrize("before", [True, False], ids=["before-its-effec
 
 
 def spend(clock: TurnedClock, left: float = LEFT) -> None:
-    """The minute is over but for so many seconds."""
+    """Move the clock until only ``left`` seconds of the minute remain."""
     clock.jump(60 - left)
 
 
 def hurried(chain: Chain, *, looks: bool = False, **inputs: str) -> tuple[Resolver, View | None]:
-    """A caller with little time left; where he ``looks``, with what he saw of store and cache before."""
+    """A caller with little time left, and with ``looks`` its view of store and cache from before."""
     clock = chain.clock()
     resolver = chain.resolver(clock, timeout="60s", **inputs)
     view = resolver.look() if looks else None
@@ -68,7 +68,7 @@ def hurried(chain: Chain, *, looks: bool = False, **inputs: str) -> tuple[Resolv
 
 @hangs
 def test_read_with_a_cached_token(chain: Chain, how: str) -> None:
-    """The cached token is handed out with a warning."""
+    """The caller gets the cached token with a warning."""
     token = stale_token()
     chain.cache_token(token)
     with HANGS[how]() as url, soon(BOUND):
@@ -82,7 +82,7 @@ def test_read_with_a_cached_token(chain: Chain, how: str) -> None:
 @hangs
 @pytest.mark.parametrize(("policy", "code"), [("issue", "wait-too-long"), ("fail", "store-unreachable")])
 def test_read_with_nothing(chain: Chain, how: str, policy: str, code: str) -> None:
-    """One error says what did not answer; no call is begun for which there is no time."""
+    """One error names the part that did not answer; no call starts without enough time for it."""
     with HANGS[how]() as url, soon(BOUND):
         resolver, _ = hurried(chain, supabase_url=url, on_store_outage=policy)
         with pytest.raises(KisTokenError) as caught:
@@ -95,7 +95,7 @@ def test_read_with_nothing(chain: Chain, how: str, policy: str, code: str) -> No
 
 @effect
 def test_begin_with_a_stale_token(chain: Chain, *, before: bool) -> None:
-    """What was read and lives is handed out."""
+    """The caller gets the valid token that it has read."""
     token = stale_token()
     chain.database.put_token(token)
     with stored_stays(chain), held(chain.supabase.server, BEGIN, before=before), soon(BOUND):
@@ -108,7 +108,7 @@ def test_begin_with_a_stale_token(chain: Chain, *, before: bool) -> None:
 
 @effect
 def test_begin_with_nothing(chain: Chain, *, before: bool) -> None:
-    """One error; whoever comes later gets a turn, at once or when the lost one has lapsed."""
+    """The caller gets one error; a later caller gets a lease, at once or when the lost one has ended."""
     resolver, view = hurried(chain, looks=True)
     with held(chain.supabase.server, BEGIN, before=before), soon(BOUND), pytest.raises(StoreOutage) as caught:
         resolver.resolve(view)
@@ -120,7 +120,7 @@ def test_begin_with_nothing(chain: Chain, *, before: bool) -> None:
 
 
 def test_a_look_while_another_issues(chain: Chain) -> None:
-    """Who waits for another's turn is not held by a look that hangs."""
+    """A read that hangs does not delay a caller that waits for another caller's lease."""
     holder = Caller(chain.database)
     assert holder.begin()["status"] == "granted"
     resolver = chain.resolver(timeout="1s")
@@ -133,7 +133,7 @@ def test_a_look_while_another_issues(chain: Chain) -> None:
 
 @effect
 def test_commit(chain: Chain, *, before: bool) -> None:
-    """The token that KIS has given is handed out and cached, with a warning; others have it as soon as it is stored."""
+    """The caller gets the issued token with a warning, and caches it; others get it as soon as it is stored."""
     clock = chain.clock()
     issuer = WatchedIssuer(chain, after=lambda _: spend(clock, 1.0))
     with held(chain.supabase.server, COMMIT, before=before), soon(BOUND):
@@ -145,7 +145,7 @@ def test_commit(chain: Chain, *, before: bool) -> None:
 
 
 def test_abort(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """KIS's refusal is the error; the turn lapses by itself."""
+    """KIS's refusal is the error; the lease ends by itself."""
     chain.refuse_issue("EGW00105")
     clock, answer = chain.clock(), chain.kis.production.answer
 
@@ -166,13 +166,13 @@ def test_abort(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def issuer_in_a_hurry(url: str) -> KISIssuer:
-    """KIS for a caller who has little time for it, beside what is kept for storing."""
+    """An issuer for a caller with little time, after subtraction of the time for storing."""
     return KISIssuer(url, "production", left=lambda: STORE_SECONDS + LEFT)
 
 
 @hangs
 def test_token_call_with_a_stale_token(chain: Chain, how: str) -> None:
-    """The token that lives is handed out with a warning; the row stays, and the turn is given back."""
+    """The caller gets the valid token with a warning; the row stays, and the lease is given back."""
     token = stale_token()
     chain.database.put_token(token)
     with HANGS[how]() as url, stored_stays(chain), soon(BOUND):
@@ -186,7 +186,7 @@ def test_token_call_with_a_stale_token(chain: Chain, how: str) -> None:
 @hangs
 @pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
 def test_token_call_with_nothing(chain: Chain, how: str, *, is_down: bool) -> None:
-    """One error, with Supabase and without, and nothing is stored or cached."""
+    """The caller gets one error, with and without Supabase, and no token is stored or cached."""
     if is_down:
         chain.supabase.stop()
     with HANGS[how]() as url, stored_stays(chain), soon(BOUND), pytest.raises(KisTokenError) as caught:
@@ -197,7 +197,7 @@ def test_token_call_with_nothing(chain: Chain, how: str, *, is_down: bool) -> No
 
 
 def test_a_name_that_is_resolved_too_late(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The token that lives is handed out. Nothing is sent, not even afterwards, so that the next may try at once."""
+    """The caller gets the valid token. No request is sent, not even later, so the next caller may try at once."""
     token, known, resolve = stale_token(), threading.Event(), socket.getaddrinfo
     chain.database.put_token(token)
     started = set(threading.enumerate())
@@ -219,7 +219,7 @@ def test_a_name_that_is_resolved_too_late(chain: Chain, monkeypatch: pytest.Monk
 
 
 def test_a_quotation(chain: Chain) -> None:
-    """A try of the new token that hangs does not cost the token: it is stored, with a warning."""
+    """If the quotation with the new token hangs, the token is still stored, with a warning."""
     with held(chain.kis.production, PRICE_PATH), soon(BOUND):
         got = chain.resolve(None, issuer_in_a_hurry(chain.kis.production_url), verify="true")
 
@@ -230,16 +230,16 @@ def test_a_quotation(chain: Chain) -> None:
 # the cache hangs
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a held lock is played with POSIX's pipes")
-def test_the_lock_of_a_living_process(chain: Chain) -> None:
-    """Without Supabase and a cached token, who cannot get the lock in time gets one error and makes no call."""
+@pytest.mark.skipif(sys.platform == "win32", reason="the test holds the lock through POSIX's pipes")
+def test_the_lock_of_a_running_process(chain: Chain) -> None:
+    """Without Supabase and a cached token, a caller that cannot get the lock in time gets one error."""
     chain.supabase.stop()
     command = [sys.executable, "-c", HOLD_LOCK, str(chain.machine_folder), APP_KEY.key_id]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with soon(BOUND):
-            error = error_of(chain, timeout="21s")  # 20 s of them are kept for the call
+            error = error_of(chain, timeout="21s")  # 20 s of it are kept for the call
         holder.kill()
 
     assert (error.code, error.retryable, chain.issue_calls) == ("wait-too-long", True, 0)

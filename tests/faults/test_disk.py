@@ -1,4 +1,4 @@
-"""The cache cannot be read or written: a full disk, a folder that cannot be made, a file that may not be read."""
+"""The cache cannot be read or written: a full disk, a folder that cannot be made, a file without a right to read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.resolver_harness import Chain
 
-posix = pytest.mark.skipif(os.name != "posix", reason="users and file sizes of this kind are POSIX's")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX users and file sizes")
 
 NOBODY = 65534
 
@@ -38,7 +38,7 @@ def no_folder(chain: Chain) -> str:
 
 
 def test_no_folder_with_supabase(chain: Chain, no_folder: str) -> None:
-    """The token is handed out, with a warning that says what to change."""
+    """The caller gets the token, with a warning that names the setting to change."""
     token = make_token()
     chain.database.put_token(token)
 
@@ -50,7 +50,7 @@ def test_no_folder_with_supabase(chain: Chain, no_folder: str) -> None:
 
 
 def test_no_folder_without_supabase(chain: Chain, no_folder: str) -> None:
-    """One call, and the token with both warnings; told to fail, the outage is the error and not the cache."""
+    """The caller issues once and gets the token with both warnings; with `fail`, the outage is the error."""
     chain.supabase.stop()
     assert isinstance(error_of(chain, cache_path=no_folder, on_store_outage="fail"), StoreOutage)
 
@@ -62,14 +62,14 @@ def test_no_folder_without_supabase(chain: Chain, no_folder: str) -> None:
 
 
 def child(chain: Chain, *, largest_file: int | None = None, user: int | None = None, **variables: str) -> Any:  # noqa: ANN401 - JSON
-    """What a process under these limits gets."""
-    # A second of the time is for patience.
+    """Return the result of a process under these limits."""
+    # One second of the time is for waiting.
     env = chain.variables | {"KIS_TOKEN_TIMEOUT": "23s"} | variables
-    # Another user has a temporary folder of its own, where the machine's notes go.
+    # Another user has its own temporary folder for the machine's notes.
     machine = os.environ | ({"TMPDIR": str(Path(env["KIS_TOKEN_CACHE"]).parent)} if user is not None else {})
     task = {"env": env, "largest_file": largest_file, "user": user, "machine": machine}
     with process(Path(__file__).with_name("restricted_process.py"), task) as (running, connection):
-        assert connection.poll(SECONDS), "the process says nothing"
+        assert connection.poll(SECONDS), "the process sends nothing"
         answer = connection.recv()
         running.join(SECONDS)
     assert running.exitcode == 0
@@ -79,7 +79,7 @@ def child(chain: Chain, *, largest_file: int | None = None, user: int | None = N
 @posix
 @pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
 def test_a_full_disk(chain: Chain, *, is_down: bool) -> None:
-    """Where no byte can be written there is a token and a warning, and nothing half-written is left."""
+    """On a disk that accepts no byte the caller gets a token and a warning, and no half-written file remains."""
     token = make_token()
     chain.database.put_token(token)
     if is_down:
@@ -95,7 +95,7 @@ def test_a_full_disk(chain: Chain, *, is_down: bool) -> None:
 
 @posix
 def test_a_full_disk_with_a_cached_token(chain: Chain) -> None:
-    """The token that was cached before is not damaged by one that cannot be written, and still serves."""
+    """A token that cannot be written does not damage the cached token, which is still used."""
     cached = stale_token()
     chain.cache_token(cached)
     before = (chain.folder / "cache.json").read_bytes()
@@ -115,12 +115,12 @@ def test_a_full_disk_with_a_cached_token(chain: Chain) -> None:
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system without a free byte; only root can make one."""
+    """A real file system without a free byte. Only root can make one."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(disk)]
     if sys.platform != "linux" or os.geteuid() != 0 or subprocess.call(mount, stderr=subprocess.DEVNULL):
-        pytest.skip("a file system can be mounted by root on Linux alone")
+        pytest.skip("only root on Linux can mount a file system")
     try:
         (disk / "filler").write_bytes(bytes(4096))
         yield disk
@@ -130,7 +130,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
 def test_a_file_system_without_a_free_byte(chain: Chain, tiny_disk: Path, *, is_down: bool) -> None:
-    """The same on a file system that is really full: the token is handed out, and nothing is left beside it."""
+    """On a file system that is full the caller gets the token, and no other file remains."""
     chain.database.put_token(make_token())
     if is_down:
         chain.supabase.stop()
@@ -144,9 +144,9 @@ def test_a_file_system_without_a_free_byte(chain: Chain, tiny_disk: Path, *, is_
 
 @pytest.fixture
 def others() -> Iterator[tuple[Path, int]]:
-    """A folder of an ordinary user's, and that user: root, who may read everything, becomes somebody else."""
+    """A folder of an ordinary user, and that user. The tests give up the rights of root, which may read everything."""
     if os.name != "posix":
-        pytest.skip("modes of this kind are POSIX's")
+        pytest.skip("needs POSIX modes")
     user = NOBODY if os.geteuid() == 0 else os.geteuid()
     with tempfile.TemporaryDirectory() as folder:
         os.chown(folder, user, -1)
@@ -155,7 +155,7 @@ def others() -> Iterator[tuple[Path, int]]:
 
 @pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
 def test_an_unreadable_file(chain: Chain, others: tuple[Path, int], *, is_down: bool) -> None:
-    """A file that its owner may not read is a miss, and is replaced by one that he may."""
+    """A file that its owner may not read is a miss, and is replaced by a readable one."""
     folder, user = others
     path = folder / "cache.json"
     path.touch(mode=0o600)
@@ -175,7 +175,7 @@ def test_an_unreadable_file(chain: Chain, others: tuple[Path, int], *, is_down: 
 
 @pytest.mark.parametrize("is_down", [False, True], ids=["supabase", "no-supabase"])
 def test_a_folder_that_may_only_be_read(chain: Chain, others: tuple[Path, int], *, is_down: bool) -> None:
-    """What cannot be replaced stays as it is and, while it lives, serves in an outage: also where nobody can lock."""
+    """A file that cannot be replaced stays. Its token is used in an outage while it is valid, even without a lock."""
     folder, user = others
     path = folder / "cache.json"
     cached = make_token(left=30 * MINUTE)

@@ -1,4 +1,4 @@
-"""Rows without a value, in a table that allows null, or with blanks alone: they count as absent everywhere."""
+"""Rows with a null value, in a table that allows it, or with blanks alone count as absent everywhere."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ sealed = pytest.mark.parametrize("encryption_key", ["", ENCRYPTION_KEY], ids=["p
 
 @pytest.fixture(scope="module")
 def nullable(databases: MigratedDatabases) -> Iterator[Database]:
-    """A project whose table allows null in the place of a value."""
+    """A project whose table allows null as a value."""
     with databases.borrow() as project, Database(project) as database:
         database.owner.execute("alter table api_credentials alter column credential_value drop not null")
         yield database
@@ -46,7 +46,7 @@ def nullable(databases: MigratedDatabases) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def stand_in(nullable: Database) -> Iterator[PostgRESTStandIn]:
-    """Supabase on that project."""
+    """Supabase for that project."""
     keys = {READER: "kis_token_reader"}
     with PostgRESTStandIn(
         nullable.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY, further_keys=keys
@@ -56,7 +56,7 @@ def stand_in(nullable: Database) -> Iterator[PostgRESTStandIn]:
 
 @pytest.fixture
 def own(chain: Chain, nullable: Database, stand_in: PostgRESTStandIn) -> Iterator[Chain]:
-    """A chain on that project, with empty tables."""
+    """A chain for that project, with empty tables."""
     nullable.clear()
     own = replace(chain, supabase=stand_in, database=nullable, stores=[])
     yield own
@@ -65,9 +65,9 @@ def own(chain: Chain, nullable: Database, stand_in: PostgRESTStandIn) -> Iterato
 
 
 def put(chain: Chain, value: str | None, *names: str) -> None:
-    """Store rows with this value, that end in a day."""
+    """Store rows with this value that end in a day."""
     for name in names or ("app_key", "app_secret", "access_token"):
-        chain.database.put(name, value, utc_now() + 24 * HOUR)  # type: ignore[arg-type]  # null is what this is about
+        chain.database.put(name, value, utc_now() + 24 * HOUR)  # type: ignore[arg-type]  # null is the subject here
 
 
 def store_of(chain: Chain) -> SupabaseStore:
@@ -80,7 +80,7 @@ def store_of(chain: Chain) -> SupabaseStore:
 @empty
 @sealed
 def test_the_given_keys_are_used(own: Chain, value: str | None, encryption_key: str) -> None:
-    """Without stored ones, key and secret of the settings issue the token, in one call, which is then stored."""
+    """Without stored keys, key and secret of the settings issue the token, in one call, and it is stored."""
     put(own, value)
 
     got = own.resolve(encryption_key=encryption_key)
@@ -91,7 +91,7 @@ def test_the_given_keys_are_used(own: Chain, value: str | None, encryption_key: 
 
 @empty
 def test_without_given_keys_there_are_none(own: Chain, value: str | None) -> None:
-    """The error is that the slot has no app key; KIS is never sent a key "None"."""
+    """The error is that the slot has no app key; no call sends KIS the key "None"."""
     put(own, value)
 
     assert error_of(own, app_key="", app_secret="", cache_path="off").code == "missing-app-key"
@@ -99,8 +99,8 @@ def test_without_given_keys_there_are_none(own: Chain, value: str | None) -> Non
 
 
 @empty
-def test_half_of_a_pair_is_none(own: Chain, value: str | None) -> None:
-    """A stored secret without a key does not displace the given pair."""
+def test_half_of_a_pair_is_ignored(own: Chain, value: str | None) -> None:
+    """A stored secret without a key does not replace the given pair."""
     own.database.put("app_secret", "c2VjcmV0LW9mLWEtdGVzdA==")
     put(own, value, "app_key")
 
@@ -109,7 +109,7 @@ def test_half_of_a_pair_is_none(own: Chain, value: str | None) -> None:
 
 @empty
 def test_a_reader_sees_no_token(own: Chain, value: str | None) -> None:
-    """A read-only key finds nothing stored, and cannot issue."""
+    """A read-only key finds no stored token, and cannot issue."""
     put(own, value)
     error = error_of(own, supabase_key=f"{ANON_KEY}\n{READER}", app_key="", app_secret="", cache_path="off")
 
@@ -119,20 +119,20 @@ def test_a_reader_sees_no_token(own: Chain, value: str | None) -> None:
 @empty
 @sealed
 def test_check_finds_none_stored(own: Chain, value: str | None, encryption_key: str) -> None:
-    """Neither the app key nor a token counts as stored, and nothing is wrong with a seal."""
+    """Neither the app key nor a token counts as stored, and no seal is reported as broken."""
     put(own, value)
     settings = own.settings(encryption_key=encryption_key)
     issuer = KISIssuer(settings.base_url, settings.environment)
     found = {finding.what: finding for finding in examine(settings, store_of(own), issuer, TurnedClock())}
 
-    assert found["app key"].said == "given; none is stored"
-    assert found["token"].said.startswith("none is stored")
+    assert found["app key"].said == "given, not stored"
+    assert found["token"].said.startswith("not stored")
     assert "sealing" not in found
 
 
 @empty
-def test_another_slot_s_empty_token_is_no_living_one(own: Chain, value: str | None) -> None:
-    """No slot is named that has the same key and a row of null as its token."""
+def test_another_slot_s_empty_token_is_not_valid(own: Chain, value: str | None) -> None:
+    """A slot with the same key and a null token is not reported as a conflict."""
     own.resolve(service_name="kis-second", cache_path="off")
     own.database.put_keys()
     own.database.owner.execute(
@@ -143,11 +143,11 @@ def test_another_slot_s_empty_token_is_no_living_one(own: Chain, value: str | No
     findings = list(examine(settings, store_of(own), issuer, TurnedClock()))
 
     wrong = [finding.code for finding in findings if finding.state == "wrong"]
-    assert wrong == ([] if value is None else ["key-in-two-slots"])  # begin_issuance goes by the column as well
+    assert wrong == ([] if value is None else ["key-in-two-slots"])  # begin_issuance also decides by the column
 
 
 def test_status_shows_no_token(own: Chain) -> None:
-    """A row with null is no token, whatever its column says of its end."""
+    """A row with null is not a token, even if its column has an end."""
     put(own, None)
     status = collect(own.settings(), store_of(own), make_vault(()), only="kis")
 
@@ -156,7 +156,7 @@ def test_status_shows_no_token(own: Chain) -> None:
 
 @empty
 def test_seal_leaves_them(own: Chain, value: str | None) -> None:
-    """Nothing is sealed, and nothing is in the way of sealing the others."""
+    """The empty rows are not sealed, and the others are."""
     put(own, value)
     own.database.put("app_key", APP_KEY.key)
 
@@ -166,7 +166,7 @@ def test_seal_leaves_them(own: Chain, value: str | None) -> None:
 @empty
 @sealed
 def test_set_keys_stores_a_pair_in_their_place(own: Chain, value: str | None, encryption_key: str) -> None:
-    """Keys can be stored over rows that hold none."""
+    """Keys can be stored over empty rows."""
     put(own, value)
     settings = own.settings(encryption_key=encryption_key)
     vault = make_vault(settings.encryption_keys)
@@ -178,7 +178,7 @@ def test_set_keys_stores_a_pair_in_their_place(own: Chain, value: str | None, en
 
 @empty
 def test_nothing_is_revoked(own: Chain, value: str | None) -> None:
-    """Without a value there is no token to end."""
+    """Without a value there is no token to revoke."""
     put(own, value)
     settings = own.settings()
     issuer = KISIssuer(settings.base_url, settings.environment)
@@ -189,7 +189,7 @@ def test_nothing_is_revoked(own: Chain, value: str | None) -> None:
 @empty
 @sealed
 def test_the_manager_has_none(own: Chain, value: str | None, encryption_key: str) -> None:
-    """The guide's getters answer None, and a token can be saved."""
+    """The guide's getters return None, and a token can be saved."""
     put(own, value)
     env = {"KIS_TOKEN_ENCRYPTION_KEY": encryption_key} if encryption_key else {}
     manager = SupabaseCredentialManager(own.supabase.url, SERVICE_KEY, env=env)
@@ -206,7 +206,7 @@ def test_the_manager_has_none(own: Chain, value: str | None, encryption_key: str
 
 @pytest.mark.parametrize("half", ["app_key", "app_secret"])
 def test_set_app_key_takes_no_blanks(own: Chain, half: str) -> None:
-    """The function itself refuses a half that is empty: 22023, and nothing is stored."""
+    """The function itself refuses an empty half with 22023, and stores nothing."""
     key, secret = (" \t" if name == half else "x" for name in ("app_key", "app_secret"))
     with pytest.raises(KisTokenError) as caught:
         store_of(own).set_app_key("kis", key, secret, "production", keeps_token=True)

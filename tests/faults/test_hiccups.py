@@ -39,7 +39,7 @@ keys = pytest.mark.parametrize("keys", ["given", "stored"])
 
 
 def inputs_of(chain: Chain, keys: str) -> dict[str, str]:
-    """The inputs of a job that gives the keys, or of one that finds them in the store."""
+    """Return the inputs of a job that passes the keys, or of one that finds them in the store."""
     if keys == "given":
         return {}
     chain.database.put_keys()
@@ -47,7 +47,7 @@ def inputs_of(chain: Chain, keys: str) -> dict[str, str]:
 
 
 def refuse_once(chain: Chain, clock: TurnedClock) -> None:
-    """Let the store refuse connections until somebody has slept."""
+    """Let the store refuse connections until a caller has slept."""
     chain.supabase.stop()
 
     def start(_: float) -> None:
@@ -59,7 +59,7 @@ def refuse_once(chain: Chain, clock: TurnedClock) -> None:
 @hiccups
 @keys
 def test_one_read_that_fails_once_costs_no_token(chain: Chain, name: str, keys: str) -> None:
-    """The read is tried again within a second, and the stored token is used, without a warning."""
+    """The read is repeated within a second, and the stored token is used, without a warning."""
     inputs = inputs_of(chain, keys)
     token = make_token()
     chain.database.put_token(token)
@@ -75,7 +75,7 @@ def test_one_read_that_fails_once_costs_no_token(chain: Chain, name: str, keys: 
 
 @keys
 def test_a_refused_connection_costs_no_token(chain: Chain, keys: str) -> None:
-    """The same for a store that does not listen for a moment."""
+    """If the store does not listen for a moment, the stored token is used."""
     inputs = inputs_of(chain, keys)
     token = make_token()
     chain.database.put_token(token)
@@ -89,7 +89,7 @@ def test_a_refused_connection_costs_no_token(chain: Chain, keys: str) -> None:
 
 
 def test_a_name_server_that_fails_once_costs_no_token(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for a name that cannot be resolved for a moment."""
+    """If the store's name cannot be resolved for a moment, the stored token is used."""
     token = make_token()
     chain.database.put_token(token)
     resolve, failures = socket.getaddrinfo, [socket.gaierror(socket.EAI_AGAIN, "try again")]
@@ -106,7 +106,7 @@ def test_a_name_server_that_fails_once_costs_no_token(chain: Chain, monkeypatch:
 
 @pytest.mark.parametrize("times", [3, 8])
 def test_a_store_that_is_out_for_a_while_costs_no_token(chain: Chain, times: int) -> None:
-    """With nothing at hand a caller is patient, for a good part of its time; one line says that it waits."""
+    """A caller without a token repeats the read for a good part of its time; one line says that it waits."""
     token = make_token()
     chain.database.put_token(token)
     chain.supabase.server.add_fault(replace(OUTAGES["503"], times=times))
@@ -120,7 +120,7 @@ def test_a_store_that_is_out_for_a_while_costs_no_token(chain: Chain, times: int
 
 @pytest.mark.parametrize("mode", ["rotate", "force", "check"])
 def test_one_read_that_fails_once_spoils_no_other_mode(chain: Chain, mode: str) -> None:
-    """A rotation, a forced renewal and a check go on as if nothing had happened."""
+    """A rotation, a forced renewal and a check go on as without the failure."""
     age = 8 * HOUR if mode == "force" else MINUTE
     chain.database.put_token(make_token(left=24 * HOUR - age, age=age))
     chain.supabase.server.add_fault(replace(OUTAGES["reset"], path=TABLE))
@@ -149,7 +149,7 @@ def test_a_write_that_fails_costs_one_call_all_the_same(
     assert chain.database.outcomes()[-2:] == ["granted", "committed"]
 
 
-def test_an_abort_that_fails_once_keeps_nobody_waiting(chain: Chain) -> None:
+def test_an_abort_that_fails_once_delays_no_caller(chain: Chain) -> None:
     """The lease is given back at the second try, and the next caller issues at once."""
     chain.kis.production.stop()
     chain.supabase.server.add_fault(Fault("reset", ABORT))
@@ -176,7 +176,7 @@ def test_a_valid_cached_token_is_waited_for_no_longer_than_a_second(chain: Chain
 
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 def test_a_renewal_is_patient_although_a_token_is_cached(chain: Chain, mode: str) -> None:
-    """A cached token is no substitute for a renewal, which needs the store: it waits for that."""
+    """A cached token cannot replace a renewal, which waits for the store."""
     chain.cache_token(make_token())
     chain.database.put_token(stale_token())
     chain.supabase.server.add_fault(replace(OUTAGES["reset"], times=6))
@@ -185,7 +185,7 @@ def test_a_renewal_is_patient_although_a_token_is_cached(chain: Chain, mode: str
 
 
 def test_a_program_with_a_valid_token_is_not_held_up(chain: Chain) -> None:
-    """A client without a cache that holds a stale token does not wait for a store that is out, and issues nothing."""
+    """A client without a cache that has a stale token does not wait for the store in an outage, and issues nothing."""
     token = stale_token()
     chain.database.put_token(token)
     chain.kis.production.stop()
@@ -206,7 +206,7 @@ def test_a_program_with_a_valid_token_is_not_held_up(chain: Chain) -> None:
 
 @pytest.fixture
 def behind_tls(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hiccuping]:
-    """The store behind a relay that ends TLS, as Supabase's gateway does, and that fails when it is told to."""
+    """The store behind a relay that ends TLS, as Supabase's gateway does, and that fails on request."""
     path, context = make_certificate(chain.folder)
     monkeypatch.setenv("SSL_CERT_FILE", path)
     with Hiccuping(int(chain.supabase.url.rpartition(":")[2]), context) as relay:
@@ -216,7 +216,7 @@ def behind_tls(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hiccup
 @pytest.mark.parametrize("how", ["closed", "plain-502"])
 @pytest.mark.parametrize("at", ["read", "begin", "commit"])
 def test_a_handshake_that_fails_once_is_repeated(chain: Chain, behind_tls: Hiccuping, at: str, how: str) -> None:
-    """A connection that breaks off within TLS is a hiccup like any other, for reads and writes."""
+    """A connection that breaks within TLS is repeated, for reads and writes."""
     behind_tls.how = how
     resolver = chain.resolver(supabase_url=behind_tls.url)
     if at != "read":
@@ -240,7 +240,7 @@ def test_a_handshake_that_fails_once_is_repeated(chain: Chain, behind_tls: Hiccu
 
 
 def test_kis_that_cannot_be_reached_once_costs_another_lease(chain: Chain) -> None:
-    """Nothing was sent: the lease is given back and asked for again, once, and there is one call."""
+    """If nothing was sent, the lease is given back and requested again, once, and there is one call."""
     failures = [IssuerOutage("kis-unreachable", "KIS does not answer (gaierror)", sent=False)]
     issuer = WatchedIssuer(chain, before=lambda: raise_first(failures))
 
@@ -251,7 +251,7 @@ def test_kis_that_cannot_be_reached_once_costs_another_lease(chain: Chain) -> No
 
 
 def raise_first(errors: list[IssuerOutage]) -> None:
-    """The first error, if there is one left."""
+    """Raise the first of the remaining errors."""
     if errors:
         raise errors.pop()
 
@@ -265,7 +265,7 @@ NOWHERE: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("name", NOWHERE)
 def test_answers_that_make_no_progress_have_an_end(chain: Chain, name: str) -> None:
-    """A few questions, with pauses between them; then it is an outage, and nobody issues."""
+    """After a few repetitions with pauses it counts as an outage, and no caller issues."""
     body = {**NOWHERE[name], "server_now": utc_now().isoformat()}
     chain.supabase.server.add_fault(Fault("answer", BEGIN, 9999, Response(200, body)))
     clock = chain.clock()
@@ -284,8 +284,8 @@ def test_answers_that_make_no_progress_have_an_end(chain: Chain, name: str) -> N
     [7, [], {"status": {}, "server_now": 5}, {"status": "committed", "server_now": "2027-03-02", "version": "x"}],
     ids=["number", "list", "odd-status", "odd-version"],
 )
-def test_an_odd_answer_to_commit_does_not_cost_the_token(chain: Chain, body: object) -> None:
-    """The token that KIS has given is handed out and cached, with any answer of the store to commit."""
+def test_an_invalid_answer_to_commit_does_not_cost_the_token(chain: Chain, body: object) -> None:
+    """The caller gets and caches the issued token after any answer of the store to commit."""
     chain.supabase.server.add_fault(Fault("answer", COMMIT, 999, Response(200, body)))
 
     got = chain.resolve()

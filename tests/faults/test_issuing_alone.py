@@ -37,7 +37,7 @@ _Answer = TypeVar("_Answer")
 
 
 def test_without_the_store_a_token_is_issued_only_after_patience(chain: Chain) -> None:
-    """The default, issue, is the last resort: after half of the time that issuing does not need."""
+    """The default, issue, is the last resort: the caller first waits half of the time that issuing does not need."""
     chain.supabase.stop()
     clock = chain.clock()
 
@@ -49,7 +49,7 @@ def test_without_the_store_a_token_is_issued_only_after_patience(chain: Chain) -
 
 
 def test_a_store_that_is_back_when_the_runtime_is_built_is_used(chain: Chain) -> None:
-    """After the fast path has seen an outage, the rest of the program looks once more before it would issue alone."""
+    """After the fast path has met an outage, the rest of the program reads once more before it would issue alone."""
     token = make_token()
     chain.database.put_token(token)
     chain.supabase.stop()
@@ -63,7 +63,7 @@ def test_a_store_that_is_back_when_the_runtime_is_built_is_used(chain: Chain) ->
 
 
 def test_a_store_that_is_back_when_the_lock_is_free_is_used(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A caller that has waited for another of its machine looks at the store again as well."""
+    """A caller that has waited for another caller of its machine reads the store again."""
     token = make_token()
     chain.database.put_token(token)
     chain.supabase.stop()
@@ -89,7 +89,7 @@ def test_begin_that_reaches_the_database_and_whose_answers_are_lost(
     kind: FaultKind,
     after: bool,  # noqa: FBT001 - a table
 ) -> None:
-    """A caller that may hold a lease without knowing it issues nothing, nor does the next holder beside it."""
+    """A caller that may hold a lease without knowing it does not issue, and the next holder issues once."""
     chain.supabase.server.add_fault(Fault(kind, BEGIN, 999, after=after))
     with pytest.raises(StoreOutage):
         chain.resolve()
@@ -101,7 +101,7 @@ def test_begin_that_reaches_the_database_and_whose_answers_are_lost(
 
 
 def test_answers_of_begin_that_come_back_after_a_lease_s_time(chain: Chain) -> None:
-    """A lease that nobody knew of lapses; the caller begins anew, and there is one call."""
+    """A lease that no caller knows of ends; the caller begins again, and there is one call."""
     chain.supabase.server.add_fault(Fault("reset", BEGIN, 18, after=True))
     clock = chain.clock()
 
@@ -113,7 +113,7 @@ def test_answers_of_begin_that_come_back_after_a_lease_s_time(chain: Chain) -> N
 
 @pytest.mark.parametrize("seconds", [2, 12, 40])
 def test_a_store_that_restarts_while_callers_wait_for_a_holder(chain: Chain, seconds: float) -> None:
-    """None of them issues beside the holder: they wait for the store, and get the holder's token."""
+    """None of the callers issues beside the holder: they wait for the store, and get the holder's token."""
     holder, token = Caller(chain.database), make_token()
     holder.begin()
     clock = chain.clock()
@@ -136,13 +136,13 @@ def test_a_store_that_restarts_while_callers_wait_for_a_holder(chain: Chain, sec
 
 
 def test_six_callers_wait_and_the_store_restarts(chain: Chain) -> None:
-    """Six at once, on machines of their own, in real time: the holder's call is the only one."""
+    """Six concurrent callers on separate machines, in real time, get the token of the holder's one call."""
     holder, token = Caller(chain.database), make_token()
     holder.begin()
     resolvers = [chain.resolver(SystemClock(), cache_path="off", timeout="60s") for _ in range(6)]
     begun, noticed = threading.Semaphore(0), threading.Semaphore(0)
     for store in chain.stores:
-        # The calls stay as they are, and the test notices the end of each.
+        # The calls do not change; the test learns the end of each.
         store.begin = partial(do_and_notice, store.begin, begun)  # type: ignore[method-assign]  # noticed
         store.read = partial(do_and_notice, store.read, noticed)  # type: ignore[method-assign]  # noticed
 
@@ -164,7 +164,7 @@ def test_six_callers_wait_and_the_store_restarts(chain: Chain) -> None:
 def do_and_notice(
     call: Callable[..., _Answer], noticed: threading.Semaphore, *arguments: object, **named: object
 ) -> _Answer:
-    """A call of the store, the end of which is noticed."""
+    """Call the store, and report the end of the call to the test."""
     try:
         return call(*arguments, **named)
     finally:
@@ -172,7 +172,7 @@ def do_and_notice(
 
 
 def test_a_waiter_whose_store_stays_away_does_not_issue(chain: Chain) -> None:
-    """A caller that knows of a living lease ends with an error when its time is over."""
+    """A caller that knows of a current lease gets an error when its time is over."""
     Caller(chain.database, label="acme/bot run 7 trade").begin()
     clock = chain.clock()
     clock.on_sleep = lambda _: chain.supabase.stop()
@@ -183,7 +183,7 @@ def test_a_waiter_whose_store_stays_away_does_not_issue(chain: Chain) -> None:
 
 
 def test_a_key_that_changes_while_the_store_goes_away_issues_nothing(chain: Chain) -> None:
-    """Read again for a changed key and not answered, the store has still answered in this call."""
+    """If the second read, for a changed key, gets no answer, the store has still answered in this call."""
     resolver = chain.resolver()
     view = resolver.look()
     chain.database.put_keys(OTHER)
@@ -197,7 +197,7 @@ def test_a_key_that_changes_while_the_store_goes_away_issues_nothing(chain: Chai
 def test_trouble_of_this_machine_is_no_reason_to_issue_alone(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    """Where a certificate or a proxy keeps the store from answering, the error names that; a cached token is used."""
+    """If a certificate or a proxy blocks the store, the error names it; a cached token is used."""
     _, context = make_certificate(chain.folder)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
@@ -216,7 +216,7 @@ def test_trouble_of_this_machine_is_no_reason_to_issue_alone(
 
 
 def test_a_read_only_key_never_issues_alone(chain: Chain) -> None:
-    """Its token could never come home: the outage is the error, although app key and secret are given."""
+    """A read-only key cannot store a token: the outage is the error, although app key and secret are given."""
     chain.supabase.stop()
     claims = {"role": "kis_token_reader", "iat": 1, "exp": 9999999999}
     middle = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
@@ -226,7 +226,7 @@ def test_a_read_only_key_never_issues_alone(chain: Chain) -> None:
 
 
 def test_a_client_whose_store_goes_away_after_a_read_issues_nothing(chain: Chain) -> None:
-    """A rejected token is looked up once; a store that has answered that is not out, and one timeout is for all."""
+    """A rejected token is looked up once. If the store answers that, it is not an outage; one timeout covers both."""
     held = chain.resolve(cache_path="off").token
     chain.pass_time(7 * 3600)
     chain.supabase.server.forget()
@@ -244,7 +244,7 @@ def test_a_client_whose_store_goes_away_after_a_read_issues_nothing(chain: Chain
 
 
 def test_a_silent_proxy_is_no_reason_to_issue_alone(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy that does not answer is this machine's trouble: the error is the outage."""
+    """A proxy that does not answer is a fault of this machine: the error is the outage."""
     with black_hole() as url:
         monkeypatch.setenv("HTTPS_PROXY", url)
         with pytest.raises(StoreOutage) as caught:
@@ -256,7 +256,7 @@ def test_a_silent_proxy_is_no_reason_to_issue_alone(chain: Chain, monkeypatch: p
     "inputs", [{"mode": "rotate"}, {"app_key": "", "app_secret": ""}], ids=["rotate", "keys-stored"]
 )
 def test_a_store_that_is_back_serves_callers_that_issue_nothing_alone(chain: Chain, inputs: dict[str, str]) -> None:
-    """After the fast path's outage the store is looked at again, whatever the caller may do without it."""
+    """After an outage on the fast path the store is read again, with any policy for outages."""
     chain.database.put_keys()
     token = make_token(left=24 * HOUR - MINUTE, age=MINUTE)
     chain.database.put_token(token)
@@ -269,7 +269,7 @@ def test_a_store_that_is_back_serves_callers_that_issue_nothing_alone(chain: Cha
 
 
 def test_a_check_without_the_store_names_the_outage(chain: Chain) -> None:
-    """Where nothing is cached, the error of a check is that the store does not answer."""
+    """Without a cached token, the error of a check is that the store does not answer."""
     chain.supabase.stop()
     with pytest.raises(StoreOutage):
         chain.resolve(mode="check")

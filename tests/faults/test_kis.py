@@ -1,4 +1,4 @@
-"""KIS fails: with a stale token at hand, with one that has just ended, with nothing, and together with Supabase."""
+"""KIS fails: for a caller with a stale, a just expired or no token, and together with Supabase."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kis_token.sandbox.loopback import Fault, Response
 from kis_token.token import KST
 from tests.faults import helpers
 from tests.faults.helpers import NO_KIS, assert_warned, error_of, stored_stays
-from tests.resolver_harness import dead_token, stale_token
+from tests.resolver_harness import expired_token, stale_token
 from tests.support import HOUR, MINUTE, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -28,16 +28,16 @@ DAY_SECONDS = 86400
 
 
 def answer(token: str, left: timedelta | None = None, **members: object) -> Response:
-    """An answer of tokenP with these members; ``left`` is what its expiry says."""
+    """Return an answer of tokenP with these members; ``left`` is the time until its expiry."""
     end = {} if left is None else {"access_token_token_expired": f"{(utc_now() + left).astimezone(KST):%F %T}"}
     return Response(200, {"access_token": token, "token_type": "Bearer", **end, **members})
 
 
 @dataclass(frozen=True)
 class KISFault:
-    """Something is wrong at KIS. ``calls``: how many tokenP calls arrive there until a caller without a token gives up.
+    """A failure of KIS. ``calls``: how many tokenP calls reach KIS until a caller without a token gives up.
 
-    With ``passes``, that is a matter of a minute, and the next caller is told so instead of a failure.
+    With ``passes`` the failure is a matter of a minute, and the next caller gets the time to wait instead of it.
     """
 
     code: str
@@ -69,14 +69,14 @@ FAULTS = {
     "no-end": _answered(answer(OPAQUE)),
     "short-token": _answered(answer("1", 24 * HOUR, expires_in=DAY_SECONDS)),
     "expired-on-arrival": _answered(answer(OPAQUE, -MINUTE, expires_in=DAY_SECONDS)),
-    "expired-jwt": _answered(answer(dead_token().value, 24 * HOUR, expires_in=DAY_SECONDS)),
+    "expired-jwt": _answered(answer(expired_token().value, 24 * HOUR, expires_in=DAY_SECONDS)),
     "another-key": _answered(answer(make_token("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3").value, 23 * HOUR)),
     **{code: _refused(code) for code in MESSAGES if code != "EGW00133"},
     "EGW99999": _refused("EGW99999"),
     "EGW00133": _answered(error_response("EGW00133", TOKEN_PATH), "kis-rate-limited", calls=2, passes=True),
 }
 
-#: How callers can take all of these faults: nothing was sent, nothing is known, no token, refused, too early.
+#: One fault of each kind: request not sent, outcome unknown, no token, refused, too early.
 OUTCOMES = ("refused", "reset", "html-200", "EGW00103", "EGW00133")
 
 each = pytest.mark.parametrize("name", FAULTS)
@@ -84,7 +84,7 @@ each_outcome = helpers.each_outcome(FAULTS, OUTCOMES)
 
 
 def fail(chain: Chain, name: str) -> dict[str, str]:
-    """Bring the fault about; the inputs under which callers meet it."""
+    """Cause the fault; return the inputs under which callers meet it."""
     if name == "refused":
         chain.kis.production.stop()
     elif name == "unresolvable":
@@ -95,14 +95,14 @@ def fail(chain: Chain, name: str) -> dict[str, str]:
 
 
 def assert_lease_is_given_back(database: Database) -> None:
-    """Nobody has to wait until a turn lapses."""
+    """Assert that no caller has to wait for the end of the lease."""
     assert database.outcomes()[-1] == "aborted"
     assert "committed" not in database.outcomes()
 
 
 @each_outcome
 def test_a_stale_token_is_used(chain: Chain, name: str) -> None:
-    """It lives, so it is handed out after one call at the most, with a warning; the row and the cache stay."""
+    """The valid token is used with a warning, after at most one call; the row and the cache stay."""
     token = stale_token()
     chain.database.put_token(token)
     inputs = fail(chain, name)
@@ -121,8 +121,8 @@ def test_a_stale_token_is_used(chain: Chain, name: str) -> None:
 
 @each
 def test_without_a_token_it_is_the_error(chain: Chain, name: str) -> None:
-    """One clear error after one call, two where a minute's pause was waited out. Nothing is stored or cached."""
-    chain.database.put_token(dead_token())
+    """The caller gets one error after one call, or after two if it waited a minute. No token is stored or cached."""
+    chain.database.put_token(expired_token())
     inputs = fail(chain, name)
 
     with stored_stays(chain):
@@ -135,8 +135,8 @@ def test_without_a_token_it_is_the_error(chain: Chain, name: str) -> None:
 
 @each_outcome
 def test_an_expired_token_where_it_is_allowed(chain: Chain, name: str) -> None:
-    """With allow-expired a token that ended within the hour is handed out, called expired; an older one is not."""
-    token = dead_token()
+    """With allow-expired a token that expired within the last hour is used, marked as expired; an older one is not."""
+    token = expired_token()
     chain.database.put_token(token)
     inputs = fail(chain, name)
 
@@ -153,7 +153,10 @@ def test_an_expired_token_where_it_is_allowed(chain: Chain, name: str) -> None:
 
 @each_outcome
 def test_with_supabase_down_as_well(chain: Chain, name: str) -> None:
-    """A cached token is used without asking KIS. Without one there is one call at the most, and KIS's error."""
+    """A cached token is used without a call to KIS.
+
+    Without one, at most one call is made, and KIS's error is the error.
+    """
     chain.supabase.stop()
     inputs = fail(chain, name)
 
@@ -170,7 +173,7 @@ def test_with_supabase_down_as_well(chain: Chain, name: str) -> None:
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_a_variable_that_names_no_certificates(chain: Chain, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """It costs no token that lives; without one it is the error, which names the variable. Nothing is sent."""
+    """A valid token is still used; without one the error names the variable. No request is sent."""
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.setenv(variable, "/no/such/file.pem")
     url = chain.kis.production_url.replace("http:", "https:")
@@ -187,7 +190,7 @@ def test_a_variable_that_names_no_certificates(chain: Chain, monkeypatch: pytest
 
 @helpers.each_outcome([name for name in FAULTS if name not in KIS_REFUSALS], OUTCOMES)
 def test_when_kis_works_again(chain: Chain, name: str) -> None:
-    """What was no refusal leaves nothing behind but KIS's minute: the next caller gets the token with one call."""
+    """Except after a refusal only KIS's minute remains: the next caller gets the token with one call."""
     with pytest.raises(Exception, match=r"\[kis-"):
         chain.resolve(**fail(chain, name))
     chain.kis.production.clear_faults()
@@ -200,7 +203,7 @@ def test_when_kis_works_again(chain: Chain, name: str) -> None:
     assert chain.database.stored_id() == chain.cached_id() == got.token.token_id
 
 
-# odd, and still a token
+# unusual answers that have a token
 
 
 def _ends_in(left: timedelta, **members: object) -> tuple[Response, timedelta]:
@@ -209,7 +212,7 @@ def _ends_in(left: timedelta, **members: object) -> tuple[Response, timedelta]:
 
 JWT = make_token(left=20 * HOUR, age=4 * HOUR)
 ODD = {
-    # The end counts, whatever expires_in says: KIS says the whole life for an older token, too.
+    # The end counts, not expires_in: KIS returns the whole validity for an older token, too.
     "longer-expires-in": _ends_in(3 * HOUR, expires_in=DAY_SECONDS),
     "shorter-expires-in": _ends_in(20 * HOUR, expires_in=60),
     "no-expires-in": _ends_in(20 * HOUR),
@@ -224,8 +227,8 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_an_odd_answer_with_a_token(chain: Chain, name: str) -> None:
-    """The token is stored without white space and with its earliest end, and the next caller reads just that."""
+def test_an_unusual_answer_with_a_token(chain: Chain, name: str) -> None:
+    """The token is stored without white space and with its earliest end, and the next caller reads the same."""
     response, left = ODD[name]
     chain.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=response))
 
@@ -241,8 +244,8 @@ def test_an_odd_answer_with_a_token(chain: Chain, name: str) -> None:
     assert row["expires_at"] == again.token.expires_at == got.token.expires_at
 
 
-def test_a_rotation_does_not_hide_what_kis_says(chain: Chain) -> None:
-    """Who wants a renewal gets KIS's failure as the error, and the token that lives stays."""
+def test_a_rotation_reports_kis_s_failure(chain: Chain) -> None:
+    """A caller that asks for a renewal gets KIS's failure as the error, and the valid token stays."""
     chain.database.put_token(stale_token())
     chain.kis.production.add_fault(FAULTS["html-503"].fault)
     resolver = chain.resolver(mode="rotate")

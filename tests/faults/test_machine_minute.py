@@ -1,4 +1,4 @@
-"""Without the store, the callers of one machine make one tokenP call a minute, whatever their caches."""
+"""Without the store, the callers of one machine make one tokenP call a minute, with any caches."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CACHES: dict[str, Callable[[Path], str]] = {
 
 @pytest.mark.parametrize("cache", CACHES)
 def test_five_callers_of_one_machine_without_a_cache_make_one_call(chain: Chain, cache: str) -> None:
-    """One gets the token; the others, who have no way to get it, are told that KIS was asked a moment ago."""
+    """One caller gets the token; the others, which cannot get it, get an error that KIS was called a moment ago."""
     (chain.folder / "a-file").write_text("")
     (chain.folder / "a-folder" / "x").mkdir(parents=True)
     chain.supabase.stop()
@@ -51,7 +51,7 @@ def test_five_callers_of_one_machine_without_a_cache_make_one_call(chain: Chain,
 
 
 def test_callers_with_caches_of_their_own_make_one_call(chain: Chain) -> None:
-    """Jobs of several runners on one machine, each with its own cache file, do not issue beside each other."""
+    """Jobs of several runners on one machine, each with its own cache file, make one call together."""
     chain.supabase.stop()
     assert chain.resolve(cache_path=str(chain.folder / "a.json")).source == "oauth"
     with pytest.raises(IssuerRateLimited):
@@ -60,7 +60,7 @@ def test_callers_with_caches_of_their_own_make_one_call(chain: Chain) -> None:
 
 
 def test_another_account_of_the_machine_is_not_kept_waiting(chain: Chain) -> None:
-    """The minute is KIS's for an app key: another key's call does not count."""
+    """KIS's minute is counted per app key: a call with another key does not count."""
     chain.supabase.stop()
     chain.resolve(cache_path="off")
     with pytest.raises(KisTokenError) as caught:
@@ -69,7 +69,7 @@ def test_another_account_of_the_machine_is_not_kept_waiting(chain: Chain) -> Non
 
 
 def test_a_call_that_was_never_sent_uses_no_minute(chain: Chain) -> None:
-    """Where KIS could not be reached the next process may try at once."""
+    """If KIS could not be reached, the next process may try at once."""
     chain.supabase.stop()
     chain.kis.production.stop()
     with pytest.raises(IssuerOutage):
@@ -79,8 +79,8 @@ def test_a_call_that_was_never_sent_uses_no_minute(chain: Chain) -> None:
     assert chain.resolve(cache_path="off").source == "oauth"
 
 
-def test_without_a_private_folder_nobody_issues_alone(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which no lock is safe gets an error that says so, and KIS is not asked; a cached token is used."""
+def test_without_a_private_folder_no_caller_issues_alone(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a safe place for a lock gets an error and does not call KIS; a cached token is used."""
     monkeypatch.setattr(type(chain), "machine", LocalMachine(list))
     chain.supabase.stop()
     with pytest.raises(KisTokenError) as caught:
@@ -115,7 +115,7 @@ def test_a_caller_remembers_a_lease_from_the_call_before(chain: Chain, knows: st
 
 @pytest.mark.parametrize("seconds", [1, 2, 30, 60])
 def test_a_clock_that_is_set_back_lifts_no_minute(chain: Chain, seconds: int) -> None:
-    """The minute after a call holds for a machine whose clock goes back, and ends for one whose clock was far ahead."""
+    """The minute after a call holds if the clock goes back, and ends if the clock was far ahead."""
     chain.supabase.stop()
     chain.resolve(cache_path="off")
     with pytest.raises(IssuerRateLimited):

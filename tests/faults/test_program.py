@@ -1,4 +1,4 @@
-"""The action's program as a step runs it, when Supabase is gone: what an outage costs beside a plain start of it."""
+"""The action's program as a step runs it, without Supabase: the cost of an outage above a plain start."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
     from tests.resolver_harness import Chain
 
-#: A package index where nobody listens: nothing of this may need any package.
+#: A package index without a server: no test here may need a package.
 NOWHERE = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "UV_DEFAULT_INDEX": "http://127.0.0.1:9/simple"}
 
 
 def timed_step(chain: Chain, folder: Path, **inputs: str) -> tuple[Ended, float]:
-    """How a step ended, and after how many seconds."""
+    """Return the end of a step, and its duration in seconds."""
     given = {
         "supabase-url": chain.supabase.url,
         "supabase-key": SERVICE_KEY,
@@ -39,7 +39,7 @@ def timed_step(chain: Chain, folder: Path, **inputs: str) -> tuple[Ended, float]
 
 @pytest.fixture
 def start_up(chain: Chain, tmp_path: Path) -> float:
-    """What a step takes that finds a fresh token in Supabase; the cache then holds another, a stale one."""
+    """Return the time of a step that finds a fresh token in Supabase; the cache then holds a stale one."""
     chain.database.put_token(make_token())
     chain.supabase.start()
     taken = min(timed_step(chain, tmp_path / f"plain-{number}", cache_path="off")[1] for number in range(3))
@@ -48,13 +48,16 @@ def start_up(chain: Chain, tmp_path: Path) -> float:
 
 
 def assert_cached_token(chain: Chain, ended: Ended) -> None:
-    """The cached token is out, with a warning, and KIS was left alone."""
+    """Assert that the cached token is the output, with a warning, and that KIS was not called."""
     assert (ended.status, ended.public.get("source"), chain.issue_calls) == (0, "cache", 0)
     assert "[store-unreachable]; the cached token is used." in ended.log
 
 
 def assert_costs_less(chain: Chain, folder: Path, start_up: float, limit: float, **inputs: str) -> None:
-    """The cached token is out within ``limit`` of a plain start. Tried again: a slow machine may be the trouble."""
+    """Assert that the cached token comes within ``limit`` of a plain start.
+
+    Repeated, because the machine may be slow.
+    """
     quickest = limit + start_up
     for number in range(12):
         ended, taken = timed_step(chain, folder / f"{number}", **inputs)
@@ -66,29 +69,29 @@ def assert_costs_less(chain: Chain, folder: Path, start_up: float, limit: float,
 
 
 def test_refused_costs_less_than_a_second(chain: Chain, tmp_path: Path, start_up: float) -> None:
-    """With Supabase refusing connections a cached token is out within 1 s of the program's own start-up."""
+    """If Supabase refuses connections, the cached token comes within 1 s of the program's own start-up."""
     chain.supabase.stop()
     assert_costs_less(chain, tmp_path, start_up, 1)
 
 
 def test_a_black_hole_costs_less_than_six_seconds(chain: Chain, tmp_path: Path, start_up: float) -> None:
-    """With Supabase a black hole a cached token is out within 6 s."""
+    """If Supabase is a black hole, the cached token comes within 6 s."""
     with black_hole() as url:
         assert_costs_less(chain, tmp_path, start_up, 6, supabase_url=url)
 
 
 def test_a_short_timeout_leaves_time_for_the_cached_token(chain: Chain, tmp_path: Path, start_up: float) -> None:
-    """With less time than a read may take, the cached token is out before the timeout."""
+    """With less time than a read may take, the cached token comes before the timeout."""
     with black_hole() as url:
         assert_costs_less(chain, tmp_path, start_up, 2, supabase_url=url, timeout="2s")
 
 
 def test_with_nothing_the_timeout_is_the_end(chain: Chain, tmp_path: Path) -> None:
-    """Without any token there is one error line with its code by then; it says what did not answer."""
+    """Without any token, one error line with its code comes by then; it names the part that did not answer."""
     said, log, taken = "Supabase did not answer within", "", math.inf
-    seconds = 12  # a read may take 5: the rest is for a busy machine's start
+    seconds = 12  # a read may take 5 s; the rest is for the start on a busy machine
     with black_hole() as url:
-        for number in range(6):  # a busy machine may need the second that is kept for the last words
+        for number in range(6):  # a busy machine may need the second that is kept for the output
             ended, taken = timed_step(chain, tmp_path / f"{number}", supabase_url=url, timeout=f"{seconds}s")
             log = without_masks(ended.log.encode()).decode()
             assert (ended.status, chain.issue_calls, ended.public["error-code"]) == (1, 0, "timed-out")
@@ -97,4 +100,4 @@ def test_with_nothing_the_timeout_is_the_end(chain: Chain, tmp_path: Path) -> No
                 break
 
     assert said in log
-    assert taken < seconds + 1 + 2  # a second for the last words, and two for a slow machine
+    assert taken < seconds + 1 + 2  # a second for the output, and two for a slow machine

@@ -1,4 +1,4 @@
-"""Rows of other clients: times in every form, broken values, inactive and double rows."""
+"""Rows of other clients: times in every form, broken values, inactive and duplicate rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kis_token.sandbox.loopback import Fault
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.token import KST
 from tests.faults.helpers import error_of, stored_stays
-from tests.resolver_harness import OTHER, dead_token, stale_token
+from tests.resolver_harness import OTHER, expired_token, stale_token
 from tests.support import ANON_KEY, APP_KEY, HOUR, MINUTE, SERVICE_KEY, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -29,11 +29,11 @@ OPAQUE = "opaque.token-of-a-test_0123456789"
 
 
 def naive(moment: datetime, zone: timezone = KST) -> str:
-    """As the guide writes it: local time without an offset."""
+    """Return local time without an offset, as the guide writes it."""
     return moment.astimezone(zone).replace(tzinfo=None).isoformat()
 
 
-#: How the end of a token is written: in the JSON, and in the column, which PostgreSQL takes for UTC without an offset.
+#: The forms of a token's end: in the JSON, and in the column, where PostgreSQL reads a missing offset as UTC.
 FORMS: dict[str, Callable[[datetime], tuple[object, str | None]]] = {
     "naive": lambda end: (naive(end), naive(end)),
     "naive-with-a-blank": lambda end: (naive(end).replace("T", " "), naive(end).replace("T", " ")),
@@ -53,14 +53,14 @@ form = pytest.mark.parametrize("name", FORMS)
 
 
 def put(database: Database, name: str, end: datetime) -> None:
-    """Store a token that says nothing of its end itself."""
+    """Store a token that does not contain its own end."""
     member, column = FORMS[name](end)
     database.put("access_token", json.dumps({"access_token": OPAQUE, "expires_at": member, "issued_at": "?"}), column)
 
 
 @form
-def test_a_living_token_in_any_form(chain: Chain, name: str) -> None:
-    """It is used for as long as it lives, and left as it is; one in naive UTC is given up nine hours too soon."""
+def test_a_valid_token_in_any_form(chain: Chain, name: str) -> None:
+    """The token is used while it is valid, and is not changed; one in naive UTC is replaced nine hours too soon."""
     end = (utc_now() + 20 * HOUR).replace(microsecond=0)
     put(chain.database, name, end)
 
@@ -74,8 +74,8 @@ def test_a_living_token_in_any_form(chain: Chain, name: str) -> None:
 
 @form
 @pytest.mark.parametrize("ago", [MINUTE, 8 * HOUR], ids=["1 min", "8 h"])
-def test_a_dead_token_in_any_form(chain: Chain, name: str, ago: timedelta) -> None:
-    """It never looks alive, also while its naive column lies nine hours ahead: one call replaces it for everybody."""
+def test_an_expired_token_in_any_form(chain: Chain, name: str, ago: timedelta) -> None:
+    """The token counts as expired, also while its naive column is nine hours ahead: one call replaces it for all."""
     put(chain.database, name, utc_now() - ago)
 
     got = chain.resolve(cache_path="off")
@@ -104,7 +104,7 @@ broken = pytest.mark.parametrize("name", BROKEN)
 
 @broken
 def test_a_broken_row_is_replaced(chain: Chain, name: str) -> None:
-    """It counts as none: the first caller issues, the next one reads."""
+    """A broken row counts as absent: the first caller issues, the next one reads."""
     chain.database.put("access_token", BROKEN[name])
 
     got = chain.resolve(cache_path="off")
@@ -116,7 +116,7 @@ def test_a_broken_row_is_replaced(chain: Chain, name: str) -> None:
 
 @broken
 def test_a_broken_row_beside_a_cached_token(chain: Chain, name: str) -> None:
-    """A fresh cached token takes its place without a call."""
+    """A fresh cached token replaces the broken row without a call."""
     chain.database.put("access_token", BROKEN[name])
     token = make_token()
     chain.cache_token(token)
@@ -129,7 +129,7 @@ def test_a_broken_row_beside_a_cached_token(chain: Chain, name: str) -> None:
 
 @broken
 def test_a_broken_row_and_no_kis(chain: Chain, name: str) -> None:
-    """A stale cached token that lives is used, with a warning; the row stays for a better day."""
+    """A stale cached token that is still valid is used, with a warning; the row stays."""
     chain.database.put("access_token", BROKEN[name])
     token = stale_token()
     chain.cache_token(token)
@@ -142,7 +142,7 @@ def test_a_broken_row_and_no_kis(chain: Chain, name: str) -> None:
 
 
 def test_a_jwt_without_any_other_expiry(chain: Chain) -> None:
-    """A token that says itself when it ends needs nobody else to say it."""
+    """A token that contains its own end needs no other source for it."""
     token = make_token()
     chain.database.put("access_token", json.dumps({"access_token": token.value}))
 
@@ -155,7 +155,7 @@ def test_a_jwt_without_any_other_expiry(chain: Chain) -> None:
 
 
 def test_an_inactive_token(chain: Chain) -> None:
-    """It counts as absent, however long it lives: one call, and the row is active again with the new token."""
+    """An inactive token counts as absent, although valid: one call, and the row is active with the new token."""
     chain.database.put_token(make_token(), active=False)
 
     got = chain.resolve(cache_path="off")
@@ -166,7 +166,7 @@ def test_an_inactive_token(chain: Chain) -> None:
 
 
 def test_an_inactive_key(chain: Chain) -> None:
-    """Stored keys of which one is inactive are none: those of the settings are used."""
+    """Stored keys of which one is inactive count as absent: the settings' keys are used."""
     chain.database.put_keys(OTHER)
     chain.database.owner.execute("update api_credentials set is_active = false where credential_type = 'app_secret'")
 
@@ -177,7 +177,7 @@ def test_an_inactive_key(chain: Chain) -> None:
 
 @pytest.fixture
 def double(chain: Chain, make_database: Callable[[], Database]) -> Iterator[Chain]:
-    """A project whose table was made by somebody who left out the unique constraint."""
+    """A project whose table was made without the unique constraint."""
     database = make_database()
     database.owner.execute(
         "alter table api_credentials drop constraint api_credentials_service_name_credential_type_key"
@@ -200,20 +200,20 @@ def put_both(database: Database, *tokens: Token) -> None:
 
 
 @pytest.mark.parametrize("is_last", [True, False], ids=["last", "first"])
-def test_a_double_row_with_a_living_token(double: Chain, *, is_last: bool) -> None:
-    """The token that lives is found, in whatever order the two lie, and nothing is changed."""
-    living = make_token()
-    put_both(double.database, *([dead_token(), living] if is_last else [living, dead_token()]))
+def test_a_double_row_with_a_valid_token(double: Chain, *, is_last: bool) -> None:
+    """The valid token is found in either order of the two rows, and no row is changed."""
+    valid = make_token()
+    put_both(double.database, *([expired_token(), valid] if is_last else [valid, expired_token()]))
 
     with stored_stays(double):
         got = double.resolve()
 
-    assert (got.token.token_id, got.source, double.issue_calls) == (living.token_id, "supabase", 0)
+    assert (got.token.token_id, got.source, double.issue_calls) == (valid.token_id, "supabase", 0)
 
 
-def test_a_double_row_without_a_living_token(double: Chain) -> None:
-    """Where no token can be stored that is the error, with the database's words; KIS is not asked."""
-    put_both(double.database, dead_token(), dead_token())
+def test_a_double_row_without_a_valid_token(double: Chain) -> None:
+    """The error has the database's text, because no token can be stored; KIS is not called."""
+    put_both(double.database, expired_token(), expired_token())
 
     with stored_stays(double):
         error = error_of(double)

@@ -1,4 +1,4 @@
-"""Supabase fails, at once or at any later point of the chain: with a living token at hand and without one."""
+"""Supabase fails, at once or at any later point of the chain: with a valid token and without one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from kis_token.sandbox.emulator import KISEmulator
     from tests.support import Database
 
-#: How Supabase says that a project is over its quota.
+#: Supabase's text for a project over its quota.
 RESTRICTED = "Service for this project is restricted due to the following violations: {}. Upgrade the plan."
 
 OUTAGES = {
@@ -54,51 +54,51 @@ OUTAGES = {
     "empty-200": Fault("answer", response=Response(200)),
     "other-json": Fault("answer", response=Response(200, {"message": "hello"})),
 }
-#: Answers that tell of a state that lasts, and their codes.
+#: Answers of a lasting state, and their codes.
 PERSISTENT = {
     "402": (Response(402, {"message": RESTRICTED.format("exceed_egress_quota")}), "store-restricted"),
     "404": (html_response(404), "store-not-supabase"),
     "redirect": (Response(302, b"", {"Location": "https://example.com/"}), "store-redirects"),
 }
-#: Where these answer, something works: that is no reason to issue alone.
+#: These answers show that a part works, so no caller issues alone.
 GATEWAYS = ("429", "403-page", *PERSISTENT)
 OUTAGES |= {name: Fault("answer", response=response) for name, (response, _) in PERSISTENT.items()}
-#: Where it is not ``store-unreachable``.
+#: The codes that differ from ``store-unreachable``.
 CODES = {"540": "store-paused", **{name: code for name, (_, code) in PERSISTENT.items()}}
 
-#: The code that a mistake in the set-up ends in.
-MISTAKES = {
+#: The answers to a configuration error, and its code.
+CONFIGURATION_ERRORS = {
     "401": (Response(401, {"message": "Invalid API key"}), "store-key-rejected"),
     "legacy-key": (Response(401, {"message": "Legacy API keys are disabled"}), "store-legacy-keys-disabled"),
     "no-table": (Response(404, {"code": "PGRST205", "message": "no table"}), "store-table-missing"),
     "two-functions": (Response(300, {"code": "PGRST203", "message": "x"}), "store-function-ambiguous"),
 }
 
-#: How callers can take all of these outages: nothing was sent, an answer was lost, an error was answered, or nonsense.
+#: One outage of each kind: request not sent, answer lost, error answer, invalid answer.
 OUTCOMES = ("refused", "unresolvable", "reset", "503", "html-200", "402")
 
-#: A read can also fail for the name; what comes after the read cannot.
+#: A read can also fail at the name; the calls after the read cannot.
 AFTER_THE_READ = ("refused", *OUTAGES)
 READ = ("unresolvable", *AFTER_THE_READ)
 
 each_way_of_a_read = pytest.mark.parametrize("name", [name for name in READ if name not in GATEWAYS])
 each_outcome = helpers.each_outcome(AFTER_THE_READ, OUTCOMES)
 each_outcome_of_a_read = helpers.each_outcome(READ, OUTCOMES)
-mistaken = pytest.mark.parametrize("name", MISTAKES)
+misconfigured = pytest.mark.parametrize("name", CONFIGURATION_ERRORS)
 
 
 def postgrest_error(status: int, code: str) -> Response:
-    """An error of PostgREST's."""
+    """Return an error answer of PostgREST."""
     return Response(status, {"code": code, "message": "x", "details": None, "hint": None})
 
 
 def code_of(name: str) -> str:
-    """The code of the outage ``name``, as a message shows it."""
+    """Return the code of the outage ``name`` as a message shows it."""
     return f"[{CODES.get(name, 'store-unreachable')}]"
 
 
 def fail(chain: Chain, name: str, path: str = "/") -> dict[str, str]:
-    """Bring the outage about, for good or until ``mend``; the inputs under which callers meet it."""
+    """Cause the outage, for good or until ``mend``; return the inputs under which callers meet it."""
     if name == "unresolvable":
         return {"supabase_url": NO_SUPABASE}
     if name == "refused":
@@ -109,14 +109,14 @@ def fail(chain: Chain, name: str, path: str = "/") -> dict[str, str]:
 
 
 def err(chain: Chain, name: str, path: str = "/") -> str:
-    """Bring the mistake about; its code."""
-    response, code = MISTAKES[name]
+    """Cause the configuration error; return its code."""
+    response, code = CONFIGURATION_ERRORS[name]
     chain.supabase.server.add_fault(Fault("answer", path, 99, response))
     return code
 
 
 def mend(chain: Chain) -> None:
-    """Supabase works again."""
+    """End the outage."""
     chain.supabase.server.clear_faults()
     chain.supabase.start()
 
@@ -127,7 +127,7 @@ def mend(chain: Chain) -> None:
 @each_outcome_of_a_read
 @pytest.mark.parametrize("policy", ["issue", "fail"])
 def test_cached_token_is_used(chain: Chain, name: str, policy: str) -> None:
-    """A cached token that lives, fresh or not, is handed out with a warning; KIS is not asked."""
+    """A valid cached token, fresh or not, is used with a warning; KIS is not called."""
     token = stale_token()
     chain.cache_token(token)
     chain.database.put_token(make_token())
@@ -142,7 +142,7 @@ def test_cached_token_is_used(chain: Chain, name: str, policy: str) -> None:
 
 @each_way_of_a_read
 def test_without_a_cached_token_one_is_issued(chain: Chain, name: str) -> None:
-    """One tokenP call for this machine, which its next caller does not repeat; once Supabase works it is stored."""
+    """This machine makes one tokenP call, which its next caller does not repeat; later the token is stored."""
     inputs = fail(chain, name)
 
     with stored_stays(chain):
@@ -159,9 +159,9 @@ def test_without_a_cached_token_one_is_issued(chain: Chain, name: str) -> None:
 
 @pytest.mark.parametrize("name", GATEWAYS)
 def test_a_gateway_that_works_is_no_reason_to_issue_alone(chain: Chain, name: str) -> None:
-    """With nothing cached a redirect or a 4xx is the error, in its own words.
+    """Without a cached token, a redirect or a 4xx is the error, in its own words.
 
-    It is given up within a second where patience does not help.
+    The caller gives up within a second if a repetition cannot help.
     """
     clock = chain.clock()
     fail(chain, name)
@@ -177,7 +177,7 @@ def test_a_gateway_that_works_is_no_reason_to_issue_alone(chain: Chain, name: st
 
 
 def test_one_refusal_of_a_gateway_among_the_tries_is_enough(chain: Chain) -> None:
-    """Where a gateway has answered at the first try, something works, whatever comes of the other tries."""
+    """If a gateway answers the first try, a part works, and the other tries cannot change that."""
     chain.supabase.server.add_fault(replace(OUTAGES["429"], path=TABLE))
     chain.supabase.server.add_fault(replace(OUTAGES["503"], path=TABLE, times=99))
 
@@ -187,12 +187,12 @@ def test_one_refusal_of_a_gateway_among_the_tries_is_enough(chain: Chain) -> Non
 
 
 def test_a_gateway_that_refuses_the_last_look_is_enough(chain: Chain) -> None:
-    """The look with the machine's lock in hand may show that something works by now."""
+    """The read under the machine's lock may show that a part works again."""
     resolver = chain.resolver()
     fail(chain, "503")
     view = resolver.look()
     mend(chain)
-    for name in ("503", "403-page"):  # the first look of resolve, and the one under the lock
+    for name in ("503", "403-page"):  # the first read of resolve, and the one under the lock
         chain.supabase.server.add_fault(replace(OUTAGES[name], path=TABLE))
 
     with pytest.raises(StoreOutage) as caught:
@@ -202,7 +202,7 @@ def test_a_gateway_that_refuses_the_last_look_is_enough(chain: Chain) -> None:
 
 
 def test_a_restored_table_that_postgrest_does_not_know_yet(chain: Chain) -> None:
-    """A read that is refused for want of the table is repeated once, after a pause, with a line that says so."""
+    """A read that fails because the table is unknown is repeated once, after a pause, with a log line."""
     token = make_token()
     chain.database.put_token(token)
     clock = chain.clock()
@@ -217,7 +217,7 @@ def test_a_restored_table_that_postgrest_does_not_know_yet(chain: Chain) -> None
 
 @pytest.mark.parametrize("path", [BEGIN, COMMIT], ids=["begin", "commit"])
 def test_functions_that_postgrest_does_not_know_yet(chain: Chain, path: str) -> None:
-    """The same for a function: the turn begins with the call that was taken, and one token is issued and stored."""
+    """A call of an unknown function is repeated; the lease begins with the accepted call, and one token is stored."""
     clock = chain.clock()
     chain.supabase.server.add_fault(Fault("answer", path, response=postgrest_error(404, "PGRST202")))
 
@@ -228,7 +228,7 @@ def test_functions_that_postgrest_does_not_know_yet(chain: Chain, path: str) -> 
 
 
 def test_a_read_only_database(make_database: Callable[[], Database], kis: KISEmulator, tmp_path: Path) -> None:
-    """Its tokens are read; a renewal ends within a second with an error that names the disk, and KIS is not asked."""
+    """Its tokens are read; a renewal fails within a second with an error that names the disk. KIS is not called."""
     project = make_database()
     name = project.owner.info.dbname
     with PostgRESTStandIn(project.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as supabase:
@@ -263,9 +263,9 @@ def test_told_to_fail_nothing_is_issued(chain: Chain, name: str) -> None:
     assert (code_of(name), error.retryable, chain.issue_calls) == (f"[{error.code}]", name not in PERSISTENT, 0)
 
 
-@mistaken
-def test_a_mistake_is_not_passed_over(chain: Chain, name: str) -> None:
-    """What is set up wrongly is the error, although the cache has a token: nobody would mend it else."""
+@misconfigured
+def test_a_configuration_error_fails_despite_a_cached_token(chain: Chain, name: str) -> None:
+    """A configuration error fails even when a cached token exists: falling back would hide it."""
     chain.cache_token(make_token())
     chain.database.put_token(stale_token())
     code = err(chain, name)
@@ -275,15 +275,15 @@ def test_a_mistake_is_not_passed_over(chain: Chain, name: str) -> None:
 
     assert isinstance(error, StoreMisconfigured)
     assert (error.code, error.retryable, chain.issue_calls) == (code, False, 0)
-    assert len(chain.store_calls) == (2 if name == "no-table" else 1)  # PostgREST may know of a table a little later
+    assert len(chain.store_calls) == (2 if name == "no-table" else 1)  # PostgREST may know a new table a little later
 
 
-# after the read, when a turn is asked for
+# after the read, at begin
 
 
 @each_outcome
 def test_a_stale_token_outlives_begin(chain: Chain, name: str) -> None:
-    """What was read and lives is handed out with a warning; KIS is not asked."""
+    """The valid token that was read is used with a warning; KIS is not called."""
     token = stale_token()
     chain.database.put_token(token)
     resolver = chain.resolver()
@@ -300,10 +300,10 @@ def test_a_stale_token_outlives_begin(chain: Chain, name: str) -> None:
 @each_outcome
 @pytest.mark.parametrize("policy", ["issue", "fail"])
 def test_a_store_that_has_answered_is_not_out(chain: Chain, name: str, policy: str) -> None:
-    """With nothing valid, a failure of begin after a good read is the error: nobody issues beside a store that works.
+    """Without a valid token, a failure of begin after a good read is the error: no caller issues alone.
 
-    The caller asks until its time is over, unless patience does not help. A later caller gets a turn, at once or when a
-    lost one has lapsed.
+    The caller repeats begin until its time is over, if a repetition can help. A later caller gets a lease, at once or
+    when a lost one has ended.
     """
     clock = chain.clock()
     resolver = chain.resolver(clock, on_store_outage=policy)
@@ -319,9 +319,9 @@ def test_a_store_that_has_answered_is_not_out(chain: Chain, name: str, policy: s
     assert (chain.resolve().source, chain.issue_calls) == ("oauth", 1)
 
 
-@mistaken
-def test_a_mistake_at_begin(chain: Chain, name: str) -> None:
-    """A stale token is handed out with a warning that names the mistake; without one the mistake is the error."""
+@misconfigured
+def test_a_configuration_error_at_begin(chain: Chain, name: str) -> None:
+    """A stale token is used with a warning that names the configuration error; without one, that is the error."""
     code = err(chain, name, BEGIN)
     with stored_stays(chain):
         assert error_of(chain).code == code
@@ -341,7 +341,7 @@ def test_a_mistake_at_begin(chain: Chain, name: str) -> None:
 @each_outcome
 @pytest.mark.parametrize("policy", ["issue", "fail"])
 def test_an_issued_token_outlives_commit(chain: Chain, name: str, policy: str) -> None:
-    """It is handed out with a warning and cached; once turns are given again it is stored without another call."""
+    """The token is used with a warning and cached; once leases are granted again it is stored without another call."""
     chain.database.put_token(stale_token())
     before = rows(chain.database)
     issuer = WatchedIssuer(chain, after=lambda _: fail(chain, name, COMMIT))
@@ -350,7 +350,7 @@ def test_an_issued_token_outlives_commit(chain: Chain, name: str, policy: str) -
 
     assert (got.source, got.refreshed, chain.cached_id()) == ("oauth", True, got.token.token_id)
     assert_warned(got, "could not be stored", code_of(name))
-    has_effect = name == "broken-off"  # half of the true answer: only the caller does not know that it was stored
+    has_effect = name == "broken-off"  # half of the normal answer: the token was stored, and the caller cannot know it
     assert (rows(chain.database) != before) is has_effect
     mend(chain)
     chain.pass_time(71)
@@ -358,9 +358,9 @@ def test_an_issued_token_outlives_commit(chain: Chain, name: str, policy: str) -
     assert chain.issue_calls == 1
 
 
-@mistaken
-def test_an_issued_token_outlives_a_mistake_at_commit(chain: Chain, name: str) -> None:
-    """A key that is withdrawn in the middle does not cost the token that KIS has just given; a warning names it."""
+@misconfigured
+def test_an_issued_token_outlives_a_configuration_error_at_commit(chain: Chain, name: str) -> None:
+    """If the key is withdrawn during the call, the issued token is still used; a warning names the key."""
     code = err(chain, name, COMMIT)
 
     with stored_stays(chain):
@@ -377,7 +377,7 @@ def test_an_issued_token_outlives_a_mistake_at_commit(chain: Chain, name: str) -
 @pytest.mark.parametrize("mode", ["rotate", "force"])
 @pytest.mark.parametrize("fault", ["401", "503"])
 def test_a_rotation_that_cannot_be_stored_fails(chain: Chain, fault: str, mode: str) -> None:
-    """Who wants a renewal for everybody gets the error: the others have the older token. The new one is cached."""
+    """The caller of a renewal gets the error, because the others have the older token. The new token is cached."""
     chain.database.put_token(stale_token())
     code = err(chain, fault, COMMIT) if fault == "401" else "store-unreachable"
     issuer = WatchedIssuer(chain, after=lambda _: fail(chain, fault, COMMIT) if fault == "503" else None)
@@ -392,7 +392,7 @@ def test_a_rotation_that_cannot_be_stored_fails(chain: Chain, fault: str, mode: 
 
 @each_outcome
 def test_an_abort_that_is_lost(chain: Chain, name: str) -> None:
-    """KIS's failure is the error, whatever becomes of the turn: that lapses by itself, and the log says so."""
+    """KIS's failure is the error, although the lease is not given back: it ends by itself, and the log says so."""
     chain.kis.production.add_fault(Fault("answer", TOKEN_PATH, response=html_response(503)))
     resolver = chain.resolver(None, WatchedIssuer(chain, before=lambda: fail(chain, name, ABORT)))
 
@@ -412,7 +412,7 @@ def test_an_abort_that_is_lost(chain: Chain, name: str) -> None:
 
 @pytest.mark.parametrize("path", [TABLE, BEGIN, TOKEN_PATH, COMMIT], ids=["read", "begin", "tokenP", "commit"])
 def test_a_slow_answer_is_waited_for(chain: Chain, path: str) -> None:
-    """An answer that comes late, but comes, is as good as a quick one: no warning, no second request."""
+    """A slow answer is used like a quick one: no warning, no second request."""
     server: LoopbackServer = chain.kis.production if path == TOKEN_PATH else chain.supabase.server
     with ThreadPoolExecutor(1) as pool:
         with held(server, path) as arrived:

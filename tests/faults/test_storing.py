@@ -1,4 +1,4 @@
-"""A table that cannot store a token: callers learn it before KIS is asked, and none waits for a token that was lost."""
+"""A table that cannot store a token: callers learn it before a tokenP call, and do not wait for a lost token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kis_token.sandbox.loopback import Fault, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from kis_token.store.supabase import SupabaseStore
 from tests.faults.helpers import BEGIN, COMMIT, assert_warned, error_of, stored_stays
-from tests.resolver_harness import WatchedIssuer, dead_token, stale_token
+from tests.resolver_harness import WatchedIssuer, expired_token, stale_token
 from tests.support import ANON_KEY, APP_KEY, MINUTE, SERVICE_KEY, Caller, Database
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tests.resolver_harness import Chain
 
 OLD_FILES = Path(__file__).parents[1] / "integration" / "sql_of_1_0_0.sql"
-#: With it the functions say that the table cannot store a row.
+#: The error code with which the functions report that the table cannot store a row.
 DETAIL = "store-cannot-store"
 
 TRIGGER = """
@@ -42,7 +42,7 @@ create constraint trigger obstacle after insert or update on api_credentials def
     for each row execute function obstacle()
 """
 
-#: A change of the table, the statement that takes it back, and a part of the database's words in the error.
+#: A change of the table, the statement that undoes it, and a part of the database's text in the error.
 OBSTACLES = {
     "varchar(255)": (
         "alter table api_credentials alter credential_value type varchar(255) using left(credential_value, 255)",
@@ -134,7 +134,7 @@ OBSTACLES = {
     ),
 }
 
-#: An update of a row does not look at the reference of its service again.
+#: An update of a row does not check the reference of its service again.
 CASES = [
     (name, is_stored) for name in OBSTACLES for is_stored in (False, True) if (name, is_stored) != ("a reference", True)
 ]
@@ -142,22 +142,22 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def changeable(databases: MigratedDatabases) -> Iterator[Database]:
-    """A project whose schema these tests change and change back."""
+    """A project whose schema these tests change and restore."""
     with databases.borrow() as project, Database(project) as database:
-        database.owner.prepare_threshold = None  # a prepared statement does not live through a change of its columns
+        database.owner.prepare_threshold = None  # a prepared statement fails after a change of its columns
         yield database
 
 
 @pytest.fixture(scope="module")
 def stand_in(changeable: Database) -> Iterator[PostgRESTStandIn]:
-    """Supabase on that project."""
+    """Supabase for that project."""
     with PostgRESTStandIn(changeable.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as supabase:
         yield supabase
 
 
 @pytest.fixture
 def own(chain: Chain, changeable: Database, stand_in: PostgRESTStandIn) -> Iterator[Chain]:
-    """A chain on that project, with empty tables."""
+    """A chain for that project, with empty tables."""
     changeable.clear()
     stand_in.server.clear_faults()
     stand_in.server.forget()
@@ -169,7 +169,7 @@ def own(chain: Chain, changeable: Database, stand_in: PostgRESTStandIn) -> Itera
 
 @contextmanager
 def blocked(own: Chain, name: str) -> Iterator[None]:
-    """The obstacle is there in the block."""
+    """Put the obstacle in place for the block."""
     statement, undo, _ = OBSTACLES[name]
     own.database.owner.execute(statement.encode())
     try:
@@ -180,9 +180,9 @@ def blocked(own: Chain, name: str) -> Iterator[None]:
 
 @pytest.mark.parametrize(("name", "is_stored"), CASES, ids=[f"{name}-{is_stored}" for name, is_stored in CASES])
 def test_kis_is_not_asked_where_no_token_can_be_stored(own: Chain, name: str, *, is_stored: bool) -> None:
-    """Three callers end in one error, with the database's words and without a call. Once it is mended, one call."""
+    """Three callers get the same error, with the database's text and without a call. Without the obstacle, one call."""
     if is_stored:
-        own.database.put_token(dead_token())
+        own.database.put_token(expired_token())
     with blocked(own, name):
         with stored_stays(own):
             errors = [error_of(own, cache_path="off") for _ in range(3)]
@@ -197,7 +197,7 @@ def test_kis_is_not_asked_where_no_token_can_be_stored(own: Chain, name: str, *,
 
 @pytest.mark.parametrize("mode", ["resolve", "rotate", "force"])
 def test_a_valid_token_is_not_withheld(own: Chain, mode: str) -> None:
-    """`resolve` returns the token that is still valid, with a warning; a renewal fails. KIS is not asked."""
+    """`resolve` returns the token that is still valid, with a warning; a renewal fails. KIS is not called."""
     token = stale_token()
     own.database.put_token(token)
     with blocked(own, "a check of the length"), stored_stays(own):
@@ -211,10 +211,10 @@ def test_a_valid_token_is_not_withheld(own: Chain, mode: str) -> None:
 
 
 def test_a_database_that_is_read_only(own: Chain) -> None:
-    """Nothing can be written, the lease included: no caller asks KIS."""
+    """If the database accepts no write, not even the lease, no caller calls KIS."""
     name = own.database.owner.info.dbname
     own.database.owner.execute(f"alter database {name} set default_transaction_read_only = on".encode())
-    own.supabase.stop()  # its connections are from before
+    own.supabase.stop()  # its connections are older than the setting
     own.supabase.start()
     try:
         with stored_stays(own):
@@ -228,7 +228,7 @@ def test_a_database_that_is_read_only(own: Chain) -> None:
 
 @pytest.mark.parametrize("code", ["23514", "P0002", "42501"])
 def test_a_commit_that_fails_for_good_ends_the_lease(own: Chain, code: str) -> None:
-    """The token goes to its caller with a warning. The lease has the reason, and the next caller waits for nobody."""
+    """The caller gets its token with a warning. The lease has the reason, so the next caller does not wait."""
     refusal = Response(400, {"code": code, "message": "api_credentials does not take the row", "details": DETAIL})
     own.supabase.server.add_fault(Fault("answer", COMMIT, 9, refusal))
     got = own.resolve()
@@ -249,7 +249,7 @@ def test_a_commit_that_fails_for_good_ends_the_lease(own: Chain, code: str) -> N
 
 
 def test_a_table_that_changes_while_kis_is_asked(own: Chain) -> None:
-    """The commit ends with the database's words, and the lease is over although the table takes nothing any more."""
+    """The commit fails with the database's text, and the lease ends although the table accepts no write."""
     with blocked_after_begin(own, "a check of the length") as issuer:
         got = own.resolve(None, issuer, cache_path="off")
 
@@ -259,13 +259,13 @@ def test_a_table_that_changes_while_kis_is_asked(own: Chain) -> None:
 
 @contextmanager
 def blocked_after_begin(own: Chain, name: str) -> Iterator[WatchedIssuer]:
-    """An issuer with whose call the obstacle appears."""
+    """Yield an issuer whose call puts the obstacle in place."""
     with ExitStack() as stack:
         yield WatchedIssuer(own, before=lambda: stack.enter_context(blocked(own, name)))
 
 
 def test_a_waiting_caller_ends_with_the_holder(own: Chain) -> None:
-    """A caller that waits for a turn learns that it ended without a token within seconds, and why."""
+    """A caller that waits for the lease learns within seconds that it ended without a token, and why."""
     holder = Caller(own.database)
     holder.begin()
     clock = own.clock()
@@ -280,7 +280,7 @@ def test_a_waiting_caller_ends_with_the_holder(own: Chain) -> None:
 
 @pytest.mark.parametrize(("version", "is_old"), [(None, True), (1, True), (2, False), (99, False)])
 def test_an_older_database_is_a_configuration_error(own: Chain, version: int | None, *, is_old: bool) -> None:
-    """A turn that older functions grant is given back, and the error names the files to run; newer ones will do."""
+    """A lease from older functions is given back, and the error names the files to run; newer functions work."""
     granted = {"status": "granted", "fence": 1, "server_now": "2026-01-01T00:00Z", "schema_version": version}
     own.supabase.server.add_fault(Fault("answer", BEGIN, response=Response(200, granted)))
     store = SupabaseStore(own.supabase.url, SERVICE_KEY)
@@ -298,7 +298,7 @@ def test_an_older_database_is_a_configuration_error(own: Chain, version: int | N
 
 
 def test_the_functions_of_version_1_0_0(chain: Chain, postgres: EmbeddedPostgres) -> None:
-    """The same on the true files of before; the next caller does not wait for a holder that has ended."""
+    """With the real files of version 1.0.0 the error is the same, and the next caller does not wait for the lease."""
     project = prepare_database(postgres.create_database())
     with psycopg.connect(project.owner, autocommit=True) as connection:
         connection.execute(OLD_FILES.read_bytes())

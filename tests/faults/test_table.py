@@ -1,4 +1,4 @@
-"""The tables of docs/faults.md: each test that they name is there, and each test of a fault is named."""
+"""The tables of docs/faults.md: each named test exists, and each test of a fault is named."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ ROWS = [
     for line in PAGE.splitlines()
     if line.startswith("| ") and not line.startswith(("| fault |", "| --- |"))
 ]
-#: What the page writes for tests: a path below tests/ and a name, in which * stands for anything.
+#: The page's form for tests: a path below tests/ and a name, in which * matches any text.
 NAMED = [name for row in ROWS for name in re.findall(r"`([^`]+)`", row[-1])]
 
 
 @cache
 def pattern_of(name: str) -> re.Pattern[str]:
-    """The tests that ``name`` stands for; a name without parameters stands for the test with all of them."""
+    """Return a pattern for the tests that ``name`` matches. A name without parameters matches all of them."""
     pattern = re.escape(name).replace(r"\*", ".*")
     parameters = "" if name.endswith("]") else r"(\[.*\])?"
     return re.compile(f"tests/{pattern}{parameters}")
 
 
 def matches(name: str, test: str) -> bool:
-    """Whether ``name`` stands for ``test``."""
+    """Whether ``name`` matches ``test``."""
     return pattern_of(name).fullmatch(test) is not None
 
 
 @pytest.fixture(scope="module")
 def tests(pytestconfig: pytest.Config, child_processes: None) -> list[str]:  # noqa: ARG001 - it may start one
-    """All tests of this folder and of the files that the table names, as pytest finds them: in this run or another."""
+    """All tests of this folder and of the files in the tables, as pytest collects them, in this run or another."""
     if [Path(each).resolve() for each in pytestconfig.args] == [CHECKOUT / "tests"]:
         return pytestconfig.stash[COLLECTED]
     files = sorted({f"tests/{name.partition('::')[0]}" for name in NAMED} | {"tests/faults"})
@@ -48,20 +48,20 @@ def tests(pytestconfig: pytest.Config, child_processes: None) -> list[str]:  # n
     return [line for line in found.stdout.splitlines() if "::" in line]
 
 
-def test_each_row_says_something() -> None:
-    """Each row has a fault, a behaviour and at least one test, and no fault is told twice."""
+def test_each_row_is_complete() -> None:
+    """Each row has a fault, a behaviour and at least one test, and no fault has two rows."""
     assert ROWS
     assert [row for row in ROWS if len(row) != 3 or not all(row) or "`" not in row[2]] == []
     assert len({row[0] for row in ROWS}) == len(ROWS)
 
 
 def test_each_named_test_is_there(tests: list[str]) -> None:
-    """What the table names is collected by pytest."""
+    """Each named test is one that pytest collects."""
     assert [name for name in NAMED if not any(matches(name, test) for test in tests)] == []
 
 
 def test_each_test_is_named(tests: list[str]) -> None:
-    """Every test of this folder, with each of its parameters, belongs to a row."""
+    """Every test of this folder, with each of its parameters, is in a row."""
     own = [test for test in tests if test.startswith("tests/faults/") and "/test_table.py::" not in test]
 
     assert own

@@ -1,4 +1,4 @@
-"""Certificates and proxies of this machine: one token for all behind them, and no token withheld for them."""
+"""Certificates and proxies of this machine: all callers behind them share one token, and get it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def relay(chain: Chain, company: Authority) -> Iterator[Hiccuping]:
 
 
 def inputs_of(chain: Chain, url: str, **more: str) -> dict[str, str]:
-    """The inputs that a workflow gives the action."""
+    """Return the inputs that a workflow gives the action."""
     given = {
         "supabase-url": url,
         "supabase-key": SERVICE_KEY,
@@ -72,7 +72,7 @@ def inputs_of(chain: Chain, url: str, **more: str) -> dict[str, str]:
 
 @pytest.mark.usefixtures("child_processes")
 def test_jobs_behind_a_company_s_certificate_share_one_token(postgres: EmbeddedPostgres, company: Authority) -> None:
-    """With REQUESTS_CA_BUNDLE and nothing else: of two jobs one issues, and the token is stored for the other."""
+    """With REQUESTS_CA_BUNDLE alone, one of two jobs issues, and the token is stored for the other."""
     with Sandbox(dsn=postgres.create_database(), tls=company.server()) as sandbox, ThreadPoolExecutor() as jobs:
         env = sandbox.variables | {"KIS_TOKEN_CACHE": "off", "REQUESTS_CA_BUNDLE": str(company.file)}
         ended = list(jobs.map(lambda _: kis_token(env, "get"), range(2)))
@@ -84,13 +84,13 @@ def test_jobs_behind_a_company_s_certificate_share_one_token(postgres: EmbeddedP
     assert looks_like_token(tokens.pop())
 
 
-#: Runs a command in a mount namespace of its own, in which the file $1 lies over the file $2.
+#: Runs a command in its own mount namespace, in which the file $1 covers the file $2.
 OVERLAID = ["unshare", "--mount", "sh", "-c", 'mount --bind "$1" "$2" && shift 2 && exec "$@"', "sh"]
 
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_certificate_in_the_system_s_store_alone_is_enough(postgres: EmbeddedPostgres, company: Authority) -> None:
-    """No variable names it: a read, the lease, tokenP and the commit all go by the file that OpenSSL itself reads."""
+    """No variable names the certificate: read, lease, tokenP and commit trust the file that OpenSSL reads."""
     store = Path(ssl.get_default_verify_paths().openssl_cafile).resolve()
     overlaid = [*OVERLAID, f"{company.file}", f"{store}"]
     if not store.is_file() or shutil.which("unshare") is None or subprocess.call([*overlaid, "true"]) != 0:
@@ -112,7 +112,7 @@ def test_a_certificate_in_the_system_s_store_alone_is_enough(postgres: EmbeddedP
 def test_a_step_behind_a_company_s_certificate(
     chain: Chain, relay: Hiccuping, company: Authority, tmp_path: Path, variable: str
 ) -> None:
-    """The quick way, which has no packages, reads the stored token, whichever variable names the certificate."""
+    """The fast path, which has no packages, reads the stored token with any of the variables for certificates."""
     named = company.file if variable != "SSL_CERT_DIR" else make_hashed_folder(str(company.file), tmp_path / "hashed")
     token = make_token()
     chain.database.put_token(token)
@@ -127,7 +127,7 @@ def test_a_step_behind_a_company_s_certificate(
 def test_a_step_issues_through_a_company_s_proxy(
     postgres: EmbeddedPostgres, company: Authority, tmp_path: Path, tool_cache: Path
 ) -> None:
-    """With REQUESTS_CA_BUNDLE and HTTPS_PROXY alone: read, lease, tokenP and the stored token go through the tunnel."""
+    """With REQUESTS_CA_BUNDLE and HTTPS_PROXY alone, read, lease, tokenP and commit go through the tunnel."""
     files = (CHECKOUT / "requirements.txt", CHECKOUT / "requirements-uv.txt")
     ensure_runtime(*files, os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}, time.monotonic() + 180)
     with Sandbox(dsn=postgres.create_database(), tls=company.server()) as sandbox, TunnelProxy() as proxy:
@@ -149,7 +149,7 @@ def test_a_step_issues_through_a_company_s_proxy(
 
 
 def test_a_certificate_of_supabase_that_cannot_be_checked(chain: Chain, relay: Hiccuping) -> None:
-    """The error says why. A cached token is used all the same, and no mode issues alone."""
+    """The error has the reason. A cached token is still used, and no mode issues alone."""
     error = error_of(chain, supabase_url=relay.url)
     assert (error.code, error.retryable, chain.issue_calls) == ("store-tls", False, 0)
     assert "unable to get local issuer certificate" in f"{error}" or "self-signed" in f"{error}"
@@ -166,7 +166,7 @@ def test_a_certificate_of_supabase_that_cannot_be_checked(chain: Chain, relay: H
 def test_a_step_whose_packages_cannot_be_installed_uses_the_cached_token(
     chain: Chain, relay: Hiccuping, tmp_path: Path
 ) -> None:
-    """Packages would bring further certificates. Where there is no time for them, a cached token is not withheld."""
+    """Packages would bring more certificates. Without time for them, the cached token is still used."""
     inputs = inputs_of(chain, relay.url, timeout="20s")
     failed = run_step(inputs, tmp_path / "first", NOWHERE)
     chain.cache_token(stale_token())
@@ -185,7 +185,7 @@ def inspected_kis(company: Authority) -> Iterator[KISEmulator]:
 
 
 def test_a_certificate_of_kis_that_cannot_be_checked(chain: Chain, inspected_kis: KISEmulator) -> None:
-    """One turn and no call; a stored token is used with a warning, and without one the error says why."""
+    """One lease and no call; a stored token is used with a warning. Without one, the error has the reason."""
     url = inspected_kis.production_url
     error = error_of(chain, base_url=url)
     assert isinstance(error, IssuerOutage)
@@ -214,7 +214,7 @@ def _refusing(status: int) -> Callable[[socket.socket], None]:
 
 @pytest.fixture(params=["socks", "TLS", "no host", "407", "403", "502", "refused"])
 def proxy(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of a proxy that is of no use."""
+    """The address of a proxy that does not work."""
     fixed = {"socks": "socks5://127.0.0.1:9", "TLS": "https://127.0.0.1:9", "no host": "http://:3128"}
     if request.param in fixed:
         yield fixed[request.param]
@@ -228,7 +228,7 @@ def proxy(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def test_a_proxy_on_the_way_to_supabase(chain: Chain, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
-    """The error names the variable, and nobody issues alone for it; a cached token is used."""
+    """The error names the variable, and no caller issues alone; a cached token is used."""
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     error = error_of(chain, supabase_url="https://abcdefgh.supabase.co")
     assert isinstance(error, StoreOutage)
@@ -261,7 +261,7 @@ def test_a_proxy_on_the_way_to_kis(chain: Chain, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_step_with_a_socks_proxy(chain: Chain, tmp_path: Path) -> None:
-    """The variable is named at once: nothing is installed first, and a cached token is used without the packages."""
+    """The error names the variable before any installation; a cached token is used without the packages."""
     env = {**NOWHERE, "ALL_PROXY": "socks5://user:hunter2@127.0.0.1:9"}
     url = "https://abcdefgh.supabase.co"
     failed = run_step(inputs_of(chain, url), tmp_path / "first", env)
@@ -277,7 +277,7 @@ def test_a_step_with_a_socks_proxy(chain: Chain, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_socks_proxy_that_both_hosts_are_exempt_from(postgres: EmbeddedPostgres, company: Authority) -> None:
-    """As with a VPN: the variable plays no part, from the read to tokenP and the stored token."""
+    """With both hosts exempt, the variable has no effect, from the read to tokenP and the commit."""
     with Sandbox(dsn=postgres.create_database(), tls=company.server()) as sandbox:
         env = sandbox.variables | {"SSL_CERT_FILE": str(company.file)}
         env |= {"ALL_PROXY": "socks5://127.0.0.1:9", "NO_PROXY": "127.0.0.1"}
@@ -290,16 +290,16 @@ def test_a_socks_proxy_that_both_hosts_are_exempt_from(postgres: EmbeddedPostgre
 
 @pytest.mark.usefixtures("child_processes")
 def test_check_says_which_variables_count(postgres: EmbeddedPostgres, company: Authority) -> None:
-    """The proxy of each host, the variables whose certificates are trusted, and one that cannot be used."""
+    """The check names each host's proxy, the variables whose certificates are trusted, and one that cannot be used."""
     with Sandbox(dsn=postgres.create_database(), tls=company.server()) as sandbox, TunnelProxy() as proxy:
         direct = sandbox.kis.production_url.removeprefix("https://")
         env = sandbox.variables | {"HTTPS_PROXY": proxy.url, "NO_PROXY": direct, "no_proxy": direct}
         good = kis_token_here(env | {"SSL_CERT_FILE": str(company.file)}, "check")
         bad = kis_token_here(env | {"REQUESTS_CA_BUNDLE": "/no/such/file.pem"}, "check")
 
-    assert "ok     proxy: Supabase is asked through the proxy in HTTPS_PROXY\n" in good.stdout
+    assert "ok     proxy: requests to Supabase use the proxy in HTTPS_PROXY\n" in good.stdout
     assert "KIS is asked through" not in good.stdout
-    assert "ok     certificates: those of SSL_CERT_FILE are trusted\n" in good.stdout
+    assert "ok     certificates: the certificates of SSL_CERT_FILE are trusted\n" in good.stdout
     assert good.returncode == 0
     assert (
         "wrong  certificates: REQUESTS_CA_BUNDLE names a file that does not exist. Correct the variable" in bad.stdout

@@ -1,4 +1,4 @@
-"""A machine without Python, on which the tests of start.sh put good and bad ones."""
+"""A machine without Python, to which the tests of start.sh add good and bad ones."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SHELLS = {
     for name, options in {"dash": [], "bash": [], "busybox": ["sh"]}.items()
     if (path := shutil.which(name))
 }
-#: The first of the names that a step looks for.
+#: The first name that a step looks for.
 FIRST = "python3"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How the script ended."""
+    """The result of the script."""
 
     status: int
     log: str
@@ -38,7 +38,7 @@ class Ended:
 
 
 class BareMachine:
-    """A machine with the Pythons that a test puts on its path, and a program that says which one it runs on."""
+    """A machine whose path has the Pythons of a test, and a program that prints the Python that runs it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,14 +50,14 @@ class BareMachine:
         self.program.write_text("import sys\nprint('runs on', sys.executable, *sys.argv[1:], flush=True)\n")
 
     def add_script(self, name: str, text: str, place: int = 0) -> Path:
-        """A program that is a script."""
+        """Add a program that is a script."""
         path = self.places[place] / name
         path.write_text(text)
         path.chmod(0o755)
         return path
 
     def add_link(self, name: str, target: Path, place: int = 1) -> Path:
-        """A link to a program."""
+        """Add a symbolic link to a program."""
         path = self.places[place] / name
         path.symlink_to(target)
         return path
@@ -90,7 +90,7 @@ class BareMachine:
 
 
 def old_python(version: str) -> Path:
-    """A real Python of another version on this machine."""
+    """Return a real Python of another version on this machine."""
     root = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
     found = sorted(root.glob(f"{version}.*/bin/python"))
     if not found:

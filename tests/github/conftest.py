@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def runtime(tool_cache: Path) -> Path:
-    """The runtime of all tests, built when it is not there yet."""
+    """The runtime of all tests. It is built if it is missing."""
     files = (CHECKOUT / "requirements.txt", CHECKOUT / "requirements-uv.txt")
     return ensure_runtime(*files, os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}, time.monotonic() + 180)
 
 
 @pytest.fixture
 def runner(tmp_path: Path, runtime: Path) -> Iterator[Runner]:
-    """A runner of the test's own."""
+    """A runner of one test."""
     folder = tmp_path / "runner"
     folder.mkdir()
     yield Runner(folder, runtime)
-    shutil.rmtree(folder)  # many files, in which secrets would be looked for after the test
+    shutil.rmtree(folder)  # many files, which the search for secrets after the test would read
 
 
 @pytest.fixture(scope="module")
 def unasked(postgres: EmbeddedPostgres) -> Iterator[Sandbox]:
-    """A sandbox for all tests in which nothing is asked."""
+    """A sandbox for tests that send no request."""
     with Sandbox(dsn=postgres.create_database()) as sandbox:
         yield sandbox
 
@@ -59,9 +59,9 @@ def machine(tmp_path: Path, child_processes: None) -> Machine:  # noqa: ARG001 -
 
 @pytest.fixture
 def no_pip(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Python without pip, which was made from none that has it."""
+    """A Python without pip, whose base Python has no pip either."""
     bare = machine.folder / "bare"
-    # Only the question for pip is answered with no: other programs may look for packages too.
+    # Only the question for pip fails, because other programs may look for packages too.
     script = f"""#!/bin/sh\ncase "$*" in *"find_spec('pip')"*) exit 1;; esac\nexec {shlex.quote(PYTHON)} "$@"\n"""
     bare.write_text(script)
     bare.chmod(0o755)
@@ -71,7 +71,7 @@ def no_pip(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def bare_machine(tmp_path: Path) -> BareMachine:
-    """A machine with the programs that a system has, and no Python."""
+    """A machine with the programs of a usual system, but without Python."""
     machine = BareMachine(tmp_path / "a machine")
     for name in ("rm", "readlink", "sleep"):
         machine.add_link(name, Path(shutil.which(name) or ""))

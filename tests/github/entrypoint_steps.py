@@ -1,4 +1,4 @@
-"""Steps that the tests of entrypoint.py run: their inputs, and how they ended."""
+"""Steps for the tests of entrypoint.py: their inputs and results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tools.step import Ended
 
 
-#: An address where nobody listens: a package index out of reach.
+#: An address without a server: a package index out of reach.
 NOWHERE = "http://127.0.0.1:9/simple"
 UNREACHABLE_INDEX = {
     "PIP_INDEX_URL": NOWHERE,
@@ -33,7 +33,7 @@ UNREACHABLE_INDEX = {
 
 
 def inputs_of(sandbox: Sandbox, **further: str) -> dict[str, str]:
-    """What a workflow gives the action."""
+    """Return the inputs that a workflow gives the action."""
     given = {
         "supabase-url": sandbox.supabase.url,
         "supabase-key": sandbox.service_key,
@@ -43,24 +43,24 @@ def inputs_of(sandbox: Sandbox, **further: str) -> dict[str, str]:
 
 
 def seen_by_people(ended: Ended) -> str:
-    """Log and summary as people see them: the runner shows no add-mask command."""
+    """Return the readable log and summary. The runner does not show add-mask commands."""
     lines = [line for line in ended.log.splitlines() if not line.startswith("::add-mask::")]
     return "\n".join([*lines, ended.summary])
 
 
 def errors(ended: Ended) -> list[str]:
-    """The error annotations of a step."""
+    """Return the error annotations of a step."""
     return [line for line in ended.log.splitlines() if line.startswith("::error")]
 
 
 def failure(*codes: str) -> dict[str, str]:
-    """The outputs of a step that failed with these codes."""
+    """Return the outputs of a step that failed with these codes."""
     hints = dict.fromkeys(REMEDIES[code] for code in codes)
     return {"error-code": ",".join(codes), "error-hint": " ".join(hints)}
 
 
 def assert_succeeded(ended: Ended, source: str) -> None:
-    """The step gave a token, and showed none."""
+    """Check that the step output a token from ``source`` and showed no token."""
     assert ended.status == 0, seen_by_people(ended)
     assert ended.public["source"] == source
     shown = ended.outputs["access-token"] in seen_by_people(ended)
@@ -68,7 +68,7 @@ def assert_succeeded(ended: Ended, source: str) -> None:
 
 
 def age_token(sandbox: Sandbox, seconds: int) -> None:
-    """Let the stored token end that many seconds from now; below zero: ago. Its form stops being a JWT for that."""
+    """Make the stored token end after that many seconds, or before now if negative. It is no longer a JWT then."""
     value = json.dumps({"access_token": "opaque.token-of-a-test_0123456789", "app_key_id": "0" * 16})
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute(
@@ -83,9 +83,10 @@ def age_token(sandbox: Sandbox, seconds: int) -> None:
 
 
 class Runner:
-    """A runner with a runtime that a test may damage, and whose uv installs a whole one.
+    """A runner with a runtime that a test may damage, and a uv that installs an undamaged one.
 
-    Both are links to the files of the runtime of all tests. A test that changes a file in place calls ``own`` first.
+    Both contain hard links to the files of the runtime of all tests. A test that changes a file in place calls ``own``
+    first.
     """
 
     def __init__(self, folder: Path, runtime: Path) -> None:
@@ -111,11 +112,11 @@ shutil.copytree({str(self.source)!r}, sys.argv[sys.argv.index("--target") + 1], 
 
     @property
     def builds(self) -> int:
-        """How often it was installed."""
+        """Return the number of installations."""
         calls = self.folder / "calls"
         return len(calls.read_text()) if calls.exists() else 0
 
     def let_uv_install_the_same(self) -> None:
-        """What is damaged stays so when it is installed anew."""
+        """Make uv install the damaged files again."""
         self.source.unlink()
         shutil.copytree(self.runtime, self.source, copy_function=os.link)

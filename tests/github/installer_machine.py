@@ -1,6 +1,6 @@
 """A machine whose pip and uv are stand-ins, for the tests of the runtime.
 
-The installers are programs that note how they were called and make a folder, or fail as told.
+Each stand-in records its call, and then makes a folder or fails, as the test chooses.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-PYTHON = sys.executable  # some tests change what sys says
+PYTHON = sys.executable  # read now, because some tests change it
 NOTHING: Mapping[str, str] = MappingProxyType({})
-#: Notes its call, makes the target, and then does as it is told: nothing more, fail, or wait.
+#: It records its call, makes the target, and then ends, fails or waits, as the test chooses.
 INSTALLER = """#!{python} -IS
 import json, os, signal, sys
 from pathlib import Path
 if "-c" in sys.argv:
-    sys.exit(0)  # asked whether there is a pip
+    sys.exit(0)  # the question whether Python has a pip
 here = Path({folder!r})
 with open(here / "calls", "a") as calls:
     calls.write(json.dumps({{"name": {name!r}, "argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ),
@@ -55,13 +55,13 @@ print(ensure_runtime(folder / "requirements.txt", folder / "requirements-uv.txt"
 
 
 def fail(words: str) -> str:
-    """What a failing installer does."""
+    """Return the code of an installer that fails with these words."""
     return f"sys.exit({words!r})"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine with nothing on its path but what a test puts there."""
+    """A machine whose path has only the programs of a test."""
 
     folder: Path
 
@@ -72,11 +72,11 @@ class Machine:
 
     @property
     def root(self) -> Path:
-        """Where the runtimes are."""
+        """The folder of the runtimes."""
         return self.folder / "tools" / "kis-token-action"
 
     def script(self, name: str, then: str = "") -> str:
-        """The text of an installer."""
+        """Return the text of an installer."""
         return INSTALLER.format(python=PYTHON, folder=str(self.folder), name=name, then=then, packages=PACKAGES)
 
     def put(self, name: str, then: str = "") -> Path:
@@ -87,7 +87,7 @@ class Machine:
         return path
 
     def calls(self, *member: str) -> list[Any]:
-        """What the installers noted: a member of each call, their names unless told otherwise."""
+        """Return a member of each recorded call, by default the installers' names."""
         noted = self.folder / "calls"
         lines = noted.read_text().splitlines() if noted.exists() else []
         return [json.loads(line)[member[0] if member else "name"] for line in lines]
@@ -100,22 +100,22 @@ class Machine:
         *,
         seals: bool = True,
     ) -> Path:
-        """Find or build the runtime, with further variables; with ``end``, also one for this run alone."""
+        """Find or build the runtime, with further variables. With ``end``, a runtime for one run is possible."""
         files = (self.folder / "requirements.txt", self.folder / "requirements-uv.txt")
         at_end = end.callback if end is not None else None
         return ensure_runtime(*files, {**self.env, **env}, time.monotonic() + seconds, at_end, seals=seals)
 
     def start(self, before: str = "") -> subprocess.Popen[str]:
-        """The same in another process, which runs ``before`` first."""
+        """Find or build the runtime in another process, which runs ``before`` first."""
         command = [PYTHON, "-c", before + ENSURE, str(self.folder)]
         return subprocess.Popen(command, cwd=CHECKOUT, env=self.env, stdout=subprocess.PIPE, text=True)
 
     def wait_for_calls(self, count: int) -> None:
-        """Until that many installers run, or it has been too long."""
+        """Wait until that many installers run, or until a time limit."""
         deadline = time.monotonic() + 20
         while len(self.calls()) < count:
             assert time.monotonic() < deadline, "no installer was started"
 
     def folders(self) -> list[str]:
-        """What is there of runtimes, whole or not."""
+        """Return the names of all runtimes, complete or not."""
         return sorted(path.name for path in self.root.iterdir() if path.is_dir())

@@ -1,4 +1,4 @@
-"""The GitHub adapter: what it does with errors that nobody foresaw. Its good days are in test_entrypoint.py."""
+"""Unexpected errors in the GitHub adapter. Its successes are tested in test_entrypoint.py."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET = "sb_secret_that-must-never-be-seen-0123456789"
 
 
 def prepare(monkeypatch: pytest.MonkeyPatch, folder: Path, **variables: str) -> dict[str, Path]:
-    """The environment of a step, and its files."""
+    """Set the environment of a step, and return its files."""
     files = {name: folder / name.lower() for name in ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_STEP_SUMMARY")}
     for name, path in files.items():
         path.touch()
@@ -32,7 +32,7 @@ def prepare(monkeypatch: pytest.MonkeyPatch, folder: Path, **variables: str) -> 
 def test_unforeseen_error_is_named_without_its_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An error that nobody foresaw is one line with its type and place; its text, which may quote a secret, is not."""
+    """An unexpected error is one line with its type and place, without its text, which may quote a secret."""
     files = prepare(monkeypatch, tmp_path, SUPABASE_URL="https://abc.supabase.co", SUPABASE_SERVICE_ROLE_KEY=SECRET)
 
     def fail(*_: object) -> None:
@@ -50,10 +50,10 @@ def test_unforeseen_error_is_named_without_its_text(
     assert "internal-error" in files["GITHUB_OUTPUT"].read_text()
 
 
-def test_failure_shows_what_each_link_said(
+def test_failure_shows_the_result_of_each_source(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The summary of a failure has a row for each link of the chain that was asked, and the remedy."""
+    """The summary of a failure has the result of each source and the remedy."""
     files = prepare(monkeypatch, tmp_path, **(sandbox.variables | {"KIS_BASE_URL": sandbox.kis.paper_url}))
 
     status = action.main(time.monotonic(), None)

@@ -1,4 +1,4 @@
-"""Whoever looks closely sees no secret: step debugging, debug logs, dumps, and tracebacks with local variables."""
+"""Debugging shows no secret: step debugging, debug logs, dumps, and tracebacks with local variables."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from kis_token.store.supabase import SupabaseStore
 from kis_token.token import AppKey, Token
 from tests.leak_capture import chain_of
 from tests.leaks import LEAKS
-from tests.resolver_harness import ENCRYPTION_KEY, Chain, WatchedIssuer, dead_token
+from tests.resolver_harness import ENCRYPTION_KEY, Chain, WatchedIssuer, expired_token
 from tests.secret_patterns import without_masks
 from tests.support import HOUR, first_of, make_token, utc_now
 from tools.step import Ended, run_step
@@ -43,12 +43,12 @@ STEP_DEBUGGING = {"RUNNER_DEBUG": "1", "ACTIONS_STEP_DEBUG": "true", "ACTIONS_RU
 
 
 def shows_secret(*said: str) -> bool:
-    """Whether people see a secret in what was said."""
+    """Whether a readable text contains a secret."""
     return LEAKS.patterns.are_in(without_masks("\n".join(said).encode()))
 
 
 def debug(sandbox: Sandbox, tool_cache: Path, folder: Path, **changed: str) -> Ended:
-    """A step with step debugging on."""
+    """Run a step with step debugging on."""
     account = sandbox.kis.accounts["production"][0]
     inputs = {
         "supabase-url": sandbox.supabase.url,
@@ -65,7 +65,7 @@ def debug(sandbox: Sandbox, tool_cache: Path, folder: Path, **changed: str) -> E
 
 @pytest.mark.parametrize("service_name", ["kis", "sealed"])
 def test_step_debugging_shows_no_secret(sandbox: Sandbox, tool_cache: Path, tmp_path: Path, service_name: str) -> None:
-    """Issued, found again, forced, or from the cache: log and summary hold no secret, though the outputs do."""
+    """Log and summary of a step have no secret, whether its token is issued, stored, forced or cached."""
     sealed = {"encryption_key": ENCRYPTION_KEY} if service_name == "sealed" else {}
     for source, mode in (("oauth", "resolve"), ("supabase", "resolve"), ("oauth", "force"), ("cache", "resolve")):
         if mode == "force":
@@ -79,7 +79,7 @@ def test_step_debugging_shows_no_secret(sandbox: Sandbox, tool_cache: Path, tmp_
 
 
 def pass_time(sandbox: Sandbox, seconds: float) -> None:
-    """Let time pass for KIS, and for the lease as far as it keeps others from issuing."""
+    """Let time pass for KIS, and let the lease permit the next issue at once."""
     sandbox.kis.advance(seconds)
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute("update credential_leases set not_before = null, issued_at = null")
@@ -87,7 +87,7 @@ def pass_time(sandbox: Sandbox, seconds: float) -> None:
 
 def _no_supabase(sandbox: Sandbox) -> dict[str, str]:
     sandbox.supabase.stop()
-    return {"on_store_outage": "fail", "timeout": "21s"}  # a second of it for patience
+    return {"on_store_outage": "fail", "timeout": "21s"}  # a second of it for repetitions
 
 
 def _stalled(sandbox: Sandbox) -> dict[str, str]:
@@ -106,7 +106,7 @@ def _cut_off(sandbox: Sandbox) -> dict[str, str]:
 
 
 def _quoting(sandbox: Sandbox) -> dict[str, str]:
-    """Supabase quotes the key in its error, as a gateway's page might."""
+    """Make Supabase quote the key in its error, as a gateway's page might."""
     body = {"code": "22023", "message": f"no such key: {sandbox.service_key}", "details": None, "hint": None}
     sandbox.supabase.server.add_fault(Fault("answer", "/rest/v1/rpc/", response=Response(400, body)))
     return {}
@@ -133,7 +133,7 @@ FAILURES: dict[str, Callable[[Sandbox], dict[str, str]]] = {
 def test_step_debugging_of_a_failure_shows_no_secret(
     sandbox: Sandbox, tool_cache: Path, tmp_path: Path, code: str
 ) -> None:
-    """Whatever fails, log, summary and outputs of the failure hold no secret, and there is no traceback."""
+    """Log, summary and outputs of any failed step have no secret and no traceback."""
     changed = FAILURES[code](sandbox)
 
     ended = debug(sandbox, tool_cache, tmp_path, **changed)
@@ -144,7 +144,7 @@ def test_step_debugging_of_a_failure_shows_no_secret(
     assert "Traceback" not in ended.log
 
 
-#: A program that logs whatever there is to log, also what http.client prints.
+#: A program that logs everything, also the output of http.client.
 TALKATIVE = """
 import http.client, logging, os, sys, time
 http.client.HTTPConnection.debuglevel = 1
@@ -158,7 +158,7 @@ with open_resolver(Settings.from_env(os.environ), time.monotonic(), print) as re
 
 
 def talk(chain: Chain, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run it in Python's development mode."""
+    """Run the program in Python's development mode."""
     return subprocess.run(
         [sys.executable, "-X", "dev", "-c", TALKATIVE],
         env=os.environ | chain.variables | variables,
@@ -170,7 +170,7 @@ def talk(chain: Chain, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_debug_logs_show_no_secret(chain: Chain) -> None:
-    """With the root logger at DEBUG and http.client's own debugging on, a program that uses the library shows none."""
+    """A program with the root logger at DEBUG and http.client's debugging on shows no secret."""
     variables = {"INPUT_VERIFY": "true", "KIS_TOKEN_ENCRYPTION_KEY": ENCRYPTION_KEY}
     cold, warm = talk(chain, **variables), talk(chain, **variables)
 
@@ -181,7 +181,7 @@ def test_debug_logs_show_no_secret(chain: Chain) -> None:
 
 
 def test_traceback_of_a_program_shows_no_secret(chain: Chain) -> None:
-    """An error that a program does not catch ends it with a traceback that shows no secret."""
+    """The traceback of an error that a program does not catch shows no secret."""
     chain.refuse_issue("EGW00105")
 
     ended = talk(chain)
@@ -193,7 +193,7 @@ def test_traceback_of_a_program_shows_no_secret(chain: Chain) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="a dump is asked for by a signal")
 def test_dump_of_all_threads_shows_no_secret(chain: Chain) -> None:
-    """A program that is aborted while KIS is slow dumps its threads' stacks, and no secret."""
+    """The dump of a program that is aborted while KIS is slow shows its threads' stacks and no secret."""
     chain.kis.production.add_fault(Fault("stall", TOKEN_PATH))
     with subprocess.Popen(
         [sys.executable, "-X", "dev", "-c", TALKATIVE],
@@ -203,7 +203,7 @@ def test_dump_of_all_threads_shows_no_secret(chain: Chain) -> None:
         text=True,
     ) as program:
         while not chain.kis.production.seen and program.poll() is None:
-            pass  # until KIS has been asked
+            pass  # until KIS has got the request
         program.send_signal(signal.SIGABRT)
         said = program.communicate(timeout=30)
 
@@ -214,10 +214,10 @@ def test_dump_of_all_threads_shows_no_secret(chain: Chain) -> None:
 
 
 def test_no_repr_shows_a_secret(chain: Chain) -> None:
-    """Whatever of the library's objects lives after a token was issued, found and refused: no repr shows a secret."""
+    """No repr of the library's objects shows a secret, after a token was issued, found and refused."""
     token = make_token()
     chain.database.put_keys()
-    chain.database.put_token(dead_token())
+    chain.database.put_token(expired_token())
     resolver = chain.resolver()
     view = resolver.look()
     kept = [
@@ -238,13 +238,13 @@ def test_no_repr_shows_a_secret(chain: Chain) -> None:
 
 
 def is_ours(each: object) -> bool:
-    """Whether it is an object of the library, and none of the sandbox's."""
+    """Whether an object belongs to the library and not to the sandbox."""
     module = str(getattr(type(each), "__module__", ""))
     return module.startswith("kis_token.") and not module.startswith("kis_token.sandbox")
 
 
 def test_error_about_a_damaged_cache_holds_none_of_it(tmp_path: Path) -> None:
-    """What decoding a file complains of has the file's content among its arguments: it is not handed on."""
+    """The error about an undecodable cache file does not contain the file's content."""
     path = tmp_path / "cache.json"
     path.touch(mode=0o600)
     path.write_bytes(make_token().to_json().encode() + b"\xff")
@@ -257,7 +257,7 @@ def test_error_about_a_damaged_cache_holds_none_of_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_after", [False, True], ids=["before tokenP", "after tokenP"])
 def test_local_variables_of_the_chain_show_no_secret(chain: Chain, *, is_after: bool) -> None:
-    """A traceback with local variables, as error trackers send it, shows none when the chain breaks in its midst."""
+    """If the chain fails, a traceback with local variables, as error trackers send it, shows no secret."""
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError

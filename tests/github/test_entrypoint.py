@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 
 def issue_by_step(sandbox: Sandbox, tool_cache: Path, folder: Path) -> Ended:
-    """A first resolve, which issues."""
+    """Run a first resolve, which issues a token."""
     ended = run_step(inputs_of(sandbox), folder, {"RUNNER_TOOL_CACHE": str(tool_cache)})
     assert_succeeded(ended, "oauth")
     return ended
 
 
 def test_warm_resolve_costs_one_request_and_installs_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A fresh token costs one GET, with the package index out of reach and an empty tool cache left empty."""
+    """A fresh token costs one GET. The package index is out of reach, and the tool cache stays empty."""
     token = issue_token(sandbox)
     sandbox.supabase.server.forget()
 
@@ -50,7 +50,7 @@ def test_warm_resolve_costs_one_request_and_installs_nothing(sandbox: Sandbox, t
 
 
 def test_outputs_are_those_that_action_yml_declares(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """Both speeds set the same outputs, and with export-credentials and export-env the keys and variables too."""
+    """Fast and slow path set the same outputs and, with export-credentials and export-env, keys and variables."""
     names = {
         "access-token",
         "expires-at",
@@ -81,9 +81,9 @@ def test_outputs_are_those_that_action_yml_declares(sandbox: Sandbox, tool_cache
         assert not shown, "a secret is shown"
 
 
-@pytest.mark.usefixtures("runtime")  # with the slow step's home, no index would be found
+@pytest.mark.usefixtures("runtime")  # in the slow step's home, no index is configured
 def test_token_files_are_written_at_both_speeds(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """token-files is served by the fast path, without packages, and by the slow one, with the same files."""
+    """The fast path, without packages, and the slow path write the same token files."""
     home = tmp_path / "home"
     home.mkdir()
     inputs = inputs_of(sandbox, token_files="kis-auth, kis-trader")
@@ -108,14 +108,14 @@ def test_token_files_are_written_at_both_speeds(sandbox: Sandbox, tool_cache: Pa
 
 @pytest.mark.parametrize("name", ["mojito2", "pykis"])
 def test_unknown_token_file_fails_before_anything_is_asked(unasked: Sandbox, tmp_path: Path, name: str) -> None:
-    """A client that is not served is a mistake in the settings."""
+    """An unsupported client in token-files is a configuration error, and no request is sent."""
     ended = run_step(inputs_of(unasked, token_files=name), tmp_path)
     assert ended.public == failure("invalid-token-files")
     assert unasked.supabase.server.seen == ()
 
 
 def test_token_file_that_cannot_be_written_fails_the_step(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Where a file stands in place of the folder there is an error with its code, and no token among the outputs."""
+    """If a file is in place of the folder, the step fails with the code, and its outputs have no token."""
     issue_token(sandbox)
     (tmp_path / "KIS").touch()
     ended = run_step(inputs_of(sandbox, token_files="kis-auth"), tmp_path / "second", {"HOME": str(tmp_path)})
@@ -124,7 +124,7 @@ def test_token_file_that_cannot_be_written_fails_the_step(sandbox: Sandbox, tmp_
 
 
 def test_cached_token_serves_when_supabase_is_down(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """With Supabase refusing connections a later step of the job gets the cached token, a warning, and no new issue."""
+    """If Supabase refuses connections, a later step of the job gets the cached token and a warning, and issues none."""
     first = issue_by_step(sandbox, tool_cache, tmp_path)
     sandbox.supabase.stop()
 
@@ -137,7 +137,7 @@ def test_cached_token_serves_when_supabase_is_down(sandbox: Sandbox, tool_cache:
 
 
 def test_project_over_its_quota_costs_no_packages(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The cached token with a warning that names the quota; where nothing is cached the step fails with that."""
+    """The cached token is output, and a warning names the quota. Without a cached token, the step fails with it."""
     issue_token(sandbox)
     run_step(inputs_of(sandbox), tmp_path / "job")
     message = "Service for this project is restricted due to the following violations: exceed_egress_quota."
@@ -153,7 +153,7 @@ def test_project_over_its_quota_costs_no_packages(sandbox: Sandbox, tmp_path: Pa
 
 
 def test_warm_resolve_fills_the_cache(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A token that came from Supabase is cached, 0600, for a later step without Supabase."""
+    """A token from Supabase is cached, with mode 0600, for a later step without Supabase."""
     issue_token(sandbox)
     run_step(inputs_of(sandbox), tmp_path / "job")
     cache = tmp_path / "job" / "temp" / ".kis_token_cache.json"
@@ -164,7 +164,7 @@ def test_warm_resolve_fills_the_cache(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 def test_stale_token_is_renewed(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """A token with less life than min-validity is replaced by a new one, in the store as well."""
+    """A token that is valid for less than min-validity is replaced by a new one, also in the store."""
     issue_token(sandbox)
     sandbox.kis.advance(7 * 3600)
     age_token(sandbox, 300)
@@ -177,7 +177,7 @@ def test_stale_token_is_renewed(sandbox: Sandbox, tool_cache: Path, tmp_path: Pa
 
 
 def test_rotate_does_nothing_before_it_is_due(sandbox: Sandbox, tmp_path: Path) -> None:
-    """mode: rotate with a young token is one GET that says when it will be due."""
+    """mode: rotate with a young token sends one GET and reports when the token is due."""
     issue_token(sandbox)
     sandbox.supabase.server.forget()
 
@@ -189,7 +189,7 @@ def test_rotate_does_nothing_before_it_is_due(sandbox: Sandbox, tmp_path: Path) 
 
 
 def test_without_an_output_file_nothing_is_asked(unasked: Sandbox, tmp_path: Path) -> None:
-    """Where the output cannot be written the step fails before it asks anybody, with one line and no traceback."""
+    """If the output cannot be written, the step fails before any request, with one line and no traceback."""
     ended = run_step(inputs_of(unasked), tmp_path, {"GITHUB_OUTPUT": str(tmp_path / "nowhere" / "output")})
 
     assert ended.status == 1
@@ -199,7 +199,7 @@ def test_without_an_output_file_nothing_is_asked(unasked: Sandbox, tmp_path: Pat
 
 
 def test_token_is_in_no_other_file(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """After a step the token is in its output and in the cache, and nowhere else in the job's folder."""
+    """After a step, the token is in its output and in the cache, and in no other file of the job's folder."""
     token = issue_by_step(sandbox, tool_cache, tmp_path).outputs["access-token"]
 
     holders = {path.name for path in tmp_path.rglob("*") if path.is_file() and token.encode() in path.read_bytes()}
@@ -208,7 +208,7 @@ def test_token_is_in_no_other_file(sandbox: Sandbox, tool_cache: Path, tmp_path:
 
 
 def test_redirect_is_not_followed(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A redirect ends the step at once, with nothing cached; the key is not carried along."""
+    """A redirect ends the step at once. Nothing is cached, and the target of the redirect does not get the key."""
     away = Response(302, b"", {"Location": sandbox.kis.production_url})
     sandbox.supabase.server.add_fault(Fault("answer", response=away))
 
@@ -219,7 +219,7 @@ def test_redirect_is_not_followed(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 def test_caller_s_python_plays_no_part(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """Modules, .pth files and PYTHON variables of the caller are not loaded, on either path."""
+    """No path loads modules, .pth files or PYTHON variables of the caller."""
     trap = tmp_path / "trap"
     trap.mkdir()
     for name in ("json", "sitecustomize", "usercustomize", "requests", "supabase", "kis_token"):
@@ -236,11 +236,11 @@ def test_caller_s_python_plays_no_part(sandbox: Sandbox, tool_cache: Path, tmp_p
 
 
 def test_started_plainly_it_insists_on_isolation(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Started without its flags it starts itself again with them."""
+    """The program that is started without its options starts itself again with them."""
     issue_token(sandbox)
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('the caller was loaded')\n")
     environment = step_environment(inputs_of(sandbox), {"PYTHONPATH": str(tmp_path)}, tmp_path / "second")
-    del environment["PYTHONPATH"]  # the first start would load it before any code of ours runs
+    del environment["PYTHONPATH"]  # the first start would load it before any code of this project
 
     done = subprocess.run(
         [sys.executable, str(CHECKOUT / "entrypoint.py")], env=environment, capture_output=True, check=False, timeout=60
@@ -251,7 +251,7 @@ def test_started_plainly_it_insists_on_isolation(sandbox: Sandbox, tmp_path: Pat
 
 
 def test_without_python_the_step_says_so(unasked: Sandbox, tmp_path: Path) -> None:
-    """On a machine without Python there is one error line, and the outputs of a failure."""
+    """A machine without Python gives one error line and the outputs of a failure."""
     path = tmp_path / "bin"
     path.mkdir()
 

@@ -65,7 +65,7 @@ BAD_INPUTS = {
 
 
 def assert_faults(ended: Ended, codes: list[str], sandbox: Sandbox, folder: Path) -> None:
-    """Each fault is one error line with its code and what to do; exit 1, no traceback, nothing asked or written."""
+    """Check that each fault is one error line with code and remedy: exit 1, no traceback, no request, no file."""
     assert ended.status == 1
     assert len(errors(ended)) == len(codes)
     for line, code in zip(errors(ended), codes, strict=True):
@@ -83,7 +83,7 @@ def assert_faults(ended: Ended, codes: list[str], sandbox: Sandbox, folder: Path
 def test_bad_input_gives_one_line_for_each_fault(
     unasked: Sandbox, tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each fault is named before the step's time begins to run: by the program's own code, in this process."""
+    """Each fault is reported before the step's time begins. The program's own code runs in this process."""
     changed, codes = BAD_INPUTS[case]
     environment = step_environment(inputs_of(unasked) | changed, UNREACHABLE_INDEX, tmp_path)
     monkeypatch.setattr(os, "environ", environment)
@@ -97,7 +97,7 @@ def test_bad_input_gives_one_line_for_each_fault(
 
 @pytest.mark.parametrize("case", ["no url", "line break in key", "several at once"])
 def test_bad_input_of_a_step(unasked: Sandbox, tmp_path: Path, case: str) -> None:
-    """The same in a step: one fault, a value of two lines, and several faults."""
+    """A step reports one fault, a value of two lines, and several faults."""
     changed, codes = BAD_INPUTS[case]
 
     ended = run_step(inputs_of(unasked) | changed, tmp_path, UNREACHABLE_INDEX)
@@ -114,7 +114,7 @@ def test_blanks_around_values_are_cut_off(sandbox: Sandbox, tmp_path: Path) -> N
 
 
 def test_pull_request_of_a_fork_is_told_why(unasked: Sandbox, tmp_path: Path) -> None:
-    """Without secrets because the pull request comes from a fork, the error says just that."""
+    """If secrets are missing because the pull request comes from a fork, the error says so."""
     repositories = {"head": {"repo": {"full_name": "fork/bot"}}, "base": {"repo": {"full_name": "someone/bot"}}}
     event = tmp_path / "event.json"
     event.write_text(json.dumps({"pull_request": repositories}))
@@ -145,7 +145,7 @@ def _guide_table_alone(sandbox: Sandbox) -> dict[str, str]:
 
 
 def _anon_key(sandbox: Sandbox) -> dict[str, str]:
-    # A key that does not show what it is, unlike those that begin with sb_publishable_.
+    # A key that does not show its kind, unlike those that begin with sb_publishable_.
     sandbox.supabase.stop()
     key = "0123456789abcdefghijklmnopqrstuvwxyz"
     sandbox.supabase._roles[key] = "anon"
@@ -187,8 +187,8 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("code", first_of(4, MISTAKES))
-def test_mistake_in_the_set_up_is_named(sandbox: Sandbox, tool_cache: Path, tmp_path: Path, code: str) -> None:
-    """A mistake that only Supabase or KIS can see is one error line with its code and remedy; nothing is stored."""
+def test_configuration_error_is_named(sandbox: Sandbox, tool_cache: Path, tmp_path: Path, code: str) -> None:
+    """An error that only Supabase or KIS can detect is one line with code and remedy; nothing is stored."""
     changed = MISTAKES[code](sandbox)
 
     ended = run_step(inputs_of(sandbox) | changed, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})

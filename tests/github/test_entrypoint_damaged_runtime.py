@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 
 def own(path: Path) -> Path:
-    """Break the link to the runtime of all tests, for a test that changes the file in place."""
+    """Replace the hard link by a copy, for a test that changes the file in place."""
     copy = path.with_name(f"{path.name}.copy")
     shutil.copy2(path, copy)
     return copy.replace(path)
 
 
 def spoil_bytecode(runtime: Path, name: str) -> None:
-    """Bytecode that Python takes for good until it reads it."""
+    """Damage bytecode so that Python accepts its header and fails to read the rest."""
     path = Path(py_compile.compile(str(runtime / name), doraise=True) or "")
     path.write_bytes(path.read_bytes()[:16] + bytes(1000))
 
 
 def cut_bytecode(runtime: Path, name: str) -> None:
-    """As a full disk leaves it."""
+    """Truncate bytecode, as a full disk does."""
     path = Path(py_compile.compile(str(runtime / name), doraise=True) or "")
     os.truncate(path, 1000)
 
 
 def spoil_source(runtime: Path, name: str) -> None:
-    """Damage that neither size nor time shows: a disk that lost what it had confirmed."""
+    """Damage a file without a change of its size and time, as by a disk that lost confirmed data."""
     path = own(runtime / name)
     before = path.stat()
     path.write_bytes(bytes(before.st_size))
@@ -56,7 +56,7 @@ def spoil_source(runtime: Path, name: str) -> None:
 
 
 def spoil_compiled(runtime: Path) -> None:
-    """The same with machine code."""
+    """Damage machine code without a change of its size and time."""
     (path,) = runtime.glob("cryptography/hazmat/bindings/_rust.*[od]")
     before = own(path).stat()
     path.write_bytes(bytes(before.st_size))
@@ -64,7 +64,7 @@ def spoil_compiled(runtime: Path) -> None:
 
 
 def cut_compiled(runtime: Path) -> None:
-    """Half of it is gone: to load it would kill the process."""
+    """Remove half of the machine code. Loading it would kill the process."""
     (path,) = runtime.glob("pydantic_core/_pydantic_core.*[od]")  # .so or .pyd
     os.truncate(own(path), path.stat().st_size // 2)
 
@@ -84,7 +84,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", first_of(4, DAMAGE))
 def test_a_damaged_runtime_is_installed_anew_once(sandbox: Sandbox, runner: Runner, tmp_path: Path, name: str) -> None:
-    """Whatever is missing, cut or cannot be loaded: the step goes on with new packages, and issues once."""
+    """If files are missing, truncated or cannot be loaded, the step installs the packages again and issues once."""
     DAMAGE[name](runner.runtime)
 
     ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env)
@@ -97,7 +97,7 @@ def test_a_damaged_runtime_is_installed_anew_once(sandbox: Sandbox, runner: Runn
 
 
 def test_a_runtime_of_another_platform_is_installed_anew(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """A tool cache that was copied from another machine has compiled modules under that machine's names."""
+    """A tool cache copied from another machine has compiled modules under that machine's names."""
     (path,) = runner.runtime.glob("pydantic_core/_pydantic_core.*[od]")
     path.rename(path.with_name("_pydantic_core.cpython-39-aarch64-linux-musl.so"))
     write_manifest(runner.runtime)
@@ -109,7 +109,7 @@ def test_a_runtime_of_another_platform_is_installed_anew(sandbox: Sandbox, runne
 
 
 def test_a_runtime_for_another_machine_is_installed_anew(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """Machine code that cannot be loaded here, although it is as recorded, where a sealed value needs it."""
+    """Undamaged machine code that cannot be loaded here is installed again if a sealed value needs it."""
     spoil_compiled(runner.runtime)
     key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
     with psycopg.connect(sandbox.owner_dsn) as connection:
@@ -122,11 +122,11 @@ def test_a_runtime_for_another_machine_is_installed_anew(sandbox: Sandbox, runne
     assert_succeeded(ended, "oauth")
     assert runner.builds == 1
     told = [line for line in ended.log.splitlines() if line.startswith("The packages cannot be loaded (")]
-    assert told == ["The packages cannot be loaded (_rust). They are installed anew."]
+    assert told == ["The packages cannot be loaded (_rust). They are installed again."]
 
 
 def test_packages_that_can_never_be_loaded_are_one_error(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """Where new packages are no better, the step ends after one installation, within its time, and says what it saw."""
+    """If new packages cannot be loaded either, the step ends after one installation, in time, with the reason."""
     spoil_bytecode(runner.runtime, "actions_toolkit/core.py")
     runner.let_uv_install_the_same()
 
@@ -134,13 +134,13 @@ def test_packages_that_can_never_be_loaded_are_one_error(sandbox: Sandbox, runne
 
     assert ended.public == failure("runtime-failed")
     assert len(errors(ended)) == 1
-    assert "installed anew and cannot be loaded (ValueError)" in errors(ended)[0]
+    assert "installed again and cannot be loaded (ValueError)" in errors(ended)[0]
     assert runner.builds == 1
     assert "Traceback" not in ended.log
 
 
 def test_a_stale_token_is_used_when_packages_cannot_be_loaded(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """A valid token is not withheld because the packages are damaged."""
+    """A valid token is output even if the packages are damaged."""
     issue_token(sandbox)
     age_token(sandbox, 300)
     spoil_bytecode(runner.runtime, "actions_toolkit/core.py")
@@ -154,7 +154,7 @@ def test_a_stale_token_is_used_when_packages_cannot_be_loaded(sandbox: Sandbox, 
 
 
 def test_the_second_start_has_the_time_of_the_first(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """The timeout counts from the first start: it does not begin anew with the packages."""
+    """The timeout counts from the first start and does not begin again."""
     started = time.monotonic() - 100
     environment = step_environment(inputs_of(sandbox, timeout="100s"), runner.env, tmp_path / "job")
     command = [sys.executable, "-I", "-S", "-X", "utf8", str(CHECKOUT / "entrypoint.py"), f"--reinstall={started!r}"]

@@ -1,4 +1,4 @@
-"""A step that needs the packages: they are installed once, by one of two steps, and not in every place."""
+"""A step that needs the packages: two steps install them once, in a place that no other user can change."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class TwoColdSteps:
     sandbox: Sandbox
     tools: Path
     ended: list[Ended]
-    #: The command lines of all processes that ran meanwhile.
+    #: The command lines of all processes that ran during these steps.
     commands: set[bytes]
 
 
 @pytest.fixture(scope="module")
 def two_cold_steps(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoColdSteps]:
-    """The packages are really installed, from the index: once for all tests that judge it."""
+    """Really install the packages from the index, once for all tests that use them."""
     folder = tmp_path_factory.mktemp("cold")
     for name in ("tools", "machine"):
         (folder / name).mkdir()
@@ -58,7 +58,7 @@ def two_cold_steps(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPath
     def watch() -> None:
         while not done.wait(0.01):
             for process in Path("/proc").glob("[0-9]*"):
-                with suppress(OSError):  # ended meanwhile
+                with suppress(OSError):  # the process has ended
                     commands.add((process / "cmdline").read_bytes())
 
     env = {"RUNNER_TOOL_CACHE": str(folder / "tools"), "XDG_CACHE_HOME": str(folder / "machine")}
@@ -88,7 +88,7 @@ def test_two_cold_steps_at_once_build_once_and_issue_once(two_cold_steps: TwoCol
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="the process list is read from /proc")
 def test_no_secret_is_on_a_command_line(two_cold_steps: TwoColdSteps) -> None:
-    """While packages are installed, Supabase is asked and KIS issues, no process has a secret among its arguments."""
+    """No process has a secret in its arguments during the installation, the requests to Supabase and the issue."""
     account = two_cold_steps.sandbox.kis.accounts["production"][0]
     tokens = {step.outputs["access-token"] for step in two_cold_steps.ended}
     commands = two_cold_steps.commands
@@ -100,7 +100,7 @@ def test_no_secret_is_on_a_command_line(two_cold_steps: TwoColdSteps) -> None:
 
 
 def test_stale_token_is_used_when_packages_cannot_be_installed(sandbox: Sandbox, tmp_path: Path) -> None:
-    """A token that lives is not withheld because the renewal fails before it begins; a warning says what failed."""
+    """If the packages cannot be installed, a valid token is output, and a warning has the reason."""
     issue_token(sandbox)
     age_token(sandbox, 300)
 
@@ -112,7 +112,7 @@ def test_stale_token_is_used_when_packages_cannot_be_installed(sandbox: Sandbox,
 
 
 def test_without_a_key_nothing_needs_cryptography(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """A runtime that has none issues, stores and outputs a token."""
+    """A runtime without cryptography issues, stores and outputs a token."""
     for name in ("cryptography", "cffi"):
         shutil.rmtree(runner.runtime / name)
     write_manifest(runner.runtime)
@@ -125,7 +125,7 @@ def test_without_a_key_nothing_needs_cryptography(sandbox: Sandbox, runner: Runn
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of this kind are POSIX's")
 def test_umask_of_a_group_leaves_the_runtime_whole(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """Where users share their group by default, the folders of bytecode that a step makes are no damage to the next."""
+    """If the umask lets a group write, the folders for bytecode that a step makes are no damage for the next step."""
     for folder in [*runner.runtime.rglob("__pycache__")]:
         shutil.rmtree(folder)
     before = os.umask(0o002)
@@ -142,7 +142,7 @@ def test_umask_of_a_group_leaves_the_runtime_whole(sandbox: Sandbox, runner: Run
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of this kind are POSIX's")
 def test_where_every_place_is_open_the_step_works(sandbox: Sandbox, runner: Runner, tmp_path: Path) -> None:
-    """As on GitHub's image for runner pods: home, tool cache and temporary folder below a folder of mode 0777."""
+    """A step works on GitHub's image for runner pods: all usual places are below a folder of mode 0777."""
     home = tmp_path / "home"
     for name in ("tools", "temp"):
         (home / name).mkdir(parents=True)
@@ -160,6 +160,6 @@ def test_where_every_place_is_open_the_step_works(sandbox: Sandbox, runner: Runn
     ended = run_step(inputs_of(sandbox), tmp_path / "job", runner.env | env)
 
     assert_succeeded(ended, "oauth")
-    # What stays is the private folder with the machine's note of the call, which is empty.
+    # Only the private folder with the machine's note of the call stays, and the note is empty.
     assert [each.name for each in (tmp_path / "tmp").iterdir()] == [f"kis-token-{os.geteuid()}"]
     assert not (home / "tools" / "kis-token-action").exists()

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def test_nothing_outlasts_the_timeout(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Where something hangs the step ends at its timeout, with one error line and its code."""
+    """A step that hangs ends at its timeout, with one error line and its code."""
     sandbox.supabase.server.add_fault(Fault("stall"))
     started = time.monotonic()
 
@@ -36,7 +36,7 @@ def test_nothing_outlasts_the_timeout(sandbox: Sandbox, tmp_path: Path) -> None:
     assert time.monotonic() - started < 10
 
 
-#: A step whose end and timeout come together, with a runner that is slow to read its output.
+#: A step that ends at its timeout, with a runner that reads the output slowly.
 ENDS_AT_ITS_TIMEOUT = """
 import os, threading, time
 from datetime import timedelta
@@ -64,12 +64,14 @@ raise SystemExit(entrypoint.run_step())
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_step_that_ends_at_its_timeout_is_not_aborted() -> None:
-    """The watch that is reporting when the step ends has its say: Python does not abort over its output."""
+    """A step that ends while its watch reports waits for the report, so Python does not abort over the output."""
     command = [sys.executable, "-c", ENDS_AT_ITS_TIMEOUT]
     environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as step:
         with suppress(subprocess.TimeoutExpired):
-            step.wait(1)  # its output is longer than the pipe, so it ends before it is read only by being aborted
+            step.wait(
+                1
+            )  # its output is longer than the pipe, so it can end before the output is read only if Python aborts
         assert step.stdout is not None
         said = step.stdout.read()
 
@@ -102,7 +104,7 @@ def test_cancelled_step_gives_its_lease_back(
             signal.signal(signal.SIGINT, before)
     with log, process, psycopg.connect(sandbox.owner_dsn, autocommit=True) as connection:
         while not sandbox.kis.production.seen and process.poll() is None:
-            pass  # until KIS has been asked
+            pass  # until KIS has got the request
         process.send_signal(number)
         status = process.wait(30)
         lease = connection.execute("select holder, last_error from credential_leases").fetchone()

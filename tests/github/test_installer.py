@@ -1,6 +1,6 @@
-"""Real installers: the machine's settings of pip and uv, and packages that have no wheel for this Python.
+"""Real installers: the machine's settings of pip and uv, and packages without a wheel for this Python.
 
-The packages are made here and lie on a loopback index.
+The tests make the packages and serve them on a loopback index.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @dataclass(frozen=True)
 class Index:
-    """A folder with a package index, and where it is served."""
+    """A folder with a package index, and its address."""
 
     folder: Path
     url: str
 
     def add(self, name: str, files: list[str], tag: str = "py3-none-any") -> str:
-        """Put a package on the index: its line for a lock."""
+        """Put a package on the index, and return its line for a lock."""
         place = self.folder / name
         place.mkdir()
         wheel = place / f"{name}-1.0-{tag}.whl"
@@ -77,7 +77,7 @@ def index(tmp_path: Path) -> Iterator[Index]:
 
 @pytest.fixture(scope="session")
 def uv(tmp_path_factory: pytest.TempPathFactory, child_processes: None) -> Path:  # noqa: ARG001 - pip
-    """The folder of a real uv: that of make, or one that pip fetches."""
+    """The folder of a real uv: the one of make, or one that pip fetches."""
     folder = CHECKOUT / "build" / "uv"
     if not folder.exists():
         folder = tmp_path_factory.mktemp("uv")
@@ -95,7 +95,7 @@ class Job:
 
     @property
     def target(self) -> Path:
-        """Where the packages go."""
+        """The folder for the packages."""
         return self.folder / "tools" / "runtime"
 
     def install(self, lock: str, env: dict[str, str], path: Path | str = "", *, seals: bool = True) -> None:
@@ -103,14 +103,14 @@ class Job:
         self.target.parent.mkdir(mode=0o700, exist_ok=True)
         requirements = self.folder / "requirements.txt"
         requirements.write_text(lock)
-        # There is no uv to fetch: without one on the path, pip itself installs.
+        # The index has no uv, so pip itself installs if the path has no uv.
         (self.folder / "requirements-uv.txt").write_text(f"absent==1.0 --hash=sha256:{'0' * 64}\n")
         machine = {"PATH": f"{path}", "HOME": f"{self.folder / 'home'}"}
         limit = time.monotonic() + 60
         install(requirements, self.folder / "requirements-uv.txt", self.target, machine | env, limit, seals=seals)
 
     def write(self, name: str, text: str) -> str:
-        """A file with settings; its path."""
+        """Write a file with settings, and return its path."""
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -128,12 +128,12 @@ def job(tmp_path: Path, index: Index, child_processes: None, monkeypatch: pytest
 
 @pytest.fixture
 def lock(index: Index) -> str:
-    """A lock of all that the chain imports, in two packages."""
+    """A lock of all packages that the chain imports, in two packages."""
     rest = [f"{name}/__init__.py" for name in PACKAGES if name != "cryptography"]
     return index.add("rest", rest) + index.add("cryptography", ["cryptography/hazmat/bindings/_rust.py"])
 
 
-#: Settings of pip, each of which would install something else, elsewhere, or nothing.
+#: Settings of pip, each of which would install other packages, in another folder, or nothing.
 CONTRADICTIONS = {
     "constraint": "constraints.txt",
     "requirement": "more.txt",
@@ -173,7 +173,7 @@ def test_pip_s_contradicting_variables_play_no_part(job: Job, lock: str) -> None
 
 @pytest.mark.parametrize("section", first_of(1, ["global", "install"]))
 def test_pip_s_contradicting_files_play_no_part(job: Job, lock: str, section: str) -> None:
-    """Nor do those of a configuration file, whose index is used all the same."""
+    """No such setting of a configuration file reaches pip; its index does."""
     contradicting = "".join(f"{name} = {value}\n" for name, value in CONTRADICTIONS.items())
     job.write("home/.config/pip/pip.conf", f"[{section}]\n{contradicting}index-url = {job.index.url}\n")
     job.install(lock, {"APPDATA": f"{job.folder / 'home' / '.config'}"})
@@ -181,7 +181,7 @@ def test_pip_s_contradicting_files_play_no_part(job: Job, lock: str, section: st
 
 
 def test_relative_paths_are_those_of_the_job(job: Job, lock: str) -> None:
-    """PIP_CONFIG_FILE and find-links mean the job's folder, although pip runs in another."""
+    """PIP_CONFIG_FILE and find-links are relative to the job's folder, although pip runs in another."""
     job.write("work/ci/pip.conf", "[global]\nno-index = true\nfind-links =\n    nowhere\n    wheels\n")
     (job.folder / "work" / "wheels").mkdir()
     for wheel in job.index.folder.glob("*/*.whl"):
@@ -235,7 +235,7 @@ reads_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python 
 
 
 def test_uv_s_contradicting_variables_play_no_part(job: Job, lock: str, uv: Path) -> None:
-    """No constraint, Python or date of the job reaches uv; its index does. pip is never asked."""
+    """No constraint, Python or date of the job reaches uv; its index does. pip is never run."""
     job.install(lock, {**UV_VARIABLES, "UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": "http://127.0.0.1:9"}, uv)
     assert (job.target / "supabase").is_dir()
 
@@ -243,7 +243,7 @@ def test_uv_s_contradicting_variables_play_no_part(job: Job, lock: str, uv: Path
 @reads_toml
 @pytest.mark.parametrize("place", ["home/.config/uv/uv.toml", "xdg/uv/uv.toml", "work/ci/uv.toml"])
 def test_uv_s_contradicting_files_play_no_part(job: Job, lock: str, uv: Path, place: str) -> None:
-    """Nor do those of a configuration file, whose index is used all the same."""
+    """No such setting of a configuration file reaches uv; its index does."""
     index = f'[[index]]\nname = "loopback"\nurl = "{job.index.url}"\ndefault = true\n'
     job.write(place, UV_SETTINGS.replace("[pip]", index + "[pip]"))
     named = {"UV_CONFIG_FILE": "ci/uv.toml"} if place.startswith("work") else {}
@@ -255,7 +255,7 @@ def test_uv_s_contradicting_files_play_no_part(job: Job, lock: str, uv: Path, pl
 
 @pytest.mark.parametrize("name", ["uv.toml", "pyproject.toml"])
 def test_a_project_above_the_runtime_plays_no_part(job: Job, lock: str, uv: Path, name: str) -> None:
-    """A file in a folder above the packages is some project's, whatever it holds."""
+    """A project's file in a folder above the packages has no effect."""
     job.write(name, "[tool.uv]\nrequired-version = '>=99'\n" if name == "pyproject.toml" else "nonsense = 1\n")
     job.install(lock, {"UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": "http://127.0.0.1:9"}, uv)
     assert (job.target / "supabase").is_dir()
@@ -263,7 +263,7 @@ def test_a_project_above_the_runtime_plays_no_part(job: Job, lock: str, uv: Path
 
 @reads_toml
 def test_uv_s_files_are_joined_as_uv_joins_them(job: Job) -> None:
-    """The user's value counts before the system's, lists are joined, and a relative folder is the file's."""
+    """The user's value counts before the system's, lists are joined, and a relative folder is relative to its file."""
     (job.folder / "home" / ".config" / "uv" / "wheels").mkdir(parents=True)
     job.write(
         "home/.config/uv/uv.toml",
@@ -321,20 +321,20 @@ KEPT = [
 
 
 @pytest.mark.parametrize("name", KEPT)
-def test_where_packages_come_from_is_the_machine_s_to_say(name: str) -> None:
+def test_package_sources_of_the_machine_are_passed_on(name: str) -> None:
     """Indexes, their credentials, proxies, certificates and limits of the network are passed on."""
     assert select_variables({name: "https://value.example/"}) == {name: "https://value.example/"}
 
 
 def test_a_broken_file_of_pip_s_plays_no_part(job: Job, lock: str) -> None:
-    """A file that pip cannot read is no reason to do without pip."""
+    """The machine's pip is still used if it cannot read one of its files."""
     job.write("work/pip.conf", "no section\n")
     job.install(lock, {"PIP_CONFIG_FILE": "pip.conf", "PIP_INDEX_URL": job.index.url})
     assert (job.target / "supabase").is_dir()
 
 
 def test_a_package_without_a_wheel_is_named_with_this_python(job: Job, lock: str, uv: Path) -> None:
-    """Where uv finds the version and no wheel for this Python, the error says which package, Python and platform."""
+    """If uv finds the version but no wheel for this Python, the error names package, Python and platform."""
     scarce = job.index.add("scarce", [], OTHER_PLATFORM)
     with pytest.raises(EnvironmentFault) as caught:
         job.install(lock + scarce, {"UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": job.index.url}, uv)
@@ -345,7 +345,7 @@ def test_a_package_without_a_wheel_is_named_with_this_python(job: Job, lock: str
 
 @pytest.mark.parametrize("has_uv", first_of(1, [True, False]))
 def test_a_version_that_the_index_lacks_is_not_called_unsupported(job: Job, lock: str, uv: Path, has_uv: bool) -> None:  # noqa: FBT001 - a table
-    """A mirror may be behind: the error has the installer's words, and the Python."""
+    """If the index lacks a version, as an old mirror does, the error has the installer's words and the Python."""
     absent = f"absent==1.0 --hash=sha256:{'0' * 64}\n"
     env = {"UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": job.index.url}
     with pytest.raises(EnvironmentFault) as caught:
@@ -356,7 +356,7 @@ def test_a_version_that_the_index_lacks_is_not_called_unsupported(job: Job, lock
 
 @pytest.mark.parametrize("has_uv", first_of(1, [True, False]))
 def test_without_a_key_no_wheel_of_cryptography_is_needed(job: Job, index: Index, uv: Path, has_uv: bool) -> None:  # noqa: FBT001 - a table
-    """The rest is installed and marked; with an encryption key the error names the package."""
+    """Without a key, the other packages are installed and marked. With a key, the error names cryptography."""
     lock = index.add("rest", [f"{name}/__init__.py" for name in PACKAGES if name != "cryptography"])
     lock += index.add("cryptography", [], OTHER_PLATFORM)
     env = {"UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": job.index.url}
@@ -370,7 +370,7 @@ def test_without_a_key_no_wheel_of_cryptography_is_needed(job: Job, index: Index
 
 
 def test_other_packages_are_needed_without_a_key_too(job: Job, index: Index, lock: str, uv: Path) -> None:
-    """No other package is left out."""
+    """Without a key, no package but cryptography and its own requirements is left out."""
     scarce = index.add("scarce", [], OTHER_PLATFORM)
     env = {"UV_DEFAULT_INDEX": index.url, "PIP_INDEX_URL": index.url}
     with pytest.raises(EnvironmentFault, match="scarce"):

@@ -1,4 +1,4 @@
-"""uv and pip, the real ones, at an index behind a company's certificate: they trust what this project trusts."""
+"""The real uv and pip, with an index behind a company's certificate: they trust the same as this project."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ UV = shutil.which("uv", path=os.pathsep.join([str(CHECKOUT / "build" / "uv" / "b
 
 
 def make_wheel() -> bytes:
-    """A wheel that has what the chain imports, by name."""
+    """Return a wheel that has the names of all modules that the chain imports."""
     modules = [f"{package}/__init__.py" for package in (*PACKAGES, "cryptography/hazmat/bindings/_rust")]
     info = "package-1.dist-info"
     files = {
@@ -52,14 +52,14 @@ PAGE = '<!DOCTYPE html><html><body><a href="/package-1-py3-none-any.whl">package
 
 
 class Index(LoopbackServer):
-    """A package index that has one package. ``agents`` are the programs that have asked it."""
+    """A package index with one package. ``agents`` are the programs that have sent requests."""
 
     def __init__(self, tls: ssl.SSLContext) -> None:
         super().__init__(self.serve, tls=tls)
         self.agents: set[str] = set()
 
     def serve(self, request: Request) -> Response:
-        """The page of the package, or its wheel."""
+        """Return the page of the package, or its wheel."""
         self.agents.add(f"{request.headers['User-Agent']}".partition("/")[0])
         if request.path.endswith(".whl"):
             return Response(200, WHEEL, {"Content-Type": "application/octet-stream"})
@@ -70,7 +70,7 @@ class Index(LoopbackServer):
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[tuple[Index, str]]:
-    """The index, and the certificate that vouches for it."""
+    """The index, and the certificate to trust."""
     authority = make_authority(tmp_path)
     with Index(authority.server()) as server:
         yield server, str(authority.file)
@@ -78,7 +78,7 @@ def index(tmp_path: Path) -> Iterator[tuple[Index, str]]:
 
 @pytest.fixture
 def installer(request: pytest.FixtureRequest, tmp_path: Path, child_processes: None) -> str:  # noqa: ARG001 - the installer's
-    """The PATH of a machine that has uv, or has none, so that pip is used."""
+    """The PATH of a machine with uv, or without uv, so that pip is used."""
     folder = tmp_path / "bin"
     folder.mkdir()
     if request.param == "uv":
@@ -91,7 +91,7 @@ def installer(request: pytest.FixtureRequest, tmp_path: Path, child_processes: N
 
 
 def install_from(index: Index, folder: Path, path: str, env: dict[str, str]) -> Path:
-    """Install the index's package; where it was installed."""
+    """Install the index's package, and return its folder."""
     locked, uv_locked = folder / "requirements.txt", folder / "requirements-uv.txt"
     locked.write_text(f"package==1 --hash=sha256:{hashlib.sha256(WHEEL).hexdigest()}\n")
     uv_locked.write_text("uv==1 --hash=sha256:00\n")
@@ -119,9 +119,10 @@ def install_from(index: Index, folder: Path, path: str, env: dict[str, str]) -> 
 def test_each_variable_alone_counts_for_the_installers(
     index: tuple[Index, str], tmp_path: Path, installer: str, variable: str
 ) -> None:
-    """Uv does not know REQUESTS_CA_BUNDLE, and older pips know nothing of SSL_CERT_FILE: both get one file.
+    """Both installers get one file with all certificates.
 
-    A certificate that pip's own settings name is in it too.
+    By itself, uv ignores REQUESTS_CA_BUNDLE, and older pips ignore SSL_CERT_FILE. The file also has a certificate that
+    pip's own settings name.
     """
     server, certificate = index
     named = certificate
@@ -141,7 +142,7 @@ def test_each_variable_alone_counts_for_the_installers(
 def test_an_index_that_nothing_vouches_for_gets_no_request(
     index: tuple[Index, str], tmp_path: Path, installer: str
 ) -> None:
-    """No variable, no package: uv, and pip after it, go on checking certificates."""
+    """Without a variable, uv and pip still check certificates, and no package is installed."""
     server, _ = index
     with pytest.raises(EnvironmentFault):
         install_from(server, tmp_path, installer, {})

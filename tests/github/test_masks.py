@@ -1,4 +1,4 @@
-"""Masks of one step: each secret value is given to the runner once, before the outputs, however the step goes."""
+"""The masks of one step: the runner gets each secret value once, before the outputs, on each path."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MASK = "::add-mask::"
 
 
 def inputs_of(sandbox: Sandbox) -> dict[str, str]:
-    """The inputs of a step with keys and outputs of every kind."""
+    """Return the inputs of a step with keys and outputs of every kind."""
     account = sandbox.kis.accounts["production"][0]
     return {
         "supabase-url": sandbox.supabase.url,
@@ -37,7 +37,7 @@ def inputs_of(sandbox: Sandbox) -> dict[str, str]:
 
 
 def assert_each_secret_is_masked_once(ended: Ended, sandbox: Sandbox) -> None:
-    """The log has one mask for each of the five secrets of a step, and none for anything else."""
+    """Check that the log has one mask for each of a step's five secrets, and no other mask."""
     account, token = sandbox.kis.accounts["production"][0], ended.outputs["access-token"]
     secrets = [sandbox.service_key, account.app_key, account.app_secret, token, payload_of(token)]
     masked = Counter(line.removeprefix(MASK) for line in ended.log.splitlines() if line.startswith(MASK))
@@ -54,7 +54,7 @@ def test_warm_step_masks_each_secret_once(sandbox: Sandbox, tmp_path: Path) -> N
 
 
 def test_issuing_step_masks_each_secret_once(sandbox: Sandbox, tool_cache: Path, tmp_path: Path) -> None:
-    """The fast path hands its masks over to the chain, which repeats none of them and adds the new token's."""
+    """The fast path passes its masks to the chain, which repeats no mask and adds the new token's."""
     ended = run_step(inputs_of(sandbox), tmp_path, {"RUNNER_TOOL_CACHE": f"{tool_cache}"})
     assert (ended.status, ended.public["source"]) == (0, "oauth")
     assert_each_secret_is_masked_once(ended, sandbox)
@@ -62,7 +62,7 @@ def test_issuing_step_masks_each_secret_once(sandbox: Sandbox, tool_cache: Path,
 
 @pytest.mark.parametrize("kind", ["file", "toolkit"])
 def test_mask_is_repeated_by_no_writer(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Both writers leave out the lines that this step has masked before, and mask the others."""
+    """Both writers skip the lines that this step has masked already, and mask the others."""
     first, masks = FileWorkflow({}), Masks()
     workflow = first if kind == "file" else ToolkitWorkflow(masks)
     if kind == "toolkit":
@@ -76,7 +76,7 @@ def test_mask_is_repeated_by_no_writer(kind: str, capsys: pytest.CaptureFixture[
 
 
 def test_masks_are_shown_by_no_repr() -> None:
-    """The repr of the masks holds no secret."""
+    """The repr of the masks has no secret."""
     masks = Masks()
     masks.add("opaque.token-of-a-test_0123456789")
     assert "opaque" not in f"{masks!r}"

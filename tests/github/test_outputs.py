@@ -1,4 +1,4 @@
-"""What a step gives out: masks first, then outputs, and never a secret where people read."""
+"""The output of a step: masks come first, then outputs, and readable texts have no secret."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXPORTS = {"INPUT_EXPORT_ENV": "true", "INPUT_EXPORT_CREDENTIALS": "true"}
 
 
 def resolution_of(value: str = "", **changes: object) -> Resolution:
-    """A resolution at noon; of a JWT unless a value is given."""
+    """Return a resolution at noon, of a JWT unless ``value`` is given."""
     end = NOON + timedelta(hours=3)
     begun = end - timedelta(hours=24)
     token = make_token(left=end - NOON, age=NOON - begun, now=NOON)
@@ -35,19 +35,19 @@ def resolution_of(value: str = "", **changes: object) -> Resolution:
 
 
 def published(resolution: Resolution, **variables: str) -> RecordedWorkflow:
-    """What the workflow is told of a resolution."""
+    """Return the workflow's record of a published resolution."""
     workflow = RecordedWorkflow()
     publish(resolution, make_settings(**variables), workflow, {}, NOON)
     return workflow
 
 
 def for_people(workflow: RecordedWorkflow) -> str:
-    """All that people read: the log's lines and the summary."""
+    """Return all readable texts: the log's lines and the summary."""
     return "\n".join(text for kind in ("info", "warning", "error", "summarize") for text in workflow.of(kind))
 
 
 def hidden(workflow: RecordedWorkflow, secret: str) -> bool:
-    """Whether a secret is masked, and masked before anything else is said."""
+    """Whether a secret is masked before any other message."""
     kinds = [each[0] for each in workflow.told]
     first_said = next((place for place, kind in enumerate(kinds) if kind != "mask"), len(kinds))
     return ("mask", secret) in workflow.told[:first_said]
@@ -55,7 +55,7 @@ def hidden(workflow: RecordedWorkflow, secret: str) -> bool:
 
 @pytest.mark.parametrize("exports", [{}, EXPORTS], ids=["plain", "with exports"])
 def test_every_secret_is_masked_before_anything_is_put_out(exports: dict[str, str]) -> None:
-    """With step debugging on the runner logs outputs as they are set: token, key and secret are hidden by then."""
+    """Token, key and secret are masked before any output: with step debugging, the runner logs each output."""
     resolution = resolution_of()
     workflow = published(resolution, **exports)
     for secret in (resolution.token.value, APP_KEY.key, APP_KEY.secret):
@@ -63,19 +63,19 @@ def test_every_secret_is_masked_before_anything_is_put_out(exports: dict[str, st
 
 
 def test_app_key_inside_the_token_is_masked() -> None:
-    """The JWT says which app key it belongs to, and any reader can decode it: the key is masked although not known."""
+    """The app key in a JWT is masked even if it is unknown, because every reader can decode it."""
     workflow = published(resolution_of(app_key=None))
     assert hidden(workflow, ACCOUNT.app_key), "the app key is not masked"
 
 
 def test_part_that_decodes_to_the_app_key_is_masked() -> None:
-    """Who shows the middle of the token, as debuggers of JWTs do, shows the app key: it is masked by itself."""
+    """The middle part of a JWT, which shows the app key, is masked by itself."""
     resolution = resolution_of(app_key=None)
     payload = resolution.token.value.split(".")[1]
     assert hidden(published(resolution), payload), "the payload is not masked"
 
 
-def test_what_was_found_is_masked_before_it_is_known_to_be_of_use() -> None:
+def test_found_values_are_masked_before_they_are_judged() -> None:
     """Tokens of store and cache and the stored keys are masked as soon as they are read."""
     stored, cached = make_token(), make_token()
     workflow = RecordedWorkflow()
@@ -85,29 +85,29 @@ def test_what_was_found_is_masked_before_it_is_known_to_be_of_use() -> None:
     assert {each[0] for each in workflow.told} == {"mask"}
 
 
-def test_only_what_has_the_shape_of_a_token_is_masked() -> None:
-    """A claim of few or of many words is no key: masking it would shred the log."""
+def test_only_a_claim_in_the_form_of_a_token_is_masked() -> None:
+    """A claim of a few characters or of several words is not masked: it would blank such words in the log."""
     for claim in ("1", "a sentence that the log is full of"):
         jwt = make_token(claim, now=NOON)
         workflow = published(replace(resolution_of(), token=jwt))
         assert claim not in workflow.of("mask")
 
 
-def test_token_is_masked_once_whatever_it_looks_like_inside() -> None:
-    """An opaque token is masked as well."""
+def test_opaque_token_is_masked_once() -> None:
+    """An opaque token is masked, once."""
     workflow = published(resolution_of(OPAQUE, app_key=None))
     assert [secret == OPAQUE for secret in workflow.of("mask")] == [True]
 
 
 def test_short_values_are_not_masked() -> None:
-    """What is shorter than any key would shred the log; each secret is masked once."""
+    """A value that is shorter than any key is not masked, and each secret is masked once."""
     workflow = RecordedWorkflow()
     mask_secrets([SERVICE_KEY, "1", "", "x" * (SHORTEST_SECRET - 1), "x" * SHORTEST_SECRET, SERVICE_KEY], workflow)
     assert [len(secret) for secret in workflow.of("mask")] == [len(SERVICE_KEY), SHORTEST_SECRET]
 
 
 def test_outputs_are_those_of_action_yml() -> None:
-    """Exactly the declared names are set; keys with export-credentials alone, error-… on failure alone."""
+    """The declared names alone are set: keys only with export-credentials, error outputs only on failure."""
     declared = set(yaml.safe_load(ACTION.read_text(encoding="utf-8"))["outputs"])
     keys, failure = {"app-key", "app-secret"}, {"error-code", "error-hint"}
     workflow = RecordedWorkflow()
@@ -118,7 +118,7 @@ def test_outputs_are_those_of_action_yml() -> None:
 
 
 def test_outputs_have_their_forms() -> None:
-    """Times in ISO 8601 and UTC, whole seconds, booleans in words, where it came from and what it is for."""
+    """Times are ISO 8601 in UTC, seconds are whole, and booleans are words; source and environment are set."""
     outputs = published(resolution_of(OPAQUE), KIS_ENVIRONMENT="paper").outputs()
     assert fingerprint(outputs.pop("access-token")) == fingerprint(OPAQUE)
     assert outputs == {
@@ -133,8 +133,8 @@ def test_outputs_have_their_forms() -> None:
     }
 
 
-def test_new_and_dead_tokens_are_called_so() -> None:
-    """A renewed and an expired token are told by their outputs; the rest of life is never below zero."""
+def test_renewed_and_expired_tokens_are_marked() -> None:
+    """Outputs mark a renewed and an expired token, and expires-in is never negative."""
     outputs = published(resolution_of(OPAQUE, refreshed=True, expired=True, now=NOON + timedelta(hours=4))).outputs()
     assert (outputs["refreshed"], outputs["expired"], outputs["expires-in"]) == ("true", "true", "0")
 
@@ -149,12 +149,12 @@ VARIABLES = [
 
 @pytest.mark.parametrize(("exports", "names"), VARIABLES, ids=["neither", "env", "credentials", "both"])
 def test_variables_are_set_only_where_asked_for(exports: dict[str, str], names: set[str]) -> None:
-    """Nothing secret enters the environment of later steps by itself."""
+    """Later steps get no secret in their environment unless export-env is set."""
     assert {each[1] for each in published(resolution_of(), **exports).told if each[0] == "export"} == names
 
 
-def test_keys_that_nobody_knows_cannot_be_exported() -> None:
-    """export-credentials without known keys is an error before anything is put out."""
+def test_unknown_keys_cannot_be_exported() -> None:
+    """export-credentials without known keys is an error before any output."""
     workflow = RecordedWorkflow()
     with pytest.raises(KisTokenError) as caught:
         publish(resolution_of(app_key=None), make_settings(**EXPORTS), workflow, {}, NOON)
@@ -164,15 +164,15 @@ def test_keys_that_nobody_knows_cannot_be_exported() -> None:
 
 @pytest.mark.parametrize("exports", [{}, EXPORTS], ids=["plain", "with exports"])
 def test_people_never_read_a_secret(exports: dict[str, str]) -> None:
-    """Log and summary hold neither token nor keys, whatever is exported."""
+    """Log and summary have neither token nor keys, with any export."""
     resolution = resolution_of(warnings=("The token was not renewed.",))
     seen = for_people(published(resolution, **exports))
     for secret in (resolution.token.value, APP_KEY.key, APP_KEY.secret, SERVICE_KEY):
         assert secret not in seen, "a secret is shown"
 
 
-def test_log_and_summary_say_what_each_link_said() -> None:
-    """Which link answered, why the others did not, until when in both zones, and the warnings, as annotations too."""
+def test_log_and_summary_have_the_result_of_each_source() -> None:
+    """Log and summary have each source's result, the token's end in both zones, and the warnings."""
     resolution = resolution_of(warnings=("The clock is off.",), refreshed=True)
     workflow = published(resolution)
     assert workflow.of("info") == [
@@ -185,7 +185,7 @@ def test_log_and_summary_say_what_each_link_said() -> None:
 
 
 def test_failure_is_one_line_with_its_remedy() -> None:
-    """The error's text, its code and what to do; the code as an output; the links in the summary."""
+    """A failure is one line with text, code and remedy, an output with the code, and a summary with the sources."""
     workflow = RecordedWorkflow()
     error = IssuanceError("wait-too-long", "Time was up", retryable=True)
     links = (TraceEntry("supabase", "no token is stored"),)
@@ -197,7 +197,7 @@ def test_failure_is_one_line_with_its_remedy() -> None:
 
 
 def test_every_fault_has_a_line_of_its_own() -> None:
-    """Several faults are several lines and several codes; the summary has them all."""
+    """Each of several faults has its own line and code, and the summary has all of them."""
     workflow = RecordedWorkflow()
     error = SettingsError([("invalid-mode", "first"), ("invalid-boolean", "second")])
     report_failure(error, (), workflow)
@@ -210,15 +210,15 @@ def test_every_fault_has_a_line_of_its_own() -> None:
 
 
 class BrokenWorkflow(RecordedWorkflow):
-    """A step whose files cannot be written."""
+    """A workflow whose files cannot be written."""
 
     def output(self, name: str, value: str) -> None:
-        """Refuse."""
+        """Raise the error."""
         raise EnvironmentFault("output-unwritable", f"{name} of {len(value)} characters cannot be written")
 
 
 def test_error_is_told_even_when_the_files_are_broken() -> None:
-    """The error line is out before the files are tried, and their trouble is a line, not another error."""
+    """The error line is printed before the files are written. If they fail, a further line says so."""
     workflow = BrokenWorkflow()
     report_failure(KisTokenError("output-unwritable", "GITHUB_OUTPUT names no file"), (), workflow)
     assert len(workflow.of("error")) == 1
@@ -226,7 +226,7 @@ def test_error_is_told_even_when_the_files_are_broken() -> None:
 
 
 def test_lines_of_a_secret_are_masked_by_themselves() -> None:
-    """Of a secret with several lines the long ones are masked, the short ones are no secret."""
+    """The long lines of a secret with several lines are masked, the short ones are not."""
     workflow = RecordedWorkflow()
     mask_secrets(["x" * SHORTEST_SECRET + "\n1\ntrue"], workflow)
     assert workflow.of("mask") == ["x" * SHORTEST_SECRET]
@@ -236,12 +236,12 @@ class WithoutSummary(RecordedWorkflow):
     """A workflow whose summary cannot be written."""
 
     def summarize(self, markdown: str) -> None:
-        """Refuse."""
+        """Raise the error."""
         raise EnvironmentFault("output-unwritable", f"a summary of {len(markdown)} characters cannot be written")
 
 
 def test_summary_that_cannot_be_written_is_a_warning() -> None:
-    """The token is out by then, and that counts."""
+    """The token is output, and the unwritable summary is a warning."""
     workflow = WithoutSummary()
     publish(resolution_of(), make_settings(), workflow, {}, NOON)
     assert "access-token" in workflow.outputs()
@@ -249,7 +249,7 @@ def test_summary_that_cannot_be_written_is_a_warning() -> None:
 
 
 def test_defect_is_described_without_its_text() -> None:
-    """An error that nobody foresaw may quote a secret: its type and place in our code are all that is told."""
+    """An unexpected error is reported by its type and place in our code, without its text, which may quote a secret."""
     with pytest.raises(AttributeError) as caught:
         publish(None, make_settings(), RecordedWorkflow(), {}, NOON)  # type: ignore[arg-type]  # the defect
     defect = describe_defect(caught.value)
@@ -260,7 +260,7 @@ def test_defect_is_described_without_its_text() -> None:
 
 
 def test_token_files_are_written_after_masks_and_before_outputs(tmp_path: Path) -> None:
-    """The files are there when the first output is set, nothing but masks was told by then, and the log names them."""
+    """Token files exist before the first output and after the masks, and the log names the clients."""
     there: list[bool] = []
 
     class Looking(RecordedWorkflow):
@@ -277,7 +277,7 @@ def test_token_files_are_written_after_masks_and_before_outputs(tmp_path: Path) 
 
 
 def test_token_file_that_cannot_be_written_is_an_error_before_any_output(tmp_path: Path) -> None:
-    """Who asked for a file gets it or an error: by then the token is masked and nothing is put out."""
+    """If a token file cannot be written, the step fails with the token masked and before any output."""
     (tmp_path / "KIS").touch()
     workflow, settings = RecordedWorkflow(), make_settings(INPUT_TOKEN_FILES="kis-auth")
     with pytest.raises(KisTokenError) as caught:
@@ -287,7 +287,7 @@ def test_token_file_that_cannot_be_written_is_an_error_before_any_output(tmp_pat
 
 
 def test_no_file_is_written_for_an_expired_token(tmp_path: Path) -> None:
-    """With allow-expired a dead token is put out, but the clients would only issue another for it: a warning."""
+    """With allow-expired an expired token is output, with a warning, but not written for clients, which would issue."""
     workflow, settings = RecordedWorkflow(), make_settings(INPUT_TOKEN_FILES="kis-auth")
     publish(resolution_of(expired=True), settings, workflow, {"HOME": str(tmp_path)}, NOON)
     assert list(tmp_path.iterdir()) == []

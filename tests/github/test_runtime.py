@@ -26,7 +26,7 @@ if sys.platform == "win32":
 
 
 def test_built_once_and_found_again(machine: Machine) -> None:
-    """The first call installs, the second finds the folder, whose name says for which lock and Python it is."""
+    """The first call installs, and the second finds the folder, whose name has the lock and the Python."""
     machine.put("uv")
     first, second = machine.ensure(), machine.ensure()
     assert first == second == machine.root / runtime_name(b"package==1 --hash=sha256:00\n")
@@ -35,7 +35,7 @@ def test_built_once_and_found_again(machine: Machine) -> None:
 
 
 def test_another_lock_is_another_folder(machine: Machine) -> None:
-    """A release with other packages does not touch those of the last; line ends make no difference."""
+    """A release with other packages keeps the earlier folder. Line ends of the lock make no difference."""
     machine.put("uv")
     machine.ensure()
     (machine.folder / "requirements.txt").write_bytes(b"package==2 --hash=sha256:00\n")
@@ -46,8 +46,8 @@ def test_another_lock_is_another_folder(machine: Machine) -> None:
     assert len(machine.folders()) == 2
 
 
-def test_only_what_the_lock_names_is_installed(machine: Machine) -> None:
-    """Hashes are required, sources are not built, nothing else is pulled in, and this Python is the one meant."""
+def test_only_packages_of_the_lock_are_installed(machine: Machine) -> None:
+    """Hashes are required, no source is built, no other package is added, and the installation is for this Python."""
     machine.put("uv")
     machine.ensure()
     (arguments,) = machine.calls("argv")
@@ -59,7 +59,7 @@ def test_only_what_the_lock_names_is_installed(machine: Machine) -> None:
 
 @pytest.mark.parametrize("machine_name", ["arm64", "x86_64"])
 def test_on_macos_each_machine_has_its_runtime(monkeypatch: pytest.MonkeyPatch, machine_name: str) -> None:
-    """One Python of two machines has one name for both; the packages are for one of them."""
+    """On macOS, one Python can run as two machines under one name. The packages are for one of them."""
     seen = os.uname_result(("Darwin", "runner", "24.0", "", machine_name))
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr("sysconfig.get_platform", lambda: "macosx-11.0-universal2")
@@ -68,7 +68,7 @@ def test_on_macos_each_machine_has_its_runtime(monkeypatch: pytest.MonkeyPatch, 
 
 
 def move_away(runtime: Path) -> Path:
-    """Leave its place empty."""
+    """Move the runtime away, so that its place is empty."""
     runtime.rename(runtime.with_name("away"))
     return runtime
 
@@ -91,7 +91,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damaged_runtime_is_built_again(machine: Machine, name: str) -> None:
-    """A folder that is not as it was built is built anew, once, and nothing of the damaged one stays."""
+    """A damaged folder is built again, once, and nothing of it stays."""
     machine.put("uv")
     runtime = machine.ensure()
     DAMAGE[name](runtime)
@@ -102,7 +102,7 @@ def test_damaged_runtime_is_built_again(machine: Machine, name: str) -> None:
 
 
 def test_a_runtime_that_is_damaged_again_is_one_clear_error(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the disk spoils what was just installed, the error says what was seen, after one build."""
+    """If the disk damages the new installation too, the error has the damage, after one build."""
 
     def write_and_spoil(folder: Path) -> None:
         write_manifest(folder)
@@ -118,7 +118,7 @@ def test_a_runtime_that_is_damaged_again_is_one_clear_error(machine: Machine, mo
 
 
 def test_a_copied_runtime_is_used(machine: Machine) -> None:
-    """One that was copied without its times, such as from an image, is whole."""
+    """A copy without the original times, such as from an image, is undamaged."""
     machine.put("uv")
     runtime = machine.ensure()
     shutil.copytree(runtime, runtime.with_name("copy"), copy_function=shutil.copyfile)
@@ -129,7 +129,7 @@ def test_a_copied_runtime_is_used(machine: Machine) -> None:
 
 
 def test_another_c_library_is_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tool cache that machines with different C libraries share has a folder for each; not all have a version."""
+    """A tool cache for machines with different C libraries has a folder for each. Some libraries have no version."""
     names = set()
     for version in ("glibc 2.31", "glibc 2.39", None):
         monkeypatch.setattr(os, "confstr", lambda _, version=version: version)

@@ -1,4 +1,4 @@
-"""Builds of the runtime that meet, are killed, or take too long."""
+"""Builds of the runtime that run at the same time, are killed, or take too long."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LINGER = "signal.signal(signal.SIGALRM, lambda *_: None); signal.setitimer(signa
 
 
 def test_runtime_that_a_scanner_has_open_is_renamed_later(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The finished folder is not lost because another program has it open for a moment."""
+    """The finished folder is renamed later if another program has it open for a moment."""
     machine.put("uv")
     monkeypatch.setattr("kis_token.local.private_files.time.sleep", lambda _: None)
     refusals = iter([True, True])
@@ -43,7 +43,7 @@ def test_runtime_that_a_scanner_has_open_is_renamed_later(machine: Machine, monk
 
 
 def test_two_at_once_build_once(machine: Machine) -> None:
-    """Two processes that start together share one build, and both have it when it is whole."""
+    """Two processes that start together share one build, and both get the complete runtime."""
     machine.put("uv", LINGER)
     processes = [machine.start() for _ in range(3)]
     ended = [process.communicate(timeout=60)[0].strip() for process in processes]
@@ -53,7 +53,7 @@ def test_two_at_once_build_once(machine: Machine) -> None:
 
 
 def test_killed_build_is_never_taken_for_a_finished_one(machine: Machine) -> None:
-    """A job that dies in the middle of a build leaves nothing that the next would use, and no lock."""
+    """A job that is killed during a build leaves no lock, and no folder that the next job would use."""
     machine.put("uv", WAIT)
     process = machine.start()
     machine.wait_for_calls(1)
@@ -68,7 +68,7 @@ def test_killed_build_is_never_taken_for_a_finished_one(machine: Machine) -> Non
 
 
 def test_leftovers_are_cleared_away(machine: Machine) -> None:
-    """What an earlier job left half built is removed before the next build; other releases' folders stay."""
+    """An earlier job's incomplete folder is removed before the next build. Other releases' folders stay."""
     machine.put("uv")
     name = runtime_name((machine.folder / "requirements.txt").read_bytes())
     for leftover in (f"{name}.partial-1", f"{name}.partial-1-uv", "another-release"):
@@ -79,7 +79,7 @@ def test_leftovers_are_cleared_away(machine: Machine) -> None:
 
 
 def test_build_that_takes_too_long_is_given_up(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step's time limit holds for the installers as well, all together, and what they left is removed."""
+    """The step's time limit covers all installers together, and their leftovers are removed."""
     machine.put("uv", WAIT)
     monkeypatch.setattr(sys, "executable", str(machine.put("python", WAIT)))
     started = time.monotonic()
@@ -93,7 +93,7 @@ def test_build_that_takes_too_long_is_given_up(machine: Machine, monkeypatch: py
 
 
 def test_without_time_left_no_installer_is_started(machine: Machine) -> None:
-    """Where the time is up already the error says so at once."""
+    """If no time is left, the error appears at once and no installer starts."""
     machine.put("uv")
     with pytest.raises(EnvironmentFault) as caught:
         machine.ensure(RESERVE_SECONDS)
@@ -102,7 +102,7 @@ def test_without_time_left_no_installer_is_started(machine: Machine) -> None:
 
 
 def test_waiting_for_another_build_is_bounded(machine: Machine) -> None:
-    """A job whose neighbour never finishes fails with the reason when its time is up."""
+    """A job that waits for another build until its time is up fails with the reason."""
     machine.put("uv", WAIT)
     process = machine.start()
     machine.wait_for_calls(1)
@@ -116,7 +116,7 @@ def test_waiting_for_another_build_is_bounded(machine: Machine) -> None:
 
 @pytest.mark.parametrize("name", ["ENOLCK", "EOPNOTSUPP", "ENOSYS", "EINVAL", "EIO"])
 def test_without_locks_it_is_built_without_one(machine: Machine, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A file system that knows no locks is not waited for, and what others may be building there is left alone."""
+    """On a file system without locks, a job does not wait, and leaves the folders of other jobs alone."""
 
     def refuse(*_: object) -> None:
         raise OSError(getattr(errno, name), "no locks here")
@@ -132,7 +132,7 @@ def test_without_locks_it_is_built_without_one(machine: Machine, monkeypatch: py
 
 
 def test_two_at_once_without_locks(machine: Machine) -> None:
-    """Each builds for itself, and all have a whole runtime."""
+    """Without locks, each job builds for itself, and all get a complete runtime."""
     no_locks = """
 import errno, fcntl
 def refuse(*_):

@@ -1,4 +1,4 @@
-"""How the runtime is installed: with uv or pip, without our secrets, and without the caller's settings."""
+"""The runtime's installation: by uv or pip, without this project's secrets, and without the caller's settings."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def pip(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("pip")
 def test_no_secret_is_in_an_installer_s_environment(machine: Machine) -> None:
-    """What belongs to us stays with us; proxies, certificates and the installer's own settings are passed on."""
+    """An installer gets proxies, certificates and its own settings, but none of this project's secrets."""
     machine.put("uv", fail("no"))
     passed = {"HTTPS_PROXY": "http://proxy.example:3128", "SSL_CERT_FILE": "/ca.pem", "PIP_INDEX_URL": "https://index"}
     machine.ensure(env={**SECRETS, **passed, "PIP_USER": "1"})
@@ -59,7 +59,7 @@ def test_no_secret_is_in_an_installer_s_environment(machine: Machine) -> None:
 
 
 def test_caller_s_project_plays_no_part(machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Installers do not run in the job's folder, whose settings are meant for something else."""
+    """Installers do not run in the job's folder, whose settings are for the job's own project."""
     machine.put("uv")
     monkeypatch.chdir(tmp_path)
     machine.ensure()
@@ -68,7 +68,7 @@ def test_caller_s_project_plays_no_part(machine: Machine, monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("pip")
 def test_without_uv_pip_fetches_one(machine: Machine) -> None:
-    """A machine without uv gets one from pip, for this build alone."""
+    """On a machine without uv, pip fetches one for this build alone."""
     assert (machine.ensure() / "whole").exists()
     assert machine.calls() == ["python", "fetched uv"]
     assert machine.calls("argv")[0][:4] == ["-I", "-m", "pip", "install"]
@@ -77,7 +77,7 @@ def test_without_uv_pip_fetches_one(machine: Machine) -> None:
 
 @pytest.mark.usefixtures("pip")
 def test_uv_that_fails_is_replaced(machine: Machine) -> None:
-    """An old or broken uv on the path is no reason to fail, and nothing it left stays."""
+    """If the uv on the path is old or broken, another way is used, and nothing of its attempt stays."""
     machine.put("uv", fail("error: unexpected argument"))
     runtime = machine.ensure()
     assert sorted(path.name for path in runtime.iterdir()) == sorted([*PACKAGES, MANIFEST, "whole"])
@@ -85,7 +85,7 @@ def test_uv_that_fails_is_replaced(machine: Machine) -> None:
 
 
 def test_where_no_uv_works_pip_installs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A uv that cannot run here leaves pip itself."""
+    """If no uv can run here, pip itself installs."""
     python = machine.put("python", FETCH_UV.format(uv=machine.script("fetched uv", fail("no"))))
     monkeypatch.setattr(sys, "executable", str(python))
     assert (machine.ensure() / "whole").exists()
@@ -94,7 +94,7 @@ def test_where_no_uv_works_pip_installs(machine: Machine, monkeypatch: pytest.Mo
 
 
 def test_failure_is_one_error_with_the_last_words(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing works the installer's last line says why, without the index's password, and nothing stays."""
+    """If all ways fail, the error has the installer's last line without the index's password, and nothing stays."""
     words = "noise\nCould not reach https://kim:hunter2-hunter2@index.example/simple\n\n"
     monkeypatch.setattr(sys, "executable", str(machine.put("python", fail(words))))
     with pytest.raises(EnvironmentFault) as caught:
@@ -106,7 +106,7 @@ def test_failure_is_one_error_with_the_last_words(machine: Machine, monkeypatch:
 
 @pytest.mark.usefixtures("no_pip")
 def test_installer_s_word_is_not_enough(machine: Machine) -> None:
-    """A uv that says it worked and installed nothing, or what this machine cannot load, is one that failed."""
+    """An installer that reports success has failed if the packages are missing or cannot be loaded here."""
     machine.put("uv", "sys.exit(0)")
     with pytest.raises(EnvironmentFault) as nothing:
         machine.ensure()
@@ -120,7 +120,7 @@ def test_installer_s_word_is_not_enough(machine: Machine) -> None:
     machine.put("uv", "; ".join(lines))
     with pytest.raises(EnvironmentFault) as broken:
         machine.ensure()
-    # There is no pip to fall back to, so both end there; what was wrong with uv is told.
+    # There is no pip to fall back to, so the error has uv's fault in both cases.
     assert (nothing.value.code, broken.value.code) == ("pip-missing", "pip-missing")
     assert "No module named" in f"{nothing.value}"
     assert "No module named" in f"{broken.value}"
@@ -136,7 +136,7 @@ if "\\ncryptography==" in open(sys.argv[sys.argv.index("-r") + 1]).read():
 
 @pytest.mark.usefixtures("no_pip")
 def test_runtime_that_cannot_seal_is_for_steps_without_a_key(machine: Machine) -> None:
-    """A step with an encryption key does not use it, and says which package has no wheel; the others keep it."""
+    """A runtime without cryptography serves steps without a key. A step with a key fails and names the package."""
     (machine.folder / "requirements.txt").write_text(CRYPTOGRAPHY_LOCK)
     machine.put("uv", NO_WHEEL)
     runtime = machine.ensure(seals=False)
@@ -155,7 +155,7 @@ def test_runtime_that_cannot_seal_is_for_steps_without_a_key(machine: Machine) -
 
 @pytest.mark.parametrize("variable", ["PIP_TARGET", "PIP_ROOT", "PIP_DRY_RUN", "PIP_PLATFORM", "UV_LINK_MODE"])
 def test_caller_s_settings_do_not_mislead_an_installer(machine: Machine, variable: str) -> None:
-    """Settings that would install something else, elsewhere or nothing do not reach an installer."""
+    """Settings that would install other packages, in another folder or nothing do not reach an installer."""
     machine.put("uv")
     machine.ensure(env={variable: "symlink", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"})
     (env,) = machine.calls("env")
@@ -165,7 +165,7 @@ def test_caller_s_settings_do_not_mislead_an_installer(machine: Machine, variabl
 
 @pytest.mark.usefixtures("pip")
 def test_installers_temporary_files_are_private(machine: Machine) -> None:
-    """Packages are unpacked where no other user can change them, and nothing of it stays."""
+    """Packages are unpacked in a folder that no other user can change, and no temporary file stays."""
     machine.put("uv", fail("no"))
     open_folder = machine.folder / "open"
     open_folder.mkdir()
@@ -191,7 +191,7 @@ def test_installers_temporary_files_are_private(machine: Machine) -> None:
     ],
 )
 def test_uv_s_cache_is_used_only_where_others_cannot_change_it(machine: Machine, variable: str, mode: int) -> None:
-    """From there it copies without a look at hashes: another user's files would become part of the runtime."""
+    """A cache of uv that other users can change is not used, because uv copies from it without a check of hashes."""
     machine.put("uv")
     folder = machine.folder / "cache"
     folder.mkdir()
@@ -207,7 +207,7 @@ def test_uv_s_cache_is_used_only_where_others_cannot_change_it(machine: Machine,
 
 
 def test_without_a_home_uv_has_no_cache(machine: Machine) -> None:
-    """Where it would be is not known."""
+    """Without a home, uv runs without a cache, because its place is unknown."""
     machine.put("uv")
     machine.ensure()
     assert machine.calls("env")[0]["UV_NO_CACHE"] == "1"
@@ -215,7 +215,7 @@ def test_without_a_home_uv_has_no_cache(machine: Machine) -> None:
 
 @pytest.mark.usefixtures("pip")
 def test_hanging_uv_leaves_time_for_pip(machine: Machine) -> None:
-    """A uv that hangs is ended, with its children, while there is time left for the next way."""
+    """A uv that hangs is ended with its children, early enough for the next way."""
     machine.put("uv", WAIT)
     assert (machine.ensure(seconds=RESERVE_SECONDS + 4) / "whole").exists()
     assert machine.calls()[0] == "uv"
@@ -225,7 +225,7 @@ def test_hanging_uv_leaves_time_for_pip(machine: Machine) -> None:
 
 @pytest.mark.usefixtures("no_pip")
 def test_python_without_pip_is_one_clear_error(machine: Machine) -> None:
-    """With neither pip nor uv the error says just that."""
+    """Without pip and uv, the error says that both are missing."""
     with pytest.raises(EnvironmentFault) as caught:
         machine.ensure()
     assert caught.value.code == "pip-missing"
@@ -235,7 +235,7 @@ def test_python_without_pip_is_one_clear_error(machine: Machine) -> None:
 
 @pytest.mark.usefixtures("no_pip")
 def test_uv_that_fails_without_pip_is_told_in_its_own_words(machine: Machine) -> None:
-    """Where there is a uv the error says why that one did not do."""
+    """If uv fails and there is no pip, the error has uv's own words."""
     machine.put("uv", fail("error: no route to the index"))
     with pytest.raises(EnvironmentFault) as caught:
         machine.ensure()
@@ -246,7 +246,7 @@ def test_uv_that_fails_without_pip_is_told_in_its_own_words(machine: Machine) ->
 def test_virtual_environment_without_pip_uses_that_of_its_python(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A virtual environment of uv's has no pip, but the Python that it was made from may."""
+    """A virtual environment made by uv has no pip. The pip of its base Python is used."""
     python = machine.put("python", FETCH_UV.format(uv=machine.script("fetched uv")))
     monkeypatch.setattr(sys, "_base_executable", str(python), raising=False)
     assert (machine.ensure() / "whole").exists()

@@ -1,4 +1,4 @@
-"""The list of a folder's files: every kind of damage is noticed, a copy is none, and bytecode comes and goes."""
+"""The manifest: each kind of damage is detected, a copy is undamaged, and bytecode may appear and disappear."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BYTECODE = f"package/__pycache__/module.{sys.implementation.cache_tag}.pyc"
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    """A small folder of packages with its manifest: sources, something compiled, and bytecode."""
+    """A small folder of packages with its manifest: sources, a compiled module, and bytecode."""
     folder = tmp_path / "packages"
     (folder / "package" / "empty").mkdir(parents=True)
     (folder / "package" / "__init__.py").touch()
@@ -43,19 +43,19 @@ def packages(tmp_path: Path) -> Path:
 
 
 def cut(path: Path) -> None:
-    """Lose the second half."""
+    """Remove the second half."""
     os.truncate(path, path.stat().st_size // 2)
 
 
 def change(path: Path) -> None:
-    """Another byte at the end: the size stays."""
+    """Change the last byte, so that the size stays."""
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # also where the clock of the file system is coarse
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))  # the file system's clock may be coarse
 
 
 def replace(path: Path, make: Callable[[Path], object]) -> None:
-    """Put something else in its place."""
+    """Replace a path by the result of ``make``."""
     if path.is_dir():
         path.rmdir()
     else:
@@ -99,7 +99,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_found_and_named(packages: Path, name: str) -> None:
-    """What is missing, cut, changed or added is found, and the text says which file and what was seen."""
+    """A missing, truncated, changed or added file is found, and the text has the file and the damage."""
     assert find_damage(packages) is None
     harm, said = DAMAGE[name]
     harm(packages)
@@ -109,23 +109,23 @@ def test_damage_is_found_and_named(packages: Path, name: str) -> None:
 @posix
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666], ids=oct)
 @pytest.mark.parametrize("name", ["package/module.py", "package/speed.so", "package/empty", "package", ""])
-def test_what_others_may_write_is_damage(packages: Path, name: str, mode: int) -> None:
-    """A file or a folder that group or others can change may have been changed."""
+def test_write_access_of_others_is_damage(packages: Path, name: str, mode: int) -> None:
+    """A file or folder that group or others can write may have been changed."""
     (packages / name).chmod(mode | (0o100 if (packages / name).is_dir() else 0))
     assert find_damage(packages) == f"{name or 'packages'} can be changed by other users"
 
 
 @needs_root
 @pytest.mark.parametrize("name", ["package/module.py", "package", ""])
-def test_what_another_user_owns_is_damage(packages: Path, name: str) -> None:
-    """Its owner could change it."""
+def test_file_of_another_user_is_damage(packages: Path, name: str) -> None:
+    """A file of another user is damage, because its owner can change it."""
     os.chown(packages / name, 65534, -1)
     assert find_damage(packages) == f"{name or 'packages'} can be changed by other users"
 
 
 @pytest.mark.parametrize("harm", [cut, change, Path.unlink, lambda path: path.with_name("new.pyc").touch()])
 def test_bytecode_is_not_compared(packages: Path, harm: Callable[[Path], object]) -> None:
-    """Python writes and removes it at any time; bytecode that cannot be loaded shows when it is loaded."""
+    """Bytecode may be missing or changed, because Python writes it at any time. Loading shows damaged bytecode."""
     harm(packages / BYTECODE)
     assert find_damage(packages) is None
 
@@ -133,14 +133,14 @@ def test_bytecode_is_not_compared(packages: Path, harm: Callable[[Path], object]
 @posix
 @pytest.mark.parametrize("name", [BYTECODE, str(Path(BYTECODE).parent)])
 def test_bytecode_that_others_may_write_is_damage(packages: Path, name: str) -> None:
-    """Python runs it like any other file."""
+    """Bytecode that others can write is damage, because Python runs it."""
     (packages / name).chmod(0o777)
     assert find_damage(packages) == f"{name} can be changed by other users"
 
 
 @posix
 def test_a_link_in_place_of_bytecode_is_damage(packages: Path, tmp_path: Path) -> None:
-    """What it leads to is not looked at."""
+    """A symbolic link in place of bytecode is damage, with any target."""
     (packages / BYTECODE).rename(tmp_path / "elsewhere")
     (packages / BYTECODE).symlink_to(tmp_path / "elsewhere")
     assert BYTECODE in (find_damage(packages) or "")
@@ -156,8 +156,8 @@ def test_a_copy_is_not_damage(packages: Path, tmp_path: Path, copy: Callable[[st
 
 
 @posix
-def test_what_the_umask_left_open_is_closed(packages: Path) -> None:
-    """When the manifest is written, group and others lose the right to write, and no other right changes."""
+def test_write_access_from_the_umask_is_removed(packages: Path) -> None:
+    """Writing the manifest removes write access of group and others, and changes no other right."""
     (packages / "package").chmod(0o2777)
     (packages / "package" / "module.py").chmod(0o666)
     (packages / "package" / "speed.so").chmod(0o775)
@@ -170,7 +170,7 @@ def test_what_the_umask_left_open_is_closed(packages: Path) -> None:
 @posix
 @pytest.mark.parametrize("kind", ["pipe", "link"])
 def test_a_manifest_that_is_no_file_does_not_hang(packages: Path, tmp_path: Path, kind: str) -> None:
-    """A pipe would be waited for, a link leads elsewhere: neither is read."""
+    """A pipe or a symbolic link in place of the manifest is not read."""
     if kind == "link":
         (packages / MANIFEST).rename(tmp_path / "manifest")
         (packages / MANIFEST).symlink_to(tmp_path / "manifest")
@@ -181,7 +181,7 @@ def test_a_manifest_that_is_no_file_does_not_hang(packages: Path, tmp_path: Path
 
 @pytest.mark.usefixtures("child_processes")
 def test_the_runtime_itself(tool_cache: Path, tmp_path: Path) -> None:
-    """On the real packages: whole as built and as a copy, also after an import; a file that is cut is found."""
+    """The real packages are undamaged after a build, a copy and an import; a truncated file is found."""
     runtime = ensure_runtime(
         CHECKOUT / "requirements.txt",
         CHECKOUT / "requirements-uv.txt",
@@ -202,4 +202,4 @@ def test_the_runtime_itself(tool_cache: Path, tmp_path: Path) -> None:
         assert (find_damage(copy) or "").startswith(f"{largest.relative_to(copy).as_posix()} has ")
         shutil.move(original, largest)
     assert find_damage(copy) is None
-    shutil.rmtree(copy)  # many files, in which secrets would be looked for after the test
+    shutil.rmtree(copy)  # many files, which the search for secrets after the test would read

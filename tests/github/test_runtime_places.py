@@ -1,4 +1,4 @@
-"""Where the runtime lies: in a folder that no other user can change."""
+"""The runtime's place: a folder that no other user can change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if sys.platform == "win32":
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702], ids=oct)
 def test_folder_that_others_may_write_is_not_trusted(machine: Machine, mode: int) -> None:
-    """Packages that another user may have put there are not loaded: the next place is taken."""
+    """A folder that other users can write is skipped, because they may have put packages there."""
     machine.put("uv")
     trap = machine.root / runtime_name((machine.folder / "requirements.txt").read_bytes())
     trap.mkdir(parents=True)
@@ -37,7 +37,7 @@ def test_folder_that_others_may_write_is_not_trusted(machine: Machine, mode: int
 
 @pytest.mark.parametrize(("mode", "is_used"), [(0o777, False), (0o1777, True)], ids=["open", "sticky"])
 def test_place_below_an_open_folder_is_passed_by(machine: Machine, mode: int, is_used: bool) -> None:  # noqa: FBT001 - a table
-    """Where all may rename the folder above, another's could come in its place between a look and the loading."""
+    """A place is skipped if others can rename the folder above it, and so swap it between check and loading."""
     machine.put("uv")
     machine.root.parent.mkdir()
     machine.root.parent.chmod(mode)
@@ -54,7 +54,7 @@ def test_place_below_an_open_folder_is_passed_by(machine: Machine, mode: int, is
     ],
 )
 def test_place_below_a_folder_that_others_may_write_is_passed_by(machine: Machine, mode: int, depth: int) -> None:
-    """However far up it is: any member of its group could swap what lies below."""
+    """A group's write access to any folder above a place rules it out: members could swap the place."""
     machine.put("uv")
     tools = machine.folder / "a" / "b" / "c"
     tools.mkdir(parents=True)
@@ -72,7 +72,7 @@ needs_root = pytest.mark.skipif(
 @pytest.mark.parametrize("mode", [0o700, 0o755])
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_place_below_a_folder_of_another_user_is_passed_by(machine: Machine, mode: int, depth: int) -> None:
-    """However far up it is: its owner could swap what lies below. With nowhere else to go there is an error."""
+    """Another user's folder anywhere above a place rules it out. If no place is left, there is an error."""
     machine.put("uv")
     machine.root.mkdir(parents=True)
     for folder in (machine.root, machine.root.parent):
@@ -94,7 +94,7 @@ def test_place_below_a_folder_of_another_user_is_passed_by(machine: Machine, mod
 
 @needs_root
 def test_place_behind_a_link_to_another_user_s_folder_is_passed_by(machine: Machine) -> None:
-    """The folder that a link leads to is looked at, and those above it."""
+    """The target of a symbolic link is checked, and so are the folders above it."""
     machine.put("uv")
     (machine.folder / "his" / "inside").mkdir(parents=True)
     os.chown(machine.folder / "his", 65534, -1)
@@ -108,7 +108,7 @@ def test_place_behind_a_link_to_another_user_s_folder_is_passed_by(machine: Mach
 
 @pytest.fixture
 def swapped() -> Iterator[Path]:
-    """A tool cache that another user swaps for his own all the time: both lie in a folder that is open to him."""
+    """Yield a tool cache that another user keeps swapping for his own, in a folder that is open to him."""
     with tempfile.TemporaryDirectory() as folder:
         top = Path(folder)
         for name, owner in (("tools", 0), ("his", 65534)):
@@ -133,7 +133,7 @@ def swapped() -> Iterator[Path]:
 
 @needs_root
 def test_a_folder_that_is_swapped_all_the_time_is_never_used(machine: Machine, swapped: Path) -> None:
-    """Whatever moment is caught, no path below it is returned, and nothing is written there."""
+    """At no moment of the swapping is a path below it returned, and no file is written there."""
     machine.put("uv")
     env = {"RUNNER_TOOL_CACHE": str(swapped), "RUNNER_TEMP": str(machine.folder / "temp")}
     owners = set()
@@ -146,7 +146,7 @@ def test_a_folder_that_is_swapped_all_the_time_is_never_used(machine: Machine, s
 
 
 def test_folder_is_closed_to_others(machine: Machine) -> None:
-    """Whatever the umask, nobody else may write where packages are loaded from."""
+    """No other user can write the folder of the packages, with any umask."""
     machine.put("uv")
     before = os.umask(0)
     try:

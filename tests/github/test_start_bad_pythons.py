@@ -1,7 +1,7 @@
-"""kis_token/github/start.sh passes over a Python that cannot run the step, and names it if there is no other.
+"""kis_token/github/start.sh skips a Python that cannot run the step, and names it if there is no other Python.
 
-Bad Pythons are scripts, files, real old versions where this machine has them, and links to this Python's own library
-with a part of it left out.
+Bad Pythons are scripts, files, real old versions if this machine has them, and symbolic links to this Python's own
+library with a part left out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ pytestmark = [
 
 
 def make_installation(folder: Path, *, without: tuple[str, ...] = (), broken: tuple[str, ...] = ()) -> Path:
-    """A copy of this Python by links, without some names of its library; ``broken`` ones raise ImportError."""
+    """Copy this Python by links, without some names of its library; those in ``broken`` raise ImportError."""
     library = Path(sysconfig.get_path("stdlib"))
     copy = folder / "lib" / library.name
     for source in (library, library / "lib-dynload"):
@@ -53,14 +53,14 @@ def make_installation(folder: Path, *, without: tuple[str, ...] = (), broken: tu
 
 
 def foreign_binary(bare_machine: BareMachine) -> None:
-    """The start of an ELF file for a machine of another kind."""
+    """Add the start of an ELF file for another kind of machine."""
     path = bare_machine.places[0] / FIRST
     path.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xf3\x00\x01" + bytes(400))
     path.chmod(0o755)
 
 
 def wrapper_of_lost_interpreter(bare_machine: BareMachine) -> None:
-    """The python of an environment whose Python was removed."""
+    """Add the python of an environment whose Python was removed."""
     bare_machine.add_script(FIRST, "#!/nowhere/python3.12\n")
 
 
@@ -85,7 +85,7 @@ BAD: dict[str, tuple[Callable[[BareMachine], object] | str, str]] = {
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize("case", BAD)
 def test_bad_python_is_passed_over(bare_machine: BareMachine, case: str, shell: str) -> None:
-    """A first python3 that cannot run the step is no reason to fail: the good one beside it becomes the step."""
+    """If the first python3 cannot run the step, the good one beside it does."""
     bad, reason = BAD[case]
     if callable(bad):
         bad(bare_machine)
@@ -97,7 +97,7 @@ def test_bad_python_is_passed_over(bare_machine: BareMachine, case: str, shell: 
     both = bare_machine.run(shell)
 
     assert alone.status == 1
-    assert alone.log.startswith("::error::No Python that was found can be used: ")
+    assert alone.log.startswith("::error::No usable Python was found: ")
     assert f"{bare_machine.places[0]}/{FIRST}: {reason}" in alone.log
     assert alone.log.count("\n") == 1
     assert alone.outputs == {"error-code": "python-missing", "error-hint": REMEDIES["python-missing"]}
@@ -124,7 +124,7 @@ def test_old_python_is_passed_over(bare_machine: BareMachine, version: str, name
 
 
 def test_hanging_python_is_given_up(bare_machine: BareMachine) -> None:
-    """A python that never answers, with a child of its own that keeps its output open, is given up after a time."""
+    """A Python that hangs is given up after a time limit, even if its child keeps the output open."""
     sleep = shutil.which("sleep")
     (bare_machine.places[1] / "sleep").unlink()
     bare_machine.add_script("sleep", f"#!/bin/sh\n[ $1 = 20 ] || exit 1\nexec {sleep} 0.2\n", place=1)
@@ -156,7 +156,7 @@ def test_hanging_python_is_given_up(bare_machine: BareMachine) -> None:
 def test_python_that_lacks_a_module_is_passed_over(
     bare_machine: BareMachine, without: tuple[str, ...], broken: tuple[str, ...], reason: str
 ) -> None:
-    """Debian's minimal Python, one whose OpenSSL is gone, and their kind: found out by the program, and named."""
+    """A Python without a module, such as Debian's minimal one or one without its OpenSSL, is skipped and named."""
     bad = make_installation(bare_machine.folder / "usr", without=without, broken=broken)
     (bare_machine.program.parent / "entrypoint.py").unlink()
     (bare_machine.program.parent / "entrypoint.py").symlink_to(CHECKOUT / "entrypoint.py")
@@ -178,8 +178,8 @@ def test_python_that_lacks_a_module_is_passed_over(
     assert "Traceback" not in both.log
 
 
-def test_python_that_lacks_a_module_is_an_error_where_none_other_is(bare_machine: BareMachine) -> None:
-    """Started by hand, the program has no script to go back to: it names the module, with the code."""
+def test_python_that_lacks_a_module_is_an_error_without_another(bare_machine: BareMachine) -> None:
+    """A program that was not started by the script has no other Python: the error names the module."""
     bad = make_installation(bare_machine.folder / "usr", without=("json",))
     output = bare_machine.folder / "output"
     command = [str(bad), "-I", "-S", "-X", "utf8", str(CHECKOUT / "entrypoint.py")]
@@ -192,7 +192,7 @@ def test_python_that_lacks_a_module_is_an_error_where_none_other_is(bare_machine
 
 
 def test_installation_without_its_library_is_passed_over(bare_machine: BareMachine) -> None:
-    """A binary whose library is gone cannot start at all; the next one is used."""
+    """A binary whose library is missing cannot start. The next Python is used."""
     bad = make_installation(bare_machine.folder / "usr", without=("encodings",))
     alone = bare_machine.run(path=f"{bad.parent}:{bare_machine.places[1]}")
     good = bare_machine.add_link("python3.12", GOOD)
@@ -202,7 +202,7 @@ def test_installation_without_its_library_is_passed_over(bare_machine: BareMachi
 
 
 def test_links_to_nothing_folders_and_plain_files_are_no_pythons(bare_machine: BareMachine) -> None:
-    """What cannot be started is not tried and not named."""
+    """Broken links, folders and files that cannot be executed are neither tried nor named."""
     bare_machine.add_link(FIRST, bare_machine.folder / "nowhere", place=0)
     (bare_machine.places[1] / FIRST).mkdir()
     (bare_machine.places[0] / "python").write_text("#!/bin/sh\n")

@@ -1,4 +1,4 @@
-"""The job summary: what people see of a step on GitHub, and what nobody can put into it."""
+"""The job summary: its contents, and texts from outside that cannot change it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPAQUE = "opaque.token-of-a-test_0123456789"
 NOTHING = "\u200b"
 logging.getLogger("markdown_it").setLevel(logging.INFO)  # it logs every rule that it tries
 
-#: Larger ones are dropped by GitHub.
+#: GitHub drops larger summaries.
 LIMIT = 1024 * 1024
 
 
@@ -42,11 +42,11 @@ def resolution_of(
     expired: bool = False,
     warnings: tuple[str, ...] = (),
 ) -> Resolution:
-    """At noon, of a token of 24 hours; ``version`` is its row's in Supabase, None for one that is not from there."""
+    """Return a resolution at noon, of a token of 24 hours. ``version`` is its row's, None without Supabase."""
     end = NOON + left
     token = build_token(OPAQUE, expiries=[end], issued_at=end - 24 * HOUR, version=version)
-    links = tuple(TraceEntry(*each) for each in said)
-    return Resolution(token, source, APP_KEY, links, NOON, refreshed=refreshed, expired=expired, warnings=warnings)
+    trace = tuple(TraceEntry(*each) for each in said)
+    return Resolution(token, source, APP_KEY, trace, NOON, refreshed=refreshed, expired=expired, warnings=warnings)
 
 
 FRESH = """\
@@ -54,12 +54,12 @@ FRESH = """\
 
 | token | kis, production, mode resolve |
 | --- | --- |
-| life | 3 h 0 min of 24 h 0 min left (12 %) `██░░░░░░░░░░░░░░░░░░` |
+| validity | 3 h 0 min of 24 h 0 min left (12 %) `██░░░░░░░░░░░░░░░░░░` |
 | issued | 2026-03-02 00:00:00 KST (2026-03-01 15:00:00 UTC) |
 | ends | 2026-03-03 00:00:00 KST (2026-03-02 15:00:00 UTC) |
 | next rotation | due since 2026-03-02 20:00:00 KST (2026-03-02 11:00:00 UTC) |
 
-| link | what it said |
+| source | result |
 | --- | --- |
 | **supabase** (used) | its token is fresh, 3 h 0 min left |
 | cache | turned off |
@@ -67,7 +67,7 @@ FRESH = """\
 
 
 def test_a_fresh_token() -> None:
-    """Its state and source, life, times in both zones, from when the rotation renews it, and who gave it."""
+    """The summary has state, source, validity, times in both zones, the next rotation and each source's result."""
     resolution = resolution_of(("supabase", "its token is fresh, 3 h 0 min left"), ("cache", "turned off"))
     assert describe_success(resolution, make_settings()) == FRESH
 
@@ -79,12 +79,12 @@ OUTAGE = """\
 
 | token | kis-paper, paper, mode resolve |
 | --- | --- |
-| life | 12 h 30 min of 24 h 0 min left (52 %) `██████████░░░░░░░░░░` |
+| validity | 12 h 30 min of 24 h 0 min left (52 %) `██████████░░░░░░░░░░` |
 | issued | 2026-03-02 09:30:00 KST (2026-03-02 00:30:00 UTC) |
 | ends | 2026-03-03 09:30:00 KST (2026-03-03 00:30:00 UTC) |
 | next rotation | not known: the token was not seen in Supabase |
 
-| link | what it said |
+| source | result |
 | --- | --- |
 | supabase | No answer \\[store-unreachable\\] |
 | **cache** (used) | its token is fresh, 12 h 30 min left |
@@ -92,7 +92,7 @@ OUTAGE = """\
 
 
 def test_a_cached_token_during_an_outage() -> None:
-    """The warning stands first; nobody knows what the rotation will find, and that is said."""
+    """The warning comes first, and the next rotation is not known."""
     outage = StoreOutage("store-unreachable", "No answer")
     resolution = resolution_of(
         ("supabase", f"{outage}"),
@@ -110,12 +110,12 @@ ISSUED = """\
 
 | token | kis, production, mode force |
 | --- | --- |
-| life | 24 h 0 min of 24 h 0 min left (100 %) `████████████████████` |
+| validity | 24 h 0 min of 24 h 0 min left (100 %) `████████████████████` |
 | issued | 2026-03-02 21:00:00 KST (2026-03-02 12:00:00 UTC) |
 | ends | 2026-03-03 21:00:00 KST (2026-03-03 12:00:00 UTC) |
 | next rotation | due from 2026-03-03 20:00:00 KST (2026-03-03 11:00:00 UTC) |
 
-| link | what it said |
+| source | result |
 | --- | --- |
 | supabase | no token is stored |
 | cache | there is no cache file |
@@ -124,7 +124,7 @@ ISSUED = """\
 
 
 def test_a_token_issued_now() -> None:
-    """A new token has its whole life, and was stored: its rotation is known."""
+    """A token issued now has its whole validity and is stored, so its rotation is known."""
     resolution = resolution_of(
         ("supabase", "no token is stored"),
         ("cache", "there is no cache file"),
@@ -143,12 +143,12 @@ EXPIRED = """\
 
 | token | kis, production, mode resolve |
 | --- | --- |
-| life | ended 0 h 20 min ago `░░░░░░░░░░░░░░░░░░░░` |
+| validity | ended 0 h 20 min ago `░░░░░░░░░░░░░░░░░░░░` |
 | issued | 2026-03-01 20:40:00 KST (2026-03-01 11:40:00 UTC) |
 | ended | 2026-03-02 20:40:00 KST (2026-03-02 11:40:00 UTC) |
 | next rotation | at its next run: the token has expired |
 
-| link | what it said |
+| source | result |
 | --- | --- |
 | **supabase** (used) | its token has expired |
 | cache | turned off |
@@ -156,7 +156,7 @@ EXPIRED = """\
 
 
 def test_a_token_handed_out_past_its_end() -> None:
-    """With allow-expired: nothing of its life is left, and why there is no better one is the warning."""
+    """With allow-expired, the validity is used up, and a warning has the reason."""
     resolution = resolution_of(
         ("supabase", "its token has expired"),
         ("cache", "turned off"),
@@ -172,12 +172,12 @@ NOT_DUE = """\
 
 | token | kis, production, mode rotate |
 | --- | --- |
-| life | 20 h 0 min of 24 h 0 min left (83 %) `█████████████████░░░` |
+| validity | 20 h 0 min of 24 h 0 min left (83 %) `█████████████████░░░` |
 | issued | 2026-03-02 17:00:00 KST (2026-03-02 08:00:00 UTC) |
 | ends | 2026-03-03 17:00:00 KST (2026-03-03 08:00:00 UTC) |
 | next rotation | due from 2026-03-02 23:00:00 KST (2026-03-02 14:00:00 UTC) |
 
-| link | what it said |
+| source | result |
 | --- | --- |
 | **supabase** (used) | its token is fresh, 20 h 0 min left |
 | cache | turned off |
@@ -186,7 +186,7 @@ NOT_DUE = """\
 
 
 def test_a_rotation_that_has_nothing_to_do() -> None:
-    """The rotation's own answer and the row of the token name the same time."""
+    """The rotation's own result and the token's row have the same time."""
     resolution = resolution_of(
         ("supabase", "its token is fresh, 20 h 0 min left"),
         ("cache", "turned off"),
@@ -204,7 +204,7 @@ NOTHING_VALID = """\
 | [`no-valid-token`](https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#no-valid-token) \
 | Neither Supabase nor the cache has a valid token | mode: check never issues. Run once with mode: resolve. |
 
-| link | what it said |
+| source | result |
 | --- | --- |
 | supabase | no token is stored |
 | cache | its token has expired |
@@ -212,10 +212,10 @@ NOTHING_VALID = """\
 
 
 def test_a_check_that_finds_nothing() -> None:
-    """One fault: its code leads to its entry in the documents, the remedy stands beside it, and then the chain."""
+    """A fault's row has its code, with a hyperlink to its entry, and its remedy. The sources follow."""
     error = IssuanceError("no-valid-token", "Neither Supabase nor the cache has a valid token", retryable=False)
-    links = [TraceEntry("supabase", "no token is stored"), TraceEntry("cache", "its token has expired")]
-    assert describe_failure([error], links) == NOTHING_VALID
+    trace = [TraceEntry("supabase", "no token is stored"), TraceEntry("cache", "its token has expired")]
+    assert describe_failure([error], trace) == NOTHING_VALID
 
 
 SEVERAL = """\
@@ -233,7 +233,7 @@ SEVERAL = """\
 
 
 def test_several_faults() -> None:
-    """Each fault is a row; nothing was asked, so there is no chain. Angle brackets of a remedy are seen."""
+    """Each fault is a row. Without requests there are no sources. Angle brackets of a remedy are visible."""
     error = SettingsError(
         [
             ("missing-supabase-url", "supabase-url (or SUPABASE_URL) is not set"),
@@ -243,17 +243,17 @@ def test_several_faults() -> None:
     assert describe_failure(error.faults, ()) == SEVERAL
 
 
-PASSES = "This may pass by itself: the same run may succeed a little later.\n"
+PASSES = "This may be temporary: a later run may succeed.\n"
 
 
-def test_what_may_pass_is_said_to() -> None:
-    """An outage may end without anybody's doing, a refused key will not."""
+def test_temporary_failure_is_marked() -> None:
+    """An outage is marked as temporary, a refused key is not."""
     assert PASSES in describe_failure([StoreOutage("store-unreachable", "No answer")], ())
     assert PASSES not in describe_failure([IssuerRefused("EGW00103")], ())
     assert PASSES not in describe_failure([StoreOutage("store-unreachable", "x"), IssuerRefused("EGW00103")], ())
 
 
-LIVES = [
+VALIDITIES = [
     (timedelta(seconds=40), "⚠️ KIS access token: stale", "0 h 0 min of 24 h 0 min left (0 %) `█░░░░░░░░░░░░░░░░░░░`"),
     (timedelta(minutes=9), "⚠️ KIS access token: stale", "0 h 9 min of 24 h 0 min left (0 %) `█░░░░░░░░░░░░░░░░░░░`"),
     (timedelta(minutes=11), "✅ KIS access token: fresh", "0 h 11 min of 24 h 0 min left (0 %) `█░░░░░░░░░░░░░░░░░░░`"),
@@ -263,16 +263,16 @@ LIVES = [
 ]
 
 
-@pytest.mark.parametrize(("left", "title", "life"), LIVES, ids=str)
-def test_life_is_a_figure_and_a_bar(left: timedelta, title: str, life: str) -> None:
-    """What lives has at least one block, what is dead has none, and a clock that is off draws no longer bar."""
+@pytest.mark.parametrize(("left", "title", "validity"), VALIDITIES, ids=str)
+def test_validity_is_a_figure_and_a_bar(left: timedelta, title: str, validity: str) -> None:
+    """A valid token has at least one block, an expired one none, and a wrong clock cannot lengthen the bar."""
     summary = describe_success(resolution_of(("supabase", "x"), left=left), make_settings())
     assert f"### {title}, from Supabase\n" in summary
-    assert f"| life | {life} |\n" in summary
+    assert f"| validity | {validity} |\n" in summary
 
 
-def test_last_answer_of_a_link_is_the_one_that_counts() -> None:
-    """Supabase may be asked twice: the token is from its second answer."""
+def test_last_answer_of_a_source_counts() -> None:
+    """If Supabase was read twice, the token is from its last answer."""
     found = resolution_of(("supabase", "its token has expired"), ("cache", "turned off"), ("supabase", "another has"))
     summary = describe_success(found, make_settings())
     assert "| supabase | its token has expired |\n" in summary
@@ -280,20 +280,20 @@ def test_last_answer_of_a_link_is_the_one_that_counts() -> None:
 
 
 def test_summary_has_no_secret() -> None:
-    """Neither the token nor a key is in it."""
+    """The summary has neither the token nor a key."""
     summary = describe_success(resolution_of(("supabase", "x")), make_settings())
     for secret in (OPAQUE, APP_KEY.key, APP_KEY.secret, SERVICE_KEY):
         assert secret not in summary, "a secret is shown"
 
 
 def test_entries_are_those_of_the_action_that_is_used() -> None:
-    """The page is looked for where README.md has people take the action from, in the same release."""
+    """The page of the entries is in the repository and release that README.md uses."""
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     used = set(re.findall(r"uses: ([\w-]+/kis-token-action)@(\S+)", readme))
     assert ENTRIES in {f"https://github.com/{name}/blob/{tag}/docs/troubleshooting.md" for name, tag in used}
 
 
-#: What makes markup, links, mentions or rows, in pieces that may come together.
+#: Pieces that make markup, hyperlinks, mentions or rows, alone or together.
 PIECES = (
     *"|`*_~[]()<>!&#@:$\\-+=.1ab \n\r\t",
     *("\u200b", "\u202e", "\u2028", "\ud800", "\x00", "한글", "~~", "```", "**", "<!--", "-->", "www", "gh-", "\n\n"),
@@ -304,45 +304,45 @@ PIECES = (
 )
 HOSTILE = st.lists(st.sampled_from(PIECES) | st.characters(), max_size=12).map("".join)
 
-#: What GitHub makes a link, a mention or a picture of in text that holds no markup any more.
+#: Texts of which GitHub makes a hyperlink, a mention or a picture, without any markup.
 LINKED = re.compile(r"@\w|#\d|(?<![^\W_])www\.|://|:[a-z+_-][\w+-]*:|(?<![^\W_])gh-\d|mailto:\w|xmpp:\w", re.IGNORECASE)
 
 
 GITHUB = MarkdownIt("gfm-like")
 assert GITHUB.linkify is not None
-GITHUB.linkify.set({"fuzzy_link": False})  # GitHub makes no link of a mere name with a dot
+GITHUB.linkify.set({"fuzzy_link": False})  # GitHub makes no hyperlink of a name with a dot
 
 
 def elements(markdown: str) -> list[Element]:
-    """What GitHub makes of it, in a row."""
+    """Return the elements that GitHub makes of a text, in one list."""
     return [inner for block in GITHUB.parse(markdown) for inner in (block, *(block.children or ()))]
 
 
 def structure_of(markdown: str) -> list[str]:
-    """The kinds of its elements."""
+    """Return the kinds of a text's elements."""
     return [element.type for element in elements(markdown)]
 
 
 def texts_of(markdown: str) -> list[str]:
-    """The texts that are seen, without blanks around them and the spaces that have no width."""
+    """Return the visible texts, without blanks around them and without spaces that have no width."""
     return [element.content.replace(NOTHING, "").strip() for element in elements(markdown) if element.type == "text"]
 
 
 def seen(text: str) -> str:
-    """How a text has to be seen: in one line, without what is invisible."""
+    """Return the visible form of a text: one line, without invisible characters."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def pages_with(text: str) -> tuple[str, str]:
-    """Both summaries, with ``text`` in every place that others can write to."""
-    links = (TraceEntry("supabase", f"x {text}"), TraceEntry("cache", f"{text} x"))
-    found = resolution_of(*((link.source, link.text) for link in links), warnings=(f"x {text}", f"{text} x"))
+    """Return both summaries, with ``text`` in every place that takes text from outside."""
+    trace = (TraceEntry("supabase", f"x {text}"), TraceEntry("cache", f"{text} x"))
+    found = resolution_of(*((entry.source, entry.text) for entry in trace), warnings=(f"x {text}", f"{text} x"))
     faults = [KisTokenError("wait-too-long", f"x {text}"), KisTokenError("kis-unreachable", f"{text} x")]
-    return describe_success(found, make_settings()), describe_failure(faults, links)
+    return describe_success(found, make_settings()), describe_failure(faults, trace)
 
 
 def check(text: str) -> None:
-    """Neither summary gets a further element from ``text``, which is read as it was given and calls nobody."""
+    """Check that ``text`` adds no element to a summary, is shown literally, and mentions no person."""
     for page, harmless in zip(pages_with(text), pages_with(""), strict=True):
         assert structure_of(page) == structure_of(harmless)
         assert texts_of(page).count(seen(f"x {text}")) >= 2
@@ -354,31 +354,31 @@ def check(text: str) -> None:
 
 @pytest.mark.parametrize("piece", [ascii(piece) for piece in PIECES])
 def test_piece_of_markup_is_seen_as_it_is(piece: str) -> None:
-    """Each piece by itself: no row, link, picture or tag comes of it."""
+    """Each piece by itself becomes no row, hyperlink, picture or tag."""
     check(ast.literal_eval(piece))
 
 
 @given(HOSTILE)
 def test_text_of_others_is_seen_as_it_is(text: str) -> None:
-    """Whatever another machine calls itself, it is read as it was given; no person, issue or address is found in it."""
+    """Any name of a machine is shown literally. GitHub finds no person, issue or address in it."""
     check(text)
 
 
 def test_money_is_no_formula() -> None:
-    """GitHub's formulas stand between two dollars."""
+    """A text between two dollar signs, which mark GitHub's formulas, is shown literally."""
     assert plain("$x$") == "\\$x\\$"
 
 
 @given(HOSTILE)
 def test_text_can_be_written(text: str) -> None:
-    """Half a surrogate pair or a line break does not get into a line of the file."""
+    """Half a surrogate pair and line breaks are removed from a line of the file."""
     line = plain(text)
     assert len(line.splitlines()) <= 1
     assert line.encode().decode() == line
 
 
 def test_pieces_would_be_markup() -> None:
-    """The parser that the properties rely on does see what is not escaped, and so does the pattern."""
+    """The parser and the pattern of these tests detect unescaped markup."""
     kinds = structure_of("x ![x](y) <b> [x](y) ~~x~~ `x` **x**\n\n| a |\n| --- |\n| b |")
     assert {"image", "html_inline", "link_open", "s_open", "code_inline", "strong_open", "table_open"} <= set(kinds)
     called = ("@octocat", "#12", "www.x.yz", "https://x.yz", ":octocat:", "GH-12", "mailto:x@y.zz")
@@ -387,7 +387,7 @@ def test_pieces_would_be_markup() -> None:
 
 @pytest.mark.parametrize("code", REMEDIES)
 def test_every_code_leads_to_its_entry(code: str) -> None:
-    """The link's anchor is a heading of the page, and the remedy is seen to the letter, angle brackets included."""
+    """The hyperlink's anchor is a heading of the page, and the remedy is shown literally, with angle brackets."""
     page = describe_failure([KisTokenError(code, "x")], ())
     entries = (CHECKOUT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     (link,) = (element for element in elements(page) if element.type == "link_open")
@@ -397,24 +397,24 @@ def test_every_code_leads_to_its_entry(code: str) -> None:
 
 
 def test_words_are_left_whole() -> None:
-    """Should a secret ever get into a text, GitHub's mask still finds it: no escape stands in the middle of a word."""
+    """No escape is inside a word, so GitHub's mask would still find a secret."""
     for word in (SERVICE_KEY, APP_KEY.key, APP_KEY.secret, "a-b.c_d+e/f==", "wgh-1", "awww.b"):
         is_unchanged = word in plain(f"x {word} *")
         assert is_unchanged, "a secret would not be masked"
 
 
 def test_long_text_is_cut_off() -> None:
-    """A text is seen up to a bound."""
+    """A text is cut after LONGEST_TEXT characters."""
     assert plain("x" * LONGEST_TEXT) == "x" * LONGEST_TEXT
     assert plain("x" * (LONGEST_TEXT + 1)) == "x" * LONGEST_TEXT + "…"
 
 
 @pytest.mark.parametrize("letter", ["&", "@", "🀀"])
 def test_summary_stays_below_the_limit(letter: str) -> None:
-    """Many long texts, of letters that take the most room, do not make a summary that GitHub drops."""
+    """Many long texts, of the longest escaped characters, stay below the size at which GitHub drops a summary."""
     text = letter * 10 * LONGEST_TEXT
-    links = tuple(TraceEntry("supabase", text) for _ in range(10))
-    found = resolution_of(*((link.source, text) for link in links), warnings=(text,) * 10)
+    trace = tuple(TraceEntry("supabase", text) for _ in range(10))
+    found = resolution_of(*((entry.source, text) for entry in trace), warnings=(text,) * 10)
     faults = [KisTokenError("internal-error", text)] * 30
-    for page in (describe_success(found, make_settings()), describe_failure(faults, links)):
+    for page in (describe_success(found, make_settings()), describe_failure(faults, trace)):
         assert len(page.encode()) < LIMIT / 4

@@ -1,4 +1,4 @@
-"""GitHub's files and commands: both writers say the same, and no text becomes what it is not."""
+"""GitHub's files and commands: both writers give the same text, and no text becomes a command."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ for name, *arguments in json.load(sys.stdin):
 
 
 def runner_files(folder: Path) -> dict[str, str]:
-    """The files that a runner makes for each step."""
+    """Return the files that a runner makes for each step."""
     folder.mkdir(exist_ok=True)
     paths = {name: folder / name.lower() for name in FILES}
     for path in paths.values():
@@ -83,12 +83,12 @@ def workflow(request: pytest.FixtureRequest, files: dict[str, str]) -> Workflow:
 
 
 def without_delimiters(text: str) -> str:
-    """The text of a file with its random delimiters made alike."""
+    """Return a file's text with all random delimiters replaced by one text."""
     return re.sub(r"ghadelimiter_[0-9a-f-]{32,36}", "DELIMITER", text)
 
 
 def pairs_of(path: str) -> dict[str, str]:
-    """What the runner reads from a file of names and values."""
+    """Return the names and values that the runner reads from a file."""
     text = (
         Path(path).read_bytes().decode().replace("\r\n", "\n")
         if os.linesep != "\n"
@@ -105,7 +105,7 @@ def pairs_of(path: str) -> dict[str, str]:
 
 @pytest.mark.usefixtures("child_processes")
 def test_both_writers_say_the_same(tmp_path: Path) -> None:
-    """The writer of the fast path and the toolkit's write the same files and commands, but for the delimiter."""
+    """The fast path's writer and the toolkit's write the same files and commands, except for the delimiter."""
     said = []
     for name in ("file", "toolkit"):
         files = runner_files(tmp_path / name)
@@ -127,14 +127,14 @@ def test_both_writers_say_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("files")
 def test_each_line_of_a_secret_is_masked(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:
-    """The runner masks line by line; an empty mask would hide everything, so there is none."""
+    """Each line of a secret has its own mask, and empty lines have no mask: it would hide everything."""
     workflow.mask("first-line\nsecond%line\n\n \r\n")
     assert capsys.readouterr().out.splitlines() == ["::add-mask::first-line", "::add-mask::second%25line"]
 
 
 @pytest.mark.usefixtures("child_processes")
 def test_mask_is_out_before_it_returns(tmp_path: Path) -> None:
-    """A mask is flushed: it is read by the runner even when the process dies right after."""
+    """A mask is flushed: the runner reads it even if the process ends right after."""
     for name in ("file", "toolkit"):
         code = f"{CALL_BOTH}\nos._exit(0)"
         done = subprocess.run(
@@ -150,7 +150,7 @@ def test_mask_is_out_before_it_returns(tmp_path: Path) -> None:
 
 
 def test_values_arrive_as_they_were(workflow: Workflow, files: dict[str, str]) -> None:
-    """Line breaks, percent signs and other scripts survive in outputs and variables."""
+    """Outputs and variables keep line breaks, percent signs and other scripts."""
     workflow.output("nasty", NASTY.replace("\r", ""))
     workflow.output("empty", "")
     workflow.export("KIS_TEST_VARIABLE", "a\nb")
@@ -161,14 +161,14 @@ def test_values_arrive_as_they_were(workflow: Workflow, files: dict[str, str]) -
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\r")))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 def test_no_value_can_set_another_output(workflow: Workflow, files: dict[str, str], value: str) -> None:
-    """Whatever a value holds, the runner reads one output with that value."""
+    """The runner reads any value as one output with that value."""
     Path(files["GITHUB_OUTPUT"]).write_text("")
     workflow.output("one", value)
     assert pairs_of(files["GITHUB_OUTPUT"]) == {"one": value}
 
 
 def test_delimiter_is_new_each_time(workflow: Workflow, files: dict[str, str]) -> None:
-    """Nobody can know the delimiter beforehand."""
+    """The delimiter is new for each value, so no value can contain it."""
     for _ in range(20):
         workflow.output("name", "value")
     delimiters = re.findall(r"name<<(\S+)", Path(files["GITHUB_OUTPUT"]).read_text())
@@ -178,7 +178,7 @@ def test_delimiter_is_new_each_time(workflow: Workflow, files: dict[str, str]) -
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("kind", ["error", "warning"])
 def test_annotation_is_one_line(workflow: Workflow, capsys: pytest.CaptureFixture[str], kind: str) -> None:
-    """Line breaks in a message are escaped, so that nothing in it can be a command of its own."""
+    """Line breaks in a message are escaped, so that no part of it is a command."""
     getattr(workflow, kind)(NASTY)
     assert capsys.readouterr().out == f"::{kind}::100%25 of%0D%0A::error::it | %250A\tü 한국\n"
 
@@ -190,7 +190,7 @@ COMMANDS += ["##[add-mask]e", "a\r::error::b", "a\u2028::error::b", "\u3000::err
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("text", COMMANDS, ids=repr)
 def test_log_line_is_never_a_command(workflow: Workflow, capsys: pytest.CaptureFixture[str], text: str) -> None:
-    """The runner finds a command behind blanks, and its older form anywhere: neither is left in a line of the log."""
+    """A log line has no command: the runner would find one after blanks, and an older form anywhere."""
     workflow.info(text)
     shown = capsys.readouterr().out
     assert shown
@@ -201,20 +201,20 @@ def test_log_line_is_never_a_command(workflow: Workflow, capsys: pytest.CaptureF
 
 @pytest.mark.usefixtures("files")
 def test_log_line_stays_as_it_is(workflow: Workflow, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is no command is printed as it is."""
+    """A log line that is not a command is printed unchanged."""
     workflow.info("supabase: its token is fresh, 3 h 2 min left\nKIS::issue")
     assert capsys.readouterr().out == "supabase: its token is fresh, 3 h 2 min left\nKIS::issue\n"
 
 
 def test_summary_is_added_to(workflow: Workflow, files: dict[str, str]) -> None:
-    """What stands in the summary stays."""
+    """Earlier text of the summary stays."""
     workflow.summarize("first")
     workflow.summarize("second")
     assert Path(files["GITHUB_STEP_SUMMARY"]).read_text().split() == ["first", "second"]
 
 
 def test_no_summary_is_no_error(workflow: Workflow, files: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A runner without summaries gets none."""
+    """A runner without summaries gets no summary and no error."""
     monkeypatch.delenv("GITHUB_STEP_SUMMARY")
     del files["GITHUB_STEP_SUMMARY"]
     workflow.summarize("text")
@@ -222,7 +222,7 @@ def test_no_summary_is_no_error(workflow: Workflow, files: dict[str, str], monke
 
 @pytest.mark.parametrize("place", ["none", "a folder", "unset", "empty"])
 def test_output_without_a_file_is_a_fault_of_the_machine(tmp_path: Path, place: str) -> None:
-    """Outside of a step there is no file to write to: one clear error, and no file is made."""
+    """Outside of a step, an output is one clear error, and no file is made."""
     paths = {"none": {"GITHUB_OUTPUT": str(tmp_path / "x")}, "a folder": {"GITHUB_OUTPUT": str(tmp_path)}}
     env = paths.get(place, {"GITHUB_OUTPUT": ""} if place == "empty" else {})
     with pytest.raises(EnvironmentFault) as caught:
@@ -233,14 +233,14 @@ def test_output_without_a_file_is_a_fault_of_the_machine(tmp_path: Path, place: 
 
 
 def test_file_that_can_be_written_is_required_and_enough(files: dict[str, str]) -> None:
-    """The check itself changes nothing."""
+    """The check of a writable file passes and changes nothing."""
     require_file(files, "GITHUB_OUTPUT")
     assert Path(files["GITHUB_OUTPUT"]).read_text() == ""
 
 
 @given(st.text())
 def test_escaped_text_is_one_line_and_can_be_read_back(text: str) -> None:
-    """Percent signs and line breaks are escaped so that the runner's reading gives the text back."""
+    """Percent signs and line breaks are escaped, and the runner's reading restores the text."""
     escaped = escape(text)
     assert "\n" not in escaped
     assert "\r" not in escaped

@@ -1,24 +1,32 @@
-"""A project without tables."""
+"""A job that is listed as a keyless caller."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kis_token.sandbox.database import prepare_database
-from tests.support import Database
+from tests.keyless import Job, trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kis_token.sandbox.postgres import EmbeddedPostgres
+    import psycopg
+
+    from kis_token.sandbox.github_issuer import GitHubIssuer
+    from tests.support import Database
 
 
 @pytest.fixture(scope="module")
-def bare(postgres: EmbeddedPostgres) -> Iterator[Database]:
-    """A project without tables, for one test after the other."""
-    dsn = postgres.create_database()
-    with Database(prepare_database(dsn)) as database:
-        yield database
-    postgres.drop_database(dsn)
+def anon(migrated: Database) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """A connection with the public key's role."""
+    with migrated.connect_as("anon") as connection:
+        yield connection
+
+
+@pytest.fixture
+def job(database: Database, github: GitHubIssuer, anon: psycopg.Connection[tuple[Any, ...]]) -> Job:
+    """A job that is listed with the access issue; the slot has keys."""
+    database.put_keys()
+    trust(database, github, access="issue")
+    return Job(anon, github)

@@ -1,4 +1,4 @@
-"""Tables that others have made, and the files of sql/ on them."""
+"""Tables that other programs have made, and the files of sql/ on them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY, SECRET, DEVELOPMENT_KEY = (
     "c2VjcmV0+/=",
     "PVz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3",
 )
-#: The guide's columns. A test replaces some of them.
+#: The columns of the guide's table. A test replaces some of them.
 COLUMNS = {
     "id": "bigserial primary key",
     "service_name": "text not null",
@@ -31,11 +31,11 @@ COLUMNS = {
 
 
 def insert(*rows: str, **more: str) -> str:
-    """Rows for the slot kis: type and value as SQL. All of them get ``more`` columns, as SQL as well."""
+    """Return SQL that inserts ``rows`` (type and value, as SQL) into the slot kis, each with the columns ``more``."""
     columns = ", ".join(["service_name", "credential_type", "credential_value", *more])
     tails = "".join(f", {value}" for value in more.values())
     values = ", ".join(f"('kis', {row}{tails})" for row in rows)
-    return f"insert into api_credentials ({columns}) values {values}"  # noqa: S608 - of this file's own words
+    return f"insert into api_credentials ({columns}) values {values}"  # noqa: S608 - built from this file's own strings
 
 
 PAIR = (f"'app_key', '{KEY}'", f"'app_secret', '{SECRET}'")
@@ -43,12 +43,12 @@ KEYS = insert(*PAIR)
 
 
 def token(expires_at: str) -> str:
-    """A token's row that ends then."""
+    """Return SQL that inserts a token's row which expires at ``expires_at``."""
     return insert("'access_token', '{}'", expires_at=f"'{expires_at}'")
 
 
 def table(*constraints: str, without: tuple[str, ...] = (), **columns: str) -> str:
-    """The guide's table with other columns, and without some."""
+    """Return the DDL of the guide's table with some columns replaced and those of ``without`` left out."""
     wanted = {name: kind for name, kind in {**COLUMNS, **columns}.items() if name not in without}
     return f"create table api_credentials ({', '.join([*(f'{n} {k}' for n, k in wanted.items()), *constraints])})"
 
@@ -61,7 +61,7 @@ grant usage on schema public to anon, authenticated, service_role;
 
 
 def prepare(bare: Database, *statements: str) -> Database:
-    """The project when somebody has run these statements in it, and nothing else."""
+    """Empty the project, run these statements in it, and return it."""
     for statement in (RESET, *statements):
         bare.owner.execute(statement.encode())
     return bare
@@ -73,7 +73,7 @@ def migrate(database: Database) -> None:
 
 
 def refusal(database: Database) -> str:
-    """The message in which the files stop. Nothing has changed by then."""
+    """Run the files of sql/, which must stop and change nothing. Return the message."""
     before = database.owner.execute("select to_jsonb(c) as row from api_credentials c order by c::text").fetchall()
     with pytest.raises(psycopg.Error) as caught:
         apply_migrations(database.project.owner, migrations_folder())
@@ -94,7 +94,7 @@ def values(database: Database) -> dict[tuple[str, str], Any]:
 
 
 def assert_works(database: Database) -> None:
-    """Nothing is found, and a turn stores its token."""
+    """Assert that check_setup finds no difference and that a lease stores its token."""
     assert database.call("check_setup") == []
     token = make_token()
     issue_by_functions(database, token)

@@ -1,4 +1,4 @@
-"""The migrations: they run everywhere, run again, and make the tables that they promise."""
+"""The migrations: they run on each kind of project, run again, and make the same tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import MIGRATED_TABLES, Database, issue_by_functions, make_to
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: The table as the guide has people make it.
+#: The DDL of the guide.
 GUIDE = """
 CREATE TABLE api_credentials (
     id          BIGSERIAL PRIMARY KEY,
@@ -40,7 +40,7 @@ CREATE INDEX idx_api_cred_expires
     ON api_credentials(expires_at);
 """
 
-#: What people have in it: naive times, nulls where the guide has defaults, broken JSON, other services.
+#: Rows as real tables have them: naive times, nulls in place of the guide's defaults, broken JSON, other services.
 GUIDE_ROWS = """
 insert into api_credentials
     (service_name, credential_type, credential_value, expires_at, is_active, environment, updated_at, created_at)
@@ -78,7 +78,7 @@ def connect(dsn: str) -> Connection:
 
 
 def shape_of(dsn: str) -> dict[str, list[str]]:
-    """All that the schema public holds, privileges aside."""
+    """Return all objects of the schema public, without privileges."""
     with connect(dsn) as connection:
         return {
             name: sorted(str(tuple(row.values())) for row in connection.execute(query))
@@ -106,8 +106,8 @@ def guides_project(postgres: EmbeddedPostgres) -> str:
 
 
 @pytest.fixture(scope="module")
-def plain(child_processes: None) -> Iterator[EmbeddedPostgres]:  # noqa: ARG001 - it starts some
-    """A PostgreSQL that was never made like Supabase: it only has the three roles, without attributes."""
+def plain(child_processes: None) -> Iterator[EmbeddedPostgres]:  # noqa: ARG001 - this fixture starts processes
+    """A plain PostgreSQL, unlike Supabase: it only has the three roles, without attributes."""
     with EmbeddedPostgres(max_connections=10) as server:
         with psycopg.connect(server.dsn) as connection:
             connection.execute("create role anon; create role authenticated; create role service_role")
@@ -118,7 +118,7 @@ def plain(child_processes: None) -> Iterator[EmbeddedPostgres]:  # noqa: ARG001 
 def test_migrations_lead_to_one_shape(
     postgres: EmbeddedPostgres, database: Database, make_project: Callable[[EmbeddedPostgres], str]
 ) -> None:
-    """From whatever a project starts, running the files twice over ends with the same tables and functions."""
+    """On each kind of project, two runs of the files lead to the same tables and functions."""
     owner = make_project(postgres)
 
     apply_migrations(owner, migrations_folder())
@@ -129,7 +129,7 @@ def test_migrations_lead_to_one_shape(
 
 
 def test_migrations_run_on_a_plain_postgresql(plain: EmbeddedPostgres, database: Database) -> None:
-    """A PostgreSQL that has just the three roles is enough, and ends with the same shape."""
+    """The files run on a PostgreSQL that only has the three roles, and lead to the same shape."""
     dsn = plain.create_database()
 
     apply_migrations(dsn, migrations_folder())
@@ -139,7 +139,7 @@ def test_migrations_run_on_a_plain_postgresql(plain: EmbeddedPostgres, database:
 
 
 def test_service_role_works_without_bypassing_row_level_security(plain: EmbeddedPostgres) -> None:
-    """Where service_role does not bypass row level security, a policy lets it use the table all the same."""
+    """If service_role does not bypass row level security, a policy still lets it use the table."""
     dsn = plain.create_database()
     apply_migrations(dsn, migrations_folder())
     with connect(dsn) as connection:
@@ -154,7 +154,7 @@ def test_service_role_works_without_bypassing_row_level_security(plain: Embedded
 
 
 def test_migrations_need_no_superuser(database: Database) -> None:
-    """The owner who has run them here is none, as on Supabase, and owns all that they made."""
+    """As on Supabase, the owner that ran the files is no superuser, and owns all tables that they made."""
     owners = database.owner.execute(
         "select distinct r.rolname, r.rolsuper from pg_roles r join pg_class c on c.relowner = r.oid"
         " where c.relname = any (%s)",
@@ -165,7 +165,7 @@ def test_migrations_need_no_superuser(database: Database) -> None:
 
 
 def test_stored_rows_only_get_a_version(postgres: EmbeddedPostgres) -> None:
-    """On a table that the guide's DDL made, no value changes; each row gets a version of its own, which then stays."""
+    """On the guide's table no stored value changes. Each row gets a version of its own, which a second run keeps."""
     owner = guides_project(postgres)
     query = "select to_jsonb(c) as row from api_credentials c order by id"
     with connect(owner) as connection:
@@ -181,7 +181,7 @@ def test_stored_rows_only_get_a_version(postgres: EmbeddedPostgres) -> None:
 
 
 def test_guides_rows_can_be_written_afterwards(postgres: EmbeddedPostgres) -> None:
-    """After the migrations, the guide's rows take part: a write gives a new version and the database's time."""
+    """After the migrations a write of one of the guide's rows sets a new version and the database's time."""
     owner = guides_project(postgres)
     apply_migrations(owner, migrations_folder())
     with connect(owner) as connection:
@@ -195,7 +195,7 @@ def test_guides_rows_can_be_written_afterwards(postgres: EmbeddedPostgres) -> No
 
 
 def test_columns_and_indexes_are_the_guides(database: Database) -> None:
-    """The table has the guide's columns in the guide's order, and a version; one row for each service and type."""
+    """The table has the guide's columns and indexes, and a version; one row for each service and type."""
     columns = database.owner.execute(
         "select column_name, data_type from information_schema.columns"
         " where table_name = 'api_credentials' order by ordinal_position"
@@ -224,7 +224,7 @@ def test_columns_and_indexes_are_the_guides(database: Database) -> None:
 
 
 def test_everything_is_commented(database: Database) -> None:
-    """Each table and each of its columns says what it is for."""
+    """Each table and each of its columns has a comment."""
     silent = database.owner.execute(
         """
         select c.relname, a.attname from pg_class c
@@ -238,7 +238,7 @@ def test_everything_is_commented(database: Database) -> None:
 
 
 def test_a_row_with_defaults_is_active_and_of_production(database: Database) -> None:
-    """What a client leaves out gets the guide's defaults."""
+    """A column that a client does not name gets the guide's default."""
     database.service.execute(
         "insert into api_credentials (service_name, credential_type, credential_value)"
         " values ('kis', 'app_key', 'PSa1')"
@@ -263,7 +263,7 @@ UNCONSTRAINED = GUIDE.replace(",\n\n    UNIQUE(service_name, credential_type)", 
 
 
 def unique_indexes(database: Database) -> list[str]:
-    """The unique indexes of the credentials, besides that of the primary key."""
+    """Return the unique indexes of api_credentials, without that of the primary key."""
     rows = database.owner.execute(
         "select indexdef from pg_indexes"
         " where tablename = 'api_credentials' and indexdef ~ 'UNIQUE' and indexdef !~ 'pkey'"
@@ -272,7 +272,7 @@ def unique_indexes(database: Database) -> list[str]:
 
 
 def test_table_that_lacks_the_constraint_gets_it(postgres: EmbeddedPostgres) -> None:
-    """A table that somebody made without it is given what all writes rely on, once; the guide's own has it already."""
+    """A table without the constraint gets the index that all writes rely on, once. The guide's table keeps its own."""
     for ddl in (UNCONSTRAINED, GUIDE, ""):
         project = prepare_database(postgres.create_database())
         with psycopg.connect(project.owner) as connection:
@@ -285,7 +285,7 @@ def test_table_that_lacks_the_constraint_gets_it(postgres: EmbeddedPostgres) -> 
 
 
 def test_credential_that_is_there_twice_is_named(postgres: EmbeddedPostgres) -> None:
-    """Which of two rows counts is for their owner to say: the migration stops, names them and changes nothing."""
+    """If a credential has two rows, the migration stops, names it, and changes nothing: the owner decides."""
     project = prepare_database(postgres.create_database())
     with psycopg.connect(project.owner, autocommit=True) as connection:
         connection.execute(UNCONSTRAINED.encode())
@@ -318,7 +318,7 @@ def test_credential_that_is_there_twice_is_named(postgres: EmbeddedPostgres) -> 
     ],
 )
 def test_version_follows_what_matters(database: Database, change: str, matters: bool) -> None:  # noqa: FBT001 - a table
-    """Version and updated_at change with value, expiry and activity, and with nothing else, whatever a client sends."""
+    """Version and updated_at change only with value, expiry or is_active. The client's own values are ignored."""
     database.put_token(make_token())
     before = database.row()
 
@@ -330,7 +330,7 @@ def test_version_follows_what_matters(database: Database, change: str, matters: 
 
 
 def test_clients_do_not_choose_version_and_time(database: Database) -> None:
-    """Whatever an insert or an update sends for them, both are the database's own, beside a true change too."""
+    """If an insert or an update sends a version or a time, the database ignores both and sets its own."""
     database.service.execute(
         "insert into api_credentials (service_name, credential_type, credential_value, version, updated_at)"
         " values ('kis', 'access_token', '{}', 1, '2001-01-01')"
@@ -347,7 +347,7 @@ def test_clients_do_not_choose_version_and_time(database: Database) -> None:
 
 
 def test_a_row_made_again_is_another_version(database: Database) -> None:
-    """A deleted row that is stored again, with the same content, never has a version it had before."""
+    """If a row is deleted and stored again with the same content, it gets a version that it never had before."""
     token = make_token()
     seen = set()
     for _ in range(3):

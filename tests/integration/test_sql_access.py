@@ -1,4 +1,4 @@
-"""Who may reach what: nobody but service_role, and service_role only what it needs."""
+"""The privileges: only service_role and read-only keys have access, each only to what it needs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PUBLIC_FUNCTIONS = {
 #: The functions that check an ID token themselves. They are all that a caller with the public key may call.
 KEYLESS_FUNCTIONS = {"keyless_read", "keyless_begin", "keyless_commit", "keyless_abort"}
 READER = "kis_token_reader"
-#: What a reader may see of the tokens' rows.
+#: The columns of the tokens' rows that a reader may see.
 READABLE = ("service_name", "credential_type", "credential_value", "expires_at", "is_active", "version")
 
 TABLE_RIGHTS = ("select", "insert", "update", "delete", "truncate", "references", "trigger")
@@ -59,14 +59,14 @@ from pg_proc where pronamespace = 'public'::regnamespace order by 1
 
 @pytest.fixture
 def superuser(postgres: EmbeddedPostgres) -> Iterator[psycopg.Connection[Any]]:
-    """Who may change roles, which belong to the whole server."""
+    """A superuser's connection. It may change roles, which belong to the whole server."""
     with psycopg.connect(postgres.create_database(), autocommit=True) as connection:
         yield connection
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["today", "legacy"])
 def project(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A migrated project, of today and with the default privileges that older ones have."""
+    """A migrated project: once as new projects are, once with the default privileges of older projects."""
     project = prepare_database(postgres.create_database(), legacy_grants=request.param)
     apply_migrations(project.owner, migrations_folder())
     with Database(project) as database:
@@ -74,13 +74,13 @@ def project(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Itera
 
 
 def may(database: Database, role: str, kind: str, name: str, right: str) -> bool:
-    """What PostgreSQL says of a privilege."""
+    """Return whether a role has a privilege."""
     query = sql.SQL("select {}(%s, %s, %s) as may").format(sql.Identifier(f"has_{kind}_privilege"))
     return bool(database.owner.execute(query, (role, name, right)).fetchall()[0]["may"])
 
 
 def everything(database: Database) -> list[tuple[str, str, str]]:
-    """Each privilege there could be on what the migrations made, as kind, name and right."""
+    """Return each possible privilege on the objects of the migrations, as kind, name and right."""
     tables = [row["name"] for row in database.owner.execute(_TABLES)]
     sequences = [row["name"] for row in database.owner.execute(_SEQUENCES)]
     functions = [row["signature"] for row in database.owner.execute(_FUNCTIONS)]
@@ -118,7 +118,7 @@ def attempts(database: Database, *, besides: Collection[str] = ()) -> list[sql.C
 
 
 def was_refused(connection: psycopg.Connection[tuple[Any, ...]], statement: sql.Composed) -> bool:
-    """Whether the role lacked the privilege. Any other answer, an error included, is none."""
+    """Whether the role lacked the privilege. False for any other result, also for another error."""
     try:
         connection.execute(statement)
     except psycopg.errors.InsufficientPrivilege:
@@ -169,7 +169,7 @@ def test_strangers_are_refused_whatever_they_try(project: Database, role: str) -
 
 
 def test_service_role_uses_the_table_and_the_functions(project: Database) -> None:
-    """service_role may read and write the credentials and call the functions made for it."""
+    """service_role may read and write api_credentials, and call the functions that are made for it."""
     wanted = {("table", "api_credentials", right) for right in ("select", "insert", "update", "delete")} | {
         ("function", row["signature"], "execute")
         for row in project.owner.execute(_FUNCTIONS)
@@ -181,7 +181,7 @@ def test_service_role_uses_the_table_and_the_functions(project: Database) -> Non
 
 
 def test_service_role_reaches_nothing_else(project: Database) -> None:
-    """service_role reaches neither leases nor log nor a helper, except through the functions."""
+    """service_role can use leases, log and helpers only through the functions."""
     held = [what for what in everything(project) if may(project, "service_role", *what)]
 
     assert {name for kind, name, _ in held if kind in ("table", "any_column")} == {"api_credentials"}
@@ -194,7 +194,7 @@ def test_service_role_reaches_nothing_else(project: Database) -> None:
     "statement", ["select 1 from {}", "insert into {} default values", "update {} set fence = 9", "delete from {}"]
 )
 def test_service_role_is_refused_at_leases_and_log(project: Database, table: str, statement: str) -> None:
-    """Whoever holds the service key cannot forge a lease or an entry of the log."""
+    """A caller with the service key cannot forge a lease or an event of the log."""
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         project.service.execute(sql.SQL(statement).format(sql.Identifier(table)))
 
@@ -213,7 +213,7 @@ def test_only_the_owner_writes_callers_and_keys(project: Database, table: str, r
 
 
 def test_row_level_security_is_on_everywhere(project: Database) -> None:
-    """Each table has row level security, so that a grant by mistake still shows nothing."""
+    """Each table has row level security, so an accidental grant shows no row."""
     assert {row["name"]: row["relrowsecurity"] for row in project.owner.execute(_TABLES)} == {
         "api_credentials": True,
         "credential_attempts": True,
@@ -224,8 +224,8 @@ def test_row_level_security_is_on_everywhere(project: Database) -> None:
     }
 
 
-def test_a_grant_by_mistake_shows_nothing(project: Database) -> None:
-    """Even after someone grants the table to anon, anon sees no row and stores none."""
+def test_an_accidental_grant_shows_nothing(project: Database) -> None:
+    """If the owner grants the table to anon, anon still sees no row and changes no row."""
     project.put("app_key", "PSa1")
     with project.owner.transaction(force_rollback=True):
         project.owner.execute("grant all on api_credentials to anon; set local role anon")
@@ -235,7 +235,7 @@ def test_a_grant_by_mistake_shows_nothing(project: Database) -> None:
 
 
 def test_functions_find_nothing_by_search_path(project: Database) -> None:
-    """Every function has an empty search_path: nobody can slip a table or an operator under it."""
+    """Every function has an empty search_path, so no caller can replace a table or an operator that it uses."""
     settings = {row["name"]: row["proconfig"] or () for row in project.owner.execute(_FUNCTIONS)}
 
     assert settings
@@ -249,8 +249,8 @@ def test_only_the_public_functions_run_as_their_owner(project: Database) -> None
     assert definers == PUBLIC_FUNCTIONS | KEYLESS_FUNCTIONS
 
 
-def test_every_table_says_by_a_policy_who_may_pass(project: Database) -> None:
-    """No table has row level security without a policy, and each policy names whom it lets through, if anybody."""
+def test_every_table_has_a_policy(project: Database) -> None:
+    """Each table has a policy. The policy names the role with access, or denies access to all roles."""
     policies = project.owner.execute(
         "select tablename, roles::text[] as roles, qual, permissive, cmd from pg_policies where schemaname = 'public'"
     ).fetchall()
@@ -270,7 +270,7 @@ def test_every_table_says_by_a_policy_who_may_pass(project: Database) -> None:
 
 
 def test_nothing_runs_with_more_than_its_callers_rights_unseen(project: Database) -> None:
-    """There is no view and no foreign or materialized table; a definer function is for its own roles."""
+    """The schema has no views and no foreign tables. Only the roles of a definer function may call it."""
     kinds = project.owner.execute(
         "select distinct relkind from pg_class"
         " where relnamespace = 'public'::regnamespace and relkind not in ('i', 'S')"
@@ -288,7 +288,7 @@ def test_nothing_runs_with_more_than_its_callers_rights_unseen(project: Database
 
 
 def test_reader_has_the_columns_of_a_token_and_nothing_else(project: Database) -> None:
-    """The reader's only privilege is to select what a client needs to use a token."""
+    """The reader's only privilege is to select the columns that a client needs to use a token."""
     held = {what for what in everything(project) if may(project, READER, *what)}
     columns = project.owner.execute(
         "select column_name from information_schema.column_privileges"
@@ -301,7 +301,7 @@ def test_reader_has_the_columns_of_a_token_and_nothing_else(project: Database) -
 
 
 def test_reader_sees_active_tokens_alone(project: Database) -> None:
-    """Of all rows a reader sees the active tokens: no key, no secret, no token that was set to inactive."""
+    """A reader sees only active tokens: no app key, no app secret, no inactive token."""
     project.clear()
     project.put_keys()
     project.put_token(make_token())
@@ -314,7 +314,7 @@ def test_reader_sees_active_tokens_alone(project: Database) -> None:
 
 
 def test_reader_is_refused_whatever_else_it_tries(project: Database) -> None:
-    """Each write and call of a reader's ends with 42501, and so does a look at a column that is not for it."""
+    """Each write and call by a reader fails with 42501, and so does a read of any other column."""
     with project.connect_as(READER) as connection:
         allowed = [statement.as_string() for statement in attempts(project) if not was_refused(connection, statement)]
         assert was_refused(connection, sql.SQL("select {} from api_credentials").format(sql.Identifier("id")))
@@ -323,7 +323,7 @@ def test_reader_is_refused_whatever_else_it_tries(project: Database) -> None:
 
 
 def test_policy_for_everybody_opens_no_key_to_the_reader(project: Database) -> None:
-    """A project's own policy that lets everybody read adds nothing to what a reader sees, and lets anon see nothing."""
+    """If the project has a policy that lets all roles read, a reader still sees no key, and anon sees no row."""
     project.clear()
     project.put_keys()
     project.put_token(make_token())
@@ -340,7 +340,7 @@ def test_policy_for_everybody_opens_no_key_to_the_reader(project: Database) -> N
 
 
 def test_readers_that_were_ended_stay_ended(make_database: Callable[[], Database]) -> None:
-    """Taking the role from the API ends every reader's key; running the files again does not give it back."""
+    """Revoking the role from the API disables all read-only keys. Another run of the files does not enable them."""
     project = make_database()
     project.owner.execute("revoke kis_token_reader from authenticator")
     try:
@@ -351,10 +351,10 @@ def test_readers_that_were_ended_stay_ended(make_database: Callable[[], Database
         project.owner.execute("grant kis_token_reader to authenticator")
 
 
-def test_owner_who_may_make_no_roles_has_all_but_the_reader(
+def test_an_owner_without_the_right_to_create_roles_has_no_reader(
     postgres: EmbeddedPostgres, superuser: psycopg.Connection[Any]
 ) -> None:
-    """Without the right to make roles the files run all the same, and a warning says what there is not."""
+    """If the owner may not create roles, the files run without the reader, and a warning names the missing role."""
     project = prepare_database(postgres.create_database())
     warnings: list[str] = []
     superuser.execute("alter role kis_token_reader rename to kis_token_reader_elsewhere")
@@ -372,17 +372,17 @@ def test_owner_who_may_make_no_roles_has_all_but_the_reader(
         superuser.execute("alter role postgres createrole")
         superuser.execute("alter role kis_token_reader_elsewhere rename to kis_token_reader")
     assert [each.partition(":")[0] for each in warnings].count("WARNING") == 1
-    assert len([each for each in warnings if each.startswith("WARNING: there is no role kis_token_reader")]) == 1
+    assert len([each for each in warnings if each.startswith("WARNING: the role kis_token_reader is not set up")]) == 1
 
 
-def test_role_that_passes_row_level_security_is_refused(
+def test_a_role_that_bypasses_row_level_security_is_refused(
     postgres: EmbeddedPostgres, superuser: psycopg.Connection[Any]
 ) -> None:
-    """A role of that name that somebody made with more rights would read everything: the file stops."""
+    """If a role of that name bypasses row level security, it would read all rows: the file stops."""
     project = prepare_database(postgres.create_database())
     superuser.execute("alter role kis_token_reader bypassrls")
     try:
-        with pytest.raises(psycopg.errors.RaiseException, match="passes row level security"):
+        with pytest.raises(psycopg.errors.RaiseException, match="bypasses row level security"):
             apply_migrations(project.owner, migrations_folder())
     finally:
         superuser.execute("alter role kis_token_reader nobypassrls")

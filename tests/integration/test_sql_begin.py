@@ -1,4 +1,4 @@
-"""begin_issuance: the columns of the lease and the SQLSTATEs. tests/store/test_begin.py has its promises."""
+"""begin_issuance: the columns of the lease and the SQLSTATEs. tests/store/test_begin.py tests its behaviour."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ ARGUMENTS: dict[str, object] = {
 
 
 def seconds_granted(database: Database, column: str) -> float:
-    """From the grant to one of the lease's times."""
+    """Return the seconds from the grant to one of the lease's times."""
     lease = database.lease()
     seconds: float = (lease[column] - lease["granted_at"]).total_seconds()
     return seconds
 
 
 def test_a_grant_is_written_into_the_lease(database: Database) -> None:
-    """The columns have holder, label and app key, the end of the lease after 60 s and the next grant after 70 s."""
+    """A grant sets holder, label and app key, ends the lease after 60 s, and allows the next grant after 70 s."""
     caller = Caller(database)
     caller.begin()
 
@@ -48,7 +48,7 @@ def test_a_grant_is_written_into_the_lease(database: Database) -> None:
 
 
 def test_a_begin_during_a_lease_changes_no_column_of_it(database: Database) -> None:
-    """The lease stays as it is when its holder begins again, and when another caller begins."""
+    """The lease does not change when its holder begins again, or when another caller begins."""
     caller = Caller(database)
     caller.begin()
     database.age(20)
@@ -61,13 +61,13 @@ def test_a_begin_during_a_lease_changes_no_column_of_it(database: Database) -> N
 
 
 def test_the_column_of_the_label_has_200_characters_at_the_most(database: Database) -> None:
-    """The function cuts a longer label. The client cuts as well, so the answer to a caller does not show this."""
+    """The function cuts a longer label. The client cuts it as well, so a caller's answer does not show this."""
     assert Caller(database, label="가" * 999).begin()["status"] == "granted"
     assert database.lease()["holder_label"] == "가" * 200
 
 
 def test_an_expired_token_that_the_lease_knows_is_not_fresh(database: Database) -> None:
-    """If the columns say that the lease issued the row's token within 6 h, the token is not fresh once it expired."""
+    """A token that this lease issued within 6 h is not fresh after it has expired."""
     issue_by_functions(database, make_token(age=HOUR, left=HOUR))
     database.age(120)
     database.owner.execute("update api_credentials set expires_at = now() - interval '1 second'")
@@ -77,7 +77,7 @@ def test_an_expired_token_that_the_lease_knows_is_not_fresh(database: Database) 
 
 
 def test_a_key_that_moves_is_in_one_lease(database: Database) -> None:
-    """The column app_key_id of the slot that had the key is null after another slot is granted with it."""
+    """If another slot is granted a lease with the same app key, the first slot's app_key_id becomes null."""
     issue_by_functions(database, make_token())
     database.age(120)
     database.owner.execute("update api_credentials set expires_at = now() - interval '1 second'")
@@ -87,7 +87,7 @@ def test_a_key_that_moves_is_in_one_lease(database: Database) -> None:
 
 
 def test_the_new_key_of_a_slot_is_in_its_lease(database: Database) -> None:
-    """The column app_key_id is the key of the last grant."""
+    """The column app_key_id has the app key of the last grant."""
     version = issue_by_functions(database, make_token())
     database.age(120)
 
@@ -95,7 +95,7 @@ def test_the_new_key_of_a_slot_is_in_its_lease(database: Database) -> None:
     assert database.lease()["app_key_id"] == OTHER_KEY.key_id
 
 
-# the token that is written and taken back
+# the trial before a grant: a made-up token is written and rolled back
 
 
 AUDIT = """
@@ -108,7 +108,7 @@ create trigger note after insert or update on public.api_credentials for each ro
 
 @pytest.mark.parametrize("is_stored", [True, False], ids=["a row", "no row"])
 def test_nothing_of_the_proof_is_seen(make_database: Callable[[], Database], *, is_stored: bool) -> None:
-    """A grant leaves the row as it was, in every column, and no trigger of others has had an effect."""
+    """The trial before a grant changes no column of the row, and a trigger of the project has no effect."""
     database = make_database()
     if is_stored:
         database.put_token(make_token(left=-HOUR))
@@ -125,7 +125,7 @@ def test_nothing_of_the_proof_is_seen(make_database: Callable[[], Database], *, 
 
 
 def test_others_do_not_see_the_proof_while_it_runs(database: Database) -> None:
-    """While the call's transaction is open, another one reads the slot as it was, and can write it."""
+    """While the trial's transaction is open, another transaction reads the unchanged slot and can write it."""
     version = database.put_token(make_token(left=-HOUR))
     beginning = database.connect_as("service_role")
     try:
@@ -146,7 +146,7 @@ def test_others_do_not_see_the_proof_while_it_runs(database: Database) -> None:
     ids=["sealed alone", "plain alone"],
 )
 def test_a_table_that_takes_one_form_alone_is_granted(make_database: Callable[[], Database], check: str) -> None:
-    """An owner may have the table take sealed values alone, or plain ones: begin does not know the caller's form."""
+    """If a constraint allows only sealed or only plain values, begin grants: it does not know the caller's form."""
     database = make_database()
     database.owner.execute(f"alter table api_credentials add check ({check})".encode())
 
@@ -154,7 +154,7 @@ def test_a_table_that_takes_one_form_alone_is_granted(make_database: Callable[[]
 
 
 def test_the_proof_is_as_long_as_a_real_token(make_database: Callable[[], Database]) -> None:
-    """A limit that a token of KIS's length exceeds, plain or sealed, is found; one above both is not in the way."""
+    """The trial finds a length limit that a real token exceeds, plain or sealed. A higher limit prevents no grant."""
     longest = len(json.dumps({"access_token": "x" * 350, **dict.fromkeys(("expires_at", "issued_at"), "x" * 25)}))
     for limit, is_granted in ((longest - 1, False), (900, True)):
         database = make_database()
@@ -174,8 +174,8 @@ create or replace trigger busy before insert on api_credentials for each row exe
 """
 
 
-def test_what_passes_by_itself_is_no_fault_of_the_table(make_database: Callable[[], Database]) -> None:
-    """A full disk or a deadlock keeps its SQLSTATE and comes without the mark of a table that has to be changed."""
+def test_a_temporary_error_is_no_fault_of_the_table(make_database: Callable[[], Database]) -> None:
+    """A temporary error, such as a full disk or a deadlock, keeps its SQLSTATE and has no detail store-cannot-store."""
     database = make_database()
     for state in ("53100", "40P01", "57P03", "55P03", "25006"):
         database.owner.execute(BUSY.format(state).encode())
@@ -189,7 +189,7 @@ def test_what_passes_by_itself_is_no_fault_of_the_table(make_database: Callable[
 
 
 def test_a_row_with_null_counts_as_absent(make_database: Callable[[], Database]) -> None:
-    """Where the column allows null, such a key has no version, and such a token is not fresh, whatever its end."""
+    """If the column allows null, a key with a null value has no version, and a token with one is never fresh."""
     database = make_database()
     database.owner.execute("alter table api_credentials alter credential_value drop not null")
     for kind in ("app_key", "app_secret", "access_token", "rejected_tokens"):
@@ -208,7 +208,7 @@ def test_a_row_with_null_counts_as_absent(make_database: Callable[[], Database])
 
 
 def test_a_token_of_null_keeps_no_other_slot_from_issuing(make_database: Callable[[], Database]) -> None:
-    """Another slot's row without a value is no living token of the same app key."""
+    """A token row with a null value in another slot with the same app key prevents no grant."""
     database = make_database()
     issue_by_functions(database, make_token())
     database.age(120)
@@ -218,7 +218,7 @@ def test_a_token_of_null_keeps_no_other_slot_from_issuing(make_database: Callabl
     assert Caller(database, service="kis-second").begin()["status"] == "granted"
 
 
-# nonsense
+# invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -242,14 +242,14 @@ def test_a_token_of_null_keeps_no_other_slot_from_issuing(make_database: Callabl
     ],
     ids=str,
 )
-def test_nonsense_is_refused(database: Database, change: dict[str, object]) -> None:
-    """Arguments that make no sense are 22023, and leave no lease behind."""
+def test_invalid_arguments_are_refused(database: Database, change: dict[str, object]) -> None:
+    """An invalid argument raises 22023, and no lease is inserted."""
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         Caller(database).begin(**change)
     assert database.owner.execute("select 1 from credential_leases").fetchall() == []
 
 
-def test_a_holder_that_is_no_uuid_is_refused(database: Database) -> None:
-    """PostgreSQL refuses it with 22P02, before the function runs."""
+def test_a_holder_that_is_not_a_uuid_is_refused(database: Database) -> None:
+    """PostgreSQL raises 22P02 before the function runs."""
     with pytest.raises(psycopg.errors.InvalidTextRepresentation):
         Caller(database).begin(holder="me")

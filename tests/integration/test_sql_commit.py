@@ -1,4 +1,4 @@
-"""commit_issuance: the columns of row and lease, and SQLSTATEs. tests/store/test_commit.py has its promises."""
+"""commit_issuance: the columns of row and lease, and SQLSTATEs. tests/store/test_commit.py tests its behaviour."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ SEALED_AGAIN = "enc:v1:0a1b2c3d:b3RoZXJjaXBoZXJ0YWc="
 
 @pytest.fixture
 def caller(database: Database) -> Caller:
-    """One that has a turn."""
+    """A caller that holds the lease."""
     caller = Caller(database)
     caller.begin()
     return caller
 
 
 def seconds_to_the_next(database: Database, answer: dict[str, Any]) -> float:
-    """From an answer to the next grant that the lease allows, to the microsecond."""
+    """Return the seconds from an answer to the next grant that the lease allows, to the microsecond."""
     not_before: datetime = database.lease()["not_before"]
     return (not_before - parse_instant(answer["server_now"])).total_seconds()
 
 
 def test_a_commit_is_written_into_the_lease(database: Database) -> None:
-    """The columns have what was stored, and neither a holder nor the error and the refusal from before the commit."""
+    """A commit sets the columns of the stored token, and clears the holder, the last error and the last refusal."""
     refused = Caller(database)
     refused.begin()
     refused.abort("EGW00105", timedelta(), refused_credential_id="0123456789abcdef")
@@ -52,15 +52,15 @@ def test_a_commit_is_written_into_the_lease(database: Database) -> None:
 @pytest.mark.parametrize(
     ("service", "environment"), [("kis", "production"), ("kis-paper", "paper"), ("kis-second", "production")]
 )
-def test_a_new_row_says_its_environment(database: Database, service: str, environment: str) -> None:
-    """Without an app_key row that says it, kis-paper is paper and every other slot production."""
+def test_a_new_row_has_its_environment(database: Database, service: str, environment: str) -> None:
+    """If the slot has no app_key row, the token's environment is paper in kis-paper, and production elsewhere."""
     issue_by_functions(database, make_token(), service=service)
 
     assert database.row(service)["environment"] == environment
 
 
 def test_a_new_row_has_the_environment_of_its_key(database: Database) -> None:
-    """The environment of the slot's app_key row is the token's as well."""
+    """The token's row gets the environment of the slot's app_key row."""
     database.put("app_key", APP_KEY.key, service="second")
     database.owner.execute("update api_credentials set environment = 'paper'")
     issue_by_functions(database, make_token(), service="second")
@@ -69,7 +69,7 @@ def test_a_new_row_has_the_environment_of_its_key(database: Database) -> None:
 
 
 def test_a_commit_keeps_the_id_of_the_row(database: Database) -> None:
-    """The new token is in the row of the token before it: the columns id and created_at stay."""
+    """The new token replaces the old one in the same row: id and created_at do not change."""
     database.put_token(make_token(left=5 * MINUTE))
     before = database.row()
     issue_by_functions(database, make_token())
@@ -79,7 +79,7 @@ def test_a_commit_keeps_the_id_of_the_row(database: Database) -> None:
 
 
 def test_a_replayed_commit_changes_no_column(database: Database, caller: Caller) -> None:
-    """Row and lease stay as they are when a commit is sent again."""
+    """If a commit is sent again, row and lease do not change."""
     token = make_token()
     caller.commit(token)
     before = (database.row(), database.lease())
@@ -89,7 +89,7 @@ def test_a_replayed_commit_changes_no_column(database: Database, caller: Caller)
 
 
 def test_a_commit_of_an_earlier_grant_changes_no_column(database: Database, caller: Caller) -> None:
-    """The lease of the present holder stays as it is, and there is no row, not even an inactive one."""
+    """The current holder's lease does not change, and no row is written, not even an inactive one."""
     database.age(71)
     Caller(database).begin()
     before = database.lease()
@@ -102,7 +102,7 @@ def test_a_commit_of_an_earlier_grant_changes_no_column(database: Database, call
     "change", [{"fence": 0}, {"fence": 2}, {"fence": None}, {"holder": None}, {"holder": "0" * 32}], ids=str
 )
 def test_a_fenced_commit_changes_no_column(database: Database, caller: Caller, change: dict[str, object]) -> None:
-    """If a commit does not name both fence and holder of the grant, also for nulls, lease and rows stay as they are."""
+    """If a commit names another fence or holder than the grant, or null, lease and rows do not change."""
     before = database.lease()
 
     assert caller.commit(make_token(), **change)["status"] == "fenced"
@@ -110,13 +110,13 @@ def test_a_fenced_commit_changes_no_column(database: Database, caller: Caller, c
 
 
 def test_nulls_name_no_grant(database: Database) -> None:
-    """On a slot without a grant a commit is fenced, also when it names the columns as they are: fence 0, no holder."""
+    """On a slot without a grant, a commit with the slot's own values, fence 0 and a null holder, is fenced."""
     assert Caller(database).commit(make_token(), fence=0, holder=None)["status"] == "fenced"
     assert database.row() == {}
 
 
 def test_a_commit_beside_a_newer_token_ends_the_lease(database: Database, caller: Caller) -> None:
-    """If a newer token was stored without a lease, the holder is cleared, and the lease knows neither token."""
+    """If a newer token was stored without a lease, a commit clears the holder, and the lease names neither token."""
     database.put_token(make_token(left=24 * HOUR))
 
     assert caller.commit(make_token(left=23 * HOUR))["status"] == "fenced"
@@ -136,12 +136,12 @@ def test_a_late_commit_allows_the_next_grant_after_61_s(database: Database, call
 
 @pytest.mark.parametrize("sealed", [False, True])
 @pytest.mark.parametrize(("rejected", "age"), [(False, HOUR), (True, 7 * HOUR), (True, 2 * HOUR)])
-def test_a_repeated_token_says_when_the_next_grant_is(
+def test_a_repeated_token_sets_the_time_of_the_next_grant(
     database: Database, *, sealed: bool, rejected: bool, age: timedelta
 ) -> None:
-    """The column not_before is exactly 61 s after the commit; of a rejected token, 6 h after its issue, if later.
+    """The column not_before is exactly 61 s after the commit; for a rejected token, 6 h after its issue, if later.
 
-    The lease knows the token and the version of its row, which did not change.
+    The lease names the token and the unchanged version of its row.
     """
     token = make_token(age=age)
     caller = Caller(database)
@@ -161,7 +161,7 @@ def test_a_repeated_token_says_when_the_next_grant_is(
         assert seconds_to_the_next(database, answer) == 61
 
 
-# nonsense
+# invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -188,8 +188,8 @@ def test_a_repeated_token_says_when_the_next_grant_is(
     ],
     ids=str,
 )
-def test_nonsense_is_refused(database: Database, caller: Caller, change: dict[str, object]) -> None:
-    """What is no living token is 22023; nothing is stored, and the holder may still commit its token."""
+def test_invalid_arguments_are_refused(database: Database, caller: Caller, change: dict[str, object]) -> None:
+    """An invalid or expired token raises 22023. Nothing is stored, and the holder can still commit a valid token."""
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         caller.commit(make_token(), **change)
     assert database.row() == {}

@@ -1,4 +1,4 @@
-"""Many at once: however they meet, one is granted."""
+"""Concurrent callers: the lease is granted to exactly one of them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def connections(migrated: Database) -> Iterator[list[Connection]]:
 
 
 def begin_at_once(connections: list[Connection], services: Sequence[str], **changes: object) -> list[dict[str, Any]]:
-    """All begin in the same moment, in turns for each of ``services``; their answers."""
+    """Let all connections begin at the same moment, spread over ``services``. Return their answers."""
     barrier = Barrier(len(connections))
 
     def begin(number: int) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def begin_at_once(connections: list[Connection], services: Sequence[str], **chan
 def test_one_of_sixteen_is_granted(
     database: Database, connections: list[Connection], services: tuple[str, ...], rounds: int
 ) -> None:
-    """On a cold slot, and on two slots with one app key, exactly one caller is granted, each time."""
+    """On an empty slot, and on two slots with one app key, exactly one caller is granted the lease."""
     for _ in range(rounds):
         database.clear()
 
@@ -72,7 +72,7 @@ def test_one_of_sixteen_is_granted(
 
 @in_rounds(5, 20)
 def test_one_of_sixteen_renews(database: Database, connections: list[Connection], rounds: int) -> None:
-    """When all find the same token unfit, one is granted; the others are busy, as the turn is taken."""
+    """If all callers reject the stored token, one is granted the lease and the others get busy."""
     version = issue_by_functions(database, make_token())
     for _ in range(rounds):
         database.age(120)
@@ -84,7 +84,7 @@ def test_one_of_sixteen_renews(database: Database, connections: list[Connection]
 
 @in_rounds(5, 20)
 def test_one_of_sixteen_takes_over(database: Database, connections: list[Connection], rounds: int) -> None:
-    """When the holder died, one of those who wait is granted, with the next fence."""
+    """After a lease has ended without a commit, one of the waiting callers is granted the next fence."""
     Caller(database).begin()
     for fence in range(2, 2 + rounds):
         database.age(71)
@@ -98,7 +98,7 @@ def test_one_of_sixteen_takes_over(database: Database, connections: list[Connect
 def test_two_slots_take_a_key_over_one_at_a_time(
     database: Database, connections: list[Connection], rounds: int
 ) -> None:
-    """When both slots want a key whose last token is dead, it goes to one of them, and nobody runs into a deadlock."""
+    """If two slots ask for an app key whose last lease has ended, one of them gets it, without a deadlock."""
     for _ in range(rounds):
         database.clear()
         Caller(database).begin()
@@ -111,8 +111,8 @@ def test_two_slots_take_a_key_over_one_at_a_time(
         assert len(holders) == 1
 
 
-def test_who_waited_for_the_lock_is_judged_by_the_time_after(database: Database, connections: list[Connection]) -> None:
-    """A caller that had to wait for another's transaction reads the clock after the wait, not before."""
+def test_a_caller_reads_the_clock_after_the_lock(database: Database, connections: list[Connection]) -> None:
+    """If begin waits for another transaction's lock, it reads the clock after the wait."""
     with psycopg.connect(database.project.owner) as owner, ThreadPoolExecutor() as pool:
         issue_by_functions(database, make_token())
         owner.execute("select 1 from credential_leases for update")
@@ -132,7 +132,7 @@ def test_who_waited_for_the_lock_is_judged_by_the_time_after(database: Database,
 def test_a_commit_and_a_writer_without_lease_do_not_lose_a_token(
     database: Database, connections: list[Connection], rounds: int
 ) -> None:
-    """A commit and save_token at the same moment leave the later-lived of the two tokens."""
+    """If a commit and save_token run at the same moment, the token that expires later stays stored."""
     for _ in range(rounds):
         database.clear()
         caller = Caller(database)

@@ -1,4 +1,4 @@
-"""Tables that others have made: the files of sql/ mend all that changes no value, and a check sees later changes."""
+"""Tables of other programs: the files of sql/ make each correction that changes no value; a check finds changes."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ MENDED = {
 
 
 @pytest.mark.parametrize("case", MENDED)
-def test_what_loses_nothing_is_mended(bare: Database, case: str) -> None:
-    """The files run, twice over, no stored value changes, and a token can be stored."""
+def test_a_difference_that_loses_nothing_is_corrected(bare: Database, case: str) -> None:
+    """The files run twice and change no stored value, and a token can be stored afterwards."""
     database = prepare(bare, *MENDED[case])
     migrate(database)
     migrate(database)
@@ -92,8 +92,8 @@ def test_what_loses_nothing_is_mended(bare: Database, case: str) -> None:
     assert_works(database)
 
 
-def test_an_empty_table_is_mended_whatever_its_types(bare: Database) -> None:
-    """Without a row nothing can be lost."""
+def test_an_empty_table_of_any_types_is_corrected(bare: Database) -> None:
+    """An empty table gets the right types, because no value can be lost."""
     ddl = table(
         UNIQUE, credential_value="jsonb not null default '{}'", expires_at="bigint", is_active="integer default 1"
     )
@@ -117,8 +117,8 @@ def test_an_empty_table_is_mended_whatever_its_types(bare: Database) -> None:
     ],
     ids=["a view", "a policy", "a trigger"],
 )
-def test_what_keeps_a_column_from_being_widened_is_named(bare: Database, dependent: str) -> None:
-    """PostgreSQL does not change the type of a column that something else uses; its words are in the message."""
+def test_an_object_that_depends_on_a_column_is_named(bare: Database, dependent: str) -> None:
+    """If another object uses a column, PostgreSQL does not change its type. The message has PostgreSQL's text."""
     database = prepare(bare, table(UNIQUE, credential_value="varchar(255) not null"), KEYS, dependent)
     message = refusal(database)
 
@@ -127,8 +127,8 @@ def test_what_keeps_a_column_from_being_widened_is_named(bare: Database, depende
     assert "credential_value" in message.partition("PostgreSQL refuses")[2]
 
 
-def test_a_view_on_a_column_that_is_long_enough_is_no_obstacle(bare: Database) -> None:
-    """A limit that stands in nobody's way stays where PostgreSQL does not take it away."""
+def test_a_view_on_a_long_enough_column_is_no_obstacle(bare: Database) -> None:
+    """If a limit is above all values and PostgreSQL cannot remove it, the limit stays and the files run."""
     view = "create view shown as select environment from api_credentials"
     database = prepare(bare, table(UNIQUE, environment="varchar(100) default 'production'"), KEYS, view)
     migrate(database)
@@ -164,7 +164,7 @@ CHANGED = [
 
 @pytest.mark.parametrize(("change", "said"), CHANGED)
 def test_check_reports_a_table_that_was_changed_since(bare: Database, change: str, said: str) -> None:
-    """check_setup() names what would stop the files, or a token from being stored, and changes nothing."""
+    """check_setup() names each change that would stop the files or prevent a token from being stored."""
     database = prepare(bare)
     migrate(database)
     database.owner.execute(sql.SQL(change))
@@ -175,7 +175,7 @@ def test_check_reports_a_table_that_was_changed_since(bare: Database, change: st
 
 
 def test_the_database_has_a_version(database: Database) -> None:
-    """It is an integer, the same that begin answers."""
+    """The version is an integer, and begin returns the same one."""
     version = database.call("credential_schema_version")
 
     assert isinstance(version, int)

@@ -1,4 +1,4 @@
-"""Tables that others have made: the files of sql/ stop, and list each difference with the statement that mends it."""
+"""Tables of other programs: the files of sql/ stop, and list each difference with the statement that corrects it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 def statements_of(message: str) -> list[str]:
-    """The statements that a message gives."""
+    """Return the statements of a message."""
     return re.findall(r"^   (.+);$", message, re.MULTILINE)
 
 
-#: The statements that make a table, and what the message says of it.
+#: The statements that make a table, and the words about it in the message.
 REFUSED = {
     "an end as text": (
         [table(UNIQUE, expires_at="text"), KEYS, token("2026-02-01T23:15:47")],
@@ -97,7 +97,7 @@ REFUSED = {
     ),
     "a rule": (
         [table(UNIQUE), KEYS, "create rule quiet as on insert to api_credentials do instead nothing"],
-        ["the rule quiet takes the place of what is written"],
+        ["the rule quiet replaces each write"],
     ),
     "generated": (
         [table(UNIQUE, is_active="boolean generated always as (environment = 'production') stored"), KEYS],
@@ -105,7 +105,7 @@ REFUSED = {
     ),
     "a version of another kind": (
         [table(UNIQUE, version="text"), KEYS],
-        ["version is a column of others"],
+        ["the column version belongs to another program"],
     ),
     "twice in one environment": (
         [table(), KEYS, insert(f"'app_key', '{DEVELOPMENT_KEY}'", is_active="false")],
@@ -123,7 +123,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_the_rest_is_one_message_with_the_statements(bare: Database, case: str) -> None:
-    """The first file stops and lists every difference; after the statements that it gives, the files run."""
+    """The first file stops and lists every difference. After its statements have been run, the files run."""
     statements, said = REFUSED[case]
     database = prepare(bare, *statements)
     message = refusal(database)
@@ -164,7 +164,7 @@ def test_text_becomes_the_time_that_it_means(bare: Database) -> None:
 
 
 def environments(*names: str | None) -> list[str]:
-    """The table as a known project has deployed it: the environment is a part of its key."""
+    """Return the statements of a table whose unique key includes the environment, as in a known project."""
     rows = [
         insert(f"'{kind}', '{kind} of {name}'", environment="null" if name is None else f"'{name}'")
         for name in names
@@ -175,7 +175,7 @@ def environments(*names: str | None) -> list[str]:
 
 @pytest.mark.parametrize("other", ["development", "paper", "dev", "vts"])
 def test_production_and_development_under_one_service(bare: Database, other: str) -> None:
-    """Both are named, the statement moves the other one to the slot kis-paper, and no row is lost."""
+    """The message names both environments. Its statement moves the other one to kis-paper, and no row is lost."""
     database = prepare(bare, *environments("production", other))
     message = refusal(database)
     assert f"one row is for the environment production, one for {other}" in message
@@ -194,7 +194,7 @@ def test_production_and_development_under_one_service(bare: Database, other: str
 
 
 def test_more_environments_than_two(bare: Database) -> None:
-    """Each of the others gets a slot of its own, and none of them a name that is taken."""
+    """Each further environment gets a slot of its own, under a name that is not in use."""
     statements = environments("production", "development", "Test 1", None)
     taken = (
         "insert into api_credentials (service_name, credential_type, credential_value) values ('kis-paper', 'x', 'y')"
@@ -209,7 +209,7 @@ def test_more_environments_than_two(bare: Database) -> None:
 
 
 def test_another_product_s_table(bare: Database) -> None:
-    """A table of that name that is made for something else stays as it is; the message says how both can live."""
+    """Another product's table of that name is not changed. The message has the statement that makes room for both."""
     ddl = "create table api_credentials (id uuid primary key, provider text not null, token jsonb)"
     database = prepare(bare, ddl)
     message = refusal(database)

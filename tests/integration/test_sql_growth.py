@@ -1,4 +1,4 @@
-"""What grows costs no more: a long log is not read to add to it or to tell of its end, and pruning it stops nobody."""
+"""A long log costs no more than a short one: no call reads it as a whole, and pruning delays no caller."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EVENTS = 100_000
 FEW = 20
 
-#: Years of one busy slot, and, before them, the few events of another.
+#: The events of years of one busy slot and, before them, a few events of another slot.
 FILL = """
 insert into public.credential_issuances (service_name, happened_at, outcome, fence, holder_label, token_id)
 select case when i <= %(few)s then 'few' else 'busy' end, now() - (%(events)s - i + 1) * interval '1 second',
@@ -40,13 +40,13 @@ where relid = 'public.credential_issuances'::regclass
 
 
 def fill(database: Database) -> None:
-    """Make the log long."""
+    """Insert many events into the log."""
     database.owner.execute(FILL, {"events": EVENTS, "few": FEW})
 
 
 @contextmanager
 def long_log(postgres: EmbeddedPostgres, statistics: str) -> Iterator[Database]:
-    """A project with a long log. It is not lent: its statistics would stay when its tables are emptied."""
+    """A project with a long log. It is not shared: emptied tables would keep its statistics."""
     dsn = postgres.create_database()
     with Database(make_project(dsn)) as database:
         fill(database)
@@ -58,20 +58,20 @@ def long_log(postgres: EmbeddedPostgres, statistics: str) -> Iterator[Database]:
 
 @pytest.fixture(scope="module", params=["statistics", "no-statistics"])
 def read_only(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A project with a long log, of which PostgreSQL has statistics or, as just after a restore, has none."""
+    """A project with a long log, with statistics or, as right after a restore, without them."""
     with long_log(postgres, request.param) as database:
         yield database
 
 
 @pytest.fixture(params=["statistics", "no-statistics"])
 def grown(postgres: EmbeddedPostgres, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """Such a project for a test that adds to it."""
+    """A project with a long log, for a test that adds events."""
     with long_log(postgres, request.param) as database:
         yield database
 
 
 def rows_read(connection: Connection, function: str, **arguments: object) -> tuple[int, Any]:
-    """How many rows of the log PostgreSQL looked at for a call, and the call's answer."""
+    """Return the number of the log's rows that a call has read, and the call's answer."""
     with connection.transaction():  # within which the counters only grow
         before = connection.execute(READ).fetchall()[0][0]
         answer = call(connection, function, **arguments)
@@ -79,7 +79,7 @@ def rows_read(connection: Connection, function: str, **arguments: object) -> tup
 
 
 def arguments_of_begin(**changes: object) -> dict[str, object]:
-    """A caller of the slot kis."""
+    """Return the arguments of begin_issuance for the slot kis."""
     usual: dict[str, object] = {
         "service": "kis",
         "holder": "00000000-0000-0000-0000-000000000001",
@@ -92,7 +92,7 @@ def arguments_of_begin(**changes: object) -> dict[str, object]:
 
 
 def test_a_lease_reads_nothing_of_the_log(grown: Database) -> None:
-    """Begin, commit and abort add to the log and look at none of it."""
+    """Begin, commit and abort add events to the log and read no row of it."""
     token = make_token()
     begin, begun = rows_read(grown.service, "begin_issuance", **arguments_of_begin())
     lease = {"service": "kis", "holder": "00000000-0000-0000-0000-000000000001", "fence": begun["fence"]}
@@ -105,31 +105,31 @@ def test_a_lease_reads_nothing_of_the_log(grown: Database) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "force_generic_plan"])
-def test_a_status_reads_what_it_tells(read_only: Database, mode: str) -> None:
-    """The last events of all slots, of a busy one, of one with few and of none cost as many rows as they are.
+def test_a_status_reads_only_the_returned_events(read_only: Database, mode: str) -> None:
+    """A status reads as many rows as it returns: for all slots, a busy slot, one with few events, one without events.
 
-    Also when the session would keep one plan for all of them.
+    This holds also if the session would keep one plan for all calls.
     """
     read_only.service.execute(f"set plan_cache_mode = {mode}")
 
-    for service, told in ((None, 500), ("busy", 500), ("few", FEW), ("nobody", 0)):
+    for service, returned in ((None, 500), ("busy", 500), ("few", FEW), ("empty", 0)):
         read, status = rows_read(read_only.service, "issuance_status", service=service, log_rows=500)
-        assert (service, read, len(status["issuances"])) == (service, told, told)
+        assert (service, read, len(status["issuances"])) == (service, returned, returned)
     read_only.service.execute("reset plan_cache_mode")
 
 
 def test_a_pruning_without_work_reads_nothing(database: Database) -> None:
-    """When no event is old enough, none is looked at. The statistics are there: autovacuum makes them."""
+    """If no event is old enough, pruning reads no event. The log has statistics, as after an autovacuum."""
     fill(database)
     database.owner.execute("analyze public.credential_issuances")
 
-    # With statistics PostgreSQL also looks up the column's real end, which is a row.
+    # With statistics PostgreSQL also reads the column's largest value, which is one row.
     read, pruned = rows_read(database.service, "prune_issuances", keep=timedelta(days=90))
     assert (pruned, read <= 2) == (0, True)
 
 
 def test_the_documented_prunings_work(database: Database) -> None:
-    """What the documents have people run, by hand and by pg_cron, deletes what is older than 90 days as the owner."""
+    """The documented statements, by hand and by pg_cron, delete the events older than 90 days, run by the owner."""
     page = (CHECKOUT / "docs" / "operations.md").read_text(encoding="utf-8")
     statements = re.findall(r"select public\.prune_issuances\([^)]*\)", page)
 
@@ -141,8 +141,8 @@ def test_the_documented_prunings_work(database: Database) -> None:
         database.clear()
 
 
-def test_a_pruning_stops_nobody(database: Database) -> None:
-    """While 100,000 events are being deleted others begin, commit and look, at once; what they add is kept."""
+def test_a_pruning_stops_no_caller(database: Database) -> None:
+    """While 100,000 events are deleted, other callers begin, commit and read without a wait. Their events are kept."""
     fill(database)
     database.service.execute("set lock_timeout = '1s'")
     pruning = database.connect_as("service_role")
@@ -159,8 +159,8 @@ def test_a_pruning_stops_nobody(database: Database) -> None:
     assert database.outcomes("busy") == database.outcomes("few") == []
 
 
-def test_a_pruning_waits_for_nobody(database: Database) -> None:
-    """A turn that is being noted does not hold up who prunes, and is not pruned."""
+def test_a_pruning_waits_for_no_caller(database: Database) -> None:
+    """A grant whose transaction is open does not delay a pruning, and its event is not pruned."""
     fill(database)
     beginning = database.connect_as("service_role")
     database.service.execute("set lock_timeout = '1s'")
@@ -176,7 +176,7 @@ def test_a_pruning_waits_for_nobody(database: Database) -> None:
 
 
 def test_a_slot_waits_for_no_other(database: Database) -> None:
-    """While a turn of one slot is being given, fifty others begin and commit."""
+    """While the grant of one slot is an open transaction, callers of fifty other slots begin and commit."""
     beginning = database.connect_as("service_role")
     database.service.execute("set lock_timeout = '1s'")
     try:

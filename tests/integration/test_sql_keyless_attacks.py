@@ -11,10 +11,8 @@ import hmac
 import json
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -25,7 +23,7 @@ from tests.support import Database, make_token
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import psycopg
 
 DAY = 24 * 3600
 
@@ -83,7 +81,7 @@ CLAIMED: dict[str, tuple[dict[str, object], str]] = {
 TIMED: dict[str, tuple[dict[str, int], str]] = {
     "an expired token": ({"iat": -300, "exp": -1}, "KTA03"),
     "a token of a year ago": ({"iat": -365 * DAY, "exp": -365 * DAY + 300}, "KTA03"),
-    "a token from the future": ({"iat": 60, "exp": 360}, "KTA03"),
+    "a token from the future": ({"iat": 60, "nbf": -240, "exp": 360}, "KTA03"),
     "a token that is not valid yet": ({"iat": 0, "nbf": 60, "exp": 300}, "KTA03"),
     "a token that lives for a year": ({"iat": 0, "exp": 365 * DAY}, "KTA03"),
     "a token that is older than 330 s": ({"iat": -335, "exp": 300}, "KTA03"),
@@ -98,13 +96,6 @@ NEEDED = {
     **dict.fromkeys(("runner_environment", "run_id", "run_attempt"), "KTA04"),
     **dict.fromkeys(("environment", "workflow_ref", "job_workflow_ref"), "KTA04"),
 }
-
-
-@pytest.fixture(scope="module")
-def anon(migrated: Database) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-    """A connection with the public key's role."""
-    with migrated.connect_as("anon") as connection:
-        yield connection
 
 
 @pytest.fixture
@@ -251,59 +242,11 @@ def test_key_of_another_issuer(database: Database, github: GitHubIssuer, job: Jo
     assert refusal(job.read, key.sign({"alg": "RS256", "kid": github.keys[-1].kid}, claims)).code == "KTA01"
 
 
-def test_replayed_token(database: Database, job: Job, github: GitHubIssuer) -> None:
-    """A token that has begun an attempt begins no other: not with another holder, and not for another slot."""
-    list_caller(database.owner, github, PROJECT, service_name="kis-second", access="issue")
-    database.owner.execute(
-        "update public.api_credentials set expires_at = now() where credential_type = 'access_token'"
-    )
-    token = job.token()
-    assert job.begin(token)["status"] == "granted"
-
-    holder, job.holder = job.holder, "9d2bd9a6-64cb-4f4c-8f52-0d1f3a5e7c11"
-    assert refusal(job.begin, token).code == "KTA06"
-    assert refusal(job.begin, token, service="kis-second").code == "KTA06"
-    job.holder = holder
-    assert refusal(job.begin, token, service="kis-second").code == "KTA06"
-    assert job.begin(token)["status"] == "granted"
-
-
-def test_run_that_has_not_begun(database: Database, job: Job, github: GitHubIssuer) -> None:
-    """Another run, attempt or repository cannot commit, abort or take over an attempt, even with its holder id."""
-    database.owner.execute(
-        "update public.api_credentials set expires_at = now() where credential_type = 'access_token'"
-    )
-    list_caller(database.owner, github, PROJECT, repository_id="75", access="issue")
-    job.begin()
-    token = make_token()
-
-    others: tuple[dict[str, object], ...] = ({"run_id": "7000000002"}, {"run_attempt": "2"}, {"repository_id": "75"})
-    for other in others:
-        assert refusal(job.commit, token, job.token(**other)).code == "KTA06"
-        assert refusal(job.abort, job.token(**other)).code == "KTA06"
-        assert refusal(job.begin, job.token(**other)).code == "KTA06"
-    assert job.commit(token)["status"] == "committed"
-
-
-def test_twelve_holders_with_one_token(database: Database, job: Job, github: GitHubIssuer) -> None:
-    """Of twelve callers that begin with one token at the same time, one gets the lease; the others are refused."""
-    database.owner.execute(
-        "update public.api_credentials set expires_at = now() where credential_type = 'access_token'"
-    )
-    token = job.token()
-
-    def begin(_: int) -> str | None:
-        with database.connect_as("anon") as connection:
-            try:
-                return str(Job(connection, github).begin(token)["status"])
-            except psycopg.Error as error:
-                return error.sqlstate
-
-    with ThreadPoolExecutor(12) as pool:
-        answers = list(pool.map(begin, range(12)))
-
-    assert sorted(map(str, answers)) == ["KTA06"] * 11 + ["granted"]
-    assert database.outcomes() == ["granted"]
+def test_claims_that_are_too_long(job: Job) -> None:
+    """A claim of more than 512 characters, which GitHub never signs, is refused and reaches no table."""
+    for name in ("jti", "ref", "run_id"):
+        assert codes(job, job.token(**{name: "x" * 513})) == {"KTA04"}
+    assert "jti" in refusal(job.begin, job.token(jti="x" * 3000)).message
 
 
 def test_stolen_token_of_a_lower_access(database: Database, job: Job) -> None:
@@ -314,6 +257,21 @@ def test_stolen_token_of_a_lower_access(database: Database, job: Job) -> None:
         assert job.types(stolen) == {"access_token"}
     assert refusal(job.begin, stolen).code == "KTA05"
     assert refusal(job.commit, make_token(), stolen).code == "KTA05"
+
+
+def test_audience_of_another_row(database: Database, job: Job, github: GitHubIssuer) -> None:
+    """A project with two URLs has rows for both: a token for one URL does not fit a row for the other."""
+    list_caller(database.owner, github, "https://kis.acme.example", service_name="kis-second")
+    assert refusal(job.read, job.token("https://kis.acme.example")).code == "KTA04"
+    assert job.read(job.token("https://kis.acme.example"), service="kis-second")["access"] == "token"
+
+
+def test_default_audience_while_the_list_is_empty(database: Database, job: Job) -> None:
+    """While the list is empty, a token with GitHub's default audience gets no INSERT."""
+    database.owner.execute("delete from public.credential_callers")
+    assert codes(job, job.token("https://github.com/acme")) == {"KTA02"}
+    assert codes(job, job.token([PROJECT])) == {"KTA02"}
+    assert codes(job, job.token()) == {"KTA04"}
 
 
 def test_slot_that_the_job_is_not_listed_for(job: Job) -> None:

@@ -1,4 +1,4 @@
-"""set_app_key and reseal: an account's keys change, values are sealed, and no turn to issue meets half of it."""
+"""set_app_key and reseal: an account's keys change, values are sealed, and no lease sees half of a change."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SEALED = "enc:v1:0a1b2c3d:bm9uY2VjaXBoZXJ0YWc="
 
 
 def set_app_key(database: Database, **arguments: object) -> str:
-    """Store a key and a secret; the status."""
+    """Store a key and a secret. Return the status."""
     usual = {"service": "kis", "app_key": "PSnew", "app_secret": "bmV3", "environment": "production"}
     return str(database.call("set_app_key", **{**usual, "keeps_token": False, **arguments})["status"])
 
 
 def keys(database: Database) -> dict[str, str]:
-    """The slot's active keys."""
+    """Return the slot's active keys."""
     rows = database.owner.execute(
         "select credential_type, credential_value from api_credentials"
         " where service_name = 'kis' and credential_type <> 'access_token' and is_active"
@@ -31,7 +31,7 @@ def keys(database: Database) -> dict[str, str]:
 
 
 def test_keys_of_an_empty_slot(database: Database) -> None:
-    """Both rows are made, active and of the environment."""
+    """In an empty slot both rows are inserted, active and with the environment."""
     assert set_app_key(database, environment="paper") == "stored"
     assert keys(database) == {"app_key": "PSnew", "app_secret": "bmV3"}
     rows = database.owner.execute("select distinct environment, is_active from api_credentials").fetchall()
@@ -39,7 +39,7 @@ def test_keys_of_an_empty_slot(database: Database) -> None:
 
 
 def test_keys_replace_those_before_also_inactive_ones(database: Database) -> None:
-    """Rows that are there get the new values and are active again."""
+    """Existing rows get the new values and become active again."""
     database.put_keys()
     database.put("app_secret", "b2xk", active=False)
     assert set_app_key(database, keeps_token=True) == "stored"
@@ -47,7 +47,7 @@ def test_keys_replace_those_before_also_inactive_ones(database: Database) -> Non
 
 
 def test_token_ends_with_its_key(database: Database) -> None:
-    """Unless it is to be kept, the token becomes inactive: it belongs to the key before."""
+    """If keeps_token is false, the token becomes inactive, because it belongs to the previous key."""
     database.put_token(make_token())
     assert set_app_key(database, keeps_token=True) == "stored"
     assert database.row()["is_active"]
@@ -57,8 +57,8 @@ def test_token_ends_with_its_key(database: Database) -> None:
 
 
 def test_lease_that_runs_stores_nothing_of_the_old_key(database: Database) -> None:
-    """Who was issuing with the old key is fenced, and the next may begin with the new one after KIS's minute."""
-    holder, heir = Caller(database), Caller(database, app_key=type(APP_KEY)("PSnew", "bmV3"))
+    """A holder with the old key is fenced. A caller with the new key is granted a lease after KIS's minute."""
+    holder, successor = Caller(database), Caller(database, app_key=type(APP_KEY)("PSnew", "bmV3"))
     assert holder.begin()["status"] == "granted"
 
     set_app_key(database)
@@ -66,13 +66,13 @@ def test_lease_that_runs_stores_nothing_of_the_old_key(database: Database) -> No
     assert holder.commit(make_token())["status"] == "fenced"
     assert database.row() == {}
     assert database.outcomes() == ["granted", "aborted"]
-    assert heir.begin()["status"] == "busy"
+    assert successor.begin()["status"] == "busy"
     database.age(71)
-    assert heir.begin()["status"] == "granted"
+    assert successor.begin()["status"] == "granted"
 
 
-def test_lease_goes_on_where_the_token_is_kept(database: Database) -> None:
-    """A secret that is corrected under the same key disturbs nobody."""
+def test_lease_continues_if_the_token_is_kept(database: Database) -> None:
+    """If only the secret of the same key is corrected, the holder of the lease can commit."""
     holder = Caller(database)
     holder.begin()
     set_app_key(database, keeps_token=True)
@@ -80,7 +80,7 @@ def test_lease_goes_on_where_the_token_is_kept(database: Database) -> None:
 
 
 def test_old_key_is_free_for_another_slot(database: Database) -> None:
-    """After the change the old key may be used elsewhere: it is in two slots no more."""
+    """After the change another slot may use the old key, because it is no longer in two slots."""
     issued = Caller(database)
     issued.begin()
     issued.commit(make_token())
@@ -101,15 +101,15 @@ def test_old_key_is_free_for_another_slot(database: Database) -> None:
         {"keeps_token": None},
     ],
 )
-def test_nonsense_is_refused(database: Database, arguments: dict[str, object]) -> None:
-    """What cannot be stored changes nothing: 22023."""
+def test_invalid_arguments_are_refused(database: Database, arguments: dict[str, object]) -> None:
+    """An invalid argument raises 22023 and changes nothing."""
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         set_app_key(database, **arguments)
     assert keys(database) == {}
 
 
-def test_value_gets_another_form(database: Database) -> None:
-    """Sealed, the row has a new version; expiry and activity stay."""
+def test_reseal_seals_a_value(database: Database) -> None:
+    """A sealed row gets a new version; expires_at and is_active do not change."""
     token = make_token()
     version = database.put_token(token)
     answer = database.call(
@@ -122,14 +122,14 @@ def test_value_gets_another_form(database: Database) -> None:
 
 
 def test_inactive_row_is_sealed_and_stays_inactive(database: Database) -> None:
-    """What is kept for later is sealed as well."""
+    """An inactive row is sealed as well, and stays inactive."""
     version = database.put_token(make_token(), active=False)
     database.call("reseal", service="kis", credential_type="access_token", value=SEALED, replaces_version=version)
     assert (database.row()["credential_value"], database.row()["is_active"]) == (SEALED, False)
 
 
 def test_row_that_was_changed_meanwhile_is_left_alone(database: Database) -> None:
-    """Sealing what was read a moment ago must not bring it back."""
+    """If the row has changed since it was read, reseal does not restore the old value."""
     version = database.put_token(make_token())
     newer = make_token()
     database.put_token(newer)
@@ -140,8 +140,8 @@ def test_row_that_was_changed_meanwhile_is_left_alone(database: Database) -> Non
     assert database.stored_id() == newer.token_id
 
 
-def test_lease_knows_the_token_still(database: Database) -> None:
-    """Sealed, a token that was just issued is as fresh as before: nobody asks KIS, who would give it again."""
+def test_lease_knows_a_sealed_token(database: Database) -> None:
+    """A token that was just issued stays fresh after sealing: no caller asks KIS, which would give it again."""
     token = make_token(left=HOUR, age=HOUR)
     issued = Caller(database)
     issued.begin()
@@ -156,7 +156,7 @@ def test_lease_knows_the_token_still(database: Database) -> None:
 
 @pytest.mark.parametrize("value", ["plain", "", None, "enc:v1:", '{"access_token": "x"}'])
 def test_only_an_envelope_is_a_seal(database: Database, value: str | None) -> None:
-    """Nothing plain gets in this way."""
+    """A value that is not an enc:v1: envelope raises 22023, so reseal never stores a plain value."""
     version = database.put_token(make_token())
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         database.call("reseal", service="kis", credential_type="access_token", value=value, replaces_version=version)

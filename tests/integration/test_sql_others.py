@@ -1,6 +1,6 @@
 """abort_issuance and save_token: columns, statuses and SQLSTATEs; revoke_token, issuance_status and prune_issuances.
 
-What a caller of the first two sees is in tests/store/test_abort.py and test_save.py.
+tests/store/test_abort.py and test_save.py test the behaviour of the first two for a caller.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ SECOND = timedelta(seconds=1)
 
 @pytest.fixture
 def caller(database: Database) -> Caller:
-    """One that has a turn."""
+    """A caller that holds the lease."""
     caller = Caller(database)
     caller.begin()
     return caller
 
 
 def save(database: Database, token: Token, **changes: object) -> str:
-    """save_token's status."""
+    """Call save_token and return its status."""
     arguments = {"service": "kis", "value": token.to_json(), "expires_at": token.expires_at, **changes}
     return str(database.call("save_token", **arguments)["status"])
 
@@ -40,7 +40,7 @@ def save(database: Database, token: Token, **changes: object) -> str:
 
 
 def test_an_abort_is_written_into_the_lease(database: Database, caller: Caller) -> None:
-    """The answer is aborted; the columns have the error, and no holder."""
+    """The status is aborted. The lease has the error and no holder."""
     assert caller.abort("out-of-time", timedelta()) == "aborted"
 
     lease = database.lease()
@@ -49,7 +49,7 @@ def test_an_abort_is_written_into_the_lease(database: Database, caller: Caller) 
 
 @pytest.mark.parametrize("change", [{"fence": 0}, {"fence": 2}, {"fence": None}, {"holder": None}], ids=str)
 def test_a_fenced_abort_changes_no_column(database: Database, caller: Caller, change: dict[str, object]) -> None:
-    """The answer to a caller without fence or holder is fenced, also for nulls, and the lease stays as it is."""
+    """If an abort names another fence or holder, or null, the status is fenced and the lease does not change."""
     before = database.lease()
 
     assert caller.abort(**change) == "fenced"  # type: ignore[arg-type]  # fence and holder alone
@@ -58,7 +58,7 @@ def test_a_fenced_abort_changes_no_column(database: Database, caller: Caller, ch
 
 
 def test_an_abort_after_a_commit_changes_no_column(database: Database, caller: Caller) -> None:
-    """The answer is fenced, and the lease stays as the commit left it."""
+    """After a commit an abort is fenced, and the lease does not change."""
     caller.commit(make_token())
     before = database.lease()
 
@@ -67,8 +67,8 @@ def test_an_abort_after_a_commit_changes_no_column(database: Database, caller: C
 
 
 @pytest.mark.parametrize("change", [{"service": ""}, {"cooldown": None}, {"cooldown": -SECOND}, {"cooldown": 2 * HOUR}])
-def test_a_senseless_abort_is_refused(caller: Caller, change: dict[str, object]) -> None:
-    """A malformed service, and a cool-down below zero or above an hour, are 22023."""
+def test_an_invalid_abort_is_refused(caller: Caller, change: dict[str, object]) -> None:
+    """A malformed service name, and a cool-down below zero or above an hour, raise 22023."""
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         caller.abort(**change)  # type: ignore[arg-type]  # wrong on purpose
 
@@ -77,7 +77,7 @@ def test_a_senseless_abort_is_refused(caller: Caller, change: dict[str, object])
 
 
 def test_save_answers_saved_or_kept(database: Database) -> None:
-    """The answer's status says whether the token was stored, which a caller of the client does not see."""
+    """The status shows whether the token was stored. The client does not pass it on to its caller."""
     stored = make_token(left=23 * HOUR)
     until = stored.expires_at
 
@@ -93,7 +93,7 @@ def test_save_answers_saved_or_kept(database: Database) -> None:
 
 
 def test_begin_has_the_issue_time_of_the_leases_token_alone(database: Database) -> None:
-    """The answer's issued_at is null after a token was saved that is not the lease's."""
+    """If the stored token was saved without the lease, the answer's issued_at is null."""
     token = make_token()
     issue_by_functions(database, token)
     assert parse_instant(Caller(database).begin()["issued_at"]) == token.issued_at
@@ -107,8 +107,8 @@ def test_begin_has_the_issue_time_of_the_leases_token_alone(database: Database) 
     "change",
     [{"service": "a b"}, {"value": "eyJ0"}, {"value": None}, {"expires_at": None}, {"expires_at": "2001-01-01"}],
 )
-def test_a_senseless_save_is_refused(database: Database, change: dict[str, object]) -> None:
-    """A malformed service, a value that is no token and an expired one are 22023."""
+def test_an_invalid_save_is_refused(database: Database, change: dict[str, object]) -> None:
+    """A malformed service name, a value that is not a token and an expired token raise 22023."""
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         save(database, make_token(), **change)
     assert database.row() == {}
@@ -118,14 +118,14 @@ def test_a_senseless_save_is_refused(database: Database, change: dict[str, objec
 
 
 def revoke(database: Database, token: Token, **changes: object) -> str:
-    """revoke_token's status."""
+    """Call revoke_token and return its status."""
     version = database.row().get("version", 0)
     arguments = {"service": "kis", "version": version, "token_id": token.token_id, "label": "an owner", **changes}
     return str(database.call("revoke_token", **arguments)["status"])
 
 
-def test_a_revoked_token_is_stored_no_more(database: Database) -> None:
-    """Its row is inactive, the lease knows it, and a turn that is given it again stores nothing; it may be repeated."""
+def test_a_revoked_token_is_never_stored_again(database: Database) -> None:
+    """The row becomes inactive, begin names the token, and a commit of it stores nothing. A second call is allowed."""
     token = make_token()
     issue_by_functions(database, token)
     assert revoke(database, token) == "revoked"
@@ -141,8 +141,8 @@ def test_a_revoked_token_is_stored_no_more(database: Database) -> None:
     assert database.outcomes() == ["granted", "committed", "revoked", "revoked", "granted", "unchanged"]
 
 
-def test_a_row_that_is_another_by_now_stays(database: Database) -> None:
-    """A token of another version is not the revoked one: it stays active. So does the lease of who is at it."""
+def test_a_row_of_another_version_stays_active(database: Database) -> None:
+    """A row of another version is not the revoked token: it stays active, and the holder of the lease can commit."""
     token = make_token()
     issue_by_functions(database, token)
     version = database.row()["version"]
@@ -157,8 +157,8 @@ def test_a_row_that_is_another_by_now_stays(database: Database) -> None:
 
 
 @pytest.mark.parametrize("change", [{"service": "a b"}, {"token_id": None}, {"token_id": "x"}])
-def test_a_senseless_revocation_is_refused(database: Database, change: dict[str, object]) -> None:
-    """A malformed service or fingerprint is 22023, and changes nothing."""
+def test_an_invalid_revocation_is_refused(database: Database, change: dict[str, object]) -> None:
+    """A malformed service name or fingerprint raises 22023 and changes nothing."""
     token = make_token()
     issue_by_functions(database, token)
     with pytest.raises(psycopg.errors.InvalidParameterValue):
@@ -169,8 +169,8 @@ def test_a_senseless_revocation_is_refused(database: Database, change: dict[str,
 # issuance_status, prune_issuances
 
 
-def test_status_tells_all_but_the_holders(database: Database) -> None:
-    """Leases and events are shown, newest first, with labels; no holder id, no token and no app key is."""
+def test_status_has_all_but_the_holders(database: Database) -> None:
+    """A status has leases and events with labels, newest first, but no holder id, no token and no app key."""
     token = make_token()
     issue_by_functions(database, token)
     waiting = Caller(database, service="kis-paper", label="a laptop", app_key=type(APP_KEY)("PSother", "c2VjcmV0"))
@@ -187,7 +187,7 @@ def test_status_tells_all_but_the_holders(database: Database) -> None:
 
 
 def test_status_of_one_slot(database: Database) -> None:
-    """Named, only that slot is shown; the number of events can be chosen, and nonsense there is none or all."""
+    """With a service, a status has only that slot. log_rows limits the events; below zero there are no events."""
     issue_by_functions(database, make_token())
 
     assert database.call("issuance_status", service="kis-paper")["leases"] == []
@@ -197,7 +197,7 @@ def test_status_of_one_slot(database: Database) -> None:
 
 
 def test_status_has_the_rows_without_their_values(database: Database) -> None:
-    """The rows of keys and tokens come with a status, inactive ones as well, and of each its columns but no value."""
+    """A status has the rows of keys and tokens, also the inactive ones, with their columns but without their values."""
     token = make_token()
     version = database.put_token(token, active=False)
     database.put_keys(service="kis-paper")
@@ -225,8 +225,8 @@ def test_status_has_the_rows_without_their_values(database: Database) -> None:
     assert database.call("issuance_status", service="kis-third")["rows"] == []
 
 
-def test_status_has_the_value_of_the_one_token_that_is_asked_for(database: Database) -> None:
-    """token_rows are the active token of the slot token_of and its rejected tokens; of no other slot, and no keys."""
+def test_status_has_the_value_of_one_token(database: Database) -> None:
+    """token_rows are only the active token and the rejected tokens of the slot token_of: no other slot, no keys."""
     token, other = make_token(), make_token()
     database.put_keys()
     version = database.put_token(token)
@@ -252,12 +252,12 @@ def test_status_has_the_value_of_the_one_token_that_is_asked_for(database: Datab
 
 
 def test_status_has_the_version_of_the_functions(database: Database) -> None:
-    """A status answers the same version as credential_schema_version."""
+    """A status has the same version as credential_schema_version."""
     assert database.call("issuance_status")["schema_version"] == database.call("credential_schema_version")
 
 
-def test_pruning_deletes_what_is_old(database: Database) -> None:
-    """Events older than asked for go, 90 days when nothing is said; the leases stay."""
+def test_pruning_deletes_old_events(database: Database) -> None:
+    """Pruning deletes events older than keep, 90 days by default, and changes no lease."""
     issue_by_functions(database, make_token())
     database.owner.execute("update credential_issuances set happened_at = now() - interval '91 days' where id % 2 = 0")
     old = len(database.owner.execute("select 1 from credential_issuances where id % 2 = 0").fetchall())
@@ -269,8 +269,8 @@ def test_pruning_deletes_what_is_old(database: Database) -> None:
 
 
 @pytest.mark.parametrize("keep", [None, -SECOND], ids=["null", "negative"])
-def test_a_senseless_pruning_is_refused(database: Database, keep: timedelta | None) -> None:
-    """No age and an age below zero are 22023, and delete nothing."""
+def test_an_invalid_pruning_is_refused(database: Database, keep: timedelta | None) -> None:
+    """A null or negative age raises 22023 and deletes nothing."""
     issue_by_functions(database, make_token())
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         database.call("prune_issuances", keep=keep)

@@ -1,4 +1,4 @@
-"""Rejected and revoked tokens: a slot remembers all that can still be valid, and no function stores one of them."""
+"""Rejected and revoked tokens: a slot remembers them until they expire, and no function stores one of them."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ OLD_FILES = Path(__file__).with_name("sql_of_1_0_0.sql")
 
 
 def revoke(database: Database, token: Token, **changes: object) -> str:
-    """revoke_token's status, for the row as it is."""
+    """Call revoke_token, by default for the current row, and return its status."""
     version = changes["version"] if "version" in changes else database.row().get("version", 0)
     arguments = {"service": "kis", "token_id": token.token_id, "label": "an owner", **changes, "version": version}
     return str(database.call("revoke_token", **arguments)["status"])
 
 
 def save(database: Database, token: Token, **changes: object) -> str:
-    """save_token's status."""
+    """Call save_token and return its status."""
     arguments = {"service": "kis", "value": token.to_json(), "expires_at": token.expires_at, **changes}
     return str(database.call("save_token", **arguments)["status"])
 
 
 def remembered_row(database: Database) -> dict[str, Any]:
-    """The row that remembers; empty when there is none."""
+    """Return the row rejected_tokens of the slot; empty if there is no such row."""
     rows = database.owner.execute(
         "select * from api_credentials where service_name = 'kis' and credential_type = 'rejected_tokens'"
     ).fetchall()
@@ -48,18 +48,18 @@ def remembered_row(database: Database) -> dict[str, Any]:
 
 
 def remembered(database: Database) -> dict[str, datetime]:
-    """The remembered tokens and their ends."""
+    """Return the remembered tokens and their ends."""
     value = remembered_row(database).get("credential_value", "{}")
     return {token_id: datetime.fromisoformat(end) for token_id, end in json.loads(value).items()}
 
 
-def told(database: Database) -> set[str]:
-    """The rejected tokens that begin names."""
+def named_by_begin(database: Database) -> set[str]:
+    """Return the rejected tokens that begin names."""
     return set(Caller(database).begin()["rejected_token_ids"])
 
 
 def test_two_that_were_revoked_are_both_remembered(database: Database) -> None:
-    """After a second revocation the first token is still known: begin names both, and neither is stored."""
+    """After a second revocation the slot still remembers the first token: begin names both, and neither is stored."""
     first, second = make_token(), make_token()
     issue_by_functions(database, first)
     assert revoke(database, first) == "revoked"
@@ -70,14 +70,14 @@ def test_two_that_were_revoked_are_both_remembered(database: Database) -> None:
     caller = Caller(database)
     begun = caller.begin()
     assert (begun["status"], set(begun["rejected_token_ids"])) == ("granted", {first.token_id, second.token_id})
-    assert begun["rejected_token_id"] == second.token_id, "a client of version 1.0.0 is told the last"
+    assert begun["rejected_token_id"] == second.token_id, "a client of version 1.0.0 gets the last one"
     committed = caller.commit(first)
     assert (committed["status"], committed["rejected"]) == ("unchanged", True)
     assert database.row()["is_active"] is False
 
 
 def test_a_token_id_beside_a_plain_value_does_not_count(database: Database) -> None:
-    """Which token a plain value holds is read from it, whatever the caller says."""
+    """The fingerprint of a plain value comes from the value. An argument token_id is ignored."""
     token = make_token()
     issue_by_functions(database, token)
     revoke(database, token)
@@ -87,7 +87,7 @@ def test_a_token_id_beside_a_plain_value_does_not_count(database: Database) -> N
 
 @pytest.mark.parametrize("of", ["begin", "save"])
 def test_a_malformed_token_id_is_refused(database: Database, of: str) -> None:
-    """A token id is 16 hex digits: anything else is 22023, and nothing is remembered."""
+    """A token id that is not 16 hex digits raises 22023, and nothing is remembered."""
     with pytest.raises(psycopg.errors.InvalidParameterValue):
         _ = (
             Caller(database).begin(rejected_token_id="x")
@@ -98,7 +98,7 @@ def test_a_malformed_token_id_is_refused(database: Database, of: str) -> None:
 
 
 def test_a_rejected_token_is_remembered_until_it_ends(database: Database) -> None:
-    """The end is that of the stored row, which is then the row's own as well, so that it can be pruned."""
+    """The remembered end is the end of the stored token. It is also the expires_at of the row rejected_tokens."""
     token = make_token(left=40 * HOUR)
     database.put_token(token)
     Caller(database).begin(rejected_token_id=token.token_id)
@@ -117,10 +117,10 @@ def test_a_rejected_token_is_remembered_until_it_ends(database: Database) -> Non
         (None, 90 * DAY, 90 * DAY),
     ],
 )
-def test_an_end_that_cannot_be_right_is_not_believed(
+def test_an_impossible_end_is_limited(
     database: Database, column: str | None, least: timedelta, most: timedelta
 ) -> None:
-    """A column may have been written without its offset, or say never: a token is remembered for 1 to 90 days."""
+    """If the row's end lacks its offset or is infinite, the token is remembered for at least 1 and at most 90 days."""
     token = make_token()
     version = database.put("access_token", token.to_json(), column)
     assert revoke(database, token, version=version) == "revoked"
@@ -130,7 +130,7 @@ def test_an_end_that_cannot_be_right_is_not_believed(
 
 
 def test_a_token_that_is_not_the_stored_one_is_remembered_for_90_days(database: Database) -> None:
-    """No row tells its end, so it is the longest life that KIS gives. Told again, a known end stays."""
+    """If no row has the token's end, the longest validity at KIS counts. A second call keeps a known end."""
     token, stored = make_token(), make_token(left=10 * HOUR)
     Caller(database).begin(rejected_token_id=token.token_id)
     assert 89 * DAY < remembered(database)[token.token_id] - utc_now() <= 90 * DAY
@@ -142,12 +142,12 @@ def test_a_token_that_is_not_the_stored_one_is_remembered_for_90_days(database: 
     assert remembered(database)[stored.token_id] == once
 
 
-def test_what_has_ended_is_forgotten(database: Database) -> None:
-    """An entry whose end has passed is named no more, and goes with the next write."""
+def test_an_expired_entry_is_forgotten(database: Database) -> None:
+    """An expired entry is no longer named. The next write removes it."""
     old, new = make_token(), make_token()
     ends = {old.token_id: f"{utc_now() - HOUR}"}
     database.put("rejected_tokens", json.dumps(ends))
-    assert told(database) == set()
+    assert named_by_begin(database) == set()
     revoke(database, new)
 
     assert set(remembered(database)) == {new.token_id}
@@ -157,10 +157,10 @@ def test_what_has_ended_is_forgotten(database: Database) -> None:
     "value", ["", "{", "[]", "1", "null", '"text"', '{"a": 1}', '{"0123456789abcdef": "soon"}', "[" * 20000, SEALED]
 )
 def test_a_row_that_cannot_be_read_breaks_nothing(database: Database, value: str) -> None:
-    """Somebody wrote something else there: begin, commit and save work as if it were empty, and it is replaced."""
+    """If the row cannot be read, begin, commit and save treat it as empty. The next rejected token replaces it."""
     database.put("rejected_tokens", value)
     issue_by_functions(database, make_token())
-    assert told(database) == set()
+    assert named_by_begin(database) == set()
     assert save(database, make_token(left=30 * HOUR)) == "saved"
     token = make_token()
     revoke(database, token)
@@ -169,7 +169,7 @@ def test_a_row_that_cannot_be_read_breaks_nothing(database: Database, value: str
 
 
 def test_status_and_listings_do_not_show_the_row(database: Database) -> None:
-    """It is no credential: the lists of keys and tokens ask for three types, and set_app_key leaves it alone."""
+    """set_app_key does not change the row rejected_tokens, because the row is no credential."""
     token = make_token()
     database.put_keys()
     issue_by_functions(database, token)
@@ -182,7 +182,7 @@ def test_status_and_listings_do_not_show_the_row(database: Database) -> None:
 
 
 def test_the_reader_s_role_sees_which_tokens_are_rejected(database: Database) -> None:
-    """The read-only key sees the row of the slot, and still neither key nor secret. Nobody else sees anything."""
+    """A read-only key can read the row, but no app key and no secret. anon and authenticated can read nothing."""
     database.put_keys()
     issue_by_functions(database, make_token())
     revoke(database, make_token(), version=0)
@@ -209,13 +209,13 @@ def old(postgres: EmbeddedPostgres) -> Iterator[Database]:
 
 
 def migrate(database: Database) -> None:
-    """Run the files of today, twice."""
+    """Run the current files twice."""
     for _ in range(2):
         apply_migrations(database.project.owner, migrations_folder())
 
 
 def test_the_rejected_token_of_a_lease_is_carried_over(old: Database) -> None:
-    """The one that the lease remembered is in the new row, once, for as long as a token can live."""
+    """The token that the lease remembered is in the new row, for the longest validity of a token."""
     token = make_token()
     issue_by_functions(old, token)
     revoke(old, token)
@@ -224,13 +224,13 @@ def test_the_rejected_token_of_a_lease_is_carried_over(old: Database) -> None:
 
     assert set(remembered(old)) == {token.token_id}
     assert 89 * DAY < remembered(old)[token.token_id] - utc_now() <= 90 * DAY
-    assert told(old) == {token.token_id}
+    assert named_by_begin(old) == {token.token_id}
     assert save(old, token) == "rejected"
     assert old.call("check_setup") == []
 
 
-def test_a_lease_that_lives_goes_on(old: Database) -> None:
-    """A holder that began with the functions of before commits with those of today, and others wait meanwhile."""
+def test_a_current_lease_continues(old: Database) -> None:
+    """A holder that began with the old functions commits with the new ones. Other callers wait meanwhile."""
     holder, token = Caller(old), make_token()
     assert holder.begin()["status"] == "granted"
     migrate(old)
@@ -240,8 +240,8 @@ def test_a_lease_that_lives_goes_on(old: Database) -> None:
     assert old.stored_id() == token.token_id
 
 
-def test_a_call_that_is_under_way_ends_well(old: Database) -> None:
-    """A begin of version 1.0.0 that waits while the files are run goes on, and is granted: nothing it needs is gone."""
+def test_a_waiting_call_survives_the_update(old: Database) -> None:
+    """If a begin of version 1.0.0 waits for a lock while the files run, it is granted the lease afterwards."""
     holder, rejected, token = Caller(old), make_token(), make_token()
     with psycopg.connect(old.project.owner) as blocker, ThreadPoolExecutor(1) as threads:
         blocker.execute("select pg_advisory_xact_lock(hashtextextended('kis-token:' || %s, 0))", (APP_KEY.key_id,))
@@ -254,11 +254,11 @@ def test_a_call_that_is_under_way_ends_well(old: Database) -> None:
         assert beginning.result()["status"] == "granted"
     assert holder.commit(token)["status"] == "committed"
     migrate(old)
-    assert told(old) == {rejected.token_id}, "what it noted in the lease is carried over by the next run"
+    assert named_by_begin(old) == {rejected.token_id}, "the next run carries over the token noted in the lease"
 
 
 def test_a_save_of_version_1_0_0_works(old: Database) -> None:
-    """A client that does not know the new argument calls by the names it knows."""
+    """A client of version 1.0.0 calls save_token without the new argument, and the token is saved."""
     migrate(old)
     token = make_token()
     arguments = {"service": "kis", "value": token.to_json(), "expires_at": token.expires_at}

@@ -1,4 +1,4 @@
-"""A value that the table does not take is shown to nobody: neither in the error nor in the server's log."""
+"""If the table refuses a value, the value appears neither in the error nor in the server's log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ begin raise exception 'not this: %', new using detail = new.credential_value, hi
 create trigger tell before insert or update on public.api_credentials for each row execute function public.tell()
 """
 
-#: What a project may have done to the table, the error's SQLSTATE and the name in its text.
+#: A project's change of the table, the error's SQLSTATE, and the name in the error's text.
 OBSTACLES = {
     "a further column": ("alter table api_credentials add column owner text not null", "23502", "column owner"),
     "a constraint": (
@@ -63,7 +63,7 @@ TOKEN = make_token()
 
 
 def begin_and_commit(database: Database) -> None:
-    """A whole turn."""
+    """Begin, and commit a token."""
     caller = Caller(database)
     caller.begin()
     caller.commit(TOKEN)
@@ -81,7 +81,7 @@ def save_token(database: Database) -> None:
 
 
 def reseal(database: Database) -> None:
-    """Seal the row that is there."""
+    """Seal the existing row."""
     version = database.row()["version"]
     database.call("reseal", service="kis", credential_type="access_token", value=SEALED, replaces_version=version)
 
@@ -100,16 +100,16 @@ WRITES: list[Callable[[Database], None]] = [set_app_key, save_token, begin_and_c
         pytest.param(write, obstacle, id=f"{write.__name__}-{obstacle}")
         for write in WRITES
         for obstacle in OBSTACLES
-        if (write, obstacle) != (reseal, "a further column")  # which an update does not touch
+        if (write, obstacle) != (reseal, "a further column")  # an update does not write that column
     ],
 )
-def test_a_row_that_the_table_does_not_take_is_not_shown(
+def test_a_refused_row_is_not_shown(
     make_database: Callable[[], Database],
     postgres: EmbeddedPostgres,
     write: Callable[[Database], None],
     obstacle: str,
 ) -> None:
-    """The error has PostgreSQL's code and the name of the column or constraint, and no value of the row anywhere."""
+    """The error has PostgreSQL's code and the name of the column or constraint. No part of it shows a value."""
     statement, code, named = OBSTACLES[obstacle]
     database = make_database()
     if write is reseal:
@@ -130,11 +130,11 @@ def test_a_row_that_the_table_does_not_take_is_not_shown(
         secret in (part or "") for part in parts for secret in (APP_KEY, APP_SECRET, SEALED, TOKEN.value, "not this")
     ]
     assert not any(shown), "a value is shown"
-    assert log == "" or "api_credentials does not take the row" in log, "the log is not where it is looked for"
+    assert log == "" or "api_credentials does not take the row" in log, "the server's log was not found"
 
 
 def test_nothing_of_a_refused_write_stays(make_database: Callable[[], Database]) -> None:
-    """Key and secret are stored both or neither, also when the table takes the first alone."""
+    """If the table refuses the secret, the key is not stored either."""
     database = make_database()
     database.owner.execute("alter table api_credentials add check (credential_type <> 'app_secret')")
     with pytest.raises(psycopg.errors.CheckViolation):

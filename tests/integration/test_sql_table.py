@@ -23,7 +23,7 @@ _COLUMNS = """
 """
 _TABLE = f"create table public.api_credentials ({_COLUMNS}, unique (service_name, credential_type))"
 
-#: Tables whose rows are reached through another one's rights, and what is said of each.
+#: Tables whose rows can be read through the rights of another table, and the message about each.
 OTHER_KINDS = {
     "partitioned": (
         (
@@ -72,7 +72,7 @@ create foreign table public.api_credentials ({_COLUMNS.replace("bigserial", "big
 
 @pytest.mark.parametrize("kind", OTHER_KINDS)
 def test_another_kind_of_table_is_refused(postgres: EmbeddedPostgres, kind: str) -> None:
-    """The first file stops, says what it found and what to do, and changes nothing."""
+    """The first file stops and changes nothing. Its message names the kind of table and the remedy."""
     statement, said = OTHER_KINDS[kind]
     dsn = postgres.create_database()
     project = prepare_database(dsn)
@@ -90,8 +90,8 @@ def test_another_kind_of_table_is_refused(postgres: EmbeddedPostgres, kind: str)
         assert connection.execute(columns).fetchall() == []
 
 
-def test_what_the_hint_says_works(postgres: EmbeddedPostgres) -> None:
-    """Renamed, made anew and copied, the rows are in a table of our kind, with versions and without faults."""
+def test_the_remedy_of_the_hint_works(postgres: EmbeddedPostgres) -> None:
+    """After the hint's steps the rows are in an ordinary table with versions, and check_setup finds no difference."""
     project = prepare_database(postgres.create_database())
     with Database(project) as database:
         database.owner.execute(sql.SQL(OTHER_KINDS["partitioned"][0] or ""))
@@ -131,7 +131,7 @@ def test_what_the_hint_says_works(postgres: EmbeddedPostgres) -> None:
                 "alter table public.api_credentials rename to elsewhere;"
                 " create view public.api_credentials as table public.elsewhere"
             ),
-            "api_credentials is not an ordinary table: its rights are not those of all its rows",
+            "api_credentials is not an ordinary table: its rights do not cover all its rows",
         ),
     ],
     ids=["a child", "a parent", "a view"],
@@ -139,7 +139,7 @@ def test_what_the_hint_says_works(postgres: EmbeddedPostgres) -> None:
 def test_check_reports_a_table_that_became_of_another_kind(
     make_database: Callable[[], Database], change: str, said: str
 ) -> None:
-    """check_setup() names what the first file refuses, when it came about afterwards."""
+    """If the table becomes one that the first file refuses, check_setup() reports it."""
     database = make_database()
     database.owner.execute(sql.SQL(change))
 
@@ -148,7 +148,7 @@ def test_check_reports_a_table_that_became_of_another_kind(
         apply_migrations(database.project.owner, migrations_folder())
 
 
-#: Functions of a project's own, by names of ours.
+#: Functions of a project's own, with the names of our functions.
 THEIR_OWN = (
     "public.save_token(text)",
     "public.issuance_report(text)",
@@ -159,7 +159,7 @@ THEIR_OWN = (
 
 
 def test_functions_of_a_project_s_own_are_left_alone(postgres: EmbeddedPostgres) -> None:
-    """Whoever may call them before the files are run may do so afterwards, and check_setup() says nothing of them."""
+    """The files change no rights on a project's own functions, and check_setup() does not report them."""
     project = prepare_database(postgres.create_database())
     with Database(project) as database:
         for each in THEIR_OWN:
@@ -180,9 +180,9 @@ def test_functions_of_a_project_s_own_are_left_alone(postgres: EmbeddedPostgres)
 
 
 def test_all_our_functions_are_looked_at(make_database: Callable[[], Database]) -> None:
-    """A right on any function that the files have made is reported: none is missing in check_setup()'s list.
+    """check_setup() reports a right on each function of the files, so its list of them is complete.
 
-    The keyless functions are for anon: there the right that is missing is reported.
+    The keyless functions are for anon: check_setup() reports a missing right there.
     """
     database = make_database()
     keyless = {"keyless_read", "keyless_begin", "keyless_commit", "keyless_abort"}

@@ -1,4 +1,4 @@
-"""A bot that runs for three days, over everything that happens to a token: each call succeeds, with one issue a day."""
+"""A bot runs for three days with rotations, outages and early ends: each call succeeds, with one issue a day."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 DAYS = 3
 
-#: The bot asks for a price so often; a busy one more often.
+#: The time between two calls of the bot, and of a busy bot.
 PAUSE, SHORT = timedelta(minutes=30), timedelta(minutes=10)
 
 
 def at(day: int, clock: str) -> datetime:
-    """A time of day in Korea; the bot starts on day 1."""
+    """Return a time of day in Korea. The bot starts on day 1."""
     return datetime.fromisoformat(f"{BEGIN:%Y-%m}-{BEGIN.day + day - 1:02}T{clock}+09:00")
 
 
 class Days:
-    """What happens, and the bot in the midst of it."""
+    """A bot, and the events of its three days."""
 
     def __init__(self, environment: SimulatedEnvironment, pause: timedelta) -> None:
         self.environment = environment
@@ -39,24 +39,24 @@ class Days:
         self.calls: Counter[bool] = Counter()
         self.rotations: list[bool] = []
         self.events: dict[datetime, Callable[[], object]] = {
-            # A rotation whose token ends the one before it: the bot, which holds that, finds the new one in the store.
+            # A rotation. Its token ends the bot's old token, and the bot finds the new one in the store.
             at(2, "06:13"): self.rotate,
             at(2, "06:43"): self.rotate,
-            # An outage in the Korean session, in which the bot is started anew.
+            # An outage in the Korean session. The bot is restarted during it.
             at(2, "09:05"): environment.supabase.stop,
             at(2, "11:05"): self.restart,
             at(2, "15:05"): environment.supabase.start,
-            # In the night the token dies, early and while Supabase is out: one is issued for this machine.
+            # In the night KIS ends the token early, during an outage of Supabase: the machine issues one for itself.
             at(3, "01:05"): environment.supabase.stop,
             at(3, "01:35"): self.expire,
             at(3, "03:05"): environment.supabase.start,
-            # The rotation finds the bot's token in the store, and leaves it.
+            # The rotation finds the bot's token in the store and does not renew it.
             at(3, "06:13"): self.rotate,
             at(3, "06:43"): self.rotate,
         }
 
     def run(self) -> None:
-        """Three days."""
+        """Run the bot and its events for three days."""
         self.environment.kis.configure(reissue_kills_previous=True, expired_status=200)
         while self.environment.clock.now() < BEGIN + timedelta(days=DAYS):
             for moment in [moment for moment in self.events if moment <= self.environment.clock.now()]:
@@ -65,21 +65,21 @@ class Days:
             self.environment.clock.jump(self.pause.total_seconds())
 
     def rotate(self) -> None:
-        """A tick of the workflow."""
+        """Run a tick of the workflow."""
         self.rotations.append(self.environment.rotate().refreshed)
 
     def restart(self) -> None:
-        """The bot's process ends, and another begins on the same machine."""
+        """End the bot's process, and start another on the same machine."""
         self.bot.close()
         self.bot = self.environment.client()
 
     def expire(self) -> None:
-        """KIS ends the token before its time."""
+        """Let KIS end the token early."""
         self.environment.kis.expire_token(self.bot.access_token)
 
 
 def test_three_days(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    """Rotations, two outages, a restart, an early death and an end: no call fails, and no day sees two issues."""
+    """With rotations, two outages, a restart and an early end of a token, no call fails, and no day has two issues."""
     with open_environment(postgres, tmp_path) as environment:
         days = Days(environment, PAUSE)
 
@@ -93,7 +93,7 @@ def test_three_days(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
 
 
 def test_outage_that_outlasts_the_token(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    """Supabase is away for two days: the bot issues for itself, and gives others its token when they can have it."""
+    """If Supabase is down for two days, the bot issues for itself, and stores its token when Supabase is back."""
     shared: list[bool] = []
     with open_environment(postgres, tmp_path) as environment:
         days = Days(environment, SHORT)
@@ -116,7 +116,7 @@ def test_outage_that_outlasts_the_token(postgres: EmbeddedPostgres, tmp_path: Pa
 
 
 def issued_by_day(environment: SimulatedEnvironment) -> Counter[int]:
-    """New tokens by day in Korea: answers of tokenP that are not the token of a call within 6 hours before."""
+    """Count new tokens by day in Korea. If a call within 6 hours gave the same token, it does not count."""
     times: list[datetime] = []
     for seen in environment.kis.requests:
         if seen.path == TOKEN_PATH and seen.status == 200 and not (times and seen.at < times[-1] + timedelta(hours=6)):

@@ -1,4 +1,4 @@
-"""KIS's wire form: how a token is asked for, and how KIS refuses one."""
+"""KIS's wire form: the request for a token, and KIS's refusals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kis_token.kis.api import KISIssuer
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH, error_response
 from kis_token.sandbox.loopback import Response
 from kis_token.token import AppKey
-from tests.kis.odd_kis import DAY, OPAQUE, OddKIS, failure, outage
+from tests.kis.scripted_kis import DAY, OPAQUE, ScriptedKIS, failure, outage
 from tests.support import ACCOUNT, APP_KEY, utc_now
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("plain_network")
 
 
 def test_token_is_issued(kis: KISEmulator) -> None:
-    """One call brings a token that knows its end, its beginning, its app key and its environment."""
+    """One call returns a token with its end, its beginning, its app key and its environment."""
     before = utc_now().replace(microsecond=0)
     token = KISIssuer(kis.production_url, "production").issue(APP_KEY, utc_now())
     assert before <= token.issued_at <= utc_now()
@@ -36,7 +36,7 @@ def test_token_is_issued(kis: KISEmulator) -> None:
 
 
 def test_older_token_is_known_by_its_age(kis: KISEmulator) -> None:
-    """Asked again within six hours KIS hands out the same token; its beginning and end stay what they were."""
+    """Within six hours, KIS gives the same token again. Its beginning and end stay unchanged."""
     issuer = KISIssuer(kis.production_url, "production")
     first = issuer.issue(APP_KEY, utc_now())
     kis.advance(5 * 3600)
@@ -46,16 +46,16 @@ def test_older_token_is_known_by_its_age(kis: KISEmulator) -> None:
 
 
 def test_token_of_three_months(kis: KISEmulator) -> None:
-    """A partner company's token lives for 90 days."""
+    """A partner company's token is valid for 90 days."""
     kis.configure(expires_in=7_776_000)
     token = KISIssuer(kis.production_url, "production").issue(APP_KEY, utc_now())
     assert token.expires_at - token.issued_at == timedelta(days=90)
 
 
-def test_request_has_kis_s_form(odd: OddKIS) -> None:
-    """A POST of JSON with the three members, and the content type as KIS documents it."""
-    failure(odd.url)
-    request = odd.asked[0]
+def test_request_has_kis_s_form(scripted: ScriptedKIS) -> None:
+    """The request is a POST of JSON with three members, and has the content type that KIS documents."""
+    failure(scripted.url)
+    request = scripted.asked[0]
     assert (request.method, request.path) == ("POST", TOKEN_PATH)
     assert request.headers["content-type"] == "application/json; charset=UTF-8"
     body = request.json()
@@ -75,35 +75,35 @@ REFUSALS = {
 
 @pytest.mark.parametrize("status", [200, 403, 500])
 @pytest.mark.parametrize("code", REFUSALS)
-def test_code_decides_and_not_the_status(odd: OddKIS, code: str, status: int) -> None:
-    """The code in the body says what is wrong, at any HTTP status, 200 included; nothing is sent twice."""
-    odd.response = error_response(code, TOKEN_PATH, status=status)
-    error = failure(odd.url)
+def test_code_decides_and_not_the_status(scripted: ScriptedKIS, code: str, status: int) -> None:
+    """The code in the body decides the error, at any HTTP status, 200 included; nothing is sent twice."""
+    scripted.response = error_response(code, TOKEN_PATH, status=status)
+    error = failure(scripted.url)
     assert (type(error), error.code) == REFUSALS[code]
-    assert len(odd.asked) == 1
+    assert len(scripted.asked) == 1
 
 
 @pytest.mark.parametrize("code", [" EGW00133", "EGW00133 ", "EGW00133\r\n"])
-def test_code_with_a_blank_beside_it(odd: OddKIS, code: str) -> None:
-    """White space is not a part of it."""
-    odd.response = Response(403, {"error_code": code, "error_description": "x"})
-    assert isinstance(failure(odd.url), IssuerRateLimited)
+def test_code_with_a_blank_beside_it(scripted: ScriptedKIS, code: str) -> None:
+    """White space around a code is ignored."""
+    scripted.response = Response(403, {"error_code": code, "error_description": "x"})
+    assert isinstance(failure(scripted.url), IssuerRateLimited)
 
 
 @pytest.mark.parametrize("charset", ["cp949", "euc-kr", "utf-8", "utf-8-sig", "utf-16"])
-def test_code_in_any_charset(odd: OddKIS, charset: str) -> None:
-    """KIS's message may be in EUC-KR, which is no UTF-8: the code is found, and so is a token."""
+def test_code_in_any_charset(scripted: ScriptedKIS, charset: str) -> None:
+    """KIS's message may be in EUC-KR, which is not UTF-8. The code is found, and so is a token."""
     body = '{"error_code":"EGW00105","error_description":"유효하지 않은 AppSecret입니다. 똠"}'
-    odd.response = Response(403, body.encode(charset, "replace"))
-    assert failure(odd.url).code == "kis-secret-refused"
+    scripted.response = Response(403, body.encode(charset, "replace"))
+    assert failure(scripted.url).code == "kis-secret-refused"
     answer = {"access_token": OPAQUE, "expires_in": 86400, "message": "발급"}
-    odd.response = Response(200, json.dumps(answer, ensure_ascii=False).encode(charset))
-    is_it = KISIssuer(odd.url, "production").issue(APP_KEY, utc_now()).value == OPAQUE
+    scripted.response = Response(200, json.dumps(answer, ensure_ascii=False).encode(charset))
+    is_it = KISIssuer(scripted.url, "production").issue(APP_KEY, utc_now()).value == OPAQUE
     assert is_it
 
 
 def test_call_that_is_too_late_is_not_sent(kis: KISEmulator) -> None:
-    """Nothing is sent; the next call leaves, on the connection that was made. It is closed with the issuer."""
+    """A late call sends nothing, and the next call uses its connection. Closing the issuer closes the connection."""
     issuer = KISIssuer(kis.production_url, "production")
     for _ in range(2):
         with pytest.raises(TooLate):
@@ -119,8 +119,8 @@ def test_call_that_is_too_late_is_not_sent(kis: KISEmulator) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_call_that_is_given_up_is_never_sent(odd: OddKIS, monkeypatch: pytest.MonkeyPatch) -> None:
-    """KIS's name is resolved slowly: nothing was sent, and nothing is when it is known at last."""
+def test_call_that_is_given_up_is_never_sent(scripted: ScriptedKIS, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If KIS's name is resolved after the call was given up, nothing is sent, then or later."""
     names, threads, resolve = threading.Event(), set(threading.enumerate()), socket.getaddrinfo
 
     def slow(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - getaddrinfo's
@@ -128,23 +128,23 @@ def test_call_that_is_given_up_is_never_sent(odd: OddKIS, monkeypatch: pytest.Mo
         return resolve(*arguments, **named)
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
-    error = outage(odd.url)
+    error = outage(scripted.url)
     names.set()
     for thread in set(threading.enumerate()) - threads:
         thread.join(1)
-    assert (error.code, error.sent, odd.asked) == ("kis-unreachable", False, [])
+    assert (error.code, error.sent, scripted.asked) == ("kis-unreachable", False, [])
 
 
-def test_other_shape_of_a_refusal_is_understood(odd: OddKIS) -> None:
-    """A refusal in the shape of the other addresses is one too."""
-    odd.response = error_response("EGW00133", PRICE_PATH)
-    assert isinstance(failure(odd.url), IssuerRateLimited)
+def test_other_shape_of_a_refusal_is_understood(scripted: ScriptedKIS) -> None:
+    """A refusal in the form of KIS's other addresses is understood too."""
+    scripted.response = error_response("EGW00133", PRICE_PATH)
+    assert isinstance(failure(scripted.url), IssuerRateLimited)
 
 
-def test_text_in_the_code_s_place_is_not_repeated(odd: OddKIS) -> None:
-    """What is no code stays out of the error: it may be anything."""
-    odd.response = Response(403, {"error_code": f"EGW {OPAQUE}"})
-    assert outage(odd.url).code == "kis-answer-unusable"
+def test_text_in_the_code_s_place_is_not_repeated(scripted: ScriptedKIS) -> None:
+    """A text in the place of the code stays out of the error: it may be anything."""
+    scripted.response = Response(403, {"error_code": f"EGW {OPAQUE}"})
+    assert outage(scripted.url).code == "kis-answer-unusable"
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ def test_text_in_the_code_s_place_is_not_repeated(odd: OddKIS) -> None:
     ids=["key", "secret cut at its end", "no secret"],
 )
 def test_wrong_keys_are_refused_for_good(kis: KISEmulator, changed: AppKey, code: str) -> None:
-    """A wrong key or secret is told by its code and is not worth trying again."""
+    """KIS refuses a wrong key or secret with its code, and the error is not retryable."""
     error = failure(kis.production_url, changed)
     assert (error.code, error.retryable) == (code, False)
 
 
 def test_second_call_in_a_minute_is_a_rate_limit(kis: KISEmulator) -> None:
-    """EGW00133 is not a refusal for good."""
+    """EGW00133 is a rate limit, not a refusal."""
     KISIssuer(kis.production_url, "production").issue(APP_KEY, utc_now())
     assert failure(kis.production_url).code == "kis-rate-limited"

@@ -1,4 +1,4 @@
-"""When a token of KIS's ends, by each of the times that the answer has."""
+"""The end of a token of KIS, by each of the times in the answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kis_token.errors import IssuerOutage
 from kis_token.kis.api import parse_issue_answer
 from kis_token.pasted_values import parse_claims
 from kis_token.token import KST
-from tests.kis.odd_kis import DAY, OPAQUE
+from tests.kis.scripted_kis import DAY, OPAQUE
 from tests.support import APP_KEY, make_token
 
 pytestmark = pytest.mark.usefixtures("plain_network")
@@ -21,17 +21,17 @@ NOON = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
 
 
 def kis_time(instant: datetime) -> str:
-    """As KIS writes it: Korea time, without saying so."""
+    """Return a time in KIS's form: Korea time without an offset."""
     return f"{instant.astimezone(KST):%Y-%m-%d %H:%M:%S}"
 
 
 def answer_of(**members: object) -> dict[str, object]:
-    """An answer with an opaque token."""
+    """Return an answer with an opaque token."""
     return {"access_token": OPAQUE, "token_type": "Bearer", **members}
 
 
 def test_korea_time_is_read_as_korea_time() -> None:
-    """The end is nine hours earlier in UTC than it looks."""
+    """The end in UTC is nine hours earlier than the digits in the answer."""
     answer = answer_of(access_token_token_expired="2026-03-03 21:00:00", expires_in=86400)
     token = parse_issue_answer(answer, APP_KEY, "production", NOON)
     assert (token.expires_at, token.issued_at) == (NOON + DAY, NOON)
@@ -39,7 +39,7 @@ def test_korea_time_is_read_as_korea_time() -> None:
 
 
 def test_earlier_of_two_ends_counts() -> None:
-    """Of the JWT's own end and the one beside it the earlier is believed, whichever that is."""
+    """The earlier of two ends counts: the JWT's own end, or the one beside the token."""
     for shift in (-timedelta(hours=1), timedelta(hours=1)):
         jwt = make_token(left=DAY, now=NOON)
         beside = NOON + DAY + shift
@@ -50,7 +50,7 @@ def test_earlier_of_two_ends_counts() -> None:
 
 
 def test_expires_in_that_disagrees_moves_no_end() -> None:
-    """It has no reference time when KIS hands out an older token: the end stays, the beginning is counted back."""
+    """For an older token, ``expires_in`` moves only the beginning, which is counted back from the end."""
     answer = answer_of(access_token_token_expired=kis_time(NOON + timedelta(hours=3)), expires_in=86400)
     token = parse_issue_answer(answer, APP_KEY, "production", NOON)
     assert token.expires_at == NOON + timedelta(hours=3)
@@ -60,14 +60,14 @@ def test_expires_in_that_disagrees_moves_no_end() -> None:
 @pytest.mark.parametrize("end", [None, "", "soon", 86400, "0001-01-01 00:00:00", "9999-12-31 23:59:59"], ids=repr)
 @pytest.mark.parametrize("lifetime", [86400, 86400.0, "86400"], ids=repr)
 def test_without_a_readable_end_expires_in_counts_from_now(end: object, lifetime: object) -> None:
-    """Only then is the present taken for the beginning."""
+    """Without a readable end, ``expires_in`` counts from now."""
     answer = answer_of(access_token_token_expired=end, expires_in=lifetime)
     token = parse_issue_answer(answer, APP_KEY, "production", NOON)
     assert (token.issued_at, token.expires_at) == (NOON, NOON + DAY)
 
 
 def test_end_of_the_jwt_alone_is_enough() -> None:
-    """With a readable claim expires_in is not looked at, and the beginning is never the present."""
+    """If the JWT has a readable end, ``expires_in`` is ignored, and the beginning is not now."""
     jwt = make_token(left=timedelta(hours=2), age=timedelta(hours=22), now=NOON)
     token = parse_issue_answer({"access_token": jwt.value, "expires_in": 86400}, APP_KEY, "production", NOON)
     assert token.expires_at == NOON + timedelta(hours=2)
@@ -75,7 +75,7 @@ def test_end_of_the_jwt_alone_is_enough() -> None:
 
 
 def test_claim_that_cannot_be_read_is_no_end() -> None:
-    """A JWT whose exp is no time is treated like one that says nothing."""
+    """A JWT whose ``exp`` is not a time is treated like a JWT without one."""
     value = "eyJhbGciOiJIUzUxMiJ9.eyJleHAiOiJzb29uIn0.c2lnbmF0dXJl"
     assert parse_claims(value) == {"exp": "soon"}
     token = parse_issue_answer({"access_token": value, "expires_in": 86400}, APP_KEY, "production", NOON)
@@ -83,14 +83,14 @@ def test_claim_that_cannot_be_read_is_no_end() -> None:
 
 
 def test_blanks_around_the_token_are_cut_off() -> None:
-    """White space round the token is not a part of it."""
+    """White space around the token is removed."""
     answer = answer_of(access_token=f" {OPAQUE}\n", expires_in=86400)
     assert parse_issue_answer(answer, APP_KEY, "paper", NOON).value == OPAQUE
 
 
 @pytest.mark.parametrize("left", [timedelta(seconds=29), timedelta(), -timedelta(hours=1)])
-def test_token_that_is_dead_on_arrival_is_a_failure(left: timedelta) -> None:
-    """Within six hours KIS hands the same token out even when it has ended: that is no token."""
+def test_token_that_is_expired_on_arrival_is_a_failure(left: timedelta) -> None:
+    """Within six hours KIS gives the same token again, even an expired one. The call then fails."""
     answer = answer_of(access_token_token_expired=kis_time(NOON + left), expires_in=86400)
     with pytest.raises(IssuerOutage) as caught:
         parse_issue_answer(answer, APP_KEY, "production", NOON)
@@ -98,12 +98,12 @@ def test_token_that_is_dead_on_arrival_is_a_failure(left: timedelta) -> None:
     assert OPAQUE not in f"{caught.value!r}", "the token is shown"
 
 
-odd_values = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.none(), max_size=1)
+any_value = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.none(), max_size=1)
 
 
-@given(odd_values | st.just(OPAQUE), odd_values, odd_values | st.floats(0, 1e15))
+@given(any_value | st.just(OPAQUE), any_value, any_value | st.floats(0, 1e15))
 def test_any_answer_is_a_token_or_an_outage(value: object, end: object, lifetime: object) -> None:
-    """Whatever KIS answers, nothing but an outage is raised, and a token is alive and older than its end."""
+    """Any answer of KIS gives an outage or a token that is valid now and ends after its beginning."""
     answer = {"access_token": value, "access_token_token_expired": end, "expires_in": lifetime}
     try:
         token = parse_issue_answer(answer, APP_KEY, "production", NOON)
@@ -116,7 +116,7 @@ def test_any_answer_is_a_token_or_an_outage(value: object, end: object, lifetime
 
 @given(st.integers(30, 90 * 86400))
 def test_any_lifetime_is_taken_at_its_word(seconds: int) -> None:
-    """A lifetime beside an end that agrees gives both times, whatever it is."""
+    """Any lifetime that agrees with the end gives both times."""
     end = NOON + timedelta(seconds=seconds)
     answer = answer_of(access_token_token_expired=kis_time(end), expires_in=seconds)
     token = parse_issue_answer(answer, APP_KEY, "production", NOON)

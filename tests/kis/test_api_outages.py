@@ -1,4 +1,4 @@
-"""KIS answers nonsense or nothing: whether the request was sent, and when it is given up."""
+"""KIS's answer is nonsense or missing: whether the request was sent, and when it is given up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from kis_token.sandbox.kis_http import TOKEN_PATH, html_response
 from kis_token.sandbox.loopback import Fault, Response
-from tests.kis.odd_kis import OPAQUE, OddKIS, failure, outage
+from tests.kis.scripted_kis import OPAQUE, ScriptedKIS, failure, outage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,16 +41,16 @@ NONSENSE = {
 
 
 @pytest.mark.parametrize("case", NONSENSE)
-def test_nonsense_is_an_outage_after_sending(odd: OddKIS, case: str) -> None:
-    """An answer that is no token may still have been an issue: nobody calls again at once."""
-    odd.response = NONSENSE[case]
-    error = outage(odd.url)
+def test_nonsense_is_an_outage_after_sending(scripted: ScriptedKIS, case: str) -> None:
+    """KIS may have issued a token even if its answer has no token, so the call is not repeated at once."""
+    scripted.response = NONSENSE[case]
+    error = outage(scripted.url)
     assert (error.code, error.sent) == ("kis-answer-unusable", True)
-    assert len(odd.asked) == 1
+    assert len(scripted.asked) == 1
 
 
 def test_refused_connection_was_not_sent(kis: KISEmulator) -> None:
-    """Where nobody listens nothing had an effect, and another try costs nothing."""
+    """A refused connection had no effect, so another call is safe."""
     url = kis.production_url
     kis.stop()
     error = outage(url)
@@ -58,43 +58,43 @@ def test_refused_connection_was_not_sent(kis: KISEmulator) -> None:
 
 
 def test_unknown_host_was_not_sent() -> None:
-    """The same for a name that cannot be resolved."""
+    """A request to a host whose name cannot be resolved was not sent."""
     assert outage("http://no-such-host.invalid:9443").sent is False
 
 
 def test_proxy_that_is_not_there_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for a proxy that cannot be reached."""
+    """A request through a proxy that cannot be reached was not sent."""
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     assert outage("https://openapi.example.com:9443").sent is False
 
 
-def test_server_without_tls_got_nothing(odd: OddKIS) -> None:
-    """A connection that never became a safe one carried no key."""
-    outage(odd.url.replace("http:", "https:"))
-    assert odd.asked == []
+def test_server_without_tls_got_nothing(scripted: ScriptedKIS) -> None:
+    """A server that does not speak TLS gets no key."""
+    outage(scripted.url.replace("http:", "https:"))
+    assert scripted.asked == []
 
 
 @pytest.mark.parametrize("kind", ["reset", "truncate"])
 def test_broken_answer_was_sent(kis: KISEmulator, kind: Any) -> None:  # noqa: ANN401 - a fault's kind
-    """A connection that broke after the request may have had its effect: here a token was issued and lost."""
+    """If the connection breaks after the request, KIS may have acted: here it issued a token, which is lost."""
     kis.production.add_fault(Fault(kind, TOKEN_PATH, after=True))
     assert outage(kis.production_url).sent is True
     assert kis.counts("production") == type(kis.counts("production"))(calls=1, accepted=1, issues=1)
 
 
 @pytest.mark.usefixtures("quick")
-def test_silence_was_sent_and_is_bounded(odd: OddKIS) -> None:
-    """A silent KIS is given up in time, and may have issued."""
-    odd.add_fault(Fault("stall", seconds=2))
+def test_silence_was_sent_and_is_bounded(scripted: ScriptedKIS) -> None:
+    """A call of a silent KIS is given up in time, and counts as sent."""
+    scripted.add_fault(Fault("stall", seconds=2))
     started = time.monotonic()
-    error = outage(odd.url)
+    error = outage(scripted.url)
     assert (error.code, error.sent) == ("kis-unreachable", True)
     assert time.monotonic() - started < 10
 
 
 @pytest.mark.usefixtures("quick")
 def test_dripping_answer_is_given_up() -> None:
-    """An answer that comes a byte at a time is given up when the time is up, although each byte is in time."""
+    """An answer that arrives byte by byte is given up at the limit of the whole call."""
     done = threading.Event()
 
     def drip(listener: socket.socket) -> None:
@@ -114,18 +114,18 @@ def test_dripping_answer_is_given_up() -> None:
     assert (error.code, error.sent) == ("kis-unreachable", True)
 
 
-def test_redirect_is_not_followed(odd: OddKIS, kis: KISEmulator) -> None:
-    """Key and secret are not carried to where a redirect points."""
-    odd.response = Response(307, b"", {"Location": kis.production_url + TOKEN_PATH})
-    assert outage(odd.url).sent is True
+def test_redirect_is_not_followed(scripted: ScriptedKIS, kis: KISEmulator) -> None:
+    """Key and secret are not sent to the target of a redirect."""
+    scripted.response = Response(307, b"", {"Location": kis.production_url + TOKEN_PATH})
+    assert outage(scripted.url).sent is True
     assert kis.requests == ()
 
 
-def test_netrc_is_not_used(odd: OddKIS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passwords that the user keeps for the host are not sent to it."""
+def test_netrc_is_not_used(scripted: ScriptedKIS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords that the user keeps for the host in .netrc are not sent to it."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login kim password hunter2-hunter2\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    failure(odd.url)
-    assert odd.asked[0].headers["Authorization"] is None
+    failure(scripted.url)
+    assert scripted.asked[0].headers["Authorization"] is None

@@ -1,4 +1,4 @@
-"""One request to KIS: it is not sent once it is given up or late, and every answer has its bounds."""
+"""One request to KIS: it is not sent after it is given up or late, and every answer has limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECONDS = 30.0
 
 
 class Recorder(LoopbackServer):
-    """A KIS that answers what it is told, and remembers what it was asked. Never shown: it knows secrets."""
+    """A KIS whose answer the test sets, and which records the requests. Not printed: it has secrets."""
 
     def __init__(self, **named: Any) -> None:  # noqa: ANN401 - LoopbackServer's
         super().__init__(self.take, **named)
@@ -38,7 +38,7 @@ class Recorder(LoopbackServer):
         self.asked: list[Request] = []
 
     def take(self, request: Request) -> Response:
-        """The answer."""
+        """Record the request and return the answer."""
         self.asked.append(request)
         return self.response
 
@@ -52,7 +52,7 @@ def kis_server() -> Iterator[Recorder]:
 
 @pytest.fixture
 def tls_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
-    """KIS with TLS; its certificate is trusted."""
+    """KIS with TLS and a trusted certificate."""
     certificate, context = make_certificate(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
     with Recorder(tls=context) as server:
@@ -63,7 +63,7 @@ pytestmark = pytest.mark.usefixtures("plain_network")
 
 
 class Names:
-    """A resolver that is slow: it answers when it is told. ``asked`` counts its questions."""
+    """A resolver that answers only after ``opened`` is set. ``asked`` counts its calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, slow: bool = True) -> None:
         self.asked, self.opened = 0, threading.Event()
@@ -73,7 +73,7 @@ class Names:
         monkeypatch.setattr(socket, "getaddrinfo", self.resolve)
 
     def resolve(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - getaddrinfo's
-        """In the place of socket.getaddrinfo."""
+        """Replace socket.getaddrinfo."""
         self.asked += 1
         assert self.opened.wait(SECONDS)
         return self._resolve(*arguments, **named)
@@ -81,7 +81,7 @@ class Names:
 
 @contextmanager
 def no_thread_left() -> Iterator[None]:
-    """The threads that the block has started have ended soon after it."""
+    """Check that all threads that the block starts end soon after it."""
     before = set(threading.enumerate())
     yield
     ending = time.monotonic() + 5
@@ -92,7 +92,7 @@ def no_thread_left() -> Iterator[None]:
 
 @contextmanager
 def raw_server(answer: Callable[[socket.socket, bytes], object]) -> Iterator[str]:
-    """The address of a server that does as it likes with each connection, whose request it has read."""
+    """Yield the address of a server that runs ``answer`` for each connection, with the request it has read."""
 
     def serve(connection: socket.socket) -> None:
         with connection, suppress(OSError):
@@ -111,14 +111,14 @@ def raw_server(answer: Callable[[socket.socket, bytes], object]) -> Iterator[str
 
 
 def order(url: str, seconds: float = SECONDS, **arguments: Any) -> Any:  # noqa: ANN401 - call's
-    """Send an order that shows all secrets; the answer."""
+    """Send an order with all secrets, and return the answer."""
     request = prepare("POST", f"{url}/order", {"tr_id": "TTTC0802U"}, json={"PDNO": "005930"})
     with closing(Session(url)) as session:
         return session.call(Credentials(make_token(), APP_KEY).added_to(request), seconds, **arguments)
 
 
 def outage(url: str, seconds: float = SECONDS) -> IssuerOutage:
-    """The outage in which an order ends."""
+    """Send an order, and return the outage."""
     with pytest.raises(IssuerOutage) as caught:
         order(url, seconds)
     return caught.value
@@ -130,7 +130,7 @@ def outage(url: str, seconds: float = SECONDS) -> IssuerOutage:
 def test_an_order_given_up_while_its_host_is_resolved_is_never_sent(
     kis_server: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slow name resolution: the outage says that nothing was sent, and nothing is when the name is known later."""
+    """If an order is given up during name resolution, nothing is sent, then or after the name is resolved."""
     names = Names(monkeypatch)
     with no_thread_left():
         error = outage(kis_server.url, 0.2)
@@ -140,19 +140,19 @@ def test_an_order_given_up_while_its_host_is_resolved_is_never_sent(
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_an_order_given_up_while_connecting_was_not_sent(scheme: str) -> None:
-    """A machine that takes no connection."""
+    """An order to a machine that accepts no connection was not sent."""
     with black_hole() as url, no_thread_left():
         assert outage(url.replace("http", scheme), 0.2).sent is False
 
 
 def test_an_order_given_up_during_the_handshake_was_not_sent() -> None:
-    """A handshake is not the request: a server that takes the connection and says nothing got no order."""
+    """A server that accepts the connection but makes no TLS handshake gets no order."""
     with raw_server(lambda connection, _: connection.recv(1)) as url, no_thread_left():
         assert outage(url.replace("http", "https"), 0.3).sent is False
 
 
 def test_an_order_given_up_behind_a_proxy_was_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CONNECT is not the request either: the proxy answered, and the host behind it did not."""
+    """CONNECT is not the request: if the host behind the proxy does not answer, the order was not sent."""
     with raw_server(lambda connection, _: connection.recv(1)) as silent, TunnelProxy() as proxy, no_thread_left():
         monkeypatch.setenv("https_proxy", proxy.url)
         error = outage(silent.replace("http", "https"), 0.3)
@@ -161,7 +161,7 @@ def test_an_order_given_up_behind_a_proxy_was_not_sent(monkeypatch: pytest.Monke
 
 
 def test_an_order_without_an_answer_was_sent() -> None:
-    """It left, so it may have been executed."""
+    """An order without an answer was sent, so KIS may have executed it."""
     done = threading.Event()
     with raw_server(lambda *_: done.wait(SECONDS)) as url, no_thread_left():
         assert outage(url, 0.3).sent is True
@@ -169,7 +169,7 @@ def test_an_order_without_an_answer_was_sent() -> None:
 
 
 def test_through_a_proxy_orders_arrive(tls_server: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CONNECT proxy goes on working."""
+    """Orders arrive through a CONNECT proxy."""
     with TunnelProxy() as proxy:
         monkeypatch.setenv("https_proxy", proxy.url)
         assert order(tls_server.url).json() == {"rt_cd": "0"}
@@ -177,7 +177,7 @@ def test_through_a_proxy_orders_arrive(tls_server: Recorder, monkeypatch: pytest
 
 
 def test_no_time_is_no_request(kis_server: Recorder) -> None:
-    """With no seconds left nothing begins."""
+    """With no seconds left, no connection is made."""
     assert outage(kis_server.url, 0).sent is False
     assert kis_server.asked == []
 
@@ -189,16 +189,16 @@ def test_no_time_is_no_request(kis_server: Recorder) -> None:
 def test_a_late_request_is_not_sent_and_its_connection_is_used_next(
     way: str, tls_server: Recorder, kis_server: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The look is taken with the connection made; the next call leaves at once, without another name or handshake.
+    """A late call leaves its connection to the next call, which needs no further name or handshake.
 
-    Over TLS the server's session tickets lie on the connection by then, which is no reason to give it up.
+    Over TLS, the server's session tickets are waiting on the connection by then. It is kept all the same.
     """
     server = kis_server if way == "plain" else tls_server
     with TunnelProxy() as proxy:
         if way == "proxy":
             monkeypatch.setenv("https_proxy", proxy.url)
         names, looks = Names(monkeypatch, slow=False), [False, False, True]
-        once = 2 if way == "proxy" else 1  # the proxy, which is a part of this process, asks as well
+        once = 2 if way == "proxy" else 1  # the proxy is a part of this process and resolves the name too
 
         def may_send() -> bool:
             assert names.asked == once
@@ -217,7 +217,7 @@ def test_a_late_request_is_not_sent_and_its_connection_is_used_next(
 
 
 def test_a_kept_connection_that_was_closed_is_made_anew(kis_server: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """KIS has hung up between a late call and the next one."""
+    """If KIS closes the kept connection before the next call, that call makes another one."""
     names = Names(monkeypatch, slow=False)
     with closing(Session(kis_server.url)) as session:
         request = prepare("POST", f"{kis_server.url}/t", {}, json={})
@@ -235,7 +235,7 @@ def test_a_kept_connection_that_was_closed_is_made_anew(kis_server: Recorder, mo
 def test_an_address_that_is_a_black_hole_does_not_keep_kis_from_being_reached(
     kis_server: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first address, as of a broken IPv6, answers nothing; the next one is tried beside it."""
+    """If the first address does not answer, as with a broken IPv6, the next one is tried in parallel."""
     with black_hole() as silent:
         port = int(silent.rpartition(":")[2])
         good = ("127.0.0.1", int(kis_server.url.rpartition(":")[2]))
@@ -259,7 +259,7 @@ DONE = b'Content-Length: 13\r\nConnection: close\r\n\r\n{"rt_cd":"0"}'
 @pytest.mark.parametrize("limit", [0.5, SECONDS], ids=["time", "size"])
 @pytest.mark.parametrize("framing", [b"\r\n", b"Transfer-Encoding: chunked\r\n\r\n"], ids=["until-closed", "chunked"])
 def test_an_answer_that_does_not_end_ends_with_the_call(framing: bytes, limit: float) -> None:
-    """By time or by size, whichever is first: the error is told, and the thread and its connection have ended."""
+    """An endless answer ends at the limit of time or size. The call fails, and its thread and connection end."""
     block = b"x" * 1024 if framing == b"\r\n" else b"400\r\n" + b"x" * 1024 + b"\r\n"
     is_fast, ended = limit == SECONDS, threading.Event()
 
@@ -281,7 +281,7 @@ def test_an_answer_that_does_not_end_ends_with_the_call(framing: bytes, limit: f
 
 
 def test_a_gzip_bomb_is_counted_unpacked(kis_server: Recorder) -> None:
-    """64 MiB in 64 KB are too much."""
+    """An answer of 64 KB that unpacks to 64 MiB is too large."""
     packed = gzip.compress(bytes(4 * LARGEST_ANSWER))
     kis_server.response = Response(200, packed, {"Content-Encoding": "gzip"})
     error = outage(kis_server.url)
@@ -290,7 +290,7 @@ def test_a_gzip_bomb_is_counted_unpacked(kis_server: Recorder) -> None:
 
 @pytest.mark.parametrize("packing", ["", "gzip"])
 def test_a_long_answer_is_whole(kis_server: Recorder, packing: str) -> None:
-    """5 MB arrive, packed or not, and a caller gets at them as requests shows them."""
+    """An answer of 5 MB arrives complete, packed or not, and the caller reads it by requests' usual attributes."""
     text = '{"rt_cd": "0", "output": "' + "가" * 1_600_000 + '"}'
     body = gzip.compress(text.encode()) if packing else text.encode()
     kis_server.response = Response(200, body, {"Content-Encoding": packing} if packing else {})
@@ -303,7 +303,7 @@ def test_a_long_answer_is_whole(kis_server: Recorder, packing: str) -> None:
 
 @pytest.mark.parametrize("statuses", [[100], [102], [103], [103, 102, 100, 103], [199]], ids=str)
 def test_informational_answers_are_passed_over(statuses: list[int]) -> None:
-    """100, 102 and 103 may come before the answer, with headers of their own."""
+    """Answers 100, 102 and 103 with headers of their own may come before the final answer."""
     before = b"".join(b"HTTP/1.1 %d Early\r\nLink: </x>; rel=preload\r\n\r\n" % status for status in statuses)
     with raw_server(lambda connection, _: connection.sendall(before + HEAD + DONE)) as url:
         answer = order(url)
@@ -311,7 +311,7 @@ def test_informational_answers_are_passed_over(statuses: list[int]) -> None:
 
 
 def test_informational_answers_without_end_are_given_up() -> None:
-    """They count for nothing: the time is over."""
+    """A call that gets interim answers without end fails, and counts as sent."""
 
     def chatter(connection: socket.socket, _: bytes) -> None:
         while True:
@@ -332,10 +332,10 @@ ECHOES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("place", ECHOES)
-def test_an_echo_of_what_was_sent_shows_nothing(place: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A program that logs all and prints tracebacks: no error and no log line holds what the other side sent back."""
+def test_an_echo_of_the_request_shows_nothing(place: str, caplog: pytest.LogCaptureFixture) -> None:
+    """No error, traceback or log line contains an echo of the request, even if a program logs everything."""
     caplog.set_level(logging.DEBUG)
-    errors: list[IssuerOutage] = []  # some echoes pass for an answer
+    errors: list[IssuerOutage] = []  # some echoes are valid answers
     with raw_server(lambda connection, sent: connection.sendall(ECHOES[place](sent))) as url:
         try:
             order(url)
@@ -355,7 +355,7 @@ def test_an_echo_of_what_was_sent_shows_nothing(place: str, caplog: pytest.LogCa
 def test_a_variable_that_names_no_certificates(
     variable: str, tls_server: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A check that fails names the variable that is to blame, no repetition mends it, and nothing was sent."""
+    """If a certificate check fails, the error names the unusable variable and is lasting; nothing was sent."""
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     monkeypatch.setenv(variable, "/no/such/file.pem")
     error = outage(tls_server.url)

@@ -1,4 +1,4 @@
-"""The cache file: private, whole or not at all, and never a way out of its folder."""
+"""The cache file: private, written atomically, and never a way out of its folder."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def file_cache(path: Path) -> FileCache:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the cache file goes: its folder is not there yet."""
+    """The cache file's path; its folder does not exist yet."""
     return tmp_path / "folder" / NAME
 
 
@@ -69,21 +69,21 @@ def cache(path: Path) -> FileCache:
 
 
 def put(path: Path, content: bytes) -> None:
-    """Leave something in the file's place."""
+    """Put other content in the file's place."""
     path.parent.mkdir(exist_ok=True)
     path.touch(mode=0o600)
     path.write_bytes(content)
 
 
 def miss(cache: FileCache) -> str:
-    """The reason for which there is nothing to read."""
+    """The reason of a failed read."""
     with pytest.raises(TokenError) as caught:
         cache.read()
     return f"{caught.value.args[0]}"
 
 
 def test_token_survives_a_round_trip(cache: FileCache) -> None:
-    """What is written is read, with all that is known of it."""
+    """A written token is read with all its members."""
     token = make_token()
     cache.write(token)
     again = cache.read()
@@ -93,7 +93,7 @@ def test_token_survives_a_round_trip(cache: FileCache) -> None:
 
 @posix
 def test_file_is_for_its_owner_alone(cache: FileCache, path: Path) -> None:
-    """0600 in a folder 0700, whatever the umask, and nothing beside it."""
+    """The file is 0600 in a folder 0700, for any umask, and no other file is beside it."""
     before = os.umask(0)
     try:
         cache.write(make_token())
@@ -116,7 +116,7 @@ def test_open_file_is_closed_to_others_by_the_next_write(cache: FileCache, path:
 @posix
 @pytest.mark.parametrize("left", [HOUR, 2 * HOUR], ids=["the same token", "a longer one"])
 def test_open_file_is_closed_to_others_although_it_stays(cache: FileCache, path: Path, left: timedelta) -> None:
-    """Also where its token is as good as the new one: other clients write it as the umask has it."""
+    """A file that other users can read becomes private even if its token stays."""
     token = make_token(left=HOUR)
     kept = token if left == HOUR else make_token(left=left)
     put(path, kept.to_json().encode())
@@ -129,7 +129,7 @@ def test_open_file_is_closed_to_others_although_it_stays(cache: FileCache, path:
 
 
 def test_no_file_is_a_miss(cache: FileCache) -> None:
-    """Nothing there is a reason, not a crash."""
+    """A missing file is a miss with a reason."""
     assert miss(cache) == "there is no cache file"
 
 
@@ -147,7 +147,7 @@ USELESS = {
 
 @pytest.mark.parametrize("case", USELESS)
 def test_useless_file_is_a_miss_and_healed_by_the_next_write(cache: FileCache, path: Path, case: str) -> None:
-    """Whatever lies there is a miss with a reason, and the next token takes its place."""
+    """Any unusable file is a miss with a reason, and the next token replaces it."""
     put(path, USELESS[case])
     assert miss(cache)
     token = make_token()
@@ -156,7 +156,7 @@ def test_useless_file_is_a_miss_and_healed_by_the_next_write(cache: FileCache, p
 
 
 def test_guide_s_flat_json_is_read(cache: FileCache, path: Path) -> None:
-    """A cache that the guide's code wrote, with naive times, is read; the times count as Korea's."""
+    """A cache of the guide's code, with naive times, is read; the times count as Korea time."""
     token = make_token()
     end = (token.expires_at + timedelta(hours=5)).replace(tzinfo=None)
     put(path, json.dumps({"access_token": token.value, "expires_at": end.isoformat(), "issued_at": "x"}).encode())
@@ -166,7 +166,7 @@ def test_guide_s_flat_json_is_read(cache: FileCache, path: Path) -> None:
 
 @posix
 def test_link_is_not_read_through(cache: FileCache, path: Path, tmp_path: Path) -> None:
-    """A symbolic link in the file's place is a miss, wherever it leads."""
+    """A symbolic link in the file's place is a miss, for any target."""
     put(tmp_path / "folder" / "elsewhere.json", make_token().to_json().encode())
     path.symlink_to("elsewhere.json")
     assert miss(cache).startswith("the cache file cannot be read")
@@ -174,7 +174,7 @@ def test_link_is_not_read_through(cache: FileCache, path: Path, tmp_path: Path) 
 
 @posix
 def test_link_is_not_written_through(cache: FileCache, path: Path, tmp_path: Path) -> None:
-    """A symbolic link is replaced by the file; what it led to stays as it was."""
+    """The file replaces a symbolic link; the link's target stays unchanged."""
     target = tmp_path / "precious"
     target.write_text("keep me")
     path.parent.mkdir()
@@ -186,7 +186,7 @@ def test_link_is_not_written_through(cache: FileCache, path: Path, tmp_path: Pat
 
 @posix
 def test_pipe_in_its_place_does_not_hang(cache: FileCache, path: Path) -> None:
-    """A pipe nobody writes to is a miss at once, and replaced."""
+    """A pipe without a writer is a miss at once, and is replaced."""
     path.parent.mkdir()
     os.mkfifo(path)
     started = time.monotonic()
@@ -221,7 +221,7 @@ def test_folder_in_its_place_is_a_miss_and_cannot_be_replaced(cache: FileCache, 
 @posix
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
 def test_file_of_another_user_is_a_miss(cache: FileCache, path: Path) -> None:
-    """What another user left there is not trusted, and replaced."""
+    """Another user's file is a miss, and is replaced."""
     put(path, make_token().to_json().encode())
     os.chown(path, 65534, 65534)
     assert "PermissionError" in miss(cache)
@@ -230,7 +230,7 @@ def test_file_of_another_user_is_a_miss(cache: FileCache, path: Path) -> None:
 
 
 def test_folder_that_cannot_be_made_is_a_cache_error(tmp_path: Path) -> None:
-    """Where the path leads through a file the error has its code, and no text of the token."""
+    """If the path leads through a file, the error has its code and no text of the token."""
     (tmp_path / "file").write_text("")
     token = make_token()
     with pytest.raises(CacheError) as caught:
@@ -242,14 +242,14 @@ def test_folder_that_cannot_be_made_is_a_cache_error(tmp_path: Path) -> None:
 @posix
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
 def test_folder_that_cannot_be_written_is_a_cache_error(cache: FileCache, path: Path) -> None:
-    """The same in a folder that only may be read."""
+    """In a read-only folder, the error has its code and no text of the token."""
     path.parent.mkdir(mode=0o500)
     with pytest.raises(CacheError):
         cache.write(make_token())
 
 
-def test_token_that_lives_longer_is_kept(cache: FileCache) -> None:
-    """A slow job does not put an older token over the newer one of a quick job."""
+def test_token_with_a_later_end_is_kept(cache: FileCache) -> None:
+    """A slow job's older token does not replace the newer one of a quick job."""
     longer, shorter = make_token(left=20 * HOUR), make_token(left=10 * HOUR)
     cache.write(longer)
     cache.write(shorter)
@@ -260,7 +260,7 @@ def test_token_that_lives_longer_is_kept(cache: FileCache) -> None:
 
 
 def test_token_of_another_account_does_not_block_the_file(cache: FileCache) -> None:
-    """Lives are compared within one account: another app key's token is replaced although it lives longer."""
+    """Another app key's token is replaced, even if it ends later."""
     cache.write(make_token("PSzyxwvutsrqponmlkjihgfedcba76543210", left=20 * HOUR))
     own = make_token(left=10 * HOUR)
     cache.write(own)
@@ -277,7 +277,7 @@ def test_same_token_is_not_written_again(cache: FileCache, path: Path) -> None:
 
 
 def test_threads_never_see_half_a_file(cache: FileCache) -> None:
-    """While many write, every read is a whole token; at the end the longest-lived or a late one is there."""
+    """During many writes by threads, each read is a complete token."""
     tokens = [make_token(left=HOUR + timedelta(seconds=number)) for number in range(60)]
     cache.write(tokens[0])
     with ThreadPoolExecutor(8) as pool:
@@ -291,7 +291,7 @@ def test_threads_never_see_half_a_file(cache: FileCache) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_processes_never_see_half_a_file(cache: FileCache, path: Path) -> None:
-    """The same between processes, and none of them leaves anything beside the file."""
+    """Processes never read a part of a file either, and leave no other file beside it."""
     cache.write(build_token("opaque.token-of-a-test_0", expiries=[utc_now() + HOUR]))
     command = [sys.executable, "-c", WRITE_OFTEN, str(path)]
     writers = [subprocess.Popen(command, cwd=CHECKOUT) for _ in range(2)]
@@ -302,7 +302,7 @@ def test_processes_never_see_half_a_file(cache: FileCache, path: Path) -> None:
 
 
 def test_sealed_cache_shows_nothing(path: Path) -> None:
-    """With an encryption key the file is sealed, opens with that key alone, and is a miss without it."""
+    """With an encryption key the file is sealed, and is a miss without that key."""
     token = make_token()
     sealed = FileCache(path, SealingVault((bytes(range(32)),)), "kis")
     sealed.write(token)
@@ -318,15 +318,15 @@ def resolution_of(*, expired: bool = False) -> Resolution:
     return Resolution(make_token(), "supabase", None, (), utc_now(), expired=expired)
 
 
-def test_living_token_is_remembered(cache: FileCache) -> None:
-    """What was found is kept for when the store is down, and handed on as it is."""
+def test_valid_token_is_remembered(cache: FileCache) -> None:
+    """A resolved token is cached for an outage of the store, and returned unchanged."""
     found = resolution_of()
     assert remember(cache, found) is found
     assert cache.read().token_id == found.token.token_id
 
 
 def test_expired_token_is_not_remembered(cache: FileCache) -> None:
-    """A token past its end is of no use later; nor is anything kept where the cache is turned off."""
+    """An expired token is not cached, and no token is cached if the cache is off."""
     remember(cache, resolution_of(expired=True))
     assert miss(cache)
     found = resolution_of()
@@ -334,7 +334,7 @@ def test_expired_token_is_not_remembered(cache: FileCache) -> None:
 
 
 def test_token_that_cannot_be_kept_is_still_handed_out(tmp_path: Path) -> None:
-    """A cache that cannot be written is a warning with its remedy: there is a token."""
+    """An unwritable cache is a warning with its remedy, and the token is returned."""
     (tmp_path / "file").write_text("")
     kept = remember(file_cache(tmp_path / "file" / NAME), resolution_of())
     assert len(kept.warnings) == 1
@@ -343,8 +343,8 @@ def test_token_that_cannot_be_kept_is_still_handed_out(tmp_path: Path) -> None:
 
 
 @posix
-def test_file_that_anybody_may_have_written_is_a_miss(cache: FileCache, path: Path) -> None:
-    """A file open to all may hold another's token; the next write replaces it by one that is not."""
+def test_file_that_any_user_may_have_written_is_a_miss(cache: FileCache, path: Path) -> None:
+    """A file that all users can write may have a foreign token; it is a miss, and the next write replaces it."""
     put(path, make_token().to_json().encode())
     path.chmod(0o666)
     assert "cannot be read" in miss(cache)
@@ -358,7 +358,7 @@ def test_file_that_anybody_may_have_written_is_a_miss(cache: FileCache, path: Pa
 
 @posix
 def test_every_folder_that_is_made_is_private(tmp_path: Path) -> None:
-    """Whatever the umask: who can rename a folder on the way can put another in its place."""
+    """New folders are private for any umask, because a user that can rename one could replace it."""
     path = tmp_path / "one" / "two" / NAME
     before = os.umask(0)
     try:
@@ -369,7 +369,7 @@ def test_every_folder_that_is_made_is_private(tmp_path: Path) -> None:
 
 
 def test_file_of_another_service_is_not_used(path: Path) -> None:
-    """Two slots with one path are told so; sealed or not, neither takes the other's token."""
+    """Two slots with one path get an error; neither uses the other's token, sealed or not."""
     file_cache(path).write(make_token())
     with pytest.raises(TokenError) as caught:
         FileCache(path, PlainVault(), "kis-second").read()

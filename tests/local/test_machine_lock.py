@@ -1,4 +1,4 @@
-"""The machine's lock and its note of the last call, without which nobody issues alone."""
+"""The machine's lock and its record of the last call, which callers without the store need."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ ID = APP_KEY.key_id
 
 @pytest.fixture
 def machine(tmp_path: Path) -> LocalMachine:
-    """A machine with a folder that is not there yet."""
+    """A machine whose folder does not exist yet."""
     return LocalMachine(lambda: [tmp_path / "cache" / "kis-token"])
 
 
 @pytest.mark.usefixtures("child_processes")
 def test_lock_keeps_other_processes_out(machine: LocalMachine, tmp_path: Path) -> None:
-    """While one process holds the lock another waits for as long as it was told, and gets it when that one is gone."""
+    """While a process holds the lock, another waits for its given time, and gets the lock when the first has ended."""
     command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path / "cache" / "kis-token"), ID]
     with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
@@ -47,7 +47,7 @@ def test_lock_keeps_other_processes_out(machine: LocalMachine, tmp_path: Path) -
 
 
 def test_lock_may_be_taken_again(machine: LocalMachine) -> None:
-    """A lock is given back at the end, after an error too."""
+    """A lock is released at the end of the block, after an error too."""
     with pytest.raises(ZeroDivisionError), machine.lock(ID, 1):
         raise ZeroDivisionError
     with machine.lock(ID, 0):
@@ -55,7 +55,7 @@ def test_lock_may_be_taken_again(machine: LocalMachine) -> None:
 
 
 def test_a_note_is_there_for_the_other_processes(machine: LocalMachine, tmp_path: Path) -> None:
-    """A later caller knows until when KIS is left alone, for each app key by itself; the files hold nothing."""
+    """A later caller reads the time until which KIS must not be called, for each app key; the files are empty."""
     moment = utc_now().replace(microsecond=0) + timedelta(seconds=61)
     assert machine.not_before(ID) is None
     machine.hold_back(ID, moment)
@@ -68,7 +68,7 @@ def test_a_note_is_there_for_the_other_processes(machine: LocalMachine, tmp_path
 
 @posix
 def test_the_first_private_folder_is_taken(tmp_path: Path) -> None:
-    """Places that others can write, that are files or that cannot be made are passed; nothing is put there."""
+    """Places that others can write, that are files or that cannot be made are skipped, and stay unchanged."""
     open_to_all = tmp_path / "open"
     open_to_all.mkdir()
     open_to_all.chmod(0o777)
@@ -85,7 +85,7 @@ def test_the_first_private_folder_is_taken(tmp_path: Path) -> None:
 
 @posix
 def test_no_private_folder_is_an_error_that_names_each(tmp_path: Path) -> None:
-    """Without a private folder nobody issues alone: the error says which places were refused, and why."""
+    """Without a private folder no caller issues alone; the error names each refused place with the reason."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
@@ -100,7 +100,7 @@ def test_no_private_folder_is_an_error_that_names_each(tmp_path: Path) -> None:
 
 @posix
 def test_without_a_home_the_temporary_folder_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user without a home, or with one that cannot be written, has a place of its own in the temporary folder."""
+    """A user without a home, or with an unwritable one, has a private place in the temporary folder."""
     monkeypatch.setenv("HOME", "/proc/nowhere")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -115,7 +115,7 @@ def test_without_a_home_the_temporary_folder_is_used(tmp_path: Path, monkeypatch
 def test_folder_without_locks_gives_way_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
-    """On a file system without locks, such as a home on the network, the lock is taken in the next private folder."""
+    """On a file system without locks, such as a network home, the next private folder has the lock."""
     import fcntl
 
     flock = fcntl.flock

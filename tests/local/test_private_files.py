@@ -1,4 +1,4 @@
-"""Files with secrets. What the cache makes of them is in test_cache.py, what is exported in test_export.py."""
+"""Files with secrets. The cache is tested in test_cache.py, the token files in test_token_files.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ posix = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="modes, links and 
 
 @posix
 def test_file_and_new_folders_are_private(tmp_path: Path) -> None:
-    """0600 and 0700 whatever the mask is, also where a file with other modes stood."""
+    """File and folders have modes 0600 and 0700 for any umask, also after a file with other modes."""
     path = tmp_path / "new" / "newer" / "file"
     before = os.umask(0)
     try:
@@ -34,7 +34,7 @@ def test_file_and_new_folders_are_private(tmp_path: Path) -> None:
 
 @posix
 def test_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
-    """What a link points to is neither written nor read."""
+    """A link's target is neither written nor read."""
     target, link = tmp_path / "target", tmp_path / "link"
     target.write_text("theirs")
     link.symlink_to(target)
@@ -47,13 +47,13 @@ def test_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
 
 @posix
 def test_device_is_not_replaced() -> None:
-    """Also root cannot put a file in place of /dev/null by mistake."""
+    """Not even root can replace /dev/null by a file by accident."""
     with pytest.raises(OSError, match="a device"):
         write_private(Path("/dev/null"), b"x")
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    """Where a folder stands in the way it stays, and no half-written file beside it."""
+    """If a folder is in the file's place, it stays, and no part of a file is beside it."""
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "inside").touch()
     with pytest.raises(OSError, match="file"):
@@ -62,8 +62,8 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> No
 
 
 @posix
-def test_only_what_is_surely_ours_is_read(tmp_path: Path) -> None:
-    """No file that all may write, none that is too large, no pipe, which would hang."""
+def test_only_a_trusted_file_is_read(tmp_path: Path) -> None:
+    """A file that all users may write, a too large one and a pipe, which would hang, are not read."""
     for name, mode, content in (("open", 0o606, "x"), ("large", 0o600, "xx")):
         (tmp_path / name).write_text(content)
         (tmp_path / name).chmod(mode)
@@ -77,7 +77,7 @@ def test_only_what_is_surely_ours_is_read(tmp_path: Path) -> None:
 def test_file_that_a_scanner_has_open_is_renamed_a_little_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int, *, works: bool
 ) -> None:
-    """On Windows a new file or folder may be open elsewhere for a moment: some further attempts, then the error."""
+    """On Windows a new file or folder may be open elsewhere for a moment, so the rename is repeated first."""
     slept: list[float] = []
     monkeypatch.setattr("kis_token.local.private_files.time.sleep", slept.append)
     left = iter([True] * failures)
@@ -101,7 +101,7 @@ def test_file_that_a_scanner_has_open_is_renamed_a_little_later(
 
 
 def test_other_errors_of_a_rename_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What no waiting mends is not waited for."""
+    """An error that waiting cannot end is raised at once."""
     monkeypatch.setattr("kis_token.local.private_files.time.sleep", lambda _: pytest.fail("a pause"))
     with pytest.raises(FileNotFoundError):
         insist((tmp_path / "nowhere").rename, tmp_path / "target")

@@ -1,4 +1,4 @@
-"""Folders in which nobody else can put anything."""
+"""Folders that no other user can change."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ needs_root = pytest.mark.skipif(not is_root, reason="only root can give a folder
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="modes of this kind are POSIX's")
 
 
-def test_only_what_is_missing_is_made(tmp_path: Path) -> None:
-    """New folders are private, all of them; those that are there keep their modes."""
+def test_only_missing_folders_are_made(tmp_path: Path) -> None:
+    """All new folders are private, and existing ones keep their modes."""
     there = tmp_path / "there"
     there.mkdir(mode=0o755)
     make_private(there / "new" / "newer")
@@ -36,7 +36,7 @@ def test_only_what_is_missing_is_made(tmp_path: Path) -> None:
 
 
 def test_file_in_the_way_is_an_error(tmp_path: Path) -> None:
-    """Where a file stands no folder is made."""
+    """If a file is in the path, no folder is made."""
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         make_private(tmp_path / "file" / "new")
@@ -44,14 +44,14 @@ def test_file_in_the_way_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mode", "is_open"), [(0o777, True), (0o1777, False), (0o755, False), (0o700, False)])
 def test_ground_is_open_where_folders_can_be_swapped(tmp_path: Path, mode: int, is_open: bool) -> None:  # noqa: FBT001 - a table
-    """One folder above that all may write, and that is not sticky, is enough; how deep does not matter."""
+    """One folder above, at any height, that all users may write and that is not sticky is enough."""
     (tmp_path / "above").mkdir()
     (tmp_path / "above").chmod(mode)
     assert is_on_open_ground(tmp_path / "above" / "new" / "newer") is is_open
 
 
 def folder(path: Path, mode: int = 0o755, owner: int = -1) -> Path:
-    """Make it, with this mode whatever the umask, and give it to ``owner``."""
+    """Make a folder with this mode for any umask, and give it to ``owner``."""
     path.mkdir(exist_ok=True, parents=True)
     path.chmod(mode)
     if owner >= 0:
@@ -115,7 +115,7 @@ CLOSED: dict[str, Callable[[Path], Path]] = {
 
 @pytest.mark.parametrize("name", OPEN)
 def test_a_way_that_others_may_write_is_refused(top: Path, name: str) -> None:
-    """One folder on the way that group or others may write is enough; the error names it."""
+    """A path is refused if group or others may write one of its folders; the error names that folder."""
     with pytest.raises(PermissionError) as caught:
         walk(OPEN[name](top))
     assert caught.value.strerror is not None
@@ -125,7 +125,7 @@ def test_a_way_that_others_may_write_is_refused(top: Path, name: str) -> None:
 @needs_root
 @pytest.mark.parametrize("name", ANOTHER_S)
 def test_a_way_that_another_user_owns_is_refused(top: Path, name: str) -> None:
-    """Its owner could open a folder later, or replace what is his in a sticky one; the error names it."""
+    """A path is refused if another user owns one of its entries and so could change it; the error names that entry."""
     path = ANOTHER_S[name](top)
     with pytest.raises(PermissionError) as caught:
         walk(path)
@@ -135,7 +135,7 @@ def test_a_way_that_another_user_owns_is_refused(top: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_a_closed_way_is_walked_to_its_end(top: Path, name: str) -> None:
-    """The path without links is returned, and what is missing was made, closed to others whatever the umask."""
+    """The walk returns the path without links, and makes missing folders private for any umask."""
     path = CLOSED[name](top)
     was_there = path.exists()
     before = os.umask(0)
@@ -148,7 +148,7 @@ def test_a_closed_way_is_walked_to_its_end(top: Path, name: str) -> None:
 
 
 def as_other(action: Callable[[], bool]) -> bool:
-    """The result of ``action`` as another user, who shares a group."""
+    """The result of ``action`` as another user of the same group."""
     child = os.fork()
     if not child:
         status = 2
@@ -164,7 +164,7 @@ def as_other(action: Callable[[], bool]) -> bool:
 
 
 def swap_somewhere(path: Path) -> bool:
-    """Whether this user can put another entry in the place of any on the way to ``path``, or one into it."""
+    """Whether this user can replace an entry on the way to ``path``, or add an entry to it."""
     for each in (path, *path.parents[:-1]):
         with suppress(OSError):
             each.rename(each.with_name("away"))
@@ -193,8 +193,8 @@ def test_no_other_user_can_swap_a_folder_that_passed(top: Path, name: str) -> No
 @pytest.mark.usefixtures("child_processes")
 @needs_root
 @pytest.mark.parametrize("name", [*OPEN, *ANOTHER_S])
-def test_what_is_refused_can_be_swapped(top: Path, name: str) -> None:
-    """The attack of the test above works on what is refused: it would be noticed."""
+def test_refused_path_can_be_swapped(top: Path, name: str) -> None:
+    """The attack of the test above succeeds on a refused path, so that test would notice it."""
     path = (OPEN | ANOTHER_S)[name](top)
     for each in top.rglob("*"):
         os.chown(each, -1, GROUP, follow_symlinks=False)
@@ -203,7 +203,7 @@ def test_what_is_refused_can_be_swapped(top: Path, name: str) -> None:
 
 
 def test_a_folder_that_is_swapped_between_two_looks_is_refused(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A link that takes the place of a folder after the look at its kind is not followed."""
+    """A link that replaces a folder after the check of its kind is not followed."""
     target, elsewhere = folder(top / "a" / "b"), folder(top / "elsewhere" / "b")
     real_open = os.open
 
@@ -221,7 +221,7 @@ def test_a_folder_that_is_swapped_between_two_looks_is_refused(top: Path, monkey
 def test_a_folder_that_is_moved_after_its_look_is_still_the_one_that_is_judged(
     top: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each step starts at the handle of the folder before: another one under its name plays no part."""
+    """Each step starts at the handle of the folder before, so another folder under its name has no effect."""
     target, elsewhere = folder(top / "a" / "b"), folder(top / "elsewhere")
     folder(elsewhere / "b", 0o777)
     real_open = os.open
@@ -242,14 +242,14 @@ def test_a_folder_that_is_moved_after_its_look_is_still_the_one_that_is_judged(
 
 
 def test_links_that_lead_to_each_other_are_an_error(top: Path) -> None:
-    """It ends, and names the link."""
+    """The walk ends with an error that names the link."""
     link(link(top / "a", "b").parent / "b", "a")
     with pytest.raises(OSError, match=f"{top}/[ab]: too many links"):
         walk(top / "a")
 
 
 def test_no_handle_stays_open(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither after a walk nor after an error."""
+    """No handle stays open after a walk or after an error."""
     path = link(top / "link", str(folder(top / "a" / "b")))
     real_open, real_close = os.open, os.close
     opened: list[int] = []
@@ -277,8 +277,8 @@ def test_no_handle_stays_open(top: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize("mode", [0o1777, 0o1775, 0o777, 0o770, 0o702], ids=oct)
-def test_a_private_folder_is_written_by_nobody_else(top: Path, mode: int) -> None:
-    """Not even a sticky one will do: others could add files."""
+def test_a_private_folder_is_written_by_no_other_user(top: Path, mode: int) -> None:
+    """A sticky folder is refused as well, because other users could add files."""
     with pytest.raises(PermissionError, match="other users may write"):
         open_private(folder(top / "a", mode))
 
@@ -286,7 +286,7 @@ def test_a_private_folder_is_written_by_nobody_else(top: Path, mode: int) -> Non
 @pytest.mark.usefixtures("child_processes")
 @needs_root
 def test_a_private_folder_belongs_to_this_user(top: Path) -> None:
-    """Root's folder is a safe way for another user, but not his private folder."""
+    """Another user may pass through root's folder, but it is not that user's private folder."""
     path = folder(top / "a", 0o755)
 
     def is_refused() -> bool:
@@ -303,7 +303,7 @@ def test_a_private_folder_belongs_to_this_user(top: Path) -> None:
 @pytest.mark.usefixtures("child_processes")
 @needs_root
 def test_a_user_s_own_way_below_root_s(top: Path) -> None:
-    """An ordinary user's folders below root's are his to use, and a missing one is made."""
+    """An ordinary user can use folders of its own below root's, and a missing one is made."""
     home = folder(top / "home" / "kim", 0o750, OTHER)
 
     assert as_other(lambda: open_private(home / ".cache" / "private") == home / ".cache" / "private")

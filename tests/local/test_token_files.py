@@ -1,6 +1,6 @@
-"""The token files of other clients: their names, their content, and what is never in them.
+"""The token files of other clients: their names, their content, and values that they never contain.
 
-Whether the real clients use them is in clients/; the clocks of kis-auth's file are in clients/test_kis_auth.py.
+clients/ tests the real clients with them; clients/test_kis_auth.py tests the clocks of kis-auth's file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ HTS_ID = "someone"
 
 
 def noon_token() -> Token:
-    """Three hours are left of it at noon, and it is no JWT."""
+    """A token without claims that is valid for three hours after noon."""
     end = NOON + timedelta(hours=3)
     return build_token(OPAQUE, expiries=[end], issued_at=end - timedelta(hours=24))
 
@@ -54,15 +54,15 @@ def write(
 
 
 def failure(*arguments: object, **changes: object) -> KisTokenError:
-    """The error with which writing ends."""
+    """The error of a failed write."""
     with pytest.raises(KisTokenError) as caught:
-        write(*arguments, **changes)  # type: ignore[arg-type]  # the tests pass what write takes
+        write(*arguments, **changes)  # type: ignore[arg-type]  # the tests pass write's arguments
     return caught.value
 
 
 @pytest.mark.parametrize(("environment", "domain"), [("production", "real"), ("paper", "virtual")])
 def test_python_kis(tmp_path: Path, environment: str, domain: str) -> None:
-    """The file's name is made of id, key and secret; in it is what KIS answers, its end in Korea time."""
+    """The file's name is derived from id, key and secret; the file has KIS's answer, with the end in Korea time."""
     (path,) = write(tmp_path, "python-kis", environment=environment)
 
     digest = hashlib.sha1(f"pykis{HTS_ID}{APP_KEY.key}{APP_KEY.secret}token".encode()).hexdigest()  # noqa: S324 - theirs
@@ -77,7 +77,7 @@ def test_python_kis(tmp_path: Path, environment: str, domain: str) -> None:
 
 @pytest.mark.parametrize(("environment", "domain"), [("production", "real"), ("paper", "paper")])
 def test_kis_trader(tmp_path: Path, environment: str, domain: str) -> None:
-    """The file's name is made of the app key's hash; in it are the token and its end in epoch seconds."""
+    """The file's name has the app key's hash; the file has the token and its end in epoch seconds."""
     (path,) = write(tmp_path, "kis-trader", environment=environment)
 
     digest = hashlib.sha256(APP_KEY.key.encode()).hexdigest()[:16]
@@ -87,7 +87,7 @@ def test_kis_trader(tmp_path: Path, environment: str, domain: str) -> None:
 
 @pytest.mark.parametrize(("environment", "profile"), [("production", "prod"), ("paper", "paper")])
 def test_koreainvestment_cli(tmp_path: Path, environment: str, profile: str) -> None:
-    """The profile is the one that the client makes by itself for each environment; the end is in UTC."""
+    """The profile is the client's own name for each environment; the end is in UTC."""
     (path,) = write(tmp_path, "koreainvestment-cli", environment=environment)
 
     assert path == tmp_path / ".kis-cli" / "tokens.json"
@@ -96,7 +96,7 @@ def test_koreainvestment_cli(tmp_path: Path, environment: str, profile: str) -> 
 
 
 def test_other_profiles_are_kept(tmp_path: Path) -> None:
-    """Of koreainvestment-cli's entries only the own one is replaced."""
+    """Of koreainvestment-cli's entries, only that of this environment is replaced."""
     path = tmp_path / ".kis-cli" / "tokens.json"
     path.parent.mkdir()
     path.write_text(json.dumps({"isa": {"accessToken": "x"}, "prod": {"accessToken": "old"}, "toss:default": {}}))
@@ -114,7 +114,7 @@ def test_other_profiles_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000], ids=repr)
 def test_broken_file_of_profiles_is_begun_anew(tmp_path: Path, content: bytes) -> None:
-    """A file that the client itself would take for empty is taken for empty."""
+    """A file that the client itself treats as empty counts as empty."""
     path = tmp_path / ".kis-cli" / "tokens.json"
     path.parent.mkdir()
     path.write_bytes(content)
@@ -122,7 +122,7 @@ def test_broken_file_of_profiles_is_begun_anew(tmp_path: Path, content: bytes) -
 
 
 def test_file_of_profiles_that_cannot_be_read_is_not_lost(tmp_path: Path) -> None:
-    """A link, or a file that is no such file, is an error and stays: others' entries may be in it."""
+    """A link, or another kind of file, is an error and stays, because it may have other entries."""
     path, target = tmp_path / ".kis-cli" / "tokens.json", tmp_path / "target"
     path.parent.mkdir()
     target.write_text('{"isa": {}}')
@@ -136,7 +136,7 @@ def test_file_of_profiles_that_cannot_be_read_is_not_lost(tmp_path: Path) -> Non
 
 
 def test_clients_folders_may_be_elsewhere(tmp_path: Path) -> None:
-    """The clients' own variables are followed; a relative cache folder and empty ones are not, as they do it."""
+    """The clients' own variables count; like the clients, the export ignores empty ones and a relative cache folder."""
     elsewhere = {"XDG_CACHE_HOME": str(tmp_path / "caches"), "KIS_CLI_HOME": str(tmp_path / "cli")}
     trader, cli = write(tmp_path, "kis-trader koreainvestment-cli", env=elsewhere)
     assert trader.is_relative_to(tmp_path / "caches" / "kis-trader" / "tokens")
@@ -148,7 +148,7 @@ def test_clients_folders_may_be_elsewhere(tmp_path: Path) -> None:
 
 
 def test_files_are_private_and_hold_neither_key_nor_secret(tmp_path: Path) -> None:
-    """0600 in folders of 0700, whatever the mask is; of the account's keys nothing is in them or in their names."""
+    """Files are 0600 in folders 0700 for any umask; neither they nor their names contain the account's keys."""
     before = os.umask(0)
     try:
         paths = write(tmp_path, ",".join(TOKEN_FILE_CLIENTS))
@@ -167,7 +167,7 @@ def test_files_are_private_and_hold_neither_key_nor_secret(tmp_path: Path) -> No
 
 
 def test_link_in_a_files_place_is_replaced(tmp_path: Path) -> None:
-    """Nobody can have the token written through a link of theirs."""
+    """The token is not written through another user's link."""
     target = tmp_path / "target"
     target.write_text("theirs")
     (path,) = write(tmp_path, "kis-trader")
@@ -179,20 +179,20 @@ def test_link_in_a_files_place_is_replaced(tmp_path: Path) -> None:
 
 
 def test_kis_trader_needs_no_key_where_the_token_says_whose_it_is(tmp_path: Path) -> None:
-    """A job with a reader's key knows the token alone; its fingerprint is all the name needs."""
+    """A job with a read-only key has only the token; the name needs no more than the token's fingerprint of the key."""
     jwt = make_token(now=NOON)
     assert write(tmp_path, "kis-trader", jwt, None) == write(tmp_path, "kis-trader", jwt, APP_KEY)
 
 
 @pytest.mark.parametrize("client", ["python-kis", "kis-trader"])
 def test_unknown_key_is_an_error_before_anything_is_written(tmp_path: Path, client: str) -> None:
-    """Where a name is made of the key and nobody knows it, no client gets a file."""
+    """If a file's name needs an unknown key, no client gets a file."""
     assert failure(tmp_path, f"kis-auth {client}", app_key=None).code == "missing-app-key"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_file_that_cannot_be_written_is_an_error_without_its_name(tmp_path: Path) -> None:
-    """The error says for which client, and not where: python-kis's names tell an id."""
+    """The error names the client and not the file, because python-kis's file names are derived from an id."""
     (tmp_path / ".pykis").touch()
     error = failure(tmp_path, "python-kis")
     assert error.code == "export-failed"
@@ -201,5 +201,5 @@ def test_file_that_cannot_be_written_is_an_error_without_its_name(tmp_path: Path
 
 
 def test_home_has_to_be_known(tmp_path: Path) -> None:
-    """Without HOME there is no guess."""
+    """Without HOME the export fails."""
     assert failure(tmp_path, "kis-auth", env={"HOME": ""}).code == "export-failed"

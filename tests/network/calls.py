@@ -1,4 +1,4 @@
-"""Calls of Supabase and of KIS that share one rule for certificates and proxies, and the answers that they need."""
+"""Calls of Supabase and KIS, which share one rule for certificates and proxies, and the answers that they need."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ GRANTED = {"status": "granted", "fence": 1, "server_now": "2027-03-02T07:00:00+0
 
 
 def answer(request: Request) -> Response:
-    """Answers of Supabase and KIS, as far as these tests need them."""
+    """Return an answer of Supabase or KIS that is enough for these tests."""
     return Response(200, [] if "api_credentials" in request.path else GRANTED)
 
 
 def read(url: str) -> object:
-    """A read, with the standard library."""
+    """Read the slot with the standard library."""
     with closing(SupabaseStore(url, SERVICE_KEY)) as store:
         return store.read("kis").rows
 
 
 def begin(url: str) -> object:
-    """A write, with PostgREST's client."""
+    """Ask for a lease with PostgREST's client."""
     with closing(SupabaseStore(url, SERVICE_KEY)) as store:
         return store.begin("kis", str(uuid.uuid4()), "a laptop", APP_KEY, min_remaining=10 * MINUTE).status
 
 
 def ask_kis(url: str) -> object:
-    """A call of KIS, with requests."""
+    """Call KIS with requests."""
     with closing(Session(url)) as session:
         return session.call(prepare("GET", f"{url}/quotation", {}), 10).status_code
 

@@ -1,4 +1,4 @@
-"""Where secrets travel: encrypted, to a host whose certificate is known, also through a proxy; else nowhere."""
+"""Secrets are sent only encrypted, and only to a host with a trusted certificate, also through a proxy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class TunnelProxy:
-    """A proxy that opens tunnels to this machine alone. ``asked`` has its requests, ``passed`` what went through."""
+    """A proxy that opens tunnels to this machine alone. ``asked`` has its requests, ``passed`` the tunnels' bytes."""
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
@@ -72,12 +72,12 @@ class TunnelProxy:
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # one end has gone; the other learns of it
+            pass  # one end has closed; the other one is closed too
 
 
 @pytest.fixture
 def encrypted(postgres: EmbeddedPostgres, tmp_path: Path) -> Iterator[tuple[Sandbox, str]]:
-    """A sandbox that speaks https, and the certificate to trust."""
+    """Yield a sandbox that speaks https, and its certificate."""
     certificate, context = make_certificate(tmp_path)
     with Sandbox(dsn=postgres.create_database(), tls=context) as sandbox:
         yield sandbox, certificate
@@ -91,13 +91,13 @@ def proxy() -> Iterator[TunnelProxy]:
 
 
 def trusting(certificate: str) -> dict[str, str]:
-    """The variables by which a machine is told to trust a certificate, for each of the libraries."""
+    """Return the variables by which each of the libraries trusts a certificate."""
     return {"SSL_CERT_FILE": certificate, "REQUESTS_CA_BUNDLE": certificate}
 
 
 @pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "ALL_PROXY"])
 def test_everything_goes_through_the_proxy(encrypted: tuple[Sandbox, str], proxy: TunnelProxy, variable: str) -> None:
-    """The read, the client's calls and tokenP take the environment's proxy, which sees tunnels and no secret."""
+    """The read, the client's calls and tokenP use the environment's proxy, which sees tunnels and no secret."""
     sandbox, certificate = encrypted
 
     ended = kis_token(sandbox.variables | trusting(certificate) | {variable: proxy.url}, "get")
@@ -114,7 +114,7 @@ def test_everything_goes_through_the_proxy(encrypted: tuple[Sandbox, str], proxy
 
 
 def test_exempted_hosts_are_asked_directly(encrypted: tuple[Sandbox, str], proxy: TunnelProxy) -> None:
-    """What no_proxy names is asked without the proxy, by all of the libraries."""
+    """All libraries reach the hosts of no_proxy without the proxy."""
     sandbox, certificate = encrypted
 
     ended = kis_token(
@@ -131,7 +131,7 @@ def test_exempted_hosts_are_asked_directly(encrypted: tuple[Sandbox, str], proxy
     ids=["", "told not to"],
 )
 def test_unknown_certificate_gets_no_secret(encrypted: tuple[Sandbox, str], disabling: dict[str, str]) -> None:
-    """Neither Supabase nor KIS is told anything when its certificate is not known; no variable turns that off."""
+    """Supabase and KIS get nothing if their certificate is unknown; no variable disables the check."""
     sandbox, _ = encrypted
     account = sandbox.kis.accounts["production"][0]
     keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
@@ -145,7 +145,7 @@ def test_unknown_certificate_gets_no_secret(encrypted: tuple[Sandbox, str], disa
 
 
 def test_unknown_certificate_of_kis_gets_no_secret(encrypted: tuple[Sandbox, str], tmp_path: Path) -> None:
-    """A KIS whose certificate is not known is told nothing, although Supabase's is."""
+    """KIS gets nothing if its certificate is unknown, even if Supabase's is trusted."""
     sandbox, certificate = encrypted
     account = sandbox.kis.accounts["production"][0]
     keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
@@ -163,7 +163,7 @@ def test_unknown_certificate_of_kis_gets_no_secret(encrypted: tuple[Sandbox, str
 
 @pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
 def test_plain_http_never_takes_a_proxy(sandbox: Sandbox, proxy: TunnelProxy, variable: str) -> None:
-    """Without TLS only this machine itself is spoken to; a proxy would read the keys."""
+    """Requests without TLS go to this machine alone and use no proxy, which would read the keys."""
     account = sandbox.kis.accounts["production"][0]
     keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
 

@@ -1,4 +1,4 @@
-"""One proxy rule: which proxy is on the way to a host, what NO_PROXY exempts, and what is said of one that fails."""
+"""The proxy rule: the choice of the proxy, the exemptions of NO_PROXY, and the error of a failed proxy."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ pytestmark = pytest.mark.usefixtures("plain_network")
 
 
 def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
-    """Set them all."""
+    """Set all of the variables."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
 
-# which one
+# the choice of the proxy
 
 
 NAMED: dict[str, tuple[dict[str, str], tuple[str, str, int] | None]] = {
@@ -54,7 +54,7 @@ NAMED: dict[str, tuple[dict[str, str], tuple[str, str, int] | None]] = {
 
 @pytest.mark.parametrize("name", NAMED)
 def test_which_proxy_is_on_the_way(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """HTTPS_PROXY, else ALL_PROXY; the name in small letters counts first."""
+    """HTTPS_PROXY counts before ALL_PROXY, and a name in lower case before the one in upper case."""
     variables, expected = NAMED[name]
     set_all(monkeypatch, variables)
     proxy = find_proxy(SUPABASE, 443)
@@ -97,8 +97,8 @@ EXEMPT: dict[str, tuple[str, str, int, bool]] = {
 
 @pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
 @pytest.mark.parametrize("name", EXEMPT)
-def test_what_no_proxy_exempts(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
-    """Names with all below them, addresses, ranges, ports."""
+def test_hosts_that_no_proxy_exempts(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
+    """NO_PROXY exempts names with all names below them, addresses, ranges and ports."""
     entries, host, port, is_exempt = EXEMPT[name]
     set_all(monkeypatch, {"https_proxy": A, variable: entries})
     assert (find_proxy(host, port) is None) is is_exempt
@@ -106,7 +106,7 @@ def test_what_no_proxy_exempts(monkeypatch: pytest.MonkeyPatch, name: str, varia
 
 @pytest.mark.parametrize("platform", ["win32", "darwin"])
 def test_the_system_s_settings_count_where_no_variable_does(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
-    """On Windows and macOS, as for urllib and requests; a variable counts before them."""
+    """On Windows and macOS, the system's settings count if no variable names a proxy, as in urllib and requests."""
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(urllib.request, "getproxies", lambda: {"https": A})
     monkeypatch.setattr(urllib.request, "proxy_bypass", lambda host: host == "intern.example")
@@ -119,11 +119,11 @@ def test_the_system_s_settings_count_where_no_variable_does(monkeypatch: pytest.
 
 
 UNUSABLE = {
-    "socks": ("socks5://user:hunter2@127.0.0.1:9", "of a kind that cannot be used"),
-    "socks with names": ("socks5h://127.0.0.1:9", "of a kind that cannot be used"),
-    "socks 4": ("socks4://127.0.0.1:9", "of a kind that cannot be used"),
-    "TLS": ("https://user:hunter2@127.0.0.1:9", "of a kind that cannot be used"),
-    "quoted": ('"http://127.0.0.1:9"', "of a kind that cannot be used"),
+    "socks": ("socks5://user:hunter2@127.0.0.1:9", "is not supported: use an http:// proxy"),
+    "socks with names": ("socks5h://127.0.0.1:9", "is not supported: use an http:// proxy"),
+    "socks 4": ("socks4://127.0.0.1:9", "is not supported: use an http:// proxy"),
+    "TLS": ("https://user:hunter2@127.0.0.1:9", "is not supported: use an http:// proxy"),
+    "quoted": ('"http://127.0.0.1:9"', "is not supported: use an http:// proxy"),
     "no host": ("http://", "is not http://host:port"),
     "no host, a port": ("http://:3128", "is not http://host:port"),
     "port of letters": ("http://a.example:port", "is not http://host:port"),
@@ -137,7 +137,7 @@ UNUSABLE = {
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY"])
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
-    """The text names the variable, says what is wrong, and shows nothing of the value."""
+    """The error names the variable and the fault, and shows no part of the value."""
     value, said = UNUSABLE[name]
     monkeypatch.setenv(variable, value)
     with pytest.raises(ProxyFault) as caught:
@@ -148,12 +148,12 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, n
     assert caught.value.is_lasting
 
 
-# what comes of it
+# its effect
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
-    """Supabase and KIS, with TLS that is trusted."""
+    """Yield Supabase and KIS with TLS and a trusted certificate."""
     authority = make_authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
     with LoopbackServer(answer, tls=authority.server()) as server:
@@ -170,12 +170,12 @@ def test_a_proxy_that_is_not_on_the_way_plays_no_part(
     variable: str,
     exempt: str,
 ) -> None:
-    """SOCKS proxies that NO_PROXY exempts both hosts from are not even looked at, by none of the libraries."""
+    """If NO_PROXY exempts both hosts, no library reads a SOCKS proxy's setting."""
     set_all(monkeypatch, {variable: "socks5://127.0.0.1:9", "NO_PROXY": exempt})
     call(server.url)
 
 
-#: A proxy's answer to CONNECT, a part of the error, and whether no repetition mends it.
+#: A proxy's answer to CONNECT, a part of the error, and whether the error is lasting.
 ANSWERS: dict[str, tuple[bytes, str, bool]] = {
     "407": (b"HTTP/1.1 407 Hello\r\nContent-Length: 0\r\n\r\n", "asks for a user and a password (HTTP 407)", True),
     "403": (b"HTTP/1.1 403 Hello\r\nContent-Length: 0\r\n\r\n", "opens no connection to 127.0.0.1:", True),
@@ -193,7 +193,7 @@ ANSWERS: dict[str, tuple[bytes, str, bool]] = {
 def test_a_proxy_that_opens_no_tunnel_is_named(
     server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object], name: str
 ) -> None:
-    """The error is the proxy's, with its variable and status; nothing was sent, and nothing that it said is shown."""
+    """The error has the proxy's variable and status, and no text of the proxy's answer; nothing was sent."""
     sent, said, is_lasting = ANSWERS[name]
 
     def talk(connection: socket.socket) -> None:
@@ -209,7 +209,7 @@ def test_a_proxy_that_opens_no_tunnel_is_named(
 
 
 def assert_proxy_s(error: BaseException, said: str, *, is_lasting: bool) -> None:
-    """The error is the proxy's, says this, and is no reason to issue alone."""
+    """Check that the error is the proxy's, has this text, and does not let a caller issue alone."""
     assert isinstance(error, (StoreOutage, IssuerOutage))
     assert (error.code, error.sent, error.lasting) == ("proxy-unusable", False, is_lasting)
     assert isinstance(error, IssuerOutage) or error.doubtful
@@ -220,7 +220,7 @@ def assert_proxy_s(error: BaseException, said: str, *, is_lasting: bool) -> None
 
 
 def test_credentials_that_a_proxy_does_not_accept(server: LoopbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said that there are some, and not which."""
+    """The error says that the proxy has credentials, and does not show them."""
 
     def talk(connection: socket.socket) -> None:
         connection.recv(65536)
@@ -237,7 +237,7 @@ def test_credentials_that_a_proxy_does_not_accept(server: LoopbackServer, monkey
 def test_a_proxy_that_refuses_the_connection(
     server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]
 ) -> None:
-    """It may be there again a moment later."""
+    """A proxy that refuses the connection is a temporary outage."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     monkeypatch.setenv("HTTPS_PROXY", url)

@@ -1,4 +1,4 @@
-"""One trust store: each variable alone, for reads, writes and KIS; what fails is named. With real TLS on loopback."""
+"""The trust rule: each variable for reads, writes and KIS, and the names of faults. With real TLS on loopback."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ pytestmark = pytest.mark.usefixtures("plain_network")
 
 @pytest.fixture
 def company(tmp_path: Path) -> Authority:
-    """A company that inspects connections."""
+    """Return the authority of a company that inspects connections."""
     return make_authority(tmp_path / "company")
 
 
 def failure(call: Callable[[str], object], url: str) -> StoreOutage | IssuerOutage:
-    """The failed check in which a call ends. Nothing was sent, and no repetition mends it."""
+    """Return the error of a call whose check failed. It sent nothing, and no repetition helps."""
     with pytest.raises((StoreOutage, IssuerOutage)) as caught:
         call(url)
     error = caught.value
@@ -46,7 +46,7 @@ def failure(call: Callable[[str], object], url: str) -> StoreOutage | IssuerOuta
 def test_each_variable_alone_is_enough(
     company: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, call: Callable[[str], object]
 ) -> None:
-    """A company's certificate that one of the four variables names counts for every request."""
+    """A company's certificate counts for every request if one of the four variables names it."""
     named = company.file if variable != "SSL_CERT_DIR" else make_hashed_folder(str(company.file), tmp_path / "hashed")
     monkeypatch.setenv(variable, str(named))
     with LoopbackServer(answer, tls=company.server()) as server:
@@ -57,14 +57,14 @@ def test_each_variable_alone_is_enough(
 def test_a_bundle_may_be_a_folder(
     company: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """As for requests and OpenSSL, a folder that openssl rehash has prepared is as good as a file."""
+    """A folder that openssl rehash has prepared works like a file, as in requests and OpenSSL."""
     monkeypatch.setenv(variable, str(make_hashed_folder(str(company.file), tmp_path / "hashed")))
     with LoopbackServer(answer, tls=company.server()) as server:
         ask_kis(server.url)
 
 
 def test_several_folders(company: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SSL_CERT_DIR is a list, as OpenSSL has it."""
+    """SSL_CERT_DIR may name several folders, as in OpenSSL."""
     hashed = make_hashed_folder(str(company.file), tmp_path / "hashed")
     monkeypatch.setenv("SSL_CERT_DIR", os.pathsep.join(["/no/such/folder", str(hashed)]))
     with LoopbackServer(answer, tls=company.server()) as server:
@@ -73,22 +73,22 @@ def test_several_folders(company: Authority, tmp_path: Path, monkeypatch: pytest
 
 
 def test_bundles_add_to_the_system_s_certificates(company: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bundle with a company's certificate alone does not take the others away, as requests would have it."""
+    """A bundle adds to the system's certificates; in requests it would replace them."""
     before = len(trust.trusted().get_ca_certs())
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(company.file))
     assert len(trust.trusted().get_ca_certs()) == before + 1
 
 
 def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A workflow that sets SSL_CERT_FILE to an empty setting has the system's certificates all the same."""
+    """An empty SSL_CERT_FILE, as from an unset setting of a workflow, leaves the system's certificates in use."""
     before = set(trust.trusted().get_ca_certs(binary_form=True))
     for name in trust.VARIABLES:
         monkeypatch.setenv(name, "")
     assert set(trust.trusted().get_ca_certs(binary_form=True)) == before
 
 
-def test_what_the_installers_get_is_what_the_system_has(company: Authority) -> None:
-    """The file that is made for uv and pip holds all of the system's certificates, and those of the variables."""
+def test_the_installers_get_the_system_s_certificates(company: Authority) -> None:
+    """The file for uv and pip contains all of the system's certificates and those of the variables."""
     system = set(ssl.create_default_context().get_ca_certs(binary_form=True))
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     made.load_verify_locations(cadata=trusted_certificates.collect({"CURL_CA_BUNDLE": str(company.file)}, []).decode())
@@ -96,7 +96,7 @@ def test_what_the_installers_get_is_what_the_system_has(company: Authority) -> N
 
 
 def test_no_key_gets_into_the_installers_file(tmp_path: Path) -> None:
-    """A file may hold a private key beside its certificate: certificates alone are taken."""
+    """Only certificates are copied from a file that also contains a private key."""
     path, _ = make_certificate(tmp_path)
     assert b"PRIVATE" in Path(path).read_bytes()
     assert b"PRIVATE" not in trusted_certificates.collect({"SSL_CERT_FILE": path}, [])
@@ -106,7 +106,7 @@ def test_no_key_gets_into_the_installers_file(tmp_path: Path) -> None:
 def test_an_intermediate_certificate_may_be_the_trusted_one(
     company: Authority, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]
 ) -> None:
-    """As for curl, on each Python: a bundle need not have the root."""
+    """A bundle with an intermediate certificate and no root is enough on each Python, as for curl."""
     proxy = company.below("proxy")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(proxy.file))
     with LoopbackServer(answer, tls=proxy.server()) as server:
@@ -117,7 +117,7 @@ def test_an_intermediate_certificate_may_be_the_trusted_one(
 def test_an_authority_that_lacks_fields_of_the_rfc_is_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]
 ) -> None:
-    """Python 3.13 alone would refuse it, which curl, browsers and uv accept."""
+    """A root that lacks fields of RFC 5280 is accepted, as by curl, browsers and uv. Python 3.13 alone would not."""
     company = make_authority(tmp_path / "older", is_strict=False)
     monkeypatch.setenv("SSL_CERT_FILE", str(company.file))
     assert not trust.trusted().verify_flags & ssl.VERIFY_X509_STRICT
@@ -135,7 +135,7 @@ FAILURES: dict[str, tuple[Callable[[Authority], ssl.SSLContext], str]] = {
 
 @calls
 @pytest.mark.parametrize("name", FAILURES)
-def test_what_is_wrong_with_a_certificate_is_said(
+def test_the_fault_of_a_certificate_is_reported(
     company: Authority, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object], name: str
 ) -> None:
     """The error has OpenSSL's own words, and the server got no request."""
@@ -183,7 +183,7 @@ UNUSABLE: dict[str, tuple[str, Callable[[Path, Authority], Path], str]] = {
 def test_a_variable_whose_certificates_cannot_be_loaded_is_named(
     company: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object], name: str
 ) -> None:
-    """The failed check names the variable and says what is wrong with it, and shows nothing of its value."""
+    """The error of a failed check names the variable and its fault, and shows no part of its value."""
     variable, make, said = UNUSABLE[name]
     monkeypatch.setenv(variable, str(make(tmp_path, company)))
     with LoopbackServer(answer, tls=company.server()) as server:
@@ -198,7 +198,7 @@ def test_a_variable_whose_certificates_cannot_be_loaded_is_named(
 def test_a_variable_that_cannot_be_used_withholds_nothing(
     company: Authority, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object], variable: str
 ) -> None:
-    """Where the other certificates vouch for the host, a variable that names nothing is no reason to fail."""
+    """An unusable variable does no harm if the other certificates are enough for the host."""
     monkeypatch.setenv("SSL_CERT_FILE", str(company.file))
     monkeypatch.setenv(variable, "/no/such/place")
     with LoopbackServer(answer, tls=company.server()) as server:
@@ -209,7 +209,7 @@ def test_a_variable_that_cannot_be_used_withholds_nothing(
 def test_a_certificate_that_is_added_later_counts(
     company: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]
 ) -> None:
-    """A program that runs for long need not be started again for it."""
+    """A running program accepts a certificate that is added later, without a restart."""
     bundle = _write(tmp_path / "bundle.pem", make_authority(tmp_path / "other").file.read_bytes())
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
     with LoopbackServer(answer, tls=company.server()) as server:
@@ -219,7 +219,7 @@ def test_a_certificate_that_is_added_later_counts(
 
 
 def test_the_certificates_are_read_once(company: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads, writes and KIS share one context, as long as no variable changes."""
+    """Reads, writes and KIS share one context until a variable changes."""
     first = trust.trusted()
     with LoopbackServer(answer, tls=company.server()) as server:
         monkeypatch.setenv("SSL_CERT_FILE", str(company.file))
@@ -232,7 +232,7 @@ def test_the_certificates_are_read_once(company: Authority, monkeypatch: pytest.
 
 @pytest.mark.parametrize("call", [read, ask_kis])
 def test_a_server_that_speaks_no_tls_is_no_failed_check(call: Callable[[str], object]) -> None:
-    """It is an outage, with OpenSSL's name for what was seen."""
+    """A server without TLS is an outage with OpenSSL's name for the fault, not a failed check."""
     with LoopbackServer(answer) as server, pytest.raises((StoreOutage, IssuerOutage)) as caught:
         call(server.url.replace("http:", "https:"))
     assert caught.value.code in ("store-unreachable", "kis-unreachable")
@@ -242,7 +242,7 @@ def test_a_server_that_speaks_no_tls_is_no_failed_check(call: Callable[[str], ob
 def test_key_logging_that_fails_is_named_by_kis_s_connections_too(
     company: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """SSLKEYLOGFILE in a folder that is not there: the variable is named, and nothing is sent."""
+    """If SSLKEYLOGFILE is in a folder that does not exist, the error names the variable, and nothing is sent."""
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "no-such-folder" / "keys"))
     with LoopbackServer(answer, tls=company.server()) as server:
         assert "SSLKEYLOGFILE" in f"{failure(ask_kis, server.url)}"

@@ -1,4 +1,4 @@
-"""State over os.fork(): each process makes its own, and no child finds an import that never ends."""
+"""State and os.fork(): each process makes its own value, and a child never inherits an unfinished import."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = [forks, needs_fork]
 
 
 def test_a_process_keeps_its_value() -> None:
-    """It is made at the first use, and once."""
+    """A process makes its value once, at the first use."""
     made: list[object] = []
 
     def make() -> object:
@@ -40,7 +40,7 @@ def test_a_process_keeps_its_value() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_child_and_grandchild_make_their_own() -> None:
-    """Each of the three has another, also where a process between them has never used it."""
+    """Parent, child and grandchild have different values, also if the child never used its own."""
     value = PerProcess(os.getpid)
     first = value.get()
 
@@ -56,7 +56,7 @@ def test_child_and_grandchild_make_their_own() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_threads_of_a_child_share_one() -> None:
-    """Threads that come first together in a child all get the same."""
+    """Threads of a child that use the value first at the same time get the same one."""
     value = PerProcess(object)
     value.get()
 
@@ -75,7 +75,7 @@ def test_threads_of_a_child_share_one() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_fork_waits_for_an_import() -> None:
-    """A fork of another thread takes place after the block, in which modules are imported."""
+    """A fork by another thread waits for the end of a block of `no_fork`."""
     is_in, done, state = threading.Event(), threading.Event(), []
 
     def run() -> None:
@@ -94,7 +94,7 @@ def test_a_fork_waits_for_an_import() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_child_may_import_as_well() -> None:
-    """The block is free again after the fork, in the child and in the parent."""
+    """After the fork, parent and child can enter the block again."""
     assert in_child(_enter_in_a_thread) == "entered"
     assert _enter_in_a_thread() == "entered"
 
@@ -132,7 +132,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_a_child_forked_during_the_first_renewal(chain: Chain) -> None:
-    """While the parent imports what its first issue needs: the child gets the token as well, and KIS issues once."""
+    """A child forked during the imports of the parent's first issue gets the token too, and KIS issues once."""
     env = {**os.environ, **chain.variables, "KIS_TOKEN_CACHE": "off"}
     ended = subprocess.run(
         [sys.executable, "-c", FIRST_RENEWAL], env=env, capture_output=True, text=True, timeout=90, check=False
@@ -143,7 +143,7 @@ def test_a_child_forked_during_the_first_renewal(chain: Chain) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that does not end delays a fork for a while; the child itself is in no block."""
+    """A block that does not end delays a fork for a limited time, and the child is in no block."""
     monkeypatch.setattr(forks_module, "LONGEST_WAIT", 0.1)
     with no_fork():
         assert in_child(lambda: forks_module._GATE._inside) == 0
@@ -153,7 +153,7 @@ def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says which threads there are")
 @pytest.mark.usefixtures("child_processes")
 def test_a_fork_right_after_a_call_waits_for_the_end_of_its_thread() -> None:
-    """What the system does at a thread's end, after Python is done with it, is over: OpenSSL holds a lock meanwhile."""
+    """A fork waits until the system has ended a call's thread, because OpenSSL holds a lock until then."""
     library = ctypes.CDLL(None)
     key = ctypes.c_uint()
     assert library.pthread_key_create(ctypes.byref(key), library.usleep) == 0  # called with the value, at the end

@@ -1,4 +1,4 @@
-"""Signals that end the command: a lease is given back, whatever the process was told to ignore before."""
+"""Signals that end the command: it gives its lease back, even if the process ignored the signal before."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_signal_interrupts(number: signal.Signals) -> None:
-    """In the block a signal raises KeyboardInterrupt, also one that was ignored; after it all is as before."""
+    """In the block, a signal raises KeyboardInterrupt, even if it was ignored. Afterwards the old handler is back."""
     before = signal.signal(number, signal.SIG_IGN)
     try:
         with pytest.raises(KeyboardInterrupt), interruptible():
@@ -39,7 +39,7 @@ def test_signal_interrupts(number: signal.Signals) -> None:
 
 
 def test_break_of_windows_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system has SIGBREAK, it has a handler too."""
+    """SIGBREAK gets a handler too, if the system has this signal."""
     number = getattr(signal, "SIGBREAK", None) or signal.SIGURG
     monkeypatch.setattr(signal, "SIGBREAK", number, raising=False)
     with pytest.raises(KeyboardInterrupt), interruptible():
@@ -47,7 +47,7 @@ def test_break_of_windows_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_handlers_of_before_return_early_for_another_program() -> None:
-    """A process that becomes another program hands on what was ignored before."""
+    """A process that becomes another program restores the previous handlers first."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interruptible():
@@ -58,7 +58,7 @@ def test_handlers_of_before_return_early_for_another_program() -> None:
 
 
 def test_other_threads_are_left_alone() -> None:
-    """In a thread, which cannot handle signals, the block runs as it is."""
+    """In another thread, which cannot set handlers, the block runs and changes nothing."""
     ran = []
 
     def run() -> None:
@@ -75,9 +75,9 @@ def test_other_threads_are_left_alone() -> None:
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.usefixtures("child_processes")
 def test_stopped_command_gives_its_lease_back(chain: Chain, number: signal.Signals) -> None:
-    """``kis-token get`` that is stopped while KIS is slow ends with 130, and the lease is free.
+    """``kis-token get`` that is stopped while KIS is slow ends with 130, and its lease is free.
 
-    SIGINT was ignored when it started, as in a job of a shell in the background.
+    SIGINT was ignored at its start, as in a background job of a shell.
     """
     chain.database.put_keys()
     chain.kis.production.add_fault(Fault("stall", "/oauth2/tokenP"))
@@ -90,7 +90,7 @@ def test_stopped_command_gives_its_lease_back(chain: Chain, number: signal.Signa
         signal.signal(signal.SIGINT, before)
     with command:
         while not chain.kis.production.seen and command.poll() is None:
-            pass  # until KIS has been asked
+            pass  # until KIS has got the request
         command.send_signal(number)
         _, told = command.communicate(timeout=30)
 
@@ -101,7 +101,7 @@ def test_stopped_command_gives_its_lease_back(chain: Chain, number: signal.Signa
 @posix
 @pytest.mark.usefixtures("child_processes")
 def test_program_of_exec_ignores_what_was_ignored(chain: Chain) -> None:
-    """``kis-token exec`` in the background: its program ignores SIGINT, as it would by itself."""
+    """The program of a background ``kis-token exec`` ignores SIGINT, as it would without kis-token."""
     chain.database.put_token(make_token())
     show = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, signal.getsignal(signal.SIGTERM))"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -121,7 +121,7 @@ def test_program_of_exec_ignores_what_was_ignored(chain: Chain) -> None:
 
 
 def test_waits_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No wait for a thread or for time is longer than a slice: Windows answers a signal between two."""
+    """No wait for a thread or for time is longer than a slice, because Windows handles signals between slices."""
     waits: list[float] = []
     join, sleep = threading.Thread.join, time.sleep
 

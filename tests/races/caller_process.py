@@ -1,7 +1,7 @@
-"""A caller in a process of its own: what `children.Child` runs, by its path.
+"""A caller in a separate process, which `caller_processes.Child` runs by its path.
 
-Gets a task; says that it is ready; starts when it is told to; answers without the token. It takes tasks until the other
-side closes the connection.
+It receives a task, reports that it is ready, starts on a signal, and answers without the token. It repeats this until
+the other side closes the connection.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def main(connection: Connection) -> None:
-    """Do the tasks; when told to stop, exit as the command does."""
+    """Do the tasks. On SIGTERM, exit as the command does."""
     signal.signal(signal.SIGTERM, interrupt)
     try:
         with suppress(EOFError):
@@ -40,25 +40,25 @@ def main(connection: Connection) -> None:
 
 
 def _do(connection: Connection) -> None:
-    """One task."""
+    """Do one task."""
     task = connection.recv()
     os.environ.clear()
     os.environ.update(task["machine"])
     with open_resolver(Settings.from_env(task["env"]), time.monotonic(), lambda _: None) as resolver:
         connection.send("ready")
         connection.recv()
-        connection.send(outcome(resolver, task["refused"]))
+        connection.send(outcome(resolver, task["rejected"]))
 
 
 def resolve_without(resolver: Resolver, rejected: str | None) -> Resolution:
-    """The caller's token, which is not ``rejected``."""
+    """Return the caller's token, which is never ``rejected``."""
     return resolver.resolve(resolver.look(fingerprint(rejected) if rejected is not None else None))
 
 
-def outcome(resolver: Resolver, refused: str | None) -> dict[str, Any]:
-    """The result of this caller, without the token."""
+def outcome(resolver: Resolver, rejected: str | None) -> dict[str, Any]:
+    """Return the result of this caller, without the token."""
     try:
-        got = resolve_without(resolver, refused)
+        got = resolve_without(resolver, rejected)
     except KisTokenError as error:
         return {"code": error.code}
     return {

@@ -1,4 +1,4 @@
-"""Callers in processes of their own, to be started together, stopped and killed."""
+"""Callers in separate processes that a test starts together, stops and kills."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from tests.resolver_harness import Chain
 
-#: How long anything may take before it counts as stuck.
+#: After this many seconds an operation counts as stuck.
 SECONDS = 60.0
 
 
 class Child:
-    """One process that runs caller_process.py. A context manager: it does not outlive the block."""
+    """One process that runs caller_process.py. A context manager: it ends with the block at the latest."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -33,8 +33,8 @@ class Child:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def prepare(self, chain: Chain, *, refused: str | None = None, **inputs: str) -> None:
-        """Give it its task: to resolve, or to replace a refused token. Inputs by their names with underscores."""
+    def prepare(self, chain: Chain, *, rejected: str | None = None, **inputs: str) -> None:
+        """Send the task: to resolve, or to replace a rejected token. Inputs by their names with underscores."""
         given = {
             "supabase_url": chain.supabase.url,
             "supabase_key": SERVICE_KEY,
@@ -46,32 +46,32 @@ class Child:
         }
         env = {f"INPUT_{name.upper()}": value for name, value in given.items()}
         machine = os.environ | {"XDG_CACHE_HOME": str(chain.machine_folder)}
-        self._connection.send({"env": env, "refused": refused, "machine": machine})
+        self._connection.send({"env": env, "rejected": rejected, "machine": machine})
 
     def wait_until_ready(self) -> None:
-        """Return when all is done that comes before the start."""
+        """Return when the preparations are done."""
         assert self._read() == "ready"
 
     def go(self) -> None:
-        """Let it start."""
+        """Start the task."""
         self._connection.send("go")
 
     def outcome(self) -> dict[str, Any]:
-        """What it got."""
+        """Return the result of the task."""
         answer: dict[str, Any] = self._read()
         return answer
 
     def signal(self, number: int) -> None:
-        """Send it a signal."""
+        """Send the process a signal."""
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
 
     def end(self, number: int) -> int | None:
-        """Send it a signal that ends it; its status."""
+        """Send a signal that ends the process; return its status."""
         self.signal(number)
         self._process.join(SECONDS)
         return self._process.exitcode
 
     def _read(self) -> Any:  # noqa: ANN401 - a word or an outcome
-        assert self._connection.poll(SECONDS), "the process says nothing"
+        assert self._connection.poll(SECONDS), "the process sends nothing"
         return self._connection.recv()

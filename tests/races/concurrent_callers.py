@@ -1,4 +1,4 @@
-"""Many callers at once in one process: a start in the same moment, a clock that they share, an answer that is held."""
+"""Many concurrent callers in one process: a common start, a shared clock, an answer that is held back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COMMIT = "/rest/v1/rpc/commit_issuance"
 class SharedClock:
     """The clock of several callers. Time stands still while one of them works, and jumps when all of them sleep.
 
-    So on a slow machine, too, everybody waits as long as he should, and no turn lapses in the middle of a call.
+    So callers wait for the right time on a slow machine too, and no lease ends in the middle of a call.
     """
 
     def __init__(self, callers: int, pass_time: Callable[[float], object]) -> None:
@@ -45,7 +45,7 @@ class SharedClock:
         self._jumped = Condition()
 
     def now(self) -> datetime:
-        """What all of them take for the present."""
+        """Return the present of all callers."""
         return utc_now() + timedelta(seconds=self._passed)
 
     def monotonic(self) -> float:
@@ -53,7 +53,7 @@ class SharedClock:
         return time.monotonic() + self._passed
 
     def sleep(self, seconds: float) -> None:
-        """Return when everybody else sleeps, or is done, and this alarm is the next."""
+        """Return when all other callers sleep or are done, and this wake-up time is the next."""
         with self._jumped:
             alarm = self._passed + seconds
             self._alarms.append(alarm)
@@ -61,11 +61,11 @@ class SharedClock:
             assert self._jumped.wait_for(lambda: self._passed >= alarm, SECONDS)
 
     def jitter(self, low: float, high: float) -> float:
-        """The middle, so that all wake up in the same moment."""
+        """Return the middle, so that all callers wake up at the same moment."""
         return (low + high) / 2
 
     def leave(self) -> None:
-        """A caller is done."""
+        """Remove a caller that is done."""
         with self._jumped:
             self._rest()
 
@@ -82,7 +82,7 @@ class SharedClock:
 
 
 def at_once(calls: Sequence[Callable[[], Resolution]], clock: SharedClock | None = None) -> list[Outcome]:
-    """Make all calls in the same moment: what each answers or raises. ``clock`` is the one that they share."""
+    """Make all calls at the same moment; return their answers and errors. ``clock`` is their shared clock."""
     barrier = Barrier(len(calls))
 
     def run(call: Callable[[], Resolution]) -> Outcome:
@@ -100,14 +100,14 @@ def at_once(calls: Sequence[Callable[[], Resolution]], clock: SharedClock | None
 
 
 def resolutions(got: Sequence[Outcome]) -> list[Resolution]:
-    """All of them: nobody ran into an error."""
+    """Return all results; assert that no caller got an error."""
     assert [each for each in got if not isinstance(each, Resolution)] == []
     return [each for each in got if isinstance(each, Resolution)]
 
 
 @contextmanager
 def new_round(chain: Chain) -> Iterator[Chain]:
-    """The chain with an empty slot and with a KIS that has issued nothing yet."""
+    """Yield the chain with an empty slot and a KIS that has issued nothing yet."""
     chain.database.clear()
     with KISEmulator(production=ACCOUNT) as kis:
         kis.configure(lockout_after=0)
@@ -116,7 +116,7 @@ def new_round(chain: Chain) -> Iterator[Chain]:
 
 @contextmanager
 def gathered(server: LoopbackServer, path: str, callers: int) -> Iterator[None]:
-    """Let the first requests to ``path`` wait for each other: so many callers are served in the same moment."""
+    """Let the first requests to ``path`` wait for each other, so that ``callers`` requests are served together."""
     answer = server.answer
     arrivals, barrier = count(), Barrier(callers)
 
@@ -131,9 +131,9 @@ def gathered(server: LoopbackServer, path: str, callers: int) -> Iterator[None]:
 
 @contextmanager
 def held(server: LoopbackServer, path: str, *, before: bool = False) -> Iterator[Event]:
-    """Hold the next answer to ``path`` while the block lasts or, with ``before``, the request ahead of its effect.
+    """Hold the next answer to ``path`` during the block or, with ``before``, the request before its effect.
 
-    The event tells that the request has arrived. After the block it has had its effect.
+    The event is set when the request has arrived. After the block the request has had its effect.
     """
     answer = server.answer
     arrived, opened, done = Event(), Event(), Event()
@@ -158,7 +158,7 @@ def held(server: LoopbackServer, path: str, *, before: bool = False) -> Iterator
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    """Return as soon as ``holds`` does."""
+    """Return as soon as ``holds`` returns True."""
     deadline, never = time.monotonic() + SECONDS, Event()
     while not holds():
         assert time.monotonic() < deadline

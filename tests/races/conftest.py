@@ -1,4 +1,4 @@
-"""What makes a race a race."""
+"""Fixtures for the races."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def _few_certificates(certificate: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every client would load all of the system's: 20 ms under the interpreter's lock, in which callers queue up."""
+    """Replace the system's certificates: each client would load them in 20 ms under the interpreter's lock."""
     monkeypatch.setenv("SSL_CERT_FILE", certificate)

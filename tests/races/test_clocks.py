@@ -1,4 +1,4 @@
-"""Machines whose clocks are wrong, who wait, hold and fall back as all others do, and are told of it."""
+"""Machines with wrong clocks wait, hold and fall back like all others, and get a warning."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ pytestmark = [
 
 @pytest.fixture(params=[True, False], ids=["", "no Date"])
 def date(request: pytest.FixtureRequest, chain: Chain) -> None:
-    """The store's answers have a Date, or have none."""
+    """The store's answers with and without a Date."""
     chain.supabase.server.send_date = request.param
 
 
-def dead_token() -> Token:
-    """Past its end, unless a clock is 10 minutes behind."""
+def expired_token() -> Token:
+    """Return a token past its end, which a clock that is 10 minutes behind takes for valid."""
     return make_token(left=-5 * MINUTE, age=24 * HOUR)
 
 
 def assert_told(got: Resolution, wrong_by: timedelta) -> None:
-    """A warning says by how much the clock is wrong."""
+    """Assert that a warning names the error of the clock."""
     said = re.search(r"This machine's clock is (\d+) s (ahead|behind)", " ".join(got.warnings))
     assert said, got.warnings
     assert said[2] == ("ahead" if wrong_by > 0 * MINUTE else "behind")
@@ -46,8 +46,8 @@ def assert_told(got: Resolution, wrong_by: timedelta) -> None:
 
 
 def test_a_waiter_steals_no_lease(chain: Chain, wrong_by: timedelta) -> None:
-    """It waits for the one who has the turn, without the dead token that is stored, and gets the new one."""
-    chain.database.put_token(dead_token())
+    """The caller waits for the holder, without the expired token that is stored, and gets the new one."""
+    chain.database.put_token(expired_token())
     holder, token = Caller(chain.database), make_token()
     holder.begin()
     clock = TurnedClock(wrong_by=wrong_by)
@@ -61,8 +61,8 @@ def test_a_waiter_steals_no_lease(chain: Chain, wrong_by: timedelta) -> None:
 
 
 def test_a_holder_issues_once(chain: Chain, wrong_by: timedelta) -> None:
-    """It replaces a dead token in one turn, and both it and all others go on with the new one."""
-    chain.database.put_token(dead_token())
+    """The caller replaces an expired token within one lease, and all callers use the new one."""
+    chain.database.put_token(expired_token())
 
     got = chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")
 
@@ -73,8 +73,8 @@ def test_a_holder_issues_once(chain: Chain, wrong_by: timedelta) -> None:
     assert chain.issue_calls == 1
 
 
-def test_a_living_token_is_kept(chain: Chain, wrong_by: timedelta) -> None:
-    """A token with a quarter of an hour to live is used as it is; the clock is all there is to warn of."""
+def test_a_valid_token_is_kept(chain: Chain, wrong_by: timedelta) -> None:
+    """A token that is valid for a quarter of an hour is used unchanged; the only warning names the clock."""
     token = make_token(left=15 * MINUTE, age=23 * HOUR)
     chain.database.put_token(token)
 
@@ -85,17 +85,17 @@ def test_a_living_token_is_kept(chain: Chain, wrong_by: timedelta) -> None:
     assert len(got.warnings) == 1
 
 
-def test_a_dead_token_is_no_way_out(chain: Chain, wrong_by: timedelta) -> None:
-    """When KIS does not answer, a dead token is not handed out for one that lives."""
-    chain.database.put_token(dead_token())
+def test_an_expired_token_is_not_used(chain: Chain, wrong_by: timedelta) -> None:
+    """If KIS does not answer, an expired token does not count as valid."""
+    chain.database.put_token(expired_token())
     chain.kis.production.stop()
 
     with pytest.raises(IssuerOutage):
         chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")
 
 
-def test_a_stale_token_is_a_way_out(chain: Chain, wrong_by: timedelta) -> None:
-    """When KIS does not answer, a token that lives is handed out, whatever the clock says."""
+def test_a_stale_token_is_used(chain: Chain, wrong_by: timedelta) -> None:
+    """If KIS does not answer, a valid token is used with any clock."""
     token = stale_token()
     chain.database.put_token(token)
     chain.kis.production.stop()

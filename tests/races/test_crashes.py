@@ -1,4 +1,4 @@
-"""Holders that die, sleep or lose their answers, at every point of a turn: no second call within a minute, no loss."""
+"""Holders that end, sleep or lose answers at any point of a lease: no second call within a minute, no lost token."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from kis_token.sandbox.loopback import LoopbackServer
     from tests.resolver_harness import Chain
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="holders are killed and stopped by POSIX's signals")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals kill and stop the holders")
 
-#: Between two calls: KIS's minute, and a second for its clock.
+#: The time between two calls: KIS's minute, and a second for its clock.
 APART = timedelta(seconds=61)
 
-#: How an answer is lost: with its request, or after that had its effect, or cut short.
+#: How an answer is lost: with its request, after the request's effect, or cut short.
 LOSSES = [
     fault
     for path in (BEGIN, TOKEN_PATH, COMMIT)
     for fault in (Fault("reset", path), Fault("reset", path, after=True), Fault("truncate", path))
 ]
 
-#: Any two. Two begins that never arrive are left out: that is no lost answer but an outage, in which single flight ends
-#: at the machine's edge.
+#: All pairs, without those of two begins that never arrive: those are an outage, in which only the callers of one
+#: machine share a call.
 PAIRS = [
     (first, second)
     for (number, first), (other, second) in product(enumerate(LOSSES), repeat=2)
@@ -51,7 +51,7 @@ def is_same_loss(first: Fault, second: Fault) -> bool:
     return (first.kind, first.after) == (second.kind, second.after)
 
 
-#: Each alone, and any two: in the default run two of a kind.
+#: Each alone, and all pairs; the default run has only pairs of the same loss.
 LOST = [
     *((loss,) for loss in LOSSES),
     *(pair if is_same_loss(*pair) else pytest.param(pair, marks=pytest.mark.matrix) for pair in PAIRS),
@@ -60,19 +60,19 @@ LOST = [
 
 @pytest.fixture
 def child() -> Iterator[Child]:
-    """A process of the test's own."""
+    """A process for one test."""
     with Child() as child:
         yield child
 
 
 def server_of(chain: Chain, path: str) -> LoopbackServer:
-    """Who serves a path."""
+    """Return the server of a path."""
     return chain.kis.production if path == TOKEN_PATH else chain.supabase.server
 
 
 @contextmanager
 def stuck_at(chain: Chain, child: Child, path: str, *, before: bool = False) -> Iterator[None]:
-    """The process has sent this request, and gets no answer while the block lasts."""
+    """Hold the process at this request, without an answer, during the block."""
     child.prepare(chain)
     child.wait_until_ready()
     with held(server_of(chain, path), path, before=before) as arrived:
@@ -82,14 +82,14 @@ def stuck_at(chain: Chain, child: Child, path: str, *, before: bool = False) -> 
 
 
 def assert_all_is_well(chain: Chain) -> None:
-    """No two calls were made within a minute; the newest token is stored, and the next caller needs one GET."""
+    """Assert that no two calls were within a minute, and that the newest token is stored and takes one GET to read."""
     times = [seen.at for seen in chain.kis.requests if seen.path == TOKEN_PATH]
     assert all(later - sooner >= APART for sooner, later in pairwise(times))
     assert "EGW00133" not in {seen.code for seen in chain.kis.requests}
     chain.supabase.server.forget()
     got = chain.resolve(cache_path="off")
     assert chain.store_calls == ["read"]
-    # For 6 hours KIS gives its newest token again to whoever asks.
+    # For 6 hours KIS returns its newest token to every caller.
     chain.kis.advance(APART.total_seconds())
     newest = KISIssuer(chain.kis.production_url, "production").issue(APP_KEY, utc_now())
     assert got.token.token_id == newest.token_id == chain.database.stored_id()
@@ -109,7 +109,7 @@ def assert_all_is_well(chain: Chain) -> None:
     ],
 )
 def test_killed(chain: Chain, child: Child, path: str, fault: Fault | None, calls: int) -> None:
-    """Wherever a holder is killed, the next caller gets and stores the token, with one more call at the most."""
+    """After a holder is killed at any point, the next caller gets and stores the token, with at most one more call."""
     if fault is not None:
         server_of(chain, path).add_fault(fault)
     with stuck_at(chain, child, path):
@@ -123,8 +123,8 @@ def test_killed(chain: Chain, child: Child, path: str, fault: Fault | None, call
     assert_all_is_well(chain)
 
 
-def test_a_dead_holder_s_begin_arrives_late(chain: Chain, child: Child) -> None:
-    """A turn that goes to nobody costs the next caller a wait, and no call."""
+def test_an_ended_holder_s_begin_arrives_late(chain: Chain, child: Child) -> None:
+    """A lease without a holder costs the next caller a wait, and no call."""
     with stuck_at(chain, child, BEGIN, before=True):
         child.end(signal.SIGKILL)
 
@@ -133,8 +133,8 @@ def test_a_dead_holder_s_begin_arrives_late(chain: Chain, child: Child) -> None:
     assert_all_is_well(chain)
 
 
-def test_a_dead_holder_s_commit_arrives_late(chain: Chain, child: Child) -> None:
-    """It does not overwrite the newer token that another has stored meanwhile."""
+def test_an_ended_holder_s_commit_arrives_late(chain: Chain, child: Child) -> None:
+    """The late commit does not overwrite the newer token of another caller."""
     with stuck_at(chain, child, COMMIT, before=True):
         child.end(signal.SIGKILL)
         chain.pass_time(7 * 3600)
@@ -145,8 +145,8 @@ def test_a_dead_holder_s_commit_arrives_late(chain: Chain, child: Child) -> None
     assert_all_is_well(chain)
 
 
-def test_told_to_stop(chain: Chain, child: Child) -> None:
-    """A holder that is told to stop gives its turn back, with the minute that KIS may have begun."""
+def test_sigterm(chain: Chain, child: Child) -> None:
+    """A holder that gets SIGTERM gives its lease back, with the minute that KIS may have begun."""
     with stuck_at(chain, child, TOKEN_PATH):
         assert child.end(signal.SIGTERM) == 130
     assert chain.database.outcomes() == ["granted", "aborted"]
@@ -165,7 +165,7 @@ def test_told_to_stop(chain: Chain, child: Child) -> None:
 @pytest.mark.parametrize("seconds", [75, 7 * 3600], ids=["75 s", "7 h"])
 @pytest.mark.parametrize(("path", "before"), [(TOKEN_PATH, False), (COMMIT, True)], ids=["tokenP", "commit"])
 def test_suspended(chain: Chain, child: Child, path: str, seconds: int, *, before: bool) -> None:
-    """A holder that sleeps through its turn takes, once awake, the token that another has stored."""
+    """A holder that sleeps until its lease has ended then takes the token that another caller has stored."""
     with stuck_at(chain, child, path, before=before):
         child.signal(signal.SIGSTOP)
         chain.pass_time(seconds)
@@ -182,13 +182,13 @@ def test_suspended(chain: Chain, child: Child, path: str, seconds: int, *, befor
 
 
 def describe(faults: tuple[Fault, ...]) -> str:
-    """A name for the test's report."""
+    """Return the test's name in the report."""
     return ", ".join(f"{each.path.rpartition('/')[2]} {each.kind}{' after its effect' * each.after}" for each in faults)
 
 
 @pytest.mark.parametrize("faults", LOST, ids=describe)
 def test_lost_answers(chain: Chain, faults: tuple[Fault, ...]) -> None:
-    """Each lost answer of KIS costs a further call: no turn is wasted on any other loss."""
+    """Each lost answer of KIS costs one further call; any other loss costs no call."""
     for fault in faults:
         server_of(chain, fault.path).add_fault(fault)
     for _ in range(len(faults) + 1):

@@ -1,4 +1,4 @@
-"""The lease's rules through the whole chain, with everybody there at once: two slots, refusals, spoilt rows."""
+"""The lease's rules through the whole chain, with concurrent callers: two slots, refusals, spoilt rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kis_token.kis.api import KISIssuer
 from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.sandbox.loopback import Fault
 from tests.races.concurrent_callers import COMMIT, SharedClock, at_once, held, new_round, resolutions, wait_until
-from tests.resolver_harness import dead_token, stale_token
+from tests.resolver_harness import expired_token, stale_token
 from tests.support import APP_KEY, HOUR, in_rounds, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ REFUSALS = pytest.mark.parametrize("code", ["EGW00103", "EGW00105", "EGW00002"])
 
 
 def resolve_at_once(chain: Chain, *inputs: dict[str, str]) -> list[Outcome]:
-    """A caller for each of ``inputs``, or eight alike, all in the same moment and with a clock that they share."""
+    """Run a caller for each of ``inputs``, or eight with the same, all at one moment and with a shared clock."""
     inputs = inputs or ({},) * CALLERS
     clock = SharedClock(len(inputs), chain.pass_time)
     callers = [chain.resolver(clock, None, **{"cache_path": "off", **each}) for each in inputs]
@@ -38,7 +38,7 @@ def resolve_at_once(chain: Chain, *inputs: dict[str, str]) -> list[Outcome]:
 
 
 def resolve_behind_the_first(chain: Chain) -> list[Outcome]:
-    """Eight callers; KIS does not answer the first before all others have been told that it is at work."""
+    """Run eight callers; KIS answers the first one only when all others wait for it."""
     with ThreadPoolExecutor(1) as pool, held(chain.kis.production, TOKEN_PATH):
         running = pool.submit(resolve_at_once, chain)
         wait_until(lambda: chain.store_calls.count("begin_issuance") == CALLERS)
@@ -50,7 +50,7 @@ def resolve_behind_the_first(chain: Chain) -> list[Outcome]:
 
 @in_rounds(2, 10)
 def test_one_key_in_two_slots(chain: Chain, rounds: int) -> None:
-    """Eight callers on each of two slots: one call. The slot that was first has the token, the other is told so."""
+    """Eight callers on each of two slots make one call. The first slot has the token; the other gets an error."""
     slots = ("kis", "kis-second") * CALLERS
     for _ in range(rounds):
         with new_round(chain) as fresh:
@@ -64,11 +64,11 @@ def test_one_key_in_two_slots(chain: Chain, rounds: int) -> None:
             assert {isinstance(each, IssuanceError) and each.code for each in others} == {"key-in-two-slots"}
 
 
-# a short life
+# a short validity
 
 
-def test_nobody_asks_for_more_life_than_kis_gives(chain: Chain) -> None:
-    """A token that never lives as long as is wished for is renewed when KIS gives another: after 6 hours."""
+def test_a_min_validity_beyond_kis_s_is_renewed_after_six_hours(chain: Chain) -> None:
+    """A token whose validity is always shorter than `min-validity` is renewed when KIS gives a new one."""
     chain.kis.configure(expires_in=12 * 3600)
     first = chain.resolve(min_validity="12h", cache_path="off").token.token_id
     for _ in range(30):
@@ -83,12 +83,12 @@ def test_nobody_asks_for_more_life_than_kis_gives(chain: Chain) -> None:
     assert chain.database.stored_id() == second.token.token_id != first
 
 
-# KIS says no
+# KIS refuses
 
 
 @REFUSALS
-def test_a_refusal_reaches_all_who_wait(chain: Chain, code: str) -> None:
-    """KIS is called once, and its code is in everybody's error; each who waited was told so once."""
+def test_a_refusal_reaches_all_waiting_callers(chain: Chain, code: str) -> None:
+    """KIS is called once, and each caller's error has its code; each waiting caller logs that once."""
     chain.refuse_issue(code)
 
     got = resolve_behind_the_first(chain)
@@ -99,8 +99,8 @@ def test_a_refusal_reaches_all_who_wait(chain: Chain, code: str) -> None:
 
 
 @REFUSALS
-def test_a_refusal_is_told_with_a_stale_token(chain: Chain, code: str) -> None:
-    """Everybody goes on with the token that lives, and learns from a warning why there is no other."""
+def test_a_refusal_is_a_warning_with_a_stale_token(chain: Chain, code: str) -> None:
+    """All callers use the valid token, and a warning has the reason for the failed renewal."""
     token = stale_token()
     chain.database.put_token(token)
     chain.refuse_issue(code)
@@ -114,7 +114,7 @@ def test_a_refusal_is_told_with_a_stale_token(chain: Chain, code: str) -> None:
 
 @in_rounds(2, 10)
 def test_a_corrected_secret_among_wrong_ones(chain: Chain, rounds: int) -> None:
-    """A wrong secret is tried once, however many have it; who has the right one issues at once, among all others."""
+    """Many callers with a wrong secret try it once; a caller with the correct one issues at once among them."""
     wrong = {"app_secret": WRONG_SECRET}
     for _ in range(rounds // 2):
         with new_round(chain) as fresh:
@@ -132,29 +132,29 @@ def test_a_corrected_secret_among_wrong_ones(chain: Chain, rounds: int) -> None:
             assert all(isinstance(each, (Resolution, IssuerRefused)) for each in others)
 
 
-def test_somebody_outside_has_just_issued(chain: Chain) -> None:
-    """KIS says EGW00133: the store is looked at, the minute waited for, and one call brings that token for all."""
+def test_another_program_has_just_issued(chain: Chain) -> None:
+    """After EGW00133 the store is read, the minute passes, and one call brings that token for all callers."""
     outside = KISIssuer(chain.kis.production_url, "production").issue(APP_KEY, utc_now())
 
     got = resolutions(resolve_behind_the_first(chain))
 
     assert [seen.code for seen in chain.kis.requests] == [None, "EGW00133", None]
     assert {each.token.token_id for each in got} == {outside.token_id} == {chain.database.stored_id()}
-    assert len(chain.told) == CALLERS, "each who waits says so once"
+    assert len(chain.told) == CALLERS, "each waiting caller logs that once"
 
 
 # rows that only look fresh
 
 
 def spoil(chain: Chain, token: Token, how: str) -> None:
-    """Put a row in the token's place that its column makes look fresh, and that nobody can use."""
+    """Replace the token's row by one that its column makes look fresh, and that no caller can use."""
     ended = json.dumps({**json.loads(token.to_json()), "expires_at": (utc_now() - HOUR).isoformat()})
     chain.database.put("access_token", {"broken": "{", "ended": ended}[how], utc_now() + 23 * HOUR)
 
 
 @pytest.mark.parametrize("how", ["broken", "ended"])
 def test_a_spoilt_row_is_mended_with_one_call(chain: Chain, how: str) -> None:
-    """However many come, and in whichever minute: one call brings the token back, and then it is there."""
+    """One call brings the token back, for any number of callers in any minute."""
     token = chain.resolve(cache_path="off").token
     spoil(chain, token, how)
     for _ in range(4):
@@ -167,8 +167,8 @@ def test_a_spoilt_row_is_mended_with_one_call(chain: Chain, how: str) -> None:
     assert chain.store_calls == ["read"]
 
 
-def test_a_spoilt_row_is_mended_though_an_answer_is_lost(chain: Chain) -> None:
-    """A commit whose answer is lost leads to the same as one whose answer arrives."""
+def test_a_spoilt_row_is_mended_although_an_answer_is_lost(chain: Chain) -> None:
+    """A commit whose answer is lost has the same result as one whose answer arrives."""
     token = chain.resolve(cache_path="off").token
     spoil(chain, token, "ended")
     chain.supabase.server.add_fault(Fault("reset", COMMIT, after=True))
@@ -179,9 +179,9 @@ def test_a_spoilt_row_is_mended_though_an_answer_is_lost(chain: Chain) -> None:
 
 
 @pytest.mark.parametrize("how", ["broken", "ended"])
-def test_a_row_that_is_spoilt_after_the_look(chain: Chain, how: str) -> None:
-    """What begin calls fresh and the caller cannot use is asked for again, and replaced."""
-    chain.database.put_token(dead_token())
+def test_a_row_that_is_spoilt_after_the_read(chain: Chain, how: str) -> None:
+    """If begin calls a token fresh that the caller cannot use, begin is called again, and the token is replaced."""
+    chain.database.put_token(expired_token())
     resolver = chain.resolver(cache_path="off")
     view = resolver.look()
     spoil(chain, make_token(), how)
@@ -197,7 +197,7 @@ def test_a_row_that_is_spoilt_after_the_look(chain: Chain, how: str) -> None:
 
 @pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "lost"])
 def test_rotations_beside_old_caches(chain: Chain, *, is_stored: bool) -> None:
-    """Machines with the old token in their caches neither put it back nor rotate again at their own ticks."""
+    """Machines with the old token in their caches neither store it again nor rotate again at their own ticks."""
     old = make_token(left=12 * HOUR, age=12 * HOUR)
     if is_stored:
         chain.database.put_token(old)

@@ -1,4 +1,4 @@
-"""Everybody at the same moment: threads, processes, a laptop beside a runner. KIS is called once."""
+"""Callers that start together: threads, processes, a laptop beside a runner. They make one call to KIS."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.races.concurrent_callers import (
     resolutions,
     wait_until,
 )
-from tests.resolver_harness import ENCRYPTION_KEY, dead_token, stale_token
+from tests.resolver_harness import ENCRYPTION_KEY, expired_token, stale_token
 from tests.support import ACCOUNT, HOUR, SERVICE_KEY, Caller, in_rounds, make_token
 from tools.step import CHECKOUT, run_step
 
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 THREADS = 16
 PROCESSES = 8
 
-STATES = ("nothing", "stale", "expired", "refused")
+STATES = ("nothing", "stale", "expired", "rejected")
 
 
 class EagerClock(SystemClock):
-    """The machine's clock, but who waits looks ten times as often."""
+    """The machine's clock, with waits of a tenth."""
 
     def jitter(self, low: float, high: float) -> float:
-        """A tenth."""
+        """Return a tenth of ``low``."""
         return super().jitter(low, high) / 10
 
 
@@ -61,14 +61,14 @@ class EagerClock(SystemClock):
 def children() -> Iterator[list[Child]]:
     """Processes that have started already."""
     if sys.platform == "win32":
-        pytest.skip("their pipes are waited for together, as Windows does for sockets alone")
+        pytest.skip("Windows can wait only for sockets together, not for pipes")
     with ExitStack() as stack:
         yield [stack.enter_context(Child()) for _ in range(PROCESSES)]
 
 
 def issue_ago(chain: Chain, age: timedelta, **inputs: str) -> Token:
-    """A token that the chain issued and stored that long ago, and that the API refuses now."""
-    chain.kis._clock._offset -= age  # from outside it can only be set forward
+    """Return a token that the chain issued and stored ``age`` ago, and that the API rejects now."""
+    chain.kis._clock._offset -= age  # ShiftedClock can only be set forward
     token = chain.resolve(None, None, cache_path="off", **inputs).token
     chain.kis.advance(age.total_seconds())
     chain.pass_time(71)
@@ -77,22 +77,22 @@ def issue_ago(chain: Chain, age: timedelta, **inputs: str) -> Token:
 
 
 def bring_about(state: str, chain: Chain) -> str | None:
-    """Put the slot into a state; the token that the API refuses, where that is it."""
-    if state == "refused":
+    """Put the slot into a state. Returns the rejected token if the state has one."""
+    if state == "rejected":
         return issue_ago(chain, 7 * HOUR).value
     if state != "nothing":
-        chain.database.put_token({"stale": stale_token, "expired": dead_token}[state]())
-        # As after any turn there is a lease: where one has to be made, callers wait for each other anyway.
+        chain.database.put_token({"stale": stale_token, "expired": expired_token}[state]())
+        # As after any issue the slot has a lease row: callers that must make one wait for each other anyway.
         holder = Caller(chain.database)
         holder.begin()
         holder.abort(cooldown=timedelta())
     return None
 
 
-def run(children: list[Child], chain: Chain, *, refused: str | None = None, **inputs: str) -> list[dict[str, Any]]:
-    """Let all start in the same moment; what each gets."""
+def run(children: list[Child], chain: Chain, *, rejected: str | None = None, **inputs: str) -> list[dict[str, Any]]:
+    """Start all at one moment; return their results."""
     for child in children:
-        child.prepare(chain, refused=refused, **inputs)
+        child.prepare(chain, rejected=rejected, **inputs)
     for child in children:
         child.wait_until_ready()
     for child in children:
@@ -106,13 +106,13 @@ def run(children: list[Child], chain: Chain, *, refused: str | None = None, **in
 @pytest.mark.parametrize("cache", ["off", "cache.json"], ids=["machines of their own", "one machine"])
 @pytest.mark.parametrize("state", STATES)
 def test_processes(chain: Chain, children: list[Child], state: str, cache: str) -> None:
-    """Of eight processes one calls KIS, and all have the token that is stored then."""
-    refused = bring_about(state, chain)
+    """Of eight processes one calls KIS, and all get the token that is then stored."""
+    rejected = bring_about(state, chain)
     before = chain.issue_calls
     cache_path = cache if cache == "off" else str(chain.folder / cache)
 
     with gathered(chain.supabase.server, BEGIN, PROCESSES):
-        got = run(children, chain, refused=refused, cache_path=cache_path)
+        got = run(children, chain, rejected=rejected, cache_path=cache_path)
 
     assert chain.issue_calls == before + 1
     assert {each.get("token_id") for each in got} == {chain.database.stored_id()}, got
@@ -121,10 +121,10 @@ def test_processes(chain: Chain, children: list[Child], state: str, cache: str) 
 
 
 def test_processes_of_one_machine_without_the_store(chain: Chain, children: list[Child]) -> None:
-    """With Supabase down one of them calls KIS, and the others take its token from the cache."""
+    """Without Supabase one of the processes calls KIS, and the others take its token from the cache."""
     chain.supabase.stop()
 
-    # Time for some seconds of patience and, on a slow machine, for starting and for the lock.
+    # The time covers some seconds of waiting and, on a slow machine, the start and the lock.
     got = run(children, chain, cache_path=str(chain.folder / "cache.json"), timeout="40s")
 
     assert chain.issue_calls == 1
@@ -135,13 +135,13 @@ def test_processes_of_one_machine_without_the_store(chain: Chain, children: list
 @in_rounds(2, 10)
 @pytest.mark.parametrize("state", STATES)
 def test_threads(chain: Chain, state: str, rounds: int) -> None:
-    """Of sixteen callers one calls KIS, and all have the token that is stored then, each time."""
+    """Of sixteen callers one calls KIS, and all get the token that is then stored, in each round."""
     for _ in range(rounds):
         with new_round(chain) as fresh:
-            refused = bring_about(state, fresh)
+            rejected = bring_about(state, fresh)
             before = fresh.issue_calls
             callers = [fresh.resolver(EagerClock(), cache_path="off") for _ in range(THREADS)]
-            calls = [partial(resolve_without, each, refused) for each in callers]
+            calls = [partial(resolve_without, each, rejected) for each in callers]
 
             with gathered(fresh.supabase.server, BEGIN, THREADS):
                 got = resolutions(at_once(calls))
@@ -162,7 +162,7 @@ def runner(tool_cache: Path) -> dict[str, str]:
 
 
 def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path: Path) -> None:
-    """The action's step and the command ``get`` share one call; who came second says for whom it waits."""
+    """The action's step and the command ``get`` share one call; the second caller's log names the first."""
     variables = chain.variables | {"USER": "somebody", "HOSTNAME": "laptop"}
     inputs = {
         "supabase-url": chain.supabase.url,
@@ -184,7 +184,7 @@ def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path
             timeout=SECONDS,
             check=False,
         )
-        # The second has been told to wait, and looks at the row.
+        # The second waits for the holder, and reads the row.
         wait_until(lambda: chain.store_calls.count("begin_issuance") == 2 and chain.store_calls[-1] == "read")
     step, command = running.result(), getting.result()
 
@@ -201,7 +201,7 @@ def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path
 
 @in_rounds(2, 10)
 def test_rotations_among_readers(chain: Chain, rounds: int) -> None:
-    """Two rotations meet: one call. Readers get the old token or the new one, and all who come later the new one."""
+    """Two concurrent rotations make one call. Readers get the old token or the new one, and later ones the new one."""
     for _ in range(rounds):
         with new_round(chain) as fresh:
             old = make_token(left=12 * HOUR, age=12 * HOUR)
@@ -221,15 +221,15 @@ def test_rotations_among_readers(chain: Chain, rounds: int) -> None:
             assert fresh.resolve(cache_path="off").token.token_id == new
 
 
-# a refused token that KIS gives again
+# a rejected token that KIS gives again
 
 
 @pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "deleted"])
 @pytest.mark.parametrize("encryption_key", ["", ENCRYPTION_KEY], ids=["plain", "sealed"])
 def test_repeated(chain: Chain, encryption_key: str, *, is_stored: bool) -> None:
-    """KIS is asked once, all fail and the row stays as it is, until KIS gives another: 6 h after the issue."""
+    """KIS is called once, all callers fail and the row stays, until KIS gives another token: 6 h after the issue."""
     inputs = {"encryption_key": encryption_key, "cache_path": "off"}
-    refused = issue_ago(chain, 2 * HOUR, encryption_key=encryption_key)
+    rejected = issue_ago(chain, 2 * HOUR, encryption_key=encryption_key)
     if not is_stored:
         chain.database.owner.execute("delete from api_credentials where credential_type = 'access_token'")
     row = chain.database.row()
@@ -237,9 +237,9 @@ def test_repeated(chain: Chain, encryption_key: str, *, is_stored: bool) -> None
     def replace_at_once() -> list[Outcome]:
         clock = SharedClock(PROCESSES, chain.pass_time)
         callers = [chain.resolver(clock, None, **inputs) for _ in range(PROCESSES)]
-        return at_once([partial(resolve_without, each, refused.value) for each in callers], clock)
+        return at_once([partial(resolve_without, each, rejected.value) for each in callers], clock)
 
-    for minutes in (0, 225):  # the second is still 15 minutes too early
+    for minutes in (0, 225):  # the second time is still 15 minutes too early
         chain.pass_time(minutes * 60)
         got = replace_at_once()
         assert {each.code if isinstance(each, IssuanceError) else each for each in got} == {"token-repeated"}
@@ -249,17 +249,17 @@ def test_repeated(chain: Chain, encryption_key: str, *, is_stored: bool) -> None
 
     assert (chain.issue_calls, chain.kis.counts("production").issues) == (3, 2)
     assert {each.token.token_id for each in new} == {chain.resolve(None, None, **inputs).token.token_id}
-    assert new[0].token.token_id != refused.token_id
+    assert new[0].token.token_id != rejected.token_id
     assert [each.refreshed for each in new].count(True) == 1
 
 
-def test_a_refused_token_is_not_stored_from_a_cache(chain: Chain) -> None:
-    """When the refused token's row is deleted, a caller who knows nothing of it neither stores nor uses its cache."""
-    refused = issue_ago(chain, 2 * HOUR)
+def test_a_rejected_token_is_not_stored_from_a_cache(chain: Chain) -> None:
+    """If the rejected token's row is deleted, a caller that has it in its cache neither stores nor uses it."""
+    rejected = issue_ago(chain, 2 * HOUR)
     chain.database.owner.execute("delete from api_credentials where credential_type = 'access_token'")
     with pytest.raises(IssuanceError, match="token-repeated"):
-        chain.replace(refused, cache_path="off")
-    chain.cache_token(refused)
+        chain.replace(rejected, cache_path="off")
+    chain.cache_token(rejected)
 
     with pytest.raises(IssuanceError, match="token-repeated"):
         chain.resolve()

@@ -1,4 +1,4 @@
-"""What the tests of the README share: its parts, and a project of Supabase's in which nothing has been set up."""
+"""The shared parts of the README's tests: the page's blocks, and a new Supabase project."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """Where a workflow belongs, by its first line."""
+        """The path of a workflow, from its first line."""
         named = re.match(r"# \.github/workflows/([\w-]+\.yml)\n", self.code)
         return named[1] if named else None
 
@@ -55,27 +55,27 @@ def read_page(name: str) -> str:
 
 
 class Newcomer:
-    """Somebody with a new project, a terminal and a repository: does what the page says, and nothing else."""
+    """A user with a new project, a terminal and a repository, who does exactly the steps of the page."""
 
     def __init__(self, project: Project, sandbox: Sandbox) -> None:
         self.project = project
         self.sandbox = sandbox
         account = sandbox.kis.accounts["production"][0]
         self.keys = (account.app_key, account.app_secret)
-        # Programs that are not there, or would leave the machine.
+        # Programs that do not exist here, or would leave the machine.
         self._add_command("pip", '#!/bin/sh\ntest "$*" = "install kis-token"\n')
         gh = Path(__file__).with_name("gh.py").read_text(encoding="utf-8")
         self._add_command("gh", f"#!{sys.executable}\n{gh}")
 
     @property
     def github_secrets(self) -> dict[str, str]:
-        """What gh was given."""
+        """The secrets that gh has stored."""
         lines = (self.project.folder / "secrets").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     @property
     def variables(self) -> dict[str, str]:
-        """The terminal's environment. KIS's own hosts are the default; here a variable leads to the sandbox."""
+        """The terminal's environment. KIS's own hosts are the default; here a variable replaces them by the sandbox."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_"))}
         paths = (self.project.commands, Path(sys.executable).parent, os.environ["PATH"])
         return kept | {
@@ -89,15 +89,15 @@ class Newcomer:
 
     @property
     def exported(self) -> dict[str, str]:
-        """What the set-up has had exported."""
+        """The variables that the set-up has exported."""
         return {"SUPABASE_URL": self.sandbox.supabase.url, "SUPABASE_SERVICE_ROLE_KEY": self.sandbox.service_key}
 
     def type(self, commands: str, *answers: str, **more: str) -> str:
-        """Type commands into a terminal, and answers when they are asked for; what is seen."""
+        """Type commands into a terminal, and answers to its questions; return the screen."""
         return self._run(["bash", "-euo", "pipefail", "-c", commands], "".join(f"{each}\n" for each in answers), more)
 
     def python(self, program: str, **more: str) -> str:
-        """Run a program; what it prints."""
+        """Run a program, and return its output."""
         return self._run([sys.executable, "-"], program, more)
 
     def run_sql(self) -> None:
@@ -106,7 +106,7 @@ class Newcomer:
             connection.execute((self.project.repository / "kis-token.sql").read_bytes())
 
     def real(self, seen: str) -> str:
-        """``seen`` as it is with KIS's own host."""
+        """Return ``seen`` with KIS's own host."""
         real = "https://openapi.koreainvestment.com:9443"
         return seen.replace(self.sandbox.kis.production_url, real).replace("(plain http, on this machine)", "(TLS)")
 
@@ -133,7 +133,7 @@ class Newcomer:
 
 @pytest.fixture
 def newcomer(project: Project, postgres: EmbeddedPostgres, databases: MigratedDatabases) -> Iterator[Newcomer]:
-    """A user on the first day, with two real accounts and one for paper: the project's database is empty."""
+    """A user on the first day, with two real accounts and one for paper; the project's database is empty."""
     kis = KISEmulator(production=[Account(), Account()])
     dsn = postgres.create_database()
     empty = prepare_database(dsn)

@@ -1,4 +1,4 @@
-"""Stands in for GitHub's command gh: keeps a repository's secrets in a file, as act reads it."""
+"""A stand-in for GitHub's command gh: stores a repository's secrets in a file that act reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SECRETS = Path(__file__).parents[1] / "secrets"
 
 
 def main(arguments: list[str]) -> None:
-    """Do ``gh secret set NAME``, whose value is standard input, and nothing else."""
+    """Run ``gh secret set NAME`` with the value on standard input. No other command works."""
     match arguments:
         case ["secret", "set", name] if re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
             value = sys.stdin.read()

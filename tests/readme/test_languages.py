@@ -1,4 +1,4 @@
-"""README.md and README.ko.md say the same: headings, tables, blocks and links stand side by side."""
+"""README.md and README.ko.md agree: their headings, tables, blocks and links correspond."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.readme.conftest import blocks_of, read_page
 
 ENGLISH, KOREAN = read_page("README.md"), read_page("README.ko.md")
 PAGES = {"README.md": ENGLISH, "README.ko.md": KOREAN}
-#: Tables whose first column is what people type or see, which has one language.
+#: Tables whose first column has commands or outputs, which are the same in both languages.
 NAMES = r"`[a-z-]+`|[\d, ]+"
 
 
@@ -30,29 +30,29 @@ def tables(page: str) -> list[list[list[str]]]:
 
 
 def lists(page: str) -> list[str]:
-    """What each item of a list begins with."""
+    """The beginning of each item of a list."""
     return re.findall(r"^(-|\d\.) ", without_blocks(page), re.MULTILINE)
 
 
 def comparable(language: str, code: str) -> str:
-    """A block without what is written for people: comments, and in pictures the labels."""
+    """A block without its texts for people: comments, and the labels of pictures."""
     if language == "mermaid":
         return re.sub(r'"[^"]*"', '""', code)
     return re.sub(r"(^|\s+)# (?!\.github/).*$", "", code, flags=re.MULTILINE)
 
 
 def targets(page: str) -> list[str]:
-    """Where the links lead that stay in the repository."""
+    """The targets of links within the repository."""
     return re.findall(r"\]\((?!https?:)([^)]+)\)", without_blocks(page))
 
 
 def test_same_headings() -> None:
-    """Both have headings of the same levels in the same order."""
+    """Both pages have headings of the same levels in the same order."""
     assert [level for level, _ in headings(ENGLISH)] == [level for level, _ in headings(KOREAN)]
 
 
 def test_same_tables() -> None:
-    """Both have the same tables: as many rows and columns; the same first column where it holds names or numbers."""
+    """Both pages have tables of the same size, with the same first column if it has names or numbers."""
     english, korean = tables(ENGLISH), tables(KOREAN)
 
     assert [[len(row) for row in table] for table in english] == [[len(row) for row in table] for table in korean]
@@ -62,7 +62,7 @@ def test_same_tables() -> None:
 
 
 def test_same_names_in_tables() -> None:
-    """What stands in a cell as code stands in the other language's cell as well."""
+    """The code in a cell is also in the other page's cell."""
     for english, korean in zip(tables(ENGLISH), tables(KOREAN), strict=True):
         for row, other in zip(english, korean, strict=True):
             for cell, translated in zip(row, other, strict=True):
@@ -70,12 +70,12 @@ def test_same_names_in_tables() -> None:
 
 
 def test_same_lists() -> None:
-    """Both have the same lists."""
+    """Both pages have the same lists."""
     assert lists(ENGLISH) == lists(KOREAN)
 
 
 def test_same_blocks() -> None:
-    """Both have the same blocks; comments, and labels in the picture, are each page's own."""
+    """Both pages have the same blocks, apart from comments and the labels of the picture."""
     english, korean = blocks_of(ENGLISH), blocks_of(KOREAN)
 
     assert [comparable(each.language, each.code) for each in english] == [
@@ -85,7 +85,7 @@ def test_same_blocks() -> None:
 
 
 def test_same_links() -> None:
-    """Both lead to the same pages, and to the same parts of them."""
+    """Both pages link to the same pages and sections."""
     english, korean = (
         sorted(target for target in targets(page) if not target.startswith(("#", "README."))) for page in PAGES.values()
     )

@@ -1,4 +1,4 @@
-"""docs/operations.md: what it has people type does what it says."""
+"""docs/operations.md: its commands have the described effect."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PAGE = re.sub(
     flags=re.MULTILINE | re.DOTALL,
 )
 WATCH, TRUST, TELL, COPY, SECRETS = (block.code for block in blocks_of(PAGE) if block.language == "sh")
-# The last is for an extension that the sandbox's PostgreSQL has not; its call is tried in tests/integration.
+# The last needs an extension that the sandbox's PostgreSQL lacks; tests/integration tests its call.
 REMOVE, WITHDRAW, FORGET, PRUNE, _ = (block.code for block in blocks_of(PAGE) if block.language == "sql")
 
 
 @pytest.fixture
 def owner(newcomer: Newcomer) -> Newcomer:
-    """Somebody whose project is set up and has a token."""
+    """A user whose project is set up and has a token."""
     apply_migrations(newcomer.sandbox.owner_dsn, migrations_folder())
     newcomer.type("kis-token set-keys", *newcomer.keys, **newcomer.exported)
     newcomer.type("kis-token get > /dev/null", **newcomer.exported)
@@ -41,14 +41,14 @@ def owner(newcomer: Newcomer) -> Newcomer:
 
 
 def sql(dsn: str, command: str) -> list[tuple[object, ...]]:
-    """What the SQL editor answers."""
+    """The answer of the SQL editor."""
     with psycopg.connect(dsn) as connection:
         cursor = connection.execute(command.encode())
         return cursor.fetchall() if cursor.description else []
 
 
 def test_watching(owner: Newcomer) -> None:
-    """The line of a crontab is silent while all is well, and says what is wrong."""
+    """The crontab's line prints nothing while all is well, and otherwise prints the fault."""
     quiet = owner.type(WATCH, **owner.exported)
     sql(owner.sandbox.owner_dsn, "drop function public.save_token")
     loud = owner.type(WATCH, **owner.exported)
@@ -80,7 +80,7 @@ def test_keyless_callers(owner: Newcomer, tmp_path: Path) -> None:
 
 
 def test_tokens_of_a_restored_dump(owner: Newcomer) -> None:
-    """When the tokens are deleted, the machine that has the living one cached puts it back; another one issues."""
+    """After the tokens are deleted, the machine with the valid one in its cache stores it; another one issues."""
     sql(owner.sandbox.owner_dsn, FORGET)
     assert sql(owner.sandbox.owner_dsn, "select * from api_credentials where credential_type = 'access_token'") == []
     owner.type("kis-token get > /dev/null", **owner.exported)
@@ -94,7 +94,7 @@ def test_tokens_of_a_restored_dump(owner: Newcomer) -> None:
 
 
 def test_pruning(owner: Newcomer) -> None:
-    """What is older than 90 days goes, what is younger stays, and a token is to be had as before."""
+    """Rows older than 90 days are deleted, younger ones stay, and a token is available as before."""
     dsn = owner.sandbox.owner_dsn
     sql(dsn, "update credential_issuances set happened_at = now() - interval '91 days' where outcome = 'granted'")
 
@@ -106,7 +106,7 @@ def test_pruning(owner: Newcomer) -> None:
 
 
 def test_moving(owner: Newcomer, postgres: EmbeddedPostgres) -> None:
-    """Keys and token get into the new project; KIS is not asked; and jobs there go on with the same token."""
+    """Keys and token are moved to the new project; KIS is not called; its jobs continue with the same token."""
     new = prepare_database(postgres.create_database())
     apply_migrations(new.owner, migrations_folder())
     token = "select credential_value from api_credentials where credential_type = 'access_token'"

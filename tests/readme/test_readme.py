@@ -1,6 +1,6 @@
-"""README.ko.md is enough: a newcomer who does what it says, block by block, sees what it says.
+"""README.ko.md is complete: a newcomer who does its steps, block by block, gets the shown results.
 
-README.md has the same blocks; test_languages.py sees to that.
+README.md has the same blocks; test_languages.py checks that.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ TESTS = [block.code for block in BLOCKS if block.language == "python" and "def t
 COMMANDS = [block.code for block in BLOCKS if block.language == "sh"]
 OUTPUTS = [block.code for block in BLOCKS if block.language == "text"]
 
-#: What the commands begin with, in their order.
+#: The numbers of the command blocks.
 DEMO, INSTALL, PROJECT, KEYS, CHECK, SECRETS, ACCOUNTS, LAPTOP = range(8)
-#: What the pictures of output show. The list of commands is none of them: test_cli_help.py holds it to ``--help``.
+#: The numbers of the output blocks. The list of commands is no output; tests/cli/test_help.py compares it.
 STORED, CHECKED, FIRST, SECOND, LISTED, TOLD = range(6)
-#: Not run, for they are no commands.
+#: Not run: they are no commands.
 PICTURES = [block for block in BLOCKS if block.language == "mermaid"]
 
 
 def act(newcomer: Newcomer, name: str, *arguments: str, event: str = "workflow_dispatch") -> str:
-    """Commit a workflow of the page and start it; the log. It succeeds and shows no secret."""
+    """Commit a workflow of the page and start it; return the log. The run succeeds and shows no secret."""
     project, kis = newcomer.project, newcomer.sandbox.kis
     (project.repository / ".github" / "workflows" / name).write_text(WORKFLOWS[name])
     url = kis.paper_url if "--job=paper" in arguments else kis.production_url
@@ -64,7 +64,7 @@ def assert_shown(picture: str, seen: str) -> None:
 
 
 def set_up(newcomer: Newcomer) -> str:
-    """Do the set-up up to the workflow; what the last terminal showed."""
+    """Do the set-up up to the workflow; return the last terminal's output."""
     newcomer.type(COMMANDS[INSTALL])
     newcomer.run_sql()
     typed = "".join(COMMANDS[number] for number in (PROJECT, KEYS, CHECK, SECRETS))
@@ -72,7 +72,7 @@ def set_up(newcomer: Newcomer) -> str:
 
 
 def test_every_block_is_run_or_has_a_reason() -> None:
-    """The page has just the blocks that the tests here run, and two pictures that are no commands."""
+    """The tests here run all blocks of the page, except two pictures that are no commands."""
     assert len(COMMANDS) == LAPTOP + 1
     assert len(OUTPUTS) == TOLD + 1
     assert set(WORKFLOWS) == {"quote.yml", "two-jobs.yml", "accounts.yml", "rotate-token.yml", "not-for-forks.yml"}
@@ -83,7 +83,7 @@ def test_every_block_is_run_or_has_a_reason() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_demo() -> None:
-    """``make`` knows the three commands. None is run: two would start this run anew, one would install anew."""
+    """``make`` knows the three commands. None is run: two would start this run again, one would install again."""
     targets = re.findall(r"^make (\w+) ", COMMANDS[DEMO], re.MULTILINE)
     done = subprocess.run(
         ["make", "--dry-run", *targets], cwd=CHECKOUT, capture_output=True, text=True, timeout=60, check=True
@@ -95,7 +95,7 @@ def test_demo() -> None:
 
 
 def test_first_day(newcomer: Newcomer) -> None:
-    """The set-up leads to a quotation, by one issue, and everything looks as the page shows it."""
+    """The set-up leads to a quotation with one issue, and all outputs look as on the page."""
     seen = newcomer.real(set_up(newcomer))
     first = act(newcomer, "quote.yml")
     second = act(newcomer, "quote.yml")
@@ -116,7 +116,7 @@ def test_first_day(newcomer: Newcomer) -> None:
 
 
 def test_two_jobs(newcomer: Newcomer) -> None:
-    """Both jobs get the same token by one issue, and its end crosses from job to job."""
+    """Both jobs get the same token by one issue, and its end is passed from job to job."""
     set_up(newcomer)
 
     assert "the same token, valid until 20" in act(newcomer, "two-jobs.yml")
@@ -124,7 +124,7 @@ def test_two_jobs(newcomer: Newcomer) -> None:
 
 
 def test_accounts(newcomer: Newcomer) -> None:
-    """A paper account and a second real one are stored by the commands, and each gets a token of its own."""
+    """The commands store a paper account and a second real one, and each gets its own token."""
     set_up(newcomer)
     kis = newcomer.sandbox.kis
     paper, savings = kis.accounts["paper"][0], kis.accounts["production"][1]
@@ -141,7 +141,7 @@ def test_accounts(newcomer: Newcomer) -> None:
 
 
 def test_rotation(newcomer: Newcomer) -> None:
-    """The nightly workflow, as a tick starts it, brings a token where there is none."""
+    """The nightly workflow, started by a tick, issues the first token."""
     set_up(newcomer)
     gh = newcomer.project.commands / "gh"
     gh.write_text("#!/bin/sh\n")  # the rotation speaks to GitHub as well: tests/workflows/test_rotate.py looks at that
@@ -170,29 +170,29 @@ def test_forks(newcomer: Newcomer, tmp_path: Path, repository: str, calls: int) 
 
 
 def test_program_that_has_moved(newcomer: Newcomer) -> None:
-    """A dead token that an older script has left, in Korea time without saying so, is replaced by one for everybody."""
+    """An expired token of an older script, in Korea time without an offset, is replaced once for all callers."""
     set_up(newcomer)
     program = PROGRAMS[0]
-    dead = make_token(newcomer.keys[0], left=-MINUTE, age=24 * HOUR + MINUTE)
-    end = dead.expires_at.astimezone(KST).replace(tzinfo=None).isoformat()
+    expired = make_token(newcomer.keys[0], left=-MINUTE, age=24 * HOUR + MINUTE)
+    end = expired.expires_at.astimezone(KST).replace(tzinfo=None).isoformat()
     with psycopg.connect(newcomer.sandbox.owner_dsn) as connection:
         connection.execute(
             "insert into api_credentials (service_name, credential_type, credential_value, expires_at)"
             " values ('kis', 'access_token', %s, %s::timestamp at time zone 'UTC')",
-            (json.dumps({"access_token": dead.value, "expires_at": end, "issued_at": end}), end),
+            (json.dumps({"access_token": expired.value, "expires_at": end, "issued_at": end}), end),
         )
 
     first = newcomer.python(program, **newcomer.exported)
     second = newcomer.python(program, **newcomer.exported)
 
-    assert first == "no living token is stored\n71500\n"
-    assert re.fullmatch(r"living until 20\S+\n71500\n", second)
+    assert first == "no valid token is stored\n71500\n"
+    assert re.fullmatch(r"valid until 20\S+\n71500\n", second)
     assert newcomer.sandbox.kis.counts("production").calls == 1
 
 
 @pytest.mark.usefixtures("child_processes")
 def test_tests_without_an_account(tmp_path: Path) -> None:
-    """The page's tests pass in a project that is empty but for them."""
+    """The page's tests pass in an otherwise empty project."""
     (tmp_path / "test_bot.py").write_text(TESTS[0])
 
     done = subprocess.run(
@@ -209,7 +209,7 @@ def test_tests_without_an_account(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_workflows_are_clean(tmp_path: Path) -> None:
-    """Nobody's linter finds anything in a workflow that is copied from the page."""
+    """No linter reports a fault in a workflow that is copied from the page."""
     for name, text in WORKFLOWS.items():
         (tmp_path / name).write_text(text)
     files = [tmp_path / name for name in WORKFLOWS]

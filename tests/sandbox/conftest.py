@@ -1,4 +1,4 @@
-"""A PostgREST stand-in on a project of its own, and clients of it."""
+"""A PostgREST stand-in on a separate project, and its clients."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def project(postgres: EmbeddedPostgres) -> Project:
-    """A project of today, with the tables and functions of SCHEMA."""
+    """A project as Supabase makes it now, with the tables and functions of SCHEMA."""
     project = prepare_database(postgres.create_database())
     execute(project.owner, SCHEMA)
     return project
@@ -45,14 +45,14 @@ def service(server: PostgRESTStandIn) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def http(server: PostgRESTStandIn) -> Iterator[httpx.Client]:
-    """Plain HTTP with the secret key."""
+    """A plain HTTP client with the secret key."""
     with httpx.Client(base_url=f"{server.url}/rest/v1/", headers={"apikey": SERVICE_KEY}, timeout=20) as client:
         yield client
 
 
 @pytest.fixture
 def empty_tables(project: Project) -> None:
-    """The tables of that project as its statements leave them."""
+    """Reset the tables of the project to the state after SCHEMA."""
     execute(
         project.owner,
         """

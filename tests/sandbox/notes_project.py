@@ -1,4 +1,4 @@
-"""A project with tables and functions of the tests' own, for the tests of the PostgREST stand-in."""
+"""A project with tables and functions for the tests of the PostgREST stand-in."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ grant select on writing to service_role;
 
 @contextmanager
 def connect(url: str, key: str) -> Iterator[Client]:
-    """A client without a session to keep. Its retries stay on: they concern failed reads, which none of these is."""
+    """Yield a client without a session. Its retries stay on: they concern failed reads, and no test has one."""
     with httpx.Client(timeout=20) as http:
         options = ClientOptions(httpx_client=http, auto_refresh_token=False, persist_session=False)
         yield create_client(url, key, options=options)
@@ -77,7 +77,7 @@ def execute(dsn: str, statements: str) -> None:
 
 
 def error_of(call: Callable[[], object]) -> APIError:
-    """The error that ``call`` raises."""
+    """Return the error that ``call`` raises."""
     with pytest.raises(APIError) as caught:
         call()
     return caught.value

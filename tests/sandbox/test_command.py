@@ -1,4 +1,4 @@
-"""``kis-token sandbox``: what runs inside finds everything, and nothing is left behind."""
+"""``kis-token sandbox``: the command inside finds all services, and the end removes all processes and files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ posix_only = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason=
 
 @contextmanager
 def start(folder: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
-    """The sandbox with a temporary folder of its own, in a process group of its own; it does not outlive the block."""
+    """Run the sandbox in its own process group, with its own temporary folder, for the time of the block."""
     with subprocess.Popen(
         [*SANDBOX, *command],
         env=os.environ | {"TMPDIR": str(folder)},
@@ -44,7 +44,7 @@ def start(folder: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def assert_nothing_is_left(folder: Path) -> None:
-    """No server and no file of the sandbox remains; they may take a moment to go."""
+    """Wait until no server and no file of the sandbox remains."""
     deadline = time.monotonic() + LONGEST_SECONDS
     while (left := [*folder.iterdir(), *_processes_of(folder)]) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -52,16 +52,16 @@ def assert_nothing_is_left(folder: Path) -> None:
 
 
 def _processes_of(folder: Path) -> list[str]:
-    """The command lines of this machine's processes that name the folder."""
+    """Return the command lines of this machine's processes that contain the folder."""
     lines = []
     for process in Path("/proc").iterdir():
-        with suppress(OSError):  # no process, or ended meanwhile
+        with suppress(OSError):  # not a process, or already ended
             lines.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return [line for line in lines if str(folder) in line]
 
 
 def read_until(stream: IO[str], text: str) -> str:
-    """What the stream says up to the line that has ``text``."""
+    """Return the stream's text up to the line that has ``text``."""
     lines = []
     for line in stream:
         lines.append(line)
@@ -72,7 +72,7 @@ def read_until(stream: IO[str], text: str) -> str:
 
 @pytest.fixture
 def folder(child_processes: None) -> Iterator[Path]:  # noqa: ARG001 - the sandbox is one
-    """A folder for temporary files that PostgreSQL's user can reach; pytest's own are closed to others."""
+    """A folder for temporary files that PostgreSQL's user can reach; pytest's own are closed to it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o777)
@@ -82,7 +82,7 @@ def folder(child_processes: None) -> Iterator[Path]:  # noqa: ARG001 - the sandb
 @posix_only
 @pytest.mark.parametrize("script", first_of(2, ["exit 7", "kill -SEGV $$", "exit 0", "kill -KILL $$"]))
 def test_ends_with_the_status_of_its_command(folder: Path, script: str) -> None:
-    """The command's status is the sandbox's, a crash included, and nothing is left behind."""
+    """The sandbox ends with the command's status, also after a crash, and removes all processes and files."""
     expected = {"exit 0": 0, "exit 7": 7, "kill -KILL $$": 128 + 9, "kill -SEGV $$": 128 + 11}
 
     with start(folder, "--", "sh", "-c", script) as process:
@@ -92,7 +92,7 @@ def test_ends_with_the_status_of_its_command(folder: Path, script: str) -> None:
 
 @posix_only
 def test_command_that_does_not_exist(folder: Path) -> None:
-    """A command that cannot be found is status 127, as in a shell."""
+    """A command that does not exist gives status 127, as in a shell."""
     with start(folder, "--", "no-such-command-here") as process:
         assert process.wait(LONGEST_SECONDS) == 127
     assert_nothing_is_left(folder)
@@ -100,7 +100,7 @@ def test_command_that_does_not_exist(folder: Path) -> None:
 
 @posix_only
 def test_command_finds_everything(folder: Path) -> None:
-    """Inside, the library's own variables lead to a working KIS and a working Supabase."""
+    """The library inside finds a working KIS and a working Supabase by its own variables."""
     script = f"'{sys.executable}' -m kis_token get | wc -c"
 
     with start(folder, "--", "sh", "-c", script) as process:
@@ -113,7 +113,7 @@ def test_command_finds_everything(folder: Path) -> None:
 @posix_only
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_stays_until_it_is_stopped(folder: Path, number: signal.Signals) -> None:
-    """Without a command it prints the variables to export and stays until Ctrl-C or SIGTERM; then all is gone."""
+    """Without a command the sandbox prints the variables to export and runs until Ctrl-C or SIGTERM."""
     with start(folder) as process:
         assert process.stdout is not None
         printed = read_until(process.stdout, "until Ctrl-C")
@@ -152,7 +152,7 @@ sys.exit(run(["sh", "-c", "while :; do sleep 0.05; done"]))
 
 @posix_only
 def test_signal_while_the_command_is_started(folder: Path) -> None:
-    """A SIGTERM that comes before the command's process is known reaches it all the same."""
+    """A SIGTERM that arrives before the command's process is known still reaches it."""
     env = os.environ | {"TMPDIR": str(folder)}
     ended = subprocess.run([sys.executable, "-c", STOPPED_WHILE_MAKING], env=env, timeout=LONGEST_SECONDS, check=False)
     assert ended.returncode == 128 + signal.SIGTERM
@@ -161,7 +161,7 @@ def test_signal_while_the_command_is_started(folder: Path) -> None:
 
 @posix_only
 def test_killed_sandbox_leaves_no_server(folder: Path) -> None:
-    """Even kill -9 of the sandbox takes PostgreSQL and its data along."""
+    """Even after kill -9 of the sandbox, PostgreSQL ends and its data is removed."""
     with start(folder) as process:
         assert process.stdout is not None
         read_until(process.stdout, "until Ctrl-C")
@@ -174,7 +174,7 @@ def test_killed_sandbox_leaves_no_server(folder: Path) -> None:
 
 
 def test_migrations_are_found_in_a_checkout() -> None:
-    """In a checkout the migrations are those at the top."""
+    """In a checkout the migrations are those of the top folder."""
     assert [path.name for path in sorted(migrations_folder().glob("*.sql"))] == [
         "001_api_credentials.sql",
         "002_issuance.sql",

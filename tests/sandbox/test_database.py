@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize(("legacy_grants", "status"), [(False, 403), (True, 200)])
 def test_grants_of_new_and_old_projects(postgres: EmbeddedPostgres, legacy_grants: bool, status: int) -> None:  # noqa: FBT001 - a column of the table
-    """A new table is closed to service_role today; in older projects it is open. Preparing twice changes nothing."""
+    """A new table is closed to service_role today, and open in older projects. A second preparation changes nothing."""
     dsn = postgres.create_database()
     prepare_database(dsn, legacy_grants=legacy_grants)
     project = prepare_database(dsn)
@@ -32,14 +32,14 @@ def test_grants_of_new_and_old_projects(postgres: EmbeddedPostgres, legacy_grant
     assert answer.status_code == status
 
 
-def test_owner_is_no_superuser(project: Project) -> None:
-    """Migrations run with the rights that they have on Supabase: those of an owner, who is no superuser."""
+def test_owner_is_not_a_superuser(project: Project) -> None:
+    """Migrations run with the rights that they have on Supabase: an owner's, without those of a superuser."""
     with psycopg.connect(project.owner) as connection:
         assert connection.execute("show is_superuser").fetchall() == [("off",)]
 
 
 def test_migrations(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
-    """Files run in the order of their names, other files do not, and a file that fails leaves nothing of itself."""
+    """Only *.sql files run, in the order of their names, and a file that fails changes nothing."""
     owner = prepare_database(postgres.create_database()).owner
     (tmp_path / "002_b.sql").write_text(
         "insert into log values ('둘 100%'); do $$ begin insert into log values ('3'); end $$;"
@@ -58,5 +58,5 @@ def test_migrations(postgres: EmbeddedPostgres, tmp_path: Path) -> None:
 
 
 def test_migrations_are_found() -> None:
-    """The project's own migrations are where a checkout has them."""
+    """In a checkout the project's own migrations are found."""
     assert sorted(migrations_folder().glob("*.sql"))

@@ -1,4 +1,4 @@
-"""The KIS emulator as users of its Python interface see it."""
+"""The Python interface of the KIS emulator."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ REAL, OTHER, PAPER = Account(), Account(), Account()
 
 @pytest.fixture
 def kis() -> Iterator[KISEmulator]:
-    """Two real accounts and a paper account."""
+    """An emulator with two real accounts and a paper account."""
     with KISEmulator(production=[REAL, OTHER], paper=PAPER) as kis:
         yield kis
 
 
 def ask_token(url: str, account: Account) -> requests.Response:
-    """One tokenP call."""
+    """Call tokenP once."""
     body = {"grant_type": "client_credentials", "appkey": account.app_key, "appsecret": account.app_secret}
     return requests.post(url + TOKEN_PATH, json=body, timeout=5)
 
 
 def token_of(url: str, account: Account) -> str:
-    """A token for the account."""
+    """Return a token for the account."""
     return str(ask_token(url, account).json()["access_token"])
 
 
 def code_of_call(url: str, account: Account, token: str) -> str:
-    """What an ordinary call is answered."""
+    """Return the code of an ordinary call's answer."""
     headers = {
         "authorization": f"Bearer {token}",
         "appkey": account.app_key,
@@ -55,7 +55,7 @@ def code_of_call(url: str, account: Account, token: str) -> str:
 
 @pytest.mark.usefixtures("child_processes")
 def test_time_can_come_from_another_clock() -> None:
-    """A given clock is KIS's, set forward from there; its tokens are of that time."""
+    """With a given clock, the emulated time and the tokens' times follow that clock, plus the advance."""
 
     class Stopped:
         def now(self) -> datetime:
@@ -70,14 +70,14 @@ def test_time_can_come_from_another_clock() -> None:
 
 
 def test_accounts_are_made_up_where_none_are_given() -> None:
-    """Each environment has one account by default, known to it and to it alone."""
+    """By default each environment has one account, which the other environment does not know."""
     kis = KISEmulator()
     assert [len(accounts) for accounts in kis.accounts.values()] == [1, 1]
     assert kis.accounts["production"] != kis.accounts["paper"]
 
 
 def test_an_app_key_has_one_owner() -> None:
-    """The same app key twice, even in two environments, is a ValueError."""
+    """Two accounts with the same app key, even in different environments, are a ValueError."""
     with pytest.raises(ValueError, match="app key"):
         KISEmulator(production=REAL, paper=REAL)
 
@@ -92,28 +92,28 @@ def test_real_and_paper_have_separate_keys_and_tokens(kis: KISEmulator) -> None:
 
 
 def test_paper_answers_fewer_calls_in_a_second(kis: KISEmulator) -> None:
-    """By default 20 calls a second of a real account are answered, and 2 of a paper account."""
+    """By default 20 calls a second are answered for a real account, and 2 for a paper account."""
     assert kis.settings("production").calls_per_second == 20
     assert kis.settings("paper").calls_per_second == 2
 
 
 def test_of_200_concurrent_calls_one_is_accepted(kis: KISEmulator) -> None:
-    """However many ask at once, one gets the token, and all others come too early."""
+    """Of concurrent tokenP calls one gets the token, and all others get EGW00133."""
     kis.configure(lockout_after=0)
     gate = threading.Barrier(200)
 
-    def contend() -> str:
+    def call() -> str:
         gate.wait(10)
         return str(ask_token(kis.production_url, REAL).json().get("error_code", "token"))
 
     with ThreadPoolExecutor(200) as pool:
-        answers = [each.result() for each in [pool.submit(contend) for _ in range(200)]]
+        answers = [each.result() for each in [pool.submit(call) for _ in range(200)]]
     assert sorted(answers) == ["EGW00133"] * 199 + ["token"]
     assert kis.counts("production") == Counts(calls=200, accepted=1, issues=1)
 
 
 def test_clock_can_be_set_forward(kis: KISEmulator) -> None:
-    """After advance all rules see the later time, and a new token can be had without waiting."""
+    """After an advance all rules use the later time, and a new token is issued without waiting."""
     before = kis.now()
     first = token_of(kis.production_url, REAL)
     kis.advance(7 * 3600)
@@ -125,14 +125,14 @@ def test_clock_can_be_set_forward(kis: KISEmulator) -> None:
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e300, 9e11])
 def test_clock_goes_only_forward_and_within_the_calendar(kis: KISEmulator, seconds: float) -> None:
-    """Any other advance is a ValueError, and the clock goes on as before."""
+    """Any other advance is a ValueError and does not change the clock."""
     with pytest.raises(ValueError, match=r"forward|calendar"):
         kis.advance(seconds)
     assert kis.now() - datetime.now(timezone.utc) < timedelta(minutes=1)
 
 
 def test_settings_of_one_environment_or_of_both(kis: KISEmulator) -> None:
-    """Settings change where they are told to, and only those that are named."""
+    """Only the named settings change, and only in the named environments."""
     kis.configure("paper", expires_in=7776000)
     assert kis.settings("paper").expires_in == 7776000
     assert kis.settings("production").expires_in == 86400
@@ -144,7 +144,7 @@ def test_settings_of_one_environment_or_of_both(kis: KISEmulator) -> None:
 
 @pytest.mark.parametrize("changes", [{"speed": 1}, {"self": 1}, {"expires_in": "86400"}])
 def test_settings_that_do_not_exist_change_nothing(kis: KISEmulator, changes: dict[str, object]) -> None:
-    """An unknown setting or an impossible value is a ValueError, and the good settings beside it are not applied."""
+    """An unknown setting or an invalid value is a ValueError, and valid settings in the same call are not applied."""
     before = kis.settings("production")
     with pytest.raises(ValueError, match=next(iter(changes))):
         kis.configure("production", lockout_after=5, **changes)
@@ -152,7 +152,7 @@ def test_settings_that_do_not_exist_change_nothing(kis: KISEmulator, changes: di
 
 
 def test_one_token_can_be_ended(kis: KISEmulator) -> None:
-    """A killed token is EGW00121, an expired one EGW00123; those of other accounts are untouched."""
+    """A killed token gets EGW00121, an expired one EGW00123; tokens of other accounts stay valid."""
     real, other = token_of(kis.production_url, REAL), token_of(kis.production_url, OTHER)
     kis.expire_token(real)
     assert code_of_call(kis.production_url, REAL, real) == "EGW00123"
@@ -162,7 +162,7 @@ def test_one_token_can_be_ended(kis: KISEmulator) -> None:
 
 
 def test_all_tokens_of_an_app_key_can_be_ended(kis: KISEmulator) -> None:
-    """All tokens so far are refused, those of other app keys and the next one of this key are not."""
+    """All earlier tokens of the app key are rejected; its next token and the tokens of other app keys are accepted."""
     first, other = token_of(kis.production_url, REAL), token_of(kis.production_url, OTHER)
     kis.advance(7 * 3600)
     second = token_of(kis.production_url, REAL)
@@ -175,8 +175,8 @@ def test_all_tokens_of_an_app_key_can_be_ended(kis: KISEmulator) -> None:
     assert code_of_call(kis.production_url, OTHER, other) == "MCA00000"
 
 
-def test_only_what_was_issued_can_be_ended(kis: KISEmulator) -> None:
-    """A token or app key that the emulator does not know is a ValueError, whose text does not repeat it."""
+def test_only_issued_tokens_can_be_ended(kis: KISEmulator) -> None:
+    """A token or app key that the emulator does not know is a ValueError, and its text does not contain it."""
     for end in (kis.kill_token, kis.kill_tokens, kis.expire_token, kis.expire_tokens):
         with pytest.raises(ValueError, match="no ") as error:
             end("unknown-value")
@@ -184,7 +184,7 @@ def test_only_what_was_issued_can_be_ended(kis: KISEmulator) -> None:
 
 
 def test_lost_answer_still_issues(kis: KISEmulator) -> None:
-    """A fault after the work loses the answer only: the token is issued, and the minute is used up."""
+    """A fault after the work loses only the answer: the token is issued, and the minute is used up."""
     kis.production.add_fault(Fault("reset", TOKEN_PATH, after=True))
     with pytest.raises(requests.ConnectionError):
         ask_token(kis.production_url, REAL)
@@ -193,7 +193,7 @@ def test_lost_answer_still_issues(kis: KISEmulator) -> None:
 
 
 def test_fault_before_the_work_leaves_no_trace(kis: KISEmulator) -> None:
-    """A fault in place of an answer issues nothing: the call is seen, and the next one is accepted."""
+    """A fault instead of an answer issues no token: the call is recorded, and the next one is accepted."""
     kis.production.add_fault(Fault("answer", TOKEN_PATH, response=html_response(200)))
     assert "<html>" in ask_token(kis.production_url, REAL).text
     assert kis.counts("production") == Counts(calls=1, accepted=0, issues=0)
@@ -201,7 +201,7 @@ def test_fault_before_the_work_leaves_no_trace(kis: KISEmulator) -> None:
 
 
 def test_calls_can_be_refused_with_any_code(kis: KISEmulator) -> None:
-    """The next calls of one address are refused as KIS does it, in one environment; then all is as before."""
+    """The next calls of one address in one environment get KIS's error; later calls are answered normally."""
     kis.refuse("EGW00201", PRICE_PATH, times=2, status=200)
     kis.refuse("EGW00105", TOKEN_PATH, environment="paper")
 
@@ -213,7 +213,7 @@ def test_calls_can_be_refused_with_any_code(kis: KISEmulator) -> None:
 
 
 def test_requests_are_recorded_without_secrets(kis: KISEmulator) -> None:
-    """The record has every request with its status, code and emulated time; None stands for no answer."""
+    """The record has each request with its status, code and emulated time; without an answer they are None."""
     kis.advance(3600)
     before = kis.now()
     token_of(kis.paper_url, PAPER)
@@ -234,7 +234,7 @@ def test_requests_are_recorded_without_secrets(kis: KISEmulator) -> None:
 
 
 def test_state_and_addresses_outlive_a_stop(kis: KISEmulator) -> None:
-    """A stopped emulator refuses connections; started again it is the same one at the same place."""
+    """A stopped emulator refuses connections; a restart keeps its state and addresses."""
     addresses = (kis.production_url, kis.paper_url, kis.control_url)
     token = token_of(kis.production_url, REAL)
     kis.stop()
@@ -247,7 +247,7 @@ def test_state_and_addresses_outlive_a_stop(kis: KISEmulator) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_environments_can_be_served_over_https(tmp_path: Path) -> None:
-    """With a TLS context both environments are https addresses that a client can verify; the control stays http."""
+    """With a TLS context both environments have https addresses that a client can verify; the control keeps http."""
     certificate, context = make_certificate(tmp_path)
     with KISEmulator(production=REAL, paper=PAPER, tls=context) as kis:
         assert kis.production_url.startswith("https://")

@@ -23,28 +23,28 @@ def kis() -> Iterator[KISEmulator]:
 
 
 def control(kis: KISEmulator, method: str, path: str, body: object = None) -> Any:  # noqa: ANN401 - JSON
-    """The answer of the control to a request that it must accept."""
+    """Return the answer of the control to a request that it must accept."""
     answer = requests.request(method, kis.control_url + path, json=body, timeout=5)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 def ask_token(kis: KISEmulator) -> requests.Response:
-    """One tokenP call at the real environment."""
+    """Call tokenP of the real environment once."""
     account = kis.accounts["production"][0]
     body = {"grant_type": "client_credentials", "appkey": account.app_key, "appsecret": account.app_secret}
     return requests.post(kis.production_url + TOKEN_PATH, json=body, timeout=5)
 
 
 def code_of_call(kis: KISEmulator, token: str) -> str:
-    """What an ordinary call without parameters is answered: an OPSQ code if the token is good."""
+    """Return the code of a call without parameters: an OPSQ code if the token is accepted."""
     account = kis.accounts["production"][0]
     headers = {"authorization": f"Bearer {token}", "appkey": account.app_key, "appsecret": account.app_secret}
     return str(requests.get(kis.production_url + PRICE_PATH, headers=headers, timeout=5).json()["msg_cd"])
 
 
 def test_clock(kis: KISEmulator) -> None:
-    """The clock is told in ISO 8601 with its offset, and can be set forward by a number of seconds."""
+    """The answer has the time in ISO 8601 with its offset; a number of seconds sets the clock forward."""
     before = datetime.fromisoformat(control(kis, "GET", "/clock")["now"])
     assert before.utcoffset() == timedelta(0)
     after = datetime.fromisoformat(control(kis, "POST", "/clock", {"advance": 90.5})["now"])
@@ -52,7 +52,7 @@ def test_clock(kis: KISEmulator) -> None:
 
 
 def test_requests_and_counts(kis: KISEmulator) -> None:
-    """What was seen is listed with the code of its answer, what was issued is counted, and no secret is told."""
+    """The answers list the requests with the codes of their answers, count the issues, and contain no secret."""
     token = ask_token(kis).json()["access_token"]
     ask_token(kis)
     listed = requests.get(kis.control_url + "/requests", timeout=5)
@@ -75,7 +75,7 @@ def test_requests_and_counts(kis: KISEmulator) -> None:
 
 
 def test_settings(kis: KISEmulator) -> None:
-    """Settings are told and changed, of one environment or of both."""
+    """The settings are read and changed, for one environment or for both."""
     control(kis, "POST", "/settings", {"reissue_kills_previous": True})
     answer = control(kis, "POST", "/settings", {"environment": "paper", "expires_in": 7776000})
     assert answer == control(kis, "GET", "/settings")
@@ -84,7 +84,7 @@ def test_settings(kis: KISEmulator) -> None:
 
 
 def test_tokens_can_be_ended(kis: KISEmulator) -> None:
-    """A token, or all of an app key, is refused from then on."""
+    """A token, or all tokens of an app key, are rejected from then on."""
     token = ask_token(kis).json()["access_token"]
     assert code_of_call(kis, token).startswith("OPSQ")
     control(kis, "POST", "/tokens/expire", {"token": token})
@@ -94,7 +94,7 @@ def test_tokens_can_be_ended(kis: KISEmulator) -> None:
 
 
 def test_refusal_fault_has_the_form_of_its_address(kis: KISEmulator) -> None:
-    """The next calls fail with the given code, as often as told, and then no more."""
+    """The next calls fail with the given code, as often as requested; later calls succeed."""
     fault = {"environment": "production", "kind": "code"}
     control(kis, "POST", "/faults", {**fault, "code": "EGW00105", "path": "/oauth2", "times": 2})
     control(kis, "POST", "/faults", {**fault, "code": "EGW00201", "path": "/uapi", "status": 200})
@@ -108,7 +108,7 @@ def test_refusal_fault_has_the_form_of_its_address(kis: KISEmulator) -> None:
 
 @pytest.mark.parametrize("status", [200, 502])
 def test_html_fault(kis: KISEmulator, status: int) -> None:
-    """A page comes in place of an answer, with the given status."""
+    """A page with the given status replaces the answer."""
     control(kis, "POST", "/faults", {"environment": "production", "kind": "html", "status": status})
     answer = ask_token(kis)
     assert answer.status_code == status
@@ -128,7 +128,7 @@ def test_html_fault(kis: KISEmulator, status: int) -> None:
     ],
 )
 def test_broken_answers(kis: KISEmulator, fault: dict[str, object], issues: int) -> None:
-    """No whole answer arrives; whether a token was issued depends on when the fault came."""
+    """The answer arrives incomplete or not at all; the time of the fault decides whether a token was issued."""
     control(kis, "POST", "/faults", {"environment": "production", **fault})
     with pytest.raises(requests.RequestException):
         ask_token(kis).json()
@@ -136,7 +136,7 @@ def test_broken_answers(kis: KISEmulator, fault: dict[str, object], issues: int)
 
 
 def test_faults_befall_their_environment_and_can_be_forgotten(kis: KISEmulator) -> None:
-    """A fault of one environment leaves the other alone, and unspent faults are taken back."""
+    """A fault of one environment does not affect the other, and DELETE drops the unused faults."""
     for environment in ("paper", "production"):
         control(kis, "POST", "/faults", {"environment": environment, "kind": "html"})
     assert ask_token(kis).status_code == 503
@@ -174,8 +174,8 @@ def test_faults_befall_their_environment_and_can_be_forgotten(kis: KISEmulator) 
         ("/faults", {"environment": "paper", "kind": "stall", "seconds": -1}, "seconds"),
     ],
 )
-def test_mistakes_are_explained(kis: KISEmulator, path: str, body: object, named: str) -> None:
-    """A mistake is answered 400 with a text that names what is wrong, and has no effect."""
+def test_invalid_requests_are_explained(kis: KISEmulator, path: str, body: object, named: str) -> None:
+    """An invalid request is answered 400 with a text that names the error, and has no effect."""
     before = control(kis, "GET", "/settings")
     answer = requests.post(kis.control_url + path, json=body, timeout=5)
     assert answer.status_code == 400
@@ -184,13 +184,13 @@ def test_mistakes_are_explained(kis: KISEmulator, path: str, body: object, named
     assert requests.get(kis.paper_url, timeout=5).status_code == 404
 
 
-def test_body_that_is_no_json_is_a_mistake(kis: KISEmulator) -> None:
-    """Text that cannot be read is answered 400."""
+def test_body_that_is_not_json_is_refused(kis: KISEmulator) -> None:
+    """A body that cannot be read is answered 400."""
     assert requests.post(kis.control_url + "/clock", data=b"{", timeout=5).status_code == 400
 
 
 def test_unknown_address_names_the_known_ones(kis: KISEmulator) -> None:
-    """An address that does not exist is answered 404 with those that do."""
+    """An unknown address is answered 404 with the list of known addresses."""
     answer = requests.get(kis.control_url + "/help", timeout=5)
     assert answer.status_code == 404
     assert "GET /requests" in answer.json()["error"]

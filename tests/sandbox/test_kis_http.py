@@ -1,4 +1,4 @@
-"""The wire form of the KIS emulator, over HTTP on loopback, on a clock that stands still until it is moved."""
+"""The wire form of the KIS emulator, over HTTP on loopback, on a clock that only the test moves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARAMETERS = {"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": "005930"}
 
 
 class KIS:
-    """One environment on a port of its own, and how a client calls it."""
+    """One environment on its own port, and the calls of a client."""
 
     def __init__(self) -> None:
         self.time = START
@@ -33,7 +33,7 @@ class KIS:
         self.server = LoopbackServer(KISWire(self.rules).handle)
 
     def now(self) -> datetime:
-        """The time last set."""
+        """Return the time last set."""
         return self.time
 
     def post(self, path: str, body: object) -> requests.Response:
@@ -41,17 +41,17 @@ class KIS:
         return requests.post(self.server.url + path, json=body, timeout=5)
 
     def ask_token(self, **changes: object) -> requests.Response:
-        """Call tokenP, with changes to the right body."""
+        """Call tokenP, with changes to the correct body."""
         return self.post(TOKEN_PATH, {**_body(), **changes})
 
     def token(self) -> str:
-        """A token, by tokenP."""
+        """Return a token from tokenP."""
         return str(self.ask_token().json()["access_token"])
 
     def price(
         self, token: str, parameters: Mapping[str, str] = PARAMETERS, /, **headers: str | None
     ) -> requests.Response:
-        """Ask for a price, with changes to the right headers; None leaves a header out."""
+        """Ask for a price, with changes to the correct headers; None omits a header."""
         usual = {
             "authorization": f"Bearer {token}",
             "appkey": ACCOUNT.app_key,
@@ -79,7 +79,7 @@ def _decoded(part: str) -> dict[str, object]:
 
 
 def _refusal(response: requests.Response) -> tuple[int, str]:
-    """Status and code of a refusal, whose body has the shape of its address and says something."""
+    """Return status and code of an error, whose body has the form of its address and a text."""
     body = response.json()
     if "/oauth2/" in response.url:
         assert body.keys() == {"error_code", "error_description"}
@@ -92,7 +92,7 @@ def _refusal(response: requests.Response) -> tuple[int, str]:
 
 
 def test_token_answer_has_the_form_of_kis(kis: KIS) -> None:
-    """The expiry is a string without offset in Korea time, nine hours ahead, and expires_in a number."""
+    """The expiry is a string without an offset in Korea time, nine hours ahead; expires_in is a number."""
     answer = kis.ask_token()
     assert answer.status_code == 200
     body = answer.json()
@@ -103,7 +103,7 @@ def test_token_answer_has_the_form_of_kis(kis: KIS) -> None:
 
 
 def test_token_is_a_jwt_that_names_its_app_key(kis: KIS) -> None:
-    """Three base64url parts of at most 350 characters, whose claims agree with the answer."""
+    """The token is three base64url parts of at most 350 characters, and its claims agree with the answer."""
     token = kis.token()
     header, claims, signature = token.split(".")
     assert len(token) <= 350
@@ -122,14 +122,14 @@ def test_token_is_a_jwt_that_names_its_app_key(kis: KIS) -> None:
 
 
 def test_same_token_is_answered_with_the_same_words(kis: KIS) -> None:
-    """Hours later the answer is the very same, expires_in included, although less of the life is left."""
+    """Hours later KIS answers exactly the same, expires_in included, although less time is left."""
     first = kis.ask_token().json()
     kis.time += timedelta(hours=5)
     assert kis.ask_token().json() == first
 
 
 def test_second_token_call_in_a_minute_is_refused(kis: KIS) -> None:
-    """403 EGW00133."""
+    """The second call gets 403 EGW00133."""
     kis.token()
     assert _refusal(kis.ask_token()) == (403, "EGW00133")
 
@@ -146,18 +146,18 @@ def test_second_token_call_in_a_minute_is_refused(kis: KIS) -> None:
     ],
 )
 def test_wrong_keys_are_refused_with_403(kis: KIS, changes: dict[str, object], code: str) -> None:
-    """Each mistake in the body has its code, and all of them status 403."""
+    """Each error in the body has its own code, and all have status 403."""
     assert _refusal(kis.ask_token(**changes)) == (403, code)
 
 
 @pytest.mark.parametrize("body", [b"", b"grant_type=client_credentials", b"[]", b"\xff"])
-def test_body_that_is_no_json_object_is_refused(kis: KIS, body: bytes) -> None:
-    """403 EGW00002."""
+def test_body_that_is_not_a_json_object_is_refused(kis: KIS, body: bytes) -> None:
+    """The call gets 403 EGW00002."""
     assert _refusal(requests.post(kis.server.url + TOKEN_PATH, data=body, timeout=5)) == (403, "EGW00002")
 
 
 def test_revoked_token_is_invalid(kis: KIS) -> None:
-    """Revoking says 200 in the body as well; the token is EGW00121 after it."""
+    """A revocation has code 200 in its body as well; afterwards the token gets EGW00121."""
     token = kis.token()
     answer = kis.post(REVOKE_PATH, {**_body(), "token": token})
     assert (answer.status_code, answer.json()) == (200, {"code": 200, "message": "접근토큰 폐기에 성공하였습니다"})
@@ -167,7 +167,7 @@ def test_revoked_token_is_invalid(kis: KIS) -> None:
 
 
 def test_approval_calls_the_secret_by_another_name(kis: KIS) -> None:
-    """The secret goes by the name of secretkey; under its usual name it is missing."""
+    """The secret's field is secretkey; under its usual name the secret counts as missing."""
     body = {"grant_type": "client_credentials", "appkey": ACCOUNT.app_key}
     answer = kis.post(APPROVAL_PATH, {**body, "secretkey": ACCOUNT.app_secret})
     assert answer.json().keys() == {"approval_key"}
@@ -175,7 +175,7 @@ def test_approval_calls_the_secret_by_another_name(kis: KIS) -> None:
     assert _refusal(kis.post(APPROVAL_PATH, {**body, "appsecret": ACCOUNT.app_secret})) == (403, "EGW00002")
 
 
-def test_price_is_answered_to_a_good_token(kis: KIS) -> None:
+def test_price_is_answered_to_a_valid_token(kis: KIS) -> None:
     """A call with token, keys, tr_id and parameters is answered, with all numbers as strings."""
     answer = kis.price(kis.token())
     body = answer.json()
@@ -186,7 +186,7 @@ def test_price_is_answered_to_a_good_token(kis: KIS) -> None:
 
 
 def test_header_names_have_no_case(kis: KIS) -> None:
-    """Headers are found however they are written."""
+    """Header names match in upper and lower case."""
     headers = {
         "AUTHORIZATION": f"Bearer {kis.token()}",
         "AppKey": ACCOUNT.app_key,
@@ -210,13 +210,13 @@ def test_header_names_have_no_case(kis: KIS) -> None:
     ],
 )
 def test_call_with_wrong_headers_is_refused_with_500(kis: KIS, headers: dict[str, str | None], code: str) -> None:
-    """Each mistake in the headers has its code, and all of them status 500."""
+    """Each error in the headers has its own code, and all have status 500."""
     assert _refusal(kis.price(kis.token(), **headers)) == (500, code)
 
 
 @pytest.mark.parametrize("status", [500, 200])
 def test_expired_token_is_refused_with_the_set_status(kis: KIS, status: int) -> None:
-    """EGW00123 comes with status 500, or with 200 where it is set so."""
+    """EGW00123 has status 500, or 200 if the setting says so."""
     kis.rules.settings = replace(kis.rules.settings, expired_status=status)
     token = kis.token()
     kis.time += timedelta(days=1)
@@ -224,7 +224,7 @@ def test_expired_token_is_refused_with_the_set_status(kis: KIS, status: int) -> 
 
 
 def test_calls_above_the_rate_are_refused(kis: KIS) -> None:
-    """500 EGW00201."""
+    """A call above the rate gets 500 EGW00201."""
     kis.rules.settings = replace(kis.rules.settings, calls_per_second=1)
     token = kis.token()
     assert kis.price(token).status_code == 200
@@ -244,11 +244,11 @@ def test_calls_above_the_rate_are_refused(kis: KIS) -> None:
 def test_wrong_parameters_are_refused_by_the_service(
     kis: KIS, parameters: dict[str, str], tr_id: str | None, code: str
 ) -> None:
-    """A mistake that has nothing to do with the token is an OPSQ code, with status 200."""
+    """An error that does not concern the token has an OPSQ code and status 200."""
     assert _refusal(kis.price(kis.token(), parameters, tr_id=tr_id)) == (200, code)
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", TOKEN_PATH), ("POST", PRICE_PATH), ("GET", "/")])
 def test_other_addresses_do_not_exist(kis: KIS, method: str, path: str) -> None:
-    """What is not emulated is 404."""
+    """An address that is not emulated gets 404."""
     assert requests.request(method, kis.server.url + path, timeout=5).status_code == 404

@@ -1,4 +1,4 @@
-"""The rules of the KIS emulator, on a clock that stands still until it is moved."""
+"""The rules of the KIS emulator, on a clock that only the test moves."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ KEYS = (ACCOUNT.app_key, ACCOUNT.app_secret)
 
 
 class StandingClock:
-    """Stands still until it is moved."""
+    """A clock that only the test moves."""
 
     def __init__(self) -> None:
         self.time = START
 
     def now(self) -> datetime:
-        """The time last set."""
+        """Return the time last set."""
         return self.time
 
     def advance(self, **by: float) -> None:
-        """Move by hours, minutes or seconds."""
+        """Move the clock by hours, minutes or seconds."""
         self.time += timedelta(**by)
 
 
@@ -43,28 +43,28 @@ def rules(clock: StandingClock) -> KISRules:
 
 
 def refusal_of_issue(rules: KISRules, app_key: str = KEYS[0], app_secret: str = KEYS[1]) -> str:
-    """The code that a tokenP call is refused with."""
+    """Return the error code of a tokenP call."""
     with pytest.raises(RefusedError) as error:
         rules.issue(app_key, app_secret)
     return error.value.code
 
 
 def refusal_of_call(rules: KISRules, token: str, app_key: str = KEYS[0], app_secret: str = KEYS[1]) -> str:
-    """The code that an ordinary call is refused with."""
+    """Return the error code of an ordinary call."""
     with pytest.raises(RefusedError) as error:
         rules.admit(app_key, app_secret, token)
     return error.value.code
 
 
 def test_account_hides_its_secret() -> None:
-    """The representation shows the app key and never the app secret."""
+    """The representation shows the app key but not the app secret."""
     account = Account("PSkey", "the-secret")
     assert "PSkey" in repr(account)
     assert "the-secret" not in repr(account)
 
 
 def test_made_up_account_has_the_form_of_kis() -> None:
-    """A made-up app key has 36 characters and begins with PS, a made-up secret has 180; no two are alike."""
+    """A made-up app key has 36 characters and begins with PS, a made-up secret has 180; all differ."""
     first, second = Account(), Account()
     assert len(first.app_key) == 36
     assert first.app_key.startswith("PS")
@@ -73,8 +73,8 @@ def test_made_up_account_has_the_form_of_kis() -> None:
     assert first.app_secret != second.app_secret
 
 
-def test_token_lives_for_its_set_time(rules: KISRules, clock: StandingClock) -> None:
-    """A token is admitted until the second of its expiry and is EGW00123 from then on."""
+def test_token_is_valid_for_its_set_time(rules: KISRules, clock: StandingClock) -> None:
+    """A token is accepted until the second of its expiry and gets EGW00123 from then on."""
     token = rules.issue(*KEYS)
     assert token.expires_at - token.issued_at == timedelta(seconds=86400)
     clock.time = token.expires_at - timedelta(microseconds=1)
@@ -83,8 +83,8 @@ def test_token_lives_for_its_set_time(rules: KISRules, clock: StandingClock) -> 
     assert refusal_of_call(rules, token.value) == "EGW00123"
 
 
-def test_partner_company_token_lives_for_90_days(rules: KISRules) -> None:
-    """The life of new tokens can be set."""
+def test_partner_company_token_is_valid_for_90_days(rules: KISRules) -> None:
+    """The validity of new tokens can be set to 90 days."""
     rules.settings = Settings(expires_in=7776000)
     assert rules.issue(*KEYS).expires_in == 7776000
 
@@ -96,7 +96,7 @@ def test_token_is_hidden_in_its_representation(rules: KISRules) -> None:
 
 
 def test_same_token_for_six_hours(rules: KISRules, clock: StandingClock) -> None:
-    """Asked again within 6 hours of the issue the same token comes back and is no new issue; after them, a new one."""
+    """Within 6 hours of an issue KIS returns the same token and counts no new issue; later it issues a new one."""
     first = rules.issue(*KEYS)
     clock.advance(hours=5, minutes=59)
     assert fingerprint(rules.issue(*KEYS).value) == fingerprint(first.value)
@@ -107,7 +107,7 @@ def test_same_token_for_six_hours(rules: KISRules, clock: StandingClock) -> None
 
 
 def test_same_token_comes_back_even_when_revoked(rules: KISRules, clock: StandingClock) -> None:
-    """Revoking does not lead to a new token within 6 hours: the dead one comes back, and stays dead."""
+    """After a revocation KIS returns the revoked token for 6 hours, and still rejects it."""
     token = rules.issue(*KEYS)
     rules.revoke(*KEYS, token.value)
     clock.advance(minutes=1)
@@ -116,7 +116,7 @@ def test_same_token_comes_back_even_when_revoked(rules: KISRules, clock: Standin
 
 
 def test_same_token_comes_back_even_when_expired(rules: KISRules, clock: StandingClock) -> None:
-    """A token that lived shorter than 6 hours comes back expired."""
+    """A token with a validity of less than 6 hours is returned again, expired."""
     rules.settings = Settings(expires_in=60)
     token = rules.issue(*KEYS)
     clock.advance(minutes=2)
@@ -125,7 +125,7 @@ def test_same_token_comes_back_even_when_expired(rules: KISRules, clock: Standin
 
 
 def test_once_a_minute_comes_before_the_same_token(rules: KISRules, clock: StandingClock) -> None:
-    """A second tokenP call within a minute is EGW00133, not the same token; refused calls do not prolong the wait."""
+    """A second tokenP call within a minute gets EGW00133, not the same token; refused calls do not prolong the wait."""
     token = rules.issue(*KEYS)
     clock.advance(seconds=59.9)
     assert refusal_of_issue(rules) == "EGW00133"
@@ -135,22 +135,22 @@ def test_once_a_minute_comes_before_the_same_token(rules: KISRules, clock: Stand
 
 
 def test_the_minute_is_counted_per_app_key(clock: StandingClock) -> None:
-    """One account does not hold up another."""
+    """The call of one account does not delay another account."""
     other = Account()
     rules = KISRules([ACCOUNT, other], clock, Settings())
     token = rules.issue(*KEYS)
     assert rules.issue(other.app_key, other.app_secret).value != token.value
 
 
-def test_wrong_keys_are_told_apart(rules: KISRules) -> None:
-    """An unknown app key is EGW00103, a wrong secret EGW00105; neither uses up the minute."""
+def test_wrong_keys_have_different_codes(rules: KISRules) -> None:
+    """An unknown app key gets EGW00103, a wrong secret EGW00105; neither uses up the minute."""
     assert refusal_of_issue(rules, app_key=Account().app_key) == "EGW00103"
     assert refusal_of_issue(rules, app_secret=KEYS[1].rstrip("=")) == "EGW00105"
     rules.issue(*KEYS)
 
 
 def test_hammering_locks_the_key_for_a_day(rules: KISRules, clock: StandingClock) -> None:
-    """20 refusals for coming too early within half an hour lock the key: EGW00103 for a day, though it is right."""
+    """20 calls that come too early within half an hour lock the key: for a day the correct key gets EGW00103."""
     rules.issue(*KEYS)
     assert {refusal_of_issue(rules) for _ in range(20)} == {"EGW00133"}
     clock.advance(hours=23, minutes=59)
@@ -160,15 +160,15 @@ def test_hammering_locks_the_key_for_a_day(rules: KISRules, clock: StandingClock
 
 
 def test_patient_clients_are_not_locked_out(rules: KISRules, clock: StandingClock) -> None:
-    """Refusals add up within half an hour only: one every two minutes has no consequences."""
+    """Early calls are counted over half an hour only: one every two minutes has no consequences."""
     for _ in range(40):
         rules.issue(*KEYS)
         assert refusal_of_issue(rules) == "EGW00133"
         clock.advance(minutes=2)
 
 
-def test_asking_every_half_minute_is_hammering(rules: KISRules, clock: StandingClock) -> None:
-    """A client that asks every 30 s, of which KIS accepts every other call, is locked out before an hour has passed."""
+def test_a_call_every_half_minute_is_hammering(rules: KISRules, clock: StandingClock) -> None:
+    """A client that calls every 30 s, of which KIS accepts every other call, is locked out within an hour."""
     answers = []
     for _ in range(120):
         try:
@@ -179,8 +179,8 @@ def test_asking_every_half_minute_is_hammering(rules: KISRules, clock: StandingC
     assert "EGW00103" in answers
 
 
-def test_lockout_can_be_turned_off(rules: KISRules) -> None:
-    """With a limit of 0 hammering has no consequences."""
+def test_lockout_can_be_switched_off(rules: KISRules) -> None:
+    """With a limit of 0, early calls have no consequences."""
     rules.settings = Settings(lockout_after=0)
     rules.issue(*KEYS)
     assert {refusal_of_issue(rules) for _ in range(50)} == {"EGW00133"}
@@ -188,7 +188,7 @@ def test_lockout_can_be_turned_off(rules: KISRules) -> None:
 
 @pytest.mark.parametrize("kills", [False, True])
 def test_new_issue_kills_the_previous_token_if_set(rules: KISRules, clock: StandingClock, *, kills: bool) -> None:
-    """Whether the previous token survives a new issue is a setting; the new token is always good."""
+    """A setting decides whether the previous token stays valid after a new issue; the new token is always valid."""
     rules.settings = Settings(reissue_kills_previous=kills)
     previous = rules.issue(*KEYS).value
     clock.advance(hours=7)
@@ -200,7 +200,7 @@ def test_new_issue_kills_the_previous_token_if_set(rules: KISRules, clock: Stand
 
 
 def test_token_belongs_to_its_app_key(clock: StandingClock) -> None:
-    """A token is EGW00121 with any app key but its own, and only its own key can revoke it."""
+    """A token gets EGW00121 with any other app key, and only its own key can revoke it."""
     other = Account()
     rules = KISRules([ACCOUNT, other], clock, Settings())
     token = rules.issue(*KEYS).value
@@ -212,12 +212,12 @@ def test_token_belongs_to_its_app_key(clock: StandingClock) -> None:
 
 
 def test_wrong_secret_on_a_call_is_not_the_tokens_fault(rules: KISRules) -> None:
-    """A good token with a wrong app secret is EGW00304."""
+    """A valid token with a wrong app secret gets EGW00304."""
     assert refusal_of_call(rules, rules.issue(*KEYS).value, app_secret="wrong") == "EGW00304"
 
 
 def test_calls_per_second_are_limited(rules: KISRules, clock: StandingClock) -> None:
-    """One call too many in any second is EGW00201; a second after the first admitted one there is room again."""
+    """A call above the limit in any second gets EGW00201; a second after the first accepted call, one is accepted."""
     rules.settings = Settings(calls_per_second=2)
     token = rules.issue(*KEYS).value
     rules.admit(*KEYS, token)
@@ -230,7 +230,7 @@ def test_calls_per_second_are_limited(rules: KISRules, clock: StandingClock) -> 
 
 
 def test_approval_needs_no_token(rules: KISRules) -> None:
-    """An approval key is given for right keys alone, a different one each time."""
+    """Each approval key is different, and is given only for the correct keys."""
     assert rules.approve(*KEYS) != rules.approve(*KEYS)
     with pytest.raises(RefusedError, match="EGW00105"):
         rules.approve(KEYS[0], "wrong")
@@ -252,4 +252,4 @@ def test_approval_needs_no_token(rules: KISRules) -> None:
 def test_settings_refuse_nonsense(nonsense: dict[str, object]) -> None:
     """A value of the wrong type or out of range is a ValueError that names the setting."""
     with pytest.raises(ValueError, match=next(iter(nonsense))):
-        replace(Settings(), **nonsense)  # type: ignore[arg-type] # that they are wrong is the point
+        replace(Settings(), **nonsense)  # type: ignore[arg-type] # the wrong types are the test

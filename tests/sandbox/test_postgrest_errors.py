@@ -1,4 +1,4 @@
-"""The PostgREST stand-in answers errors with PostgREST's status, code and words."""
+"""The PostgREST stand-in answers errors with PostgREST's status, code and text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("empty_tables")
 
 
 def test_unknown_function(service: Client) -> None:
-    """A wrong name, a wrong argument and a missing argument are PGRST202; two functions that fit are PGRST203."""
+    """A wrong name, a wrong argument and a missing argument get PGRST202; two matching functions get PGRST203."""
     wrong_name = error_of(service.rpc("nope", {"b": 1, "a": 2}).execute)
     wrong_argument = error_of(service.rpc("add", {"a": 1, "c": 2}).execute)
     missing_argument = error_of(service.rpc("add", {}).execute)
@@ -69,7 +69,7 @@ def test_unknown_function(service: Client) -> None:
     ],
 )
 def test_errors(http: httpx.Client, method: str, path: str, body: str | None, expected: tuple[int, str]) -> None:
-    """Every mistake has PostgREST's status and code, in a body of PostgREST's four members."""
+    """Every error has PostgREST's status and code, in a body of PostgREST's four members."""
     answer = http.request(method, path, content=body)
 
     assert (answer.status_code, answer.json()["code"]) == expected
@@ -77,7 +77,7 @@ def test_errors(http: httpx.Client, method: str, path: str, body: str | None, ex
 
 
 def test_errors_carry_the_text_of_the_database(service: Client) -> None:
-    """Message, detail and hint of an exception arrive at the client unchanged."""
+    """Message, detail and hint of an exception reach the client unchanged."""
     error = error_of(service.rpc("refuse", {"code": "P0001", "said": "안 돼요 100%"}).execute)
 
     assert (error.code, error.message, error.details, error.hint) == ("P0001", "안 돼요 100%", "the detail", "the hint")
@@ -102,12 +102,12 @@ def test_errors_carry_the_text_of_the_database(service: Client) -> None:
     ],
 )
 def test_status_of_sqlstate(sqlstate: str, anonymous: bool, status: int) -> None:  # noqa: FBT001 - a column of the table
-    """The table of PostgREST's documentation."""
+    """Each SQLSTATE has the HTTP status of PostgREST's documentation."""
     assert status_of(sqlstate, anonymous=anonymous) == status
 
 
 def test_a_request_is_one_transaction(service: Client) -> None:
-    """What a function wrote before it failed is undone."""
+    """If a function fails, its writes are undone."""
     error_of(service.rpc("keep_and_refuse", {}).execute)
 
     assert service.table("notes").select("id").execute().data == []

@@ -1,4 +1,4 @@
-"""The PostgREST stand-in knows keys and roles, and keeps them apart."""
+"""Keys and roles of the PostgREST stand-in."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def anon(server: PostgRESTStandIn) -> Iterator[Client]:
 
 
 def test_anon_and_row_level_security(anon: Client, service: Client) -> None:
-    """The role anon sees what policies allow, changes nothing else, and is refused where it has no grant."""
+    """The role anon sees only the rows that policies allow, changes no others, and is refused without a grant."""
     assert anon.rpc("who", {}).execute().data == "anon"
     assert anon.table("public_notes").select("id").execute().data == [{"id": 1}]
     assert anon.table("public_notes").update({"visible": True}).eq("id", 2).execute().data == []
@@ -37,7 +37,7 @@ def test_anon_and_row_level_security(anon: Client, service: Client) -> None:
 
 
 def test_refused_without_grant_has_the_status_of_the_role(server: PostgRESTStandIn) -> None:
-    """The same refusal is 401 for anon and 403 for service_role."""
+    """A missing grant is 401 for anon and 403 for service_role."""
     statuses = [
         httpx.get(f"{server.url}/rest/v1/private_notes", headers={"apikey": key}).status_code
         for key in (ANON_KEY, SERVICE_KEY)
@@ -58,17 +58,17 @@ def test_refused_without_grant_has_the_status_of_the_role(server: PostgRESTStand
         ({"apikey": SERVICE_KEY, "Accept-Profile": "auth"}, (406, "PGRST106", "Invalid schema: auth")),
     ],
 )
-def test_refused_at_the_door(
+def test_refused_before_the_database(
     server: PostgRESTStandIn, headers: dict[str, str], expected: tuple[int, str | None, str]
 ) -> None:
-    """A missing or wrong key, a wrong token and a closed schema are refused before the database is asked."""
+    """A missing or wrong key, a wrong token and a closed schema are refused without a query to the database."""
     answer = httpx.get(f"{server.url}/rest/v1/notes", headers=headers)
 
     assert (answer.status_code, answer.json().get("code"), answer.json()["message"]) == expected
 
 
 def test_invalid_key_as_the_client_sees_it(server: PostgRESTStandIn) -> None:
-    """The client reports a wrong key with the gateway's words: as its message, or (before 2.34) only in its details."""
+    """The client reports a wrong key with the gateway's text, in its message or (before 2.34) only in its details."""
     with connect(server.url, "sb_secret_wrong") as client:
         error = error_of(client.table("notes").select("id").execute)
 
@@ -76,7 +76,7 @@ def test_invalid_key_as_the_client_sees_it(server: PostgRESTStandIn) -> None:
 
 
 def test_legacy_keys(server: PostgRESTStandIn) -> None:
-    """A key of the old kind works beside the new one, and the token's role counts where key and token differ."""
+    """A legacy key works beside the new one. If key and token differ in their role, the token's role counts."""
     mixed = httpx.post(
         f"{server.url}/rest/v1/rpc/who", headers={"apikey": ANON_KEY, "Authorization": f"Bearer {LEGACY_KEY}"}
     )
@@ -87,7 +87,7 @@ def test_legacy_keys(server: PostgRESTStandIn) -> None:
 
 
 def test_roles_do_not_leak_between_requests(anon: Client, service: Client) -> None:
-    """Requests that share a connection keep their own roles, after an error too."""
+    """Requests that share a connection keep their own roles, also after an error."""
     for _ in range(3):
         assert service.rpc("who", {}).execute().data == "service_role"
         error_of(service.rpc("refuse", {"code": "P0001", "said": "x"}).execute)

@@ -1,4 +1,4 @@
-"""The fixtures for other people's tests, in runs of pytest of their own on a small project."""
+"""The fixtures for users' tests, in separate runs of pytest on a small project."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import kis_token.sandbox
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: A bot and its tests, as a user writes them: nothing of this project is imported.
+#: A bot as a user writes it: it imports nothing of this project.
 BOT = """
 import os, subprocess, sys
 import requests
@@ -37,14 +37,14 @@ def quote(account, token):
 CAUTIOUS = "[pytest]\nfilterwarnings = error\naddopts = --strict-markers --strict-config\n"
 
 
-#: Settings around the run that uses the fixtures.
+#: Settings in the environment of the run.
 AROUND = {"KIS_APP_KEY": "somebody", "KIS_BASE_URL": "https://example.invalid", "NO_PROXY": "intern.example"}
 
 pytestmark = pytest.mark.usefixtures("child_processes")
 
 
 def start(folder: Path, files: dict[str, str], *options: str, **variables: str) -> subprocess.Popen[str]:
-    """A run of its own of some tests, in a project whose settings forgive nothing."""
+    """Start some tests in a separate run, in a project with strict settings."""
     folder.mkdir(exist_ok=True)
     for name, text in {"bot.py": BOT, "pytest.ini": CAUTIOUS, **files}.items():
         (folder / name).write_text(text)
@@ -60,14 +60,14 @@ def start(folder: Path, files: dict[str, str], *options: str, **variables: str) 
 
 
 def run(folder: Path, files: dict[str, str], *options: str, **variables: str) -> str:
-    """All that a run printed."""
+    """Return the output of a run."""
     with start(folder, files, *options, **variables) as child:
         said, _ = child.communicate(timeout=120)
     return said
 
 
 def outcomes(said: str, file: str) -> list[str]:
-    """How the tests of a file ended, in their order."""
+    """Return the outcomes of a file's tests, in their order."""
     return re.findall(rf"^{file}::\w+ ([A-Z]+)", said, re.MULTILINE)
 
 
@@ -101,7 +101,7 @@ def test_without(monkeypatch):
 
 
 def test_each_test_has_a_sandbox_of_its_own(both_runs: tuple[str, str]) -> None:
-    """Programs under test find KIS and Supabase by the environment, and one test's token is not the next one's."""
+    """Programs under test find KIS and Supabase by the environment, and each test gets its own token."""
     assert outcomes(both_runs[0], "test_using.py") == ["PASSED"] * 4, both_runs[0]
 
 
@@ -137,7 +137,10 @@ def test_after_other():
 
 
 def test_the_environment_is_the_sandbox_s_and_then_as_before(both_runs: tuple[str, str]) -> None:
-    """Other settings are gone while a test has the sandbox and back afterwards, in whatever order it names fixtures."""
+    """In a test with the sandbox other settings are removed; afterwards they are back.
+
+    The order of fixtures has no effect.
+    """
     assert outcomes(both_runs[0], "test_surrounded.py") == ["PASSED"] * 4, both_runs[0]
 
 
@@ -162,7 +165,7 @@ def test_savings(kis_sandbox, monkeypatch):
 
 
 def test_the_emulator_can_be_another(both_runs: tuple[str, str]) -> None:
-    """A project's own fixture ``kis_emulator`` says which accounts there are; an environment may have none."""
+    """A project's own fixture ``kis_emulator`` decides the accounts; an environment may be without accounts."""
     assert outcomes(both_runs[0], "test_accounts.py") == ["PASSED"], both_runs[0]
 
 
@@ -186,7 +189,7 @@ def test_without(monkeypatch):
 
 
 def test_the_one_manager_is_the_test_s_own(both_runs: tuple[str, str]) -> None:
-    """A bot that uses the guide's functions finds the sandbox of its test, not that of the test before."""
+    """A bot that uses the guide's functions finds its own test's sandbox, not an earlier one."""
     assert outcomes(both_runs[0], "test_manager.py") == ["PASSED"] * 3, both_runs[0]
 
 
@@ -220,7 +223,7 @@ def test_third(kis_sandbox):
 
 
 def test_a_spoilt_database_spoils_one_test(both_runs: tuple[str, str]) -> None:
-    """A spoilt database is deleted, the others go from test to test: there is one, beside that which they copy."""
+    """A spoilt database is deleted. All other tests share one database, a copy of a template."""
     assert outcomes(both_runs[0], "test_tidy.py") == ["PASSED"] * 3, both_runs[0]
 
 
@@ -237,13 +240,13 @@ def test_bot(kis_sandbox):
 
 
 def test_runs_at_the_same_time_do_not_meet(both_runs: tuple[str, str]) -> None:
-    """Two runs at once, as the workers of pytest-xdist are, have servers, databases and tokens of their own."""
+    """Two runs at once, like workers of pytest-xdist, have their own servers, databases and tokens."""
     assert [outcomes(said, "test_at_once.py") for said in both_runs] == [["PASSED"]] * 2, both_runs
 
 
 @pytest.fixture(scope="module")
 def both_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """What two runs at once print: one of all the tests above, one of the test in whose middle they meet."""
+    """Return the output of two concurrent runs: one of all tests above, and one of the test in which they overlap."""
     folder = tmp_path_factory.mktemp("runs")
     with socket.create_server(("127.0.0.1", 0)) as meeting, ThreadPoolExecutor(2) as pool:
         meeting.settimeout(60)
@@ -272,7 +275,7 @@ def test_bot(kis_sandbox):
 """
 
 
-def test_a_missing_extra_is_said(tmp_path: Path) -> None:
+def test_a_missing_extra_is_reported(tmp_path: Path) -> None:
     """Without the extra the test fails with the command that installs it, and without a traceback."""
     said = run(tmp_path, {"test_bot.py": WITHOUT_EXTRA})
 
@@ -282,11 +285,11 @@ def test_a_missing_extra_is_said(tmp_path: Path) -> None:
     assert "pytest_plugin.py" not in said
 
 
-def test_fixtures_are_listed_with_what_they_promise(tmp_path: Path) -> None:
-    """``pytest --fixtures`` shows both fixtures and their first lines."""
+def test_fixtures_are_listed(tmp_path: Path) -> None:
+    """``pytest --fixtures`` lists both fixtures with their first lines."""
     said = run(tmp_path, {}, "--fixtures")
 
-    assert re.search(r"^kis_sandbox\b.*\n +A sandbox of the test's own", said, re.MULTILINE)
+    assert re.search(r"^kis_sandbox\b.*\n +A sandbox for one test", said, re.MULTILINE)
     assert re.search(r"^kis_emulator\b.*\n +The KIS that", said, re.MULTILINE)
 
 
@@ -300,7 +303,7 @@ print("\\n".join(sorted(set(sys.modules) - before)))
 
 
 def test_the_plugin_loads_nothing() -> None:
-    """A project that has this package installed and does not use the fixtures pays for three small modules."""
+    """In a project that does not use the fixtures, the installed plugin imports only three small modules."""
     done = subprocess.run(
         [sys.executable, "-I", "-c", LOAD], capture_output=True, text=True, check=True, timeout=60
     ).stdout.split()
@@ -310,12 +313,12 @@ def test_the_plugin_loads_nothing() -> None:
 
 @pytest.mark.parametrize("name", kis_token.sandbox.__all__)
 def test_every_public_name_is_there(name: str) -> None:
-    """What ``__all__`` names can be had, and is found at home."""
+    """Each name of ``__all__`` can be imported and has its own module."""
     assert getattr(kis_token.sandbox, name) is not None
     assert name in dir(kis_token.sandbox)
 
 
 def test_other_names_are_not_there() -> None:
-    """A name that is none is an AttributeError, as of any module."""
+    """An unknown name is an AttributeError, as in any module."""
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
-        _ = kis_token.sandbox.Nonsense  # type: ignore[attr-defined]  # that is the test
+        _ = kis_token.sandbox.Nonsense  # type: ignore[attr-defined]  # the unknown name is the test

@@ -1,4 +1,4 @@
-"""The whole sandbox, as programs meet it that run inside."""
+"""The complete sandbox, seen by the programs inside."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def kis_token(sandbox: Sandbox, *arguments: str, **variables: str) -> str:
-    """What the command prints, run inside."""
+    """Return the output of the command, run inside."""
     return subprocess.run(
         [sys.executable, "-m", "kis_token", *arguments],
         env=sandbox.environment(os.environ) | variables,
@@ -28,7 +28,7 @@ def kis_token(sandbox: Sandbox, *arguments: str, **variables: str) -> str:
 
 
 def test_hours_pass_at_once(sandbox: Sandbox) -> None:
-    """After advance a new token can be had without waiting: KIS's minute and its six hours are over for everybody."""
+    """After an advance a new token is issued without waiting: KIS's minute and its six hours are over."""
     first = kis_token(sandbox, "get")
     sandbox.advance(7 * 3600)
     said = kis_token(sandbox, "refresh", "--force")
@@ -46,7 +46,7 @@ def test_time_does_not_go_back(sandbox: Sandbox) -> None:
 
 
 def test_environment_has_no_other_settings(sandbox: Sandbox) -> None:
-    """Settings of other accounts are left out, all else is kept, and no proxy stands before the sandbox."""
+    """Settings of other accounts and proxies are removed; all other variables are kept."""
     outside = {
         "PATH": "/bin",
         "KIS_APP_KEY": "other",
@@ -64,7 +64,7 @@ def test_environment_has_no_other_settings(sandbox: Sandbox) -> None:
 
 
 def test_a_given_emulator_is_used(postgres: EmbeddedPostgres) -> None:
-    """The accounts are those of the given emulator; further ones are stored under names of their own."""
+    """The accounts are those of the given emulator; further ones are stored under their own names."""
     main, savings = Account(), Account()
     with Sandbox(dsn=postgres.create_database(), kis=KISEmulator(production=[main, savings], paper=[])) as sandbox:
         sandbox.store_keys("kis-savings", savings)

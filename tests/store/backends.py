@@ -1,4 +1,4 @@
-"""The grounds on which a store's promises are tried, and one who makes use of them."""
+"""The backends on which a store's promises are tested, and a caller that uses them."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ SEALED_AGAIN = "enc:v1:0a1b2c3d:b3RoZXJjaXBoZXJ0YWc="
 
 
 class Backend(Protocol):
-    """A store, and what happens around it."""
+    """A store, and the means to change its surroundings."""
 
     @property
     def store(self) -> Store:
-        """The store to be tried."""
+        """The store under test."""
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass for the leases; tokens are made as old as a test needs them."""
+        """Let time pass for the leases. Tokens are made with the age that a test needs."""
 
     def put(
         self, service: str, credential_type: str, value: str, expires_at: datetime | None = None, *, active: bool = True
     ) -> int:
-        """Store a row as clients do that take no lease; its version."""
+        """Store a row as clients do that take no lease. Returns its version."""
 
     def outcomes(self, service: str) -> list[str]:
-        """What is noted of a slot, oldest first."""
+        """The recorded outcomes of a slot, oldest first."""
 
     def take_rows(self, *, does: bool) -> None:
-        """Have the table take rows, or refuse them."""
+        """Make the table accept rows, or refuse them."""
 
 
 class SupabaseBackend:
@@ -64,15 +64,15 @@ class SupabaseBackend:
     def put(
         self, service: str, credential_type: str, value: str, expires_at: datetime | None = None, *, active: bool = True
     ) -> int:
-        """An upsert."""
+        """Upsert the row."""
         return self._database.put(credential_type, value, expires_at, service=service, active=active)
 
     def outcomes(self, service: str) -> list[str]:
-        """From the log."""
+        """The outcomes in the log."""
         return self._database.outcomes(service)
 
     def take_rows(self, *, does: bool) -> None:
-        """By a constraint."""
+        """Add or remove a constraint."""
         self._database.owner.execute("alter table api_credentials drop constraint if exists none")
         if not does:
             self._database.owner.execute("alter table api_credentials add constraint none check (false) not valid")
@@ -90,12 +90,12 @@ class MemoryBackend:
         self.outcomes = self._memory.outcomes
 
     def take_rows(self, *, does: bool) -> None:
-        """By its switch."""
+        """Set the store's switch."""
         self._memory.takes_rows = does
 
 
 class Caller:
-    """One attempt to issue, with a holder id of its own."""
+    """One attempt to issue, with its own holder id."""
 
     def __init__(
         self, backend: Backend, *, service: str = "kis", app_key: AppKey = APP_KEY, label: str = "acme/bot run 7 trade"
@@ -115,7 +115,7 @@ class Caller:
         rejected_token_id: str | None = None,
         keys_version: int | None = None,
     ) -> Begun:
-        """Ask for a turn; remembers the fence."""
+        """Ask for the lease, and keep the fence."""
         begun = self._store.begin(
             self._service,
             self.holder,
@@ -130,14 +130,14 @@ class Caller:
         return begun
 
     def commit(self, token: Token, stored_form: str | None = None, *, rejected: bool = False) -> Committed:
-        """End the turn with a token, in plain JSON unless a form is given."""
+        """End the lease with a token, in plain JSON unless another form is given."""
         stored_form = token.to_json() if stored_form is None else stored_form
         return self._store.commit(self._service, self.holder, self.fence, token, stored_form, rejected=rejected)
 
     def abort(
         self, error_code: str = "EGW00133", cooldown: timedelta = 61 * SECOND, *, refused: AppKey | None = None
     ) -> None:
-        """End the turn without a token."""
+        """End the lease without a token."""
         self._store.abort(
             self._service,
             self.holder,
@@ -149,12 +149,12 @@ class Caller:
 
 
 def put_token(backend: Backend, token: Token, *, service: str = "kis", active: bool = True) -> int:
-    """Store a token without a lease; its version."""
+    """Store a token without a lease. Returns its version."""
     return backend.put(service, "access_token", token.to_json(), token.expires_at, active=active)
 
 
 def issue(backend: Backend, token: Token, stored_form: str | None = None, *, service: str = "kis") -> int:
-    """Begin and commit in one go; the version that the token got."""
+    """Begin and commit. Returns the version of the token."""
     caller = Caller(backend, service=service)
     assert caller.begin().status == "granted"
     committed = caller.commit(token, stored_form)
@@ -164,7 +164,7 @@ def issue(backend: Backend, token: Token, stored_form: str | None = None, *, ser
 
 
 def reject(backend: Backend, token: Token, *, service: str = "kis") -> None:
-    """Have the slot remember a token as rejected, with a turn that then ends without a token."""
+    """Make the slot remember a token as rejected, by a lease that then ends without a token."""
     caller = Caller(backend, service=service)
     assert caller.begin(rejected_token_id=token.token_id).status == "granted"
     caller.abort("out-of-time", timedelta())
@@ -176,13 +176,13 @@ def stored(backend: Backend, service: str = "kis") -> Row | None:
 
 
 def stored_value(backend: Backend, service: str = "kis") -> str | None:
-    """What is stored as the slot's token."""
+    """The stored value of the slot's token."""
     row = stored(backend, service)
     return None if row is None else row.value
 
 
 def wait_of(begun: Begun) -> float:
-    """Seconds until another try makes sense."""
+    """Seconds until the caller may ask again."""
     assert (begun.status, begun.fence, begun.value) == ("busy", None, None)
     assert begun.retry_at is not None
     return (begun.retry_at - begun.server_now).total_seconds()

@@ -1,4 +1,4 @@
-"""Each store in turn."""
+"""The stores under test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def backend(request: pytest.FixtureRequest, supabase: PostgRESTStandIn, database
 
 @pytest.fixture
 def caller(backend: Backend) -> Caller:
-    """One that has a turn."""
+    """A caller that has the lease."""
     caller = Caller(backend)
     assert caller.begin().status == "granted"
     return caller

@@ -1,4 +1,4 @@
-"""Ending a lease without a token: what every store promises."""
+"""Ending a lease without a token: the promises of every store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def test_an_abort_gives_the_lease_back(backend: Backend, caller: Caller) -> None:
-    """After an abort without a cool-down the next is granted at once, and is told of the error."""
+    """After an abort without a cool-down the next caller gets the lease at once, and the answer has the last error."""
     caller.abort("out-of-time", timedelta())
 
     begun = Caller(backend).begin()
@@ -29,7 +29,7 @@ def test_an_abort_gives_the_lease_back(backend: Backend, caller: Caller) -> None
 
 
 def test_an_abort_may_keep_everyone_waiting(backend: Backend, caller: Caller) -> None:
-    """With a cool-down nobody is granted before it is over, whatever credential is tried."""
+    """During a cool-down no caller gets the lease, with any credential."""
     caller.abort("EGW00133", 2 * MINUTE)
 
     begun = Caller(backend, app_key=CORRECTED).begin()
@@ -40,14 +40,14 @@ def test_an_abort_may_keep_everyone_waiting(backend: Backend, caller: Caller) ->
 
 
 def test_a_long_error_code_is_cut(backend: Backend, caller: Caller) -> None:
-    """An error code of any length is kept to 100 characters."""
+    """An error code of any length is cut to 100 characters."""
     caller.abort("x" * 999)
 
     assert Caller(backend).begin().last_error == "x" * 100
 
 
 def test_a_refused_credential_cools_down(backend: Backend, caller: Caller) -> None:
-    """For 15 minutes the very key and secret that KIS refused are not tried again, and the answer says why."""
+    """For 15 minutes the key and secret that KIS refused get no lease, and the answer gives the reason."""
     caller.abort("EGW00105", timedelta(), refused=APP_KEY)
 
     begun = Caller(backend).begin()
@@ -59,14 +59,14 @@ def test_a_refused_credential_cools_down(backend: Backend, caller: Caller) -> No
 
 
 def test_a_corrected_secret_is_not_held_up(backend: Backend, caller: Caller) -> None:
-    """The cool-down is the refused credential's alone: a corrected secret is granted at once."""
+    """The cool-down is for the refused credential alone: a corrected secret gets the lease at once."""
     caller.abort("EGW00105", timedelta(), refused=APP_KEY)
 
     assert Caller(backend, app_key=CORRECTED).begin().status == "granted"
 
 
 def test_a_refusal_outlives_another_error(backend: Backend, caller: Caller) -> None:
-    """An outage with one credential does not lift the cool-down of another."""
+    """An outage with one credential does not end the cool-down of another."""
     caller.abort("EGW00105", timedelta(), refused=APP_KEY)
     corrected = Caller(backend, app_key=CORRECTED)
     corrected.begin()
@@ -78,7 +78,7 @@ def test_a_refusal_outlives_another_error(backend: Backend, caller: Caller) -> N
 
 
 def test_a_good_commit_forgets_the_refusal(backend: Backend, caller: Caller) -> None:
-    """After a token was issued, no credential is held up and no error is shown any more."""
+    """After a token was issued, no credential has a cool-down and no error is shown."""
     caller.abort("EGW00105", timedelta(), refused=APP_KEY)
     corrected = Caller(backend, app_key=CORRECTED)
     corrected.begin()
@@ -90,7 +90,7 @@ def test_a_good_commit_forgets_the_refusal(backend: Backend, caller: Caller) -> 
 
 
 def test_only_the_holder_may_abort(backend: Backend, caller: Caller) -> None:
-    """Who cannot name both fence and holder ends nothing."""
+    """An abort with a wrong fence or holder ends no lease."""
     stranger = Caller(backend)
     stranger.fence = caller.fence
     stranger.abort()
@@ -103,7 +103,7 @@ def test_only_the_holder_may_abort(backend: Backend, caller: Caller) -> None:
 
 
 def test_an_abort_happens_once(backend: Backend, caller: Caller) -> None:
-    """An abort after the turn's end does nothing."""
+    """An abort after the end of the lease does nothing."""
     caller.abort("EGW00133", timedelta())
     caller.abort("EGW00133", HOUR)
 
@@ -112,7 +112,7 @@ def test_an_abort_happens_once(backend: Backend, caller: Caller) -> None:
 
 
 def test_an_abort_keeps_the_token(backend: Backend) -> None:
-    """A failed renewal leaves the stored token and what is known of it as they were."""
+    """A failed renewal changes neither the stored token nor the record about it."""
     token = make_token()
     version = issue(backend, token, SEALED)
     backend.pass_time(71)

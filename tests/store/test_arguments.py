@@ -1,4 +1,4 @@
-"""Arguments that are refused: what every store promises."""
+"""Invalid arguments: the promises of every store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize("service", ["", "-kis", "kis paper", "한국", "k" * 64, "kis\n", "kis/../x"])
 def test_a_malformed_service_is_refused(backend: Backend, service: str) -> None:
-    """No call but a read takes a service that is not named by its rules; 63 characters are the most."""
+    """Every call but a read refuses a service name that breaks the rules; 63 characters are the most."""
     token = make_token()
     caller = Caller(backend, service=service)
     calls: list[Callable[[], object]] = [
@@ -40,7 +40,7 @@ def test_a_malformed_service_is_refused(backend: Backend, service: str) -> None:
 
 
 def test_a_holder_is_a_uuid(backend: Backend) -> None:
-    """A holder that is none is refused by every call that names one."""
+    """Every call with a holder refuses one that is not a UUID."""
     caller = Caller(backend)
     caller.holder = "me"
     calls: list[Callable[[], object]] = [caller.begin, lambda: caller.commit(make_token()), caller.abort]
@@ -50,7 +50,7 @@ def test_a_holder_is_a_uuid(backend: Backend) -> None:
 
 
 def test_a_negative_min_remaining_is_refused(backend: Backend) -> None:
-    """No token can be asked for that has less than no life left."""
+    """A caller cannot ask for a token with less than no validity left."""
     with pytest.raises(StoreMisconfigured):
         Caller(backend).begin(min_remaining=-SECOND)
     assert backend.outcomes("kis") == []
@@ -72,8 +72,8 @@ def test_a_negative_min_remaining_is_refused(backend: Backend) -> None:
         "enc:v1:a:b:c",
     ],
 )
-def test_what_is_no_token_is_refused(backend: Backend, caller: Caller, form: str) -> None:
-    """Commit and save take JSON with an access_token or an envelope; the turn goes on, and may end well."""
+def test_an_invalid_token_is_refused(backend: Backend, caller: Caller, form: str) -> None:
+    """Commit and save refuse a value that is neither JSON with an access_token nor an envelope; the lease continues."""
     with pytest.raises(StoreMisconfigured):
         caller.commit(make_token(), form)
     with pytest.raises(StoreMisconfigured):
@@ -82,26 +82,26 @@ def test_what_is_no_token_is_refused(backend: Backend, caller: Caller, form: str
     assert caller.commit(make_token()).status == "committed"
 
 
-def test_a_dead_token_is_refused(backend: Backend, caller: Caller) -> None:
-    """Neither commit nor save stores a token that has ended."""
-    dead = make_token(left=-SECOND)
+def test_an_expired_token_is_refused(backend: Backend, caller: Caller) -> None:
+    """Neither commit nor save stores an expired token."""
+    expired = make_token(left=-SECOND)
     with pytest.raises(StoreMisconfigured):
-        caller.commit(dead)
+        caller.commit(expired)
     with pytest.raises(StoreMisconfigured):
-        backend.store.save("kis", dead, dead.to_json())
+        backend.store.save("kis", expired, expired.to_json())
     assert stored(backend) is None
 
 
 def test_a_token_from_the_future_is_refused(caller: Caller) -> None:
-    """A clock may be wrong, but not by more than a day."""
+    """A token's issue time may be ahead, because clocks differ, but not by more than a day."""
     with pytest.raises(StoreMisconfigured):
         caller.commit(make_token(age=-25 * HOUR, left=48 * HOUR))
     assert caller.commit(make_token(age=-23 * HOUR, left=48 * HOUR)).status == "committed"
 
 
 @pytest.mark.parametrize("cooldown", [-SECOND, HOUR + SECOND])
-def test_a_senseless_cooldown_is_refused(backend: Backend, caller: Caller, cooldown: timedelta) -> None:
-    """A cool-down below zero or above an hour is refused, and ends nothing."""
+def test_an_invalid_cooldown_is_refused(backend: Backend, caller: Caller, cooldown: timedelta) -> None:
+    """A cool-down below zero or above an hour is refused, and ends no lease."""
     with pytest.raises(StoreMisconfigured):
         caller.abort("EGW00133", cooldown)
     assert backend.outcomes("kis") == ["granted"]

@@ -1,4 +1,4 @@
-"""Asking for a turn: what every store promises, the one on PostgreSQL, through HTTP, and the one in memory."""
+"""Asking for the lease: the promises of every store, on PostgreSQL, through HTTP and in memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.support import HOUR, MINUTE, make_token, utc_now
 if TYPE_CHECKING:
     from tests.store.backends import Backend
 
-# a turn is granted
+# the lease is granted
 
 
 def test_nothing_stored_is_granted(backend: Backend) -> None:
-    """The first who asks for an empty slot gets the turn."""
+    """The first caller that asks for an empty slot gets the lease."""
     begun = Caller(backend).begin()
 
     assert (begun.status, begun.fence, begun.value, begun.version) == ("granted", 1, None, None)
@@ -28,7 +28,7 @@ def test_nothing_stored_is_granted(backend: Backend) -> None:
 
 
 def test_a_replay_is_granted_again_and_not_extended(backend: Backend, caller: Caller) -> None:
-    """The same holder, whose first answer was lost, is given the same fence and not a second more."""
+    """If its first answer was lost, the same holder gets the same fence, and no additional time."""
     backend.pass_time(20)
 
     begun = caller.begin()
@@ -39,7 +39,7 @@ def test_a_replay_is_granted_again_and_not_extended(backend: Backend, caller: Ca
 
 
 def test_a_holder_whose_lease_ended_waits_like_all_others(backend: Backend, caller: Caller) -> None:
-    """After its 60 s a holder that asks again is busy until 70 s after its grant, then gets a new fence."""
+    """A holder that asks again after its 60 s is busy until 70 s after its grant, and then gets a new fence."""
     backend.pass_time(61)
     assert 0 < wait_of(caller.begin()) <= 9
     backend.pass_time(10)
@@ -52,8 +52,8 @@ def test_a_holder_whose_lease_ended_waits_like_all_others(backend: Backend, call
 # the slot's keys
 
 
-def test_keys_that_were_changed_get_no_lease(backend: Backend) -> None:
-    """Who saw another app_key row than the one that is there now is told so, even where a fresh token lies."""
+def test_changed_keys_get_no_lease(backend: Backend) -> None:
+    """A caller that saw another app_key row than the present one gets "changed", even if a fresh token is stored."""
     before = backend.put("kis", "app_key", "PSbefore")
     put_token(backend, make_token())
     now = backend.put("kis", "app_key", "PSnow")
@@ -65,25 +65,25 @@ def test_keys_that_were_changed_get_no_lease(backend: Backend) -> None:
 
 
 def test_keys_that_are_not_stored_are_version_0(backend: Backend) -> None:
-    """Who has keys of their own is granted as long as the slot has none; an inactive row counts as none."""
+    """A caller with its own keys gets the lease as long as the slot has no keys; an inactive row counts as absent."""
     backend.put("kis", "app_key", "PSbefore", active=False)
 
     assert Caller(backend).begin(keys_version=0).status == "granted"
     assert Caller(backend).begin(keys_version=7).status == "changed"
 
 
-def test_who_says_nothing_of_keys_is_not_asked(backend: Backend) -> None:
-    """Older callers do not tell which row they saw."""
+def test_a_caller_without_a_keys_version_gets_the_lease(backend: Backend) -> None:
+    """Older callers that do not send the version of the keys get the lease."""
     backend.put("kis", "app_key", "PSnow")
 
     assert Caller(backend).begin().status == "granted"
 
 
-# nobody gets a turn now
+# no caller gets the lease now
 
 
 def test_another_lease_is_busy(backend: Backend, caller: Caller) -> None:
-    """Whoever comes second is told who holds the lease and until when, and takes nothing from the holder."""
+    """The second caller gets the holder's label and the end of the wait, and the holder keeps its lease."""
     begun = Caller(backend, label="a laptop").begin()
 
     assert begun.holder_label == "acme/bot run 7 trade"
@@ -92,14 +92,14 @@ def test_another_lease_is_busy(backend: Backend, caller: Caller) -> None:
 
 
 def test_a_long_label_is_cut(backend: Backend) -> None:
-    """A label of any length is kept to 200 characters."""
+    """A label of any length is cut to 200 characters."""
     Caller(backend, label="가" * 999).begin()
 
     assert Caller(backend).begin().holder_label == "가" * 200
 
 
-def test_grants_are_spaced_when_the_holder_dies(backend: Backend, caller: Caller) -> None:
-    """A dead holder's lease ends after 60 s; nobody is granted before 70 s, when its label no longer shows."""
+def test_grants_are_spaced_when_the_holder_is_lost(backend: Backend, caller: Caller) -> None:
+    """A lost holder's lease ends after 60 s. No caller gets a lease before 70 s; after 60 s its label is hidden."""
     backend.pass_time(61)
 
     begun = Caller(backend).begin()
@@ -111,7 +111,7 @@ def test_grants_are_spaced_when_the_holder_dies(backend: Backend, caller: Caller
 
 
 def test_grants_are_spaced_after_a_commit(backend: Backend) -> None:
-    """However soon it is committed, after a grant nobody gets another for 70 s."""
+    """After a grant no caller gets another lease for 70 s, however early the commit is."""
     version = issue(backend, make_token())
     backend.pass_time(60)
     assert 0 < wait_of(Caller(backend).begin(rejected_version=version)) <= 10
@@ -121,18 +121,18 @@ def test_grants_are_spaced_after_a_commit(backend: Backend) -> None:
 
 
 def test_a_late_commit_spaces_from_itself(backend: Backend, caller: Caller) -> None:
-    """A commit 50 s into the lease keeps others off for 61 s from then."""
+    """A commit 50 s into the lease keeps others waiting for 61 s from then."""
     backend.pass_time(50)
     version = caller.commit(make_token()).version
 
     assert 55 < wait_of(Caller(backend).begin(rejected_version=version)) <= 61
 
 
-# there is a token, and no turn is needed
+# there is a token, and no lease is needed
 
 
 def test_a_fresh_token_is_handed_out(backend: Backend) -> None:
-    """With more than min_remaining left the token itself is the answer, and no turn is given."""
+    """If the token has more than min_remaining left, the answer is the token, and no lease is granted."""
     token = make_token()
     version = put_token(backend, token)
 
@@ -149,7 +149,7 @@ def test_a_fresh_token_is_handed_out(backend: Backend) -> None:
     [(10 * MINUTE + 15 * SECOND, "fresh"), (10 * MINUTE - SECOND, "granted"), (-SECOND, "granted"), (-HOUR, "granted")],
 )
 def test_fresh_is_more_than_min_remaining(backend: Backend, left: timedelta, status: str) -> None:
-    """A token that someone else stored is fresh by its remaining life alone."""
+    """A token that a client without a lease stored is fresh by its remaining validity alone."""
     put_token(backend, make_token(left=left, age=2 * HOUR))
 
     assert Caller(backend).begin().status == status
@@ -157,7 +157,7 @@ def test_fresh_is_more_than_min_remaining(backend: Backend, left: timedelta, sta
 
 @pytest.mark.parametrize(("age", "status"), [(5 * HOUR, "fresh"), (7 * HOUR, "granted")])
 def test_within_six_hours_of_an_issue_a_token_is_fresh(backend: Backend, age: timedelta, status: str) -> None:
-    """Asked for more life than any new token has, the one of less than 6 h is the answer: KIS would only repeat it."""
+    """A token of less than 6 h is the answer even if the caller needs more validity: KIS would only repeat it."""
     issue(backend, make_token(age=age, left=24 * HOUR - age))
     backend.pass_time(71)
 
@@ -165,7 +165,7 @@ def test_within_six_hours_of_an_issue_a_token_is_fresh(backend: Backend, age: ti
 
 
 def test_six_hours_count_only_for_the_token_they_speak_of(backend: Backend) -> None:
-    """When someone wrote the row without a lease, the lease's issue time says nothing about it."""
+    """If a client rewrote the row without a lease, the lease's issue time does not apply to it."""
     issue(backend, make_token())
     backend.pass_time(71)
     put_token(backend, make_token(left=HOUR))
@@ -173,8 +173,8 @@ def test_six_hours_count_only_for_the_token_they_speak_of(backend: Backend) -> N
     assert Caller(backend).begin(min_remaining=2 * HOUR).status == "granted"
 
 
-def test_a_dead_token_is_not_fresh_within_six_hours(backend: Backend) -> None:
-    """A token that ended soon after its issue is no answer."""
+def test_an_expired_token_is_not_fresh_within_six_hours(backend: Backend) -> None:
+    """A token that ended soon after its issue is not fresh."""
     token = make_token(age=HOUR, left=HOUR)
     issue(backend, token)
     backend.pass_time(71)
@@ -184,7 +184,7 @@ def test_a_dead_token_is_not_fresh_within_six_hours(backend: Backend) -> None:
 
 
 def test_a_rejected_version_is_not_fresh(backend: Backend) -> None:
-    """A row that the caller cannot use is not handed to it again; another version is."""
+    """A row that the caller cannot use is not returned to it again; another version is."""
     version = put_token(backend, make_token())
 
     assert Caller(backend).begin(rejected_version=version - 1).status == "fresh"
@@ -193,9 +193,9 @@ def test_a_rejected_version_is_not_fresh(backend: Backend) -> None:
 
 
 def test_a_rejected_token_is_not_fresh_whoever_stored_it(backend: Backend) -> None:
-    """A token that the API refused is not handed out again, though someone stored it who takes no lease.
+    """A token that the API rejected is not returned again, even if a client without a lease stored it.
 
-    The next caller, which has no proof that the token is rejected, is not handed it either.
+    The next caller, which does not name the token as rejected, does not get it either.
     """
     token = make_token()
     put_token(backend, token)
@@ -207,7 +207,7 @@ def test_a_rejected_token_is_not_fresh_whoever_stored_it(backend: Backend) -> No
 
 
 def test_all_rejected_tokens_are_remembered(backend: Backend) -> None:
-    """A second rejection does not make the slot forget the first: neither is fresh for a caller without proof."""
+    """After a second rejection the first token is still remembered: neither is fresh for another caller."""
     first, second = make_token(), make_token()
     for token in (first, second):
         reject(backend, token)
@@ -220,7 +220,7 @@ def test_all_rejected_tokens_are_remembered(backend: Backend) -> None:
 
 
 def test_at_most_a_hundred_rejected_tokens_are_remembered(backend: Backend) -> None:
-    """The last one is, although it ends first; of the others those that end last."""
+    """A slot remembers the last rejected token, even if it ends first, and the others with the latest ends."""
     others = [make_token() for _ in range(100)]
     for token in others:
         reject(backend, token)
@@ -234,7 +234,7 @@ def test_at_most_a_hundred_rejected_tokens_are_remembered(backend: Backend) -> N
 
 @pytest.mark.parametrize("stored_form", [None, SEALED], ids=["plain", "sealed"])
 def test_a_rejected_token_is_known_by_the_lease(backend: Backend, stored_form: str | None) -> None:
-    """The lease remembers which token it stored, also when nobody can see that in the row."""
+    """The lease remembers which token it stored, even if the row does not show it."""
     token = make_token()
     issue(backend, token, stored_form)
     backend.pass_time(71)
@@ -245,7 +245,7 @@ def test_a_rejected_token_is_known_by_the_lease(backend: Backend, stored_form: s
 
 
 def test_a_sealed_token_of_someone_else_is_known_by_its_version_alone(backend: Backend) -> None:
-    """What the lease remembers says nothing of a sealed row that someone else wrote since."""
+    """The lease's record does not apply to a sealed row that another client wrote since."""
     token = make_token()
     issue(backend, token)
     backend.pass_time(71)
@@ -257,7 +257,7 @@ def test_a_sealed_token_of_someone_else_is_known_by_its_version_alone(backend: B
 
 @pytest.mark.parametrize("value", ["", "{", "[]", "null", "1", '"text"', '{"access_token": ""}', "enc:v1:x:eHg="])
 def test_a_row_that_holds_no_token_breaks_nothing(backend: Backend, value: str) -> None:
-    """Whatever is stored, begin answers; what is not known to be rejected counts by its column."""
+    """With any stored value begin answers; a token not known to be rejected is judged by its column."""
     version = backend.put("kis", "access_token", value, make_token().expires_at)
 
     begun = Caller(backend).begin(rejected_token_id="0" * 16)
@@ -266,7 +266,7 @@ def test_a_row_that_holds_no_token_breaks_nothing(backend: Backend, value: str) 
 
 
 def test_a_row_without_expiry_is_not_fresh(backend: Backend) -> None:
-    """A token row whose column says nothing has to be judged by its reader."""
+    """A token row without a time in its column must be judged by its reader."""
     version = backend.put("kis", "access_token", make_token().to_json())
 
     begun = Caller(backend).begin()
@@ -274,7 +274,7 @@ def test_a_row_without_expiry_is_not_fresh(backend: Backend) -> None:
 
 
 def test_an_inactive_token_counts_as_absent(backend: Backend) -> None:
-    """An inactive row is neither handed out nor in the way."""
+    """An inactive row is not returned, and does not prevent a lease."""
     put_token(backend, make_token(), active=False)
 
     begun = Caller(backend).begin()
@@ -282,7 +282,7 @@ def test_an_inactive_token_counts_as_absent(backend: Backend) -> None:
 
 
 def test_fresh_comes_before_busy(backend: Backend, caller: Caller) -> None:
-    """A good token is handed out even to the holder of the lease, and to everybody beside it."""
+    """A fresh token is returned even to the lease's holder, and to every other caller."""
     put_token(backend, make_token())
 
     assert Caller(backend).begin().status == caller.begin().status == "fresh"
@@ -291,8 +291,8 @@ def test_fresh_comes_before_busy(backend: Backend, caller: Caller) -> None:
 # two slots with one app key
 
 
-def test_a_living_token_of_the_key_in_another_slot_is_a_conflict(backend: Backend) -> None:
-    """A slot cannot issue with an app key whose token lives in another slot, which is named."""
+def test_a_valid_token_of_the_key_in_another_slot_is_a_conflict(backend: Backend) -> None:
+    """A slot gets no lease for an app key that has a valid token in another slot; the answer names that slot."""
     issue(backend, make_token())
 
     begun = Caller(backend, service="kis-second").begin()
@@ -302,7 +302,7 @@ def test_a_living_token_of_the_key_in_another_slot_is_a_conflict(backend: Backen
 
 
 def test_a_lease_of_the_key_in_another_slot_is_busy(backend: Backend, caller: Caller) -> None:
-    """While another slot is issuing with the same key, and 70 s from its start, the answer is to wait for it."""
+    """While another slot issues with the same key, and for 70 s from its start, the answer is to wait."""
     begun = Caller(backend, service="kis-second").begin()
     assert begun.holder_label == "acme/bot run 7 trade"
     assert 50 < wait_of(begun) <= 60
@@ -316,8 +316,8 @@ def test_a_lease_of_the_key_in_another_slot_is_busy(backend: Backend, caller: Ca
 
 
 @pytest.mark.parametrize("active", [True, False], ids=["ended", "inactive"])
-def test_the_key_moves_when_the_other_slots_token_is_dead(backend: Backend, active: bool) -> None:  # noqa: FBT001 - a table
-    """Once the other slot's token is dead or inactive and its lease over, the key belongs to the slot that asks."""
+def test_the_key_moves_when_the_other_slots_token_has_expired(backend: Backend, active: bool) -> None:  # noqa: FBT001 - a table
+    """Once the other slot's token has expired or is inactive, and its lease is over, this slot can use the key."""
     token = make_token()
     issue(backend, token)
     backend.put(
@@ -327,7 +327,7 @@ def test_the_key_moves_when_the_other_slots_token_is_dead(backend: Backend, acti
     backend.pass_time(71)
 
     assert Caller(backend, service="kis-second").begin().status == "granted"
-    # And now the first slot is the one that has to wait, while a token that turns up there holds nobody up.
+    # Now the first slot must wait, but a token that is stored there delays no caller.
     assert Caller(backend).begin().status == "busy"
     put_token(backend, make_token())
     backend.pass_time(71)
@@ -335,7 +335,7 @@ def test_the_key_moves_when_the_other_slots_token_is_dead(backend: Backend, acti
 
 
 def test_slots_with_keys_of_their_own_do_not_meet(backend: Backend, caller: Caller) -> None:
-    """Two accounts issue side by side, each with fences of its own."""
+    """Two accounts issue at the same time, each with its own fences."""
     second = Caller(backend, service="kis-second", app_key=OTHER_KEY)
 
     assert second.begin().status == "granted"
@@ -344,7 +344,7 @@ def test_slots_with_keys_of_their_own_do_not_meet(backend: Backend, caller: Call
 
 
 def test_a_slot_may_change_its_key(backend: Backend) -> None:
-    """After a change of keys the slot issues with the new one, and the old one is free for others."""
+    """After a change of keys the slot issues with the new key, and the old key can be used by other slots."""
     version = issue(backend, make_token())
     backend.pass_time(71)
     assert Caller(backend, app_key=OTHER_KEY).begin(rejected_version=version).status == "granted"

@@ -1,4 +1,4 @@
-"""Ending a turn with a token: what every store promises, and when the next may ask."""
+"""Ending a lease with a token: the promises of every store, and the time of the next request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_a_commit_stores_the_token(backend: Backend, caller: Caller) -> None:
-    """The row holds the token until its end, and the turn is over."""
+    """The row holds the token until its end, and the lease is over."""
     token = make_token()
 
     committed = caller.commit(token)
@@ -30,8 +30,8 @@ def test_a_commit_stores_the_token(backend: Backend, caller: Caller) -> None:
     assert backend.outcomes("kis") == ["granted", "committed"]
 
 
-def test_a_commit_replaces_what_was_there(backend: Backend) -> None:
-    """What was there before the turn has no say, even with a later expiry: its issuer knew of it."""
+def test_a_commit_replaces_the_earlier_token(backend: Backend) -> None:
+    """A commit replaces the token from before the lease, even one with a later end: its issuer knew that token."""
     version = put_token(backend, make_token(left=48 * HOUR))
     caller = Caller(backend)
     caller.begin(rejected_version=version)
@@ -46,7 +46,7 @@ def test_a_commit_replaces_what_was_there(backend: Backend) -> None:
 
 @pytest.mark.parametrize("is_same", [True, False], ids=["the same token", "another"])
 def test_a_commit_brings_an_inactive_row_back(backend: Backend, is_same: bool) -> None:  # noqa: FBT001 - a table
-    """A token row that was set to inactive is active again, even with the same token."""
+    """An inactive token row becomes active again, even with the same token."""
     token = make_token()
     put_token(backend, token if is_same else make_token(), active=False)
     assert stored(backend) is None
@@ -60,7 +60,7 @@ def test_a_commit_brings_an_inactive_row_back(backend: Backend, is_same: bool) -
 def test_a_replayed_commit_is_committed_once(
     backend: Backend, caller: Caller, form: str | None, form_again: str | None
 ) -> None:
-    """Sent again because its answer was lost, a commit says the same and changes nothing, not even another seal."""
+    """A commit that is repeated after a lost answer gets the same answer and changes nothing, not even the seal."""
     token = make_token()
     first = caller.commit(token, form)
     before = stored(backend)
@@ -72,7 +72,7 @@ def test_a_replayed_commit_is_committed_once(
 
 
 def test_another_token_is_no_replay(backend: Backend, caller: Caller) -> None:
-    """A second, different token under a fence that is used up is fenced."""
+    """A second commit with a different token under the same fence is fenced."""
     token = make_token()
     caller.commit(token)
 
@@ -83,7 +83,7 @@ def test_another_token_is_no_replay(backend: Backend, caller: Caller) -> None:
 
 
 def test_a_replay_is_of_the_last_lease(backend: Backend, caller: Caller) -> None:
-    """Once another turn has begun and ended, a commit of the turn before is fenced even with its own token."""
+    """After the next lease has ended, a commit of the lease before is fenced, even with its own token."""
     token = make_token()
     version = caller.commit(token).version
     backend.pass_time(71)
@@ -95,7 +95,7 @@ def test_a_replay_is_of_the_last_lease(backend: Backend, caller: Caller) -> None
 
 
 def test_a_holder_that_slept_through_its_lease_is_fenced(backend: Backend, caller: Caller) -> None:
-    """Once another has been granted, the old fence stores nothing, and takes nothing from the new holder."""
+    """After another grant the old fence stores nothing, and the new holder keeps its lease."""
     backend.pass_time(71)
     successor = Caller(backend)
     successor.begin()
@@ -112,7 +112,7 @@ def test_a_holder_that_slept_through_its_lease_is_fenced(backend: Backend, calle
 
 
 def test_a_wrong_fence_or_holder_is_fenced(backend: Backend, caller: Caller) -> None:
-    """Who cannot name both fence and holder of the present grant stores nothing and ends nothing."""
+    """A commit with a wrong fence or holder stores nothing and ends no lease."""
     stranger = Caller(backend)
     stranger.fence = caller.fence
     assert stranger.commit(make_token()).status == "fenced"
@@ -125,14 +125,14 @@ def test_a_wrong_fence_or_holder_is_fenced(backend: Backend, caller: Caller) -> 
 
 
 def test_without_any_grant_nothing_is_stored(backend: Backend) -> None:
-    """On a slot that nobody has begun, a commit is fenced."""
+    """On a slot without a lease a commit is fenced."""
     assert Caller(backend).commit(make_token()).status == "fenced"
     assert stored(backend) is None
     assert backend.outcomes("kis") == []
 
 
 def test_a_newer_token_of_someone_else_stays(backend: Backend, caller: Caller) -> None:
-    """A token stored meanwhile without a lease, with a later expiry, wins; the turn is over all the same."""
+    """A token with a later end that was stored meanwhile without a lease is kept; the lease ends all the same."""
     newer = make_token(left=24 * HOUR)
     version = put_token(backend, newer)
 
@@ -146,7 +146,7 @@ def test_a_newer_token_of_someone_else_stays(backend: Backend, caller: Caller) -
 
 
 def test_an_older_token_of_someone_else_is_replaced(backend: Backend, caller: Caller) -> None:
-    """A token stored meanwhile that ends sooner than the new one does not stay."""
+    """A token with an earlier end that was stored meanwhile is replaced."""
     put_token(backend, make_token(left=HOUR))
     token = make_token()
 
@@ -154,8 +154,8 @@ def test_an_older_token_of_someone_else_is_replaced(backend: Backend, caller: Ca
     assert stored_value(backend) == token.to_json()
 
 
-def test_an_expired_lease_may_commit_when_nobody_took_over(backend: Backend, caller: Caller) -> None:
-    """Late but alone: the token is as good as any, and storing it spares another call."""
+def test_an_expired_lease_may_commit_without_another_holder(backend: Backend, caller: Caller) -> None:
+    """A late commit is accepted if no other caller has the lease: storing the token saves another call."""
     backend.pass_time(3600)
     token = make_token()
 
@@ -166,13 +166,13 @@ def test_an_expired_lease_may_commit_when_nobody_took_over(backend: Backend, cal
     assert backend.outcomes("kis") == ["granted", "committed"]
 
 
-# KIS gave the token again that is stored, or that was rejected
+# KIS gave the stored or the rejected token again
 
 
 def commit_again(
     backend: Backend, token: Token, form: str | None = None, form_again: str | None = None, *, rejected: bool = False
 ) -> int:
-    """Issue a token, let the next turn end with the same token; the version, which did not change."""
+    """Issue a token, and end the next lease with the same token. Returns the version, which did not change."""
     version = issue(backend, token, form)
     backend.pass_time(71)
     caller = Caller(backend)
@@ -185,7 +185,7 @@ def commit_again(
 
 @pytest.mark.parametrize(("form", "form_again"), [(None, None), (SEALED, SEALED_AGAIN)], ids=["plain", "sealed"])
 def test_the_same_token_changes_nothing(backend: Backend, form: str | None, form_again: str | None) -> None:
-    """The row stays as it was, sealed or not; 61 s later the next may ask."""
+    """The row stays as it was, sealed or not; 61 s later the next caller may ask."""
     token = make_token()
     version = commit_again(backend, token, form, form_again)
 
@@ -199,7 +199,7 @@ def test_the_same_token_changes_nothing(backend: Backend, form: str | None, form
 def test_a_rejected_token_that_comes_again_stops_all_calls(
     backend: Backend, form: str | None, form_again: str | None
 ) -> None:
-    """When the API refuses the token and KIS repeats it, nobody asks until 6 h after its issue, and is told why."""
+    """If KIS repeats a rejected token, no caller gets a lease until 6 h after its issue, with the reason."""
     version = commit_again(backend, make_token(age=2 * HOUR), form, form_again, rejected=True)
 
     begun = Caller(backend).begin(rejected_version=version)
@@ -208,7 +208,7 @@ def test_a_rejected_token_that_comes_again_stops_all_calls(
 
 
 def test_a_rejected_old_token_does_not_stop_calls_for_long(backend: Backend) -> None:
-    """A repeated token issued more than 6 h ago holds the next call up for 61 s only."""
+    """A repeated token issued more than 6 h ago delays the next call by only 61 s."""
     version = commit_again(backend, make_token(age=7 * HOUR), rejected=True)
 
     assert 55 < wait_of(Caller(backend).begin(rejected_version=version)) <= 61
@@ -216,7 +216,7 @@ def test_a_rejected_old_token_does_not_stop_calls_for_long(backend: Backend) -> 
 
 @pytest.mark.parametrize("row", ["none", "another token"])
 def test_a_rejected_token_is_not_stored_when_it_comes_again(backend: Backend, row: str) -> None:
-    """The token that the turn is to replace is not handed to others as new, though the row does not hold it."""
+    """The rejected token that the lease is to replace is not stored as new, even if the row has another token."""
     there = make_token(left=5 * MINUTE)
     version = put_token(backend, there) if row == "another token" else None
     refused = make_token(age=2 * HOUR)
@@ -233,7 +233,7 @@ def test_a_rejected_token_is_not_stored_when_it_comes_again(backend: Backend, ro
 
 
 def test_a_rejected_token_is_remembered(backend: Backend) -> None:
-    """Later callers who never heard of the refusal are told of it, may not store that token either, but another."""
+    """Later callers learn of the rejected token from begin, and cannot store it; they can store another one."""
     refused, token = make_token(age=2 * HOUR), make_token()
     Caller(backend).begin(rejected_token_id=refused.token_id)
     backend.pass_time(71)
@@ -250,7 +250,7 @@ def test_a_rejected_token_is_remembered(backend: Backend) -> None:
 
 
 def test_another_token_than_the_rejected_one_is_stored(backend: Backend) -> None:
-    """A turn that is to replace a refused token does so, whatever the caller says of rejecting."""
+    """A lease that replaces a rejected token stores another one, for any value of ``rejected``."""
     refused, token = make_token(), make_token()
     put_token(backend, refused)
     caller = Caller(backend)
@@ -260,8 +260,8 @@ def test_another_token_than_the_rejected_one_is_stored(backend: Backend) -> None
     assert stored_value(backend) == token.to_json()
 
 
-def test_five_rejecters_of_one_dead_token_make_one_call(backend: Backend) -> None:
-    """Callers that all find the stored token refused do not each make a call, minute after minute."""
+def test_five_callers_with_one_rejected_token_make_one_call(backend: Backend) -> None:
+    """Callers that all have the same rejected token make one call together, not one a minute each."""
     token = make_token(age=HOUR)
     issue(backend, token)
     for _ in range(5):
@@ -274,7 +274,7 @@ def test_five_rejecters_of_one_dead_token_make_one_call(backend: Backend) -> Non
 
 
 def test_a_token_stored_by_someone_else_is_known_again(backend: Backend, caller: Caller) -> None:
-    """Also a plain row that was written without a lease is recognised; from then on the lease knows it."""
+    """A plain row that was written without a lease is recognised too; from then on the lease remembers the token."""
     token = make_token(age=5 * HOUR, left=19 * HOUR)
     version = put_token(backend, token)
 
@@ -286,7 +286,7 @@ def test_a_token_stored_by_someone_else_is_known_again(backend: Backend, caller:
 
 
 def test_the_same_token_heals_an_unusable_row(backend: Backend, caller: Caller) -> None:
-    """A row that does not say when it ends is written anew even with the same token."""
+    """A row without an expiry is written again, even with the same token."""
     token = make_token()
     backend.put("kis", "access_token", token.to_json())
 

@@ -1,6 +1,6 @@
-"""What answers mean that gateways, proxies and PostgREST give in place of rows: as people have reported them in public.
+"""The meaning of answers that gateways, proxies and PostgREST give in place of rows, as reported in public.
 
-Each is sent by a real server and taken by both ways to the store, the warm read and PostgREST's client.
+A real server sends each answer, and both ways to the store read it: the warm read and PostgREST's client.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ QUOTA = (
 
 
 def cloudflare(number: str) -> bytes:
-    """A page of Cloudflare's, as far as it matters here."""
+    """The parts of a page of Cloudflare's that matter here."""
     return (
         f"<html><title>Access denied | x.supabase.co used Cloudflare to restrict access</title><h1>Error "
         f'<span class="code">{number}</span></h1><p>Cloudflare Ray ID: <b>8f1a2b3c</b></p></html>'
@@ -59,9 +59,10 @@ def gateway(status: int, message: str) -> Response:
 
 @dataclass(frozen=True)
 class Case:
-    """An answer, the code that it ends in, and words that the error has beside the status.
+    """An answer, the code of its error, and words that the error has beside the status.
 
-    ``persists`` and ``alone`` are for outages: patience does not help, and a token may be issued without the store.
+    For outages, ``persists`` means that patience does not help, and ``alone`` that a token may be issued without the
+    store.
     """
 
     response: Response
@@ -116,7 +117,7 @@ OUTAGES = {
     "402 of another": Case(Response(402, b"Payment required", HTML), "store-unreachable", "Payment Required"),
     "WAF": Case(Response(403, PAGE, HTML), "store-unreachable", "not known as Supabase's"),
     "403 in JSON": Case(Response(403, {"message": "Forbidden"}), "store-unreachable"),
-    "403 of nobody": Case(Response(403), "store-unreachable"),
+    "403 without a body": Case(Response(403), "store-unreachable"),
     "401 of a proxy": Case(Response(401, b"Unauthorized"), "store-unreachable", "Unauthorized"),
     "401 with a code of another": Case(
         Response(401, {"code": "UNAUTHORIZED_NO_AUTH_HEADER", "message": "x"}), "store-unreachable"
@@ -148,18 +149,18 @@ OUTAGES = {
     "451": Case(Response(451), "store-unreachable", "Unavailable For Legal Reasons"),
     "499": Case(Response(499), "store-unreachable"),
     "511": Case(Response(511), "store-unreachable", "Network Authentication Required"),
-    "project that nobody named": Case(Response(400, b"Project not specified"), "store-unreachable"),
+    "project without a name": Case(Response(400, b"Project not specified"), "store-unreachable"),
     "502": Case(Response(502, b"<h1>Bad Gateway</h1>", HTML), "store-unreachable", "Bad Gateway", alone=True),
     "Kong without PostgREST": Case(
         gateway(502, "An invalid response was received from the upstream server"),
         "store-unreachable",
-        "gateway does not reach PostgREST",
+        "gateway cannot reach PostgREST",
         alone=True,
     ),
     "Envoy without PostgREST": Case(
         Response(503, b"upstream connect error or disconnect/reset before headers. reset reason: connection failure"),
         "store-unreachable",
-        "gateway does not reach PostgREST",
+        "gateway cannot reach PostgREST",
         alone=True,
     ),
     "522": Case(Response(522, cloudflare("522"), HTML), "store-unreachable", "Cloudflare answers", alone=True),
@@ -175,7 +176,7 @@ OUTAGES = {
     "full disk": Case(postgrest(503, "53100"), "store-unreachable", "disk is full", alone=True),
     "pool": Case(postgrest(504, "PGRST003"), "store-unreachable", "no free connection", alone=True),
     "schema": Case(postgrest(503, "PGRST002"), "store-unreachable", "cannot read the schema yet", alone=True),
-    "no database": Case(postgrest(503, "PGRST000"), "store-unreachable", "does not reach the database", alone=True),
+    "no database": Case(postgrest(503, "PGRST000"), "store-unreachable", "cannot reach the database", alone=True),
     "no secret": Case(postgrest(500, "PGRST300"), "store-unreachable", "no JWT secret", alone=True),
     "locked": Case(postgrest(500, "55P03"), "store-unreachable", "another transaction", alone=True),
     "clocks": Case(postgrest(401, "PGRST303", "JWT issued at future"), "store-unreachable", "not valid yet"),
@@ -205,7 +206,7 @@ def server() -> Iterator[LoopbackServer]:
 
 
 def errors_of(server: LoopbackServer, response: Response, key: str = SERVICE_KEY) -> list[StoreError]:
-    """What a read, and a call of a function through PostgREST's client, end in; each with one request."""
+    """The errors of a read and of a function call through PostgREST's client, each with one request."""
     server.add_fault(Fault("answer", times=2, response=response))
     errors = []
     with closing(SupabaseStore(server.url, key)) as store:
@@ -221,7 +222,7 @@ def errors_of(server: LoopbackServer, response: Response, key: str = SERVICE_KEY
 
 
 def assert_is(error: StoreError, case: Case) -> None:
-    """The error is the case's, names the status that was sent, and repeats nothing of the answer."""
+    """The error is the case's, names the status of the answer, and repeats no text of it."""
     assert error.code == case.code
     assert f"HTTP {case.response.status}" in f"{error}"
     assert case.words in f"{error}"
@@ -230,8 +231,8 @@ def assert_is(error: StoreError, case: Case) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGURATION_ERRORS)
-def test_word_of_supabase_is_a_configuration_error(server: LoopbackServer, name: str) -> None:
-    """PostgREST's codes, and the gateway's messages about the key, say that something is set up wrongly."""
+def test_supabase_s_own_answer_is_a_configuration_error(server: LoopbackServer, name: str) -> None:
+    """PostgREST's codes, and the gateway's messages about the key, report a configuration error."""
     case = CONFIGURATION_ERRORS[name]
     for error in errors_of(server, case.response):
         assert isinstance(error, StoreMisconfigured)
@@ -240,7 +241,7 @@ def test_word_of_supabase_is_a_configuration_error(server: LoopbackServer, name:
 
 @pytest.mark.parametrize("name", OUTAGES)
 def test_any_other_answer_is_an_outage(server: LoopbackServer, name: str) -> None:
-    """Whatever its status: a cached token is used for it. Below 500, and at 511, nobody issues alone for it."""
+    """Any other answer is an outage, with any status. Below 500, and at 511, no caller issues without the store."""
     case = OUTAGES[name]
     for error in errors_of(server, case.response):
         assert isinstance(error, StoreOutage)
@@ -250,7 +251,7 @@ def test_any_other_answer_is_an_outage(server: LoopbackServer, name: str) -> Non
 
 
 def jwt(ends_at: datetime) -> str:
-    """A key in the older form that ends then."""
+    """A key in the older form that expires then."""
     parts = ({"alg": "HS256"}, {"role": "service_role", "exp": int(ends_at.timestamp())})
     words = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts]
     return ".".join([*words, "c2lnbmVk"])
@@ -261,8 +262,8 @@ def jwt(ends_at: datetime) -> str:
     [gateway(401, "Invalid API key"), postgrest(401, "PGRST301"), Response(401)],
     ids=["gateway", "JWT", "nothing"],
 )
-def test_key_that_has_ended_is_told_with_its_date(server: LoopbackServer, response: Response) -> None:
-    """Where a key is not accepted and its own date is past, that is the reason; a reader's JWT has one as well."""
+def test_expired_key_is_reported_with_its_date(server: LoopbackServer, response: Response) -> None:
+    """If a rejected key has expired by its own date, that is the reason. A read-only key has a date too."""
     ended = utc_now() - timedelta(days=2)
     for key in (jwt(ended), f"sb_publishable_x {jwt(ended)}"):
         server.forget()
@@ -272,9 +273,9 @@ def test_key_that_has_ended_is_told_with_its_date(server: LoopbackServer, respon
 
 
 def test_date_of_a_key_counts_for_the_key_alone(server: LoopbackServer) -> None:
-    """A key that lives is wrong for another reason, and an ended one does not explain a page of somebody's."""
-    living, ended = jwt(utc_now() + timedelta(days=2)), jwt(utc_now() - timedelta(days=2))
-    assert {each.code for each in errors_of(server, gateway(401, "Invalid API key"), living)} == {"store-key-rejected"}
+    """A valid key is wrong for another reason, and an expired one does not explain another program's page."""
+    valid, ended = jwt(utc_now() + timedelta(days=2)), jwt(utc_now() - timedelta(days=2))
+    assert {each.code for each in errors_of(server, gateway(401, "Invalid API key"), valid)} == {"store-key-rejected"}
     server.forget()
     legacy = gateway(401, "Legacy API keys are disabled")
     assert {each.code for each in errors_of(server, legacy, ended)} == {"store-legacy-keys-disabled"}
@@ -285,7 +286,7 @@ def test_date_of_a_key_counts_for_the_key_alone(server: LoopbackServer) -> None:
 
 
 def test_end_of_a_key_is_judged_by_the_answer_s_date(server: LoopbackServer) -> None:
-    """A machine whose clock is years ahead does not take a key for an ended one."""
+    """A machine whose clock is years ahead does not report a valid key as expired."""
     key = jwt(datetime(2020, 1, 1, tzinfo=timezone.utc))
     server.send_date = False
     dated = {"Date": "Mon, 02 Dec 2019 12:00:00 GMT"}
@@ -295,7 +296,7 @@ def test_end_of_a_key_is_judged_by_the_answer_s_date(server: LoopbackServer) -> 
 
 @given(st.integers(100, 999), st.text(max_size=40), st.text(max_size=200))
 def test_text_of_an_answer_is_never_repeated(status: int, code: str, message: str) -> None:
-    """A code's place, and the message, may hold anything, a secret included."""
+    """The places of code and message may contain any text, even a secret."""
     marked = f"QzXj7{code}", f"QzXj7{message}"
     assert "QzXj7" not in f"{code_error(status, *marked)}"
     assert "QzXj7" not in f"{code_error(status, 'PGRST203', marked[1])}"
@@ -316,7 +317,7 @@ def call_save(url: str) -> StoreError:
 
 
 def test_two_functions_of_one_name(make_database: Callable[[], Database]) -> None:
-    """The error names the function and the statement that drops the form that sql/ does not make; that one mends it."""
+    """The error names the function and the statement that drops the form that sql/ does not make. It works."""
     project = make_database()
     project.owner.execute(
         "create function public.save_token(service text, value text, expires_at timestamptz, replaces_version bigint,"
@@ -353,7 +354,7 @@ def test_two_functions_of_one_name(make_database: Callable[[], Database]) -> Non
     ],
 )
 def test_functions_that_are_listed_otherwise_are_not_repeated(listed: str) -> None:
-    """Only names and types are taken from PostgREST's text, and only where it holds nothing else."""
+    """Only names and types are taken from PostgREST's text, and only if the list contains no other text."""
     error = code_error(300, "PGRST203", BETWEEN + listed)
     assert f"{error}" == "Supabase has several functions of one name (HTTP 300 PGRST203) [store-function-ambiguous]"
 
@@ -365,7 +366,7 @@ RESEAL = "public.reseal(service => text, credential_type => text, value => text,
     "listed", [f"{RESEAL}, {RESEAL}", "public.reseal_all(a => text), public.reseal_all()"], ids=["twice", "another's"]
 )
 def test_functions_that_need_not_be_dropped(listed: str) -> None:
-    """Where each form is that of sql/, or sql/ makes no function of this name, the name alone is told."""
+    """If each form is that of sql/, or sql/ makes no function of this name, the error has only the name."""
     error = code_error(300, "PGRST203", BETWEEN + listed)
     assert "of one name (HTTP 300 PGRST203): reseal" in f"{error}"
     assert "drop" not in f"{error}"

@@ -1,4 +1,4 @@
-"""One exchange with Supabase: odd servers, packed answers, hosts with several addresses, proxies. On loopback."""
+"""One exchange with Supabase: unusual servers, compressed answers, several addresses, proxies. On loopback."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ pytestmark = pytest.mark.usefixtures("plain_network")
 
 
 def read(store: SupabaseStore) -> object:
-    """A read."""
+    """Read a slot."""
     return store.read("kis").rows
 
 
 def begin(store: SupabaseStore) -> object:
-    """A write."""
+    """Write by begin."""
     return store.begin("kis", str(uuid.uuid4()), "a laptop", APP_KEY, min_remaining=10 * MINUTE).status
 
 
@@ -51,7 +51,7 @@ calls = pytest.mark.parametrize(("call", "body", "expected"), CALLS.values(), id
 
 
 def outage_of(url: str, call: Callable[[SupabaseStore], object], seconds: float = 10) -> StoreOutage:
-    """The outage that a call ends in."""
+    """The outage that the call raises."""
     with closing(SupabaseStore(url, SERVICE_KEY, left=lambda: seconds)) as store, pytest.raises(StoreOutage) as caught:
         call(store)
     return caught.value
@@ -65,7 +65,7 @@ def outage_of(url: str, call: Callable[[SupabaseStore], object], seconds: float 
 def test_a_packed_answer_is_unpacked(
     call: Callable[[SupabaseStore], object], body: object, expected: object, coding: str
 ) -> None:
-    """A proxy that packs answers although nobody asked for it is no outage."""
+    """A proxy that compresses answers without a request for it causes no outage."""
     plain = body if isinstance(body, bytes) else json.dumps(body).encode()
     packed = gzip.compress(plain) if coding == "gzip" else zlib.compress(plain)
     with (
@@ -79,7 +79,7 @@ def test_a_packed_answer_is_unpacked(
 def test_a_gzip_bomb_is_an_outage_of_little_memory(
     call: Callable[[SupabaseStore], object], body: object, expected: object
 ) -> None:
-    """The limit on an answer counts what is unpacked: a bomb costs a few times the limit, not gigabytes."""
+    """The limit on an answer counts unpacked bytes: a bomb costs a few times the limit, not gigabytes."""
     assert body != expected
     bomb = gzip.compress(b" " * (100 * 1024 * 1024), 9)
     headers = {"Content-Encoding": "gzip", "Content-Type": "text/html"}
@@ -94,14 +94,14 @@ def test_a_gzip_bomb_is_an_outage_of_little_memory(
 
 @pytest.mark.parametrize("packed", [b"no gzip at all", gzip.compress(ROWS)[:-9], b""], ids=["other", "cut", "empty"])
 def test_an_answer_that_cannot_be_unpacked_is_an_outage(packed: bytes) -> None:
-    """A broken or an empty body that calls itself packed is an outage."""
+    """A broken or an empty body that is declared as compressed is an outage."""
     with LoopbackServer(lambda _: Response(200, packed, {"Content-Encoding": "gzip"})) as server:
         assert outage_of(server.url, read).code == "store-unreachable"
 
 
 @pytest.mark.parametrize("status", [100, 102, 103, 199])
 def test_interim_answers_are_passed_over(status: int) -> None:
-    """Any number of interim answers, within reason, comes before the real one."""
+    """The answer may follow several interim answers."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
 
     def talk(connection: socket.socket) -> None:
@@ -113,7 +113,7 @@ def test_interim_answers_are_passed_over(status: int) -> None:
 
 
 def test_interim_answers_have_an_end() -> None:
-    """A server that sends nothing but interim answers is an outage."""
+    """A server that sends only interim answers is an outage."""
 
     def talk(connection: socket.socket) -> None:
         connection.recv(65536)
@@ -126,8 +126,8 @@ def test_interim_answers_have_an_end() -> None:
 
 
 @pytest.mark.parametrize("size", [b"-1", b"-5", b"-7fffffff", b"nonsense", b"ffffffffffffffffffff"])
-def test_a_chunk_of_an_odd_size_is_an_outage(size: bytes) -> None:
-    """A negative size would have the whole connection read, one that is no number is a broken answer: few bytes are."""
+def test_a_chunk_of_an_invalid_size_is_an_outage(size: bytes) -> None:
+    """A chunk with a negative or an invalid size is an outage, and few bytes are read."""
     sent: list[int] = [0]
 
     def talk(connection: socket.socket) -> None:
@@ -147,7 +147,7 @@ def test_a_chunk_of_an_odd_size_is_an_outage(size: bytes) -> None:
 def test_an_echo_in_the_status_line_is_in_no_traceback(
     call: Callable[[SupabaseStore], object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A server that answers with what it was sent does not bring the key into a program's log."""
+    """If a server answers with the request that it got, the key does not get into a program's log."""
 
     def talk(connection: socket.socket) -> None:
         got = connection.recv(65536)
@@ -168,11 +168,11 @@ def test_an_echo_in_the_status_line_is_in_no_traceback(
     assert SERVICE_KEY not in caplog.text, "the key is shown"
 
 
-# what may have arrived
+# requests that may have arrived
 
 
-def test_what_was_never_sent_is_known() -> None:
-    """A refused connection and a name that cannot be resolved sent nothing; a lost answer may have had its effect."""
+def test_an_unsent_request_is_known() -> None:
+    """A refused connection and an unknown name sent nothing; a request with a lost answer may have had its effect."""
     with LoopbackServer(lambda _: Response(200, GRANTED)) as server:
         server.add_fault(Fault("reset", after=True))
         assert outage_of(server.url, begin).sent
@@ -188,7 +188,7 @@ def test_what_was_never_sent_is_known() -> None:
 
 
 def test_nothing_is_sent_once_the_caller_has_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is resolved after the caller's time does not lead to a request any more."""
+    """A name that is resolved after the caller's time is over leads to no request."""
     resolve, given_up, resolved = socket.getaddrinfo, threading.Event(), threading.Event()
 
     def slow(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - as getaddrinfo
@@ -220,7 +220,7 @@ def test_a_silent_address_is_passed(
     expected: object,
     silent_ones: int,
 ) -> None:
-    """With the first addresses of Supabase a black hole, reads and writes use the next, well within their time."""
+    """If the first addresses of Supabase do not answer, reads and writes use the next one, well within their time."""
     resolve = socket.getaddrinfo
     with black_hole() as silent, LoopbackServer(lambda _: Response(200, body)) as server:
         hole = resolve("127.0.0.1", int(silent.rpartition(":")[2]), type=socket.SOCK_STREAM)
@@ -234,7 +234,7 @@ def test_a_silent_address_is_passed(
 
 
 class ConnectProxy:
-    """A proxy that opens tunnels for whoever has its password, if it asks for one."""
+    """A proxy that opens tunnels for clients with its password, if it has one."""
 
     def __init__(self, password: str | None, port: int) -> None:
         self.asked: list[bytes] = []
@@ -284,7 +284,7 @@ def proxied(server: LoopbackServer, password: str | None = None) -> Iterator[tup
 def test_a_proxy_is_gone_through(
     tls_server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, user: str, password: str | None
 ) -> None:
-    """Writes go through the environment's proxy, with the password it asks for; the proxy never sees the key."""
+    """Writes go through the environment's proxy, with its password; the proxy never sees the key."""
     with proxied(tls_server, password) as (address, proxy):
         monkeypatch.setenv("HTTPS_PROXY", f"http://{user}{address}")
         with closing(SupabaseStore(tls_server.url, SERVICE_KEY)) as store:
@@ -294,7 +294,7 @@ def test_a_proxy_is_gone_through(
 
 
 def test_a_proxy_that_asks_for_a_password(tls_server: LoopbackServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without it there is an outage that is this machine's own, and nothing was sent to Supabase."""
+    """Without the password there is an outage that this machine causes, and nothing was sent to Supabase."""
     with proxied(tls_server, "user:word") as (address, _):
         monkeypatch.setenv("HTTPS_PROXY", f"http://{address}")
         error = outage_of(tls_server.url, begin)
@@ -305,7 +305,7 @@ def test_a_proxy_that_asks_for_a_password(tls_server: LoopbackServer, monkeypatc
 def test_a_proxy_in_trouble_is_a_hiccup(
     tls_server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    """It may work a moment later, and is still no reason to issue alone."""
+    """A failing proxy may work a moment later, and is no reason to issue without the store."""
 
     def talk(connection: socket.socket) -> None:
         connection.recv(65536)
@@ -320,8 +320,8 @@ def test_a_proxy_in_trouble_is_a_hiccup(
 @pytest.mark.parametrize(
     "proxy", ["http://a..b:3128", f"http://{'x' * 70}.example:3128", "http://no-such-proxy.invalid"]
 )
-def test_a_proxy_with_an_odd_name_is_no_defect(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
-    """A name that cannot be looked up is trouble of this machine's."""
+def test_a_proxy_with_an_invalid_name_is_an_outage(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """If the proxy's name cannot be looked up, this machine is the cause."""
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     error = outage_of("https://example.supabase.co", begin)
     assert (error.doubtful, error.sent) == (True, False)
@@ -330,7 +330,7 @@ def test_a_proxy_with_an_odd_name_is_no_defect(monkeypatch: pytest.MonkeyPatch, 
 def test_keys_that_cannot_be_logged_are_no_defect(
     tls_server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """SSLKEYLOGFILE in a folder that is not there is trouble of this machine's, and lasts."""
+    """SSLKEYLOGFILE in a missing folder is a lasting outage that this machine causes."""
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "no-such-folder" / "keys"))
     error = outage_of(tls_server.url, begin)
     assert (error.doubtful, error.lasting) == (True, True)
@@ -338,7 +338,7 @@ def test_keys_that_cannot_be_logged_are_no_defect(
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY", "all_proxy"])
 def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
-    """The error names the variable, and shows nothing of its value."""
+    """The error names the variable, and shows no part of its value."""
     monkeypatch.setenv(variable, "socks5://user:a-word-that-nobody-sees@127.0.0.1:9")
     error = outage_of("https://example.supabase.co", begin)
     assert variable.upper() in f"{error}"
@@ -350,7 +350,7 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, v
 def test_a_company_s_certificate_counts_for_reads_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """Whichever variable names it, and whichever request is made."""
+    """The certificate is trusted in each of the variables, and for each kind of request."""
     path, context = make_certificate(tmp_path)
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
@@ -368,7 +368,7 @@ def test_a_company_s_certificate_counts_for_reads_and_writes(
 def test_a_certificate_variable_that_names_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """What it should have added is not trusted: an outage of the usual kind, not a defect."""
+    """If the variable names no file, the certificate is not trusted, which is an ordinary outage."""
     monkeypatch.setenv(variable, str(tmp_path / "no-such-file.pem"))
     _, context = make_certificate(tmp_path)
     with LoopbackServer(lambda _: Response(200, []), tls=context) as server:
@@ -376,7 +376,7 @@ def test_a_certificate_variable_that_names_no_file(
 
 
 def test_the_wire_says_which_host_it_speaks_to() -> None:
-    """One Host header, as the URL has it, and one demand for plain answers."""
+    """The request has one Host header, with the URL's host, and asks once for an uncompressed answer."""
     seen: list[Request] = []
 
     def answer(request: Request) -> Response:
@@ -392,10 +392,10 @@ def test_the_wire_says_which_host_it_speaks_to() -> None:
         assert request.headers.get_all("Accept-Encoding") == ["identity"]
 
 
-def test_odd_fields_of_an_answer_are_no_defect() -> None:
-    """Answers to begin and commit whose fields are numbers, objects or missing are outages, never defects."""
+def test_unusable_fields_of_an_answer_are_an_outage() -> None:
+    """Answers to begin and commit with numbers, objects or missing fields are outages, never unhandled errors."""
     token = make_token()
-    odd: list[object] = [
+    unusable: list[object] = [
         {**GRANTED, "fence": "1"},
         {**GRANTED, "fence": None},
         {**GRANTED, "status": 7},
@@ -410,7 +410,7 @@ def test_odd_fields_of_an_answer_are_no_defect() -> None:
         [],
         "text",
     ]
-    for body in odd:
+    for body in unusable:
         with (
             LoopbackServer(lambda _, body=body: Response(200, body)) as server,  # type: ignore[misc]  # bound now
             closing(SupabaseStore(server.url, SERVICE_KEY)) as store,

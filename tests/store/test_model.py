@@ -1,7 +1,7 @@
-"""MemoryStore beside the SQL functions: whatever is done to both, they answer the same.
+"""MemoryStore beside the SQL functions: after the same calls, both answer the same.
 
 The functions are those of sql/ with one change: they read the test's clock. So both sides have the same time to the
-microsecond, ends are met exactly, and no answer depends on how quick the machine is.
+microsecond, ends are met exactly, and no answer depends on the machine's speed.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ SERVICES = ("kis", "kis-second")
 OWN_KEYS = {"kis": "PSone", "kis-second": "PStwo"}
 HOLDERS = tuple(str(uuid.UUID(int=number)) for number in range(1, 5))
 
-# Tokens and turns are counted from the last: the last ones meet each other most.
+# Tokens and leases are counted from the last: the last ones affect each other most.
 RECENT = st.sampled_from([1, 1, 1, 2, 2, 3])
 FORMS = st.sampled_from([*["plain", "sealed"] * 4, "nonsense"])
 VERSIONS = st.sampled_from(["none", "none", "present", "first"])
 
-#: Every operation: how often it comes up, and what may be given to it.
+#: Every operation: its frequency, and its possible arguments.
 OPERATIONS: dict[str, tuple[int, dict[str, st.SearchStrategy[Any]]]] = {
     "issue": (
         2,
@@ -96,7 +96,7 @@ SERIES = st.lists(
     max_size=60,
 )
 
-# With these, four ends are met exactly that random series seldom meet: a call comes a second after a wait.
+# With these numbers a call that comes a second after a wait exactly meets four ends that random series seldom meet.
 BEGIN = (
     "begin",
     {
@@ -125,7 +125,7 @@ _Item = TypeVar("_Item")
 
 
 class SetClock:
-    """Stands where it was put, here and in the database."""
+    """A clock that stands still until it is moved, here and in the database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -133,24 +133,24 @@ class SetClock:
         self.move(timedelta())
 
     def now(self) -> datetime:
-        """Where it stands, aware, in UTC."""
+        """The clock's time, in UTC."""
         return self._now
 
     def move(self, by: timedelta) -> None:
-        """Put it forward."""
+        """Move it forward."""
         self._now += by
         self._database.owner.execute("update public.test_clock set reads = %s", (self._now,))
 
 
 class FunctionStore(SupabaseStore):
-    """What the client makes of the functions' answers, without HTTP; and what tests do to a MemoryStore."""
+    """The client's reading of the functions' answers, without HTTP, and the operations of a MemoryStore for tests."""
 
     def __init__(self, database: Database) -> None:
         super().__init__("", "")
         self._database = database
 
     def read(self, service_name: str) -> Slot:
-        """As PostgREST answers, but for its Date."""
+        """Return the slot as PostgREST answers, but without a Date."""
         rows = self._database.owner.execute(
             "select credential_type, credential_value, to_json(expires_at) #>> '{}' as expires_at, version"
             " from public.api_credentials where service_name = %s and credential_type = any(%s) and is_active",
@@ -178,13 +178,13 @@ class FunctionStore(SupabaseStore):
 
 @dataclass
 class Side:
-    """One of the two. Versions are named by their order: a sequence may leave numbers out."""
+    """One of the two stores. Versions are named by their order, because a sequence may skip numbers."""
 
     store: MemoryStore | FunctionStore
     versions: list[int] = field(default_factory=list)
 
     def name(self, version: int | None) -> int | None:
-        """A version's name. One that was not seen before is larger than all others."""
+        """A version's name. A version that is seen for the first time is larger than all others."""
         if version is None:
             return None
         if version not in self.versions:
@@ -193,14 +193,14 @@ class Side:
         return self.versions.index(version)
 
     def version(self, which: str, service: str) -> int | None:
-        """The version that is meant."""
+        """The version with this description."""
         token = self.store.read(service).rows.get("access_token") if which == "present" else None
         if token is not None:
             return token.version
         return self.versions[0] if which == "first" and self.versions else None
 
     def answer(self, call: Callable[[Side], object]) -> object:
-        """What it answers, with the version by name; of an error, its text."""
+        """The answer, with the version by name; for an error, its text."""
         try:
             answer = call(self)
         except StoreError as error:
@@ -208,7 +208,7 @@ class Side:
         return replace(answer, version=self.name(answer.version)) if isinstance(answer, (Begun, Committed)) else answer
 
     def shown(self) -> list[object]:
-        """What anybody would read."""
+        """The rows that any caller reads."""
         slots = [(service, self.store.read(service)) for service in SERVICES]
         rows = [(service, *row) for service, slot in slots for row in sorted(slot.rows.items())]
         return [
@@ -217,13 +217,13 @@ class Side:
         ]
 
     def noted(self) -> list[list[str]]:
-        """What is noted of how it came about."""
+        """The recorded outcomes of all slots."""
         return [self.store.outcomes(service) for service in SERVICES]
 
 
 @dataclass(frozen=True)
 class Lease:
-    """What a holder was granted."""
+    """The grant of a holder."""
 
     service: str
     holder: str
@@ -232,7 +232,7 @@ class Lease:
 
 
 class Comparison:
-    """Does the same to both sides and compares what they answer. Each call comes a second after the last."""
+    """Makes the same calls to both stores and compares the answers. Each call comes a second after the last."""
 
     def __init__(self, database: Database) -> None:
         database.clear()
@@ -245,7 +245,7 @@ class Comparison:
         self.issue(0 * HOUR, DAY)
 
     def both(self, call: Callable[[Side], object]) -> Any:  # noqa: ANN401 - whatever the call answers
-        """What both answered."""
+        """The answer of both."""
         self.clock.move(SECOND)
         memory, functions = (side.answer(call) for side in self.sides)
         assert memory == functions
@@ -254,17 +254,17 @@ class Comparison:
         return memory
 
     def finish(self) -> None:
-        """What is noted of it all is the same."""
+        """Check that both have recorded the same outcomes."""
         memory_notes, functions_note = (side.noted() for side in self.sides)
         assert memory_notes == functions_note
 
     def form(self, token: Token, form: str) -> str:
-        """What is stored for a token. Sealed it is never the same twice, and tells nobody which token it is."""
+        """The stored form of a token. A sealed one is never the same twice, and does not show its token."""
         self.seals += 1
         return {"plain": token.to_json(), "sealed": f"enc:v1:0a1b2c3d:{self.seals}", "nonsense": "{}"}[form]
 
     def issue(self, age: timedelta, left: timedelta) -> None:
-        """KIS issues another token, or one turns up that it issued long ago."""
+        """KIS issues another token, or returns an older one."""
         now = self.clock.now()
         token = Token(f"made-up-token-number-{len(self.tokens)}", expires_at=now + left, issued_at=now - age)
         self.tokens.append(token)
@@ -276,7 +276,7 @@ class Comparison:
         self.clock.move(time)
 
     def wait_for_an_end(self, number: int, beside: timedelta) -> None:
-        """Let time pass so that the next call comes exactly when something ends, or a second beside that."""
+        """Let time pass so that the next call comes exactly at an end, or a second before or after."""
         now = self.clock.now()
         ends = sorted(end for end in self.ends if end > now + 2 * SECOND)[:number]
         if ends:
@@ -293,7 +293,7 @@ class Comparison:
         version: str,
         rejected: int | None,
     ) -> None:
-        """Somebody asks for a turn."""
+        """A caller asks for the lease."""
         app_key = AppKey(key or OWN_KEYS[service], secret)
         rejected_id = None if rejected is None else last(self.tokens, rejected).token_id
         begun = self.both(
@@ -315,7 +315,7 @@ class Comparison:
             self.leases.append(Lease(service, holder, begun.fence, app_key.credential_id))
 
     def commit(self, *, lease: int, token: int, form: str, rejected: bool) -> None:
-        """A turn ends with a token: in time or late, once or again."""
+        """A caller commits: in time or late, once or again."""
         if self.leases:
             ending, given = last(self.leases, lease), last(self.tokens, token)
             stored = self.form(given, form)
@@ -326,7 +326,7 @@ class Comparison:
             )
 
     def abort(self, *, lease: int, cooldown: timedelta, refused: bool) -> None:
-        """A turn ends without a token."""
+        """A lease ends without a token."""
         if self.leases:
             ending = last(self.leases, lease)
             self.both(
@@ -341,20 +341,20 @@ class Comparison:
             )
 
     def save(self, *, service: str, token: int, form: str, version: str) -> None:
-        """Somebody stores a token without a turn."""
+        """A caller stores a token without a lease."""
         given = last(self.tokens, token)
         stored = self.form(given, form)
         self.both(lambda side: side.store.save(service, given, stored, replaces_version=side.version(version, service)))
 
     def put(self, *, service: str, token: int, form: str, shift: timedelta | None, active: bool) -> None:
-        """An outsider writes the row, with the right end, a wrong one or none."""
+        """A client writes the row directly, with the right end, a wrong one or without one."""
         given = last(self.tokens, token)
         value, expires_at = self.form(given, form), None if shift is None else given.expires_at + shift
         self.both(lambda side: side.name(side.store.put(service, "access_token", value, expires_at, active=active)))
 
 
 def last(items: list[_Item], back: int) -> _Item:
-    """The last but so many; the first when there are not so many."""
+    """The element that many places before the last; the first if there are too few."""
     return items[-back:][0]
 
 
@@ -371,12 +371,12 @@ def clocked(postgres: EmbeddedPostgres) -> Iterator[Database]:
         yield database
 
 
-# To look into a failure, add Phase.shrink: it takes minutes, and finds a short series.
+# To examine a failure, add Phase.shrink: it takes minutes, and finds a short series.
 series = settings(derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
 
 
 def compare(clocked: Database, operations: list[tuple[str, dict[str, Any]]]) -> None:
-    """Do a series of operations to both sides."""
+    """Apply a series of operations to both stores."""
     comparison = Comparison(clocked)
     for name, arguments in operations:
         getattr(comparison, name)(**arguments)
@@ -392,7 +392,7 @@ def compare(clocked: Database, operations: list[tuple[str, dict[str, Any]]]) -> 
 )
 @example([PUT, ("wait_for_an_end", {"number": 2, "beside": -SECOND}), BEGIN_FOR_10_MINUTES, BEGIN_FOR_10_MINUTES])
 def test_memory_and_functions_answer_the_same(clocked: Database, operations: list[tuple[str, dict[str, Any]]]) -> None:
-    """No series of calls, of outsiders' writes and of waits makes the two answer, store or note anything different."""
+    """After any series of calls, of direct writes and of waits, both stores answer, store and record the same."""
     compare(clocked, operations)
 
 
@@ -402,5 +402,5 @@ def test_memory_and_functions_answer_the_same(clocked: Database, operations: lis
 def test_memory_and_functions_answer_the_same_in_many_series(
     clocked: Database, operations: list[tuple[str, dict[str, Any]]]
 ) -> None:
-    """The same in as many series as find the rare meetings of ends."""
+    """In a series long enough to find rare coincidences of ends, both stores answer the same."""
     compare(clocked, operations)

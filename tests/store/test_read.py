@@ -1,4 +1,4 @@
-"""Reading a slot, and its versions: what every store promises."""
+"""Reading a slot, and its versions: the promises of every store."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from tests.store.backends import Backend
 
 
-def test_a_read_tells_which_tokens_are_rejected(backend: Backend) -> None:
-    """All that a slot remembers come with its rows, and not as one of them; another slot has its own."""
+def test_a_read_returns_the_rejected_tokens(backend: Backend) -> None:
+    """All rejected tokens that a slot remembers come with its rows, not as one of them; another slot has its own."""
     rejected = [make_token() for _ in range(3)]
     for token in rejected:
         reject(backend, token)
@@ -30,7 +30,7 @@ def test_a_read_tells_which_tokens_are_rejected(backend: Backend) -> None:
 
 
 def test_a_slot_is_read_whole(backend: Backend) -> None:
-    """A read shows the active rows of the slot's key, secret and token as they are stored, and the time."""
+    """A read returns the active rows of the slot's key, secret and token as they are stored, and the time."""
     token = make_token()
     versions = [
         backend.put("kis", "app_key", APP_KEY.key),
@@ -55,7 +55,7 @@ def test_a_slot_is_read_whole(backend: Backend) -> None:
 
 
 def test_only_active_rows_are_read(backend: Backend) -> None:
-    """An inactive row counts as absent, and so does a slot that nobody knows."""
+    """An inactive row counts as absent, and so does an unknown slot."""
     backend.put("kis", "app_key", APP_KEY.key, active=False)
     put_token(backend, make_token(), active=False)
 
@@ -63,7 +63,7 @@ def test_only_active_rows_are_read(backend: Backend) -> None:
 
 
 def test_versions_grow_with_every_change(backend: Backend) -> None:
-    """Value, end and activity each make another version, larger than any before; the same again does not."""
+    """A change of value, end or activity gives a version larger than any before; the same row again does not."""
     end = make_token().expires_at
     first = backend.put("kis", "access_token", "{}", end)
     assert backend.put("kis", "access_token", "{}", end) == first

@@ -1,4 +1,4 @@
-"""A key that may only read the token: made as the document shows, used like any other, and good for nothing else."""
+"""A read-only key: made as docs/security.md describes, it reads the token and has no other permission."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from kis_token.errors import KisTokenError, StoreMisconfigured
 from kis_token.pasted_values import parse_claims
 from kis_token.sandbox.postgrest import PostgRESTStandIn
-from tests.resolver_harness import Chain, dead_token, stale_token
+from tests.resolver_harness import Chain, expired_token, stale_token
 from tests.support import ANON_KEY, APP_KEY, SERVICE_KEY, make_token
 from tools.step import CHECKOUT
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def reader_jwt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the program in docs/security.md prints."""
+    """The output of the program in docs/security.md."""
     page = (CHECKOUT / "docs" / "security.md").read_text(encoding="utf-8")
     (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     monkeypatch.setattr(getpass, "getpass", lambda _: "a-made-up-jwt-secret-of-32-characters")
@@ -35,7 +35,7 @@ def reader_jwt(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
 @pytest.fixture
 def chain(database: Database, kis: KISEmulator, tmp_path: Path, reader_jwt: str) -> Iterator[Chain]:
-    """A project that knows the reader's key."""
+    """A project that accepts the read-only key."""
     keys = {reader_jwt: str(parse_claims(reader_jwt)["role"])}
     with PostgRESTStandIn(
         database.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY, further_keys=keys
@@ -48,12 +48,12 @@ def chain(database: Database, kis: KISEmulator, tmp_path: Path, reader_jwt: str)
 
 @pytest.fixture
 def reader(reader_jwt: str) -> dict[str, str]:
-    """The inputs of who may only read: two lines, as the document says."""
+    """The inputs of a caller with the read-only key: two lines, as in the document."""
     return {"supabase_key": f"{ANON_KEY}\n{reader_jwt}", "app_key": "", "app_secret": ""}
 
 
 def test_reader_gets_the_token_and_no_keys(chain: Chain, reader: dict[str, str]) -> None:
-    """A fresh token costs one read; the stored key and secret are not seen."""
+    """A fresh token costs one read; the stored key and secret are not visible."""
     token = make_token()
     chain.database.put_keys()
     chain.database.put_token(token)
@@ -65,7 +65,7 @@ def test_reader_gets_the_token_and_no_keys(chain: Chain, reader: dict[str, str])
 
 
 def test_reader_uses_a_stale_token(chain: Chain, reader: dict[str, str]) -> None:
-    """What still lives is handed out, with a warning that this key cannot renew it."""
+    """A stale token is handed out, with a warning that this key cannot renew it."""
     token = stale_token()
     chain.database.put_token(token)
 
@@ -78,8 +78,8 @@ def test_reader_uses_a_stale_token(chain: Chain, reader: dict[str, str]) -> None
 @pytest.mark.parametrize("mode", ["resolve", "rotate", "force"])
 @pytest.mark.parametrize("keys", [{}, {"app_key": APP_KEY.key, "app_secret": APP_KEY.secret}], ids=["", "with keys"])
 def test_reader_never_issues(chain: Chain, reader: dict[str, str], mode: str, keys: dict[str, str]) -> None:
-    """Where a token would have to be issued, it is an error that says who can; the database is not even asked."""
-    chain.database.put_token(dead_token())
+    """If a token must be issued, the caller gets an error that names the callers that can; begin is not called."""
+    chain.database.put_token(expired_token())
 
     with pytest.raises(StoreMisconfigured) as caught:
         chain.resolve(**reader | keys, mode=mode)
@@ -91,7 +91,7 @@ def test_reader_never_issues(chain: Chain, reader: dict[str, str], mode: str, ke
 def test_reader_s_key_on_a_machine_that_has_a_revoked_token_cached(
     chain: Chain, reader: dict[str, str], mode: str
 ) -> None:
-    """The read-only key is told which tokens are rejected as well: the cached one is not used."""
+    """The read-only key reads which tokens are rejected as well: the cached one is not used."""
     token = make_token()
     version = chain.database.put_token(token)
     assert chain.resolve(**reader, mode=mode).source == "supabase"

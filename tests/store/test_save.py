@@ -1,4 +1,4 @@
-"""Storing a token without a lease: what every store promises."""
+"""Storing a token without a lease: the promises of every store."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_first_token_is_saved(backend: Backend) -> None:
 
 @pytest.mark.parametrize("left", [22 * HOUR, 23 * HOUR, 24 * HOUR], ids=["older", "as old", "newer"])
 def test_the_later_expiry_is_kept(backend: Backend, left: timedelta) -> None:
-    """A token replaces the stored one only when it ends later, also while someone has a turn."""
+    """A token replaces the stored one only if it ends later, even while a caller has the lease."""
     there = make_token(left=23 * HOUR)
     token = replace(make_token(), expires_at=there.expires_at + left - 23 * HOUR)
     Caller(backend).begin()
@@ -51,7 +51,7 @@ def test_the_later_expiry_is_kept(backend: Backend, left: timedelta) -> None:
 
 
 def test_a_named_version_is_replaced(backend: Backend) -> None:
-    """Whoever names the version it replaces may store a token that ends sooner; with another version not."""
+    """A caller that names the stored version may store a token that ends sooner; with another version it may not."""
     there, sooner = make_token(), make_token(left=HOUR)
     version = put_token(backend, there)
 
@@ -63,7 +63,7 @@ def test_a_named_version_is_replaced(backend: Backend) -> None:
 
 @pytest.mark.parametrize("active", [True, False], ids=["without an end", "inactive"])
 def test_a_row_without_use_is_replaced(backend: Backend, active: bool) -> None:  # noqa: FBT001 - a table
-    """A row that is inactive or does not say when it ends gives way, and is active afterwards."""
+    """A row that is inactive or has no expiry is replaced, and is active afterwards."""
     there, token = make_token(), make_token(left=HOUR)
     backend.put("kis", "access_token", there.to_json(), None if active else there.expires_at, active=active)
 
@@ -73,7 +73,7 @@ def test_a_row_without_use_is_replaced(backend: Backend, active: bool) -> None: 
 
 
 def test_a_saved_token_is_not_taken_for_the_leases(backend: Backend) -> None:
-    """After someone saved another token, what the lease remembers of its own is not said of that."""
+    """If a caller saved another token, the lease's record does not apply to that token."""
     token = make_token()
     issue(backend, token, SEALED)
     backend.pass_time(71)
@@ -85,7 +85,7 @@ def test_a_saved_token_is_not_taken_for_the_leases(backend: Backend) -> None:
 
 @pytest.mark.parametrize("stored_form", [None, SEALED], ids=["plain", "sealed"])
 def test_a_rejected_token_is_not_saved(backend: Backend, stored_form: str | None) -> None:
-    """A token that is remembered as rejected is not stored without a turn either; another is, and by another slot."""
+    """A token that the slot remembers as rejected is not saved; another token is, and another slot saves this one."""
     rejected, other = make_token(), make_token()
     put_token(backend, rejected, active=False)
     reject(backend, rejected)
@@ -99,7 +99,7 @@ def test_a_rejected_token_is_not_saved(backend: Backend, stored_form: str | None
 
 
 def test_a_token_of_changed_keys_is_not_stored(backend: Backend) -> None:
-    """What belongs to the keys before does not get into the slot without a turn either."""
+    """A token of the previous keys is not stored without a lease either."""
     before = backend.put("kis", "app_key", "PSbefore")
     now = backend.put("kis", "app_key", "PSnow")
     token = make_token()

@@ -1,4 +1,4 @@
-"""The envelope: only its key opens it, whole and in its own row."""
+"""The envelope: only its key unseals it, complete and in its own row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FIRST, SECOND = bytes(range(32)), bytes(range(32, 64))
 VAULT = SealingVault((FIRST,))
 ROW = ("kis", "access_token")
 VALUE = make_token().to_json()
-#: Made once, by the first release; never to be made anew.
+#: Made once, by the first release; never to be made again.
 KNOWN = "enc:v1:ff76b76d:WQ8aBnQlKNFR-YlktQz-abCoSCEfrOvdZaF8nIghf3vg1WxAhaUlgUTTRkArOSiEHduCBzmYNItvo5NA"
 SEALED = VAULT.seal(VALUE, *ROW)
 
@@ -24,16 +24,16 @@ rows = st.tuples(st.from_regex(r"\A[a-z][a-z.-]{0,20}\Z"), st.sampled_from(["app
 
 
 def refused(vault: SealingVault | PlainVault, text: str, row: tuple[str, str] = ROW) -> str:
-    """The code with which ``text`` is not opened; the error shows no part of it."""
+    """The code of the error when ``text`` is unsealed; the error shows no part of it."""
     with pytest.raises(TokenError) as caught:
-        vault.open(text, *row)
+        vault.unseal(text, *row)
     assert len(text) < 20 or text not in f"{caught.value}", "the value is shown"
     assert f"{row[1]} of {row[0]}" in f"{caught.value}"
     return caught.value.code
 
 
 def parts(sealed: str) -> tuple[str, bytes]:
-    """Prefix with key id, and the bytes behind."""
+    """The prefix with the key id, and the bytes after it."""
     head, _, body = sealed.rpartition(":")
     return head, base64.urlsafe_b64decode(body)
 
@@ -45,12 +45,12 @@ def joined(head: str, data: bytes) -> str:
 
 @given(st.text(), rows)
 def test_sealed_value_survives_a_round_trip(value: str, row: tuple[str, str]) -> None:
-    """Whatever was sealed for a row is opened for that row, the same to the character."""
-    assert VAULT.open(VAULT.seal(value, *row), *row) == value
+    """Any value that was sealed for a row is unsealed for that row, the same to the character."""
+    assert VAULT.unseal(VAULT.seal(value, *row), *row) == value
 
 
 def test_envelope_has_its_form() -> None:
-    """enc:v1, eight hex digits that say which key, and base64url of nonce, ciphertext and tag."""
+    """The envelope is enc:v1, eight hex digits that name the key, and base64url of nonce, ciphertext and tag."""
     head, data = parts(SEALED)
     assert head.startswith(PREFIX)
     assert len(bytes.fromhex(head.removeprefix(PREFIX))) == 4
@@ -58,18 +58,18 @@ def test_envelope_has_its_form() -> None:
 
 
 def test_no_two_envelopes_are_alike() -> None:
-    """The nonce is new each time."""
+    """Each envelope has a new nonce."""
     assert len({VAULT.seal(VALUE, *ROW) for _ in range(50)}) == 50
 
 
 def test_envelope_of_an_earlier_release_opens() -> None:
-    """The form is fixed: what was sealed once must open in every release to come."""
-    assert VAULT.open(KNOWN, *ROW) == "a value that was sealed long ago"
+    """The form is fixed: every later release must unseal an old envelope."""
+    assert VAULT.unseal(KNOWN, *ROW) == "a value that was sealed long ago"
 
 
 @given(st.integers(0, 12 + len(VALUE.encode()) + 15), st.integers(1, 255))
 def test_changed_byte_is_noticed(place: int, change: int) -> None:
-    """One changed byte anywhere, in nonce, ciphertext or tag, and the value is not given out."""
+    """With one changed byte anywhere, in nonce, ciphertext or tag, the value is not returned."""
     head, data = parts(SEALED)
     changed = bytes([*data[:place], data[place] ^ change, *data[place + 1 :]])
     assert refused(VAULT, joined(head, changed)) == "seal-broken"
@@ -77,36 +77,36 @@ def test_changed_byte_is_noticed(place: int, change: int) -> None:
 
 @given(st.integers(0, len(SEALED) - 1), st.characters(codec="utf-8"))
 def test_changed_character_never_gives_another_value(place: int, character: str) -> None:
-    """One changed character anywhere is an error or, where base64 has two forms of the same bytes, the same value."""
+    """One changed character is an error or, if base64 has two forms of the same bytes, gives the same value."""
     changed = SEALED[:place] + character + SEALED[place + 1 :]
     try:
-        assert VAULT.open(changed, *ROW) == VALUE
+        assert VAULT.unseal(changed, *ROW) == VALUE
     except TokenError as error:
         assert error.code in ("seal-broken", "plain-with-key")  # noqa: PT017 - either outcome is right
 
 
 @given(st.integers(0, len(SEALED) - 1))
 def test_cut_envelope_is_noticed(length: int) -> None:
-    """An envelope that lost its end at any place is refused."""
+    """An envelope that is cut at any place is refused."""
     assert refused(VAULT, SEALED[:length]) in ("seal-broken", "plain-with-key")
 
 
 @given(st.text())
 def test_any_text_is_a_value_or_a_token_error(text: str) -> None:
-    """Nothing but TokenError is raised, also behind the right prefix and key id."""
+    """No other error than TokenError is raised, even with the right prefix and key id."""
     for sealed in (text, PREFIX + text, f"{parts(SEALED)[0]}:{text}"):
         with pytest.raises(TokenError):
-            VAULT.open(sealed, *ROW)
+            VAULT.unseal(sealed, *ROW)
 
 
 @pytest.mark.parametrize("row", [("kis-paper", "access_token"), ("kis", "app_secret"), ("ki", "saccess_token")])
 def test_value_cannot_be_moved_to_another_row(row: tuple[str, str]) -> None:
-    """What was sealed for one service and type opens for no other."""
+    """A value that was sealed for one service and type cannot be unsealed for another."""
     assert refused(VAULT, SEALED, row) == "seal-broken"
 
 
 def test_wrong_key_opens_nothing() -> None:
-    """Another key is told by its id, and one that only claims the id is told by the tag."""
+    """Another key is recognised by its id, and a key with a forged id by the tag."""
     other = SealingVault((SECOND,))
     assert refused(other, SEALED) == "seal-broken"
     claimed = joined(parts(other.seal("x", *ROW))[0], parts(SEALED)[1])
@@ -114,38 +114,38 @@ def test_wrong_key_opens_nothing() -> None:
 
 
 def test_first_key_seals_and_all_open() -> None:
-    """Keys are changed by putting a new one first: what either sealed opens, and what is new has the new one."""
+    """To change keys, the new one is put first: values of both keys can be unsealed, and new ones use the new key."""
     both = SealingVault((SECOND, FIRST))
     sealed = both.seal(VALUE, *ROW)
-    assert both.open(SEALED, *ROW) == VALUE
-    assert both.open(sealed, *ROW) == VALUE
-    assert SealingVault((SECOND,)).open(sealed, *ROW) == VALUE
+    assert both.unseal(SEALED, *ROW) == VALUE
+    assert both.unseal(sealed, *ROW) == VALUE
+    assert SealingVault((SECOND,)).unseal(sealed, *ROW) == VALUE
     assert refused(VAULT, sealed) == "seal-broken"
 
 
-def test_key_id_tells_nothing_of_the_key_and_is_the_same_everywhere() -> None:
-    """Two machines with one key name it alike, two keys have two names, and no name is a part of the key."""
+def test_key_id_shows_no_part_of_the_key_and_is_the_same_everywhere() -> None:
+    """Two machines with one key use the same id, two keys have two ids, and no id is a part of the key."""
     names = [parts(SealingVault((key,)).seal("x", *ROW))[0].removeprefix(PREFIX) for key in (FIRST, FIRST, SECOND)]
     assert names[0] == names[1] != names[2]
     assert names[0] not in FIRST.hex()
 
 
 def test_plain_value_is_refused_with_a_key() -> None:
-    """With a key given nobody can slip a plain value in: no silent downgrade."""
+    """With an encryption key a plain value is refused, so a sealed value cannot be replaced by a plain one."""
     assert refused(VAULT, VALUE) == "plain-with-key"
     assert refused(VAULT, SEALED.replace("enc:v1", "enc:v2")) == "plain-with-key"
 
 
 def test_sealed_value_is_refused_without_a_key() -> None:
-    """Without a key a sealed value is an error that says so, and a plain one is itself."""
+    """Without a key a sealed value is an error with its own code, and a plain one is returned unchanged."""
     plain = make_vault(())
     assert isinstance(plain, PlainVault)
     assert refused(plain, SEALED) == "sealed-without-key"
-    assert plain.open(VALUE, *ROW) == plain.seal(VALUE, *ROW) == VALUE
+    assert plain.unseal(VALUE, *ROW) == plain.seal(VALUE, *ROW) == VALUE
 
 
 def test_a_key_makes_a_sealing_vault() -> None:
-    """Sealing is on as soon as there is a key, and the vault's repr does not show it."""
+    """With an encryption key the vault seals, and its repr does not show the key."""
     vault = make_vault((FIRST,))
     assert isinstance(vault, SealingVault)
     assert repr(FIRST) not in repr(vault)

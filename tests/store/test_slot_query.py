@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-#: What a read may take in these tests where the server does not answer, and what "does not hang" means.
+#: The limit of a read in these tests if the server does not answer, and the time after which a test counts as hanging.
 SHORT = 0.4
 SOON = 10.0
 
@@ -53,14 +53,14 @@ ROWS: list[dict[str, Any]] = [
 
 
 class Supabase(LoopbackServer):
-    """Answers the rows, and remembers what it was asked. Never shown: it knows the key."""
+    """Answers the rows, and records the requests. No repr: it has the key."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(self.answer_rows, tls=tls)
         self.asked: list[Request] = []
 
     def answer_rows(self, request: Request) -> Response:
-        """The rows, whatever is asked."""
+        """Answer the rows to any request."""
         self.asked.append(request)
         return Response(200, ROWS)
 
@@ -76,7 +76,7 @@ def supabase() -> Iterator[Supabase]:
 
 
 def outage(url: str, seconds: float = SHORT) -> StoreOutage:
-    """The outage that a read ends in, soon, with a text that shows no key."""
+    """The outage that a read raises, soon, with a text that shows no key."""
     started = time.monotonic()
     with pytest.raises(StoreOutage) as caught:
         read_slot(Wire(url), SERVICE_KEY, "kis", seconds=seconds)
@@ -87,7 +87,7 @@ def outage(url: str, seconds: float = SHORT) -> StoreOutage:
 
 @contextmanager
 def raw_server(talk: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that lets ``talk`` have each connection as it comes: for what no HTTP server would do."""
+    """A server that gives each connection to ``talk``, for behaviour that no HTTP server has."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -110,7 +110,7 @@ def raw_server(talk: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def test_rows_come_in_one_request(supabase: Supabase) -> None:
-    """One GET brings every active row of the slot, by type, and the server's time."""
+    """One GET returns every active row of the slot, by type, and the server's time."""
     slot = read_slot(Wire(supabase.url), SERVICE_KEY, "kis")
     assert set(slot.rows) == {"access_token", "app_key"}
     row = slot.rows["access_token"]
@@ -121,8 +121,8 @@ def test_rows_come_in_one_request(supabase: Supabase) -> None:
     assert len(supabase.seen) == 1
 
 
-def test_only_what_is_needed_is_asked_for(supabase: Supabase) -> None:
-    """The columns by name, one service, three types and the rejected tokens, active rows alone; the key twice."""
+def test_only_needed_rows_are_asked_for(supabase: Supabase) -> None:
+    """The read asks for the columns by name, one service, three types and the rejected tokens, active rows alone."""
     read_slot(Wire(supabase.url), SERVICE_KEY, "kis-paper.2")
     request = supabase.asked[0]
     assert (request.method, request.path) == ("GET", "/rest/v1/api_credentials")
@@ -137,13 +137,13 @@ def test_only_what_is_needed_is_asked_for(supabase: Supabase) -> None:
 
 
 def test_no_rows_are_a_slot_without_rows(supabase: Supabase) -> None:
-    """An empty table is no error."""
+    """An empty table is not an error."""
     supabase.add_fault(Fault("answer", response=Response(200, [])))
     assert read_slot(Wire(supabase.url), SERVICE_KEY, "kis").rows == {}
 
 
 def test_answer_without_date_has_no_time(supabase: Supabase) -> None:
-    """Where the server does not say what time it is, nobody guesses."""
+    """If the server sends no time, the slot has no time."""
     supabase.send_date = False
     assert read_slot(Wire(supabase.url), SERVICE_KEY, "kis").server_now is None
 
@@ -173,15 +173,15 @@ OUTAGES = {
 
 
 @pytest.mark.parametrize("case", OUTAGES)
-def test_no_sensible_answer_is_an_outage(supabase: Supabase, case: str) -> None:
-    """Silence, a broken connection, a page, a 5xx: the next link of the chain is asked, nobody doubts this machine."""
+def test_unusable_answer_is_an_outage(supabase: Supabase, case: str) -> None:
+    """Silence, a broken connection, a page and a 5xx are outages that are not doubtful."""
     supabase.add_fault(OUTAGES[case])
     error = outage(supabase.url, SHORT if case == "stalls" else SOON)
     assert (error.code, error.doubtful) == ("store-unreachable", False)
     assert len(supabase.seen) == 1
 
 
-MISTAKES = {
+CONFIGURATION_ERRORS = {
     "401": (Response(401, {"message": "Invalid API key"}), "store-key-rejected"),
     "bad JWT": (Response(401, {"code": "PGRST301"}), "store-key-rejected"),
     "no such table": (Response(404, {"code": "PGRST205"}), "store-table-missing"),
@@ -194,10 +194,10 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("case", MISTAKES)
-def test_mistake_in_the_set_up_is_no_outage(supabase: Supabase, case: str) -> None:
-    """A wrong key, a missing table: the error says what to fix, and nothing is asked twice."""
-    response, code = MISTAKES[case]
+@pytest.mark.parametrize("case", CONFIGURATION_ERRORS)
+def test_configuration_error_is_no_outage(supabase: Supabase, case: str) -> None:
+    """After a wrong key or a missing table the error names the remedy, and nothing is asked twice."""
+    response, code = CONFIGURATION_ERRORS[case]
     supabase.add_fault(Fault("answer", response=response))
     with pytest.raises(StoreMisconfigured) as caught:
         read_slot(Wire(supabase.url), SERVICE_KEY, "kis")
@@ -206,7 +206,7 @@ def test_mistake_in_the_set_up_is_no_outage(supabase: Supabase, case: str) -> No
 
 
 def test_redirect_is_not_followed(supabase: Supabase) -> None:
-    """The key is not carried to where a redirect points."""
+    """The key is not sent to the target of a redirect."""
     with Supabase() as elsewhere:
         away = Response(302, b"", {"Location": f"{elsewhere.url}/rest/v1/api_credentials"})
         supabase.add_fault(Fault("answer", response=away))
@@ -216,7 +216,7 @@ def test_redirect_is_not_followed(supabase: Supabase) -> None:
 
 
 def test_text_of_the_answer_is_in_no_error(supabase: Supabase) -> None:
-    """What a refusing server says may quote values, so it stays out of the error."""
+    """An error answer may quote values, so its text is not in the error."""
     quoted = {"code": "22P02", "message": f"invalid input: {TOKEN.value}", "details": SERVICE_KEY}
     supabase.add_fault(Fault("answer", response=Response(400, quoted)))
     with pytest.raises(StoreError) as caught:
@@ -227,7 +227,7 @@ def test_text_of_the_answer_is_in_no_error(supabase: Supabase) -> None:
 
 
 def test_refused_connection_is_an_outage(supabase: Supabase) -> None:
-    """Where nobody listens the next link is asked at once."""
+    """If no program listens at the address, that is an outage at once."""
     supabase.stop()
     error = outage(supabase.url, SOON)
     assert (error.code, error.doubtful) == ("store-unreachable", False)
@@ -235,7 +235,7 @@ def test_refused_connection_is_an_outage(supabase: Supabase) -> None:
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"HTTP/1.1 200 OK\r\nA: "])
 def test_dripping_answer_is_given_up(head: bytes) -> None:
-    """A body or a head that comes a byte at a time is given up when the time is up, although each byte is in time."""
+    """A body or a head that comes a byte at a time is given up at the limit, although each byte is in time."""
     done = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -254,7 +254,7 @@ def test_dripping_answer_is_given_up(head: bytes) -> None:
     "sent", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 \xff OK\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 500]
 )
 def test_server_that_speaks_no_http_is_an_outage(sent: bytes) -> None:
-    """Another protocol, or a broken head, is no crash."""
+    """Another protocol, or a broken head, is an outage."""
 
     def talk(connection: socket.socket) -> None:
         connection.recv(65536)
@@ -267,8 +267,8 @@ def test_server_that_speaks_no_http_is_an_outage(sent: bytes) -> None:
 
 
 @pytest.mark.parametrize("length", [LARGEST_VALUE + 1, LARGEST_ANSWER], ids=["a long value", "a large answer"])
-def test_value_that_is_no_key_or_token_is_a_mistake(supabase: Supabase, length: int) -> None:
-    """No outage, after which a token would be issued although one is stored: somebody put something else there."""
+def test_value_that_is_too_long_is_a_configuration_error(supabase: Supabase, length: int) -> None:
+    """A value that is too long is a configuration error, not an outage after which a token would be issued."""
     row = {"credential_type": "access_token", "credential_value": "x" * length, "expires_at": None, "version": 1}
     supabase.add_fault(Fault("answer", response=Response(200, [row])))
     with pytest.raises(StoreMisconfigured) as caught:
@@ -281,13 +281,13 @@ def test_value_that_is_no_key_or_token_is_a_mistake(supabase: Supabase, length: 
     ["socks5://127.0.0.1:9", "https://127.0.0.1:9", "http://user:word@127.0.0.1:9", "http://127.0.0.1:x", "[::"],
 )
 def test_rare_proxy_is_doubtful(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
-    """The same for proxies of another kind, with a password, or that cannot be read."""
+    """An unusual proxy, one with a password or an unreadable one makes the outage doubtful."""
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     assert outage("https://example.supabase.co").doubtful is True
 
 
 def test_proxy_that_is_not_there_is_doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error on the way through a proxy says nothing of Supabase."""
+    """An error on the way through a proxy may not be Supabase's."""
     monkeypatch.setenv("https_proxy", "127.0.0.1:9")
     assert outage("https://example.supabase.co").doubtful is True
 
@@ -295,7 +295,7 @@ def test_proxy_that_is_not_there_is_doubtful(monkeypatch: pytest.MonkeyPatch) ->
 # Before Python 3.11.4 http.client does not close a tunnel's refusal; the next test would be blamed for it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_proxy_that_refuses_is_doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy is asked for a tunnel to the project, without the key; its refusal is its own."""
+    """The proxy is asked for a tunnel to the project, without the key, and its refusal is reported as its own."""
     asked: list[bytes] = []
 
     def refuse(connection: socket.socket) -> None:
@@ -319,15 +319,15 @@ def test_no_proxy_is_respected(supabase: Supabase, monkeypatch: pytest.MonkeyPat
     assert "access_token" in read_slot(Wire(supabase.url), SERVICE_KEY, "kis").rows
 
 
-def test_empty_proxy_is_none(supabase: Supabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that is set to nothing names no proxy."""
+def test_empty_proxy_is_no_proxy(supabase: Supabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty variable names no proxy."""
     monkeypatch.setenv("http_proxy", "")
     assert "access_token" in read_slot(Wire(supabase.url), SERVICE_KEY, "kis").rows
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for 127.0.0.1 and its key, in one file, signed by nobody but itself."""
+    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.now(timezone.utc)
@@ -356,7 +356,7 @@ def test_certificate_that_is_not_trusted_is_doubtful(certificate: Path) -> None:
 
 
 def test_plain_server_behind_https_is_doubtful(supabase: Supabase) -> None:
-    """A server that does not speak TLS is trouble with TLS."""
+    """A server that does not use TLS gives an error about TLS."""
     assert outage(supabase.url.replace("http:", "https:"), SOON).doubtful is True
 
 
@@ -373,26 +373,26 @@ DATES = {
 
 @pytest.mark.parametrize(("text", "date"), DATES.items(), ids=repr)
 def test_date_header_is_read(text: str | None, date: datetime | None) -> None:
-    """In UTC, whatever its zone; what cannot be read is none."""
+    """The header is read in UTC, from any zone; an unreadable one is None."""
     assert parse_http_date(text) == date
 
 
 @given(st.text())
 def test_any_date_header_is_a_date_or_none(text: str) -> None:
-    """No header raises anything, and a date is aware."""
+    """No header raises an error, and a date has a zone."""
     date = parse_http_date(text)
     assert date is None or date.tzinfo is timezone.utc
 
 
 @given(st.none() | st.integers(100, 599), st.none() | st.text())
-def test_every_refusal_is_an_outage_or_a_mistake(status: int | None, code: str | None) -> None:
-    """Any status with any code has a meaning: an outage falls back, a configuration error does not."""
+def test_every_refusal_is_an_outage_or_a_configuration_error(status: int | None, code: str | None) -> None:
+    """Any status with any code is an outage or a configuration error."""
     assert isinstance(store_error(status, code), StoreOutage | StoreMisconfigured)
 
 
 @given(st.text(min_size=20))
 def test_code_is_shown_only_when_it_is_one(code: str) -> None:
-    """A text in the code's place may be anything, a secret included: it is not repeated."""
+    """A text that is not a code may contain a secret, so it is not repeated."""
     assert code not in f"{store_error(400, code)}"
 
 
@@ -410,7 +410,7 @@ def test_code_is_shown_only_when_it_is_one(code: str) -> None:
     ],
 )
 def test_rejected_tokens_are_read_leniently(value: object, rejected: int) -> None:
-    """The row that remembers them is none of the slot's rows; anything odd in it counts as empty."""
+    """The row of the rejected tokens is not one of the slot's rows; an unreadable one counts as empty."""
     row = {"credential_type": "rejected_tokens", "credential_value": value, "expires_at": None, "version": None}
     slot = parse_slot([*ROWS, row], None)
 
@@ -419,6 +419,6 @@ def test_rejected_tokens_are_read_leniently(value: object, rejected: int) -> Non
 
 
 def test_repr_of_a_row_shows_no_value() -> None:
-    """A row that lands in a log shows its version and expiry alone."""
+    """The repr of a row, which may be logged, shows only its version and expiry."""
     assert TOKEN.value not in repr(Row(TOKEN.value, None, 1)), "the token is shown"
     assert TOKEN.value not in repr(parse_slot(ROWS, None)), "the token is shown"

@@ -1,4 +1,4 @@
-"""The store over HTTP: one request each, and an error of the right kind for whatever goes wrong."""
+"""The store over HTTP: one request for each call, and the right error for each failure."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read(manager: SupabaseStore) -> object:
 
 
 def begin(manager: SupabaseStore, holder: str | None = None) -> Begun:
-    """Ask for a turn."""
+    """Ask for the lease."""
     return manager.begin("kis", holder or str(uuid.uuid4()), "a laptop", APP_KEY, min_remaining=10 * MINUTE)
 
 
@@ -46,7 +46,7 @@ def commit(manager: SupabaseStore) -> object:
 
 
 def abort(manager: SupabaseStore) -> object:
-    """Give a turn back."""
+    """End the lease."""
     manager.abort("kis", str(uuid.uuid4()), 1, cooldown=MINUTE, error_code="EGW00133")
     return None
 
@@ -62,14 +62,14 @@ def manager(supabase: PostgRESTStandIn) -> Iterator[SupabaseStore]:
 
 
 def assert_silent(error: BaseException | None) -> None:
-    """No text of the error, or of what led to it, holds a key."""
+    """No text of the error, or of its causes, contains a key."""
     while error is not None:
         assert not any(secret in f"{error!r} {error}" for secret in (SERVICE_KEY, ANON_KEY, APP_KEY.key))
         error = error.__cause__
 
 
 def test_a_read_is_one_request(supabase: PostgRESTStandIn, manager: SupabaseStore, database: Database) -> None:
-    """All active rows of the slot, and only its keys and token, come with one GET."""
+    """One GET returns all active rows of the slot, and only its keys and token."""
     token = make_token()
     database.put_keys()
     version = database.put_token(token)
@@ -97,15 +97,15 @@ def test_inactive_rows_are_not_read(manager: SupabaseStore, database: Database) 
 
 
 def test_reads_of_other_rows(manager: SupabaseStore, database: Database) -> None:
-    """The rows of all types, or a valid token alone."""
+    """A read returns the rows of all types, or only a valid token."""
     database.put_keys()
     database.put("webhook", "x")
     database.put("old", "x", active=False)
 
-    for left, living in ((MINUTE, {"access_token"}), (-MINUTE, set[str]())):
+    for left, valid in ((MINUTE, {"access_token"}), (-MINUTE, set[str]())):
         database.put_token(make_token(left=left))
         assert manager.read_service("kis").rows.keys() == {"app_key", "app_secret", "access_token", "webhook"}
-        assert manager.read_living_token("kis").rows.keys() == living
+        assert manager.read_unexpired_token("kis").rows.keys() == valid
         assert manager.read("kis").rows.keys() == {"app_key", "app_secret", "access_token"}
 
 
@@ -127,7 +127,7 @@ def test_a_lease_is_two_requests(supabase: PostgRESTStandIn, manager: SupabaseSt
 
 
 def test_an_abort_is_one_request(supabase: PostgRESTStandIn, manager: SupabaseStore, database: Database) -> None:
-    """An abort gives the turn back and notes error and refused credential; the next who begins learns of it."""
+    """An abort ends the lease and records error and refused credential; the next caller of begin gets the error."""
     holder = str(uuid.uuid4())
     begin(manager, holder)
     manager.abort("kis", holder, 1, cooldown=MINUTE, error_code="EGW00105", refused_credential_id=APP_KEY.credential_id)
@@ -141,7 +141,7 @@ def test_an_abort_is_one_request(supabase: PostgRESTStandIn, manager: SupabaseSt
 
 
 def test_a_fresh_token_comes_with_the_answer(manager: SupabaseStore, database: Database) -> None:
-    """Begin hands the stored token over, and a rejected version not."""
+    """Begin returns the stored token, but not a rejected version."""
     token = make_token()
     version = database.put_token(token)
 
@@ -156,7 +156,7 @@ def test_a_fresh_token_comes_with_the_answer(manager: SupabaseStore, database: D
 
 
 def test_values_may_hold_anything(manager: SupabaseStore, database: Database) -> None:
-    """Text outside ASCII, quotes and line ends travel unharmed, in values and in labels."""
+    """Text outside ASCII, quotes and line ends arrive unchanged, in values and in labels."""
     value = '한국투자 "증권" \\ \n 🔑 é'
     database.put("app_secret", value)
 
@@ -194,7 +194,7 @@ def test_outages(
     operation: Callable[[SupabaseStore], object],
     fault: Fault,
 ) -> None:
-    """Whatever keeps Supabase from answering sensibly is an outage, found out with one request."""
+    """Any failure or unusable answer of Supabase is an outage, found with one request."""
     supabase.server.add_fault(fault)
     with pytest.raises(StoreOutage) as caught:
         operation(manager)
@@ -205,7 +205,7 @@ def test_outages(
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_nobody_listens(
+def test_refused_connection_of_the_store(
     supabase: PostgRESTStandIn,
     manager: SupabaseStore,
     operation: Callable[[SupabaseStore], object],
@@ -228,12 +228,12 @@ def test_nobody_listens(
 def test_wrong_keys(
     supabase: PostgRESTStandIn, operation: Callable[[SupabaseStore], object], key: str, code: str
 ) -> None:
-    """Another project's key and the public key are mistakes that somebody has to mend."""
+    """Another project's key and the public key are configuration errors."""
     assert_misconfigured(SupabaseStore(supabase.url, key), operation, code)
 
 
 def assert_misconfigured(manager: SupabaseStore, operation: Callable[[SupabaseStore], object], code: str) -> None:
-    """The operation ends with that code, not retryable, and says nothing secret."""
+    """The operation ends with that code, not retryable, and shows no secret."""
     with pytest.raises(StoreMisconfigured) as caught:
         operation(manager)
     manager.close()
@@ -256,13 +256,13 @@ def assert_misconfigured(manager: SupabaseStore, operation: Callable[[SupabaseSt
         ("revoke all on function public.begin_issuance from service_role", begin, "store-permission-denied"),
     ],
 )
-def test_what_the_migrations_did_not_make(
+def test_missing_parts_of_the_database(
     make_database: Callable[[], Database],
     damage: str,
     operation: Callable[[SupabaseStore], object],
     code: str,
 ) -> None:
-    """A missing table, column, function or right is told by its own code."""
+    """A missing table, column, function or right has its own code."""
     project = make_database()
     project.owner.execute(sql.SQL(damage))
     with PostgRESTStandIn(project.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as server:
@@ -275,7 +275,7 @@ def test_redirects_are_not_followed(
     manager: SupabaseStore,
     operation: Callable[[SupabaseStore], object],
 ) -> None:
-    """A redirect is an outage of its own code; the key does not travel along to where it leads."""
+    """A redirect is an outage with its own code; the key is not sent to its target."""
     with LoopbackServer(lambda _: Response(200, [])) as elsewhere:
         supabase.server.add_fault(Fault("answer", response=Response(302, b"", {"Location": elsewhere.url + "/x"})))
         with pytest.raises(StoreOutage) as caught:
@@ -285,20 +285,20 @@ def test_redirects_are_not_followed(
 
 
 def test_arguments_that_the_functions_refuse(manager: SupabaseStore) -> None:
-    """A service name that the database does not take is a mistake, not an outage."""
+    """A service name that the database does not accept is a configuration error, not an outage."""
     with pytest.raises(StoreMisconfigured) as caught:
         manager.abort("not a name", str(uuid.uuid4()), 1, cooldown=MINUTE, error_code="x")
     assert caught.value.code == "store-rejected"
 
 
 @pytest.mark.parametrize(("url", "key", "available"), [("https://x.supabase.co", "k", True), ("", "k", False)])
-def test_available_is_what_is_known(url: str, key: str, available: bool) -> None:  # noqa: FBT001 - a table
-    """Availability is a matter of url and key; nobody is asked."""
+def test_availability_needs_url_and_key(url: str, key: str, available: bool) -> None:  # noqa: FBT001 - a table
+    """Availability depends on url and key alone; no request is made."""
     assert SupabaseStore(url, key).is_available() is available
 
 
 def test_the_repr_hides_the_key() -> None:
-    """The representation shows the address and never the key."""
+    """The repr shows the address and never the key."""
     assert repr(SupabaseStore("https://x.supabase.co", SERVICE_KEY)).count(SERVICE_KEY) == 0
 
 
@@ -314,7 +314,7 @@ def test_a_malformed_key_is_an_error_of_ours(
 def test_certificates_of_the_runtime_are_trusted_as_well(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A certificate that certifi knows and the system does not is good for reads and writes."""
+    """A certificate that certifi trusts and the system does not is accepted for reads and writes."""
     path, context = make_certificate(tmp_path)
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
@@ -333,7 +333,7 @@ def test_certificates_of_the_runtime_are_trusted_as_well(
         assert [seen.method for seen in server.server.seen] == ["GET", "GET", "POST"]
 
 
-ODD_ANSWERS = {
+UNUSABLE_ANSWERS = {
     "html-200": html_response(200),
     "empty-200": Response(200),
     "other-json": Response(200, {"message": "hello"}),
@@ -350,28 +350,30 @@ OUTSIDE: dict[str, Callable[[SupabaseStore], object]] = {
 }
 
 
-@pytest.mark.parametrize("answer", ODD_ANSWERS)
+@pytest.mark.parametrize("answer", UNUSABLE_ANSWERS)
 @pytest.mark.parametrize("call", OUTSIDE)
-def test_one_odd_answer_is_repeated(supabase: PostgRESTStandIn, call: str, answer: str) -> None:
-    """Outside of the chain too, an answer that is not Supabase's is a hiccup, also with status 200."""
+def test_one_unusable_answer_is_repeated(supabase: PostgRESTStandIn, call: str, answer: str) -> None:
+    """Outside of the chain too, an answer that is not Supabase's is repeated, even with status 200."""
     clock = TurnedClock()
     retry = Retry(clock, lambda: 60.0, print)
     with closing(SupabaseStore(supabase.url, SERVICE_KEY, retry=retry)) as store:
-        supabase.server.add_fault(Fault("answer", response=ODD_ANSWERS[answer]))
+        supabase.server.add_fault(Fault("answer", response=UNUSABLE_ANSWERS[answer]))
         OUTSIDE[call](store)
     assert len(supabase.server.seen) == 2
 
 
 @pytest.mark.parametrize("body", [b"", {}, "null", {"what": "x"}], ids=["empty", "object", "text", "one"])
-def test_an_odd_answer_is_no_sound_database(supabase: PostgRESTStandIn, manager: SupabaseStore, body: object) -> None:
-    """A check that was not answered by the database finds nothing well."""
+def test_an_unusable_answer_to_check_setup_is_an_outage(
+    supabase: PostgRESTStandIn, manager: SupabaseStore, body: object
+) -> None:
+    """If the database did not answer a check, the check reports no success."""
     supabase.server.add_fault(Fault("answer", "/rest/v1/rpc/check_setup", 9, Response(200, body)))
     with pytest.raises(StoreOutage):
         manager.setup_faults()
 
 
-def test_a_certificate_that_nobody_knows(database: Database, tmp_path: Path) -> None:
-    """A certificate that nobody trusts is an outage, of reads and of writes, and no request was sent."""
+def test_an_untrusted_certificate(database: Database, tmp_path: Path) -> None:
+    """An untrusted certificate is an outage, of reads and of writes, and no request was sent."""
     _, context = make_certificate(tmp_path)
     with PostgRESTStandIn(database.project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY, tls=context) as server:
         for operation in (read, begin):

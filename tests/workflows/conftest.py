@@ -1,4 +1,4 @@
-"""What the tests of whole workflows share: a user's repository, and act to run it on this machine."""
+"""Shared by the tests of whole workflows: a user's repository, and act to run it on this machine."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from kis_token.sandbox import Sandbox
 
 
-#: For tests whose commands stand in for others: Windows does not start a script by its first line.
+#: For tests with stand-ins for commands: Windows does not start a script by its first line.
 needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts with an interpreter line")
 
-#: actions/checkout as the rotation names it.
+#: The rotation's pinned actions/checkout.
 (CHECKOUT_ACTION,) = re.findall(
     r"uses: (actions/checkout@\S+)",
     (CHECKOUT / ".github" / "workflows" / "rotate-token.yml").read_text(encoding="utf-8"),
@@ -52,7 +52,7 @@ runs:
 
 @dataclass(frozen=True)
 class Project:
-    """A user's repository; beside it the action as it would be fetched, a home for act and a folder of commands."""
+    """A user's repository, with the fetched action beside it, a home for act and a folder of commands."""
 
     folder: Path
 
@@ -63,7 +63,7 @@ class Project:
 
     @property
     def commands(self) -> Path:
-        """Programs that the steps find first on their path."""
+        """The folder that is first on the path of the steps."""
         return self.folder / "commands"
 
     def add_workflow(self, workflow: Path) -> None:
@@ -71,7 +71,7 @@ class Project:
         shutil.copy(workflow, self.repository / ".github" / "workflows")
 
     def add_commit(self, ref: str) -> Path:
-        """A folder for the action as it is at ``ref``: what actions/checkout brings."""
+        """Return a folder for the action at ``ref``, which the stand-in for actions/checkout copies."""
         folder = self.folder / "refs" / ref
         folder.mkdir(parents=True)
         return folder
@@ -79,8 +79,8 @@ class Project:
     def run(
         self, sandbox: Sandbox, workflow: str, event: str, *arguments: str, secrets: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a workflow of a repository that has Supabase's two secrets, and ``secrets``."""
-        # A file, because the environment of act leaks into the steps, which on GitHub it does not.
+        """Run a workflow of a repository with Supabase's two secrets and ``secrets``."""
+        # A file, because act passes its environment to the steps, unlike GitHub.
         supabase = {"SUPABASE_URL": sandbox.supabase.url, "SUPABASE_SERVICE_ROLE_KEY": sandbox.service_key}
         file = self.folder / "secrets"
         file.write_text("".join(f"{name}={value}\n" for name, value in (supabase | dict(secrets or {})).items()))
@@ -97,7 +97,7 @@ class Project:
         )
 
     def act(self, event: str, workflow: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a workflow, on this machine itself and without Docker; output and errors are in ``stdout``."""
+        """Run a workflow on this machine, without Docker. Output and errors are in ``stdout``."""
         home = self.folder / "home"
         env = {
             name: value
@@ -125,7 +125,7 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path: Path, tool_cache: Path, child_processes: None) -> Project:  # noqa: ARG001 - act is one
-    """An empty repository of a user's."""
+    """A user's empty repository."""
     if sys.platform != "linux":
         pytest.skip("act runs these workflows on this machine itself, and they are written for a runner with Linux")
     cache = tmp_path / "home" / ".cache" / "act"
@@ -133,7 +133,7 @@ def project(tmp_path: Path, tool_cache: Path, child_processes: None) -> Project:
     (cache / "tool_cache").symlink_to(tool_cache)  # as on a self-hosted runner: built once
     settings = tmp_path / "home" / ".config" / "act"
     settings.mkdir(parents=True)
-    (settings / "actrc").touch()  # without it act asks a question
+    (settings / "actrc").touch()  # without this file, act waits for an answer
     project = Project(tmp_path)
     (project.repository / ".github" / "workflows").mkdir(parents=True)
     project.commands.mkdir()
@@ -152,7 +152,7 @@ def project(tmp_path: Path, tool_cache: Path, child_processes: None) -> Project:
 
 
 def find_step(workflow: str, name: str) -> dict[str, Any]:
-    """The one step of that name in one of this project's workflows."""
+    """Return the one step with this name in one of this project's workflows."""
     jobs = yaml.safe_load((CHECKOUT / ".github" / "workflows" / workflow).read_text(encoding="utf-8"))["jobs"]
     step: dict[str, Any]
     (step,) = [step for job in jobs.values() for step in job.get("steps", ()) if step.get("name") == name]
@@ -160,7 +160,7 @@ def find_step(workflow: str, name: str) -> dict[str, Any]:
 
 
 def add_command(folder: Path, name: str, program: str, interpreter: str = sys.executable) -> None:
-    """Put a program into a folder of commands, for whose real ones it stands in."""
+    """Put a stand-in for a command into a folder of commands."""
     file = folder / name
     file.write_text(f"#!{interpreter}\n{program}", encoding="utf-8")
     file.chmod(0o755)
@@ -182,7 +182,7 @@ def run_script(script: str, commands: Path, env: Mapping[str, str]) -> subproces
 
 
 def readable(log: str) -> str:
-    """The log, to show why a test failed: without what looks like a token, and act's search for git."""
+    """Return the log for the message of a failed test, without tokens and without act's search for git."""
     lines = [
         line for line in log.splitlines() if "repository does not exist" not in line and "inside a git" not in line
     ]

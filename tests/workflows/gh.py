@@ -1,4 +1,4 @@
-"""Stands in for GitHub's command gh: keeps issues in a file beside it, and a log of what it was asked."""
+"""A stand-in for GitHub's command gh: it keeps issues in a file beside it, and a log of its calls."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ STATE = Path(__file__).with_name("github.json")
 
 
 def main(arguments: list[str]) -> None:
-    """Do what the rotation asks of GitHub, and nothing else."""
+    """Do the rotation's calls of GitHub, and no others."""
     state: dict[str, Any] = json.loads(STATE.read_text()) if STATE.exists() else {"issues": [], "asked": []}
     issues: list[dict[str, Any]] = state["issues"]
     state["asked"].append(
         {
             "arguments": arguments,
-            # The second is what the real one takes on an enterprise server.
+            # On an enterprise server, the real gh uses the second one.
             "token": os.environ.keys() >= {"GH_TOKEN", "GH_ENTERPRISE_TOKEN"},
             "host": os.environ.get("GH_HOST"),
         }

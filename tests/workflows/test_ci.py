@@ -29,7 +29,7 @@ JOBS = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]
 
 @pytest.fixture
 def project(project: Project, tool_cache: Path) -> Project:
-    """This project as its own repository, and a runner that has installed the lock of its tests before."""
+    """This project as its own repository, and a runner that has already installed the lock of its tests."""
     shutil.copytree(project.folder / "action", project.repository, dirs_exist_ok=True)
     shutil.copy(CHECKOUT / "requirements-dev.txt", project.repository)
     for folder in ("tools", "sql", ".github/actions"):
@@ -63,7 +63,7 @@ def project(project: Project, tool_cache: Path) -> Project:
     ],
 )
 def test_self_test(project: Project, job: str, arguments: list[str], said: str) -> None:
-    """The job succeeds, has seen what it is there to see, and shows neither the key of Supabase nor a token."""
+    """The job succeeds, makes its observation, and shows neither Supabase's key nor a token."""
     done = project.act("push", WORKFLOW.name, f"--job={job}", "--platform=ubuntu-24.04=-self-hosted", *arguments)
 
     assert done.returncode == 0, readable(done.stdout)
@@ -72,7 +72,7 @@ def test_self_test(project: Project, job: str, arguments: list[str], said: str) 
 
 
 def test_the_gate_needs_every_job() -> None:
-    """No job can be forgotten."""
+    """The gate needs every job of the workflow."""
     gate = JOBS["all"]
 
     assert sorted(gate["needs"]) == sorted(JOBS.keys() - {"all"})
@@ -91,7 +91,7 @@ def test_the_gate_needs_every_job() -> None:
     ],
 )
 def test_the_gate_counts_success_alone(results: list[str], status: int) -> None:
-    """A job that was skipped or cancelled closes the gate as a failed one does."""
+    """A skipped or cancelled job closes the gate, as a failed job does."""
     needs = {f"job-{number}": {"result": result, "outputs": {}} for number, result in enumerate(results)}
     (step,) = JOBS["all"]["steps"]
 

@@ -1,4 +1,4 @@
-"""The steps of a release that speak to GitHub, against a stand-in for its command."""
+"""The steps of a release that call GitHub, against a stand-in for its command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COMMIT = "0" * 39 + "1"
 
 pytestmark = [needs_scripts, pytest.mark.usefixtures("child_processes")]
 
-#: Knows tags and releases; notes what it is asked to change, and does nothing while GitHub is down.
+#: The stand-in has tags and releases. It records requested changes, and does nothing while GitHub is down.
 GH = """
 import json, os, sys
 from pathlib import Path
@@ -48,7 +48,7 @@ else:
 
 
 def run(step: str, folder: Path, tag: str, **github: object) -> tuple[int, list[list[str]]]:
-    """Run the script of the step of that name; its status, and what GitHub was asked to change."""
+    """Run the script of the step with this name. Return its status and the changes that it asked GitHub for."""
     state = folder / "github.json"
     state.write_text(json.dumps({"asked": [], **github}))
     add_command(folder, "gh", GH)
@@ -73,18 +73,18 @@ POST = ["api", "--method", "POST", "repos/org/action/git/refs", "-f", "ref=refs/
     ids=["the first", "the newest", "an older line"],
 )
 def test_major_tag_goes_to_the_newest(tmp_path: Path, tag: str, tags: list[str], asked: list[list[str]]) -> None:
-    """v1 is made by the first release and moved by each newer one; a repair of an older line leaves it."""
+    """The first release makes v1, and each newer one moves it. A repair of an older line leaves it."""
     assert run(MOVE, tmp_path, tag, tags=tags) == (0, asked)
 
 
-@pytest.mark.parametrize("odd", ["v1.99-test", "v1.3.0.bak", "v1.4.0-rc.1", "v1.99", "v1.5.0+build", "v1.6.0v1.7.0"])
-def test_only_tags_of_releases_keep_the_major_tag_back(tmp_path: Path, odd: str) -> None:
-    """A pre-release, or a tag that somebody made by hand, is not a newer release."""
-    assert run(MOVE, tmp_path, "v1.3.0", tags=["v1", "v1.2.0", "v1.3.0", odd]) == (0, [PATCH])
+@pytest.mark.parametrize("tag", ["v1.99-test", "v1.3.0.bak", "v1.4.0-rc.1", "v1.99", "v1.5.0+build", "v1.6.0v1.7.0"])
+def test_only_tags_of_releases_keep_the_major_tag_back(tmp_path: Path, tag: str) -> None:
+    """A pre-release or a tag made by hand is not a newer release."""
+    assert run(MOVE, tmp_path, "v1.3.0", tags=["v1", "v1.2.0", "v1.3.0", tag]) == (0, [PATCH])
 
 
 def test_unreadable_tags_are_not_taken_for_a_newer_release(tmp_path: Path) -> None:
-    """When GitHub does not list the tags, the step fails: v1 must not stay behind unnoticed."""
+    """If GitHub does not list the tags, the step fails, so that v1 does not stay behind unnoticed."""
     assert run(MOVE, tmp_path, "v1.0.0", tags=[], down=True) == (1, [])
 
 
@@ -109,7 +109,7 @@ SHOW = ["release", "edit", "v1.0.0", "--draft=false"]
 def test_release_can_be_run_again_from_any_state(
     tmp_path: Path, releases: list[tuple[str, bool]], status: int, asked: list[list[str]]
 ) -> None:
-    """A draft gets its files anew and is published; a published release is left; two of one tag need a person."""
+    """A draft gets new files and is published; a published release is kept; two of one tag stop the step."""
     (tmp_path / "release" / "dist").mkdir(parents=True)
     (tmp_path / "release" / "dist" / "a.whl").touch()
 
@@ -117,13 +117,13 @@ def test_release_can_be_run_again_from_any_state(
 
 
 def test_release_is_not_made_when_github_does_not_list_them(tmp_path: Path) -> None:
-    """Without an answer nobody knows whether there is a draft: the step fails and changes nothing."""
+    """If GitHub does not list the releases, the step fails and changes nothing."""
     assert run("Publish", tmp_path, "v1.0.0", releases=[], down=True) == (1, [])
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="gh has a jq of its own; the test asks the machine's")
 def test_state_of_a_release_is_read_from_the_list() -> None:
-    """The filter of the list prints the state of this tag's releases alone, and nothing when there are none."""
+    """The list's filter prints the states of this tag's releases alone, and nothing if there are no releases."""
     (jq,) = re.findall(r"/releases\?per_page=100\" --jq '([^']+)'", find_step("release.yml", "Publish")["run"])
     releases = [{"tag_name": "v1.0.0", "draft": True}, {"tag_name": "v1.0.0-rc.1", "draft": False}]
 
@@ -151,12 +151,12 @@ def test_build_can_be_run_again() -> None:
 
 @pytest.mark.parametrize(("immutable", "status"), [("true", 0), ("false", 1), ("null", 1)])
 def test_release_that_can_be_changed_ends_it(tmp_path: Path, immutable: str, status: int) -> None:
-    """Where the repository's setting is off, nothing goes to the index and the tag does not move."""
+    """If the repository's immutable releases are off, nothing goes to the index and the tag does not move."""
     assert run("It is immutable", tmp_path, "v1.0.0", immutable=immutable) == (status, [])
 
 
 def test_nothing_is_published_unchecked() -> None:
-    """The release waits for the attestation and that for the checks; the index for the release; v1 for all."""
+    """The checks come before the attestation, then the release, then the index, and v1 comes last."""
     needs = {
         name: set([job["needs"]] if isinstance(job.get("needs"), str) else job.get("needs", ()))
         for name, job in JOBS.items()

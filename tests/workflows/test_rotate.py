@@ -35,25 +35,25 @@ if TYPE_CHECKING:
 README = CHECKOUT / "README.md"
 WORKFLOW = CHECKOUT / ".github" / "workflows" / "rotate-token.yml"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-UNPINNED = "The action is that of the tag v1."
+UNPINNED = "The action is taken from the tag v1."
 
 
 @pytest.fixture
 def project(project: Project) -> Project:
-    """A repository with the rotation, and a gh that keeps its issues."""
+    """A repository with the rotation, and a stand-in for gh that keeps its issues."""
     project.add_workflow(WORKFLOW)
     add_command(project.commands, "gh", Path(__file__).with_name("gh.py").read_text())
     return project
 
 
 def github(project: Project) -> dict[str, Any]:
-    """What the stand-in for GitHub holds."""
+    """Return the contents of the stand-in for GitHub."""
     state: dict[str, Any] = json.loads((project.commands / "github.json").read_text())
     return state
 
 
 def ticks_of(workflow: str) -> list[str]:
-    """The cron expressions of a workflow; YAML reads its ``on`` as true."""
+    """Return the cron expressions of a workflow. YAML reads its ``on`` as true."""
     return [each["cron"] for each in yaml.safe_load(workflow)[True]["schedule"]]
 
 
@@ -68,7 +68,7 @@ def store(sandbox: Sandbox, token: Token, service: str = "kis") -> None:
 
 
 def stored(sandbox: Sandbox, service: str = "kis") -> Token:
-    """The token in the table."""
+    """Return the token in the table."""
     with psycopg.connect(sandbox.owner_dsn) as connection:
         row = connection.execute(
             "select credential_value from api_credentials where credential_type = 'access_token' and service_name = %s",
@@ -79,15 +79,15 @@ def stored(sandbox: Sandbox, service: str = "kis") -> Token:
 
 
 def due_token(sandbox: Sandbox, environment: str = "production") -> Token:
-    """A token that every rotation renews at whatever time of the day: towards 06:00 in Korea little life is enough."""
+    """Return an expired token, which every rotation renews: near 06:00 in Korea, a short validity is enough."""
     account = sandbox.kis.accounts["production" if environment == "production" else "paper"][0]
     return make_token(account.app_key, left=-MINUTE, age=24 * HOUR + MINUTE)
 
 
 def test_schedule_renews_once_a_night(project: Project, sandbox: Sandbox) -> None:
-    """The first tick renews a due token and tries it before it is stored; the next finds nothing due.
+    """The first tick renews a due token and verifies it before it is stored; the next tick finds no token due.
 
-    Each keeps the schedule enabled. Nothing secret is in the log, and no issue is opened.
+    Each tick keeps the schedule enabled. The log has no secret, and no issue is opened.
     """
     old = due_token(sandbox)
     store(sandbox, old)
@@ -111,7 +111,7 @@ def test_schedule_renews_once_a_night(project: Project, sandbox: Sandbox) -> Non
 
 
 def test_by_hand_with_force(project: Project, sandbox: Sandbox) -> None:
-    """Dispatched with force, a token that is good for hours is renewed; without, it stays."""
+    """A run with force renews a token that is valid for hours; a run without force keeps it."""
     account = sandbox.kis.accounts["production"][0]
     good = make_token(account.app_key, left=24 * HOUR - MINUTE, age=MINUTE)
     store(sandbox, good)
@@ -127,7 +127,7 @@ def test_by_hand_with_force(project: Project, sandbox: Sandbox) -> None:
 
 
 def test_both_environments(project: Project, sandbox: Sandbox) -> None:
-    """With environment both, real and paper are renewed, each in its own slot and at its own host."""
+    """With environment both, real and paper tokens are renewed, each in its own slot and at its own host."""
     done = project.run(sandbox, WORKFLOW.name, "workflow_dispatch", "--input=environment=both")
 
     assert done.returncode == 0, readable(done.stdout)
@@ -137,7 +137,7 @@ def test_both_environments(project: Project, sandbox: Sandbox) -> None:
 
 
 def test_failures_are_told_in_one_issue(project: Project, sandbox: Sandbox) -> None:
-    """The first failure opens an issue with code and remedy, the next adds to it, a success closes it."""
+    """The first failure opens an issue with code and remedy, the next one adds to it, and a success closes it."""
     store(sandbox, due_token(sandbox))
     before = stored(sandbox)
     refusal = error_response("EGW00103", TOKEN_PATH)
@@ -166,7 +166,7 @@ def test_failures_are_told_in_one_issue(project: Project, sandbox: Sandbox) -> N
 
 
 def test_evening_tick_with_a_refused_key_leaves_the_issue_open(project: Project, sandbox: Sandbox) -> None:
-    """The evening tick outputs the stale token with a warning: not closed. A rotation finds nothing due: closed."""
+    """A tick that outputs the stale token with a warning keeps the issue; a rotation with no token due closes it."""
     account = sandbox.kis.accounts["production"][0]
     store(sandbox, make_token(account.app_key, left=5 * HOUR, age=19 * HOUR))
     sandbox.kis.production.add_fault(Fault("answer", TOKEN_PATH, 1, error_response("EGW00103", TOKEN_PATH)))
@@ -194,15 +194,15 @@ def test_evening_tick_with_a_refused_key_leaves_the_issue_open(project: Project,
 
 
 def caller_workflow() -> str:
-    """The workflow that README.md shows, which only calls the rotation."""
+    """Return README.md's workflow, which only calls the rotation."""
     (caller,) = re.findall(r"```yaml\n(# \.github/workflows/rotate-token\.yml\n.*?)```", README.read_text(), re.DOTALL)
     return str(caller)
 
 
 def test_called_by_another_repository(project: Project, sandbox: Sandbox) -> None:
-    """The workflow that README.md shows renews the token, and its ticks are those of the rotation.
+    """README.md's workflow renews the token, and its ticks are those of the rotation.
 
-    act does not know a workflow's commit, as GitHub Enterprise Server does not: the action is that of v1, and the run
+    act and GitHub Enterprise Server do not provide a workflow's commit. The action is then taken from v1, and the log
     says so.
     """
     store(sandbox, due_token(sandbox))
@@ -219,10 +219,10 @@ def test_called_by_another_repository(project: Project, sandbox: Sandbox) -> Non
 
 
 def test_pinned_caller_gets_the_action_of_the_same_commit(project: Project, sandbox: Sandbox) -> None:
-    """A caller that pins the rotation to a commit runs that commit's action, whatever the tag v1 has become."""
+    """A caller that pins the rotation to a commit runs that commit's action, wherever the tag v1 points."""
     commit = project.add_commit(COMMIT)
     shutil.copytree(project.folder / "action", commit, dirs_exist_ok=True)
-    # act has no job.workflow_sha: two variables stand in for what GitHub knows.
+    # act has no job.workflow_sha, so two variables replace it.
     rotation = commit / ".github" / "workflows" / WORKFLOW.name
     rotation.write_text(rotation.read_text().replace("job.workflow_", "vars.workflow_"))
     moved = "name: moved\nruns:\n  using: composite\n  steps: [{ shell: bash, run: exit 1 }]\n"
@@ -246,7 +246,7 @@ def test_pinned_caller_gets_the_action_of_the_same_commit(project: Project, sand
 
 
 def test_no_step_names_the_action_by_a_tag() -> None:
-    """The job uses the checkout, pinned, and the folder that it fills; nothing of the secrets stays in that folder."""
+    """The job uses the pinned checkout and the folder that it fills. No secret stays in that folder."""
     (job,) = yaml.safe_load(WORKFLOW.read_text())["jobs"].values()
     used = [step for step in job["steps"] if "uses" in step]
 
@@ -274,7 +274,7 @@ def test_no_step_names_the_action_by_a_tag() -> None:
     ],
 )
 def test_schedule_is_kept_enabled_from_a_branch_with_an_at_sign(tmp_path: Path, reference: str, file: str) -> None:
-    """The workflow's file name is the part before the first ``@refs/``, whatever the branch is called."""
+    """The workflow's file name is the part before the first ``@refs/``, for any name of the branch."""
     add_command(tmp_path, "gh", Path(__file__).with_name("gh.py").read_text())
     env = {
         "GITHUB_SERVER_URL": "https://github.com",
@@ -289,8 +289,8 @@ def test_schedule_is_kept_enabled_from_a_branch_with_an_at_sign(tmp_path: Path, 
     assert asked["arguments"][-1] == f"repos/someone/bot/actions/workflows/{file}/enable"
 
 
-def test_ticks_are_where_nobody_trades() -> None:
-    """Ticks lie between 06:13 and 07:43 in Korea, and between the day's and the night's session; at odd minutes."""
+def test_ticks_are_outside_of_trading_sessions() -> None:
+    """Ticks are between 06:13 and 07:43 in Korea and between two sessions in the evening, never at the full hour."""
     ticks = [tick.split() for tick in ticks_of(WORKFLOW.read_text())]
     in_korea = sorted(
         f"{datetime(2026, 3, 2, int(hour), int(minute), tzinfo=KST) + timedelta(hours=9):%H:%M}"

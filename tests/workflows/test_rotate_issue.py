@@ -1,6 +1,6 @@
-"""The rotation's issue: opened by a failure, closed by proof alone.
+"""The rotation's issue: a failure opens it, and only proof of a renewal closes it.
 
-The scripts are those of the workflow, and what they are given is what the action really outputs.
+The scripts are those of the workflow, and their inputs are the action's real outputs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ pytestmark = needs_scripts
 
 PLAN = find_step(WORKFLOW.name, "Choose what to do")
 TOKEN = find_step(WORKFLOW.name, "Renew the token")
-TELL = find_step(WORKFLOW.name, "Tell of it in an issue")
+REPORT = find_step(WORKFLOW.name, "Report it in an issue")
 TITLE = "The KIS token is not renewed (production)"
 NOWHERE = "http://127.0.0.1:9"
 MORNING, EVENING = 21 * 3600 + 13 * 60, 11 * 3600 + 17 * 60
@@ -37,7 +37,7 @@ MORNING, EVENING = 21 * 3600 + 13 * 60, 11 * 3600 + 17 * 60
 
 @dataclass
 class Rotation:
-    """The rotation's job without a runner: its three steps, and the issues of the repository."""
+    """The rotation's job without a runner: its three steps, and the repository's issues."""
 
     folder: Path
     sandbox: Sandbox
@@ -46,18 +46,18 @@ class Rotation:
     timeout: str = ""
 
     def open_issue(self) -> None:
-        """The issue of a failure before."""
+        """Open the issue of an earlier failure."""
         issue = {"number": 1, "title": TITLE, "label": "kis-token-rotation", "texts": ["opened"], "open": True}
         (self.folder / "github.json").write_text(json.dumps({"issues": [issue], "asked": []}))
 
     @property
     def issue(self) -> tuple[bool, int]:
-        """Whether the one issue is open, and how many texts it has."""
+        """Whether the one issue is open, and the number of its texts."""
         (issue,) = json.loads((self.folder / "github.json").read_text())["issues"]
         return issue["open"], len(issue["texts"])
 
     def run(self, seconds: int = MORNING, *, force: bool = False) -> Ended:
-        """One run by a tick at ``seconds`` of the day, in UTC."""
+        """Run once, by a tick at ``seconds`` of the day in UTC."""
         add_command(self.folder, "date", f"echo {seconds}\n", "/bin/sh")
         chosen = self.folder / "chosen"
         chosen.write_text("")
@@ -84,31 +84,31 @@ class Rotation:
         return ended
 
     def tell(self, mode: str, outcome: str, outputs: dict[str, str]) -> str:
-        """The step that looks after the issue; its log."""
+        """Run the step that updates the issue, and return its log."""
         env = {
             "MODE": mode,
             "OUTCOME": outcome,
             "REFRESHED": outputs.get("refreshed", ""),
             "SOURCE": outputs.get("source", ""),
             "CODE": outputs.get("error-code", "unknown"),
-            "HINT": outputs.get("error-hint", "The log of the run says more."),
+            "HINT": outputs.get("error-hint", "See the log of the run."),
             "TITLE": TITLE,
             "RUN": "https://github.com/someone/bot/actions/runs/1",
-            "LABEL": TELL["env"]["LABEL"],
+            "LABEL": REPORT["env"]["LABEL"],
             "GH_TOKEN": "a",
             "GH_ENTERPRISE_TOKEN": "a",
             "GH_REPO": "someone/bot",
         }
-        assert env.keys() == TELL["env"].keys()
+        assert env.keys() == REPORT["env"].keys()
         runner = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "someone/bot"}
-        done = run_script(TELL["run"], self.folder, env | runner)
+        done = run_script(REPORT["run"], self.folder, env | runner)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
 
 @pytest.fixture
 def rotation(tmp_path: Path, sandbox: Sandbox, tool_cache: Path) -> Rotation:
-    """The rotation of a repository in which its issue is open."""
+    """The rotation of a repository whose issue is open."""
     add_command(tmp_path, "gh", Path(__file__).with_name("gh.py").read_text())
     made = Rotation(tmp_path, sandbox, tool_cache)
     made.open_issue()
@@ -116,13 +116,13 @@ def rotation(tmp_path: Path, sandbox: Sandbox, tool_cache: Path) -> Rotation:
 
 
 def token_of(sandbox: Sandbox, *, hours_left: int) -> None:
-    """Store a token that has so many hours left."""
+    """Store a token that ends in so many hours."""
     app_key = sandbox.kis.accounts["production"][0].app_key
     store(sandbox, make_token(app_key, left=hours_left * HOUR, age=(24 - hours_left) * HOUR))
 
 
 def answer(code: str) -> Fault:
-    """KIS answers one call of tokenP with this code."""
+    """Return a fault by which KIS answers one tokenP call with this code."""
     return Fault("answer", TOKEN_PATH, 1, error_response(code, TOKEN_PATH))
 
 
@@ -130,7 +130,7 @@ def answer(code: str) -> Fault:
 
 
 def test_rotation_that_renews_closes_the_issue(rotation: Rotation) -> None:
-    """The due token is renewed: closed, with one text more."""
+    """A rotation that renews the due token closes the issue, with one more text."""
     store(rotation.sandbox, due_token(rotation.sandbox))
 
     assert rotation.run().outputs["refreshed"] == "true"
@@ -138,7 +138,7 @@ def test_rotation_that_renews_closes_the_issue(rotation: Rotation) -> None:
 
 
 def test_evening_tick_that_renews_closes_the_issue(rotation: Rotation) -> None:
-    """A token that would not last until the morning is renewed: closed."""
+    """An evening tick that renews a token closes the issue. The old token would end before the morning."""
     token_of(rotation.sandbox, hours_left=5)
 
     assert rotation.run(EVENING).outputs["refreshed"] == "true"
@@ -146,7 +146,7 @@ def test_evening_tick_that_renews_closes_the_issue(rotation: Rotation) -> None:
 
 
 def test_forced_renewal_closes_the_issue(rotation: Rotation) -> None:
-    """A good token is renewed by force: closed."""
+    """A run that renews a valid token by force closes the issue."""
     token_of(rotation.sandbox, hours_left=17)
 
     assert rotation.run(force=True).outputs["refreshed"] == "true"
@@ -154,7 +154,7 @@ def test_forced_renewal_closes_the_issue(rotation: Rotation) -> None:
 
 
 def test_rotation_that_finds_nothing_due_closes_the_issue(rotation: Rotation) -> None:
-    """A job has renewed the token meanwhile: the stored token is not due, and KIS is not asked."""
+    """If a job has renewed the token, the rotation finds no token due, does not call KIS, and closes the issue."""
     store(rotation.sandbox, make_token(rotation.sandbox.kis.accounts["production"][0].app_key, left=24 * HOUR - MINUTE))
 
     assert rotation.run().public["source"] == "supabase"
@@ -173,7 +173,7 @@ def test_rotation_that_finds_nothing_due_closes_the_issue(rotation: Rotation) ->
     ids=["the key is refused", "KIS is down", "the minute is not over", "KIS breaks off"],
 )
 def test_evening_tick_that_cannot_renew_leaves_the_issue_open(rotation: Rotation, fault: Fault) -> None:
-    """The step succeeds with the stale token, which is still good for the jobs; the issue gets no text."""
+    """The step outputs the stale token, which jobs can still use. The issue gets no text."""
     token_of(rotation.sandbox, hours_left=5)
     rotation.sandbox.kis.production.add_fault(fault)
 
@@ -184,7 +184,7 @@ def test_evening_tick_that_cannot_renew_leaves_the_issue_open(rotation: Rotation
 
 
 def test_evening_tick_with_nothing_to_do_leaves_the_issue_open(rotation: Rotation) -> None:
-    """The token lasts until the morning: whether it can be renewed was not tried."""
+    """A token that lasts until the morning is not renewed, so the tick proves nothing."""
     token_of(rotation.sandbox, hours_left=17)
 
     assert rotation.run(EVENING).status == 0
@@ -192,7 +192,7 @@ def test_evening_tick_with_nothing_to_do_leaves_the_issue_open(rotation: Rotatio
 
 
 def test_force_within_the_minute_of_an_issue_leaves_the_issue_open(rotation: Rotation) -> None:
-    """KIS cannot be asked yet: the token of before is output with a warning."""
+    """KIS cannot be called yet, so the run outputs the stored token with a warning."""
     rotation.run(force=True)
     rotation.open_issue()
 
@@ -204,7 +204,7 @@ def test_force_within_the_minute_of_an_issue_leaves_the_issue_open(rotation: Rot
 
 
 def test_force_that_gets_the_same_token_again_leaves_the_issue_open(rotation: Rotation) -> None:
-    """Within 6 hours of an issue KIS gives the same token again: that is no renewal."""
+    """Within 6 hours of an issue, KIS gives the same token again, which is not a renewal."""
     rotation.run(force=True)
     rotation.open_issue()
     with psycopg.connect(rotation.sandbox.owner_dsn) as connection:
@@ -222,7 +222,7 @@ def test_force_that_gets_the_same_token_again_leaves_the_issue_open(rotation: Ro
 
 @pytest.mark.parametrize(("seconds", "force"), [(MORNING, False), (MORNING, True)], ids=["rotate", "force"])
 def test_failed_run_adds_to_the_open_issue(rotation: Rotation, seconds: int, force: bool) -> None:  # noqa: FBT001 - a case
-    """KIS refuses the key: the run fails, and the issue gets the code."""
+    """If KIS refuses the key, the run fails, and the issue gets the code."""
     store(rotation.sandbox, due_token(rotation.sandbox))
     rotation.sandbox.kis.production.add_fault(answer("EGW00103"))
 
@@ -231,8 +231,8 @@ def test_failed_run_adds_to_the_open_issue(rotation: Rotation, seconds: int, for
 
 
 def test_evening_tick_without_supabase_issues_nothing_for_itself(rotation: Rotation) -> None:
-    """A token that this runner alone sees would look like a renewal: the tick fails, and KIS is not asked."""
-    rotation.run(force=True)  # builds the runtime, for which the time below would not be enough
+    """Without Supabase the tick fails and does not call KIS: a token of this runner alone would look renewed."""
+    rotation.run(force=True)  # builds the runtime, which the time below would not allow
     rotation.open_issue()
     shutil.rmtree(rotation.folder / "job")  # another machine, which has no cached token
     before = rotation.sandbox.kis.requests
@@ -247,7 +247,7 @@ def test_evening_tick_without_supabase_issues_nothing_for_itself(rotation: Rotat
     assert rotation.sandbox.kis.requests == before
 
 
-# every combination, also those that are hard to bring about
+# every combination, also those that are hard to cause
 
 
 PROOF = [("rotate", "true", "oauth"), ("force", "true", "oauth"), ("resolve", "true", "oauth")]
@@ -258,7 +258,7 @@ NO_PROOF += [(mode, "false", source) for mode in ("force", "resolve") for source
 
 @pytest.mark.parametrize(("mode", "refreshed", "source"), PROOF + NO_PROOF)
 def test_success_closes_the_issue_only_on_proof(rotation: Rotation, mode: str, refreshed: str, source: str) -> None:
-    """A success that proves nothing says so in the log, and not in the issue."""
+    """A success that proves nothing is reported in the log and not in the issue."""
     log = rotation.tell(mode, "success", {"refreshed": refreshed, "source": source})
 
     is_proof = (mode, refreshed, source) in PROOF
@@ -269,14 +269,14 @@ def test_success_closes_the_issue_only_on_proof(rotation: Rotation, mode: str, r
 @pytest.mark.parametrize("mode", ["rotate", "force", "resolve", ""])
 @pytest.mark.parametrize("outcome", ["failure", "skipped"])
 def test_run_without_a_token_adds_to_the_issue(rotation: Rotation, mode: str, outcome: str) -> None:
-    """Also a step that was skipped, because the action could not be fetched, is told."""
+    """A step that was skipped because the action could not be fetched is reported too."""
     rotation.tell(mode, outcome, {})
 
     assert rotation.issue == (True, 2)
 
 
 def test_success_without_an_issue_opens_none(rotation: Rotation) -> None:
-    """No issue is made or changed; GitHub is asked one question."""
+    """Without an open issue, a success makes one request to GitHub and changes nothing."""
     (rotation.folder / "github.json").unlink()
 
     rotation.tell("resolve", "success", {"refreshed": "false", "source": "supabase"})

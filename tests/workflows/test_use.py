@@ -1,4 +1,4 @@
-"""The action in a real workflow, run by act on this machine, by the name under which people use it."""
+"""The action in a real workflow, run by act on this machine, under its published name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def project(project: Project) -> Project:
 
 
 def test_workflow_gets_a_token_and_uses_it(project: Project, sandbox: Sandbox) -> None:
-    """Two jobs of a matrix share one issue, quote with it, and no log line shows token or key."""
+    """Two jobs of a matrix share one issue and call KIS with its token, and no log line shows token or key."""
     done = project.run(sandbox, "use.yml", "push", "--job=quote")
 
     with psycopg.connect(sandbox.owner_dsn) as connection:
@@ -43,7 +43,7 @@ def test_workflow_gets_a_token_and_uses_it(project: Project, sandbox: Sandbox) -
 
 
 def test_failure_reaches_the_workflow(project: Project, sandbox: Sandbox) -> None:
-    """A step that fails leaves its error codes as an output that the workflow can branch on."""
+    """A failed step has its error codes as an output, on which the workflow can branch."""
     done = project.run(sandbox, "use.yml", "workflow_dispatch", "--job=failure")
 
     assert done.returncode == 0, done.stdout

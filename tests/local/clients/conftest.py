@@ -1,4 +1,4 @@
-"""What the real clients meet: an emulated KIS that has issued one token, and a home folder of their own."""
+"""The surroundings of the real clients: an emulated KIS that has issued one token, and a home folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HTS_ID = "someone"
 
 @dataclass
 class Machine:
-    """One user's home folder on a machine that reaches nothing but the emulated KIS."""
+    """One user's home folder on a machine whose only network peer is the emulated KIS."""
 
     kis: KISEmulator
     home: Path
@@ -41,12 +41,12 @@ class Machine:
         return AppKey(account.app_key, account.app_secret)
 
     def issue(self, environment: Environment) -> Token:
-        """The one tokenP call that there should be."""
+        """Make the only expected tokenP call."""
         url = self.kis.server(environment).url
         return KISIssuer(url, environment).issue(self.app_key(environment), utc_now())
 
     def write(self, client: str, environment: Environment) -> Token:
-        """Issue a token and write it where ``client`` looks for it."""
+        """Issue a token and write the file of ``client``."""
         token = self.issue(environment)
         settings = Settings.from_env(
             {
@@ -62,7 +62,7 @@ class Machine:
         return token
 
     def run(self, program: str, environment: Environment) -> subprocess.CompletedProcess[str]:
-        """Run a program with this home and the account's keys; ask what it did with ``calls`` and ``quotes``."""
+        """Run a program with this home and the account's keys; ``calls`` and ``quotes`` then count its requests."""
         env = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
@@ -85,11 +85,11 @@ class Machine:
         )
 
     def calls(self) -> int:
-        """How often tokenP was called in either environment."""
+        """The number of tokenP calls in both environments."""
         return self.kis.counts("production").calls + self.kis.counts("paper").calls
 
     def quotes(self, environment: Environment) -> int:
-        """How many quotations were answered, which takes a valid token."""
+        """The number of answered quotations, each of which needs a valid token."""
         return sum(
             seen.environment == environment and seen.path == PRICE_PATH and (seen.status, seen.code) == (200, None)
             for seen in self.kis.requests

@@ -1,6 +1,6 @@
-"""A machine with a zone of its own: writes kis-auth's file and reads it as kis_auth.py does, at given moments.
+"""A machine with its own zone: writes kis-auth's file and reads it as kis_auth.py does, at given moments.
 
-A program: questions come in as JSON by standard input, answers go out by standard output. See test_kis_auth.py.
+A program: it reads questions as JSON on standard input, and answers on standard output. See test_kis_auth.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TOKEN = "opaque.token-of-a-test_0123456789"
 
 
 def write(home: Path, now: float, ends: float) -> list[str]:
-    """Write the files at a moment, for a token that ends at another, both in epoch seconds; their names."""
+    """Write the files at ``now`` for a token that ends at ``ends``, in epoch seconds; return their names."""
     expiry = datetime.fromtimestamp(ends, timezone.utc)
     token = build_token(TOKEN, expiries=[expiry], issued_at=expiry - timedelta(hours=24))
     settings = Settings.from_env(
@@ -37,7 +37,7 @@ def write(home: Path, now: float, ends: float) -> list[str]:
 
 
 def is_used(home: Path, moment: float) -> bool:
-    """Whether a kis_auth.py that is imported at a moment uses the token."""
+    """Whether a kis_auth.py that is imported at ``moment`` uses the token."""
     now = datetime.fromtimestamp(moment)  # noqa: DTZ006 - it knows no zone
     path = home / "KIS" / "config" / f"KIS{now:%Y%m%d}"
     if not path.exists():
@@ -47,7 +47,7 @@ def is_used(home: Path, moment: float) -> bool:
 
 
 def main() -> None:
-    """Answer all questions: each is when to write, when the token ends, and when to read."""
+    """Answer all questions: each has the moments of the write, of the token's end, and of the reads."""
     answers = []
     for number, (now, ends, moments) in enumerate(json.load(sys.stdin)):
         home = Path(os.environ["HOME"], str(number))

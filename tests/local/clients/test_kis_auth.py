@@ -1,11 +1,11 @@
 """kis_auth.py of KIS's samples, which is no package: its file, read by its rules, on clocks in three zones.
 
-The rules, from https://github.com/koreainvestment/open-trading-api (examples_user/kis_auth.py): once, on import, the
-file is named after the local day, ``~/KIS/config/KIS<YYYYMMDD>``; it is parsed as YAML; ``valid-date`` has to be a
-datetime; ``token`` is used while ``valid-date``, written out, is greater than the local time, written out. Anything
-else, and it calls tokenP.
+The rules, from https://github.com/koreainvestment/open-trading-api (examples_user/kis_auth.py), apply once, on import:
+the file is named after the local day, ``~/KIS/config/KIS<YYYYMMDD>``, and is parsed as YAML; ``valid-date`` must be a
+datetime; ``token`` is used while the text of ``valid-date`` is greater than the text of the local time. In all other
+cases kis_auth.py calls tokenP.
 
-The zone is that of a child process, kis_auth_machine.py; its clock shows whatever moment is asked for.
+The zone is that of a child process, kis_auth_machine.py, whose clock shows any given moment.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def utc(text: str) -> datetime:
 
 
 def test_file_has_two_plain_lines(tmp_path: Path) -> None:
-    """Nothing is quoted: a quoted date would be text to YAML, and kis_auth would issue."""
+    """No value is quoted: YAML reads a quoted date as text, and kis_auth would issue."""
     ask(tmp_path, "Asia/Seoul", [(utc("03-02 12:00"), utc("03-03 10:00"), [])])
     texts = {path.read_text() for path in tmp_path.glob("0/KIS/config/*")}
     assert texts == {"token: opaque.token-of-a-test_0123456789\nvalid-date: 2026-03-03 19:00:00\n"}
@@ -67,7 +67,7 @@ def test_file_has_two_plain_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zone", ZONES)
 def test_token_of_a_day_is_used_until_its_end(tmp_path: Path, zone: str) -> None:
-    """Issued at any hour, a token is used before and after the local midnight, to its last minute and not beyond."""
+    """A token of any hour is used before and after local midnight, until its last minute and not longer."""
     questions = []
     for hour in range(24):
         now = utc(f"03-02 {hour:02}:30")
@@ -92,17 +92,17 @@ FILES = [
 
 @pytest.mark.parametrize(("zone", "now", "ends", "names"), FILES)
 def test_days_are_the_machines(tmp_path: Path, zone: str, now: str, ends: str, names: list[str]) -> None:
-    """There is a file for today and, when the token lives beyond midnight, for tomorrow, by the local calendar."""
+    """By the local calendar there is a file for today and, if the token ends after midnight, for tomorrow."""
     ((written_names, _),) = ask(tmp_path, zone, [(utc(now), utc(ends), [])])
     assert written_names == names
 
 
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("change", ["03-08 10:00", "11-01 09:00"], ids=["to summer time", "from summer time"])
-def test_dead_token_is_never_used_when_clocks_are_changed(tmp_path: Path, zone: str, change: str) -> None:
-    """Whenever about the change a token ends, after that it is not used, also not in the hour that comes twice.
+def test_expired_token_is_never_used_when_clocks_are_changed(tmp_path: Path, zone: str, change: str) -> None:
+    """An expired token is not used, for any end around the change, also in the repeated hour.
 
-    A living one may be given up early, by the hour that is taken off and the hour that is repeated.
+    A valid token may be given up early, by the hour that is taken off and the hour that is repeated.
     """
     changed = utc(change)
     questions = []

@@ -1,7 +1,7 @@
-"""The real packages, as users run them, find the token in the file and ask KIS for none.
+"""The real packages find the token in the file and do not call tokenP.
 
-Neither can be told of another host than KIS's own, so each program first puts the emulator's address in the place of
-the package's constant; all else is the package's public interface.
+Neither package can be given another host than KIS's own, so each program first replaces the package's constant by the
+emulator's address. All other calls use the package's public interface.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ both_environments = pytest.mark.parametrize("environment", ["production", "paper
 @both_packages
 @both_environments
 def test_token_is_taken_from_the_file(machine: Machine, client: str, program: str, environment: Environment) -> None:
-    """A quotation is answered, and the one tokenP call is the one that made the token."""
+    """A quotation is answered, and the only tokenP call is the one that issued the token."""
     machine.write(client, environment)
 
     done = machine.run(program, environment)
@@ -95,7 +95,7 @@ def test_token_is_taken_from_the_file(machine: Machine, client: str, program: st
 @both_packages
 @both_environments
 def test_without_the_file_they_issue(machine: Machine, client: str, program: str, environment: Environment) -> None:
-    """What the tests above show is the file's doing: without it the same program calls tokenP."""
+    """Without the file the same program calls tokenP, so the tests above show the file's effect."""
     done = machine.run(program, environment)
 
     assert (done.returncode, done.stdout) == (0, "71500\n"), f"{client}: {done.stderr}"
@@ -104,7 +104,7 @@ def test_without_the_file_they_issue(machine: Machine, client: str, program: str
 
 @both_packages
 def test_file_is_the_one_that_the_package_writes(machine: Machine, client: str, program: str) -> None:
-    """Name and content are those of the file that the package leaves when it has issued by itself."""
+    """Name and content are those of the file that the package writes after its own issue."""
     machine.run(program, "production")
     theirs = {path.relative_to(machine.home): json.loads(path.read_text()) for path in machine.home.rglob("*.json")}
     machine.kis.advance(61)  # KIS gives the same token again
@@ -121,8 +121,8 @@ def test_file_is_the_one_that_the_package_writes(machine: Machine, client: str, 
 
 
 @both_packages
-def test_dying_token_is_not_used(machine: Machine, client: str, program: str) -> None:
-    """With less than ten minutes left both ask KIS themselves: docs/clients.md says to ask for more life."""
+def test_token_near_its_end_is_not_used(machine: Machine, client: str, program: str) -> None:
+    """With less than ten minutes left, both packages call tokenP: docs/clients.md recommends a longer min-validity."""
     machine.kis.configure(expires_in=590)
     machine.write(client, "production")
 

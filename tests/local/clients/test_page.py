@@ -1,4 +1,4 @@
-"""docs/clients.md says how to use each client."""
+"""docs/clients.md describes the use of each client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INPUTS = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))["
 
 
 def test_each_client_has_its_section_and_its_workflow() -> None:
-    """Each that can be asked for has a row, a section, the command, and steps that use the action with its name."""
+    """Each client has a row, a section, the command, and steps that use the action with its name."""
     for client in TOKEN_FILE_CLIENTS:
         section = PAGE.split(f"\n## {client}\n")[1].split("\n## ")[0]
         (workflow,) = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)

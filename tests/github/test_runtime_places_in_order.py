@@ -1,4 +1,4 @@
-"""Which place of the runtime is tried first, and what happens if none of them can be used."""
+"""The order of the runtime's places, and the errors if no place can be used."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLACES = ["RUNNER_TOOL_CACHE", "XDG_CACHE_HOME", "HOME", "RUNNER_TEMP"]
 
 @pytest.mark.parametrize("place", PLACES)
 def test_place_is_the_first_that_can_be_used(machine: Machine, place: str) -> None:
-    """The tool cache, then the user's cache folder, then the job's own; where a file is in the way, the next."""
+    """The order is tool cache, user's cache folder, job's own folder. A file in the way rules a place out."""
     machine.put("uv")
     (machine.folder / "file").write_text("")
     places = {
@@ -35,7 +35,7 @@ def test_place_is_the_first_that_can_be_used(machine: Machine, place: str) -> No
 
 
 def open_home(machine: Machine) -> dict[str, str]:
-    """As on GitHub's own image for runner pods: all usual places lie below a folder of mode 0777."""
+    """Make all usual places lie below a folder of mode 0777, as on GitHub's own image for runner pods."""
     home = machine.folder / "home"
     for name in ("tools", "temp", ".cache"):
         (home / name).mkdir(parents=True)
@@ -47,7 +47,7 @@ def open_home(machine: Machine) -> dict[str, str]:
 
 
 def test_where_all_places_are_open_a_folder_for_this_run_is_made(machine: Machine) -> None:
-    """It is private, new for each run, and gone at its end; nothing is left in the open places."""
+    """The folder for this run is private, new, and removed at the end; the open places stay empty."""
     machine.put("uv")
     env = open_home(machine)
     used = set()
@@ -65,7 +65,7 @@ def test_where_all_places_are_open_a_folder_for_this_run_is_made(machine: Machin
 
 @pytest.mark.usefixtures("no_pip")
 def test_folder_for_this_run_is_removed_after_a_failure_too(machine: Machine) -> None:
-    """Also where no installer works."""
+    """The folder for this run is removed also if no installer works."""
     env = open_home(machine)
     machine.put("uv", fail("no"))
     with pytest.raises(EnvironmentFault), ExitStack() as end:
@@ -74,7 +74,7 @@ def test_folder_for_this_run_is_removed_after_a_failure_too(machine: Machine) ->
 
 
 def test_folder_of_a_run_that_was_killed_is_removed_by_a_later_one(machine: Machine) -> None:
-    """After a day; a younger one may be in use, and other names are not ours."""
+    """A killed run's folder is removed after a day. Younger ones and other names stay."""
     machine.put("uv")
     env = open_home(machine)
     old, young, other = (
@@ -90,7 +90,7 @@ def test_folder_of_a_run_that_was_killed_is_removed_by_a_later_one(machine: Mach
 
 
 def test_open_temporary_folder_is_passed_by(machine: Machine) -> None:
-    """One that is not sticky is no better than the others: the system's is taken."""
+    """A temporary folder that is open and not sticky is skipped, and the system's own is used."""
     machine.put("uv")
     env = open_home(machine)
     (machine.folder / "tmp").chmod(0o777)
@@ -102,7 +102,7 @@ def test_open_temporary_folder_is_passed_by(machine: Machine) -> None:
 
 
 def test_without_a_place_each_folder_is_named_with_its_fault(machine: Machine) -> None:
-    """The error lists all that were tried and why each was refused; a name that is no text can be printed."""
+    """The error lists each folder with the reason, and can be printed even if a name is not valid text."""
     env = open_home(machine)
     file = machine.folder / "file"
     file.touch()
@@ -119,14 +119,14 @@ def test_without_a_place_each_folder_is_named_with_its_fault(machine: Machine) -
 
 
 def test_without_a_variable_the_error_says_so(machine: Machine) -> None:
-    """There is nothing to name then."""
+    """If no variable names a folder, the error says so."""
     files = (machine.folder / "requirements.txt", machine.folder / "requirements-uv.txt")
     with pytest.raises(EnvironmentFault, match="no variable names one"):
         ensure_runtime(*files, {}, time.monotonic() + 90)
 
 
 def test_nowhere_to_build_is_one_clear_error(machine: Machine) -> None:
-    """Without any folder the error has its code."""
+    """Without any folder, the error has its code."""
     (machine.folder / "tools").write_text("")
     with pytest.raises(EnvironmentFault) as caught:
         machine.ensure()

@@ -1,4 +1,4 @@
-"""A KIS that gives one answer to everything, and the errors in which an issue ends."""
+"""A KIS that gives one answer to every request, and the error of a failed issue."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ OPAQUE = "opaque.token-of-a-test_0123456789"
 DAY = timedelta(days=1)
 
 
-class OddKIS(LoopbackServer):
-    """A KIS that gives one answer to everything, and remembers what it was asked. Never shown: it knows secrets."""
+class ScriptedKIS(LoopbackServer):
+    """A KIS that gives one answer to every request, and records the requests. Not printed: it has secrets."""
 
     def __init__(self, answer: Response) -> None:
         super().__init__(self.answer_all)
@@ -29,13 +29,13 @@ class OddKIS(LoopbackServer):
         self.asked: list[Request] = []
 
     def answer_all(self, request: Request) -> Response:
-        """The answer."""
+        """Record the request and return the answer."""
         self.asked.append(request)
         return self.response
 
 
 def failure(url: str, app_key: AppKey = APP_KEY) -> IssuerError:
-    """The error that an issue ends in. It shows neither key nor secret."""
+    """Issue a token, and return the error. It shows neither key nor secret."""
     with pytest.raises(IssuerError) as caught:
         KISIssuer(url, "production").issue(app_key, utc_now())
     shown = f"{caught.value!r} {caught.value}"
@@ -45,7 +45,7 @@ def failure(url: str, app_key: AppKey = APP_KEY) -> IssuerError:
 
 
 def outage(url: str) -> IssuerOutage:
-    """The outage that an issue ends in."""
+    """Issue a token, and return the outage."""
     error = failure(url)
     assert isinstance(error, IssuerOutage)
     return error
