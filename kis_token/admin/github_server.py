@@ -78,7 +78,8 @@ def _issuer_of(api_url: str) -> str:
 def ask(url: str, headers: Mapping[str, str]) -> Answer:
     """GET an address of GitHub; the answer, whatever its status.
 
-    Raises GitHubError ``github-unreachable`` if there is none; ``store-tls`` and ``proxy-unusable`` as for Supabase.
+    Raises GitHubError ``github-unreachable`` if GitHub does not answer. The codes ``store-tls`` and ``proxy-unusable``
+    have the meaning that they have for Supabase.
     """
     parts = urlsplit(url)
     wire = Wire(f"{parts.scheme}://{parts.netloc}", peer=f"GitHub at {parts.netloc}")

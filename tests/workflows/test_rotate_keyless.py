@@ -44,7 +44,7 @@ def trust(sandbox: Sandbox, network: GitHubNetwork, **columns: object) -> None:
 
 
 def github_state(folder: Path) -> dict[str, Any]:
-    """What the stand-in for GitHub's command holds."""
+    """The issues and the log of the stand-in for the command gh."""
     state: dict[str, Any] = json.loads((folder / "github.json").read_text())
     return state
 
