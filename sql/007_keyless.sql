@@ -33,7 +33,7 @@ as $$
 $$;
 
 -- A branch or a tag, whole. Git allows no ~ ^ : ? * [ \ and no blank in a name, so this refuses each wildcard and no branch;
--- characters that cannot be seen, or that turn the direction of text, are refused as well. Branches of Dependabot hold code
+-- characters that cannot be seen, or that change the direction of text, are refused as well. Branches of Dependabot hold code
 -- of others.
 create or replace function public.issuance_is_ref(ref text) returns boolean
     language sql

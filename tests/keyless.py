@@ -71,7 +71,7 @@ class Job:
         return self._issuer.id_token(audience, **self.claims | changes)
 
     def read(self, id_token: str | None = None, *, service: str = "kis") -> dict[str, Any]:
-        """What keyless_read answers."""
+        """Return the answer of keyless_read."""
         return self._call("keyless_read", id_token, service=service)
 
     def types(self, id_token: str | None = None) -> set[str]:

@@ -29,7 +29,7 @@ def key(github: GitHubIssuer) -> SigningKey:
 
 
 def is_signed(database: Database, signature: bytes, modulus: bytes, message: bytes = MESSAGE) -> bool:
-    """What the database's function answers."""
+    """Return the answer of the database's function."""
     rows = database.owner.execute(
         "select public.issuance_is_rs256(%s, %s, %s) as answer", (message, signature, modulus)
     ).fetchall()
