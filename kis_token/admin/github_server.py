@@ -27,10 +27,12 @@ GITHUB_API = "https://api.github.com"
 #: The bound for one request, in seconds.
 REQUEST_SECONDS = 10.0
 
-#: As `issuance_is_issuer` in sql/006: github.com and its enterprises, ghe.com, and GitHub Enterprise Server.
+#: As `issuance_is_issuer` in sql/006: github.com and its enterprises, ghe.com, GitHub Enterprise Server, and an
+#: emulated issuer on this machine.
 _GITHUB = re.escape(GITHUB_ISSUER) + r"(/[A-Za-z0-9-]{1,100})?"
 _GHE = r"https://token\.actions\.(?P<subdomain>[a-z0-9-]{1,100})\.ghe\.com"
 _SERVER = r"https://(?P<host>[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?)/_services/token"
+_LOOPBACK = r"http://(?P<place>(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,8 @@ def find_server(issuer: str | None, api_url: str = "") -> GitHubServer | None:
     found = re.fullmatch(_SERVER, issuer)
     if found:
         return GitHubServer(issuer, f"https://{found['host']}/api/v3", found["host"])
-    return None
+    found = re.fullmatch(_LOOPBACK, issuer)
+    return GitHubServer(issuer, issuer, found["place"]) if found else None
 
 
 def _issuer_of(api_url: str) -> str:
@@ -82,7 +85,10 @@ def ask(url: str, headers: Mapping[str, str]) -> Answer:
     have the meaning that they have for Supabase.
     """
     parts = urlsplit(url)
-    wire = Wire(f"{parts.scheme}://{parts.netloc}", peer=f"GitHub at {parts.netloc}")
+    try:
+        wire = Wire(f"{parts.scheme}://{parts.netloc}", peer=f"GitHub at {parts.netloc}")
+    except ValueError:  # five digits that are no port
+        raise GitHubError("github-unreachable", f"GitHub at {parts.netloc} has no such port") from None
     # GitHub's API refuses a request without a User-Agent.
     sent = {"User-Agent": "kis-token", "Accept": "application/json", **headers}
     try:

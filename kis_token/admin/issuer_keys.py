@@ -69,12 +69,12 @@ def fetch_keys(issuer: str) -> PublishedKeys:
 
 
 def _is_trusted(address: str, issuer: str) -> bool:
-    """Whether the address of the keys is https, and at the issuer's host or at GitHub's."""
+    """Whether the address of the keys is at the issuer's own host or at GitHub's, and as protected as the issuer's."""
     try:
         parts = urlsplit(address)
     except ValueError:
         return False
-    return parts.scheme == "https" and parts.netloc in {urlsplit(each).netloc for each in (issuer, GITHUB_ISSUER)}
+    return parts[:2] in {urlsplit(each)[:2] for each in (issuer, GITHUB_ISSUER)}
 
 
 def _parse(entry: object) -> IssuerKey | None:

@@ -248,6 +248,19 @@ def test_other_issuers(tmp_path: Path, database: Database, anon: Connection, iss
         assert refusal(Job(anon, stranger).read).code == "KTA04"
 
 
+def test_issuer_on_this_machine(network: GitHubNetwork, database: Database, anon: Connection) -> None:
+    """An emulated issuer is listed with the numbers that are given; it has no API, and gets no sign-in."""
+    with GitHubIssuer() as issuer:
+        issuer.issuer = issuer.url
+        numbers = ("--repository-id", "74", "--owner-id", "65")
+        run(database, printed(network, "acme/bot", *numbers, "--issuer", issuer.url, GH_TOKEN=network.SIGN_IN))
+        unknown = trust(network, "acme/bot", "--issuer", issuer.url)
+
+        assert Job(anon, issuer).read()["access"] == "token"
+        assert (unknown.returncode, "[github-repository-unknown]" in unknown.stderr) == (1, True)
+    assert_refused(trust(network, "--keys", "--issuer", "http://127.0.0.1:99999"), "github-unreachable")
+
+
 def test_sign_in_of_github_does_not_go_to_another_server(tmp_path: Path) -> None:
     """A GitHub Enterprise Server gets the token of GH_ENTERPRISE_TOKEN, and never that of GH_TOKEN."""
     arguments = ("acme/bot", "--issuer", "https://git.example.com/_services/token")
