@@ -129,10 +129,11 @@ def interrupt(*_: object) -> None:
 def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
     """Find a token by the fast path or by the chain, output it, and return the exit status. Raises KisTokenError."""
     from kis_token.clock import SystemClock
-    from kis_token.config import Settings, secrets_in
+    from kis_token.config import Settings
     from kis_token.errors import EnvironmentFault
     from kis_token.github.outputs import mask_secrets, mask_view, publish, report_failure
     from kis_token.github.workflow_commands import require_file
+    from kis_token.settings.environment import secrets_in
 
     mask_secrets(secrets_in(os.environ), workflow)
     settings = Settings.from_env(os.environ)

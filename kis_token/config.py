@@ -11,23 +11,22 @@ import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from kis_token.errors import SettingsError
-from kis_token.pasted_values import (
+from kis_token.settings.environment import SECRETS, EnvironmentReader, label
+from kis_token.settings.pasted_values import (
     find_key_fault,
-    parse_duration,
     parse_encryption_key,
     pasted,
     pasted_words,
     unwrapped,
 )
-from kis_token.supabase_project import (
+from kis_token.settings.supabase_project import (
     SupabaseKey,
     find_supabase_key_fault,
     find_url_fault,
     is_public_key,
-    is_secret_key,
     parse_host_url,
     parse_project_url,
     parse_url,
@@ -58,26 +57,10 @@ TOKEN_FILE_CLIENTS = ("kis-auth", "python-kis", "kis-trader", "koreainvestment-c
 LONGEST_MIN_VALIDITY = timedelta(hours=12)
 LONGEST_DURATION = timedelta(days=90)
 
-#: Secret settings, and the variables of the same meaning.
-SECRETS = {
-    "supabase-key": ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY"),
-    "app-key": ("KIS_APP_KEY",),
-    "app-secret": ("KIS_APP_SECRET",),
-    "encryption-key": ("KIS_TOKEN_ENCRYPTION_KEY",),
-}
 _KEYS_CALLED = ("app-key (or KIS_APP_KEY)", "app-secret (or KIS_APP_SECRET)")
 #: Settings that users paste, and that contain neither blanks nor quotes.
-_PASTED = {*SECRETS, "supabase-url", "base-url"}
-
 #: The names that a slot may have, as sql/ checks them too.
 SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
-_Choice = TypeVar("_Choice", bound=str)
-_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
-#: The variables that name a caller.
-_NAMES = {
-    "GITHUB_REPOSITORY", "GITHUB_RUN_ID", "GITHUB_JOB", "HOSTNAME", "COMPUTERNAME", "USER", "USERNAME",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,36 +119,11 @@ def project_and_slot(env: Mapping[str, str]) -> tuple[str, str]:
     return _Reader(env).project_and_slot()
 
 
-def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
-    """The secrets in ``env``, to be masked. Also works for invalid settings.
-
-    Each secret appears as it was given and, if that differs, as it is used.
-    """
-    found = []
-    for setting, variables in SECRETS.items():
-        for text in (env.get(name, "") for name in (_input(setting), *variables)):
-            words = text.split()
-            found += [*words, *(word for word in pasted_words(text) if word not in words)]
-    found += filter(None, [env.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")])
-    for text in (env.get(name, "") for name in (_input("supabase-url"), "SUPABASE_URL")):
-        # A connection string contains the database's password; a user may also paste a key as the URL.
-        user, at, _ = text.partition("://")[2].rpartition("@")
-        found += [text, user.partition(":")[2]] if at else filter(is_secret_key, pasted_words(text))
-    return tuple(found)
-
-
-def _input(setting: str) -> str:
-    return "INPUT_" + setting.upper().replace("-", "_")
-
-
-class _Reader:
-    """Reads one environment, and collects its faults instead of raising the first."""
+class _Reader(EnvironmentReader):
+    """Reads the settings from one environment."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
-        self._env = env
-        self._faults: list[tuple[str, str]] = []
-        self._notes: list[str] = []
-        self._is_elsewhere = False
+        super().__init__(env)
         self._is_homeless = False
         self._id_token_request: IDTokenRequest | None = None
 
@@ -200,7 +158,7 @@ class _Reader:
             export_credentials=self._boolean("export-credentials", None),
             token_files=token_files,
             hts_id=self._hts_id() if "python-kis" in token_files else None,
-            label=_label(self._env),
+            label=label(self._env),
             account_no=unwrapped(self._env.get("KIS_ACCOUNT_NO", "")) or None,
             notes=tuple(self._notes),
             homeless=self._is_homeless,
@@ -218,16 +176,6 @@ class _Reader:
         if self._faults:
             raise SettingsError(self._faults, self._notes)
         return supabase_url, service_name
-
-    def _text(self, name: str, *variables: str) -> str:
-        if self._is_elsewhere and name in ("base-url", "app-key", "app-secret"):
-            variables = ()
-        clean = pasted if name in _PASTED else unwrapped
-        texts = (clean(self._env.get(key, "")) for key in (_input(name), *variables))
-        return next(filter(None, texts), "")
-
-    def _fault(self, code: str, message: str) -> None:
-        self._faults.append((code, message))
 
     def _missing(self, code: str, message: str) -> None:
         """Add a fault for a missing secret. GitHub's withholding of secrets is one fault, however many are missing."""
@@ -344,40 +292,3 @@ class _Reader:
         elif re.fullmatch(r"[A-Za-z0-9@_.-]{1,64}", text, re.ASCII) is None:
             self._fault("invalid-hts-id", "KIS_HTS_ID is not a valid HTS login id")
         return text
-
-    def _choice(self, name: str, variable: str | None, choices: tuple[_Choice, ...]) -> _Choice:
-        text = self._text(name, *([variable] if variable else [])) or choices[0]
-        if text not in choices:
-            self._fault(f"invalid-{name}", f"{_called(name, variable)} must be one of {', '.join(choices)}")
-        return next((choice for choice in choices if choice == text), choices[0])
-
-    def _boolean(self, name: str, variable: str | None) -> bool:
-        text = self._text(name, *([variable] if variable else [])).lower() or "false"
-        if text not in _BOOLEANS:
-            self._fault("invalid-boolean", f"{_called(name, variable)} is neither true nor false")
-        return _BOOLEANS.get(text, False)
-
-    def _duration(self, name: str, variable: str, default: str, most: timedelta = LONGEST_DURATION) -> timedelta:
-        duration = parse_duration((self._text(name, variable) or default).lower())
-        if duration is None:
-            self._fault("invalid-duration", f"{_called(name, variable)} is not a duration")
-        elif duration > most:
-            self._fault("invalid-duration", f"{_called(name, variable)} is more than {most // timedelta(hours=1)}h")
-        elif not duration and name != "min-validity":
-            self._fault("invalid-duration", f"{_called(name, variable)} is zero")
-        return duration or timedelta()
-
-
-def _called(name: str, variable: str | None) -> str:
-    return f"{name} (or {variable})" if variable else name
-
-
-def _label(env: Mapping[str, str]) -> str:
-    """Return the caller's name for the log of issues."""
-    # A name that is not UTF-8 reaches Python with half a surrogate pair, which cannot be sent.
-    names = {name: value.encode(errors="replace").decode() for name, value in env.items() if name in _NAMES}
-    if names.get("GITHUB_REPOSITORY"):
-        job = f"{names['GITHUB_REPOSITORY']} run {names.get('GITHUB_RUN_ID', '?')} {names.get('GITHUB_JOB', '')}"
-        return job.strip()
-    host = names.get("HOSTNAME") or names.get("COMPUTERNAME") or "a machine"
-    return f"{names.get('USER') or names.get('USERNAME') or 'a user'} on {host}"

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from kis_token.errors import TokenUnusable
-from kis_token.pasted_values import parse_claims
+from kis_token.settings.pasted_values import parse_claims
 
 KST = timezone(timedelta(hours=9), "KST")
 

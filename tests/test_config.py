@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from kis_token.config import KIS_HOSTS, secrets_in
+from kis_token.config import KIS_HOSTS
+from kis_token.settings.environment import secrets_in
 from tests.config_keys import KEYS, OTHER_KEY, READER_JWT, SEALING_KEY, supabase_jwt
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, make_settings
 

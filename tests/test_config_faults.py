@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kis_token.config import KIS_HOSTS, Settings
-from kis_token.errors import REMEDIES, SettingsError
+from kis_token.errors import SettingsError
+from kis_token.remedies import REMEDIES
 from tests.config_keys import KEYS, OTHER_KEY, READER_JWT, SEALING_KEY, supabase_jwt
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, make_settings
 

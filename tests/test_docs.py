@@ -7,7 +7,7 @@ import re
 import pytest
 import yaml
 
-from kis_token.errors import REMEDIES
+from kis_token.remedies import REMEDIES
 from tools.step import CHECKOUT
 
 ACTION = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))

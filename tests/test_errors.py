@@ -12,7 +12,6 @@ import kis_token
 from kis_token import errors
 from kis_token.errors import (
     KIS_REFUSALS,
-    REMEDIES,
     CacheError,
     EnvironmentFault,
     IssuanceError,
@@ -28,6 +27,7 @@ from kis_token.errors import (
     TokenError,
     TokenUnusable,
 )
+from kis_token.remedies import REMEDIES
 
 PACKAGE = Path(kis_token.__file__).parent
 

@@ -15,7 +15,7 @@ from bench.year import memory_rows, memory_store
 from kis_token import config
 from kis_token.core import issuance, lease, ports
 from kis_token.core.slot import TOKEN_TYPE
-from kis_token.errors import REMEDIES
+from kis_token.remedies import REMEDIES
 from kis_token.sandbox import kis_rules
 from kis_token.store import migrations, sealing, slot_query
 from kis_token.token import LEAST_USEFUL, REISSUE_WINDOW, fingerprint

@@ -21,8 +21,9 @@ MODULES = {
 
 #: Folders, and the files beside them: each imports only those of the floors above its own line, and its own.
 FLOORS = (
-    {"errors", "pasted_values", "deadline"},
-    {"supabase_project", "clock", "process", "token"},
+    {"remedies"},
+    {"errors", "settings", "deadline"},
+    {"clock", "process", "token"},
     {"config", "network"},
     {"core"},
     {"store", "kis", "local"},
@@ -33,8 +34,10 @@ FLOORS = (
 
 FAST = (
     "config",
-    "pasted_values",
-    "supabase_project",
+    "settings",
+    "settings.environment",
+    "settings.pasted_values",
+    "settings.supabase_project",
     "token",
     "errors",
     "clock",

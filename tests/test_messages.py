@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from kis_token.errors import REMEDIES
+from kis_token.remedies import REMEDIES
 from kis_token.sandbox.kis_http import MESSAGES
 from tools.step import CHECKOUT
 

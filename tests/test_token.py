@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kis_token.errors import TokenError
-from kis_token.pasted_values import parse_claims
+from kis_token.settings.pasted_values import parse_claims
 from kis_token.token import (
     KST,
     LEAST_USEFUL,

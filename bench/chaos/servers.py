@@ -21,11 +21,11 @@ from unittest.mock import patch
 from bench.chaos.records import Begin, Call, Health, Issued, Killed, Read, Tally, fingerprint
 from bench.chaos.simulated_time import AT_KIS, CHILD, GRANTED, SimulatedClock
 from bench.chaos.trouble import KIS_FAULTS, REFUSED, STORE_FAULTS, Spell, Trouble
-from kis_token.pasted_values import parse_claims
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_code, error_response, html_response
 from kis_token.sandbox.loopback import Fault, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
+from kis_token.settings.pasted_values import parse_claims
 from kis_token.token import claimed_time
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, check_owner, describe, gi
 from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError, TokenUnusable
 from kis_token.local.cache import make_cache
 from kis_token.local.private_folders import is_on_open_ground
-from kis_token.pasted_values import parse_claims, pasted, unusual_lengths
+from kis_token.settings.pasted_values import parse_claims, pasted, unusual_lengths
+from kis_token.settings.supabase_project import SupabaseKey, is_public_key
 from kis_token.store.keyless_store import KeylessStore
 from kis_token.store.sealing import SealingVault, make_vault
-from kis_token.supabase_project import SupabaseKey, is_public_key
 from kis_token.token import AppKey, claimed_time, instant_or_none
 
 if TYPE_CHECKING:

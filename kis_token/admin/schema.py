@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kis_token.admin.finding import Finding, ok, wrong, wrong_as
-from kis_token.errors import REMEDIES, StoreMisconfigured
+from kis_token.errors import StoreMisconfigured
+from kis_token.remedies import REMEDIES
 from kis_token.store.migrations import outdated
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.core.slot import read_token
 from kis_token.errors import KisTokenError, StoreOutage, TokenError
-from kis_token.pasted_values import pasted
+from kis_token.settings.pasted_values import pasted
 from kis_token.store.sealing import SealedWithoutKey, SealingVault, TolerantVault
 from kis_token.token import AppKey
 

@@ -74,7 +74,7 @@ def set_keys(caller: Caller) -> None:
     shown. Deactivates a stored token of another app key.
     """
     from kis_token.admin.set_keys import set_app_key
-    from kis_token.pasted_values import unusual_lengths
+    from kis_token.settings.pasted_values import unusual_lengths
     from kis_token.store.sealing import make_vault
     from kis_token.wiring import open_store
 

@@ -14,10 +14,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kis_token.clock import SystemClock
-from kis_token.config import SECRETS, Settings
+from kis_token.config import Settings
 from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, read_stored, stored_app_key
 from kis_token.errors import SettingsError, StoreOutage, TokenUnusable
-from kis_token.pasted_values import pasted
+from kis_token.settings.environment import SECRETS
+from kis_token.settings.pasted_values import pasted
 from kis_token.store.sealing import TolerantVault, make_vault
 from kis_token.store.slot_query import TYPES
 from kis_token.store.supabase import SupabaseStore

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from kis_token.errors import CacheError, KisTokenError, StoreOutage, TokenError
-from kis_token.pasted_values import parse_claims
+from kis_token.settings.pasted_values import parse_claims
 from kis_token.token import AppKey, State, Token, claimed_time
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from kis_token.errors import IssuerRefused, StoreMisconfigured, TokenError
-from kis_token.pasted_values import find_key_fault, pasted, unusual_lengths
+from kis_token.settings.pasted_values import find_key_fault, pasted, unusual_lengths
 from kis_token.token import AppKey, State, Token, in_hours, parse_members, parse_stored
 
 if TYPE_CHECKING:

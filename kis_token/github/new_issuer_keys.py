@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from kis_token.admin.issuer_keys import fetch_keys
 from kis_token.clock import SystemClock
-from kis_token.config import Settings, secrets_in
+from kis_token.config import Settings
 from kis_token.deadline import Deadline
 from kis_token.errors import KisTokenError, StoreMisconfigured, StoreOutage
 from kis_token.github.outputs import describe_defect, mask_secrets
 from kis_token.github.workflow_commands import FileWorkflow
+from kis_token.settings.environment import secrets_in
 from kis_token.store.http_exchange import Wire
 from kis_token.store.keyless import call_function, read_issuer_keys
 

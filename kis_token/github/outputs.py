@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
 from kis_token.github.summary import describe_failure, describe_success
-from kis_token.pasted_values import parse_claims, payload_of
+from kis_token.settings.pasted_values import parse_claims, payload_of
 from kis_token.token import in_both_zones, looks_like_token
 
 if TYPE_CHECKING:

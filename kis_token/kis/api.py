@@ -15,7 +15,7 @@ from kis_token.core.ports import TooLate
 from kis_token.core.slot import refused
 from kis_token.deadline import no_deadline
 from kis_token.errors import KIS_REFUSALS, IssuerError, IssuerOutage, IssuerRateLimited, TokenError
-from kis_token.pasted_values import parse_claims
+from kis_token.settings.pasted_values import parse_claims
 from kis_token.token import Token, build_token, claimed_time, parse_kst
 
 if TYPE_CHECKING:

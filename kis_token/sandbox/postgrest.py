@@ -15,12 +15,12 @@ from urllib.parse import unquote
 import psycopg
 from psycopg import sql
 
-from kis_token.pasted_values import parse_claims
 from kis_token.sandbox.loopback import LoopbackServer, Request, Response
 from kis_token.sandbox.postgrest_errors import ApiError, database_error
 from kis_token.sandbox.postgrest_pool import ConnectionPool
 from kis_token.sandbox.postgrest_query import SCHEMA, Query, find_table
 from kis_token.sandbox.postgrest_rpc import find_function
+from kis_token.settings.pasted_values import parse_claims
 
 if TYPE_CHECKING:
     import ssl

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, Row, Slot
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
-from kis_token.supabase_project import SupabaseKey
+from kis_token.settings.supabase_project import SupabaseKey
 
 if TYPE_CHECKING:
     from kis_token.store.http_exchange import Answer, Wire
@@ -136,7 +136,7 @@ def check_answer(answer: Answer, key: str) -> None:
 
 def _ended(key: str, now: datetime | None) -> datetime | None:
     """The time when ``key``, or a part of a read-only key, expired by its own date; None if it has not."""
-    from kis_token.pasted_values import parse_claims
+    from kis_token.settings.pasted_values import parse_claims
     from kis_token.token import claimed_time
 
     now = now or datetime.now(timezone.utc)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.errors import REMEDIES
+from kis_token.remedies import REMEDIES
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH
 from kis_token.token import fingerprint, looks_like_token
 from tests.command import PROGRAM, clean, kis_token, kis_token_here

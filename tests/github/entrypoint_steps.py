@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from kis_token.errors import REMEDIES
+from kis_token.remedies import REMEDIES
 from kis_token.token import fingerprint
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from kis_token.errors import REMEDIES
 from kis_token.github import action
+from kis_token.remedies import REMEDIES
 
 if TYPE_CHECKING:
     from pathlib import Path

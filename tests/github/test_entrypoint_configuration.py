@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 import entrypoint
-from kis_token.errors import REMEDIES
 from kis_token.github.summary import plain
+from kis_token.remedies import REMEDIES
 from tests.github.entrypoint_steps import (
     UNREACHABLE_INDEX,
     assert_succeeded,

@@ -9,7 +9,7 @@ import pytest
 
 from kis_token.github.action import ToolkitWorkflow
 from kis_token.github.workflow_commands import FileWorkflow, Masks
-from kis_token.pasted_values import payload_of
+from kis_token.settings.pasted_values import payload_of
 from tests.resolver_harness import issue_token
 from tools.step import run_step
 

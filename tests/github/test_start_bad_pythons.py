@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.errors import REMEDIES
+from kis_token.remedies import REMEDIES
 from tests.github.bare_machine import FIRST, GOOD, SHELLS, BareMachine, old_python
 from tests.support import first_of
 from tools.step import CHECKOUT, read_pairs

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from kis_token.core.resolution import Resolution, Source, TraceEntry
-from kis_token.errors import REMEDIES, IssuanceError, IssuerRefused, KisTokenError, SettingsError, StoreOutage
+from kis_token.errors import IssuanceError, IssuerRefused, KisTokenError, SettingsError, StoreOutage
 from kis_token.github.summary import ENTRIES, LONGEST_TEXT, describe_failure, describe_success, plain
+from kis_token.remedies import REMEDIES
 from kis_token.token import build_token
 from tests.support import APP_KEY, SERVICE_KEY, make_settings
 from tools.step import CHECKOUT

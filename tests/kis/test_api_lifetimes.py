@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kis_token.errors import IssuerOutage
 from kis_token.kis.api import parse_issue_answer
-from kis_token.pasted_values import parse_claims
+from kis_token.settings.pasted_values import parse_claims
 from kis_token.token import KST
 from tests.kis.scripted_kis import DAY, OPAQUE
 from tests.support import APP_KEY, make_token

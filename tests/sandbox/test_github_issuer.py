@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from kis_token.pasted_values import parse_claims
 from kis_token.sandbox.github_issuer import GITHUB, GitHubIssuer, SigningKey
 from kis_token.sandbox.loopback import Fault
+from kis_token.settings.pasted_values import parse_claims
 from kis_token.store.slot_query import key_headers
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.errors import KisTokenError, StoreMisconfigured
-from kis_token.pasted_values import parse_claims
 from kis_token.sandbox.postgrest import PostgRESTStandIn
+from kis_token.settings.pasted_values import parse_claims
 from tests.resolver_harness import Chain, expired_token, stale_token
 from tests.support import ANON_KEY, APP_KEY, SERVICE_KEY, make_token
 from tools.step import CHECKOUT

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kis_token.config import KIS_HOSTS, Settings, secrets_in
+from kis_token.config import KIS_HOSTS, Settings
 from kis_token.errors import SettingsError
-from kis_token.pasted_values import is_masked, is_one_word, is_placeholder, pasted, unwrapped
-from kis_token.supabase_project import parse_host_url, parse_project_url
+from kis_token.settings.environment import secrets_in
+from kis_token.settings.pasted_values import is_masked, is_one_word, is_placeholder, pasted, unwrapped
+from kis_token.settings.supabase_project import parse_host_url, parse_project_url
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, make_settings
 
 REF = "abcdefghijklmnopqrst"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from kis_token.pasted_values import MASKED, NOT_ONE_WORD, is_masked, is_one_word, is_placeholder, parse_claims
+from kis_token.settings.pasted_values import MASKED, NOT_ONE_WORD, is_masked, is_one_word, is_placeholder, parse_claims
 
 # These patterns are texts, compiled at the first use: few runs need them.
 #: The addresses of a project. A project's name is twenty small letters.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kis_token.supabase_project import SupabaseKey
+from kis_token.settings.supabase_project import SupabaseKey
 from tests.support import SERVICE_KEY, make_settings
 
 PUBLIC, JWT = "sb_publishable_opaque-0123456789", "header.claims-of-the-role.signature"

@@ -1,0 +1,188 @@
+"""What to do about each error, by its code. docs/troubleshooting.md has an entry for each code."""
+
+from __future__ import annotations
+
+_KEYS_HINT = (
+    "Compare key and secret with the KIS developers' site. Real and paper accounts have different keys (input "
+    "environment). A secret that was cut off or lacks its last '=' is refused too."
+)
+_TRUST_HINT = (
+    "If this machine's connections are inspected, set SSL_CERT_FILE or REQUESTS_CA_BUNDLE to the file with the "
+    "inspecting company's certificate. If the message names a variable, correct or remove it."
+)
+_MIGRATE_HINT = "Run the files of sql/ in the SQL editor of the Supabase project, in the order of their names."
+
+#: The remedy of each code. docs/troubleshooting.md has an entry for each.
+REMEDIES: dict[str, str] = {
+    # settings
+    "missing-supabase-url": "Set it to the project's URL, https://<project>.supabase.co.",
+    "invalid-supabase-url": "Give the project's URL alone, https://<project>.supabase.co, without a path.",
+    "missing-supabase-key": "Set it to the project's service_role or sb_secret_ key, from the project's API settings.",
+    "invalid-supabase-key": (
+        "Copy the key again: one line of ASCII without blanks. A read-only key is two words: the public key and a JWT."
+    ),
+    "supabase-key-of-another-project": "Copy URL and key from the API settings of the same project.",
+    "anon-supabase-key": (
+        "Use the service_role or sb_secret_ key. A job of GitHub Actions can use the public key with the permission "
+        "id-token: write."
+    ),
+    "id-token-missing": (
+        "Give the job the permission: permissions: id-token: write. GitHub gives it to no pull request from a fork."
+    ),
+    "id-token-refused": "Give the job the permission: permissions: id-token: write.",
+    "id-token-unavailable": "Try again later. While GitHub does not answer, a cached token is used.",
+    "id-token-unknown": (
+        "Store the keys of the job's issuer in Supabase: run the SQL that kis-token trust --keys prints."
+    ),
+    "id-token-key-unknown": "Store the issuer's new keys in Supabase: run the SQL that kis-token trust --keys prints.",
+    "id-token-audience": "Let supabase-url be the URL that the list of callers has in its column audience.",
+    "id-token-expired": "Run the job again. If it fails again, compare the runner's clock with the database's.",
+    "id-token-replayed": "Run the job again.",
+    "caller-not-listed": "If this job may have access, run the statement of the message in the SQL editor.",
+    "caller-may-not": "If this job may have more access, run the statement of the message in the SQL editor.",
+    "secrets-withheld": (
+        "GitHub gives no secrets to pull requests from forks and from Dependabot. "
+        "Run this job on push, or skip it for them with an if: condition."
+    ),
+    "missing-app-key": "Store the rows app_key and app_secret of this slot in Supabase, or give both as inputs.",
+    "incomplete-app-key": "Give app-key and app-secret together, or neither.",
+    "invalid-app-key": "Copy it again from the KIS developers' site: it is one line without blanks.",
+    "invalid-app-secret": "Copy it again from the KIS developers' site: it is one line without blanks.",
+    "swapped-app-key": (
+        "Put each in its own place: a KIS app key has 36 characters and begins with PS, an app secret has 180. "
+        "To replace stored ones, run kis-token set-keys."
+    ),
+    "invalid-environment": "Use production or paper.",
+    "invalid-mode": "Use resolve, rotate, force or check.",
+    "invalid-duration": "Use numbers with s, m, h or d, such as 90s or 1h30m; min-validity may be at most 12h.",
+    "invalid-boolean": "Use true or false.",
+    "invalid-service-name": "Use up to 63 letters, digits, '_', '.' and '-'. Begin with a letter or digit.",
+    "invalid-base-url": (
+        "Use https://host:port without a path, or leave it out for KIS's own hosts. "
+        "Plain http is for 127.0.0.1 and localhost only."
+    ),
+    "invalid-on-store-outage": "Use issue or fail.",
+    "invalid-token-files": (
+        "Use kis-auth, python-kis, kis-trader and koreainvestment-cli, separated by commas or blanks. "
+        "Other clients take the token from an output or from the variable KIS_ACCESS_TOKEN."
+    ),
+    "missing-hts-id": "Set the variable KIS_HTS_ID to the id that you give python-kis: the file's name contains it.",
+    "invalid-hts-id": "KIS_HTS_ID is the id of your HTS login: letters, digits, '@', '_', '.' and '-'.",
+    "invalid-cache-path": "Give the path of a file, or off.",
+    "invalid-encryption-key": "Give one key a line: 32 bytes in base64, as kis-token keygen makes them.",
+    "missing-encryption-key": "Set it to a key from kis-token keygen, or to several, one a line.",
+    # store
+    "store-unreachable": (
+        "If the outage lasts, look at the project in Supabase's dashboard and at status.supabase.com."
+    ),
+    "store-restricted": (
+        "Look at the organization's usage and billing in Supabase's dashboard. The restriction ends with the billing "
+        "period, a larger plan or a paid bill. Until then only cached tokens can be used."
+    ),
+    "store-paused": "Restore the project in Supabase's dashboard. On the free plan Supabase pauses unused projects.",
+    "store-database-read-only": (
+        "Look at the database's size and disk in Supabase's dashboard. Free space or enlarge the disk, then disable "
+        "the read-only mode. Stored tokens stay readable."
+    ),
+    "store-tls": _TRUST_HINT,
+    "store-redirects": (
+        "Open supabase-url in a browser on this machine. If the network asks for a login, log in. If the project has "
+        "another address, set supabase-url to that."
+    ),
+    "store-not-supabase": "Copy the URL again from the project's API settings: https://<project>.supabase.co.",
+    "store-key-rejected": "Copy URL and key from the API settings of the same project.",
+    "store-key-expired": "Set supabase-key to a new key. For a read-only key see docs/security.md.",
+    "store-legacy-keys-disabled": (
+        "Set supabase-key to an sb_secret_ key from the project's API settings, or enable the legacy keys again there. "
+        "In a read-only key, replace the first part by the sb_publishable_ key."
+    ),
+    "store-permission-denied": "Use the service_role or sb_secret_ key. If it is one already: " + _MIGRATE_HINT,
+    "store-read-only": "Renew the token in a job that has the service_role or sb_secret_ key, such as the rotation.",
+    "store-table-missing": _MIGRATE_HINT,
+    "store-column-missing": _MIGRATE_HINT,
+    "store-function-missing": _MIGRATE_HINT,
+    "store-function-ambiguous": (
+        "Run the statements of the message in the SQL editor of the Supabase project. Then run the files of sql/ "
+        "there, in the order of their names."
+    ),
+    "store-schema-outdated": _MIGRATE_HINT + " Older releases of this action work with the newer tables.",
+    "store-cannot-store": (
+        "The message names the obstacle: a column, a constraint, a trigger. Change the table, then run kis-token "
+        "check, which stores a made-up token and removes it."
+    ),
+    "store-value-too-large": "Store the right value again, or delete the row.",
+    "store-rejected": "If this release is newer than the tables: " + _MIGRATE_HINT,
+    # tokens
+    "token-unusable": "The next issued token replaces it.",
+    "token-of-another-key": (
+        "Give each account its own service-name and cache-path. If the key was changed on purpose, run kis-token "
+        "set-keys, which deactivates the old token."
+    ),
+    "token-of-another-environment": (
+        "Real and paper tokens are not interchangeable. Give each environment its own service-name."
+    ),
+    "sealed-without-key": "Set encryption-key to the key that sealed the value.",
+    "plain-with-key": (
+        "If the value was sealed before, find out first who replaced it. Then run kis-token seal with the same key."
+    ),
+    "seal-broken": "Give the encryption-key that sealed the value. If it is damaged, store it again or delete its row.",
+    # KIS
+    "kis-key-refused": _KEYS_HINT + " Many calls in a short time can also lock a correct key for a day.",
+    "kis-secret-refused": _KEYS_HINT,
+    "kis-keys-refused": _KEYS_HINT,
+    "kis-rate-limited": (
+        "KIS issues one token a minute for an app key. If this repeats, look for another program that uses this key."
+    ),
+    "kis-unreachable": "Look for maintenance in the notices of the KIS developers' site.",
+    "kis-tls": _TRUST_HINT,
+    "kis-answer-unusable": "KIS did not answer as documented. Try again in some minutes.",
+    # issuing
+    "key-in-two-slots": "Use the same service-name for this app key everywhere.",
+    "app-key-changed": "Another caller is storing keys for this slot. Run again when it has finished.",
+    "token-repeated": (
+        "For 6 hours after an issue KIS gives the same token, even a rejected one. Run again after the message's time."
+    ),
+    "token-too-young": "KIS issues one token a day. Use the stored token; if KIS rejects it, renew it by force.",
+    "wait-too-long": "Another job is issuing, or KIS must not be called for a while. Run again, or raise timeout.",
+    "timed-out": "The last lines of the log name the part that did not answer. Run again, or raise timeout.",
+    "no-valid-token": "mode: check never issues. Run once with mode: resolve.",
+    # cache and machine
+    "proxy-unusable": (
+        "Set the variable to http://host:port, or to http://user:password@host:port if the proxy needs a login. If the "
+        "host can be reached without the proxy, name it in NO_PROXY."
+    ),
+    "no-private-folder": (
+        "Without Supabase, the jobs of a machine share a lock in a private folder. Give this user a home or a "
+        "temporary folder that no other user can write to."
+    ),
+    "cache-unwritable": "Set cache-path to a file in a folder that this user may write, or to off.",
+    "export-failed": (
+        "The file must belong to this user, in a writable folder. HOME, XDG_CACHE_HOME and KIS_CLI_HOME name the "
+        "clients' folders."
+    ),
+    "output-unwritable": "Run it as a step of a workflow; elsewhere use the command kis-token get.",
+    "python-missing": "Install Python 3.10 or newer, or add a step with actions/setup-python before this one.",
+    "pip-missing": "Install pip for this Python, or uv, or add a step with actions/setup-python before this one.",
+    "runtime-failed": (
+        "Installing needs the package index, and a folder that no other user can change: RUNNER_TOOL_CACHE, the user's "
+        "cache folder, RUNNER_TEMP or the system's temporary folder."
+    ),
+    "platform-unsupported": "Choose another version of Python with actions/setup-python, or another runner.",
+    # GitHub
+    "invalid-caller": (
+        "Correct the option that the message names. The list of callers has whole names and no patterns. Branches of "
+        "Dependabot cannot be listed, and neither can events that people without write access can cause."
+    ),
+    "github-unreachable": "Try again later. With --repository-id and --owner-id only the issuer's keys are asked for.",
+    "github-repository-unknown": (
+        "Use the repository's present name. For a private repository sign in with gh auth login, or set GH_TOKEN; or "
+        "give --repository-id and --owner-id."
+    ),
+    "github-refused": (
+        "Sign in with gh auth login, or set GH_TOKEN to a token that is valid; or give --repository-id and --owner-id. "
+        "Without a sign-in GitHub answers 60 requests an hour."
+    ),
+    "sandbox-missing": "Install the extra: pip install 'kis-token[sandbox]'.",
+    "sandbox-failed": "The sandbox needs PostgreSQL. The message is PostgreSQL's own.",
+    "internal-error": "This is a defect of the action. Please report it with this message.",
+}
