@@ -1,4 +1,4 @@
-"""What to do about each error, by its code. docs/troubleshooting.md has an entry for each code."""
+"""The remedy for each error code. docs/troubleshooting.md has an entry for each code."""
 
 from __future__ import annotations
 
