@@ -74,6 +74,9 @@ class Course:
         self.servers = servers
         self.variables: dict[str, str] = servers.hear()
         self.encryption_key = self.variables.pop("KIS_TOKEN_ENCRYPTION_KEY")
+        self.public_key = self.variables.pop("KEYLESS_KEY")
+        names = ("ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+        self.permission = {name: self.variables.pop(name) for name in names}
         self.env = {**kept_environment(), **self._trust(), "PATH": self._path()}
         if any(name.lower().endswith("_proxy") for name in self.env):
             self.env["NO_PROXY"] = self.env["no_proxy"] = "127.0.0.1"
@@ -140,6 +143,10 @@ class Course:
     def sealed(self, name: str, env: Mapping[str, str] | None = None) -> Contestant:
         """Return the action's command for a sealed token."""
         return self.action(name, env=env, service_name=SEALED_SLOT, encryption_key=self.encryption_key)
+
+    def keyless(self, name: str) -> Contestant:
+        """Return the action's command with the public key and the permission for ID tokens."""
+        return self.action(name, env=self.permission, supabase_key=self.public_key)
 
     def program(
         self,

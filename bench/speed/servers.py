@@ -47,7 +47,9 @@ def run_servers(folder: str) -> None:
         sandbox.kis.configure(lockout_after=0)
         variables = {**sandbox.variables, "KIS_TOKEN_CACHE": "off"}
         _issue(variables)
-        say({**variables, "KIS_TOKEN_ENCRYPTION_KEY": _seal(sandbox), "CERTIFICATE": certificate})
+        sandbox.trust(access="keys")
+        keyless = {"KEYLESS_KEY": sandbox.anon_key, **sandbox.github.variables()}
+        say({**variables, **keyless, "KIS_TOKEN_ENCRYPTION_KEY": _seal(sandbox), "CERTIFICATE": certificate})
         servers = _Servers(sandbox)
         answers = {"empty": servers.empty, "down": servers.down, "up": servers.up, "count": servers.count}
         while True:

@@ -44,6 +44,7 @@ FRESH: tuple[_Comparison, ...] = (
     ("rotate when nothing is due, nothing installed", "action, rotate", "bare script", 1.9),
     ("fresh token, nothing installed", "action", "script with requests", 0.7),
     ("fresh token, nothing installed", "action", "script with requests, compiled", None),
+    ("fresh token without a key of Supabase (keyless)", "action, keyless", "action", 1.25),
     ("Supabase refuses connections, token in the cache, nothing installed", "action, no Supabase", "bare script", 3.0),
 )
 INSTALLED: tuple[_Comparison, ...] = (
@@ -99,6 +100,7 @@ def fresh_contestants(course: Course) -> list[Contestant]:
         course.action("action"),
         course.action("action, exports", export_credentials="true", export_env="true"),
         course.action("action, rotate", mode="rotate"),
+        course.keyless("action, keyless"),
         course.program("script with requests", *requests_script, packages=packages, cold=(packages,)),
         course.program("script with requests, compiled", *requests_script),
         course.action("action, no Supabase", before=("down",), after=("up",), source="cache", keeps=("temp",)),

@@ -108,7 +108,7 @@ class Sandbox:
     def github(self) -> GitHubIssuer:
         """GitHub's issuer of ID tokens, emulated. It starts when it is first used, and no setting leads to it."""
         if self._github is None:
-            self._github = self._stack.enter_context(GitHubIssuer())
+            self._github = self._stack.enter_context(GitHubIssuer(tls=self._tls))
         return self._github
 
     def trust(self, slot: str = "kis", *, access: str = "issue", **columns: object) -> None:
