@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from kis_token.network import trust
+from kis_token.network import tls_trust
 from kis_token.sandbox import Sandbox
 from kis_token.sandbox.database import MigratedDatabases, make_project
 from kis_token.sandbox.emulator import KISEmulator
@@ -86,7 +86,7 @@ def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep proxies and certificates of the machine that runs the tests out of the test and its child processes."""
-    for name in (*trust.VARIABLES, "http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+    for name in (*tls_trust.VARIABLES, "http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
 

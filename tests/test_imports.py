@@ -46,7 +46,7 @@ FAST = (
     "process.interrupts",
     "network",
     "network.addresses",
-    "network.trust",
+    "network.tls_trust",
     "network.proxies",
     "network.final_response",
     "core",
@@ -98,7 +98,7 @@ ENVIRONMENT_READERS = {
     "client.get_token",
     "network.addresses",
     "network.proxies",
-    "network.trust",
+    "network.tls_trust",
     "network.trusted_certificates",
 }
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from kis_token.admin.trust import ACCESSES, DEFAULT_EVENTS, Caller, caller_sql, keys_sql, transaction, unfit
+from kis_token.admin.trust_sql import ACCESSES, DEFAULT_EVENTS, Caller, caller_sql, keys_sql, transaction, unfit
 from kis_token.cli.help_examples import TaughtCommand
 from kis_token.errors import KisTokenError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from kis_token.admin.github_repository import Repository
     from kis_token.admin.github_server import GitHubServer
-    from kis_token.admin.trust import Access
+    from kis_token.admin.trust_sql import Access
     from kis_token.cli.context import Caller as Started
 
 #: Seconds for the command gh, which asks no server.

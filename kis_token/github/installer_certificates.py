@@ -1,4 +1,4 @@
-"""The certificates that uv and pip trust: the same ones as this project; see `trust`."""
+"""The certificates that uv and pip trust: the same ones as this project; see `tls_trust`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from configparser import Error as ConfigError
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kis_token.network.trust import VARIABLES
+from kis_token.network.tls_trust import VARIABLES
 from kis_token.network.trusted_certificates import collect
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionErr
 
 from kis_token.network.final_response import FinalResponse
 from kis_token.network.proxies import ProxyFault, reach
-from kis_token.network.trust import NoTrust, forget, trusted
+from kis_token.network.tls_trust import NoTrust, forget, trusted
 from kis_token.network.trusted_certificates import describe
 from kis_token.process.forks import no_fork
 

@@ -1,4 +1,4 @@
-"""Reports on the certificates of `trust`: unusable variables, and all certificates as one file.
+"""Reports on the certificates of `tls_trust`: unusable variables, and all certificates as one file.
 
 It is a module of its own, because a connection that succeeds does not need it.
 """
@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kis_token.network.trust import named
+from kis_token.network.tls_trust import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -15,7 +15,7 @@ from kis_token.deadline import GivenUp, within
 from kis_token.errors import StoreOutage
 from kis_token.network.addresses import connect, may_have_proxy
 from kis_token.network.final_response import FinalResponse
-from kis_token.network.trust import NoTrust, forget, has_certifi, trusted
+from kis_token.network.tls_trust import NoTrust, forget, has_certifi, trusted
 
 if TYPE_CHECKING:
     import socket

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from kis_token.admin.github_server import find_server
-from kis_token.admin.trust import is_audience, is_ref
+from kis_token.admin.trust_sql import is_audience, is_ref
 from kis_token.sandbox.database import store_issuer_keys
 from kis_token.sandbox.github_issuer import GITHUB, GitHubIssuer, SigningKey
 from kis_token.sandbox.loopback import Fault, Response

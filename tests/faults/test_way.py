@@ -17,7 +17,7 @@ import pytest
 
 from kis_token.errors import IssuerOutage, StoreOutage
 from kis_token.github.runtime import ensure_runtime
-from kis_token.network import trust
+from kis_token.network import tls_trust
 from kis_token.sandbox import Sandbox
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.sandbox.kis_http import TOKEN_PATH
@@ -107,7 +107,7 @@ def test_a_certificate_in_the_system_s_store_alone_is_enough(postgres: EmbeddedP
     assert ([each.returncode for each in ended], calls) == ([0, 0], 1), ended[0].stderr
 
 
-@pytest.mark.parametrize("variable", trust.VARIABLES)
+@pytest.mark.parametrize("variable", tls_trust.VARIABLES)
 @pytest.mark.usefixtures("child_processes")
 def test_a_step_behind_a_company_s_certificate(
     chain: Chain, relay: Hiccuping, company: Authority, tmp_path: Path, variable: str

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.errors import IssuerOutage, StoreOutage
-from kis_token.network import trust, trusted_certificates
+from kis_token.network import tls_trust, trusted_certificates
 from kis_token.sandbox.loopback import LoopbackServer
 from tests.authority import HOUR, Authority, make_authority
 from tests.network.calls import CALLS, answer, ask_kis, calls, read
@@ -42,7 +42,7 @@ def failure(call: Callable[[str], object], url: str) -> StoreOutage | IssuerOuta
 
 
 @calls
-@pytest.mark.parametrize("variable", trust.VARIABLES)
+@pytest.mark.parametrize("variable", tls_trust.VARIABLES)
 def test_each_variable_alone_is_enough(
     company: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, call: Callable[[str], object]
 ) -> None:
@@ -74,17 +74,17 @@ def test_several_folders(company: Authority, tmp_path: Path, monkeypatch: pytest
 
 def test_bundles_add_to_the_system_s_certificates(company: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bundle adds to the system's certificates; in requests it would replace them."""
-    before = len(trust.trusted().get_ca_certs())
+    before = len(tls_trust.trusted().get_ca_certs())
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(company.file))
-    assert len(trust.trusted().get_ca_certs()) == before + 1
+    assert len(tls_trust.trusted().get_ca_certs()) == before + 1
 
 
 def test_a_variable_that_is_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty SSL_CERT_FILE, as from an unset setting of a workflow, leaves the system's certificates in use."""
-    before = set(trust.trusted().get_ca_certs(binary_form=True))
-    for name in trust.VARIABLES:
+    before = set(tls_trust.trusted().get_ca_certs(binary_form=True))
+    for name in tls_trust.VARIABLES:
         monkeypatch.setenv(name, "")
-    assert set(trust.trusted().get_ca_certs(binary_form=True)) == before
+    assert set(tls_trust.trusted().get_ca_certs(binary_form=True)) == before
 
 
 def test_the_installers_get_the_system_s_certificates(company: Authority) -> None:
@@ -120,7 +120,7 @@ def test_an_authority_that_lacks_fields_of_the_rfc_is_good(
     """A root that lacks fields of RFC 5280 is accepted, as by curl, browsers and uv. Python 3.13 alone would not."""
     company = make_authority(tmp_path / "older", is_strict=False)
     monkeypatch.setenv("SSL_CERT_FILE", str(company.file))
-    assert not trust.trusted().verify_flags & ssl.VERIFY_X509_STRICT
+    assert not tls_trust.trusted().verify_flags & ssl.VERIFY_X509_STRICT
     with LoopbackServer(answer, tls=company.server()) as server:
         call(server.url)
 
@@ -220,14 +220,14 @@ def test_a_certificate_that_is_added_later_counts(
 
 def test_the_certificates_are_read_once(company: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads, writes and KIS share one context until a variable changes."""
-    first = trust.trusted()
+    first = tls_trust.trusted()
     with LoopbackServer(answer, tls=company.server()) as server:
         monkeypatch.setenv("SSL_CERT_FILE", str(company.file))
-        second = trust.trusted()
+        second = tls_trust.trusted()
         for call in CALLS.values():
             call(server.url)
     assert first is not second
-    assert trust.trusted() is second
+    assert tls_trust.trusted() is second
 
 
 @pytest.mark.parametrize("call", [read, ask_kis])
