@@ -152,8 +152,10 @@ begin
         raise exception 'the ID token is not a JSON Web Token'
             using errcode = 'KTA01', hint = 'Pass the token that GitHub gives the job as id_token.';
     end if;
+    -- Values that nobody has signed are compared as jsonb and never made text: a number of 8 characters, 1e131071, becomes
+    -- a text of 131,072, and a list of them half a gigabyte.
     if header -> 'alg' is distinct from '"RS256"'::jsonb or header ? 'crit'
-        or coalesce(upper(header ->> 'typ'), 'JWT') <> 'JWT' then
+        or header -> 'typ' not in ('"JWT"'::jsonb, '"jwt"'::jsonb) then
         raise exception 'the ID token is not signed in the way that GitHub signs: RS256' using errcode = 'KTA01';
     end if;
 
@@ -164,7 +166,8 @@ begin
         if exists (select from public.credential_issuer_keys k where to_jsonb(k.issuer) = claims -> 'iss') then
             raise exception 'the ID token is signed with a key of its issuer that is not stored'
                 using errcode = 'KTA07',
-                detail = coalesce('kid: ' || substring(header ->> 'kid' from '^[A-Za-z0-9._-]{1,100}$'), ''),
+                detail = case when jsonb_typeof(header -> 'kid') = 'string'
+                    then coalesce('kid: ' || substring(header ->> 'kid' from '^[A-Za-z0-9._-]{1,100}$'), '') else '' end,
                 hint = 'Run the SQL that "kis-token trust --keys" prints: it stores the keys that the issuer publishes.';
         end if;
         raise exception 'no key of the ID token''s issuer is stored'
