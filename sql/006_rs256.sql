@@ -13,7 +13,7 @@ begin;
 create or replace function public.issuance_is_issuer(issuer text) returns boolean
     language sql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(
         issuer ~ '^https://token\.actions\.githubusercontent\.com(/[A-Za-z0-9-]{1,100})?$'
@@ -51,7 +51,7 @@ comment on column public.credential_issuer_keys.added_at is 'When the key was st
 create or replace function public.issuance_from_base64url(encoded text) returns bytea
     language plpgsql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     decoded bytea := decode(translate(encoded, '-_', '+/') || repeat('=', (4 - length(encoded) % 4) % 4), 'base64');
@@ -68,7 +68,7 @@ $$;
 create or replace function public.issuance_number(bytes bytea) returns numeric
     language plpgsql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     digits text := encode(bytes, 'hex');
@@ -87,7 +87,7 @@ $$;
 create or replace function public.issuance_is_rs256(signed bytea, signature bytea, modulus bytea) returns boolean
     language plpgsql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     n numeric;
@@ -122,7 +122,7 @@ $$;
 create or replace function public.issuance_id_token_claims(id_token text) returns jsonb
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     parts     text[];

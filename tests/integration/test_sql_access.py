@@ -235,11 +235,36 @@ def test_an_accidental_grant_shows_nothing(project: Database) -> None:
 
 
 def test_functions_find_nothing_by_search_path(project: Database) -> None:
-    """Every function has an empty search_path, so no caller can replace a table or an operator that it uses."""
+    """Every function has a fixed search_path, so no caller can replace a table, an operator or a type that it uses.
+
+    With an empty one PostgreSQL looks for types in the caller's temporary schema first.
+    """
     settings = {row["name"]: row["proconfig"] or () for row in project.owner.execute(_FUNCTIONS)}
 
     assert settings
-    assert [name for name, its in settings.items() if 'search_path=""' not in its] == []
+    assert [name for name, its in settings.items() if "search_path=pg_catalog, pg_temp" not in its] == []
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonb", "bytea", "uuid", "timestamptz"])
+def test_types_of_the_caller_are_not_used(project: Database, kind: str) -> None:
+    """A temporary type with a built-in name has no effect: its check would run with the owner's rights."""
+    spy = sql.SQL("""
+        create function pg_temp.spy(pg_catalog.{kind}) returns pg_catalog.bool language plpgsql as $$
+        begin raise exception 'the check runs as %', current_user using errcode = 'KTSPY'; end $$;
+        create domain pg_temp.{kind} as pg_catalog.{kind} check (pg_temp.spy(value));
+    """)
+    calls = (
+        "select public.keyless_read('kis', 'eyJhbGciOiJSUzI1NiJ9.e30.AAAA')",
+        "select public.begin_issuance('kis', pg_catalog.gen_random_uuid(), 'spy', pg_catalog.repeat('0', 16),"
+        " pg_catalog.repeat('0', 16), interval '0')",
+    )
+    for role, query in zip(("anon", "service_role"), calls, strict=True):
+        with project.connect_as(role) as connection:
+            connection.execute(spy.format(kind=sql.Identifier(kind)))
+            try:
+                connection.execute(query.encode())
+            except psycopg.Error as error:
+                assert error.sqlstate == "KTA01"
 
 
 def test_only_the_public_functions_run_as_their_owner(project: Database) -> None:
