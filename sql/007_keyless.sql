@@ -41,7 +41,7 @@ create or replace function public.issuance_is_ref(ref text) returns boolean
     set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(
-        ref ~ '^refs/(heads|tags)/[^\u0001-\u0020\u007f-\u00a0\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff~^:?*\[\\]{1,244}$'
+        ref ~ '^refs/(heads|tags)/[^\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff~^:?*\[\\]{1,244}$'
         and ref !~ '^refs/heads/(dependabot|gh-readonly-queue)/',
         false)
 $$;
