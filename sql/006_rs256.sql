@@ -131,6 +131,10 @@ declare
     signature bytea;
     key       public.credential_issuer_keys;
 begin
+    if current_setting('request.method', true) in ('GET', 'HEAD') then
+        raise exception 'the ID token is in the address of the request, which servers log'
+            using errcode = 'KTA01', hint = 'Send it in the body of a POST.';
+    end if;
     -- GitHub's have 2,000 characters or so. The longest signature has 683.
     if id_token is null or octet_length(id_token) > 16384 then
         raise exception 'there is no ID token, or it is too long'
