@@ -245,7 +245,7 @@ def test_functions_find_nothing_by_search_path(project: Database) -> None:
     assert [name for name, its in settings.items() if "search_path=pg_catalog, pg_temp" not in its] == []
 
 
-@pytest.mark.parametrize("kind", ["text", "jsonb", "bytea", "uuid", "timestamptz"])
+@pytest.mark.parametrize("kind", ["text", "jsonb", "bytea", "timestamptz"])
 def test_types_of_the_caller_are_not_used(project: Database, kind: str) -> None:
     """A temporary type with a built-in name has no effect: its check would run with the owner's rights."""
     spy = sql.SQL("""
@@ -254,17 +254,15 @@ def test_types_of_the_caller_are_not_used(project: Database, kind: str) -> None:
         create domain pg_temp.{kind} as pg_catalog.{kind} check (pg_temp.spy(value));
     """)
     calls = (
-        "select public.keyless_read('kis', 'eyJhbGciOiJSUzI1NiJ9.e30.AAAA')",
-        "select public.begin_issuance('kis', pg_catalog.gen_random_uuid(), 'spy', pg_catalog.repeat('0', 16),"
-        " pg_catalog.repeat('0', 16), interval '0')",
+        ("anon", "select public.keyless_read('kis', 'eyJhbGciOiJSUzI1NiJ9.e30.AAAA')", "KTA01"),
+        ("service_role", "select public.begin_issuance('kis', null, 'spy', null, null, null)", "22023"),
     )
-    for role, query in zip(("anon", "service_role"), calls, strict=True):
+    for role, query, code in calls:
         with project.connect_as(role) as connection:
             connection.execute(spy.format(kind=sql.Identifier(kind)))
-            try:
+            with pytest.raises(psycopg.Error) as raised:
                 connection.execute(query.encode())
-            except psycopg.Error as error:
-                assert error.sqlstate == "KTA01"
+            assert raised.value.sqlstate == code
 
 
 def test_only_the_public_functions_run_as_their_owner(project: Database) -> None:
