@@ -57,7 +57,7 @@ create or replace function public.api_credentials_faults()
     returns table (kind text, said text, mend text, loses_nothing boolean)
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     its_table constant oid := to_regclass('public.api_credentials');
@@ -378,7 +378,7 @@ comment on column public.api_credentials.version is
 
 create or replace function public.api_credentials_touch() returns trigger
     language plpgsql
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if tg_op = 'UPDATE' and (new.credential_value, new.expires_at, new.is_active)

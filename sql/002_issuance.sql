@@ -91,7 +91,7 @@ comment on column public.credential_issuances.error_code is 'The reason of an ab
 create or replace function public.issuance_plain_token_id(value text) returns text
     language plpgsql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if jsonb_typeof(value::jsonb -> 'access_token') <> 'string' then
@@ -108,7 +108,7 @@ $$;
 create or replace function public.issuance_check_service(service text) returns void
     language plpgsql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if service is null or service !~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$' then
@@ -120,7 +120,7 @@ $$;
 
 create or replace function public.issuance_check_token(value text, expires_at timestamptz) returns void
     language plpgsql
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if value is null
@@ -138,7 +138,7 @@ $$;
 -- Lock the slot's lease and return it. A missing lease is inserted.
 create or replace function public.issuance_lock(service text) returns public.credential_leases
     language plpgsql
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     lease public.credential_leases;
@@ -156,7 +156,7 @@ create or replace function public.issuance_log(
     lease public.credential_leases, outcome text, token_id text default null, error_code text default null
 ) returns void
     language plpgsql
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     insert into public.credential_issuances
@@ -176,7 +176,7 @@ create or replace function public.issuance_token_row(
 )
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     select c.version, c.credential_value::text, c.expires_at::timestamptz, c.updated_at::timestamptz
@@ -192,7 +192,7 @@ $$;
 create or replace function public.issuance_keys_version(service text) returns bigint
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (select coalesce(max(c.version), 0) from public.api_credentials c
@@ -214,7 +214,7 @@ create or replace function public.issuance_raise_unwritten(
     state text, column_name text, constraint_name text, words text default null, context text default null
 ) returns void
     language plpgsql
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     is_passing boolean := state ~ '^(08|25|40|53|57|58|XX|55P03)';
@@ -239,7 +239,7 @@ create or replace function public.issuance_put(
     service text, kind text, value text, expires_at timestamptz, description text
 ) returns bigint
     language plpgsql
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     its_column     text;
@@ -272,7 +272,7 @@ $$;
 -- Write the slot's token and make it active. Returns the new version.
 create or replace function public.issuance_write(service text, value text, expires_at timestamptz) returns bigint
     language plpgsql
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     return public.issuance_put(
@@ -287,7 +287,7 @@ $$;
 -- form (plain or sealed) that the slot uses. If the table accepts only the other form, that is enough.
 create or replace function public.issuance_prove(service text) returns void
     language plpgsql
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     -- It differs in each transaction, because the table may require unique values.
@@ -355,7 +355,7 @@ create or replace function public.issuance_rejected(service text)
     returns table (token_id text, ends_at timestamptz)
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
@@ -372,7 +372,7 @@ $$;
 create or replace function public.issuance_rejected_ids(service text) returns text[]
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     -- Most slots have no such row, and each call of begin_issuance comes here.
@@ -389,7 +389,7 @@ $$;
 -- ahead and at most 90 days, the longest validity of a token at KIS.
 create or replace function public.issuance_reject(service text, token_id text, ends_at timestamptz) returns void
     language plpgsql
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     t         timestamptz := clock_timestamp();
@@ -442,7 +442,7 @@ create or replace function public.begin_issuance(
 ) returns jsonb
     language plpgsql
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     lease     public.credential_leases;
@@ -577,7 +577,7 @@ create or replace function public.commit_issuance(
 ) returns jsonb
     language plpgsql
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     lease       public.credential_leases;
@@ -671,7 +671,7 @@ create or replace function public.abort_issuance(
 ) returns jsonb
     language plpgsql
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     lease  public.credential_leases;
@@ -719,7 +719,7 @@ create or replace function public.save_token(
 ) returns jsonb
     language plpgsql
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     lease  public.credential_leases;
@@ -761,7 +761,7 @@ create or replace function public.revoke_token(service text, version bigint, tok
     returns jsonb
     language plpgsql
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     lease public.credential_leases;
@@ -805,7 +805,7 @@ create or replace function public.issuance_status(
     language plpgsql
     stable
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
     -- Without these two settings PostgreSQL may read a long log as a whole: a generic plan reads the events of all
     -- slots, and a plan without statistics sorts all events of the slot.
     set plan_cache_mode = 'force_custom_plan'
@@ -849,7 +849,7 @@ comment on function public.issuance_status(text, integer, text) is
 create or replace function public.prune_issuances(keep interval default interval '90 days') returns bigint
     language plpgsql
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     oldest timestamptz;

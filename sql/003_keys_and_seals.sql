@@ -15,7 +15,7 @@ create or replace function public.set_app_key(
 ) returns jsonb
     language plpgsql
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     lease          public.credential_leases;
@@ -86,7 +86,7 @@ create or replace function public.reseal(
 ) returns jsonb
     language plpgsql
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     lease          public.credential_leases;

@@ -11,7 +11,7 @@ create or replace function public.credential_schema_version() returns integer
     language sql
     immutable
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
     select 2;
 $$;
@@ -21,7 +21,7 @@ comment on function public.credential_schema_version() is 'The version of the fi
 create or replace function public.check_setup() returns jsonb
     language plpgsql
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     found  jsonb;

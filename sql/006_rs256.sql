@@ -13,7 +13,7 @@ begin;
 create or replace function public.issuance_is_issuer(issuer text) returns boolean
     language sql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(
         issuer ~ '^https://token\.actions\.githubusercontent\.com(/[A-Za-z0-9-]{1,100})?$'
@@ -51,7 +51,7 @@ comment on column public.credential_issuer_keys.added_at is 'When the key was st
 create or replace function public.issuance_from_base64url(encoded text) returns bytea
     language plpgsql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     decoded bytea := decode(translate(encoded, '-_', '+/') || repeat('=', (4 - length(encoded) % 4) % 4), 'base64');
@@ -68,7 +68,7 @@ $$;
 create or replace function public.issuance_number(bytes bytea) returns numeric
     language plpgsql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     digits text := encode(bytes, 'hex');
@@ -87,7 +87,7 @@ $$;
 create or replace function public.issuance_is_rs256(signed bytea, signature bytea, modulus bytea) returns boolean
     language plpgsql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     n numeric;
@@ -122,7 +122,7 @@ $$;
 create or replace function public.issuance_id_token_claims(id_token text) returns jsonb
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     parts     text[];
@@ -131,6 +131,10 @@ declare
     signature bytea;
     key       public.credential_issuer_keys;
 begin
+    if current_setting('request.method', true) in ('GET', 'HEAD') then
+        raise exception 'the ID token is in the address of the request, which servers log'
+            using errcode = 'KTA01', hint = 'Send it in the body of a POST.';
+    end if;
     -- GitHub's have 2,000 characters or so. The longest signature has 683.
     if id_token is null or octet_length(id_token) > 16384 then
         raise exception 'there is no ID token, or it is too long'
@@ -152,8 +156,10 @@ begin
         raise exception 'the ID token is not a JSON Web Token'
             using errcode = 'KTA01', hint = 'Pass the token that GitHub gives the job as id_token.';
     end if;
+    -- Values that nobody has signed are compared as jsonb and never made text: a number of 8 characters, 1e131071, becomes
+    -- a text of 131,072, and a list of them half a gigabyte.
     if header -> 'alg' is distinct from '"RS256"'::jsonb or header ? 'crit'
-        or coalesce(upper(header ->> 'typ'), 'JWT') <> 'JWT' then
+        or header -> 'typ' not in ('"JWT"'::jsonb, '"jwt"'::jsonb) then
         raise exception 'the ID token is not signed in the way that GitHub signs: RS256' using errcode = 'KTA01';
     end if;
 
@@ -164,7 +170,8 @@ begin
         if exists (select from public.credential_issuer_keys k where to_jsonb(k.issuer) = claims -> 'iss') then
             raise exception 'the ID token is signed with a key of its issuer that is not stored'
                 using errcode = 'KTA07',
-                detail = coalesce('kid: ' || substring(header ->> 'kid' from '^[A-Za-z0-9._-]{1,100}$'), ''),
+                detail = case when jsonb_typeof(header -> 'kid') = 'string'
+                    then coalesce('kid: ' || substring(header ->> 'kid' from '^[A-Za-z0-9._-]{1,100}$'), '') else '' end,
                 hint = 'Run the SQL that "kis-token trust --keys" prints: it stores the keys that the issuer publishes.';
         end if;
         raise exception 'no key of the ID token''s issuer is stored'

@@ -24,7 +24,7 @@ begin;
 create or replace function public.issuance_is_audience(audience text) returns boolean
     language sql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(
         audience ~ '^(https://([a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])|http://(127\.0\.0\.1|localhost|\[::1\]))(:[0-9]{1,5})?$'
@@ -38,10 +38,10 @@ $$;
 create or replace function public.issuance_is_ref(ref text) returns boolean
     language sql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
     select coalesce(
-        ref ~ '^refs/(heads|tags)/[^\u0001-\u0020\u007f-\u00a0\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff~^:?*\[\\]{1,244}$'
+        ref ~ '^refs/(heads|tags)/[^\u0001-\u0020\u007f-\u00a0\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff~^:?*\[\\]{1,244}$'
         and ref !~ '^refs/heads/(dependabot|gh-readonly-queue)/',
         false)
 $$;
@@ -51,7 +51,7 @@ $$;
 create or replace function public.issuance_events() returns text[]
     language sql
     immutable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
     select '{schedule,workflow_dispatch,push,repository_dispatch,release}'::text[]
 $$;
@@ -152,7 +152,7 @@ comment on column public.credential_attempts.expires_at is 'The row is deleted a
 create or replace function public.issuance_caller_insert(service text, claims jsonb, wanted text) returns text
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if (public.issuance_is_ref(claims ->> 'ref')
@@ -188,7 +188,7 @@ $$;
 create or replace function public.issuance_check_times(claims jsonb, oldest integer) returns void
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     present numeric := extract(epoch from clock_timestamp());
@@ -224,7 +224,7 @@ create or replace function public.issuance_caller(service text, claims jsonb, wa
     returns public.credential_callers
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     words   jsonb;
@@ -295,7 +295,7 @@ $$;
 create or replace function public.issuance_differences(caller public.credential_callers, words jsonb) returns text
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     return concat_ws(
@@ -319,7 +319,7 @@ $$;
 create or replace function public.issuance_check_attempt(service text, holder uuid, claims jsonb) returns void
     language plpgsql
     stable
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     if not exists (
@@ -336,7 +336,7 @@ $$;
 -- the service key has begun this one.
 create or replace function public.issuance_claim_attempt(service text, holder uuid, claims jsonb) returns void
     language plpgsql
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     t timestamptz := clock_timestamp();
@@ -374,7 +374,7 @@ create or replace function public.keyless_read(service text, id_token text defau
     language plpgsql
     stable
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     claims jsonb := public.issuance_id_token_claims(id_token);
@@ -416,7 +416,7 @@ create or replace function public.keyless_begin(
 ) returns jsonb
     language plpgsql
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     claims jsonb := public.issuance_id_token_claims(id_token);
@@ -450,7 +450,7 @@ create or replace function public.keyless_commit(
 ) returns jsonb
     language plpgsql
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     claims jsonb := public.issuance_id_token_claims(id_token);
@@ -475,7 +475,7 @@ create or replace function public.keyless_abort(
 ) returns jsonb
     language plpgsql
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 declare
     claims jsonb := public.issuance_id_token_claims(id_token);
@@ -494,7 +494,7 @@ create or replace function public.credential_callers_status(service text default
     language plpgsql
     stable
     security definer
-    set search_path = ''
+    set search_path = pg_catalog, pg_temp
 as $$
 begin
     return jsonb_build_object(

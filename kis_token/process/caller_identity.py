@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,5 +56,16 @@ class IDTokenRequest:
     def find(env: Mapping[str, str]) -> IDTokenRequest | None:
         """The request of this job. None without the permission, and for an address that TLS does not protect."""
         url, bearer = env.get("ACTIONS_ID_TOKEN_REQUEST_URL", ""), env.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "")
-        is_safe = url.startswith(("https://", "http://127.0.0.1:", "http://localhost:"))
-        return IDTokenRequest(url, bearer) if is_safe and bearer else None
+        return IDTokenRequest(url, bearer) if bearer and _is_safe(url) else None
+
+
+def _is_safe(url: str) -> bool:
+    """Whether TLS protects the way to this address, or the address is on this machine."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # a port that is no number is an error
+    except ValueError:
+        return False
+    if "@" in parts.netloc or not host:  # what looks like the host can be a user's name
+        return False
+    return parts.scheme == "https" or (parts.scheme == "http" and host in ("127.0.0.1", "localhost"))

@@ -7,6 +7,7 @@ Connect reference" of GitHub's documentation, 2026.
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -25,6 +26,9 @@ REQUEST_SECONDS = 5.0
 
 #: Characters of an ID token; GitHub's have fewer than 3,000.
 LARGEST_TOKEN = 16 * 1024
+
+#: Three parts of base64url. A mask of another text, such as "..", would blank much of the log.
+_TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
 class IDTokens:
@@ -80,7 +84,7 @@ def _token_in(answer: Answer) -> str:
         token = json.loads(answer.body)["value"] if answer.status == 200 and not answer.is_cut else None
     except (ValueError, RecursionError, KeyError, TypeError):
         token = None
-    if not isinstance(token, str) or not token.isascii() or token.count(".") != 2 or len(token) > LARGEST_TOKEN:
+    if not isinstance(token, str) or len(token) > LARGEST_TOKEN or not _TOKEN.fullmatch(token):
         message = f"GitHub's ID token endpoint gives no ID token (HTTP {answer.status})"
         raise StoreOutage("id-token-unavailable", message, doubtful=True, sent=False)
     return token

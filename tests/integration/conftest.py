@@ -1,4 +1,4 @@
-"""A job that is listed as a keyless caller."""
+"""A project without tables, and a job that is listed as a keyless caller."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kis_token.sandbox.database import prepare_database
 from tests.keyless import Job, trust
+from tests.support import Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,7 +16,16 @@ if TYPE_CHECKING:
     import psycopg
 
     from kis_token.sandbox.github_issuer import GitHubIssuer
-    from tests.support import Database
+    from kis_token.sandbox.postgres import EmbeddedPostgres
+
+
+@pytest.fixture(scope="module")
+def bare(postgres: EmbeddedPostgres) -> Iterator[Database]:
+    """A project without tables, which the tests of a module use one after the other."""
+    dsn = postgres.create_database()
+    with Database(prepare_database(dsn)) as database:
+        yield database
+    postgres.drop_database(dsn)
 
 
 @pytest.fixture(scope="module")

@@ -235,11 +235,34 @@ def test_an_accidental_grant_shows_nothing(project: Database) -> None:
 
 
 def test_functions_find_nothing_by_search_path(project: Database) -> None:
-    """Every function has an empty search_path, so no caller can replace a table or an operator that it uses."""
+    """Every function has a fixed search_path, so no caller can replace a table, an operator or a type that it uses.
+
+    With an empty one PostgreSQL looks for types in the caller's temporary schema first.
+    """
     settings = {row["name"]: row["proconfig"] or () for row in project.owner.execute(_FUNCTIONS)}
 
     assert settings
-    assert [name for name, its in settings.items() if 'search_path=""' not in its] == []
+    assert [name for name, its in settings.items() if "search_path=pg_catalog, pg_temp" not in its] == []
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonb", "bytea", "timestamptz"])
+def test_types_of_the_caller_are_not_used(project: Database, kind: str) -> None:
+    """A temporary type with a built-in name has no effect: its check would run with the owner's rights."""
+    spy = sql.SQL("""
+        create function pg_temp.spy(pg_catalog.{kind}) returns pg_catalog.bool language plpgsql as $$
+        begin raise exception 'the check runs as %', current_user using errcode = 'KTSPY'; end $$;
+        create domain pg_temp.{kind} as pg_catalog.{kind} check (pg_temp.spy(value));
+    """)
+    calls = (
+        ("anon", "select public.keyless_read('kis', 'eyJhbGciOiJSUzI1NiJ9.e30.AAAA')", "KTA01"),
+        ("service_role", "select public.begin_issuance('kis', null, 'spy', null, null, null)", "22023"),
+    )
+    for role, query, code in calls:
+        with project.connect_as(role) as connection:
+            connection.execute(spy.format(kind=sql.Identifier(kind)))
+            with pytest.raises(psycopg.Error) as raised:
+                connection.execute(query.encode())
+            assert raised.value.sqlstate == code
 
 
 def test_only_the_public_functions_run_as_their_owner(project: Database) -> None:

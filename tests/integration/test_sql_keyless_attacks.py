@@ -242,6 +242,15 @@ def test_key_of_another_issuer(database: Database, github: GitHubIssuer, job: Jo
     assert refusal(job.read, key.sign({"alg": "RS256", "kid": github.keys[-1].kid}, claims)).code == "KTA01"
 
 
+def test_id_token_in_an_address(database: Database, github: GitHubIssuer, job: Job) -> None:
+    """An ID token in the address of a GET, which servers log, is refused. PostgREST names the method in a setting."""
+    with database.connect_as("anon") as connection:
+        for method, code in (("GET", "KTA01"), ("HEAD", "KTA01"), ("POST", None)):
+            connection.execute("select set_config('request.method', %s, false)", (method,))
+            read = Job(connection, github, **job.claims).read
+            assert (refusal(read).code if code else read()["access"]) == (code or "issue")
+
+
 def test_claims_that_are_too_long(job: Job) -> None:
     """A claim of more than 512 characters, which GitHub never signs, is refused and reaches no table."""
     for name in ("jti", "ref", "run_id"):

@@ -106,6 +106,7 @@ def test_one_row_for_a_slot_a_repository_and_a_ref(database: Database, github: G
         {"ref": "refs/heads/"},
         {"ref": "refs/heads/a b"},
         {"ref": "refs/heads/a\u200bb"},
+        *({"ref": f"refs/heads/ma{unseen}in"} for unseen in "\u00ad\u034f\u061c\u115f\u180e\u3164\ufe0f\U000e0041"),
         {"ref": "refs/pull/7/merge"},
         {"ref": "refs/heads/dependabot/pip/requests-3"},
         {"events": []},

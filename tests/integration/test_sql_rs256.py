@@ -243,6 +243,8 @@ def test_headers_that_name_another_way_to_sign(database: Database, github: GitHu
         {"crit": []},
         {"typ": "JWE"},
         {"typ": "at+jwt"},
+        {"typ": ["JWT"]},
+        {"typ": 1},
     ]
     for change in changes:
         assert refusal(claims_of, database, key.sign(usual | change, claims)).code == "KTA01", change
@@ -256,6 +258,26 @@ def test_headers_that_name_another_way_to_sign(database: Database, github: GitHu
     }
     assert refusal(claims_of, database, stranger.sign(embedded, claims)).code == "KTA01"
     assert claims_of(database, key.sign(embedded, claims))["repository_id"] == "74"
+
+
+def test_numbers_in_place_of_texts_stay_small(database: Database, key: SigningKey, github: GitHubIssuer) -> None:
+    """A token without a signature costs no memory: a list of numbers such as 1e99999 in its header never becomes text.
+
+    As text, each of these lists has 145 million characters. The function would need seconds and a gigabyte.
+    """
+    store_issuer_keys(database.owner, github)
+    numbers = ",".join(["1e99999"] * 1450)
+    claims = json.dumps({"iss": github.issuer})
+    with database.owner.transaction(force_rollback=True):
+        database.owner.execute("set local statement_timeout = '200ms'")
+        for header, code in (
+            (f'{{"alg": "RS256", "kid": "{key.kid}", "typ": [{numbers}]}}', "KTA01"),
+            (f'{{"alg": "RS256", "kid": [{numbers}]}}', "KTA07"),
+            (f'{{"alg": [{numbers}]}}', "KTA01"),
+        ):
+            token = ".".join(base64url(part) for part in (header.encode(), claims.encode(), bytes(256)))
+            with database.owner.transaction(force_rollback=True):
+                assert refusal(claims_of, database, token).code == code
 
 
 def test_payloads_that_are_no_claims(database: Database, github: GitHubIssuer) -> None:
