@@ -69,9 +69,13 @@ class Newcomer:
 
     @property
     def github_secrets(self) -> dict[str, str]:
-        """The secrets that gh has stored."""
-        lines = (self.project.folder / "secrets").read_text().splitlines()
-        return dict(line.split("=", 1) for line in lines)
+        """The secrets that gh has stored, or those of the last run."""
+        return self._stored("secrets")
+
+    @property
+    def github_variables(self) -> dict[str, str]:
+        """The variables that gh has stored."""
+        return self._stored("variables")
 
     @property
     def variables(self) -> dict[str, str]:
@@ -96,6 +100,15 @@ class Newcomer:
         """Type commands into a terminal, and answers to its questions; return the screen."""
         return self._run(["bash", "-euo", "pipefail", "-c", commands], "".join(f"{each}\n" for each in answers), more)
 
+    def trust(self, command: str) -> None:
+        """Make the repository's jobs keyless callers, as the SQL that ``command`` prints does in the SQL editor."""
+        asked = re.fullmatch(r'kis-token trust "\$\((gh .+?)\)"((?: --\w+ [\w-]+)*) > [\w-]+\.sql\n', command)
+        assert asked, command
+        options = dict(re.findall(r"--(\w+) (\S+)", asked[2]))
+        job = self.sandbox.github.claims(self.sandbox.supabase.url)
+        assert self.type(asked[1]) == f"{job['repository']}\n"
+        self.sandbox.trust(options.get("service", "kis"), access=options.get("access", "token"))
+
     def python(self, program: str, **more: str) -> str:
         """Run a program, and return its output."""
         return self._run([sys.executable, "-"], program, more)
@@ -109,6 +122,11 @@ class Newcomer:
         """Return ``seen`` with KIS's own host."""
         real = "https://openapi.koreainvestment.com:9443"
         return seen.replace(self.sandbox.kis.production_url, real).replace("(plain http, on this machine)", "(TLS)")
+
+    def _stored(self, kind: str) -> dict[str, str]:
+        file = self.project.folder / kind
+        lines = file.read_text().splitlines() if file.exists() else []
+        return dict(line.split("=", 1) for line in lines)
 
     def _run(self, command: list[str], given: str, more: dict[str, str]) -> str:
         done = subprocess.run(
