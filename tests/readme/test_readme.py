@@ -84,9 +84,10 @@ def set_up(newcomer: Newcomer) -> str:
     newcomer.run_sql()
     typed = "".join(COMMANDS[number] for number in (PROJECT, KEYS, CHECK))
     seen = newcomer.type(typed, *newcomer.exported.values(), *newcomer.keys)
-    trust, *variables = COMMANDS[REPOSITORY].splitlines(keepends=True)
-    newcomer.trust(trust)
-    return seen + newcomer.type("".join(variables), newcomer.sandbox.anon_key, **newcomer.exported)
+    given = newcomer.exported | newcomer.way_to_github
+    seen += newcomer.type(COMMANDS[REPOSITORY], newcomer.sandbox.anon_key, **given)
+    newcomer.run_sql("kis-token-trust.sql")
+    return seen
 
 
 def test_every_block_is_run_or_has_a_reason() -> None:
@@ -155,7 +156,9 @@ def test_accounts(newcomer: Newcomer) -> None:
     first = newcomer.type(paper_command, paper.app_key, paper.app_secret, **newcomer.exported)
     second = newcomer.type(savings_command, savings.app_key, savings.app_secret, **newcomer.exported)
     for slot in ("kis-paper", "kis-savings"):
-        newcomer.trust(COMMANDS[REPOSITORY].splitlines(keepends=True)[0].replace(" > ", f" --service {slot} > "))
+        again = COMMANDS[REPOSITORY].splitlines()[0].replace(" > ", f" --service {slot} > ")
+        newcomer.type(again, **newcomer.exported, **newcomer.way_to_github)
+        newcomer.run_sql("kis-token-trust.sql")
     act(newcomer, "accounts.yml", "--job=paper")
     act(newcomer, "accounts.yml", "--job=savings")
 
@@ -165,9 +168,8 @@ def test_accounts(newcomer: Newcomer) -> None:
 
 
 def test_rotation(newcomer: Newcomer) -> None:
-    """The nightly workflow, started by a tick, issues the first token."""
+    """The nightly workflow, started by a tick, issues the first token. It needs no secret."""
     set_up(newcomer)
-    newcomer.type(COMMANDS[STORED_KEY], **newcomer.exported)
     gh = newcomer.project.commands / "gh"
     gh.write_text("#!/bin/sh\n")  # the rotation speaks to GitHub as well: tests/workflows/test_rotate.py looks at that
 
