@@ -11,6 +11,7 @@ from kis_token.sandbox.database import list_caller, store_issuer_keys
 from kis_token.sandbox.loopback import Fault, Response
 from tests.github.entrypoint_steps import UNREACHABLE_INDEX, assert_succeeded, errors, inputs_of
 from tests.resolver_harness import issue_token
+from tests.support import HOUR, MINUTE, make_token
 from tools.step import Ended, run_step
 
 if TYPE_CHECKING:
@@ -161,4 +162,28 @@ def test_lower_access_does_not_issue(sandbox: Sandbox, github: GitHubIssuer, too
 
     assert (ended.status, ended.public["error-code"]) == (1, "caller-may-not")
     assert "update public.credential_callers set access = 'issue'" in errors(ended)[0]
+    assert sandbox.kis.counts("production").calls == 0
+
+
+@pytest.mark.parametrize("access", ["token", "keys"])
+def test_lower_access_does_not_withhold_a_stale_token(
+    sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path, access: str
+) -> None:
+    """A job that may not issue outputs a stale token, with a warning. KIS is not asked."""
+    token = make_token(sandbox.kis.accounts["production"][0].app_key, left=5 * MINUTE, age=23 * HOUR)
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        connection.execute(
+            "insert into public.api_credentials (service_name, credential_type, credential_value, expires_at)"
+            " values ('kis', 'access_token', %s, %s)",
+            (token.to_json(), token.expires_at),
+        )
+    trust(sandbox, github, access=access)
+
+    ended = keyless_step(sandbox, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})
+
+    assert_succeeded(ended, "supabase")
+    assert ended.outputs["access-token"] == token.value
+    (warning,) = [line for line in ended.log.splitlines() if line.startswith("::warning")]
+    assert "was not renewed" in warning
+    assert access == "token" or "update public.credential_callers set access = 'issue'" in warning
     assert sandbox.kis.counts("production").calls == 0

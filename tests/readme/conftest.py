@@ -16,6 +16,7 @@ import pytest
 from kis_token.sandbox import Account, KISEmulator, Sandbox
 from kis_token.sandbox.database import prepare_database
 from kis_token.sandbox.postgrest import PostgRESTStandIn
+from tests.github_network import GitHubNetwork
 from tests.workflows.conftest import project
 from tools.step import CHECKOUT
 
@@ -57,9 +58,10 @@ def read_page(name: str) -> str:
 class Newcomer:
     """A user with a new project, a terminal and a repository, who does exactly the steps of the page."""
 
-    def __init__(self, project: Project, sandbox: Sandbox) -> None:
+    def __init__(self, project: Project, sandbox: Sandbox, network: GitHubNetwork) -> None:
         self.project = project
         self.sandbox = sandbox
+        self.network = network
         account = sandbox.kis.accounts["production"][0]
         self.keys = (account.app_key, account.app_secret)
         # Programs that do not exist here, or would leave the machine.
@@ -69,9 +71,13 @@ class Newcomer:
 
     @property
     def github_secrets(self) -> dict[str, str]:
-        """The secrets that gh has stored."""
-        lines = (self.project.folder / "secrets").read_text().splitlines()
-        return dict(line.split("=", 1) for line in lines)
+        """The secrets that gh has stored, or those of the last run."""
+        return self._stored("secrets")
+
+    @property
+    def github_variables(self) -> dict[str, str]:
+        """The variables that gh has stored."""
+        return self._stored("variables")
 
     @property
     def variables(self) -> dict[str, str]:
@@ -100,15 +106,26 @@ class Newcomer:
         """Run a program, and return its output."""
         return self._run([sys.executable, "-"], program, more)
 
-    def run_sql(self) -> None:
-        """Paste the file into the SQL editor, which works as the project's owner."""
+    @property
+    def way_to_github(self) -> dict[str, str]:
+        """The variables by which GitHub's names lead to its stand-in."""
+        names = ("HTTPS_PROXY", "https_proxy", "SSL_CERT_FILE")
+        return {name: value for name, value in self.network.variables.items() if name in names}
+
+    def run_sql(self, file: str = "kis-token.sql") -> None:
+        """Paste a file into the SQL editor, which works as the project's owner."""
         with psycopg.connect(self.sandbox.owner_dsn) as connection:
-            connection.execute((self.project.repository / "kis-token.sql").read_bytes())
+            connection.execute((self.project.repository / file).read_bytes())
 
     def real(self, seen: str) -> str:
         """Return ``seen`` with KIS's own host."""
         real = "https://openapi.koreainvestment.com:9443"
         return seen.replace(self.sandbox.kis.production_url, real).replace("(plain http, on this machine)", "(TLS)")
+
+    def _stored(self, kind: str) -> dict[str, str]:
+        file = self.project.folder / kind
+        lines = file.read_text().splitlines() if file.exists() else []
+        return dict(line.split("=", 1) for line in lines)
 
     def _run(self, command: list[str], given: str, more: dict[str, str]) -> str:
         done = subprocess.run(
@@ -132,7 +149,9 @@ class Newcomer:
 
 
 @pytest.fixture
-def newcomer(project: Project, postgres: EmbeddedPostgres, databases: MigratedDatabases) -> Iterator[Newcomer]:
+def newcomer(
+    project: Project, postgres: EmbeddedPostgres, databases: MigratedDatabases, tmp_path: Path
+) -> Iterator[Newcomer]:
     """A user on the first day, with two real accounts and one for paper; the project's database is empty."""
     kis = KISEmulator(production=[Account(), Account()])
     dsn = postgres.create_database()
@@ -140,8 +159,11 @@ def newcomer(project: Project, postgres: EmbeddedPostgres, databases: MigratedDa
     with (
         databases.borrow() as project_beside,
         Sandbox(project=project_beside, kis=kis) as sandbox,
+        GitHubNetwork(tmp_path) as network,
         PostgRESTStandIn(empty.api, service_key=sandbox.service_key, anon_key=sandbox.anon_key) as stand_in,
     ):
         sandbox.owner_dsn, sandbox.supabase = empty.owner, stand_in
-        yield Newcomer(project, sandbox)
+        # The jobs ask the sandbox's issuer: a proxy to GitHub's names would keep them from the package index.
+        sandbox.github.publish(network.issuer.keys[-1])
+        yield Newcomer(project, sandbox, network)
     postgres.drop_database(dsn)

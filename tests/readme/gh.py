@@ -1,4 +1,4 @@
-"""A stand-in for GitHub's command gh: stores a repository's secrets in a file that act reads."""
+"""A stand-in for GitHub's command gh: stores secrets and variables in files, and names the repository."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ import re
 import sys
 from pathlib import Path
 
-SECRETS = Path(__file__).parents[1] / "secrets"
+FOLDER = Path(__file__).parents[1]
+REPOSITORY = "acme/bot"
 
 
 def main(arguments: list[str]) -> None:
-    """Run ``gh secret set NAME`` with the value on standard input. No other command works."""
+    """Run one of the page's three commands; a secret's value is on standard input. No other command works."""
     match arguments:
         case ["secret", "set", name] if re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
-            value = sys.stdin.read()
-            assert value, "no value"
-            assert "\n" not in value, "a line break belongs to the value"
-            with SECRETS.open("a") as file:
-                file.write(f"{name}={value}\n")
+            _store("secrets", name, sys.stdin.read())
+        case ["variable", "set", name, "--body", value] if re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
+            _store("variables", name, value)
+        case ["repo", "view", "--json", "nameWithOwner", "--jq", ".nameWithOwner"]:
+            sys.stdout.write(f"{REPOSITORY}\n")
         case _:
             sys.exit("unknown")
+
+
+def _store(kind: str, name: str, value: str) -> None:
+    assert value, "no value"
+    assert "\n" not in value, "a line break belongs to the value"
+    with (FOLDER / kind).open("a") as file:
+        file.write(f"{name}={value}\n")
 
 
 if __name__ == "__main__":

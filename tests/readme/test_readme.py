@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
 
 from kis_token.sandbox import PRICE_PATH
 from kis_token.token import KST
@@ -29,7 +30,7 @@ COMMANDS = [block.code for block in BLOCKS if block.language == "sh"]
 OUTPUTS = [block.code for block in BLOCKS if block.language == "text"]
 
 #: The numbers of the command blocks.
-DEMO, INSTALL, PROJECT, KEYS, CHECK, SECRETS, ACCOUNTS, LAPTOP = range(8)
+DEMO, INSTALL, PROJECT, KEYS, CHECK, REPOSITORY, STORED_KEY, ACCOUNTS, LAPTOP = range(9)
 #: The numbers of the output blocks. The list of commands is no output; tests/cli/test_help.py compares it.
 STORED, CHECKED, FIRST, SECOND, LISTED, TOLD = range(6)
 #: Not run: they are no commands.
@@ -37,17 +38,31 @@ PICTURES = [block for block in BLOCKS if block.language == "mermaid"]
 
 
 def act(newcomer: Newcomer, name: str, *arguments: str, event: str = "workflow_dispatch") -> str:
-    """Commit a workflow of the page and start it; return the log. The run succeeds and shows no secret."""
+    """Commit a workflow of the page and start it; return the log. The run succeeds and shows no secret.
+
+    Jobs get what GitHub gives them: the stored secrets and variables, and ID tokens if they have the permission.
+    """
     project, kis = newcomer.project, newcomer.sandbox.kis
     (project.repository / ".github" / "workflows" / name).write_text(WORKFLOWS[name])
     url = kis.paper_url if "--job=paper" in arguments else kis.production_url
-    secrets = newcomer.github_secrets if (project.folder / "secrets").exists() else None
-    done = project.run(newcomer.sandbox, name, event, f"--env=KIS_BASE_URL={url}", *arguments, secrets=secrets)
+    given = [f"--env=KIS_BASE_URL={url}"]
+    given += [f"--var={each}={value}" for each, value in newcomer.github_variables.items()]
+    if may_have_id_tokens(WORKFLOWS[name]):
+        given += [f"--env={each}={value}" for each, value in newcomer.sandbox.github.variables().items()]
+    secrets = dict.fromkeys(newcomer.exported, "") | newcomer.github_secrets
+    done = project.run(newcomer.sandbox, name, event, *given, *arguments, secrets=secrets)
 
     assert done.returncode == 0, readable(done.stdout)
     shown = [secret for secret in (*newcomer.keys, newcomer.sandbox.service_key) if secret in done.stdout]
     assert len(shown) == 0
     return "\n".join(re.findall(r"\| (.*)$", done.stdout, re.MULTILINE))
+
+
+def may_have_id_tokens(workflow: str) -> bool:
+    """Whether each job has the permission, of its own or of the workflow."""
+    page = yaml.safe_load(workflow)
+    permissions = [job.get("permissions", page["permissions"]) for job in page["jobs"].values()]
+    return all(each.get("id-token") == "write" for each in permissions)
 
 
 def assert_shown(picture: str, seen: str) -> None:
@@ -67,8 +82,12 @@ def set_up(newcomer: Newcomer) -> str:
     """Do the set-up up to the workflow; return the last terminal's output."""
     newcomer.type(COMMANDS[INSTALL])
     newcomer.run_sql()
-    typed = "".join(COMMANDS[number] for number in (PROJECT, KEYS, CHECK, SECRETS))
-    return newcomer.type(typed, *newcomer.exported.values(), *newcomer.keys)
+    typed = "".join(COMMANDS[number] for number in (PROJECT, KEYS, CHECK))
+    seen = newcomer.type(typed, *newcomer.exported.values(), *newcomer.keys)
+    given = newcomer.exported | newcomer.way_to_github
+    seen += newcomer.type(COMMANDS[REPOSITORY], newcomer.sandbox.anon_key, **given)
+    newcomer.run_sql("kis-token-trust.sql")
+    return seen
 
 
 def test_every_block_is_run_or_has_a_reason() -> None:
@@ -95,8 +114,9 @@ def test_demo() -> None:
 
 
 def test_first_day(newcomer: Newcomer) -> None:
-    """The set-up leads to a quotation with one issue, and all outputs look as on the page."""
+    """The set-up leads to a quotation with one issue and no secret in GitHub; all outputs look as on the page."""
     seen = newcomer.real(set_up(newcomer))
+    assert newcomer.github_secrets == {}
     first = act(newcomer, "quote.yml")
     second = act(newcomer, "quote.yml")
     later = newcomer.real(newcomer.type(COMMANDS[LAPTOP], **newcomer.exported))
@@ -105,7 +125,10 @@ def test_first_day(newcomer: Newcomer) -> None:
     assert_shown(OUTPUTS[STORED], seen)
     assert_shown(OUTPUTS[CHECKED], seen)
     assert "wrong" not in seen
-    assert newcomer.github_secrets == newcomer.exported
+    assert newcomer.github_variables == {
+        "SUPABASE_URL": newcomer.sandbox.supabase.url,
+        "SUPABASE_PUBLISHABLE_KEY": newcomer.sandbox.anon_key,
+    }
     assert_shown(OUTPUTS[FIRST], first)
     assert_shown(OUTPUTS[SECOND], second)
     assert_shown(OUTPUTS[TOLD], later)
@@ -132,6 +155,10 @@ def test_accounts(newcomer: Newcomer) -> None:
     paper_command, savings_command = COMMANDS[ACCOUNTS].split("&&")  # each reads all that a pipe has
     first = newcomer.type(paper_command, paper.app_key, paper.app_secret, **newcomer.exported)
     second = newcomer.type(savings_command, savings.app_key, savings.app_secret, **newcomer.exported)
+    for slot in ("kis-paper", "kis-savings"):
+        again = COMMANDS[REPOSITORY].splitlines()[0].replace(" > ", f" --service {slot} > ")
+        newcomer.type(again, **newcomer.exported, **newcomer.way_to_github)
+        newcomer.run_sql("kis-token-trust.sql")
     act(newcomer, "accounts.yml", "--job=paper")
     act(newcomer, "accounts.yml", "--job=savings")
 
@@ -141,7 +168,7 @@ def test_accounts(newcomer: Newcomer) -> None:
 
 
 def test_rotation(newcomer: Newcomer) -> None:
-    """The nightly workflow, started by a tick, issues the first token."""
+    """The nightly workflow, started by a tick, issues the first token. It needs no secret."""
     set_up(newcomer)
     gh = newcomer.project.commands / "gh"
     gh.write_text("#!/bin/sh\n")  # the rotation speaks to GitHub as well: tests/workflows/test_rotate.py looks at that
@@ -153,8 +180,10 @@ def test_rotation(newcomer: Newcomer) -> None:
 
 @pytest.mark.parametrize(("repository", "calls"), [("stranger/bot", 0), ("someone/bot", 1)])
 def test_forks(newcomer: Newcomer, tmp_path: Path, repository: str, calls: int) -> None:
-    """The job is skipped for a fork's pull request, and runs for one of the repository itself."""
+    """With a stored key, the job is skipped for a fork's pull request, and runs for one of the repository itself."""
     set_up(newcomer)
+    newcomer.type(COMMANDS[STORED_KEY], **newcomer.exported)
+    assert newcomer.github_secrets == newcomer.exported
     event = tmp_path / "event.json"
     event.write_text(json.dumps({"pull_request": {"head": {"repo": {"full_name": repository}}}}))
 
