@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kis_token.client.get_token import get_token
     from kis_token.client.kis_client import KISClient
     from kis_token.errors import (
+        GitHubError,
         IssuanceError,
         IssuerError,
         IssuerOutage,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from kis_token.token import Token
 
 __all__ = [
+    "GitHubError",
     "IssuanceError",
     "IssuerError",
     "IssuerOutage",

@@ -23,12 +23,10 @@ REMEDIES: dict[str, str] = {
     ),
     "supabase-key-of-another-project": "Copy URL and key from the API settings of the same project.",
     "anon-supabase-key": (
-        "Use the service_role or sb_secret_ key. A job of GitHub Actions can use the public key with the permission "
-        "id-token: write."
+        "In a job of GitHub Actions, give it the permission that gets ID tokens, permissions: id-token: write. "
+        "Elsewhere use the service_role or sb_secret_ key."
     ),
-    "id-token-missing": (
-        "Give the job the permission: permissions: id-token: write. GitHub gives it to no pull request from a fork."
-    ),
+    "id-token-missing": "Try again later. A valid cached token is used meanwhile.",
     "id-token-refused": "Give the job the permission: permissions: id-token: write.",
     "id-token-unavailable": "Try again later. While GitHub does not answer, a cached token is used.",
     "id-token-unknown": (

@@ -33,7 +33,8 @@ _ALLOWED = {
 #: `issuance_is_ref`, `issuance_is_audience` and the constraints of credential_callers, in the words of Python.
 _REF = re.compile(
     r"refs/(heads|tags)/"
-    r"[^\x01-\x20\x7f-\xa0\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff~^:?*\[\\]{1,244}"
+    r"[^\x01-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f"
+    r"\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff~^:?*\[\\]{1,244}"
 )
 _OTHERS_REF = re.compile(r"refs/heads/(dependabot|gh-readonly-queue)/")
 _AUDIENCE = re.compile(

@@ -40,6 +40,8 @@ _KEYLESS = {
     "KTA06": ("id-token-replayed", "Supabase does not accept this ID token again"),
     "KTA07": ("id-token-key-unknown", "Supabase lacks the key that signed the ID token"),
 }
+#: The beginnings of the details that are shown. Anything else may repeat what was sent.
+_SHOWN_DETAILS = ("insert into public.credential_callers", "update public.credential_callers", "kid: ")
 #: Characters of a statement that is shown. The database's own are shorter.
 _LONGEST_STATEMENT = 2000
 
@@ -157,7 +159,8 @@ def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> St
 def _keyless_error(code: str, message: str, detail: object) -> StoreMisconfigured:
     """The error of a function keyless_* of sql/, which writes ``message`` and the statement in ``detail``."""
     known, said = _KEYLESS[code]
-    statement = detail[:_LONGEST_STATEMENT] if isinstance(detail, str) else ""
+    is_shown = isinstance(detail, str) and detail.startswith(_SHOWN_DETAILS)
+    statement = f"{detail}"[:_LONGEST_STATEMENT] if is_shown else ""
     parts = (said, _one_line(message)[:500], _one_line(statement))
     return StoreMisconfigured(known, ": ".join(filter(None, parts)))
 

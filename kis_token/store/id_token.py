@@ -49,8 +49,8 @@ class IDTokens:
     def get(self, *, oldest: float = 0.0) -> str:
         """An ID token that this job got at most ``oldest`` seconds ago.
 
-        Raises StoreOutage ``id-token-unavailable`` when GitHub does not answer, and StoreMisconfigured
-        ``id-token-refused`` when it gives this job no token.
+        Raises StoreOutage ``id-token-unavailable`` when GitHub does not answer and ``id-token-missing`` when its answer
+        has no token, and StoreMisconfigured ``id-token-refused`` when it gives this job none.
         """
         last = self._last
         if last is not None and time.monotonic() - last[0] < oldest:
@@ -84,7 +84,10 @@ def _token_in(answer: Answer) -> str:
         token = json.loads(answer.body)["value"] if answer.status == 200 and not answer.is_cut else None
     except (ValueError, RecursionError, KeyError, TypeError):
         token = None
-    if not isinstance(token, str) or len(token) > LARGEST_TOKEN or not _TOKEN.fullmatch(token):
-        message = f"GitHub's ID token endpoint gives no ID token (HTTP {answer.status})"
-        raise StoreOutage("id-token-unavailable", message, doubtful=True, sent=False)
-    return token
+    if isinstance(token, str) and len(token) <= LARGEST_TOKEN and _TOKEN.fullmatch(token):
+        return token
+    if answer.status == 200:
+        message = "The answer of GitHub's ID token endpoint has no ID token"
+        raise StoreOutage("id-token-missing", message, doubtful=True, sent=False)
+    message = f"GitHub's ID token endpoint does not work (HTTP {answer.status})"
+    raise StoreOutage("id-token-unavailable", message, doubtful=True, sent=False)

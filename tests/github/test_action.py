@@ -35,7 +35,7 @@ def test_unforeseen_error_is_named_without_its_text(
     """An unexpected error is one line with its type and place, without its text, which may quote a secret."""
     files = prepare(monkeypatch, tmp_path, SUPABASE_URL="https://abc.supabase.co", SUPABASE_SERVICE_ROLE_KEY=SECRET)
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ValueError(f"a library quotes {SECRET}")
 
     monkeypatch.setattr(action, "open_resolver", fail)

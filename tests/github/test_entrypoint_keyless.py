@@ -150,7 +150,7 @@ def test_public_key_without_the_permission_is_an_error(sandbox: Sandbox, tmp_pat
     """The error names the permission."""
     ended = run_step(inputs_of(sandbox) | {"supabase-key": sandbox.anon_key}, tmp_path, UNREACHABLE_INDEX)
 
-    assert (ended.status, ended.public["error-code"]) == (1, "id-token-missing")
+    assert (ended.status, ended.public["error-code"]) == (1, "anon-supabase-key")
     assert "permissions: id-token: write" in ended.outputs["error-hint"]
 
 

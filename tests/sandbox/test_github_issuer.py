@@ -65,13 +65,14 @@ def test_job_gets_a_token_that_the_published_keys_verify(issuer: GitHubIssuer) -
     variables = issuer.variables(run_id="42", environment="production")
     token = ask(variables).json()["value"]
     discovery = get(f"{issuer.url}/.well-known/openid-configuration").json()
-    keys = get(discovery["jwks_uri"]).json()
+    keys = get(f"{issuer.url}/.well-known/jwks").json()
 
     verify(token, keys)
     with pytest.raises(InvalidSignature):
         verify(token[:-8] + "AAAAAAAA", keys)
     claims = parse_claims(token)
     assert (discovery["issuer"], claims["iss"], claims["aud"]) == (GITHUB, GITHUB, AUDIENCE)
+    assert discovery["jwks_uri"] == f"{GITHUB}/.well-known/jwks"
     assert (claims["run_id"], claims["environment"], claims["repository_id"]) == ("42", "production", "74")
     assert parse_claims(ask(variables).json()["value"])["jti"] != claims["jti"]
 

@@ -48,15 +48,15 @@ def test_token_is_masked_and_returned() -> None:
 def test_value_that_is_no_token(value: object) -> None:
     """Another value is no token. It is not masked, since a mask of a few signs would blank much of the log."""
     got, masks, _ = ask(Response(200, {"value": value}))
-    assert (got, masks) == ("id-token-unavailable", [])
+    assert (got, masks) == ("id-token-missing", [])
 
 
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
         (Response(302, {"value": "a.b.c"}, headers={"Location": "http://127.0.0.1:1/"}), "id-token-unavailable"),
-        (Response(200, {"value": "a" * LARGEST_TOKEN + ".b.c"}), "id-token-unavailable"),
-        (Response(200, ["text-of-the-answer"]), "id-token-unavailable"),
+        (Response(200, {"value": "a" * LARGEST_TOKEN + ".b.c"}), "id-token-missing"),
+        (Response(200, ["text-of-the-answer"]), "id-token-missing"),
         (Response(201, {"value": "a.b.c"}), "id-token-unavailable"),
         (Response(500, {"message": "text-of-the-answer"}), "id-token-unavailable"),
         (Response(429, {"message": "text-of-the-answer"}), "id-token-unavailable"),
