@@ -37,7 +37,7 @@ REMEDIES: dict[str, str] = {
     "id-token-expired": "Run the job again. If it fails again, compare the runner's clock with the database's.",
     "id-token-replayed": "Run the job again.",
     "caller-not-listed": "If this job may have access, run the statement of the message in the SQL editor.",
-    "caller-may-not": "If this job may have more access, run the statement of the message in the SQL editor.",
+    "caller-may-not": "If this job may have more access, change the column access of its row in the list of callers.",
     "secrets-withheld": (
         "GitHub gives no secrets to pull requests from forks and from Dependabot. "
         "Run this job on push, or skip it for them with an if: condition."

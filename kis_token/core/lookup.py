@@ -165,7 +165,7 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
     if slot.server_now is not None:
         # Judge freshness by the store's clock: this machine's clock may be hours off.
         view = view.with_time(slot.server_now, view.now)
-    view = view.with_rejected(slot.rejected)
+    view = replace(view.with_rejected(slot.rejected), hides_keys=slot.hides_keys)
     if "app_key" in slot.rows:
         view = replace(view, keys_version=slot.rows["app_key"].version)
     with telling(view):

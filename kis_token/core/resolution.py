@@ -60,6 +60,7 @@ class View:
     ``stored`` and ``cached`` are tokens, valid or expired, or None. ``unusable_version`` is the version of a token row
     that no caller can use. ``cache_fault`` is the reason why the cached token is not this caller's: it belongs to
     another account, or its sealing does not match. ``keys_version`` is the version of the app_key row, 0 without one.
+    ``hides_keys`` is True if the store does not let this caller read that row.
     ``rejected_id`` is the fingerprint of the token that KIS has rejected for this caller, ``rejected_ids`` are those
     that the store remembers; a view contains no such token. ``outage`` is the reason why the store could not be read.
     ``certain`` is True if ``now`` is the store's time. ``skew`` is the time that the store's clock is ahead of this
@@ -74,6 +75,7 @@ class View:
     unusable_version: int | None = None
     cache_fault: TokenError | None = None
     keys_version: int = 0
+    hides_keys: bool = False
     rejected_id: str | None = None
     rejected_ids: frozenset[str] = frozenset()
     outage: StoreOutage | None = None

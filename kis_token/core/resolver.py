@@ -248,6 +248,9 @@ class Resolver:
             return None
 
     def _require_app_key(self, view: View) -> AppKey:
+        if view.app_key is None and view.hides_keys:
+            message = "A token has to be issued, and the list of callers gives this job only the access token"
+            raise StoreMisconfigured("caller-may-not", message)
         if view.app_key is None:
             service = self._settings.service_name
             raise IssuanceError(

@@ -45,12 +45,14 @@ class Row:
 class Slot:
     """All active rows of one slot, by type. ``server_now`` is the answer's Date header; None without one.
 
-    ``rejected`` are the fingerprints of the tokens that the slot remembers as rejected or revoked.
+    ``rejected`` are the fingerprints of the tokens that the slot remembers as rejected or revoked. ``hides_keys`` says
+    that the caller may not read the rows of app key and secret.
     """
 
     rows: dict[str, Row]
     server_now: datetime | None
     rejected: frozenset[str] = frozenset()
+    hides_keys: bool = False
 
     @property
     def token_row(self) -> Row | None:

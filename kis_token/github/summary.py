@@ -29,6 +29,9 @@ LONGEST_TEXT = 1000
 #: The bar's length in characters.
 BAR = 20
 
+#: A statement for the list of callers, at the end of a message.
+_STATEMENT = re.compile(r"\b(?:insert into|update) public\.credential_callers .*;$")
+
 _SOURCES = {"supabase": "from Supabase", "cache": "from the cache", "oauth": "from KIS"}
 _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{letter: f"\\{letter}" for letter in "\\`*[]|~$"}})
 #: An underscore after a letter begins no markup and stays as it is: GitHub's masks do not find an escaped secret.
@@ -72,6 +75,7 @@ def describe_failure(faults: Sequence[KisTokenError], trace: Sequence[TraceEntry
         "❌ KIS access token: failed",
         *_quoted(warnings),
         _table(["error", "what happened", "what to do"], rows),
+        *_statements(faults),
         ["This may be temporary: a later run may succeed."] if passes else [],
         _chain(trace) if trace else [],
     )
@@ -95,6 +99,12 @@ def _page(title: str, *blocks: list[str]) -> str:
 
 def _quoted(warnings: Sequence[str]) -> list[list[str]]:
     return [[f"> **Warning:** {plain(warning)}"] for warning in warnings]
+
+
+def _statements(faults: Sequence[KisTokenError]) -> list[list[str]]:
+    """Return the SQL statements in the messages as blocks of code, to be copied: a table's cell changes addresses."""
+    found = (_STATEMENT.search(" ".join(f"{fault.args[0]}".split())) for fault in faults)
+    return [["```sql", match[0], "```"] for match in found if match is not None]
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> list[str]:

@@ -6,6 +6,7 @@ The functions keyless_* of sql/ take the ID token as an argument. The key of the
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kis_token.errors import StoreOutage
@@ -33,7 +34,7 @@ def read_keyless(wire: Wire, key: str, id_tokens: IDTokens, service_name: str, l
     server_now = instant_or_none(fields.get("server_now"))
     if server_now is None:
         raise _foreign("keyless_read")
-    return parse_slot(fields.get("rows"), server_now)
+    return replace(parse_slot(fields.get("rows"), server_now), hides_keys=fields.get("access") == "token")
 
 
 def read_issuer_keys(

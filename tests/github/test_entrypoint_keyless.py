@@ -96,11 +96,13 @@ def test_job_that_is_not_listed_learns_its_statement(sandbox: Sandbox, github: G
     (error,) = errors(ended)
     assert ended.public["error-code"] == "caller-not-listed"
     statement = error[error.index("insert into ") : error.index(");") + 2]
+    assert f"```sql\n{statement}\n```" in ended.summary
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute(statement.encode())
     assert_succeeded(keyless_step(sandbox, tmp_path / "after"), "supabase")
 
 
+@pytest.mark.usefixtures("runtime")  # built before: the step has little time
 @pytest.mark.parametrize(
     ("fault", "code"),
     [
@@ -112,10 +114,18 @@ def test_job_that_is_not_listed_learns_its_statement(sandbox: Sandbox, github: G
 )
 def test_github_gives_no_id_token(sandbox: Sandbox, tool_cache: Path, tmp_path: Path, fault: Fault, code: str) -> None:
     """A refusal is an error at once. While GitHub's endpoint does not work, no caller issues without the store."""
+    account = sandbox.kis.accounts["production"][0]
     trust(sandbox, sandbox.github)
     sandbox.github.server.add_fault(fault)
 
-    ended = keyless_step(sandbox, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)}, timeout="26s")
+    ended = keyless_step(
+        sandbox,
+        tmp_path,
+        {"RUNNER_TOOL_CACHE": str(tool_cache)},
+        timeout="23s",
+        app_key=account.app_key,
+        app_secret=account.app_secret,
+    )
 
     assert (ended.status, ended.public["error-code"]) == (1, code)
     assert sandbox.kis.counts("production").calls == 0
@@ -162,6 +172,18 @@ def test_lower_access_does_not_issue(sandbox: Sandbox, github: GitHubIssuer, too
 
     assert (ended.status, ended.public["error-code"]) == (1, "caller-may-not")
     assert "update public.credential_callers set access = 'issue'" in errors(ended)[0]
+    assert sandbox.kis.counts("production").calls == 0
+
+
+def test_job_that_may_not_see_the_keys(
+    sandbox: Sandbox, github: GitHubIssuer, tool_cache: Path, tmp_path: Path
+) -> None:
+    """Without a stored token, a job with the access token learns that its access is too low: the keys are stored."""
+    trust(sandbox, github, access="token")
+
+    ended = keyless_step(sandbox, tmp_path, {"RUNNER_TOOL_CACHE": str(tool_cache)})
+
+    assert (ended.status, ended.public["error-code"]) == (1, "caller-may-not")
     assert sandbox.kis.counts("production").calls == 0
 
 
