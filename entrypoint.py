@@ -200,10 +200,10 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
     from kis_token.core.lookup import enough, look
     from kis_token.core.resolution import remember, telling
     from kis_token.core.retry import Retry
+    from kis_token.core.slot import PlainVault
     from kis_token.deadline import Deadline, usable
     from kis_token.local.cache import make_cache
     from kis_token.store.http_exchange import Wire
-    from kis_token.store.sealing import PlainVault
     from kis_token.store.slot_query import READ_SECONDS, read_slot
 
     vault = PlainVault()

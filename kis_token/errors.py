@@ -50,7 +50,7 @@ class KisTokenError(Exception):
     warnings: tuple[str, ...] = ()
 
     def __init__(self, code: str, message: str) -> None:
-        from kis_token.remedies import REMEDIES  # only a failure needs it
+        from kis_token.remedies import REMEDIES
 
         super().__init__(message)
         self.code = code
@@ -128,7 +128,16 @@ class TokenUnusable(TokenError):
     """A stored value that is no usable token. The next issued token replaces it."""
 
     def __init__(self, message: str) -> None:
-        super().__init__("token-unusable", message)
+        # A cache without a token raises this in each step, so the remedies are not loaded for it.
+        Exception.__init__(self, message)
+        self.code = "token-unusable"
+
+    @property
+    def hint(self) -> str:  # type: ignore[override]  # an attribute of the base class
+        """The remedy."""
+        from kis_token.remedies import REMEDIES
+
+        return REMEDIES[self.code]
 
 
 class IssuerError(KisTokenError):

@@ -14,10 +14,10 @@ import entrypoint
 from bench.year import memory_rows, memory_store
 from kis_token import config
 from kis_token.core import issuance, lease, ports
-from kis_token.core.slot import TOKEN_TYPE
+from kis_token.core.slot import SEALED_PREFIX, TOKEN_TYPE
 from kis_token.remedies import REMEDIES
 from kis_token.sandbox import kis_rules
-from kis_token.store import migrations, sealing, slot_query
+from kis_token.store import migrations, slot_query
 from kis_token.token import LEAST_USEFUL, REISSUE_WINDOW, fingerprint
 
 PACKAGE = Path(migrations.__file__).parents[1]
@@ -69,7 +69,7 @@ ANSWERS: list[tuple[Any, str, str]] = [
 #: Times, numbers and words that have one name in kis_token/, where no other literal repeats them.
 NAMED_TIMES = (CALL_INTERVAL, issuance.AFTER_GRANT, REISSUE_WINDOW, LEAST_USEFUL, memory_store.AFTER_REFUSAL)
 NAMED_NUMBERS = (61, 70)
-NAMED_WORDS = (slot_query.TABLE, slot_query.REJECTED_TOKENS, sealing.PREFIX, config.SERVICE_NAME.pattern)
+NAMED_WORDS = (slot_query.TABLE, slot_query.REJECTED_TOKENS, SEALED_PREFIX, config.SERVICE_NAME.pattern)
 
 
 def function_in_sql(name: str) -> str:
@@ -173,7 +173,7 @@ def test_service_name_has_one_length() -> None:
 
 def test_sealed_values_begin_with_the_prefix() -> None:
     """The pattern of sealed values begins with the prefix by which Python knows them."""
-    assert memory_store.SEALED.pattern.startswith(sealing.PREFIX)
+    assert memory_store.SEALED.pattern.startswith(SEALED_PREFIX)
 
 
 def test_times_of_the_lease_fit_together() -> None:

@@ -41,12 +41,12 @@ from bench.year.timeline import Timeline
 from kis_token.config import Settings
 from kis_token.core.context import Context
 from kis_token.core.resolver import Resolver
+from kis_token.core.slot import PlainVault
 from kis_token.deadline import Deadline, usable
 from kis_token.errors import IssuanceError, KisTokenError
 from kis_token.local.cache import make_cache
 from kis_token.sandbox.kis_rules import Account, KISRules, RefusedError
 from kis_token.sandbox.kis_rules import Settings as KISSettings
-from kis_token.store.sealing import PlainVault
 from kis_token.token import KST, AppKey, parse_stored
 
 if TYPE_CHECKING:

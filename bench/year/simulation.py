@@ -22,13 +22,13 @@ from kis_token.config import Settings
 from kis_token.core.context import Context
 from kis_token.core.ports import TooLate
 from kis_token.core.resolver import Resolver
+from kis_token.core.slot import PlainVault
 from kis_token.deadline import Deadline
 from kis_token.errors import IssuerRateLimited, IssuerRefused, KisTokenError
 from kis_token.kis.api import RATE_LIMITED, parse_issue_answer
 from kis_token.local.machine_lock import LocalMachine
 from kis_token.sandbox.kis_rules import Account, KISRules, RefusedError
 from kis_token.sandbox.kis_rules import Settings as KISSettings
-from kis_token.store.sealing import PlainVault
 from kis_token.token import KST, LEAST_USEFUL, AppKey, parse_stored
 
 if TYPE_CHECKING:

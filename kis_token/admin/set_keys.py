@@ -7,10 +7,10 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from kis_token.core.slot import read_token
+from kis_token.core.slot import SealedWithoutKey, read_token
 from kis_token.errors import KisTokenError, StoreOutage, TokenError
 from kis_token.settings.pasted_values import pasted
-from kis_token.store.sealing import SealedWithoutKey, SealingVault, TolerantVault
+from kis_token.store.sealing import SealingVault, TolerantVault
 from kis_token.token import AppKey
 
 if TYPE_CHECKING:

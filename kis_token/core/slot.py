@@ -27,6 +27,10 @@ _GIVEN_AS = {
 }
 
 
+#: The beginning of a sealed value.
+SEALED_PREFIX = "enc:v1:"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One active row as stored: the value may be sealed, and the expiry is the column's text."""
@@ -59,6 +63,27 @@ class Slot:
         """The row of the token; None if the row is missing or empty."""
         row = self.rows.get(TOKEN_TYPE)
         return None if row is None or row.is_empty else row
+
+
+class SealedWithoutKey(TokenError):
+    """The value is sealed, but no encryption key is given."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__("sealed-without-key", f"{what} is sealed and no encryption-key is given")
+
+
+class PlainVault:
+    """The vault without an encryption key: values are stored plain, as clients written for the guide expect."""
+
+    def unseal(self, text: str, service_name: str, credential_type: str) -> str:
+        """Return ``text`` itself. Raises TokenError ``sealed-without-key`` for a sealed one."""
+        if text.startswith(SEALED_PREFIX):
+            raise SealedWithoutKey(f"{credential_type} of {service_name}")
+        return text
+
+    def seal(self, value: str, service_name: str, credential_type: str) -> str:  # noqa: ARG002 - the protocol's
+        """Return ``value`` itself."""
+        return value
 
 
 def read_stored(

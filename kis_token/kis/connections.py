@@ -20,7 +20,7 @@ from urllib3 import HTTPResponse
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 
-from kis_token.network.final_response import FinalResponse
+from kis_token.network.connection import FinalResponse
 from kis_token.network.proxies import ProxyFault, reach
 from kis_token.network.tls_trust import NoTrust, forget, trusted
 from kis_token.network.trusted_certificates import describe

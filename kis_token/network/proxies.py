@@ -21,8 +21,7 @@ from http.client import HTTPException
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from kis_token.network.addresses import connect
-from kis_token.network.final_response import FinalResponse
+from kis_token.network.connection import FinalResponse, connect
 
 if TYPE_CHECKING:
     import socket

@@ -13,8 +13,7 @@ from urllib.parse import urlsplit
 
 from kis_token.deadline import GivenUp, within
 from kis_token.errors import StoreOutage
-from kis_token.network.addresses import connect, may_have_proxy
-from kis_token.network.final_response import FinalResponse
+from kis_token.network.connection import FinalResponse, connect, may_have_proxy
 from kis_token.network.tls_trust import NoTrust, forget, has_certifi, trusted
 
 if TYPE_CHECKING:

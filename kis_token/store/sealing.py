@@ -13,33 +13,11 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
+from kis_token.core.slot import SEALED_PREFIX, PlainVault
 from kis_token.errors import TokenError
 
 if TYPE_CHECKING:
     from kis_token.core.ports import Vault
-
-PREFIX = "enc:v1:"
-
-
-class SealedWithoutKey(TokenError):
-    """The value is sealed, but no encryption key is given."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__("sealed-without-key", f"{what} is sealed and no encryption-key is given")
-
-
-class PlainVault:
-    """The vault without an encryption key: values are stored plain, as clients written for the guide expect."""
-
-    def unseal(self, text: str, service_name: str, credential_type: str) -> str:
-        """Return ``text`` itself. Raises TokenError ``sealed-without-key`` for a sealed one."""
-        if text.startswith(PREFIX):
-            raise SealedWithoutKey(f"{credential_type} of {service_name}")
-        return text
-
-    def seal(self, value: str, service_name: str, credential_type: str) -> str:  # noqa: ARG002 - the protocol's
-        """Return ``value`` itself."""
-        return value
 
 
 class SealingVault:
@@ -61,9 +39,9 @@ class SealingVault:
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         what = f"{credential_type} of {service_name}"
-        if not text.startswith(PREFIX):
+        if not text.startswith(SEALED_PREFIX):
             raise TokenError("plain-with-key", f"{what} is stored plain although an encryption-key is given")
-        kid, _, body = text[len(PREFIX) :].partition(":")
+        kid, _, body = text[len(SEALED_PREFIX) :].partition(":")
         key = self._keys.get(kid)
         if key is None:
             raise TokenError("seal-broken", f"{what} was sealed with a key that is not given")
@@ -75,7 +53,7 @@ class SealingVault:
 
     def is_current(self, text: str) -> bool:
         """Whether ``text`` is sealed with the first key, as ``seal`` uses it."""
-        return text.startswith(f"{PREFIX}{self._first}:")
+        return text.startswith(f"{SEALED_PREFIX}{self._first}:")
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
         """Return an envelope. No two are the same."""
@@ -86,7 +64,7 @@ class SealingVault:
 
         nonce = os.urandom(12)
         sealed = AESGCM(self._keys[self._first]).encrypt(nonce, value.encode(), _context(service_name, credential_type))
-        return f"{PREFIX}{self._first}:{base64.urlsafe_b64encode(nonce + sealed).decode()}"
+        return f"{SEALED_PREFIX}{self._first}:{base64.urlsafe_b64encode(nonce + sealed).decode()}"
 
 
 class TolerantVault:
@@ -97,7 +75,7 @@ class TolerantVault:
 
     def unseal(self, text: str, service_name: str, credential_type: str) -> str:
         """Return the value. It may be plain although an encryption key is given. Raises TokenError for a seal."""
-        return self._vault.unseal(text, service_name, credential_type) if text.startswith(PREFIX) else text
+        return self._vault.unseal(text, service_name, credential_type) if text.startswith(SEALED_PREFIX) else text
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
         """Return the text to store."""
@@ -124,4 +102,4 @@ def _kid(key: bytes) -> str:
 
 
 def _context(service_name: str, credential_type: str) -> bytes:
-    return f"{PREFIX}{service_name}:{credential_type}".encode()
+    return f"{SEALED_PREFIX}{service_name}:{credential_type}".encode()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kis_token.admin.set_keys import make_encryption_key, seal, set_app_key
+from kis_token.core.slot import SEALED_PREFIX
 from kis_token.errors import AppKeyChanged, KisTokenError, StoreOutage
-from kis_token.store.sealing import PREFIX, SealingVault, make_vault
+from kis_token.store.sealing import SealingVault, make_vault
 from kis_token.store.supabase import SupabaseStore
 from kis_token.token import AppKey
 from tests.resolver_harness import OTHER
@@ -84,7 +85,7 @@ def test_everything_is_sealed_and_goes_on(owner: Owner) -> None:
 
     assert owner.seal(OLD) == list(TYPES)
 
-    assert all(value.startswith(PREFIX) for value in owner.stored.values())
+    assert all(value.startswith(SEALED_PREFIX) for value in owner.stored.values())
     assert set(owner.stored) == set(TYPES)
     resolution = owner.chain.resolve(encryption_key=OLD, app_key="", app_secret="")
     assert (resolution.token.token_id, resolution.app_key) == (token.token_id, APP_KEY)
@@ -135,7 +136,7 @@ def test_sealing_that_was_interrupted_is_taken_up(owner: Owner, monkeypatch: pyt
         owner.seal(OLD)
     monkeypatch.undo()
 
-    assert [name for name in TYPES if owner.stored[name].startswith(PREFIX)] == done
+    assert [name for name in TYPES if owner.stored[name].startswith(SEALED_PREFIX)] == done
     assert owner.seal(OLD) == [name for name in TYPES if name not in done]
 
 

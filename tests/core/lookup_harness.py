@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from kis_token.core.lookup import look
 from kis_token.core.retry import Retry
-from kis_token.core.slot import Row, Slot
+from kis_token.core.slot import PlainVault, Row, Slot
 from kis_token.errors import KisTokenError, StoreOutage, TokenUnusable
-from kis_token.store.sealing import PlainVault
 from tests.support import APP_KEY, make_settings, make_token
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ import pytest
 from kis_token.core.lookup import enough, look
 from kis_token.core.resolution import View
 from kis_token.core.retry import Retry
-from kis_token.core.slot import Slot, describe
+from kis_token.core.slot import PlainVault, Slot, describe
 from kis_token.errors import StoreMisconfigured
-from kis_token.store.sealing import PlainVault
 from kis_token.token import LEAST_USEFUL, AppKey, Token
 from tests.core.lookup_harness import (
     HOUR,

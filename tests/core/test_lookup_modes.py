@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.core.lookup import enough, look
+from kis_token.core.slot import PlainVault
 from kis_token.errors import IssuanceError
-from kis_token.store.sealing import PlainVault
 from tests.core.lookup_harness import (
     HOUR,
     NO_RETRY,

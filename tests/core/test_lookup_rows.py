@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from kis_token.core.lookup import enough, judge_row, look
-from kis_token.core.slot import Row, Slot
+from kis_token.core.slot import PlainVault, Row, Slot
 from kis_token.errors import TokenError
-from kis_token.store.sealing import PlainVault, SealingVault
+from kis_token.store.sealing import SealingVault
 from kis_token.token import AppKey, build_token
 from tests.core.lookup_harness import (
     HOUR,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from kis_token.core.slot import TOKEN_TYPE, Row, Slot, read_stored, read_token
+from kis_token.core.slot import TOKEN_TYPE, PlainVault, Row, SealedWithoutKey, Slot, read_stored, read_token
 from kis_token.errors import TokenError, TokenUnusable
-from kis_token.store.sealing import PlainVault, SealedWithoutKey, SealingVault, TolerantVault
+from kis_token.store.sealing import SealingVault, TolerantVault
 from tests.support import make_token
 
 SEALING = SealingVault((b"k" * 32,))

@@ -17,13 +17,13 @@ import pytest
 from kis_token.config import Settings
 from kis_token.core.ports import Begun, Committed
 from kis_token.core.resolution import Resolution, View
-from kis_token.core.slot import Row, Slot
+from kis_token.core.slot import PlainVault, Row, Slot
 from kis_token.errors import TokenError
 from kis_token.kis.api import KISIssuer
 from kis_token.local.cache import FileCache
 from kis_token.sandbox.kis_http import TOKEN_PATH, error_response
 from kis_token.sandbox.loopback import Fault, Response
-from kis_token.store.sealing import PlainVault, SealingVault
+from kis_token.store.sealing import SealingVault
 from kis_token.store.supabase import SupabaseStore
 from kis_token.token import AppKey, Token
 from tests.leak_capture import chain_of

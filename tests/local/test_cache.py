@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from kis_token.core.resolution import Resolution, remember
+from kis_token.core.slot import SEALED_PREFIX, PlainVault
 from kis_token.errors import CacheError, TokenError
 from kis_token.local.cache import LARGEST_FILE, FileCache
-from kis_token.store.sealing import PREFIX, PlainVault, SealingVault
+from kis_token.store.sealing import SealingVault
 from kis_token.token import build_token
 from tests.support import make_token, utc_now
 
@@ -31,7 +32,7 @@ HOLD_LOCK = """
 import sys
 from pathlib import Path
 from kis_token.local.cache import FileCache
-from kis_token.store.sealing import PlainVault
+from kis_token.core.slot import PlainVault
 with FileCache(Path(sys.argv[1]), PlainVault(), "kis").lock(10):
     print("held", flush=True)
     sys.stdin.read()
@@ -42,7 +43,7 @@ import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from kis_token.local.cache import FileCache
-from kis_token.store.sealing import PlainVault
+from kis_token.core.slot import PlainVault
 from kis_token.token import build_token
 cache = FileCache(Path(sys.argv[1]), PlainVault(), "kis")
 end = datetime.now(timezone.utc) + timedelta(hours=2)
@@ -306,7 +307,7 @@ def test_sealed_cache_shows_nothing(path: Path) -> None:
     token = make_token()
     sealed = FileCache(path, SealingVault((bytes(range(32)),)), "kis")
     sealed.write(token)
-    assert path.read_text().startswith(PREFIX)
+    assert path.read_text().startswith(SEALED_PREFIX)
     assert token.value not in path.read_text(), "the token is in the file"
     assert sealed.read().token_id == token.token_id
     assert "sealed" in miss(file_cache(path))

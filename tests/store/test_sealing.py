@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kis_token.core.slot import SEALED_PREFIX, PlainVault
 from kis_token.errors import TokenError
-from kis_token.store.sealing import PREFIX, PlainVault, SealingVault, make_vault
+from kis_token.store.sealing import SealingVault, make_vault
 from tests.support import make_token
 
 FIRST, SECOND = bytes(range(32)), bytes(range(32, 64))
@@ -52,8 +53,8 @@ def test_sealed_value_survives_a_round_trip(value: str, row: tuple[str, str]) ->
 def test_envelope_has_its_form() -> None:
     """The envelope is enc:v1, eight hex digits that name the key, and base64url of nonce, ciphertext and tag."""
     head, data = parts(SEALED)
-    assert head.startswith(PREFIX)
-    assert len(bytes.fromhex(head.removeprefix(PREFIX))) == 4
+    assert head.startswith(SEALED_PREFIX)
+    assert len(bytes.fromhex(head.removeprefix(SEALED_PREFIX))) == 4
     assert len(data) == 12 + len(VALUE.encode()) + 16
 
 
@@ -94,7 +95,7 @@ def test_cut_envelope_is_noticed(length: int) -> None:
 @given(st.text())
 def test_any_text_is_a_value_or_a_token_error(text: str) -> None:
     """No other error than TokenError is raised, even with the right prefix and key id."""
-    for sealed in (text, PREFIX + text, f"{parts(SEALED)[0]}:{text}"):
+    for sealed in (text, SEALED_PREFIX + text, f"{parts(SEALED)[0]}:{text}"):
         with pytest.raises(TokenError):
             VAULT.unseal(sealed, *ROW)
 
@@ -125,7 +126,9 @@ def test_first_key_seals_and_all_open() -> None:
 
 def test_key_id_shows_no_part_of_the_key_and_is_the_same_everywhere() -> None:
     """Two machines with one key use the same id, two keys have two ids, and no id is a part of the key."""
-    names = [parts(SealingVault((key,)).seal("x", *ROW))[0].removeprefix(PREFIX) for key in (FIRST, FIRST, SECOND)]
+    names = [
+        parts(SealingVault((key,)).seal("x", *ROW))[0].removeprefix(SEALED_PREFIX) for key in (FIRST, FIRST, SECOND)
+    ]
     assert names[0] == names[1] != names[2]
     assert names[0] not in FIRST.hex()
 

@@ -1,13 +1,14 @@
-"""TCP connections to a host with several addresses: an address that does not answer does not delay the others.
+"""A connection to a host: the way to one of its addresses, and the final HTTP answer that comes over it.
 
-Addresses are tried in the resolver's order, alternating between the families. The next one starts when the previous
-one has failed or has not answered for a quarter of a second. The first address that answers is used (RFC 8305, "Happy
-Eyeballs").
+An address that does not answer does not delay the others. Addresses are tried in the resolver's order, alternating
+between the families. The next one starts when the previous one has failed or has not answered for a quarter of a
+second. The first address that answers is used (RFC 8305, "Happy Eyeballs").
 """
 
 from __future__ import annotations
 
 import errno
+import http.client
 import os
 import selectors
 import socket
@@ -18,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kis_token.deadline import Attempt
+
+#: After so many interim answers, such as 103, the answer is given up.
+MOST_INTERIM = 10
 
 #: The seconds before the next address is tried in parallel; RFC 8305 recommends 0.25.
 HEAD_START = 0.25
@@ -107,3 +111,20 @@ def _alternating(addresses: list[_Address]) -> list[_Address]:
     first = [each for each in addresses if each[0] == addresses[0][0]]
     others = [each for each in addresses if each[0] != addresses[0][0]]
     return [each for each in chain.from_iterable(zip_longest(first, others)) if each is not None]
+
+
+class FinalResponse(http.client.HTTPResponse):
+    """Skips interim answers (100 to 199, except 101). Raises HTTPException after MOST_INTERIM of them."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(MOST_INTERIM):
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # not in the published types
+            if not 100 <= status < 200 or status == http.HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException("too many interim answers")
+
+    def _safe_read(self, amt: int) -> bytes:
+        if amt < 0:  # a chunk with a negative length would read the whole connection
+            raise http.client.IncompleteRead(b"")
+        return super()._safe_read(amt)  # type: ignore[misc,no-any-return]  # not in the published types

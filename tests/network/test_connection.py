@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kis_token.deadline import Attempt, GivenUp
-from kis_token.network.addresses import connect
+from kis_token.network.connection import connect
 from tests.faults.helpers import black_hole
 
 if TYPE_CHECKING:
