@@ -25,7 +25,7 @@ LEAST_USEFUL = timedelta(seconds=30)
 #: The validity of tokens of individuals and ordinary companies. It replaces an unknown issue time, as a guess.
 USUAL_LIFETIME = timedelta(hours=24)
 
-#: If a token is younger than this, the call that returned it issued it. KIS's clock may be off by some minutes.
+#: A token younger than this counts as issued by the call that returned it. KIS's clock may be off by some minutes.
 JUST_NOW = timedelta(minutes=5)
 
 #: For this time after an issue, KIS answers tokenP with the same token.

@@ -139,8 +139,8 @@ begin
         end if;
     end loop;
 
-    -- Columns that the functions do not write. If the table has a trigger of another program, the trigger may fill
-    -- them: begin_issuance shows whether it does.
+    -- Columns that the functions do not write. If another program has a trigger on the table, that trigger may fill
+    -- these columns. begin_issuance shows whether it does.
     return query
         select 'columns', format('%s is not null and has no default', a.attname),
                format('alter table public.api_credentials %s', case

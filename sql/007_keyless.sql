@@ -435,7 +435,7 @@ end
 $$;
 
 comment on function public.keyless_begin(text, uuid, text, text, interval, bigint, text, bigint, text) is
-    'begin_issuance for a GitHub job, by its ID token, which is at most 120 s old. The label comes from the claims. A token begins one attempt: the call can be repeated with the same holder, with this token or a newer one of the same run.';
+    'begin_issuance for a GitHub job, by its ID token, which is at most 120 s old. The label is made from the claims of the ID token. A token begins one attempt: the call can be repeated with the same holder, with this token or a newer one of the same run.';
 
 create or replace function public.keyless_commit(
     service    text,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
-#: The longest time of one run: an installation over a slow network.
+#: The time limit of one run, in seconds. It is long enough for an installation over a slow network.
 LONGEST_SECONDS = 180.0
 
 #: A Python with the standard library alone, and the flags with which the action starts its own.

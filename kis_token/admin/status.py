@@ -70,7 +70,8 @@ def collect(
 ) -> Status:
     """Read all slots, or the slot ``only``, with one request.
 
-    The token of the settings' own slot is unsealed. For all others the columns count. Raises StoreError.
+    The token of the settings' own slot is unsealed. For other slots, the values come from the columns of their rows.
+    Raises StoreError.
     """
     log = store.issuance_status(only, _LOG_ROWS, token_of=settings.service_name)
     rows, own_slot = log["rows"], parse_slot(log["token_rows"], None)

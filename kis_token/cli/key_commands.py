@@ -120,7 +120,7 @@ def seal(caller: Caller) -> None:
     examples=["(umask 077; kis-token keygen > key)"],
 )
 def keygen() -> None:
-    """Print only a new encryption key on standard output."""
+    """Print a new encryption key on standard output, and nothing else."""
     from kis_token.admin.set_keys import make_encryption_key
 
     click.echo(make_encryption_key())

@@ -26,7 +26,7 @@ class SupabaseKey:
     """A project's key in two parts, which are equal for a key with write access. The repr shows neither.
 
     A read-only key has two different parts: ``gateway`` is the public key, for Supabase's gateway; ``bearer`` is a JWT
-    of the role ``kis_token_reader``, for PostgREST. The setting has them as two words.
+    of the role ``kis_token_reader``, for PostgREST. The setting has both parts, with a blank between them.
     """
 
     # A plain class: the warm step pays a millisecond for each dataclass.

@@ -73,7 +73,7 @@ def test_a_reader_whose_token_the_api_rejects_finds_it(chain: Chain, tmp_path: P
 
 
 def test_a_client_without_a_cache_brings_its_token_home(chain: Chain) -> None:
-    """A program that issued alone and has no cache offers its token from memory when the store answers again."""
+    """A program without a cache stores the token that it issued during an outage, once the store answers again."""
     chain.supabase.stop()
     clock = chain.clock()
     settings = chain.settings(cache_path="off")
