@@ -41,7 +41,6 @@ class KisTokenError(Exception):
 
     Attributes:
         code: one of ``remedies.REMEDIES``; it stays the same between releases.
-        hint: the remedy.
         retryable: whether the same call may succeed later without any change.
         warnings: texts for people, collected before the error arose.
     """
@@ -50,11 +49,16 @@ class KisTokenError(Exception):
     warnings: tuple[str, ...] = ()
 
     def __init__(self, code: str, message: str) -> None:
-        from kis_token.remedies import REMEDIES
-
         super().__init__(message)
         self.code = code
-        self.hint = REMEDIES[code]
+        _ = self.hint  # an unknown code raises KeyError here, and not only when the error is shown
+
+    @property
+    def hint(self) -> str:
+        """The remedy."""
+        from kis_token.remedies import REMEDIES
+
+        return REMEDIES[self.code]
 
     def __str__(self) -> str:
         return f"{self.args[0]} [{self.code}]"
@@ -131,13 +135,6 @@ class TokenUnusable(TokenError):
         # A cache without a token raises this in each step, so the remedies are not loaded for it.
         Exception.__init__(self, message)
         self.code = "token-unusable"
-
-    @property
-    def hint(self) -> str:  # type: ignore[override]  # an attribute of the base class
-        """The remedy."""
-        from kis_token.remedies import REMEDIES
-
-        return REMEDIES[self.code]
 
 
 class IssuerError(KisTokenError):

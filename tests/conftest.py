@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
+from kis_token.github.runtime import ensure_runtime
 from kis_token.network import tls_trust
 from kis_token.sandbox import Sandbox
 from kis_token.sandbox.database import MigratedDatabases, make_project
@@ -22,6 +24,7 @@ from kis_token.sandbox.postgrest import PostgRESTStandIn
 from tests import external_postgres, findings, leaks, quick
 from tests.resolver_harness import ENCRYPTION_KEY, OTHER, Chain
 from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, Database
+from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -183,6 +186,13 @@ def tool_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Co
     folder = leaks.shared_folder(tmp_path_factory, pytestconfig) / "tools"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def runtime(tool_cache: Path) -> Path:
+    """The runtime of all tests. It is built if it is missing."""
+    files = (CHECKOUT / "requirements.txt", CHECKOUT / "requirements-uv.txt")
+    return ensure_runtime(*files, os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}, time.monotonic() + 180)
 
 
 @pytest.fixture

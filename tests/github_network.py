@@ -7,8 +7,6 @@ program under test uses its real addresses, and nothing in it knows of the test.
 from __future__ import annotations
 
 import os
-import socket
-import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,66 +14,14 @@ from urllib.parse import urlsplit
 from kis_token.sandbox.github_issuer import GITHUB, GitHubIssuer
 from kis_token.sandbox.loopback import LoopbackServer, Request, Response
 from tests.authority import make_authority
+from tests.tunnel_proxy import TunnelProxy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from typing_extensions import Self
 
     from kis_token.sandbox.loopback import Seen
-
-ESTABLISHED = b"HTTP/1.1 200 OK\r\n\r\n"
-UNKNOWN = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
-
-
-class NamedHosts:
-    """A proxy that leads each known name to a port of this machine. Other names it does not know."""
-
-    def __init__(self, ports: Mapping[str, int]) -> None:
-        self._ports = dict(ports)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._stack = ExitStack()
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-        self._stack.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            self._stack.callback(client.close)
-            client.settimeout(30)
-            threading.Thread(target=self._open, args=(client,), daemon=True).start()
-
-    def _open(self, client: socket.socket) -> None:
-        method, address, *_ = client.recv(65536).split()
-        port = self._ports.get(address.decode().removesuffix(":443"))
-        if method != b"CONNECT" or port is None:
-            client.sendall(UNKNOWN)
-            return
-        server = socket.create_connection(("127.0.0.1", port), timeout=30)
-        self._stack.callback(server.close)
-        client.sendall(ESTABLISHED)
-        threading.Thread(target=_pass, args=(server, client), daemon=True).start()
-        _pass(client, server)
-
-
-def _pass(source: socket.socket, target: socket.socket) -> None:
-    try:
-        while data := source.recv(65536):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass  # one end has gone; the other learns of it
 
 
 class GitHubNetwork:
@@ -107,7 +53,7 @@ class GitHubNetwork:
         self._stack.enter_context(self.api)
         ports = {self._host: _port(self.issuer.url)}
         ports.setdefault(self._api_host, _port(self.api.url))
-        self._proxy = self._stack.enter_context(NamedHosts(ports))
+        self._proxy = self._stack.enter_context(TunnelProxy(ports))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -69,7 +69,7 @@ FAST = (
 )
 
 #: The modules that the fast path loads for a job without a key.
-KEYLESS = ("process.caller_identity", "store.id_token", "store.keyless")
+KEYLESS = ("process.caller_identity", "store.function_answer", "store.id_token", "store.keyless")
 
 #: Parts of the standard library that cost more than the whole fast path may.
 HEAVY = {

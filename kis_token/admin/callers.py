@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kis_token.admin.finding import note, ok, wrong_as
 from kis_token.admin.issuer_keys import fetch_keys
-from kis_token.errors import GitHubError, KisTokenError, StoreMisconfigured, StoreOutage
+from kis_token.admin.status import word
+from kis_token.errors import GitHubError, KisTokenError, StoreMisconfigured
+from kis_token.store.function_answer import foreign
 from kis_token.token import instant_or_none, parse_instant
 
 if TYPE_CHECKING:
@@ -89,7 +91,7 @@ def list_callers(store: SupabaseStore, audience: str, *, only: str | None = None
             for row in found["keys"]
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreOutage("store-unreachable", "Supabase's answer is not one of its own") from error
+        raise foreign("credential_callers_status") from error
     return CallersList(callers, keys)
 
 
@@ -182,18 +184,11 @@ def _caller(row: dict[str, Any], audience: str, now: datetime) -> ListedCaller:
         ref=f"{row['ref']}",
         events=tuple(f"{event}" for event in row["events"]),
         runner_environment=f"{row['runner_environment']}",
-        environment=_line(row["environment"]),
-        workflow=_line(row["workflow"]),
-        job_workflow_ref=_line(row["job_workflow_ref"]),
+        environment=word(row["environment"]),
+        workflow=word(row["workflow"]),
+        job_workflow_ref=word(row["job_workflow_ref"]),
         issuer=f"{row['issuer']}",
         valid_until=valid_until,
-        note=_line(row["note"]),
+        note=word(row["note"]),
         misfit="audience" if row["audience"] != audience else "ended" if ended else None,
     )
-
-
-def _line(text: object) -> str | None:
-    """Free text of the table, made fit for a terminal; None for null."""
-    if text is None:
-        return None
-    return "".join(letter for letter in " ".join(str(text).split()) if letter.isprintable())[:80]

@@ -220,7 +220,7 @@ def _other_slots(store: SupabaseStore, settings: Settings, opened: _Opened, now:
     valid = {
         row["service_name"]
         for row in found["rows"]
-        if row["credential_type"] == "access_token" and row["is_active"] and _ends_after(row["expires_at"], now)
+        if row["credential_type"] == TOKEN_TYPE and row["is_active"] and _ends_after(row["expires_at"], now)
     }
     for lease in found["leases"]:
         is_other = lease["service_name"] != settings.service_name and lease["service_name"] in valid

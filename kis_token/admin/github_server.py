@@ -6,7 +6,6 @@ A number names a repository on one server alone. So issuer and API are always th
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -100,10 +99,7 @@ def ask(url: str, headers: Mapping[str, str]) -> Answer:
 
 def members_of(answer: Answer, peer: str) -> dict[str, Any]:
     """The JSON object of an answer. Raises GitHubError ``github-unreachable`` for any other answer."""
-    try:
-        found = json.loads(answer.body) if answer.status == 200 and not answer.is_cut else None
-    except (ValueError, RecursionError):
-        found = None
+    found = answer.json() if answer.status == 200 and not answer.is_cut else None
     if not isinstance(found, dict):
         raise GitHubError("github-unreachable", f"{peer} does not answer as GitHub does (HTTP {answer.status})")
     return found

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from kis_token.core.rotation import due_at
-from kis_token.core.slot import read_token
-from kis_token.errors import StoreOutage, TokenError
+from kis_token.core.slot import TOKEN_TYPE, read_token
+from kis_token.errors import TokenError
+from kis_token.store.function_answer import foreign, one_line
 from kis_token.store.slot_query import parse_slot
-from kis_token.token import Token, parse_instant
+from kis_token.token import Token, instant_or_none, parse_instant
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 #: The number of events that are searched for the issue of a slot's token.
 _LOG_ROWS = 500
+
+#: Characters of a name or a note that are shown.
+LONGEST_WORD = 80
 
 #: The outcomes that end a lease.
 _ENDS = frozenset({"committed", "unchanged", "fenced", "aborted"})
@@ -75,12 +79,12 @@ def collect(
     """
     log = store.issuance_status(only, _LOG_ROWS, token_of=settings.service_name)
     rows, own_slot = log["rows"], parse_slot(log["token_rows"], None)
-    own = own_slot.rows.get("access_token")
+    own = own_slot.rows.get(TOKEN_TYPE)
     try:
         now = parse_instant(log["server_now"])
         leases = {lease["service_name"]: lease for lease in log["leases"]}
-        tokens = {row["service_name"]: row for row in rows if row["credential_type"] == "access_token"}
-        environments = {row["service_name"]: _word(row["environment"]) for row in rows}
+        tokens = {row["service_name"]: row for row in rows if row["credential_type"] == TOKEN_TYPE}
+        environments = {row["service_name"]: word(row["environment"]) for row in rows}
         services = [only] if only else sorted({row["service_name"] for row in rows} | leases.keys())
         slots = []
         for name in services:
@@ -99,18 +103,18 @@ def collect(
             if row["outcome"] != "granted" or (row["service_name"], row["fence"]) not in ended
         ]
     except (KeyError, TypeError, ValueError) as error:
-        raise StoreOutage("store-unreachable", "Supabase's answer is not one of its own") from error
+        raise foreign("issuance_status") from error
     return Status(now, tuple(slots), tuple(shown[:events]))
 
 
 def _slot(name: str, lease: dict[str, Any], now: datetime) -> SlotStatus:
     """Return the status of a slot by its lease alone."""
-    lease_until = _instant(lease.get("lease_until"))
+    lease_until = instant_or_none(lease.get("lease_until"))
     is_held = lease.get("holder_label") is not None and lease_until is not None and lease_until > now
     return SlotStatus(
-        _word(name) or "",
-        issuing=_word(lease["holder_label"]) if is_held else None,
-        last_error=_word(lease.get("last_error")),
+        word(name) or "",
+        issuing=word(lease["holder_label"]) if is_held else None,
+        last_error=word(lease.get("last_error")),
     )
 
 
@@ -124,9 +128,9 @@ def _with_token(
     settings: Settings,
 ) -> SlotStatus:
     """Return ``slot`` with the data of its token: from ``opened`` if it is a Token, otherwise from row and lease."""
-    slot = replace(slot, environment=_word(row["environment"]))
-    issued_at = _instant(lease.get("issued_at")) if _is_known(row, lease) else None
-    expires_at = _instant(row["expires_at"])
+    slot = replace(slot, environment=word(row["environment"]))
+    issued_at = instant_or_none(lease.get("issued_at")) if _is_known(row, lease) else None
+    expires_at = instant_or_none(row["expires_at"])
     if isinstance(opened, Token):
         issued_at, expires_at = opened.issued_at, opened.expires_at
     slot = replace(slot, issued_at=issued_at, expires_at=expires_at)
@@ -148,7 +152,7 @@ def _issuer(name: str, row: dict[str, Any], lease: dict[str, Any], log: list[dic
         for event in log:
             same = (event["service_name"], event["token_id"]) == (name, lease["token_id"])
             if same and event["outcome"] == "committed":
-                return _word(event["holder_label"])
+                return word(event["holder_label"])
     return None
 
 
@@ -168,23 +172,14 @@ def _opened(row: Row, settings: Settings, vault: Vault) -> Token | str:
 def _event(row: dict[str, Any]) -> Event:
     return Event(
         happened_at=parse_instant(row["happened_at"]),
-        service=_word(row["service_name"]) or "",
+        service=word(row["service_name"]) or "",
         outcome=str(row["outcome"]),
         # A row "saved", which is without a lease, has the label of the lease before it.
-        by=None if row["outcome"] == "saved" else _word(row["holder_label"]),
-        error_code=_word(row["error_code"]),
+        by=None if row["outcome"] == "saved" else word(row["holder_label"]),
+        error_code=word(row["error_code"]),
     )
 
 
-def _instant(value: object) -> datetime | None:
-    try:
-        return parse_instant(value)
-    except ValueError:
-        return None
-
-
-def _word(text: object) -> str | None:
-    """Return a text from another machine in a form that is safe for a terminal: one line, at most 80 characters."""
-    if text is None:
-        return None
-    return "".join(letter for letter in " ".join(str(text).split()) if letter.isprintable())[:80]
+def word(text: object) -> str | None:
+    """Return a text from another machine in a form that is safe for a terminal; None for null."""
+    return None if text is None else one_line(f"{text}", LONGEST_WORD)

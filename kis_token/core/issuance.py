@@ -14,7 +14,7 @@ from kis_token.core.issuance_without_store import hold_back
 from kis_token.core.lease import CALL_INTERVAL, Leases
 from kis_token.core.lookup import judge_row
 from kis_token.core.ports import TooLate
-from kis_token.core.slot import Row, Slot, describe
+from kis_token.core.slot import TOKEN_TYPE, Row, Slot, describe
 from kis_token.core.token_call import hand_out_issued, issue, token_repeated, verify
 from kis_token.core.waiting import Waiting, refused_to_another
 from kis_token.deadline import ISSUE_BUDGET
@@ -290,7 +290,7 @@ class Issuance:
             slot = self._context.store.read(self._settings.service_name)
         except StoreOutage:
             return None
-        row, before = slot.rows.get("access_token"), self._view.stored
+        row, before = slot.rows.get(TOKEN_TYPE), self._view.stored
         if row is None or row.version in (self._rejected_version, before.version if before is not None else None):
             return None
         self._view = view = self._present()
@@ -305,7 +305,7 @@ class Issuance:
         """Return the stored token that came with an answer; None without one, or if the token is unusable."""
         if answer.value is None or answer.version is None:
             return None
-        slot = Slot({"access_token": Row(answer.value, answer.expires_at, answer.version)}, None)
+        slot = Slot({TOKEN_TYPE: Row(answer.value, answer.expires_at, answer.version)}, None)
         return judge_row(self._view, slot, self._settings, self._context.vault)[0]
 
     def _found(self, token: Token) -> Resolution:

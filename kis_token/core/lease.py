@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.core.retry import Patience, Retry, at_most, briefly, to_the_end
+from kis_token.core.slot import TOKEN_TYPE
 from kis_token.errors import KisTokenError, StoreMisconfigured, StoreOutage
 
 if TYPE_CHECKING:
@@ -207,4 +208,4 @@ class Leases:
         )
 
     def _sealed(self, token: Token) -> str:
-        return self._vault.seal(token.to_json(), self._service, "access_token")
+        return self._vault.seal(token.to_json(), self._service, TOKEN_TYPE)

@@ -16,7 +16,7 @@ from kis_token.admin.issuer_keys import fetch_keys
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.deadline import Deadline
-from kis_token.errors import KisTokenError, StoreMisconfigured, StoreOutage
+from kis_token.errors import KisTokenError, StoreMisconfigured
 from kis_token.github.outputs import describe_defect, mask_secrets
 from kis_token.github.workflow_commands import FileWorkflow
 from kis_token.settings.environment import secrets_in
@@ -80,14 +80,12 @@ def _stored_keys(
         if error.is_function_missing:
             return {}  # the tables are from before there was such a list
         raise
-    try:
-        issuers = {f"{caller['issuer']}" for caller in found["callers"]}
-        return {
-            issuer: frozenset(f"{each['kid']}" for each in found["keys"] if each["issuer"] == issuer)
-            for issuer in sorted(issuers)
-        }
-    except (KeyError, TypeError):
-        raise StoreOutage("store-unreachable", "Supabase's answer is not one of its own") from None
+    found.expect_objects("callers", "keys")
+    issuers = {f"{caller.get('issuer')}" for caller in found.fields["callers"]}
+    return {
+        issuer: frozenset(f"{each.get('kid')}" for each in found.fields["keys"] if each.get("issuer") == issuer)
+        for issuer in sorted(issuers)
+    }
 
 
 def _shown(kid: str) -> str:

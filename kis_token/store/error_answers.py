@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
+from kis_token.store.function_answer import one_line
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -160,13 +161,8 @@ def _keyless_error(code: str, message: str, detail: object) -> StoreMisconfigure
     """The error of a function keyless_* of sql/, which writes ``message`` and the statement in ``detail``."""
     known, said = _KEYLESS[code]
     is_shown = isinstance(detail, str) and detail.startswith(_SHOWN_DETAILS)
-    statement = f"{detail}"[:_LONGEST_STATEMENT] if is_shown else ""
-    parts = (said, _one_line(message)[:500], _one_line(statement))
+    parts = (said, one_line(message, 500), one_line(f"{detail}", _LONGEST_STATEMENT) if is_shown else "")
     return StoreMisconfigured(known, ": ".join(filter(None, parts)))
-
-
-def _one_line(text: str) -> str:
-    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
 def _cannot_store(reason: str) -> StoreMisconfigured:
@@ -174,7 +170,7 @@ def _cannot_store(reason: str) -> StoreMisconfigured:
 
     The functions of sql/ write ``reason``, which contains no value.
     """
-    return StoreMisconfigured("store-cannot-store", f"Supabase cannot store the token: {_one_line(reason)[:300]}")
+    return StoreMisconfigured("store-cannot-store", f"Supabase cannot store the token: {one_line(reason, 300)}")
 
 
 def code_error(status: int | None, code: str, message: str = "", *, key_ended: datetime | None = None) -> StoreError:

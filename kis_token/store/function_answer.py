@@ -18,6 +18,11 @@ def foreign(function: str) -> StoreOutage:
     return StoreOutage("store-unreachable", f"The answer to {function} is not Supabase's")
 
 
+def one_line(text: str, longest: int) -> str:
+    """A text from another machine, made safe for a log or a terminal: one line, at most ``longest`` characters."""
+    return "".join(filter(str.isprintable, " ".join(text.split())))[:longest]
+
+
 class RpcAnswer:
     """The JSON object that ``function`` answered. It must have the fields ``needed``.
 
@@ -62,7 +67,7 @@ class RpcAnswer:
     def line(self, name: str) -> str | None:
         """A text from another machine, made safe for a log; None if the field is missing or null."""
         text = self.text(name)
-        return None if text is None else "".join(filter(str.isprintable, " ".join(text.split())))[:200]
+        return None if text is None else one_line(text, 200)
 
     def number(self, name: str) -> int | None:
         """An integer; None if the field is missing or null."""

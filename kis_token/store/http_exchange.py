@@ -7,6 +7,7 @@ classification of outages. No redirect is followed. No error contains text of th
 from __future__ import annotations
 
 import http.client
+import json
 import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -41,6 +42,13 @@ class Answer:
         self.headers = headers
         self.body = body[:LARGEST_ANSWER]
         self.is_cut = len(body) > LARGEST_ANSWER
+
+    def json(self) -> object:
+        """The body as JSON; None if it is no JSON."""
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError):
+            return None
 
 
 class Wire:

@@ -6,7 +6,6 @@ Connect reference" of GitHub's documentation, 2026.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from typing import TYPE_CHECKING
@@ -80,10 +79,8 @@ class IDTokens:
 def _token_in(answer: Answer) -> str:
     if 400 <= answer.status < 500 and answer.status not in (408, 429):
         raise StoreMisconfigured("id-token-refused", f"GitHub gives this job no ID token (HTTP {answer.status})")
-    try:
-        token = json.loads(answer.body)["value"] if answer.status == 200 and not answer.is_cut else None
-    except (ValueError, RecursionError, KeyError, TypeError):
-        token = None
+    found = answer.json() if answer.status == 200 and not answer.is_cut else None
+    token = found.get("value") if isinstance(found, dict) else None
     if isinstance(token, str) and len(token) <= LARGEST_TOKEN and _TOKEN.fullmatch(token):
         return token
     if answer.status == 200:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kis_token.errors import StoreOutage
+from kis_token.store.function_answer import RpcAnswer
 from kis_token.store.slot_query import READ_SECONDS, check_answer, key_headers, parse_slot
-from kis_token.token import instant_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,36 +29,31 @@ def read_keyless(wire: Wire, key: str, id_tokens: IDTokens, service_name: str, l
 
     Two requests with the one for the ID token. Raises StoreOutage and StoreMisconfigured.
     """
-    fields = ask_keyless(wire, key, id_tokens, service_name, left)
-    server_now = instant_or_none(fields.get("server_now"))
-    if server_now is None:
-        raise _foreign("keyless_read")
-    return replace(parse_slot(fields.get("rows"), server_now), hides_keys=fields.get("access") == "token")
+    answer = _ask_keyless(wire, key, id_tokens, service_name, left)
+    slot = parse_slot(answer.fields.get("rows"), answer.time("server_now"))
+    return replace(slot, hides_keys=answer.fields.get("access") == "token")
 
 
 def read_issuer_keys(
     wire: Wire, key: str, id_tokens: IDTokens, service_name: str, left: Callable[[], float]
 ) -> tuple[str, frozenset[str]]:
     """The issuer of this job's ID tokens, and the names of its keys that the database has. Raises as `read_keyless`."""
-    fields = ask_keyless(wire, key, id_tokens, service_name, left)
-    issuer, kids = fields.get("issuer"), fields.get("issuer_keys")
-    if not isinstance(issuer, str) or not isinstance(kids, list):
-        raise _foreign("keyless_read")
+    answer = _ask_keyless(wire, key, id_tokens, service_name, left)
+    issuer, kids = answer.text("issuer"), answer.fields.get("issuer_keys")
+    if issuer is None or not isinstance(kids, list):
+        raise answer.outage()
     return issuer, frozenset(f"{kid}" for kid in kids)
 
 
-def ask_keyless(
-    wire: Wire, key: str, id_tokens: IDTokens, service_name: str, left: Callable[[], float]
-) -> dict[str, Any]:
-    """The members of the answer to `keyless_read`, which are not checked."""
+def _ask_keyless(wire: Wire, key: str, id_tokens: IDTokens, service_name: str, left: Callable[[], float]) -> RpcAnswer:
     arguments = {"service": service_name, "id_token": id_tokens.get(oldest=OLDEST_FOR_READS)}
     return call_function(wire, key, "keyless_read", arguments, left)
 
 
 def call_function(
     wire: Wire, key: str, function: str, arguments: Mapping[str, object], left: Callable[[], float]
-) -> dict[str, Any]:
-    """The JSON object that a function answers, in one request with the standard library alone.
+) -> RpcAnswer:
+    """The answer of a function, in one request with the standard library alone.
 
     Raises StoreOutage and StoreMisconfigured.
     """
@@ -71,14 +65,4 @@ def call_function(
         body=json.dumps(arguments).encode(),
     )
     check_answer(answer, key)
-    try:
-        fields = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        fields = None
-    if not isinstance(fields, dict):
-        raise _foreign(function)
-    return fields
-
-
-def _foreign(function: str) -> StoreOutage:
-    return StoreOutage("store-unreachable", f"The answer to {function} is not Supabase's")
+    return RpcAnswer(function, answer.json(), needed=("server_now",))

@@ -116,7 +116,7 @@ def read_slot(
     check_answer(answer, key)
     if answer.status != 200:
         raise StoreOutage("store-unreachable", f"Supabase answered with a part of the table (HTTP {answer.status})")
-    return parse_slot(_json(answer), parse_http_date(answer.headers["Date"]))
+    return parse_slot(answer.json(), parse_http_date(answer.headers["Date"]))
 
 
 def check_answer(answer: Answer, key: str) -> None:
@@ -131,7 +131,7 @@ def check_answer(answer: Answer, key: str) -> None:
     if not 200 <= answer.status < 300:
         from kis_token.store.error_answers import answer_error
 
-        raise answer_error(answer, _json(answer), _ended(key, parse_http_date(answer.headers["Date"])))
+        raise answer_error(answer, answer.json(), _ended(key, parse_http_date(answer.headers["Date"])))
 
 
 def _ended(key: str, now: datetime | None) -> datetime | None:
@@ -142,14 +142,6 @@ def _ended(key: str, now: datetime | None) -> datetime | None:
     now = now or datetime.now(timezone.utc)
     ends = (claimed_time(parse_claims(part), "exp") for part in SupabaseKey.parse(key).parts)
     return min((end for end in ends if end is not None and end <= now), default=None)
-
-
-def _json(answer: Answer) -> object:
-    """The body as JSON; None if it is not JSON."""
-    try:
-        return json.loads(answer.body)
-    except (ValueError, RecursionError):
-        return None
 
 
 def parse_http_date(text: str | None) -> datetime | None:

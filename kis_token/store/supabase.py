@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from kis_token.core.ports import Begun, Committed
+from kis_token.core.slot import TOKEN_TYPE
 from kis_token.errors import StoreError, StoreMisconfigured
 from kis_token.store.migrations import outdated
 from kis_token.store.owner_calls import OwnerCalls
@@ -35,7 +36,7 @@ class SupabaseStore(OwnerCalls):
 
     def read_unexpired_token(self, service_name: str) -> Slot:
         """Return only the token's row, if its column ``expires_at`` is in the future by the database's clock."""
-        return self._read(service_name, ("access_token",), only_unexpired=True)
+        return self._read(service_name, (TOKEN_TYPE,), only_unexpired=True)
 
     def begin(
         self,

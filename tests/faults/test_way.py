@@ -27,10 +27,10 @@ from tests.command import kis_token, kis_token_here
 from tests.faults.helpers import assert_warned, error_of, stored_stays
 from tests.faults.hiccups import Hiccuping
 from tests.faults.test_program import NOWHERE
-from tests.network.test_hosts import TunnelProxy
 from tests.resolver_harness import stale_token
 from tests.store.test_slot_query import raw_server
 from tests.support import ACCOUNT, SERVICE_KEY, make_token
+from tests.tunnel_proxy import TunnelProxy
 from tools.certificate import make_hashed_folder
 from tools.step import CHECKOUT, run_step
 

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.github.runtime import ensure_runtime
 from kis_token.sandbox import Sandbox
 from tests.github.bare_machine import BareMachine
 from tests.github.entrypoint_steps import Runner
 from tests.github.installer_machine import PYTHON, Machine
-from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kis_token.sandbox.postgres import EmbeddedPostgres
-
-
-@pytest.fixture(scope="session")
-def runtime(tool_cache: Path) -> Path:
-    """The runtime of all tests. It is built if it is missing."""
-    files = (CHECKOUT / "requirements.txt", CHECKOUT / "requirements-uv.txt")
-    return ensure_runtime(*files, os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}, time.monotonic() + 180)
 
 
 @pytest.fixture

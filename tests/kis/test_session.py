@@ -18,8 +18,8 @@ from kis_token.errors import IssuerOutage
 from kis_token.kis.session import LARGEST_ANSWER, Credentials, Session, prepare
 from kis_token.sandbox.loopback import LoopbackServer, Request, Response
 from tests.faults.helpers import black_hole
-from tests.network.test_hosts import TunnelProxy
 from tests.support import ACCOUNT, APP_KEY, make_token
+from tests.tunnel_proxy import TunnelProxy
 from tools.certificate import make_certificate
 
 if TYPE_CHECKING:

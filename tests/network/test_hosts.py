@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,66 +10,14 @@ from kis_token.sandbox import Sandbox
 from kis_token.sandbox.emulator import KISEmulator
 from kis_token.token import looks_like_token
 from tests.command import kis_token
+from tests.tunnel_proxy import TunnelProxy
 from tools.certificate import make_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from typing_extensions import Self
-
     from kis_token.sandbox.postgres import EmbeddedPostgres
-
-
-class TunnelProxy:
-    """A proxy that opens tunnels to this machine alone. ``asked`` has its requests, ``passed`` the tunnels' bytes."""
-
-    def __init__(self) -> None:
-        self.asked: list[bytes] = []
-        self.passed: list[bytes] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._stack = ExitStack()
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.close()
-        self._stack.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            self._stack.callback(client.close)
-            client.settimeout(30)
-            threading.Thread(target=self._open, args=(client,), daemon=True).start()
-
-    def _open(self, client: socket.socket) -> None:
-        head = client.recv(65536)
-        self.asked.append(head)
-        host, _, port = head.split()[1].decode().partition(":")
-        if host != "127.0.0.1" or not head.startswith(b"CONNECT "):
-            client.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-            return
-        server = socket.create_connection((host, int(port)), timeout=30)
-        self._stack.callback(server.close)
-        client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-        threading.Thread(target=self._pass, args=(server, client), daemon=True).start()
-        self._pass(client, server)
-
-    def _pass(self, source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                self.passed.append(data)
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # one end has closed; the other one is closed too
 
 
 @pytest.fixture

@@ -49,6 +49,7 @@ def github_state(folder: Path) -> dict[str, Any]:
     return state
 
 
+@pytest.mark.usefixtures("runtime")  # behind the proxy of this test no package can be installed
 def test_rotation_without_a_key(project: Project, sandbox: Sandbox, network: GitHubNetwork) -> None:
     """With two variables and the permission, the rotation renews a due token. A new key of GitHub opens one issue."""
     project.add_workflow(WORKFLOW)
