@@ -69,15 +69,16 @@ STRUCTURE := tests/test_imports.py tests/test_docs.py tests/test_repository.py t
 	tests/test_language.py \
 	tests/cli/test_help.py tests/readme/test_languages.py
 
+EXAMPLES := docs/examples/*.yml docs/examples/init/*.yml
 lint-yaml: SCHEMA = $(BIN)/check-jsonschema --builtin-schema
 lint-yaml: .venv/ready
 	$(SCHEMA) vendor.github-actions action.yml .github/actions/*/action.yml
-	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml docs/examples/*.yml
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml $(EXAMPLES)
 	$(SCHEMA) vendor.dependabot .github/dependabot.yml
 	$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(SCHEMA) vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
-	$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml . docs/examples/*.yml
-	$(BIN)/actionlint .github/workflows/*.yml tests/workflows/*.yml docs/examples/*.yml
+	$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml . $(EXAMPLES)
+	$(BIN)/actionlint .github/workflows/*.yml tests/workflows/*.yml $(EXAMPLES)
 
 # Checks that each platform and each Python has a wheel of each package. It asks the package index and downloads no wheel.
 lint-lock: .venv/ready

@@ -28,7 +28,7 @@ FLOORS = (
     {"core"},
     {"store", "kis", "local"},
     {"wiring", "admin"},
-    {"github", "client"},
+    {"github", "client", "setup"},
     {"cli"},
 )
 
