@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -12,10 +11,13 @@ import click
 from kis_token.cli.context import slot_options
 from kis_token.cli.help_examples import TaughtCommand
 from kis_token.cli.terminal import say
+from kis_token.cli.usage_errors import FormedType
 from kis_token.errors import IssuerError, IssuerRefused, KisTokenError
 from kis_token.token import in_both_zones
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from kis_token.cli.context import Caller
     from kis_token.config import Settings
 
@@ -63,11 +65,10 @@ def revoke(caller: Caller, *, yes: bool) -> int:
     return 0
 
 
-class LastDay(click.ParamType[datetime]):
+class LastDay(FormedType):
     """A day YYYY-MM-DD in Korea that has not passed."""
 
     name = "date"
-    #: For the message about any other value.
     form = "a day as YYYY-MM-DD that has not passed"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime:

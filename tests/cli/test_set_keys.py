@@ -9,7 +9,7 @@ import pytest
 
 from kis_token.core.app_key_expiry import default_last_day
 from kis_token.sandbox.kis_http import APPROVAL_PATH
-from kis_token.token import KST, parse_instant
+from kis_token.token import KST
 from tests.command import kis_token, kis_token_here
 from tests.resolver_harness import OTHER
 from tests.support import ACCOUNT, make_token, utc_now
@@ -29,7 +29,7 @@ def set_keys(chain: Chain, key: str, secret: str, *options: str, **env: str) -> 
     return kis_token_here({**keyless, **env}, "set-keys", *options, standard_input=f"{key}\n{secret}\n")
 
 
-def ends_of(chain: Chain) -> list[datetime]:
+def ends_of(chain: Chain) -> list[datetime | None]:
     """The column expires_at of the stored key and secret."""
     rows = chain.database.owner.execute(
         "select expires_at from public.api_credentials where credential_type in ('app_key', 'app_secret')"
@@ -117,7 +117,7 @@ def test_new_key_ends_a_year_from_today(chain: Chain) -> None:
 
     last_day = default_last_day(utc_now())
     assert f"last day {last_day} in Korea" in ended.stdout
-    assert [end.astimezone(KST).isoformat() for end in ends_of(chain)] == [f"{last_day}T23:59:59+09:00"] * 2
+    assert [end and end.astimezone(KST).isoformat() for end in ends_of(chain)] == [f"{last_day}T23:59:59+09:00"] * 2
 
 
 def test_given_day_is_stored(chain: Chain) -> None:
