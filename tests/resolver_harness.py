@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 ENCRYPTION_KEY = base64.b64encode(hashlib.sha256(b"made up for the tests").digest()).decode()
 
-OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", "b3RoZXI=")
+OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", base64.b64encode(b"other" * 27).decode())
 
 
 def stale_token() -> Token:

@@ -135,7 +135,7 @@ def test_keys_are_typed_unseen(chain: Chain, terminal: Terminal) -> None:
     chain.database.clear()
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
     child = subprocess.Popen(
-        [*PROGRAM, "set-keys"],
+        [*PROGRAM, "set-keys", "--no-verify", "--expires", "2999-12-31"],
         env=clean(keyless),
         stdin=terminal.inside,
         stdout=subprocess.PIPE,
@@ -150,7 +150,7 @@ def test_keys_are_typed_unseen(chain: Chain, terminal: Terminal) -> None:
         terminal.type(f"{answer}\n")
     told, _ = child.communicate(timeout=60)
 
-    assert (child.returncode, told) == (0, b"stored plain for kis (production)\n")
+    assert (child.returncode, told) == (0, b"stored plain for kis (production); last day 2999-12-31 in Korea\n")
     shown = terminal.rest()
     assert OTHER.key.encode() not in shown
     is_stored = chain.resolver(app_key="", app_secret="").look().app_key == OTHER
