@@ -9,6 +9,7 @@ import click
 
 from kis_token.cli.terminal import say
 from kis_token.errors import KisTokenError, SettingsError
+from kis_token.setup.dialogue import Unfit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,11 +61,13 @@ class UserAtTerminal(AbsentUser):
             answer = self.reader.read(f"{question.prompt}: ", is_hidden=question.is_secret)
             try:
                 return check(answer)
+            except Unfit as error:
+                say(f"error: {error}")
             except KisTokenError as error:
                 for fault in error.faults if isinstance(error, SettingsError) else [error]:
                     say(f"error: {fault}. {fault.hint}")
-                if self.reader.drop():
-                    say("The other lines of the paste were dropped.")
+            if self.reader.drop():
+                say("The other lines of the paste were dropped.")
 
     def confirm(self, question: str, *, default: bool = False) -> bool:
         """Ask for y or n; Enter is the default."""

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 from kis_token.admin.app_key_check import check_form, verify
 from kis_token.admin.set_keys import set_app_key
+from kis_token.core.app_key_expiry import default_last_day, end_of, last_day_of, parse_last_day
 from kis_token.core.slot import given_app_key, stored_app_key
 from kis_token.errors import IssuerOutage, IssuerRateLimited, KisTokenError, SettingsError, StoreMisconfigured
 from kis_token.local.private_files import read_own
 from kis_token.settings.pasted_values import is_placeholder, pasted
-from kis_token.setup.dialogue import Question
+from kis_token.setup.dialogue import Question, Unfit
 from kis_token.store.sealing import make_vault
 from kis_token.token import AppKey
 
 if TYPE_CHECKING:
+    from datetime import date
     from pathlib import Path
 
     from kis_token.config import Environment, Settings
@@ -49,22 +51,25 @@ def ensure_app_key(setup: Setup, settings: Settings, store: SupabaseStore) -> No
     if stored is not None and not dialogue.confirm(f"Supabase has another app key for {place}. Replace it?"):
         dialogue.report("kept", "app key", f"Supabase has another one for {place}; kis-token set-keys replaces it")
         return
-    app_key = given or _ask(setup, settings)
+    if given is None and dialogue.is_absent:
+        raise KisTokenError("missing-app-key", "No app key and secret are given")
     if setup.options.is_dry:
-        dialogue.report("would", "app key", f"be checked at KIS, and stored for {place}")
+        dialogue.report(
+            "would", "app key", f"{'be' if given else 'be asked for,'} checked at KIS, and stored for {place}"
+        )
         return
     if given is not None:
-        _judge(app_key, settings, setup)
+        _judge(given, settings, setup)
+    app_key = given or _ask(setup, settings)
+    end = end_of(_ask_for_last_day(setup))
     setup.remember(app_key=app_key.key, app_secret=app_key.secret)
-    set_app_key(setup.settings(), store, vault)
+    set_app_key(setup.settings(), store, vault, expires_at=end, clock=setup.clock)
     form = "sealed" if settings.encryption_keys else "plain"
-    dialogue.report("new", "app key", f"stored {form} for {place}")
+    dialogue.report("new", "app key", f"stored {form} for {place}; last day {last_day_of(end)} in Korea")
 
 
 def _ask(setup: Setup, settings: Settings) -> AppKey:
-    """Ask for app key and secret until KIS accepts them. Raises KisTokenError if the user is absent."""
-    if setup.dialogue.is_absent:
-        raise KisTokenError("missing-app-key", "No app key and secret are given")
+    """Ask for app key and secret until KIS accepts them."""
     sample = find_sample(setup, settings.environment)
     enter = f" (Enter for the one of {sample[0]})" if sample is not None else " (or the path of a kis_devlp.yaml)"
     while True:
@@ -106,12 +111,30 @@ def _ask_once(setup: Setup, settings: Settings, question: Question, sample: tupl
 
 
 def _judge(app_key: AppKey, settings: Settings, setup: Setup) -> None:
-    """Check form and, at KIS, validity. An outage of KIS is a warning. Raises KisTokenError for wrong keys."""
+    """Check form and, at KIS, validity. If KIS does not answer, the user decides. Raises KisTokenError."""
     check_form(app_key.key, app_key.secret, environment=settings.environment)
     try:
         verify(app_key.key, app_key.secret, environment=settings.environment, base_url=settings.base_url)
     except (IssuerOutage, IssuerRateLimited) as error:
-        setup.dialogue.warn(f"warning: the keys were not checked at KIS: {error}")
+        setup.dialogue.warn(f"warning: {error}")
+        if not setup.dialogue.confirm("KIS did not check the keys. Store them unchecked?"):
+            raise
+
+
+def _ask_for_last_day(setup: Setup) -> date:
+    """The last day of the keys at KIS; a year from today without an answer, as if KIS had issued them today."""
+    now = setup.clock.now()
+    default = default_last_day(now)
+    if setup.dialogue.is_absent:
+        return default
+
+    def check(answer: str) -> date:
+        day = parse_last_day(answer.strip(), now) if answer.strip() else default
+        if day is None:
+            raise Unfit("This is not a day as YYYY-MM-DD that has not passed.")
+        return day
+
+    return setup.dialogue.ask(Question(f"Last day of these keys at KIS, in Korea (Enter for {default})"), check)
 
 
 def find_sample(setup: Setup, environment: Environment) -> tuple[Path, AppKey] | None:

@@ -15,6 +15,10 @@ State = Literal["ok", "new", "kept", "todo", "would", "note"]
 _Answer = TypeVar("_Answer")
 
 
+class Unfit(Exception):
+    """An answer that cannot be right. The text is for the user, and does not repeat the answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """A question for one line of text. ``is_secret``: the answer is not shown while it is typed."""
@@ -42,7 +46,7 @@ class Dialogue(Protocol):
     def ask(self, question: Question, check: Callable[[str], _Answer]) -> _Answer:
         """Ask until ``check`` accepts the answer, and return its value.
 
-        ``check`` raises KisTokenError for an answer that cannot be right. The user sees that error.
+        ``check`` raises Unfit or KisTokenError for an answer that cannot be right. The user sees that error.
         """
 
     def confirm(self, question: str, *, default: bool = False) -> bool:

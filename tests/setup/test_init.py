@@ -171,6 +171,15 @@ def test_repository_of_the_folder(ready_laptop: Laptop, network: GitHubNetwork) 
     assert network.asked[-1] == "/repos/acme/bot"
 
 
+def test_default_branch_is_listed(ready_laptop: Laptop, network: GitHubNetwork) -> None:
+    """GitHub runs schedules on the default branch, so the statement lists that branch, whatever its name is."""
+    network.default_branch = "trunk"
+    keys = {**ready_laptop.keys, "SUPABASE_PUBLISHABLE_KEY": ready_laptop.sandbox.anon_key}
+    ready_laptop.init("--repository", "acme/bot", **keys)
+
+    assert "'refs/heads/trunk'" in ready_laptop.sql_file.read_text()
+
+
 def test_existing_files_stay(ready_laptop: Laptop) -> None:
     """A workflow with other contents is not changed, and the run names it. The other one is written."""
     file = ready_laptop.workflow("quote.yml")
