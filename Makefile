@@ -40,7 +40,7 @@ lowest: $(UV)
 	rm -rf build/lowest
 	$(UV) venv --quiet --no-python-downloads --python $(PYTHON) build/lowest
 	$(UV) pip compile --quiet --no-python-downloads --only-binary :all: --python build/lowest --no-annotate \
-		--resolution lowest-direct --extra sandbox pyproject.toml -o build/lowest.txt
+		--resolution lowest-direct --extra sandbox --extra keyring pyproject.toml -o build/lowest.txt
 	$(UV) pip install --quiet --only-binary :all: --python build/lowest -r build/lowest.txt
 	$(UV) pip install --quiet --only-binary :all: --python build/lowest -c build/lowest.txt --group test
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python build/lowest --editable .
@@ -88,7 +88,7 @@ lint-lock: .venv/ready
 # so its runtime does not include the packages that only the command needs.
 lock: $(UV)
 	$(LOCK) --upgrade pyproject.toml --no-emit-package click --no-emit-package colorama -o requirements.txt
-	$(LOCK) --upgrade pyproject.toml --extra sandbox --group dev -c requirements.txt -o requirements-dev.txt
+	$(LOCK) --upgrade pyproject.toml --extra sandbox --extra keyring --group dev -c requirements.txt -o requirements-dev.txt
 	echo uv | $(LOCK) --upgrade - -o requirements-uv.txt
 lock: LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --universal --python-version 3.10 \
 	--no-python-downloads --generate-hashes --no-annotate

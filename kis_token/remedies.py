@@ -76,6 +76,11 @@ REMEDIES: dict[str, str] = {
     "invalid-cache-path": "Give the path of a file, or off.",
     "invalid-encryption-key": "Give one key a line: 32 bytes in base64, as kis-token keygen makes them.",
     "missing-encryption-key": "Set it to a key from kis-token keygen, or to several, one a line.",
+    "profile-unknown": "Use the name of a profile that kis-token init has kept, or unset KIS_PROFILE.",
+    "profile-unusable": (
+        "Run kis-token init to keep the settings again, or set SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY. If the key "
+        "is in the keyring, unlock the keyring and install the extra: kis-token[keyring]."
+    ),
     # store
     "store-unreachable": (
         "If the outage lasts, look at the project in Supabase's dashboard and at status.supabase.com."

@@ -80,9 +80,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.fixture(autouse=True)
 def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give each test its own machine notes: a call that one test noted would make others wait for a minute."""
+    """Give each test its own machine notes: a call that one test noted would make others wait for a minute.
+
+    The profiles of the user that runs the tests are out of reach as well.
+    """
     with pytest.MonkeyPatch.context() as patch:  # the test's own one ends before the test's other fixtures
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("machine")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("profiles")))
         yield
 
 

@@ -91,9 +91,8 @@ ENVIRONMENT_READERS = {
     "github.action",
     "github.new_issuer_keys",
     "cli",
-    "client.kis_client",
     "client.credential_manager",
-    "client.get_token",
+    "client.user_variables",
     "network.connection",
     "network.proxies",
     "network.tls_trust",
@@ -215,6 +214,7 @@ SOLE_IMPORTERS = {
     "actions_toolkit": {"github.action"},
     "cryptography": {"store.sealing"},
     "filelock": {"local.machine_lock"},
+    "keyring": {"local.keyring_keys"},
     "platformdirs": {"process.caller_identity"},
     "click": {module for module in MODULES if room_of(module) == "cli"},
 }

@@ -12,10 +12,14 @@ from kis_token.cli.context import slot_options
 from kis_token.cli.help_examples import TaughtCommand
 from kis_token.cli.interview import AbsentUser, UserAtTerminal
 from kis_token.cli.terminal import say
+from kis_token.errors import SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kis_token.cli.context import Caller
     from kis_token.setup.dialogue import Dialogue
+    from kis_token.setup.keep import Choice
     from kis_token.setup.options import Options
 
 
@@ -35,11 +39,23 @@ if TYPE_CHECKING:
 )
 @click.option("--directory", metavar="PATH", help="The repository's folder. The default is that of this folder.")
 @click.option("--repository", metavar="OWNER/REPO", help='The repository, instead of the folder\'s remote "origin".')
+@click.option(
+    "--keep",
+    type=click.Choice(["keyring", "file", "no"]),
+    help="Where URL, key and slot stay on this machine. With --yes the default is no.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what would be done. Change, store and issue nothing.")
 @slot_options
 @click.pass_obj
 def init(
-    caller: Caller, *, yes: bool, with_secret: bool, directory: str | None, repository: str | None, dry_run: bool
+    caller: Caller,
+    *,
+    yes: bool,
+    with_secret: bool,
+    directory: str | None,
+    repository: str | None,
+    keep: Choice | None,
+    dry_run: bool,
 ) -> int:
     """Set up Supabase, the account's keys and a repository, and get the first token.
 
@@ -51,7 +67,7 @@ def init(
     from kis_token.setup.repository import find_folder
 
     folder = Path(directory).absolute() if directory else find_folder(Path.cwd(), caller.env.get("PATH"))
-    options = Options(folder, repository, with_secret=with_secret, is_dry=dry_run)
+    options = Options(folder, repository, with_secret=with_secret, keep=keep, is_dry=dry_run)
     if yes:
         return _run(caller, options, AbsentUser())
     if not sys.stdin.isatty():
@@ -68,4 +84,14 @@ def _run(caller: Caller, options: Options, dialogue: Dialogue) -> int:
     from kis_token.setup.options import Setup
     from kis_token.setup.run import run
 
-    return 0 if run(Setup(caller.env, options, dialogue, SystemClock())) else 1
+    return 0 if run(Setup(_known(caller), options, dialogue, SystemClock())) else 1
+
+
+def _known(caller: Caller) -> Mapping[str, str]:
+    """The variables, with those of the profile. A profile that is new has none yet."""
+    try:
+        return caller.variables()
+    except SettingsError as error:
+        if error.code != "profile-unknown":
+            raise
+        return caller.env

@@ -86,7 +86,7 @@ def _caller(context: click.Context, name: str, server: GitHubServer, given: Mapp
     if given["branch"] and given["tag"]:
         raise KisTokenError("invalid-caller", "A row of the list is for a branch or for a tag, and both are given")
     inputs = {"INPUT_SUPABASE_URL": given["supabase_url"], "INPUT_SERVICE_NAME": given["service"]}
-    audience, slot = project_and_slot(started.env | {key: value for key, value in inputs.items() if value})
+    audience, slot = project_and_slot({**started.variables()} | {key: value for key, value in inputs.items() if value})
     access: Access = next(each for each in ACCESSES if each == given["access"])
     workflow = given["workflow"]
     return Caller(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
+from kis_token.client.user_variables import user_variables
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.errors import KisTokenError
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 def get_token(env: Mapping[str, str] | None = None) -> Token:
     """Return the shared token; issue one if no valid token is found. KIS needs its ``value``.
 
-    The settings are the variables of ``env``, or of os.environ. Warnings and waits go to the logger ``kis_token``.
+    The settings are the variables of ``env``. Without it they are those of os.environ. If these lack the project's URL
+    or key, the user's profile adds them, but not in GitHub Actions. Warnings and waits go to the logger ``kis_token``.
     Raises KisTokenError. A program that calls KIS for longer than a token is valid uses KISClient.
     """
-    settings = Settings.from_env(os.environ if env is None else env)
+    settings = Settings.from_env(user_variables() if env is None else env)
     with open_resolver(settings, SystemClock().monotonic(), _tell) as resolver:
         try:
             resolution = resolver.resolve()

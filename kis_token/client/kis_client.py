@@ -10,12 +10,12 @@ Warnings and waits go to the logger ``kis_token``.
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kis_token.client.token_holder import TokenHolder
+from kis_token.client.user_variables import user_variables
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.kis.api import TOKEN_CODES, TOO_MANY_CALLS, KISIssuer, refusal
@@ -56,7 +56,8 @@ class KISClient:
     Threads may share it, and so may forked processes: each process has its own connections and renewals, and a child
     continues with its parent's token.
 
-    Without ``settings``, those of the environment are used: the variables of the README and ``KIS_ACCOUNT_NO``. Makes
+    Without ``settings``, those of the environment are used: the variables of the README and ``KIS_ACCOUNT_NO``. If it
+    lacks the project's URL or key, the user's profile adds them, as for `get_token`. Makes
     no request until first used. Raises SettingsError.
 
     Attributes:
@@ -66,7 +67,7 @@ class KISClient:
     """
 
     def __init__(self, settings: Settings | None = None, *, clock: Clock | None = None) -> None:
-        settings = settings or Settings.from_env(os.environ)
+        settings = settings or Settings.from_env(user_variables())
         self._clock = clock or SystemClock()
         self._service_name = settings.service_name
         self.base_url = settings.base_url
@@ -77,8 +78,8 @@ class KISClient:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
-        """Make the client from these variables, or from os.environ without them. Raises SettingsError."""
-        return cls(Settings.from_env(os.environ if env is None else env))
+        """Make the client from these variables, or from os.environ and the user's profile. Raises SettingsError."""
+        return cls(Settings.from_env(user_variables() if env is None else env))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.base_url!r}, {self._service_name!r})"

@@ -28,10 +28,19 @@ def are_secrets_withheld(env: Mapping[str, str]) -> bool:
 
 def user_cache_folder() -> Path | None:
     """Return this program's folder in the user's cache, or None if it is unknown, as without the runtime's packages."""
-    try:
-        from platformdirs import user_cache_path
+    return _user_folder("user_cache_path")
 
-        folder = user_cache_path("kis-token", appauthor=False)
+
+def user_config_folder() -> Path | None:
+    """Return this program's folder in the user's configuration; None as for `user_cache_folder`."""
+    return _user_folder("user_config_path")
+
+
+def _user_folder(kind: str) -> Path | None:
+    try:
+        import platformdirs
+
+        folder: Path = getattr(platformdirs, kind)("kis-token", appauthor=False)
     except (ImportError, RuntimeError):  # RuntimeError: a user without a home
         return None
     return folder if folder.is_absolute() else None

@@ -13,15 +13,17 @@ if TYPE_CHECKING:
 
     from kis_token.clock import Clock
     from kis_token.setup.dialogue import Dialogue
+    from kis_token.setup.keep import Choice
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``repository`` is None if it was not given. With ``is_dry``, nothing is written, set, stored or issued."""
+    """``repository`` and ``keep`` are None if they were not given. With ``is_dry``, this run changes nothing."""
 
     directory: Path
     repository: str | None = None
     with_secret: bool = False
+    keep: Choice | None = None
     is_dry: bool = False
 
 

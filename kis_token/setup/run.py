@@ -11,6 +11,7 @@ from kis_token.setup.account import ensure_app_key
 from kis_token.setup.connection import connect
 from kis_token.setup.first_token import get_twice
 from kis_token.setup.github_steps import PUBLIC_KEYS, check_public_key, set_repository_settings, write_workflows
+from kis_token.setup.keep import keep_settings
 from kis_token.setup.repository import choose_name, find_access
 from kis_token.setup.sql_paste import ensure_sql
 from kis_token.wiring import open_store
@@ -47,6 +48,7 @@ def run(setup: Setup) -> bool:
         lines = get_twice(setup, settings)
         dialogue.tell("The first token is there.")
     _set_up_repository(setup, settings, name, access)
+    keep_settings(setup, settings)
     for state, said in lines:
         dialogue.report(state, "token", said)
     return True

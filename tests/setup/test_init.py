@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,10 +14,9 @@ import pytest
 from kis_token.sandbox.kis_http import APPROVAL_PATH, TOKEN_PATH
 from kis_token.setup.sql_paste import WARNING
 from tests.workflows.conftest import needs_scripts
+from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
-    import subprocess
-
     from tests.github_network import GitHubNetwork
     from tests.setup.conftest import Laptop
 
@@ -145,7 +147,8 @@ def test_without_a_stored_key(laptop: Laptop, network: GitHubNetwork) -> None:
         "SUPABASE_PUBLISHABLE_KEY": laptop.sandbox.anon_key,
     }
     assert laptop.gh_has("secret") == {}
-    assert "id-token: write" in laptop.workflow("quote.yml").read_text()
+    for name in ("quote.yml", "rotate-token.yml"):
+        assert laptop.workflow(name).read_text() == (CHECKOUT / "docs/examples/init" / name).read_text()
     assert {state for state, _ in states(again)} == {"ok"}
     assert network.asked
 
@@ -269,6 +272,10 @@ def test_slot_is_named_in_the_workflows(ready_laptop: Laptop) -> None:
         "          environment: paper\n          service-name: kis-try\n"
         in ready_laptop.workflow("quote.yml").read_text()
     )
+    linter = Path(sys.executable).with_name("actionlint")
+    files = [ready_laptop.workflow(name) for name in ("quote.yml", "rotate-token.yml")]
+    done = subprocess.run([linter, *files], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
     assert (
         "    with: { environment: paper, service-name: kis-try }\n"
         in ready_laptop.workflow("rotate-token.yml").read_text()

@@ -30,6 +30,7 @@ LAST_DAY = b"Last day of these keys at KIS, in Korea (Enter for 20"
 PUBLIC_KEY = b"Supabase public key: "
 REPOSITORY = b"GitHub repository for the workflows, OWNER/REPO (Enter for none): "
 WAITING = b"Waiting until the SQL has been run."
+KEEP = b"Keep URL, key and slot on this machine for the next terminal? f for a private file, n for no [f]: "
 FIRST_TOKEN = b"The first token is there."
 
 
@@ -101,6 +102,7 @@ def test_five_answers_and_one_paste(laptop: Laptop, terminal: Terminal, network:
     session.wait_for(FIRST_TOKEN)
     to_the_first_token = session.answers
     session.answer(PUBLIC_KEY, laptop.sandbox.anon_key)
+    session.answer(KEEP, "")
     screen = session.end()
 
     assert to_the_first_token == 5
@@ -129,6 +131,7 @@ def test_paste_before_its_questions(ready_laptop: Laptop, terminal: Terminal) ->
                 "",  # no repository
                 *keys,
                 "2099-01-01",
+                "n",
             )
         ),
     )
@@ -170,6 +173,8 @@ def test_wrong_answers_are_asked_again(ready_laptop: Laptop, terminal: Terminal)
     session.answer(LAST_DAY, "2020-01-01")
     session.wait_for(b"This is not a day as YYYY-MM-DD that has not passed.")
     session.answer(LAST_DAY, "2099-12-31")
+    session.answer(KEEP, "perhaps")
+    session.answer(KEEP, "no")
     screen = session.end()
 
     secrets = (account.app_key, account.app_secret, other.app_secret, ready_laptop.sandbox.service_key)
@@ -188,6 +193,7 @@ def test_existing_file_is_replaced_after_a_yes(ready_laptop: Laptop, terminal: T
     session.answer(LAST_DAY, "")
     session.answer(b"quote.yml has other contents. Replace it? [y/N]: ", "y")
     session.answer(b"rotate-token.yml has other contents. Replace it? [y/N]: ", "")
+    session.answer(KEEP, "n")
     session.end()
 
     assert "org/kis-token-action@v1" in ready_laptop.workflow("quote.yml").read_text()
@@ -212,6 +218,7 @@ def test_keys_of_the_official_samples(ready_laptop: Laptop, terminal: Terminal, 
     else:
         session.answer(APP_KEY, str(file))
     session.answer(LAST_DAY, "")
+    session.answer(KEEP, "n")
     session.end()
 
     assert ready_laptop.slot["app_secret"] == account.app_secret
