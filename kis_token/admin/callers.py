@@ -164,7 +164,7 @@ def _lacking(issuer: str, missing: Iterable[str]) -> Finding:
 
 def _not_compared(error: GitHubError) -> Finding:
     """GitHub does not answer, so nothing is known to be wrong."""
-    return note("issuer keys", f"not compared with the published ones: {error}", error.hint)
+    return note("issuer keys", f"not compared with the published ones: {error.brief}", error.hint)
 
 
 def _names(kids: Iterable[str]) -> str:

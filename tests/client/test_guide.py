@@ -271,4 +271,4 @@ def test_error_of_the_guide_is_one_of_ours() -> None:
     """With only a text, the error has the code and the remedy of a token that is too young."""
     error = TokenRefreshLimitError("made up")
     assert isinstance(error, KisTokenError)
-    assert (f"{error}", error.retryable) == ("made up [token-too-young]", False)
+    assert (error.brief, error.retryable) == ("made up [token-too-young]", False)
