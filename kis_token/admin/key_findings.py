@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.admin.finding import Finding, note, ok, wrong, wrong_as
 from kis_token.config import ENVIRONMENTS, Settings
-from kis_token.core.app_key_expiry import RENEWAL, warn_of_key_end
+from kis_token.core.app_key_expiry import RENEWAL, last_day_of, warn_of_key_end
 from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, given_app_key, stored_app_key
 from kis_token.errors import KisTokenError, StoreMisconfigured, TokenError
 from kis_token.settings.pasted_values import pasted, unusual_lengths
@@ -48,7 +48,9 @@ def examine_keys(slot: Slot, settings: Settings, vault: Vault, opened: Opened) -
             "Remove KIS_APP_KEY and KIS_APP_SECRET, or store them with kis-token set-keys.",
         )
     elif stored is not None:
-        yield ok("app key", "stored" + (", and equal to the given key" if given else ""))
+        end = instant_or_none(slot.rows["app_key"].expires_at)
+        last_day = "" if end is None else f", last day {last_day_of(end)} in Korea"
+        yield ok("app key", "stored" + (", and equal to the given key" if given else "") + last_day)
     elif given is None:
         said = "no app key: Supabase has none, or only one half, and none was passed in"
         yield wrong_as("app key", KisTokenError("missing-app-key", said))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from kis_token.core.app_key_expiry import RENEWAL, last_day_of, warn_of_key_end
+from kis_token.core.app_key_expiry import RENEWAL, warn_of_key_end
 from kis_token.token import KST, in_hours
 
 if TYPE_CHECKING:
@@ -66,7 +66,6 @@ def as_text(status: Status, width: int | None = None) -> list[str]:
             "issued by": slot.issued_by,
             "issuing now": slot.issuing,
             "last error": slot.last_error,
-            "app key ends": f"{last_day_of(slot.app_key_expires_at)}" if slot.app_key_expires_at else None,
         }
         for slot in status.slots
     ]

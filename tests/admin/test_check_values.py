@@ -179,6 +179,7 @@ def test_app_key_that_ends_soon(sound: Chain, days: int, states: list[str]) -> N
 
     found = findings(sound)
     assert ([finding.state for finding in found["app key"]], faults(found)) == (states, [])
+    assert f"last day {end.astimezone(KST):%Y-%m-%d} in Korea" in found["app key"][0].said
     notes = [f"{finding}" for finding in found["app key"] if finding.state == "note"]
     assert all(f"on {end.astimezone(KST):%Y-%m-%d} in Korea" in said and said.endswith(RENEWAL) for said in notes)
     assert conclude([each for every in found.values() for each in every]).startswith("Ready: no fault was found")
