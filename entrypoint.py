@@ -277,10 +277,8 @@ def add_runtime(settings: Settings, end: ExitStack) -> Path:
 
     from kis_token.github.runtime import ensure_runtime
 
-    here = Path(HERE)
     runtime = ensure_runtime(
-        here / "requirements.txt",
-        here / "requirements-uv.txt",
+        Path(HERE, "requirements.txt"),
         os.environ,
         STARTED + settings.timeout.total_seconds(),
         end.callback,

@@ -69,7 +69,7 @@ FAST = (
 )
 
 #: The modules that the fast path loads for a job without a key.
-KEYLESS = ("process.caller_identity", "store.function_answer", "store.id_token", "store.keyless")
+KEYLESS = ("process.caller_identity", "store.function_call", "store.id_token", "store.keyless")
 
 #: Parts of the standard library that cost more than the whole fast path may.
 HEAVY = {
@@ -207,8 +207,7 @@ def test_commands_read_no_environment() -> None:
 
 
 SOLE_IMPORTERS = {
-    "supabase": {"store.postgrest_client"},
-    "postgrest": {"store.postgrest_client"},
+    "supabase": {"store.supabase_calls"},
     "httpx": {"store.httpx_transport"},
     "requests": {"kis.session"},
     "urllib3": {"kis.connections"},

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 LARGEST_ANSWER = 1024 * 1024
 
 
+def one_line(text: str, longest: int) -> str:
+    """A text from another machine, made safe for a log or a terminal: one line, at most ``longest`` characters."""
+    return "".join(filter(str.isprintable, " ".join(text.split())))[:longest]
+
+
 class Answer:
     """An answer. ``is_cut`` is True if its body was longer than ``LARGEST_ANSWER``, so that the rest is missing.
 
