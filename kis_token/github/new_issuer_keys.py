@@ -16,7 +16,8 @@ from kis_token.admin.issuer_keys import fetch_keys
 from kis_token.errors import StoreMisconfigured
 from kis_token.github.rotation_step import run_step
 from kis_token.store.http_exchange import Wire
-from kis_token.store.keyless import call_function, read_issuer_keys
+from kis_token.store.keyless import read_issuer_keys
+from kis_token.store.owner_calls import OwnerCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,25 +53,24 @@ def _stored_keys(
     settings: Settings, mask: Callable[[str], None], left: Callable[[], float]
 ) -> dict[str, frozenset[str]]:
     """The names of the stored keys by their issuers: of this job's own, or with the service key of all callers'."""
-    wire, key = Wire(settings.supabase_url), settings.supabase_key
+    key = settings.supabase_key
     if settings.reads_only:
         return {}
     if settings.id_token_request is not None:
         from kis_token.store.id_token import IDTokens
 
         id_tokens = IDTokens(settings.id_token_request, settings.supabase_url, left, mask)
-        issuer, kids = read_issuer_keys(wire, key, id_tokens, settings.service_name, left)
+        issuer, kids = read_issuer_keys(Wire(settings.supabase_url), key, id_tokens, settings.service_name, left)
         return {issuer: kids}
     try:
-        found = call_function(wire, key, "credential_callers_status", {}, left)
+        found = OwnerCalls(settings.supabase_url, key, left=left).callers_status(None)
     except StoreMisconfigured as error:
         if error.is_function_missing:
             return {}  # the tables are from before there was such a list
         raise
-    found.expect_objects("callers", "keys")
-    issuers = {f"{caller.get('issuer')}" for caller in found.fields["callers"]}
+    issuers = {f"{caller.get('issuer')}" for caller in found["callers"]}
     return {
-        issuer: frozenset(f"{each.get('kid')}" for each in found.fields["keys"] if each.get("issuer") == issuer)
+        issuer: frozenset(f"{each.get('kid')}" for each in found["keys"] if each.get("issuer") == issuer)
         for issuer in sorted(issuers)
     }
 
