@@ -245,7 +245,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
 
 
 def make_fast_vault(settings: Settings) -> Vault | None:
-    """The vault that works without the packages; None if there is none for these settings and this Python."""
+    """The vault that works without the packages; None if these settings and this Python have no such vault."""
     if not settings.encryption_keys:
         from kis_token.core.slot import PlainVault
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from kis_token.admin.status import Event, SlotStatus, Status
 
 _ZONES = {"kst": KST, "utc": timezone.utc}
+#: The indent of a list's lines after the first.
+_INDENT = "  "
 _Row = dict[str, "str | datetime | None"]
 
 _OUTCOMES = {
@@ -82,7 +84,7 @@ def as_text(status: Status, width: int | None = None) -> list[str]:
     return [
         *(_table(slots, width) or ["There is no slot yet."]),
         "",
-        *(_table(events, width) or ["There is no event yet."]),
+        *(_table(events, width, is_packed=True) or ["There is no event yet."]),
     ]
 
 
@@ -133,10 +135,10 @@ def callers_as_text(found: CallersList, width: int | None = None) -> list[str]:
     ]
 
 
-def _table(rows: Sequence[_Row], width: int | None) -> list[str]:
+def _table(rows: Sequence[_Row], width: int | None, *, is_packed: bool = False) -> list[str]:
     """Return lines with the members' names as headings, or a list if these lines are wider than ``width``.
 
-    A member without any value is left out.
+    A member without any value is left out. ``is_packed`` is for a list that needs no names.
     """
     expanded = [_in_columns(row, rows) for row in rows]
     names = [name for name in (expanded[0] if rows else ()) if any(row[name] for row in expanded)]
@@ -144,7 +146,9 @@ def _table(rows: Sequence[_Row], width: int | None) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells] if rows else []
     is_narrow = width is not None and any(len(line) > width for line in lines)
-    return _list(rows, width) if is_narrow and width is not None else lines
+    if width is None or not is_narrow:
+        return lines
+    return [line for row in rows for line in (_packed(row, width) if is_packed else _listed(row, width))]
 
 
 def _in_columns(row: _Row, rows: Sequence[_Row]) -> dict[str, str | None]:
@@ -159,20 +163,26 @@ def _in_columns(row: _Row, rows: Sequence[_Row]) -> dict[str, str | None]:
     return cells
 
 
-def _list(rows: Sequence[_Row], width: int) -> list[str]:
-    """Return each row as lines of at most ``width`` columns: its first member, then the others with their names."""
-    indent = "  "
-    longest = max(len(name) for row in rows for name in row)
-    lines: list[str] = []
-    for row in rows:
-        (_, first), *others = ((name, _in_one(value)) for name, value in row.items())
-        lines += textwrap.wrap(f"{first}", width)
-        for name, value in others:
-            if value is not None:
-                lines += textwrap.wrap(
-                    f"{indent}{name:<{longest}}  {value}", width, subsequent_indent=" " * (len(indent) + longest + 2)
-                )
+def _listed(row: _Row, width: int) -> list[str]:
+    """Return the row as lines of at most ``width`` columns: its first member, then the others with their names."""
+    longest = max(map(len, row))
+    (_, first), *others = ((name, _in_one(value)) for name, value in row.items())
+    lines = _wrapped(first, width)
+    for name, value in others:
+        if value is not None:
+            lines += _wrapped(f"{_INDENT}{name:<{longest}}  {value}", width, " " * (len(_INDENT) + longest + 2))
     return lines
+
+
+def _packed(row: _Row, width: int) -> list[str]:
+    """Return the row as lines of at most ``width`` columns: its first member, then the others without their names."""
+    first, *others = map(_in_one, row.values())
+    said = ", ".join(value for value in others if value is not None)
+    return _wrapped(first, width) + _wrapped(f"{_INDENT}{said}", width, _INDENT)
+
+
+def _wrapped(text: str | None, width: int, indent: str = "") -> list[str]:
+    return textwrap.wrap(f"{text}", width, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _in_one(value: str | datetime | None) -> str | None:
