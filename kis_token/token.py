@@ -52,7 +52,7 @@ class Token:
 
     ``issued_at`` is never guessed from the present. ``version`` is the store's number of the token's row.
     ``app_key_id`` is the fingerprint of the token's app key, ``environment`` is production or paper; both are None if
-    unknown.
+    unknown. ``sealed_form`` is the sealed text from which the whole token was read; None if there was none.
     """
 
     value: str = field(repr=False)
@@ -61,6 +61,7 @@ class Token:
     version: int | None = None
     app_key_id: str | None = None
     environment: str | None = None
+    sealed_form: str | None = field(default=None, repr=False, compare=False)
 
     @property
     def token_id(self) -> str:

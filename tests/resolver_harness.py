@@ -62,6 +62,12 @@ def issue_token(sandbox: Sandbox, **variables: str) -> Token:
     return resolution.token
 
 
+def put_key_end(chain: Chain, end: datetime, service: str = "kis") -> None:
+    """Store the end of a slot's key and secret."""
+    statement = "update public.api_credentials set expires_at = %s where service_name = %s and credential_type like %s"
+    chain.database.owner.execute(statement, [end, service, "app%"])
+
+
 @dataclass
 class Chain:
     """The surroundings of one slot's callers. Without other inputs a caller has ACCOUNT's keys and the slot kis."""

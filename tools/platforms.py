@@ -31,7 +31,7 @@ PLATFORMS = (
 #: The platforms on which CI runs the tests.
 TESTED = ("x86_64-unknown-linux-gnu", "aarch64-apple-darwin", "x86_64-pc-windows-msvc")
 
-#: No version of pydantic-core has wheels for these, so no lock can serve them.
+#: No version of cffi has wheels for these. Only a step that seals needs it.
 UNSUPPORTED = frozenset({("aarch64-pc-windows-msvc", "3.10")})
 
 

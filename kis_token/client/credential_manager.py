@@ -110,7 +110,7 @@ class SupabaseCredentialManager:
     def _vault(self) -> Vault:
         return make_vault(self._settings.encryption_keys if self._settings else ())
 
-    def _get_client(self) -> Any:  # noqa: ANN401 - the supabase package's, which only store/postgrest_client.py imports
+    def _get_client(self) -> Any:  # noqa: ANN401 - the supabase package's, which only store/supabase_calls.py imports
         """A supabase client of the project, made at the first use; None without url and key. For subclasses.
 
         None of its calls takes longer than 8 s. The methods of this class do not use it.
@@ -187,7 +187,7 @@ class SupabaseCredentialManager:
             try:
                 return question(store, settings)
             except StoreOutage as outage:
-                _LOG.warning("%s. %s", outage, outage.hint)
+                _LOG.warning("%s", outage.advice)
                 return None
 
     def _open(self, row: Row, service_name: str, credential_type: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import date, datetime, time, timedelta, timezone
 
-from kis_token.token import KST, instant_or_none
+from kis_token.token import KST
 
 #: The time before the end of a key in which its owner is warned.
 WARNING_TIME = timedelta(days=30)
@@ -45,13 +45,12 @@ def last_day_of(expires_at: datetime) -> date:
     return expires_at.astimezone(KST).date()
 
 
-def warn_of_key_end(service_name: str, column: object, now: datetime) -> str:
-    """The warning that the slot's app key ends soon or has ended; empty if there is more time, or no known end.
+def warn_of_key_end(service_name: str, end: datetime | None, now: datetime) -> str:
+    """Return a sentence without its full stop if the slot's app key ends soon or has ended; empty in all other cases.
 
-    ``column`` is the column ``expires_at`` of the key's row.
+    ``end`` is the time in the key's row, which may have none.
     """
-    end = instant_or_none(column)
     if end is None or end - now > WARNING_TIME:
         return ""
     ends = "ends" if end >= now else "ended"
-    return f"The app key of {service_name} {ends} on {last_day_of(end)} in Korea, by the day stored with it."
+    return f"The app key of {service_name} {ends} on {last_day_of(end)} in Korea, by the day stored with it"

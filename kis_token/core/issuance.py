@@ -215,8 +215,8 @@ class Issuance:
             if is_repeated:
                 raise token_repeated(token) from error
             # Catch configuration errors too: report them, but do not lose the token that KIS just issued.
-            hint = "" if isinstance(error, StoreOutage) else f". {error.hint}"
-            self._view = self._view.with_warning(f"The token could not be stored for others: {error}{hint}")
+            said = error.brief if isinstance(error, StoreOutage) else error.advice
+            self._view = self._view.with_warning(f"The token could not be stored for others: {said}")
             return replace(self._hand_out(token, source), unstored=error)
         if committed.is_rejected:
             self._store_time.note_rejected(token.token_id)  # it was revoked meanwhile
@@ -275,7 +275,7 @@ class Issuance:
             said = f"{begun.holder_label} is renewing the token"
         elif begun.last_error in KIS_REFUSALS:
             error = refused_to_another(begun.last_error, self._app_key)
-            view = view.with_warning(f"The token was not renewed: {error}. {error.hint}")
+            view = view.with_warning(f"The token was not renewed: {error.advice}")
         token, source = at_hand
         if self._settings.mode == "force":
             view = view.with_warning(f"The token was not renewed: {said}.")

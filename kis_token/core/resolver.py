@@ -92,7 +92,7 @@ class Resolver:
         if resolution.unstored is not None and self._settings.mode != "resolve":
             # A renewal is for all callers, so it fails if the token is not stored. The next run stores the cached
             # token. One of the warnings is this error.
-            resolution.unstored.warn(text for text in resolution.warnings if f"{resolution.unstored}" not in text)
+            resolution.unstored.warn(text for text in resolution.warnings if resolution.unstored.brief not in text)
             raise resolution.unstored
         return resolution
 
@@ -158,8 +158,8 @@ class Resolver:
                 return view  # the renewal replaces both
             if self._settings.mode == "rotate":
                 raise  # the older token does not show whether a renewal is due
-            warning = f"The cached token is newer than the stored one, and could not be stored for others: {error}"
-            return replace(view.resolution(token, "cache", warning=warning), unstored=error)
+            said = f"The cached token is newer than the stored one, and could not be stored for others: {error.brief}"
+            return replace(view.resolution(token, "cache", warning=said), unstored=error)
         shared = self.look(view.rejected_id)
         if self._settings.mode != "resolve":
             return view if shared.outage is not None else shared
@@ -196,7 +196,7 @@ class Resolver:
         at_hand = view.at_hand()
         if at_hand is None:
             raise error
-        return view.resolution(*at_hand, warning=f"The token was not renewed: {error}. {error.hint}")
+        return view.resolution(*at_hand, warning=f"The token was not renewed: {error.advice}")
 
     def _expired(self, view: View, error: KisTokenError) -> Resolution:
         """Return a token that has just expired, if the caller allows it. Otherwise raise ``error``."""
@@ -208,7 +208,7 @@ class Resolver:
                     continue
                 with suppress(TokenError):
                     check_owner(token, view.app_key, self._settings, "The token")
-                    expired = view.resolution(token, source, warning=f"An expired token is handed out: {error}")
+                    expired = view.resolution(token, source, warning=f"An expired token is handed out: {error.brief}")
                     return replace(expired, expired=True)
         raise error
 

@@ -13,41 +13,30 @@ import time
 from typing import TYPE_CHECKING
 
 from kis_token.admin.issuer_keys import fetch_keys
-from kis_token.clock import SystemClock
-from kis_token.config import Settings
-from kis_token.deadline import Deadline
-from kis_token.errors import KisTokenError, StoreMisconfigured
-from kis_token.github.outputs import describe_defect, mask_secrets
-from kis_token.github.workflow_commands import FileWorkflow
-from kis_token.settings.environment import secrets_in
+from kis_token.errors import StoreMisconfigured
+from kis_token.github.rotation_step import run_step
 from kis_token.store.http_exchange import Wire
-from kis_token.store.keyless import call_function, read_issuer_keys
+from kis_token.store.keyless import read_issuer_keys
+from kis_token.store.owner_calls import OwnerCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-#: The bound for the step, in seconds.
-STEP_SECONDS = 60.0
+    from kis_token.config import Settings
+    from kis_token.github.workflow_commands import FileWorkflow
 
 
 def main(env: Mapping[str, str], started: float) -> int:
-    """Run the step; its exit status. An outage is a warning: another tick comes."""
-    workflow = FileWorkflow(env)
-    try:
-        mask_secrets(secrets_in(env), workflow)
-        settings = Settings.from_env(env)
-        left = Deadline(SystemClock().monotonic, started + STEP_SECONDS).left
-        stored = _stored_keys(settings, workflow.mask, left)
-        missing = {issuer: fetch_keys(issuer).missing_from(kids) for issuer, kids in stored.items()}
-    except KisTokenError as error:
-        workflow.warning(f"The issuer's keys were not compared: {error}. {error.hint}")
-        return 0
-    except Exception as error:  # noqa: BLE001 - a traceback may quote a secret
-        workflow.error(f"{describe_defect(error)}")
-        return 1
+    """Run the step; its exit status."""
+    return run_step(env, started, _compare, "The issuer's keys were not compared")
+
+
+def _compare(settings: Settings, workflow: FileWorkflow, left: Callable[[], float]) -> None:
+    stored = _stored_keys(settings, workflow.mask, left)
+    missing = {issuer: fetch_keys(issuer).missing_from(kids) for issuer, kids in stored.items()}
     if not stored:
         workflow.info("No job without a key is listed, so no key of an issuer is needed.")
-        return 0
+        return
     lines = [f"- `{_shown(kid)}` of {issuer}" for issuer, kids in missing.items() for kid in kids]
     workflow.output("keys", "missing" if lines else "stored")
     workflow.output("list", "\n".join(lines))
@@ -58,32 +47,30 @@ def main(env: Mapping[str, str], started: float) -> int:
         )
     for line in lines or ["All published keys are stored."]:
         workflow.info(line)
-    return 0
 
 
 def _stored_keys(
     settings: Settings, mask: Callable[[str], None], left: Callable[[], float]
 ) -> dict[str, frozenset[str]]:
     """The names of the stored keys by their issuers: of this job's own, or with the service key of all callers'."""
-    wire, key = Wire(settings.supabase_url), settings.supabase_key
+    key = settings.supabase_key
     if settings.reads_only:
         return {}
     if settings.id_token_request is not None:
         from kis_token.store.id_token import IDTokens
 
         id_tokens = IDTokens(settings.id_token_request, settings.supabase_url, left, mask)
-        issuer, kids = read_issuer_keys(wire, key, id_tokens, settings.service_name, left)
+        issuer, kids = read_issuer_keys(Wire(settings.supabase_url), key, id_tokens, settings.service_name, left)
         return {issuer: kids}
     try:
-        found = call_function(wire, key, "credential_callers_status", {}, left)
+        found = OwnerCalls(settings.supabase_url, key, left=left).callers_status(None)
     except StoreMisconfigured as error:
         if error.is_function_missing:
             return {}  # the tables are from before there was such a list
         raise
-    found.expect_objects("callers", "keys")
-    issuers = {f"{caller.get('issuer')}" for caller in found.fields["callers"]}
+    issuers = {f"{caller.get('issuer')}" for caller in found["callers"]}
     return {
-        issuer: frozenset(f"{each.get('kid')}" for each in found.fields["keys"] if each.get("issuer") == issuer)
+        issuer: frozenset(f"{each.get('kid')}" for each in found["keys"] if each.get("issuer") == issuer)
         for issuer in sorted(issuers)
     }
 

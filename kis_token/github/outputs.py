@@ -72,7 +72,7 @@ def publish(
     try:
         workflow.summarize(describe_success(resolution, settings))
     except EnvironmentFault as error:
-        workflow.warning(f"{error}")  # the token is output already, so the step succeeds
+        workflow.warning(error.brief)  # the token is output already, so the step succeeds
 
 
 def _put_out(
@@ -145,7 +145,7 @@ def report_failure(error: KisTokenError, trace: tuple[TraceEntry, ...], workflow
     for warning in error.warnings:
         workflow.warning(warning)
     for fault in faults:
-        workflow.error(f"{fault}. {fault.hint}")
+        workflow.error(fault.advice)
     _log(trace, workflow)
     # These files may be the fault. The annotations are printed already.
     try:

@@ -1,6 +1,6 @@
 """The warm read: a slot's keys and token in one GET, with the standard library alone.
 
-This module also leads to ``error_answers``, which judges every error answer, for ``postgrest_client`` as well.
+This module also leads to ``error_answers``, which judges every error answer, for ``supabase_calls`` as well.
 """
 
 from __future__ import annotations

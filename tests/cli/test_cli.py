@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.core.app_key_expiry import default_last_day
+from kis_token.errors import ENTRIES
 from kis_token.remedies import REMEDIES
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH
 from kis_token.token import fingerprint, looks_like_token
@@ -37,15 +38,15 @@ def test_get_prints_the_token_alone(sandbox: Sandbox) -> None:
 
 
 def test_get_names_missing_settings() -> None:
-    """Without settings each fault is one line with its code and remedy on standard error; the status is 1."""
+    """Without settings each fault is one line with code, remedy and entry on standard error; the status is 1."""
     ended = kis_token_here({}, "get")
 
     assert ended.returncode == 1
     assert ended.stdout == ""
+    codes = {"missing-supabase-url": "supabase-url (or SUPABASE_URL)"}
+    codes["missing-supabase-key"] = "supabase-key (or SUPABASE_SERVICE_ROLE_KEY)"
     assert ended.stderr.splitlines() == [
-        "error: supabase-url (or SUPABASE_URL) is not set [missing-supabase-url]. " + REMEDIES["missing-supabase-url"],
-        "error: supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set [missing-supabase-key]. "
-        + REMEDIES["missing-supabase-key"],
+        f"error: {what} is not set [{code}]. {REMEDIES[code]} {ENTRIES}#{code}" for code, what in codes.items()
     ]
 
 

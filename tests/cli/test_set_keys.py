@@ -11,7 +11,7 @@ from kis_token.core.app_key_expiry import default_last_day
 from kis_token.sandbox.kis_http import APPROVAL_PATH
 from kis_token.token import KST
 from tests.command import kis_token, kis_token_here
-from tests.resolver_harness import OTHER
+from tests.resolver_harness import OTHER, put_key_end
 from tests.support import ACCOUNT, make_token, utc_now
 
 if TYPE_CHECKING:
@@ -152,6 +152,6 @@ def test_other_texts_are_no_days(chain: Chain, text: str) -> None:
 def test_passed_day_does_not_end_a_key(chain: Chain) -> None:
     """A key is used after its stored day, because only KIS decides whether it is valid."""
     chain.database.put_keys()
-    chain.database.owner.execute("update public.api_credentials set expires_at = %s", [utc_now() - timedelta(days=3)])
+    put_key_end(chain, utc_now() - timedelta(days=3))
     got = chain.resolve(app_key="", app_secret="")
     assert (got.source, got.token.app_key_id) == ("oauth", make_token().app_key_id)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
 from kis_token.sandbox.kis_http import REVOKE_PATH
@@ -168,6 +169,22 @@ def test_colours_are_for_terminals(chain: Chain, terminal: Terminal, command: st
     assert b"\x1b[" in shown
     assert "\x1b" not in piped
     assert piped != ""
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_status_fits_the_terminal(chain: Chain, terminal: Terminal, columns: int) -> None:
+    """On a terminal of 80 or 60 columns no line of ``status`` is wider, for two slots with keys, tokens and events."""
+    chain.database.put_keys(service="kis-second-account")
+    chain.database.put_token(make_token(), service="kis-second-account")
+    Caller(chain.database, label="acme/a-repository-with-a-name run 12345678901 quotation").begin()
+    terminal.narrow(columns)
+    child = start(chain, "status", stdout=terminal.inside)
+    child.communicate(timeout=60)
+
+    lines = [click.unstyle(line) for line in terminal.rest().decode().splitlines()]
+    assert child.returncode == 0
+    assert max(map(len, lines)) <= columns
+    assert "kis-second-account" in lines
 
 
 def test_an_interrupt_is_a_status(chain: Chain, terminal: Terminal) -> None:
