@@ -65,7 +65,7 @@ class UserAtTerminal(AbsentUser):
                 say(f"error: {error}")
             except KisTokenError as error:
                 for fault in error.faults if isinstance(error, SettingsError) else [error]:
-                    say(f"error: {fault}. {fault.hint}")
+                    say(f"error: {fault}")
             if self.reader.drop():
                 say("The other lines of the paste were dropped.")
 

@@ -29,9 +29,10 @@ def read_key(profile: str) -> str:
 
         key = keyring.get_password(SERVICE, profile)
     except Exception as error:  # noqa: BLE001 - see above
-        raise _unusable(f"The system's keyring does not give the key of the profile {profile}", error) from None
+        said = f"The system's keyring does not give the key of the profile {profile} ({type(error).__name__})"
+        raise SettingsError([("profile-unusable", said)]) from None
     if not key:
-        raise _unusable(f"The system's keyring has no key for the profile {profile}")
+        raise SettingsError([("profile-unusable", f"The system's keyring has no key for the profile {profile}")])
     return key
 
 
@@ -42,9 +43,5 @@ def write_key(profile: str, key: str) -> None:
 
         keyring.set_password(SERVICE, profile, key)
     except Exception as error:  # noqa: BLE001 - see above
-        raise _unusable("The system's keyring does not store the key", error) from None
-
-
-def _unusable(said: str, error: Exception | None = None) -> SettingsError:
-    kind = "" if error is None else f" ({type(error).__name__})"
-    return SettingsError([("profile-unusable", f"{said}{kind}")])
+        said = f"The system's keyring does not store the key ({type(error).__name__})"
+        raise SettingsError([("profile-unusable", said)]) from None

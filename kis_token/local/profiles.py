@@ -82,7 +82,7 @@ def read_profile(name: str) -> Profile | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise unusable(f"The profile {name} cannot be read: {file}") from None
+        raise SettingsError([("profile-unusable", f"The profile {name} cannot be read: {file}")]) from None
     return Profile(
         name,
         found["supabase_url"],
@@ -100,7 +100,8 @@ def write_profile(profile: Profile, key: str) -> Path:
     """
     file = file_of(profile.name)
     if file is None:
-        raise unusable("The profile cannot be written: this user has no home folder, or its name is not valid")
+        said = "The profile cannot be written: this user has no home folder, or its name is not valid"
+        raise SettingsError([("profile-unusable", said)])
     members = {
         "supabase_url": profile.supabase_url,
         "environment": profile.environment,
@@ -116,7 +117,8 @@ def write_profile(profile: Profile, key: str) -> Path:
     try:
         write_private(file, (json.dumps(members, indent=2) + "\n").encode())
     except OSError as error:
-        raise unusable(f"The profile {profile.name} cannot be written ({error.strerror}): {file}") from None
+        said = f"The profile {profile.name} cannot be written ({error.strerror}): {file}"
+        raise SettingsError([("profile-unusable", said)]) from None
     return file
 
 
@@ -151,11 +153,6 @@ def completed(env: Mapping[str, str]) -> Mapping[str, str]:
     """``env`` with the variables that its profile adds. Raises SettingsError."""
     additions = find_additions(env)
     return env if additions is None else {**env, **additions.variables}
-
-
-def unusable(said: str) -> SettingsError:
-    """The error for a profile that exists and cannot be used."""
-    return SettingsError([("profile-unusable", said)])
 
 
 def _given(env: Mapping[str, str], setting: str, *variables: str) -> str:

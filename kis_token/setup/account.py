@@ -43,7 +43,7 @@ def ensure_app_key(setup: Setup, settings: Settings, store: SupabaseStore) -> No
     try:
         stored = stored_app_key(store.read(settings.service_name), settings, vault)
     except StoreMisconfigured as error:
-        dialogue.warn(f"warning: {error}")  # one half is stored, or the two are swapped: new ones replace them
+        dialogue.warn(f"warning: {error.brief}")  # one half is stored, or the two are swapped: new ones replace them
     place = f"{settings.service_name} ({settings.environment})"
     if stored is not None and given in (None, stored):
         dialogue.report("ok", "app key", f"stored for {place}")
@@ -77,7 +77,7 @@ def _ask(setup: Setup, settings: Settings) -> AppKey:
         try:
             _judge(app_key, settings, setup)
         except KisTokenError as error:
-            setup.dialogue.warn(f"error: {error}. {error.hint}")
+            setup.dialogue.warn(f"error: {error}")
         else:
             return app_key
 
@@ -116,7 +116,7 @@ def _judge(app_key: AppKey, settings: Settings, setup: Setup) -> None:
     try:
         verify(app_key.key, app_key.secret, environment=settings.environment, base_url=settings.base_url)
     except (IssuerOutage, IssuerRateLimited) as error:
-        setup.dialogue.warn(f"warning: {error}")
+        setup.dialogue.warn(f"warning: {error.brief}")
         if not setup.dialogue.confirm("KIS did not check the keys. Store them unchecked?"):
             raise
 

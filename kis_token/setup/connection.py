@@ -46,7 +46,7 @@ def connect(setup: Setup) -> Settings:
         except StoreError as error:
             if setup.dialogue.is_absent:
                 raise
-            setup.dialogue.warn(f"error: {error}. {error.hint}")
+            setup.dialogue.warn(f"error: {error}")
             wrong = _KEY_CODES if error.code in _REJECTED_KEY else _URL_CODES
             continue
         setup.dialogue.report("ok", "supabase", f"{settings.supabase_url} answers and accepts the key")
@@ -103,7 +103,7 @@ def _complete(setup: Setup, wrong: set[str]) -> Settings:
             raise SettingsError([(fault.code, f"{fault.args[0]}") for fault in faults])
         for fault in faults:
             if not fault.code.startswith("missing-"):
-                setup.dialogue.warn(f"error: {fault}. {fault.hint}")
+                setup.dialogue.warn(f"error: {fault}")
         if (codes | wrong) & _URL_CODES:
             url = setup.dialogue.ask(
                 Question("Supabase project URL, or the address of the project's dashboard"), check_url

@@ -88,7 +88,7 @@ def set_repository_settings(setup: Setup, settings: Settings, repository: str | 
     try:
         there = command.values(kind, repository) if command is not None and repository is not None else None
     except GitHubError as error:
-        setup.dialogue.warn(f"warning: {error}")
+        setup.dialogue.warn(f"warning: {error.brief}")
         there = None
     if command is None or repository is None or there is None:
         _show_commands(setup, kind, wanted, repository)
@@ -98,7 +98,7 @@ def set_repository_settings(setup: Setup, settings: Settings, repository: str | 
             try:
                 command.set(kind, repository, name, value)
             except GitHubError as error:
-                setup.dialogue.warn(f"warning: {error}")
+                setup.dialogue.warn(f"warning: {error.brief}")
                 _show_commands(setup, kind, {name: value}, repository)
             else:
                 setup.dialogue.report("new", kind, f"{name} is set")

@@ -52,7 +52,7 @@ def _write(setup: Setup, settings: Settings, name: str, place: Place) -> None:
     except SettingsError as error:
         if setup.dialogue.is_absent or place == "file":
             raise
-        setup.dialogue.warn(f"warning: {error}")
+        setup.dialogue.warn(f"warning: {error.brief}")
         if setup.dialogue.confirm("Keep the key in a private file instead?", default=True):
             _write(setup, settings, name, "file")
         return

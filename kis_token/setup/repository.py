@@ -86,7 +86,7 @@ def _caller(setup: Setup, settings: Settings, name: str, server: GitHubServer) -
     except GitHubError as error:
         if setup.dialogue.is_absent or error.code != "github-repository-unknown":
             raise
-        setup.dialogue.warn(f"error: {error}. {error.hint}")
+        setup.dialogue.warn(f"error: {error}")
         question = Question("GitHub repository for the workflows, OWNER/REPO")
         repository = setup.dialogue.ask(question, lambda answer: look_up(server, check_name(answer), sign_in))
     return Caller(

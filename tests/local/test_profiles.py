@@ -114,7 +114,7 @@ def test_profile_is_for_incomplete_laptops(env: dict[str, str], *, needed: bool)
 
 
 def test_profiles_have_names(keyring: MemoryKeyring) -> None:
-    """KIS_PROFILE selects a profile; a name without one is an error, and no default profile is none."""
+    """KIS_PROFILE selects a profile; a name without one is an error. Without a default profile no variable is added."""
     assert completed({}) == {}
     keep("keyring", "savings")
 
