@@ -29,6 +29,7 @@ class Caller:
     env: dict[str, str] = field(repr=False)
     started: float = field(default_factory=time.monotonic)
     service: str | None = None
+    _additions: list[Additions | None] = field(default_factory=list, repr=False)
 
     def settings(self, **inputs: str) -> Settings:
         """Read the settings. ``inputs``, named with underscores, win over the environment. Raises SettingsError."""
@@ -49,7 +50,9 @@ class Caller:
             return None
         from kis_token.local.profiles import find_additions  # a complete environment needs no profile
 
-        return find_additions(self.env)
+        if not self._additions:  # once: the keyring may ask the user each time
+            self._additions.append(find_additions(self.env))
+        return self._additions[0]
 
     def resolve(self, settings: Settings) -> Resolution:
         """Resolve a token in the settings' mode, and print warnings. Raises KisTokenError."""

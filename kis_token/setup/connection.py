@@ -124,8 +124,13 @@ def _ask_for_key(setup: Setup, url: str) -> None:
 
 
 def _try(setup: Setup, settings: Settings) -> None:
-    """Read the slot. Missing tables are no error here. Raises StoreError."""
-    with open_store(settings, setup.clock.monotonic(), setup.dialogue.warn, setup.clock) as store:
+    """Read the slot. Missing tables are no error here, and no warning. Raises StoreError."""
+
+    def tell(text: str) -> None:
+        if not any(f"[{code}]" in text for code in CURED_BY_SQL):
+            setup.dialogue.warn(text)
+
+    with open_store(settings, setup.clock.monotonic(), tell, setup.clock) as store:
         try:
             store.read(settings.service_name)
         except StoreMisconfigured as error:

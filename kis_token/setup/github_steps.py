@@ -128,4 +128,4 @@ def _show_commands(setup: Setup, kind: Kind, wanted: dict[str, str], repository:
         setup.dialogue.report("todo", kind, f"gh {kind} set {name}{where}{given}")
     if repository is not None:
         page = "secrets" if kind == "secret" else "variables"
-        setup.dialogue.tell(f"The same page of GitHub: https://github.com/{repository}/settings/{page}/actions")
+        setup.dialogue.tell(f"On GitHub the page for it is https://github.com/{repository}/settings/{page}/actions")

@@ -70,12 +70,12 @@ def _show(setup: Setup, settings: Settings, lacking: Lacking) -> None:
         write_private(file, lacking.sql.encode())
     except OSError as error:
         raise EnvironmentFault("file-unwritable", f"The file {file} cannot be written ({error.strerror})") from error
-    editor = dashboard_link(settings.supabase_url, "sql/new") or "the project's SQL editor"
+    editor = dashboard_link(settings.supabase_url, "sql/new") or "the SQL editor of the project"
     copier = next((shown for name, shown in _COPIERS if shutil.which(name, path=setup.env.get("PATH"))), None)
     copy = f"{copier} < {file}" if copier is not None else f"open {file}, select all of it, and copy it"
     setup.dialogue.tell(
-        f"Supabase lacks {lacking.what}. No key can add them, so paste the SQL once:\n"
-        f"  1. Copy it:   {copy}\n"
-        f"  2. Paste it:  {editor}\n"
-        f"  3. Press Run. {WARNING}"
+        f"\nSupabase lacks {lacking.what}. No key can add them, so paste the SQL once:\n"
+        f"  1. Copy it: {copy}\n"
+        f"  2. Paste it into {editor}\n"
+        f"  3. Press Run.\n{WARNING}\n"
     )
