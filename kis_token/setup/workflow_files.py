@@ -51,7 +51,9 @@ class WorkflowFile:
         """Write the file, with the missing folders. Raises EnvironmentFault."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_bytes(self.text.encode())
+            # A new file is written only where there is no entry at all: a link may lead anywhere.
+            with self.path.open("wb" if self.path.exists() else "xb") as file:
+                file.write(self.text.encode())
         except OSError as error:
             raise EnvironmentFault(
                 "file-unwritable", f"The workflow {self.shown} cannot be written ({error.strerror})"
