@@ -83,7 +83,7 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
             yield from examine_keys(slot, settings, vault, opened)
             yield from examine_other_slots(store, settings, opened, now)
             yield from examine_callers(store, settings.supabase_url)
-        yield from examine_key_end(slot, settings.service_name, now)
+        yield from examine_key_end(slot, settings.service_name, opened, now)
     except StoreError as error:
         yield wrong_as("supabase", error)
         yield note("the rest", "the remaining checks were skipped")
