@@ -99,6 +99,7 @@ def run_step() -> int:
     """
     from contextlib import ExitStack
 
+    load_when_used("inspect")  # dataclasses imports it for classes without a docstring: a tenth of a warm step
     from kis_token.errors import KisTokenError
     from kis_token.github.outputs import describe_defect, report_failure
     from kis_token.github.workflow_commands import FileWorkflow
@@ -120,6 +121,22 @@ def run_step() -> int:
         except OSError:
             pass  # standard output is closed
         return 1
+
+
+def load_when_used(name: str) -> None:
+    """Let imports of the module ``name`` succeed at once, and load it when one of its attributes is first asked for."""
+    import types
+
+    class Later(types.ModuleType):
+        def __getattr__(self, attribute: str) -> object:
+            import importlib
+
+            if sys.modules.get(name) is self:
+                del sys.modules[name]
+            self.__dict__.update(vars(importlib.import_module(name)))
+            return getattr(importlib.import_module(name), attribute)
+
+    sys.modules.setdefault(name, Later(name))
 
 
 def interrupt(*_: object) -> None:
