@@ -27,7 +27,7 @@ from kis_token.settings.pasted_values import parse_claims, pasted, unusual_lengt
 from kis_token.settings.supabase_project import SupabaseKey, is_public_key
 from kis_token.store.keyless_store import KeylessStore
 from kis_token.store.sealing import SealingVault, make_vault
-from kis_token.token import AppKey, claimed_time, instant_or_none
+from kis_token.token import AppKey, claimed_time, in_hours, instant_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -271,7 +271,9 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: d
     yield _validity("token", token, settings, now)
     if token.is_valid(now) and now - token.issued_at > settings.refresh_after + ROTATION_GRACE:
         hours = int((now - token.issued_at) / timedelta(hours=1))
-        yield note("rotation", f"the token is {hours} h old: it has evidently not run", "See docs/troubleshooting.md.")
+        due = in_hours(settings.refresh_after)
+        said = f"the token is {hours} h old, although a rotation renews a token after {due}"
+        yield note("rotation", said, "Look at the last runs of the rotation (docs/operations.md).")
 
 
 def _cached(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: datetime) -> Iterator[Finding]:
