@@ -1,7 +1,7 @@
 """Calls of Supabase with PostgREST's client: limited in time, repeated if needed, with translated errors.
 
-The store's own calls need only PostgREST, whose client takes half the time to import. The supabase package's client is
-made for users' code. No other file imports either.
+The store's own calls use the package postgrest, whose import takes half the time of the package supabase. Only
+`get_client`, which is for users' code, needs the package supabase. No other file imports one of the two packages.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ _Result = TypeVar("_Result")
 
 
 class SupabaseCalls:
-    """The way to one Supabase project. It keeps no connection between two calls.
+    """The way to one Supabase project. No connection is kept between two calls.
 
     ``left`` returns the seconds until the caller's deadline; no call takes longer. With ``retry`` a failed call is
-    repeated for some seconds. The chain passes no ``retry``: it repeats calls itself, depending on the tokens that it
-    has.
+    repeated for some seconds. The chain passes no ``retry``, because the chain itself decides whether to repeat a call.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class SupabaseCalls:
         return f"{type(self).__name__}({self._url!r})"
 
     def close(self) -> None:
-        """Discard the clients. The next call makes another one."""
+        """Discard the clients. The next call makes a new client."""
         self._postgrest = self._client = None
 
     def is_available(self) -> bool:
@@ -61,7 +60,10 @@ class SupabaseCalls:
         return bool(self._url and self._key)
 
     def get_client(self) -> Client:
-        """The supabase package's client, made at the first use, for users' code. It raises its own errors."""
+        """The client of the package supabase, for users' code. The first call makes the client.
+
+        Its errors are those of the package supabase.
+        """
         if self._client is None:
             from supabase import ClientOptions, create_client
 
@@ -78,9 +80,9 @@ class SupabaseCalls:
         return self._client
 
     def _repeat(self, ask: Callable[[], _Result], seconds: float) -> _Result:
-        """Call ``ask``.
+        """Call ``ask``, and repeat a failed call if ``retry`` was given.
 
-        Outside of the chain, repeat it for a little longer than one try may take, so that a second one fits.
+        The repetitions may start for a little longer than ``seconds``, the limit of one try, so that a second try fits.
         """
         if self._retry is None:
             return ask()
@@ -110,9 +112,9 @@ class SupabaseCalls:
         return self._run(function, lambda answer: RpcAnswer(function, answer).fields, **arguments)
 
     def _run(self, function: str, parse: Callable[[object], _Result], **arguments: object) -> _Result:
-        """Return any function's answer, as ``parse`` reads it.
+        """Call ``function`` of sql/, and return the result of ``parse`` for its answer.
 
-        If that raises StoreOutage, the call counts as failed.
+        If ``parse`` raises StoreOutage, the call counts as failed.
         """
         sent: dict[str, Any] = arguments  # postgrest's annotation allows only texts
         return self._call(lambda client: client.rpc(function, sent).execute().data, parse)
@@ -123,10 +125,10 @@ class SupabaseCalls:
 
         def ask() -> _Result:
             try:
-                with no_fork():  # making a client imports as well
+                with no_fork():  # making a client imports modules, which a fork must not interrupt
                     client = self._get_postgrest()
                 return parse(call(client))
-            except (ValueError, RecursionError, APIError):  # not JSON, or not PostgREST's; the errors quote the answer
+            except (ValueError, RecursionError, APIError):  # an answer that is not PostgREST's; the caught error may quote the answer
                 raise StoreOutage("store-unreachable", "Supabase's answer cannot be read") from None
 
         return self._repeat(ask, CALL_SECONDS)
