@@ -180,7 +180,7 @@ def prepare(
         kind, seen = TypeError, type(error).__name__
     else:
         return request
-    raise kind(f"{at_work} cannot be encoded ({seen})")  # outside of the except block, because the caught error quotes values
+    raise kind(f"{at_work} cannot be encoded ({seen})")  # not chained: the caught error quotes values
 
 
 def check_arguments(method: object, path: object, headers: object, params: object, timeout: object) -> None:

@@ -128,7 +128,7 @@ class SupabaseCalls:
                 with no_fork():  # making a client imports modules, which a fork must not interrupt
                     client = self._get_postgrest()
                 return parse(call(client))
-            except (ValueError, RecursionError, APIError):  # an answer that is not PostgREST's; the caught error may quote the answer
+            except (ValueError, RecursionError, APIError):  # not chained: these errors may quote the answer
                 raise StoreOutage("store-unreachable", "Supabase's answer cannot be read") from None
 
         return self._repeat(ask, CALL_SECONDS)
