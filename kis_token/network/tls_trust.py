@@ -1,11 +1,13 @@
 """The certificates that this project trusts: one rule and one context for Supabase, for KIS and for the installers.
 
-1. the system's certificates, or those of SSL_CERT_FILE and SSL_CERT_DIR if these are set
-2. in addition, those of REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE
-3. in addition, those of the package certifi if it is installed
+These certificates are trusted:
 
-An empty variable counts as not set. A variable whose certificates cannot be loaded adds nothing. If a handshake fails,
-the error names this variable; if the other certificates are enough, the connection works.
+1. the system's certificates or, if SSL_CERT_FILE or SSL_CERT_DIR is set, the certificates that these variables name
+2. the certificates that REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE name
+3. the certificates of the package certifi if certifi is installed
+
+An empty variable counts as not set. A variable whose certificates cannot be loaded adds no certificates. If a handshake
+then fails, the error names the variable.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ class NoTrust(OSError):
 
 
 def trusted(*, certifi: bool = True) -> ssl.SSLContext:
-    """Return the context for a TLS connection. All threads share it; a new one is made if a variable has changed.
+    """Return the context for a TLS connection. Call this function within a block of `no_fork`. Raises NoTrust.
 
-    Reading certifi's certificates takes time. Without ``certifi``, the context lacks them until a call with ``certifi``
-    has added them. Call this within `no_fork`. Raises NoTrust.
+    All threads share one context. If a variable has changed, a new context is made. Without ``certifi``, the context
+    lacks certifi's certificates, which take time to read, until a call with ``certifi`` has added them.
     """
     context = _load(*map(os.environ.get, (*VARIABLES, "SSLKEYLOGFILE")))
     if not certifi or not has_certifi():
@@ -51,13 +53,16 @@ def has_certifi() -> bool:
 
 
 def forget() -> None:
-    """Read the certificates again at the next connection: the missing one may be added after a failed check."""
+    """Discard the context, so that the next connection reads the certificates again.
+
+    Between a failed check and the next connection, the user may add the missing certificate.
+    """
     _load.cache_clear()
 
 
 @lru_cache(maxsize=1)
 def _load(*_: str | None) -> ssl.SSLContext:
-    """Return the context without certifi's certificates. The cache is valid for one set of values of the variables."""
+    """Return the context without certifi's certificates. The variables' values are the arguments, for the cache."""
     try:
         context = ssl.create_default_context()
     except OSError as error:
@@ -65,8 +70,8 @@ def _load(*_: str | None) -> ssl.SSLContext:
             raise NoTrust(f"TLS cannot be prepared ({type(error).__name__})") from None
         raise NoTrust("SSLKEYLOGFILE names a file that cannot be written") from None
     context.set_alpn_protocols(["http/1.1"])
-    # Each Python checks as curl and browsers do: a trusted certificate may be an intermediate one, and may lack a field
-    # of RFC 5280. Many companies have such a certificate, and Python 3.13 by itself does not accept it.
+    # A trusted certificate may be an intermediate one, and may lack a field of RFC 5280. curl and browsers accept both,
+    # and many companies have such a certificate. Python 3.13 does not accept it with the default flags.
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     _load_defaults(context)
     for name, path in named(os.environ):
@@ -84,7 +89,7 @@ def _add(context: ssl.SSLContext, file: str) -> ssl.SSLContext:
 
 
 def _load_defaults(context: ssl.SSLContext) -> None:
-    """Load the system's file or folder if its variable is empty. OpenSSL would use the empty value as a path."""
+    """Load the system's file or folder if its variable is set to an empty text, which OpenSSL would use as a path."""
     paths = ssl.get_default_verify_paths()
     for name, path in zip(_REPLACING, (paths.openssl_cafile, paths.openssl_capath), strict=True):
         if os.environ.get(name) == "":
