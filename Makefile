@@ -83,10 +83,9 @@ lint-yaml: .venv/ready
 lint-lock: .venv/ready
 	$(BIN)/python -m tools.platforms $(UV)
 
-# Updates the packages in all three locks, with hashes and without an index address. The action does not start the command,
-# so its runtime does not include the packages that only the command needs.
+# Updates the packages in all three locks, with hashes and without an index address.
 lock: $(UV)
-	$(LOCK) --upgrade pyproject.toml --no-emit-package click --no-emit-package colorama -o requirements.txt
+	$(LOCK) --upgrade --group action -o requirements.txt
 	$(LOCK) --upgrade pyproject.toml --extra sandbox --group dev -c requirements.txt -o requirements-dev.txt
 	echo uv | $(LOCK) --upgrade - -o requirements-uv.txt
 lock: LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --universal --python-version 3.10 \

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kis_token.config import Settings
+    from kis_token.core.ports import Vault
     from kis_token.core.resolution import Resolution, View
     from kis_token.core.slot import Slot
     from kis_token.github.workflow_commands import FileWorkflow, Masks
@@ -191,23 +192,22 @@ def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> N
 def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | None, Resolution | None]:
     """Read store and cache. Return the view, and the resolution if a token is sufficient for the mode.
 
-    Returns `(None, None)` if values may be sealed or if the mode is force: the chain then reads the slot. The
-    resolution is None if the packages are needed. They are also needed if Supabase's certificate could not be checked.
-    Raises KisTokenError.
+    Returns `(None, None)` if the mode is force, or if sealed values cannot be read without the packages. The chain then
+    reads the slot. The resolution is None if the packages are needed. They are also needed if Supabase's certificate
+    could not be checked. Raises KisTokenError.
     """
-    if settings.encryption_keys or settings.mode == "force":
+    vault = make_fast_vault(settings)
+    if vault is None or settings.mode == "force":
         return None, None
     from kis_token.clock import SystemClock
     from kis_token.core.lookup import enough, look
     from kis_token.core.resolution import remember, telling
     from kis_token.core.retry import Retry
-    from kis_token.core.slot import PlainVault
     from kis_token.deadline import Deadline, usable
     from kis_token.local.cache import make_cache
     from kis_token.store.http_exchange import Wire
     from kis_token.store.slot_query import READ_SECONDS, read_slot
 
-    vault = PlainVault()
     cache = make_cache(settings, vault)
     wire = Wire(settings.supabase_url)
     clock = SystemClock()
@@ -236,7 +236,24 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
         outage = None if settings.allow_expired or resolution is not None else view.outage
         if outage is not None and not outage.retryable:
             raise outage  # issuing with the packages would fail with the same outage
-    return view, remember(cache, resolution) if resolution is not None else None
+    try:
+        return view, remember(cache, resolution) if resolution is not None else None
+    except ImportError as error:
+        if lacks_module(error):
+            raise
+        return view, None  # the cache needs a package to seal the token
+
+
+def make_fast_vault(settings: Settings) -> Vault | None:
+    """The vault that needs no packages; None if these settings or this Python have no such vault."""
+    if not settings.encryption_keys:
+        from kis_token.core.slot import PlainVault
+
+        return PlainVault()
+    from kis_token.store.libcrypto import load
+    from kis_token.store.sealing import make_vault
+
+    return make_vault(settings.encryption_keys) if load() is not None else None
 
 
 def _lacks_certificates(view: View) -> bool:
@@ -278,10 +295,8 @@ def add_runtime(settings: Settings, end: ExitStack) -> Path:
 
     from kis_token.github.runtime import ensure_runtime
 
-    here = Path(HERE)
     runtime = ensure_runtime(
-        here / "requirements.txt",
-        here / "requirements-uv.txt",
+        Path(HERE, "requirements.txt"),
         os.environ,
         STARTED + settings.timeout.total_seconds(),
         end.callback,

@@ -53,7 +53,7 @@ class Token:
 
     ``issued_at`` is never derived from the present time. ``version`` is the store's number of the token's row.
     ``app_key_id`` is the fingerprint of the token's app key; None if unknown. ``environment`` is production or paper;
-    None if unknown.
+    None if unknown. ``sealed_form`` is the sealed text from which the token was read; None for a token from plain text.
     """
 
     value: str = field(repr=False)
@@ -62,6 +62,7 @@ class Token:
     version: int | None = None
     app_key_id: str | None = None
     environment: str | None = None
+    sealed_form: str | None = field(default=None, repr=False, compare=False)
 
     @property
     def token_id(self) -> str:

@@ -193,9 +193,19 @@ def tool_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Co
 
 @pytest.fixture(scope="session")
 def runtime(tool_cache: Path) -> Path:
-    """The runtime of all tests. If the runtime is missing, it is built."""
-    files = (CHECKOUT / "requirements.txt", CHECKOUT / "requirements-uv.txt")
-    return ensure_runtime(*files, os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}, time.monotonic() + 180)
+    """The runtime of all steps that do not seal. If the runtime is missing, it is built."""
+    return _build_runtime(tool_cache, seals=False)
+
+
+@pytest.fixture(scope="session")
+def sealing_runtime(tool_cache: Path) -> Path:
+    """The runtime of all steps that seal. If the runtime is missing, it is built."""
+    return _build_runtime(tool_cache, seals=True)
+
+
+def _build_runtime(tool_cache: Path, *, seals: bool) -> Path:
+    env = os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}
+    return ensure_runtime(CHECKOUT / "requirements.txt", env, time.monotonic() + 180, seals=seals)
 
 
 @pytest.fixture

@@ -69,7 +69,9 @@ FAST = (
 )
 
 #: The modules that the fast path loads for a job without a key.
-KEYLESS = ("process.caller_identity", "store.function_answer", "store.id_token", "store.keyless")
+KEYLESS = ("process.caller_identity", "store.function_call", "store.id_token", "store.keyless")
+#: Those that it loads to read a sealed value.
+SEALED = ("process.forks", "store.libcrypto", "store.sealing")
 
 #: Parts of the standard library that cost more than the whole fast path may.
 HEAVY = {
@@ -207,8 +209,7 @@ def test_commands_read_no_environment() -> None:
 
 
 SOLE_IMPORTERS = {
-    "supabase": {"store.postgrest_client"},
-    "postgrest": {"store.postgrest_client"},
+    "supabase": {"store.supabase_calls"},
     "httpx": {"store.httpx_transport"},
     "requests": {"kis.session"},
     "urllib3": {"kis.connections"},
@@ -249,7 +250,7 @@ def test_fast_path_is_the_standard_library() -> None:
     assert foreign == {"kis_token", *(f"kis_token.{name}" for name in FAST)}
 
 
-@pytest.mark.parametrize("module", FAST + KEYLESS)
+@pytest.mark.parametrize("module", FAST + KEYLESS + SEALED)
 @pytest.mark.usefixtures("child_processes")
 def test_fast_path_loads_nothing_heavy(module: str) -> None:
     """No module of the fast path loads an expensive module that it does not use."""
@@ -259,7 +260,7 @@ def test_fast_path_loads_nothing_heavy(module: str) -> None:
 def test_fast_path_has_the_modules_of_the_entrypoint() -> None:
     """The tested modules are those that entrypoint.py names before it adds the runtime."""
     named = own_modules(imported_by(CHECKOUT / "entrypoint.py", at_runtime=True))
-    assert named - {"github.action", "github.runtime"} <= {*FAST, *KEYLESS}
+    assert named - {"github.action", "github.runtime"} <= {*FAST, *KEYLESS, *SEALED}
 
 
 @pytest.mark.usefixtures("child_processes")

@@ -34,7 +34,6 @@ def start() -> None:
     """Start the sandbox, mask its key, and output its addresses. Return when the sandbox answers."""
     runtime = ensure_runtime(
         CHECKOUT / "requirements-dev.txt",
-        CHECKOUT / "requirements-uv.txt",
         os.environ,
         time.monotonic() + INSTALL_SECONDS,
     )

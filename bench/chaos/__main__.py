@@ -40,8 +40,6 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-import postgrest  # noqa: F401 - callers are forks, and each of them would import postgrest
-
 from bench.chaos.caller import Surroundings, child_key
 from bench.chaos.judges import JUDGES
 from bench.chaos.machines import CACHED, make_machines

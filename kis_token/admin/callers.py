@@ -12,7 +12,7 @@ from kis_token.admin.finding import note, ok, wrong_as
 from kis_token.admin.issuer_keys import fetch_keys
 from kis_token.admin.status import word
 from kis_token.errors import GitHubError, KisTokenError, StoreMisconfigured
-from kis_token.store.function_answer import foreign
+from kis_token.store.function_call import foreign
 from kis_token.token import instant_or_none, parse_instant
 
 if TYPE_CHECKING:

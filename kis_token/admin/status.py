@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from kis_token.core.rotation import due_at
 from kis_token.core.slot import TOKEN_TYPE, read_token
 from kis_token.errors import TokenError
-from kis_token.store.function_answer import foreign, one_line
+from kis_token.store.function_call import foreign
+from kis_token.store.http_exchange import one_line
 from kis_token.store.slot_query import parse_slot
 from kis_token.token import Token, instant_or_none, parse_instant
 

@@ -109,7 +109,7 @@ class SupabaseCredentialManager:
     def _vault(self) -> Vault:
         return make_vault(self._settings.encryption_keys if self._settings else ())
 
-    def _get_client(self) -> Any:  # noqa: ANN401 - the supabase package's, which only store/postgrest_client.py imports
+    def _get_client(self) -> Any:  # noqa: ANN401 - the supabase package's, which only store/supabase_calls.py imports
         """A client of the package supabase, for subclasses; None if url or key is missing.
 
         The first call makes the client. Each call of the client takes at most 8 s. The methods of this class do not use

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kis_token.errors import IssuerRefused, StoreMisconfigured, TokenError
@@ -96,8 +96,12 @@ def read_stored(
     the row's version. Raises TokenUnusable if the text contains no usable token: a new token replaces that text. Raises
     another TokenError if the text cannot or must not be unsealed: a new token would not repair this fault.
     """
-    text = vault.unseal(text, service_name, TOKEN_TYPE)
-    return parse_stored(text, column=column, version=version), parse_members(text)
+    plain = vault.unseal(text, service_name, TOKEN_TYPE)
+    token = parse_stored(plain, column=column, version=version)
+    # If the column has an earlier end, the text alone is not the whole token.
+    if text.startswith(SEALED_PREFIX) and parse_stored(plain).expires_at == token.expires_at:
+        token = replace(token, sealed_form=text)
+    return token, parse_members(plain)
 
 
 def read_token(row: Row, service_name: str, vault: Vault) -> Token:

@@ -1,4 +1,4 @@
-"""Install locked packages into a folder: with the machine's uv, with a uv that pip fetches, or with pip, in this order.
+"""Install locked packages into a folder, with the machine's uv or with pip.
 
 This module needs the standard library alone. An installer gets no secret of this project and installs only wheels with
 a known hash. The Python that runs the step is not changed.
@@ -30,64 +30,36 @@ if TYPE_CHECKING:
 _SECRET_VARIABLES = ("INPUT_", "KIS_", "SUPABASE_", "GITHUB_", "ACTIONS_")
 
 #: The packages that the chain imports, by their import names.
-PACKAGES = (
-    "actions_toolkit",
-    "cryptography",
-    "filelock",
-    "httpx",
-    "platformdirs",
-    "pydantic_core",
-    "requests",
-    "supabase",
-)
+PACKAGES = ("actions_toolkit", "filelock", "platformdirs", "requests")
+#: The package that only sealing needs. It is compiled for one Python, so it is tried by its module ``_rust``.
+SEALING_PACKAGE = "cryptography"
 #: The requirements in a lock that only sealing needs.
 _SEALING = re.compile(r"(?m)^(?:cryptography|cffi|pycparser)==.*(?:\\\n.*)*\n")
-#: The file that marks a runtime without the packages for sealing.
-_WITHOUT_SEALING = "kis-token-without-sealing"
-# The program of a trial after an installation. It loads compiled modules, which may be for another machine. It only
-# looks for the other packages: their hashes are checked, and importing all of them would take a second.
-_TRY_IMPORTS = """
-import importlib.util, sys
-_, folder, *packages = sys.argv
-sys.path.insert(0, folder)
-import pydantic_core
-if "cryptography" in packages:
-    import cryptography.hazmat.bindings._rust
-sys.exit(next((f"there is no {name}" for name in packages if not importlib.util.find_spec(name)), None))
-"""
+_LOAD_SEALING = "import sys; sys.path.insert(0, sys.argv[1]); import cryptography.hazmat.bindings._rust"
 #: uv's message if the index has the locked version of a package, but no wheel of that version for this Python.
 _NO_WHEEL = re.compile(r"([\w.-]+)(?:\{[^}]*\})?==(\S+) has no (?:\S+ )?wheels")
 
 
-def install(
-    requirements: Path, uv_requirements: Path, target: Path, env: Mapping[str, str], limit: float, *, seals: bool = True
-) -> None:
-    """Install ``requirements`` into ``target``, by the first of the three ways that works.
+def without_sealing(lock: str) -> str:
+    """A lock without the packages that only sealing needs."""
+    return _SEALING.sub("", lock)
+
+
+def install(lock: str, target: Path, env: Mapping[str, str], limit: float) -> None:
+    """Install the requirements of ``lock`` into ``target``, with the machine's uv or, if that fails, with pip.
 
     ``target`` must be in a folder that no other user can write. The installers' temporary files are in the same folder.
-    ``uv_requirements`` pins the uv that pip fetches. ``limit`` is a reading of time.monotonic. Without ``seals``, the
-    packages that only sealing needs are left out if they cannot be installed. Raises EnvironmentFault.
+    ``limit`` is a reading of time.monotonic. Raises EnvironmentFault.
     """
     temporary = target.with_name(f"{target.name}-tmp")
     temporary.mkdir(mode=0o700)
     try:
-        clean = _clean_environment(env, temporary)
-        try:
-            _Installation(requirements, target, clean, limit).run(uv_requirements)
-        except EnvironmentFault as fault:
-            if seals or not re.search(r"\b(cryptography|cffi|pycparser)\b", fault.args[0]):
-                raise
-            fewer = temporary / "requirements.txt"
-            fewer.write_text(_SEALING.sub("", requirements.read_text(encoding="utf-8")), encoding="utf-8")
-            _Installation(fewer, target, clean, limit).run(uv_requirements)
-            (target / _WITHOUT_SEALING).touch()
+        requirements = temporary / "requirements.txt"
+        requirements.write_text(lock, encoding="utf-8")
+        seals = _SEALING.search(lock) is not None
+        _Installation(requirements, seals, target, _clean_environment(env, temporary), limit).run()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def can_seal(target: Path) -> bool:
-    """Whether the runtime in ``target`` has the packages that only sealing needs."""
-    return not (target / _WITHOUT_SEALING).exists()
 
 
 @dataclass
@@ -95,33 +67,21 @@ class _Installation:
     """One installation: requirements, target folder, and the errors of the installers so far."""
 
     requirements: Path
+    seals: bool
     target: Path
     env: dict[str, str]
     limit: float
     troubles: list[str] = field(default_factory=list)
 
-    def run(self, uv_requirements: Path) -> None:
-        """Try the three ways. Raises EnvironmentFault if all of them fail."""
+    def run(self) -> None:
+        """Try both ways. Raises EnvironmentFault if both fail."""
         uv = shutil.which("uv", path=self.env.get("PATH"))
         if uv and self._succeeds(_uv_install(uv, self.requirements, self.target), share=0.5):
             return
-        python = self._find_pip()
-        if self._succeeds_with_fetched_uv(python, uv_requirements):
-            return
-        if not self._succeeds(_pip_install(python, self.requirements, self.target)):
+        if not self._succeeds(_pip_install(self._find_pip(), self.requirements, self.target)):
             self._raise_if_unsupported()
             message = f"The packages could not be installed for {_describe_python()}: {self.troubles[-1]}"
             raise EnvironmentFault("runtime-failed", message)
-
-    def _succeeds_with_fetched_uv(self, python: str, uv_requirements: Path) -> bool:
-        fetched = self.target.with_name(f"{self.target.name}-uv")
-        try:
-            if _run(_pip_install(python, uv_requirements, fetched), self.target, self.env, self.limit, 0.5) is not None:
-                return False
-            uv = next((f"{path}" for path in fetched.glob("*/uv*") if path.stem == "uv" and path.is_file()), None)
-            return uv is not None and self._succeeds(_uv_install(uv, self.requirements, self.target), share=0.5)
-        finally:
-            shutil.rmtree(fetched, ignore_errors=True)
 
     def _succeeds(self, command: list[str], share: float = 1.0) -> bool:
         """Run ``command``, and return whether the packages can be used afterwards.
@@ -129,15 +89,24 @@ class _Installation:
         The installer's exit status is not enough, because an installer can report success with unusable packages.
         """
         shutil.rmtree(self.target, ignore_errors=True)
-        trouble = _run(command, self.target, self.env, self.limit, share)
-        if trouble is None:
-            is_sealing = _SEALING.search(self.requirements.read_text(encoding="utf-8"))
-            packages = [name for name in PACKAGES if name != "cryptography" or is_sealing]
-            loading = [sys.executable, "-I", "-S", "-c", _TRY_IMPORTS, f"{self.target}", *packages]
-            trouble = _run(loading, self.target, self.env, self.limit)
+        trouble = _run(command, self.target, self.env, self.limit, share) or self._find_lack()
         if trouble is not None:
             self.troubles.append(trouble)
         return trouble is None
+
+    def _find_lack(self) -> str | None:
+        """Return the fault of the packages in ``target``, as text; None without a fault.
+
+        The files are not compared, because the installer has checked the hashes. A compiled module may be for another
+        machine, so another Python loads it.
+        """
+        for name in PACKAGES:
+            if not (self.target / name).is_dir():
+                return f"there is no {name}"
+        if not self.seals:
+            return None
+        loading = [sys.executable, "-I", "-S", "-c", _LOAD_SEALING, f"{self.target}"]
+        return _run(loading, self.target, self.env, self.limit)
 
     def _find_pip(self) -> str:
         """Return the path of this Python. If it is a virtual environment without pip, return the Python that made it.

@@ -22,7 +22,8 @@ from kis_token.github.outputs import describe_defect, mask_secrets
 from kis_token.github.workflow_commands import FileWorkflow
 from kis_token.settings.environment import secrets_in
 from kis_token.store.http_exchange import Wire
-from kis_token.store.keyless import call_function, read_issuer_keys
+from kis_token.store.keyless import read_issuer_keys
+from kis_token.store.owner_calls import OwnerCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,25 +70,24 @@ def _stored_keys(
 
     With the service key the result has the issuers of all callers, otherwise the issuer of this job alone.
     """
-    wire, key = Wire(settings.supabase_url), settings.supabase_key
+    key = settings.supabase_key
     if settings.reads_only:
         return {}
     if settings.id_token_request is not None:
         from kis_token.store.id_token import IDTokens
 
         id_tokens = IDTokens(settings.id_token_request, settings.supabase_url, left, mask)
-        issuer, kids = read_issuer_keys(wire, key, id_tokens, settings.service_name, left)
+        issuer, kids = read_issuer_keys(Wire(settings.supabase_url), key, id_tokens, settings.service_name, left)
         return {issuer: kids}
     try:
-        found = call_function(wire, key, "credential_callers_status", {}, left)
+        found = OwnerCalls(settings.supabase_url, key, left=left).callers_status(None)
     except StoreMisconfigured as error:
         if error.is_function_missing:
             return {}  # the database is older than the list of callers
         raise
-    found.expect_objects("callers", "keys")
-    issuers = {f"{caller.get('issuer')}" for caller in found.fields["callers"]}
+    issuers = {f"{caller.get('issuer')}" for caller in found["callers"]}
     return {
-        issuer: frozenset(f"{each.get('kid')}" for each in found.fields["keys"] if each.get("issuer") == issuer)
+        issuer: frozenset(f"{each.get('kid')}" for each in found["keys"] if each.get("issuer") == issuer)
         for issuer in sorted(issuers)
     }
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault
-from kis_token.github.installer import can_seal, install
+from kis_token.github.installer import install, without_sealing
 from kis_token.github.runtime_manifest import MANIFEST, find_damage, write_manifest
 from kis_token.local.private_files import insist
 from kis_token.local.private_folders import open_private, walk
@@ -42,40 +42,33 @@ _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
 def ensure_runtime(
-    requirements: Path,
-    uv_requirements: Path,
-    env: Mapping[str, str],
-    deadline: float,
-    at_end: AtEnd | None = None,
-    *,
-    seals: bool = True,
+    requirements: Path, env: Mapping[str, str], deadline: float, at_end: AtEnd | None = None, *, seals: bool = True
 ) -> Path:
     """Return the folder with the packages of ``requirements``. Build it if it is missing or damaged.
 
-    ``uv_requirements`` pins the uv that is fetched if the machine has no uv. ``deadline`` is a reading of
-    time.monotonic. If other users can change every lasting place, the runtime is in a folder for this run alone, and
-    ``at_end`` gets the function that removes that folder. Without ``at_end``, a machine without a lasting place is an
-    error. Without ``seals``, the runtime may lack the packages that only sealing needs. Raises EnvironmentFault.
+    ``deadline`` is a reading of time.monotonic. If other users can change every lasting place, the runtime is in a
+    folder for this run alone, and ``at_end`` gets the function that removes that folder. Without ``at_end``, a machine
+    without a lasting place is an error. Without ``seals``, the packages that only sealing needs are left out. Raises
+    EnvironmentFault.
     """
-    name = runtime_name(requirements.read_bytes())
+    lock = requirements.read_text(encoding="utf-8")
+    if not seals:
+        lock = without_sealing(lock)
+    name = runtime_name(lock)
     limit = deadline - RESERVE_SECONDS
     try:
         runtime = _find_place(env, at_end) / name
-        if _is_usable(runtime, seals=seals):
+        if find_damage(runtime) is None:
             return runtime
         with _locked(runtime.with_name(f"{name}.lock"), limit) as is_locked:
-            if not _is_usable(runtime, seals=seals):
+            if find_damage(runtime) is not None:
                 if is_locked:
                     _clear_leftovers(runtime)
-                _build(requirements, uv_requirements, runtime, env, limit, seals=seals)
+                _build(lock, runtime, env, limit)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise EnvironmentFault("runtime-failed", f"The packages' folder cannot be used ({reason})") from error
     return runtime
-
-
-def _is_usable(runtime: Path, *, seals: bool) -> bool:
-    return find_damage(runtime) is None and (can_seal(runtime) or not seals)
 
 
 def forget_runtime(runtime: Path) -> None:
@@ -84,9 +77,9 @@ def forget_runtime(runtime: Path) -> None:
         (runtime / MANIFEST).unlink()
 
 
-def runtime_name(requirements: bytes) -> str:
+def runtime_name(lock: str) -> str:
     """Return the name of the runtime's folder, which differs for each lock, Python, platform and C library."""
-    digest = hashlib.sha256(requirements.replace(b"\r\n", b"\n")).hexdigest()[:16]
+    digest = hashlib.sha256(lock.encode()).hexdigest()[:16]
     abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
     libc = machine = ""
     if hasattr(os, "confstr"):
@@ -97,12 +90,10 @@ def runtime_name(requirements: bytes) -> str:
     return "-".join(filter(None, (digest, abi, sysconfig.get_platform(), machine, libc)))
 
 
-def _build(
-    requirements: Path, uv_requirements: Path, runtime: Path, env: Mapping[str, str], limit: float, *, seals: bool
-) -> None:
+def _build(lock: str, runtime: Path, env: Mapping[str, str], limit: float) -> None:
     partial = _beside(runtime)
     try:
-        install(requirements, uv_requirements, partial, env, limit, seals=seals)
+        install(lock, partial, env, limit)
         write_manifest(partial)
         damaged = _beside(runtime)
         with suppress(FileNotFoundError):

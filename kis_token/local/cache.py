@@ -59,8 +59,11 @@ class FileCache:
             if kept.value == token.value or (lasts and kept.token_id not in rejected_ids):
                 self._close_to_others()
                 return
-        value = token.to_json(service_name=self._service_name)
-        text = self._vault.seal(value, self._service_name, TOKEN_TYPE)
+        # A stored form serves here as well: it is sealed for the same slot. Sealing anew needs a package.
+        text = token.sealed_form
+        if text is None:
+            value = token.to_json(service_name=self._service_name)
+            text = self._vault.seal(value, self._service_name, TOKEN_TYPE)
         try:
             write_private(self._path, text.encode())
         except OSError as error:

@@ -6,6 +6,9 @@ These certificates are trusted:
 2. the certificates that REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE name
 3. the certificates of the package certifi if certifi is installed
 
+A connection needs only one of these certificates, and reading all of them takes longer than the rest of the handshake.
+So if the system has a prepared folder, the first try takes each certificate as needed from that folder (`trusted`).
+
 An empty variable counts as not set. A variable whose certificates cannot be loaded adds no certificates. If a handshake
 then fails, the error names the variable.
 """
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -31,40 +35,83 @@ class NoTrust(OSError):
     """No TLS connection can be prepared. The text has the reason."""
 
 
-def trusted(*, certifi: bool = True) -> ssl.SSLContext:
+def trusted(*, quick: bool = False) -> ssl.SSLContext:
     """Return the context for a TLS connection. Call this function within a block of `no_fork`. Raises NoTrust.
 
-    All threads share one context. If a variable has changed, a new context is made. Without ``certifi``, the context
-    lacks certifi's certificates, which take time to read, until a call with ``certifi`` has added them.
+    All threads share one context. If a variable has changed, a new context is made. With ``quick``, the context may
+    lack certificates that take time to read: those that are only in the system's bundle, and certifi's. If the check of
+    a certificate fails with the quick context and `has_more` is True, the caller tries once more without ``quick``.
     """
-    context = _load(*map(os.environ.get, (*VARIABLES, "SSLKEYLOGFILE")))
-    if not certifi or not has_certifi():
+    variables = _variables()
+    if quick:
+        return _take_as_needed(*variables) or _load(*variables)
+    context = _load(*variables)
+    if not _has_certifi():
         return context
     from certifi import where
 
     return _add(context, where())
 
 
-def has_certifi() -> bool:
+def has_more() -> bool:
+    """Whether the context without ``quick`` has further certificates."""
+    return _has_certifi() or _take_as_needed(*_variables()) is not None
+
+
+def forget() -> None:
+    """Discard the contexts, so that the next connection reads the certificates again.
+
+    Between a failed check and the next connection, the user may add the missing certificate.
+    """
+    _load.cache_clear()
+    _take_as_needed.cache_clear()
+
+
+def _variables() -> tuple[str | None, ...]:
+    return tuple(map(os.environ.get, (*VARIABLES, "SSLKEYLOGFILE")))
+
+
+def _has_certifi() -> bool:
     """Whether the package certifi is installed. The fast path of a step has no packages."""
     from importlib.util import find_spec
 
     return find_spec("certifi") is not None
 
 
-def forget() -> None:
-    """Discard the context, so that the next connection reads the certificates again.
+@lru_cache(maxsize=1)
+def _take_as_needed(*_: str | None) -> ssl.SSLContext | None:
+    """Return a context that looks up each certificate in the system's folder; None without a prepared folder.
 
-    Between a failed check and the next connection, the user may add the missing certificate.
+    The folder is prepared if it has links with the names that OpenSSL needs, as Linux distributions make them. The
+    result is also None if a variable names other certificates.
     """
-    _load.cache_clear()
+    folder = ssl.get_default_verify_paths().openssl_capath
+    if sys.platform != "linux" or any(name in os.environ for name in VARIABLES) or not _is_prepared(folder):
+        return None
+    return _make(capath=folder)
+
+
+def _is_prepared(folder: str) -> bool:
+    with suppress(OSError), os.scandir(folder) as entries:
+        return any(entry.name.endswith(".0") for entry in entries)
+    return False
 
 
 @lru_cache(maxsize=1)
 def _load(*_: str | None) -> ssl.SSLContext:
     """Return the context without certifi's certificates. The variables' values are the arguments, for the cache."""
+    context = _make()
+    _load_defaults(context)
+    for name, path in named(os.environ):
+        if name in _ADDING:
+            with suppress(OSError, ValueError):
+                context.load_verify_locations(**{_kind(path): path})
+    return context
+
+
+def _make(*, capath: str | None = None) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context()
+        context = ssl.create_default_context(capath=capath)
     except OSError as error:
         if not os.environ.get("SSLKEYLOGFILE"):
             raise NoTrust(f"TLS cannot be prepared ({type(error).__name__})") from None
@@ -73,11 +120,6 @@ def _load(*_: str | None) -> ssl.SSLContext:
     # A trusted certificate may be an intermediate one, and may lack a field of RFC 5280. curl and browsers accept both,
     # and many companies have such a certificate. Python 3.13 does not accept it with the default flags.
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
-    _load_defaults(context)
-    for name, path in named(os.environ):
-        if name in _ADDING:
-            with suppress(OSError, ValueError):
-                context.load_verify_locations(**{_kind(path): path})
     return context
 
 

@@ -16,7 +16,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
-from kis_token.store.function_answer import one_line
+from kis_token.store.http_exchange import one_line
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -1,8 +1,8 @@
 """One HTTP exchange with Supabase by the standard library: limited in time and size, and never sent too late.
 
-The warm read and PostgREST's client both use this module. So both have the same certificates, the same rule for proxies
-and the same classification of outages. No redirect is followed. No error contains text of the answer, because an answer
-may repeat the key.
+The warm read, the calls of functions and the client of the package supabase use this module. So all of them have the
+same certificates, the same rule for proxies and the same classification of outages. No redirect is followed. No error
+contains text of the answer, because an answer may repeat the key.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from kis_token.deadline import GivenUp, within
 from kis_token.errors import StoreOutage
 from kis_token.network.connection import FinalResponse, connect, may_have_proxy
-from kis_token.network.tls_trust import NoTrust, forget, has_certifi, trusted
+from kis_token.network.tls_trust import NoTrust, forget, has_more, trusted
 
 if TYPE_CHECKING:
     import socket
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 #: The largest answer in bytes, unpacked. A slot's rows take a few thousand bytes.
 LARGEST_ANSWER = 1024 * 1024
+
+
+def one_line(text: str, longest: int) -> str:
+    """A text from another machine, made safe for a log or a terminal: one line, at most ``longest`` characters."""
+    return "".join(filter(str.isprintable, " ".join(text.split())))[:longest]
 
 
 class Answer:
@@ -123,23 +128,23 @@ class Wire:
     def _connect(self, proxy: Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
         """Connect to Supabase, over TLS if the URL is https.
 
-        If the check of the certificate fails, connect once more with the certificates of certifi.
+        If the check of the certificate fails, connect once more with all certificates.
         """
         if not self._is_tls:
             return self._reach(proxy, seconds, attempt)
         try:
-            return self._open_tls(self._reach(proxy, seconds, attempt), certifi=False)
+            return self._open_tls(self._reach(proxy, seconds, attempt), quick=True)
         except ssl.SSLCertVerificationError:
-            if not has_certifi():
+            if not has_more():
                 raise
-        return self._open_tls(self._reach(proxy, seconds, attempt), certifi=True)
+        return self._open_tls(self._reach(proxy, seconds, attempt), quick=False)
 
-    def _open_tls(self, connection: socket.socket, *, certifi: bool) -> socket.socket:
+    def _open_tls(self, connection: socket.socket, *, quick: bool) -> socket.socket:
         try:
             from kis_token.process.forks import no_fork  # here, because plain http does not need this import
 
             with no_fork():
-                return trusted(certifi=certifi).wrap_socket(connection, server_hostname=self._host)
+                return trusted(quick=quick).wrap_socket(connection, server_hostname=self._host)
         except BaseException:
             connection.close()
             raise

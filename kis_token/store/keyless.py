@@ -5,15 +5,14 @@ The functions keyless_* of sql/ take the ID token as an argument. The key of the
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from kis_token.store.function_answer import RpcAnswer
-from kis_token.store.slot_query import READ_SECONDS, check_answer, key_headers, parse_slot
+from kis_token.store.function_call import RpcAnswer, call_function
+from kis_token.store.slot_query import READ_SECONDS, parse_slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from kis_token.core.slot import Slot
     from kis_token.store.http_exchange import Wire
@@ -51,22 +50,5 @@ def read_issuer_keys(
 
 def _ask_keyless(wire: Wire, key: str, id_tokens: IDTokens, service_name: str, left: Callable[[], float]) -> RpcAnswer:
     arguments = {"service": service_name, "id_token": id_tokens.get(oldest=OLDEST_FOR_READS)}
-    return call_function(wire, key, "keyless_read", arguments, left)
-
-
-def call_function(
-    wire: Wire, key: str, function: str, arguments: Mapping[str, object], left: Callable[[], float]
-) -> RpcAnswer:
-    """The answer of a function of sql/, in one request with the standard library alone.
-
-    Raises StoreOutage and StoreMisconfigured.
-    """
-    answer = wire.exchange(
-        "POST",
-        f"/rest/v1/rpc/{function}",
-        {**key_headers(key), "Accept": "application/json", "Content-Type": "application/json"},
-        seconds=min(READ_SECONDS, left()),
-        body=json.dumps(arguments).encode(),
-    )
-    check_answer(answer, key)
-    return RpcAnswer(function, answer.json(), needed=("server_now",))
+    answer = call_function(wire, key, "keyless_read", arguments, seconds=min(READ_SECONDS, left()))
+    return RpcAnswer("keyless_read", answer, needed=("server_now",))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from kis_token.core.retry import Retry
     from kis_token.core.slot import Slot
-    from kis_token.store.function_answer import RpcAnswer
+    from kis_token.store.function_call import RpcAnswer
     from kis_token.store.id_token import IDTokens
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from kis_token.errors import StoreMisconfigured
-from kis_token.store.function_answer import RpcAnswer, foreign
+from kis_token.store.function_call import RpcAnswer, foreign
 from kis_token.store.migrations import outdated
-from kis_token.store.postgrest_client import SupabaseCalls
 from kis_token.store.slot_query import TYPES
+from kis_token.store.supabase_calls import SupabaseCalls
 
 if TYPE_CHECKING:
     from kis_token.core.slot import Slot

@@ -3,41 +3,42 @@
 The form of an envelope is ``enc:v1:<kid>:<base64url(nonce ‖ ciphertext ‖ tag)>``, with AES-256-GCM. The key is derived
 by HKDF-SHA256 from a 32-byte secret. ``kid``, the fingerprint of the derived key, names the key. Service name and
 credential type are authenticated with the value, so a sealed value cannot be moved to another row.
+
+Values are sealed with the package cryptography. If `libcrypto` works on this Python, values are unsealed with the
+standard library alone.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
+import hmac
 import os
 from typing import TYPE_CHECKING
 
 from kis_token.core.slot import SEALED_PREFIX, PlainVault
 from kis_token.errors import TokenError
+from kis_token.store.libcrypto import InvalidTag, load
 
 if TYPE_CHECKING:
     from kis_token.core.ports import Vault
+    from kis_token.store.libcrypto import Decrypt
 
 
 class SealingVault:
     """Seals with the first of ``secrets`` (32 bytes each), and unseals with any of ``secrets``.
 
-    A plain value raises TokenError, so that nobody can replace a sealed value by a plain one.
+    A plain value raises TokenError, so that nobody can replace a sealed value by a plain one. ``decrypt`` is the
+    function that decrypts. By default, it is the function of `libcrypto` or, on a Python without it, of cryptography.
     """
 
-    def __init__(self, secrets: tuple[bytes, ...]) -> None:
+    def __init__(self, secrets: tuple[bytes, ...], decrypt: Decrypt | None = None) -> None:
+        self._decrypt = decrypt
         self._keys = {_kid(key): key for key in map(_derive, secrets)}
         self._first = next(iter(self._keys))
 
     def unseal(self, text: str, service_name: str, credential_type: str) -> str:
         """Return the sealed value. Raises TokenError ``plain-with-key`` or ``seal-broken``."""
-        from kis_token.process.forks import no_fork
-
-        with no_fork():
-            from cryptography.exceptions import InvalidTag
-            from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
         what = f"{credential_type} of {service_name}"
         if not text.startswith(SEALED_PREFIX):
             raise TokenError("plain-with-key", f"{what} is stored plain although an encryption-key is given")
@@ -47,8 +48,9 @@ class SealingVault:
             raise TokenError("seal-broken", f"{what} was sealed with a key that is not given")
         try:
             data = base64.b64decode(body, altchars=b"-_", validate=True)
-            return AESGCM(key).decrypt(data[:12], data[12:], _context(service_name, credential_type)).decode()
-        except (binascii.Error, ValueError, InvalidTag) as error:
+            decrypt = self._decrypt or load() or decrypt_by_package
+            return decrypt(key, data[:12], data[12:], _context(service_name, credential_type)).decode()
+        except (ValueError, InvalidTag) as error:  # ValueError: not base64url, or not UTF-8
             raise TokenError("seal-broken", f"{what} was damaged, or sealed for another row") from error
 
     def is_current(self, text: str) -> bool:
@@ -87,14 +89,24 @@ def make_vault(secrets: tuple[bytes, ...]) -> Vault:
     return SealingVault(secrets) if secrets else PlainVault()
 
 
-def _derive(secret: bytes) -> bytes:
+def decrypt_by_package(key: bytes, nonce: bytes, sealed: bytes, data: bytes) -> bytes:
+    """Decrypt with the package cryptography. Raises InvalidTag."""
     from kis_token.process.forks import no_fork
 
     with no_fork():
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+        from cryptography import exceptions
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"kis-token enc:v1").derive(secret)
+    try:
+        return AESGCM(key).decrypt(nonce, sealed, data)
+    except (exceptions.InvalidTag, ValueError):  # ValueError: a nonce that was cut
+        raise InvalidTag from None
+
+
+def _derive(secret: bytes) -> bytes:
+    """HKDF (RFC 5869) with SHA-256 and without salt, for a key of one block."""
+    extracted = hmac.digest(bytes(32), secret, "sha256")
+    return hmac.digest(extracted, b"kis-token enc:v1\x01", "sha256")
 
 
 def _kid(key: bytes) -> str:

@@ -19,7 +19,7 @@ from kis_token.store.slot_query import TYPES
 
 if TYPE_CHECKING:
     from kis_token.core.slot import Slot
-    from kis_token.store.function_answer import RpcAnswer
+    from kis_token.store.function_call import RpcAnswer
     from kis_token.token import AppKey, Token
 
 

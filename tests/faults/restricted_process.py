@@ -13,7 +13,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import filelock  # noqa: F401 - see above
-import postgrest  # noqa: F401 - see above
 
 import kis_token.kis.session  # noqa: F401 - see above
 from kis_token.config import Settings

@@ -8,7 +8,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.errors import IssuerOutage, StoreOutage
-from kis_token.github.runtime import ensure_runtime
 from kis_token.network import tls_trust
 from kis_token.sandbox import Sandbox
 from kis_token.sandbox.emulator import KISEmulator
@@ -32,7 +30,7 @@ from tests.store.test_slot_query import raw_server
 from tests.support import ACCOUNT, SERVICE_KEY, make_token
 from tests.tunnel_proxy import TunnelProxy
 from tools.certificate import make_hashed_folder
-from tools.step import CHECKOUT, run_step
+from tools.step import run_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -123,13 +121,11 @@ def test_a_step_behind_a_company_s_certificate(
     assert list((tmp_path / "job" / "tools").iterdir()) == []
 
 
-@pytest.mark.usefixtures("child_processes")
+@pytest.mark.usefixtures("runtime")
 def test_a_step_issues_through_a_company_s_proxy(
     postgres: EmbeddedPostgres, company: Authority, tmp_path: Path, tool_cache: Path
 ) -> None:
     """With REQUESTS_CA_BUNDLE and HTTPS_PROXY alone, read, lease, tokenP and commit go through the tunnel."""
-    files = (CHECKOUT / "requirements.txt", CHECKOUT / "requirements-uv.txt")
-    ensure_runtime(*files, os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}, time.monotonic() + 180)
     with Sandbox(dsn=postgres.create_database(), tls=company.server()) as sandbox, TunnelProxy() as proxy:
         inputs = {
             "supabase-url": sandbox.supabase.url,

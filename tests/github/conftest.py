@@ -23,8 +23,17 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def runner(tmp_path: Path, runtime: Path) -> Iterator[Runner]:
-    """A runner of one test."""
-    folder = tmp_path / "runner"
+    """A runner of one test, for steps that do not seal."""
+    yield from _lend_runner(tmp_path / "runner", runtime)
+
+
+@pytest.fixture
+def sealing_runner(tmp_path: Path, sealing_runtime: Path) -> Iterator[Runner]:
+    """A runner of one test, for steps that seal."""
+    yield from _lend_runner(tmp_path / "runner", sealing_runtime)
+
+
+def _lend_runner(folder: Path, runtime: Path) -> Iterator[Runner]:
     folder.mkdir()
     yield Runner(folder, runtime)
     shutil.rmtree(folder)  # many files, which the search for secrets after the test would read
@@ -42,7 +51,6 @@ def machine(tmp_path: Path, child_processes: None) -> Machine:  # noqa: ARG001 -
     """A machine without installers."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "requirements.txt").write_text("package==1 --hash=sha256:00\n")
-    (tmp_path / "requirements-uv.txt").write_text("uv==1 --hash=sha256:00\n")
     return Machine(tmp_path)
 
 

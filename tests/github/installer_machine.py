@@ -34,7 +34,7 @@ if "-c" in sys.argv:
 here = Path({folder!r})
 with open(here / "calls", "a") as calls:
     calls.write(json.dumps({{"name": {name!r}, "argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ),
-                            "pid": os.getpid()}}) + "\\n")
+                            "pid": os.getpid(), "lock": Path(sys.argv[sys.argv.index("-r") + 1]).read_text()}}) + "\\n")
 target = Path(sys.argv[sys.argv.index("--target") + 1])
 target.mkdir(parents=True)
 (target / "half").write_text("half")
@@ -50,7 +50,7 @@ import os, sys, time
 from pathlib import Path
 from kis_token.github.runtime import ensure_runtime
 folder = Path(sys.argv[1])
-print(ensure_runtime(folder / "requirements.txt", folder / "requirements-uv.txt", os.environ, time.monotonic() + 90))
+print(ensure_runtime(folder / "requirements.txt", os.environ, time.monotonic() + 90))
 """
 
 
@@ -101,9 +101,9 @@ class Machine:
         seals: bool = True,
     ) -> Path:
         """Find or build the runtime, with further variables. With ``end``, a runtime for one run is possible."""
-        files = (self.folder / "requirements.txt", self.folder / "requirements-uv.txt")
         at_end = end.callback if end is not None else None
-        return ensure_runtime(*files, {**self.env, **env}, time.monotonic() + seconds, at_end, seals=seals)
+        lock = self.folder / "requirements.txt"
+        return ensure_runtime(lock, {**self.env, **env}, time.monotonic() + seconds, at_end, seals=seals)
 
     def start(self, before: str = "") -> subprocess.Popen[str]:
         """Find or build the runtime in another process, which runs ``before`` first."""

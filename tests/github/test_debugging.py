@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -175,7 +174,7 @@ def test_debug_logs_show_no_secret(chain: Chain) -> None:
     cold, warm = talk(chain, **variables), talk(chain, **variables)
 
     assert (cold.returncode, warm.returncode, chain.issue_calls) == (0, 0, 1)
-    assert {"INFO:httpx", "DEBUG:urllib3"} <= set(re.findall(r"(?:DEBUG|INFO):[a-z0-9]+", cold.stderr))
+    assert "DEBUG:urllib3" in cold.stderr
     shown = shows_secret(cold.stdout, cold.stderr, warm.stdout, warm.stderr)
     assert not shown, "a secret is shown"
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.errors import EnvironmentFault
-from kis_token.github.installer import PACKAGES, can_seal, install
+from kis_token.github.installer import PACKAGES, install, without_sealing
 from kis_token.github.installer_settings import select_variables, write_uv_file
 from tests.support import first_of
 from tools.step import CHECKOUT
@@ -98,16 +98,11 @@ class Job:
         """The folder for the packages."""
         return self.folder / "tools" / "runtime"
 
-    def install(self, lock: str, env: dict[str, str], path: Path | str = "", *, seals: bool = True) -> None:
+    def install(self, lock: str, env: dict[str, str], path: Path | str = "") -> None:
         """Install with these settings, and with the programs in ``path``."""
         self.target.parent.mkdir(mode=0o700, exist_ok=True)
-        requirements = self.folder / "requirements.txt"
-        requirements.write_text(lock)
-        # The index has no uv, so pip itself installs if the path has no uv.
-        (self.folder / "requirements-uv.txt").write_text(f"absent==1.0 --hash=sha256:{'0' * 64}\n")
         machine = {"PATH": f"{path}", "HOME": f"{self.folder / 'home'}"}
-        limit = time.monotonic() + 60
-        install(requirements, self.folder / "requirements-uv.txt", self.target, machine | env, limit, seals=seals)
+        install(lock, self.target, machine | env, time.monotonic() + 60)
 
     def write(self, name: str, text: str) -> str:
         """Write a file with settings, and return its path."""
@@ -129,7 +124,7 @@ def job(tmp_path: Path, index: Index, child_processes: None, monkeypatch: pytest
 @pytest.fixture
 def lock(index: Index) -> str:
     """A lock of all packages that the chain imports, in two packages."""
-    rest = [f"{name}/__init__.py" for name in PACKAGES if name != "cryptography"]
+    rest = [f"{name}/__init__.py" for name in PACKAGES]
     return index.add("rest", rest) + index.add("cryptography", ["cryptography/hazmat/bindings/_rust.py"])
 
 
@@ -168,7 +163,7 @@ def test_pip_s_contradicting_variables_play_no_part(job: Job, lock: str) -> None
     contradicting = {"PIP_" + name.replace("-", "_").upper(): value for name, value in CONTRADICTIONS.items()}
     more = {"PIP_INDEX_URL": job.index.url, "_PYTHON_HOST_PLATFORM": "macosx-11.0-arm64"}
     job.install(lock, contradicting | more)
-    assert (job.target / "supabase").is_dir()
+    assert (job.target / "requests").is_dir()
 
 
 @pytest.mark.parametrize("section", first_of(1, ["global", "install"]))
@@ -177,7 +172,7 @@ def test_pip_s_contradicting_files_play_no_part(job: Job, lock: str, section: st
     contradicting = "".join(f"{name} = {value}\n" for name, value in CONTRADICTIONS.items())
     job.write("home/.config/pip/pip.conf", f"[{section}]\n{contradicting}index-url = {job.index.url}\n")
     job.install(lock, {"APPDATA": f"{job.folder / 'home' / '.config'}"})
-    assert (job.target / "supabase").is_dir()
+    assert (job.target / "requests").is_dir()
 
 
 def test_relative_paths_are_those_of_the_job(job: Job, lock: str) -> None:
@@ -187,7 +182,7 @@ def test_relative_paths_are_those_of_the_job(job: Job, lock: str) -> None:
     for wheel in job.index.folder.glob("*/*.whl"):
         wheel.rename(job.folder / "work" / "wheels" / wheel.name)
     job.install(lock, {"PIP_CONFIG_FILE": "ci/pip.conf"})
-    assert (job.target / "supabase").is_dir()
+    assert (job.target / "requests").is_dir()
 
 
 UV_VARIABLES = {
@@ -237,7 +232,7 @@ reads_toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python 
 def test_uv_s_contradicting_variables_play_no_part(job: Job, lock: str, uv: Path) -> None:
     """No constraint, Python or date of the job reaches uv; its index does. pip is never run."""
     job.install(lock, {**UV_VARIABLES, "UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": "http://127.0.0.1:9"}, uv)
-    assert (job.target / "supabase").is_dir()
+    assert (job.target / "requests").is_dir()
 
 
 @reads_toml
@@ -250,7 +245,7 @@ def test_uv_s_contradicting_files_play_no_part(job: Job, lock: str, uv: Path, pl
     users = {"APPDATA": f"{job.folder / 'home' / '.config'}"} if place.startswith("home") else {}
     system = {"XDG_CONFIG_DIRS": f"{job.folder / 'xdg'}", "PROGRAMDATA": f"{job.folder / 'xdg'}"}
     job.install(lock, named | users | system | {"PIP_INDEX_URL": "http://127.0.0.1:9"}, uv)
-    assert (job.target / "supabase").is_dir()
+    assert (job.target / "requests").is_dir()
 
 
 @pytest.mark.parametrize("name", ["uv.toml", "pyproject.toml"])
@@ -258,7 +253,7 @@ def test_a_project_above_the_runtime_plays_no_part(job: Job, lock: str, uv: Path
     """A project's file in a folder above the packages has no effect."""
     job.write(name, "[tool.uv]\nrequired-version = '>=99'\n" if name == "pyproject.toml" else "nonsense = 1\n")
     job.install(lock, {"UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": "http://127.0.0.1:9"}, uv)
-    assert (job.target / "supabase").is_dir()
+    assert (job.target / "requests").is_dir()
 
 
 @reads_toml
@@ -330,7 +325,7 @@ def test_a_broken_file_of_pip_s_plays_no_part(job: Job, lock: str) -> None:
     """The machine's pip is still used if it cannot read one of its files."""
     job.write("work/pip.conf", "no section\n")
     job.install(lock, {"PIP_CONFIG_FILE": "pip.conf", "PIP_INDEX_URL": job.index.url})
-    assert (job.target / "supabase").is_dir()
+    assert (job.target / "requests").is_dir()
 
 
 def test_a_package_without_a_wheel_is_named_with_this_python(job: Job, lock: str, uv: Path) -> None:
@@ -356,14 +351,14 @@ def test_a_version_that_the_index_lacks_is_not_called_unsupported(job: Job, lock
 
 @pytest.mark.parametrize("has_uv", first_of(1, [True, False]))
 def test_without_a_key_no_wheel_of_cryptography_is_needed(job: Job, index: Index, uv: Path, has_uv: bool) -> None:  # noqa: FBT001 - a table
-    """Without a key, the other packages are installed and marked. With a key, the error names cryptography."""
-    lock = index.add("rest", [f"{name}/__init__.py" for name in PACKAGES if name != "cryptography"])
+    """Without a key, the other packages are installed. With a key, the error names cryptography."""
+    lock = index.add("rest", [f"{name}/__init__.py" for name in PACKAGES])
     lock += index.add("cryptography", [], OTHER_PLATFORM)
     env = {"UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": job.index.url}
     path = uv if has_uv else ""
-    job.install(lock, env, path, seals=False)
-    assert (job.target / "supabase").is_dir()
-    assert not can_seal(job.target)
+    job.install(without_sealing(lock), env, path)
+    assert (job.target / "requests").is_dir()
+    assert not (job.target / "cryptography").exists()
     with pytest.raises(EnvironmentFault, match=r"cryptography[= ]+1\.0") as caught:
         job.install(lock, env, path)
     assert caught.value.code == ("platform-unsupported" if has_uv else "runtime-failed")
@@ -374,4 +369,4 @@ def test_other_packages_are_needed_without_a_key_too(job: Job, index: Index, loc
     scarce = index.add("scarce", [], OTHER_PLATFORM)
     env = {"UV_DEFAULT_INDEX": index.url, "PIP_INDEX_URL": index.url}
     with pytest.raises(EnvironmentFault, match="scarce"):
-        job.install(lock + scarce, env, uv, seals=False)
+        job.install(without_sealing(lock + scarce), env, uv)

@@ -62,7 +62,7 @@ def test_killed_build_is_never_taken_for_a_finished_one(machine: Machine) -> Non
     machine.put("uv")
     runtime = machine.ensure()
     os.kill(machine.calls("pid")[0], signal.SIGKILL)
-    assert sorted(path.name for path in runtime.iterdir()) == sorted([*PACKAGES, MANIFEST, "whole"])
+    assert sorted(path.name for path in runtime.iterdir()) == sorted([*PACKAGES, "cryptography", MANIFEST, "whole"])
     assert machine.folders() == [runtime.name]
     assert machine.calls() == ["uv", "uv"]
 
@@ -70,7 +70,7 @@ def test_killed_build_is_never_taken_for_a_finished_one(machine: Machine) -> Non
 def test_leftovers_are_cleared_away(machine: Machine) -> None:
     """An earlier job's incomplete folder is removed before the next build. Other releases' folders stay."""
     machine.put("uv")
-    name = runtime_name((machine.folder / "requirements.txt").read_bytes())
+    name = runtime_name((machine.folder / "requirements.txt").read_text())
     for leftover in (f"{name}.partial-1", f"{name}.partial-1-uv", "another-release"):
         (machine.root / leftover / "inside").mkdir(parents=True)
     machine.root.chmod(0o700)
@@ -122,7 +122,7 @@ def test_without_locks_it_is_built_without_one(machine: Machine, monkeypatch: py
         raise OSError(getattr(errno, name), "no locks here")
 
     machine.put("uv")
-    folder = runtime_name((machine.folder / "requirements.txt").read_bytes())
+    folder = runtime_name((machine.folder / "requirements.txt").read_text())
     (machine.root / f"{folder}.partial-1").mkdir(parents=True)
     machine.root.chmod(0o700)
     monkeypatch.setattr("fcntl.flock", refuse)

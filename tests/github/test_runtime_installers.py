@@ -29,19 +29,14 @@ SECRETS = {
     "KIS_TOKEN_ENCRYPTION_KEY": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
     "Kis_Access_Token": "opaque.token-of-a-test_0123456789",
 }
-FETCH_UV = """
-if target.name.endswith("-uv"):
-    (target / "bin").mkdir()
-    (target / "bin" / "uv").write_text({uv!r})
-    (target / "bin" / "uv").chmod(0o755)
-"""
+
+CRYPTOGRAPHY_LOCK = "package==1 --hash=sha256:00\ncryptography==50.0.2 \\\n    --hash=sha256:00\n"
 
 
 @pytest.fixture
 def pip(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Python whose pip fetches a uv that works."""
-    python = machine.put("python", FETCH_UV.format(uv=machine.script("fetched uv")))
-    monkeypatch.setattr(sys, "executable", str(python))
+    """A Python whose pip works."""
+    monkeypatch.setattr(sys, "executable", str(machine.put("python")))
 
 
 @pytest.mark.usefixtures("pip")
@@ -51,7 +46,7 @@ def test_no_secret_is_in_an_installer_s_environment(machine: Machine) -> None:
     passed = {"HTTPS_PROXY": "http://proxy.example:3128", "SSL_CERT_FILE": "/ca.pem", "PIP_INDEX_URL": "https://index"}
     machine.ensure(env={**SECRETS, **passed, "PIP_USER": "1"})
     environments = machine.calls("env")
-    assert machine.calls() == ["uv", "python", "fetched uv"]
+    assert machine.calls() == ["uv", "python"]
     for environment in environments:
         assert passed.items() <= environment.items()
         assert environment["PIP_USER"] == "0"
@@ -67,30 +62,23 @@ def test_caller_s_project_plays_no_part(machine: Machine, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("pip")
-def test_without_uv_pip_fetches_one(machine: Machine) -> None:
-    """On a machine without uv, pip fetches one for this build alone."""
+def test_without_uv_pip_installs(machine: Machine) -> None:
+    """On a machine without uv, pip installs wheels with the lock's hashes alone."""
     assert (machine.ensure() / "whole").exists()
-    assert machine.calls() == ["python", "fetched uv"]
-    assert machine.calls("argv")[0][:4] == ["-I", "-m", "pip", "install"]
+    assert machine.calls() == ["python"]
+    arguments = machine.calls("argv")[0]
+    assert arguments[:4] == ["-I", "-m", "pip", "install"]
+    assert {"--require-hashes", "--only-binary", "--no-deps"} <= set(arguments)
     assert len(machine.folders()) == 1
 
 
 @pytest.mark.usefixtures("pip")
 def test_uv_that_fails_is_replaced(machine: Machine) -> None:
-    """If the uv on the path is old or broken, another way is used, and nothing of its attempt stays."""
+    """If the uv on the path is old or broken, pip installs, and nothing of uv's attempt stays."""
     machine.put("uv", fail("error: unexpected argument"))
     runtime = machine.ensure()
-    assert sorted(path.name for path in runtime.iterdir()) == sorted([*PACKAGES, MANIFEST, "whole"])
-    assert machine.calls() == ["uv", "python", "fetched uv"]
-
-
-def test_where_no_uv_works_pip_installs(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If no uv can run here, pip itself installs."""
-    python = machine.put("python", FETCH_UV.format(uv=machine.script("fetched uv", fail("no"))))
-    monkeypatch.setattr(sys, "executable", str(python))
-    assert (machine.ensure() / "whole").exists()
-    assert machine.calls() == ["python", "fetched uv", "python"]
-    assert {"--require-hashes", "--only-binary", "--no-deps"} <= set(machine.calls("argv")[2])
+    assert sorted(path.name for path in runtime.iterdir()) == sorted([*PACKAGES, "cryptography", MANIFEST, "whole"])
+    assert machine.calls() == ["uv", "python"]
 
 
 def test_failure_is_one_error_with_the_last_words(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,13 +95,14 @@ def test_failure_is_one_error_with_the_last_words(machine: Machine, monkeypatch:
 @pytest.mark.usefixtures("no_pip")
 def test_installer_s_word_is_not_enough(machine: Machine) -> None:
     """An installer that reports success has failed if the packages are missing or cannot be loaded here."""
+    (machine.folder / "requirements.txt").write_text(CRYPTOGRAPHY_LOCK)
     machine.put("uv", "sys.exit(0)")
     with pytest.raises(EnvironmentFault) as nothing:
         machine.ensure()
     lines = (
-        "(target / 'pydantic_core.py').write_text('import no_such_module')",
+        f"[(target / name).mkdir() for name in {PACKAGES}]",
         "(target / 'cryptography/hazmat/bindings').mkdir(parents=True)",
-        "(target / 'cryptography/hazmat/bindings/_rust.py').touch()",
+        "(target / 'cryptography/hazmat/bindings/_rust.py').write_text('import no_such_module')",
         "(target / 'half').unlink()",
         "sys.exit(0)",
     )
@@ -122,12 +111,11 @@ def test_installer_s_word_is_not_enough(machine: Machine) -> None:
         machine.ensure()
     # There is no pip to fall back to, so the error has uv's fault in both cases.
     assert (nothing.value.code, broken.value.code) == ("pip-missing", "pip-missing")
-    assert "No module named" in f"{nothing.value}"
-    assert "No module named" in f"{broken.value}"
+    assert f"there is no {PACKAGES[0]}" in f"{nothing.value}"
+    assert "No module named 'no_such_module'" in f"{broken.value}"
     assert machine.folders() == []
 
 
-CRYPTOGRAPHY_LOCK = "package==1 --hash=sha256:00\ncryptography==50.0.2 \\\n    --hash=sha256:00\n"
 NO_WHEEL = """
 if "\\ncryptography==" in open(sys.argv[sys.argv.index("-r") + 1]).read():
     sys.exit("error: No solution found\\n  cause: Because cryptography==50.0.2 has no usable wheels, so it cannot be.")
@@ -135,22 +123,21 @@ if "\\ncryptography==" in open(sys.argv[sys.argv.index("-r") + 1]).read():
 
 
 @pytest.mark.usefixtures("no_pip")
-def test_runtime_that_cannot_seal_is_for_steps_without_a_key(machine: Machine) -> None:
-    """A runtime without cryptography serves steps without a key. A step with a key fails and names the package."""
+def test_steps_without_a_key_have_a_runtime_of_their_own(machine: Machine) -> None:
+    """A step without a key installs no cryptography. A step with a key fails without its wheel, and names it."""
     (machine.folder / "requirements.txt").write_text(CRYPTOGRAPHY_LOCK)
     machine.put("uv", NO_WHEEL)
     runtime = machine.ensure(seals=False)
-    assert machine.calls() == ["uv", "uv"]
     with pytest.raises(EnvironmentFault) as caught:
         machine.ensure()
     assert caught.value.code == "platform-unsupported"
     assert caught.value.args[0].startswith("cryptography 50.0.2 has no wheel for Python 3.")
+    assert machine.calls() == ["uv"] * 2
+    assert machine.ensure(seals=False) == runtime
+    machine.put("uv")
+    assert machine.ensure() != runtime
     assert machine.ensure(seals=False) == runtime
     assert machine.calls() == ["uv"] * 3
-    machine.put("uv")
-    assert machine.ensure() == runtime
-    assert machine.ensure(seals=False) == runtime
-    assert machine.calls() == ["uv"] * 4
 
 
 @pytest.mark.parametrize("variable", ["PIP_TARGET", "PIP_ROOT", "PIP_DRY_RUN", "PIP_PLATFORM", "UV_LINK_MODE"])
@@ -171,7 +158,7 @@ def test_installers_temporary_files_are_private(machine: Machine) -> None:
     open_folder.mkdir()
     open_folder.chmod(0o777)
     runtime = machine.ensure(env={"TMPDIR": str(open_folder)})
-    assert len(machine.calls()) == 3
+    assert len(machine.calls()) == 2
     for env in machine.calls("env"):
         assert Path(env["TMPDIR"]).parent == machine.root
         assert not Path(env["TMPDIR"]).exists()
@@ -215,7 +202,7 @@ def test_without_a_home_uv_has_no_cache(machine: Machine) -> None:
 
 @pytest.mark.usefixtures("pip")
 def test_hanging_uv_leaves_time_for_pip(machine: Machine) -> None:
-    """A uv that hangs is ended with its children, early enough for the next way."""
+    """A uv that hangs is ended with its children, early enough for pip."""
     machine.put("uv", WAIT)
     assert (machine.ensure(seconds=RESERVE_SECONDS + 4) / "whole").exists()
     assert machine.calls()[0] == "uv"
@@ -247,7 +234,6 @@ def test_virtual_environment_without_pip_uses_that_of_its_python(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A virtual environment made by uv has no pip. The pip of its base Python is used."""
-    python = machine.put("python", FETCH_UV.format(uv=machine.script("fetched uv")))
-    monkeypatch.setattr(sys, "_base_executable", str(python), raising=False)
+    monkeypatch.setattr(sys, "_base_executable", str(machine.put("python")), raising=False)
     assert (machine.ensure() / "whole").exists()
-    assert machine.calls() == ["python", "fetched uv"]
+    assert machine.calls() == ["python"]

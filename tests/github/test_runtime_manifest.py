@@ -9,13 +9,11 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.github.runtime import ensure_runtime
 from kis_token.github.runtime_manifest import MANIFEST, find_damage, write_manifest
 
 if TYPE_CHECKING:
@@ -180,21 +178,15 @@ def test_a_manifest_that_is_no_file_does_not_hang(packages: Path, tmp_path: Path
 
 
 @pytest.mark.usefixtures("child_processes")
-def test_the_runtime_itself(tool_cache: Path, tmp_path: Path) -> None:
+def test_the_runtime_itself(sealing_runtime: Path, tmp_path: Path) -> None:
     """The real packages are undamaged after a build, a copy and an import; a truncated file is found."""
-    runtime = ensure_runtime(
-        CHECKOUT / "requirements.txt",
-        CHECKOUT / "requirements-uv.txt",
-        os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)},
-        time.monotonic() + 180,
-    )
     copy = tmp_path / "copy"
-    shutil.copytree(runtime, copy)
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import supabase, requests, httpx, cryptography.x509"
+    shutil.copytree(sealing_runtime, copy)
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import actions_toolkit, requests, filelock, cryptography.x509"
     subprocess.run([sys.executable, "-I", "-S", "-c", code, str(copy)], check=True)
-    assert find_damage(runtime) is None
+    assert find_damage(sealing_runtime) is None
     assert find_damage(copy) is None
-    for name in ("cryptography", "pydantic_core", "requests", "certifi"):
+    for name in ("cryptography", "cffi", "requests", "certifi"):
         files = [path for path in (copy / name).rglob("*") if path.is_file() and path.suffix != ".pyc"]
         largest = max(files, key=lambda path: path.stat().st_size)
         original = shutil.copy2(largest, tmp_path / "original")

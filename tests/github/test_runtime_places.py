@@ -28,7 +28,7 @@ if sys.platform == "win32":
 def test_folder_that_others_may_write_is_not_trusted(machine: Machine, mode: int) -> None:
     """A folder that other users can write is skipped, because they may have put packages there."""
     machine.put("uv")
-    trap = machine.root / runtime_name((machine.folder / "requirements.txt").read_bytes())
+    trap = machine.root / runtime_name((machine.folder / "requirements.txt").read_text())
     trap.mkdir(parents=True)
     machine.root.chmod(mode)
     runtime = machine.ensure(env={"RUNNER_TEMP": str(machine.folder / "temp")})

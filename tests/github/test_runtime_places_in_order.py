@@ -120,9 +120,8 @@ def test_without_a_place_each_folder_is_named_with_its_fault(machine: Machine) -
 
 def test_without_a_variable_the_error_says_so(machine: Machine) -> None:
     """If no variable names a folder, the error says so."""
-    files = (machine.folder / "requirements.txt", machine.folder / "requirements-uv.txt")
     with pytest.raises(EnvironmentFault, match="no variable names one"):
-        ensure_runtime(*files, {}, time.monotonic() + 90)
+        ensure_runtime(machine.folder / "requirements.txt", {}, time.monotonic() + 90)
 
 
 def test_nowhere_to_build_is_one_clear_error(machine: Machine) -> None:

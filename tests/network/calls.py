@@ -31,7 +31,7 @@ def read(url: str) -> object:
 
 
 def begin(url: str) -> object:
-    """Ask for a lease with PostgREST's client."""
+    """Ask for a lease, by a call of a function."""
     with closing(SupabaseStore(url, SERVICE_KEY)) as store:
         return store.begin("kis", str(uuid.uuid4()), "a laptop", APP_KEY, min_remaining=10 * MINUTE).status
 

@@ -13,8 +13,6 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-import postgrest  # noqa: F401 - the store would import it in the middle of the race
-
 from entrypoint import interrupt
 from kis_token.config import Settings
 from kis_token.errors import KisTokenError

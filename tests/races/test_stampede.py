@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import timedelta
@@ -16,7 +15,6 @@ import pytest
 
 from kis_token.clock import SystemClock
 from kis_token.errors import IssuanceError
-from kis_token.github.runtime import ensure_runtime
 from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.token import fingerprint
 from tests.races.caller_process import resolve_without
@@ -152,13 +150,9 @@ def test_threads(chain: Chain, state: str, rounds: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def runner(tool_cache: Path) -> dict[str, str]:
+def runner(runtime: Path, tool_cache: Path) -> dict[str, str]:  # noqa: ARG001 - it is built
     """The variables of a runner on which the action has run before."""
-    env = {"RUNNER_TOOL_CACHE": str(tool_cache)}
-    ensure_runtime(
-        CHECKOUT / "requirements.txt", CHECKOUT / "requirements-uv.txt", os.environ | env, time.monotonic() + 120
-    )
-    return env
+    return {"RUNNER_TOOL_CACHE": str(tool_cache)}
 
 
 def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path: Path) -> None:

@@ -10,17 +10,23 @@ from hypothesis import strategies as st
 
 from kis_token.core.slot import SEALED_PREFIX, PlainVault
 from kis_token.errors import TokenError
-from kis_token.store.sealing import SealingVault, make_vault
+from kis_token.store import libcrypto
+from kis_token.store.sealing import SealingVault, decrypt_by_package, make_vault
 from tests.support import make_token
 
 FIRST, SECOND = bytes(range(32)), bytes(range(32, 64))
 VAULT = SealingVault((FIRST,))
+#: Both ways to unseal a value.
+WAYS = {"libcrypto": libcrypto.load(), "package": decrypt_by_package}
 ROW = ("kis", "access_token")
 VALUE = make_token().to_json()
 #: Made once, by the first release; never to be made again.
 KNOWN = "enc:v1:ff76b76d:WQ8aBnQlKNFR-YlktQz-abCoSCEfrOvdZaF8nIghf3vg1WxAhaUlgUTTRkArOSiEHduCBzmYNItvo5NA"
 SEALED = VAULT.seal(VALUE, *ROW)
 
+each_way = pytest.mark.parametrize(
+    "vault", [pytest.param(SealingVault((FIRST,), decrypt), id=name) for name, decrypt in WAYS.items() if decrypt]
+)
 rows = st.tuples(st.from_regex(r"\A[a-z][a-z.-]{0,20}\Z"), st.sampled_from(["app_key", "app_secret", "access_token"]))
 
 
@@ -44,10 +50,11 @@ def joined(head: str, data: bytes) -> str:
     return f"{head}:{base64.urlsafe_b64encode(data).decode()}"
 
 
+@each_way
 @given(st.text(), rows)
-def test_sealed_value_survives_a_round_trip(value: str, row: tuple[str, str]) -> None:
+def test_sealed_value_survives_a_round_trip(vault: SealingVault, value: str, row: tuple[str, str]) -> None:
     """Any value that was sealed for a row is unsealed for that row, the same to the character."""
-    assert VAULT.unseal(VAULT.seal(value, *row), *row) == value
+    assert vault.unseal(vault.seal(value, *row), *row) == value
 
 
 def test_envelope_has_its_form() -> None:
@@ -63,65 +70,73 @@ def test_no_two_envelopes_are_alike() -> None:
     assert len({VAULT.seal(VALUE, *ROW) for _ in range(50)}) == 50
 
 
-def test_envelope_of_an_earlier_release_opens() -> None:
+@each_way
+def test_envelope_of_an_earlier_release_opens(vault: SealingVault) -> None:
     """The form is fixed: every later release must unseal an old envelope."""
-    assert VAULT.unseal(KNOWN, *ROW) == "a value that was sealed long ago"
+    assert vault.unseal(KNOWN, *ROW) == "a value that was sealed long ago"
 
 
+@each_way
 @given(st.integers(0, 12 + len(VALUE.encode()) + 15), st.integers(1, 255))
-def test_changed_byte_is_noticed(place: int, change: int) -> None:
+def test_changed_byte_is_noticed(vault: SealingVault, place: int, change: int) -> None:
     """With one changed byte anywhere, in nonce, ciphertext or tag, the value is not returned."""
     head, data = parts(SEALED)
     changed = bytes([*data[:place], data[place] ^ change, *data[place + 1 :]])
-    assert refused(VAULT, joined(head, changed)) == "seal-broken"
+    assert refused(vault, joined(head, changed)) == "seal-broken"
 
 
+@each_way
 @given(st.integers(0, len(SEALED) - 1), st.characters(codec="utf-8"))
-def test_changed_character_never_gives_another_value(place: int, character: str) -> None:
+def test_changed_character_never_gives_another_value(vault: SealingVault, place: int, character: str) -> None:
     """One changed character is an error or, if base64 has two forms of the same bytes, gives the same value."""
     changed = SEALED[:place] + character + SEALED[place + 1 :]
     try:
-        assert VAULT.unseal(changed, *ROW) == VALUE
+        assert vault.unseal(changed, *ROW) == VALUE
     except TokenError as error:
         assert error.code in ("seal-broken", "plain-with-key")  # noqa: PT017 - either outcome is right
 
 
+@each_way
 @given(st.integers(0, len(SEALED) - 1))
-def test_cut_envelope_is_noticed(length: int) -> None:
+def test_cut_envelope_is_noticed(vault: SealingVault, length: int) -> None:
     """An envelope that is cut at any place is refused."""
-    assert refused(VAULT, SEALED[:length]) in ("seal-broken", "plain-with-key")
+    assert refused(vault, SEALED[:length]) in ("seal-broken", "plain-with-key")
 
 
+@each_way
 @given(st.text())
-def test_any_text_is_a_value_or_a_token_error(text: str) -> None:
+def test_any_text_is_a_value_or_a_token_error(vault: SealingVault, text: str) -> None:
     """No other error than TokenError is raised, even with the right prefix and key id."""
     for sealed in (text, SEALED_PREFIX + text, f"{parts(SEALED)[0]}:{text}"):
         with pytest.raises(TokenError):
-            VAULT.unseal(sealed, *ROW)
+            vault.unseal(sealed, *ROW)
 
 
+@each_way
 @pytest.mark.parametrize("row", [("kis-paper", "access_token"), ("kis", "app_secret"), ("ki", "saccess_token")])
-def test_value_cannot_be_moved_to_another_row(row: tuple[str, str]) -> None:
+def test_value_cannot_be_moved_to_another_row(vault: SealingVault, row: tuple[str, str]) -> None:
     """A value that was sealed for one service and type cannot be unsealed for another."""
-    assert refused(VAULT, SEALED, row) == "seal-broken"
+    assert refused(vault, SEALED, row) == "seal-broken"
 
 
-def test_wrong_key_opens_nothing() -> None:
+@each_way
+def test_wrong_key_opens_nothing(vault: SealingVault) -> None:
     """Another key is recognised by its id, and a key with a forged id by the tag."""
-    other = SealingVault((SECOND,))
+    other = SealingVault((SECOND,), vault._decrypt)
     assert refused(other, SEALED) == "seal-broken"
     claimed = joined(parts(other.seal("x", *ROW))[0], parts(SEALED)[1])
     assert refused(other, claimed) == "seal-broken"
 
 
-def test_first_key_seals_and_all_open() -> None:
+@each_way
+def test_first_key_seals_and_all_open(vault: SealingVault) -> None:
     """To change keys, the new one is put first: values of both keys can be unsealed, and new ones use the new key."""
-    both = SealingVault((SECOND, FIRST))
+    both = SealingVault((SECOND, FIRST), vault._decrypt)
     sealed = both.seal(VALUE, *ROW)
     assert both.unseal(SEALED, *ROW) == VALUE
     assert both.unseal(sealed, *ROW) == VALUE
     assert SealingVault((SECOND,)).unseal(sealed, *ROW) == VALUE
-    assert refused(VAULT, sealed) == "seal-broken"
+    assert refused(vault, sealed) == "seal-broken"
 
 
 def test_key_id_shows_no_part_of_the_key_and_is_the_same_everywhere() -> None:

@@ -38,7 +38,7 @@ def project(project: Project, tool_cache: Path) -> Project:
     python = project.commands / "python3"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    installed = tool_cache / "kis-token-action" / runtime_name((CHECKOUT / "requirements-dev.txt").read_bytes())
+    installed = tool_cache / "kis-token-action" / runtime_name((CHECKOUT / "requirements-dev.txt").read_text())
     installed.parent.mkdir(exist_ok=True, mode=0o700)
     if find_damage(installed) is not None:
         copy = tool_cache / f"{uuid.uuid4()}"  # whole, before another worker's test can see it

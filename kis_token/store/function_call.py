@@ -1,14 +1,20 @@
-"""The answer of a function of sql/. Each field is checked when it is read."""
+"""A call of a function of sql/, and its answer. Each field of the answer is checked when it is read."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kis_token.errors import StoreOutage
+from kis_token.store.http_exchange import one_line
+from kis_token.store.slot_query import check_answer, key_headers
 from kis_token.token import parse_instant
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
+
+    from kis_token.store.http_exchange import Wire
 
 _Word = TypeVar("_Word", bound=str)
 
@@ -18,9 +24,20 @@ def foreign(function: str) -> StoreOutage:
     return StoreOutage("store-unreachable", f"The answer to {function} is not Supabase's")
 
 
-def one_line(text: str, longest: int) -> str:
-    """A text from another machine, made safe for a log or a terminal: one line, at most ``longest`` characters."""
-    return "".join(filter(str.isprintable, " ".join(text.split())))[:longest]
+def call_function(wire: Wire, key: str, function: str, arguments: Mapping[str, object], *, seconds: float) -> object:
+    """Call ``function`` in one request of at most ``seconds``. Return the answer's JSON; None if it is not JSON.
+
+    Raises StoreOutage and StoreMisconfigured.
+    """
+    answer = wire.exchange(
+        "POST",
+        f"/rest/v1/rpc/{function}",
+        {**key_headers(key), "Accept": "application/json", "Content-Type": "application/json"},
+        seconds=seconds,
+        body=json.dumps(arguments).encode(),
+    )
+    check_answer(answer, key)
+    return answer.json()
 
 
 class RpcAnswer:

@@ -1,7 +1,7 @@
-"""Calls of Supabase with PostgREST's client: limited in time, repeated if needed, with translated errors.
+"""Calls of Supabase: limited in time, and repeated if needed.
 
-The store's own calls use the package postgrest, whose import takes half the time of the package supabase. Only
-`get_client`, which is for users' code, needs the package supabase. No other file imports one of the two packages.
+The store's own calls need the standard library alone. Only `get_client`, which is for users' code, needs the package
+supabase. No other file imports that package.
 """
 
 from __future__ import annotations
@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kis_token.core.retry import Retry, at_most, to_the_end
 from kis_token.deadline import no_deadline
-from kis_token.errors import StoreOutage
-from kis_token.process.forks import no_fork
-from kis_token.store.function_answer import RpcAnswer
+from kis_token.store.function_call import RpcAnswer, call_function
 from kis_token.store.http_exchange import Wire
 from kis_token.store.slot_query import READ_SECONDS, key_headers, read_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from postgrest import SyncPostgrestClient
     from supabase import Client
 
     from kis_token.core.slot import Slot
@@ -45,15 +42,14 @@ class SupabaseCalls:
         self._left = left
         self._retry = retry
         self._wire = Wire(url)
-        self._postgrest: SyncPostgrestClient | None = None
         self._client: Client | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
 
     def close(self) -> None:
-        """Discard the clients. The next call makes a new client."""
-        self._postgrest = self._client = None
+        """Discard the client of the package supabase. The next `get_client` makes a new client."""
+        self._client = None
 
     def is_available(self) -> bool:
         """Whether url and key are known. Makes no request."""
@@ -116,34 +112,11 @@ class SupabaseCalls:
 
         If ``parse`` raises StoreOutage, the call counts as failed.
         """
-        sent: dict[str, Any] = arguments  # postgrest's annotation allows only texts
-        return self._call(lambda client: client.rpc(function, sent).execute().data, parse)
-
-    def _call(self, call: Callable[[SyncPostgrestClient], object], parse: Callable[[object], _Result]) -> _Result:
-        with no_fork():
-            from postgrest import APIError
 
         def ask() -> _Result:
-            try:
-                with no_fork():  # making a client imports modules, which a fork must not interrupt
-                    client = self._get_postgrest()
-                return parse(call(client))
-            except (ValueError, RecursionError, APIError):  # not chained: these errors may quote the answer
-                raise StoreOutage("store-unreachable", "Supabase's answer cannot be read") from None
+            return parse(call_function(self._wire, self._key, function, arguments, seconds=self._seconds()))
 
         return self._repeat(ask, CALL_SECONDS)
-
-    def _get_postgrest(self) -> SyncPostgrestClient:
-        if self._postgrest is None:
-            from postgrest import SyncPostgrestClient
-
-            from kis_token.store.httpx_transport import open_http
-
-            http = open_http(self._wire, self._key, self._seconds)
-            self._postgrest = SyncPostgrestClient(
-                f"{self._url}/rest/v1", headers=key_headers(self._key), http_client=http
-            )
-        return self._postgrest
 
     def _seconds(self) -> float:
         return min(CALL_SECONDS, self._left())
