@@ -1,6 +1,7 @@
 """One KIS access token a day, shared by every job and every machine.
 
-The names here are public and stay. Each is imported at its first use, so importing the package is fast.
+The names of this module are the public interface, which stays. A name's module is imported at the first use of the
+name, so importing the package is fast.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ __all__ = [
     "save_kis_token_to_supabase",
 ]
 
-#: The modules of all names that are not errors.
+#: The modules of the public names, except the errors.
 _HOMES = {
     "KISClient": "client.kis_client",
     "SupabaseCredentialManager": "client.credential_manager",

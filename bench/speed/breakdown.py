@@ -1,7 +1,7 @@
 """``python -m bench.speed.breakdown``: the parts of the time.
 
-Each ladder is a list of programs in which each does the work of the previous one and one thing more. The cost of a
-part is the difference between the medians of its program and the previous one. All programs run in turns.
+A ladder is a list of programs. Each program does the work of the previous program and of one further part. The cost of
+a part is the difference between the medians of its program and of the previous program. All programs run in turns.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _CREATED = "create_client(os.environ['SUPABASE_URL'], os.environ['SUPABASE_SERVI
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """A command in parts: from the lowest rung up, a part's name and the program that includes it."""
+    """A command in parts: the name of each part, with the program that does the work up to this part."""
 
     title: str
     rungs: Sequence[tuple[str, Contestant]]

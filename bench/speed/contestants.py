@@ -1,7 +1,7 @@
 """The measured commands: the start and the environment of each, and the state that each round restores.
 
-Our code runs from copies. One has the files of the action; its bytecode is deleted before each round, because a
-runner fetches the action anew for each job. The other has the library, and keeps its bytecode.
+This project's code runs from two copies. The first copy has the files of the action. Its bytecode is deleted before
+each round, because a runner fetches the action for each job. The second copy has the library, and keeps its bytecode.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 #: The time limit of one run, in seconds. It is long enough for an installation over a slow network.
 LONGEST_SECONDS = 180.0
 
-#: A Python with the standard library alone, and the flags with which the action starts its own.
+#: The command of a Python with the standard library alone, with the flags of the action's Python.
 PLAIN_PYTHON = ("python3", "-I", "-S", "-X", "utf8")
 
 
@@ -48,11 +48,11 @@ class Took(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A command to measure. Its repr shows no environment, which holds a key.
+    """A command to measure. The repr does not show the environment, which contains a key.
 
-    ``folder`` is its job's folder, emptied before each run except the names in ``keeps``. The servers get the requests
-    ``before`` and ``after`` around each run. ``source`` is the expected value of the output of that name. ``cold`` are
-    folders whose bytecode is deleted before each run.
+    ``folder`` is the folder of the command's job. Before each run, the folder is emptied except for the names in
+    ``keeps``. The servers get the requests ``before`` and ``after`` around each run. ``source`` is the expected value
+    of the output ``source``. ``cold`` are folders whose bytecode is deleted before each run.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Contestant:
 
 
 class Course:
-    """The servers, the copies and the environment that all measured commands share. See ``open_course``."""
+    """The servers, the copies and the environment that all measured commands share. ``open_course`` makes it."""
 
     def __init__(self, folder: Path, servers: Child) -> None:
         self.folder = folder
@@ -91,7 +91,10 @@ class Course:
             shutil.copy(CHECKOUT / "bench" / name, self.library_copy / "bench")
 
     def _trust(self) -> dict[str, str]:
-        """Return a machine's own certificates and ours: reading them is a large part of the cost of TLS."""
+        """Return the variables by which a command reads this machine's certificates and that of the servers.
+
+        Reading the machine's certificates is a large part of the cost of TLS.
+        """
         bundle = self.folder / "certificates.pem"
         import certifi
 
@@ -100,7 +103,7 @@ class Course:
         return dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), f"{bundle}")
 
     def _path(self) -> str:
-        """Return a PATH with a python3 that is not a shim, which would take extra time, and without uv."""
+        """Return a PATH without uv, and with a python3 that is not a shim, because a shim takes additional time."""
         binaries = self.folder / "bin"
         binaries.mkdir()
         (binaries / "python3").symlink_to(os.path.realpath(sys.executable))
@@ -119,7 +122,10 @@ class Course:
         cold: tuple[Path, ...] | None = None,
         **inputs: str,
     ) -> Contestant:
-        """Return the action's command; ``inputs`` by their names with underscores. Other arguments as in Contestant."""
+        """Return the action's command. ``inputs`` have names with underscores.
+
+        The other arguments have the meaning of the fields of `Contestant`.
+        """
         folder = self._job(name)
         given = {
             "supabase-url": self.variables["SUPABASE_URL"],
@@ -157,7 +163,10 @@ class Course:
         before: tuple[Question, ...] = (),
         cold: tuple[Path, ...] = (),
     ) -> Contestant:
-        """Return a command with its settings in variables. It imports from ``packages``, by default our library."""
+        """Return a command that has its settings in variables, and that imports from ``packages``.
+
+        The default of ``packages`` is the copy of this project's library.
+        """
         folder = self._job(name)
         environment = {
             **self.env,
@@ -196,7 +205,7 @@ class Course:
 
     @cached_property
     def tools(self) -> Path:
-        """A tool cache with the runtime, built by the action, with the checkout's uv if there is one."""
+        """A tool cache with the runtime. The action has built the runtime, with the checkout's uv if there is one."""
         tools = _made(self.folder / "tools")
         uv, cache = CHECKOUT / "build" / "uv" / "bin", CHECKOUT / "build" / "uv-cache"
         path = os.pathsep.join((self.env["PATH"], f"{uv}"))
@@ -232,7 +241,7 @@ def forget_bytecode(folder: Path) -> None:
 
 
 def copy_distributions(folder: Path, *names: str) -> Path:
-    """Copy these installed packages into ``folder``, without bytecode, and return it."""
+    """Copy the installed packages ``names`` into ``folder``, without bytecode, and return ``folder``."""
     for name in names:
         for file in distribution(name).files or ():
             if not {"..", "__pycache__"} & set(file.parts):

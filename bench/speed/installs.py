@@ -1,4 +1,4 @@
-"""The cost of steps that first install packages: ours beside a fresh environment with the guide's packages.
+"""The cost of steps that first install packages: this project's, and a new environment with the guide's packages.
 
 Each installation runs twice: from the package index, with an empty cache, and from a folder with the same files. The
 difference is the download. Neither side finds uv.
@@ -32,7 +32,7 @@ _THEIRS = "a fresh venv, pip install, guide"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The source of packages, for the plain installation and for ours, and the measured seconds."""
+    """A source of packages, for the guide's installation and for this project's, and the measured seconds."""
 
     plain: Mapping[str, str]
     locked: Mapping[str, str]
@@ -57,7 +57,7 @@ def measure_installs(course: Course, fresh: Sequence[float], rounds: int) -> lis
             others_local=local.seconds[other],
         )
 
-    index.seconds["action"] = list(fresh)  # no download
+    index.seconds["action"] = list(fresh)  # a fresh token needs no download
     return [
         row("fresh token, nothing installed", "action", "guide", 0.02),
         row("a sealed token, nothing installed", "sealed", "guide", 0.35),
@@ -84,7 +84,7 @@ def _caches(course: Course) -> dict[str, str]:
 
 
 def _from_folder(folder: Path) -> Source:
-    """Limit both installers to the folder. uv has no variable for that, so it gets a file."""
+    """Limit pip and uv to the folder. uv has no variable for this limit, so uv gets a configuration file."""
 
     def at(part: str) -> dict[str, str]:
         files, configuration = folder / part, folder / f"{part}.toml"

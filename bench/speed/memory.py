@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure_memory(course: Course, rounds: int) -> Row:
-    """Return the peak of a warm resolve beside the guide's."""
+    """Return the row with the peak memory of a warm resolve and of the guide's algorithm."""
     guide = course.program("guide", sys.executable, "-m", "bench.guide")
     took = race(course, [course.action("action"), guide], rounds)
     ours, theirs = ([each.kilobytes / 1024 for each in took[name]] for name in ("action", "guide"))
@@ -45,9 +45,9 @@ def measure_memory(course: Course, rounds: int) -> Row:
 
 
 def measure_disk(course: Course) -> list[Row]:
-    """Return the runtime beside ``pip install --target`` of the guide's packages.
+    """Return the rows with the sizes of the runtime and of ``pip install --target`` of the guide's packages.
 
-    The row without bytecode has no target.
+    The row that compares the sizes without bytecode has no target.
     """
     plain = course.program("plain folder", "python3", "-m", "pip", "install", "--quiet", "--target", "plain", *PLAIN)
     course.run(plain)

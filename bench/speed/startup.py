@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     _Comparison = tuple[str, str, str, float | None]
 
 ROUNDS = 5
-#: Short rounds are repeated this many times more often.
+#: The factor by which short rounds are repeated more often.
 CHEAP = 3
 
 #: The packages of ``pip install requests``.
@@ -36,8 +36,8 @@ REQUESTS = ("requests", "urllib3", "certifi", "idna", "charset-normalizer")
 
 _LIBRARY = "from kis_token import get_token; get_token()"
 
-#: Each row: the case, our command, the other, and the highest allowed ratio, or None without a target. The names are
-#: those of the commands below.
+#: The rows: the case, this project's command, the alternative's command, and the highest allowed ratio; None without a
+#: target. The commands have their names from the functions of this module.
 FRESH: tuple[_Comparison, ...] = (
     ("fresh token, nothing installed", "action", "bare script", 1.8),
     ("fresh token, with export-credentials and export-env", "action, exports", "bare script", 1.9),
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(course: Course, rounds: int, *, quick: bool) -> list[Row]:
-    """Return all rows; with ``quick`` without those that install packages."""
+    """Return all rows. With ``quick``, the rows that install packages are left out."""
     fresh = race(course, fresh_contestants(course), CHEAP * rounds)
     rows = [
         *compare(FRESH, fresh),
