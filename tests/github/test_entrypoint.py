@@ -264,6 +264,7 @@ def test_without_python_the_step_says_so(unasked: Sandbox, tmp_path: Path) -> No
     assert ended.public == failure("python-missing")
 
 
+@pytest.mark.usefixtures("child_processes")
 def test_a_module_is_loaded_when_it_is_used() -> None:
     """The module's first attribute loads it, for each importer and for every form of import."""
     code = (
