@@ -91,6 +91,8 @@ class StoreOutage(StoreError):
         sent: True if the request may have left this machine and taken effect.
         persists: True if the answer reports a state that lasts, such as a project over its quota. The request is then
             repeated only for a second.
+        refused: True if the other machine accepts no connection, as it does while no server runs there. The caller
+            learns that at once.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class StoreOutage(StoreError):
         lasting: bool = False,
         sent: bool = True,
         persists: bool = False,
+        refused: bool = False,
     ) -> None:
         super().__init__(code, message)
         self.retryable = not (lasting or persists)
@@ -109,6 +112,7 @@ class StoreOutage(StoreError):
         self.lasting = lasting
         self.sent = sent
         self.persists = persists
+        self.refused = refused
 
 
 class StoreMisconfigured(StoreError):

@@ -21,6 +21,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench.speed import system_certificates
 from bench.speed.servers import SEALED_SLOT, open_servers
 from tools.step import CHECKOUT, kept_environment, read_pairs, step_command, step_environment
 
@@ -77,14 +78,18 @@ class Course:
         self.public_key = self.variables.pop("KEYLESS_KEY")
         names = ("ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
         self.permission = {name: self.variables.pop(name) for name in names}
-        self.env = {**kept_environment(), **self._trust(), "PATH": self._path()}
+        #: Variables that name the servers' certificate, for programs whose libraries do not use the system's.
+        self.trust = self._trust()
+        self.env = {**system_certificates.without_variables(kept_environment()), "PATH": self._path()}
+        if not self._is_in_system:
+            self.env |= self.trust
         if any(name.lower().endswith("_proxy") for name in self.env):
             self.env["NO_PROXY"] = self.env["no_proxy"] = "127.0.0.1"
         self.action_copy = folder / "action"
         self.library_copy = folder / "library"
         for copy in (self.action_copy, self.library_copy):
             shutil.copytree(CHECKOUT / "kis_token", copy / "kis_token", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("action.yml", "entrypoint.py", "requirements.txt", "requirements-uv.txt"):
+        for name in ("action.yml", "entrypoint.py", "requirements.txt"):
             shutil.copy(CHECKOUT / name, self.action_copy)
         (self.library_copy / "bench").mkdir()
         for name in ("__init__.py", "guide.py"):
@@ -99,7 +104,9 @@ class Course:
         import certifi
 
         known = os.environ.get("SSL_CERT_FILE") or certifi.where()
-        bundle.write_bytes(Path(known).read_bytes() + Path(self.variables.pop("CERTIFICATE")).read_bytes())
+        certificate = Path(self.variables.pop("CERTIFICATE"))
+        bundle.write_bytes(Path(known).read_bytes() + certificate.read_bytes())
+        self._is_in_system = system_certificates.add(certificate)
         return dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), f"{bundle}")
 
     def _path(self) -> str:
@@ -146,13 +153,18 @@ class Course:
             cold=(self.action_copy,) if cold is None else cold,
         )
 
-    def sealed(self, name: str, env: Mapping[str, str] | None = None) -> Contestant:
-        """Return the action's command for a sealed token."""
-        return self.action(name, env=env, service_name=SEALED_SLOT, encryption_key=self.encryption_key)
+    def sealed(
+        self, name: str, env: Mapping[str, str] | None = None, before: tuple[Question, ...] = (), mode: str = "resolve"
+    ) -> Contestant:
+        """Return the action's command for a slot with sealed values."""
+        source = "oauth" if mode == "force" else "supabase"
+        slot = {"service_name": SEALED_SLOT, "encryption_key": self.encryption_key}
+        return self.action(name, env=env, before=before, source=source, mode=mode, **slot)
 
-    def keyless(self, name: str) -> Contestant:
+    def keyless(self, name: str, *, sealed: bool = False) -> Contestant:
         """Return the action's command with the public key and the permission for ID tokens."""
-        return self.action(name, env=self.permission, supabase_key=self.public_key)
+        slot = {"service_name": SEALED_SLOT, "encryption_key": self.encryption_key} if sealed else {}
+        return self.action(name, env=self.permission, supabase_key=self.public_key, **slot)
 
     def program(
         self,
@@ -210,7 +222,7 @@ class Course:
         uv, cache = CHECKOUT / "build" / "uv" / "bin", CHECKOUT / "build" / "uv-cache"
         path = os.pathsep.join((self.env["PATH"], f"{uv}"))
         env = {"RUNNER_TOOL_CACHE": f"{tools}", "PATH": path, "UV_CACHE_DIR": f"{cache}"}
-        self.run(self.sealed("builds the runtime", env=env))
+        self.run(self.action("builds the runtime", env=env, before=("empty",), source="oauth"))
         return tools
 
 

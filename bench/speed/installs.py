@@ -24,7 +24,7 @@ _MAKE = "python3 -m venv venv && exec venv/bin/python -m pip install --quiet " +
 _FETCH = (
     "python3 -m venv venv && venv/bin/python -m pip download --quiet --dest plain {plain}"
     " && exec venv/bin/python -m pip download --quiet --dest locked --no-deps --require-hashes --only-binary :all:"
-    " -r {action}/requirements.txt -r {action}/requirements-uv.txt"
+    " -r {action}/requirements.txt"
 )
 
 _THEIRS = "a fresh venv, pip install, guide"
@@ -60,8 +60,8 @@ def measure_installs(course: Course, fresh: Sequence[float], rounds: int) -> lis
     index.seconds["action"] = list(fresh)  # a fresh token needs no download
     return [
         row("fresh token, nothing installed", "action", "guide", 0.02),
-        row("a sealed token, nothing installed", "sealed", "guide", 0.35),
-        row("the issuing path, nothing installed", "issues", "guide, issues", 0.35),
+        row("the issuing path, nothing installed", "issues", "guide, issues", 0.2),
+        row("the issuing path with sealing, nothing installed", "sealed, issues", "guide, issues", 0.3),
     ]
 
 
@@ -98,14 +98,16 @@ def _install_all(course: Course, source: Source) -> None:
     """Run one round of all installations."""
     locked = {**_caches(course), **source.locked}
     took = {
-        "sealed": course.run(course.sealed("sealed, cold", env=locked)).seconds,
+        "sealed, issues": course.run(
+            course.sealed("sealed issues, cold", locked, before=("empty",), mode="force")
+        ).seconds,
         "issues": course.run(course.action("issues, cold", env=locked, before=("empty",), source="oauth")).seconds,
     }
     install = plain_install(course, source.plain)
     installed = course.run(install).seconds
     guide = (f"{install.folder / 'venv' / 'bin' / 'python'}", "-m", "bench.guide")
-    took["guide"] = installed + course.run(course.program("guide, cold", *guide)).seconds
-    issuing = course.program("guide issues, cold", *guide, before=("empty",))
+    took["guide"] = installed + course.run(course.program("guide, cold", *guide, env=course.trust)).seconds
+    issuing = course.program("guide issues, cold", *guide, env=course.trust, before=("empty",))
     took["guide, issues"] = installed + course.run(issuing).seconds
     for name, seconds in took.items():
         source.seconds.setdefault(name, []).append(seconds)

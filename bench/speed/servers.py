@@ -48,6 +48,7 @@ def run_servers(folder: str) -> None:
         variables = {**sandbox.variables, "KIS_TOKEN_CACHE": "off"}
         _issue(variables)
         sandbox.trust(access="keys")
+        sandbox.trust(SEALED_SLOT, access="keys")
         keyless = {"KEYLESS_KEY": sandbox.anon_key, **sandbox.github.variables()}
         say({**variables, **keyless, "KIS_TOKEN_ENCRYPTION_KEY": _seal(sandbox), "CERTIFICATE": certificate})
         servers = _Servers(sandbox)

@@ -78,7 +78,8 @@ class Retry:
     def run(self, ask: Callable[[], _Answer], patience: Callable[[], Patience]) -> _Answer:
         """Return the answer of ``ask``. Calls ``patience`` after each StoreOutage that ``ask`` raises.
 
-        When the patience is over, raises the last StoreOutage. A ``lasting`` StoreOutage is raised at once. The raised
+        When the patience is over, raises the last StoreOutage. A ``lasting`` StoreOutage is raised at once, and so is a
+        refused connection if the caller has a valid token, because the caller has waited for nothing. The raised
         outage is ``doubtful`` if any failure of this call was doubtful. StoreMisconfigured is raised at once, but if
         the error `settles`, only after one more try.
         """
@@ -96,9 +97,10 @@ class Retry:
                 self._tell(f"{error}; PostgREST may not have read the new tables yet: asking once more in {wait:.2g} s")
             except StoreOutage as outage:
                 is_doubtful = outage.doubtful = outage.doubtful or is_doubtful
-                limit = at_most(BRIEFLY, patience()) if outage.persists else patience()
+                usual = patience()
+                limit = at_most(BRIEFLY, usual) if outage.persists else usual
                 more = limit(self._clock.monotonic() - started, self._left())
-                if outage.lasting or more < _LEAST:
+                if outage.lasting or more < _LEAST or (outage.refused and usual is briefly):
                     raise
                 # With this minimum the last try starts exactly at the end of the patience.
                 wait = min(self._clock.jitter(0.5 * pause, 1.5 * pause), more)

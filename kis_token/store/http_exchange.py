@@ -166,18 +166,26 @@ class Wire:
 
             if isinstance(error, ProxyFault):
                 return self._unusable(error)
-        from kis_token.network.trusted_certificates import describe  # only a failure needs it
-
-        if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):
-            forget()
-            why = describe(error) if isinstance(error, ssl.SSLError) else f"{error}"
-            message = f"{self._peer}'s certificate cannot be checked: {why}{_way(proxy)}"
-            return StoreOutage("store-tls", message, doubtful=True, lasting=True, sent=False)
         # A connection that breaks off during the TLS handshake is an ordinary outage, not a problem of certificates.
         is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
-        seen = describe(error) if is_tls and isinstance(error, ssl.SSLError) else type(error).__name__.lstrip("_")
+        seen = type(error).__name__.lstrip("_")
+        if isinstance(error, ssl.SSLError) and is_tls:
+            from kis_token.network.trusted_certificates import describe  # only a failed handshake needs it
+
+            seen = describe(error)
+        if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):
+            forget()
+            why = seen if is_tls else f"{error}"
+            message = f"{self._peer}'s certificate cannot be checked: {why}{_way(proxy)}"
+            return StoreOutage("store-tls", message, doubtful=True, lasting=True, sent=False)
         message = f"{self._peer} does not answer ({seen}){_way(proxy)}"
-        return StoreOutage("store-unreachable", message, doubtful=proxy is not None or is_tls, sent=sent)
+        return StoreOutage(
+            "store-unreachable",
+            message,
+            doubtful=proxy is not None or is_tls,
+            sent=sent,
+            refused=isinstance(error, ConnectionRefusedError),
+        )
 
     def _unusable(self, fault: ProxyFault) -> StoreOutage:
         message = f"{self._peer} cannot be asked: {fault}"
