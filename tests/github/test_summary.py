@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import logging
 import re
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from markdown_it import MarkdownIt
 
 from kis_token.core.resolution import Resolution, Source, TraceEntry
 from kis_token.errors import IssuanceError, IssuerRefused, KisTokenError, SettingsError, StoreOutage
 from kis_token.github.summary import ENTRIES, LONGEST_TEXT, describe_failure, describe_success, plain
 from kis_token.remedies import REMEDIES
 from kis_token.token import build_token
+from tests.github_page import GITHUB
 from tests.support import APP_KEY, SERVICE_KEY, make_settings
 from tools.step import CHECKOUT
 
@@ -28,7 +27,6 @@ NOON = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
 OPAQUE = "opaque.token-of-a-test_0123456789"
 NOTHING = "\u200b"
-logging.getLogger("markdown_it").setLevel(logging.INFO)  # it logs every rule that it tries
 
 #: GitHub drops larger summaries.
 LIMIT = 1024 * 1024
@@ -307,11 +305,6 @@ HOSTILE = st.lists(st.sampled_from(PIECES) | st.characters(), max_size=12).map("
 
 #: Texts of which GitHub makes a hyperlink, a mention or a picture, without any markup.
 LINKED = re.compile(r"@\w|#\d|(?<![^\W_])www\.|://|:[a-z+_-][\w+-]*:|(?<![^\W_])gh-\d|mailto:\w|xmpp:\w", re.IGNORECASE)
-
-
-GITHUB = MarkdownIt("gfm-like")
-assert GITHUB.linkify is not None
-GITHUB.linkify.set({"fuzzy_link": False})  # GitHub makes no hyperlink of a name with a dot
 
 
 def elements(markdown: str) -> list[Element]:
