@@ -64,7 +64,7 @@ const boxes = (element, text) => {
   }
   return [];
 };
-/** The share of a text's box that is drawn: 1 is a solid block. */
+/** The share of a text's box that is drawn: a row of full blocks has nearly 1. */
 const ink = (element, text) => {
   const [box] = boxes(element, text);
   const canvas = Object.assign(element.ownerDocument.createElement("canvas"), { width: box.width, height: box.height });
@@ -73,12 +73,9 @@ const ink = (element, text) => {
   brush.textBaseline = "middle";
   brush.fillText(text, 0, box.height / 2);
   const { data } = brush.getImageData(0, 0, canvas.width, canvas.height);
-  const cover = [];
-  for (let at = 3; at < data.length; at += 4) cover.push(data[at] / 255);
-  const rows = [];
-  while (cover.length) rows.push(cover.splice(0, canvas.width));
-  const drawn = rows.filter((row) => row.some((value) => value > 0.1)).flat();
-  return drawn.reduce((sum, value) => sum + value, 0) / drawn.length;
+  let drawn = 0;
+  for (let at = 3; at < data.length; at += 4) drawn += data[at] / 255;
+  return (4 * drawn) / data.length;
 };
 /** Whether a reader would have to scroll the page sideways. */
 const overflows = (document) => document.documentElement.scrollWidth > document.documentElement.clientWidth;
@@ -87,7 +84,10 @@ const overflows = (document) => document.documentElement.scrollWidth > document.
 #: In an iframe, ``prefers-color-scheme`` follows the iframe's own colour scheme.
 _PAGE = """<!doctype html>
 <meta charset="utf-8">
-<style>body {{ margin: 0; display: flex; gap: {gap}px; background: #888 }} iframe {{ border: 0; flex: none }}</style>
+<style>
+  body {{ margin: 0; display: flex; align-items: flex-start; gap: {gap}px; background: #888 }}
+  iframe {{ border: 0; flex: none }}
+</style>
 {iframes}
 <script>
 {helpers}
