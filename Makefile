@@ -1,5 +1,5 @@
 # Commands for a machine that has Python 3.10 or newer, pip and make:
-#   make demo   the action against an emulated KIS and Supabase on this machine
+#   make demo   ten jobs of the action at once, against an emulated KIS and Supabase on this machine
 #   make quick  the tests that start no other program
 #   make test   all tests
 # make bench runs all benchmarks and writes their figures into docs/benchmarks.md.

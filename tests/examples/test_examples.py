@@ -139,7 +139,7 @@ def test_async_program(tmp_path: Path, sandbox: Sandbox) -> None:
             check=False,
         )
 
-        assert (done.returncode, done.stderr) == (0, "")
+        assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [f"{stock}: {PRICE}" for stock in ("005930", "000660", "035420")]
         assert sandbox.kis.counts("production").issues == issues
         sandbox.kis.kill_tokens(sandbox.kis.accounts["production"][0].app_key)
