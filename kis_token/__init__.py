@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         save_kis_token_to_supabase,
     )
     from kis_token.client.get_token import get_token
+    from kis_token.client.httpx_auth import KISAuth
     from kis_token.client.kis_client import KISClient
     from kis_token.errors import (
         GitHubError,
@@ -44,6 +45,7 @@ __all__ = [
     "IssuerOutage",
     "IssuerRateLimited",
     "IssuerRefused",
+    "KISAuth",
     "KISClient",
     "KisTokenError",
     "SettingsError",
@@ -65,6 +67,7 @@ __all__ = [
 
 #: The modules of the public names, except the errors.
 _HOMES = {
+    "KISAuth": "client.httpx_auth",
     "KISClient": "client.kis_client",
     "SupabaseCredentialManager": "client.credential_manager",
     "Token": "token",

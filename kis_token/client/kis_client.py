@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from kis_token.client.token_holder import TokenHolder
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
-from kis_token.kis.api import TOKEN_CODES, TOO_MANY_CALLS, KISIssuer, refusal
-from kis_token.kis.session import Credentials, Session, check_arguments, prepare
+from kis_token.kis.api import TOO_MANY_CALLS, KISIssuer, refusal, rejects_token
+from kis_token.kis.session import USUAL_HEADERS, Credentials, Session, check_arguments, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -154,14 +154,14 @@ class KISClient:
         given = {name.lower(): value for name, value in headers.items()}
         if tr_id is None and "tr_id" not in given:
             raise TypeError("tr_id is missing: it is given as an argument or among the headers")
-        fixed = {"content-type": "application/json; charset=utf-8", "custtype": "P", **given}
+        fixed = {**USUAL_HEADERS, **given}
         fixed |= {} if tr_id is None else {"tr_id": tr_id}
         method = method.upper()
         request = prepare(method, self.base_url + path, fixed, params=params, json=json, data=data)
         call = _Call(request, method in _HARMLESS, timeout)
         held = self._token_holder.ready()
         answer = self._send(call, held)
-        if _retry and refusal(answer.content) in TOKEN_CODES:
+        if _retry and rejects_token(answer.content):
             answer = self._send(call, self._token_holder.replace(held))
         return answer
 

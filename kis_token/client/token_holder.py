@@ -86,13 +86,16 @@ class TokenHolder:
         held = self._held
         if held is None:
             return self._once(None, lambda: self._resolve(self._settings))
-        now = self._clock.now() + held.skew
-        is_good = held.is_shared and held.token.state(now, self._settings.min_validity) is State.FRESH
-        if is_good or self._clock.monotonic() < held.renew_again:
+        if self._is_usable(held):
             return held
-        is_valid = held.token.is_valid(now)
+        is_valid = held.token.is_valid(self._clock.now() + held.skew)
         # If several threads find a stale token, one thread renews the token. The others continue with the stale token.
         return self._once(held, lambda: self._renew(held, is_valid=is_valid), waits=not is_valid)
+
+    def at_hand(self) -> Held | None:
+        """Return the token to use now, or None if `ready` would make a request or wait for another thread."""
+        held = self._held
+        return held if held is not None and self._is_usable(held) else None
 
     def replace(self, refused: Held) -> Held:
         """Return a token other than the rejected one: another caller's, or a new one."""
@@ -123,6 +126,12 @@ class TokenHolder:
         if view.app_key is None and view.outage is not None:
             raise view.outage
         return self._remember(view.app_key)
+
+    def _is_usable(self, held: Held) -> bool:
+        """Whether the token needs no renewal now."""
+        now = self._clock.now() + held.skew
+        is_good = held.is_shared and held.token.state(now, self._settings.min_validity) is State.FRESH
+        return is_good or self._clock.monotonic() < held.renew_again
 
     def _renew(self, held: Held, *, is_valid: bool) -> Held:
         try:

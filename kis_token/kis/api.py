@@ -198,6 +198,11 @@ def refusal(answer: bytes) -> str | None:
     return _code_of(parsed)
 
 
+def rejects_token(answer: bytes) -> bool:
+    """Whether an answer rejects the token of its call, at any HTTP status. KIS has not executed such a call."""
+    return refusal(answer) in TOKEN_CODES
+
+
 def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Environment, now: datetime) -> Token:
     """Return the token of tokenP's answer.
 

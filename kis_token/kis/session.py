@@ -47,6 +47,9 @@ Response = requests.Response
 #: A complete request, except for its token.
 Prepared = requests.PreparedRequest
 
+#: Headers of each call of the API, unless the caller gives others. The customer type P is a person.
+USUAL_HEADERS = {"content-type": "application/json; charset=utf-8", "custtype": "P"}
+
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110's token: a method's or a header's name
 _VALUE = re.compile(r"([!-~\xa1-\xff][\t -~\xa0-\xff]*)?")  # one line of latin-1 that does not begin with a blank
 _PATH = re.compile(r"/(?!/)([^?#@\\\s\x00-\x1f\x7f/]|/(?!/))*(\?[^#\s\x00-\x1f\x7f]*)?")
@@ -59,12 +62,18 @@ class Credentials:
     token: Token
     app_key: AppKey
 
+    def headers(self) -> dict[str, str]:
+        """Return the headers that contain the credentials."""
+        return {
+            "authorization": f"Bearer {self.token.value}",
+            "appkey": self.app_key.key,
+            "appsecret": self.app_key.secret,
+        }
+
     def added_to(self, request: Prepared) -> Prepared:
         """Return a copy of ``request`` with the headers that contain the credentials."""
         request = request.copy()
-        request.headers["authorization"] = f"Bearer {self.token.value}"
-        request.headers["appkey"] = self.app_key.key
-        request.headers["appsecret"] = self.app_key.secret
+        request.headers.update(self.headers())
         return request
 
 

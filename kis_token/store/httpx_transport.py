@@ -1,4 +1,4 @@
-"""A transport for httpx over the `Wire` that the warm read uses. No other file imports httpx."""
+"""A transport for httpx over the `Wire` that the warm read uses."""
 
 from __future__ import annotations
 
