@@ -89,7 +89,7 @@ def examine_other_slots(store: SupabaseStore, settings: Settings, opened: Opened
     elif recorded:
         said = f"the stored key is recorded as a key for {recorded.pop()}, but the setting is {settings.environment}"
         remedy = "Make KIS_ENVIRONMENT and KIS_SERVICE_NAME agree, or run kis-token set-keys."
-        # Rows of other clients have "production" by default.
+        # The column's default is "production", so a row that another client wrote shows nothing about a paper account.
         judge = wrong if settings.environment == "production" else note
         yield judge("environment", said, remedy)
 

@@ -126,6 +126,26 @@ def test_client(project: Project, sandbox: Sandbox) -> None:
     assert sandbox.kis.counts("production").issues == 2
 
 
+def test_async_program(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Quotations at once start with one issue, and get a new token after KIS has ended the first."""
+    for issues in (1, 2):
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "watch_async.py"), "005930", "000660", "035420"],
+            cwd=tmp_path,
+            env=sandbox.environment(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [f"{stock}: {PRICE}" for stock in ("005930", "000660", "035420")]
+        assert sandbox.kis.counts("production").issues == issues
+        sandbox.kis.kill_tokens(sandbox.kis.accounts["production"][0].app_key)
+        sandbox.advance(7 * 3600)
+
+
 def test_matrix(project: Project, sandbox: Sandbox) -> None:
     """All jobs get the same token: there is one tokenP call, and each job quotes."""
     take(project.repository, "matrix.yml", "quote.sh")
