@@ -12,8 +12,8 @@ import re
 from datetime import timedelta
 
 LONGEST_KEY = 8192
-#: The lengths of KIS's app keys and secrets. KIS may change these lengths, so a caller uses a key of another length, with
-#: a warning. kis-token set-keys does not store such a key, because a key that was cut would pass otherwise.
+#: The lengths of KIS's app keys and secrets. KIS may change these lengths, so a caller uses a key of another length,
+#: with a warning. kis-token set-keys does not store such a key: it would store a key that was cut.
 APP_KEY_LENGTH, APP_SECRET_LENGTH = 36, 180
 
 MASKED = "has asterisks or dots in it, as a masked value has"
