@@ -1,5 +1,5 @@
 # Commands for a machine that has Python 3.10 or newer, pip and make:
-#   make demo   the action against an emulated KIS and Supabase on this machine
+#   make demo   ten jobs of the action at once, against an emulated KIS and Supabase on this machine
 #   make quick  the tests that start no other program
 #   make test   all tests
 # make bench runs all benchmarks and writes their figures into docs/benchmarks.md.
@@ -47,8 +47,9 @@ lowest: $(UV)
 	build/lowest/bin/python -m pytest --numprocesses auto --dist worksteal $(LIBRARIES)
 
 # The tests of the importers that tests/test_imports.py names.
-LIBRARIES := tests/store tests/kis tests/cli tests/client/test_credential_manager.py $(wildcard tests/client/test_kis_client*.py) \
-	tests/local/test_machine_lock.py tests/core/test_sealed_slot.py $(wildcard tests/test_config*.py) tests/github/test_action.py
+LIBRARIES := tests/store tests/kis tests/cli tests/client/test_credential_manager.py tests/client/test_httpx_auth.py \
+	$(wildcard tests/client/test_kis_client*.py) tests/local/test_machine_lock.py tests/core/test_sealed_slot.py \
+	$(wildcard tests/test_config*.py) tests/github/test_action.py
 
 bench: .venv/ready
 	$(BIN)/python -m bench

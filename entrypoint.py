@@ -1,11 +1,11 @@
 """The action's program, with the standard library alone.
 
-A fresh token in Supabase costs one GET: nothing is installed, downloaded or imported from elsewhere. All other work
-(issuing, waiting, writing, sealed values) needs the runtime. The program finds or builds it, and runs
-kis_token.github.action with it.
+If Supabase has a fresh token, the program makes one GET request, and installs and downloads nothing. All other work
+(issuing, waiting, writing, sealed values) needs the runtime, a folder with packages. The program finds or builds the
+runtime, and runs kis_token.github.action with the packages.
 
 kis_token/github/start.sh chooses the Python, 3.10 or newer. The program ignores the caller's site-packages, .pth files
-and PYTHON variables: if it was not started with -I -S -X utf8, it starts itself again with these options.
+and PYTHON variables. If it was not started with the options -I -S -X utf8, it starts itself again with these options.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import os
 import sys
 import time
 
-TYPE_CHECKING = False  # not from typing, which is one more module that a Python may lack
+TYPE_CHECKING = False  # not imported from typing, a module that a Python may lack
 HERE = os.path.dirname(os.path.abspath(__file__))
-#: The words that start.sh and this program's first start pass to it, each with a value after "=".
+#: The words that start.sh and the first start of this program pass to this program, each with a value after "=".
 STARTED_WORD = "--started"
 PYTHON_WORD = "--python"
 UNUSABLE_WORD = "--unusable"
@@ -38,7 +38,7 @@ def read_word(name: str) -> str:
     return next((word[len(name) + 1 :] for word in sys.argv if word.startswith(f"{name}=")), "")
 
 
-#: The step's beginning, a reading of time.monotonic: now, or the reading of this program's first start.
+#: The step's beginning, a reading of time.monotonic. A later start of this program uses the reading of the first start.
 STARTED = float(read_word(STARTED_WORD) or read_word(REINSTALL_WORD) or time.monotonic())
 
 
@@ -47,7 +47,7 @@ def main() -> int:
     if not (sys.flags.isolated and sys.flags.no_site and sys.flags.utf8_mode):
         return start_again()
     sys.path.insert(0, HERE)
-    sys.dont_write_bytecode = True  # useless: a runner fetches the action again for each job
+    sys.dont_write_bytecode = True  # no later run reads the bytecode, because a runner fetches the action for each job
     try:
         return run_step()
     except ImportError as error:
@@ -60,22 +60,22 @@ def start_again(*more: str) -> int:
     """Start this program again with the same Python, without the caller's packages, and return its exit status."""
     command = [sys.executable, "-I", "-S", "-X", "utf8", os.path.abspath(__file__), *sys.argv[1:], *more]
     if os.name == "nt":
-        # On Windows, exec returns to the caller before the new program has ended.
+        # On Windows, exec ends this process before the new program has ended, and the runner would not wait.
         import subprocess
 
         return subprocess.call(command)  # noqa: S603 - our own arguments
-    return os.execv(sys.executable, command)  # noqa: S606 - our own arguments; it never returns
+    return os.execv(sys.executable, command)  # noqa: S606 - our own arguments; execv never returns
 
 
 def lacks_module(error: ImportError) -> bool:
-    """Whether this Python cannot load a module of its own library."""
+    """Whether ``error`` shows that this Python cannot load a module of the standard library."""
     return (error.name or "").partition(".")[0] in sys.stdlib_module_names
 
 
 def try_another_python(error: ImportError) -> int:
-    """Continue with the next Python that start.sh finds, after this one could not load a module of its own library.
+    """Continue with the next Python that start.sh finds, because this Python cannot load a module of its library.
 
-    Return the exit status 1, with an error, if the step was not started by start.sh or runs on Windows.
+    If the step was not started by start.sh or runs on Windows, report an error and return the exit status 1.
     """
     python = read_word(PYTHON_WORD)
     sys.stdout.flush()  # exec would lose the buffered output
@@ -83,7 +83,7 @@ def try_another_python(error: ImportError) -> int:
         earlier = read_word(UNUSABLE_WORD)
         unusable = f"{earlier}; " if earlier else ""
         words = [f"{STARTED_WORD}={STARTED!r}", f"{UNUSABLE_WORD}={unusable}{python}: Python without {error.name}"]
-        os.execv("/bin/sh", ["/bin/sh", f"{HERE}/kis_token/github/start.sh", *words])  # noqa: S606 - our own; it never returns
+        os.execv("/bin/sh", ["/bin/sh", f"{HERE}/kis_token/github/start.sh", *words])  # noqa: S606 - our own arguments; execv never returns
     hint = "Install Python 3.10 or newer, or add a step with actions/setup-python before this one."
     print(f"::error::{sys.executable} cannot load its module {error.name} [python-missing]. {hint}", flush=True)  # noqa: T201 - a command
     if os.environ.get("GITHUB_OUTPUT"):
@@ -93,12 +93,13 @@ def try_another_python(error: ImportError) -> int:
 
 
 def run_step() -> int:
-    """Run the whole step and return its exit status. Reports each error; raises only ImportError.
+    """Run the whole step, report each error, and return the exit status.
 
-    It raises ImportError if this Python lacks a module of its own library.
+    Raises ImportError if this Python lacks a module of the standard library. Raises no other error.
     """
     from contextlib import ExitStack
 
+    load_when_used("inspect")  # dataclasses imports it for classes without a docstring: a tenth of a warm step
     from kis_token.errors import KisTokenError
     from kis_token.github.outputs import describe_defect, report_failure
     from kis_token.github.workflow_commands import FileWorkflow
@@ -114,12 +115,28 @@ def run_step() -> int:
             except Exception as error:
                 if isinstance(error, ImportError) and lacks_module(error):
                     raise
-                report_failure(describe_defect(error), (), workflow)  # a traceback may quote a secret
+                report_failure(describe_defect(error), (), workflow)  # not as a traceback, which may quote a secret
         except KeyboardInterrupt:
             return 130
         except OSError:
             pass  # standard output is closed
         return 1
+
+
+def load_when_used(name: str) -> None:
+    """Let imports of the module ``name`` succeed at once, and load it when one of its attributes is first asked for."""
+    import types
+
+    class Later(types.ModuleType):
+        def __getattr__(self, attribute: str) -> object:
+            import importlib
+
+            if sys.modules.get(name) is self:
+                del sys.modules[name]
+            self.__dict__.update(vars(importlib.import_module(name)))
+            return getattr(importlib.import_module(name), attribute)
+
+    sys.modules.setdefault(name, Later(name))
 
 
 def interrupt(*_: object) -> None:
@@ -151,7 +168,7 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
         except EnvironmentFault as fault:
             at_hand = view.at_hand() if view is not None and settings.mode in ("resolve", "check") else None
             if view is not None and view.outage is not None:
-                # An outage that no repetition ends is the more important error, so its code counts.
+                # If repeating the request does not end the outage, the outage is the more important error.
                 code = view.outage.code if view.outage.lasting else fault.code
                 fault = EnvironmentFault(code, f"{view.outage.args[0]}. {fault.args[0]}")
             if view is None or at_hand is None:
@@ -167,8 +184,8 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
 def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> None:
     """Start a watch that reports ``timed-out`` and ends the process at ``timeout``, even if an operation hangs.
 
-    All operations with a limit of their own end earlier. ``end`` waits for a watch that is reporting: Python aborts if
-    it exits while another thread writes to its output.
+    An operation with its own limit ends before ``timeout``. ``end`` waits for a watch that is reporting, because Python
+    aborts if the process exits while another thread writes to its output.
     """
     import threading
 
@@ -190,11 +207,11 @@ def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> N
 
 
 def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | None, Resolution | None]:
-    """Read store and cache, and return the view and, if it is enough for the mode, the resolution.
+    """Read store and cache. Return the view, and the resolution if a token is sufficient for the mode.
 
-    Returns `(None, None)` if the mode is force, or if sealed values cannot be read without the packages: the chain
-    reads the slot itself. Returns no resolution if the packages are needed, also if Supabase's certificate could not
-    be checked. Raises KisTokenError.
+    Returns `(None, None)` if the mode is force, or if sealed values cannot be read without the packages. The chain then
+    reads the slot. The resolution is None if the packages are needed. They are also needed if Supabase's certificate
+    could not be checked. Raises KisTokenError.
     """
     vault = make_fast_vault(settings)
     if vault is None or settings.mode == "force":
@@ -235,7 +252,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
         resolution = enough(view, settings)
         outage = None if settings.allow_expired or resolution is not None else view.outage
         if outage is not None and not outage.retryable:
-            raise outage  # the packages would not help
+            raise outage  # issuing with the packages would fail with the same outage
     try:
         return view, remember(cache, resolution) if resolution is not None else None
     except ImportError as error:
@@ -245,7 +262,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
 
 
 def make_fast_vault(settings: Settings) -> Vault | None:
-    """The vault that works without the packages; None if these settings and this Python have no such vault."""
+    """The vault that needs no packages; None if these settings or this Python have no such vault."""
     if not settings.encryption_keys:
         from kis_token.core.slot import PlainVault
 
@@ -257,17 +274,17 @@ def make_fast_vault(settings: Settings) -> Vault | None:
 
 
 def _lacks_certificates(view: View) -> bool:
-    """Whether Supabase's certificate could not be checked. The packages contain further ones."""
+    """Whether Supabase's certificate could not be checked. The runtime's packages contain further certificates."""
     return view.outage is not None and view.outage.code == "store-tls"
 
 
 def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> int:
-    """Run the chain with the packages and return the exit status. Raises EnvironmentFault if there are no packages.
+    """Run the chain with the packages and return the exit status. Raises EnvironmentFault without a usable runtime.
 
-    If undamaged packages cannot be loaded, they are installed again, once. A second start of this program then loads
-    them, because a loaded module cannot be loaded again.
+    If undamaged packages cannot be loaded, the packages are installed again, once. This program then starts a second
+    time, because a process cannot load a loaded module again.
     """
-    import zlib  # noqa: F401 - packages and installers need it: a Python built without it fails here, not later
+    import zlib  # noqa: F401 - packages and installers need zlib: a Python without zlib fails here, not later
     from contextlib import ExitStack
 
     from kis_token.errors import EnvironmentFault
@@ -303,8 +320,8 @@ def add_runtime(settings: Settings, end: ExitStack) -> Path:
         seals=bool(settings.encryption_keys),
     )
     sys.path.insert(1, str(runtime))
-    sys.dont_write_bytecode = False  # later steps use the runtime again
-    os.umask(os.umask(0o022) | 0o022)  # Python makes folders for bytecode there: no other user may write them
+    sys.dont_write_bytecode = False  # later steps use the runtime and its bytecode again
+    os.umask(os.umask(0o022) | 0o022)  # no other user may write the folders that Python makes for bytecode
     return runtime
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 
-#: In the order of the run. The second value: whether the output is Markdown.
+#: The benchmarks, in the order of the run. The second value is True if the output is Markdown.
 BENCHMARKS = {
     "speed.startup": True,
     "speed.memory": True,

@@ -21,9 +21,9 @@ LONGEST_SECONDS = 120.0
 
 
 class Child:
-    """A process that calls ``part`` of ``module`` with ``argument``. A context manager: it ends with the block.
+    """A process that calls the function ``part`` of ``module`` with ``argument``.
 
-    It has ``grace`` seconds to end by itself.
+    The end of the ``with`` block ends the process. The process is killed if it has not ended after ``grace`` seconds.
     """
 
     def __init__(self, module: str, part: str, argument: object, *, grace: float) -> None:
@@ -56,7 +56,10 @@ class Child:
         self._input.flush()
 
     def hear(self) -> Any:  # noqa: ANN401 - depends on the part
-        """Return the next message. Raises TimeoutError if it takes too long, and EOFError if the process has ended."""
+        """Return the process's next message.
+
+        Raises TimeoutError after LONGEST_SECONDS without a message, and EOFError if the process has ended.
+        """
         line = within(LONGEST_SECONDS, lambda _: self._output.readline())
         if not line:
             raise EOFError("A process of the benchmark has ended")
@@ -75,5 +78,5 @@ def heard() -> Any:  # noqa: ANN401 - depends on the benchmark
 
 def say(message: object) -> None:
     """Send the benchmark a message."""
-    with suppress(BrokenPipeError):  # the benchmark has ended, and then the input has ended too
+    with suppress(BrokenPipeError):  # the benchmark has ended; the end of the input ends this process
         print(json.dumps(message), flush=True)

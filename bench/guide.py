@@ -1,11 +1,11 @@
-"""The guide's own algorithm, as its readers write it: the stampede's alternative.
+"""The algorithm of the guide, as the guide's readers write it. The stampede compares this project with it.
 
-It reads the stored token. If no token is valid, it calls KIS, looks for a row, and updates or inserts it. It has no
-lease and no second try: an answer without a token is an error.
+The algorithm reads the stored token. If no token is valid, the algorithm calls KIS, looks for a row, and updates or
+inserts the row. The algorithm has no lease and no second try: an answer without a token is an error.
 
-Its errors with dates are corrected here, so that the comparison is only about the lease: the guide takes
-``access_token_token_expired`` for a number of seconds, and writes times without an offset. This module reads the
-field as a time in Korea, and all times are aware.
+The guide has errors with dates: it reads ``access_token_token_expired`` as a number of seconds, and writes times
+without an offset. This module reads the field as a time in Korea, and all times are aware, so that the comparison is
+only about the lease.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SECONDS = 15.0
 
 
 class GuideClient:
-    """A reader's client. ``variables`` are those that the guide names, and KIS's address."""
+    """A client written for the guide. ``variables`` are the variables that the guide names, and KIS's address."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._client = create_client(variables["SUPABASE_URL"], variables["SUPABASE_SERVICE_ROLE_KEY"])

@@ -1,4 +1,4 @@
-"""A benchmark's table: the measured figures beside those of the alternative, and whether the target holds."""
+"""A benchmark's table: this project's figures, the alternative's figures, and whether the target is met."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison: the figures of all rounds, ours and the alternative's. ``unit`` is their unit.
+    """One comparison: the figures of all rounds, in ``unit``, of this project and of the alternative (``others``).
 
-    ``at_most`` limits the ratio of the medians or, without ``others``, our median. A row with ``at_most`` None has no
-    target. ``local`` and ``others_local`` are the figures with all packages on disk; the difference is the cost of the
-    download.
+    ``at_most`` is the target: the highest ratio of the two medians or, without ``others``, the highest median. Without
+    ``at_most``, the row has no target. ``local`` and ``others_local`` are the figures with all packages on disk. The
+    difference to the other figures is the cost of the download.
     """
 
     what: str
@@ -30,7 +30,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Our median divided by the other one. None if there is no other."""
+        """This project's median divided by the alternative's; None without an alternative."""
         return median(self.ours) / median(self.others) if self.others else None
 
     @property

@@ -1,6 +1,7 @@
 """One KIS access token a day, shared by every job and every machine.
 
-The names here are public and stay. Each is imported at its first use, so importing the package is fast.
+The names of this module are the public interface, which stays. A name's module is imported at the first use of the
+name, so importing the package is fast.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         save_kis_token_to_supabase,
     )
     from kis_token.client.get_token import get_token
+    from kis_token.client.httpx_auth import KISAuth
     from kis_token.client.kis_client import KISClient
     from kis_token.errors import (
         GitHubError,
@@ -43,6 +45,7 @@ __all__ = [
     "IssuerOutage",
     "IssuerRateLimited",
     "IssuerRefused",
+    "KISAuth",
     "KISClient",
     "KisTokenError",
     "SettingsError",
@@ -62,8 +65,9 @@ __all__ = [
     "save_kis_token_to_supabase",
 ]
 
-#: The modules of all names that are not errors.
+#: The modules of the public names, except the errors.
 _HOMES = {
+    "KISAuth": "client.httpx_auth",
     "KISClient": "client.kis_client",
     "SupabaseCredentialManager": "client.credential_manager",
     "Token": "token",

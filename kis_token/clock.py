@@ -1,4 +1,4 @@
-"""The clock that is passed in: present time, a monotonic counter, sleep and jitter. So no test sleeps."""
+"""The clock: present time, a monotonic counter, sleep and jitter. Callers pass a clock in, so tests need no sleep."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ class Clock(Protocol):
     """A source of time."""
 
     def now(self) -> datetime:
-        """The present by the machine's clock, aware, in UTC."""
+        """The present time by the machine's clock, aware, in UTC."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back; only differences have a meaning."""
+        """Seconds that never go back. Only the difference of two readings has a meaning."""
 
     def sleep(self, seconds: float) -> None:
         """Wait for ``seconds``."""
 
     def jitter(self, low: float, high: float) -> float:
-        """A random number of seconds between the two, so that callers do not act at the same time."""
+        """A random number of seconds from ``low`` to ``high``, so that callers do not act at the same moment."""
 
 
 class SystemClock:
     """The machine's own clock."""
 
     def now(self) -> datetime:
-        """The present by the machine's clock, aware, in UTC."""
+        """The present time by the machine's clock, aware, in UTC."""
         return datetime.now(timezone.utc)
 
     def monotonic(self) -> float:
@@ -43,7 +43,7 @@ class SystemClock:
             time.sleep(min(left, SLICE))
 
     def jitter(self, low: float, high: float) -> float:
-        """A random number of seconds between the two."""
+        """A random number of seconds from ``low`` to ``high``."""
         import random
 
-        return random.uniform(low, high)  # noqa: S311 - spreads load, guards nothing
+        return random.uniform(low, high)  # noqa: S311 - not for a secret

@@ -1,7 +1,7 @@
-"""The settings. Only this module reads the environment, once, and it reports all faults at once.
+"""The settings. Only this module reads settings from the environment. It reports all faults in one error.
 
-An input of the action (``INPUT_…``) wins over the variable of the same meaning. Blanks and quotes around a value are
-cut off. An empty value, or a word such as null, counts as not given.
+An input of the action (``INPUT_…``) takes precedence over the variable of the same meaning. Blanks and quotes around a
+value are cut off. An empty value, or a word such as null, counts as not given.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ Environment = Literal["production", "paper"]
 Mode = Literal["resolve", "rotate", "force", "check"]
 StoreOutagePolicy = Literal["issue", "fail"]
 
-#: The words of each setting; the first is the default.
+#: The accepted words of a setting; the first word is the default.
 ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)
 MODES: tuple[Mode, ...] = get_args(Mode)
 STORE_OUTAGE_POLICIES: tuple[StoreOutagePolicy, ...] = get_args(StoreOutagePolicy)
 
-#: KIS's hosts, from its developers' site.
+#: KIS's hosts. Source: KIS's site for developers.
 KIS_HOSTS: dict[Environment, str] = {
     "production": "https://openapi.koreainvestment.com:9443",
     "paper": "https://openapivts.koreainvestment.com:29443",
@@ -59,7 +59,7 @@ LONGEST_DURATION = timedelta(days=90)
 
 _KEYS_CALLED = ("app-key (or KIS_APP_KEY)", "app-secret (or KIS_APP_SECRET)")
 #: Settings that users paste, and that contain neither blanks nor quotes.
-#: The names that a slot may have, as sql/ checks them too.
+#: The names that a slot may have. sql/ has the same rule.
 SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
 
@@ -93,9 +93,10 @@ class Settings:
     keys_slot: str | None = None
     #: Warnings for people, about corrected values.
     notes: tuple[str, ...] = ()
-    #: Where this job gets ID tokens if supabase-key is the public key. The store is then asked without a secret key.
+    #: The address at which this job gets ID tokens. The address is set if supabase-key is the public key: the store
+    #: then needs an ID token in place of a secret key.
     id_token_request: IDTokenRequest | None = None
-    #: Whether the cache has no place because this user has no home folder. cache_path is then None, as for "off".
+    #: Whether the cache is off because this user has no home folder. cache_path is then None.
     homeless: bool = False
 
     @property
@@ -129,7 +130,7 @@ class _Reader(EnvironmentReader):
 
     def settings(self) -> Settings:
         environment = self._choice("environment", "KIS_ENVIRONMENT", ENVIRONMENTS)
-        # With export-env a step exports host and keys, and a later step may be for the other account.
+        # A previous step with export-env may have exported the host of the other environment.
         others = {host for name, host in KIS_HOSTS.items() if name != environment}
         exported = parse_host_url(pasted(self._env.get("KIS_BASE_URL", "")), others)
         self._is_elsewhere = bool(self._env.get("GITHUB_ACTIONS")) and exported in others
@@ -178,7 +179,7 @@ class _Reader(EnvironmentReader):
         return supabase_url, service_name
 
     def _missing(self, code: str, message: str) -> None:
-        """Add a fault for a missing secret. GitHub's withholding of secrets is one fault, however many are missing."""
+        """Add a fault for a missing secret. If GitHub withholds all secrets from this run, add one fault for all."""
         withheld = ("secrets-withheld", "GitHub withholds the secrets for supabase-url and supabase-key from this run")
         from kis_token.process.caller_identity import are_secrets_withheld  # few runs need it
 
@@ -200,7 +201,7 @@ class _Reader(EnvironmentReader):
         return url or ""
 
     def _supabase_key(self, url: str) -> str:
-        """The key as one word, or a read-only key as two: the public key for the gateway, and a JWT with a role."""
+        """The key as one word. A read-only key has two words: the public key for the gateway, and a JWT with a role."""
         words = pasted_words(self._text("supabase-key", *SECRETS["supabase-key"]))
         if not words:
             self._missing("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")
@@ -210,8 +211,8 @@ class _Reader(EnvironmentReader):
         return " ".join(words)
 
     def _find_id_token_request(self) -> tuple[str, str] | None:
-        """Note where this job gets ID tokens, which take the place of a key. The fault where it gets none."""
-        from kis_token.process.caller_identity import IDTokenRequest  # for the public key alone
+        """Note the address of this job's ID tokens, which take the place of a key. Return the fault without one."""
+        from kis_token.process.caller_identity import IDTokenRequest  # only the public key needs this module
 
         self._id_token_request = IDTokenRequest.find(self._env)
         if self._id_token_request is not None:
@@ -257,7 +258,7 @@ class _Reader(EnvironmentReader):
         if text:
             try:
                 path = Path(text).expanduser()
-            except RuntimeError:  # "~name", and this machine has no user of that name
+            except RuntimeError:  # the path begins with "~name", and this machine has no user of that name
                 path = Path()
             if not path.name:
                 self._fault("invalid-cache-path", "cache-path (or KIS_TOKEN_CACHE) names no file")
@@ -265,10 +266,10 @@ class _Reader(EnvironmentReader):
         name = ".kis_token_cache.json" if service_name == "kis" else f".kis_token_cache.{service_name}.json"
         if self._env.get("RUNNER_TEMP"):
             return Path(self._env["RUNNER_TEMP"]) / name
-        from kis_token.process.caller_identity import user_cache_folder  # a job has RUNNER_TEMP
+        from kis_token.process.caller_identity import user_cache_folder  # a job does not need it
 
         folder = user_cache_folder()
-        # The fast path runs without platformdirs, so the folder is not known yet.
+        # Without platformdirs, as on the fast path, it is not known whether this user has a home folder.
         self._is_homeless = folder is None and "platformdirs" in sys.modules
         return None if folder is None else folder / name
 

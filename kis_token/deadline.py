@@ -1,7 +1,7 @@
-"""A time limit for a whole call, independent of the peer. After the limit the call sends no data.
+"""A time limit for a whole call, however slow the peer is. After the limit the call sends no data.
 
-A socket's timeout limits each wait for a byte, not their sum, and does not cover name resolution, so a slow peer could
-hold a caller for ever. Therefore the call runs in a thread, and its caller gives it up when the time is over.
+The timeout of a socket limits each wait for a byte, but not the sum of all waits, and it does not cover name
+resolution. So the call runs in a thread, and the caller gives the call up when the time is over.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ _Answer = TypeVar("_Answer")
 
 #: The threads of the last calls: the system's thread number, and the end on the monotonic clock.
 _ENDED: deque[tuple[int, float]] = deque(maxlen=64)
-#: The longest time in seconds that a fork waits for such an end.
+#: The longest time, in seconds, that a fork waits for the end of one of these threads.
 LONGEST_END = 1.0
 
-#: tokenP takes up to 15 s, and storing its answer a little more. With fewer seconds left, no call begins.
+#: The seconds that a tokenP call needs before the deadline. tokenP takes up to 15 s, and storing its answer some more.
 ISSUE_BUDGET = 20.0
 
-#: Windows cannot interrupt a wait, so each wait is cut into slices of this many seconds. A signal waits for one slice.
+#: The seconds of one slice of a wait. Windows cannot interrupt a wait, so a signal takes effect at the end of a slice.
 SLICE = 0.25
 
 
 def usable(timeout: float) -> float:
-    """The seconds of a timeout for requests. The rest is for the output of the token."""
+    """The seconds of ``timeout`` in which requests are allowed. The rest is for the output of the token."""
     return timeout - min(1.0, timeout / 5)
 
 
 class Deadline:
     """The end of a call: ``at`` is a reading of ``counter``, a clock's monotonic counter in seconds."""
 
-    # A plain class: the warm step pays a millisecond for each dataclass.
+    # The class is not a dataclass, because each dataclass costs the warm step a millisecond.
     __slots__ = ("_at", "_counter")
 
     def __init__(self, counter: Callable[[], float], at: float) -> None:
@@ -58,7 +58,7 @@ def no_deadline() -> float:
 
 
 class GivenUp(TimeoutError):
-    """The caller has given up the attempt. ``sent``: whether a request may have left before."""
+    """The caller has given up the attempt. ``sent`` is True if a request may have left before."""
 
     def __init__(self, *, sent: bool) -> None:
         super().__init__("given up")
@@ -66,9 +66,10 @@ class GivenUp(TimeoutError):
 
 
 class Attempt:
-    """One exchange over the network. Its caller may give it up from another thread; no request leaves after that.
+    """One exchange over the network, which the caller may give up from another thread.
 
-    The working thread calls `watch` with its connection and `sending` right before a request leaves.
+    After the caller has given up, no request leaves. The working thread calls `watch` with its connection, and
+    `sending` right before a request leaves.
     """
 
     def __init__(self) -> None:
@@ -88,10 +89,13 @@ class Attempt:
             self._check()
 
     def watch(self, connection: socket.socket) -> None:
-        """Shut ``connection`` down, with any TLS on it, when the caller gives up. Raises GivenUp if it has already."""
+        """Shut ``connection`` down, with any TLS on it, when the caller gives up.
+
+        Raises GivenUp if the caller has given up before.
+        """
         with self._lock:
             self._check()
-            # A second handle of the same connection: TLS takes the first one over, and a TLS socket has no dup().
+            # TLS takes the handle of the connection over, and a TLS socket has no dup(). So a second handle is kept.
             self._release()
             self._connection = socket.fromfd(connection.fileno(), connection.family, connection.type)
 
@@ -126,10 +130,10 @@ class Attempt:
 
 
 def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
-    """Return the value of ``call`` or raise its error. Raises GivenUp if it has not ended after ``seconds``.
+    """Return the value of ``call`` or raise its error. Raises GivenUp if ``call`` has not ended after ``seconds``.
 
-    An attempt that is given up ends by itself, in a daemon thread: its connection is shut down, and it sends no more
-    data. With no time left, the attempt does not begin.
+    If ``seconds`` is not positive, ``call`` does not begin. An attempt that is given up ends in its daemon thread. Its
+    connection is shut down, so the attempt sends no more data.
     """
     if seconds <= 0:
         raise GivenUp(sent=False)
@@ -155,7 +159,7 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
         if errors:
             raise errors[0]
     finally:
-        attempt.give_up()  # also after Ctrl-C; no effect on a finished attempt
+        attempt.give_up()  # also after Ctrl-C; a finished attempt is not affected
     raise GivenUp(sent=attempt.sent)
 
 
@@ -166,10 +170,11 @@ def _join(thread: threading.Thread, until: float) -> None:
 
 
 def await_ends() -> None:
-    """Wait until the system has ended the threads of the last calls; at most a second.
+    """Wait until the system has ended the threads of the last calls, for at most a second.
 
-    For Python a thread has ended before OpenSSL has cleaned up after it, under a lock. A child that is forked in
-    between inherits the lock, and hangs at its first handshake. Waits on Linux alone, where /proc lists the threads.
+    When a thread has ended for Python, OpenSSL still cleans up after the thread, under a lock. A child that is forked
+    before the clean-up is over inherits the locked lock, and hangs at its first handshake. The function waits on Linux
+    alone, because only there /proc lists the threads.
     """
     while _ENDED:
         number, ended = _ENDED[0]

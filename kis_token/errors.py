@@ -1,12 +1,12 @@
 """The errors of this project, as a tree::
 
     KisTokenError
-    ├── SettingsError           invalid inputs or variables; all of them at once
+    ├── SettingsError           invalid inputs or variables; one error reports all of them
     ├── StoreError
-    │   ├── StoreOutage         Supabase does not answer, or not as Supabase: the chain falls back
+    │   ├── StoreOutage         Supabase does not answer, or another program answers: the chain falls back
     │   └── StoreMisconfigured  Supabase answers that it is set up wrongly: the chain does not fall back
     ├── TokenError              a token or a sealed value that exists and cannot be used
-    │   └── TokenUnusable       the stored value is no usable token: the next issued token replaces it
+    │   └── TokenUnusable       the stored value is not a usable token: the next issued token replaces the value
     ├── IssuerError
     │   ├── IssuerRefused       KIS does not accept the keys: the call is not repeated
     │   ├── IssuerRateLimited   KIS does not issue yet: the caller waits, once
@@ -45,8 +45,8 @@ class KisTokenError(Exception):
 
     Attributes:
         code: one of ``remedies.REMEDIES``; it stays the same between releases.
-        retryable: whether the same call may succeed later without any change.
-        warnings: texts for people, collected before the error arose.
+        retryable: whether the same call may succeed later without a change by the user.
+        warnings: texts for the user from before the error.
     """
 
     retryable = False
@@ -55,11 +55,11 @@ class KisTokenError(Exception):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
-        _ = self.hint  # an unknown code raises KeyError here, and not only when the error is shown
+        _ = self.hint  # an unknown code raises KeyError here, not later when the error is shown
 
     @property
     def hint(self) -> str:
-        """The remedy."""
+        """The remedy for this error's code."""
         from kis_token.remedies import REMEDIES
 
         return REMEDIES[self.code]
@@ -84,12 +84,12 @@ class KisTokenError(Exception):
         return f"{self.advice} {self.entry}"
 
     def warn(self, warnings: Iterable[str]) -> None:
-        """Add the texts that ``warnings`` does not contain yet."""
+        """Add to ``self.warnings`` the texts that it does not contain yet."""
         self.warnings = tuple(dict.fromkeys((*self.warnings, *warnings)))
 
 
 class SettingsError(KisTokenError):
-    """Invalid inputs or variables. ``faults`` has one error for each of them, at least one in all."""
+    """Invalid inputs or variables. ``faults`` has one error for each invalid value, and is never empty."""
 
     def __init__(self, faults: list[tuple[str, str]], warnings: Iterable[str] = ()) -> None:
         super().__init__(faults[0][0], faults[0][1])
@@ -106,12 +106,17 @@ class StoreError(KisTokenError):
 
 
 class StoreOutage(StoreError):
-    """Supabase does not answer, or not as Supabase: the chain continues with the next source.
+    """Supabase does not answer, or another program answers in its place: the chain continues with the next source.
 
-    ``doubtful``: the cause may be on this machine, such as a proxy, or a working gateway refused the request; then no
-    caller issues without Supabase. ``lasting``: no repetition helps, as with a certificate that cannot be checked.
-    ``sent``: the request may have left this machine and taken effect. ``persists``: the answer reports a lasting state,
-    such as a project over its quota; one repetition can help, more are useless.
+    Attributes:
+        doubtful: True if the cause may be on this machine, such as a proxy, or if a working gateway refused the
+            request. After a doubtful outage, no caller issues without Supabase.
+        lasting: True if repeating the request does not help, for example if a certificate cannot be checked.
+        sent: True if the request may have left this machine and taken effect.
+        persists: True if the answer reports a state that lasts, such as a project over its quota. The request is then
+            repeated only for a second.
+        refused: True if the other machine accepts no connection, as it does while no server runs there. The caller
+            learns that at once.
     """
 
     def __init__(
@@ -123,6 +128,7 @@ class StoreOutage(StoreError):
         lasting: bool = False,
         sent: bool = True,
         persists: bool = False,
+        refused: bool = False,
     ) -> None:
         super().__init__(code, message)
         self.retryable = not (lasting or persists)
@@ -130,12 +136,13 @@ class StoreOutage(StoreError):
         self.lasting = lasting
         self.sent = sent
         self.persists = persists
+        self.refused = refused
 
 
 class StoreMisconfigured(StoreError):
-    """Supabase answers that it is set up wrongly. The chain does not fall back, because that would hide the error.
+    """Supabase answers that it is set up wrongly. The chain does not fall back, so that the error is seen.
 
-    ``settles``: the same call may succeed after PostgREST has read the tables again, so it is repeated once.
+    ``settles`` is True if the call may succeed after PostgREST has read the schema again. Such a call is repeated once.
     """
 
     def __init__(self, code: str, message: str, *, settles: bool = False) -> None:
@@ -144,7 +151,7 @@ class StoreMisconfigured(StoreError):
 
     @property
     def is_function_missing(self) -> bool:
-        """Whether the database lacks the called function, as an older schema does."""
+        """Whether the database lacks the called function. An older schema can lack a function."""
         return self.code == "store-function-missing"
 
 
@@ -153,23 +160,23 @@ class TokenError(KisTokenError):
 
 
 class TokenUnusable(TokenError):
-    """A stored value that is no usable token. The next issued token replaces it."""
+    """A stored value that is not a usable token. The next issued token replaces the value."""
 
     def __init__(self, message: str) -> None:
-        # A cache without a token raises this in each step, so the remedies are not loaded for it.
+        # A cache without a token raises this error in each step, so the error does not load the remedies.
         Exception.__init__(self, message)
         self.code = "token-unusable"
 
 
 class IssuerError(KisTokenError):
-    """The base class: KIS gave no token, or no answer."""
+    """The base class: a call of KIS failed."""
 
 
 class IssuerRefused(IssuerError):
     """KIS does not accept the app key or secret.
 
-    The message is built from ``kis_code``, one of ``KIS_REFUSALS``, and three texts: ``whose`` is the place of the
-    keys, ``to`` names another caller that got the refusal a moment ago, and ``remark`` describes the keys.
+    The message has the meaning of ``kis_code``, a key of ``KIS_REFUSALS``, and three texts. ``whose`` is the origin of
+    the keys. ``to`` names another caller that got the refusal a moment ago. ``remark`` describes the keys.
     """
 
     def __init__(self, kis_code: str, to: str = "", whose: str = "", remark: str = "") -> None:
@@ -179,13 +186,13 @@ class IssuerRefused(IssuerError):
 
 
 class IssuerRateLimited(IssuerError):
-    """EGW00133: KIS issued a token for this app key within the last minute."""
+    """KIS answered EGW00133: tokenP was called for this app key within the last minute."""
 
     retryable = True
 
 
 class IssuerOutage(IssuerError):
-    """KIS does not answer, or not as documented. ``sent`` and ``lasting`` are as for StoreOutage."""
+    """KIS does not answer, or not as documented. ``sent`` and ``lasting`` have the meaning of those of StoreOutage."""
 
     def __init__(self, code: str, message: str, *, sent: bool, lasting: bool = False) -> None:
         super().__init__(code, message)
@@ -209,7 +216,7 @@ class AppKeyChanged(IssuanceError):
 class TokenRefreshLimitError(IssuanceError):
     """The token was issued less than 23 hours ago, and KIS allows one token a day.
 
-    Code written for the guide raises it with a text alone.
+    Code written for the guide raises this class with a text as the only argument.
     """
 
     def __init__(self, code: str, message: str | None = None, *, retryable: bool = False) -> None:
@@ -223,7 +230,7 @@ class CacheError(KisTokenError):
 
 
 class GitHubError(KisTokenError):
-    """GitHub does not answer as documented, or refuses the request. Raised for the list of callers alone."""
+    """GitHub does not answer as documented, or refuses the request of a command about the list of callers."""
 
 
 class EnvironmentFault(KisTokenError):

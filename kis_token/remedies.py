@@ -1,4 +1,4 @@
-"""The remedy for each error code. docs/troubleshooting.md has an entry for each code."""
+"""The remedy for each error code: the sentence after an error's message. docs/troubleshooting.md explains each code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TRUST_HINT = (
 )
 _MIGRATE_HINT = "Run the files of sql/ in the SQL editor of the Supabase project, in the order of their names."
 
-#: The remedy of each code. docs/troubleshooting.md has an entry for each.
+#: The remedies, by error code.
 REMEDIES: dict[str, str] = {
     # settings
     "missing-supabase-url": "Set it to the project's URL, https://<project>.supabase.co.",

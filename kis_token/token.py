@@ -1,7 +1,7 @@
 """The token: its form, its end, and its three states. Only this module has the rule for the states.
 
-All times are aware and in UTC. Only input can be in Korea time (UTC+9, no summer time): KIS writes expiry times as
-``YYYY-MM-DD HH:MM:SS`` in Korea time, without an offset.
+All times are aware and in UTC. Only parsed texts can be in Korea time (UTC+9, no summer time): KIS writes expiry times
+as ``YYYY-MM-DD HH:MM:SS`` in Korea time, without an offset.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from kis_token.settings.pasted_values import parse_claims
 
 KST = timezone(timedelta(hours=9), "KST")
 
-#: A token with less time left counts as expired: it could end during the caller's first request.
+#: The least time left of a valid token. A token with less time left could end during the caller's first request.
 LEAST_USEFUL = timedelta(seconds=30)
 
-#: The validity of tokens of individuals and ordinary companies. It replaces an unknown issue time, as a guess.
+#: The validity of tokens of individuals and ordinary companies. If a token's issue time is unknown, the issue time is
+#: estimated as its end minus this validity.
 USUAL_LIFETIME = timedelta(hours=24)
 
-#: A token younger than this counts as issued by the call that returned it. KIS's clock may be off by some minutes.
+#: The age below which a token counts as issued by the call that returned it. KIS's clock may be off by some minutes.
 JUST_NOW = timedelta(minutes=5)
 
-#: For this time after an issue, KIS answers tokenP with the same token.
+#: The time after an issue in which KIS answers tokenP with the same token.
 REISSUE_WINDOW = timedelta(hours=6)
 
 _INSTANT = re.compile(
@@ -39,7 +40,7 @@ _TOKEN_SHAPE = re.compile(r"[A-Za-z0-9._~+/=-]{20,4096}", re.ASCII)
 
 
 class State(Enum):
-    """A token's state, by its time left and the time that the caller needs."""
+    """A token's state, which depends on the token's time left and on the time that the caller needs."""
 
     FRESH = "fresh"
     STALE = "stale"
@@ -50,9 +51,9 @@ class State(Enum):
 class Token:
     """A token with its times and its origin. The repr does not show the value.
 
-    ``issued_at`` is never guessed from the present. ``version`` is the store's number of the token's row.
-    ``app_key_id`` is the fingerprint of the token's app key, ``environment`` is production or paper; both are None if
-    unknown. ``sealed_form`` is the sealed text from which the whole token was read; None if there was none.
+    ``issued_at`` is never derived from the present time. ``version`` is the store's number of the token's row.
+    ``app_key_id`` is the fingerprint of the token's app key; None if unknown. ``environment`` is production or paper;
+    None if unknown. ``sealed_form`` is the sealed text from which the token was read; None for a token from plain text.
     """
 
     value: str = field(repr=False)
@@ -77,7 +78,7 @@ class Token:
         return self.remaining(now) >= LEAST_USEFUL
 
     def is_new(self, now: datetime) -> bool:
-        """Whether the call that just returned the token issued it. For 6 hours KIS returns the same token."""
+        """Whether the tokenP call at ``now`` issued this token. For 6 hours, KIS returns an issued token again."""
         return self.issued_at > now - JUST_NOW
 
     def state(self, now: datetime, min_validity: timedelta) -> State:
@@ -88,7 +89,7 @@ class Token:
         return State.STALE if self.is_valid(now) else State.EXPIRED
 
     def to_json(self, **further: str) -> str:
-        """Return the stored form, with ``further`` members. Clients of the guide's kind read the first three."""
+        """Return the stored form, with ``further`` members. Clients written for the guide read its first three."""
         members = {
             "access_token": self.value,
             "expires_at": self.expires_at.isoformat(),
@@ -121,25 +122,25 @@ class AppKey:
 
 def fingerprint(text: str) -> str:
     """The first 16 hex digits of the SHA-256 of ``text``."""
-    # JSON can hold half a surrogate pair, which has no UTF-8 form.
+    # A text from JSON can contain half a surrogate pair, which has no UTF-8 form.
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def looks_like_token(text: str) -> bool:
-    """Whether ``text`` has the shape of a token. Mask no other text: masking "1" would blank every 1 in the log."""
+    """Whether ``text`` has the shape of a token. Only such a text is masked, because a mask of "1" blanks every 1."""
     return _TOKEN_SHAPE.fullmatch(text) is not None
 
 
 def parse_instant(value: object) -> datetime:
     """Return the time that a client wrote: ISO 8601 with ``Z``, an offset or neither, or epoch seconds.
 
-    A time without an offset is read as Korea time. Clients write such times in Korea time or UTC, and Korea time is the
-    earlier reading, so an expired token never looks valid. Raises ValueError for any other value.
+    A time without an offset is read as Korea time. Some clients write times without an offset in UTC; read as Korea
+    time, they are earlier, so an expired token never looks valid. Raises ValueError for any other value.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise ValueError("not a time")  # noqa: TRY004 - one kind of error for all unreadable values
+        raise ValueError("not a time")  # noqa: TRY004 - all unreadable values raise the same error
     text = value.strip()
     try:
         if _EPOCH.fullmatch(text):
@@ -148,7 +149,7 @@ def parse_instant(value: object) -> datetime:
         if match is None:
             raise ValueError("not a time")
         year, month, day, hour, minute, second, fraction, offset = match.groups()
-        naive = datetime(  # noqa: DTZ001 - its zone follows in the next line
+        naive = datetime(  # noqa: DTZ001 - the next line adds the zone
             int(year), int(month), int(day), int(hour), int(minute), int(second or 0), int(f"{fraction or 0:0<6}"[:6])
         )
         return _in_utc(naive.replace(tzinfo=_parse_offset(offset)))
@@ -157,7 +158,7 @@ def parse_instant(value: object) -> datetime:
 
 
 def instant_or_none(value: object) -> datetime | None:
-    """Return `parse_instant` of ``value``, or None if that raises ValueError."""
+    """Return `parse_instant` of ``value``; None if ``value`` is not a time."""
     try:
         return parse_instant(value)
     except ValueError:
@@ -195,10 +196,10 @@ def build_token(
     app_key_id: str | None = None,
     environment: str | None = None,
 ) -> Token:
-    """Build a token that ends at the earliest of ``expiries`` and of its own claim.
+    """Build a token that ends at the earliest of ``expiries`` and of the end in the token's claims.
 
-    For ``issued_at`` and the app key, the token's claims win. Raises TokenUnusable if ``value`` does not look like a
-    token or no time of its end is known.
+    For the issue time and the app key, the token's claims take precedence over the arguments. Raises TokenUnusable if
+    ``value`` does not look like a token, or if its end is unknown.
     """
     if not looks_like_token(value):
         raise TokenUnusable("The value is not a token")
@@ -250,7 +251,7 @@ def parse_stored(text: str, *, column: object = None, version: int | None = None
 
 
 def _in_utc(moment: datetime) -> datetime:
-    """Return ``moment`` in UTC. Raises ValueError before 1970 and from 9999: sums at the calendar's edge overflow."""
+    """Return ``moment`` in UTC. Raises ValueError before 1970 and from 9999, where sums of times can overflow."""
     if not 1970 <= moment.year < 9999:
         raise ValueError("not a time")
     return moment.astimezone(timezone.utc)

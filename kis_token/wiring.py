@@ -30,9 +30,9 @@ _CLOCK = SystemClock()
 def open_store(
     settings: Settings, started: float, tell: Callable[[str], None], clock: Clock = _CLOCK
 ) -> Iterator[SupabaseStore]:
-    """Open the store for these settings. A failed call is repeated for some seconds.
+    """Open the store for these settings. A failed call of the store is repeated for some seconds.
 
-    The arguments are those of `open_resolver`.
+    The arguments have the meaning of those of `open_resolver`.
     """
     left = _deadline(settings, started, clock).left
     with closing(_make_store(settings, left, Retry(clock, left, tell))) as store:
@@ -56,11 +56,11 @@ def open_resolver(
     *,
     mask: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Resolver]:
-    """Open the chain for these settings; the end of the block closes its connections.
+    """Open the chain for these settings. The end of the block closes the chain's connections.
 
-    ``started`` is the beginning of the work on the clock's counter (time.monotonic by default); the settings' timeout
-    counts from there. ``tell`` gets a line when the call has to wait. ``mask`` gets each secret
-    that the chain obtains for its own use, before it is used.
+    ``started`` is the beginning of the work, a reading of the clock's counter (time.monotonic by default). The
+    settings' timeout counts from ``started``. ``tell`` gets a line for the log when the call has to wait. ``mask`` gets
+    each secret that the chain obtains, such as an ID token, before the secret is used.
     """
     deadline, vault = _deadline(settings, started, clock), make_vault(settings.encryption_keys)
     issuer = KISIssuer(settings.base_url, settings.environment, left=deadline.left)

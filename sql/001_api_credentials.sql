@@ -1,10 +1,10 @@
 -- The shared store: one row for each credential of each service.
 --
--- Run this file on an empty database, on a Supabase project, or on a table that already has rows. You may run it again
--- at any time. It needs the roles anon, authenticated and service_role, which every Supabase project has. No stored
--- value changes: existing rows only get a version. If another program made the table, the table gets its missing
--- columns, and its text columns lose their limits of length. If more has to change, the file stops, changes nothing,
--- and lists each difference with the statement that corrects it.
+-- Run this file on an empty database, on a Supabase project, or on a table that already has rows. You may run the file
+-- again at any time. It needs the roles anon, authenticated and service_role, which every Supabase project has. No
+-- stored value changes: existing rows only get a version. If another program made the table, this file adds the missing
+-- columns and removes the limits of length of text columns. If more has to change, the file stops, changes nothing, and
+-- lists each difference with the statement that corrects the difference.
 
 begin;
 
@@ -22,8 +22,8 @@ create table if not exists public.api_credentials (
     unique (service_name, credential_type)
 );
 
--- Rights and policies belong to one table. A partition, a child or a parent has rights of its own, through which other
--- roles may read the same rows.
+-- Rights and policies belong to one table. A partition, a child table or a parent table has its own rights, with which
+-- other roles may read the same rows.
 do $$
 declare
     kind      text;
@@ -51,8 +51,8 @@ begin
 end
 $$;
 
--- The differences that keep the table from storing keys and tokens, each with the statement that corrects it. If
--- loses_nothing is true, the statement changes no stored value. check_setup reports these differences as well.
+-- The differences that keep the table from storing keys and tokens, each with the statement that corrects the
+-- difference. If loses_nothing is true, the statement changes no stored value. check_setup reports the same differences.
 create or replace function public.api_credentials_faults()
     returns table (kind text, said text, mend text, loses_nothing boolean)
     language plpgsql
@@ -121,7 +121,7 @@ begin
                 when c.category = 'N' then
                     format('to_timestamp(case when %1$I > 99999999999 then %1$I / 1000.0 else %1$I end)', c.name)
                 when c.base = 'timestamp without time zone' then format('%I at time zone ''Asia/Seoul''', c.name)
-                -- A time without an offset is Korea time, as everywhere in this project.
+                -- A time without an offset is read as Korea time.
                 else format('case when %1$I::text ~* '':.*(z|[+-][0-9]{2}(:?[0-9]{2})?)$'''
                             ' then nullif(btrim(%1$I::text), '''')::timestamptz'
                             ' else nullif(btrim(%1$I::text), '''')::timestamp at time zone ''Asia/Seoul'' end', c.name)
@@ -139,8 +139,8 @@ begin
         end if;
     end loop;
 
-    -- Columns that the functions do not write. If another program has a trigger on the table, that trigger may fill
-    -- these columns. begin_issuance shows whether it does.
+    -- Required columns that the functions do not write. A trigger of another program may fill such a column;
+    -- begin_issuance finds out, because it writes a row.
     return query
         select 'columns', format('%s is not null and has no default', a.attname),
                format('alter table public.api_credentials %s', case
@@ -195,7 +195,7 @@ begin
                format('drop rule %I on public.api_credentials', r.rulename), false
         from pg_catalog.pg_rewrite r where r.ev_class = its_table and r.ev_type in ('2', '3');
 
-    -- Two rows of one service and type. Both may hold keys in use, so one of them moves to a slot of its own.
+    -- Two rows of one service and type. Both may have keys in use, so one of the two rows moves to another slot.
     return query
         with twice as (
             select r.service_name::text as service, r.credential_type::text as type, to_jsonb(r) as row,
@@ -255,7 +255,7 @@ $$;
 comment on function public.api_credentials_faults() is
     'The differences that keep the table from storing a token: kind, description (said), the statement that corrects it (mend), and whether that changes no stored value (loses_nothing).';
 
--- Correct each difference whose statement changes no stored value. List the others in one message.
+-- Correct each difference whose statement changes no stored value. List all other differences in one message.
 do $$
 declare
     each    record;
@@ -316,7 +316,7 @@ begin
 end
 $$;
 
--- If the table was made without the constraint, it gets a unique index instead: every write relies on one of them.
+-- A table that was made without the constraint gets a unique index, because every write needs the constraint or the index.
 do $$
 begin
     if not exists (
@@ -334,8 +334,8 @@ $$;
 create index if not exists idx_api_cred_service_active on public.api_credentials (service_name, is_active);
 create index if not exists idx_api_cred_expires on public.api_credentials (expires_at);
 
--- Versions come from a sequence, not from "old + 1": if a row is deleted and inserted again, its version must differ
--- from that of the deleted row.
+-- Versions come from a sequence. With "old + 1", a row that is deleted and inserted again could get the version of the
+-- deleted row.
 create sequence if not exists public.api_credentials_version_seq as bigint;
 
 alter table public.api_credentials
@@ -343,7 +343,7 @@ alter table public.api_credentials
 
 alter sequence public.api_credentials_version_seq owned by public.api_credentials.version;
 
--- The table may already have had a column version of this type, with values and without this default.
+-- A table that another program made may already have a column version, with values and without the default.
 alter table public.api_credentials
     alter column version set default nextval('public.api_credentials_version_seq');
 do $$
@@ -399,11 +399,11 @@ create or replace trigger api_credentials_touch
     before insert or update on public.api_credentials
     for each row execute function public.api_credentials_touch();
 
--- The rights on the table. Default privileges differ between old and new Supabase projects, so this file sets all
--- rights.
+-- This file sets all rights on the table, because default privileges differ between old and new Supabase projects.
 alter table public.api_credentials enable row level security;
 
--- service_role gets the rights it needs back below. truncate is not one of them, because it bypasses the trigger.
+-- The next grants give service_role the rights that it needs. The right truncate is left out, because truncate bypasses
+-- the trigger.
 revoke all on table public.api_credentials from public, anon, authenticated, service_role;
 revoke all on sequence public.api_credentials_version_seq from public, anon, authenticated;
 revoke all on function public.api_credentials_touch(), public.api_credentials_faults()
@@ -425,7 +425,7 @@ begin
 end
 $$;
 
--- On Supabase service_role bypasses row level security. On a plain PostgreSQL it needs this policy.
+-- On Supabase, service_role bypasses row level security. On a plain PostgreSQL, service_role needs this policy.
 drop policy if exists api_credentials_service_role on public.api_credentials;
 create policy api_credentials_service_role on public.api_credentials
     for all to service_role using (true) with check (true);

@@ -1,14 +1,14 @@
--- The lease: these functions alone decide, by the database's clock alone, which caller may ask KIS for a token.
+-- The lease: only these functions decide which caller may ask KIS for a token, and only by the database's clock.
 --
 -- A caller begins, calls tokenP once, and commits or aborts. begin_issuance grants the lease to one caller at a time.
--- It spaces the grants so that KIS, which allows one call a minute, is never called sooner. Each grant has a fence, a
--- number that grows with every grant. If a caller was suspended until its lease ended, its fence is old, and its commit
--- overwrites no newer token.
+-- KIS allows one call a minute, so two grants are more than a minute apart. Each grant has a fence, a number that grows
+-- with every grant. A caller that was suspended until its lease ended has an old fence, so its commit cannot overwrite a
+-- newer token.
 --
--- Every function locks the slot's lease first and reads clock_timestamp() after it has the lock: now() would be the
--- time before the wait. All constants of the protocol are in this file.
+-- Every function locks the slot's lease first, and reads clock_timestamp() after it has the lock. now() would be the
+-- time before the wait for the lock. All constants of the protocol are in this file.
 --
--- Run this file after 001. You may run it again at any time.
+-- Run this file after 001. You may run the file again at any time.
 
 begin;
 
@@ -42,14 +42,14 @@ comment on column public.credential_leases.not_before is 'No grant before this t
 comment on column public.credential_leases.token_id is
     'First 16 hex digits of the SHA-256 of the last token that these functions stored.';
 comment on column public.credential_leases.token_version is
-    'The version of the token''s row after that write. If the row has another version, another program wrote it.';
-comment on column public.credential_leases.issued_at is 'When KIS issued that token.';
+    'The version of the token''s row after these functions wrote it. If the row has another version, another program wrote it.';
+comment on column public.credential_leases.issued_at is 'When KIS issued the token token_id.';
 comment on column public.credential_leases.app_key_id is
     'First 16 hex digits of the SHA-256 of the slot''s app key. One app key belongs to one slot.';
 comment on column public.credential_leases.rejected_token_id is
     'The last rejected or revoked token, hashed. The slot''s row rejected_tokens has all of them.';
 comment on column public.credential_leases.refused_credential_id is 'The app key and secret that KIS refused last, hashed.';
-comment on column public.credential_leases.refused_until is 'Until this time these two are not tried again. Others are tried at once.';
+comment on column public.credential_leases.refused_until is 'Until this time the refused app key and secret are not tried again. Other ones are tried at once.';
 comment on column public.credential_leases.last_error is
     'Error code of the last attempt; null after a success. token-repeated: KIS answered with a rejected token.';
 
@@ -84,10 +84,10 @@ comment on column public.credential_issuances.token_id is 'The token, hashed.';
 comment on column public.credential_issuances.error_code is 'The reason of an abort.';
 
 -- Helpers ----------------------------------------------------------------------------------------------------------
--- They are in PL/pgSQL, which keeps its plans for a session. A function in SQL would be planned at each call.
+-- The helpers are in PL/pgSQL, which keeps its plans for a session. A function in SQL would be planned at each call.
 
--- The hash of a token that is stored as plain JSON; null if the value is sealed or cannot be read. It is needed for
--- rows that a client wrote without these functions: the lease does not know their token.
+-- The hash of a token that is stored as plain JSON; null if the value is sealed or cannot be read. If a client wrote
+-- the row without these functions, the lease has no hash of the row's token.
 create or replace function public.issuance_plain_token_id(value text) returns text
     language plpgsql
     immutable
@@ -135,7 +135,7 @@ begin
 end
 $$;
 
--- Lock the slot's lease and return it. A missing lease is inserted.
+-- Lock the slot's lease and return the row. A missing row is inserted.
 create or replace function public.issuance_lock(service text) returns public.credential_leases
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -167,8 +167,8 @@ begin
 end
 $$;
 
--- The row of the active token, or nulls. If the table allows a null value, a row with one counts as absent. The casts
--- give the result fixed types, because a session keeps plans for the types that it has seen in the table.
+-- The row of the active token, or nulls. A row with a null value counts as absent. The casts give the result fixed
+-- types, because a session keeps plans for the types that it has seen in the table.
 drop function if exists public.issuance_token_row(text);
 create or replace function public.issuance_token_row(
     service text,
@@ -187,8 +187,8 @@ begin
 end
 $$;
 
--- The version of the row with the slot's app key; 0 if there is no such row. If a caller has read another version, its
--- keys are no longer those of the slot.
+-- The version of the row with the slot's app key; 0 if there is no such row. A caller that has read another version has
+-- keys that are no longer the slot's keys.
 create or replace function public.issuance_keys_version(service text) returns bigint
     language plpgsql
     stable
@@ -201,14 +201,14 @@ begin
 end
 $$;
 
--- Raise an error in place of PostgreSQL's own, whose text may show the row to the caller and in the server's log. Each
--- write of a secret catches all errors and calls this function.
+-- Raise an error in place of PostgreSQL's error, whose text may show the row to the caller and in the server's log.
+-- Each write of a secret catches all errors and calls this function.
 --
--- The error names the SQLSTATE, the column, the constraint and the function that refused the row. It repeats
--- PostgreSQL's text only if that text consists of names and types: for an error of our own statement, but not for one
--- of a trigger. The detail store-cannot-store means that repeating the call does not help. A temporary error, such as a
--- deadlock, a full disk or a database that is read-only for now, has no such detail. If a SQLSTATE has another meaning
--- for PostgREST, it becomes KT001.
+-- The error names the SQLSTATE, the column, the constraint and the function that refused the row. PostgreSQL's text is
+-- repeated only if it consists of names and types: the text for an error of our statement does, the text for an error of
+-- a trigger may not. The detail store-cannot-store means that repeating the call does not help. A temporary error, such
+-- as a deadlock, a full disk or a read-only database, does not have this detail. A SQLSTATE that has a special meaning
+-- for PostgREST is replaced by KT001.
 drop function if exists public.issuance_raise_unwritten(text, text, text);
 create or replace function public.issuance_raise_unwritten(
     state text, column_name text, constraint_name text, words text default null, context text default null
@@ -281,16 +281,17 @@ begin
 end
 $$;
 
--- Prove that the slot can store a token, before a caller asks KIS for one. If it cannot, raise the database's reason.
--- The function writes a made-up token by the function that commit_issuance uses, reads it, and rolls the write back. So
--- no other caller sees that token; only numbers of sequences are used up. The token is as long as KIS's longest, in the
--- form (plain or sealed) that the slot uses. If the table accepts only the other form, that is enough.
+-- Prove that the slot can store a token, before a caller asks KIS for one. If the slot cannot store a token, raise the
+-- database's reason. The function writes a made-up token by the function that commit_issuance uses, reads the token, and
+-- rolls the write back. So no other caller sees the made-up token; only numbers of sequences are used up. The made-up
+-- token is as long as KIS's longest token, in the form (plain or sealed) that the slot uses. If the table refuses this
+-- form, the other form is tried, and one accepted form is enough.
 create or replace function public.issuance_prove(service text) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- It differs in each transaction, because the table may require unique values.
+    -- The made-up token differs in each transaction, because the table may require unique values.
     filler  text := repeat(lpad(pg_current_xact_id()::text, 16, '0'), 48);
     its_end timestamptz := date_trunc('second', clock_timestamp()) + interval '1 day';
     sealed  boolean := exists (
@@ -350,7 +351,7 @@ end
 $$;
 
 -- The tokens that the slot remembers as rejected or revoked, each with its end. One row has all of them, as a JSON
--- object that maps fingerprints to times. If its value cannot be read, it counts as empty.
+-- object that maps fingerprints to times. An unreadable value of this row counts as empty.
 create or replace function public.issuance_rejected(service text)
     returns table (token_id text, ends_at timestamptz)
     language plpgsql
@@ -375,7 +376,7 @@ create or replace function public.issuance_rejected_ids(service text) returns te
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Most slots have no such row, and each call of begin_issuance comes here.
+    -- Most slots have no row rejected_tokens, and each call of begin_issuance calls this function.
     if not exists (select from public.api_credentials c
                    where c.service_name = service and c.credential_type = 'rejected_tokens' and c.is_active) then
         return '{}';
@@ -384,9 +385,9 @@ begin
 end
 $$;
 
--- Remember a token as rejected until it expires. ends_at is the end in the token's row; null if no row has it. A row
--- may have an end that is too early (a time without an offset) or infinite. So the remembered end is at least one day
--- ahead and at most 90 days, the longest validity of a token at KIS.
+-- Remember a token as rejected until it expires. ends_at is the end in the token's row; null if no row has that end. The
+-- end in a row can be too early (a time without an offset) or infinite. So the remembered end is at least one day ahead
+-- and at most 90 days, the longest validity of a token at KIS.
 create or replace function public.issuance_reject(service text, token_id text, ends_at timestamptz) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -406,7 +407,7 @@ begin
         else coalesce(known_end, t + interval '90 days')
     end;
 
-    -- At most 100: this token, and those of the others that end last.
+    -- A slot remembers at most 100 tokens: this token, and the other tokens with the latest ends.
     select jsonb_object_agg(e.token_id, e.ends_at)::text, max(e.ends_at) into strict value, last_end
     from (
         (select r.token_id, r.ends_at from public.issuance_rejected(service) r
@@ -470,7 +471,7 @@ begin
         raise exception 'min_remaining must not be negative' using errcode = '22023';
     end if;
 
-    -- Callers of one app key are served one after the other, also if they use different slots.
+    -- Callers with the same app key are served one after the other, also if they use different slots.
     perform pg_advisory_xact_lock(hashtextextended('kis-token:' || begin_issuance.app_key_id, 0));
     lease := public.issuance_lock(service);
     select l.* into other from public.credential_leases l
@@ -491,7 +492,7 @@ begin
     elsif token.expires_at > t
         and token.version is distinct from rejected_version
         and (stored_id is null or stored_id is distinct from rejected_token_id and stored_id <> all (rejected))
-        -- Within 6 hours of an issue KIS gives the same token again, so a token of that age counts as fresh.
+        -- Within 6 hours of an issue KIS gives the same token again, so a token younger than 6 hours counts as fresh.
         and (token.expires_at > t + min_remaining or (known and t - lease.issued_at < interval '6 hours')) then
         status := 'fresh';
     elsif lease.holder = begin_issuance.holder and lease.lease_until > t then
@@ -597,11 +598,11 @@ begin
     lease := public.issuance_lock(service);
     t := clock_timestamp();
     token := public.issuance_token_row(service);
-    -- This counts also for a token that is not the stored one: no caller may get a rejected token as new.
+    -- The check includes tokens that are not stored, because no caller may get a rejected token as new.
     remembered := commit_issuance.token_id = any (public.issuance_rejected_ids(service));
 
     if lease.fence = commit_issuance.fence and lease.holder is null and lease.token_id = commit_issuance.token_id then
-        status := 'committed';  -- a replay: the first answer was lost
+        status := 'committed';  -- a repeated call: the first answer was lost
     elsif lease.holder is null
         or lease.fence is distinct from commit_issuance.fence
         or lease.holder is distinct from commit_issuance.holder then
@@ -632,7 +633,7 @@ begin
         set holder        = null,
             lease_until   = null,
             not_before    = case
-                -- For 6 hours after the issue KIS gives this same token again.
+                -- For 6 hours after the issue of a token, KIS gives the same token again.
                 when is_rejected
                     then greatest(t + interval '61 seconds', commit_issuance.issued_at + interval '6 hours')
                 when status = 'unchanged' then t + interval '61 seconds'
@@ -794,8 +795,8 @@ $$;
 comment on function public.revoke_token(text, bigint, text, text) is
     'Make a token that was revoked at KIS inactive, and never store it again. Returns a status: revoked, or kept if the row no longer has that version.';
 
--- One call returns all data of a status. It returns the token's value only for the slot token_of, because the client
--- unseals it. For all other rows it returns the other columns.
+-- All data of kis-token status in one call. The result has the token's value only for the slot token_of, whose token the
+-- client unseals. For all other rows, the result has the other columns.
 drop function if exists public.issuance_status(text, integer);
 create or replace function public.issuance_status(
     service  text default null,
@@ -806,8 +807,8 @@ create or replace function public.issuance_status(
     stable
     security definer
     set search_path = pg_catalog, pg_temp
-    -- Without these two settings PostgreSQL may read a long log as a whole: a generic plan reads the events of all
-    -- slots, and a plan without statistics sorts all events of the slot.
+    -- Without these two settings PostgreSQL may read all of a long log: a generic plan reads the events of all slots,
+    -- and a plan without statistics sorts all events of the slot.
     set plan_cache_mode = 'force_custom_plan'
     set enable_sort = off
 as $$
@@ -858,7 +859,7 @@ begin
     if keep is null or keep < interval '0' then
         raise exception 'keep must not be negative' using errcode = '22023';
     end if;
-    oldest := clock_timestamp() - keep;  -- inside the condition it would be evaluated for each row, without the index
+    oldest := clock_timestamp() - keep;  -- in the condition, clock_timestamp() would be evaluated for each row, without the index
     delete from public.credential_issuances e where e.happened_at < oldest;
     get diagnostics pruned = row_count;
     return pruned;
@@ -867,7 +868,7 @@ $$;
 
 comment on function public.prune_issuances(interval) is 'Delete the events older than keep. Returns their number.';
 
--- Earlier versions of these functions remembered only the last rejected token, in the lease.
+-- Earlier versions of this file remembered only the last rejected token of a slot, in the lease.
 do $$
 declare
     lease public.credential_leases;
@@ -890,7 +891,7 @@ $$;
 alter table public.credential_leases enable row level security;
 alter table public.credential_issuances enable row level security;
 
--- Row level security without a policy denies the same access. The explicit policy shows that this is intended.
+-- Row level security without a policy would deny the same access. The policy shows that the denial is intended.
 drop policy if exists credential_leases_nobody on public.credential_leases;
 create policy credential_leases_nobody on public.credential_leases for all to public using (false) with check (false);
 drop policy if exists credential_issuances_nobody on public.credential_issuances;
@@ -901,7 +902,7 @@ revoke all on table public.credential_leases, public.credential_issuances
     from public, anon, authenticated, service_role;
 revoke all on sequence public.credential_issuances_id_seq from public, anon, authenticated, service_role;
 
--- Each function is named with its arguments, because a project may have functions of its own by these names.
+-- Each function is named with its arguments, because a project may have other functions with the same name.
 revoke all on function
     public.issuance_plain_token_id(text),
     public.issuance_check_service(text),

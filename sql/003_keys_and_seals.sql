@@ -1,8 +1,8 @@
 -- Change an account's keys, and seal stored values.
 --
--- Both functions lock the slot's lease, as the functions of 002 do, so no holder of a lease sees half of a change.
+-- Both functions lock the slot's lease, as the functions of 002 do. So no holder of a lease sees half of a change.
 --
--- Run this file after 002. You may run it again at any time.
+-- Run this file after 002. You may run the file again at any time.
 
 begin;
 
@@ -70,8 +70,8 @@ begin
         if lease.holder is not null then
             perform public.issuance_log(lease, 'aborted', null, 'app-key-changed');
         end if;
-        -- A holder of the lease uses the old key. After the change of the fence its commit stores nothing. Another slot
-        -- may use the old key from now on.
+        -- A present holder of the lease uses the old key. The fence changes, so the holder's commit stores nothing.
+        -- Another slot may use the old key from now on.
         update public.credential_leases l
         set fence = l.fence + 1, holder = null, lease_until = null, app_key_id = null
         where l.service_name = service;
@@ -114,7 +114,7 @@ begin
         update public.api_credentials c set credential_value = reseal.value
         where c.service_name = service and c.credential_type = reseal.credential_type and c.version = replaces_version
         returning c.version into new_version;
-        set constraints all immediate;  -- as above
+        set constraints all immediate;  -- a deferred constraint would fail outside this block
     exception
         when others then
             get stacked diagnostics its_column = column_name, its_constraint = constraint_name,
@@ -122,7 +122,7 @@ begin
             perform public.issuance_raise_unwritten(sqlstate, its_column, its_constraint, its_words, its_context);
     end;
 
-    -- It is the same token still, and what the lease knows of it stays true.
+    -- The sealed value is the same token, so the lease's data about the token stay true.
     if new_version is not null and reseal.credential_type = 'access_token' then
         update public.credential_leases l set token_version = new_version
         where l.service_name = service and l.token_version = replaces_version;

@@ -1,12 +1,13 @@
--- Find tables, functions, grants and row level security that differ from those of these files. Nothing changes: to test
--- whether the table stores a token, the check writes one and rolls the write back.
+-- Find tables, functions, grants and row level security that differ from those of these files. The check changes
+-- nothing: to test whether the table stores a token, the check writes a made-up token and rolls the write back.
 --
--- kis-token check calls it. It reports a file that has not been run by the functions that are missing. Run it as often as
--- you like.
+-- kis-token check calls check_setup(). If a file has not been run, check_setup() reports the missing functions. You may
+-- run this file again at any time.
 
 begin;
 
--- The version of these files. It grows if a client needs a newer part of them. begin_issuance returns it as well.
+-- The version of the files of sql/. The version grows when a client needs a newer part of the files. begin_issuance
+-- returns the same version.
 create or replace function public.credential_schema_version() returns integer
     language sql
     immutable
@@ -39,8 +40,8 @@ begin
             ('id'), ('service_name'), ('credential_type'), ('credential_value'), ('expires_at'), ('is_active'),
             ('environment'), ('description'), ('updated_at'), ('created_at'), ('version')
     ),
-    -- Our functions by their arguments, since a project may have functions of its own by these names; is_entry are those
-    -- that service_role calls, and keyless those that anon and authenticated call.
+    -- The functions of these files, with their arguments, because a project may have other functions with the same name.
+    -- is_entry marks the functions that service_role calls, and keyless those that anon and authenticated call.
     keyless (name, arguments) as (
         values
             ('keyless_read', 'text, text'),
@@ -125,7 +126,7 @@ begin
     rights (name) as (
         values ('select'), ('insert'), ('update'), ('delete'), ('truncate'), ('references'), ('trigger')
     ),
-    -- Every right on a table that a role has but should not have. kis_token_reader may read some columns of one table.
+    -- Every right on a table that a role has but must not have. kis_token_reader may read some columns of one table.
     loose as (
         select r.name as role_name, t.name as table_name, g.name as right_name
         from roles r cross join found_tables t cross join rights g
@@ -231,7 +232,7 @@ begin
         return found;
     end if;
 
-    -- Constraints, triggers and other objects can refuse a token. Only a write shows this.
+    -- Constraints, triggers and other objects can refuse a token. Only a write shows whether one of them does.
     for slot in
         select distinct c.service_name from public.api_credentials c
         where c.credential_type in ('app_key', 'access_token') and c.service_name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
@@ -241,7 +242,7 @@ begin
             perform public.issuance_prove(slot);
         exception
             when others then
-                -- The text of any other error may show values.
+                -- The text of an error without the detail store-cannot-store may show values.
                 reason := case when sqlerrm like 'api_credentials %' then sqlerrm else 'SQLSTATE ' || sqlstate end;
                 found := found || jsonb_build_object(
                     'what', 'tables', 'said', format('the slot %s cannot store a token: %s', slot, reason));
@@ -258,7 +259,7 @@ revoke all on function public.check_setup(), public.credential_schema_version()
     from public, anon, authenticated, service_role;
 do $$
 begin
-    -- Older projects grant each new function of this schema to every role of the API.
+    -- Older Supabase projects grant each new function of the schema public to every role of the API.
     if exists (select from pg_catalog.pg_roles where rolname = 'kis_token_reader') then
         revoke all on function public.check_setup(), public.credential_schema_version() from kis_token_reader;
     end if;

@@ -1,15 +1,15 @@
--- The signature of an ID token, checked by the database itself: RSASSA-PKCS1-v1_5 with SHA-256, which is RS256.
+-- The database checks the signature of an ID token: RSASSA-PKCS1-v1_5 with SHA-256, which is RS256.
 --
--- The owner stores the keys with which an issuer signs, and nothing is fetched from here. The token is an argument of each
--- function. The claims that PostgREST puts into a setting are never read, so no other signer that the project trusts can
--- pretend to be the issuer. docs/keyless-signature.md explains each step for a reviewer.
+-- The owner stores the public keys with which an issuer signs; the database fetches no key. The functions take the ID
+-- token as an argument and do not read the claims that PostgREST puts into a setting. So another signer that the project
+-- trusts cannot pretend to be the issuer. docs/keyless-signature.md explains each step for a reviewer.
 --
--- Run it after 001, as often as you like.
+-- Run this file after 001. You may run the file again at any time.
 
 begin;
 
--- GitHub.com, an enterprise's own issuer there, ghe.com, and GitHub Enterprise Server. On this machine alone also an emulated
--- issuer with plain http. The database never connects to an issuer.
+-- The accepted issuers: github.com, the issuer of an enterprise on github.com, ghe.com, and GitHub Enterprise Server. An
+-- emulated issuer with plain http is accepted only on the database's machine. The database never connects to an issuer.
 create or replace function public.issuance_is_issuer(issuer text) returns boolean
     language sql
     immutable
@@ -23,8 +23,8 @@ as $$
         false)
 $$;
 
--- The public exponent has no column: it is 65537 in every key. A modulus has 2048 to 4096 bits, its first byte holds the
--- highest bit, and it is odd.
+-- The public exponent has no column, because it is 65537 in every key. A modulus is odd and has 2048 to 4096 bits. Its
+-- first byte contains the highest bit.
 create table if not exists public.credential_issuer_keys (
     issuer   text not null,
     kid      text not null,
@@ -46,8 +46,8 @@ comment on column public.credential_issuer_keys.kid is 'The key''s name in the h
 comment on column public.credential_issuer_keys.modulus is 'The modulus n, 256 to 512 bytes, the highest byte first.';
 comment on column public.credential_issuer_keys.added_at is 'When the key was stored.';
 
--- The bytes of a base64url text without padding; null for a text that encodes them in another way. Raises data_exception
--- for a text that is not base64.
+-- The bytes of a base64url text without padding; null if the text is not the one standard form of these bytes. Raises
+-- data_exception for a text that is not base64.
 create or replace function public.issuance_from_base64url(encoded text) returns bytea
     language plpgsql
     immutable
@@ -56,7 +56,8 @@ as $$
 declare
     decoded bytea := decode(translate(encoded, '-_', '+/') || repeat('=', (4 - length(encoded) % 4) % 4), 'base64');
 begin
-    -- The last sign of a text can have bits that no byte uses. One text for one value: those bits must be zero.
+    -- The last character of a text can have bits that belong to no byte. These bits must be zero, so that each value has
+    -- exactly one text.
     if translate(encode(decoded, 'base64'), '+/=' || chr(10), '-_') <> encoded then
         return null;
     end if;
@@ -64,7 +65,7 @@ begin
 end
 $$;
 
--- The unsigned number that the bytes are, the highest byte first.
+-- The unsigned number with these bytes, the most significant byte first.
 create or replace function public.issuance_number(bytes bytea) returns numeric
     language plpgsql
     immutable
@@ -82,8 +83,9 @@ begin
 end
 $$;
 
--- Whether the signature is the key's for these bytes: RFC 8017, 8.2.2. The function makes the whole block that a correct
--- signature contains, and compares it. It parses no part of the signature's block, so nothing can hide there.
+-- Whether the key has signed these bytes, by RFC 8017, section 8.2.2. The function makes the whole block that a correct
+-- signature contains, and compares it with the block in the signature. The function parses no part of the signature's
+-- block, so additional bytes cannot pass unnoticed.
 create or replace function public.issuance_is_rs256(signed bytea, signature bytea, modulus bytea) returns boolean
     language plpgsql
     immutable
@@ -93,7 +95,7 @@ declare
     n numeric;
     s numeric;
     m numeric;
-    -- The DER prefix of a SHA-256 digest, and the digest.
+    -- The digest of the signed bytes, after the DER prefix of a SHA-256 digest.
     expected bytea := '\x3031300d060960864801650304020105000420'::bytea || sha256(signed);
 begin
     if signed is null or signature is null or modulus is null
@@ -117,8 +119,9 @@ begin
 end
 $$;
 
--- The claims of an ID token that a stored key has signed. Before the signature has been checked, only issuer and key name
--- are used, to find the key; the issuer is not printed at all, and the key name only in one strict form.
+-- The claims of an ID token that a stored key has signed. Before the signature has been checked, only the issuer and the
+-- key's name are used, to find the key. No error shows the issuer, and an error shows the key's name only in a strict
+-- form.
 create or replace function public.issuance_id_token_claims(id_token text) returns jsonb
     language plpgsql
     stable
@@ -135,7 +138,7 @@ begin
         raise exception 'the ID token is in the address of the request, which servers log'
             using errcode = 'KTA01', hint = 'Send it in the body of a POST.';
     end if;
-    -- GitHub's have 2,000 characters or so. The longest signature has 683.
+    -- An ID token of GitHub has about 2,000 characters. The longest signature has 683 characters.
     if id_token is null or octet_length(id_token) > 16384 then
         raise exception 'there is no ID token, or it is too long'
             using errcode = 'KTA01', hint = 'Pass the token that GitHub gives the job as id_token.';
@@ -156,8 +159,8 @@ begin
         raise exception 'the ID token is not a JSON Web Token'
             using errcode = 'KTA01', hint = 'Pass the token that GitHub gives the job as id_token.';
     end if;
-    -- Values that nobody has signed are compared as jsonb and never made text: a number of 8 characters, 1e131071, becomes
-    -- a text of 131,072, and a list of them half a gigabyte.
+    -- Unsigned values are compared as jsonb and never converted to text. The number 1e131071 has 8 characters and would
+    -- become a text of 131,072 characters; a list of such numbers would become half a gigabyte.
     if header -> 'alg' is distinct from '"RS256"'::jsonb or header ? 'crit'
         or header -> 'typ' not in ('"JWT"'::jsonb, '"jwt"'::jsonb) then
         raise exception 'the ID token is not signed in the way that GitHub signs: RS256' using errcode = 'KTA01';
@@ -191,7 +194,7 @@ drop policy if exists credential_issuer_keys_nobody on public.credential_issuer_
 create policy credential_issuer_keys_nobody on public.credential_issuer_keys
     for all to public using (false) with check (false);
 
--- Not for service_role either: a key stored here could sign for every caller.
+-- service_role has no right to write this table either, because a key in this table can sign for every caller.
 revoke all on table public.credential_issuer_keys from public, anon, authenticated, service_role;
 revoke all on function
     public.issuance_is_issuer(text),

@@ -1,26 +1,28 @@
--- Keyless: the database lets a GitHub Actions job read or issue by the claims of its ID token. No key of Supabase is
--- stored in GitHub; the public key opens the API, and a list in this database says which job may do how much.
+-- Keyless: the database lets a GitHub Actions job read or issue by the claims of its ID token. GitHub stores no secret
+-- key of Supabase. The job calls the API with the project's public key, and a list in this database has the access of
+-- each job.
 --
--- anon and authenticated may call the four functions keyless_* and nothing else of these files. Each of them checks the
--- token's signature (006), compares its claims with public.credential_callers, and then does what the function of 002
--- with the same arguments does. The errors have SQLSTATEs of their own:
+-- anon and authenticated may call the four functions keyless_* and no other function of these files. Each of the four
+-- checks the signature of the ID token (006), compares its claims with public.credential_callers, and then reads the
+-- slot or calls the function of 002 for the lease. The errors have these SQLSTATEs:
 --
 --   KTA01  id-token-unknown      no ID token, no key of its issuer, or a wrong signature
 --   KTA02  id-token-audience     the token was made for another project
 --   KTA03  id-token-expired      the token has expired, is too old for this call, is not valid yet, or has no times
 --   KTA04  caller-not-listed     no row of the list fits; the detail is an INSERT with the job's own claims
 --   KTA05  caller-may-not        a row fits, and its access is lower than the call needs
---   KTA06  id-token-replayed     the token has begun another attempt, or another run has begun this one
---   KTA07  id-token-key-unknown  the issuer is known, and the key that signed is not
+--   KTA06  id-token-replayed     the token has begun another attempt, or another run has begun this attempt
+--   KTA07  id-token-key-unknown  the issuer is known, but the key that signed the token is not
 --
--- Run it after 006, as often as you like.
+-- Run this file after 006. You may run the file again at any time.
 
 begin;
 
 -- The list of callers -----------------------------------------------------------------------------------------------
 
--- The URL of a Supabase project. GitHub's default audience has a path (https://github.com/OWNER), so it cannot be stored;
--- tokens with it are made for other services, too. Plain http is for a project on the same machine.
+-- Whether a text is the URL of a Supabase project. GitHub's default audience (https://github.com/OWNER) has a path and is
+-- not accepted, because ID tokens with this audience are made for other services too. Plain http is accepted for a
+-- project on the same machine.
 create or replace function public.issuance_is_audience(audience text) returns boolean
     language sql
     immutable
@@ -32,9 +34,9 @@ as $$
         false)
 $$;
 
--- A branch or a tag, whole. Git allows no ~ ^ : ? * [ \ and no blank in a name, so this refuses each wildcard and no branch;
--- characters that cannot be seen, or that change the direction of text, are refused as well. Branches of Dependabot hold code
--- of others.
+-- Whether a text is the full name of a branch or a tag. Git allows no ~ ^ : ? * [ \ and no blank in a name, so refusing
+-- these characters refuses all wildcards and no branch. Invisible characters, and those that change the direction of
+-- text, are refused as well. Branches of Dependabot are refused, because they contain code of others.
 create or replace function public.issuance_is_ref(ref text) returns boolean
     language sql
     immutable
@@ -46,8 +48,9 @@ as $$
         false)
 $$;
 
--- Events that only a person or token with write access can cause. Left out are pull_request, with the code of a fork, and
--- those that anybody can cause on the default branch: pull_request_target, workflow_run, issue_comment, issues and more.
+-- The events that only a person or token with write access can cause. pull_request is left out, because it can run code
+-- of a fork. pull_request_target, workflow_run, issue_comment, issues and others are left out, because anybody can cause
+-- them on the default branch.
 create or replace function public.issuance_events() returns text[]
     language sql
     immutable
@@ -56,7 +59,7 @@ as $$
     select '{schedule,workflow_dispatch,push,repository_dispatch,release}'::text[]
 $$;
 
--- No column is a pattern: each is compared as a whole.
+-- No column contains a pattern: each value is compared as a whole.
 create table if not exists public.credential_callers (
     id                  bigint generated always as identity primary key,
     service_name        text not null,
@@ -90,15 +93,15 @@ create table if not exists public.credential_callers (
     constraint credential_callers_issuer check (public.issuance_is_issuer(issuer))
 );
 
--- One row for a slot, a repository and a ref, with what narrows it: a second one would keep the access that the owner
--- lowers in the first.
+-- The index allows one row for each combination of slot, repository, ref and the other restrictions. If the owner lowers
+-- the access in a row, no second row for the same jobs keeps the higher access.
 create unique index if not exists credential_callers_once on public.credential_callers (
     service_name, repository_id, ref, issuer, audience, runner_environment,
     coalesce(environment, ''), coalesce(workflow, ''), coalesce(job_workflow_ref, '')
 );
 
 comment on table public.credential_callers is
-    'Which jobs may read or issue without a key: one row for a slot, a repository and a ref. A job without a row may do nothing. Only the database''s owner writes it.';
+    'The jobs that may read or issue without a key: one row for a slot, a repository and a ref. A job without a row has no access. Only the database''s owner writes the table.';
 comment on column public.credential_callers.id is 'Names the row in errors and in kis-token status.';
 comment on column public.credential_callers.service_name is 'The slot, as in api_credentials.';
 comment on column public.credential_callers.access is
@@ -109,17 +112,17 @@ comment on column public.credential_callers.repository_id is 'The claim reposito
 comment on column public.credential_callers.ref is 'The claim ref: refs/heads/main, or refs/tags/v1.';
 comment on column public.credential_callers.events is 'The values of the claim event_name that are accepted.';
 comment on column public.credential_callers.runner_environment is 'The claim runner_environment: github-hosted or self-hosted.';
-comment on column public.credential_callers.environment is 'The claim environment; null accepts jobs with and without one.';
+comment on column public.credential_callers.environment is 'The claim environment; null accepts jobs with any environment and jobs without one.';
 comment on column public.credential_callers.workflow is
-    'The file of the workflow, .github/workflows/name.yml, of the same repository and ref; null accepts each.';
+    'The file of the workflow, .github/workflows/name.yml, of the same repository and ref; null accepts any workflow.';
 comment on column public.credential_callers.job_workflow_ref is
-    'The claim job_workflow_ref, for a job of a reusable workflow; null accepts each.';
+    'The claim job_workflow_ref, for a job of a reusable workflow; null accepts any workflow.';
 comment on column public.credential_callers.issuer is 'The claim iss.';
-comment on column public.credential_callers.valid_until is 'From when on the row counts no more; null for never.';
+comment on column public.credential_callers.valid_until is 'The time from which the row has no effect; null if it always has.';
 comment on column public.credential_callers.note is 'Free text for people, such as the repository''s name.';
 comment on column public.credential_callers.created_at is 'When the row was made.';
 
--- Each ID token that has begun an attempt, until it cannot be used again.
+-- The ID tokens that have begun an attempt. A row is kept until its ID token cannot be used again.
 create table if not exists public.credential_attempts (
     issuer        text not null,
     jti           text not null,
@@ -144,11 +147,11 @@ comment on column public.credential_attempts.service_name is 'The slot.';
 comment on column public.credential_attempts.repository_id is 'The claim repository_id of the run that began.';
 comment on column public.credential_attempts.run_id is 'The claim run_id.';
 comment on column public.credential_attempts.run_attempt is 'The claim run_attempt.';
-comment on column public.credential_attempts.expires_at is 'The row is deleted after this: the token has expired by then.';
+comment on column public.credential_attempts.expires_at is 'The row is deleted after this time, when the token has expired.';
 
 -- The check of claims -----------------------------------------------------------------------------------------------
 
--- The INSERT that lists a job with these claims, to be pasted into the SQL editor; null if such a job cannot be listed.
+-- The INSERT statement that lists a job with these claims, for the SQL editor; null if the job cannot be listed.
 create or replace function public.issuance_caller_insert(service text, claims jsonb, wanted text) returns text
     language plpgsql
     stable
@@ -183,8 +186,8 @@ begin
 end
 $$;
 
--- Raises KTA03 unless the token is valid now, and younger than this many seconds. A token is asked for right before it
--- is used. GitHub's lives for 5 minutes. The clock of the issuer may be 30 s ahead.
+-- Raises KTA03 if the ID token is not valid now, or is older than "oldest" seconds. A job asks for an ID
+-- token right before it uses the token. GitHub's ID tokens are valid for 5 minutes. The issuer's clock may be 30 s ahead.
 create or replace function public.issuance_check_times(claims jsonb, oldest integer) returns void
     language plpgsql
     stable
@@ -218,8 +221,8 @@ begin
 end
 $$;
 
--- The row of the list that fits these claims, if its access is enough: token, keys or issue. Raises KTA02 to KTA05
--- otherwise. The claims are those of a token whose signature was checked.
+-- The row of the list of callers that fits these claims, if the row's access (token, keys or issue) includes the wanted
+-- one. Otherwise raises KTA02, KTA03, KTA04 or KTA05. The claims must come from a token whose signature was checked.
 create or replace function public.issuance_caller(service text, claims jsonb, wanted text, oldest integer)
     returns public.credential_callers
     language plpgsql
@@ -234,10 +237,11 @@ declare
     levels  constant text[] := '{token,keys,issue}';
 begin
     perform public.issuance_check_service(service);
-    -- Texts only: a list, a number or null is no value of any claim that is compared.
+    -- Only claims with a text are compared. A claim with a list, a number or null counts as missing.
     select jsonb_object_agg(e.key, e.value) into words from jsonb_each(claims) e where jsonb_typeof(e.value) = 'string';
 
-    -- While the list is empty, the first job learns its INSERT.
+    -- If the list has no row of this issuer, the audience is not compared. So the first job gets the error KTA04, with
+    -- the INSERT statement that lists the job.
     if not public.issuance_is_audience(words ->> 'aud')
         or exists (select from public.credential_callers c where c.issuer = words ->> 'iss')
         and not exists (select from public.credential_callers c
@@ -255,7 +259,7 @@ begin
         raise exception 'the ID token lacks claims, or has others in their place: %', missing using errcode = 'KTA04';
     end if;
 
-    -- "is true" is written out: a comparison with a claim that is missing is null, and null does not fit.
+    -- A comparison with a missing claim is null, and a row with such a comparison does not fit.
     select c.*
     into caller
     from public.credential_callers c
@@ -267,7 +271,7 @@ begin
     order by array_position(levels, c.access) desc
     limit 1;
     if not found then
-        -- The columns by their names alone, and only to a job of the repository that the row is for.
+        -- The error names columns but no values, and only columns of rows for the job's own repository.
         select string_agg(distinct public.issuance_differences(c, words), '; ') into differs
         from public.credential_callers c
         where c.service_name = service and c.issuer = words ->> 'iss' and c.audience = words ->> 'aud'
@@ -291,7 +295,7 @@ begin
 end
 $$;
 
--- The columns of a row that do not fit the claims, as text; empty if all fit.
+-- The names of the columns of a row that do not fit the claims, as text; empty if all columns fit.
 create or replace function public.issuance_differences(caller public.credential_callers, words jsonb) returns text
     language plpgsql
     stable
@@ -315,7 +319,7 @@ begin
 end
 $$;
 
--- Raises KTA06 unless the run of these claims is the one that has begun with this holder.
+-- Raises KTA06 if the run of these claims has not begun the attempt with this holder id.
 create or replace function public.issuance_check_attempt(service text, holder uuid, claims jsonb) returns void
     language plpgsql
     stable
@@ -332,8 +336,8 @@ begin
 end
 $$;
 
--- Notes that the token has begun this attempt. Raises KTA06 if it has begun another one, or if another run or a caller with
--- the service key has begun this one.
+-- Records that the ID token has begun the attempt with this holder id. Raises KTA06 if the ID token has begun another
+-- attempt. Raises KTA06 also if another run, or a caller with the service key, has begun the attempt.
 create or replace function public.issuance_claim_attempt(service text, holder uuid, claims jsonb) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -341,9 +345,9 @@ as $$
 declare
     t timestamptz := clock_timestamp();
 begin
-    -- No two runs can begin with one holder at the same time.
+    -- The lock prevents that two runs begin with the same holder id at the same time.
     perform pg_advisory_xact_lock(hashtextextended('kis-token-attempt:' || issuance_claim_attempt.holder, 0));
-    -- Rows that another caller is just deleting are left to it.
+    -- "skip locked" leaves out rows that another caller is deleting at this moment.
     delete from public.credential_attempts a
     where (a.issuer, a.jti) in (
         select e.issuer, e.jti from public.credential_attempts e where e.expires_at < t limit 100 for update skip locked);
@@ -390,7 +394,8 @@ begin
               and (c.credential_type in ('access_token', 'rejected_tokens')
                    or caller.access in ('keys', 'issue') and c.credential_type in ('app_key', 'app_secret'))), '[]'),
         'access', caller.access,
-        -- The names are public. A job compares them with those that the issuer publishes.
+        -- The names of an issuer's keys are public. A job compares the stored names with the names that the issuer
+        -- publishes.
         'issuer', caller.issuer,
         'issuer_keys', (
             select jsonb_agg(k.kid order by k.kid) from public.credential_issuer_keys k where k.issuer = caller.issuer),
@@ -426,7 +431,7 @@ begin
         raise exception 'a holder is needed' using errcode = '22023';
     end if;
     perform public.issuance_claim_attempt(caller.service_name, holder, claims);
-    -- The log's label is GitHub's word, and not the caller's.
+    -- The label in the log is made from the signed claims, so the caller cannot choose the label.
     return public.begin_issuance(
         caller.service_name, holder,
         format('%s run %s attempt %s', claims ->> 'repository', claims ->> 'run_id', claims ->> 'run_attempt'),
@@ -489,7 +494,7 @@ $$;
 comment on function public.keyless_abort(text, uuid, bigint, interval, text, text, text) is
     'abort_issuance for a GitHub job, by an ID token of the repository, run and attempt that has begun.';
 
--- For the service key: kis-token status and check show it.
+-- The list of callers for the service key, which kis-token status and kis-token check show.
 create or replace function public.credential_callers_status(service text default null) returns jsonb
     language plpgsql
     stable
@@ -525,7 +530,8 @@ create policy credential_callers_nobody on public.credential_callers for all to 
 drop policy if exists credential_attempts_nobody on public.credential_attempts;
 create policy credential_attempts_nobody on public.credential_attempts for all to public using (false) with check (false);
 
--- The list is its owner's, in the SQL editor. No key of the API changes it, and service_role's is one.
+-- Only the database's owner changes the list of callers, in the SQL editor. No key of the API can, not even the key of
+-- service_role.
 revoke all on table public.credential_callers, public.credential_attempts
     from public, anon, authenticated, service_role;
 revoke all on sequence public.credential_callers_id_seq from public, anon, authenticated, service_role;

@@ -1,4 +1,4 @@
-"""A company's certificate authority: its own certificate, those below it, and its servers."""
+"""A company's certificate authority: its own certificate, the certificates that it signs, and its servers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ PEM = serialization.Encoding.PEM
 
 @dataclass(frozen=True)
 class Authority:
-    """An authority.
+    """A certificate authority.
 
-    ``file`` is its certificate in PEM form; ``chain`` has this one and those above, except the root.
+    ``file`` is the authority's certificate in PEM form. ``chain`` has this certificate and the intermediate ones above
+    it, without the root.
     """
 
     file: Path
@@ -34,11 +35,11 @@ class Authority:
 
     @property
     def folder(self) -> Path:
-        """The folder of its files."""
+        """The folder of the authority's files."""
         return self.file.parent
 
     def below(self, name: str) -> Authority:
-        """Return an authority that this one has signed. Its servers also send its certificate."""
+        """Return an authority whose certificate this authority has signed, and whose servers send that certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = _sign(name, key, self, _of_an_authority(is_strict=True))
         return _store(self.folder / f"{name}.pem", certificate, key, chain=(certificate, *self.chain))
@@ -64,7 +65,7 @@ class Authority:
 
 
 def make_authority(folder: Path, name: str = "company", *, is_strict: bool = True) -> Authority:
-    """Make a root. Without ``is_strict`` it has only the extensions of older software, against RFC 5280."""
+    """Make a root authority. Without ``is_strict``, its certificate lacks extensions that RFC 5280 requires."""
     folder.mkdir(exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     return _store(folder / f"{name}.pem", _sign(name, key, None, _of_an_authority(is_strict=is_strict)), key)

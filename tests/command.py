@@ -17,7 +17,7 @@ from kis_token.cli import main
 from tests.leak_capture import secrets_of
 from tests.leaks import LEAKS, says_secrets
 
-if sys.platform != "win32":  # no test makes a terminal there
+if sys.platform != "win32":  # no test makes a terminal on Windows
     import fcntl
     import pty
     import termios
@@ -50,7 +50,7 @@ def kis_token(env: Mapping[str, str], *arguments: str, standard_input: str = "")
 def kis_token_here(
     env: Mapping[str, str], *arguments: str, standard_input: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command in this process, for tests that need no separate process. Not for ``exec``."""
+    """Run the command in this process, for tests that need no separate process. ``exec`` needs a separate process."""
     for secret in secrets_of(env):
         LEAKS.add(secret)
     with (
@@ -71,21 +71,21 @@ def kis_token_here(
 
 
 class Terminal:
-    """A terminal for children, which get ``inside``. Their output is read, and input is typed."""
+    """A terminal for child processes, which get ``inside`` as their terminal. A thread reads their output."""
 
     def __init__(self) -> None:
         self._outside, self.inside = pty.openpty()
-        # Read continuously: a child that fills the system's small buffer would block.
+        # A thread reads continuously, because a child that fills the system's small buffer would block.
         self._shown = b""
         self._more = threading.Condition()
         threading.Thread(target=self._read, daemon=True).start()
 
     def close(self) -> None:
         """Close the terminal."""
-        os.close(self.inside)  # this ends the reader, which closes the other end
+        os.close(self.inside)  # ends the reading thread, which closes the other end
 
     def read_until(self, text: bytes) -> bytes:
-        """Wait until ``text`` is written; return all output up to then."""
+        """Wait until a child has written ``text``, and return all output up to ``text``."""
         with self._more:
             assert self._more.wait_for(lambda: text in self._shown, 60), f"{text!r} was never written"
             seen, self._shown = self._shown, b""
@@ -99,12 +99,12 @@ class Terminal:
             return seen
 
     def rest(self) -> bytes:
-        """Return the output since then. The child must have ended."""
+        """Return the output that `read_until` has not returned. The child must have ended."""
         os.write(self.inside, b"\0")
         return self.read_until(b"\0")[:-1]
 
     def _read(self) -> None:
-        with suppress(OSError):  # no process has the inside open
+        with suppress(OSError):  # reading fails when no process has the inside open
             while read := os.read(self._outside, 4096):
                 with self._more:
                     self._shown += read
@@ -112,7 +112,7 @@ class Terminal:
         os.close(self._outside)
 
     def narrow(self, columns: int) -> None:
-        """Set the width."""
+        """Set the width of the terminal."""
         fcntl.ioctl(self.inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
 
     def type(self, text: str) -> None:

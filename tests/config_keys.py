@@ -13,7 +13,7 @@ KEYS = {"KIS_APP_KEY": ACCOUNT.app_key, "KIS_APP_SECRET": ACCOUNT.app_secret}
 
 
 def supabase_jwt(payload: object) -> str:
-    """One of Supabase's older keys."""
+    """A key of Supabase in the older form, a JWT with ``payload``."""
     return f"eyJhbGciOiJIUzI1NiJ9.{base64.urlsafe_b64encode(json.dumps(payload).encode()).decode().rstrip('=')}.c2ln"
 
 

@@ -29,8 +29,8 @@ from tools.step import CHECKOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: Linux's file system in memory, and the bytes that must be free there: ten times the need of a run of all tests.
-MEMORY = Path("/dev/shm")  # noqa: S108 - folders in it get random names and closed modes, as they do in /tmp
+#: Linux's file system in memory, and the bytes that must be free in it: ten times the need of a run of all tests.
+MEMORY = Path("/dev/shm")  # noqa: S108 - folders in it get random names and closed modes, as in /tmp
 MEMORY_NEEDED = 4 << 30
 
 #: The secrets of the tests. Tokens and Supabase's secret keys are found by their prefixes.
@@ -49,7 +49,7 @@ SECRETS = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch over the run, and close its folders to the developer's group."""
+    """Start the watch for leaked secrets, and close the run's folders to the developer's group."""
     os.umask(0o022)
     _keep_temporary_files_in_memory()
     findings.watch(config)
@@ -60,18 +60,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _keep_temporary_files_in_memory() -> None:
-    """Keep temporary files in memory unless TMPDIR is set: on a disk, small files take a tenth of the tests' time."""
+    """Keep temporary files in memory if TMPDIR is not set. On a disk, small files take a tenth of the tests' time."""
     if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
         return
     room = os.statvfs(MEMORY)
     if room.f_bavail * room.f_frsize >= MEMORY_NEEDED and not room.f_flag & os.ST_NOEXEC:
         os.environ["TMPDIR"] = str(MEMORY)
-        tempfile.tempdir = None  # tempfile determines it again, from the variable
+        tempfile.tempdir = None  # makes tempfile read the variable again
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Use a worker for each core, and one more for tests that wait. An external PostgreSQL has room for one worker."""
+    """Use a worker for each core, and one more for tests that wait. An external PostgreSQL allows one worker."""
     cores = os.cpu_count() or 1
     if config.option.markexpr == "quick":
         return cores
@@ -80,11 +80,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 @pytest.fixture(autouse=True)
 def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give each test its own machine notes: a call that one test noted would make others wait for a minute.
+    """Give each test its own folder for notes, because a call that one test noted would delay others for a minute.
 
-    The profiles of the user that runs the tests are out of reach as well.
+    The tests cannot reach the profiles of the user that runs them either.
     """
-    with pytest.MonkeyPatch.context() as patch:  # the test's own one ends before the test's other fixtures
+    with pytest.MonkeyPatch.context() as patch:  # the fixture monkeypatch ends before the other fixtures of the test
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("machine")))
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("profiles")))
         yield
@@ -100,7 +100,7 @@ def plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[EmbeddedPostgres]:
-    """One PostgreSQL for all tests; each test makes its own database in it."""
+    """One PostgreSQL for all tests. Tests make their own databases in this PostgreSQL."""
     if external_postgres.DSN:
         yield external_postgres.ExternalPostgres(external_postgres.DSN)
         return
@@ -113,7 +113,10 @@ def postgres() -> Iterator[EmbeddedPostgres]:
 
 @pytest.fixture(scope="session")
 def migrated(postgres: EmbeddedPostgres) -> Iterator[Database]:
-    """One migrated project for all tests that do not change its schema; use it as ``database``."""
+    """One database with this project's tables, for all tests that do not change the schema.
+
+    Tests use this database through the fixture ``database``.
+    """
     # An external PostgREST serves one database.
     project = make_project(postgres.dsn if external_postgres.POSTGREST_URL else postgres.create_database())
     with Database(project) as database:
@@ -129,13 +132,13 @@ def database(migrated: Database) -> Database:
 
 @pytest.fixture(scope="session")
 def databases(postgres: EmbeddedPostgres) -> MigratedDatabases:
-    """Migrated projects for one test after another."""
+    """Databases with this project's tables, which tests use one after the other."""
     return MigratedDatabases(postgres)
 
 
 @pytest.fixture
 def make_database(databases: MigratedDatabases) -> Iterator[Callable[[], Database]]:
-    """A function that makes migrated projects for tests that break theirs."""
+    """A function that makes a database with this project's tables, for a test that changes the schema."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(Database(stack.enter_context(databases.borrow())))
 
@@ -165,7 +168,7 @@ def supabase(_stand_in: PostgRESTStandIn, database: Database) -> PostgRESTStandI
 
 @pytest.fixture
 def kis() -> Iterator[KISEmulator]:
-    """A fresh KIS with ACCOUNT, and without a lockout."""
+    """A new KIS emulator with the account ACCOUNT, which locks no app key."""
     with KISEmulator(production=ACCOUNT) as emulator:
         emulator.configure(lockout_after=0)
         yield emulator
@@ -173,7 +176,7 @@ def kis() -> Iterator[KISEmulator]:
 
 @pytest.fixture(scope="session")
 def github() -> GitHubIssuer:
-    """GitHub's issuer of ID tokens, with one key for all tests. It serves nothing."""
+    """GitHub's issuer of ID tokens, with one key for all tests. The issuer signs, but listens on no port."""
     return GitHubIssuer()
 
 
@@ -194,13 +197,13 @@ def tool_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Co
 
 @pytest.fixture(scope="session")
 def runtime(tool_cache: Path) -> Path:
-    """The runtime of all steps that do not seal. It is built if it is missing."""
+    """The runtime of all steps that do not seal. If the runtime is missing, it is built."""
     return _build_runtime(tool_cache, seals=False)
 
 
 @pytest.fixture(scope="session")
 def sealing_runtime(tool_cache: Path) -> Path:
-    """The runtime of all steps that seal. It is built if it is missing."""
+    """The runtime of all steps that seal. If the runtime is missing, it is built."""
     return _build_runtime(tool_cache, seals=True)
 
 

@@ -1,11 +1,10 @@
-"""An external PostgreSQL and PostgREST: the tests run on them instead of on their own.
+"""An external PostgreSQL and PostgREST, which the tests use instead of starting their own.
 
-``KIS_TESTS_DSN`` is a superuser's connection string, with its password, of a database in a cluster that is only for
-the tests. The superuser must not be called postgres: as on Supabase, that is the owner's name.
-``KIS_TESTS_POSTGREST_URL`` is a PostgREST on that database, and ``KIS_TESTS_JWT_SECRET`` its secret. It logs in as
-authenticator with the superuser's password. The tests make this role. Until then PostgREST ends, and must be
-restarted.
-CONTRIBUTING.md shows how.
+``KIS_TESTS_DSN`` is a superuser's connection string, with the password, of a database in a PostgreSQL that is used only
+for the tests. The superuser must not be called postgres, because postgres is the owner's name, as on Supabase.
+``KIS_TESTS_POSTGREST_URL`` is the address of a PostgREST on that database, and ``KIS_TESTS_JWT_SECRET`` is PostgREST's
+secret. PostgREST logs in as authenticator with the superuser's password. The tests make the role authenticator. Until
+the role exists, PostgREST ends at its start, and must be restarted. CONTRIBUTING.md shows how.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ DSN = os.environ.get("KIS_TESTS_DSN")
 POSTGREST_URL = os.environ.get("KIS_TESTS_POSTGREST_URL")
 JWT_SECRET = os.environ.get("KIS_TESTS_JWT_SECRET", "")
 
-#: Docker restarts an ended container after at most a minute.
+#: The longest wait for PostgREST, in seconds. Docker restarts an ended container after at most a minute.
 PATIENCE_SECONDS = 90
 
 #: The request headers for PostgREST, besides the key.
@@ -39,23 +38,24 @@ _FORWARDED = ("Accept", "Accept-Profile", "Content-Profile", "Content-Type", "Pr
 
 
 class ExternalPostgres(EmbeddedPostgres):
-    """A cluster that already runs: it is neither started nor stopped."""
+    """A PostgreSQL that already runs, so the tests neither start nor stop it."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__()
         self._dsn = dsn
 
     def start(self) -> None:
-        """Do nothing: the cluster runs already."""
+        """Do nothing, because the external PostgreSQL runs already."""
 
     def stop(self) -> None:
-        """Do nothing: the cluster keeps running."""
+        """Do nothing, because the external PostgreSQL keeps running."""
 
 
 class Gateway(PostgRESTStandIn):
-    """Supabase's gateway before its PostgREST: checks the keys, and forwards requests with a token of the key's role.
+    """A gateway like Supabase's: checks the key of a request, and forwards the request with a token of the key's role.
 
-    For the tests it is the stand-in, with log and faults; the answers are PostgREST's.
+    The gateway takes the place of `PostgRESTStandIn` in the tests, with its log and its faults. The answers come from
+    PostgREST.
     """
 
     def __init__(self, url: str, jwt_secret: str, *, service_key: str, anon_key: str) -> None:

@@ -1,7 +1,7 @@
-"""A plugin that fails a run after passed tests: for a secret that was shown, or an exception outside all tests.
+"""A plugin that fails a run of passed tests for a secret that was shown, or for an exception outside of all tests.
 
-With pytest-xdist each worker examines itself, and sends its findings to the process that started it. That process
-runs no tests.
+With pytest-xdist, each worker examines itself and sends its findings to the process that started the worker. The
+starting process runs no tests.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tests import leaks
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
 
-#: If an object's owner is collected in one round, the object may be collected only in the next.
+#: The rounds of garbage collection. An object can be collected only in the round after its owner's.
 ROUNDS = 5
 
 
 class Findings:
-    """The findings of this process and of its workers. ``looks`` run when all tests are over."""
+    """The findings of this process and of its workers. The functions ``looks`` run when all tests are over."""
 
     def __init__(self, *looks: Callable[[pytest.Config], Iterable[str]]) -> None:
         self._looks = looks
@@ -31,7 +31,7 @@ class Findings:
 
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
-        """Run the looks. A finding fails the run."""
+        """Run the functions ``looks``. A finding fails the run."""
         try:
             return (yield)
         finally:
@@ -44,7 +44,7 @@ class Findings:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - a private class of pytest-xdist
-        """Take the findings of a worker that has ended. A crashed one sends no findings, and fails the run anyway."""
+        """Take the findings of an ended worker. A crashed worker sends no findings, but a crash also fails the run."""
         self._found.update(getattr(node, "workeroutput", {}).get("findings", ()))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -56,7 +56,7 @@ class Findings:
 
 
 def watch(config: pytest.Config) -> None:
-    """Watch this process's tests, or gather the workers' findings. Called by a conftest's pytest_configure."""
+    """Watch the tests of this process, or gather the workers' findings. A conftest's pytest_configure calls this."""
     if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Findings(), "findings")
         return
@@ -65,9 +65,9 @@ def watch(config: pytest.Config) -> None:
 
 
 def hidden_exceptions(config: pytest.Config) -> Iterator[str]:
-    """Yield the exceptions of threads and finalizers that came after the last test.
+    """Yield the exceptions of threads and finalizers after the last test.
 
-    pytest reports them only when its configuration ends, after a worker has reported its result.
+    pytest itself reports these exceptions only after a worker has reported its result, which is too late.
     """
     for _ in range(ROUNDS):
         gc.collect()

@@ -1,4 +1,4 @@
-"""Work in a forked child, for tests: its result, or an error if it hangs."""
+"""A forked child process that does some work for a test. The test gets the result, or an error if the child hangs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 SECONDS = 30.0
 
-#: Python 3.12 and newer warn of forks beside threads, which are the subject of these tests.
+#: The mark that ignores the warning of Python 3.12 and newer about a fork in a process with threads.
 forks = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
 
 class Child:
-    """A child process that does ``work`` and ends. The result must be JSON; an error is reported by its type's name."""
+    """A child process that does ``work`` and ends. The result must be JSON. An error is reported by its type's name."""
 
     def __init__(self, work: Callable[[], object]) -> None:
         self._reader, writer = os.pipe()

@@ -1,7 +1,7 @@
 """GitHub on this machine, under GitHub's own names: the issuer of ID tokens and the REST API, over TLS.
 
-A proxy leads from the names to servers on loopback, whose certificates an authority of the test has signed. So the
-program under test uses its real addresses, and nothing in it knows of the test.
+A proxy leads requests for GitHub's hosts to servers on loopback, whose certificates an authority of the test has
+signed. So the program under test uses GitHub's real addresses, and has no code for tests.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class GitHubNetwork:
     """A server of GitHub: its issuer, and its API with the repository acme/bot. Use as a context manager.
 
-    ``names`` are those of its two hosts: issuer and API.
+    ``names`` are the names of the two hosts: issuer and API.
 
     Attributes:
         issuer: The issuer of ID tokens; ``server`` has its log and faults.
@@ -63,7 +63,7 @@ class GitHubNetwork:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment in which GitHub's names lead here. Without a sign-in, and without the command gh."""
+        """The variables by which GitHub's names lead to these servers, without a sign-in and without the command gh."""
         others = {name: "" for name in os.environ if name.lower() in ("all_proxy", "https_proxy")}
         return others | {
             "HTTPS_PROXY": self._proxy.url,
@@ -83,7 +83,7 @@ class GitHubNetwork:
         return [each.path for each in seen]
 
     def job_variables(self, **changes: object) -> dict[str, str]:
-        """The environment of a job with the permission ``id-token: write``, which asks under GitHub's name."""
+        """The variables of a job with the permission ``id-token: write``, with the address under GitHub's name."""
         variables = self.issuer.variables(**changes)
         name = "ACTIONS_ID_TOKEN_REQUEST_URL"
         return variables | {name: variables[name].replace(self.issuer.url, f"https://{self._host}")}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kis_token.token import Token
     from tests.support import Database
 
-#: The project's URL, which is the audience.
+#: The URL of the Supabase project, which is the audience of the ID tokens.
 PROJECT = "https://abcdefghijklmnopqrst.supabase.co"
 
 
@@ -32,7 +32,7 @@ class Refusal(NamedTuple):
 
 
 def refusal(attempt: Callable[..., object], *arguments: object, **named: object) -> Refusal:
-    """The error with which a call ends. Fails when it does not."""
+    """The error with which a call ends. Fails if the call raises no error."""
     try:
         answer = attempt(*arguments, **named)
     except psycopg.Error as error:
@@ -42,21 +42,21 @@ def refusal(attempt: Callable[..., object], *arguments: object, **named: object)
 
 
 def trust(database: Database, issuer: GitHubIssuer, /, **columns: object) -> None:
-    """Store the issuer's keys, and list its usual job; ``columns`` as in `list_caller`."""
+    """Store the issuer's keys, and list its usual job. ``columns`` replace values of the usual row."""
     store_issuer_keys(database.owner, issuer)
     list_caller(database.owner, issuer, PROJECT, **columns)
 
 
 def claims_of(database: Database, token: object) -> Any:  # noqa: ANN401 - whatever the function answers
-    """The claims that the database finds in a token; a refusal is an error."""
+    """The claims that the database finds in an ID token. Raises psycopg.Error if the database refuses the ID token."""
     rows = database.owner.execute("select public.issuance_id_token_claims(%s) as answer", (token,)).fetchall()
     return rows[0]["answer"]
 
 
 class Job:
-    """A job of GitHub Actions. ``claims`` are those by which it differs from the issuer's usual one.
+    """A job of GitHub Actions. ``claims`` are the claims by which the job differs from the issuer's usual job.
 
-    Each call takes a new ID token, or the one that is given as ``id_token``.
+    Each call uses a new ID token, or the argument ``id_token`` if it is given.
     """
 
     def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], issuer: GitHubIssuer, **claims: object) -> None:
@@ -79,7 +79,7 @@ class Job:
         return {row["credential_type"] for row in self.read(id_token)["rows"]}
 
     def begin(self, id_token: str | None = None, **changes: object) -> dict[str, Any]:
-        """Ask for the lease; remembers the fence."""
+        """Ask for the lease, and keep its fence."""
         arguments: dict[str, object] = {
             "service": "kis",
             "holder": self.holder,
@@ -122,13 +122,13 @@ class Job:
 
 
 def sign_block(private: Any, block: bytes) -> bytes:  # noqa: ANN401 - cryptography's key, which few tests load
-    """RSA without any padding: the signature whose block is exactly this one."""
+    """Sign ``block`` by RSA without padding, and return the signature."""
     numbers = private.private_numbers()
     signature: int = pow(int.from_bytes(block, "big"), numbers.d, numbers.public_numbers.n)
     return signature.to_bytes(len(block), "big")
 
 
 def block_of(message: bytes, size: int) -> bytes:
-    """The one block that RFC 8017, 9.2 allows for SHA-256 and a modulus of ``size`` bytes."""
+    """The only block that RFC 8017, section 9.2, allows for SHA-256 and a modulus of ``size`` bytes."""
     info = bytes.fromhex("3031300d060960864801650304020105000420") + hashlib.sha256(message).digest()
     return b"\0\1" + b"\xff" * (size - len(info) - 3) + b"\0" + info

@@ -1,4 +1,4 @@
-"""The capture of texts that no report has: children's output, captured output, expected errors, command lines."""
+"""The capture of texts that no test report has: children's output, captured output, expected errors, command lines."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from kis_token.sandbox.kis_rules import Account
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-#: Seconds between two looks at the process list, and the looks per process: its command line may change by exec.
+#: Seconds between two looks at the process list, and the number of looks at each process. Its command line may change.
 TICK, LOOKS = 0.05, 20
 
 PROCESSES = Path("/proc")
 
-#: Made-up keys are longer than this. A shorter value is an ordinary word in some test.
+#: The longest text, in characters, that counts as an ordinary word. All made-up keys are longer.
 LONGEST_WORD = 20
 
 
@@ -33,9 +33,9 @@ _SECRET_VARIABLE = re.compile(r"(INPUT|KIS|SUPABASE)_(?!PUBLISHABLE|ANON)\w*(KEY
 
 
 class ProcessList:
-    """Examines the command lines of all descendants of this process while they run.
+    """Examines the command lines of all running descendants of this process.
 
-    Has no effect on systems without /proc.
+    On a system without /proc, the class does nothing.
     """
 
     def __init__(self, judge: Callable[[list[str]], None]) -> None:
@@ -88,7 +88,7 @@ class ProcessList:
 
 
 class HeardStream:
-    """A child's pipe. All text that is read from it is also collected."""
+    """A child's pipe. All text that a test reads from the pipe is also collected."""
 
     def __init__(self, stream: Any, hear: Callable[[Any], None]) -> None:  # noqa: ANN401 - of text or of bytes
         self._stream = stream
@@ -104,11 +104,11 @@ class HeardStream:
         return self._heard(next(self._stream))
 
     def read(self, *size: int) -> Any:  # noqa: ANN401 - the stream's
-        """Read as the stream does."""
+        """Read from the stream, and collect the text."""
         return self._heard(self._stream.read(*size))
 
     def readline(self, *size: int) -> Any:  # noqa: ANN401 - the stream's
-        """Read a line as the stream does."""
+        """Read a line from the stream, and collect the line."""
         return self._heard(self._stream.readline(*size))
 
     def _heard(self, said: Any) -> Any:  # noqa: ANN401 - the stream's
@@ -124,7 +124,7 @@ def listen(
 ) -> None:
     """Collect texts that a test sees and no report has, and register every made-up account as a secret.
 
-    The wrapped functions work as before. Of a command that ``says_secrets`` only stderr is collected.
+    The wrapped functions keep their behaviour. If ``says_secrets`` is True for a command, only its stderr is collected.
     """
     listen_to_children(patch, hear, says_secrets)
     read, leave, make = pytest.CaptureFixture.readouterr, pytest.RaisesExc.__exit__, Account.__init__
@@ -188,14 +188,14 @@ def words_of(command: Any) -> list[str]:  # noqa: ANN401 - as in subprocess
 
 
 def secrets_of(env: Mapping[str, str] | None) -> Iterator[str]:
-    """Yield the keys in a child's environment, so that a test need not register the keys that it makes up."""
+    """Yield the keys in a child's environment, so that a test need not register its made-up keys."""
     for name, value in (env or {}).items():
         if _SECRET_VARIABLE.fullmatch(str(name)):
             yield from (word for word in str(value).split() if len(word) > LONGEST_WORD)
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and its causes and contexts, as far as a traceback shows them."""
+    """Yield an error, and those of its causes and contexts that a traceback shows."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:

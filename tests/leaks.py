@@ -1,8 +1,8 @@
 """A pytest plugin that looks for secrets in everything a run prints, logs, raises, writes or starts.
 
-It examines the tests' ids and reports (with all log records down to DEBUG), captured output, expected errors, the
-output of child processes, command lines, and remaining files. A finding fails the run and names the place, without
-the secret. All exceptions are in ``may_hold_secrets`` and ``says_secrets``.
+The plugin examines the tests' ids and reports (with all log records down to DEBUG), captured output, expected errors,
+the output of child processes, command lines, and remaining files. A finding fails the run. The finding names the place,
+but does not show the secret. ``may_hold_secrets`` and ``says_secrets`` have all exceptions.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
 
-#: The longest part of a command that is shown: an argument may be a whole program.
+#: The longest part of a command, in characters, that a finding shows. An argument may be a whole program.
 LONGEST_FINDING = 400
 
 
 class Leaks:
-    """The findings so far, and the search for more."""
+    """The past findings, and the search for further ones."""
 
     def __init__(self) -> None:
         self.patterns = SecretPatterns()
@@ -60,7 +60,7 @@ class Leaks:
         self.test = ""
 
     def hear(self, place: str, said: str | bytes) -> None:
-        """Collect a text, or a part of one, to be judged at the end of the test."""
+        """Collect a text, or a part of a text, which is examined at the end of the test."""
         self._heard.setdefault(place, []).append(said.encode(errors="replace") if isinstance(said, str) else said)
 
     def judge(self, place: str, said: str | bytes) -> None:
@@ -83,7 +83,7 @@ class Leaks:
                     self.judge_file(Path(parent, name))
 
     def judge_file(self, path: Path) -> None:
-        """Examine a file, unless its purpose is to hold secrets."""
+        """Examine a file. A file whose purpose is to contain secrets is left out."""
         status = path.lstat()
         known = (str(path), status.st_mtime_ns, status.st_size)
         if not stat.S_ISREG(status.st_mode) or known in self._files:
@@ -103,7 +103,7 @@ class Leaks:
 
 
 def may_hold_secrets(path: Path, mode: int, content: bytes) -> bool:
-    """Whether a file's purpose is to hold secrets, or to hold text that looks like one."""
+    """Whether the purpose of a file is to contain secrets, or texts that look like secrets."""
     if path.suffix == ".pyc":
         return True  # bytecode: a program's own texts, each after a type byte; its source is examined too
     if path.name.lower() in ("github_output", "github_env"):
@@ -117,10 +117,10 @@ def may_hold_secrets(path: Path, mode: int, content: bytes) -> bool:
 
 
 def says_secrets(command: list[str]) -> bool:
-    """Whether secrets are the purpose of a command's standard output.
+    """Whether the purpose of a command's standard output is to show secrets.
 
-    They are for some commands of ``kis-token`` (``sandbox`` prints variables to export), and for a benchmark's process
-    that sends the address of its sandbox through a pipe.
+    Some commands of ``kis-token`` have this purpose: ``sandbox`` prints variables to export. So has a benchmark's
+    process that sends the address of its sandbox through a pipe.
     """
     if command[1:3] == ["-m", "kis_token"]:
         return command[3:] in (["get"], ["get", "--json"], ["get", "--env"], ["keygen"], ["sandbox"])

@@ -1,6 +1,6 @@
-"""Processes that start at once: each is a fork of one that has done all slow imports.
+"""Processes that start without delay, because each is a fork of a process that has done all slow imports.
 
-Otherwise they are ordinary processes: they share nothing with the tests, and signals stop and kill them.
+The processes share no state with the tests. Signals stop and kill them like ordinary processes.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
     from pathlib import Path
 
-#: Imported once, in the process from which all others fork.
+#: The modules that are imported once, in the process from which all other processes fork.
 IMPORTED = ["postgrest", "filelock", "kis_token.kis.session", "kis_token.wiring", "entrypoint", "bench.chaos.__main__"]
 
 
 class HeardConnection:
-    """Our end of a process's connection. The watch over leaks collects all answers of the process."""
+    """The test's end of a connection to a process. The watch for leaked secrets collects all answers of the process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -40,9 +40,9 @@ class HeardConnection:
 def process(program: Path, *arguments: Any) -> Iterator[tuple[BaseProcess, HeardConnection]]:  # noqa: ANN401 - the program's
     """Yield a process that runs ``program``, and our end of its connection. The process ends with the block.
 
-    The program finds the connection and ``arguments`` in its global ``given``. It is named by its path, because tests/
-    is not a package. It starts with the environment of the first such process; a program that needs another one gets it
-    as an argument.
+    The program finds the connection and ``arguments`` in its global variable ``given``. ``program`` is a path, because
+    tests/ is not a package. Every process has the environment of the first process; a program that needs another
+    environment gets it as an argument.
     """
     context = multiprocessing.get_context("forkserver")  # not available on Windows
     context.set_forkserver_preload(IMPORTED)

@@ -1,7 +1,7 @@
 """A pytest plugin that finds the quick tests: those without PostgreSQL, the emulated KIS and child processes.
 
-The fixtures of a test, and the fixtures that these use, decide. A test whose fixtures do not declare what it starts
-fails.
+The fixtures of a test, and the fixtures that these fixtures use, decide whether the test is quick. A test that starts a
+child process without a fixture that declares the child process fails.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _running: list[pytest.Item] = []
 
 @pytest.fixture(scope="session")
 def child_processes() -> None:
-    """Declare that a test or a fixture starts child processes. It has no other effect."""
+    """Declare that a test or a fixture starts child processes. This fixture has no other effect."""
 
 
 def is_quick(item: pytest.Item) -> bool:

@@ -44,7 +44,7 @@ OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", base64.b64encode(b"other"
 
 
 def stale_token() -> Token:
-    """A valid token with less validity than callers need, and old enough for KIS to give another."""
+    """A stale token that is older than 6 h, so that KIS gives a new one."""
     return make_token(left=5 * MINUTE, age=23 * HOUR)
 
 
@@ -54,7 +54,7 @@ def expired_token() -> Token:
 
 
 def issue_token(sandbox: Sandbox, **variables: str) -> Token:
-    """Issue and store a sandbox's first token as a cold step does, but without a child process and a cache."""
+    """Issue and store the first token of a sandbox, without a child process and without a cache."""
     settings = Settings.from_env({**sandbox.variables, "KIS_TOKEN_CACHE": "off", **variables})
     with open_resolver(settings, time.monotonic(), lambda _: None) as resolver:
         resolution = resolver.resolve()
@@ -70,7 +70,7 @@ def put_key_end(chain: Chain, end: datetime, service: str = "kis") -> None:
 
 @dataclass
 class Chain:
-    """The surroundings of one slot's callers. Without other inputs a caller has ACCOUNT's keys and the slot kis."""
+    """The services and files of one slot's callers. By default, a caller has ACCOUNT's keys and the slot kis."""
 
     supabase: PostgRESTStandIn
     kis: KISEmulator
@@ -100,7 +100,7 @@ class Chain:
 
     @property
     def machine_folder(self) -> Path:
-        """The folder of the machine's notes, apart from files that callers leave in ``folder``."""
+        """The folder of the machine's notes. It is not in ``folder``, where callers leave other files."""
         return self.folder.with_name(f"{self.folder.name}-machine")
 
     @property
@@ -147,7 +147,7 @@ class Chain:
         return resolver.resolve(resolver.look(rejected.token_id))
 
     def clock(self) -> TurnedClock:
-        """A clock by which time passes for the lease and for KIS as well."""
+        """A clock whose sleep lets time pass also for the lease and for KIS."""
         clock = TurnedClock()
         clock.on_sleep = self.pass_time
         return clock
@@ -210,7 +210,7 @@ class WatchedIssuer:
 
 
 class GivesAgain:
-    """KIS within 6 hours of an issue whose token was lost: it gives that token again."""
+    """An issuer that always returns the same token, as KIS does within 6 hours of an issue."""
 
     def __init__(self, token: Token) -> None:
         self._token = token

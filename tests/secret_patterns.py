@@ -11,11 +11,11 @@ from urllib.parse import quote, quote_plus
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: The searched length of a secret: a secret that a log cuts off still shows its beginning.
+#: The characters of a secret's beginning that are searched, because a log may cut off the rest of a secret.
 HEAD = 24
 
-#: All tokens of the emulator and of tests/support.py have this beginning of their payload, and no other text has it. A
-#: test's token that is not a JWT begins in one of the two other ways.
+#: The first text is the beginning of the payload of all tokens of the emulator and of tests/support.py. The other two
+#: are the beginnings of tokens of tests that are not a JWT.
 TOKEN_HEADS = (
     *(
         base64.urlsafe_b64encode(payload).decode().rstrip("=")
@@ -25,7 +25,7 @@ TOKEN_HEADS = (
     "opaque-token-0123456789-abcdef",
 )
 
-#: Every secret key of Supabase begins like this. Before a blank or a bracket it is only mentioned.
+#: The beginning of every secret key of Supabase. Before a blank or a bracket, this text is only the name of the form.
 SUPABASE_HEAD = "sb_secret_"
 _SUPABASE_KEY = re.compile(SUPABASE_HEAD.encode() + rb"[\w-]")
 
@@ -33,7 +33,7 @@ _MASK = re.compile(rb"^::add-mask::.*$", re.MULTILINE)
 
 
 class SecretPatterns:
-    """The secrets to search for. Those of one test are forgotten with it, so that the search stays fast."""
+    """The secrets to search for. The secrets of a test are forgotten at its end, so that the search stays fast."""
 
     def __init__(self) -> None:
         self._lasting: set[bytes] = set(in_base64(SUPABASE_HEAD.encode()))
@@ -42,11 +42,11 @@ class SecretPatterns:
             self.add(head, lasting=True)
 
     def add(self, secret: str, *, lasting: bool) -> None:
-        """Search for ``secret`` from now on, until ``forget`` unless it is lasting."""
+        """Search for ``secret`` from now on. A secret that is not ``lasting`` is searched for until ``forget``."""
         (self._lasting if lasting else self._passing).update(forms(secret))
 
     def add_bytes(self, secret: bytes) -> None:
-        """Search for a binary secret in its text forms. Its plain bytes also occur in tables of some libraries."""
+        """Search for a binary secret in its text forms only, because some libraries' tables contain its plain bytes."""
         self._lasting.update(part.encode() for part in (repr(secret[:HEAD])[2:-1], secret[:HEAD].hex()))
 
     def forget(self) -> None:
@@ -54,13 +54,13 @@ class SecretPatterns:
         self._passing.clear()
 
     def are_in(self, data: bytes) -> bool:
-        """Whether the text contains any of them."""
+        """Whether ``data`` contains one of the secrets."""
         return _SUPABASE_KEY.search(data) is not None or any(
             pattern in data for patterns in (self._lasting, self._passing) for pattern in patterns
         )
 
     def blotted(self, words: Iterable[str]) -> str:
-        """The words, with each one that contains a secret blotted out."""
+        """The words as one text, in which each word with a secret is replaced."""
         return " ".join("***" if self.are_in(word.encode(errors="replace")) else word for word in words)
 
 
@@ -75,7 +75,7 @@ def forms(secret: str) -> set[bytes]:
 
 
 def in_base64(secret: bytes) -> set[bytes]:
-    """The characters that ``secret`` always gives in base64, with any text before and after it."""
+    """The characters that base64 always gives for ``secret``, whatever text is before and after the secret."""
     found = set()
     for before, depending in ((0, 0), (1, 2), (2, 3)):
         complete = (before + len(secret)) * 8 // 6

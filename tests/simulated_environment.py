@@ -39,7 +39,7 @@ grant execute on function public.test_now() to service_role;
 
 
 class SimulatedClock:
-    """The machine's seconds, counted from ``BEGIN``. A caller that sleeps does not wait: the time jumps."""
+    """A clock that starts at ``BEGIN``. If a caller sleeps, the time jumps and the caller does not wait."""
 
     def __init__(self, database: Database) -> None:
         self.slept: list[float] = []
@@ -66,7 +66,7 @@ class SimulatedClock:
         return (low + high) / 2
 
     def jump(self, seconds: float) -> None:
-        """Let time pass without a caller that sleeps."""
+        """Set the clock forward by ``seconds``."""
         self._jumped += seconds
         self._ahead += timedelta(seconds=seconds)
         self._database.owner.execute("update public.test_clock set ahead = %s", (self._ahead,))

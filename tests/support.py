@@ -34,7 +34,7 @@ ANON_KEY = "sb_publishable_made-up-for-tests_9bKw1Lm3"
 ACCOUNT = Account()
 APP_KEY = AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
 
-# Time limits allow for slow machines.
+# A slow machine must not fail a test of hypothesis, so there is no time limit for an example.
 settings.register_profile("unhurried", settings.default, deadline=None)
 settings.load_profile("unhurried")
 
@@ -45,7 +45,7 @@ MIGRATED_TABLES = (
 
 
 def first_of(number: int, cases: Iterable[object]) -> list[object]:
-    """The first ``number`` cases of a parameter unchanged; the others, which multiply these, are in the matrix."""
+    """The first ``number`` cases of a parameter unchanged, and all other cases with the mark ``matrix``."""
     return [
         case
         if place < number
@@ -55,12 +55,12 @@ def first_of(number: int, cases: Iterable[object]) -> list[object]:
 
 
 def in_rounds(few: int, many: int) -> pytest.MarkDecorator:
-    """The number of rounds of a test's race: a few and, in the matrix, many."""
+    """Parametrize the number of rounds of a race: ``few`` and, with the mark ``matrix``, ``many``."""
     return pytest.mark.parametrize("rounds", [few, pytest.param(many, marks=pytest.mark.matrix)])
 
 
 def utc_now() -> datetime:
-    """The present, in UTC."""
+    """The present time, in UTC."""
     return datetime.now(timezone.utc)
 
 
@@ -71,7 +71,7 @@ def make_token(
     age: timedelta = timedelta(hours=1),
     now: datetime | None = None,
 ) -> Token:
-    """A token that KIS issued ``age`` ago, with ``left`` of its validity. No two are alike."""
+    """A token that KIS issued ``age`` ago, with ``left`` of its validity. Each call makes another token."""
     now = (now or utc_now()).replace(microsecond=0)
     claims = {
         "sub": "token",
@@ -90,7 +90,7 @@ def _base64url(data: bytes) -> str:
 
 
 class Database:
-    """A project's database: as its owner, with all rights, and as service_role, like the API. A context manager."""
+    """A project's database. ``owner`` is a connection with all rights. `call` uses service_role, as the API does."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -131,7 +131,7 @@ class Database:
         service: str = "kis",
         active: bool = True,
     ) -> int:
-        """Store a row as the guide's clients do, with an upsert. Returns its version."""
+        """Store a row with an upsert, as clients written for the guide do. Returns the row's version."""
         rows = self.owner.execute(
             "insert into public.api_credentials as c"
             " (service_name, credential_type, credential_value, expires_at, is_active) values (%s, %s, %s, %s, %s)"
@@ -173,7 +173,7 @@ class Database:
         return [row["outcome"] for row in rows]
 
     def age(self, seconds: float, service: str = "kis") -> None:
-        """Let time pass for a slot's lease: all its times become that much earlier."""
+        """Let time pass for a slot's lease, by making all times of the lease ``seconds`` earlier."""
         self.owner.execute(
             "update public.credential_leases set granted_at = granted_at - %(by)s, lease_until = lease_until - %(by)s,"
             " not_before = not_before - %(by)s, issued_at = issued_at - %(by)s, refused_until = refused_until - %(by)s"
@@ -196,7 +196,7 @@ def call(connection: psycopg.Connection[tuple[Any, ...]], function: str, **argum
 
 
 class TurnedClock:
-    """The machine's clock with a sleep that does not wait: time jumps, and ``on_sleep`` gets the seconds."""
+    """The machine's clock. `sleep` does not wait: the time jumps, and ``on_sleep`` gets the seconds."""
 
     def __init__(self, *, wrong_by: timedelta = timedelta()) -> None:
         self.on_sleep: Callable[[float], object] = lambda _: None
@@ -213,7 +213,7 @@ class TurnedClock:
         return time.monotonic() + self._jumped
 
     def sleep(self, seconds: float) -> None:
-        """Jump, and call ``on_sleep``."""
+        """Set the clock forward, and call ``on_sleep``."""
         self.slept.append(seconds)
         self.jump(seconds)
         self.on_sleep(seconds)
@@ -335,7 +335,7 @@ class RecordedWorkflow:
         self.told.append(("info", message))
 
     def of(self, kind: str) -> list[str]:
-        """The last value of each call of a kind: masks, messages, values."""
+        """The last argument of each recorded call of a kind, such as mask or warning."""
         return [each[-1] for each in self.told if each[0] == kind]
 
     def outputs(self) -> dict[str, str]:
@@ -344,7 +344,7 @@ class RecordedWorkflow:
 
 
 def make_settings(**variables: str) -> Settings:
-    """Settings from a complete environment with changes. There is no cache file unless one is given."""
+    """Settings from a complete environment, which ``variables`` change. The default has no cache file."""
     usual = {
         "SUPABASE_URL": "https://example.supabase.co",
         "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,

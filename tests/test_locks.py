@@ -27,7 +27,7 @@ sys.path[:0] = sys.argv[1:]
 import kis_token
 names = [module.name for module in pkgutil.walk_packages(kis_token.__path__, "kis_token.")
          if module.name.split(".")[1] not in ("__main__", "cli", "sandbox")
-         and module.name != "kis_token.store.httpx_transport"]
+         and module.name not in ("kis_token.store.httpx_transport", "kis_token.client.httpx_auth")]
 for name in names:
     importlib.import_module(name)
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM

@@ -16,10 +16,10 @@ _ESTABLISHED = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
 class TunnelProxy:
-    """Opens tunnels to this machine. ``asked`` has its requests, ``passed`` the tunnels' bytes.
+    """Opens tunnels to this machine. ``asked`` has the proxy's requests, and ``passed`` has the tunnels' bytes.
 
-    With ``ports`` it knows these names alone, each of which leads to a port of this machine, and answers 502 for all
-    others. Without them it leads to 127.0.0.1 alone, and answers 403 for all other hosts.
+    ``ports`` maps names of hosts to ports of this machine; the proxy answers 502 for all other hosts. Without
+    ``ports``, the proxy opens tunnels to 127.0.0.1, and answers 403 for all other hosts.
     """
 
     def __init__(self, ports: Mapping[str, int] | None = None) -> None:

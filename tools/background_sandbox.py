@@ -1,8 +1,8 @@
 """A step of this project's own workflows: starts the sandbox for the steps that follow.
 
-Runs on the runner's own Python with its standard library. The sandbox's packages are installed beside it from the
-lock, as the action installs its own. The sandbox is a separate process. It ends with the job: the runner deletes
-RUNNER_TEMP, and ends the processes that a job has left running.
+The program runs on the runner's own Python with the standard library. The sandbox's packages are installed from the
+lock, in the same way as the action's packages. The sandbox is a separate process, which ends with the job: the runner
+deletes RUNNER_TEMP, and ends the processes that a job has left running.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 INSTALL_SECONDS = 300
 LIFE_SECONDS = 900
 
-#: The outputs, by the sandbox's names of the values.
+#: The step's outputs, by the names that the sandbox gives to the values.
 OUTPUTS = {
     "SUPABASE_URL": "supabase-url",
     "SUPABASE_SERVICE_ROLE_KEY": "supabase-key",
@@ -31,7 +31,7 @@ OUTPUTS = {
 
 
 def start() -> None:
-    """Start the sandbox, mask its key, and output its addresses. Returns when it answers."""
+    """Start the sandbox, mask its key, and output its addresses. Return when the sandbox answers."""
     runtime = ensure_runtime(
         CHECKOUT / "requirements-dev.txt",
         os.environ,
@@ -47,8 +47,8 @@ def start() -> None:
             stdout=subprocess.PIPE,
             stderr=log,
             start_new_session=True,
-            umask=0o022,  # bytecode folders in the runtime are closed to others too
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the session's counterpart on Windows
+            umask=0o022,  # no other user may write the folders for bytecode in the runtime
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
     line = server.stdout.readline() if server.stdout else b""
     if not line:
@@ -60,7 +60,7 @@ def start() -> None:
 
 
 def serve(folder: Path) -> None:
-    """Run the sandbox while ``folder`` exists, but not for ever."""
+    """Run the sandbox as long as ``folder`` exists, up to a time limit."""
     from kis_token.sandbox import Sandbox
 
     end = time.monotonic() + LIFE_SECONDS

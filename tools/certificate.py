@@ -44,7 +44,8 @@ def make_certificate(folder: Path) -> tuple[str, ssl.SSLContext]:
 def make_hashed_folder(certificate: str, folder: Path) -> Path:
     """Make a folder with this certificate under the name that OpenSSL looks up, as ``openssl rehash`` does."""
     content = Path(certificate).read_bytes()
-    # The subject without the head of its sequence. A name in lower case is its own canonical form.
+    # OpenSSL hashes the canonical form of the subject, without the head of its sequence. A subject in lower case is in
+    # canonical form.
     subject = x509.load_pem_x509_certificate(content).subject.public_bytes()[2:]
     digest = hashlib.sha1(subject, usedforsecurity=False).digest()
     folder.mkdir()

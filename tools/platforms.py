@@ -1,6 +1,6 @@
 """Show that the locks have a wheel of each package for every platform and Python that GitHub hosts.
 
-Dry runs of uv: they ask the package index for its wheels without a download.
+The program makes dry runs of uv, which ask the package index for wheels and download nothing.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PLATFORMS = (
 #: The platforms on which CI runs the tests.
 TESTED = ("x86_64-unknown-linux-gnu", "aarch64-apple-darwin", "x86_64-pc-windows-msvc")
 
-#: No version of cffi has wheels for these. Only a step that seals needs it.
+#: The platforms and Pythons without a wheel of cffi. Only a step that seals needs cffi.
 UNSUPPORTED = frozenset({("aarch64-pc-windows-msvc", "3.10")})
 
 
 def find_missing(uv: str, lock: Path, platform: str, python: str) -> str | None:
-    """Return uv's last words if ``lock`` lacks a wheel for ``platform`` and ``python``, or None."""
+    """Return uv's error if ``lock`` lacks a wheel for ``platform`` and ``python``; None if it has all wheels."""
     with tempfile.TemporaryDirectory() as folder:
         command = [uv, "pip", "install", "--quiet", "--dry-run", "--no-deps", "--require-hashes",
                    "--only-binary", ":all:", "--python-platform", platform, "--python-version", python,

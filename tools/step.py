@@ -32,7 +32,7 @@ _PAIR = re.compile(r"^([^\n<]+)<<(\S+)\n(.*?)\n\2$", re.DOTALL | re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The end of a step. Its repr shows no output, because an output may be a token."""
+    """The result of a step. The repr shows no output, because an output may be a token."""
 
     status: int
     log: str = field(repr=False)
@@ -89,7 +89,7 @@ def step_command(folder: Path) -> list[str]:
     script = folder / "step.sh"
     script.write_text(action["runs"]["steps"][0]["run"], encoding="utf-8")
     if os.name == "nt":
-        bash = shutil.which("bash") or "bash"  # from PATH: Windows by itself would take another bash
+        bash = shutil.which("bash") or "bash"  # from PATH, because Windows would choose another bash
         return [bash, "--noprofile", "--norc", "-e", "-o", "pipefail", str(script)]
     return [shutil.which("sh") or "sh", "-e", str(script)]
 
@@ -97,7 +97,7 @@ def step_command(folder: Path) -> list[str]:
 def run_step(
     inputs: Mapping[str, str], folder: Path, env: Mapping[str, str] | None = None, *, seconds: float = 120
 ) -> Ended:
-    """Run the step with ``inputs``. ``folder`` holds its files; a later step of the same job reuses it."""
+    """Run the step with ``inputs``. The step's files are in ``folder``. Steps of one job use the same folder."""
     environment = step_environment(inputs, env or {}, folder)
     done = subprocess.run(  # noqa: S603 - our own script
         step_command(folder),

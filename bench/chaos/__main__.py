@@ -6,14 +6,19 @@ times as fast as the machine's. It jumps, by minutes or many hours, whenever no 
 and expire.
 The seed decides the faults and their rates; their exact times depend on the machine. The run ends by itself.
 
-Supabase hiccups, restarts while callers wait, is out for longer than any caller's patience, and loses answers of
-every call. KIS follows the safe reading of its rules: a new token ends the one before it.
+Supabase fails for moments, restarts while callers wait, is out for longer than any caller's patience, and loses answers
+of every call. Where KIS's rules are unclear, the emulated KIS follows the stricter reading: a new token ends the
+previous token.
 
-A call of tokenP without a lease breaks a rule in three cases. Each has a row that must be zero, with any time between
-the calls: the store had given the same attempt a true answer; the caller had not asked for as long as its patience,
-or the store was well for 40 s meanwhile; the same machine had called without a lease within the minute.
-No more can be promised: machines without a connection to each other, each without a cached token, call within a
-minute of each other while Supabase is out for longer than their patience. Those calls count among the limits.
+A call of tokenP without a lease breaks a rule in three cases. Each case has a row that must be zero, whatever the time
+between two calls:
+
+- The store had given the same attempt a true answer.
+- The caller's patience was not over, or the store was well for 40 s during that time.
+- The same machine had called without a lease within the last minute.
+
+Machines cannot see each other while Supabase is out for longer than their patience. So two machines without a cached
+token may call KIS within a minute of each other. These calls are counted among the limits.
 """
 
 from __future__ import annotations
@@ -56,16 +61,16 @@ if TYPE_CHECKING:
 #: The number of callers on a machine.
 ON_ONE_MACHINE = 5
 
-#: A caller has 180 s of simulated time to finish, and a suspended one slept at most as long again.
+#: The machine's seconds that callers have to finish: 180 s of simulated time, and as much again for a suspended caller.
 FINISH_SECONDS = 30.0
 
-#: After the requested time and this time for the start and the judges, the run is given up.
+#: The seconds for the start and the judges. After the requested time and these seconds, the run is given up.
 LONGEST_SECONDS = 120.0
 
-#: How long, in the machine's seconds, a jump waits for the callers at work.
+#: The longest time, in the machine's seconds, that a jump of the time waits for the callers at work.
 PATIENCE = 3.0
 
-#: How often, in the machine's seconds, the records are judged if the run ends with a row.
+#: The interval, in the machine's seconds, of judging the records in a run that ends at a certain finding.
 JUDGE = 0.5
 
 #: The mean intervals, in the machine's seconds: kill a caller, suspend one, spoil a cache, spoil the row.
@@ -125,7 +130,7 @@ def _give_up(*_: object) -> None:
 def play(options: Options) -> tuple[Records, float]:
     """Run the chaos. Returns the records, and the seconds of simulated time that passed."""
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
-    # Each client would load certificates, which are not needed here: 20 ms that few cores do one after the other.
+    # The callers share one TLS context, because loading certificates takes 20 ms for each client.
     context = ssl.create_default_context()
     with ExitStack() as stack:
         stack.enter_context(patch.object(ssl, "create_default_context", return_value=context))
@@ -137,7 +142,7 @@ def play(options: Options) -> tuple[Records, float]:
         database = SimulatedDatabase(dsn, shared, {"app_key": account.app_key, "app_secret": account.app_secret})
         stack.callback(database.close)
         log, keys = Log(folder / "log"), [f"sb_secret_chaos_{number}" for number in range(options.callers)]
-        # All processes are forks: none has threads yet, and none has to import anything.
+        # All processes are forks of this process, which has no threads yet and has imported all modules.
         gc.freeze()
         rng = random.Random(options.seed)  # noqa: S311 - made-up trouble
         store_spells = plan_spells(rng, options.seconds, STORE_FAULTS, STORE_LENGTHS, options.gap)
@@ -189,7 +194,7 @@ def _serve(stack: ExitStack, serve: Callable[..., None], *common: object, argume
 
 
 class _Run:
-    """The time of faults: it decides when a caller is hit, and when the time jumps."""
+    """The run of the chaos, which decides when a caller is killed or suspended, and when the time jumps."""
 
     def __init__(  # noqa: PLR0917 - made in one place
         self,
@@ -252,10 +257,10 @@ class _Run:
         return time.monotonic() + self._random.expovariate(1 / mean)
 
     def _try_to_jump(self) -> None:
-        """Close the gate. When no caller is at work and the servers are at rest, let time jump, and open the gate.
+        """Close the gate, let the time jump when no caller is at work and the servers are at rest, and open the gate.
 
-        A suspended caller sleeps over the jump, as a laptop does. Most slow callers are killed: otherwise the run would
-        spend its time waiting for them.
+        A suspended caller is suspended during the jump, as a laptop in sleep is. Most slow callers are killed, so that
+        the run does not wait for them.
         """
         if self._closed_at is None:
             self._closed_at = time.monotonic() + (FINISH_SECONDS if self._random.random() < 1 / 8 else PATIENCE)

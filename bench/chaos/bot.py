@@ -1,7 +1,7 @@
-"""A bot of the chaos: a program with one KISClient that forks after its first call, or in the middle of it.
+"""A bot of the chaos: a program with one KISClient that forks after its first call, or in the middle of that call.
 
-Parent and child continue with the same client, at the same time. Each must get its own tokens and answers, and must
-end.
+Parent and child continue with the same client, at the same time. Each of the two processes must get its own tokens and
+answers, and must end.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from kis_token.core.resolver import Resolver
     from kis_token.token import Token
 
-#: After this time, in the machine's seconds, a child hangs. Its token may take 4 s, each call 2 s.
+#: The machine's seconds after which a child counts as hanging. Its token may take 4 s, and each call 2 s.
 LONGEST_CHILD = 20.0
 
 CALLS, CALL_SECONDS = 3, 2.0
@@ -50,10 +50,10 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 def run_bot(caller: Caller, by: str, clock: SimulatedClock, rng: random.Random) -> None:
     """Run one bot: a first call, a fork, and calls of both processes."""
     app_key = caller.around.app_key
-    # Without its own keys it could not call KIS while Supabase is out, with any cache.
+    # The bot has its own keys, so that it can call KIS while Supabase is out.
     settings = caller.settings(by, {"timeout": "40s", "app_key": app_key.key, "app_secret": app_key.secret})
     client = KISClient(settings, clock=clock)
-    logging.getLogger("kis_token").setLevel(logging.CRITICAL)  # its warnings would count as errors
+    logging.getLogger("kis_token").setLevel(logging.CRITICAL)  # warnings on stderr would count as errors
 
     def first() -> None:
         caller.note(by, caller.number, settings, lambda: (_token(client, clock), "bot"), clock=clock)
@@ -127,7 +127,7 @@ def _call(caller: Caller, by: str, client: KISClient, who: str) -> None:
     for number in range(CALLS):
         asked = f"{who}{number}"
         params = {"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": asked}
-        # KIS sees the caller's name, as in every attempt.
+        # The User-Agent shows the caller's name to KIS, as in every attempt.
         with suppress(KisTokenError, ValueError), patch.object(requests.utils, "default_user_agent", lambda *_: by):
             answer = client.request("GET", PRICE_PATH, tr_id=PRICE_TR_ID, params=params, timeout=CALL_SECONDS)
             got = answer.json().get("output", {}).get("stck_shrn_iscd", asked)

@@ -79,7 +79,7 @@ class Caller:
     def _admitted(self) -> Iterator[bool]:
         """Prevent a jump during the block. Yields False if a jump is due."""
         shared = self.around.shared
-        # In this order: a process that closes the gate reads the marks afterwards.
+        # The mark is set before the gate is read, because a process that closes the gate reads the marks afterwards.
         shared.set_mark(self.number, RESOLVING)
         try:
             yield not (shared.is_closed or shared.is_finishing)
@@ -87,7 +87,7 @@ class Caller:
             shared.set_mark(self.number, IDLE)
 
     def _ask(self, by: str, rng: random.Random) -> None:
-        """Do one job: a token, sometimes used and found to be rejected; or a bot."""
+        """Do one job: run a bot, or get a token, which is sometimes used and replaced if KIS rejects it."""
         clock = SimulatedClock(self.around.shared, rng)
         if rng.random() < FORKED:
             run_bot(self, by, clock, rng)
@@ -135,7 +135,7 @@ class Caller:
         self.around.log.write(Start(by, number, began, timeout))
         token, source, code, crash = None, None, None, None
         try:
-            # KIS sees the caller: requests' own header, with this attempt's name.
+            # The User-Agent shows the attempt's name to KIS.
             with patch.object(requests.utils, "default_user_agent", lambda *_: by):
                 got, source = get()
                 token = fingerprint(got.value)
@@ -164,7 +164,7 @@ class Caller:
     def settings(self, by: str, inputs: dict[str, str], key: str | None = None) -> Settings:
         """Return the settings of an attempt."""
         mine = {"SUPABASE_SERVICE_ROLE_KEY": key or self.key, "KIS_TOKEN_CACHE": self.machine.setting}
-        # The label of a lease tells the store its caller.
+        # By the label of a lease, the store knows the caller.
         who = {"USER": by, "HOSTNAME": self.machine.folder.name}
         given = {f"INPUT_{name.upper()}": value for name, value in inputs.items()}
         return Settings.from_env({**self.around.variables, **mine, **who, **given})

@@ -1,6 +1,7 @@
 """The judges of the chaos. Each returns its findings in the records of KIS, database and machine.
 
-No judge asks the product: KIS's record decides about a token, and the database's grant about a lease.
+No judge uses this project's code. KIS's record decides whether a token was valid, and the database's record decides
+whether a caller had a lease.
 """
 
 from __future__ import annotations

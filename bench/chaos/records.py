@@ -33,9 +33,9 @@ class Start:
 class Attempt:
     """A resolver call that has ended; written by the caller.
 
-    It has a token, or an error ``code`` of the project's own, or a ``crash``: any other exception. ``rejected`` is the
-    token that it had to replace. ``cached`` is the token in the cache file before and after, if the file was the same
-    both times.
+    The record has a token, or the ``code`` of this project's error, or a ``crash`` for any other exception.
+    ``rejected`` is the token that the call had to replace. ``cached`` is the token in the cache file, if the file was
+    the same before and after the call.
     """
 
     by: str
@@ -71,7 +71,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The start or the end of the store's faults: from now on it is well or not."""
+    """The start or the end of the store's faults: from this time on, the store is well or not."""
 
     at: float
     is_well: bool
@@ -81,7 +81,8 @@ class Health:
 class Call:
     """A tokenP call that reached KIS.
 
-    ``token`` was granted, even if the answer was lost. If not, ``code`` is the reason: KIS's code, or the fault's name.
+    ``token`` is the token that KIS gave, even if the answer was lost. Without a token, ``code`` is the reason: KIS's
+    code, or the name of the fault.
     """
 
     by: str
@@ -93,7 +94,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A token that KIS issued. ``own``: it is one for the callers' key."""
+    """A token that KIS issued. ``own`` is True if the token is for the callers' app key."""
 
     token: str
     begins: float
@@ -128,9 +129,9 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The content of a token row. ``token`` is None if its value cannot be read, or if it is not active.
+    """The content of a token row. ``token`` is None if the value cannot be read or the row is not active.
 
-    ``ends`` is the earliest end in value and column. None if neither has one.
+    ``ends`` is the earliest end in value and column; None if neither has an end.
     """
 
     token: str | None
@@ -139,7 +140,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A write of the token row. ``outside``: by one of the benchmark's clients that follow the guide."""
+    """A write of the token row. ``outside`` is True if a client of the benchmark wrote the row as the guide does."""
 
     at: float
     outside: bool
@@ -207,7 +208,7 @@ def fingerprint(value: str) -> str:
 
 
 class Log:
-    """A file to which many processes write whole lines: a killed process leaves no half line."""
+    """A file to which many processes write. Each line is written at once, so a killed process leaves no half line."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

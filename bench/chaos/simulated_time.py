@@ -28,13 +28,13 @@ START = datetime(2027, 1, 4, tzinfo=timezone.utc)
 #: The states of a caller, the values of its mark.
 IDLE, RESOLVING, GRANTED, AT_KIS = range(4)
 
-#: The capacity of the page, and more than a machine can run.
+#: The capacity of the page of memory: more callers than a machine can run.
 MOST_CALLERS = 1000
 
-#: A forked child has its caller's number plus this.
+#: The difference between the number of a forked child and the number of its caller.
 CHILD = 100_000
 
-#: The place of a tally about a process that got another's answer.
+#: The place in a tally of a process that got another process's answer.
 MIXED = "mixed"
 
 _JUMPED = struct.Struct("d")
@@ -107,7 +107,10 @@ class SimulatedClock:
         return START + timedelta(seconds=(time.time() - shared.epoch) * shared.speed + shared.jumped)
 
     def monotonic(self) -> float:
-        """Return simulated seconds that never go back. They do not jump, like those of a machine that was asleep."""
+        """Return simulated seconds that never go back.
+
+        The seconds do not jump with the time, like the counter of a machine that was suspended.
+        """
         return time.monotonic() * self._shared.speed
 
     def sleep(self, seconds: float) -> None:
@@ -128,7 +131,8 @@ $$;
 grant execute on function public.chaos_now() to service_role;
 """)
 
-# Functions of sql/ run as their owner, the benchmark's own clients as service_role: so a write shows its origin.
+# Functions of sql/ run as their owner, and the benchmark's clients as service_role. So the role of a write shows its
+# origin.
 _AUDIT = """
 create table public.chaos_writes (
     id bigint generated always as identity, at timestamptz, writer text,

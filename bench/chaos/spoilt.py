@@ -1,4 +1,4 @@
-"""Spoilt copies of the project: each lacks one guard, and a chaos run with it must find errors.
+"""Spoilt copies of the project: each copy lacks one guard, and a chaos run with the copy must find errors.
 
 A copy is made by patches, in the process from which the callers are forked.
 """
@@ -35,13 +35,13 @@ def _no_retry() -> AbstractContextManager[object]:
 
 
 def _no_patience_for_a_read() -> AbstractContextManager[object]:
-    """Let one failed read count as an outage for a caller without a valid token, which then issues alone."""
+    """Let one failed read count as an outage, after which a caller without a valid token issues without the store."""
     return patch.object(kis_token.core.lookup, "patiently", _at_once)
 
 
 @contextmanager
 def _no_patience_for_a_lease() -> Iterator[None]:
-    """Let a caller that knows of another's lease issue beside the holder instead of waiting for the store."""
+    """Let a caller issue without the store although it knows that another caller holds the lease."""
     fall_back = Resolver._fall_back  # noqa: SLF001 - the copy needs the private method
 
     def issue_beside(self: Resolver, view: View, error: Exception) -> Resolution:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SIZES = (0, 1_000, 10_000, 100_000)
 
-#: The slot of nearly all events, and one with a few of the oldest, which a search finds last.
+#: The slot of nearly all events, and a slot with a few of the oldest events, which a search finds last.
 _BUSY, _FEW = "busy", "few"
 
 _FILL = """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    #: One of each measured call, at one size.
+    #: A function that makes each measured call once, at one size.
     Work = Callable[[], Mapping[str, "Sample"]]
 
     #: Samples keyed by the measured call, and then by size.
@@ -23,7 +23,7 @@ _LINE = 118
 
 
 class Sample(NamedTuple):
-    """One call: its duration, and the number of rows or requests that it caused; the table names the unit."""
+    """One call: its duration, and the number of rows or requests that the call caused. The table names the unit."""
 
     milliseconds: float
     asked: int | None = None
@@ -70,7 +70,8 @@ def timed() -> Iterator[Stopwatch]:
 def in_turns(works: Mapping[int, Work], calls: int) -> Found:
     """Make ``calls`` calls at each size: one size after the other, in alternating order.
 
-    So other work on the machine affects all sizes alike. The first call at each size does not count.
+    The alternating order makes other work on the machine affect all sizes alike. The first call at each size does not
+    count.
     """
     found: dict[str, dict[int, list[Sample]]] = {}
     sizes = list(works)

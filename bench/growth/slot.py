@@ -1,4 +1,4 @@
-"""One slot of a sandbox: leases by SQL, which takes the database's own time, and over HTTP."""
+"""One slot of a sandbox, with leases by SQL and over HTTP. A lease by SQL shows the time that the database needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SERVICE = "kis"
 _LABEL = "bench.growth"
 _MIN_REMAINING = timedelta(minutes=10)
 
-#: Rows of the log that PostgreSQL has read, as counted within a transaction.
+#: The query for the number of rows of the log that PostgreSQL has read in this transaction.
 _READ = """
 select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_catalog.pg_stat_xact_user_tables
 where relid = 'public.credential_issuances'::regclass
@@ -31,7 +31,7 @@ where relid = 'public.credential_issuances'::regclass
 
 
 class MeasuredSlot:
-    """The slot kis. A context manager: its connections end with the block."""
+    """The slot kis. The end of the ``with`` block closes its connections."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.owner = psycopg.connect(sandbox.owner_dsn, autocommit=True)
@@ -104,7 +104,7 @@ class MeasuredSlot:
         }
 
     def _prepare(self) -> tuple[int | None, Token, str]:
-        """End the minute between two leases. Returns the version to replace, a token for it, and a holder."""
+        """Let the minute between two leases pass. Return the version to replace, a new token, and a holder id."""
         self.owner.execute("update public.credential_leases set not_before = null where service_name = %s", (SERVICE,))
         rows = self.owner.execute(
             "select version from public.api_credentials where service_name = %s and credential_type = 'access_token'",

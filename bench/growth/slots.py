@@ -1,4 +1,4 @@
-"""The cost of more slots: one slot's lease and one status among others, and all slots resolved at once."""
+"""The cost of more slots: the lease of one slot, the status of all slots, and the resolution of all slots at once."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 SIZES = (1, 10, 50)
 
-#: Longer than the minute between two calls of KIS, and than the minimum between two leases.
+#: The seconds that pass between two leases: more than KIS's minute, and more than the database's minimum.
 _SPACING_SECONDS = 80
 
 _LONGEST_SECONDS = 60
 
-#: The minimum of rounds in which all slots are resolved at once.
+#: The least number of rounds in which all slots are resolved at once.
 _LEAST_ROUNDS = 5
 
 
 class AllAtOnce(NamedTuple):
-    """The resolution of all empty slots: milliseconds at once and one after another; requests and tokenP calls."""
+    """The cost of resolving all empty slots: milliseconds at once and in sequence, requests, and tokenP calls."""
 
     at_once: float
     in_a_row: float
@@ -48,7 +48,7 @@ class AllAtOnce(NamedTuple):
 
 
 class ManySlots:
-    """A project with ``count`` slots, each with its own account. A context manager."""
+    """A project with ``count`` slots, each with its own account. The ``with`` block closes the connections."""
 
     def __init__(self, postgres: EmbeddedPostgres, count: int) -> None:
         self._services = [SERVICE, *(f"{SERVICE}-{number}" for number in range(2, count + 1))]
@@ -87,7 +87,7 @@ class ManySlots:
         return samples
 
     def resolve_all(self) -> AllAtOnce:
-        """Issue for all slots one after another, and again at once."""
+        """Issue tokens for all slots in sequence, and again for all slots at once."""
         in_a_row = self._resolve_with(1)
         before = self._sandbox.kis.counts("production").calls
         with self._counted() as requests:
@@ -112,7 +112,7 @@ class ManySlots:
         return watch.milliseconds
 
     def _empty(self, *services: str) -> None:
-        """Delete the slots' tokens, and end the minute between two leases."""
+        """Delete the slots' tokens, and let the minute between two leases pass."""
         self._slot.owner.execute(
             "delete from public.api_credentials where credential_type = 'access_token' and service_name = any (%s)",
             (list(services),),

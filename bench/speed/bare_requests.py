@@ -1,4 +1,4 @@
-"""``bare.py`` with the package requests, as most people would write it."""
+"""A program like ``bare.py``, but with the package requests, which most people use."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """``python -m bench.speed.breakdown``: the parts of the time.
 
-Each ladder is a list of programs in which each does the work of the previous one and one thing more. The cost of a
-part is the difference between the medians of its program and the previous one. All programs run in turns.
+A ladder is a list of programs. Each program does the work of the previous program and of one further part. The cost of
+a part is the difference between the medians of its program and of the previous program. All programs run in turns.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.speed import system_certificates
 from bench.speed.contestants import PLAIN_PYTHON, Contestant, Course, middle, open_course, race
 from bench.speed.imports import ASKED
 from bench.tables import markdown
@@ -36,18 +37,13 @@ _ASKED = (
     "&service_name=eq.kis&is_active=is.true', headers={'apikey': k, 'Authorization': 'Bearer ' + k});"
     " json.loads(c.getresponse().read())"
 )
-_STORE = "import os, httpx; from postgrest import SyncPostgrestClient; "
-_STORE_MADE = (
-    "SyncPostgrestClient(os.environ['SUPABASE_URL'] + '/rest/v1',"
-    " http_client=httpx.Client(transport=httpx.BaseTransport(), trust_env=False))"
-)
 _CLIENT = "import os; from supabase import create_client; "
 _CREATED = "create_client(os.environ['SUPABASE_URL'], os.environ['SUPABASE_SERVICE_ROLE_KEY'])"
 
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """A command in parts: from the lowest rung up, a part's name and the program that includes it."""
+    """A command in parts: the name of each part, with the program that does the work up to this part."""
 
     title: str
     rungs: Sequence[tuple[str, Contestant]]
@@ -68,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.speed.breakdown", description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each; {ROUNDS} by default")
     options = parser.parse_args(arguments)
+    system_certificates.enter("bench.speed.breakdown", sys.argv[1:] if arguments is None else arguments)
     with open_course() as course:
         print(*measure_parts(course, options.rounds), sep="\n\n")
     return 0
@@ -96,7 +93,7 @@ def _warm(course: Course) -> Ladder:
             ("connection and handshake", plain("connection", _IMPORTS + _CONNECTED)),
             ("request and answer", plain("request", _IMPORTS + _CONNECTED + _ASKED)),
             ("our own code", course.action("warm, with bytecode", cold=())),
-            ("compiling our code, and writing the bytecode", course.action("warm, without bytecode")),
+            ("compiling our code", course.action("warm, without bytecode")),
         ],
     )
 
@@ -134,8 +131,6 @@ def _issuing(course: Course) -> Ladder:
         [
             ("shell and Python", plain("python", "")),
             ("imports of our code and its dependencies", plain("action", found)),
-            ("imports of PostgREST's client", plain("postgrest", found + _STORE)),
-            ("making it", plain("client", found + _STORE + _STORE_MADE)),
             (
                 "read, begin, tokenP, commit, output",
                 course.action("issues, whole", env=tools, before=("empty",), source="oauth"),
@@ -146,7 +141,7 @@ def _issuing(course: Course) -> Ladder:
 
 def _guide(course: Course) -> Ladder:
     def python(name: str, code: str) -> Contestant:
-        return course.program(f"guide, {name}", sys.executable, "-c", code)
+        return course.program(f"guide, {name}", sys.executable, "-c", code, env=course.trust)
 
     return Ladder(
         "bench/guide.py, fresh token, for comparison",
@@ -156,7 +151,7 @@ def _guide(course: Course) -> Ladder:
             ("making the client", python("client", f"import bench.guide; {_CLIENT}{_CREATED}")),
             (
                 "two requests, output",
-                course.program("guide, whole", sys.executable, "-m", "bench.guide"),
+                course.program("guide, whole", sys.executable, "-m", "bench.guide", env=course.trust),
             ),
         ],
     )

@@ -1,7 +1,7 @@
 """The measured commands: the start and the environment of each, and the state that each round restores.
 
-Our code runs from copies. One has the files of the action; its bytecode is deleted before each round, because a
-runner fetches the action anew for each job. The other has the library, and keeps its bytecode.
+This project's code runs from two copies. The first copy has the files of the action. Its bytecode is deleted before
+each round, because a runner fetches the action for each job. The second copy has the library, and keeps its bytecode.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
+from bench.speed import system_certificates
 from bench.speed.servers import SEALED_SLOT, open_servers
 from tools.step import CHECKOUT, kept_environment, read_pairs, step_command, step_environment
 
@@ -35,7 +36,7 @@ HERE = Path(__file__).parent
 #: The time limit of one run, in seconds. It is long enough for an installation over a slow network.
 LONGEST_SECONDS = 180.0
 
-#: A Python with the standard library alone, and the flags with which the action starts its own.
+#: The command of a Python with the standard library alone, with the flags of the action's Python.
 PLAIN_PYTHON = ("python3", "-I", "-S", "-X", "utf8")
 
 
@@ -48,11 +49,11 @@ class Took(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A command to measure. Its repr shows no environment, which holds a key.
+    """A command to measure. The repr does not show the environment, which contains a key.
 
-    ``folder`` is its job's folder, emptied before each run except the names in ``keeps``. The servers get the requests
-    ``before`` and ``after`` around each run. ``source`` is the expected value of the output of that name. ``cold`` are
-    folders whose bytecode is deleted before each run.
+    ``folder`` is the folder of the command's job. Before each run, the folder is emptied except for the names in
+    ``keeps``. The servers get the requests ``before`` and ``after`` around each run. ``source`` is the expected value
+    of the output ``source``. ``cold`` are folders whose bytecode is deleted before each run.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Contestant:
 
 
 class Course:
-    """The servers, the copies and the environment that all measured commands share. See ``open_course``."""
+    """The servers, the copies and the environment that all measured commands share. ``open_course`` makes it."""
 
     def __init__(self, folder: Path, servers: Child) -> None:
         self.folder = folder
@@ -77,30 +78,39 @@ class Course:
         self.public_key = self.variables.pop("KEYLESS_KEY")
         names = ("ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
         self.permission = {name: self.variables.pop(name) for name in names}
-        self.env = {**kept_environment(), **self._trust(), "PATH": self._path()}
+        #: Variables that name the servers' certificate, for programs whose libraries do not use the system's.
+        self.trust = self._trust()
+        self.env = {**system_certificates.without_variables(kept_environment()), "PATH": self._path()}
+        if not self._is_in_system:
+            self.env |= self.trust
         if any(name.lower().endswith("_proxy") for name in self.env):
             self.env["NO_PROXY"] = self.env["no_proxy"] = "127.0.0.1"
         self.action_copy = folder / "action"
         self.library_copy = folder / "library"
         for copy in (self.action_copy, self.library_copy):
             shutil.copytree(CHECKOUT / "kis_token", copy / "kis_token", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("action.yml", "entrypoint.py", "requirements.txt", "requirements-uv.txt"):
+        for name in ("action.yml", "entrypoint.py", "requirements.txt"):
             shutil.copy(CHECKOUT / name, self.action_copy)
         (self.library_copy / "bench").mkdir()
         for name in ("__init__.py", "guide.py"):
             shutil.copy(CHECKOUT / "bench" / name, self.library_copy / "bench")
 
     def _trust(self) -> dict[str, str]:
-        """Return a machine's own certificates and ours: reading them is a large part of the cost of TLS."""
+        """Return the variables by which a command reads this machine's certificates and that of the servers.
+
+        Reading the machine's certificates is a large part of the cost of TLS.
+        """
         bundle = self.folder / "certificates.pem"
         import certifi
 
         known = os.environ.get("SSL_CERT_FILE") or certifi.where()
-        bundle.write_bytes(Path(known).read_bytes() + Path(self.variables.pop("CERTIFICATE")).read_bytes())
+        certificate = Path(self.variables.pop("CERTIFICATE"))
+        bundle.write_bytes(Path(known).read_bytes() + certificate.read_bytes())
+        self._is_in_system = system_certificates.add(certificate)
         return dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), f"{bundle}")
 
     def _path(self) -> str:
-        """Return a PATH with a python3 that is not a shim, which would take extra time, and without uv."""
+        """Return a PATH without uv, and with a python3 that is not a shim, because a shim takes additional time."""
         binaries = self.folder / "bin"
         binaries.mkdir()
         (binaries / "python3").symlink_to(os.path.realpath(sys.executable))
@@ -119,7 +129,10 @@ class Course:
         cold: tuple[Path, ...] | None = None,
         **inputs: str,
     ) -> Contestant:
-        """Return the action's command; ``inputs`` by their names with underscores. Other arguments as in Contestant."""
+        """Return the action's command. ``inputs`` have names with underscores.
+
+        The other arguments have the meaning of the fields of `Contestant`.
+        """
         folder = self._job(name)
         given = {
             "supabase-url": self.variables["SUPABASE_URL"],
@@ -140,13 +153,18 @@ class Course:
             cold=(self.action_copy,) if cold is None else cold,
         )
 
-    def sealed(self, name: str, env: Mapping[str, str] | None = None) -> Contestant:
-        """Return the action's command for a sealed token."""
-        return self.action(name, env=env, service_name=SEALED_SLOT, encryption_key=self.encryption_key)
+    def sealed(
+        self, name: str, env: Mapping[str, str] | None = None, before: tuple[Question, ...] = (), mode: str = "resolve"
+    ) -> Contestant:
+        """Return the action's command for a slot with sealed values."""
+        source = "oauth" if mode == "force" else "supabase"
+        slot = {"service_name": SEALED_SLOT, "encryption_key": self.encryption_key}
+        return self.action(name, env=env, before=before, source=source, mode=mode, **slot)
 
-    def keyless(self, name: str) -> Contestant:
+    def keyless(self, name: str, *, sealed: bool = False) -> Contestant:
         """Return the action's command with the public key and the permission for ID tokens."""
-        return self.action(name, env=self.permission, supabase_key=self.public_key)
+        slot = {"service_name": SEALED_SLOT, "encryption_key": self.encryption_key} if sealed else {}
+        return self.action(name, env=self.permission, supabase_key=self.public_key, **slot)
 
     def program(
         self,
@@ -157,7 +175,10 @@ class Course:
         before: tuple[Question, ...] = (),
         cold: tuple[Path, ...] = (),
     ) -> Contestant:
-        """Return a command with its settings in variables. It imports from ``packages``, by default our library."""
+        """Return a command that has its settings in variables, and that imports from ``packages``.
+
+        The default of ``packages`` is the copy of this project's library.
+        """
         folder = self._job(name)
         environment = {
             **self.env,
@@ -196,12 +217,12 @@ class Course:
 
     @cached_property
     def tools(self) -> Path:
-        """A tool cache with the runtime, built by the action, with the checkout's uv if there is one."""
+        """A tool cache with the runtime. The action has built the runtime, with the checkout's uv if there is one."""
         tools = _made(self.folder / "tools")
         uv, cache = CHECKOUT / "build" / "uv" / "bin", CHECKOUT / "build" / "uv-cache"
         path = os.pathsep.join((self.env["PATH"], f"{uv}"))
         env = {"RUNNER_TOOL_CACHE": f"{tools}", "PATH": path, "UV_CACHE_DIR": f"{cache}"}
-        self.run(self.sealed("builds the runtime", env=env))
+        self.run(self.action("builds the runtime", env=env, before=("empty",), source="oauth"))
         return tools
 
 
@@ -232,7 +253,7 @@ def forget_bytecode(folder: Path) -> None:
 
 
 def copy_distributions(folder: Path, *names: str) -> Path:
-    """Copy these installed packages into ``folder``, without bytecode, and return it."""
+    """Copy the installed packages ``names`` into ``folder``, without bytecode, and return ``folder``."""
     for name in names:
         for file in distribution(name).files or ():
             if not {"..", "__pycache__"} & set(file.parts):

@@ -1,4 +1,4 @@
-"""``python -m bench.speed.imports``: the modules that a warm resolve imports, and those that ASKED does not explain.
+"""``python -m bench.speed.imports``: the modules that a warm resolve imports, with those that ASKED does not explain.
 
 The step's own program runs on a real answer, with the flags of action.yml and Python's record of imports. The table
 has each module's own milliseconds and the kilobytes of its file. A module that neither ASKED nor its imports explain
@@ -75,7 +75,7 @@ def record(python: str, program: Path, env: Mapping[str, str]) -> list[Imported]
 
 
 def unasked(python: str, imported: Iterable[Imported], env: Mapping[str, str]) -> list[str]:
-    """Return the modules that are neither ours nor in ASKED nor imported by these."""
+    """Return the modules that are not of this project, not in ASKED, and not imported by a module in ASKED."""
     asked = {name for _, name in _imports([python, *_FLAGS, "-c", f"import {', '.join(ASKED)}"], env)}
     return [each.name for each in imported if each.name.partition(".")[0] != "kis_token" and each.name not in asked]
 
@@ -106,7 +106,7 @@ def _size(name: str, program: Path) -> int | None:
     try:
         found = importlib.util.find_spec(name)
     except ModuleNotFoundError:
-        found = None  # Python searched for it and did not find it
+        found = None  # Python has not found the module
     if found is None:
         return None
     return Path(found.origin).stat().st_size if found.has_location and found.origin else 0

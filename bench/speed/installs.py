@@ -1,4 +1,4 @@
-"""The cost of steps that first install packages: ours beside a fresh environment with the guide's packages.
+"""The cost of steps that first install packages: this project's, and a new environment with the guide's packages.
 
 Each installation runs twice: from the package index, with an empty cache, and from a folder with the same files. The
 difference is the download. Neither side finds uv.
@@ -24,7 +24,7 @@ _MAKE = "python3 -m venv venv && exec venv/bin/python -m pip install --quiet " +
 _FETCH = (
     "python3 -m venv venv && venv/bin/python -m pip download --quiet --dest plain {plain}"
     " && exec venv/bin/python -m pip download --quiet --dest locked --no-deps --require-hashes --only-binary :all:"
-    " -r {action}/requirements.txt -r {action}/requirements-uv.txt"
+    " -r {action}/requirements.txt"
 )
 
 _THEIRS = "a fresh venv, pip install, guide"
@@ -32,7 +32,7 @@ _THEIRS = "a fresh venv, pip install, guide"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The source of packages, for the plain installation and for ours, and the measured seconds."""
+    """A source of packages, for the guide's installation and for this project's, and the measured seconds."""
 
     plain: Mapping[str, str]
     locked: Mapping[str, str]
@@ -57,11 +57,11 @@ def measure_installs(course: Course, fresh: Sequence[float], rounds: int) -> lis
             others_local=local.seconds[other],
         )
 
-    index.seconds["action"] = list(fresh)  # no download
+    index.seconds["action"] = list(fresh)  # a fresh token needs no download
     return [
         row("fresh token, nothing installed", "action", "guide", 0.02),
-        row("a sealed token, nothing installed", "sealed", "guide", 0.35),
-        row("the issuing path, nothing installed", "issues", "guide, issues", 0.35),
+        row("the issuing path, nothing installed", "issues", "guide, issues", 0.2),
+        row("the issuing path with sealing, nothing installed", "sealed, issues", "guide, issues", 0.3),
     ]
 
 
@@ -84,7 +84,7 @@ def _caches(course: Course) -> dict[str, str]:
 
 
 def _from_folder(folder: Path) -> Source:
-    """Limit both installers to the folder. uv has no variable for that, so it gets a file."""
+    """Limit pip and uv to the folder. uv has no variable for this limit, so uv gets a configuration file."""
 
     def at(part: str) -> dict[str, str]:
         files, configuration = folder / part, folder / f"{part}.toml"
@@ -98,14 +98,16 @@ def _install_all(course: Course, source: Source) -> None:
     """Run one round of all installations."""
     locked = {**_caches(course), **source.locked}
     took = {
-        "sealed": course.run(course.sealed("sealed, cold", env=locked)).seconds,
+        "sealed, issues": course.run(
+            course.sealed("sealed issues, cold", locked, before=("empty",), mode="force")
+        ).seconds,
         "issues": course.run(course.action("issues, cold", env=locked, before=("empty",), source="oauth")).seconds,
     }
     install = plain_install(course, source.plain)
     installed = course.run(install).seconds
     guide = (f"{install.folder / 'venv' / 'bin' / 'python'}", "-m", "bench.guide")
-    took["guide"] = installed + course.run(course.program("guide, cold", *guide)).seconds
-    issuing = course.program("guide issues, cold", *guide, before=("empty",))
+    took["guide"] = installed + course.run(course.program("guide, cold", *guide, env=course.trust)).seconds
+    issuing = course.program("guide issues, cold", *guide, env=course.trust, before=("empty",))
     took["guide, issues"] = installed + course.run(issuing).seconds
     for name, seconds in took.items():
         source.seconds.setdefault(name, []).append(seconds)

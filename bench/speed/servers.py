@@ -1,6 +1,6 @@
 """Supabase and KIS for the benchmarks of one caller: the sandbox over https on loopback, in a separate process.
 
-The slot kis holds a fresh token; kis-sealed holds the same token, sealed. The process ends with its input.
+The slot kis has a fresh token. The slot kis-sealed has the same token, sealed. The process ends when its input ends.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
 SEALED_SLOT = "kis-sealed"
 
-#: After this time KIS issues again, and the database grants a lease.
+#: The seconds after which KIS issues again and the database grants a lease again.
 _PAUSE_SECONDS = 120.0
 
 
 def open_servers(folder: Path) -> Child:
-    """Start the process, which first sends its variables. A context manager. Its certificate is put into ``folder``."""
+    """Start the process of the servers, which first sends its variables. ``folder`` gets the servers' certificate."""
     return Child("bench.speed.servers", "run_servers", f"{folder}", grace=LONGEST_SECONDS)
 
 
@@ -48,6 +48,7 @@ def run_servers(folder: str) -> None:
         variables = {**sandbox.variables, "KIS_TOKEN_CACHE": "off"}
         _issue(variables)
         sandbox.trust(access="keys")
+        sandbox.trust(SEALED_SLOT, access="keys")
         keyless = {"KEYLESS_KEY": sandbox.anon_key, **sandbox.github.variables()}
         say({**variables, **keyless, "KIS_TOKEN_ENCRYPTION_KEY": _seal(sandbox), "CERTIFICATE": certificate})
         servers = _Servers(sandbox)
@@ -63,7 +64,7 @@ class _Servers:
         self._sandbox = sandbox
 
     def empty(self) -> None:
-        """Delete the token of the slot kis. It may be issued again."""
+        """Delete the token of the slot kis, and let time pass until KIS issues again."""
         self._sandbox.advance(_PAUSE_SECONDS)
         with psycopg.connect(self._sandbox.owner_dsn) as connection:
             connection.execute(
@@ -93,7 +94,7 @@ def _issue(variables: Mapping[str, str]) -> None:
 
 
 def _seal(sandbox: Sandbox) -> str:
-    """Copy the slot kis, sealed; return the key."""
+    """Store the values of the slot kis, sealed, in the slot kis-sealed. Return the encryption key."""
     key = make_encryption_key()
     vault = make_vault(Settings.from_env({**sandbox.variables, "KIS_TOKEN_ENCRYPTION_KEY": key}).encryption_keys)
     with psycopg.connect(sandbox.owner_dsn) as connection:

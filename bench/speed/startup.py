@@ -17,6 +17,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from bench.speed import system_certificates
 from bench.speed.breakdown import measure_parts
 from bench.speed.contestants import HERE, PLAIN_PYTHON, Contestant, Course, Took, copy_distributions, open_course, race
 from bench.speed.installs import measure_installs
@@ -28,30 +29,34 @@ if TYPE_CHECKING:
     _Comparison = tuple[str, str, str, float | None]
 
 ROUNDS = 5
-#: Short rounds are repeated this many times more often.
+#: The factor by which short rounds are repeated more often.
 CHEAP = 3
+
+#: A package index out of reach, for pip and uv.
+NO_INDEX = dict.fromkeys(("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX"), "http://127.0.0.1:9/simple")
 
 #: The packages of ``pip install requests``.
 REQUESTS = ("requests", "urllib3", "certifi", "idna", "charset-normalizer")
 
 _LIBRARY = "from kis_token import get_token; get_token()"
 
-#: Each row: the case, our command, the other, and the highest allowed ratio, or None without a target. The names are
-#: those of the commands below.
+#: The rows: the case, this project's command, the alternative's command, and the highest allowed ratio; None without a
+#: target. The commands have their names from the functions of this module.
 FRESH: tuple[_Comparison, ...] = (
-    ("fresh token, nothing installed", "action", "bare script", 1.8),
-    ("fresh token, with export-credentials and export-env", "action, exports", "bare script", 1.9),
-    ("rotate when nothing is due, nothing installed", "action, rotate", "bare script", 1.9),
+    ("fresh token, nothing installed", "action", "bare script", 1.3),
+    ("fresh token, with export-credentials and export-env", "action, exports", "bare script", 1.4),
+    ("rotate when nothing is due, nothing installed", "action, rotate", "bare script", 1.4),
+    ("fresh sealed token, nothing installed, no package index", "action, sealed", "action", 1.35),
     ("fresh token, nothing installed", "action", "script with requests", 0.7),
     ("fresh token, nothing installed", "action", "script with requests, compiled", None),
     ("fresh token without a key of Supabase (keyless)", "action, keyless", "action", 1.25),
-    ("Supabase refuses connections, token in the cache, nothing installed", "action, no Supabase", "bare script", 3.0),
+    ("fresh sealed token without a key of Supabase", "action, keyless and sealed", "action, keyless", 1.35),
+    ("Supabase refuses connections, token in the cache, nothing installed", "action, no Supabase", "bare script", 1.3),
 )
 INSTALLED: tuple[_Comparison, ...] = (
-    ("`kis-token get`, fresh token", "kis-token get", "guide", 0.3),
-    ("`from kis_token import get_token`, fresh token", "library", "guide", 0.3),
-    ("a sealed token, runtime installed", "action, sealed", "guide", 0.6),
-    ("the issuing path, runtime installed", "action, issues", "guide, issues", 1.2),
+    ("`kis-token get`, fresh token", "kis-token get", "guide", 0.22),
+    ("`from kis_token import get_token`, fresh token", "library", "guide", 0.22),
+    ("the issuing path, runtime installed", "action, issues", "guide, issues", 1.0),
 )
 
 
@@ -61,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="omit the rows that install packages, and the parts")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of each; {ROUNDS} by default")
     options = parser.parse_args(arguments)
+    system_certificates.enter("bench.speed.startup", sys.argv[1:] if arguments is None else arguments)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.machine()}.\n")
     with open_course() as course:
         rows = measure(course, options.rounds, quick=options.quick)
@@ -71,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(course: Course, rounds: int, *, quick: bool) -> list[Row]:
-    """Return all rows; with ``quick`` without those that install packages."""
+    """Return all rows. With ``quick``, the rows that install packages are left out."""
     fresh = race(course, fresh_contestants(course), CHEAP * rounds)
     rows = [
         *compare(FRESH, fresh),
@@ -95,14 +101,17 @@ def fresh_contestants(course: Course) -> list[Contestant]:
     course.run(cached)  # fills the cache
     packages = copy_distributions(course.folder / "requests", *REQUESTS)
     requests_script = (sys.executable, f"{HERE / 'bare_requests.py'}")
+    trust = course.trust
     return [
         course.program("bare script", *PLAIN_PYTHON, f"{HERE / 'bare.py'}"),
         course.action("action"),
         course.action("action, exports", export_credentials="true", export_env="true"),
         course.action("action, rotate", mode="rotate"),
+        course.sealed("action, sealed", env=NO_INDEX),
         course.keyless("action, keyless"),
-        course.program("script with requests", *requests_script, packages=packages, cold=(packages,)),
-        course.program("script with requests, compiled", *requests_script),
+        course.keyless("action, keyless and sealed", sealed=True),
+        course.program("script with requests", *requests_script, packages=packages, cold=(packages,), env=trust),
+        course.program("script with requests, compiled", *requests_script, env=trust),
         course.action("action, no Supabase", before=("down",), after=("up",), source="cache", keeps=("temp",)),
     ]
 
@@ -112,11 +121,10 @@ def installed_contestants(course: Course) -> list[Contestant]:
     tools = {"RUNNER_TOOL_CACHE": f"{course.tools}"}
     guide = (sys.executable, "-m", "bench.guide")
     return [
-        course.program("guide", *guide),
+        course.program("guide", *guide, env=course.trust),
         course.program("kis-token get", sys.executable, "-m", "kis_token", "get"),
         course.program("library", sys.executable, "-c", _LIBRARY),
-        course.sealed("action, sealed", env=tools),
-        course.program("guide, issues", *guide, before=("empty",)),
+        course.program("guide, issues", *guide, env=course.trust, before=("empty",)),
         course.action("action, issues", env=tools, before=("empty",), source="oauth"),
     ]
 

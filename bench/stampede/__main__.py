@@ -49,13 +49,13 @@ if TYPE_CHECKING:
 Algorithm = Literal["ours", "guide"]
 ALGORITHMS: tuple[Algorithm, ...] = ("ours", "guide")
 
-#: More callers than this are threads.
+#: The largest number of callers that are processes. More callers are threads.
 MOST_PROCESSES = 10
 
-#: The longest time of one of our callers.
+#: The longest time, in seconds, of a caller of this project.
 CALLER_SECONDS = 60
 
-#: The time from the announcement to the start.
+#: The seconds from the announcement of a start to the start.
 LEAD_SECONDS = 0.2
 
 COMMIT = "/rest/v1/rpc/commit_issuance"
@@ -66,7 +66,10 @@ COLUMNS = (
 
 
 class Outcome(NamedTuple):
-    """A caller's end: its time, and the token's fingerprint or the error. ``asked``: the token came from KIS."""
+    """A caller's end: its time, and the token's fingerprint or the error.
+
+    ``asked`` is True if the token came from KIS.
+    """
 
     at: float
     token_id: str | None = None

@@ -51,7 +51,7 @@ class Year:
 
 @dataclass(slots=True)
 class Result:
-    """The result of a year. ``beside`` and ``failures`` have a line for each case that must not occur."""
+    """The result of a year. ``beside`` and ``failures`` each have a line for each case that must not occur."""
 
     hiccups: int = 0
     issued: Counter[int] = field(default_factory=Counter)

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     import uuid
 
 
-#: How long a token is remembered as rejected if no row has its end, and the minimum (issuance_reject).
+#: The time for which a token without a known end is remembered as rejected, and the least time for any rejected token
+#: (issuance_reject).
 LONGEST_LIFE, LEAST_MEMORY = timedelta(days=90), timedelta(days=1)
 #: The maximum of remembered rejected tokens (issuance_reject).
 MOST_REJECTED = 100
-# Represents null among the lease's times: such a time has passed.
+# The value in place of null for a time of a lease. It counts as passed.
 LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
@@ -45,7 +46,7 @@ class LeaseRow:
     holder_label: str | None = None
     lease_until: datetime = LONG_AGO
     not_before: datetime = LONG_AGO
-    # The last version at the grant, instead of granted_at: a test's clock may stand still.
+    # The last version at the grant. It is used in place of granted_at, because a test's clock may stand still.
     granted_version: int = 0
     token_id: str | None = None
     token_version: int | None = None

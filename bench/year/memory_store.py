@@ -1,7 +1,7 @@
 """The shared store in memory: the promises of `ports.Store`, by the rules of sql/, on a clock that is passed in.
 
-For tests that need neither PostgreSQL nor HTTP. Rules, names and order are those of sql/002_issuance.sql. If the two
-differ, the SQL is right. All times are timezone-aware UTC.
+Tests that need neither PostgreSQL nor HTTP use this store. Its rules, names and order are those of
+sql/002_issuance.sql. If this module and the SQL differ, the SQL is right. All times are timezone-aware, in UTC.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from kis_token.token import AppKey, Token
 
 
-#: How long a holder makes all others wait (begin_issuance).
+#: The length of a lease (begin_issuance).
 LEASE = timedelta(seconds=60)
-#: From one grant to the next, also if the holder ends (begin_issuance).
+#: The least time from one grant to the next, also if the holder's process ends (begin_issuance).
 BETWEEN_GRANTS = timedelta(seconds=70)
-#: From a commit to the next grant (commit_issuance).
+#: The least time from a commit to the next grant (commit_issuance).
 AFTER_COMMIT = timedelta(seconds=61)
-#: How long a refused key and secret are not tried again (abort_issuance).
+#: The time for which a refused key and secret are not tried again (abort_issuance).
 AFTER_REFUSAL = timedelta(minutes=15)
-#: A longer cool-down is refused as an error (abort_issuance).
+#: The longest cool-down; a longer one is an error (abort_issuance).
 LONGEST_COOLDOWN = timedelta(hours=1)
-#: A token with an issue time further ahead is refused as an error (commit_issuance).
+#: The furthest issue time ahead; a token with a later issue time is an error (commit_issuance).
 FURTHEST_ISSUE = timedelta(days=1)
 #: The maximum length of a label (begin_issuance) and of an error code (abort_issuance).
 LABEL_LENGTH, ERROR_CODE_LENGTH = 200, 100
@@ -52,9 +52,9 @@ SEALED = re.compile(r"enc:v1:[^:]+:[A-Za-z0-9_=-]+")
 class MemoryStore:
     """A `ports.Store` in memory, thread-safe and empty at first.
 
-    Its calls raise StoreMisconfigured for arguments that the database refuses and, while ``is_down`` is set,
-    StoreOutage. While ``takes_rows`` is not set, it grants and stores nothing. `put` and `outcomes` are for the test
-    itself, and always work.
+    The calls of the protocol raise StoreMisconfigured for arguments that the database refuses. While ``is_down`` is
+    set, they raise StoreOutage. While ``takes_rows`` is not set, no lease is granted and no row is stored. `put` and
+    `outcomes` are for tests, and always work.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -1,7 +1,7 @@
-"""Simulated time for concurrent actions: a thread for each, of which one runs at a time.
+"""Simulated time for concurrent actions. Each action has a thread, and one thread runs at a time.
 
-A thread that sleeps hands over to the thread with the next wake-up time. No other time passes, so that a year takes
-seconds, and the same seed gives the same year.
+When a thread sleeps, the thread with the next wake-up time continues. Time passes only by sleeping, so a simulated year
+takes seconds, and the same seed gives the same year.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Timeline:
         return (self._now - self._begin).total_seconds()
 
     def sleep(self, seconds: float) -> None:
-        """Let the other actions run until then. Only in a thread of the plan."""
+        """Let the other actions run for ``seconds`` of simulated time. Only a thread of the plan may sleep."""
         awake = threading.Semaphore(0)
         self._plan(self._now + timedelta(seconds=seconds), awake.release)
         self._turn.release()

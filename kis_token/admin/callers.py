@@ -1,6 +1,6 @@
-"""The list of callers without a key and the stored keys of their issuers, and which of them do not fit.
+"""The list of callers without a key, the stored keys of their issuers, and the entries of both that have no effect.
 
-For ``kis-token status --callers`` and ``kis-token check``. Nothing is changed.
+``kis-token status --callers`` and ``kis-token check`` use this module. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from kis_token.store.keyless_store import KeylessStore
     from kis_token.store.supabase import SupabaseStore
 
-#: The reason why a row gives no job access: the URL of another project, or a time that is over.
+#: The reason why a row gives no job access: ``audience`` if the row has the URL of another project, ``ended`` if the
+#: row's end is over.
 Misfit = Literal["audience", "ended"]
 
 
@@ -51,7 +52,7 @@ class ListedCaller:
 
     @property
     def name(self) -> str:
-        """The repository for people: its name at the time of listing, or its number."""
+        """The repository's name when it was listed; its number if no name was recorded."""
         return self.note or f"repository {self.repository_id}"
 
 
@@ -75,9 +76,9 @@ class CallersList:
 
 
 def list_callers(store: SupabaseStore, audience: str, *, only: str | None = None) -> CallersList:
-    """Ask for the callers of all slots, or of ``only`` one, in one request. ``audience`` is this project's URL.
+    """Read the callers of all slots, or of the slot ``only``, in one request. ``audience`` is this project's URL.
 
-    Raises StoreError; ``store-function-missing`` where sql/007 has not been run.
+    Raises StoreError. Its code is ``store-function-missing`` if sql/007 has not been run.
     """
     found = store.callers_status(only)
     try:
@@ -96,7 +97,7 @@ def list_callers(store: SupabaseStore, audience: str, *, only: str | None = None
 
 
 def examine_callers(store: SupabaseStore, audience: str) -> Iterator[Finding]:
-    """The findings on callers and keys: none where no caller is listed. Raises StoreOutage."""
+    """The findings on callers and keys. Without a listed caller, there is no finding. Raises StoreOutage."""
     try:
         found = list_callers(store, audience)
     except StoreMisconfigured as error:
@@ -119,7 +120,10 @@ def examine_callers(store: SupabaseStore, audience: str) -> Iterator[Finding]:
 
 
 def examine_issuer(store: KeylessStore, service_name: str) -> Iterator[Finding]:
-    """The same for a job without a key, which sees the names of its issuer's stored keys. Raises StoreError."""
+    """The findings on the stored keys of this job's issuer, for a job without a key. Raises StoreError.
+
+    The database shows such a job the names of the keys.
+    """
     issuer, kids = store.issuer_keys(service_name)
     try:
         missing = fetch_keys(issuer).missing_from(kids)
@@ -141,7 +145,7 @@ def _examine(caller: ListedCaller, audience: str) -> Finding:
 
 
 def _compare(published: PublishedKeys, stored: dict[str, StoredKey]) -> Iterator[Finding]:
-    """The differences between the keys of an issuer and those that the database has of it."""
+    """The differences between the keys that an issuer publishes and the keys that the database has of that issuer."""
     missing = published.missing_from(stored)
     others = [key.kid for key in published.keys if key.kid in stored and stored[key.kid].modulus_sha256 != key.digest]
     if missing:
@@ -163,7 +167,7 @@ def _lacking(issuer: str, missing: Iterable[str]) -> Finding:
 
 
 def _not_compared(error: GitHubError) -> Finding:
-    """GitHub does not answer, so nothing is known to be wrong."""
+    """The note for keys that could not be compared because GitHub does not answer."""
     return note("issuer keys", f"not compared with the published ones: {error.brief}", error.hint)
 
 

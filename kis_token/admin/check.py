@@ -1,6 +1,6 @@
 """The checks of ``kis-token check``: the whole set-up, without issuing, storing or changing anything.
 
-Findings are yielded one by one. No finding shows a secret, only its kind, its validity and the errors' own texts.
+Findings are yielded one by one. A finding shows the kind and the validity of a secret, but never the secret.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kis_token.settings.pasted_values import parse_claims
 from kis_token.settings.supabase_project import SupabaseKey, is_public_key
 from kis_token.store.keyless_store import KeylessStore
 from kis_token.store.sealing import SealingVault, make_vault
-from kis_token.token import claimed_time
+from kis_token.token import claimed_time, in_hours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from kis_token.store.supabase import SupabaseStore
     from kis_token.token import Token
 
-#: A key that expires within this time gets a note.
+#: The time left below which a key gets a note.
 _SOON = timedelta(days=14)
 
 
 def read_settings(env: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
-    """Return the settings, or None if they are invalid, and the findings on them."""
+    """Return the settings, or None if the settings are invalid, and the findings on the settings."""
     try:
         settings = Settings.from_env(env)
     except SettingsError as error:
@@ -83,7 +83,7 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
             yield from examine_keys(slot, settings, vault, opened)
             yield from examine_other_slots(store, settings, opened, now)
             yield from examine_callers(store, settings.supabase_url)
-        yield from examine_key_end(slot, settings.service_name, now)
+        yield from examine_key_end(slot, settings.service_name, opened, now)
     except StoreError as error:
         yield wrong_as("supabase", error)
         yield note("the rest", "the remaining checks were skipped")
@@ -139,7 +139,7 @@ def _cache_folder(path: Path | None) -> Iterator[Finding]:
         yield wrong("cache", "other users could replace its folder", remedy)
     elif mode is not None and not stat.S_ISREG(mode):
         yield wrong("cache", "its path is a folder, a link or a pipe", remedy)
-    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # Windows has no such modes
+    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # modes do not describe access on Windows
         yield wrong("cache", "other users can read the file", "Give it the mode 0600, or delete it.")
     else:
         yield ok("cache", "its folder can be written" + (", and other users cannot read the file" if mode else ""))
@@ -198,11 +198,13 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: da
     yield _validity("token", token, settings, now)
     if token.is_valid(now) and now - token.issued_at > settings.refresh_after + ROTATION_GRACE:
         hours = int((now - token.issued_at) / timedelta(hours=1))
-        yield note("rotation", f"the token is {hours} h old: it has evidently not run", "See docs/troubleshooting.md.")
+        due = in_hours(settings.refresh_after)
+        said = f"the token is {hours} h old, although a rotation renews a token after {due}"
+        yield note("rotation", said, "Look at the last runs of the rotation (docs/operations.md).")
 
 
 def _cached(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: datetime) -> Iterator[Finding]:
-    """Check the cached token. Its problems are notes: while Supabase works, the next run rewrites the file."""
+    """Check the cached token. A problem is only a note, because the next run with Supabase rewrites the file."""
     cache = make_cache(settings, vault)
     if cache is None:
         return

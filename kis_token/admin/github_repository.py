@@ -1,4 +1,4 @@
-"""A repository's numbers, from GitHub's REST API. A name can change hands; a number cannot."""
+"""A repository's numbers, from GitHub's REST API. A repository's name can pass to another owner; its number cannot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kis_token.errors import GitHubError
 if TYPE_CHECKING:
     from kis_token.admin.github_server import GitHubServer
 
-#: OWNER/REPO. It has no character that ends a comment of SQL or a path.
+#: The form OWNER/REPO, without any character that ends a comment of SQL or a path.
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}", re.ASCII)
 
 _API_VERSION = "2022-11-28"
@@ -20,9 +20,9 @@ _API_VERSION = "2022-11-28"
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository, by its present name and by the numbers in the claims of its jobs.
+    """A repository: its present name, and the numbers in the claims of its jobs.
 
-    ``default_branch`` is the branch whose workflows GitHub's schedules run.
+    GitHub runs schedules on the ``default_branch`` alone.
     """
 
     name: str
@@ -32,9 +32,9 @@ class Repository:
 
 
 def look_up(server: GitHubServer, name: str, sign_in: str | None) -> Repository:
-    """The repository that is called ``name`` today. ``sign_in`` is a token of GitHub, or None for public ones.
+    """The repository with the present name ``name``. Raises GitHubError.
 
-    Raises GitHubError.
+    ``sign_in`` is a token of GitHub. Public repositories need no token of GitHub.
     """
     headers = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": _API_VERSION}
     if sign_in is not None:

@@ -1,7 +1,7 @@
-"""GitHub's servers: the issuer of ID tokens and the REST API that belong together, and one bounded request to them.
+"""A GitHub server with its issuer of ID tokens and its REST API, and one limited request to it.
 
-A number names a repository on one server alone. So issuer and API are always those of the same server. Source:
-"OpenID Connect reference" and "Getting started with the REST API" of GitHub's documentation, 2026.
+A repository's number is valid on one server alone, so the number and the issuer must come from the same server.
+Sources: "OpenID Connect reference" and "Getting started with the REST API" of GitHub's documentation, 2026.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
     from kis_token.store.http_exchange import Answer
 
-#: The issuer of github.com, which is the default of the column ``issuer``, and its REST API.
+#: The issuer of github.com, which is the default of the column ``issuer``, and the REST API of github.com.
 GITHUB_ISSUER = "https://token.actions.githubusercontent.com"
 GITHUB_API = "https://api.github.com"
 
-#: The bound for one request, in seconds.
+#: The limit of one request, in seconds.
 REQUEST_SECONDS = 10.0
 
-#: As `issuance_is_issuer` in sql/006: github.com and its enterprises, ghe.com, GitHub Enterprise Server, and an
-#: emulated issuer on this machine.
+#: The issuers that `issuance_is_issuer` in sql/006 accepts: github.com and its enterprises, ghe.com, GitHub Enterprise
+#: Server, and an emulated issuer on this machine.
 _GITHUB = re.escape(GITHUB_ISSUER) + r"(/[A-Za-z0-9-]{1,100})?"
 _GHE = r"https://token\.actions\.(?P<subdomain>[a-z0-9-]{1,100})\.ghe\.com"
 _SERVER = r"https://(?P<host>[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?)/_services/token"
@@ -36,7 +36,7 @@ _LOOPBACK = r"http://(?P<place>(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?)"
 
 @dataclass(frozen=True, slots=True)
 class GitHubServer:
-    """One server. ``host`` is the name by which the command gh knows it."""
+    """One server of GitHub. ``host`` is the server's name for the command gh."""
 
     issuer: str
     api: str
@@ -44,14 +44,14 @@ class GitHubServer:
 
     @property
     def is_own(self) -> bool:
-        """Whether it is a GitHub Enterprise Server, and not run by GitHub."""
+        """Whether the server is a GitHub Enterprise Server, which GitHub does not run."""
         return self.host != "github.com" and not self.host.endswith(".ghe.com")
 
 
 def find_server(issuer: str | None, api_url: str = "") -> GitHubServer | None:
-    """The server with this issuer; without one, the server whose REST API is ``api_url``, or github.com.
+    """The server with this issuer; None for an issuer that the database cannot store.
 
-    None for an issuer that the database cannot store.
+    If ``issuer`` is None, the server with the REST API ``api_url``, or github.com if ``api_url`` is empty.
     """
     if issuer is None:
         issuer = _issuer_of(api_url)
@@ -68,7 +68,7 @@ def find_server(issuer: str | None, api_url: str = "") -> GitHubServer | None:
 
 
 def _issuer_of(api_url: str) -> str:
-    """The issuer of the server with this API; that of github.com for an empty text, and for no such API."""
+    """The issuer of the server with this REST API; the issuer of github.com for any text that is not such an API."""
     url = api_url.strip().rstrip("/").lower()
     found = re.fullmatch(r"https://api\.([a-z0-9-]+)\.ghe\.com", url)
     if found:
@@ -78,15 +78,15 @@ def _issuer_of(api_url: str) -> str:
 
 
 def ask(url: str, headers: Mapping[str, str]) -> Answer:
-    """GET an address of GitHub; the answer, whatever its status.
+    """Send a GET request to an address of GitHub, and return the answer with any status.
 
-    Raises GitHubError ``github-unreachable`` if GitHub does not answer. The codes ``store-tls`` and ``proxy-unusable``
-    have the meaning that they have for Supabase.
+    Raises GitHubError: ``github-unreachable`` if GitHub does not answer, ``store-tls`` for a problem of certificates,
+    and ``proxy-unusable`` for a problem of the proxy.
     """
     parts = urlsplit(url)
     try:
         wire = Wire(f"{parts.scheme}://{parts.netloc}", peer=f"GitHub at {parts.netloc}")
-    except ValueError:  # five digits that are no port
+    except ValueError:  # the port has five digits and is too large
         raise GitHubError("github-unreachable", f"GitHub at {parts.netloc} has no such port") from None
     # GitHub's API refuses a request without a User-Agent.
     sent = {"User-Agent": "kis-token", "Accept": "application/json", **headers}
@@ -98,7 +98,7 @@ def ask(url: str, headers: Mapping[str, str]) -> Answer:
 
 
 def members_of(answer: Answer, peer: str) -> dict[str, Any]:
-    """The JSON object of an answer. Raises GitHubError ``github-unreachable`` for any other answer."""
+    """The JSON object in an answer. Raises GitHubError ``github-unreachable`` if the answer is not a JSON object."""
     found = answer.json() if answer.status == 200 and not answer.is_cut else None
     if not isinstance(found, dict):
         raise GitHubError("github-unreachable", f"{peer} does not answer as GitHub does (HTTP {answer.status})")

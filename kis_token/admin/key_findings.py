@@ -89,7 +89,7 @@ def examine_other_slots(store: SupabaseStore, settings: Settings, opened: Opened
     elif recorded:
         said = f"the stored key is recorded as a key for {recorded.pop()}, but the setting is {settings.environment}"
         remedy = "Make KIS_ENVIRONMENT and KIS_SERVICE_NAME agree, or run kis-token set-keys."
-        # Rows of other clients have "production" by default.
+        # The column's default is "production", so a row that another client wrote shows nothing about a paper account.
         judge = wrong if settings.environment == "production" else note
         yield judge("environment", said, remedy)
 
@@ -99,9 +99,10 @@ def _ends_after(column: object, now: datetime) -> bool:
     return end is not None and end > now
 
 
-def examine_key_end(slot: Slot, service_name: str, now: datetime) -> Iterator[Finding]:
+def examine_key_end(slot: Slot, service_name: str, opened: Opened, now: datetime) -> Iterator[Finding]:
     """Note that the stored app key ends soon or has ended. Only KIS decides whether it is valid, so it is no fault."""
-    row = slot.rows.get("app_key")
-    said = warn_of_key_end(service_name, instant_or_none(row.expires_at), now) if row is not None else ""
+    if not pasted(opened.values.get("app_key", "")):
+        return
+    said = warn_of_key_end(service_name, instant_or_none(slot.rows["app_key"].expires_at), now)
     if said:
         yield note("app key", said, RENEWAL)

@@ -23,19 +23,22 @@ if TYPE_CHECKING:
 
 
 class Revoker(Protocol):
-    """KIS, as the issuer that revokes a token."""
+    """The part of KIS that revokes a token."""
 
     def revoke(self, token: Token, app_key: AppKey) -> bool:
-        """End a token; False if it is already invalid. Raises IssuerRefused and IssuerOutage."""
+        """Revoke a token. Return False if KIS rejected the token before. Raises IssuerRefused and IssuerOutage."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
     """The result of a revocation.
 
-    ``was_valid``: KIS knew the token. ``is_inactive``: its row now counts as absent; False if another token was stored
-    meanwhile, which stays. ``repeated_until``: until then KIS may answer tokenP with the revoked token, and a caller
-    that needs a token gets an error; None if that time is over.
+    Attributes:
+        was_valid: True if KIS accepted the token before the revocation.
+        is_inactive: True if the token's row now counts as absent; False if another token was stored meanwhile. The
+            other token is kept.
+        repeated_until: the time until which KIS may answer tokenP with the revoked token; None if that time is over.
+            Until then, a caller that needs a token gets an error.
     """
 
     was_valid: bool
@@ -44,10 +47,10 @@ class Revoked:
 
 
 def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vault, clock: Clock) -> Revoked | None:
-    """Revoke the slot's token at KIS, then remove it from store and cache. Returns None without a stored token.
+    """Revoke the slot's token at KIS, then remove the token from store and cache. Returns None without a stored token.
 
-    An interrupted call can be repeated. Another machine may keep the token in its cache, and does not use it while the
-    store works. Raises StoreError, TokenError, IssuerError and KisTokenError ``missing-app-key``.
+    An interrupted call can be repeated. The caches of other machines may keep the token, but no caller uses a revoked
+    token while the store works. Raises StoreError, TokenError, IssuerError and KisTokenError ``missing-app-key``.
     """
     if settings.reads_only:
         raise StoreMisconfigured("store-read-only", "This supabase-key may only read, so nothing was revoked")
@@ -60,7 +63,8 @@ def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vau
     app_key = _app_key(slot, settings, vault)
     check_owner(token, app_key, settings, f"The token of {service}")
     was_valid = issuer.revoke(token, app_key)
-    # After a lost answer, the repeated call reports that the row has changed. So the row itself is read.
+    # If an answer was lost, the repeated call reports that the row has changed. In this case, a read shows whether the
+    # row is gone.
     is_inactive = store.revoke(service, token, settings.label) or TOKEN_TYPE not in store.read(service).rows
     cache = make_cache(settings, vault)
     if cache is not None and settings.cache_path is not None:
@@ -72,7 +76,10 @@ def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vau
 
 
 def _app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey:
-    """Return key and secret as the chain does: the stored ones win. Raises KisTokenError ``missing-app-key``."""
+    """Return the slot's key and secret or, without them, those of the settings.
+
+    Raises KisTokenError ``missing-app-key``.
+    """
     app_key = stored_app_key(slot, settings, vault) or given_app_key(settings)
     if app_key is None:
         raise KisTokenError(

@@ -1,4 +1,4 @@
-"""The check of a project's tables, functions, grants and policies against the migrations."""
+"""The check of a project's tables, functions, grants and policies against the files of sql/."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _KINDS = {
 
 
 def check_schema(store: SupabaseStore) -> Iterator[Finding]:
-    """Yield the findings of the database's own check, a function of the last file of sql/.
+    """Yield the findings of check_setup(), the database's own check. Raises StoreOutage.
 
-    If the function is missing, not all files were run. Raises StoreOutage.
+    If the database lacks check_setup(), the finding is that not all files of sql/ were run.
     """
     try:
         is_old = outdated(store.schema_version())

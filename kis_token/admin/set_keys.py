@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from kis_token.core.slot import Row, Slot
     from kis_token.store.supabase import SupabaseStore
 
-#: The number of passes over rows that other callers change meanwhile.
+#: The number of passes over the slot's rows. A row that another caller changes during a pass needs one more.
 _PASSES = 5
 
 _CLOCK = SystemClock()
 
 
 def make_encryption_key() -> str:
-    """Make an encryption key: 32 random bytes in URL-safe base64, which Git's bash on Windows never reads as a path."""
+    """Make an encryption key: 32 random bytes in URL-safe base64. Git's bash on Windows could convert "/" as a path."""
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
@@ -40,11 +40,12 @@ def set_app_key(
 ) -> bool:
     """Store the settings' app key and secret, sealed if the settings have an encryption key.
 
-    ``expires_at`` is their end at KIS. Without it, the app key that is stored already keeps its end, and another one
-    ends a year from now, as if KIS had issued it today. The keys are not checked; see `app_key_check`.
+    ``expires_at`` is the end of both at KIS. Without it, an app key that is stored already keeps its end, and another
+    app key ends a year from now, as if KIS had issued it today. This function does not check the keys; `app_key_check`
+    does.
 
-    Returns whether the slot's token was deactivated. A token of another or an unknown app key is deactivated, so that
-    the next caller issues one for the new key. Raises KisTokenError ``missing-app-key``, StoreError, and TokenError
+    A stored token of another or an unknown app key is deactivated, so that the next caller issues a token for the new
+    key. Returns True if a token was deactivated. Raises KisTokenError ``missing-app-key``, StoreError, and TokenError
     ``sealed-without-key`` if the slot is sealed and no encryption key is given.
     """
     if not settings.app_key or not settings.app_secret:
@@ -69,9 +70,10 @@ def set_app_key(
 def seal(settings: Settings, store: SupabaseStore) -> list[str]:
     """Seal the slot's rows with the first encryption key. Returns the types of the rows that this call sealed.
 
-    Can be interrupted and repeated: each row is replaced separately, and only if no other caller has changed it. An
-    inactive row that no given key unseals stays unchanged, because no caller reads it. Raises StoreError, KisTokenError
-    ``missing-encryption-key`` and, for an active row that no given key unseals, TokenError ``seal-broken``.
+    The call can be interrupted and repeated. Each row is replaced separately, and only if no other caller has changed
+    the row. An inactive row that no given key unseals is not changed, because no caller reads inactive rows. Raises
+    StoreError, KisTokenError ``missing-encryption-key`` and, for an active row that no given key unseals, TokenError
+    ``seal-broken``.
     """
     if not settings.encryption_keys:
         raise KisTokenError("missing-encryption-key", "encryption-key (or KIS_TOKEN_ENCRYPTION_KEY) is not set")
@@ -80,7 +82,7 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
     for _ in range(_PASSES):
         is_done, active = True, store.read(service).rows
         for name, row in sorted(store.read_all(service).rows.items()):
-            # A current seal is unsealed too, so that a broken one is reported now.
+            # A value that is sealed with the first key is unsealed too, so that a broken seal is reported now.
             try:
                 value = opener.unseal(row.value, service, name)
             except TokenError:

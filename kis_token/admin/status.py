@@ -1,4 +1,4 @@
-"""The data of ``kis-token status``: the slots, their tokens, and the callers that issued them. Changes nothing."""
+"""The data of ``kis-token status``: the slots, their tokens, and the callers that issued the tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: The number of events that are searched for the issue of a slot's token.
 _LOG_ROWS = 500
 
-#: Characters of a name or a note that are shown.
+#: The longest text of a name or a note that is shown, in characters.
 LONGEST_WORD = 80
 
 #: The outcomes that end a lease.
@@ -33,11 +33,15 @@ _ENDS = frozenset({"committed", "unchanged", "fenced", "aborted"})
 
 @dataclass(frozen=True, slots=True)
 class SlotStatus:
-    """One slot. ``token`` is fresh, stale, expired, rejected, inactive, unreadable or none; unknown values are None.
+    """One slot. Unknown values are None.
 
-    ``issued_by`` is the caller that issued the token, ``rotation_due_at`` the time from which a rotation renews it,
-    ``issuing`` the present holder of the lease, ``last_error`` the error code of the last attempt,
-    ``app_key_expires_at`` the end of the stored app key by the user's own note.
+    Attributes:
+        token: the token's state: fresh, stale, expired, rejected, inactive, unreadable or none.
+        issued_by: the caller that issued the token.
+        rotation_due_at: the time from which a rotation renews the token.
+        issuing: the present holder of the lease.
+        last_error: the error code of the last attempt to issue.
+        app_key_expires_at: the end of the stored app key, as its owner has stored it.
     """
 
     service: str
@@ -77,8 +81,8 @@ def collect(
 ) -> Status:
     """Read all slots, or the slot ``only``, with one request.
 
-    The token of the settings' own slot is unsealed. For other slots, the values come from the columns of their rows.
-    Raises StoreError.
+    Only the token in the slot of the settings is unsealed. The values of the other slots come from the columns of their
+    rows. Raises StoreError.
     """
     log = store.issuance_status(only, _LOG_ROWS, token_of=settings.service_name)
     rows, own_slot = log["rows"], parse_slot(log["token_rows"], None)
@@ -120,7 +124,7 @@ def collect(
 
 
 def _slot(name: str, lease: dict[str, Any], now: datetime) -> SlotStatus:
-    """Return the status of a slot by its lease alone."""
+    """Return the status of a slot from the row of its lease."""
     lease_until = instant_or_none(lease.get("lease_until"))
     is_held = lease.get("holder_label") is not None and lease_until is not None and lease_until > now
     return SlotStatus(
@@ -139,7 +143,10 @@ def _with_token(
     now: datetime,
     settings: Settings,
 ) -> SlotStatus:
-    """Return ``slot`` with the data of its token: from ``opened`` if it is a Token, otherwise from row and lease."""
+    """Return ``slot`` with the data of its token.
+
+    The data come from ``opened`` if ``opened`` is a Token, and otherwise from the rows of token and lease.
+    """
     slot = replace(slot, environment=word(row["environment"]))
     issued_at = instant_or_none(lease.get("issued_at")) if _is_known(row, lease) else None
     expires_at = instant_or_none(row["expires_at"])
@@ -150,7 +157,7 @@ def _with_token(
         return replace(slot, token="inactive", expires_at=None)  # noqa: S106 - a state
     if expires_at is None or isinstance(opened, str):
         return replace(slot, token="unreadable")  # noqa: S106 - a state
-    times = Token("", expires_at=expires_at, issued_at=issued_at or expires_at)  # only its times are used
+    times = Token("", expires_at=expires_at, issued_at=issued_at or expires_at)  # only for its times
     return replace(
         slot,
         token=times.state(now, settings.min_validity).value,
@@ -186,7 +193,7 @@ def _event(row: dict[str, Any]) -> Event:
         happened_at=parse_instant(row["happened_at"]),
         service=word(row["service_name"]) or "",
         outcome=str(row["outcome"]),
-        # A row "saved", which is without a lease, has the label of the lease before it.
+        # A token was "saved" without a lease. Such a row has the label of the previous lease, which is not its caller.
         by=None if row["outcome"] == "saved" else word(row["holder_label"]),
         error_code=word(row["error_code"]),
     )

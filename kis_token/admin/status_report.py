@@ -1,4 +1,4 @@
-"""The output of a status: JSON for programs, tables for people."""
+"""The output of ``kis-token status``: JSON for programs, tables for people."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _MISFITS = {"audience": "another project's audience", "ended": "it has ended", N
 
 
 def as_json(status: Status) -> dict[str, Any]:
-    """Return the members for programs: each time as ISO 8601 in UTC, and in Korea time under a name with _kst."""
+    """Return the members for programs. Each time is in ISO 8601 in UTC, and in Korea time under a name with _kst."""
 
     def members(item: SlotStatus | Event) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -51,10 +51,10 @@ def as_json(status: Status) -> dict[str, Any]:
 
 
 def as_text(status: Status, width: int | None = None) -> list[str]:
-    """Return the lines for people: slots and last events, each time in both zones.
+    """Return the lines for people: the slots and the last events, with each time in Korea time and in UTC.
 
-    They are tables with headings in capitals. A table that is wider than ``width`` columns becomes a list, whose lines
-    fit; None is any width.
+    They are tables with headings in capitals. A table that is wider than ``width`` columns becomes a list whose lines
+    fit. With None, tables have any width.
     """
     slots: list[_Row] = [
         {
@@ -99,7 +99,7 @@ def callers_as_json(found: CallersList) -> dict[str, Any]:
 
     def members(item: object) -> dict[str, Any]:
         fields: dict[str, Any] = {}
-        for name, value in asdict(item).items():  # type: ignore[call-overload]  # both kinds are dataclasses
+        for name, value in asdict(item).items():  # type: ignore[call-overload]  # each item is a dataclass
             fields |= _times(name, value) if name in ("valid_until", "added_at") else {name: value}
         return fields
 
@@ -107,7 +107,7 @@ def callers_as_json(found: CallersList) -> dict[str, Any]:
 
 
 def callers_as_text(found: CallersList, width: int | None = None) -> list[str]:
-    """For people: the callers, and the keys of their issuers. Forms as in `as_text`."""
+    """Return the lines for people: the callers, and the keys of their issuers, in the form of `as_text`."""
     callers: list[_Row] = [
         {
             "row": f"{caller.id}",
@@ -198,7 +198,7 @@ def _in_zone(moment: datetime, zone: timezone) -> str:
 
 
 def _ahead(later: datetime | None, earlier: datetime | None) -> str | None:
-    """Return the time from ``earlier`` to ``later``, "0 h 0 min" if it is negative; None without both."""
+    """Return the time from ``earlier`` to ``later``, but "0 h 0 min" for a negative time; None if one is missing."""
     return in_hours(max(later - earlier, timedelta())) if later and earlier else None
 
 

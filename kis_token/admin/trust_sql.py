@@ -1,7 +1,7 @@
 """The SQL that lists a repository's jobs as keyless callers, and stores the keys of their issuer.
 
-The list belongs to the database's owner: no key of the API writes it. So ``kis-token trust`` prints SQL for the SQL
-editor. Each value is checked here by the form that sql/007 gives its column.
+Only the database's owner can write the list of callers; no key of the API can. So ``kis-token trust`` prints SQL for
+the SQL editor. This module checks that each value has the form that sql/007 requires for its column.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 Access = Literal["token", "keys", "issue"]
 
-#: The values of the column ``access``; the first is the default.
+#: The values of the column ``access``; the first value is the default.
 ACCESSES: tuple[Access, ...] = get_args(Access)
-#: `issuance_events` in sql/007, and the default of the column ``events``.
+#: The events that `issuance_events` in sql/007 returns, which are the default of the column ``events``.
 EVENTS = ("schedule", "workflow_dispatch", "push", "repository_dispatch", "release")
 DEFAULT_EVENTS = EVENTS[:3]
 
@@ -30,7 +30,8 @@ _ALLOWED = {
     "keys": "read the token, the app key and the app secret",
     "issue": "read the token, the app key and the app secret, and issue tokens",
 }
-#: `issuance_is_ref`, `issuance_is_audience` and the constraints of credential_callers, in the words of Python.
+# The patterns below accept the same texts as `issuance_is_ref`, `issuance_is_audience` and the constraints of
+# credential_callers in sql/.
 _REF = re.compile(
     r"refs/(heads|tags)/"
     r"[^\x01-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2000-\u200f\u2028-\u202f\u205f-\u206f"
@@ -44,7 +45,7 @@ _AUDIENCE = re.compile(
 _GITHUBS_AUDIENCE = re.compile(r"https://([a-z0-9.-]+\.)?(github\.com|githubusercontent\.com|ghe\.com)(:|\Z)")
 _WORKFLOW = re.compile(r"\.github/workflows/[^\s\x00-\x1f\x7f-\x9f/@*?]{1,200}\.ya?ml")
 _ID = re.compile(r"[1-9][0-9]{0,19}", re.ASCII)
-#: Columns of the index credential_callers_once, of which each row has others.
+#: The columns of the unique index credential_callers_once.
 _ONCE = (
     "service_name, repository_id, ref, issuer, audience, runner_environment, "
     "coalesce(environment, ''), coalesce(workflow, ''), coalesce(job_workflow_ref, '')"
@@ -53,7 +54,10 @@ _ONCE = (
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A row of ``credential_callers``, checked. Raises KisTokenError ``invalid-caller`` if it could not be stored."""
+    """A checked row of ``credential_callers``.
+
+    Raises KisTokenError ``invalid-caller`` if the database could not store the row.
+    """
 
     service_name: str
     audience: str
@@ -82,7 +86,7 @@ class Caller:
 
 
 def unfit(option: str) -> KisTokenError:
-    """The error for a value that no row can have. The value is not repeated."""
+    """The error for a value that no row can have. The error's text does not quote the value."""
     return KisTokenError("invalid-caller", f"The list of callers cannot hold the value of {option}")
 
 
@@ -108,7 +112,7 @@ def quote(text: str) -> str:
 
 
 def caller_sql(caller: Caller) -> str:
-    """The statement that lists a caller. Run again with another access or other events, it changes them."""
+    """The SQL statement that lists a caller. For a listed caller, the statement changes access and events."""
     values = {
         "service_name": caller.service_name,
         "access": caller.access,
@@ -136,7 +140,7 @@ def caller_sql(caller: Caller) -> str:
 
 
 def keys_sql(published: PublishedKeys) -> str:
-    """The statement that stores an issuer's keys. Run again, it adds the keys that are new."""
+    """The SQL statement that stores an issuer's keys. For a stored issuer, the statement adds the new keys."""
     rows = ",\n".join(
         f"    ({quote(published.issuer)}, {quote(key.kid)}, '\\x{key.modulus.hex()}')" for key in published.keys
     )
@@ -154,6 +158,6 @@ def keys_sql(published: PublishedKeys) -> str:
 
 
 def transaction(*statements: str) -> str:
-    """The statements as one text for the SQL editor: all of them take effect, or none."""
+    """The statements as one text for the SQL editor: one transaction, so that all statements take effect or none."""
     head = "-- Printed by kis-token trust, for the SQL editor of the Supabase project. Run the files of sql/ first.\n"
     return "\n".join((f"{head}begin;\n", *statements, "commit;\n"))

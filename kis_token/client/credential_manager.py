@@ -1,8 +1,8 @@
-"""The guide's store: ``SupabaseCredentialManager`` and its module functions, with their names and return values.
+"""The guide's store: ``SupabaseCredentialManager`` and its module functions, with the guide's names and return values.
 
 If a value is missing or Supabase does not answer, a read returns None and a save returns False. An outage is also
-logged, to the logger ``kis_token``. Errors that the user must correct are raised: SettingsError, StoreMisconfigured
-and, if a value's sealing does not match the settings, TokenError.
+logged, to the logger ``kis_token``. An error that the user must correct is raised: SettingsError, StoreMisconfigured,
+and TokenError if the sealing of a value does not match the settings.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("kis_token")
 
-#: These faults mean that there is no store. This is not an error: the guide's clients continue with other sources.
+#: The faults that mean "no store". They raise no error, because the guide's clients continue with other sources.
 _NO_STORE = {"missing-supabase-url", "missing-supabase-key", "secrets-withheld"}
 
 _Answer = TypeVar("_Answer")
@@ -44,17 +44,17 @@ _Answer = TypeVar("_Answer")
 class SupabaseCredentialManager:
     """The credentials of all services in one Supabase project.
 
-    Without arguments, url and key are those of the environment or, on a laptop, of the user's profile. The methods
-    about KIS are for the slot that these name: kis, kis-paper or ``KIS_SERVICE_NAME``. ``env`` replaces both. Threads
-    and forked processes may share an object: no connection is kept between two calls. Raises SettingsError for invalid
-    settings, but not for missing ones.
+    Without arguments, url and key come from the environment or, on a laptop, from the user's profile. The methods with
+    "kis" in their names use the slot that these name: kis, kis-paper or ``KIS_SERVICE_NAME``. ``env`` replaces both.
+    Threads and forked processes may share an object, because no connection is kept between two calls. Raises
+    SettingsError for invalid settings. Missing settings raise no error.
 
     Attributes:
-        url: the project's URL; None if it is unknown. Subclasses may set it and ``key``, at any time.
-        key: the project's key.
+        url: the project's URL; None if the URL is unknown. Subclasses may set url and key at any time.
+        key: the project's key; None if the key is unknown.
     """
 
-    # Class attributes, for subclasses whose __init__ sets url and key without calling this one.
+    # Class attributes, for subclasses with an __init__ that sets url and key without calling this class's __init__.
     url: str | None = None
     key: str | None = None
     _client: Any = None
@@ -89,7 +89,7 @@ class SupabaseCredentialManager:
 
     @property
     def _settings(self) -> Settings | None:
-        """The settings with the present url and key; None without one of the two."""
+        """The settings with the present url and key; None if url or key is missing."""
         if not self.url or not self.key:
             return None
         if self._read_settings is None or self._read_settings[:2] != (self.url, self.key):
@@ -111,9 +111,10 @@ class SupabaseCredentialManager:
         return make_vault(self._settings.encryption_keys if self._settings else ())
 
     def _get_client(self) -> Any:  # noqa: ANN401 - the supabase package's, which only store/supabase_calls.py imports
-        """A supabase client of the project, made at the first use; None without url and key. For subclasses.
+        """A client of the package supabase, for subclasses; None if url or key is missing.
 
-        None of its calls takes longer than 8 s. The methods of this class do not use it.
+        The first call makes the client. Each call of the client takes at most 8 s. The methods of this class do not use
+        the client.
         """
         settings = self._settings
         if self._client is None and settings is not None:
@@ -121,9 +122,10 @@ class SupabaseCredentialManager:
         return self._client
 
     def get_credentials(self, service_name: str) -> dict[str, str] | None:
-        """Return all active values of a service by their types, unsealed; None without any.
+        """Return all active values of a service by type, unsealed; None if the service has no active value.
 
-        If an encryption key is given, keys and tokens must be sealed; values of other types may be.
+        If an encryption key is given, app key, app secret and token must be sealed. Other values may be plain or
+        sealed.
         """
         slot = self._ask(lambda store, _: store.read_service(service_name))
         if slot is None:
@@ -132,33 +134,35 @@ class SupabaseCredentialManager:
         return {name: self._open(row, service_name, name) for name, row in rows.items()} or None
 
     def get_kis_credentials(self) -> dict[str, str] | None:
-        """Return ``app_key`` and ``app_secret``; None unless both are stored."""
+        """Return ``app_key`` and ``app_secret``; None if one of the two is not stored."""
         slot, settings = self._ask(lambda store, settings: store.read(settings.service_name)), self._settings
         app_key = stored_app_key(slot, settings, self._vault) if slot is not None and settings is not None else None
         return {"app_key": app_key.key, "app_secret": app_key.secret} if app_key is not None else None
 
     def get_kis_token(self) -> dict[str, Any] | None:
-        """Return the stored token, valid or expired; None if it is missing or unreadable.
+        """Return the stored token, valid or expired; None if the token is missing or unreadable.
 
-        The members are ``access_token``, ``expires_at`` and ``issued_at``, and any others of the stored JSON. Both
-        times are ISO 8601 in UTC. The column ``expires_at`` takes precedence over the JSON.
+        The members are ``access_token``, ``expires_at`` and ``issued_at``, and all further members of the stored JSON.
+        ``expires_at`` and ``issued_at`` are in ISO 8601 in UTC. The column ``expires_at`` takes precedence over the
+        JSON.
         """
         slot = self._ask(lambda store, settings: store.read(settings.service_name))
         return self._token_in(slot)
 
     def get_kis_valid_token(self) -> dict[str, Any] | None:
-        """Return the stored token as `get_kis_token` does; None unless it is valid and not rejected.
+        """Return the members of `get_kis_token`; None if the token is expired or rejected.
 
-        Here a token is valid until its very end, by the database's clock.
+        For this method, a token is valid up to its last second, by the database's clock.
         """
         slot = self._ask(lambda store, settings: store.read_unexpired_token(settings.service_name))
         return self._token_in(slot, only_unexpired=True)
 
     def save_kis_token(self, access_token: str, expires_at: datetime, issued_at: datetime) -> bool:
-        """Store a token. A stored token with a later end is kept. Returns whether the store now has one of the two.
+        """Store a token, and return True if the store then has this token or one with a later end.
 
-        A token that the slot remembers as rejected or revoked is not stored, which is logged as a warning. Times
-        without a zone are read as Korea time. Raises TokenError for an invalid or expired token.
+        A stored token with a later end is kept. A token that the slot remembers as rejected or revoked is not stored,
+        and a warning is logged. Times without a zone are read as Korea time. Raises TokenError for an invalid or
+        expired token.
         """
         token = build_token(
             access_token.strip(),
@@ -179,7 +183,7 @@ class SupabaseCredentialManager:
         return self._ask(save) or False
 
     def _ask(self, question: Callable[[SupabaseStore, Settings], _Answer]) -> _Answer | None:
-        """Return the store's answer; None without a store, or during an outage."""
+        """Return the store's answer; None if url or key is missing, and None in an outage."""
         settings = self._settings
         if settings is None:
             return None
@@ -203,7 +207,7 @@ class SupabaseCredentialManager:
             token, stored = read_stored(row.value, settings.service_name, self._vault, column=row.expires_at)
         except TokenUnusable:
             return None
-        # The column may be later than the token's own end: some clients wrote Korea time into it as if it were UTC.
+        # The column may be later than the token's end, because some clients write Korea time into the column as UTC.
         if only_unexpired and slot.server_now is not None and token.expires_at <= slot.server_now:
             return None
         if only_unexpired and token.token_id in slot.rejected:
@@ -219,25 +223,25 @@ class SupabaseCredentialManager:
 
 @lru_cache(maxsize=1)
 def get_supabase_manager() -> SupabaseCredentialManager:
-    """Return the one manager of this process, made from the environment at the first call."""
+    """Return the one manager of this process. The first call makes the manager from the environment."""
     return SupabaseCredentialManager()
 
 
 def get_kis_credentials_from_supabase() -> dict[str, str] | None:
-    """Call `SupabaseCredentialManager.get_kis_credentials` of the one manager."""
+    """Call `SupabaseCredentialManager.get_kis_credentials` of the manager of this process."""
     return get_supabase_manager().get_kis_credentials()
 
 
 def get_kis_token_from_supabase() -> dict[str, Any] | None:
-    """Call `SupabaseCredentialManager.get_kis_token` of the one manager."""
+    """Call `SupabaseCredentialManager.get_kis_token` of the manager of this process."""
     return get_supabase_manager().get_kis_token()
 
 
 def get_kis_valid_token_from_supabase() -> dict[str, Any] | None:
-    """Call `SupabaseCredentialManager.get_kis_valid_token` of the one manager."""
+    """Call `SupabaseCredentialManager.get_kis_valid_token` of the manager of this process."""
     return get_supabase_manager().get_kis_valid_token()
 
 
 def save_kis_token_to_supabase(access_token: str, expires_at: datetime, issued_at: datetime) -> bool:
-    """Call `SupabaseCredentialManager.save_kis_token` of the one manager."""
+    """Call `SupabaseCredentialManager.save_kis_token` of the manager of this process."""
     return get_supabase_manager().save_kis_token(access_token, expires_at, issued_at)

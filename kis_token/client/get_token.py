@@ -1,4 +1,4 @@
-"""A token for a program. A fresh stored token costs one GET with the standard library."""
+"""A function that returns a token to a program. If the stored token is fresh, the call makes one GET request."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 def get_token(env: Mapping[str, str] | None = None) -> Token:
-    """Return the shared token; issue one if no valid token is found. KIS needs its ``value``.
+    """Return the shared token. If no valid token is found, issue one. Raises KisTokenError.
 
-    The settings are the variables of ``env``. Without it they are those of os.environ. If these lack the project's URL
-    or key, the user's profile adds them, but not in GitHub Actions. Warnings and waits go to the logger ``kis_token``.
-    Raises KisTokenError. A program that calls KIS for longer than a token is valid uses KISClient.
+    A call of KIS needs the token's ``value``. The settings are the variables of ``env`` or, without ``env``, of
+    os.environ. If os.environ lacks the project's URL or key, the user's profile adds them, but not in GitHub Actions.
+    Warnings and waits are logged to the logger ``kis_token``. A program that runs for longer than a token is valid
+    should use KISClient.
     """
     settings = Settings.from_env(user_variables() if env is None else env)
     with open_resolver(settings, SystemClock().monotonic(), _tell) as resolver:

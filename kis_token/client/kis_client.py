@@ -1,11 +1,11 @@
 """KISClient: calls the KIS Open API with the shared token, and replaces the token at its end.
 
-KIS reports a rejected token in the response body, with any HTTP status: EGW00121, EGW00122 or EGW00123. The client then
-reads the store again, because another caller may have renewed the token. Only if the store still has the rejected token
-is a new one issued, once for all threads and machines. Shortly before the token expires, the next request renews it;
-there is no thread.
+KIS reports a rejected token in the response body, with any HTTP status: EGW00121, EGW00122 or EGW00123. After a
+rejection, the client reads the store again, because another caller may have renewed the token. If the store still has
+the rejected token, a new token is issued, once for all threads and machines. Near the token's end, the next request
+renews the token. The client starts no thread for renewals.
 
-Warnings and waits go to the logger ``kis_token``.
+Warnings and waits are logged to the logger ``kis_token``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from kis_token.client.token_holder import TokenHolder
 from kis_token.client.user_variables import user_variables
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
-from kis_token.kis.api import TOKEN_CODES, TOO_MANY_CALLS, KISIssuer, refusal
-from kis_token.kis.session import Credentials, Session, check_arguments, prepare
+from kis_token.kis.api import TOO_MANY_CALLS, KISIssuer, refusal, rejects_token
+from kis_token.kis.session import USUAL_HEADERS, Credentials, Session, check_arguments, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from kis_token.clock import Clock
     from kis_token.kis.session import Prepared, Response
 
-#: The time for one answer in seconds, with the waits for KIS's rate limit.
+#: The limit for one answer in seconds, including the waits for KIS's rate limit.
 CALL_SECONDS = 10.0
 
-#: Pauses in seconds, before jitter, after KIS reported too many calls in a second.
+#: The pauses after KIS reported too many calls in a second, in seconds before jitter.
 _PAUSES = (0.5, 1.0, 2.0, 4.0)
 
-#: Methods that change nothing. A call with any other method may be an order.
+#: The HTTP methods that change nothing at KIS. A call with any other method may be an order.
 _HARMLESS = {"GET", "HEAD"}
 
 
@@ -51,19 +51,19 @@ class _Call:
 
 
 class KISClient:
-    """A client of one KIS account. Use it as a context manager, or close it.
+    """A client of one KIS account. Use the client as a context manager, or call `close` at the end.
 
-    Threads may share it, and so may forked processes: each process has its own connections and renewals, and a child
+    Threads and forked processes may share a client. Each process has its own connections and renewals, and a child
     continues with its parent's token.
 
-    Without ``settings``, those of the environment are used: the variables of the README and ``KIS_ACCOUNT_NO``. If it
-    lacks the project's URL or key, the user's profile adds them, as for `get_token`. Makes
-    no request until first used. Raises SettingsError.
+    Without ``settings``, the settings are read from the environment: the variables of the README and
+    ``KIS_ACCOUNT_NO``. If it lacks the project's URL or key, the user's profile adds them, as for `get_token`. The
+    constructor makes no request. Raises SettingsError.
 
     Attributes:
         base_url: KIS's host.
         environment: production or paper.
-        account_no: ``KIS_ACCOUNT_NO`` as given; None if it was not given.
+        account_no: ``KIS_ACCOUNT_NO`` unchanged; None if it is not set.
     """
 
     def __init__(self, settings: Settings | None = None, *, clock: Clock | None = None) -> None:
@@ -78,7 +78,10 @@ class KISClient:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
-        """Make the client from these variables, or from os.environ and the user's profile. Raises SettingsError."""
+        """Make the client from the variables of ``env`` or, without ``env``, as the constructor does.
+
+        Raises SettingsError.
+        """
         return cls(Settings.from_env(user_variables() if env is None else env))
 
     def __repr__(self) -> str:
@@ -91,12 +94,12 @@ class KISClient:
         self.close()
 
     def close(self) -> None:
-        """Close this process's connections. The next request opens them again."""
+        """Close this process's connections. The next request opens new ones."""
         self._session.close()
 
     @property
     def app_key(self) -> str:
-        """The account's app key: the stored one or, without it, that of the environment. Raises KisTokenError."""
+        """The account's app key: the stored one or, without it, the one of the settings. Raises KisTokenError."""
         return self._token_holder.app_key().key
 
     @property
@@ -111,12 +114,12 @@ class KISClient:
 
     @property
     def token_expires_at(self) -> datetime:
-        """The end of that token, in UTC. Raises KisTokenError."""
+        """The end of the token that `access_token` returns, in UTC. Raises KisTokenError."""
         return self._token_holder.ready().token.expires_at
 
     @property
     def token_issued_at(self) -> datetime:
-        """The time when KIS issued that token, in UTC. Raises KisTokenError."""
+        """The time when KIS issued the token that `access_token` returns, in UTC. Raises KisTokenError."""
         return self._token_holder.ready().token.issued_at
 
     def request(
@@ -132,44 +135,46 @@ class KISClient:
         headers: Mapping[str, str] | None = None,
         timeout: float = CALL_SECONDS,
     ) -> Response:
-        """Call the API. Returns KIS's answer with any HTTP status, even an error.
+        """Call the API, and return KIS's answer with any HTTP status, even an error.
 
         ``path`` begins with one slash and may end with a query. A path with ``//``, ``@``, ``#``, a backslash or a
-        blank raises ValueError. ``tr_id`` may be among the headers instead. authorization, appkey, appsecret, tr_id and
-        custtype (P) are filled in; of these, ``headers`` may change only custtype. The body is ``json``, or ``data``
-        unchanged. ``timeout`` is for the answer, in seconds. A renewal of the token takes additional time, at most the
-        settings' timeout.
+        blank raises ValueError. ``tr_id`` can also be given as a header. The client adds the headers authorization,
+        appkey, appsecret, tr_id and custtype (P); ``headers`` may replace only custtype. The body is ``json``, or
+        ``data`` unchanged. ``timeout`` is the limit for the answer, in seconds. A renewal of the token can take
+        additional time, at most the settings' timeout.
 
-        If KIS rejects the token, it is replaced and the call is sent again, once, unless ``_retry`` is false. If KIS
-        reports too many calls (EGW00201), a GET is sent again after a pause, a few times. Any other call may be an
-        order. It is sent again only if KIS rejected its token and so did not execute it.
+        If KIS rejects the token, the client replaces the token and sends the call again, once. If ``_retry`` is false,
+        the call is not sent again. If KIS reports too many calls (EGW00201), the client sends a GET again after a
+        pause, a few times. A call with another method may be an order, so it is sent again only after a rejected token:
+        KIS does not execute a call with a rejected token.
 
-        Raises IssuerOutage if KIS does not answer; its ``sent`` shows whether an order may have been executed. After
-        ``timeout`` nothing is sent. Raises KisTokenError if there is no token; the code is ``token-repeated`` if KIS
-        gives the rejected token again, and the message names the time until which it does. Raises ValueError or
-        TypeError for invalid arguments, before anything is sent.
+        Raises IssuerOutage if KIS does not answer; its ``sent`` is True if KIS may have executed an order. After
+        ``timeout`` nothing is sent. Raises KisTokenError if there is no token. The error's code is ``token-repeated``
+        if KIS gives the rejected token again, and its message has the time until which KIS does so. Raises ValueError
+        or TypeError for invalid arguments, before anything is sent.
         """
         headers = {} if headers is None else headers
         check_arguments(method, path, headers if tr_id is None else {**headers, "tr_id": tr_id}, params, timeout)
         given = {name.lower(): value for name, value in headers.items()}
         if tr_id is None and "tr_id" not in given:
             raise TypeError("tr_id is missing: it is given as an argument or among the headers")
-        fixed = {"content-type": "application/json; charset=utf-8", "custtype": "P", **given}
+        fixed = {**USUAL_HEADERS, **given}
         fixed |= {} if tr_id is None else {"tr_id": tr_id}
         method = method.upper()
         request = prepare(method, self.base_url + path, fixed, params=params, json=json, data=data)
         call = _Call(request, method in _HARMLESS, timeout)
         held = self._token_holder.ready()
         answer = self._send(call, held)
-        if _retry and refusal(answer.content) in TOKEN_CODES:
+        if _retry and rejects_token(answer.content):
             answer = self._send(call, self._token_holder.replace(held))
         return answer
 
     def refresh_token(self, *, force: bool = False) -> None:
-        """Issue a new token for all callers, unless another caller has issued one.
+        """Issue a new token for all callers. If another caller has issued one meanwhile, use that token.
 
-        Raises TokenRefreshLimitError for a token that is less than 23 h old. With ``force`` such a token is renewed all
-        the same, and KIS sends the account's owner a message. For 6 hours after an issue KIS gives the same token.
+        If the token is less than 23 h old, raises TokenRefreshLimitError. With ``force``, a token of any age is
+        renewed, and KIS sends the account's owner a message. For 6 hours after an issue, KIS gives the same token
+        again.
         """
         self._token_holder.refresh(force=force)
 
@@ -177,10 +182,10 @@ class KISClient:
         """Return a key for opening WebSocket sessions, valid for 24 hours. Needs no token. Raises KisTokenError."""
         return KISIssuer(self.base_url, self.environment).approval_key(self._token_holder.app_key())
 
-    # The guide's names, which its subclasses call.
+    # The names of the guide's client, which subclasses written for the guide call.
 
     def _ensure_token(self) -> None:
-        """Make sure that there is a usable token. Raises KisTokenError."""
+        """Find or issue a token if the client has no usable one. Raises KisTokenError."""
         self._token_holder.ready()
 
     def _refresh_token(self) -> None:
@@ -188,13 +193,13 @@ class KISClient:
         self.refresh_token()
 
     def _can_refresh_token(self) -> bool:
-        """Whether the token is 23 h old, the age from which it may be renewed on request."""
+        """Whether the token is at least 23 h old. From this age, `refresh_token` renews a token without ``force``."""
         return self._token_holder.find_limit() is None
 
     def _send(self, call: _Call, held: Held) -> Response:
-        """Send a call with this token, and repeat a harmless one that exceeds KIS's rate limit.
+        """Send a call with the token of ``held``, and return the last answer.
 
-        Returns the last answer.
+        A call that changes nothing is repeated if KIS reports too many calls in a second.
         """
         deadline = self._clock.monotonic() + call.seconds
         pauses = iter(_PAUSES if call.is_harmless else ())
@@ -212,7 +217,7 @@ class KISClient:
         request = Credentials(held.token, held.app_key).added_to(call.request)
         if call.is_harmless:
             return self._session.call(request, seconds)
-        # Use a new connection: KIS may just have closed a kept one, and then it is unknown whether KIS received the
-        # order.
+        # An order gets a new connection. If KIS closed a kept connection at this moment, it would be unknown whether
+        # KIS received the order.
         with closing(Session(self.base_url)) as session:
             return session.call(request, seconds)

@@ -1,7 +1,7 @@
 """The token that a program holds while it runs: renewed before it expires, and replaced when KIS rejects it.
 
-One renewal serves all threads that need one; the lease excludes other machines. Nothing happens without a call: there
-is no thread. Warnings and waits go to the logger ``kis_token``.
+One renewal serves all threads that need a new token, and the lease excludes other machines. A renewal happens only in a
+call; no thread is started. Warnings and waits are logged to the logger ``kis_token``.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("kis_token")
 
-#: The age from which a token may be renewed on request. KIS issues one token a day; the guide uses an hour less.
+#: The age from which a token may be renewed on request. KIS issues one token a day; the guide's limit is an hour less.
 REFRESH_AFTER = timedelta(hours=23)
 
-#: Seconds until the renewal of a token near its end is tried again.
+#: Seconds until a failed renewal of a token near its end is tried again.
 RENEW_AGAIN = 30.0
 
-#: Seconds until it is tried again to store a token that only this machine has.
+#: Seconds until a failed attempt to store a token that only this machine has is repeated.
 SHARE_AGAIN = 300.0
 
 
@@ -42,8 +42,9 @@ SHARE_AGAIN = 300.0
 class Held:
     """The token in use, and its app key.
 
-    ``replaces`` is the fingerprint of the rejected token that it replaced. ``skew`` is the time that the store's clock
-    is ahead. ``renew_again`` is the monotonic time from which the store may be asked again.
+    ``replaces`` is the fingerprint of the rejected token that this token replaced. ``skew`` is the time by which the
+    store's clock is ahead of this machine's. ``renew_again`` is the monotonic time from which the store may be asked
+    again.
     """
 
     token: Token
@@ -54,28 +55,26 @@ class Held:
 
     @property
     def is_shared(self) -> bool:
-        """Whether the store has the token. After an outage only this machine may have it."""
+        """Whether the store has the token. After an outage of the store, only this machine may have the token."""
         return self.token.version is not None
 
 
 @dataclass(slots=True)
 class _Renewals:
-    """One process's renewals: the lock of the current one, and the error of the last failed one."""
+    """The renewals of one process: the lock of the current renewal, and the error of the last failed one."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     failures: list[KisTokenError] = field(default_factory=list)
 
 
 class TokenHolder:
-    """Holds the token of one slot. Makes no request until first used.
+    """Holds the token of one slot. The constructor makes no request. Every method raises KisTokenError.
 
-    Threads may share it, and so may forked processes: a child keeps its parent's token and renews it by itself.
-
-    Every method raises KisTokenError.
+    Threads and forked processes may share a holder. A child begins with its parent's token, and makes its own renewals.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        # If no other token is found, use one that has just expired: KIS sometimes accepts one.
+        # A token that has just expired is the last choice, because KIS sometimes accepts one.
         self._settings = replace(settings, mode="resolve", allow_expired=True)
         self._clock = clock
         self._app_key: AppKey | None = None
@@ -83,24 +82,30 @@ class TokenHolder:
         self._renewals = PerProcess(_Renewals)
 
     def ready(self) -> Held:
-        """Return the token to use now. A token near its end is renewed first."""
+        """Return the token for the next call. A token near its end is renewed first."""
         held = self._held
         if held is None:
             return self._once(None, lambda: self._resolve(self._settings))
-        now = self._clock.now() + held.skew
-        is_good = held.is_shared and held.token.state(now, self._settings.min_validity) is State.FRESH
-        if is_good or self._clock.monotonic() < held.renew_again:
+        if self._is_usable(held):
             return held
-        is_valid = held.token.is_valid(now)
-        # Of the threads that find a stale token, one renews it; the others continue with the stale one.
+        is_valid = held.token.is_valid(self._clock.now() + held.skew)
+        # If several threads find a stale token, one thread renews the token. The others continue with the stale token.
         return self._once(held, lambda: self._renew(held, is_valid=is_valid), waits=not is_valid)
+
+    def at_hand(self) -> Held | None:
+        """Return the token to use now, or None if `ready` would make a request or wait for another thread."""
+        held = self._held
+        return held if held is not None and self._is_usable(held) else None
 
     def replace(self, refused: Held) -> Held:
         """Return a token other than the rejected one: another caller's, or a new one."""
         return self._once(refused, lambda: self._refresh(refused), rejected_id=refused.token.token_id)
 
     def refresh(self, *, force: bool) -> None:
-        """Issue a new token although KIS has not rejected this one. Raises TokenRefreshLimitError, unless forced."""
+        """Issue a new token although KIS has not rejected the present one.
+
+        Without ``force``, raises TokenRefreshLimitError if the present token is less than 23 h old.
+        """
         held = self.ready()
         limit = self._limit(held)
         if limit is not None and not force:
@@ -113,7 +118,7 @@ class TokenHolder:
         return self._limit(self.ready())
 
     def app_key(self) -> AppKey:
-        """Key and secret of the account: the stored ones or, without those, the settings'. Needs no token."""
+        """Key and secret of the account: the stored ones or, without stored ones, the settings'. Needs no token."""
         if self._app_key is not None:
             return self._app_key
         with self._open(self._settings) as resolver:
@@ -121,6 +126,12 @@ class TokenHolder:
         if view.app_key is None and view.outage is not None:
             raise view.outage
         return self._remember(view.app_key)
+
+    def _is_usable(self, held: Held) -> bool:
+        """Whether the token needs no renewal now."""
+        now = self._clock.now() + held.skew
+        is_good = held.is_shared and held.token.state(now, self._settings.min_validity) is State.FRESH
+        return is_good or self._clock.monotonic() < held.renew_again
 
     def _renew(self, held: Held, *, is_valid: bool) -> Held:
         try:
@@ -132,9 +143,9 @@ class TokenHolder:
             return replace(held, renew_again=self._later(RENEW_AGAIN))
 
     def _refresh(self, refused: Held) -> Held:
-        """Replace a rejected token, with one read and within the settings' timeout.
+        """Replace the rejected token ``refused``, with one read of the store and within the settings' timeout.
 
-        Renew a token that is too young by force.
+        If the rejected token is still stored, it is renewed whatever its age.
         """
         with self._open(self._settings) as resolver:
             view = resolver.look(refused.token.token_id)
@@ -153,10 +164,10 @@ class TokenHolder:
     def _once(
         self, known: Held | None, renew: Callable[[], Held], *, waits: bool = True, rejected_id: str | None = None
     ) -> Held:
-        """Return the token that follows ``known``. One renewal serves all waiting threads; they share its error.
+        """Return the token that follows ``known``. All waiting threads share one renewal, and its error if it fails.
 
-        Never returns the token ``rejected_id``. With ``waits=False`` a caller gets ``known`` while another thread
-        renews.
+        Never returns the token with the fingerprint ``rejected_id``. With ``waits=False``, a thread does not wait for
+        another thread's renewal, and gets ``known``.
         """
         renewals = self._renewals.get()
         failures = renewals.failures
@@ -193,7 +204,7 @@ class TokenHolder:
         return replace(held, renew_again=self._later(SHARE_AGAIN if is_fresh else RENEW_AGAIN))
 
     def _remember(self, app_key: AppKey | None) -> AppKey:
-        """Keep the app key: during an outage of Supabase, a key that is stored only there cannot be read."""
+        """Keep ``app_key`` in memory, because an app key that only Supabase has cannot be read in an outage."""
         app_key = app_key or self._app_key
         if app_key is None:
             message = f"KIS cannot be called: {self._settings.service_name} has no app key"

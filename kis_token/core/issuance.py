@@ -1,7 +1,9 @@
 """One caller's part in issuing: one tokenP call, however many callers need a token.
 
-The store grants the lease. The caller keeps three promises: it calls tokenP once in a lease, and only within 5 s of
-asking for it; it repeats nothing inside the lease; and it ends the lease with a commit or an abort, or lets it lapse.
+The store grants the lease. The holder keeps these promises:
+
+- The holder calls tokenP at most once in a lease, and only within 5 s of the request for the lease.
+- The holder ends the lease with a commit or an abort. If neither reaches the store, the lease lapses.
 """
 
 from __future__ import annotations
@@ -38,23 +40,29 @@ if TYPE_CHECKING:
     from kis_token.core.store_time import StoreTime
     from kis_token.token import AppKey, Token
 
-#: After a grant, and after another caller's lease has lapsed, this machine does not call KIS without the store for this
-#: long: the minute that KIS requires, and the time that a holder may take to call tokenP.
-AFTER_GRANT, AFTER_LEASE = timedelta(seconds=70), timedelta(seconds=10)
+#: The time after a grant in which this machine does not call KIS without the store: the minute that KIS requires, and
+#: the time that a holder may take to call tokenP.
+AFTER_GRANT = timedelta(seconds=70)
 
-#: A round made no progress if it took fewer seconds than this and found no token. This many such rounds in a row are an
-#: outage.
+#: The time after the end of another caller's lease in which this machine does not call KIS without the store.
+AFTER_LEASE = timedelta(seconds=10)
+
+#: The seconds of a request for the lease, including any wait, below which the request counts as idle if it led to no
+#: token.
 SHORTEST_ROUND = 0.2
+
+#: The number of idle requests in a row that counts as an outage.
 MOST_IDLE_ROUNDS = 5
 
-#: Seconds that a caller with a stale token waits. Another caller needs a second or two to renew the token.
+#: Seconds that a caller with a stale token waits for another caller's renewal. A renewal takes a second or two.
 PATIENCE = 3.0
 
 
 class Issuance:
     """One caller's way to a token that this caller or another one must issue.
 
-    An object serves one `run`. ``replaces`` is the version of a fresh token that is to be renewed.
+    Each object is used for one `run`. ``replaces`` is the version of a stored token that must be renewed although it is
+    fresh.
     """
 
     def __init__(
@@ -86,7 +94,7 @@ class Issuance:
         raise IssuanceError("wait-too-long", "No token was found or issued in time", retryable=True)
 
     def _ask(self) -> Resolution | None:
-        """Ask for the lease once, and act on the answer. Returns None if the caller has to ask again."""
+        """Ask for the lease once, and act on the answer. Returns None if another request is needed."""
         begun, lease = self._begin()
         if begun.status == "changed":
             raise AppKeyChanged("app-key-changed", "The slot's app key was changed meanwhile", retryable=True)
@@ -127,7 +135,7 @@ class Issuance:
         return self._settings.mode == "resolve" and self._present().at_hand() is not None
 
     def _pace(self, seconds: float) -> None:
-        """Pause between two requests for the lease. Raises StoreOutage if several in a row made no progress."""
+        """Pause between two requests for the lease. Raises StoreOutage after ``MOST_IDLE_ROUNDS`` idle requests."""
         if seconds > SHORTEST_ROUND:
             self._idle_rounds = 0
             return
@@ -140,10 +148,10 @@ class Issuance:
     def _accept(self, begun: Begun) -> Resolution | None:
         """Return the token of a "fresh" answer.
 
-        If it is unusable, return None: the next request for the lease reports it.
+        If that token is unusable, return None. The next request for the lease then names the row's version as unusable.
         """
         token = self._judge(begun)
-        # The store judges by the column, which may show more validity than the token has.
+        # The store judges by the row's column, which may show a later end than the token has.
         if token is not None and token.is_valid(self._view.now) and token.token_id != self._replaced_id:
             return self._found(token)
         self._rejected_version = begun.version
@@ -156,7 +164,7 @@ class Issuance:
         if (
             self._settings.mode == "resolve"
             and cached is not None
-            # Do not store a cached token whose app key is unknown: it may belong to a previous key.
+            # A cached token whose app key is unknown is not stored, because it may belong to a previous key.
             and cached.app_key_id is not None
             and cached.state(view.now, self._settings.min_validity) is State.FRESH
             and (stored is None or cached.expires_at > stored.expires_at)
@@ -195,11 +203,11 @@ class Issuance:
         elif isinstance(error, IssuerOutage):
             self._leases.abort(lease, error.code, CALL_INTERVAL if error.sent else timedelta())
             if not (error.sent or error.lasting or self._was_unsent or self._has_token()):
-                self._was_unsent = True  # one failure on the way to KIS, and no request was sent
+                self._was_unsent = True  # the connection to KIS failed before a request was sent: try once more
                 return None
         else:
             self._leases.abort(lease, "EGW00133", CALL_INTERVAL)
-            # A caller outside of this store has issued a token; it may be stored already.
+            # KIS allows one tokenP call a minute. Another caller may have just issued a token and stored it.
             found = self._look_again()
             if found is not None or not self._was_rate_limited:
                 self._was_rate_limited = True
@@ -214,12 +222,12 @@ class Issuance:
         except StoreError as error:
             if is_repeated:
                 raise token_repeated(token) from error
-            # Catch configuration errors too: report them, but do not lose the token that KIS just issued.
+            # A configuration error becomes a warning too, so that the token that KIS just issued is not lost.
             said = error.brief if isinstance(error, StoreOutage) else error.advice
             self._view = self._view.with_warning(f"The token could not be stored for others: {said}")
             return replace(self._hand_out(token, source), unstored=error)
         if committed.is_rejected:
-            self._store_time.note_rejected(token.token_id)  # it was revoked meanwhile
+            self._store_time.note_rejected(token.token_id)  # another caller has revoked or rejected the token meanwhile
         self._view = self._present()
         if committed.status == "fenced":
             theirs = self._judge(committed)
@@ -227,7 +235,7 @@ class Issuance:
                 return self._found(theirs)
         if is_repeated or committed.is_rejected:
             if source == "cache":
-                return None  # no tokenP call was made
+                return None  # the cached token is rejected, and tokenP was not called yet
             raise token_repeated(token)
         return self._hand_out_committed(token, source, committed)
 
@@ -242,9 +250,10 @@ class Issuance:
         return self._hand_out(token, source)
 
     def _write_anew(self, token: Token, version: int | None) -> None:
-        """Rewrite the row if it shows the token as expired or unusable, but KIS gave that token again.
+        """Write the row again if the row showed the token as expired or unusable, but KIS gave the same token again.
 
-        A repeated commit gets the status "committed" as well as "unchanged" for such a token.
+        The version of the row shows this case. The status does not: a repeated commit can get "committed" instead of
+        "unchanged".
         """
         stored = self._view.stored
         looks_expired = stored is not None and not stored.is_valid(self._view.now) and version == stored.version
@@ -256,9 +265,9 @@ class Issuance:
         return view.resolution(token, source) if source == "cache" else hand_out_issued(view, token)
 
     def _wait(self, begun: Begun) -> Resolution | None:
-        """Wait while another caller holds the lease or it is too early for one.
+        """Wait while another caller holds the lease, or until the store may grant the next lease.
 
-        Returns None to ask for the lease again.
+        Returns None when the caller should ask for the lease again.
         """
         failed_before = begun.holder_label is None and begun.last_error is not None
         view = self._view
@@ -280,7 +289,7 @@ class Issuance:
         if self._settings.mode == "force":
             view = view.with_warning(f"The token was not renewed: {said}.")
         if begun.holder_label is None and source == "cache" and token.app_key_id is not None:
-            # No caller stores a newer token soon, so offer the cached one to the others.
+            # No caller stores a newer token soon, so this caller stores the cached token for the others.
             self._leases.offer(token, keys_version=view.keys_version)
         return view.with_entry("oauth", said).resolution(token, source)
 
@@ -297,7 +306,7 @@ class Issuance:
         token, _, _ = judge_row(view, slot, self._settings, self._context.vault)
         if token is None or not token.is_valid(view.now):
             return None
-        # The row may have been rewritten, for example sealed, with the same token.
+        # A row with a new version may contain the same token, for example after sealing.
         is_old = before is not None and before.is_valid(view.now) and before.token_id == token.token_id
         return None if is_old else self._found(token)
 

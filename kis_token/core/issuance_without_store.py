@@ -1,6 +1,6 @@
 """Issuing while the store does not answer: the last resort, one caller at a time on this machine.
 
-Other machines do not see such a token, so they may issue one as well.
+Other machines do not see a token that was issued without the store, so each of them may issue a token as well.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from kis_token.errors import StoreOutage
     from kis_token.token import AppKey, Token
 
-#: If a note on this machine forbids calls for longer than this, a wrong clock made it, and it is ignored.
+#: The longest time for which a note on this machine can forbid calls of KIS. A note for a longer time is ignored:
+#: callers write no such note unless the clock is wrong.
 LONGEST_NOTE = timedelta(minutes=5)
 
 
 def issue_locally(context: Context, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
-    """Return the token that another caller of this machine has just cached, or call tokenP once.
+    """Return the token that another caller of this machine has just cached. If no token is cached, call tokenP once.
 
-    The caller has the machine's lock for this app key. Raises IssuerError, EnvironmentFault, TokenError and
+    The caller must hold the machine's lock for ``app_key``. Raises IssuerError, EnvironmentFault, TokenError and
     IssuanceError.
     """
     if context.cache is not None:
@@ -69,7 +70,7 @@ def _call(context: Context, now: datetime, app_key: AppKey, outage: StoreOutage)
         machine.hold_back(key_id, clock.now() + CALL_INTERVAL)
         return True
 
-    may_send()  # before connecting as well: if the call cannot be noted, it is not made
+    may_send()  # before connecting too: if the call cannot be noted, KIS is not called
     try:
         return issue(context.issuer, app_key, now, may_send)
     except IssuerOutage as error:

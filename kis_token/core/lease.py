@@ -1,4 +1,4 @@
-"""A caller's side of the lease: ask for it, and end it with or without a token, even after a lost response.
+"""A caller's side of the lease: ask for the lease, and end the lease with or without a token.
 
 Each attempt has its own holder id. `begin` and `commit` are idempotent: after a lost response the caller repeats the
 call with the same arguments.
@@ -24,25 +24,26 @@ if TYPE_CHECKING:
     from kis_token.core.ports import Begun, Committed
     from kis_token.token import AppKey, Token
 
-#: KIS allows one tokenP call a minute. One second is added because KIS's clock may differ.
+#: The least time between two tokenP calls. KIS allows one call a minute; one second is added because KIS's clock may
+#: differ.
 CALL_INTERVAL = timedelta(seconds=61)
 
 #: The longest time from the request for the lease to the tokenP call. The store grants leases 70 s apart, so two calls
 #: are more than a minute apart.
 LONGEST_START = timedelta(seconds=5)
 
-#: A caller that may hold a lease without knowing it repeats its request for LONGEST_UNKNOWN seconds. It then waits
-#: LAPSE seconds before it asks for a new lease. Together these are about the 60 s that a lease lasts. The database
-#: decides.
+#: If a response was lost, the caller may hold a lease without knowing. The caller then repeats the request for
+#: LONGEST_UNKNOWN seconds, and waits LAPSE seconds before it asks for a new lease. The sum of both is about the 60 s
+#: that a lease lasts by the database's clock.
 LONGEST_UNKNOWN, LAPSE = 50.0, 12.0
 
-#: Seconds in which a caller tries to store a token that KIS has just issued: about as long as the lease lasts.
+#: Seconds in which a caller tries to store a token that KIS has just issued. The lease lasts 60 s.
 COMMIT_PATIENCE = 45.0
 
 #: Seconds in which a rotation tries to store a token that was issued without the store.
 SAVE_PATIENCE = 20.0
 
-#: Seconds in which a caller tries to end its lease. A lease that is not ended lapses.
+#: Seconds in which a caller tries to end its lease. If the caller fails, the lease lapses by itself.
 ABORT_PATIENCE = 3.0
 
 
@@ -78,11 +79,11 @@ class Leases:
         rejected_token_id: str | None,
         has_token: Callable[[], bool],
     ) -> tuple[Begun, Lease | None]:
-        """Ask for the lease. Returns the answer, and the lease if it was granted. Raises StoreError.
+        """Ask for the lease. Returns the answer, and the lease if the store granted a lease. Raises StoreError.
 
-        If a request may have arrived, the caller may hold a lease. It then repeats the same request until an answer
-        comes. If that takes as long as a lease lasts, the caller lets the lease lapse and asks for a new one, if there
-        is time. If ``has_token`` returns True, the caller does not wait.
+        If a request without an answer may have reached the store, the same request is repeated until an answer comes.
+        If no answer comes for as long as a lease lasts, a new lease is requested, unless the deadline is too near. If
+        ``has_token`` returns True, nothing is repeated for longer than a second.
         """
 
         def send(holder: str) -> Begun:
@@ -140,10 +141,10 @@ class Leases:
         return begun, Lease(holder, begun.fence, *asked[0])
 
     def is_late(self, lease: Lease) -> bool:
-        """Whether it is too late to call tokenP in this lease.
+        """Whether the tokenP call would come too late after the request for this lease.
 
-        The longer time counts, by the wall clock or by the counter: on some systems the counter stops while the machine
-        is suspended.
+        The time is measured by the wall clock and by the counter, and the longer time counts: on some systems the
+        counter stops while the machine is suspended.
         """
         passed = timedelta(seconds=self._clock.monotonic() - lease.asked_counter)
         return max(self._clock.now() - lease.asked_at, passed) > LONGEST_START
@@ -151,9 +152,10 @@ class Leases:
     def commit(self, lease: Lease, token: Token, *, rejected: bool) -> Committed:
         """Store ``token`` and end the lease. Repeats the call during an outage. Raises StoreError.
 
-        If the store cannot store the token, the lease ends with that reason, so that no other caller waits for it.
+        If the store cannot store the token, the lease ends with that reason, so that no other caller waits for the
+        token.
         """
-        stored_form = self._sealed(token)  # sealed once: two seals of a value differ, repetitions must not
+        stored_form = self._sealed(token)  # sealed once, because repeated requests must be equal and two seals differ
 
         def send() -> Committed:
             return self._store.commit(self._service, lease.holder, lease.fence, token, stored_form, rejected=rejected)
@@ -186,14 +188,14 @@ class Leases:
             self._tell(f"The lease could not be ended and lapses by itself: {error.brief}")
 
     def offer(self, token: Token, *, keys_version: int, replaces_version: int | None = None) -> None:
-        """Store ``token`` without a lease, for other callers. Never raises: this caller does not depend on it."""
+        """Store ``token`` without a lease, for other callers. A failure raises no error: this caller has the token."""
         with suppress(KisTokenError):
             self.save(token, keys_version=keys_version, replaces_version=replaces_version)
 
     def save(self, token: Token, *, keys_version: int, replaces_version: int | None = None) -> None:
-        """Store ``token`` without a lease; if ``replaces_version`` is given, in place of that row.
+        """Store ``token`` without a lease. Raises StoreError.
 
-        Raises StoreError.
+        A stored token with the version ``replaces_version`` is replaced even if its end is later.
         """
         stored_form = self._sealed(token)
 

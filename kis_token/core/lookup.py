@@ -13,7 +13,7 @@ from kis_token.core.resolution import Resolution, TraceEntry, View, telling
 from kis_token.core.retry import LONGEST_PATIENCE, at_most, briefly, patiently, to_the_end
 from kis_token.core.slot import TOKEN_TYPE, check_owner, describe, given_app_key, read_token, stored_app_key
 from kis_token.errors import IssuanceError, StoreOutage, TokenError, TokenUnusable
-from kis_token.token import LEAST_USEFUL, Token, in_both_zones
+from kis_token.token import LEAST_USEFUL, Token, in_both_zones, in_hours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kis_token.core.retry import Patience, Retry
     from kis_token.core.slot import Slot
 
-#: If a token is older than the rotation's due age by this much, no rotation has renewed it.
+#: A caller warns of the rotation if the stored token is older than ``refresh-after`` by more than this time.
 ROTATION_GRACE = timedelta(hours=2)
 
 _REJECTED = "KIS rejects its token"
@@ -41,18 +41,20 @@ def look(
     rejected_id: str | None = None,
     held: Token | None = None,
 ) -> View:
-    """Read store and cache. ``rejected_id`` is the fingerprint of a token that KIS has rejected.
+    """Read store and cache.
 
-    ``held`` is a token that the caller has in memory. It is used if the cache has no token. A failed read is repeated:
-    briefly if a valid token is at hand and is enough for this mode, patiently if not.
+    ``rejected_id`` is the fingerprint of a token that KIS has rejected. ``held`` is a token that the caller has in
+    memory; ``held`` counts as cached if the cache has no token. A failed read of the store is repeated. The repetitions
+    are brief if the caller has a valid token and its mode needs no renewal; otherwise they take longer.
 
-    Raises StoreMisconfigured. Raises TokenError if the settings do not match a value: it is sealed, not sealed or of
-    another account. A broken token row is not an error: it is replaced.
+    Raises StoreMisconfigured. Raises TokenError if a stored value does not match the settings: the value is sealed
+    without an encryption key, plain with one, or of another account. A broken token row raises no error, because a new
+    token replaces the row.
     """
     given = given_app_key(settings)
     view = View(now=clock.now(), trace=(), app_key=given, rejected_id=rejected_id, warnings=settings.notes)
 
-    present = view  # the view of the last `patience`: a caller that falls back to a cached token gets this one
+    present = view  # the view of the last call of `patience`, which the caller gets in an outage
 
     def patience() -> Patience:
         nonlocal present
@@ -79,8 +81,7 @@ def _with_cached(view: View, cache: CacheReader | None, settings: Settings, held
 def may_issue_locally(view: View, settings: Settings) -> bool:
     """Whether this caller may issue a token if the store does not answer at all."""
     is_told_to = settings.on_store_outage == "issue" and settings.mode == "resolve"
-    # Without an app key, the keys may be in the store, which does not answer now. A read-only key cannot store the
-    # token.
+    # A caller without an app key cannot call tokenP. A read-only key cannot store a token later.
     return is_told_to and view.app_key is not None and not settings.reads_only
 
 
@@ -103,16 +104,16 @@ def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
 
 
 def enough(view: View, settings: Settings) -> Resolution | None:
-    """Return a token that needs neither issuing nor storing; None if more is to be done.
+    """Return a token with which the call can end; None if the call must issue or store a token first.
 
-    `resolve` accepts a fresh token, `rotate` one that is not due yet, and `check` any valid one. `check` never issues:
-    it raises IssuanceError ``no-valid-token``.
+    `resolve` accepts a fresh token, `rotate` a token that is not due yet, and `check` any valid token. Because `check`
+    never issues, `check` raises IssuanceError ``no-valid-token`` if there is no valid token.
     """
     later = view.unshared_token()
     if later is not None and settings.mode == "resolve" and not settings.saves:
         return view.resolution(later, "cache", warning="The cached token is newer than the stored one.")
     if later is not None and settings.mode != "check":
-        return None  # it must be stored first
+        return None  # the cached token must be stored first
     if settings.mode == "resolve":
         return view.answer(settings.min_validity)
     if settings.mode == "check":
@@ -143,7 +144,8 @@ def not_due(view: View, token: Token, settings: Settings) -> Resolution | None:
 def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple[Token | None, int | None, str]:
     """Judge the slot's token row. Returns the token, the version of an unusable row, and the finding in words.
 
-    The token, the version or both are None. Raises TokenError for a fault that a new token cannot repair.
+    If the row is usable, the version is None. If the row is unusable, the token is None. If no row exists, both are
+    None. Raises TokenError for a fault that a new token cannot repair.
     """
     row = slot.rows.get(TOKEN_TYPE)
     if row is None:
@@ -163,7 +165,7 @@ def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple
 
 def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> View:
     if slot.server_now is not None:
-        # Judge freshness by the store's clock: this machine's clock may be hours off.
+        # Freshness is judged by the store's clock, because this machine's clock may be hours off.
         view = view.with_time(slot.server_now, view.now)
     view = replace(view.with_rejected(slot.rejected), hides_keys=slot.hides_keys)
     if "app_key" in slot.rows:
@@ -188,4 +190,8 @@ def _warn_of_rotation(view: View, token: Token, settings: Settings) -> View:
     if settings.mode != "resolve" or not view.certain or age <= settings.refresh_after + ROTATION_GRACE:
         return view
     hours = int(age / timedelta(hours=1))
-    return view.with_warning(f"The stored token is {hours} h old: the nightly rotation has evidently not run.")
+    renewed = in_hours(settings.refresh_after)
+    return view.with_warning(
+        f"The stored token is {hours} h old, although a rotation renews a token after {renewed}. Look at the last runs "
+        "of the rotation."
+    )

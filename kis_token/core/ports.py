@@ -27,12 +27,12 @@ class Begun:
 
     - granted: call tokenP once, then commit or abort with ``fence``.
     - fresh: ``value`` is a usable token.
-    - busy: ``holder_label`` holds the lease, or no caller gets it before ``retry_at``.
+    - busy: ``holder_label`` holds the lease. Without ``holder_label``, no caller gets the lease before ``retry_at``.
     - conflict: the slot ``holder_label`` issues with the same app key.
-    - changed: the slot has other keys than the caller's.
+    - changed: the slot's keys differ from the caller's keys.
 
-    ``rejected_token_ids`` are the fingerprints of the tokens that the slot remembers as rejected. All times are the
-    store's.
+    ``rejected_token_ids`` are the fingerprints of the tokens that the slot remembers as rejected. All times are by the
+    store's clock.
     """
 
     status: BeginStatus
@@ -51,9 +51,13 @@ class Begun:
 class Committed:
     """The answer to a commit.
 
-    ``status`` is committed, unchanged (nothing was written: that token was stored already, or it is rejected) or fenced
-    (nothing was stored; ``value`` is the stored value). ``is_rejected`` is True if the slot remembers the token as
-    rejected, even if the caller did not know it.
+    ``status`` is one of these:
+
+    - committed: the token was stored.
+    - unchanged: nothing was written, because the token was stored before or is rejected.
+    - fenced: nothing was written, because the lease's fence is old. ``value`` is the stored value.
+
+    ``is_rejected`` is True if the slot remembers the token as rejected, whether the caller knew that or not.
     """
 
     status: CommitStatus
@@ -67,7 +71,7 @@ class Store(Protocol):
     """The shared store. Every call raises StoreOutage and StoreMisconfigured."""
 
     def read(self, service_name: str) -> Slot:
-        """Return all active rows of a slot and the tokens that it remembers as rejected, in one request."""
+        """Return all active rows of a slot and its rejected tokens, in one request."""
 
     def begin(
         self,
@@ -84,15 +88,15 @@ class Store(Protocol):
         """Ask for the lease. ``holder`` is a fresh UUID for each attempt.
 
         If the lease is granted, the slot remembers the token ``rejected_token_id`` as rejected, until it expires.
-        ``keys_version`` is the version of the app_key row that the caller has seen, 0 if it saw no such row.
+        ``keys_version`` is the version of the app_key row that the caller has read, 0 if the slot had no such row.
         """
 
     def commit(
         self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool
     ) -> Committed:
-        """Store the token of a lease and end the lease. May be repeated with the same arguments.
+        """Store the token of a lease and end the lease. The caller may repeat the call with the same arguments.
 
-        ``rejected`` is True if KIS rejected the token that this one replaces.
+        ``rejected`` is True if KIS rejected the token that ``token`` replaces.
         """
 
     def save(
@@ -104,10 +108,10 @@ class Store(Protocol):
         replaces_version: int | None = None,
         keys_version: int | None = None,
     ) -> bool:
-        """Store a token without a lease. A stored token with a later end is kept, unless it has ``replaces_version``.
+        """Store a token without a lease. Returns False if the slot remembers the token as rejected.
 
-        If the app_key row no longer has ``keys_version``, nothing is stored. If the slot remembers the token as
-        rejected, it is not stored, and the call returns False.
+        A rejected token is not stored. A stored token with a later end is kept, unless that row has the version
+        ``replaces_version``. If the app_key row no longer has the version ``keys_version``, nothing is stored.
         """
 
     def abort(
@@ -120,7 +124,10 @@ class Store(Protocol):
         error_code: str,
         refused_credential_id: str | None = None,
     ) -> None:
-        """End a lease without a token. No caller gets a lease for ``cooldown``, nor that credential for 15 minutes."""
+        """End a lease without a token. No caller gets a lease for ``cooldown``.
+
+        No caller gets a lease with the key and secret ``refused_credential_id`` for 15 minutes.
+        """
 
 
 class Vault(Protocol):
@@ -144,7 +151,10 @@ class Cache(CacheReader, Protocol):
     """The local file."""
 
     def write(self, token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:
-        """Cache a token. It also replaces a token with a later end if that one is rejected. Raises CacheError."""
+        """Cache a token. Raises CacheError.
+
+        A cached token with a later end is kept, unless its fingerprint is among ``rejected_ids``.
+        """
 
 
 class Machine(Protocol):
@@ -153,11 +163,11 @@ class Machine(Protocol):
     def lock(self, app_key_id: str, seconds: float) -> AbstractContextManager[None]:
         """Hold the lock of this machine's callers that issue without the store.
 
-        Raises IssuanceError after ``seconds``.
+        Raises IssuanceError if another caller still has the lock after ``seconds``.
         """
 
     def not_before(self, app_key_id: str) -> datetime | None:
-        """The time before which no caller of this machine calls KIS without the store; None if no time is noted."""
+        """The noted time before which no caller of this machine calls KIS without the store; None without a note."""
 
     def hold_back(self, app_key_id: str, until: datetime) -> None:
         """Note ``until`` as the time that `not_before` returns."""
@@ -173,8 +183,8 @@ class Issuer(Protocol):
     def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
         """Call tokenP once. Raises IssuerRefused, IssuerRateLimited and IssuerOutage.
 
-        ``may_send`` is called right before the request is sent, after slow steps such as connecting. If it returns
-        False, raises TooLate; the connection is kept, so that the next call is sent at once.
+        ``may_send`` is called right before the request is sent, after slow steps such as connecting. Raises TooLate if
+        ``may_send`` returns False. The connection is then kept, so that the next call is sent at once.
         """
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kis_token.core.ports import Cache
     from kis_token.errors import StoreError
 
-#: If a machine's clock is further off than this, the caller is warned.
+#: The longest difference between the clocks of machine and store of which no caller is warned.
 TOLERATED_SKEW = timedelta(minutes=2)
 
 #: The source of a token.
@@ -37,9 +37,9 @@ class TraceEntry:
 class Resolution:
     """A token for the caller, and how it was found.
 
-    ``refreshed`` is True if KIS was called and gave a new token. ``expired`` is True if the token has expired, which
-    the caller must have allowed. ``now`` is the time by which the token was judged. ``unstored`` is the reason why
-    other callers cannot see the token yet.
+    ``refreshed`` is True if KIS was called and gave a new token. ``expired`` is True if the token has expired; only a
+    caller that allows expired tokens gets one. ``now`` is the time by which the token was judged. ``unstored`` is the
+    error because of which the token could not be stored for other callers.
     """
 
     token: Token
@@ -57,14 +57,25 @@ class Resolution:
 class View:
     """The contents of store and cache at one moment.
 
-    ``stored`` and ``cached`` are tokens, valid or expired, or None. ``unusable_version`` is the version of a token row
-    that no caller can use. ``cache_fault`` is the reason why the cached token is not this caller's: it belongs to
-    another account, or its sealing does not match. ``keys_version`` is the version of the app_key row, 0 without one.
-    ``hides_keys`` is True if the store does not let this caller read that row.
-    ``rejected_id`` is the fingerprint of the token that KIS has rejected for this caller, ``rejected_ids`` are those
-    that the store remembers; a view contains no such token. ``outage`` is the reason why the store could not be read.
-    ``certain`` is True if ``now`` is the store's time. ``skew`` is the time that the store's clock is ahead of this
-    machine's.
+    A view never contains a rejected token.
+
+    Attributes:
+        now: the time of the view, by the store's clock if ``certain`` is True.
+        trace: the sources that were asked, and their findings.
+        app_key: the app key and secret that the caller uses.
+        stored: the token of the store, valid or expired; None without one.
+        cached: the token of the cache, valid or expired; None without one.
+        unusable_version: the version of a token row that no caller can use.
+        cache_fault: the reason why this caller may not use the cached token: the token belongs to another account, or
+            its sealing does not match the settings.
+        keys_version: the version of the app_key row; 0 without such a row.
+        hides_keys: True if the store does not let this caller read the app_key row.
+        rejected_id: the fingerprint of the token that KIS has rejected for this caller.
+        rejected_ids: the fingerprints of the tokens that the store remembers as rejected.
+        outage: the reason why the store could not be read.
+        skew: the time by which the store's clock is ahead of this machine's clock.
+        certain: True if ``now`` is the store's time.
+        warnings: the texts that the caller shows to the user.
     """
 
     now: datetime
@@ -84,7 +95,7 @@ class View:
     warnings: tuple[str, ...] = ()
 
     def answer(self, min_validity: timedelta) -> Resolution | None:
-        """A fresh stored token or, in an outage, any valid cached one; None without either."""
+        """A fresh stored token or, in an outage of the store, a valid cached token; None without such a token."""
         if self.stored is not None and self.is_surely_fresh(self.stored, min_validity):
             return self.resolution(self.stored, "supabase")
         if self.outage is not None and self.cached is not None and self.cached.is_valid(self.now):
@@ -92,10 +103,10 @@ class View:
         return None
 
     def is_surely_fresh(self, token: Token, min_validity: timedelta) -> bool:
-        """Whether ``token`` is fresh both by the store's time and by this machine's.
+        """Whether ``token`` is fresh both by the store's time and by this machine's time.
 
-        One of the two may be wrong: the machine's clock, or a Date header that a proxy has cached. If they disagree on
-        the token, the caller must ask the database.
+        The machine's clock may be wrong, or a proxy may have cached the store's Date header. If the two times disagree
+        on the token, the caller must ask the database.
         """
         times = (self.now, self.now - self.skew)
         return self.certain and all(token.state(time, min_validity) is State.FRESH for time in times)
@@ -124,10 +135,11 @@ class View:
         return best if best is not None and best[0].is_valid(self.now) else None
 
     def unshared_token(self) -> Token | None:
-        """The cached token, if it was issued after the stored one for the same app key: it may have ended that one.
+        """The cached token, if it was issued after the stored token for the same app key; None otherwise.
 
-        Only a machine that issued while the store did not answer has such a token. Only times in the tokens' own claims
-        count: other times may be nine hours off.
+        KIS may have ended the stored token when the later one was issued. The later token is in the cache of a machine
+        that issued during an outage of the store. Only times in the tokens' own claims are compared: a time in a column
+        without an offset may be nine hours off.
         """
         cached, stored = self.cached, self.stored
         if cached is None or stored is None or not cached.is_valid(self.now):
@@ -143,7 +155,7 @@ class View:
         return replace(self, now=machine_time + self.skew)
 
     def with_time(self, server_now: datetime, machine_time: datetime) -> View:
-        """The view with the store's time, and with one warning if this machine's clock is far from it."""
+        """The view with the store's time, and with a warning if this machine's clock differs by more than 2 minutes."""
         skew = server_now - machine_time
         view = replace(self, now=server_now, skew=skew, certain=True)
         if self.certain or abs(skew) <= TOLERATED_SKEW:
@@ -152,7 +164,7 @@ class View:
         return view.with_warning(f"This machine's clock is {int(abs(skew).total_seconds())} s {direction}.")
 
     def with_rejected(self, ids: frozenset[str]) -> View:
-        """The view when the store remembers ``ids`` as rejected as well: without the tokens among them."""
+        """The view without the tokens whose fingerprints are among ``ids``, which the store remembers as rejected."""
         view = replace(self, rejected_ids=self.rejected_ids | ids)
         if view.cached is not None and view.rejects(view.cached):
             view = replace(view, cached=None)
@@ -161,7 +173,7 @@ class View:
         return view
 
     def with_entry(self, source: str, text: str) -> View:
-        """The view with one more source's answer."""
+        """The view with one more entry in its trace."""
         return replace(self, trace=(*self.trace, TraceEntry(source, text)))
 
     def with_warning(self, warning: str) -> View:
@@ -180,7 +192,7 @@ def telling(view: View) -> Iterator[None]:
 
 
 def remember(cache: Cache | None, resolution: Resolution, rejected_ids: frozenset[str] = frozenset()) -> Resolution:
-    """Cache a valid token for the next outage. If it cannot be cached, warn: the caller has its token.
+    """Cache a valid token for the next outage. A token that cannot be cached adds a warning and raises no error.
 
     A cached token whose fingerprint is among ``rejected_ids`` is replaced by any other token.
     """
@@ -189,6 +201,6 @@ def remember(cache: Cache | None, resolution: Resolution, rejected_ids: frozense
     try:
         cache.write(resolution.token, rejected_ids=rejected_ids)
     except CacheError as error:
-        warnings = dict.fromkeys((*resolution.warnings, error.advice))  # once, even after two writes
+        warnings = dict.fromkeys((*resolution.warnings, error.advice))  # two failed writes warn once
         return replace(resolution, warnings=tuple(warnings))
     return resolution

@@ -1,4 +1,4 @@
-"""The chain: store → cache → issuance. Policy without I/O; its parts are the protocols of ``ports``.
+"""The chain: store → cache → issuance. The chain has no I/O of its own; its parts are the protocols of ``ports``.
 
 `resolve` returns any usable token, with a warning if the renewal failed. `rotate` and `force` fail if the renewal
 fails; the stored token is kept.
@@ -40,15 +40,16 @@ if TYPE_CHECKING:
     from kis_token.core.slot import Slot
     from kis_token.token import Token
 
-#: If the caller allows it, an expired token is handed out until this long after its end: KIS sometimes accepts one.
+#: The longest time since the end of an expired token that a caller with ``allow-expired`` can get. KIS sometimes
+#: accepts an expired token.
 LONGEST_EXPIRED = timedelta(hours=1)
 
-#: If the slot's app key keeps changing, the slot is read this many times.
+#: How many times the slot is read if its app key changes during the call.
 KEY_TRIES = 3
 
 
 class Resolver:
-    """Finds the one token, or issues it."""
+    """Finds the one token of the slot, or issues a new one."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -90,14 +91,14 @@ class Resolver:
         rejected_ids = view.rejected_ids | ({view.rejected_id} if view.rejected_id is not None else set())
         resolution = remember(self._context.cache, resolution, rejected_ids)
         if resolution.unstored is not None and self._settings.mode != "resolve":
-            # A renewal is for all callers, so it fails if the token is not stored. The next run stores the cached
-            # token. One of the warnings is this error.
+            # A renewal is for all callers, so a renewal whose token is not stored fails. The next run stores the cached
+            # token. The warning that repeats the raised error is left out.
             resolution.unstored.warn(text for text in resolution.warnings if resolution.unstored.brief not in text)
             raise resolution.unstored
         return resolution
 
     def _look_again(self, view: View) -> View:
-        """Read the store once more if ``view`` shows an outage and the caller has no token that is enough."""
+        """Read the store once more if ``view`` shows an outage and the caller has no sufficient token."""
         is_served = self._settings.mode in ("resolve", "check") and view.at_hand() is not None
         if view.outage is None or is_served:
             return view
@@ -129,7 +130,7 @@ class Resolver:
         try:
             return self._renew(view)
         except AppKeyChanged as change:
-            # Start again with the slot's present keys: a token of other keys must not be stored in it.
+            # The call starts again with the slot's present keys, because the slot must not get a token of other keys.
             return self._find_again(view, tries - 1) if tries > 1 else self._fall_back(view, change)
         except KisTokenError as error:
             return self._fall_back(view, error)
@@ -138,26 +139,26 @@ class Resolver:
         return self._context.store.read(self._settings.service_name)
 
     def _find_again(self, view: View, tries: int = KEY_TRIES, *, slot: Slot | None = None) -> Resolution:
-        """Start again in a call in which the store has answered, so no token is issued without it.
+        """Look and find again, with ``slot`` as the store's answer if ``slot`` is given.
 
-        ``slot`` is the store's last answer.
+        No token is issued without the store, because the store has already answered in this call.
         """
         again = self.look(view.rejected_id, read=None if slot is None else lambda: slot)
         return self._find(again, tries) if again.outage is None else self._fall_back(again, again.outage)
 
     def _share(self, view: View, token: Token) -> View | Resolution:
-        """Store a cached token that was issued without the store, in place of the token that it may have ended.
+        """Store a cached token that was issued without the store, in place of the older stored token.
 
-        Returns a new view, or the token if that is enough.
+        Returns a `Resolution` if the cached token is sufficient for the mode, and a new view otherwise.
         """
         replaced = view.stored.version if view.stored is not None else None
         try:
             self._leases.save(token, keys_version=view.keys_version, replaces_version=replaced)
         except StoreError as error:
             if self._settings.mode == "force":
-                return view  # the renewal replaces both
+                return view  # the renewal replaces the stored token and the cached one
             if self._settings.mode == "rotate":
-                raise  # the older token does not show whether a renewal is due
+                raise  # the older stored token does not show whether a renewal is due
             said = f"The cached token is newer than the stored one, and could not be stored for others: {error.brief}"
             return replace(view.resolution(token, "cache", warning=said), unstored=error)
         shared = self.look(view.rejected_id)
@@ -181,7 +182,7 @@ class Resolver:
             return issue()
         if mode == "force" or view.is_surely_fresh(stored, LEAST_USEFUL):
             return issue(replaces=stored.version)
-        # The store's time is not certain, so the database judges the token first, and returns its time.
+        # The store's time is not certain, so the database judges the token first and returns the database's time.
         judged = issue()
         if judged.token.version != stored.version:
             return judged
@@ -213,10 +214,10 @@ class Resolver:
         raise error
 
     def _without_store(self, view: View, outage: StoreOutage) -> Resolution:
-        """Return a valid token or, as the last resort, one that is issued without the store, once on this machine.
+        """Return a valid token or, as the last resort, a token that is issued without the store.
 
-        The last resort is for a call in which the store has not answered at all. It is not for an outage that this
-        machine's certificates or proxy cause, or in which a gateway refused the request (3xx, 4xx).
+        The last resort needs a call in which the store has not answered at all. A doubtful outage excludes the last
+        resort: certificates or a proxy of this machine cause the outage, or a gateway refused the request (3xx, 4xx).
         """
         try:
             return self._fall_back(view, outage)
@@ -230,7 +231,7 @@ class Resolver:
             ) from outage
         try:
             with self._context.machine.lock(view.app_key.key_id, left):
-                # Building the runtime and waiting for the lock took time, so the store may answer now.
+                # The store may answer now, because building the runtime and waiting for the lock took time.
                 slot = self._read_once()
                 if slot is None:
                     return issue_locally(self._context, self._store_time.update(view), view.app_key, outage)

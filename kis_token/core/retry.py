@@ -1,7 +1,7 @@
 """The rule for reads and writes: when a call of the store is repeated, and when its failure is an outage.
 
-A brief failure (a reset, a 502, a restart) passes within seconds, and giving up on it can cost a token. So a failed
-call is repeated, with growing, jittered pauses, as long as its `Patience` allows. After that the failure is an outage.
+A brief failure (a reset, a 502, a restart) passes within seconds. So a failed call is repeated, with growing, jittered
+pauses, for as long as the call's `Patience` allows. A failure that lasts longer is an outage.
 """
 
 from __future__ import annotations
@@ -17,43 +17,44 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
-#: Seconds in which another try may start, by the seconds since the first try and the seconds until the deadline.
+#: A function that returns for how many more seconds another try may start. Its arguments are the seconds since the
+#: first try and the seconds until the deadline.
 Patience = Callable[[float, float], float]
 
 #: Seconds of patience of a caller that has a valid token.
 BRIEFLY = 0.8
 
-#: The longest patience, in seconds, of a caller that may issue without the store afterwards: a project can restart in
-#: this time.
+#: The longest patience, in seconds, of a caller that may issue without the store afterwards. A Supabase project can
+#: restart within 45 s.
 LONGEST_PATIENCE = 45.0
 
-#: The first pause, which doubles each time, and the longest one, in seconds before jitter.
+#: The first pause and the longest pause, in seconds before jitter. Each pause is twice as long as the previous one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
-#: Seconds until a call is repeated after PostgREST reported a missing table, column or function. PostgREST reads the
-#: schema again when sql/ has run or a backup was restored; until then it uses the previous schema.
+#: Seconds until a call is repeated after PostgREST reported a missing table, column or function. After sql/ has run or
+#: a backup was restored, PostgREST uses the previous schema until PostgREST has read the new one.
 SETTLING = 2.0
 
-#: With fewer seconds of patience than this there is no further try.
+#: The shortest patience, in seconds, with which a call is repeated.
 _LEAST = 0.05
 
 
 def briefly(elapsed: float, left: float) -> float:
-    """The patience of a caller that has a valid token: one brief failure, no more."""
+    """The patience of a caller that has a valid token: ``BRIEFLY`` seconds from the first try."""
     return min(BRIEFLY - elapsed, left)
 
 
 def patiently(elapsed: float, left: float) -> float:
     """The patience of a caller that may issue without the store.
 
-    It is half of the time that issuing does not need, up to a limit.
+    The patience is half of the time that issuing does not need, and at most ``LONGEST_PATIENCE``.
     """
     spare = elapsed + left - ISSUE_BUDGET
     return min(spare / 2, LONGEST_PATIENCE) - elapsed if spare > 0 else to_the_end(elapsed, left)
 
 
 def to_the_end(_: float, left: float) -> float:
-    """The patience of a caller without another way to a token: until one second before the deadline."""
+    """The patience of a caller that depends on the store: until one second before the deadline."""
     return left - 1
 
 
@@ -65,7 +66,7 @@ def at_most(seconds: float, patience: Patience) -> Patience:
 class Retry:
     """Repeats calls of the store. ``left`` returns the seconds until the caller's deadline.
 
-    ``tell`` receives one log line if a call is repeated for longer than a moment.
+    ``tell`` receives one log line if a call may be repeated for more than 1.6 s.
     """
 
     def __init__(self, clock: Clock, left: Callable[[], float], tell: Callable[[str], None]) -> None:
@@ -77,9 +78,10 @@ class Retry:
     def run(self, ask: Callable[[], _Answer], patience: Callable[[], Patience]) -> _Answer:
         """Return the answer of ``ask``. Calls ``patience`` after each StoreOutage that ``ask`` raises.
 
-        When the patience is over, raises the last StoreOutage; a lasting one is raised at once. The outage is doubtful
-        if any failure of this call was doubtful. StoreMisconfigured is raised at once, or after one more try if it
-        `settles`.
+        When the patience is over, raises the last StoreOutage. A ``lasting`` StoreOutage is raised at once, and so is a
+        refused connection if the caller has a valid token, because the caller has waited for nothing. The raised
+        outage is ``doubtful`` if any failure of this call was doubtful. StoreMisconfigured is raised at once, but if
+        the error `settles`, only after one more try.
         """
         started, pause, is_doubtful, has_settled = self._clock.monotonic(), _FIRST_PAUSE, False, False
         while True:
@@ -96,11 +98,12 @@ class Retry:
                 self._tell(f"{error.brief}; {why}: asking once more in {wait:.2g} s")
             except StoreOutage as outage:
                 is_doubtful = outage.doubtful = outage.doubtful or is_doubtful
-                limit = at_most(BRIEFLY, patience()) if outage.persists else patience()
+                usual = patience()
+                limit = at_most(BRIEFLY, usual) if outage.persists else usual
                 more = limit(self._clock.monotonic() - started, self._left())
-                if outage.lasting or more < _LEAST:
+                if outage.lasting or more < _LEAST or (outage.refused and usual is briefly):
                     raise
-                # Start the last try at the end of the patience, not up to a whole pause before it.
+                # With this minimum the last try starts exactly at the end of the patience.
                 wait = min(self._clock.jitter(0.5 * pause, 1.5 * pause), more)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 self._say(outage, more)

@@ -1,4 +1,4 @@
-"""When a token is due for renewal by the nightly job. Other callers do not use this: they renew a stale token."""
+"""The time when the nightly rotation renews a token. Callers outside of the rotation renew a token once it is stale."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ EVENING = time(20, 0)
 def due_at(token: Token, refresh_after: timedelta) -> datetime:
     """The time from which a rotation renews ``token``, in UTC.
 
-    A token is due when it is older than ``refresh_after``. It is also due when it is older than 6 hours, so that KIS
-    gives a new one, and expires before the next 20:00 Korea time. Without the second rule, a token issued at 10:30
-    would expire in market hours every day.
+    A token is due in two cases:
+
+    - The token is older than ``refresh_after``.
+    - The token is older than 6 hours and expires before the next 20:00 Korea time. Before the age of 6 hours, KIS gives
+      the same token again.
+
+    Without the second case, a token issued at 10:30 would expire in market hours every day.
     """
     end = token.expires_at.astimezone(KST)
     evening = datetime.combine(end.date(), EVENING, KST)

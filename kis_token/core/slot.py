@@ -1,4 +1,4 @@
-"""A slot's rows and their meaning: the app key and secret that count, the token's owner, and the errors about both."""
+"""A slot's rows and their meaning: the app key and secret, the token's owner, and the errors about keys and token."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """All active rows of one slot, by type. ``server_now`` is the answer's Date header; None without one.
+    """All active rows of one slot, by type.
 
-    ``rejected`` are the fingerprints of the tokens that the slot remembers as rejected or revoked. ``hides_keys`` says
-    that the caller may not read the rows of app key and secret.
+    ``server_now`` is the Date header of the store's answer; None if the answer has no such header. ``rejected`` are the
+    fingerprints of the tokens that the slot remembers as rejected or revoked. ``hides_keys`` is True if the caller may
+    not read the rows of app key and secret.
     """
 
     rows: dict[str, Row]
@@ -76,23 +77,24 @@ class PlainVault:
     """The vault without an encryption key: values are stored plain, as clients written for the guide expect."""
 
     def unseal(self, text: str, service_name: str, credential_type: str) -> str:
-        """Return ``text`` itself. Raises TokenError ``sealed-without-key`` for a sealed one."""
+        """Return ``text`` unchanged. Raises TokenError ``sealed-without-key`` if ``text`` is sealed."""
         if text.startswith(SEALED_PREFIX):
             raise SealedWithoutKey(f"{credential_type} of {service_name}")
         return text
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:  # noqa: ARG002 - the protocol's
-        """Return ``value`` itself."""
+        """Return ``value`` unchanged."""
         return value
 
 
 def read_stored(
     text: str, service_name: str, vault: Vault, *, column: object = None, version: int | None = None
 ) -> tuple[Token, dict[str, Any]]:
-    """Return the token in a stored text, sealed or not, valid or expired, and all members of its JSON.
+    """Return the token in a stored text, and all members of the token's JSON.
 
-    ``column`` and ``version`` are those of its row. Raises TokenUnusable if the text contains no usable token, and
-    other TokenErrors if it must not or cannot be unsealed, which a new token would not repair.
+    The text may be sealed or plain, the token valid or expired. ``column`` is the row's ``expires_at``, ``version`` is
+    the row's version. Raises TokenUnusable if the text contains no usable token: a new token replaces that text. Raises
+    another TokenError if the text cannot or must not be unsealed: a new token would not repair this fault.
     """
     plain = vault.unseal(text, service_name, TOKEN_TYPE)
     token = parse_stored(plain, column=column, version=version)
@@ -108,7 +110,7 @@ def read_token(row: Row, service_name: str, vault: Vault) -> Token:
 
 
 def given_app_key(settings: Settings) -> AppKey | None:
-    """The settings' own key and secret, which count if the slot has no keys; None without one of the two."""
+    """The app key and secret of the settings; None if one of the two is missing. The slot's keys take precedence."""
     if not settings.app_key or not settings.app_secret:
         return None
     return AppKey(settings.app_key, settings.app_secret, settings.keys_slot)
@@ -133,12 +135,15 @@ def stored_app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey | Non
 
 
 def origin(app_key: AppKey, given_as: str = _GIVEN_AS["EGW00103"]) -> str:
-    """Where ``app_key`` comes from, in words that follow its name."""
+    """The origin of ``app_key``, in words that can follow "the app key"."""
     return f"given as {given_as}" if app_key.slot is None else f"stored in Supabase for the slot {app_key.slot}"
 
 
 def refused(kis_code: str, app_key: AppKey, to: str = "") -> IssuerRefused:
-    """The error for a refusal of ``app_key``, with its origin and, if its length is not KIS's, that length."""
+    """The error for an ``app_key`` that KIS refused.
+
+    The text has the origin of the key. It also has the lengths of key and secret if they are unusual for KIS.
+    """
     lengths = unusual_lengths(app_key.key, app_key.secret)
     return IssuerRefused(kis_code, to, f" {origin(app_key, _GIVEN_AS[kis_code])}", f": {lengths}" if lengths else "")
 
@@ -153,10 +158,10 @@ def describe(token: Token, now: datetime, min_validity: timedelta) -> str:
 
 
 def check_owner(token: Token, app_key: AppKey | None, settings: Settings, what: str) -> None:
-    """Raise TokenError for another account's token.
+    """Raise TokenError if ``token`` belongs to another account than ``app_key`` or to another environment.
 
-    Such a token must not be replaced by a new one: callers of the two accounts would replace each other's tokens for
-    ever.
+    No caller replaces the token of another account: the callers of two accounts would replace each other's tokens
+    again and again.
     """
     if app_key is not None and token.app_key_id not in (None, app_key.key_id):
         raise TokenError("token-of-another-key", f"{what} belongs to another app key than the one {origin(app_key)}")

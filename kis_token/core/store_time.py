@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class StoreTime:
-    """Collects the store's answers of one call, and updates views with them."""
+    """Collects the times and the rejected tokens in the store's answers of one call, and updates views with both."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

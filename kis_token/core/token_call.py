@@ -1,4 +1,4 @@
-"""One tokenP call: the token's owner, the check that the KIS API accepts it, and the way it is handed out."""
+"""One tokenP call: the token's owner, the check that the KIS API accepts the token, and the caller's `Resolution`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def issue(issuer: Issuer, app_key: AppKey, now: datetime, may_send: Callable[[],
 
 
 def verify(issuer: Issuer, view: View, token: Token, app_key: AppKey) -> View:
-    """Call the KIS API with a new token: a token that it rejects must not replace one that works.
+    """Call the KIS API with a new token, because a rejected token must not replace a token that works.
 
     Returns the view, with a warning if the call failed. Raises IssuerOutage if the API rejects the token.
     """
@@ -44,7 +44,7 @@ def verify(issuer: Issuer, view: View, token: Token, app_key: AppKey) -> View:
 def hand_out_issued(view: View, token: Token, *, warning: str = "") -> Resolution:
     """Hand out the token that tokenP returned at ``view.now``.
 
-    It is a new token or, within 6 hours of an issue, the token of that issue.
+    Within 6 hours of an issue, tokenP returns the token of that issue again. Later, tokenP returns a new token.
     """
     refreshed = token.is_new(view.now)
     said = "issued a token" if refreshed else "gave an earlier token again"
@@ -57,6 +57,6 @@ def token_repeated(token: Token) -> IssuanceError:
 
 
 def repeated_until(end: datetime) -> IssuanceError:
-    """The error for a rejected token that KIS gives again until ``end``."""
+    """The error for a rejected token that tokenP returns again until ``end``."""
     message = f"KIS gives the rejected token again until {in_both_zones(end)}"
     return IssuanceError("token-repeated", message, retryable=False)

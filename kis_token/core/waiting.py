@@ -18,16 +18,15 @@ if TYPE_CHECKING:
 
 _Found = TypeVar("_Found")
 
-#: A lease can end without a new token, which polling the row does not show. So `begin` is called again after this
-#: many seconds.
+#: Seconds until a waiting caller calls `begin` again. Polling the row does not show a lease that ended without a token.
 ASK_AGAIN = 5.0
 
-#: The last error of a lease whose token could not be stored.
+#: The error code of a lease that ended because the store could not store the token.
 _UNSTORED = "store-cannot-store"
 
 
 class Waiting:
-    """One caller's waits. They share one log line."""
+    """All waits of one caller. Only the first wait writes a log line."""
 
     def __init__(self, context: Context) -> None:
         self._clock = context.clock
@@ -38,23 +37,26 @@ class Waiting:
     def wait(
         self, begun: Begun, app_key: AppKey, look: Callable[[], _Found | None], patience: float | None = None
     ) -> _Found | None:
-        """Call ``look``, with jittered pauses, until it finds a token. Returns None to ask for the lease again.
+        """Call ``look``, with jittered pauses, until ``look`` finds a token.
 
-        A caller that can continue without a new token gives ``patience``, in seconds. It gets None when that time is
-        over.
+        Returns None when the caller should ask for the lease again. A caller that can continue without a new token
+        gives ``patience``, in seconds, and gets None after that time.
 
-        Without ``patience``, raises at once: IssuerRefused if KIS has just refused this key and secret,
-        StoreMisconfigured if the last token could not be stored, and IssuanceError if no caller can get the lease early
-        enough before the deadline. The text names the holder or the last error.
+        Without ``patience``, an error is raised at once in these cases:
+
+        - IssuerRefused: KIS has just refused this key and secret.
+        - StoreMisconfigured: the store could not store the last token.
+        - IssuanceError: before the deadline, no caller can get the lease early enough to issue a token. The error's
+          text names the holder or the last error.
         """
         seconds = (begun.retry_at - begun.server_now).total_seconds() if begun.retry_at else ASK_AGAIN
         has_holder = begun.holder_label is not None
-        # Waiting cannot help, however much time is left.
+        # After a final error, waiting does not lead to a token.
         is_final = begun.last_error == _UNSTORED or begun.last_error in KIS_REFUSALS
         if not has_holder and (is_final or seconds > self._deadline.left() - ISSUE_BUDGET):
             raise _in_vain(begun, app_key, seconds)
         self._say(begun, seconds)
-        # Jittered, so that callers that got "busy" together do not ask again together.
+        # With jitter, callers that got "busy" at the same moment ask again at different moments.
         longest = self._clock.jitter(0.8 * ASK_AGAIN, 1.2 * ASK_AGAIN) if patience is None else patience
         again = self._clock.monotonic() + (min(seconds, longest) if has_holder else seconds)
         while (until_again := again - self._clock.monotonic()) > 0:
@@ -62,7 +64,7 @@ class Waiting:
                 if patience is not None:
                     return None
                 raise _in_vain(begun, app_key, seconds)
-            # A holder needs a second or two; a pause that KIS imposes is long.
+            # A holder issues a token within a second or two. A pause that KIS imposes lasts a minute or more.
             pause = self._clock.jitter(0.2, 0.8) if has_holder else self._clock.jitter(5.0, 10.0)
             self._clock.sleep(max(min(pause, until_again, self._deadline.left()), 0.01))
             found = look()
@@ -98,5 +100,8 @@ def _in_vain(begun: Begun, app_key: AppKey, seconds: float) -> KisTokenError:
 
 
 def refused_to_another(kis_code: str, app_key: AppKey) -> IssuerRefused:
-    """The error for a key and secret that KIS refused to another caller. No caller tries them again for a while."""
+    """The error for a key and secret that KIS refused when another caller used them.
+
+    The store grants no lease for a refused key and secret for 15 minutes.
+    """
     return refused(kis_code, app_key, ", reported to another job a moment ago")

@@ -1,7 +1,7 @@
 """The GitHub adapter: the whole chain as a workflow step, on actions_toolkit.core.
 
-It runs if the fast path of entrypoint.py found no token. It reports errors itself, because it has the trace, and
-without a traceback, which may quote a secret.
+entrypoint.py calls this module if the fast path found no token. Errors are reported here, together with the trace, and
+never as a traceback, which may quote a secret.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ if TYPE_CHECKING:
 class ToolkitWorkflow:
     """The runner's commands through actions_toolkit.core, each flushed.
 
-    ``masks`` are the lines that the runner masks already in this step.
+    ``masks`` are the lines that the step has already given to the runner as masks.
     """
 
     def __init__(self, masks: Masks | None = None) -> None:
         self._masks = masks or Masks()
 
     def mask(self, secret: str) -> None:
-        """Mask ``secret``, unless it is masked already. The command is flushed when this returns."""
+        """Mask ``secret``, unless ``secret`` is masked already. The command is flushed before the method returns."""
         for line in self._masks.add(secret):
             core.set_secret(line)
         sys.stdout.flush()
 
     def output(self, name: str, value: str) -> None:
         """Set an output of the step."""
-        with writing(os.environ, "GITHUB_OUTPUT"):  # without its file the toolkit would print the value
+        with writing(os.environ, "GITHUB_OUTPUT"):  # without that file, the toolkit would print the value
             core.set_output(name, value)
 
     def export(self, name: str, value: str) -> None:
         """Set a variable for the steps that follow."""
-        with writing(os.environ, "GITHUB_ENV"):  # as for outputs
+        with writing(os.environ, "GITHUB_ENV"):  # without that file, the toolkit would print the value
             core.export_variable(name, value)
 
     def summarize(self, markdown: str) -> None:
-        """Add to the job's summary, without the toolkit, which has no function for it."""
+        """Add to the job's summary. The toolkit has no function for the summary."""
         FileWorkflow(os.environ).summarize(markdown)
 
     def error(self, message: str) -> None:
@@ -73,15 +73,16 @@ def main(started: float, view: View | None, masks: Masks | None = None) -> int:
     """Resolve and publish a token, and return the exit status.
 
     ``started`` is the step's beginning, a reading of time.monotonic. ``view`` is the fast path's view of store and
-    cache, if it read them, and ``masks`` are the masks that it set. Raises ImportError if a package cannot be loaded:
-    entrypoint.py then installs the packages again.
+    cache; None if the fast path read neither. ``masks`` are the masks that the fast path set. Raises ImportError if a
+    package cannot be loaded: entrypoint.py then installs the packages again.
     """
     _keep_line_ends()
     workflow = ToolkitWorkflow(masks)
     trace: tuple[TraceEntry, ...] = ()
     try:
         mask_secrets(secrets_in(os.environ), workflow)
-        # Read again: outside of a job, the user's cache folder is known only with the runtime's packages.
+        # The settings are read again, because outside of a job the user's cache folder is known only with the runtime's
+        # packages.
         settings = Settings.from_env(os.environ)
         with open_resolver(settings, started, workflow.info, mask=workflow.mask) as resolver:
             view = view or resolver.look()
@@ -103,20 +104,20 @@ def main(started: float, view: View | None, masks: Masks | None = None) -> int:
 
 
 def _is_of_loading(error: Exception) -> bool:
-    """Whether the error came from loading a module. Damaged bytecode can raise an error of any class."""
+    """Whether ``error`` arose while a module was loaded. Damaged bytecode can raise an error of any class."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     if trace is None or isinstance(error, (ImportError, SyntaxError)):
         return trace is not None
     file = trace.tb_frame.f_code.co_filename
-    # For a source with zeros, Python 3.10 raises ValueError and hides the loader's own frames.
+    # For a source file with null bytes, Python 3.10 raises ValueError and hides the loader's frames.
     is_import = linecache.getline(file, trace.tb_lineno).lstrip().startswith(("import ", "from "))
     return is_import or file.startswith("<frozen importlib")
 
 
 def _keep_line_ends() -> None:
-    """Let the stream keep line ends: the toolkit writes the system's own, which Windows would double."""
+    """Make sys.stdout write line ends unchanged, because the toolkit writes the system's line ends itself."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(newline="\n")

@@ -34,7 +34,7 @@ def main(env: Mapping[str, str], started: float) -> int:
 def _look(settings: Settings, workflow: FileWorkflow, left: Callable[[], float]) -> None:
     slot = _read(settings, workflow.mask, left)
     row = slot.rows.get("app_key")
-    if row is None:
+    if row is None or row.is_empty:
         workflow.info("This job sees no app key in Supabase.")
         return
     now = slot.server_now or SystemClock().now()

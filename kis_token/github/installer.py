@@ -1,7 +1,7 @@
 """Install locked packages into a folder, with the machine's uv or with pip.
 
-This module needs the standard library alone. An installer gets no secret of this project, does not change the Python
-it runs on, and installs only wheels with a known hash.
+This module needs the standard library alone. An installer gets no secret of this project and installs only wheels with
+a known hash. The Python that runs the step is not changed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SEALING_PACKAGE = "cryptography"
 #: The requirements in a lock that only sealing needs.
 _SEALING = re.compile(r"(?m)^(?:cryptography|cffi|pycparser)==.*(?:\\\n.*)*\n")
 _LOAD_SEALING = "import sys; sys.path.insert(0, sys.argv[1]); import cryptography.hazmat.bindings._rust"
-#: uv's message if the index has this version of a package, but no wheel of it for this Python.
+#: uv's message if the index has the locked version of a package, but no wheel of that version for this Python.
 _NO_WHEEL = re.compile(r"([\w.-]+)(?:\{[^}]*\})?==(\S+) has no (?:\S+ )?wheels")
 
 
@@ -48,7 +48,7 @@ def without_sealing(lock: str) -> str:
 def install(lock: str, target: Path, env: Mapping[str, str], limit: float) -> None:
     """Install the requirements of ``lock`` into ``target``, with the machine's uv or, if that fails, with pip.
 
-    ``target`` must be in a folder that no other user can write; the installers' temporary files are there too.
+    ``target`` must be in a folder that no other user can write. The installers' temporary files are in the same folder.
     ``limit`` is a reading of time.monotonic. Raises EnvironmentFault.
     """
     temporary = target.with_name(f"{target.name}-tmp")
@@ -84,7 +84,10 @@ class _Installation:
             raise EnvironmentFault("runtime-failed", message)
 
     def _succeeds(self, command: list[str], share: float = 1.0) -> bool:
-        """Whether ``command`` installs packages that can be used: an installer can report success and be wrong."""
+        """Run ``command``, and return whether the packages can be used afterwards.
+
+        The installer's exit status is not enough, because an installer can report success with unusable packages.
+        """
         shutil.rmtree(self.target, ignore_errors=True)
         trouble = _run(command, self.target, self.env, self.limit, share) or self._find_lack()
         if trouble is not None:
@@ -92,7 +95,7 @@ class _Installation:
         return trouble is None
 
     def _find_lack(self) -> str | None:
-        """Return what is missing in ``target``; None if nothing is.
+        """Return the fault of the packages in ``target``, as text; None without a fault.
 
         The files are not compared, because the installer has checked the hashes. A compiled module may be for another
         machine, so another Python loads it.
@@ -106,11 +109,11 @@ class _Installation:
         return _run(loading, self.target, self.env, self.limit)
 
     def _find_pip(self) -> str:
-        """Return this Python or, if it is a virtual environment without pip, the Python that made it.
+        """Return the path of this Python. If it is a virtual environment without pip, return the Python that made it.
 
         Raises EnvironmentFault ``pip-missing`` or ``platform-unsupported``.
         """
-        # Before Python 3.11, only the virtual environment's symbolic link shows the other Python.
+        # Before Python 3.11, only the symbolic link in a virtual environment shows the Python that made it.
         base = getattr(sys, "_base_executable", sys.executable)
         for python in dict.fromkeys((sys.executable, base, os.path.realpath(sys.executable))):
             with suppress(OSError, subprocess.TimeoutExpired):
@@ -130,7 +133,7 @@ class _Installation:
 
 
 def _describe_python() -> str:
-    """Return version, platform and ABI: a wheel is for one of each."""
+    """Return version, platform and ABI of this Python, which decide whether a wheel fits."""
     abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
     return f"Python {sys.version_info.major}.{sys.version_info.minor} on {sysconfig.get_platform()} ({abi})"
 
@@ -141,17 +144,17 @@ def _clean_environment(env: Mapping[str, str], temporary: Path) -> dict[str, str
     overrides = {
         "PIP_USER": "0",  # a distribution's pip may have another default
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-        "UV_LINK_MODE": "copy",  # links would break when the cache is cleaned
-        "TMPDIR": f"{temporary}",  # both unpack there, after they have checked the hashes
+        "UV_LINK_MODE": "copy",  # a link into uv's cache would break when the cache is cleaned
+        "TMPDIR": f"{temporary}",  # uv and pip unpack here, after they have checked the hashes
     }
     reached = with_certificates(select_variables(kept), temporary)
     return reached | overrides | _uv_cache(env) | write_uv_file(env, temporary)
 
 
 def _uv_cache(env: Mapping[str, str]) -> dict[str, str]:
-    """Return variables for uv's usual cache if no other user can change it, because uv trusts the cached files.
+    """Return the variables that make uv use its usual cache, or no cache if another user can change the usual one.
 
-    If another user can change it, uv runs without a cache.
+    uv does not check the hashes of cached files again.
     """
     home = Path(env["HOME"], ".cache") if env.get("HOME") else None
     parent = Path(env["XDG_CACHE_HOME"]) if env.get("XDG_CACHE_HOME") else home
@@ -165,7 +168,7 @@ def _uv_cache(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _uv_install(uv: str, requirements: Path, target: Path) -> list[str]:
-    # Wheels only: building a source package would run code that no hash covers.
+    # Only wheels are installed, because building a source package would run code that no hash covers.
     return [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:",
             "--no-python-downloads", "--python", sys.executable, "--target", f"{target}",
             "-r", f"{requirements}"]  # fmt: skip
@@ -177,19 +180,22 @@ def _pip_install(python: str, requirements: Path, target: Path) -> list[str]:
 
 
 def _run(command: list[str], target: Path, env: dict[str, str], limit: float, share: float = 1.0) -> str | None:
-    """Run ``command`` for at most ``share`` of the time until ``limit``. Return None, or its last words if it fails."""
+    """Run ``command`` for at most ``share`` of the time until ``limit``.
+
+    The result is None after success, and the last paragraph of the command's output after a failure.
+    """
     left = limit - time.monotonic()
     if left <= 0:
         raise EnvironmentFault("timed-out", "There was no time left to install the Python packages")
     try:
         process = subprocess.Popen(  # noqa: S603 - our own arguments
             command,
-            cwd=target.parent,  # outside of the caller's project, which may have settings of its own
+            cwd=target.parent,  # not in the caller's project, which may have settings for installers
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # so that its children can be ended with it
+            start_new_session=True,  # a group of processes, so that the children can be ended too
         )
     except OSError as error:
         return type(error).__name__
@@ -203,13 +209,13 @@ def _run(command: list[str], target: Path, env: dict[str, str], limit: float, sh
             raise
     if process.returncode == 0:
         return None
-    # An index address can hold a password.
+    # The address of an index can contain a password.
     text = re.sub(r"//[^/\s@]*@", "//***@", words.decode(errors="replace"))
     return _last_paragraph(text)[:300] or f"status {process.returncode}"
 
 
 def _last_paragraph(text: str) -> str:
-    """Return the last line and the indented lines below it as one line, without uv's hints."""
+    """Return the last line without indentation and all lines below it, as one line and without uv's hints."""
     said = re.split(r"(?m)^\s*hint:", text.rstrip())[0]
     return " ".join(re.split(r"\n(?=\S)|\u2570\u2500\u25b6", said.rstrip())[-1].split())
 

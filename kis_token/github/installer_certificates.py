@@ -1,4 +1,4 @@
-"""The certificates that uv and pip trust: the same ones as this project; see `tls_trust`."""
+"""The variables with which uv and pip trust the certificates of `tls_trust`, as the rest of this project does."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 def with_certificates(env: dict[str, str], temporary: Path) -> dict[str, str]:
     """Return the environment in which uv and pip trust the same certificates as this project.
 
-    By themselves, uv uses SSL_CERT_FILE and SSL_CERT_DIR instead of the system's certificates and ignores the other
-    variables. pip before 24.2 ignores the system's certificates, and uses REQUESTS_CA_BUNDLE instead of all others.
-    So both get one file with all certificates; uv gets it as the only file of a folder.
+    uv by default replaces the system's certificates by those of SSL_CERT_FILE and SSL_CERT_DIR, and ignores the other
+    variables. pip before 24.2 ignores the system's certificates, and replaces all others by those of
+    REQUESTS_CA_BUNDLE. So uv and pip get one file with all certificates. uv gets a folder with this file alone.
     """
-    # uv's own certificates do not include the certificate of a company's proxy.
+    # The certificates that uv contains do not include the certificate of a company's proxy.
     env = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"} | env
     own = [env.get("PIP_CERT", ""), *_of_pip_s_settings(env)]
     is_told = any([*map(env.get, VARIABLES), *own])
     if not is_told and sys.platform in ("win32", "darwin"):
-        return env  # these systems keep certificates outside of files; uv and newer pips read them
+        return env  # this system keeps certificates outside of files, where uv and newer pips find them
     certificates = collect(env, own)
     if not certificates:
         return env
-    file = temporary / "certificates" / "00000000.0"  # uv reads only files with such names from a folder
+    file = temporary / "certificates" / "00000000.0"  # uv reads only files with a hash as their name from a folder
     file.parent.mkdir(mode=0o700)
     file.write_bytes(certificates)
     kept = {name: value for name, value in env.items() if name not in VARIABLES or (name == "SSL_CERT_FILE" and value)}
@@ -40,7 +40,7 @@ def with_certificates(env: dict[str, str], temporary: Path) -> dict[str, str]:
 
 
 def _of_pip_s_settings(env: Mapping[str, str]) -> list[str]:
-    """Return the files that ``cert`` names in pip's settings. PIP_CERT would hide these."""
+    """Return the files that ``cert`` names in pip's settings. If PIP_CERT is set, pip does not use these files."""
     homes = [env["HOME"]] if env.get("HOME") else []
     folders = [env.get("XDG_CONFIG_HOME"), env.get("APPDATA"), *(f"{home}/.config" for home in homes)]
     folders += [f"{home}/Library/Application Support" for home in homes]

@@ -1,4 +1,4 @@
-"""The machine's settings of pip and uv, reduced to the source of packages and the way to it.
+"""The machine's settings of pip and uv, reduced to the indexes of packages and the way to them.
 
 All other settings are left out, in variables and in files alike: a constraint, a prefix, a cut-off date or a platform
 would contradict a private folder with locked packages. This module needs the standard library alone.
@@ -23,7 +23,7 @@ _PIP_SETTINGS = frozenset(
         "cache-dir",
         "cert",
         "client-cert",
-        "config-file",  # until its settings have been read
+        "config-file",  # until the settings of the file have been read
         "default-timeout",
         "extra-index-url",
         "find-links",
@@ -35,8 +35,8 @@ _PIP_SETTINGS = frozenset(
         "retries",
         "timeout",
         "trusted-host",
-        "use-deprecated",  # legacy-certs
-        "use-feature",  # truststore
+        "use-deprecated",  # with the value legacy-certs
+        "use-feature",  # with the value truststore
     }
 )
 _UV_PIP_SETTINGS = frozenset(
@@ -57,7 +57,7 @@ _UV_VARIABLE = re.compile(
     r"UV_(DEFAULT_INDEX|INDEX(_\w+)?|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|KEYRING_PROVIDER|INSECURE_HOST|CREDENTIALS_DIR"
     r"|NATIVE_TLS|SYSTEM_CERTS|OFFLINE|CONCURRENT_DOWNLOADS|CACHE_DIR|NO_CACHE|HTTP_\w+|REQUEST_TIMEOUT|\w+_ENDPOINT_URL)"
 )
-#: With these variables, Python reports another platform.
+#: The variables that make Python report another platform.
 _PLATFORM_VARIABLES = ("_PYTHON_HOST_PLATFORM", "_PYTHON_SYSCONFIGDATA_NAME")
 
 
@@ -73,7 +73,8 @@ except SystemExit:
 """
 
 
-#: These override settings in a file that would change pip's answer: fewer files, no output, or another Python.
+#: The variables for `pip config list`. They override settings that would make pip read fewer files, print nothing, or
+#: run on another Python.
 _ASKING = {"PIP_ISOLATED": "0", "PIP_USER": "0", "PIP_QUIET": "0", "_PIP_RUNNING_IN_SUBPROCESS": "1"}
 
 
@@ -100,8 +101,8 @@ def _is_kept(name: str) -> bool:
 def read_pip_settings(python: str, env: Mapping[str, str]) -> dict[str, str] | None:
     """Return ``env`` with variables that replace pip's configuration files, or None if ``python`` has no pip.
 
-    The settings come from ``pip config list``. ``env`` has the variables that ``select_variables`` returned; each
-    counts more than a file. Raises OSError or SubprocessError if pip cannot be run.
+    The settings come from ``pip config list``. ``env`` has the variables that ``select_variables`` returned; a variable
+    takes precedence over a file. Raises OSError or SubprocessError if pip cannot be run.
     """
     answer = subprocess.run(  # noqa: S603 - our own arguments
         [python, "-I", "-c", _ASK_PIP],
@@ -114,7 +115,7 @@ def read_pip_settings(python: str, env: Mapping[str, str]) -> dict[str, str] | N
     if answer.returncode != 0:
         return None
     found: dict[str, str] = {}
-    for section in ("global", "install"):  # the later one counts more
+    for section in ("global", "install"):  # the later section takes precedence
         for name, value in re.findall(rf"(?m)^{section}\.([\w-]+)=(.*)$", answer.stdout.decode(errors="replace")):
             if name in _PIP_SETTINGS:
                 found["PIP_" + name.replace("-", "_").upper()] = ast.literal_eval(value.strip())
@@ -124,7 +125,7 @@ def read_pip_settings(python: str, env: Mapping[str, str]) -> dict[str, str] | N
 def write_uv_file(env: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Write the selected settings of uv's files to a file in ``folder``, and return the variable that names it to uv.
 
-    If Python cannot read TOML, the variable names the user's own file instead.
+    If this Python has no reader for TOML, the variable names the user's own file instead.
     """
     settings: dict[str, Any] = {}
     for path in _uv_files(env):
@@ -140,7 +141,10 @@ def write_uv_file(env: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def _uv_files(env: Mapping[str, str]) -> Iterator[Path]:
-    """Yield the user's and the system's file, or the file that a variable names. A project's file is not used."""
+    """Yield uv's files: the file that a variable names or, without such a variable, the user's and the system's file.
+
+    The file of a project is not used.
+    """
     if env.get("UV_NO_CONFIG", "").lower() in ("1", "true", "yes", "y", "on", "t"):
         return
     if env.get("UV_CONFIG_FILE"):
@@ -157,7 +161,7 @@ def _uv_files(env: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _read_toml(path: Path) -> dict[str, Any] | None:
-    """Return the file's settings, {} if it cannot be read, or None if Python has no reader for TOML."""
+    """Return the settings of a file; {} if the file cannot be read, and None if this Python has no reader for TOML."""
     if sys.version_info >= (3, 11):
         import tomllib
 
@@ -176,7 +180,7 @@ def _select(found: Mapping[str, Any], names: frozenset[str], folder: Path) -> di
 
 
 def _merge(settings: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add the settings of a further file as uv does: the first file's value counts; lists are joined."""
+    """Add the settings of a further file in uv's way: the first file's value is kept, and lists are joined."""
     for name, value in more.items():
         before = settings.setdefault(name, value)
         if before is not value and isinstance(before, list) and isinstance(value, list):
@@ -184,7 +188,10 @@ def _merge(settings: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def _absolute(place: str, folder: Path) -> str:
-    """Return the path of ``place`` relative to ``folder``, because installers run elsewhere. A URL stays unchanged."""
+    """Return a path that is relative to ``folder`` as an absolute path, because installers run in another folder.
+
+    A URL is returned unchanged.
+    """
     return f"{folder / place}" if "://" not in place and (folder / place).exists() else place
 
 

@@ -1,7 +1,8 @@
-"""Whether GitHub publishes a key for ID tokens that the database lacks: a step of the rotation, without any package.
+"""A step of the rotation: whether GitHub publishes a key for ID tokens that the database lacks.
 
-GitHub publishes a key before it signs with it. After that, jobs without a key of Supabase fail until it is stored. The
-step sets the output ``keys``: ``missing``, ``stored``, or nothing if there is nothing to compare.
+GitHub publishes a key before GitHub signs with that key. As soon as GitHub signs with a key that the database lacks,
+jobs without a Supabase key fail. The step sets the output ``keys`` to ``missing`` or ``stored``, and does not set it if
+there is nothing to compare. The step needs no package.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def _compare(settings: Settings, workflow: FileWorkflow, left: Callable[[], floa
 def _stored_keys(
     settings: Settings, mask: Callable[[str], None], left: Callable[[], float]
 ) -> dict[str, frozenset[str]]:
-    """The names of the stored keys by their issuers: of this job's own, or with the service key of all callers'."""
+    """The names of the stored keys, by issuer.
+
+    With the service key the result has the issuers of all callers, otherwise the issuer of this job alone.
+    """
     key = settings.supabase_key
     if settings.reads_only:
         return {}
@@ -66,7 +70,7 @@ def _stored_keys(
         found = OwnerCalls(settings.supabase_url, key, left=left).callers_status(None)
     except StoreMisconfigured as error:
         if error.is_function_missing:
-            return {}  # the tables are from before there was such a list
+            return {}  # the database is older than the list of callers
         raise
     issuers = {f"{caller.get('issuer')}" for caller in found["callers"]}
     return {
@@ -76,7 +80,7 @@ def _stored_keys(
 
 
 def _shown(kid: str) -> str:
-    """A key's name in Markdown: it comes from GitHub, and a name that could be more than a name is not shown."""
+    """The name of a key in Markdown. A name with unusual characters is not shown, because it comes from GitHub."""
     return kid if re.fullmatch(r"[A-Za-z0-9._-]{1,100}", kid) else "a key with an unusual name"
 
 

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from kis_token.github.workflow_commands import Workflow
     from kis_token.token import AppKey, Token
 
-#: Shorter values are not masked: masking a common word would blank it in the whole log. Keys and tokens are longer.
+#: The shortest text that is masked, in characters. The mask of a shorter text, such as a common word, would blank that
+#: text in the whole log. All keys and tokens are longer.
 SHORTEST_SECRET = 16
 
 
 def mask_secrets(secrets: Iterable[str], workflow: Workflow) -> None:
-    """Mask each line of ``secrets`` that has at least SHORTEST_SECRET characters. Call it before any other use."""
+    """Mask each line of ``secrets`` that has at least SHORTEST_SECRET characters.
+
+    The caller must mask a secret before any other use of that secret.
+    """
     for line in dict.fromkeys(line for secret in secrets for line in secret.splitlines()):
         if len(line) >= SHORTEST_SECRET:
             workflow.mask(line)
@@ -39,7 +43,7 @@ def mask_token(token: Token, workflow: Workflow) -> None:
 
 
 def mask_view(view: View, workflow: Workflow) -> None:
-    """Mask the tokens and keys of store and cache, whether or not they will be output."""
+    """Mask all tokens and keys of store and cache, also those that no output will contain."""
     for token in (view.stored, view.cached):
         if token is not None:
             mask_token(token, workflow)
@@ -52,13 +56,13 @@ def publish(
 ) -> None:
     """Mask token and keys, write the token files, then set the outputs and variables and write the summary.
 
-    ``env`` and ``now`` are the machine's, for the token files. Raises:
+    ``env`` is the environment and ``now`` the machine's time, for the token files. Raises:
 
-    - KisTokenError ``missing-app-key``, before any output, if keys are to be exported and no keys are known
+    - KisTokenError ``missing-app-key``, before any output, if keys must be exported and no keys are known
     - the errors of ``export``
-    - EnvironmentFault if GitHub's files cannot be written; callers should check this first, with ``require_file``
+    - EnvironmentFault if GitHub's files cannot be written; callers should call ``require_file`` first
 
-    An error carries the resolution's warnings.
+    Each error has the resolution's warnings.
     """
     try:
         _put_out(resolution, settings, workflow, env, now)
@@ -72,7 +76,7 @@ def publish(
     try:
         workflow.summarize(describe_success(resolution, settings))
     except EnvironmentFault as error:
-        workflow.warning(error.brief)  # the token is output already, so the step succeeds
+        workflow.warning(error.brief)  # the step succeeds, because the outputs are set already
 
 
 def _put_out(
@@ -100,7 +104,7 @@ def _put_out(
 
 
 def outputs_of(resolution: Resolution, settings: Settings) -> dict[str, str | int | bool]:
-    """Return the outputs of a resolution, without keys. Names are those of action.yml, with underscores for hyphens.
+    """Return the outputs of a resolution, without keys. The names are those of action.yml, with underscores.
 
     Times are ISO 8601 in UTC, in whole seconds. ``expires_in`` is in seconds, and 0 for an expired token.
     """
@@ -135,7 +139,7 @@ def _write_token_files(
     from kis_token.local.token_files import export
 
     export(resolution.token, resolution.app_key, settings, env, now)
-    # The clients' names alone: a file's name may contain an account's id.
+    # The log gets the clients' names only, because the name of a file may contain an account's id.
     workflow.info(f"token files written for {', '.join(settings.token_files)}")
 
 
@@ -147,7 +151,7 @@ def report_failure(error: KisTokenError, trace: tuple[TraceEntry, ...], workflow
     for fault in faults:
         workflow.error(fault.advice)
     _log(trace, workflow)
-    # These files may be the fault. The annotations are printed already.
+    # If GitHub's files cannot be written, the annotations above are the report.
     try:
         workflow.output("error-code", ",".join(fault.code for fault in faults))
         workflow.output("error-hint", " ".join(dict.fromkeys(fault.hint for fault in faults)))
@@ -157,7 +161,7 @@ def report_failure(error: KisTokenError, trace: tuple[TraceEntry, ...], workflow
 
 
 def describe_defect(error: Exception) -> KisTokenError:
-    """Return an ``internal-error`` with the type and place of ``error``, without its text, which may quote a secret."""
+    """Return an ``internal-error`` with the type and place of ``error``. Its text is omitted: it may quote a secret."""
     import traceback
 
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "kis_token" in frame.filename]

@@ -1,9 +1,9 @@
 """The runtime: a folder with the locked packages, built once for each lock, Python and platform.
 
-This module needs the standard library alone, and never changes the Python it runs on. A runtime is used only if no
-other user can change it and its files match its manifest. If they do not, it is built again, under another name, and
-renamed. Two jobs that start at once build it once: they take a lock of the operating system, which ends with its
-process.
+This module needs the standard library alone, and never changes the Python that runs the step. A runtime is used only if
+no other user can change the runtime and its files match its manifest. Any other runtime is built again, under another
+name, and renamed. A lock of the operating system makes two jobs that start together build the runtime once. The system
+releases the lock when the process ends.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from kis_token.local.private_folders import open_private, walk
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    #: Takes a function that is called at the end of the work.
+    #: A function that registers another function for the end of the work.
     AtEnd = Callable[[Callable[[], None]], object]
 
 #: The part of the time limit, in seconds, that is kept for the work after the installation.
 RESERVE_SECONDS = 25.0
 
 _NAME = "kis-token-action"
-#: A later run removes a folder for one run that is older than this: its process could not remove it.
+#: The age, in seconds, at which a later run removes the folder that another run made for itself alone and left behind.
 _LEFT_BEHIND_SECONDS = 24 * 3600
-#: The system's errors if another process has the lock. Any other error means that the file system has no locks.
+#: The system's errors if another process has the lock. After any other error, the file system counts as without locks.
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
@@ -46,9 +46,10 @@ def ensure_runtime(
 ) -> Path:
     """Return the folder with the packages of ``requirements``. Build it if it is missing or damaged.
 
-    ``deadline`` is a reading of time.monotonic. If other users can change every lasting place, this makes a folder for
-    this run alone and passes ``at_end`` the function that removes it; without ``at_end``, this is an error. Without
-    ``seals``, the packages that only sealing needs are left out. Raises EnvironmentFault.
+    ``deadline`` is a reading of time.monotonic. If other users can change every lasting place, the runtime is in a
+    folder for this run alone, and ``at_end`` gets the function that removes that folder. Without ``at_end``, a machine
+    without a lasting place is an error. Without ``seals``, the packages that only sealing needs are left out. Raises
+    EnvironmentFault.
     """
     lock = requirements.read_text(encoding="utf-8")
     if not seals:
@@ -82,10 +83,10 @@ def runtime_name(lock: str) -> str:
     abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
     libc = machine = ""
     if hasattr(os, "confstr"):
-        with suppress(OSError, ValueError):  # only glibc has this
+        with suppress(OSError, ValueError):  # a system without glibc has no such name
             libc = (os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "-")
     if sys.platform == "darwin":
-        machine = os.uname().machine  # one Python may run as two machines, under one name
+        machine = os.uname().machine  # on macOS, one Python may run as arm64 and as x86_64
     return "-".join(filter(None, (digest, abi, sysconfig.get_platform(), machine, libc)))
 
 
@@ -97,7 +98,7 @@ def _build(lock: str, runtime: Path, env: Mapping[str, str], limit: float) -> No
         damaged = _beside(runtime)
         with suppress(FileNotFoundError):
             insist(runtime.rename, damaged)
-        with suppress(OSError):  # without a lock, another job may have been faster; its runtime is checked below
+        with suppress(OSError):  # without a lock, another job may have renamed its runtime first
             insist(partial.rename, runtime)
         _remove(damaged)
     finally:
@@ -112,7 +113,7 @@ def _beside(runtime: Path) -> Path:
 
 
 def _clear_leftovers(runtime: Path) -> None:
-    """Remove the folders of interrupted builds. Call it only with the lock: without it, a build may be running."""
+    """Remove the folders of interrupted builds. The caller must hold the lock, so that no build is running."""
     for leftover in runtime.parent.glob(f"{runtime.name}.partial-*"):
         _remove(leftover)
 
@@ -125,7 +126,7 @@ def _remove(path: Path) -> None:
 
 
 def _find_place(env: Mapping[str, str], at_end: AtEnd | None) -> Path:
-    """Return the first place that this user can write and no other user can change or could have prepared."""
+    """Return the first place that this user can write, and that no other user can change or can have changed before."""
     refused: list[str] = []
     for folder in _lasting(env):
         with _noting(folder, refused):
@@ -140,22 +141,22 @@ def _find_place(env: Mapping[str, str], at_end: AtEnd | None) -> Path:
 
 @contextmanager
 def _noting(folder: Path, refused: list[str]) -> Iterator[None]:
-    """If the block raises OSError, add the folder and the reason to ``refused`` and suppress the error."""
+    """Suppress an OSError of the block, and add the folder and the reason to ``refused``."""
     try:
         yield
     except OSError as error:
-        path = os.fsencode(folder).decode(errors="replace")  # the summary's file is UTF-8
+        path = os.fsencode(folder).decode(errors="replace")  # the job's summary must be UTF-8
         refused.append(f"{path} ({error.strerror or type(error).__name__})")
 
 
 def _open_lasting(folder: Path) -> Path:
     place = open_private(folder / _NAME)
-    place.chmod(0o700)  # installers use the umask, which may let other users write
+    place.chmod(0o700)  # the umask of the installers may let other users write
     return place
 
 
 def _make_for_this_run(folder: Path, at_end: AtEnd) -> Path:
-    """Make a private folder that no other user could have prepared or can swap; ``at_end`` gets its removal."""
+    """Make a new private folder that no other user can swap. ``at_end`` gets the function that removes the folder."""
     parent = walk(folder)
     for left_behind in parent.glob(f"{_NAME}-*"):
         with suppress(OSError):
@@ -187,14 +188,15 @@ def _temporary(env: Mapping[str, str]) -> Iterator[Path]:
     names = ("TEMP", "TMP") if sys.platform == "win32" else ("TMPDIR",)
     yield from (Path(env[name]) for name in ("RUNNER_TEMP", *names) if env.get(name))
     if sys.platform != "win32":
-        yield from (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - sticky, or refused
+        yield from (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - refused unless sticky
 
 
 @contextmanager
 def _locked(path: Path, limit: float) -> Iterator[bool]:
-    """Hold a lock that ends with this process, and yield True, or False if the file system has no locks.
+    """Hold a lock in the block. Yields True, or False if the file system has no locks.
 
-    Raises EnvironmentFault if another process still has the lock at ``limit``.
+    The system releases the lock when the process ends. Raises EnvironmentFault if another process still has the lock at
+    ``limit``.
     """
     with path.open("a+b") as file:
         while (is_locked := _try_lock(file.fileno())) is None:
@@ -205,7 +207,10 @@ def _locked(path: Path, limit: float) -> Iterator[bool]:
 
 
 def _try_lock(handle: int) -> bool | None:
-    """Try to lock the file. Return None if another process has the lock, and False if there are no locks."""
+    """Try to lock the file, and return whether the lock is held.
+
+    The result is None if another process has the lock, and False if the file system has no locks.
+    """
     try:
         if sys.platform == "win32":
             import msvcrt

@@ -1,8 +1,8 @@
-"""The manifest: a list of a folder's files, kept in the folder. It shows missing, truncated, changed and added files.
+"""The manifest: a list of a folder's files, kept in the folder, that shows missing, truncated, changed and added files.
 
-This module needs the standard library alone, and is fast: every start that needs the packages compares the list. A
+This module needs the standard library alone. The check is fast, because every start that needs the packages runs it. A
 file with the recorded size and time counts as unchanged. If the time differs, as for a copy, the hash is compared.
-Bytecode is not listed, because Python writes it later.
+Bytecode is not in the manifest, because Python writes bytecode later.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LARGEST = 2**24
 def write_manifest(folder: Path) -> None:
     """Record size, time and hash of every file in ``folder``, and remove other users' write access.
 
-    The umask may have given other users this access. Raises OSError.
+    Files that were written with a wide umask can be changed by other users. Raises OSError.
     """
     recorded = {}
     for name, status in [("", folder.lstat()), *_entries(f"{folder}")]:
@@ -42,8 +42,8 @@ def write_manifest(folder: Path) -> None:
 def find_damage(folder: Path) -> str | None:
     """Return the first difference between ``folder`` and its manifest, or None.
 
-    Every recorded file must be there unchanged. An added file is a difference too: it could replace a module of the
-    standard library. No other user may be able to change a file or a folder, bytecode included.
+    Every recorded file must exist unchanged. An added file is a difference too, because an added module could replace
+    one of the standard library. A file or folder that another user can change is a difference too, bytecode included.
     """
     try:
         recorded = json.loads(read_own(folder / MANIFEST, _LARGEST))
@@ -80,7 +80,10 @@ def _is_bytecode(name: str) -> bool:
 
 
 def _entries(folder: str, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Yield all files and folders below ``folder``, with their path in it. Symbolic links are not followed."""
+    """Yield all files and folders below ``folder``, with their path relative to ``folder``.
+
+    Symbolic links are not followed.
+    """
     with os.scandir(folder) as entries:
         for entry in entries:
             status = entry.stat(follow_symlinks=False)

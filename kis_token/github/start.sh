@@ -1,11 +1,11 @@
 # This script finds a Python that can run the step, and replaces itself with it, so that signals reach Python itself.
 #
-# A program named python can be anything: a shim without a version, a stub, a binary for another machine, a Python that
-# is too old or lacks a part of its own library. So the script tries each candidate before it uses it. If the library of
-# an installation is beside its binary, the trial is "python -V", which takes a millisecond. If such a Python still
-# lacks a module, entrypoint.py runs this script again before it issues a token, with --unusable="<path>: <reason>".
+# A program named python can be unusable: a shim without a version, a stub, a binary for another machine, a Python that
+# is too old or lacks a part of its library. So the script tries each candidate before the step runs on it. If the
+# library of an installation is beside its binary, the trial is "python -V", which takes a millisecond. If the Python
+# then lacks a module, entrypoint.py runs this script again with --unusable="<path>: <reason>", before a token is issued.
 #
-# POSIX sh, because Alpine has no bash. GITHUB_ACTION_PATH is the folder of entrypoint.py.
+# The script is POSIX sh, because Alpine has no bash. GITHUB_ACTION_PATH is the folder of entrypoint.py.
 set +e -C
 
 LONGEST=20 # seconds for a trial
@@ -32,7 +32,7 @@ for word; do
 done
 tried=$unusable
 
-# Whether a path is the binary, not a script, of an installation whose library is beside it.
+# Whether a path is the binary of an installation with its library beside the binary. A script is not a binary.
 is_installation() {
   first=
   { IFS= read -r first < "$1"; } 2> /dev/null
@@ -43,14 +43,15 @@ is_installation() {
   return 1
 }
 
-# Whether a path is such a binary, or a symbolic link to one, as in a virtual environment.
+# Whether a path is the binary of an installation with its library, or, as in a virtual environment, a link to such a
+# binary.
 leads_to_installation() {
   if is_installation "$1"; then return 0; fi
   [ -h "$1" ] && target=$(readlink -f "$1" 2> /dev/null) && is_installation "$target"
 }
 
-# Run a command that should be Python for at most LONGEST seconds. Sets status, said (the version and a missing module)
-# and, if the Python is usable, executable.
+# Run a command that may be Python for at most LONGEST seconds. Set status, and said (the version and a missing module).
+# If the Python is usable, set executable to its path.
 probe() {
   said=
   executable=
@@ -75,7 +76,7 @@ probe() {
   rm -f "$answer" 2> /dev/null
 }
 
-# Set status and said by "python -V", which starts no interpreter.
+# Set status and said by "python -V", which does not start the interpreter.
 ask_version() {
   said=$("$1" -V 2>&1 < /dev/null)
   status=$?
@@ -83,7 +84,7 @@ ask_version() {
   said="Python ${said%%[!0-9.]*}"
 }
 
-# Run the step with the Python of a path and further words. If that Python is unusable, note the reason.
+# Run the step with the Python that the arguments name: a path and further words. If it is unusable, note the reason.
 try() {
   case "; $unusable" in *"; $1: "*) return ;; esac
   if leads_to_installation "$1"; then
@@ -92,7 +93,7 @@ try() {
   else
     probe "$@"
     if [ "$executable" ]; then
-      # A shim has found its Python now. If possible, start that Python directly, without the shim.
+      # A shim has reported the path of its Python. If possible, that Python is started without the shim.
       if is_installation "$executable"; then try "$executable"; fi
       become "$@"
     fi
@@ -105,7 +106,7 @@ try() {
   tried="${tried:+$tried; }$1: $said"
 }
 
-# Replace this script with the step, run by a command of a path and further words.
+# Replace this script with the step, which the command in the arguments runs.
 become() {
   path=$1
   set -- "$@" -I -S -X utf8 "$GITHUB_ACTION_PATH/entrypoint.py" "--python=$path"
@@ -114,7 +115,7 @@ become() {
   exec "$@"
 }
 
-# The folders of PATH. The loops below skip a relative one, because it is in the job's own folder.
+# The folders of PATH. The loops below skip a relative folder, because the job's own files are in it.
 set -f
 IFS=:
 set -- $PATH # split on purpose

@@ -1,7 +1,8 @@
 """The summary of a workflow step, as GitHub's Markdown: the token's validity and source, or the error and its remedy.
 
-It has tables, text and a bar of block characters, and nothing that depends on a theme. Texts from outside (names of
-other machines, answers) are shown literally, never as markup, hyperlink, mention or picture.
+A summary is one line for each result, so that the page of ten jobs stays readable; tables are folded below it. Nothing
+depends on a theme. Texts from outside (names of other machines, answers) are shown literally, never as markup,
+hyperlink, mention or picture.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 #: Longer texts are cut, in characters: GitHub drops a summary of more than 1 MiB.
 LONGEST_TEXT = 1000
 #: The bar's length in characters.
-BAR = 20
+BAR = 10
 
 #: A statement for the list of callers, at the end of a message.
 _STATEMENT = re.compile(r"\b(?:insert into|update) public\.credential_callers .*;$")
@@ -40,40 +41,55 @@ _NOTHING = "\u200b"
 
 
 def describe_success(resolution: Resolution, settings: Settings) -> str:
-    """Return the summary of a token: state, warnings, validity, times, next rotation, and the result of each source."""
+    """Return the summary of a token: one line and the warnings. Times and each source's result are folded below it."""
     token, now = resolution.token, resolution.now
     state = token.state(now, settings.min_validity)
-    mark = "✅" if state is State.FRESH and not resolution.warnings else "⚠️"
-    source = "issued now by KIS" if resolution.refreshed else _SOURCES[resolution.source]
+    left, whole = token.remaining(now), token.expires_at - token.issued_at
+    share = min(max(left / whole, 0.0), 1.0)
     rows = {
-        "validity": _validity(token.expires_at - token.issued_at, token.remaining(now)),
+        "validity": f"{in_hours(whole)}, {int(share * 100)} % left",
         "issued": in_both_zones(token.issued_at),
-        "ends" if token.remaining(now) > timedelta() else "ended": in_both_zones(token.expires_at),
+        "ends" if left > timedelta() else "ended": in_both_zones(token.expires_at),
         "next rotation": _rotation(resolution, settings, state),
     }
+    mark = "✅" if state is State.FRESH and not resolution.warnings else "⚠️"
+    validity = f"{in_hours(left)} left" if left > timedelta() else f"ended {in_hours(-left)} ago"
+    line = [
+        f"{mark} <b>{validity if state is State.FRESH else f'{validity} ({state.value})'}</b>",
+        "issued now by KIS" if resolution.refreshed else _SOURCES[resolution.source],
+        # KIS messages the owner of a real account at each issue.
+        "KIS sends one message" if resolution.refreshed and settings.environment == "production" else "no message sent",
+        f"{_unlinked(settings.service_name)} {_bar(share)}",
+    ]
     whose = f"{plain(settings.service_name)}, {settings.environment}, mode {settings.mode}"
     return _page(
-        f"{mark} KIS access token: {state.value}, {source}",
+        *_folded(
+            " · ".join(line),
+            _table(["token", whose], [[name, said] for name, said in rows.items()]),
+            _chain(resolution.trace, resolution.source),
+        ),
         *_quoted(resolution.warnings),
-        _table(["token", whose], [[name, said] for name, said in rows.items()]),
-        _chain(resolution.trace, resolution.source),
     )
 
 
 def describe_failure(faults: Sequence[KisTokenError], trace: Sequence[TraceEntry], warnings: Sequence[str] = ()) -> str:
-    """Return the summary of a failure: ``warnings``, each fault with its remedy, and the result of each source.
+    """Return the summary of a failure: each fault with its remedy, the warnings, and the sources' results in a fold.
 
     A fault's code is a hyperlink to its entry in the documents.
     """
-    rows = [[f"[`{fault.code}`]({fault.entry})", plain(fault.args[0]), plain(fault.hint)] for fault in faults]
     passes = all(fault.retryable for fault in faults)
     return _page(
-        "❌ KIS access token: failed",
-        *_quoted(warnings),
-        _table(["error", "what happened", "what to do"], rows),
+        *(
+            [
+                f"❌ [`{fault.code}`]({fault.entry}) {plain(fault.args[0])}\\",  # the backslash ends the line
+                f"**Next step:** {plain(fault.hint)}",
+            ]
+            for fault in faults
+        ),
         *_statements(faults),
         ["This may be temporary: a later run may succeed."] if passes else [],
-        _chain(trace) if trace else [],
+        *_quoted(warnings),
+        *(_folded("Result of each source", _chain(trace)) if trace else ()),
     )
 
 
@@ -85,12 +101,21 @@ def plain(text: str) -> str:
     words = "".join(letter if letter.isprintable() else " " for letter in text).split()
     line = " ".join(words)
     line = line if len(line) <= LONGEST_TEXT else f"{line[:LONGEST_TEXT]}…"
-    return _UNDERSCORE.sub(r"\\_", _LINKED.sub(rf"\g<0>{_NOTHING}", line).translate(_ESCAPES))
+    return _UNDERSCORE.sub(r"\\_", _unlinked(line).translate(_ESCAPES))
 
 
-def _page(title: str, *blocks: list[str]) -> str:
+def _unlinked(text: str) -> str:
+    return _LINKED.sub(rf"\g<0>{_NOTHING}", text)
+
+
+def _page(*blocks: list[str]) -> str:
     """Return blocks of lines, each followed by an empty line, so that other steps can add to the summary."""
-    return "\n".join(line for block in ([f"### {title}"], *blocks) if block for line in (*block, ""))
+    return "\n".join(line for block in blocks if block for line in (*block, ""))
+
+
+def _folded(line: str, *blocks: list[str]) -> tuple[list[str], ...]:
+    """Return blocks that are hidden until the reader opens ``line``, which is HTML."""
+    return ([f"<details><summary>{line}</summary>"], *blocks, ["</details>"])
 
 
 def _quoted(warnings: Sequence[str]) -> list[list[str]]:
@@ -117,14 +142,10 @@ def _chain(trace: Sequence[TraceEntry], source: str | None = None) -> list[str]:
     return _table(["source", "result"], rows)
 
 
-def _validity(whole: timedelta, left: timedelta) -> str:
-    """Return the remaining validity of a token, as text and as a bar."""
-    share = min(max(left / whole, 0.0), 1.0)
+def _bar(share: float) -> str:
+    """Return a bar, filled by ``share``. A share above 0 has at least one filled character."""
     filled = max(round(share * BAR), 1) if share else 0
-    bar = f"`{'█' * filled}{'░' * (BAR - filled)}`"
-    if not share:
-        return f"ended {in_hours(-left)} ago {bar}"
-    return f"{in_hours(left)} of {in_hours(whole)} left ({int(share * 100)} %) {bar}"
+    return "━" * filled + "┄" * (BAR - filled)
 
 
 def _rotation(resolution: Resolution, settings: Settings, state: State) -> str:

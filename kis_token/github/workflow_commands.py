@@ -1,7 +1,8 @@
 """GitHub's side of a workflow step, with the standard library alone: masks, outputs, variables, annotations, summary.
 
-Forms and rules are those of GitHub's workflow commands. A command counts only at the start of a line, so every text
-is escaped. A mask is flushed at once: with step debugging, the runner logs outputs as they are set.
+Source of forms and rules: "Workflow commands for GitHub Actions" in GitHub's documentation. The runner executes a
+command at the start of a line, so every text is escaped. A mask is flushed at once, because with step debugging the
+runner logs each output when it is set.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Workflow(Protocol):
-    """The messages that the rest of the program can send to GitHub."""
+    """The commands that the program can give to GitHub's runner."""
 
     def mask(self, secret: str) -> None:
         """Mask ``secret`` in all output that follows."""
@@ -43,15 +44,15 @@ class Workflow(Protocol):
 
 
 class Masks:
-    """The lines that the runner masks in this step; the runner gets each line once. The repr shows no line."""
+    """The lines that the runner masks in this step. The runner gets each line once. The repr shows no line."""
 
     def __init__(self) -> None:
         self._lines: set[str] = set()
 
     def add(self, secret: str) -> list[str]:
-        """Return the lines of ``secret`` that are not masked yet, without empty ones: the runner masks line by line.
+        """Return the lines of ``secret`` that are not masked yet, without empty lines. The runner masks line by line.
 
-        They count as masked from then on, so the caller must give them to the runner.
+        The returned lines count as masked from then on, so the caller must give them to the runner.
         """
         lines = dict.fromkeys(line for line in secret.splitlines() if line.strip() and line not in self._lines)
         self._lines.update(lines)
@@ -59,14 +60,14 @@ class Masks:
 
 
 class FileWorkflow:
-    """The runner's files and commands; its environment names the files."""
+    """Gives commands by the runner's files, which the environment names, and by the log."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
         self.masks = Masks()
 
     def mask(self, secret: str) -> None:
-        """Mask ``secret``, unless it is masked already."""
+        """Mask ``secret``, unless ``secret`` is masked already."""
         for line in self.masks.add(secret):
             self._command("add-mask", line)
 
@@ -79,7 +80,10 @@ class FileWorkflow:
         self._append("GITHUB_ENV", _pair(name, value))
 
     def summarize(self, markdown: str) -> None:
-        """Add to the job's summary, if the runner has one. Raises EnvironmentFault if its file cannot be written."""
+        """Add to the job's summary. Without a summary's file, nothing is added.
+
+        Raises EnvironmentFault if the summary's file cannot be written.
+        """
         if self._env.get("GITHUB_STEP_SUMMARY"):
             self._append("GITHUB_STEP_SUMMARY", markdown)
 
@@ -92,9 +96,9 @@ class FileWorkflow:
         self._command("warning", message)
 
     def info(self, message: str) -> None:
-        """Add a line to the log, changed if the runner would take it for a command.
+        """Add a line to the log. A line that the runner would execute as a command is changed.
 
-        The runner finds ``::`` after blanks, or characters that it treats as blanks, and ``##[`` anywhere in a line.
+        The runner executes a line with ``::`` at its start or after leading blanks, and a line with ``##[`` anywhere.
         """
         for line in message.splitlines():
             before, mark, _ = line.partition("::")
@@ -108,15 +112,15 @@ class FileWorkflow:
     def _append(self, variable: str, text: str) -> None:
         with (
             writing(self._env, variable),
-            open(self._env[variable], "a", encoding="utf-8", newline="") as file,  # noqa: PTH123 - as cheap as can be
+            open(self._env[variable], "a", encoding="utf-8", newline="") as file,  # noqa: PTH123 - pathlib takes time to import
         ):
             file.write(text + os.linesep)
 
 
 def require_file(env: Mapping[str, str], variable: str) -> None:
-    """Raise EnvironmentFault unless ``variable`` names a file that can be written."""
+    """Raise EnvironmentFault if ``variable`` does not name a file that can be written."""
     path = env.get(variable)
-    if not path or not os.path.isfile(path) or not os.access(path, os.W_OK):  # noqa: PTH113 - as cheap as can be
+    if not path or not os.path.isfile(path) or not os.access(path, os.W_OK):  # noqa: PTH113 - pathlib takes time to import
         raise EnvironmentFault("output-unwritable", f"{variable} does not name a writable file")
 
 
@@ -136,6 +140,6 @@ def escape(text: str) -> str:
 
 
 def _pair(name: str, value: str) -> str:
-    # The delimiter is random, so that no value can contain it and set outputs of its own.
+    # The delimiter is random, so that no value can contain it. A value with the delimiter could set other outputs.
     delimiter = f"ghadelimiter_{os.urandom(16).hex()}"
     return f"{name}<<{delimiter}{os.linesep}{value}{os.linesep}{delimiter}"

@@ -1,6 +1,7 @@
-"""KIS's wire form, which no other module contains. An error is chosen by the EGW code in the answer's body alone.
+"""KIS's URLs, headers, bodies and codes, which no other module contains.
 
-KIS publishes no table of HTTP statuses: a wrong secret and a rate limit are both 403, a rejected token is 500.
+The EGW code in the answer's body alone decides which error is raised. The HTTP status does not, because KIS publishes
+no table of statuses: a wrong secret and a rate limit both have 403, and a rejected token has 500.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ if TYPE_CHECKING:
     from kis_token.kis.session import Credentials, Response, Session
     from kis_token.token import AppKey
 
-#: The longest time, in seconds, of a tokenP call and of a quotation. No token depends on a quotation, so it gets less.
+#: The limits of a tokenP call and of a quotation, in seconds. A quotation gets less, because no token depends on it.
 ISSUE_SECONDS = 15.0
 VERIFY_SECONDS = 5.0
 #: The seconds of the caller's time that are kept for storing KIS's answer.
 STORE_SECONDS = 3.0
-#: The largest answer, in bytes. A real one is a token or a code.
+#: The largest answer, in bytes. A real answer contains only a token or a code.
 LARGEST_ANSWER = 64 * 1024
 
-#: A longer lifetime counts as unreadable. KIS's longest is 90 days, for partner companies.
+#: The longest lifetime of a token. A longer one counts as unreadable. KIS's longest is 90 days, for partner companies.
 LONGEST_LIFETIME = timedelta(days=3650)
 
 RATE_LIMITED = "EGW00133"
 #: KIS's codes for a rejected token: not valid, not found, expired.
 TOKEN_CODES = frozenset({"EGW00121", "EGW00122", "EGW00123"})
-#: KIS's code for more calls in a second than it allows. KIS has not executed such a call.
+#: KIS's code for too many calls in one second. KIS does not execute a call that gets this code.
 TOO_MANY_CALLS = "EGW00201"
 _CODE = re.compile(r"EGW\d{5}", re.ASCII)
 
@@ -60,28 +61,29 @@ class KISIssuer:
         return f"{type(self).__name__}(base_url={self.base_url!r}, environment={self.environment!r})"
 
     def close(self) -> None:
-        """Close the connection that a call left unused because it was too late. The next call opens another one."""
+        """Close the connection that is kept after `TooLate`. The next call opens a new connection."""
         if self._unused is not None:
             self._unused.close()
             self._unused = None
 
     def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
-        """Issue a token by one tokenP call, which is never repeated here.
+        """Issue a token by exactly one tokenP call.
 
-        ``now`` is used only if the answer has no readable end. ``may_send`` is called right before the request leaves,
-        after the connection is made. If it returns False, this raises TooLate and keeps the connection for the next
-        call, because a slow name server would make that call late as well.
+        ``now`` is used only if the answer has no readable end of the token. ``may_send`` is called right before the
+        request leaves, when the connection is ready. If ``may_send`` returns False, the method raises TooLate. The
+        connection is then kept, because connecting anew could make the next call late as well.
 
-        Raises IssuerRefused, IssuerRateLimited and IssuerOutage. IssuerOutage's ``sent`` is True if KIS may have issued
-        a token, although none was received.
+        Raises IssuerRefused, IssuerRateLimited and IssuerOutage. ``sent`` of an IssuerOutage is True if KIS may have
+        issued a token that was not received.
         """
         answer = self._post("/oauth2/tokenP", app_key, "appsecret", may_send)
         return parse_issue_answer(answer, app_key, self.environment, now)
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:
-        """Try ``token`` on a cheap quotation. Return None if KIS accepts it, or the EGW code if KIS rejects it.
+        """Request a cheap quotation with ``token``.
 
-        Raises IssuerOutage if the quotation failed for another reason. The token may then be valid.
+        Returns None if KIS accepts the token, and the EGW code if KIS rejects the token. Raises IssuerOutage if the
+        quotation failed for another reason, which shows nothing about the token.
         """
         from kis_token.kis.session import Credentials
 
@@ -114,9 +116,10 @@ class KISIssuer:
         return value.strip()
 
     def revoke(self, token: Token, app_key: AppKey) -> bool:
-        """Revoke ``token`` for all callers. Return False if KIS already rejects it.
+        """Revoke ``token`` for all callers. Return False if KIS rejected the token before.
 
-        For up to 6 hours after its issue, tokenP may return it again. Raises IssuerRefused and IssuerOutage.
+        For up to 6 hours after the token's issue, tokenP may return the revoked token again. Raises IssuerRefused and
+        IssuerOutage.
         """
         body = {"appkey": app_key.key, "appsecret": app_key.secret, "token": token.value}
         answer = self._json_of("/oauth2/revokeP", body)
@@ -131,7 +134,7 @@ class KISIssuer:
         return True
 
     def greet(self) -> None:
-        """Check that the host answers, by a request without effect. Raises IssuerOutage if it does not answer."""
+        """Check by a request without effect that the host answers. Raises IssuerOutage if the host does not answer."""
         self._send("HEAD", "/", min(VERIFY_SECONDS, self._left()))
 
     def _post(
@@ -186,7 +189,7 @@ class KISIssuer:
 
 
 def refusal(answer: bytes) -> str | None:
-    """Return the EGW code with which an answer refuses a call, at any HTTP status, or None if it does not refuse it."""
+    """Return the EGW code of an answer that reports an error, with any HTTP status; None if the call succeeded."""
     if b"EGW" not in answer:
         return None
     parsed = _json_in(answer)
@@ -195,12 +198,18 @@ def refusal(answer: bytes) -> str | None:
     return _code_of(parsed)
 
 
+def rejects_token(answer: bytes) -> bool:
+    """Whether an answer rejects the token of its call, at any HTTP status. KIS has not executed such a call."""
+    return refusal(answer) in TOKEN_CODES
+
+
 def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Environment, now: datetime) -> Token:
     """Return the token of tokenP's answer.
 
-    Its end is the earlier of two times: the JWT's own end and ``access_token_token_expired`` (Korea time).
-    ``expires_in`` counts only if neither can be read, because it has no reference time if KIS gives an older token
-    again. Raises IssuerOutage ``kis-answer-unusable`` if the answer has no token or an expired one.
+    The token's end is the earlier of two times: the end in the JWT's claims and ``access_token_token_expired`` (Korea
+    time). If neither can be read, ``now`` plus ``expires_in`` is the end. ``expires_in`` counts last, because its
+    reference time is unknown when KIS returns an older token again. Raises IssuerOutage ``kis-answer-unusable`` if the
+    answer has no token or an expired one.
     """
     value = answer.get("access_token")
     if not isinstance(value, str):
@@ -229,7 +238,10 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Env
 
 
 def _json_in(body: bytes) -> object:
-    """Return the JSON of a body, or None if it is not JSON. Its texts may be EUC-KR; codes and tokens are ASCII."""
+    """Return the JSON of a body, or None if the body is not JSON.
+
+    Bytes that cannot be decoded are replaced: texts may be EUC-KR, but codes and tokens are ASCII.
+    """
     try:
         return json.loads(body.decode(json.detect_encoding(body), "replace"))
     except (ValueError, RecursionError):

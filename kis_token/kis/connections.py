@@ -1,4 +1,4 @@
-"""Connections to KIS for urllib3. They call ``may_send`` before a request leaves, and print nothing.
+"""Connections to KIS for urllib3, which call ``may_send`` before a request leaves, and which print nothing.
 
 A request belongs to an `Exchange`, which the connection finds in the context of its thread.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kis_token.deadline import Attempt
     from kis_token.network.proxies import Proxy
 
-#: Errors of this module's connections that requests may pass on unchanged.
+#: The class of urllib3's errors, which the package requests may pass on unchanged.
 TransportError = HTTPError
 
 
@@ -40,9 +40,9 @@ TransportError = HTTPError
 class Exchange:
     """One request and its answer, through ``proxy`` if there is one.
 
-    ``may_send`` is called right before the request leaves, when the connection is ready. If it returns False, nothing
-    leaves, ``was_late`` becomes True, and the answer has status 0. The connection can then be used again.
-    ``trouble`` is the reason for a failed connection, if urllib3's own error would be less exact.
+    ``may_send`` is called right before the request leaves, when the connection is ready. If ``may_send`` returns False,
+    nothing is sent, ``was_late`` becomes True, and the answer has status 0. The connection can then be used again.
+    ``trouble`` is the reason for a failed connection if urllib3's error is less exact.
     """
 
     attempt: Attempt
@@ -56,7 +56,7 @@ class Exchange:
 class Trouble:
     """The reason for a failed connection: the error's ``code``, and ``said``, the text after the host's name.
 
-    ``lasting`` is True if no repetition helps.
+    ``lasting`` is True if repeating the request does not help.
     """
 
     code: str
@@ -80,7 +80,10 @@ def guarded(pool: type[Any]) -> type[Any]:
 
 
 class _Kept(deque[Any]):
-    """The connections that a pool keeps. It has no lock, because another thread could hold it at a fork."""
+    """The connections that a pool keeps.
+
+    The class has no lock: a forked child would wait forever for a lock that another thread held at the fork.
+    """
 
     def __init__(self, maxsize: int) -> None:
         super().__init__()
@@ -106,13 +109,13 @@ class _Answer(FinalResponse):
 
     def begin(self) -> None:
         super().begin()
-        # urllib3 logs headers that it cannot read. They may quote the request.
+        # urllib3 logs unreadable headers. These headers may quote the request.
         self.msg.defects.clear()
         self.msg.set_payload("")
 
 
 class _Guarded(HTTPConnection):
-    """A connection that calls ``may_send`` before a request leaves. It ignores http.client's debug level."""
+    """A connection that calls ``may_send`` before a request leaves, and that ignores http.client's debug level."""
 
     debuglevel = 0
     response_class = _Answer
@@ -121,11 +124,12 @@ class _Guarded(HTTPConnection):
     @property
     def is_connected(self) -> bool:
         """Whether the connection can be used again."""
-        # TLS servers send session tickets first, so an unused connection can be readable.
+        # urllib3 counts a readable connection as closed. An unused TLS connection is readable when the server has sent
+        # session tickets.
         return super().is_connected or (self.sock is not None and self._is_unsent and self._is_open())
 
     def request(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - the parent's
-        """Send a request, unless it is too late. Raises GivenUp if the caller has given it up."""
+        """Send a request if ``may_send`` returns True. Raises GivenUp if the caller has given up the request."""
         exchange = _EXCHANGE.get()
         if self.sock is None:
             self.connect()
@@ -136,7 +140,7 @@ class _Guarded(HTTPConnection):
             super().request(*arguments, **named)
 
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in urllib3
-        """Return the answer. If the request was not sent, its status is 0."""
+        """Return the answer, or an answer with status 0 if the request was not sent."""
         if self._is_unsent:
             return HTTPResponse(status=0, preload_content=False)
         return super().getresponse()
@@ -182,7 +186,7 @@ class _Guarded(HTTPConnection):
 
 
 def _trouble(error: ssl.SSLError | NoTrust | ProxyFault) -> Trouble:
-    """Return the error in fixed words. Its own text is used only if this project raised it."""
+    """Return the reason for ``error`` in fixed words. Only the text of an error of this project is used as it is."""
     if isinstance(error, ProxyFault):
         return Trouble("proxy-unusable", f"cannot be asked: {error}", error.is_lasting)
     if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):

@@ -1,6 +1,7 @@
-"""One request to KIS: bounded in time and size, silent, and never sent after its caller has given it up.
+"""One request to KIS: limited in time and size, without output, and never sent after its caller has given up.
 
-It uses requests, whose import takes longer than most runs. So other modules import this one only where they use it.
+This module imports the package requests, which takes longer than most runs. So other modules import this module only
+inside the functions that use it.
 """
 
 from __future__ import annotations
@@ -40,11 +41,14 @@ CONNECT_SECONDS = 5.0
 #: The largest answer, in bytes, unpacked.
 LARGEST_ANSWER = 16 * 1024 * 1024
 
-#: The type of KISClient's answers. Modules that need only the type import it from here.
+#: The type of KISClient's answers, for modules that need only the type.
 Response = requests.Response
 
 #: A complete request, except for its token.
 Prepared = requests.PreparedRequest
+
+#: Headers of each call of the API, unless the caller gives others. The customer type P is a person.
+USUAL_HEADERS = {"content-type": "application/json; charset=utf-8", "custtype": "P"}
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110's token: a method's or a header's name
 _VALUE = re.compile(r"([!-~\xa1-\xff][\t -~\xa0-\xff]*)?")  # one line of latin-1 that does not begin with a blank
@@ -58,17 +62,23 @@ class Credentials:
     token: Token
     app_key: AppKey
 
+    def headers(self) -> dict[str, str]:
+        """Return the headers that contain the credentials."""
+        return {
+            "authorization": f"Bearer {self.token.value}",
+            "appkey": self.app_key.key,
+            "appsecret": self.app_key.secret,
+        }
+
     def added_to(self, request: Prepared) -> Prepared:
         """Return a copy of ``request`` with the headers that contain the credentials."""
         request = request.copy()
-        request.headers["authorization"] = f"Bearer {self.token.value}"
-        request.headers["appkey"] = self.app_key.key
-        request.headers["appsecret"] = self.app_key.secret
+        request.headers.update(self.headers())
         return request
 
 
 class Session:
-    """Connections to one of KIS's hosts: silent, without cookies and without the user's .netrc.
+    """Connections to one of KIS's hosts, without output, without cookies and without the user's .netrc.
 
     Threads and forked processes may share a session: each process has connections of its own.
     """
@@ -81,7 +91,7 @@ class Session:
         self._sessions = PerProcess(_open)
 
     def close(self) -> None:
-        """Close this process's connections. The next call opens them again."""
+        """Close this process's connections. The next call opens new ones."""
         self._sessions.get().close()
 
     def call(
@@ -92,13 +102,14 @@ class Session:
         may_send: Callable[[], bool] | None = None,
         largest: int = LARGEST_ANSWER,
     ) -> Response:
-        """Send ``request`` and return its whole answer, at any HTTP status, within ``seconds``. Follows no redirect.
+        """Send ``request`` and return the whole answer, with any HTTP status, within ``seconds``.
 
-        ``may_send`` is called right before the request leaves, when the connection is ready. If it returns False, this
-        raises TooLate, and the next call uses the same connection. ``largest`` is the largest answer in bytes. Raises
-        IssuerOutage, whose ``sent`` is True if a part of the request may have left.
+        No redirect is followed. ``may_send`` is called right before the request leaves, when the connection is ready.
+        If ``may_send`` returns False, the method raises TooLate, and the next call uses the same connection.
+        ``largest`` is the largest answer in bytes. Raises IssuerOutage. Its ``sent`` is True if a part of the request
+        may have left.
         """
-        # Without TLS, a request goes to this machine alone and never through a proxy, which would see the keys.
+        # A request over plain http goes only to this machine. No proxy is used for it: a proxy would see the keys.
         proxy = self._find_proxy() if self._is_tls else None
 
         def work(attempt: Attempt) -> Response:
@@ -106,10 +117,11 @@ class Session:
             begin(exchange)
             try:
                 return self._exchange(request, seconds, largest, exchange)
-            # RequestException does not cover all errors of certificates, proxies and answers.
+            # Not all errors of certificates, proxies and answers are a RequestException.
             except (OSError, ValueError, HTTPException, TransportError) as error:
                 seen = type(error).__name__
-            # Raised outside of the block, so that the error is not chained to one that may quote the request.
+            # The error is raised outside of the except block, so that no traceback shows the caught error, which may
+            # quote the request.
             trouble = exchange.trouble or Trouble("kis-unreachable", f"does not answer ({seen})", lasting=False)
             said = trouble.said + (_way(proxy) if trouble.code != "proxy-unusable" else "")
             raise self._outage(said, trouble.code, sent=attempt.sent, lasting=trouble.lasting)
@@ -132,7 +144,7 @@ class Session:
                 if len(body) > largest:
                     said = f"answered with more than {largest // 1024} KiB"
                     raise self._outage(said, "kis-answer-unusable", sent=True)
-            answer._content = bytes(body)  # noqa: SLF001 - where requests itself puts it
+            answer._content = bytes(body)  # noqa: SLF001 - the attribute in which requests keeps a body
             return answer
 
     def _find_proxy(self) -> Proxy | None:
@@ -154,7 +166,10 @@ def prepare(
     json: Mapping[str, Any] | None = None,
     data: object = None,
 ) -> Prepared:
-    """Return a request. Raises ValueError or TypeError, without values, if ``params`` or the body cannot be encoded."""
+    """Return a request that is ready to send.
+
+    Raises ValueError or TypeError if ``params`` or the body cannot be encoded. The error's text quotes no value.
+    """
     if not isinstance(data, (str, bytes, NoneType)) or (data is not None and json is not None):
         raise TypeError("data is neither a str nor bytes, or json is given as well")
     named = CaseInsensitiveDict(default_headers())
@@ -174,7 +189,7 @@ def prepare(
         kind, seen = TypeError, type(error).__name__
     else:
         return request
-    raise kind(f"{at_work} cannot be encoded ({seen})")  # outside of the block: the caught error quotes values
+    raise kind(f"{at_work} cannot be encoded ({seen})")  # not chained: the caught error quotes values
 
 
 def check_arguments(method: object, path: object, headers: object, params: object, timeout: object) -> None:
@@ -204,7 +219,7 @@ def _check(what: str, value: object, form: re.Pattern[str], described: str) -> N
 def _open() -> requests.Session:
     session = requests.Session()
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    session.trust_env = False  # the connections find proxies and certificates themselves
+    session.trust_env = False  # the classes of connections.py find proxies and certificates
     for scheme in ("https://", "http://"):
         session.mount(scheme, _Adapter())
     return session
@@ -218,7 +233,7 @@ class _Adapter(HTTPAdapter):
         _guard(self.poolmanager)
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:  # noqa: ANN401, ARG002 - the parent's
-        """Add no certificates to the connection's own context."""
+        """Do nothing, because the connection's TLS context already has its certificates."""
         conn.cert_reqs = "CERT_REQUIRED"
 
 

@@ -1,8 +1,8 @@
 """The cache: the chain's second source, a local file for times when Supabase does not answer.
 
-The file is written atomically, with mode 0600, and never through a symbolic link; a new folder for it gets mode 0700.
-An unusable file is a miss with a reason, never an error, because the next write replaces it. Needs only the standard
-library.
+The file is written atomically, with mode 0600, and never through a symbolic link. A new folder for the file gets mode
+0700. An unusable file counts as a cache miss with a reason, because the next write replaces the file. This module needs
+the standard library alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LARGEST_FILE = 64 * 1024
 
 
 class FileCache:
-    """One token in one file. Also reads the flat JSON file that the guide's code writes."""
+    """One token in one file. The flat JSON file that the guide's code writes can be read too."""
 
     def __init__(self, path: Path, vault: Vault, service_name: str) -> None:
         self._path = path
@@ -40,7 +40,7 @@ class FileCache:
         except FileNotFoundError:
             raise TokenUnusable("there is no cache file") from None
         except (OSError, UnicodeError) as error:
-            # A UnicodeError contains the file's content, so it is not chained.
+            # A UnicodeError is not chained, because it contains the file's content.
             cause = error if isinstance(error, OSError) else None
             raise TokenUnusable(f"the cache file cannot be read ({type(error).__name__})") from cause
         token, members = read_stored(text, self._service_name, self._vault)
@@ -49,7 +49,10 @@ class FileCache:
         return token
 
     def write(self, token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:
-        """Write ``token``, unless the file has one with a later end that is not rejected. Raises CacheError."""
+        """Write ``token``. Raises CacheError.
+
+        A cached token with a later end is kept, unless its fingerprint is among ``rejected_ids``.
+        """
         with suppress(TokenError):
             kept = self.read()
             lasts = kept.expires_at > token.expires_at and kept.app_key_id == token.app_key_id
@@ -69,15 +72,21 @@ class FileCache:
             ) from error
 
     def _close_to_others(self) -> None:
-        """Set mode 0600: other clients write the file with the umask's mode. Another user's file stays unchanged."""
+        """Give the file mode 0600, because other clients write the file with the umask's mode.
+
+        The file of another user is not changed.
+        """
         if not hasattr(os, "fchmod"):
-            return  # Windows has no such modes
+            return  # modes do not describe access on Windows
         with suppress(OSError), open(self._path, "rb", opener=open_itself) as file:
             os.fchmod(file.fileno(), 0o600)
 
 
 class NoPlace:
-    """The cache of a user without a home folder, such as a pod's arbitrary uid: each call raises the reason."""
+    """The cache of a user without a home folder, such as an arbitrary uid in a pod.
+
+    Each call raises an error with that reason.
+    """
 
     def read(self) -> Token:
         """Raise TokenError."""
@@ -89,7 +98,7 @@ class NoPlace:
 
 
 def make_cache(settings: Settings, vault: Vault) -> FileCache | NoPlace | None:
-    """Return the settings' cache; None if the cache is off."""
+    """Return the cache that the settings name; None if they turn the cache off."""
     if settings.homeless:
         return NoPlace()
     return FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None

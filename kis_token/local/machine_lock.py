@@ -1,7 +1,7 @@
-"""The lock of this user's processes that issue without the store: one at a time, and not within a minute of another.
+"""The lock of this user's processes that issue without the store, and the note of their last call.
 
-The lock does not depend on the cache. Its files are in a private folder of the machine, one pair for each app key, and
-contain no token.
+One process at a time issues for an app key, and not within a minute of another. Lock and note do not depend on the
+cache. Each app key has two files in a private folder of the machine. These files contain no token.
 """
 
 from __future__ import annotations
@@ -23,16 +23,20 @@ if TYPE_CHECKING:
 
 
 class LocalMachine:
-    """Uses the first of ``folders`` that is private to this user or can be made so. Checks them when needed."""
+    """Keeps lock and note in the first of ``folders`` that is private to this user or can be made private.
+
+    The folders are checked at the first use.
+    """
 
     def __init__(self, folders: Callable[[], Iterable[Path]]) -> None:
         self._folders = folders
 
     @contextmanager
     def lock(self, app_key_id: str, seconds: float) -> Iterator[None]:
-        """Exclude this machine's other callers that issue for this app key. The lock ends with its process.
+        """Exclude this machine's other callers that issue for this app key without the store.
 
-        Raises IssuanceError ``wait-too-long`` after ``seconds``, and EnvironmentFault ``no-private-folder``.
+        The system releases the lock when the process ends. Raises IssuanceError ``wait-too-long`` if another caller
+        still has the lock after ``seconds``. Raises EnvironmentFault ``no-private-folder``.
         """
         with no_fork():
             from filelock import FileLock, Timeout
@@ -46,7 +50,7 @@ class LocalMachine:
                 message = "Another process of this machine is issuing without Supabase"
                 raise IssuanceError("wait-too-long", message, retryable=True) from error
             except (OSError, NotImplementedError) as error:
-                cause = error  # a file system without locks, such as some network ones
+                cause = error  # the file system has no locks, as some network file systems
                 continue
             try:
                 yield
@@ -57,14 +61,14 @@ class LocalMachine:
         raise EnvironmentFault("no-private-folder", message) from cause
 
     def not_before(self, app_key_id: str) -> datetime | None:
-        """The recorded time before which no caller of this machine calls KIS without the store, or None."""
+        """The noted time before which no caller of this machine calls KIS without the store; None without a note."""
         try:
             return datetime.fromtimestamp(self._mark(app_key_id).stat().st_mtime, timezone.utc)
         except (OSError, ValueError, OverflowError):
             return None
 
     def hold_back(self, app_key_id: str, until: datetime) -> None:
-        """Record a call of KIS, or a lease that may still hold. Raises EnvironmentFault ``no-private-folder``."""
+        """Note ``until`` as the time that `not_before` returns. Raises EnvironmentFault ``no-private-folder``."""
         mark = self._mark(app_key_id)
         try:
             mark.touch(mode=0o600)
@@ -74,14 +78,14 @@ class LocalMachine:
             raise EnvironmentFault("no-private-folder", message) from error
 
     def _mark(self, app_key_id: str) -> Path:
-        """The path of an empty file whose time is the record: even a full disk has room for it."""
+        """The path of the note: an empty file with the noted time as its own, because even a full disk can hold it."""
         return self._folder() / f"{app_key_id}.not-before"
 
     def _folder(self) -> Path:
         return next(self._private())
 
     def _private(self) -> Iterator[Path]:
-        """Yield this user's private folders. Raises EnvironmentFault ``no-private-folder`` if there is not one."""
+        """Yield this user's private folders. Raises EnvironmentFault ``no-private-folder`` if no folder is private."""
         refused = []
         found = False
         for folder in self._folders():
@@ -97,7 +101,10 @@ class LocalMachine:
 
 
 def local_machine() -> LocalMachine:
-    """Return this machine, with the user's cache folder or, if that is not private, one in the temporary folder."""
+    """Return this machine, with lock and note in the user's cache folder.
+
+    If that folder is not private, a folder in the temporary folder is used.
+    """
     return LocalMachine(_usual_folders)
 
 
@@ -106,5 +113,5 @@ def _usual_folders() -> Iterator[Path]:
     if usual is not None:
         yield usual
     user = os.geteuid() if hasattr(os, "geteuid") else "user"
-    with suppress(OSError):  # there is no temporary folder that can be written
+    with suppress(OSError):  # no temporary folder can be written
         yield Path(tempfile.gettempdir()) / f"kis-token-{user}"

@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-#: On Windows a virus scanner has a new file open for a moment: seconds before each further attempt to rename it.
+#: Seconds before each further attempt to rename a file. On Windows, a virus scanner can have a new file open, and then
+#: the file cannot be renamed.
 PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write ``content`` atomically, with mode 0600. Makes missing folders with mode 0700 and follows no link.
+    """Write ``content`` atomically, with mode 0600. Make missing folders with mode 0700. Follow no symbolic link.
 
     Raises OSError.
     """
@@ -27,8 +28,8 @@ def write_private(path: Path, content: bytes) -> None:
     with suppress(FileNotFoundError):
         kind = path.lstat().st_mode
         if stat.S_ISCHR(kind) or stat.S_ISBLK(kind):
-            raise OSError("a device")  # root could replace /dev/null itself
-    # The new file has mode 0600 from the start. The rename replaces a symbolic link, and never follows it.
+            raise OSError("a device")  # as root, the rename below would replace a device such as /dev/null
+    # The new file has mode 0600 from the start. If the path is a symbolic link, the rename replaces the link.
     new = path.with_name(f"{path.name}.{os.urandom(8).hex()}.tmp")
     try:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - the mode
@@ -40,11 +41,11 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def insist(rename: Callable[[Path], object], target: Path, pauses: tuple[float, ...] = PAUSES) -> None:
-    """Rename to ``target``; repeat while another program has the file or folder open. Raises OSError."""
+    """Call ``rename`` with ``target``. Repeat the call while another program has the file open. Raises OSError."""
     for pause in pauses:
         try:
             rename(target)
-        except PermissionError:  # noqa: PERF203 - a handful of attempts, each of which waits
+        except PermissionError:  # noqa: PERF203 - few attempts, and each one waits
             time.sleep(pause)
         else:
             return
@@ -52,9 +53,9 @@ def insist(rename: Callable[[Path], object], target: Path, pauses: tuple[float, 
 
 
 def read_own(path: Path, largest: int) -> str:
-    """Return the text of a regular file of this user or root, with at most ``largest`` bytes. Follows no link.
+    """Return the text of a regular file that belongs to this user or to root. Follow no symbolic link.
 
-    Raises OSError, and UnicodeError, which contains the file's content.
+    The file may have at most ``largest`` bytes. Raises OSError, and UnicodeError, which contains the file's content.
     """
     with open(path, "rb", opener=open_itself) as file:
         status = os.fstat(file.fileno())
@@ -66,5 +67,5 @@ def read_own(path: Path, largest: int) -> str:
 
 
 def open_itself(path: str, flags: int) -> int:
-    """Open ``path`` itself: an opener that follows no link and does not hang at a pipe."""
+    """Open ``path`` as an opener of `open` that follows no symbolic link and does not block at a pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))

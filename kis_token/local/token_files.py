@@ -1,7 +1,7 @@
 """The token files of other KIS clients, each in the client's own form.
 
-Names, members and times are those that the clients read; docs/clients.md names the releases. No file contains the app
-secret. The app key appears only inside the token's claims.
+The names, members and times of a file are those that its client reads; docs/clients.md names the clients' releases. No
+file contains the app secret. The app key appears only inside the token's claims.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ def export(
 ) -> list[Path]:
     """Write the files of ``settings.token_files``, and return their paths.
 
-    ``env`` has the clients' folders (HOME or USERPROFILE, XDG_CACHE_HOME, KIS_CLI_HOME). ``now`` is the machine's time:
-    one client has a file for each local day. Raises EnvironmentFault ``export-failed`` if a file cannot be read or
-    written, and KisTokenError ``missing-app-key``, before any file is written, if a name needs an unknown app key.
+    ``env`` names the clients' folders (HOME or USERPROFILE, XDG_CACHE_HOME, KIS_CLI_HOME). ``now`` is the machine's
+    time, because one client has a file for each local day. Raises EnvironmentFault ``export-failed`` if a file cannot
+    be read or written. If a file's name needs the app key and no app key is known, raises KisTokenError
+    ``missing-app-key`` before any file is written.
     """
     asked = _Asked(token, app_key, settings, env, now)
     files = [(client, *file) for client in settings.token_files for file in _FORMS[client](asked)]
@@ -51,7 +52,7 @@ def export(
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """The data for the clients' files."""
+    """The arguments of `export`, from which each client's files are made."""
 
     token: Token
     app_key: AppKey | None
@@ -65,7 +66,7 @@ class _Asked:
 
     @property
     def home(self) -> Path:
-        """The home folder as Python and Node find it."""
+        """The home folder, found in the same way as by Python and Node."""
         variable = "USERPROFILE" if os.name == "nt" else "HOME"
         home = self.env.get(variable)
         if not home:
@@ -76,8 +77,8 @@ class _Asked:
 def _kis_auth(asked: _Asked) -> list[tuple[Path, str]]:
     """KIS's own samples: a file for each local day, with the token's end in local time.
 
-    The samples compare it with local time without a zone. If clocks are set back within an hour after the end, the end
-    is an hour earlier, so that an expired token does not look valid in the repeated hour.
+    The samples compare the end with local time without a zone. If clocks are set back within an hour after the end, the
+    file shows an end that is an hour earlier. So an expired token does not look valid in the repeated hour.
     """
     expires_at = asked.token.expires_at
     valid = min(_local(expires_at), _local(expires_at + _HOUR) - _HOUR)
@@ -119,7 +120,7 @@ def _kis_trader(asked: _Asked) -> list[tuple[Path, str]]:
 
 
 def _koreainvestment_cli(asked: _Asked) -> list[tuple[Path, str]]:
-    """koreainvestment-cli: one file for all profiles. Other profiles stay; a broken file is replaced."""
+    """koreainvestment-cli: one file for all profiles. Other profiles are kept. A broken file is replaced."""
     folder = asked.env.get("KIS_CLI_HOME")
     path = (Path(folder) if folder else asked.home / ".kis-cli") / "tokens.json"
     entries: object = None
@@ -136,7 +137,10 @@ def _koreainvestment_cli(asked: _Asked) -> list[tuple[Path, str]]:
 
 @contextmanager
 def _failing(client: str, done: str) -> Iterator[None]:
-    """Convert an OSError of the block into EnvironmentFault without the file's name, which is derived from keys."""
+    """Convert an OSError of the block into EnvironmentFault.
+
+    The text does not have the file's name, because that name is derived from keys.
+    """
     try:
         yield
     except OSError as error:

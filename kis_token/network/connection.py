@@ -1,8 +1,8 @@
-"""A connection to a host: the way to one of its addresses, and the final HTTP answer that comes over it.
+"""A connection to one of a host's addresses, and the final HTTP answer over that connection.
 
-An address that does not answer does not delay the others. Addresses are tried in the resolver's order, alternating
-between the families. The next one starts when the previous one has failed or has not answered for a quarter of a
-second. The first address that answers is used (RFC 8305, "Happy Eyeballs").
+Addresses are tried in the resolver's order, alternating between IPv6 and IPv4. The next address is tried when the
+previous one has failed or has not answered for a quarter of a second. The first address that answers is used (RFC 8305,
+"Happy Eyeballs").
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kis_token.deadline import Attempt
 
-#: After so many interim answers, such as 103, the answer is given up.
+#: The number of interim answers, such as 103, after which the final answer is given up.
 MOST_INTERIM = 10
 
-#: The seconds before the next address is tried in parallel; RFC 8305 recommends 0.25.
+#: Seconds until the next address is tried in parallel. RFC 8305 recommends 0.25.
 HEAD_START = 0.25
 
 _Address = tuple[int, int, int, Any]
@@ -32,15 +32,16 @@ _UNDER_WAY = {0, errno.EINPROGRESS, errno.EWOULDBLOCK}
 
 
 def may_have_proxy() -> bool:
-    """Whether a variable names a proxy or exceptions, or the system has proxy settings of its own."""
+    """Whether a variable names a proxy or hosts without a proxy, or the system has its own proxy settings."""
     return sys.platform in ("win32", "darwin") or any(name.lower().endswith("_proxy") for name in os.environ)
 
 
 def connect(host: str, port: int, seconds: float, attempt: Attempt) -> socket.socket:
-    """Return a connection to ``host``, watched by ``attempt``. ``seconds`` is also its timeout.
+    """Return a connection to ``host``, watched by ``attempt``, with ``seconds`` as the timeout of the socket.
 
-    It is made within ``seconds`` after the name is resolved. The resolution itself has no limit; only the caller can
-    give it up. Raises GivenUp, and OSError, which includes TimeoutError and the errors of name resolution.
+    After the name is resolved, the connection is made within ``seconds``. The name resolution has no limit of its own;
+    the caller can end it by giving up ``attempt``. Raises GivenUp, and OSError, which includes TimeoutError and the
+    errors of name resolution.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     attempt.check()
@@ -73,7 +74,7 @@ def _first_of(addresses: list[_Address], deadline: float) -> socket.socket:
                     try:
                         selector.register(_start(waiting.pop(0)), selectors.EVENT_WRITE)
                         next_start = now + HEAD_START
-                    except OSError as error:  # such as a family that this machine lacks
+                    except OSError as error:  # for example, this machine has no IPv6
                         failure = error
                     continue
                 for key, _ in selector.select(min(deadline, next_start if waiting else deadline) - now):
@@ -88,7 +89,7 @@ def _first_of(addresses: list[_Address], deadline: float) -> socket.socket:
             raise failure
         finally:
             for key in list(selector.get_map().values()):
-                key.fileobj.close()  # type: ignore[union-attr]  # sockets, as above
+                key.fileobj.close()  # type: ignore[union-attr]  # only sockets are registered
 
 
 def _start(address: _Address) -> socket.socket:
@@ -99,7 +100,7 @@ def _start(address: _Address) -> socket.socket:
         connection.setblocking(False)  # noqa: FBT003 - the parameter has no name
         code = connection.connect_ex(where)
         if code not in _UNDER_WAY:
-            raise OSError(code, os.strerror(code))  # noqa: TRY301 - closed below, as after any other error
+            raise OSError(code, os.strerror(code))  # noqa: TRY301 - the handler below closes the socket
     except BaseException:
         connection.close()
         raise
@@ -107,7 +108,7 @@ def _start(address: _Address) -> socket.socket:
 
 
 def _alternating(addresses: list[_Address]) -> list[_Address]:
-    """Return the addresses in their order, alternating between families, the resolver's first choice first."""
+    """Return the addresses in the resolver's order, but alternating between IPv6 and IPv4."""
     first = [each for each in addresses if each[0] == addresses[0][0]]
     others = [each for each in addresses if each[0] != addresses[0][0]]
     return [each for each in chain.from_iterable(zip_longest(first, others)) if each is not None]

@@ -1,14 +1,14 @@
 """The proxy for a host: one rule for Supabase and for KIS. Plain http stays on this machine and uses no proxy.
 
-HTTPS_PROXY counts first, then ALL_PROXY; a name in lower case counts before the one in upper case. A host that NO_PROXY
-names is reached directly. An entry of NO_PROXY is one of these:
+HTTPS_PROXY takes precedence over ALL_PROXY, and a name in lower case over the same name in upper case. A host that
+NO_PROXY names is reached directly. An entry of NO_PROXY has one of these forms:
 
-- a name, with or without a dot or ``*.`` before it: it also covers all names below it
+- a name, also with a dot or ``*.`` before the name: the entry covers all names below that name as well
 - an address or a range of addresses, such as 10.0.0.0/8
-- one of these with a port
+- a name or an address with a port
 - ``*``
 
-On Windows and macOS, the system's settings count if the environment has no such variable.
+On Windows and macOS, the system's settings count if the environment has none of these variables.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ _ADDRESS = r"[\d.]+|[\da-f.]*:[\da-f:.]*"
 class Proxy:
     """A proxy that opens tunnels. ``credentials`` are encoded for HTTP's basic authentication, or None.
 
-    ``source`` is the variable that names the proxy. Not a dataclass, which would cost time at each start.
+    ``source`` is the variable that names the proxy. The class is not a dataclass, because defining one costs time at
+    each start.
     """
 
     __slots__ = ("credentials", "host", "port", "source")
@@ -58,7 +59,7 @@ class Proxy:
 class ProxyFault(OSError):
     """The proxy cannot be used. The text names the variable, and no part of its value.
 
-    ``is_lasting`` is True if no repetition helps.
+    ``is_lasting`` is True if repeating the request does not help.
     """
 
     def __init__(self, said: str, *, is_lasting: bool = False) -> None:
@@ -67,7 +68,7 @@ class ProxyFault(OSError):
 
 
 def find_proxy(host: str, port: int) -> Proxy | None:
-    """Return the proxy for https to this host, or None. Raises ProxyFault if the proxy is not usable."""
+    """Return the proxy for https to this host; None without a proxy. Raises ProxyFault if the proxy is not usable."""
     names = {name.lower() for name in os.environ if name.lower().endswith("_proxy")}
     if names:
         source = next((name for name in ("https_proxy", "all_proxy") if _setting(os.environ, name)), None)
@@ -87,7 +88,7 @@ def reach(host: str, port: int, proxy: Proxy | None, seconds: float, attempt: At
         return connect(host, port, seconds, attempt)
     try:
         connection = connect(proxy.host, proxy.port, seconds, attempt)
-    except TimeoutError:  # GivenUp is one
+    except TimeoutError:  # includes GivenUp
         raise
     except (OSError, ValueError) as error:
         raise ProxyFault(f"{proxy} cannot be reached ({type(error).__name__})") from None
@@ -114,7 +115,7 @@ def _open_tunnel(connection: socket.socket, host: str, port: int, proxy: Proxy) 
         raise
     except OSError as error:
         raise ProxyFault(f"{proxy} broke off the connection ({type(error).__name__})") from None
-    except (ValueError, HTTPException) as error:  # it may quote the answer
+    except (ValueError, HTTPException) as error:  # the error may quote the answer
         raise ProxyFault(f"{proxy} does not answer in HTTP ({type(error).__name__})") from None
     if status == 200:
         return
@@ -143,7 +144,10 @@ def _parse(source: str, value: str) -> Proxy:
 
 
 def _setting(env: Mapping[str, str], name: str) -> str:
-    """Return the variable's value, or "" if it is not set. ``name`` is in lower case, which counts first."""
+    """Return the variable's value, or "" if it is not set.
+
+    ``name`` is in lower case. The variable in lower case takes precedence over the one in upper case.
+    """
     named = {each: value for each, value in env.items() if each.lower() == name}
     return named.get(name, next(iter(named.values()), ""))
 

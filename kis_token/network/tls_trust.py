@@ -1,14 +1,16 @@
 """The certificates that this project trusts: one rule and one context for Supabase, for KIS and for the installers.
 
-1. the system's certificates, or those of SSL_CERT_FILE and SSL_CERT_DIR if these are set
-2. in addition, those of REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE
-3. in addition, those of the package certifi if it is installed
+These certificates are trusted:
 
-Most connections need one of these certificates, and reading all takes longer than the rest of the handshake. So the
-first try takes them as needed from the system's folder, where there is a prepared one (`trusted`).
+1. the system's certificates or, if SSL_CERT_FILE or SSL_CERT_DIR is set, the certificates that these variables name
+2. the certificates that REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE name
+3. the certificates of the package certifi if certifi is installed
 
-An empty variable counts as not set. A variable whose certificates cannot be loaded adds nothing. If a handshake fails,
-the error names this variable; if the other certificates are enough, the connection works.
+A connection needs only one of these certificates, and reading all of them takes longer than the rest of the handshake.
+So if the system has a prepared folder, the first try takes each certificate as needed from that folder (`trusted`).
+
+An empty variable counts as not set. A variable whose certificates cannot be loaded adds no certificates. If a handshake
+then fails, the error names the variable.
 """
 
 from __future__ import annotations
@@ -34,11 +36,11 @@ class NoTrust(OSError):
 
 
 def trusted(*, quick: bool = False) -> ssl.SSLContext:
-    """Return the context for a TLS connection. All threads share it; a new one is made if a variable has changed.
+    """Return the context for a TLS connection. Call this function within a block of `no_fork`. Raises NoTrust.
 
-    With ``quick``, the context may lack certificates whose reading takes time: those that are only in the system's
-    bundle, and certifi's. If a check fails with it, try once more without ``quick``, if `has_more`. Call this within
-    `no_fork`. Raises NoTrust.
+    All threads share one context. If a variable has changed, a new context is made. With ``quick``, the context may
+    lack certificates that take time to read: those that are only in the system's bundle, and certifi's. If the check of
+    a certificate fails with the quick context and `has_more` is True, the caller tries once more without ``quick``.
     """
     variables = _variables()
     if quick:
@@ -57,7 +59,10 @@ def has_more() -> bool:
 
 
 def forget() -> None:
-    """Read the certificates again at the next connection: the missing one may be added after a failed check."""
+    """Discard the contexts, so that the next connection reads the certificates again.
+
+    Between a failed check and the next connection, the user may add the missing certificate.
+    """
     _load.cache_clear()
     _take_as_needed.cache_clear()
 
@@ -77,8 +82,8 @@ def _has_certifi() -> bool:
 def _take_as_needed(*_: str | None) -> ssl.SSLContext | None:
     """Return a context that looks up each certificate in the system's folder; None without a prepared folder.
 
-    The folder is prepared if it has links of OpenSSL's names, as Linux distributions make them. A variable that names
-    other certificates rules it out.
+    The folder is prepared if it has links with the names that OpenSSL needs, as Linux distributions make them. The
+    result is also None if a variable names other certificates.
     """
     folder = ssl.get_default_verify_paths().openssl_capath
     if sys.platform != "linux" or any(name in os.environ for name in VARIABLES) or not _is_prepared(folder):
@@ -94,7 +99,7 @@ def _is_prepared(folder: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _load(*_: str | None) -> ssl.SSLContext:
-    """Return the context without certifi's certificates. The cache is valid for one set of values of the variables."""
+    """Return the context without certifi's certificates. The variables' values are the arguments, for the cache."""
     context = _make()
     _load_defaults(context)
     for name, path in named(os.environ):
@@ -112,8 +117,8 @@ def _make(*, capath: str | None = None) -> ssl.SSLContext:
             raise NoTrust(f"TLS cannot be prepared ({type(error).__name__})") from None
         raise NoTrust("SSLKEYLOGFILE names a file that cannot be written") from None
     context.set_alpn_protocols(["http/1.1"])
-    # Each Python checks as curl and browsers do: a trusted certificate may be an intermediate one, and may lack a field
-    # of RFC 5280. Many companies have such a certificate, and Python 3.13 by itself does not accept it.
+    # A trusted certificate may be an intermediate one, and may lack a field of RFC 5280. curl and browsers accept both,
+    # and many companies have such a certificate. Python 3.13 does not accept it with the default flags.
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     return context
 
@@ -126,7 +131,7 @@ def _add(context: ssl.SSLContext, file: str) -> ssl.SSLContext:
 
 
 def _load_defaults(context: ssl.SSLContext) -> None:
-    """Load the system's file or folder if its variable is empty. OpenSSL would use the empty value as a path."""
+    """Load the system's file or folder if its variable is set to an empty text, which OpenSSL would use as a path."""
     paths = ssl.get_default_verify_paths()
     for name, path in zip(_REPLACING, (paths.openssl_cafile, paths.openssl_capath), strict=True):
         if os.environ.get(name) == "":

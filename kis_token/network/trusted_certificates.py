@@ -1,6 +1,6 @@
 """Reports on the certificates of `tls_trust`: unusable variables, and all certificates as one file.
 
-It is a module of its own, because a connection that succeeds does not need it.
+A connection that succeeds does not import this module.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from kis_token.network.tls_trust import named
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: The names by which OpenSSL finds the certificates of a folder.
+#: The names of the files that OpenSSL reads in a folder of certificates.
 _HASHED = r"[0-9a-f]{8}\.\d+"
 
-#: The purpose "server" of a certificate, as Windows names it.
+#: The object identifier by which Windows names the purpose "server authentication" of a certificate.
 _SERVER = "1.3.6.1.5.5.7.3.1"
 
 
 def describe(error: ssl.SSLError) -> str:
     """Return the reason for a failed handshake, in OpenSSL's fixed words, and the unusable variables.
 
-    It contains no text of the peer.
+    The result contains no text of the peer.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         said = error.verify_message.rstrip(".")
@@ -45,14 +45,14 @@ def unusable() -> list[str]:
 
 
 def in_use() -> list[str]:
-    """Return the names of the variables that are set."""
+    """Return the names of the variables for certificates that are set."""
     return list(dict.fromkeys(name for name, _ in named(os.environ)))
 
 
 def collect(env: Mapping[str, str], more: Iterable[str]) -> bytes:
-    """Return the certificates that this project trusts with ``env``, without certifi's, in PEM form; b"" without any.
+    """Return the certificates that this project trusts with ``env``, in PEM form, without the certificates of certifi.
 
-    ``more`` are further files and folders.
+    ``more`` are further files and folders. The result is b"" if there are no certificates.
     """
     paths = ssl.get_default_verify_paths()
     places = dict.fromkeys(filter(None, [*(path for _, path in named(env)), *more]))
@@ -73,7 +73,7 @@ def _why_unusable(name: str, path: str) -> str | None:
     """Return the reason why a variable adds no certificates, or None if it adds some."""
     wanted = "folder" if name == "SSL_CERT_DIR" else "file"
     try:
-        if stat.S_ISDIR(os.stat(path).st_mode):  # noqa: PTH116 - its error has the reason
+        if stat.S_ISDIR(os.stat(path).st_mode):  # noqa: PTH116 - the error of os.stat has the reason
             return "names a folder, not a file" if name == "SSL_CERT_FILE" else _why_unusable_folder(Path(path))
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -91,7 +91,7 @@ def _why_unusable_folder(folder: Path) -> str | None:
 
 
 def _files_of(place: Path) -> list[Path]:
-    """Return the files that OpenSSL reads at a path."""
+    """Return the files that OpenSSL reads if a variable names ``place``."""
     try:
         if place.is_dir():
             return sorted(each for each in place.iterdir() if re.fullmatch(_HASHED, each.name))

@@ -1,4 +1,4 @@
-"""Facts about the caller that few runs need: whether GitHub withholds its secrets, and where its cache folder is."""
+"""Facts about the caller that few runs need: withheld secrets, the cache folder, and the request for ID tokens."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ def are_secrets_withheld(env: Mapping[str, str]) -> bool:
         return True
     event_name = env.get("GITHUB_EVENT_NAME", "")
     if not event_name.startswith("pull_request") or event_name == "pull_request_target":
-        return False  # pull_request_target runs with the base repository's secrets
+        return False  # for example pull_request_target, which has the base repository's secrets
     try:
         event = json.loads(Path(env.get("GITHUB_EVENT_PATH", "")).read_bytes())
         head, base = event["pull_request"]["head"]["repo"], event["pull_request"]["base"]["repo"]
-        return head is None or bool(head["full_name"] != base["full_name"])  # None: the fork was deleted
+        return head is None or bool(head["full_name"] != base["full_name"])  # head is None if the fork was deleted
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # an unreadable event proves nothing; the general message is correct as well
+        return False  # without a readable event, the general message about missing secrets is shown
 
 
 def user_cache_folder() -> Path | None:
-    """Return this program's folder in the user's cache, or None if it is unknown, as without the runtime's packages."""
+    """Return this program's folder in the user's cache folder.
+
+    The result is None for a user without a home folder, and if the package platformdirs is not installed.
+    """
     return _user_folder("user_cache_path")
 
 
 def user_config_folder() -> Path | None:
-    """Return this program's folder in the user's configuration; None as for `user_cache_folder`."""
+    """Return this program's folder in the user's configuration folder; None as for `user_cache_folder`."""
     return _user_folder("user_config_path")
 
 
@@ -41,15 +44,15 @@ def _user_folder(kind: str) -> Path | None:
         import platformdirs
 
         folder: Path = getattr(platformdirs, kind)("kis-token", appauthor=False)
-    except (ImportError, RuntimeError):  # RuntimeError: a user without a home
+    except (ImportError, RuntimeError):  # RuntimeError for a user without a home folder
         return None
     return folder if folder.is_absolute() else None
 
 
 class IDTokenRequest:
-    """The address at which a job of GitHub Actions gets ID tokens, and the secret that it shows there.
+    """The address at which a job of GitHub Actions gets ID tokens, and the secret that a request needs.
 
-    GitHub sets both for a job with the permission ``id-token: write``.
+    GitHub sets address and secret for a job with the permission ``id-token: write``.
     """
 
     __slots__ = ("bearer", "url")
@@ -63,7 +66,7 @@ class IDTokenRequest:
 
     @staticmethod
     def find(env: Mapping[str, str]) -> IDTokenRequest | None:
-        """The request of this job. None without the permission, and for an address that TLS does not protect."""
+        """The request of this job; None if the job lacks the permission or if TLS does not protect the address."""
         url, bearer = env.get("ACTIONS_ID_TOKEN_REQUEST_URL", ""), env.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "")
         return IDTokenRequest(url, bearer) if bearer and _is_safe(url) else None
 
@@ -72,9 +75,9 @@ def _is_safe(url: str) -> bool:
     """Whether TLS protects the way to this address, or the address is on this machine."""
     try:
         parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # a port that is no number is an error
+        host, _ = parts.hostname, parts.port  # .port raises ValueError if the port is not a number
     except ValueError:
         return False
-    if "@" in parts.netloc or not host:  # what looks like the host can be a user's name
+    if "@" in parts.netloc or not host:  # the text before "@" is a user's name that can look like a host
         return False
     return parts.scheme == "https" or (parts.scheme == "http" and host in ("127.0.0.1", "localhost"))

@@ -1,8 +1,8 @@
 """State that a fork must not copy: connections, locks, and unfinished imports.
 
-A forked child has a copy of all memory, but only one thread. It shares each connection with the parent, and would read
-the parent's answers. If another thread held a lock at the fork, the lock stays locked in the child. The same applies to
-a module that was being imported, and to OpenSSL in the middle of a handshake.
+A forked child has a copy of all memory, but only one thread. The child shares each connection with the parent, and
+would read the parent's answers. If another thread held a lock at the fork, the lock stays locked in the child. A module
+that another thread was importing stays unfinished, and a lock that OpenSSL held in a handshake stays locked.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LONGEST_WAIT = 5.0
 
 
 class PerProcess(Generic[_Value]):
-    """A value that each process makes for itself at the first use. Threads may share it, also in a child.
+    """A value that each process makes for itself at the first use. All threads of a process share the value.
 
-    If several threads use it first at the same time, ``make`` may run in each of them, and one value is kept. It has
-    no lock, because another thread could hold the lock at the moment of a fork.
+    If several threads need the value first at the same time, ``make`` may run in each of them, and one value is kept.
+    The class has no lock, because another thread could hold the lock at the moment of a fork.
     """
 
     def __init__(self, make: Callable[[], _Value]) -> None:
@@ -41,7 +41,7 @@ class PerProcess(Generic[_Value]):
         if value is None:
             value = self._values.setdefault(process, self._make())
             for other in set(self._values) - {process}:
-                self._values.pop(other, None)  # the parent's, which holds copies of its connections
+                self._values.pop(other, None)  # the parent's value, which refers to the parent's connections
         return value
 
 
@@ -58,7 +58,7 @@ class _Gate:
 
     def leave(self) -> None:
         with self._changed:
-            self._inside = max(self._inside - 1, 0)  # in a child that was forked within its block, it is 0 already
+            self._inside = max(self._inside - 1, 0)  # in a child that was forked within a block, the count is 0 already
             self._changed.notify_all()
 
     def before_fork(self) -> None:
@@ -70,10 +70,10 @@ class _Gate:
         self._changed.release()
 
     def after_in_child(self) -> None:
-        self.__init__()  # type: ignore[misc]  # as new: a child has only one thread
+        self.__init__()  # type: ignore[misc]  # a child has one thread, so its count begins at 0
 
 
-_GATE = _Gate()  # one for each process, because a fork copies the whole process
+_GATE = _Gate()  # each process has its own, because a fork copies the process
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_GATE.before_fork, after_in_parent=_GATE.after_in_parent, after_in_child=_GATE.after_in_child
@@ -82,9 +82,10 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def no_fork() -> Iterator[None]:
-    """Make forks by other threads wait for the end of the block, which must be short. Blocks do not exclude each other.
+    """Make forks by other threads wait for the end of the block. The block must be short.
 
-    Use it for imports, and for calls in which OpenSSL holds locks of its own: making contexts and handshakes.
+    Several threads can be in blocks at the same time. Imports need a block, and so do calls in which OpenSSL holds
+    locks: making a context, and a handshake.
     """
     _GATE.enter()
     try:

@@ -1,4 +1,4 @@
-"""Signals that end a program. The program gives its lease back before it ends."""
+"""Signals that end a program. They raise an exception, so that the program can give its lease back before it ends."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: SIGBREAK is Ctrl-Break on Windows: a runner sends it when Ctrl-C had no effect.
+#: The signals that end a program. SIGBREAK is Ctrl-Break on Windows; a runner sends SIGBREAK when Ctrl-C had no effect.
 _NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")
 
-#: The previous handlers, by signal. Handlers belong to the process, so this does too.
+#: The previous handlers of this process, by signal.
 _BEFORE: dict[int, Any] = {}
 
 
@@ -20,13 +20,14 @@ _BEFORE: dict[int, Any] = {}
 def interruptible(handler: Callable[..., object] = signal.default_int_handler) -> Iterator[None]:
     """Call ``handler`` on SIGINT, SIGTERM and SIGBREAK in the block; the default handler raises KeyboardInterrupt.
 
-    By itself, Python raises KeyboardInterrupt on SIGINT alone, and not if SIGINT is ignored. A runner that was started
-    by ``nohup ./run.sh &`` ignores it, and so do its children. The end of the block restores the previous handlers. A
-    call in any thread but the main one has no effect, because only the main thread can set handlers.
+    Without this function, Python raises KeyboardInterrupt on SIGINT alone, and not at all if SIGINT is ignored. A
+    runner that was started by ``nohup ./run.sh &`` ignores SIGINT, and so do the runner's children. The end of the
+    block restores the previous handlers. Outside of the main thread the block has no effect, because only the main
+    thread can set handlers.
     """
     for name in filter(lambda name: hasattr(signal, name), _NAMES):
         number = getattr(signal, name)
-        with suppress(ValueError):  # another thread
+        with suppress(ValueError):  # this is not the main thread
             _BEFORE[number] = signal.signal(number, handler)
     try:
         yield
@@ -35,6 +36,6 @@ def interruptible(handler: Callable[..., object] = signal.default_int_handler) -
 
 
 def restore() -> None:
-    """Restore the previous handlers. A process that is about to become another program by exec calls this too."""
+    """Restore the previous handlers. A process calls this function also before exec replaces its program."""
     while _BEFORE:
         signal.signal(*_BEFORE.popitem())

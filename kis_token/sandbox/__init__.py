@@ -7,12 +7,13 @@
         print(sandbox.kis.counts("production").issues)
 
 `Sandbox` has all parts: the KIS emulator, a stand-in for Supabase, and a PostgreSQL with this project's tables and the
-keys of two made-up accounts. `KISEmulator` is KIS alone. With pytest both are fixtures, ``kis_sandbox`` and
-``kis_emulator`` (`pytest_plugin`). ``kis-token sandbox`` is the command for it. docs/sandbox.md lists the emulated
-parts and the omitted ones.
+keys of two made-up accounts. `KISEmulator` is KIS alone. For pytest there are the fixtures ``kis_sandbox`` and
+``kis_emulator`` (`pytest_plugin`). The command ``kis-token sandbox`` runs a `Sandbox`. docs/sandbox.md lists the
+emulated parts and the omitted ones.
 
-Needs the extra: ``pip install 'kis-token[sandbox]'``. Without the extra, all names except `Sandbox` work. Importing
-this package loads no other module until one of its names is used, because each pytest with the plugin imports it.
+`Sandbox` needs the extra: ``pip install 'kis-token[sandbox]'``. The other names work without the extra. The import of
+this package loads no other module until one of its names is used, because each pytest with the plugin imports this
+package.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ _HOMES = {
 }
 
 
-if not TYPE_CHECKING:  # with this function a type checker would accept any name
+if not TYPE_CHECKING:  # a type checker that sees this function accepts any name
 
     def __getattr__(name: str) -> object:
         for home, names in _HOMES.items():

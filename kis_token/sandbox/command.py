@@ -1,4 +1,4 @@
-"""``kis-token sandbox``: runs the sandbox while a command runs, or until it is stopped."""
+"""``kis-token sandbox``: runs the sandbox as long as a command runs, or until a signal stops the sandbox."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def run(command: list[str]) -> int:
-    """Start the sandbox, run ``command`` inside, and return its status as a shell does.
+    """Start the sandbox, run ``command`` with the sandbox's variables, and return the status that a shell would return.
 
-    Without a command, print the variables to export and run until Ctrl-C or SIGTERM.
+    Without a command, print the variables to export, and run until Ctrl-C or SIGTERM.
     """
     stopped = threading.Event()
     received: list[int] = []
@@ -29,7 +29,7 @@ def run(command: list[str]) -> int:
     def stop(number: int) -> None:
         received.append(number)
         stopped.set()
-        # A terminal sends Ctrl-C to the child as well; other signals reach only this process.
+        # A terminal sends Ctrl-C to the child as well. All other signals reach only this process.
         if child is not None and not (number == signal.SIGINT and sys.stdin.isatty()):
             child.send_signal(number)
 
@@ -50,14 +50,14 @@ def run(command: list[str]) -> int:
             print(f"{command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - a shell's message
             return 127 if isinstance(error, FileNotFoundError) else 126
         if received:
-            child.send_signal(received[-1])  # the signal came before the child was running
+            child.send_signal(received[-1])  # the signal arrived before the child was started
         status = child.wait()
         return status if status >= 0 else 128 - status
 
 
 @contextmanager
 def _on_signals(stop: Callable[[int], None]) -> Iterator[None]:
-    """Call ``stop`` on a signal instead of ending, so that the started programs are stopped too."""
+    """Call ``stop`` on a signal, so that the started programs are stopped before this process ends."""
     numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     before = {number: signal.signal(number, lambda number, _: stop(number)) for number in numbers}
     try:

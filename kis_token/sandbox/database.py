@@ -1,4 +1,4 @@
-"""Databases like a fresh Supabase project's, and this project's migrations on them."""
+"""Databases like that of a new Supabase project, with the files of sql/ run on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from kis_token.store.migrations import migrations_folder as migrations_folder  # noqa: PLC0414 - its users import it from here
+from kis_token.store.migrations import migrations_folder as migrations_folder  # noqa: PLC0414 - other modules import it from here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from kis_token.sandbox.github_issuer import GitHubIssuer
     from kis_token.sandbox.postgres import EmbeddedPostgres
 
-# As on Supabase: supabase_admin is the only superuser, the API logs in as authenticator and then takes the role of the
-# key, and a call of the API ends after 8 seconds.
+# The roles are those of Supabase. supabase_admin is the only superuser. The API logs in as authenticator, and then
+# takes the role of the request's key. A call of the API ends after 8 seconds.
 _ROLES = {
     "anon": "nologin noinherit",
     "authenticated": "nologin noinherit",
@@ -44,7 +44,7 @@ alter default privileges for role postgres in schema public
     grant all on sequences to anon, authenticated, service_role;
 """
 
-# An event trigger records every change of the schema. It runs with its owner's rights, the superuser's.
+# An event trigger records every change of the schema. The trigger runs with the rights of its owner, the superuser.
 _WATCH = """
 create schema kis_sandbox;
 create table kis_sandbox.schema_changes (command text);
@@ -58,7 +58,8 @@ select pg_catalog.pg_terminate_backend(pid, 10000) from pg_catalog.pg_stat_activ
 where datname = pg_catalog.current_database() and pid <> pg_catalog.pg_backend_pid()
 """
 
-#: Empties all tables. For a few rows this takes a thirtieth of the time of truncate, which makes new files.
+#: The statement that empties all tables. For a few rows, delete takes a thirtieth of the time of truncate, which makes
+#: new files.
 EMPTY_TABLES = """
 delete from public.api_credentials;
 delete from public.credential_leases;
@@ -82,10 +83,11 @@ class Project:
 
 
 def prepare_database(dsn: str, *, legacy_grants: bool = False) -> Project:
-    """Set up a database like Supabase's. Can be repeated.
+    """Set up a database like Supabase's. The call can be repeated.
 
-    ``dsn`` must be a superuser's. Its password becomes the password of the new roles. ``legacy_grants`` sets the
-    default privileges of older projects: all rights on new tables, functions and sequences for all three roles.
+    ``dsn`` must be the connection string of a superuser, whose password becomes the password of the new roles.
+    ``legacy_grants`` sets the default privileges of older Supabase projects: the three roles of the API have all rights
+    on new tables, functions and sequences.
     """
     parts = conninfo_to_dict(dsn)
     with psycopg.connect(dsn) as connection:
@@ -113,21 +115,21 @@ def _project(dsn: str) -> Project:
 
 
 def apply_migrations(dsn: str, folder: Path) -> None:
-    """Run all ``*.sql`` of ``folder`` in the order of their names, each file in one transaction."""
+    """Run all files ``*.sql`` of ``folder`` in the order of their names, each file in one transaction."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         for path in sorted(folder.glob("*.sql")):
             connection.execute(path.read_bytes())
 
 
 def make_project(dsn: str) -> Project:
-    """Make an empty database a project with this project's tables. ``dsn`` is as for `prepare_database`."""
+    """Set up an empty database like Supabase's, with the tables of sql/. ``dsn`` is a superuser's connection string."""
     project = prepare_database(dsn)
     apply_migrations(project.owner, migrations_folder())
     return project
 
 
 def store_issuer_keys(connection: psycopg.Connection[Any], issuer: GitHubIssuer) -> None:
-    """Store all keys of an emulated issuer, as a project's owner does with what ``kis-token trust`` prints."""
+    """Store all keys of an emulated issuer, as a project's owner does with the SQL of ``kis-token trust``."""
     connection.cursor().executemany(
         "insert into public.credential_issuer_keys (issuer, kid, modulus) values (%s, %s, %s) on conflict do nothing",
         [(issuer.issuer, key.kid, key.modulus) for key in issuer.keys],
@@ -135,7 +137,7 @@ def store_issuer_keys(connection: psycopg.Connection[Any], issuer: GitHubIssuer)
 
 
 def list_caller(connection: psycopg.Connection[Any], issuer: GitHubIssuer, audience: str, /, **columns: object) -> None:
-    """Add the usual job of an emulated issuer to the list of callers, with other values for these ``columns``."""
+    """Add the usual job of an emulated issuer to the list of callers. ``columns`` replace values of the usual row."""
     job = issuer.claims(audience)
     claimed = {name: job[name] for name in ("repository_owner_id", "repository_id", "ref")}
     row = {"service_name": "kis", "audience": audience, "issuer": issuer.issuer} | claimed | columns
@@ -148,11 +150,11 @@ def list_caller(connection: psycopg.Connection[Any], issuer: GitHubIssuer, audie
 
 
 class MigratedDatabases:
-    """Migrated databases of one cluster, for one borrower after another.
+    """Databases of one PostgreSQL with the tables of sql/, which tests borrow one after the other.
 
-    Emptying the tables takes a few milliseconds; creating and migrating a database takes many times that. So the next
-    borrower gets the same database. If its schema has changed, the borrower gets a copy of a database that is never
-    lent.
+    To empty the tables takes a few milliseconds; to make a new database takes many times longer. So the next borrower
+    gets the same database, with empty tables. If the schema of that database has changed, the borrower gets a copy of a
+    database that is never lent.
     """
 
     def __init__(self, server: EmbeddedPostgres) -> None:
@@ -189,12 +191,12 @@ class MigratedDatabases:
             make_project(dsn)
             with psycopg.connect(dsn) as connection:
                 connection.execute(_WATCH)
-            stack.pop_all()  # complete, so keep it
+            stack.pop_all()  # the database is complete, so it is kept
         return dsn
 
 
 def _restore(dsn: str) -> bool:
-    """Close all other connections and empty the tables. Returns whether the database is as new."""
+    """Close all other connections and empty the tables. Returns False if the database's schema has changed."""
     try:
         with psycopg.connect(dsn) as connection:
             connection.execute(_END_OTHERS)

@@ -7,8 +7,8 @@
         kis.refuse("EGW00201", PRICE_PATH)  # the next quotation exceeds the calls per second
         kis.production.add_fault(Fault("reset", TOKEN_PATH, after=True))  # a token is issued, its answer is lost
 
-No request leaves the machine. `kis_rules` has the emulated rules, `kis_http` their form on the wire, and `kis_control`
-the control for other processes.
+No request leaves the machine. `kis_rules` has the emulated rules, `kis_http` has addresses and forms of requests and
+answers, and `kis_control` has the control for other processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _DEFAULTS: Final[Mapping[Environment, Settings]] = MappingProxyType(
 
 
 class ShiftedClock:
-    """A clock that can be set forward. Starts at the time of ``base``, or of the machine's clock."""
+    """A clock that can be set forward. It starts with the time of ``base`` or, without ``base``, of the machine."""
 
     def __init__(self, base: Clock | None = None) -> None:
         self._base = base or SystemClock()
@@ -49,8 +49,11 @@ class ShiftedClock:
         return self._base.now() + self._offset
 
     def advance(self, seconds: float) -> None:
-        """Set the clock forward. Raises ValueError if ``seconds`` is negative or the result is beyond the calendar."""
-        if not seconds >= 0:  # refuses NaN too
+        """Set the clock forward.
+
+        Raises ValueError if ``seconds`` is negative or the new time is beyond the calendar.
+        """
+        if not seconds >= 0:  # also true for NaN
             raise ValueError("the clock can only be set forward")
         with self._lock:
             try:
@@ -63,15 +66,15 @@ class ShiftedClock:
 
 @dataclass(frozen=True, slots=True)
 class SeenRequest:
-    """A request that reached an environment. Holds no headers and no bodies, so no secret and no token.
+    """A request that reached an environment. The record has no headers and no body, so no secret and no token.
 
     Attributes:
-        environment: The environment that got it.
+        environment: The environment that got the request.
         method: The HTTP method.
         path: The path, without the query.
-        status: The HTTP status of the answer, even if a fault withheld it. None if a fault came before the answer.
-        code: The KIS error code of the answer, or None.
-        at: Emulated time of the answer, timezone-aware UTC.
+        status: The HTTP status of the answer, also if a fault withheld the answer. None if a fault prevented it.
+        code: The KIS error code of the answer; None without one.
+        at: The emulated time of the answer, timezone-aware, in UTC.
     """
 
     environment: Environment
@@ -86,9 +89,9 @@ class SeenRequest:
 class Counts:
     """The results of the tokenP calls of one environment.
 
-    ``calls`` counts all calls, including those hit by a fault. ``accepted`` counts the calls that were given a token,
-    and ``issues`` those that were given a new one. KIS sends the owner of a real account a KakaoTalk message for each
-    issue.
+    ``calls`` counts all calls, including calls with a fault. ``accepted`` counts the calls that got a token, and
+    ``issues`` counts the calls that got a new token. KIS sends the owner of a real account a KakaoTalk message for each
+    new token.
     """
 
     calls: int
@@ -97,12 +100,13 @@ class Counts:
 
 
 class KISEmulator:
-    """Serve both environments of KIS and a control address on loopback. Use as a context manager, or start and stop.
+    """Serves both environments of KIS and a control address on loopback.
 
-    The state survives a stop. `production`, `paper` and `control` are the servers: their ``add_fault`` decides what
-    happens to the next requests, and each can be stopped separately. `accounts` has the accounts of each environment;
-    if none is given, one is made up. With ``tls`` the two environments are served over https, but the control address
-    is not. ``clock`` replaces the machine's clock.
+    An emulator is a context manager, or needs calls of ``start`` and ``stop``. Tokens and settings survive a stop.
+    `production`, `paper` and `control` are the servers. Each server can be stopped separately, and its ``add_fault``
+    adds a fault to the next requests. `accounts` has the accounts of each environment; an environment without a given
+    account gets a made-up one. With ``tls`` the two environments are served over https; the control address always uses
+    http. ``clock`` replaces the machine's clock.
 
     Raises ValueError if two accounts have the same app key.
     """
@@ -130,17 +134,17 @@ class KISEmulator:
 
     @property
     def production_url(self) -> str:
-        """Base address of the real environment. Valid after the start."""
+        """The base address of the real environment. It is known after the start."""
         return self.production.url
 
     @property
     def paper_url(self) -> str:
-        """Base address of the paper environment. Valid after the start."""
+        """The base address of the paper environment. It is known after the start."""
         return self.paper.url
 
     @property
     def control_url(self) -> str:
-        """Base address of the control. Valid after the start."""
+        """The base address of the control. It is known after the start."""
         return self.control.url
 
     def start(self) -> None:
@@ -149,7 +153,7 @@ class KISEmulator:
             server.start()
 
     def stop(self) -> None:
-        """Refuse connections from now on."""
+        """Stop all three servers: they refuse connections until the next start."""
         for server in (self.production, self.paper, self.control):
             server.stop()
 
@@ -169,7 +173,10 @@ class KISEmulator:
         return self._clock.now()
 
     def advance(self, seconds: float) -> None:
-        """Set the emulated clock forward. Raises ValueError as `ShiftedClock.advance` does."""
+        """Set the emulated clock forward.
+
+        Raises ValueError if ``seconds`` is negative or the new time is beyond the calendar.
+        """
         self._clock.advance(seconds)
 
     def settings(self, environment: Environment) -> Settings:
@@ -194,7 +201,7 @@ class KISEmulator:
             self._rules[name].settings = settings
 
     def kill_token(self, token: str) -> None:
-        """Reject the token with EGW00121 from now on. Raises ValueError if it was never issued here."""
+        """Reject the token with EGW00121 from now on. Raises ValueError if this emulator has not issued the token."""
         self._rules_of_token(token).end_token(token, "EGW00121")
 
     def kill_tokens(self, app_key: str) -> None:
@@ -204,7 +211,7 @@ class KISEmulator:
     def expire_token(self, token: str) -> None:
         """Reject the token with EGW00123 from now on, before its expiry.
 
-        Raises ValueError if it was never issued here.
+        Raises ValueError if this emulator has not issued the token.
         """
         self._rules_of_token(token).end_token(token, "EGW00123")
 
@@ -230,11 +237,11 @@ class KISEmulator:
 
     @property
     def requests(self) -> tuple[SeenRequest, ...]:
-        """All requests of both environments so far, in the order of their answers."""
+        """All past requests of both environments, in the order of their answers."""
         return tuple(self._seen)
 
     def counts(self, environment: Environment) -> Counts:
-        """Return the counts of the tokenP calls so far."""
+        """Return the counts of all past tokenP calls of an environment."""
         issuances = self._rules[environment].issuances
         calls = sum(seen.environment == environment and seen.path == TOKEN_PATH for seen in self.requests)
         return Counts(calls, issuances.accepted, issuances.issues)

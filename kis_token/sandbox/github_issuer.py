@@ -1,7 +1,7 @@
-"""GitHub's issuer of ID tokens, emulated: its keys, its tokens, and the address at which a job asks for one.
+"""An emulator of GitHub's issuer of ID tokens: keys, ID tokens, and the address at which a job gets an ID token.
 
-A token has the claims of a real one, and the issuer's real name in ``iss``: a database that is to believe it has stored
-the emulator's key under that name. Source: "OpenID Connect reference" of GitHub's documentation, 2026.
+An emulated ID token has the claims of a real one, and the real issuer's name in ``iss``. So a database accepts it only
+if the emulator's key is stored under that name. Source: "OpenID Connect reference" of GitHub's documentation, 2026.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 GITHUB = "https://token.actions.githubusercontent.com"
 
-#: Seconds for which GitHub's tokens live, and by which their ``nbf`` lies before ``iat``.
+#: The validity of GitHub's ID tokens in seconds. ``nbf`` is as many seconds before ``iat``.
 LIFETIME_SECONDS = 300
 BEFORE_SECONDS = 300
 
@@ -37,36 +37,36 @@ _TOKEN = "/126/idtoken"  # noqa: S105 - a path
 
 
 def base64url(data: bytes) -> str:
-    """The form that the parts of a token have."""
+    """``data`` in base64url without padding, the form of the parts of an ID token."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """An RSA key with exponent 65537 and its name. Its repr shows the name alone."""
+    """An RSA key with the exponent 65537, and the key's name. The repr shows only the name."""
 
     kid: str
     private: RSAPrivateKey = field(repr=False)
 
     @classmethod
     def make(cls, kid: str | None = None, *, bits: int = 2048) -> Self:
-        """A new key; 2048 bits take a tenth of a second."""
+        """Make a new key. A key of 2048 bits takes a tenth of a second."""
         from cryptography.hazmat.primitives.asymmetric import rsa
 
         return cls(kid or str(uuid.uuid4()), rsa.generate_private_key(public_exponent=65537, key_size=bits))
 
     @property
     def modulus(self) -> bytes:
-        """The number n, the highest byte first: the column ``modulus`` of ``credential_issuer_keys``."""
+        """The number n, the most significant byte first, as in the column ``modulus`` of ``credential_issuer_keys``."""
         n = self.private.public_key().public_numbers().n
         return n.to_bytes((n.bit_length() + 7) // 8, "big")
 
     def jwk(self) -> dict[str, str]:
-        """The public half, as the JWKS has it."""
+        """The public key, in the form of an entry of a JWKS."""
         return {"kty": "RSA", "alg": "RS256", "use": "sig", "kid": self.kid, "n": base64url(self.modulus), "e": "AQAB"}
 
     def sign(self, header: Mapping[str, Any], claims: Mapping[str, Any]) -> str:
-        """A token with this header and these claims, signed as RS256 whatever its header names."""
+        """An ID token with this header and these claims. The signature is RS256, whatever the header names."""
         from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
         from cryptography.hazmat.primitives.hashes import SHA256
 
@@ -75,15 +75,15 @@ class SigningKey:
 
 
 class GitHubIssuer:
-    """Signs ID tokens and serves them on 127.0.0.1. Use as a context manager, or ``start`` and ``stop``.
+    """Signs ID tokens and serves them on 127.0.0.1. An issuer is a context manager, or needs ``start`` and ``stop``.
 
-    ``job`` are claims of all its tokens that differ from those of a scheduled job of acme/bot on main. ``now`` is the
-    clock, in seconds since 1970. The key is made when it is first needed. ``server`` has the log and the faults. With
-    ``tls``, discovery and keys can be reached under the issuer's own name, by a proxy that leads to this server.
+    The usual job is a scheduled job of acme/bot on main. ``now`` is the clock, in seconds since 1970. The first use of
+    the key makes the key. ``server`` has the log of requests and the faults. With ``tls``, a proxy can lead requests
+    for the issuer's real host to this server, for the discovery document and the keys.
 
     Attributes:
-        issuer: The claim ``iss``: GitHub's name, unless another one is given or set, such as ``url``.
-        job: The claims by which a job differs from the usual one; None leaves a claim out.
+        issuer: The claim ``iss``. The default is GitHub's real issuer; a test can set another one, such as ``url``.
+        job: The claims of all ID tokens that differ from the usual job's claims; None leaves a claim out.
     """
 
     def __init__(
@@ -104,15 +104,15 @@ class GitHubIssuer:
 
     @property
     def url(self) -> str:
-        """Where discovery, keys and tokens are served. Valid once started."""
+        """The address of the discovery document, the keys and the ID tokens. It is known after the start."""
         return self.server.url
 
     def start(self) -> None:
-        """Listen. Nothing happens when it already does."""
+        """Listen, unless the server is already listening."""
         self.server.start()
 
     def stop(self) -> None:
-        """Refuse connections from now on: an outage of the endpoint."""
+        """Refuse connections until the next start, as in an outage of GitHub."""
         self.server.stop()
 
     def __enter__(self) -> Self:
@@ -124,29 +124,29 @@ class GitHubIssuer:
 
     @property
     def keys(self) -> list[SigningKey]:
-        """The published keys. The last one signs."""
+        """The published keys. The last key signs."""
         with self._lock:
             if not self._keys:
                 self._keys.append(SigningKey.make())
             return list(self._keys)
 
     def publish(self, key: SigningKey) -> None:
-        """Sign with this key from now on; the earlier ones stay published."""
+        """Sign with this key from now on. The earlier keys stay published."""
         with self._lock:
             self._keys.append(key)
 
     def announce(self, key: SigningKey) -> None:
-        """Publish this key, and go on signing with the last one: GitHub does so before it uses a new key."""
+        """Publish this key, but continue to sign with the present key, as GitHub does before the use of a new key."""
         keys = self.keys
         with self._lock:
             self._keys = [key, *keys]
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
-        """The published keys, as the issuer's JWKS has them."""
+        """The JWKS: the published keys in the form that an issuer serves."""
         return {"keys": [key.jwk() for key in self.keys]}
 
     def claims(self, audience: object, **changes: object) -> dict[str, object]:
-        """The claims of a new token; ``changes`` as in ``job``."""
+        """The claims of a new ID token. ``changes`` replace claims of the job; None leaves a claim out."""
         now = int(self._now())
         chosen = {"repository": "acme/bot", "ref": "refs/heads/main"} | self.job | changes
         repository, ref = chosen["repository"], chosen["ref"]
@@ -184,16 +184,16 @@ class GitHubIssuer:
         return {name: value for name, value in claims.items() if value is not None}
 
     def id_token(self, audience: object, **changes: object) -> str:
-        """A new ID token; ``changes`` as in ``job``."""
+        """A new ID token. ``changes`` replace claims of the job; None leaves a claim out."""
         return self.sign(self.claims(audience, **changes))
 
     def sign(self, claims: Mapping[str, object]) -> str:
-        """A token with exactly these claims and a header like GitHub's."""
+        """An ID token with exactly these claims, and with a header like GitHub's."""
         key = self.keys[-1]
         return key.sign({"alg": "RS256", "typ": "JWT", "kid": key.kid}, claims)
 
     def variables(self, **changes: object) -> dict[str, str]:
-        """The environment of a job that has the permission ``id-token: write``; ``changes`` as in ``job``."""
+        """The variables of a job with the permission ``id-token: write``. ``changes`` replace claims of the job."""
         request_token = secrets.token_urlsafe(24)
         with self._lock:
             self._jobs[request_token] = changes
@@ -235,6 +235,6 @@ class GitHubIssuer:
         return Response(200, {"count": len(token), "value": token})
 
     def _default_audience(self, changes: Mapping[str, object]) -> str:
-        """The audience of a job that asks for none: the URL of the repository's owner."""
+        """The audience of an ID token that a job requests without an audience: the URL of the repository's owner."""
         owner = self.claims("", **changes)["repository_owner"]
         return f"https://github.com/{owner}"

@@ -46,7 +46,7 @@ _T = TypeVar("_T", str, int, bool)
 
 
 class ControlWire:
-    """Answer the requests of the control address."""
+    """Answers the requests of the control address."""
 
     def __init__(self, emulator: KISEmulator) -> None:
         self._emulator = emulator
@@ -122,7 +122,7 @@ class ControlWire:
 
 
 class _Members:
-    """The members of a JSON object, each taken once, with its type checked. Each error is a ValueError."""
+    """The members of a JSON object. Each member is read once, and its type is checked. Each error is a ValueError."""
 
     def __init__(self, request: Request) -> None:
         body = request.json() if request.body else {}
@@ -135,7 +135,7 @@ class _Members:
 
     def take(self, name: str, kind: type[_T], default: _T | None = None) -> _T:
         value = self._left.pop(name, default)
-        # isinstance counts a bool as an int.
+        # With isinstance, a bool would count as an int.
         if type(value) is not kind:
             raise ValueError(f"{name} must be given as {kind.__name__}")
         return value
@@ -186,7 +186,7 @@ def _fault(members: _Members) -> Fault:
         return Fault("answer", path, times, html_response(_status(members, 503)), after=after)
     if kind == "stall":
         seconds = members.number("seconds", LONGEST_STALL_SECONDS)
-        if not seconds >= 0:  # refuses NaN too
+        if not seconds >= 0:  # also true for NaN
             raise ValueError("seconds must not be negative")
         return Fault("stall", path, times, seconds=seconds, after=after)
     if kind == "reset":

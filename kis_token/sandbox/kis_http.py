@@ -1,4 +1,4 @@
-"""The wire form of the KIS Open API: its addresses, fields, headers and its two shapes of an error.
+"""The HTTP form of the KIS Open API: its addresses, fields and headers, and its two forms of an error.
 
 Errors of /oauth2/* have status 403 and ``{"error_code", "error_description"}``. Errors of /uapi/* have status 500 and
 ``{"rt_cd": "1", "msg_cd", "msg1"}``. An address that is not emulated answers 404 without a body.
@@ -54,13 +54,13 @@ def error_response(code: str, path: str, *, status: int | None = None, detail: s
 
 
 def html_response(status: int) -> Response:
-    """Return an HTML page, as a gateway or a maintenance notice sends it."""
+    """Return an HTML page like that of a gateway or of a maintenance notice."""
     page = _PAGE.format("서비스 점검 중입니다").encode()
     return Response(status, page, {"Content-Type": "text/html; charset=utf-8"})
 
 
 def error_code(response: Response) -> str | None:
-    """Return the error code of an answer of KIS, or None."""
+    """Return the error code of an answer of KIS; None if the answer is not an error."""
     if not isinstance(response.body, dict) or response.body.get("rt_cd") == "0":
         return None
     code = response.body.get("error_code") or response.body.get("msg_cd")
@@ -68,7 +68,7 @@ def error_code(response: Response) -> str | None:
 
 
 class KISWire:
-    """Answer the requests of one environment by its rules."""
+    """Answers the requests of one environment by the rules of `kis_rules`."""
 
     def __init__(self, rules: KISRules) -> None:
         self._rules = rules
@@ -146,7 +146,7 @@ class KISWire:
 
 
 def _fields(request: Request, *names: str) -> tuple[str, ...]:
-    """Return the named members of a JSON body. Raises EGW00002 unless all of them are present and are text."""
+    """Return the named members of a JSON body. Raises EGW00002 if a member is missing or is not a text."""
     try:
         body = request.json()
     except ValueError:
@@ -159,7 +159,10 @@ def _fields(request: Request, *names: str) -> tuple[str, ...]:
 
 
 def _grant(request: Request, *names: str) -> tuple[str, ...]:
-    """Return the named members as `_fields` does, and require that the body asks for client credentials."""
+    """Return the named members of a JSON body that requests the grant type client_credentials.
+
+    Raises EGW00002 for another grant type, and if a member is missing or is not a text.
+    """
     grant_type, *values = _fields(request, "grant_type", *names)
     if grant_type != "client_credentials":
         raise RefusedError("EGW00002")

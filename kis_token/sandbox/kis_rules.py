@@ -1,7 +1,7 @@
 """The rules of the KIS Open API: keys, the issue and validity of tokens, and the limits on calls.
 
-Independent of HTTP. The documented rules are fixed; the rules that are only observed, or on which reports disagree,
-can be set (`Settings`). All times are timezone-aware UTC.
+This module does not depend on HTTP. Rules that KIS documents are fixed. Rules that are only observed, or on which
+reports disagree, can be set (`Settings`). All times are timezone-aware, in UTC.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ Environment = Literal["production", "paper"]
 #: The two environments of KIS. Each has its own address, accounts and tokens.
 ENVIRONMENTS: Final[tuple[Environment, ...]] = ("production", "paper")
 
-#: Within this time after an issue, KIS answers with the same token.
+#: The time after an issue in which KIS answers with the same token.
 SAME_TOKEN = timedelta(hours=6)
-#: KIS accepts one tokenP call per app key in this time.
+#: The time in which KIS accepts one tokenP call for each app key.
 TOKEN_CALL_INTERVAL = timedelta(minutes=1)
-#: ``Settings.lockout_after`` errors EGW00133 within this time lock the app key ...
+#: The time in which ``Settings.lockout_after`` errors EGW00133 lock an app key. KIS does not publish this time.
 LOCKOUT_WINDOW = timedelta(minutes=30)
-#: ... for this long. KIS publishes neither number. A client that called every 30 s was locked out for a day.
+#: The time for which an app key is locked. KIS does not publish this time. A client that called every 30 s was locked
+#: for a day.
 LOCKOUT = timedelta(days=1)
 #: The validity of a partner company's token, 90 days, the longest that KIS documents.
 LONGEST_LIFE_SECONDS = 7_776_000
@@ -41,14 +42,14 @@ _RATE_WINDOW = timedelta(seconds=1)
 
 
 class Clock(Protocol):
-    """The source of the time."""
+    """The source of the emulated time."""
 
     def now(self) -> datetime:
-        """Return the time now, timezone-aware UTC."""
+        """Return the present time, timezone-aware, in UTC."""
 
 
 class RefusedError(Exception):
-    """KIS refuses a call. ``code`` is its error code. ``detail``, if given, replaces the code's usual text."""
+    """KIS refuses a call. ``code`` is KIS's error code. ``detail``, if given, replaces the usual text of the code."""
 
     def __init__(self, code: str, detail: str | None = None) -> None:
         super().__init__(code)
@@ -67,7 +68,7 @@ def _app_secret() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A customer's account. Omitted values are made up in KIS's form (36 and 180 characters)."""
+    """A customer's account. Values that are not given are made up in KIS's form (36 and 180 characters)."""
 
     app_key: str = field(default_factory=_app_key)
     app_secret: str = field(default_factory=_app_secret, repr=False)
@@ -75,13 +76,13 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings in which customers of KIS, or reports about KIS, differ. Raises ValueError for an invalid value.
+    """The rules in which customers of KIS, or reports about KIS, differ. Raises ValueError for an invalid value.
 
     Attributes:
-        expires_in: Validity of a new token in seconds. 86400 at KIS, 7776000 for partner companies; tests use less.
-        reissue_kills_previous: Whether a new token makes the previous one invalid (EGW00121).
-        calls_per_second: The /uapi calls of one app key that are answered in any second; more get EGW00201.
-        expired_status: HTTP status of EGW00123. Reports have both 500 and 200.
+        expires_in: Validity of a new token in seconds. KIS has 86400, and 7776000 for partner companies.
+        reissue_kills_previous: Whether a new token makes the previous token invalid (EGW00121).
+        calls_per_second: The /uapi calls of one app key that KIS answers in a second. Further calls get EGW00201.
+        expired_status: HTTP status of EGW00123. Some reports have 500, others 200.
         lockout_after: The number of EGW00133 within `LOCKOUT_WINDOW` that locks an app key for `LOCKOUT`; 0: never.
     """
 
@@ -93,7 +94,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            # isinstance counts a bool as an int, and JSON callers confuse them.
+            # With isinstance, a bool would count as an int, and callers over JSON confuse the two.
             if type(getattr(self, each.name)) is not type(each.default):
                 raise ValueError(f"{each.name} must be of type {type(each.default).__name__}")
         if not 1 <= self.expires_in <= LONGEST_LIFE_SECONDS:
@@ -106,7 +107,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """An issued token. Both times are whole seconds, the precision of the JWT and of the answer."""
+    """An issued token. Its two times are whole seconds, as in the JWT and in KIS's answer."""
 
     value: str = field(repr=False)
     app_key: str
@@ -115,15 +116,15 @@ class IssuedToken:
 
     @property
     def expires_in(self) -> int:
-        """The token's whole validity in seconds, not the rest of it. KIS returns it for an older token too."""
+        """The token's whole validity in seconds. KIS returns the whole validity for an older token too."""
         return round((self.expires_at - self.issued_at).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
 class Issuances:
-    """How often a token was given out (``accepted``), and how often it was a new one (``issues``).
+    """The number of calls that got a token (``accepted``), and the number of calls that got a new token (``issues``).
 
-    KIS sends the owner of a real account a KakaoTalk message for each issue.
+    KIS sends the owner of a real account a KakaoTalk message for each new token.
     """
 
     accepted: int = 0
@@ -132,7 +133,7 @@ class Issuances:
 
 @dataclass(slots=True)
 class _Customer:
-    """One account and its calls so far."""
+    """One account and its past calls."""
 
     account: Account
     token: IssuedToken | None = None
@@ -143,7 +144,7 @@ class _Customer:
 
 
 class KISRules:
-    """One environment of KIS: real or paper. Thread-safe. Each refusal is a `RefusedError`."""
+    """One environment of KIS, real or paper. Threads may share it. Each refused call raises `RefusedError`."""
 
     def __init__(self, accounts: Sequence[Account], clock: Clock, settings: Settings) -> None:
         self._clock = clock
@@ -157,7 +158,7 @@ class KISRules:
 
     @property
     def settings(self) -> Settings:
-        """The settings in force."""
+        """The present settings."""
         return self._settings
 
     @settings.setter
@@ -167,14 +168,15 @@ class KISRules:
 
     @property
     def issuances(self) -> Issuances:
-        """The counts so far, over all accounts."""
+        """The counts of all past calls, over all accounts."""
         with self._lock:
             return self._issuances
 
     def issue(self, app_key: str, app_secret: str) -> IssuedToken:
-        """Return a token for the account. Within 6 hours of an issue it is the same one, even if it is no longer valid.
+        """Return a token for the account.
 
-        Raises EGW00103 (unknown or locked key), EGW00105 (wrong secret) or EGW00133 (second call within a minute).
+        Within 6 hours of an issue, the account gets the same token again, even if that token is no longer valid. Raises
+        EGW00103 (unknown or locked key), EGW00105 (wrong secret) or EGW00133 (second call within a minute).
         """
         with self._lock:
             now = self._clock.now()
@@ -198,23 +200,29 @@ class KISRules:
             return token
 
     def revoke(self, app_key: str, app_secret: str, token: str) -> None:
-        """Make a token invalid. Refuses wrong keys as `issue` does, and a token of another key with EGW00121."""
+        """Make a token invalid.
+
+        Raises EGW00103 (unknown or locked key), EGW00105 (wrong secret) or EGW00121 (token of another key).
+        """
         with self._lock:
             self._check_secret(self._customer(app_key), app_secret)
             self._token_of(app_key, token)
             self._ended[token] = "EGW00121"
 
     def approve(self, app_key: str, app_secret: str) -> str:
-        """Return a new key for a WebSocket session. Refuses wrong keys as `issue` does."""
+        """Return a new key for a WebSocket session.
+
+        Raises EGW00103 (unknown or locked key) or EGW00105 (wrong secret).
+        """
         with self._lock:
             self._check_secret(self._customer(app_key), app_secret)
             return str(uuid.uuid4())
 
     def admit(self, app_key: str, app_secret: str, token: str) -> None:
-        """Accept an ordinary call, or refuse it.
+        """Accept an ordinary call, or raise the error of a refused one.
 
-        EGW00121: the token was never issued to this app key, or was revoked or killed. EGW00123: it has expired.
-        EGW00304: wrong secret. EGW00201: too many calls in one second; refused calls do not count.
+        EGW00121: the token was never issued to this app key, or was revoked or killed. EGW00123: the token has expired.
+        EGW00304: the secret is wrong. EGW00201: too many calls in one second; refused calls do not count.
         """
         with self._lock:
             now = self._clock.now()
@@ -276,7 +284,7 @@ class KISRules:
         expires_at = issued_at + timedelta(seconds=self._settings.expires_in)
         claims = {
             "sub": "token",
-            "aud": str(uuid.uuid4()),  # makes two tokens of the same second differ
+            "aud": str(uuid.uuid4()),  # two tokens of the same second must differ
             "iss": "unogw",
             "exp": int(expires_at.timestamp()),
             "iat": int(issued_at.timestamp()),

@@ -1,7 +1,7 @@
 """An HTTP server on loopback with a log and faults, the base of the KIS emulator and of the PostgREST stand-in.
 
-Depends on nothing it serves. Listens on 127.0.0.1 only, on a port that the system picks, and ends with its process:
-every thread is a daemon.
+The server listens on 127.0.0.1 only, on a port that the system chooses. The server ends with its process, because every
+thread is a daemon. This module does not depend on the modules that use it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 FaultKind = Literal["answer", "stall", "reset", "truncate"]
 
-#: A stalled answer frees its thread after this long, even if the client still waits.
+#: The longest time, in seconds, that a stalled answer keeps its thread, even if the client still waits.
 LONGEST_STALL_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request as it arrived. ``query`` keeps the order and the repetitions of its names."""
+    """One request. ``query`` has the names and values of the query in their order, with repeated names."""
 
     method: str
     path: str
@@ -44,7 +44,7 @@ class Request:
     body: bytes = field(repr=False)
 
     def json(self) -> Any:  # noqa: ANN401 - a body has any JSON type
-        """Return the body as JSON. Raises ValueError if it is not JSON."""
+        """Return the body as JSON. Raises ValueError if the body is not JSON."""
         return json.loads(self.body)
 
 
@@ -59,7 +59,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request's entry in the log. Holds no header and no body, so no secret."""
+    """A request's entry in the log. The entry has no headers and no body, so no secret."""
 
     method: str
     path: str
@@ -68,11 +68,16 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault of the next requests whose path starts with ``path``, instead of the normal answer.
+    """A fault in place of the normal answer, for the next requests whose path starts with ``path``.
 
-    ``answer`` sends ``response``. ``stall`` sends nothing for ``seconds`` (or until the server stops) and then closes.
-    ``reset`` closes the connection without a byte. ``truncate`` sends half of the normal answer and closes.
-    With ``after`` the request takes effect first, and only its answer is lost.
+    ``kind`` is one of these:
+
+    - ``answer``: send ``response``.
+    - ``stall``: send nothing for ``seconds``, or until the server stops; then close the connection.
+    - ``reset``: close the connection without a byte.
+    - ``truncate``: send half of the normal answer; then close the connection.
+
+    With ``after``, the request takes effect first, and only its answer is lost.
     """
 
     kind: FaultKind
@@ -84,13 +89,13 @@ class Fault:
 
 
 class LoopbackServer:
-    """Serve ``handle`` on a port of its own. Use as a context manager, or ``start`` and ``stop``; both can be repeated.
+    """Answers requests by ``handle``, on its own port. A server is a context manager, or needs ``start`` and ``stop``.
 
-    A stopped server refuses connections. A restart keeps the port, so a test can simulate an outage. Meanwhile no other
-    program can take the port and answer on it.
+    ``start`` and ``stop`` can be repeated. A stopped server refuses connections, so a test can simulate an outage. The
+    port stays the same, and no other program can take the port of a stopped server.
 
-    ``observe`` gets each request and its answer before the answer is sent. If a fault left the request without an
-    answer, the answer's status is 0.
+    ``observe`` gets each request and its answer before the answer is sent. If a fault prevents an answer, the status of
+    the answer that ``observe`` gets is 0.
     """
 
     def __init__(
@@ -115,7 +120,7 @@ class LoopbackServer:
 
     @property
     def url(self) -> str:
-        """The address, without a slash at its end. Valid after the start."""
+        """The address, without a final slash. It is known after the start."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     def start(self) -> None:
@@ -127,14 +132,14 @@ class LoopbackServer:
         self._server = _Server(("127.0.0.1", self._port), self)
         self._port = self._server.server_address[1]
         if self._tls is not None:
-            # The handshake runs in the connection's own thread. One silent client would block all others otherwise.
+            # Each handshake runs in the thread of its connection, so that a silent client cannot block other clients.
             self._server.socket = self._tls.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
         self._server.serve()
 
     def stop(self) -> None:
-        """Refuse connections from now on, and break the open ones."""
+        """Refuse connections from now on, and break open connections."""
         if self._server is None:
             return
         self._stopped.set()
@@ -144,9 +149,9 @@ class LoopbackServer:
         server.break_connections()
 
     def _keep_port(self) -> None:
-        """Bind the port without listening on it, while this object is in use."""
+        """Bind the port of the stopped server without listening, so that no other program can take the port."""
         holder = socket.socket()
-        if os.name == "posix":  # on Windows the option lets other programs bind the port as well
+        if os.name == "posix":  # on Windows, the option would let other programs bind the same port
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with suppress(OSError):  # another program has taken the port
             holder.bind(("127.0.0.1", self._port))
@@ -169,13 +174,13 @@ class LoopbackServer:
             self._faults.append((fault, fault.times))
 
     def clear_faults(self) -> None:
-        """Drop the unused faults."""
+        """Remove all faults that no request has used."""
         with self._lock:
             self._faults.clear()
 
     @property
     def seen(self) -> tuple[Seen, ...]:
-        """All requests since the start or the last ``forget``, in the order of arrival."""
+        """All requests since the first start or the last ``forget``, in the order of arrival."""
         with self._lock:
             return tuple(self._seen)
 
@@ -185,7 +190,7 @@ class LoopbackServer:
             self._seen.clear()
 
     def answer(self, request: Request) -> tuple[Response, Fault | None]:
-        """Return the answer to ``request`` and the fault of its connection, or None. Called by connections."""
+        """Return the answer to ``request``, and the fault of its connection or None. Connections call this method."""
         fault = self._take_fault(request.path)
         response = self._handle(request) if fault is None or fault.after or fault.kind == "truncate" else Response(0)
         if fault is not None and fault.kind == "answer":
@@ -213,7 +218,7 @@ class LoopbackServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512  # 200 callers connect at once
-    timeout = 0  # do not wait for a client that has disconnected before it is accepted
+    timeout = 0  # no wait for a client that disconnected before the server accepted it
 
     def __init__(self, address: tuple[str, int], owner: LoopbackServer) -> None:
         self.owner = owner
@@ -227,7 +232,7 @@ class _Server(ThreadingHTTPServer):
         self._thread.start()
 
     def refuse(self) -> None:
-        """Accept no more connections. Returns at once, unlike ``shutdown``, which waits for the loop's next check."""
+        """Accept no more connections, and return at once. ``shutdown`` would wait for the loop's next check."""
         self._ringer.close()
         self._thread.join()
         self._bell.close()
@@ -251,11 +256,11 @@ class _Server(ThreadingHTTPServer):
 
     def break_connections(self) -> None:
         for connection in tuple(self._open):
-            with suppress(OSError):  # the client has closed it already
+            with suppress(OSError):  # the client has closed the connection before
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Print nothing: a client that disconnects in the middle is part of the tests."""
+        """Print nothing, because tests disconnect in the middle of a request."""
 
 
 class _Connection(BaseHTTPRequestHandler):
@@ -295,9 +300,9 @@ class _Connection(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = do_HEAD = _serve  # noqa: N815 - names fixed by http.server
 
     def _break_off(self) -> None:
-        """Close with a reset, as a crashed peer or a firewall does."""
+        """Close the connection with a reset, as a crashed peer or a firewall does."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's parameter name
-        """Print nothing: ``LoopbackServer.seen`` is the log."""
+        """Print nothing, because ``LoopbackServer.seen`` has the log."""

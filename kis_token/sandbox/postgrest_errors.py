@@ -1,4 +1,4 @@
-"""PostgREST's errors: their JSON, and the HTTP status that each SQLSTATE gets.
+"""PostgREST's errors: their JSON, and the HTTP status for each SQLSTATE.
 
 Source: PostgREST 14, https://docs.postgrest.org/en/v14/references/errors.html
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psycopg
 
-#: Keyed by SQLSTATE or its beginning. The longest match counts; all others get 400.
+#: HTTP statuses by SQLSTATE or by the beginning of one. The longest match counts. Any other SQLSTATE gets 400.
 _STATUS = {
     "08": 503,
     "09": 500,
@@ -47,7 +47,7 @@ _STATUS = {
 
 
 class ApiError(Exception):
-    """An answer other than success. ``body`` is its JSON. Without a ``code`` it has the form of Supabase's gateway."""
+    """An error answer. ``body`` is its JSON, which has the form of Supabase's gateway if there is no ``code``."""
 
     def __init__(
         self, status: int, code: str | None, message: str, *, details: str | None = None, hint: str | None = None
@@ -76,7 +76,7 @@ def database_error(error: psycopg.Error, *, anonymous: bool) -> ApiError:
 def status_of(sqlstate: str, *, anonymous: bool) -> int:
     """Return the HTTP status for ``sqlstate``.
 
-    If a right is missing, an anonymous caller gets 401, any other one 403.
+    If a right is missing, an anonymous caller gets 401, and any other caller gets 403.
     """
     if anonymous and sqlstate == "42501":
         return 401

@@ -17,23 +17,23 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class ConnectionPool:
-    """At most ``size`` connections to ``dsn``, made at first use. A broken one is replaced when it is next needed.
+    """At most ``size`` connections to ``dsn``. A connection is made at its first use, and replaced if it is broken.
 
-    A caller waits up to ``patience`` seconds for a connection.
+    A thread waits up to ``patience`` seconds for a connection.
     """
 
     def __init__(self, dsn: str, *, size: int = 20, patience: float = 10.0) -> None:
         self._dsn = dsn
         self._patience = patience
         self._closed = False
-        # Last in, first out: an existing connection is used before a new one is made.
+        # With "last in, first out", an existing connection is used before a new connection is made.
         self._slots: LifoQueue[Connection | None] = LifoQueue()
         for _ in range(size):
             self._slots.put(None)
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """Yield a connection for the block. If there is no free one, raises PostgREST's ApiError."""
+        """Yield a connection for the block. Raises the ApiError of PostgREST if no connection becomes free in time."""
         try:
             held = self._slots.get(timeout=self._patience)
         except Empty:
@@ -48,7 +48,7 @@ class ConnectionPool:
                 self.close()
 
     def close(self) -> None:
-        """Close the idle connections now, and the others when they are returned."""
+        """Close the idle connections now, and each other connection when its block ends."""
         self._closed = True
         idle: list[Connection | None] = []
         with suppress(Empty):

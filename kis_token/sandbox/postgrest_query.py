@@ -26,7 +26,7 @@ _ELEMENT = re.compile(r'"((?:[^"\\]|\\.)*)"|([^,"]*)', re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table or view of the schema ``public``, as it is in the catalogue now."""
+    """A table or view of the schema ``public``, with its present columns."""
 
     name: str
     columns: tuple[str, ...]
@@ -34,7 +34,7 @@ class Table:
 
     @property
     def identifier(self) -> sql.Identifier:
-        """The qualified name."""
+        """The qualified name of the table."""
         return sql.Identifier(SCHEMA, self.name)
 
     def column(self, name: str) -> sql.Identifier:
@@ -51,7 +51,7 @@ class Table:
 
 
 def find_table(connection: Connection[Any], name: str) -> Table:
-    """Return the table called ``name``. Raises PGRST205 if it does not exist."""
+    """Return the table ``name``. Raises PGRST205 if the table does not exist."""
     row = connection.execute(
         """
         select array(select a.attname::text from pg_catalog.pg_attribute a
@@ -73,8 +73,8 @@ def find_table(connection: Connection[Any], name: str) -> Table:
 class Query:
     """The query string of a request on ``table``. Every method returns one statement, or raises ApiError.
 
-    With ``returning`` the statement returns its rows. Without it the statement needs no right to read, so that a role
-    with only write access can run it.
+    With ``returning`` the statement returns its rows. Without ``returning`` the statement needs no right to read, so a
+    role that may only write can run the statement.
     """
 
     table: Table
@@ -153,7 +153,7 @@ class Query:
     def _required_where(self, command: str) -> sql.Composed:
         where = self._where()
         if not where.as_string():
-            # The error of the extension safeupdate, which Supabase loads.
+            # Supabase loads the extension safeupdate, which raises this error.
             raise ApiError(400, "21000", f"{command} requires a WHERE clause")
         return where
 
@@ -165,7 +165,7 @@ class Query:
         negation, rest = (sql.SQL("not "), value[4:]) if value.startswith("not.") else (sql.SQL(""), value)
         operator, _, operand = rest.partition(".")
         if operator in _COMPARISONS:
-            # A literal without a type, as in PostgREST: PostgreSQL reads it as the column's type.
+            # The literal has no type, as in PostgREST. So PostgreSQL reads the literal as the column's type.
             condition = sql.SQL(_COMPARISONS[operator] + " {}").format(sql.Literal(_wildcards(operator, operand)))
         elif operator == "is" and operand in _IS:
             condition = sql.SQL("is " + operand.replace("_", " ")).format()
@@ -201,7 +201,7 @@ def _comma(parts: Iterable[sql.Composable]) -> sql.Composed:
 
 
 def _wildcards(operator: str, operand: str) -> str:
-    """Replace ``*`` by ``%``, as PostgREST does in a URL."""
+    """Replace ``*`` by ``%``, as PostgREST does for a pattern in a URL."""
     return operand.replace("*", "%") if operator == "like" else operand
 
 

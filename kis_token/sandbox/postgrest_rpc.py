@@ -1,4 +1,4 @@
-"""The translation of a function's name and JSON arguments into an SQL call, as PostgREST does it."""
+"""The translation of a function's name and JSON arguments into an SQL call, in the way of PostgREST."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-# Arguments that are only results (modes o and t) are not part of a call. Arguments with a default come last.
+# A call does not contain arguments that are only results (modes o and t). Arguments with a default come last.
 _FUNCTIONS = """
     select a.names, a.types,
            p.pronargs - p.pronargdefaults,
@@ -35,7 +35,7 @@ _FUNCTIONS = """
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A function of the schema ``public``, as it is in the catalogue now."""
+    """A function of the schema ``public``, with its present arguments."""
 
     name: str
     arguments: tuple[tuple[str, str], ...]
@@ -45,7 +45,7 @@ class Function:
     names_results: bool
 
     def takes(self, names: set[str]) -> bool:
-        """Whether it can be called with exactly the arguments ``names``."""
+        """Whether the function can be called with exactly the arguments ``names``."""
         arguments = [name for name, _ in self.arguments]
         return set(arguments[: self.required]) <= names <= set(arguments)
 
@@ -60,11 +60,11 @@ class Function:
             sql.SQL(", ").join(sql.SQL("{0} => body.{0}").format(name) for name, _ in given),
         )
         if self.names_results:
-            # Without this, a function with a single result would return the alias as the column's name.
+            # Without the inner select, the column of a function with a single result would have the alias as its name.
             call = sql.SQL("(select * from {})").format(call)
         if not given:
             return call + sql.SQL(" pgrst_call")
-        # The catalogue gives the types' names.
+        # The names of the types come from PostgreSQL's catalogue, so they need no quoting.
         columns = sql.SQL(", ").join(sql.SQL("{} {}").format(name, kind) for name, kind in given)
         return sql.SQL("json_to_record({}) as body ({}), lateral {} pgrst_call").format(
             sql.Literal(arguments), columns, call
@@ -72,7 +72,10 @@ class Function:
 
 
 def find_function(connection: Connection[Any], name: str, arguments: Iterable[str]) -> Function:
-    """Return the one function called ``name`` that takes ``arguments``. Raises PGRST202 or PGRST203 otherwise."""
+    """Return the one function ``name`` that accepts ``arguments``.
+
+    Raises PGRST202 if no function does, and PGRST203 if several functions do.
+    """
     names = sorted(arguments)
     rows = connection.execute(_FUNCTIONS, (SCHEMA, name)).fetchall()
     functions = [Function(name, tuple(zip(row[0], row[1], strict=True)), *row[2:]) for row in rows]

@@ -1,6 +1,7 @@
 """Fixtures for tests of programs that use KIS: no account, no network, and no state from other tests.
 
-pytest loads this module wherever the package is installed, so it imports nothing until a fixture is used.
+pytest loads this module in each project in which the package is installed. So this module imports nothing until a
+fixture is used.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def _kis_sandbox_databases() -> Iterator[MigratedDatabases]:
 
 @pytest.fixture
 def kis_emulator() -> KISEmulator:
-    """The KIS that ``kis_sandbox`` starts: one real and one paper account, on the machine's clock.
+    """The KIS emulator that ``kis_sandbox`` starts: one real and one paper account, on the machine's clock.
 
-    Override this fixture to use other accounts or another clock.
+    A project that needs other accounts or another clock overrides this fixture.
     """
     from kis_token.sandbox.emulator import KISEmulator
 
@@ -49,11 +50,11 @@ def kis_emulator() -> KISEmulator:
 def kis_sandbox(
     _kis_sandbox_databases: MigratedDatabases, kis_emulator: KISEmulator, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Sandbox]:
-    """A sandbox for one test, and the environment variables that lead programs to it. Both end with the test.
+    """A sandbox for one test, and the environment variables that lead programs to the sandbox.
 
-    The database holds the keys of ``kis_emulator``'s first accounts, no token, and no data of other tests. All other
-    variables that begin with KIS_, SUPABASE_ or INPUT_ are removed meanwhile, so no test reaches a real account by
-    accident.
+    Both are removed at the end of the test. The database has the keys of the first accounts of ``kis_emulator``, no
+    token, and no data of other tests. During the test, all other variables that begin with KIS_, SUPABASE_ or INPUT_
+    are removed, so no test reaches a real account by accident.
     """
     from kis_token.sandbox.sandbox import Sandbox
 
@@ -62,7 +63,7 @@ def kis_sandbox(
             _kis_sandbox_databases.borrow() as project,
             Sandbox(project=project, kis=kis_emulator) as sandbox,
         ):
-            # The test's own monkeypatch: a second one would undo the test's own changes in the wrong order.
+            # A second monkeypatch would undo the test's changes in the wrong order, so the test's monkeypatch is used.
             inside = sandbox.environment(os.environ)
             for name in os.environ.keys() - inside.keys():
                 monkeypatch.delenv(name)
@@ -75,7 +76,7 @@ def kis_sandbox(
 
 
 def _forget_manager() -> None:
-    """Drop the process's one `SupabaseCredentialManager`, so that the next one uses the present environment."""
+    """Drop the `SupabaseCredentialManager` of this process, so that the next one reads the present environment."""
     module = sys.modules.get("kis_token.client.credential_manager")
     if module is not None:
         module.get_supabase_manager.cache_clear()

@@ -1,4 +1,4 @@
-"""The complete sandbox: KIS, Supabase and the parts they need, started and stopped together."""
+"""The complete sandbox: KIS, Supabase and the parts that both need, started and stopped together."""
 
 from __future__ import annotations
 
@@ -28,27 +28,30 @@ if TYPE_CHECKING:
 
 _SLOTS: dict[Environment, str] = {"production": "kis", "paper": "kis-paper"}
 
-#: Prefixes of variables that belong to another account, or to the step around this process.
+#: The prefixes of variables that may lead programs to another account, or that belong to the step of this process.
 _OTHERS = ("KIS_", "SUPABASE_", "INPUT_")
 
 
 class Sandbox:
-    """All services that a job calls, on this machine alone and without an account. Use as a context manager.
+    """All services that a job calls, on this machine alone and without an account. A sandbox is a context manager.
 
-    Starts PostgreSQL with this project's tables, a stand-in for Supabase in front of it, and the KIS emulator. The keys
-    of the first real and the first paper account are stored under kis and kis-paper. At the end everything stops, and
-    the data is deleted. ``dsn``, a superuser's connection string of an empty database, or ``project``, a migrated
-    database with empty tables, replaces the PostgreSQL. ``kis`` replaces the emulator with one account in each
-    environment. ``tls`` serves Supabase over https, and KIS too unless ``kis`` is given.
+    The sandbox starts PostgreSQL with this project's tables, a stand-in for Supabase in front of PostgreSQL, and the
+    KIS emulator. The slots kis and kis-paper have the keys of the first real and of the first paper account. The end of
+    the block stops all parts and deletes the data.
+
+    - ``dsn`` replaces PostgreSQL by an empty database; it is a superuser's connection string.
+    - ``project`` replaces PostgreSQL by a database with this project's tables, which are empty.
+    - ``kis`` replaces the KIS emulator.
+    - ``tls`` serves Supabase over https, and also KIS if ``kis`` is not given.
 
     Attributes:
-        kis: The emulator. Runs inside the block.
+        kis: The KIS emulator, which runs inside the block.
         supabase: The stand-in for Supabase: ``url``; ``stop`` and ``start`` for an outage; ``server.add_fault``.
         service_key: The project's secret key.
         anon_key: The project's public key.
-        owner_dsn: The owner's connection string of the database. Holds a password.
+        owner_dsn: The connection string of the database's owner, with a password.
 
-    Entering the block raises RuntimeError if PostgreSQL is not installed or does not start.
+    The start of the block raises RuntimeError if PostgreSQL is not installed or does not start.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Sandbox:
         self._stack.close()
 
     def store_keys(self, slot: str, account: Account, environment: Environment = "production") -> None:
-        """Store an account's key and secret in the table under a service name, as the owner of a project does."""
+        """Store an account's key and secret in ``slot``, as the owner of a project does."""
         with psycopg.connect(self.owner_dsn) as connection:
             connection.cursor().executemany(
                 "insert into public.api_credentials (service_name, credential_type, credential_value, environment)"
@@ -106,7 +109,7 @@ class Sandbox:
 
     @property
     def github(self) -> GitHubIssuer:
-        """GitHub's issuer of ID tokens, emulated. It starts when it is first used, and no setting leads to it."""
+        """The emulator of GitHub's issuer of ID tokens. The first use starts it. `variables` does not lead to it."""
         if self._github is None:
             self._github = self._stack.enter_context(GitHubIssuer(tls=self._tls))
         return self._github
@@ -114,18 +117,18 @@ class Sandbox:
     def trust(self, slot: str = "kis", *, access: str = "issue", **columns: object) -> None:
         """List the emulated issuer's usual job as a caller of ``slot``, and store the issuer's keys.
 
-        ``columns`` are those of ``credential_callers`` that differ from the usual job's.
+        ``columns`` are the columns of ``credential_callers`` in which the row differs from the usual job's row.
         """
         with psycopg.connect(self.owner_dsn) as connection:
             store_issuer_keys(connection, self.github)
             list_caller(connection, self.github, self.supabase.url, service_name=slot, access=access, **columns)
 
     def advance(self, seconds: float) -> None:
-        """Move the clocks of KIS and of the leases forward, so that a test need not wait for KIS's minute.
+        """Move the clocks of KIS and of the leases forward, so that a test need not wait for a minute between issues.
 
         The clocks of the machine and of its programs do not change. So a token that has expired at KIS still looks
-        valid to a program until KIS rejects it. Raises ValueError if ``seconds`` is negative or the time is beyond the
-        calendar.
+        valid to a program until KIS rejects the token. Raises ValueError if ``seconds`` is negative or the new time is
+        beyond the calendar.
         """
         self.kis.advance(seconds)
         with psycopg.connect(self.owner_dsn) as connection:
@@ -137,7 +140,7 @@ class Sandbox:
             )
 
     def environment(self, outside: Mapping[str, str]) -> dict[str, str]:
-        """Return ``outside`` with ``variables`` instead of another account's settings, and without proxies."""
+        """Return ``outside`` with ``variables``, without proxies and without the settings of another account."""
         kept = {name: value for name, value in outside.items() if not name.startswith(_OTHERS)}
         direct = ",".join(filter(None, (outside.get("NO_PROXY") or outside.get("no_proxy"), "127.0.0.1")))
         return kept | {"NO_PROXY": direct, "no_proxy": direct} | self.variables
@@ -149,7 +152,7 @@ class Sandbox:
             "SUPABASE_URL": self.supabase.url,
             "SUPABASE_SERVICE_ROLE_KEY": self.service_key,
             "KIS_BASE_URL": self.kis.production_url,
-            # A separate cache, which keeps tokens of the sandbox and real ones apart.
+            # The sandbox has its own cache, so that tokens of the sandbox and real tokens stay apart.
             "KIS_TOKEN_CACHE": str(self._folder / ".kis_token_cache.json"),
             "KIS_SANDBOX_PAPER_URL": self.kis.paper_url,
             "KIS_SANDBOX_CONTROL_URL": self.kis.control_url,

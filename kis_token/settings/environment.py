@@ -1,4 +1,4 @@
-"""The caller's inputs and variables as texts, choices and durations. Faults are collected, so that all are reported."""
+"""The caller's inputs and variables as texts, choices and durations. All faults are collected and reported together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kis_token.settings.supabase_project import is_secret_key
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: Secret settings, and the variables of the same meaning.
+#: The inputs with secrets, and for each input the variable of the same meaning.
 SECRETS = {
     "supabase-key": ("SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY"),
     "app-key": ("KIS_APP_KEY",),
@@ -27,16 +27,16 @@ LONGEST_DURATION = timedelta(days=90)
 _Choice = TypeVar("_Choice", bound=str)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
-#: The variables that name a caller.
+#: The variables from which the name of a caller is made.
 _NAMES = {
     "GITHUB_REPOSITORY", "GITHUB_RUN_ID", "GITHUB_JOB", "HOSTNAME", "COMPUTERNAME", "USER", "USERNAME",
 }  # fmt: skip
 
 
 def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
-    """The secrets in ``env``, to be masked. Also works for invalid settings.
+    """The secrets in ``env``, to be masked. The settings may be invalid.
 
-    Each secret appears as it was given and, if that differs, as it is used.
+    The result has each secret in the form in which it was given and, if cleaning changes it, in its cleaned form.
     """
     found = []
     for setting, variables in SECRETS.items():
@@ -45,7 +45,7 @@ def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
             found += [*words, *(word for word in pasted_words(text) if word not in words)]
     found += filter(None, [env.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")])
     for text in (env.get(name, "") for name in (_input("supabase-url"), "SUPABASE_URL")):
-        # A connection string contains the database's password; a user may also paste a key as the URL.
+        # A user may have pasted a connection string, which contains the database's password, or a key.
         user, at, _ = text.partition("://")[2].rpartition("@")
         found += [text, user.partition(":")[2]] if at else filter(is_secret_key, pasted_words(text))
     return tuple(found)
@@ -65,7 +65,7 @@ def _input(setting: str) -> str:
 
 
 class EnvironmentReader:
-    """Reads one environment, and collects faults and notes."""
+    """Reads one environment, and collects the faults and the notes about corrected values."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
@@ -111,8 +111,8 @@ def _called(name: str, variable: str | None) -> str:
 
 
 def label(env: Mapping[str, str]) -> str:
-    """Return the caller's name for the log of issues."""
-    # A name that is not UTF-8 reaches Python with half a surrogate pair, which cannot be sent.
+    """Return the caller's name for the log of leases."""
+    # A variable that is not UTF-8 reaches Python with half a surrogate pair, which cannot be sent.
     names = {name: value.encode(errors="replace").decode() for name, value in env.items() if name in _NAMES}
     if names.get("GITHUB_REPOSITORY"):
         job = f"{names['GITHUB_REPOSITORY']} run {names.get('GITHUB_RUN_ID', '?')} {names.get('GITHUB_JOB', '')}"

@@ -1,7 +1,7 @@
-"""Values as people paste them: this module cuts off quotes and the like, and reports values that cannot be right.
+"""Values that people paste: quotes and other additions are cut off, and values that cannot be right are reported.
 
 All functions are pure: they read no environment and make no request. A value is corrected only if it has one possible
-meaning. Any other fault is returned as a pair of error code and message. No message quotes a secret.
+meaning. A value with another fault is reported by a pair of error code and message. No message quotes a secret.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import re
 from datetime import timedelta
 
 LONGEST_KEY = 8192
-#: The lengths of KIS's app keys and secrets. KIS may change them, so a key of another length is used, with a warning.
-#: Such a key is not stored, because it was probably cut.
+#: The lengths of KIS's app keys and secrets. KIS may change these lengths, so a caller uses a key of another length,
+#: with a warning. kis-token set-keys does not store such a key: it would store a key that was cut.
 APP_KEY_LENGTH, APP_SECRET_LENGTH = 36, 180
 
 MASKED = "has asterisks or dots in it, as a masked value has"
 NOT_ONE_WORD = "has a line break, a blank, a quote or a character outside ASCII, or is far too long"
 
-#: Invisible letters that strip() keeps: letters of width zero, direction marks, and the byte order mark.
+#: Invisible letters that str.strip() keeps: letters of width zero, direction marks, and the byte order mark.
 _SHAPELESS = (
     "\u00ad\u061c\u115f\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068"
     "\u2069\u3164\ufeff"
@@ -32,18 +32,18 @@ _ABSENT = {"null", "none", "undefined", "nil", "nan", "(null)", "(none)", "<nil>
 
 #: The marks in a masked value.
 _MASKS = ("***", "...", "\u2022", "\u25cf", "\u00b7", "\u2219", "\u2026")
-#: A long key can contain a placeholder's word by chance, so only shorter texts are placeholders.
+#: The longest placeholder, in characters. A longer text may be a key that contains a placeholder's word by chance.
 _LONGEST_PLACEHOLDER = 63
 
-# These patterns are texts, compiled at the first use: few runs need them, and compiling all of them would cost the
-# fast path several milliseconds.
+# These patterns are texts that are compiled at the first use. Few runs need them, and compiling all of them would cost
+# the fast path several milliseconds.
 _QUOTED = rf"(?s)\\?[{_QUOTES}](.*?)\\?[{_QUOTES}]"
 _BEARER = r"(?i)\A(?:authorization\s*:\s*)?bearer\s+"
 _ASSIGNMENT = (
     r"""(?ais)(?:(?:export|set|env|const|let|var)\s+|\$env:)?(?P<quote>["']?)(?P<name>[a-z_][\w.-]{0,62})(?P=quote)"""
     r"""\s*(?:=(?!=)\s*|:\s+|:(?=["']))(?P<value>[^=\s].*)"""
 )
-#: Words in the names of variables for such values. No key begins with one of them.
+#: Words in the names of variables with keys and URLs. No key begins with one of these words.
 _NAME_WORD = r"(?i)key|sec|url|token|supabase|kis|app"
 _DURATION = re.compile(r"(?:\d{1,9}[smhd])+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+)([smhd])", re.ASCII)
@@ -51,7 +51,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def unwrapped(text: str) -> str:
-    """Return ``text`` without blanks, invisible letters and pairs of quotes around it; "" for words such as null."""
+    """Return ``text`` without surrounding blanks, invisible letters and quotes; "" for a word such as null."""
     text = text.strip()
     while len(text) <= LONGEST_KEY:
         inner = _unquoted(_trimmed(text))
@@ -62,10 +62,10 @@ def unwrapped(text: str) -> str:
 
 
 def pasted(text: str) -> str:
-    """Return a key or URL like `unwrapped`, also without texts that are often copied with it.
+    """Return a key or URL like `unwrapped`, and also without the texts that are often copied with a key or URL.
 
-    These are a variable's name or ``Bearer`` before it, and a comment, a comma or a spelled-out line break after it. No
-    key and no URL begins or ends with one of them.
+    The cut texts are a variable's name or ``Bearer`` at the beginning, and a comment, a comma or a spelled-out line
+    break at the end. No key and no URL begins or ends with one of these texts.
     """
     while not _is_bare(text) and len(text) <= LONGEST_KEY:
         inner = _one_less(text)
@@ -76,7 +76,7 @@ def pasted(text: str) -> str:
 
 
 def _one_less(text: str) -> str:
-    """Return ``text`` without the outermost addition."""
+    """Return ``text`` without the outermost of the texts that `pasted` cuts off."""
     text = _trimmed(text)
     assignment = re.fullmatch(_ASSIGNMENT, text)
     if assignment is not None and re.search(_NAME_WORD, assignment["name"]):
@@ -95,12 +95,12 @@ def _without_comment(text: str) -> str:
 
 
 def _is_bare(text: str) -> bool:
-    """Whether ``text`` certainly has no additions, and "=" only at its end."""
+    """Whether ``text`` certainly has nothing to cut off, and "=" only at its end."""
     return is_one_word(text) and not set(text.rstrip("=")) & set("=,;\\")
 
 
 def pasted_words(text: str) -> list[str]:
-    """The words of a setting with one or more values, one a line. Additions are removed from each line."""
+    """The words of a setting with one or more values, one value a line. Each line is cleaned by `pasted`."""
     return [word for line in pasted(text).splitlines() for word in pasted(line).split()]
 
 
@@ -159,9 +159,9 @@ def parse_claims(value: str) -> dict[str, object]:
 
 
 def find_key_fault(key: str, secret: str, names: tuple[str, str]) -> tuple[str, str] | None:
-    """Return the fault of ``key`` or ``secret`` as code and message; None if they may be right. Skips an empty value.
+    """Return the fault of ``key`` or ``secret`` as code and message; None if no fault is found.
 
-    ``names`` are the names of the two in the message.
+    An empty value is not checked. ``names`` are the names of key and secret in the message.
     """
     for value, name, length, other in (
         (key, names[0], APP_SECRET_LENGTH, "app secret"),
@@ -188,12 +188,12 @@ def _find_defect(value: str) -> str:
 
 
 def unusual_lengths(key: str, secret: str) -> str:
-    """Describe each of the two whose length differs from KIS's; empty if neither does."""
+    """Name the length of ``key`` and of ``secret`` where it differs from KIS's; empty if both lengths are KIS's."""
     return "; ".join(said for _, said in find_length_faults(key, secret, ("the app key", "the app secret")))
 
 
 def find_length_faults(key: str, secret: str, names: tuple[str, str]) -> list[tuple[str, str]]:
-    """Return code and message for each of the two whose length differs from KIS's. Skips an empty value.
+    """Return code and message for ``key`` and ``secret`` where the length differs from KIS's. Skips an empty value.
 
     ``names`` are the names of the two in the messages.
     """
@@ -213,7 +213,7 @@ def parse_duration(text: str) -> timedelta | None:
     if _DURATION.fullmatch(text) is None:
         return None
     seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
-    return timedelta(seconds=min(seconds, 10**10))  # far beyond any limit, and no overflow
+    return timedelta(seconds=min(seconds, 10**10))  # longer than any limit, and without an overflow
 
 
 def parse_encryption_key(text: str) -> bytes | None:

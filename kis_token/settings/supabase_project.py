@@ -1,6 +1,7 @@
-"""A Supabase project's URL and key, and KIS's host, as people paste them.
+"""A Supabase project's URL and key, and KIS's host, in the forms in which people paste them.
 
-A value is corrected only if it has one possible meaning. A message names the kind of a wrong value, never the value.
+A value is corrected only if it has one possible meaning. A message names the kind of a wrong value, and never quotes
+the value.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from urllib.parse import urlsplit
 
 from kis_token.settings.pasted_values import MASKED, NOT_ONE_WORD, is_masked, is_one_word, is_placeholder, parse_claims
 
-# These patterns are texts, compiled at the first use: few runs need them.
-#: The addresses of a project. A project's name is twenty small letters.
+# These patterns are texts that are compiled at the first use, because few runs need them.
+#: The addresses that contain the name of a Supabase project, which is twenty small letters.
 _PROJECT = (
     r"(?ai)(?:(?:[a-z]+:/{0,3})*(?:[^@/?#]*@)?|postgres(?:ql)?://.*@)(?:db\.)?(?P<ref>[a-z]{20})"
     r"(?:\.(?:functions|storage|realtime))?\.supabase\.com?\.?(?::\d*)?(?:[/?#].*)?"
@@ -23,13 +24,13 @@ _JWT = r"(?a)[\w-]+\.[\w-]+\.[\w-]+=*"
 
 
 class SupabaseKey:
-    """A project's key in two parts, which are equal for a key with write access. The repr shows neither.
+    """A project's key in two parts, which are equal for a key with write access. The repr shows no part.
 
-    A read-only key has two different parts: ``gateway`` is the public key, for Supabase's gateway; ``bearer`` is a JWT
+    A read-only key has two different parts. ``gateway`` is the public key, for Supabase's gateway. ``bearer`` is a JWT
     of the role ``kis_token_reader``, for PostgREST. The setting has both parts, with a blank between them.
     """
 
-    # A plain class: the warm step pays a millisecond for each dataclass.
+    # The class is not a dataclass, because each dataclass costs the warm step a millisecond.
     __slots__ = ("bearer", "gateway")
 
     def __init__(self, gateway: str, bearer: str) -> None:
@@ -49,7 +50,7 @@ class SupabaseKey:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The different parts: one or two."""
+        """The two parts of a read-only key, or the one part of another key."""
         return (self.gateway, self.bearer) if self.reads_only else (self.gateway,)
 
     def headers(self) -> dict[str, str]:
@@ -58,7 +59,7 @@ class SupabaseKey:
 
 
 def parse_url(text: str) -> str | None:
-    """Return the URL in small letters, without a final slash or dot; None if secrets must not be sent there."""
+    """Return the URL in small letters, without a final slash or dot; None if secrets must not be sent to that URL."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -69,16 +70,16 @@ def parse_url(text: str) -> str | None:
     if not (secure and plain and parts.hostname and port != 0 and is_one_word(text)):
         return None
     try:
-        parts.hostname.encode("idna")  # each connection does so
+        parts.hostname.encode("idna")  # a connection encodes the name in the same way, and would raise the same error
     except UnicodeError:
         return None
     return re.sub(r"\.(?=:|\Z)", "", f"{parts.scheme}://{parts.netloc.lower()}")
 
 
 def parse_project_url(text: str) -> str | None:
-    """Return a Supabase project's URL, also from another address of the project, such as the dashboard's.
+    """Return a Supabase project's URL; None if ``text`` names no project.
 
-    Such an address must contain the project's name, twenty small letters. None for any other text.
+    ``text`` can also be another address with the project's name, such as the address of the project's dashboard.
     """
     url = parse_url(text)
     if url is None or ("supabase" in url and not _cloud_project(url)):
@@ -96,7 +97,7 @@ def _cloud_project(url: str) -> str:
 
 
 def parse_host_url(text: str, hosts: set[str]) -> str | None:
-    """Return the URL of ``text``; for one of ``hosts``, port and scheme may be missing and a path may follow."""
+    """Return the URL of ``text``. For one of ``hosts``, scheme and port may be missing, and a path may follow."""
     url = parse_url(text)
     if url in hosts or text.lower().startswith("http:"):
         return url
@@ -106,13 +107,13 @@ def parse_host_url(text: str, hosts: set[str]) -> str | None:
 
 
 def _has_placeholder(url: str) -> bool:
-    """Whether the project's name is a placeholder. Hosts outside Supabase may have any name."""
+    """Whether ``url`` is masked, or the name of its Supabase project is a placeholder."""
     name, _, rest = (url.partition("://")[2] or url).partition(".")
     return is_masked(url) or (rest.lower()[:9] in ("", "supabase.") and is_placeholder(name))
 
 
 def find_url_fault(text: str) -> str:
-    """Return the reason why a Supabase URL cannot be used, as a predicate: the message puts a name before it."""
+    """Return the reason why a Supabase URL cannot be used, as a predicate whose subject is the setting's name."""
     if _has_placeholder(text) or set(text) & set("<>{}$"):
         return "is a placeholder, and not the URL of a project"
     if is_secret_key(text):
@@ -126,7 +127,7 @@ def find_url_fault(text: str) -> str:
 
 def _find_shape_fault(url: str) -> str:
     if "." in url and parse_url(f"https://{url}") is not None:
-        return "has no https:// before the host"  # not shown: the text may be a secret
+        return "has no https:// before the host"  # the text may be a secret, so it is not shown
     if parse_url(url.lower().replace("http:", "https:", 1)) is not None:
         return "begins with http:// and not with https://"
     try:
@@ -138,9 +139,10 @@ def _find_shape_fault(url: str) -> str:
 
 
 def find_supabase_key_fault(words: list[str], url: str) -> tuple[str, str] | None:
-    """Return why these words cannot be the key of the project at ``url``, as code and message, or None.
+    """Return the fault of ``words`` as the key of the project at ``url``, as code and message; None without a fault.
 
-    A key is one word. A read-only key is two: the public key for the gateway, and a JWT with a role.
+    A key with write access is one word. A read-only key is two words: the public key for the gateway, and a JWT with a
+    role.
     """
     if len(words) > 1 and _is_public(words[-1]):
         return "anon-supabase-key", "supabase-key is the project's public key"

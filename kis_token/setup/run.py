@@ -46,7 +46,7 @@ def run(setup: Setup) -> bool:
         if not _is_sound(setup, settings):
             return False
         lines = get_twice(setup, settings)
-        dialogue.tell("The first token is there.\n")
+        dialogue.tell(f"The {'first ' if lines[0][0] == 'new' else ''}token is there.\n")
     _set_up_repository(setup, settings, name, access)
     keep_settings(setup, settings)
     for state, said in lines:

@@ -1,8 +1,8 @@
 """The meaning of an error answer: a configuration error, or an outage with its cause in words.
 
 Only two programs can report a configuration error: PostgREST, by the code in its JSON, and Supabase's gateway, by its
-messages with 401 and 403. Any other answer comes from a program in between and is an outage, with any status. Texts of
-an answer may quote values, so they are only compared with known texts, and this module's own words are shown.
+messages with status 401 or 403. An error answer of any other program is an outage, whatever its status. The texts of an
+answer may quote values, so no error shows them: they are only compared with known texts.
 
 Sources: https://docs.postgrest.org/en/v14/references/errors.html (codes),
 https://supabase.com/docs/guides/platform/http-status-codes (402, 540, 544) and
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from kis_token.store.http_exchange import Answer
 
-#: Members of PostgREST's errors. Another program's JSON has others.
+#: The members of an error in PostgREST's JSON.
 _MEMBERS = {"code", "message", "details", "hint"}
 #: Codes of PostgREST, and of PostgreSQL.
 _CODE = re.compile(r"PGRST[0-9A-Z]{3}|[0-9A-Z]{5}")
 
-#: The detail that the functions of sql/ send if the table cannot store a row. Their message has the reason.
+#: The detail that the functions of sql/ send if the table cannot store a row. The error's message has the reason.
 _CANNOT_STORE = "store-cannot-store"
 
 #: The SQLSTATEs of the functions keyless_*, in sql/007_keyless.sql.
@@ -41,9 +41,9 @@ _KEYLESS = {
     "KTA06": ("id-token-replayed", "Supabase does not accept this ID token again"),
     "KTA07": ("id-token-key-unknown", "Supabase lacks the key that signed the ID token"),
 }
-#: The beginnings of the details that are shown. Anything else may repeat what was sent.
+#: The beginnings of the details that an error may show. Any other detail may repeat a value of the request.
 _SHOWN_DETAILS = ("insert into public.credential_callers", "update public.credential_callers", "kid: ")
-#: Characters of a statement that is shown. The database's own are shorter.
+#: The longest statement, in characters, that an error shows. The statements of sql/ are shorter.
 _LONGEST_STATEMENT = 2000
 
 _NO_TABLE = ("store-table-missing", "Supabase has no table api_credentials")
@@ -56,7 +56,7 @@ _LEGACY_KEY = ("store-legacy-keys-disabled", "The legacy keys are turned off in 
 _MISCONFIGURED = {
     "42501": ("store-permission-denied", "Supabase does not permit this key to do that"),
     "42P01": _NO_TABLE,
-    "42704": _NO_TABLE,  # its row type, in a function
+    "42704": _NO_TABLE,  # a missing table whose row type a function names
     "PGRST205": _NO_TABLE,
     "42703": _NO_COLUMN,
     "PGRST204": _NO_COLUMN,
@@ -67,10 +67,11 @@ _MISCONFIGURED = {
     "PGRST302": _NO_KEY,
     "PGRST303": _NO_KEY,
 }
-#: PostgREST keeps a cache of the schema. Right after a restore it is older than the tables.
+#: The codes of errors that come from PostgREST's cache of the schema. Right after a restore, that cache is older than
+#: the tables.
 _OF_THE_CACHE = ("PGRST202", "PGRST204", "PGRST205")
 
-#: Codes of passing failures, by their beginning. The longest beginning that matches gives the cause.
+#: The causes of failures that pass by themselves, by the beginning of their code. The longest matching one counts.
 _PASSING = {
     "08": "PostgREST lost the database",
     "25": "",
@@ -93,7 +94,7 @@ _PASSING = {
     "PGRSTX": "",
 }
 
-#: The gateway's messages about the key, by their beginning in lower case. The first that matches counts.
+#: The gateway's messages about the key, by their beginning in lower case. The first matching one counts.
 _OF_THE_GATEWAY = (
     ("legacy api keys are disabled", _LEGACY_KEY),
     ("invalid api key", _NO_KEY),
@@ -108,7 +109,7 @@ _OF_THE_GATEWAY = (
     ("expected 3 parts in jwt", _NO_KEY),
     ("no suitable key", _NO_KEY),
 )
-#: The gateway's messages when PostgREST does not answer it, by their beginning in lower case.
+#: The gateway's messages when PostgREST does not answer the gateway, by their beginning in lower case.
 _GATEWAY_ALONE = (
     "an invalid response was received from the upstream server",
     "the upstream server is",
@@ -124,15 +125,15 @@ _LATER = ("jwt issued at future", "jwt not yet valid")
 _RESTRICTION = re.compile(r"\b(?:exceed(?:ed)?_[a-z_]{1,40}|overdue_payment)\b")
 _OF_CLOUDFLARE = {*range(520, 528), 530}
 _ERROR_OF_CLOUDFLARE = re.compile(r"\berror(?: code)?:?\s+(1\d{3})\b")
-#: The part of a page that is searched, in characters.
+#: How many characters of a page are searched for known texts.
 _LONGEST_TEXT = 20_000
 
 
 def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> StoreError:
-    """The error for an answer other than success.
+    """The error for an answer whose status is not a success.
 
-    ``body`` is the answer's JSON; None if the body is not JSON. ``key_ended`` is the time when the sent key expired by
-    its own date; None if it has not expired.
+    ``body`` is the answer's JSON; None if the body is not JSON. ``key_ended`` is the end in the sent key's own claims;
+    None if the key has not expired.
     """
     status, members = answer.status, body if isinstance(body, dict) else {}
     code, message = members.get("code"), members.get("message")
@@ -175,7 +176,7 @@ def _cannot_store(reason: str) -> StoreMisconfigured:
 
 def code_error(status: int | None, code: str, message: str = "", *, key_ended: datetime | None = None) -> StoreError:
     """The error for PostgREST's ``code``, with the HTTP status of the answer."""
-    # A text that is not a code is not repeated, because it may contain a value.
+    # Only a text in the form of a code is shown. Any other text may contain a value.
     shown, message = _shown(status, code if _CODE.fullmatch(code) else ""), message.lower()
     if code == "25006" or message.startswith("cannot set transaction read-write mode"):
         said = f"The database is read-only, usually because its disk is full ({shown})"
@@ -197,7 +198,7 @@ def code_error(status: int | None, code: str, message: str = "", *, key_ended: d
 def _misconfigured(
     known: tuple[str, str], shown: str, key_ended: datetime | None, *, settles: bool = False
 ) -> StoreMisconfigured:
-    """The error ``known``; if a rejected key has expired by its own date, that is the reason."""
+    """The error ``known``. Its reason is the key's end if Supabase did not accept the key and the key has expired."""
     if key_ended is not None and known in (_NO_KEY, _ENDED_KEY):
         known = ("store-key-expired", f"By its own date the key expired on {key_ended:%Y-%m-%d}")
     code, said = known
@@ -205,7 +206,10 @@ def _misconfigured(
 
 
 def _cause(code: str, message: str) -> str | None:
-    """The cause of a failure that passes by itself, "" if unknown; None for a failure that does not pass."""
+    """The cause of a failure that passes by itself.
+
+    The result is "" if the cause is unknown, and None if the failure does not pass by itself.
+    """
     if code == "PGRST303":
         return "by Supabase's clock the key is not valid yet" if message.startswith(_LATER) else None
     beginning = max((each for each in _PASSING if code.startswith(each)), key=len, default=None)
@@ -213,7 +217,7 @@ def _cause(code: str, message: str) -> str | None:
 
 
 def _of_supabase(status: int, message: str, text: str, shown: str) -> StoreOutage | None:
-    """The outage for a state that Supabase's gateway reports; None if the answer reports no such state."""
+    """The outage for a known state that Supabase's gateway reports; None if the answer reports no known state."""
     restrictions = sorted(set(_RESTRICTION.findall(text)))
     if status == 402 and (restrictions or message.startswith("service for this project is restricted")):
         said = f"Supabase has restricted the project ({shown}){_colon(', '.join(restrictions))}"
@@ -228,11 +232,11 @@ def _of_supabase(status: int, message: str, text: str, shown: str) -> StoreOutag
 
 
 def _of_others(status: int, text: str, shown: str, *, is_challenge: bool) -> StoreOutage:
-    """The outage for the answer of a program in between."""
+    """The outage for the answer of a program between this machine and Supabase."""
     if 300 <= status < 400:
         said = f"supabase-url answers with a redirect ({shown})"
         return StoreOutage("store-redirects", said, doubtful=True, lasting=True, persists=True)
-    # Search without the tags, because other pages load scripts from Cloudflare.
+    # The tags are removed first: a page of any program can load a script from Cloudflare in a tag.
     page = re.sub(r"<[^>]*>", " ", text).lower()
     number = _ERROR_OF_CLOUDFLARE.search(page) if "cloudflare" in page or page.startswith("error code:") else None
     if number or is_challenge or status in _OF_CLOUDFLARE or "cloudflare ray id" in page:
@@ -245,13 +249,16 @@ def _of_others(status: int, text: str, shown: str, *, is_challenge: bool) -> Sto
 
 
 def _outage(code: str, said: str, status: int | None, *, persists: bool = False) -> StoreOutage:
-    """An outage that is an answer. After 3xx, 4xx or 511 it is doubtful: no reason to issue without the store."""
+    """The outage for an answer with ``status``. An outage with 3xx, 4xx or 511 is doubtful.
+
+    No token is issued without the store in a doubtful outage.
+    """
     is_doubtful = status is not None and (300 <= status < 500 or status == 511)
     return StoreOutage(code, said, doubtful=is_doubtful, persists=persists)
 
 
 def _shown(status: int | None, code: str) -> str:
-    """Status and code. Without a code, the status and its name."""
+    """The status with the code. If there is no code, the status with its standard name."""
     if status is None:
         return code or "no reason given"
     try:
@@ -273,11 +280,14 @@ _SAME_TYPE = {"timestamptz": "timestamp with time zone", "int": "integer", "bool
 
 
 def _ambiguous(message: str) -> str:
-    """The function's name, and the statements that drop its forms that sql/ does not make. Empty if uncertain."""
+    """Name the ambiguous function, and the statements that drop each form of it that sql/ does not create.
+
+    The result is empty if the message does not list the forms in the known way.
+    """
     listed = message.rpartition("candidate function between: ")[2]
     found = list(_CANDIDATE.finditer(listed))
     names = {each[1] for each in found}
-    # Show the names only if the list contains nothing but functions.
+    # The names are shown only if the whole list consists of functions.
     if len(names) != 1 or ", ".join(each[0] for each in found) != listed:
         return ""
     name = names.pop()
@@ -297,7 +307,7 @@ def _pair(parameter: str) -> tuple[str, str]:
 
 
 def _form_in_sql(name: str) -> tuple[tuple[str, str], ...] | None:
-    """The parameters of the function in the files of sql/; None if they do not make it."""
+    """The parameters of the function ``name`` in the files of sql/; None if no file creates that function."""
     from kis_token.store.migrations import migrations
 
     text = "\n".join(path.read_text(encoding="utf-8") for path in migrations())

@@ -20,12 +20,12 @@ _Word = TypeVar("_Word", bound=str)
 
 
 def foreign(function: str) -> StoreOutage:
-    """The error for an answer to ``function`` that is not PostgreSQL's, for example a proxy's page with status 200."""
+    """The error for an answer to ``function`` that PostgreSQL did not send, such as a proxy's page with status 200."""
     return StoreOutage("store-unreachable", f"The answer to {function} is not Supabase's")
 
 
 def call_function(wire: Wire, key: str, function: str, arguments: Mapping[str, object], *, seconds: float) -> object:
-    """Call ``function`` in one request of at most ``seconds``. Returns its JSON; None if the answer is no JSON.
+    """Call ``function`` in one request of at most ``seconds``. Return the answer's JSON; None if it is not JSON.
 
     Raises StoreOutage and StoreMisconfigured.
     """
@@ -41,12 +41,12 @@ def call_function(wire: Wire, key: str, function: str, arguments: Mapping[str, o
 
 
 class RpcAnswer:
-    """The JSON object that ``function`` answered. It must have the fields ``needed``.
+    """The JSON object that ``function`` answered. The object must have the fields ``needed``.
 
     The constructor and every method raise StoreOutage.
 
     Attributes:
-        fields: the object itself.
+        fields: the JSON object.
     """
 
     def __init__(self, function: str, answer: object, needed: tuple[str, ...] = ("status", "server_now")) -> None:
@@ -68,33 +68,33 @@ class RpcAnswer:
         return self.fields.get(name) is not None
 
     def one_of(self, *statuses: _Word) -> _Word:
-        """The answer's status."""
+        """The answer's status, which must be one of ``statuses``."""
         for status in statuses:
             if self.fields.get("status") == status:
                 return status
         raise self.outage()
 
     def text(self, name: str) -> str | None:
-        """A text; None if the field is missing or null."""
+        """The text in the field; None if the field is missing or null."""
         value = self.fields.get(name)
         if value is not None and not isinstance(value, str):
             raise self.outage()
         return value
 
     def line(self, name: str) -> str | None:
-        """A text from another machine, made safe for a log; None if the field is missing or null."""
+        """The text in the field, made safe for a log; None if the field is missing or null."""
         text = self.text(name)
         return None if text is None else one_line(text, 200)
 
     def number(self, name: str) -> int | None:
-        """An integer; None if the field is missing or null."""
+        """The integer in the field; None if the field is missing or null."""
         value = self.fields.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise self.outage()
         return value
 
     def texts(self, name: str) -> frozenset[str]:
-        """The texts in a list, or a single text; empty if the field is missing or null."""
+        """The texts in the field, which has a list or a single text; empty if the field is missing or null."""
         value = self.fields.get(name)
         return frozenset(each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
 
@@ -103,7 +103,7 @@ class RpcAnswer:
         return self.fields.get(name) is True
 
     def time(self, name: str) -> datetime:
-        """A time. The field must be present."""
+        """The time in the field. The field must be present."""
         try:
             return parse_instant(self.fields.get(name))
         except ValueError:

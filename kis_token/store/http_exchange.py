@@ -1,8 +1,8 @@
 """One HTTP exchange with Supabase by the standard library: limited in time and size, and never sent too late.
 
-The warm read, the calls of functions and the supabase package's client use it, so all have the same certificates, the
-same proxy rule and the same classification of outages. No redirect is followed. No error contains text of the other
-side, which may repeat the key.
+The warm read, the calls of functions and the client of the package supabase use this module. So all of them have the
+same certificates, the same rule for proxies and the same classification of outages. No redirect is followed. No error
+contains text of the answer, because an answer may repeat the key.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kis_token.deadline import Attempt
     from kis_token.network.proxies import Proxy, ProxyFault
 
-#: The largest answer in bytes, unpacked. A slot's rows take a few thousand.
+#: The largest answer in bytes, unpacked. A slot's rows take a few thousand bytes.
 LARGEST_ANSWER = 1024 * 1024
 
 
@@ -36,9 +36,9 @@ def one_line(text: str, longest: int) -> str:
 
 
 class Answer:
-    """An answer. ``is_cut`` is True if its body was longer than ``LARGEST_ANSWER``, so that the rest is missing.
+    """An answer. ``is_cut`` is True if the body was longer than ``LARGEST_ANSWER``; the rest is then missing.
 
-    Not a dataclass: making one costs more than half a millisecond at each start.
+    The class is not a dataclass, because defining a dataclass costs more than half a millisecond at each start.
     """
 
     __slots__ = ("body", "headers", "is_cut", "status")
@@ -50,7 +50,7 @@ class Answer:
         self.is_cut = len(body) > LARGEST_ANSWER
 
     def json(self) -> object:
-        """The body as JSON; None if it is no JSON."""
+        """The body as JSON; None if the body is not JSON."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
@@ -58,7 +58,10 @@ class Answer:
 
 
 class Wire:
-    """The way to one host, named ``peer`` in errors. It keeps no connection, so threads and forks may share it."""
+    """The way to one host, which errors call ``peer``.
+
+    Threads and forked processes may share a `Wire`, because it keeps no connection.
+    """
 
     def __init__(self, url: str, peer: str = "Supabase") -> None:
         parts = urlsplit(url)
@@ -75,9 +78,9 @@ class Wire:
 
         Raises StoreOutage, with all its attributes set.
         """
-        # Plain http goes only to this machine, so it never goes through a proxy, which would see the key.
+        # A request over plain http goes only to this machine. No proxy is used for it: a proxy would see the key.
         proxy = self._find_proxy() if self._is_tls else None
-        # The Host header has the port unless it is the default of TLS. No compressed answer is requested.
+        # The Host header has the port, except for port 443 over TLS. The request asks for an uncompressed answer.
         headers = {"Host": self._netloc, **headers, "Accept-Encoding": "identity"}
 
         def exchange(attempt: Attempt) -> Answer:
@@ -86,11 +89,11 @@ class Wire:
                     attempt.sending()
                     return self._ask(connection, method, path, headers, body)
             except TimeoutError:
-                # A socket's own timeout ends at the same moment as the limit of the exchange.
+                # The socket's timeout and the limit of the exchange end at the same moment.
                 raise GivenUp(sent=attempt.sent) from None
             except (OSError, ValueError, http.client.HTTPException) as error:
                 outage = self._outage(error, proxy, sent=attempt.sent)
-            raise outage  # outside of the block: the cause's text may repeat the request
+            raise outage  # outside of the except block, because the caught error may quote the request
 
         try:
             return within(seconds, exchange)
@@ -102,7 +105,7 @@ class Wire:
         self, connection: socket.socket, method: str, path: str, headers: Mapping[str, str], body: bytes | None
     ) -> Answer:
         exchange = http.client.HTTPConnection(self._host, self._port)
-        exchange.set_debuglevel(0)  # a program that debugs its own requests would print the key
+        exchange.set_debuglevel(0)  # a program that turns on http.client's debug output must not print the key
         exchange.response_class = FinalResponse
         exchange.sock = connection
         exchange.request(method, path, body, headers)
@@ -125,7 +128,7 @@ class Wire:
     def _connect(self, proxy: Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
         """Connect to Supabase, over TLS if the URL is https.
 
-        If the certificate check fails, try once more with all certificates.
+        If the check of the certificate fails, connect once more with all certificates.
         """
         if not self._is_tls:
             return self._reach(proxy, seconds, attempt)
@@ -154,24 +157,35 @@ class Wire:
         return reach(self._host, self._port, proxy, seconds, attempt)
 
     def _outage(self, error: Exception, proxy: Proxy | None, *, sent: bool) -> StoreOutage:
-        """The outage for ``error``. Its message has the kind of error, and its text only if this package wrote it."""
+        """The outage for ``error``. Its message names the kind of error.
+
+        The text of ``error`` is shown only if this package wrote that text.
+        """
         if proxy is not None:
             from kis_token.network.proxies import ProxyFault
 
             if isinstance(error, ProxyFault):
                 return self._unusable(error)
-        from kis_token.network.trusted_certificates import describe  # only a failure needs it
+        # A connection that breaks off during the TLS handshake is an ordinary outage, not a problem of certificates.
+        is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
+        seen = type(error).__name__.lstrip("_")
+        if isinstance(error, ssl.SSLError) and is_tls:
+            from kis_token.network.trusted_certificates import describe  # only a failed handshake needs it
 
+            seen = describe(error)
         if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):
             forget()
-            why = describe(error) if isinstance(error, ssl.SSLError) else f"{error}"
+            why = seen if is_tls else f"{error}"
             message = f"{self._peer}'s certificate cannot be checked: {why}{_way(proxy)}"
             return StoreOutage("store-tls", message, doubtful=True, lasting=True, sent=False)
-        # If a connection breaks off during the handshake, that is an outage like any other.
-        is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
-        seen = describe(error) if is_tls and isinstance(error, ssl.SSLError) else type(error).__name__.lstrip("_")
         message = f"{self._peer} does not answer ({seen}){_way(proxy)}"
-        return StoreOutage("store-unreachable", message, doubtful=proxy is not None or is_tls, sent=sent)
+        return StoreOutage(
+            "store-unreachable",
+            message,
+            doubtful=proxy is not None or is_tls,
+            sent=sent,
+            refused=isinstance(error, ConnectionRefusedError),
+        )
 
     def _unusable(self, fault: ProxyFault) -> StoreOutage:
         message = f"{self._peer} cannot be asked: {fault}"
@@ -188,10 +202,10 @@ def _read(response: http.client.HTTPResponse) -> Answer:
         raise http.client.IncompleteRead(b"")
     body = packed
     if response.getheader("Content-Encoding", "identity").lower() not in ("", "identity"):
-        # Some proxies compress answers without a request for it.
+        # Some proxies compress an answer although the request asked for an uncompressed one.
         import zlib
 
-        unpacking = zlib.decompressobj(wbits=47)  # zlib's and gzip's headers
+        unpacking = zlib.decompressobj(wbits=47)  # accepts the headers of zlib and of gzip
         try:
             body = unpacking.decompress(packed, LARGEST_ANSWER + 1)
         except zlib.error:

@@ -1,4 +1,4 @@
-"""The clients' requests, sent over the wire that the warm read uses. No other file imports httpx."""
+"""A transport for httpx over the `Wire` that the warm read uses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from kis_token.store.http_exchange import Wire
 
-#: Headers that the wire sets itself.
+#: The request headers that `Wire` sets itself.
 _OF_THE_WIRE = {"host", "accept-encoding", "connection", "content-length"}
 
-#: Headers that describe the body as it was sent.
+#: The answer headers that describe the body before unpacking.
 _OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
 
 
@@ -44,7 +44,7 @@ class WireTransport(httpx.BaseTransport):
         )
         check_answer(answer, self._key)
         if answer.status == 200 and not answer.body.strip():
-            # The client would read this answer as an empty list.
+            # PostgREST's client would read an unreadable answer as an empty list.
             raise StoreOutage("store-unreachable", "Supabase's answer cannot be read")
         kept = [(name, value) for name, value in answer.headers.items() if name.lower() not in _OF_THE_BODY]
         return httpx.Response(answer.status, headers=kept, content=answer.body, request=request)

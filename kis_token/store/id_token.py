@@ -1,7 +1,7 @@
 """GitHub's ID token of this job, which takes the place of a Supabase key.
 
-The job asks GitHub for the token, with the project's URL as the audience. Standard library alone. Source: "OpenID
-Connect reference" of GitHub's documentation, 2026.
+The job asks GitHub for the ID token, with the Supabase project's URL as the audience. This module needs the standard
+library alone. Source: "OpenID Connect reference" of GitHub's documentation, 2026.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
     from kis_token.process.caller_identity import IDTokenRequest
     from kis_token.store.http_exchange import Answer
 
-#: The bound for one request to GitHub, in seconds.
+#: The limit of one request to GitHub, in seconds.
 REQUEST_SECONDS = 5.0
 
-#: Characters of an ID token; GitHub's have fewer than 3,000.
+#: The longest ID token, in characters. GitHub's ID tokens have fewer than 3,000.
 LARGEST_TOKEN = 16 * 1024
 
-#: Three parts of base64url. A mask of another text, such as "..", would blank much of the log.
+#: The form of an ID token: three parts of base64url. Only a text in this form is masked, because the mask of a text
+#: such as ".." would blank much of the log.
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 
 
 class IDTokens:
-    """Gets this job's ID tokens. ``mask`` gets each of them before it is used.
+    """Gets this job's ID tokens. ``mask`` is called with each ID token before its first use.
 
-    ``left`` returns the seconds until the caller's deadline. Threads may share it.
+    ``left`` returns the seconds until the caller's deadline. Threads may share an object of this class.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class IDTokens:
     def get(self, *, oldest: float = 0.0) -> str:
         """An ID token that this job got at most ``oldest`` seconds ago.
 
-        Raises StoreOutage ``id-token-unavailable`` when GitHub does not answer and ``id-token-missing`` when its answer
-        has no token, and StoreMisconfigured ``id-token-refused`` when it gives this job none.
+        Raises StoreOutage ``id-token-unavailable`` if GitHub does not answer, StoreOutage ``id-token-missing`` if
+        GitHub's answer has no ID token, and StoreMisconfigured ``id-token-refused`` if GitHub refuses an ID token to
+        this job.
         """
         last = self._last
         if last is not None and time.monotonic() - last[0] < oldest:
@@ -68,7 +70,7 @@ class IDTokens:
         try:
             answer = wire.exchange("GET", f"{parts.path}?{query}", headers, seconds=min(REQUEST_SECONDS, self._left()))
         except StoreOutage as outage:
-            # Supabase may work, so this is no reason to issue without it.
+            # An outage of GitHub's ID tokens allows no issuing without the store, because Supabase may work.
             message = f"No ID token: {outage.args[0]}"
             raise StoreOutage(
                 "id-token-unavailable", message, doubtful=True, lasting=outage.lasting, sent=False

@@ -1,6 +1,6 @@
-"""The shared store for a job without a key: it shows GitHub's ID token, and the database decides by the token's claims.
+"""The shared store for a job without a key: the database decides by the claims of the job's ID token from GitHub.
 
-The functions keyless_* of sql/ take the ID token as an argument. The key of the request is the project's public one.
+The functions keyless_* of sql/ take the ID token as an argument. The key of the request is the project's public key.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from kis_token.store.http_exchange import Wire
     from kis_token.store.id_token import IDTokens
 
-#: A read takes an ID token that is so many seconds old: the database accepts one of 330 s, and a caller that waits for
-#: another one reads often.
+#: The greatest age, in seconds, of an ID token that a read uses again. A waiting caller reads often, and should not ask
+#: GitHub for an ID token each time. The database accepts an ID token for 330 s.
 OLDEST_FOR_READS = 60.0
 
 
 def read_keyless(wire: Wire, key: str, id_tokens: IDTokens, service_name: str, left: Callable[[], float]) -> Slot:
-    """The rows of ``service_name`` that the list of callers allows this job to read, in one request.
+    """The rows of ``service_name`` that the list of callers allows this job to read.
 
-    Two requests with the one for the ID token. Raises StoreOutage and StoreMisconfigured.
+    The read is one request to Supabase. A new ID token is one more request, to GitHub. Raises StoreOutage and
+    StoreMisconfigured.
     """
     answer = _ask_keyless(wire, key, id_tokens, service_name, left)
     slot = parse_slot(answer.fields.get("rows"), answer.time("server_now"))
@@ -36,7 +37,10 @@ def read_keyless(wire: Wire, key: str, id_tokens: IDTokens, service_name: str, l
 def read_issuer_keys(
     wire: Wire, key: str, id_tokens: IDTokens, service_name: str, left: Callable[[], float]
 ) -> tuple[str, frozenset[str]]:
-    """The issuer of this job's ID tokens, and the names of its keys that the database has. Raises as `read_keyless`."""
+    """The issuer of this job's ID tokens, and the names of the issuer's keys in the database.
+
+    Raises StoreOutage and StoreMisconfigured.
+    """
     answer = _ask_keyless(wire, key, id_tokens, service_name, left)
     issuer, kids = answer.text("issuer"), answer.fields.get("issuer_keys")
     if issuer is None or not isinstance(kids, list):

@@ -1,4 +1,4 @@
-"""The shared store for a job without a key, with all that the chain asks of it."""
+"""The shared store for a job without a key: the reads and the lease, with an ID token in place of the key."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class KeylessStore(SupabaseStore):
         )
 
     def issuer_keys(self, service_name: str) -> tuple[str, frozenset[str]]:
-        """The issuer of this job's ID tokens, and the names of its keys that the database has."""
+        """The issuer of this job's ID tokens, and the names of the issuer's keys in the database."""
         return self._repeat(
             lambda: read_issuer_keys(self._wire, self._key, self._id_tokens, service_name, self._left), READ_SECONDS
         )
 
     def _ask_about_lease(self, step: Literal["begin", "commit", "abort"], **arguments: Any) -> RpcAnswer:  # noqa: ANN401 - as passed on
         arguments.pop("label", None)  # the database takes the label from the claims
-        # A fresh one each time: one that has begun an attempt begins no other, and begin accepts none older than 120 s.
+        # Each call gets a new ID token, because begin accepts an ID token only once and only for 120 s.
         return self._ask(f"keyless_{step}", **arguments, id_token=self._id_tokens.get())
 
     def save(self, *_: object, **__: object) -> bool:
-        """Raises StoreMisconfigured: without a key, a token is stored with a lease alone."""
+        """Raises StoreMisconfigured, because a job without a key may store a token only with a lease."""
         raise StoreMisconfigured("store-read-only", "A job without a key stores a token with a lease alone")

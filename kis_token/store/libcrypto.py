@@ -1,8 +1,9 @@
-"""AES-256-GCM by the OpenSSL that Python's own module ssl has loaded, so that a sealed value is read without a package.
+"""AES-256-GCM by the OpenSSL of Python's module ssl, so that a sealed value is read without a package.
 
-Nothing is used before it has given a known answer. If anything about it is unusual, `load` returns None, and the caller
-needs the package cryptography. Uv's Pythons, for example, contain OpenSSL without its names. Only reading is done here.
-Source of the calls: the manual page EVP_EncryptInit(3) of OpenSSL 1.1.1 and 3.
+This module decrypts, and never encrypts. The function that decrypts is used only if it gives a known answer. If this
+Python's OpenSSL cannot be used, `load` returns None, and the caller needs the package cryptography. For example, uv's
+Pythons contain OpenSSL without the names of its functions. Source of the calls: the manual page EVP_EncryptInit(3) of
+OpenSSL 1.1.1 and 3.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from kis_token.process.forks import no_fork
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    #: Takes key, nonce, the ciphertext with its tag, and the authenticated data. Raises InvalidTag.
+    #: A function of key, nonce, the ciphertext with its tag, and the authenticated data. It raises InvalidTag.
     Decrypt = Callable[[bytes, bytes, bytes, bytes], bytes]
 
 _TAG_BYTES = 16
@@ -37,7 +38,7 @@ _KNOWN_SEALED = bytes.fromhex(
 
 
 class InvalidTag(Exception):
-    """The ciphertext or the authenticated data was changed, or the key is another one."""
+    """The ciphertext or the authenticated data was changed, or the value was sealed with another key."""
 
 
 @lru_cache(maxsize=1)
@@ -53,12 +54,12 @@ def _try(name: str) -> Decrypt | None:
 
         decrypt = _declare(CDLL(name))
         return decrypt if _is_right(decrypt) else None
-    except Exception:  # noqa: BLE001 - whatever is unusual here, the package does the work
+    except Exception:  # noqa: BLE001 - after any error, the package cryptography is used
         return None
 
 
 def _libraries() -> list[str]:
-    """The files that may lead to OpenSSL's names: Python's module ssl, which needs them, or the libraries beside it."""
+    """The files that may contain OpenSSL's functions: the file of Python's module ssl, and the libraries beside it."""
     try:
         import _ssl
 
@@ -90,7 +91,7 @@ def _declare(library: Any) -> Decrypt:  # noqa: ANN401 - ctypes gives each funct
     end = function("EVP_DecryptFinal_ex", c_int, c_void_p, c_void_p, POINTER(c_int))
 
     def decrypt(key: bytes, nonce: bytes, sealed: bytes, data: bytes) -> bytes:
-        # The library reads 32 and 12 bytes whatever their lengths are.
+        # OpenSSL reads 32 bytes of the key and 12 bytes of the nonce, even if the texts are shorter.
         if len(key) != 32 or len(nonce) != 12 or len(sealed) < _TAG_BYTES:
             raise InvalidTag
         text, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
@@ -115,7 +116,7 @@ def _declare(library: Any) -> Decrypt:  # noqa: ANN401 - ctypes gives each funct
 
 
 def _is_right(decrypt: Decrypt) -> bool:
-    """Whether ``decrypt`` gives the known answer, and none for a changed tag, a changed text or changed data."""
+    """Whether ``decrypt`` gives the known answer, and raises InvalidTag for a changed tag, text or data."""
     if decrypt(_KNOWN_KEY, _KNOWN_NONCE, _KNOWN_SEALED, _KNOWN_DATA) != _KNOWN_PLAIN:
         return False
     changed = bytes([_KNOWN_SEALED[0] ^ 1])

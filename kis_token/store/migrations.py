@@ -6,27 +6,28 @@ from pathlib import Path
 
 from kis_token.errors import StoreMisconfigured
 
-#: The result of `credential_schema_version` in a current database. An older database lacks a part that this package
-#: needs.
+#: The version that `credential_schema_version` returns in a database with the current files of sql/. A database with a
+#: lower version lacks a part that this package needs.
 SCHEMA_VERSION = 2
 
 
 def migrations_folder() -> Path:
-    """The folder of the migrations: in the package when it is installed, at the top of a checkout."""
+    """The folder of the SQL files. An installed package contains the folder; a checkout has it at the top."""
     package = Path(__file__).parents[1]
     shipped = package / "sql"
     return shipped if shipped.is_dir() else package.parent / "sql"
 
 
 def migrations() -> list[Path]:
-    """The files, in the order in which they must be run."""
+    """The SQL files, in the order in which they must be run."""
     return sorted(migrations_folder().glob("*.sql"))
 
 
 def outdated(version: int | None) -> StoreMisconfigured | None:
-    """The error for a database that is too old for this package; None for a current one.
+    """The error for a database that is too old for this package; None if the database is new enough.
 
-    ``version`` is the version of its functions; None if they are older than the first version number.
+    ``version`` is the version of the database's functions; None if the functions are older than the first version
+    number.
     """
     if version is not None and version >= SCHEMA_VERSION:
         return None

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class OwnerCalls(SupabaseCalls):
-    """The calls of ``kis-token`` that are not about the chain.
+    """The store's calls for the commands of ``kis-token`` that the account's owner runs.
 
     Every method raises StoreOutage and StoreMisconfigured.
     """
 
     def read_all(self, service_name: str) -> Slot:
-        """Return keys and token of ``service_name``, with inactive rows."""
+        """Return the rows of keys and token of ``service_name``, active and inactive."""
         return self._read(service_name, TYPES, with_inactive=True)
 
     def set_app_key(
@@ -37,7 +37,7 @@ class OwnerCalls(SupabaseCalls):
         keeps_token: bool,
         expires_at: datetime | None = None,
     ) -> bool:
-        """Store key and secret in their stored forms. Returns whether this ended a stored token.
+        """Store key and secret in their stored forms. Returns True if the call ended a stored token.
 
         With ``keeps_token`` the stored token is kept. ``expires_at`` is the end of the two at KIS, None if it is not
         known; the functions of an older release cannot store it.
@@ -55,7 +55,7 @@ class OwnerCalls(SupabaseCalls):
         return answer.one_of("stored", "token-ended") == "token-ended"
 
     def reseal(self, service_name: str, credential_type: str, stored_form: str, *, replaces_version: int) -> bool:
-        """Give a value another stored form. Returns False if its row no longer has that version."""
+        """Replace the stored form of a value. Returns False if the row no longer has ``replaces_version``."""
         answer = self._ask(
             "reseal",
             service=service_name,
@@ -68,7 +68,7 @@ class OwnerCalls(SupabaseCalls):
     def revoke(self, service_name: str, token: Token, label: str) -> bool:
         """End a revoked token in the store.
 
-        Returns False if its row no longer has its version; then the row is kept.
+        If the row no longer has the version of ``token``, the row is kept and the call returns False.
         """
         answer = self._ask(
             "revoke_token", service=service_name, version=token.version, token_id=token.token_id, label=label
@@ -78,11 +78,11 @@ class OwnerCalls(SupabaseCalls):
     def issuance_status(
         self, service_name: str | None, log_rows: int, *, token_of: str | None = None
     ) -> dict[str, Any]:
-        """Return leases, the last events and the rows without their values, as the function of that name answers.
+        """Return leases, the last events and the rows without their values, from the SQL function `issuance_status`.
 
-        The result is about one slot, or about all slots if ``service_name`` is None. If ``token_of`` is given,
-        ``token_rows`` are that slot's active token and its rejected tokens. Raises StoreMisconfigured
-        ``store-schema-outdated`` for an older version of the function.
+        The result is about the slot ``service_name``, or about all slots if ``service_name`` is None. If ``token_of``
+        is given, ``token_rows`` are the active token and the rejected tokens of the slot ``token_of``. Raises
+        StoreMisconfigured ``store-schema-outdated`` if the database has an older version of the function.
         """
         arguments = {"service": service_name, "log_rows": log_rows}
         if token_of is None:
@@ -92,15 +92,18 @@ class OwnerCalls(SupabaseCalls):
         except StoreMisconfigured as error:
             if not error.is_function_missing:
                 raise
-            # The function of an older release has no such argument; its answer shows that it is older.
+            # The function of an older release has no argument token_of. Without it, the answer shows the old version.
             return self._run("issuance_status", _parse_status, **arguments)
 
     def callers_status(self, service_name: str | None) -> dict[str, Any]:
-        """The callers without a key, of one slot or of all, and the issuers' keys: `credential_callers_status`."""
+        """The callers without a key and the issuers' keys, from the SQL function `credential_callers_status`.
+
+        The result is about the slot ``service_name``, or about all slots if ``service_name`` is None.
+        """
         return self._run("credential_callers_status", _parse_callers, service=service_name)
 
     def schema_version(self) -> int | None:
-        """Return the version of the tables and functions; None if they are older than the first version number."""
+        """Return the version of the database's functions; None if they are older than the first version number."""
 
         def parse(answer: object) -> int:
             if not isinstance(answer, int):
@@ -115,12 +118,12 @@ class OwnerCalls(SupabaseCalls):
             return None
 
     def setup_faults(self) -> list[tuple[str, str]]:
-        """Return the differences from the migrations, as pairs of object and finding."""
+        """Return the differences between the database and the files of sql/, as pairs of object and finding."""
 
         def parse(faults: object) -> list[tuple[str, str]]:
             try:
                 if not isinstance(faults, list):
-                    raise TypeError  # noqa: TRY301 - joins the other ways of not being a list of faults
+                    raise TypeError  # noqa: TRY301 - the handler below also gets the other errors of a wrong answer
                 return [(str(fault["what"]), str(fault["said"])) for fault in faults]
             except (TypeError, KeyError):
                 raise foreign("check_setup") from None
@@ -132,7 +135,7 @@ def _parse_status(answer: object) -> dict[str, Any]:
     found = RpcAnswer("issuance_status", answer, ("server_now", "leases", "issuances"))
     found.time("server_now")
     found.expect_objects("leases", "issuances")
-    # The function's own answer, unlike a proxy's, has the version of the tables as well.
+    # The check above has shown that the function itself answered, so a missing schema_version means an older database.
     error = outdated(found.number("schema_version"))
     if error is not None:
         raise error

@@ -1,11 +1,11 @@
-"""Sealed values, which only the holder of a key can read: the ``enc:v1:`` envelope.
+"""Sealed values: the ``enc:v1:`` envelope, which needs the encryption key to be read.
 
-``enc:v1:<kid>:<base64url(nonce ‖ ciphertext ‖ tag)>``, AES-256-GCM. The key is derived by HKDF-SHA256 from a 32-byte
-secret. ``kid``, the fingerprint of the derived key, names the key. Service name and credential type are authenticated
-with the value, so a value cannot be moved to another row.
+The form of an envelope is ``enc:v1:<kid>:<base64url(nonce ‖ ciphertext ‖ tag)>``, with AES-256-GCM. The key is derived
+by HKDF-SHA256 from a 32-byte secret. ``kid``, the fingerprint of the derived key, names the key. Service name and
+credential type are authenticated with the value, so a sealed value cannot be moved to another row.
 
-Values are unsealed with the standard library where that is possible, see `libcrypto`, and sealed with the package
-cryptography.
+Values are sealed with the package cryptography. If `libcrypto` works on this Python, values are unsealed with the
+standard library alone.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class SealingVault:
-    """Seals with the first of ``secrets`` (32 bytes each), unseals with any of them.
+    """Seals with the first of ``secrets`` (32 bytes each), and unseals with any of ``secrets``.
 
-    It refuses plain values, so that a sealed value cannot be replaced by a plain one. ``decrypt`` replaces the function
-    that decrypts; by default it is that of `libcrypto` if this Python has it, or else the package's.
+    A plain value raises TokenError, so that nobody can replace a sealed value by a plain one. ``decrypt`` is the
+    function that decrypts. By default, it is the function of `libcrypto` or, on a Python without it, of cryptography.
     """
 
     def __init__(self, secrets: tuple[bytes, ...], decrypt: Decrypt | None = None) -> None:
@@ -38,7 +38,7 @@ class SealingVault:
         self._first = next(iter(self._keys))
 
     def unseal(self, text: str, service_name: str, credential_type: str) -> str:
-        """Return the value inside. Raises TokenError ``plain-with-key`` or ``seal-broken``."""
+        """Return the sealed value. Raises TokenError ``plain-with-key`` or ``seal-broken``."""
         what = f"{credential_type} of {service_name}"
         if not text.startswith(SEALED_PREFIX):
             raise TokenError("plain-with-key", f"{what} is stored plain although an encryption-key is given")
@@ -54,11 +54,11 @@ class SealingVault:
             raise TokenError("seal-broken", f"{what} was damaged, or sealed for another row") from error
 
     def is_current(self, text: str) -> bool:
-        """Whether ``text`` is sealed with the first key, as ``seal`` uses it."""
+        """Whether ``text`` is sealed with the first key, the one that `seal` uses."""
         return text.startswith(f"{SEALED_PREFIX}{self._first}:")
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
-        """Return an envelope. No two are the same."""
+        """Return an envelope with ``value``. Two calls with the same value return different envelopes."""
         from kis_token.process.forks import no_fork
 
         with no_fork():
@@ -70,13 +70,13 @@ class SealingVault:
 
 
 class TolerantVault:
-    """Accepts plain values as well, even if ``vault`` refuses them. Seals as ``vault`` does."""
+    """A vault that seals like ``vault``, and that unseals plain values as well as sealed ones."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
 
     def unseal(self, text: str, service_name: str, credential_type: str) -> str:
-        """Return the value. It may be plain although an encryption key is given. Raises TokenError for a seal."""
+        """Return the value of a plain or a sealed text. Raises TokenError if a sealed text cannot be unsealed."""
         return self._vault.unseal(text, service_name, credential_type) if text.startswith(SEALED_PREFIX) else text
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
@@ -85,7 +85,7 @@ class TolerantVault:
 
 
 def make_vault(secrets: tuple[bytes, ...]) -> Vault:
-    """The vault for these encryption keys; without keys, the plain one."""
+    """The vault for the encryption keys ``secrets``; a `PlainVault` if there is no key."""
     return SealingVault(secrets) if secrets else PlainVault()
 
 

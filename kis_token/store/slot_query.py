@@ -1,6 +1,6 @@
 """The warm read: a slot's keys and token in one GET, with the standard library alone.
 
-This module also leads to ``error_answers``, which judges every error answer, for ``supabase_calls`` as well.
+``store_error`` imports ``error_answers``, which judges every error answer, only when an error answer has come.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 TABLE = "api_credentials"
 COLUMNS = "credential_type,credential_value,expires_at,version"
 TYPES = (*KEY_TYPES, TOKEN_TYPE)
-#: The row with a slot's rejected tokens. It is not a credential, and each read returns it too.
+#: The type of the row with a slot's rejected tokens. Each read returns this row, although it is not a credential.
 REJECTED_TOKENS = "rejected_tokens"
 
 #: The text that PostgreSQL reads as its present time.
 DATABASE_NOW = "now"
 
-#: A Date header outside of these limits is ignored: times near the ends of the calendar cannot be added to.
+#: The limits of a Date header. A Date outside of the limits is ignored, because near the ends of the calendar an
+#: addition to a time can overflow.
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=timezone.utc), datetime(9000, 1, 1, tzinfo=timezone.utc)
 
 #: The limit of one read, in seconds.
 READ_SECONDS = 5.0
-#: The longest stored value in characters. Every key and token is shorter, sealed or not.
+#: The longest stored value in characters. Every key and token is shorter, sealed or plain.
 LARGEST_VALUE = 64 * 1024
 
 
@@ -42,19 +43,19 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
     """
     try:
         if not isinstance(rows, list):
-            raise TypeError  # noqa: TRY301 - joins the other ways of not being a list of rows
+            raise TypeError  # noqa: TRY301 - the handler below also gets the other errors of a wrong answer
         remembered = [row["credential_value"] for row in rows if row["credential_type"] == REJECTED_TOKENS]
         slot = Slot(
             {
                 row["credential_type"]: Row(str(row["credential_value"]), row["expires_at"], int(row["version"]))
                 for row in rows
-                # A user's own table may allow null, which counts as no value.
+                # A table that the user created may allow null. A row with null counts as absent.
                 if row["credential_value"] is not None and row["credential_type"] != REJECTED_TOKENS
             },
             server_now,
             frozenset[str]().union(*map(_fingerprints, remembered)),
         )
-    except (TypeError, KeyError, ValueError, OverflowError):  # their texts quote the answer
+    except (TypeError, KeyError, ValueError, OverflowError):  # not passed on, because their texts quote the answer
         raise StoreOutage("store-unreachable", "Supabase's answer is not a list of rows") from None
 
     if any(len(row.value) > LARGEST_VALUE for row in slot.rows.values()):
@@ -63,7 +64,7 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
 
 
 def _fingerprints(value: object) -> frozenset[str]:
-    """The keys of a JSON object, as sql/002 writes it. Any other value is not an error: it names no token."""
+    """The keys of the JSON object that sql/002 writes. A value that is not a JSON object has no keys."""
     try:
         ends = json.loads(value) if isinstance(value, str) else None
     except (ValueError, RecursionError):
@@ -76,10 +77,7 @@ def _too_large() -> StoreMisconfigured:
 
 
 def store_error(status: int | None, code: str | None) -> StoreError:
-    """The error for PostgREST's ``code``, with the HTTP status of the answer.
-
-    The module that judges it is imported only for a failure.
-    """
+    """The error for PostgREST's ``code``, with the HTTP status of the answer."""
     from kis_token.store.error_answers import code_error
 
     return code_error(status, code or "")
@@ -102,9 +100,9 @@ def read_slot(
 ) -> Slot:
     """Return the active rows of ``service_name`` that ``key`` may read, in one GET.
 
-    ``types`` limits them to these types; an empty tuple means all. ``only_unexpired`` limits them to rows that expire
-    later, by the database's clock. ``with_inactive`` adds the inactive rows. The tokens that the slot remembers as
-    rejected are always included. Raises StoreOutage, as `Wire.exchange` does, and StoreMisconfigured.
+    ``types`` limits the result to rows of these types; an empty tuple means all types. ``only_unexpired`` limits the
+    result to rows whose end is in the future by the database's clock. ``with_inactive`` adds the inactive rows. The
+    result always has the tokens that the slot remembers as rejected. Raises StoreOutage and StoreMisconfigured.
     """
     path = (
         f"/rest/v1/{TABLE}?select={quote(COLUMNS, safe='')}&service_name=eq.{quote(service_name, safe='')}"
@@ -120,13 +118,13 @@ def read_slot(
 
 
 def check_answer(answer: Answer, key: str) -> None:
-    """Raise StoreOutage or StoreMisconfigured for an answer that is not a success, or is cut.
+    """Raise StoreOutage or StoreMisconfigured if the answer is not a success or is too large.
 
-    ``key`` is the key that was sent: if Supabase does not accept it, its own date may be the reason.
+    ``key`` is the key of the request. If Supabase does not accept ``key`` and ``key`` has expired, the error says so.
     """
     if answer.is_cut:
         if answer.status == 200 and "json" in answer.headers.get("Content-Type", ""):
-            raise _too_large()  # not an outage: waiting does not help
+            raise _too_large()  # a configuration error, because a repeated request gets the same answer
         raise StoreOutage("store-unreachable", "Supabase's answer is too large")
     if not 200 <= answer.status < 300:
         from kis_token.store.error_answers import answer_error
@@ -135,7 +133,7 @@ def check_answer(answer: Answer, key: str) -> None:
 
 
 def _ended(key: str, now: datetime | None) -> datetime | None:
-    """The time when ``key``, or a part of a read-only key, expired by its own date; None if it has not."""
+    """The end in the claims of ``key``, or of a part of a read-only key; None if no such end has passed."""
     from kis_token.settings.pasted_values import parse_claims
     from kis_token.token import claimed_time
 

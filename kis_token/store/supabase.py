@@ -1,7 +1,7 @@
 """The shared store: its reads, and the functions that govern issuing.
 
-Reads go through ``slot_query`` (one GET, standard library), because that is faster. PostgREST's client is made for the
-first write. Every error of this module is a StoreOutage or a StoreMisconfigured.
+Reads go through ``slot_query`` (one GET with the standard library), because importing PostgREST's client takes time.
+The first write makes PostgREST's client. Every error of this module is a StoreOutage or a StoreMisconfigured.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class SupabaseStore(OwnerCalls):
     """The table ``api_credentials`` of one Supabase project, and the functions that govern issuing."""
 
     def read(self, service_name: str) -> Slot:
-        """Return keys and token of ``service_name``, the active rows, in one request."""
+        """Return the active rows of keys and token of ``service_name``, in one request."""
         return self._read(service_name, TYPES)
 
     def read_service(self, service_name: str) -> Slot:
@@ -68,7 +68,8 @@ class SupabaseStore(OwnerCalls):
             return begun
         if begun.fence is None:
             raise answer.outage()
-        # The functions of every release answer last_error, even if it is null. schema_version came later.
+        # Every release of the function answers with the field last_error, which may be null. An answer without
+        # last_error and without schema_version does not come from the function.
         is_of_sql = answer.lists("last_error") or answer.lists("schema_version")
         error = outdated(answer.number("schema_version")) if is_of_sql else None
         if error is not None:
@@ -83,7 +84,10 @@ class SupabaseStore(OwnerCalls):
     def commit(
         self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool
     ) -> Committed:
-        """Store ``token`` in its ``stored_form`` and end the lease. May be repeated with the same arguments."""
+        """Store ``token`` in its ``stored_form`` and end the lease.
+
+        The caller may repeat the call with the same arguments.
+        """
         answer = self._ask_about_lease(
             "commit",
             service=service_name,
@@ -112,9 +116,9 @@ class SupabaseStore(OwnerCalls):
         replaces_version: int | None = None,
         keys_version: int | None = None,
     ) -> bool:
-        """Store a token without a lease. A stored token with a later end is kept, unless it has ``replaces_version``.
+        """Store a token without a lease. Returns False, and stores nothing, if the token is rejected.
 
-        Returns False if the slot remembers the token as rejected. Such a token is not stored.
+        A stored token with a later end is kept, unless that row has the version ``replaces_version``.
         """
         arguments = {
             "service": service_name,
@@ -124,12 +128,12 @@ class SupabaseStore(OwnerCalls):
             "keys_version": keys_version,
         }
         try:
-            # The database cannot see which token a sealed value contains.
+            # The fingerprint is passed because the database cannot read a sealed value.
             answer = self._ask("save_token", **arguments, token_id=token.token_id)
         except StoreMisconfigured as error:
             if not error.is_function_missing:
                 raise
-            answer = self._ask("save_token", **arguments)  # of a release that did not check for rejected tokens here
+            answer = self._ask("save_token", **arguments)  # the function of an older release, without token_id
         return answer.one_of("saved", "kept", "rejected") != "rejected"
 
     def abort(
@@ -165,7 +169,7 @@ def _parse_begun(answer: RpcAnswer) -> Begun:
         retry_at=answer.time("retry_at") if answer.has("retry_at") else None,
         holder_label=answer.line("holder_label"),
         last_error=answer.line("last_error"),
-        # The functions of an older release name only the last rejected token.
+        # The function of an older release answers with the last rejected token alone.
         rejected_token_ids=answer.texts(
             "rejected_token_ids" if answer.has("rejected_token_ids") else "rejected_token_id"
         ),

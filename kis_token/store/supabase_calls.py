@@ -1,7 +1,7 @@
 """Calls of Supabase: limited in time, and repeated if needed.
 
-The store's own calls need the standard library alone. The supabase package's client is made for users' code, and no
-other file imports that package.
+The store's own calls need the standard library alone. Only `get_client`, which is for users' code, needs the package
+supabase. No other file imports that package.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ _Result = TypeVar("_Result")
 
 
 class SupabaseCalls:
-    """The way to one Supabase project. It keeps no connection between two calls.
+    """The way to one Supabase project. No connection is kept between two calls.
 
     ``left`` returns the seconds until the caller's deadline; no call takes longer. With ``retry`` a failed call is
-    repeated for some seconds. The chain passes no ``retry``: it repeats calls itself, depending on the tokens that it
-    has.
+    repeated for some seconds. The chain passes no ``retry``, because the chain itself decides whether to repeat a call.
     """
 
     def __init__(
@@ -49,7 +48,7 @@ class SupabaseCalls:
         return f"{type(self).__name__}({self._url!r})"
 
     def close(self) -> None:
-        """Discard the supabase package's client. `get_client` makes another one."""
+        """Discard the client of the package supabase. The next `get_client` makes a new client."""
         self._client = None
 
     def is_available(self) -> bool:
@@ -57,7 +56,10 @@ class SupabaseCalls:
         return bool(self._url and self._key)
 
     def get_client(self) -> Client:
-        """The supabase package's client, made at the first use, for users' code. It raises its own errors."""
+        """The client of the package supabase, for users' code. The first call makes the client.
+
+        Its errors are those of the package supabase.
+        """
         if self._client is None:
             from supabase import ClientOptions, create_client
 
@@ -74,9 +76,9 @@ class SupabaseCalls:
         return self._client
 
     def _repeat(self, ask: Callable[[], _Result], seconds: float) -> _Result:
-        """Call ``ask``.
+        """Call ``ask``, and repeat a failed call if ``retry`` was given.
 
-        Outside of the chain, repeat it for a little longer than one try may take, so that a second one fits.
+        The repetitions may start for a little longer than ``seconds``, the limit of one try, so that a second try fits.
         """
         if self._retry is None:
             return ask()
@@ -106,9 +108,9 @@ class SupabaseCalls:
         return self._run(function, lambda answer: RpcAnswer(function, answer).fields, **arguments)
 
     def _run(self, function: str, parse: Callable[[object], _Result], **arguments: object) -> _Result:
-        """Return any function's answer, as ``parse`` reads it.
+        """Call ``function`` of sql/, and return the result of ``parse`` for its answer.
 
-        If that raises StoreOutage, the call counts as failed.
+        If ``parse`` raises StoreOutage, the call counts as failed.
         """
 
         def ask() -> _Result:

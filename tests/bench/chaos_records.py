@@ -24,7 +24,7 @@ ENDED = "handed out after KIS had ended it early"
 BESIDE_STORE = "tokenP without a lease, beside the store"
 HICCUP = "tokenP without a lease, in a hiccup"
 GAVE_UP = "no token, given up in a hiccup"
-#: KIS's tokens: two of the callers' key, an expired one, and one of another key.
+#: The tokens of KIS: two tokens of the callers' key, an expired token, and a token of another key.
 TOKENS = (
     Issued("old", NOW - 9 * 3600, NOW + DAY - 9 * 3600),
     Issued("new", NOW - 3600, NOW + DAY - 3600),
@@ -34,7 +34,7 @@ TOKENS = (
 
 
 def noted(*records: Record, writes: tuple[Write, ...] = ()) -> Records:
-    """Return records with the tokens and these."""
+    """Return the records of a run with TOKENS and with ``records``."""
     all_of_it = Records(writes=list(writes), machines=2)
     all_of_it.add(*TOKENS, *records)
     return all_of_it

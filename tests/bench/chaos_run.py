@@ -1,6 +1,6 @@
 """A chaos run in a separate process, which `test_chaos` starts by its path.
 
-It answers with the exit status and the output.
+The process answers with the exit status and the output.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(connection: Connection, arguments: list[str]) -> None:
-    """Run the chaos with these arguments."""
+    """Run ``bench.chaos`` with these arguments."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         status = main(arguments)
     connection.send((status, printed.getvalue()))

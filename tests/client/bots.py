@@ -34,7 +34,7 @@ class Bot:
         return self.client.request("GET", PRICE_PATH, tr_id=PRICE_TR_ID, params=SAMSUNG, timeout=timeout)
 
     def order(self, *, timeout: float = 10.0) -> Answer:
-        """Buy."""
+        """Send an order to buy."""
         return self.client.request("POST", ORDER_PATH, tr_id="TTTC0802U", json={"PDNO": "005930"}, timeout=timeout)
 
     def answer(self, path: str, response: Response, times: int = 1) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def make_bot(chain: Chain) -> Iterator[Callable[..., Bot]]:
-    """Makes clients of the slot kis. Their settings are inputs of the action."""
+    """A function that makes clients of the slot kis. Its arguments are inputs of the action."""
     made: list[Bot] = []
 
     def make(clock: TurnedClock | None = None, /, **inputs: str) -> Bot:

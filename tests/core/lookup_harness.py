@@ -26,7 +26,7 @@ OUTAGE = StoreOutage("store-unreachable", "Supabase does not answer")
 
 
 class StillClock:
-    """A clock that always shows noon, wrong by ``wrong_by``."""
+    """A clock that always shows noon plus ``wrong_by``."""
 
     def __init__(self, wrong_by: timedelta = timedelta()) -> None:
         self.wrong_by = wrong_by
@@ -36,23 +36,23 @@ class StillClock:
         return NOON + self.wrong_by
 
     def monotonic(self) -> float:
-        """A counter that stands still."""
+        """A counter that does not change."""
         return 0.0
 
     def sleep(self, seconds: float) -> None:
-        """No test waits."""
+        """Return at once."""
 
     def jitter(self, low: float, high: float) -> float:
         """The middle of the range."""
         return (low + high) / 2
 
 
-#: For callers without time left: no call is repeated.
+#: The repetition for a caller without time left: no call is repeated.
 NO_RETRY = Retry(StillClock(), lambda: 0.0, print)
 
 
 class HeldCache:
-    """A cache with one token; without one, reading it raises TokenUnusable."""
+    """A cache with one token. Without a token, `read` raises TokenUnusable."""
 
     def __init__(self, token: Token | None = None) -> None:
         self.token = token
@@ -70,7 +70,7 @@ def token_with(left: timedelta, key: AppKey = APP_KEY) -> Token:
 
 
 def slot_of(token: Token | None, *, keys: AppKey | None = APP_KEY, date: datetime | None = NOON) -> Slot:
-    """The store's answer: a slot with these rows."""
+    """The store's answer: a slot with the rows of ``token`` and ``keys``."""
     rows = {}
     if token is not None:
         rows["access_token"] = Row(token.to_json(), token.expires_at.isoformat(), 7)
@@ -80,7 +80,7 @@ def slot_of(token: Token | None, *, keys: AppKey | None = APP_KEY, date: datetim
 
 
 def answering(answer: Slot | KisTokenError) -> Callable[[], Slot]:
-    """A store with this answer."""
+    """A function that reads a store and returns or raises ``answer``."""
 
     def read() -> Slot:
         if isinstance(answer, KisTokenError):

@@ -170,6 +170,25 @@ def test_lasting_error_is_raised_at_once(error: Exception) -> None:
     assert failing.asked == 1
 
 
+REFUSED = StoreOutage("store-unreachable", "Supabase does not answer (ConnectionRefusedError)", refused=True)
+
+
+def test_refused_connection_is_not_repeated_with_a_token_at_hand() -> None:
+    """A caller with a valid token does not wait for a server that accepts no connection."""
+    clock = TurnedClock()
+    failing = Failing(clock, 1, error=REFUSED)
+    with pytest.raises(StoreOutage):
+        run(failing, clock, briefly)
+    assert (failing.asked, clock.slept) == (1, [])
+
+
+@pytest.mark.parametrize("patience", [patiently, to_the_end, at_most(1, to_the_end)])
+def test_refused_connection_is_repeated_without_a_token(patience: Patience) -> None:
+    """A caller that depends on the store asks again, because the server may be starting."""
+    clock = TurnedClock()
+    assert run(Failing(clock, 1, error=REFUSED), clock, patience)[0] == "answer"
+
+
 @pytest.mark.parametrize("patience", [briefly, patiently, to_the_end])
 def test_answer_that_stays_the_same_is_given_up_within_a_second(patience: Patience) -> None:
     """A persistent failure is repeated as after any failure, but not for longer than a second."""

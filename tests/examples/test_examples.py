@@ -151,6 +151,26 @@ def test_workflows_of_init(project: Project, sandbox: Sandbox, name: str) -> Non
     assert quotations(sandbox) == 1  # of the quotation, or of the rotation's trial of the new token
 
 
+def test_async_program(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Quotations at once start with one issue, and get a new token after KIS has ended the first."""
+    for issues in (1, 2):
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "watch_async.py"), "005930", "000660", "035420"],
+            cwd=tmp_path,
+            env=sandbox.environment(os.environ),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [f"{stock}: {PRICE}" for stock in ("005930", "000660", "035420")]
+        assert sandbox.kis.counts("production").issues == issues
+        sandbox.kis.kill_tokens(sandbox.kis.accounts["production"][0].app_key)
+        sandbox.advance(7 * 3600)
+
+
 def test_matrix(project: Project, sandbox: Sandbox) -> None:
     """All jobs get the same token: there is one tokenP call, and each job quotes."""
     take(project.repository, "matrix.yml", "quote.sh")

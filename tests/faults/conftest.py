@@ -1,4 +1,4 @@
-"""Fixtures that keep a fault the only one, and its test quick."""
+"""Fixtures for the tests of faults. No fault of the machine's own network reaches a test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The measures of every fault: the caller's result, the number of tokenP calls, and the stored rows."""
+"""Helpers of all tests of faults: the caller's result, the number of tokenP calls, and the stored rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BEGIN = "/rest/v1/rpc/begin_issuance"
 COMMIT = "/rest/v1/rpc/commit_issuance"
 ABORT = "/rest/v1/rpc/abort_issuance"
 
-#: Names that never resolve, so no name server is asked for them.
+#: An address whose name never resolves. No name server is asked for a name that ends with .invalid.
 NO_SUPABASE = "https://no-such-project.invalid"
 NO_KIS = "https://no-such-host.invalid:9443"
 
@@ -42,7 +42,7 @@ with LocalMachine(lambda: [Path(sys.argv[1])]).lock(sys.argv[2], 10):
 
 
 def each_outcome(names: Iterable[str], outcomes: Collection[str]) -> pytest.MarkDecorator:
-    """Parametrize over the faults ``names``. All but one for each of the ``outcomes`` run only with the matrix."""
+    """Parametrize a test over the faults ``names``. Without the matrix, one fault for each of ``outcomes`` runs."""
     repeats = pytest.mark.matrix
     return pytest.mark.parametrize(
         "name", [pytest.param(name, marks=() if name in outcomes else repeats) for name in names]
@@ -65,7 +65,7 @@ def stored_stays(chain: Chain) -> Iterator[None]:
 
 @contextmanager
 def soon(seconds: float) -> Iterator[None]:
-    """Assert that the block takes no longer. For bounds far below the time that the fault would take."""
+    """Assert that the block takes at most ``seconds``, which must be far below the time that the fault can take."""
     started = time.monotonic()
     yield
     assert time.monotonic() - started < seconds
@@ -87,7 +87,7 @@ def assert_warned(got: Resolution, *words: str) -> None:
 
 @contextmanager
 def black_hole() -> Iterator[str]:
-    """The address of a machine that neither accepts nor refuses a connection: its queue is full."""
+    """The address of a machine that neither accepts nor refuses a connection, because its queue is full."""
     with ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(8):
@@ -101,13 +101,13 @@ def black_hole() -> Iterator[str]:
 @contextmanager
 def silence() -> Iterator[str]:
     """The address of a server that accepts every request and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:  # the system accepts them, and no thread reads them
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # only the system accepts connections
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextmanager
 def dripping() -> Iterator[str]:
-    """The address of a server whose answer never ends: a byte now and then, each one in time."""
+    """The address of a server whose answer never ends. The pauses between its bytes are shorter than any time limit."""
     done = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -131,7 +131,7 @@ def dripping() -> Iterator[str]:
     thread.join(SECONDS)
 
 
-#: A caller of one of these waits until its own time limit.
+#: Servers that let a caller wait until the caller's time limit.
 HANGS: dict[str, Callable[[], AbstractContextManager[str]]] = {
     "black-hole": black_hole,
     "silent": silence,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Hiccuping:
-    """A relay with TLS. Its next ``fails`` connections break within the handshake."""
+    """A relay with TLS. The next ``fails`` connections break off during the handshake."""
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
         self.fails = 0

@@ -1,7 +1,7 @@
 """A caller in a separate process with restrictions, which `test_disk` runs by its path.
 
-Its task has the environment, the largest file that may be written, and the user to become. It resolves, and answers
-without the token. All imports come first, because that user may read nothing.
+The task names the environment, the largest file that may be written, and the user of the process. The process resolves,
+and answers without the token. All imports come before the change of the user, because that user may read no file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kis_token.wiring import open_resolver
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-importlib.import_module("_strptime")  # datetime imports it at its first use
+importlib.import_module("_strptime")  # datetime would import this module at the first use of strptime
 
 
 def main(connection: Connection, task: dict[str, Any]) -> None:

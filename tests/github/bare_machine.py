@@ -1,4 +1,4 @@
-"""A machine without Python, to which the tests of start.sh add good and bad ones."""
+"""A machine without Python, to which the tests of start.sh add usable and unusable Pythons."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FIRST = "python3"
 
 @dataclass(frozen=True)
 class Ended:
-    """The result of the script."""
+    """The result of start.sh."""
 
     status: int
     log: str

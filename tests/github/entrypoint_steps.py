@@ -68,7 +68,7 @@ def assert_succeeded(ended: Ended, source: str) -> None:
 
 
 def age_token(sandbox: Sandbox, seconds: int) -> None:
-    """Make the stored token end after that many seconds, or before now if negative. It is no longer a JWT then."""
+    """Let the stored token end in ``seconds``; a negative number means in the past. The token is then not a JWT."""
     value = json.dumps({"access_token": "opaque.token-of-a-test_0123456789", "app_key_id": "0" * 16})
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute(
@@ -83,10 +83,10 @@ def age_token(sandbox: Sandbox, seconds: int) -> None:
 
 
 class Runner:
-    """A runner with a runtime that a test may damage, and a uv that installs an undamaged one.
+    """A runner with a runtime that a test may damage, and with a uv that installs an undamaged runtime.
 
-    Both contain hard links to the files of the runtime of all tests. A test that changes a file in place calls ``own``
-    first.
+    Both runtimes consist of hard links to the files of the runtime that all tests share. So a test that changes the
+    contents of a file calls ``own`` first.
     """
 
     def __init__(self, folder: Path, runtime: Path) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).resolve().parents[2]
 PYTHON = sys.executable  # read now, because some tests change it
 NOTHING: Mapping[str, str] = MappingProxyType({})
-#: It records its call, makes the target, and then ends, fails or waits, as the test chooses.
+#: The program of a stand-in. It records its call, makes the target, and then ends, fails or waits, as the test chooses.
 INSTALLER = """#!{python} -IS
 import json, os, signal, sys
 from pathlib import Path

@@ -262,3 +262,34 @@ def test_without_python_the_step_says_so(unasked: Sandbox, tmp_path: Path) -> No
     assert len(errors(ended)) == 1
     assert "[python-missing]" in errors(ended)[0]
     assert ended.public == failure("python-missing")
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_a_module_is_loaded_when_it_is_used() -> None:
+    """The module's first attribute loads it, for each importer and for every form of import."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import entrypoint; entrypoint.load_when_used('colorsys')\n"
+        "import colorsys as early\n"
+        "assert 'rgb_to_hsv' not in vars(early)\n"
+        "from colorsys import rgb_to_hsv\n"
+        "import colorsys as late\n"
+        "assert late is not early and late.__spec__.name == 'colorsys'\n"
+        "assert early.rgb_to_hsv is late.rgb_to_hsv is rgb_to_hsv and early.ONE_THIRD == late.ONE_THIRD\n"
+        "assert not hasattr(early, 'nothing')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(CHECKOUT)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="there, dataclasses uses inspect for each class")
+def test_warm_step_does_not_load_inspect(sandbox: Sandbox, tmp_path: Path) -> None:
+    """A fresh token does not need the module that explains Python's objects."""
+    issue_token(sandbox)
+    environment = step_environment(inputs_of(sandbox), UNREACHABLE_INDEX, tmp_path)
+    command = [sys.executable, "-I", "-S", "-X", "utf8", "-X", "importtime", str(CHECKOUT / "entrypoint.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "dataclasses" in loaded
+    assert not loaded & {"inspect", "ast", "dis", "tokenize"}

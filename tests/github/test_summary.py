@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import logging
 import re
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from markdown_it import MarkdownIt
 
 from kis_token.core.resolution import Resolution, Source, TraceEntry
 from kis_token.errors import ENTRIES, IssuanceError, IssuerRefused, KisTokenError, SettingsError, StoreOutage
 from kis_token.github.summary import LONGEST_TEXT, describe_failure, describe_success, plain
 from kis_token.remedies import REMEDIES
 from kis_token.token import build_token
+from tests.github_page import GITHUB
 from tests.support import APP_KEY, SERVICE_KEY, make_settings
 from tools.step import CHECKOUT
 
@@ -28,7 +27,6 @@ NOON = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)
 OPAQUE = "opaque.token-of-a-test_0123456789"
 NOTHING = "\u200b"
-logging.getLogger("markdown_it").setLevel(logging.INFO)  # it logs every rule that it tries
 
 #: GitHub drops larger summaries.
 LIMIT = 1024 * 1024
@@ -51,11 +49,11 @@ def resolution_of(
 
 
 FRESH = """\
-### ✅ KIS access token: fresh, from Supabase
+<details><summary>✅ <b>3 h 0 min left</b> · from Supabase · no message sent · kis ━┄┄┄┄┄┄┄┄┄</summary>
 
 | token | kis, production, mode resolve |
 | --- | --- |
-| validity | 3 h 0 min of 24 h 0 min left (12 %) `██░░░░░░░░░░░░░░░░░░` |
+| validity | 24 h 0 min, 12 % left |
 | issued | 2026-03-02 00:00:00 KST (2026-03-01 15:00:00 UTC) |
 | ends | 2026-03-03 00:00:00 KST (2026-03-02 15:00:00 UTC) |
 | next rotation | due since 2026-03-02 20:00:00 KST (2026-03-02 11:00:00 UTC) |
@@ -64,23 +62,23 @@ FRESH = """\
 | --- | --- |
 | **supabase** (used) | its token is fresh, 3 h 0 min left |
 | cache | turned off |
+
+</details>
 """
 
 
 def test_a_fresh_token() -> None:
-    """The summary has state, source, validity, times in both zones, the next rotation and each source's result."""
+    """One line has the time left, the source and the message; the times and each source's result are below it."""
     resolution = resolution_of(("supabase", "its token is fresh, 3 h 0 min left"), ("cache", "turned off"))
     assert describe_success(resolution, make_settings()) == FRESH
 
 
 OUTAGE = """\
-### ⚠️ KIS access token: fresh, from the cache
-
-> **Warning:** No answer \\[store-unreachable\\]; the cached token is used.
+<details><summary>⚠️ <b>12 h 30 min left</b> · from the cache · no message sent · kis-paper ━━━━━┄┄┄┄┄</summary>
 
 | token | kis-paper, paper, mode resolve |
 | --- | --- |
-| validity | 12 h 30 min of 24 h 0 min left (52 %) `██████████░░░░░░░░░░` |
+| validity | 24 h 0 min, 52 % left |
 | issued | 2026-03-02 09:30:00 KST (2026-03-02 00:30:00 UTC) |
 | ends | 2026-03-03 09:30:00 KST (2026-03-03 00:30:00 UTC) |
 | next rotation | not known: the token was not seen in Supabase |
@@ -89,11 +87,15 @@ OUTAGE = """\
 | --- | --- |
 | supabase | No answer \\[store-unreachable\\] |
 | **cache** (used) | its token is fresh, 12 h 30 min left |
+
+</details>
+
+> **Warning:** No answer \\[store-unreachable\\]; the cached token is used.
 """
 
 
 def test_a_cached_token_during_an_outage() -> None:
-    """The warning comes first, and the next rotation is not known."""
+    """The warning follows the line and is not folded, and the next rotation is not known."""
     outage = StoreOutage("store-unreachable", "No answer")
     resolution = resolution_of(
         ("supabase", outage.brief),
@@ -107,11 +109,11 @@ def test_a_cached_token_during_an_outage() -> None:
 
 
 ISSUED = """\
-### ✅ KIS access token: fresh, issued now by KIS
+<details><summary>✅ <b>24 h 0 min left</b> · issued now by KIS · KIS sends one message · kis ━━━━━━━━━━</summary>
 
 | token | kis, production, mode force |
 | --- | --- |
-| validity | 24 h 0 min of 24 h 0 min left (100 %) `████████████████████` |
+| validity | 24 h 0 min, 100 % left |
 | issued | 2026-03-02 21:00:00 KST (2026-03-02 12:00:00 UTC) |
 | ends | 2026-03-03 21:00:00 KST (2026-03-03 12:00:00 UTC) |
 | next rotation | due from 2026-03-03 20:00:00 KST (2026-03-03 11:00:00 UTC) |
@@ -121,6 +123,8 @@ ISSUED = """\
 | supabase | no token is stored |
 | cache | there is no cache file |
 | **oauth** (used) | issued a token |
+
+</details>
 """
 
 
@@ -138,13 +142,11 @@ def test_a_token_issued_now() -> None:
 
 
 EXPIRED = """\
-### ⚠️ KIS access token: expired, from Supabase
-
-> **Warning:** An expired token is handed out: Time was up \\[wait-too-long\\]
+<details><summary>⚠️ <b>ended 0 h 20 min ago (expired)</b> · from Supabase · no message sent · kis ┄┄┄┄┄┄┄┄┄┄</summary>
 
 | token | kis, production, mode resolve |
 | --- | --- |
-| validity | ended 0 h 20 min ago `░░░░░░░░░░░░░░░░░░░░` |
+| validity | 24 h 0 min, 0 % left |
 | issued | 2026-03-01 20:40:00 KST (2026-03-01 11:40:00 UTC) |
 | ended | 2026-03-02 20:40:00 KST (2026-03-02 11:40:00 UTC) |
 | next rotation | at its next run: the token has expired |
@@ -153,11 +155,15 @@ EXPIRED = """\
 | --- | --- |
 | **supabase** (used) | its token has expired |
 | cache | turned off |
+
+</details>
+
+> **Warning:** An expired token is handed out: Time was up \\[wait-too-long\\]
 """
 
 
 def test_a_token_handed_out_past_its_end() -> None:
-    """With allow-expired, the validity is used up, and a warning has the reason."""
+    """With allow-expired, the line begins with the end, and a warning has the reason."""
     resolution = resolution_of(
         ("supabase", "its token has expired"),
         ("cache", "turned off"),
@@ -169,11 +175,11 @@ def test_a_token_handed_out_past_its_end() -> None:
 
 
 NOT_DUE = """\
-### ✅ KIS access token: fresh, from Supabase
+<details><summary>✅ <b>20 h 0 min left</b> · from Supabase · no message sent · kis ━━━━━━━━┄┄</summary>
 
 | token | kis, production, mode rotate |
 | --- | --- |
-| validity | 20 h 0 min of 24 h 0 min left (83 %) `█████████████████░░░` |
+| validity | 24 h 0 min, 83 % left |
 | issued | 2026-03-02 17:00:00 KST (2026-03-02 08:00:00 UTC) |
 | ends | 2026-03-03 17:00:00 KST (2026-03-03 08:00:00 UTC) |
 | next rotation | due from 2026-03-02 23:00:00 KST (2026-03-02 14:00:00 UTC) |
@@ -183,6 +189,8 @@ NOT_DUE = """\
 | **supabase** (used) | its token is fresh, 20 h 0 min left |
 | cache | turned off |
 | rotation | not due before 2026-03-02 23:00:00 KST (2026-03-02 14:00:00 UTC) |
+
+</details>
 """
 
 
@@ -198,43 +206,42 @@ def test_a_rotation_that_has_nothing_to_do() -> None:
 
 
 NOTHING_VALID = """\
-### ❌ KIS access token: failed
+❌ [`no-valid-token`](https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#no-valid-token) \
+Neither Supabase nor the cache has a valid token\\
+**Next step:** mode: check never issues. Run once with mode: resolve.
 
-| error | what happened | what to do |
-| --- | --- | --- |
-| [`no-valid-token`](https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#no-valid-token) \
-| Neither Supabase nor the cache has a valid token | mode: check never issues. Run once with mode: resolve. |
+<details><summary>Result of each source</summary>
 
 | source | result |
 | --- | --- |
 | supabase | no token is stored |
 | cache | its token has expired |
+
+</details>
 """
 
 
 def test_a_check_that_finds_nothing() -> None:
-    """A fault's row has its code, with a hyperlink to its entry, and its remedy. The sources follow."""
+    """A fault's line has its code, with a hyperlink to its entry; its remedy is below, and the sources are folded."""
     error = IssuanceError("no-valid-token", "Neither Supabase nor the cache has a valid token", retryable=False)
     trace = [TraceEntry("supabase", "no token is stored"), TraceEntry("cache", "its token has expired")]
     assert describe_failure([error], trace) == NOTHING_VALID
 
 
 SEVERAL = """\
-### ❌ KIS access token: failed
-
-| error | what happened | what to do |
-| --- | --- | --- |
-| [`missing-supabase-url`]\
+❌ [`missing-supabase-url`]\
 (https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#missing-supabase-url) \
-| supabase-url (or SUPABASE_URL) is not set \
-| Set it to the project's URL, https:\u200b//&lt;project&gt;.supabase.co. |
-| [`invalid-boolean`](https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#invalid-boolean) \
-| verify is neither true nor false | Use true or false. |
+supabase-url (or SUPABASE_URL) is not set\\
+**Next step:** Set it to the project's URL, https:\u200b//&lt;project&gt;.supabase.co.
+
+❌ [`invalid-boolean`](https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#invalid-boolean) \
+verify is neither true nor false\\
+**Next step:** Use true or false.
 """
 
 
 def test_several_faults() -> None:
-    """Each fault is a row. Without requests there are no sources. Angle brackets of a remedy are visible."""
+    """Each fault has its line. Without requests there are no sources. Angle brackets of a remedy are visible."""
     error = SettingsError(
         [
             ("missing-supabase-url", "supabase-url (or SUPABASE_URL) is not set"),
@@ -242,6 +249,14 @@ def test_several_faults() -> None:
         ]
     )
     assert describe_failure(error.faults, ()) == SEVERAL
+
+
+def test_github_keeps_every_tag() -> None:
+    """The HTML in a summary is of three elements without attributes, which GitHub does not remove."""
+    page = describe_success(resolution_of(("supabase", "x")), make_settings())
+    assert set(re.findall(r"<[^>]*>", page)) == {
+        f"<{end}{name}>" for name in ("details", "summary", "b") for end in ("", "/")
+    }
 
 
 PASSES = "This may be temporary: a later run may succeed.\n"
@@ -255,21 +270,44 @@ def test_temporary_failure_is_marked() -> None:
 
 
 VALIDITIES = [
-    (timedelta(seconds=40), "⚠️ KIS access token: stale", "0 h 0 min of 24 h 0 min left (0 %) `█░░░░░░░░░░░░░░░░░░░`"),
-    (timedelta(minutes=9), "⚠️ KIS access token: stale", "0 h 9 min of 24 h 0 min left (0 %) `█░░░░░░░░░░░░░░░░░░░`"),
-    (timedelta(minutes=11), "✅ KIS access token: fresh", "0 h 11 min of 24 h 0 min left (0 %) `█░░░░░░░░░░░░░░░░░░░`"),
-    (6 * HOUR, "✅ KIS access token: fresh", "6 h 0 min of 24 h 0 min left (25 %) `█████░░░░░░░░░░░░░░░`"),
-    (25 * HOUR, "✅ KIS access token: fresh", "25 h 0 min of 24 h 0 min left (100 %) `████████████████████`"),
-    (timedelta(0), "⚠️ KIS access token: expired", "ended 0 h 0 min ago `░░░░░░░░░░░░░░░░░░░░`"),
+    (timedelta(seconds=20), "⚠️ <b>0 h 0 min left (expired)</b>", "━┄┄┄┄┄┄┄┄┄", 0),
+    (timedelta(seconds=40), "⚠️ <b>0 h 0 min left (stale)</b>", "━┄┄┄┄┄┄┄┄┄", 0),
+    (timedelta(minutes=9), "⚠️ <b>0 h 9 min left (stale)</b>", "━┄┄┄┄┄┄┄┄┄", 0),
+    (timedelta(minutes=11), "✅ <b>0 h 11 min left</b>", "━┄┄┄┄┄┄┄┄┄", 0),
+    (6 * HOUR, "✅ <b>6 h 0 min left</b>", "━━┄┄┄┄┄┄┄┄", 25),
+    (25 * HOUR, "✅ <b>25 h 0 min left</b>", "━━━━━━━━━━", 100),
+    (timedelta(0), "⚠️ <b>ended 0 h 0 min ago (expired)</b>", "┄┄┄┄┄┄┄┄┄┄", 0),
 ]
 
 
-@pytest.mark.parametrize(("left", "title", "validity"), VALIDITIES, ids=str)
-def test_validity_is_a_figure_and_a_bar(left: timedelta, title: str, validity: str) -> None:
-    """A valid token has at least one block, an expired one none, and a wrong clock cannot lengthen the bar."""
+@pytest.mark.parametrize(("left", "begin", "bar", "percent"), VALIDITIES, ids=str)
+def test_validity_is_a_figure_and_a_bar(left: timedelta, begin: str, bar: str, percent: int) -> None:
+    """The bar of a token that has not ended is never empty, and a wrong clock cannot lengthen it."""
     summary = describe_success(resolution_of(("supabase", "x"), left=left), make_settings())
-    assert f"### {title}, from Supabase\n" in summary
-    assert f"| validity | {validity} |\n" in summary
+    assert summary.splitlines()[0] == (
+        f"<details><summary>{begin} · from Supabase · no message sent · kis {bar}</summary>"
+    )
+    assert f"| validity | 24 h 0 min, {percent} % left |\n" in summary
+
+
+def test_only_an_issue_for_a_real_account_sends_a_message() -> None:
+    """KIS messages the owner of a real account at each issue. A paper account and an earlier token send no message."""
+    real, paper = make_settings(), make_settings(KIS_ENVIRONMENT="paper")
+    issued = resolution_of(("oauth", "issued a token"), source="oauth", refreshed=True)
+    again = resolution_of(("oauth", "gave an earlier token again"), source="oauth")
+
+    assert " · issued now by KIS · KIS sends one message · kis " in describe_success(issued, real)
+    assert " · issued now by KIS · no message sent · kis-paper " in describe_success(issued, paper)
+    assert " · from KIS · no message sent · kis " in describe_success(again, real)
+
+
+@pytest.mark.parametrize("name", ["GH-12", "www.x.yz", "a_b_c", "x.y--"])
+def test_name_of_a_slot_is_seen_as_it_is(name: str) -> None:
+    """GitHub finds no issue and no address in the name of a slot, in the line and in the table."""
+    page = describe_success(resolution_of(("supabase", "x")), make_settings(KIS_SERVICE_NAME=name))
+    assert page.replace(NOTHING, "").count(f"· {name} ━") == 1
+    assert f"{name}, production, mode resolve" in texts_of(page)
+    assert LINKED.search(page) is None
 
 
 def test_last_answer_of_a_source_counts() -> None:
@@ -307,11 +345,6 @@ HOSTILE = st.lists(st.sampled_from(PIECES) | st.characters(), max_size=12).map("
 
 #: Texts of which GitHub makes a hyperlink, a mention or a picture, without any markup.
 LINKED = re.compile(r"@\w|#\d|(?<![^\W_])www\.|://|:[a-z+_-][\w+-]*:|(?<![^\W_])gh-\d|mailto:\w|xmpp:\w", re.IGNORECASE)
-
-
-GITHUB = MarkdownIt("gfm-like")
-assert GITHUB.linkify is not None
-GITHUB.linkify.set({"fuzzy_link": False})  # GitHub makes no hyperlink of a name with a dot
 
 
 def elements(markdown: str) -> list[Element]:

@@ -43,12 +43,12 @@ KEYS = insert(*PAIR)
 
 
 def token(expires_at: str) -> str:
-    """Return SQL that inserts a token's row which expires at ``expires_at``."""
+    """Return SQL that inserts the row of a token with the end ``expires_at``."""
     return insert("'access_token', '{}'", expires_at=f"'{expires_at}'")
 
 
 def table(*constraints: str, without: tuple[str, ...] = (), **columns: str) -> str:
-    """Return the DDL of the guide's table with some columns replaced and those of ``without`` left out."""
+    """Return the DDL of the guide's table. ``columns`` replace its columns, and the columns ``without`` are omitted."""
     wanted = {name: kind for name, kind in {**COLUMNS, **columns}.items() if name not in without}
     return f"create table api_credentials ({', '.join([*(f'{n} {k}' for n, k in wanted.items()), *constraints])})"
 
@@ -61,7 +61,7 @@ grant usage on schema public to anon, authenticated, service_role;
 
 
 def prepare(bare: Database, *statements: str) -> Database:
-    """Empty the project, run these statements in it, and return it."""
+    """Empty the database, run ``statements`` in it, and return the database."""
     for statement in (RESET, *statements):
         bare.owner.execute(statement.encode())
     return bare

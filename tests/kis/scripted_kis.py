@@ -21,7 +21,7 @@ DAY = timedelta(days=1)
 
 
 class ScriptedKIS(LoopbackServer):
-    """A KIS that gives one answer to every request, and records the requests. Not printed: it has secrets."""
+    """A KIS that gives one answer to every request, and records the requests. Its repr shows no request."""
 
     def __init__(self, answer: Response) -> None:
         super().__init__(self.answer_all)
@@ -35,7 +35,7 @@ class ScriptedKIS(LoopbackServer):
 
 
 def failure(url: str, app_key: AppKey = APP_KEY) -> IssuerError:
-    """Issue a token, and return the error. It shows neither key nor secret."""
+    """Issue a token, and return the error. Asserts that the error shows neither key nor secret."""
     with pytest.raises(IssuerError) as caught:
         KISIssuer(url, "production").issue(app_key, utc_now())
     shown = f"{caught.value!r} {caught.value}"

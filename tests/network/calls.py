@@ -20,7 +20,7 @@ GRANTED = {"status": "granted", "fence": 1, "server_now": "2027-03-02T07:00:00+0
 
 
 def answer(request: Request) -> Response:
-    """Return an answer of Supabase or KIS that is enough for these tests."""
+    """Return a short answer of Supabase or KIS that the calls of this file accept."""
     return Response(200, [] if "api_credentials" in request.path else GRANTED)
 
 

@@ -1,7 +1,7 @@
 """A caller in a separate process, which `caller_processes.Child` runs by its path.
 
-It receives a task, reports that it is ready, starts on a signal, and answers without the token. It repeats this until
-the other side closes the connection.
+The process receives a task, reports that it is ready, starts on a signal, and answers without the token. It receives
+further tasks until the test closes the connection.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from tests.resolver_harness import Chain
 
-#: After this many seconds an operation counts as stuck.
+#: The seconds after which an operation counts as stuck.
 SECONDS = 60.0
 
 
 class Child:
-    """One process that runs caller_process.py. A context manager: it ends with the block at the latest."""
+    """One process that runs caller_process.py. The end of the ``with`` block ends the process."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()

@@ -32,9 +32,9 @@ COMMIT = "/rest/v1/rpc/commit_issuance"
 
 
 class SharedClock:
-    """The clock of several callers. Time stands still while one of them works, and jumps when all of them sleep.
+    """The clock of several callers. Time stands still while a caller works, and jumps when all callers sleep.
 
-    So callers wait for the right time on a slow machine too, and no lease ends in the middle of a call.
+    So callers wait for the right time also on a slow machine, and no lease ends in the middle of a call.
     """
 
     def __init__(self, callers: int, pass_time: Callable[[float], object]) -> None:
@@ -53,7 +53,7 @@ class SharedClock:
         return time.monotonic() + self._passed
 
     def sleep(self, seconds: float) -> None:
-        """Return when all other callers sleep or are done, and this wake-up time is the next."""
+        """Return when all other callers sleep or are done, and no other caller wakes up earlier."""
         with self._jumped:
             alarm = self._passed + seconds
             self._alarms.append(alarm)
@@ -116,7 +116,7 @@ def new_round(chain: Chain) -> Iterator[Chain]:
 
 @contextmanager
 def gathered(server: LoopbackServer, path: str, callers: int) -> Iterator[None]:
-    """Let the first requests to ``path`` wait for each other, so that ``callers`` requests are served together."""
+    """Let the first ``callers`` requests to ``path`` wait for each other, so that the server handles them together."""
     answer = server.answer
     arrivals, barrier = count(), Barrier(callers)
 

@@ -15,5 +15,5 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def _few_certificates(certificate: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the system's certificates: each client would load them in 20 ms under the interpreter's lock."""
+    """Replace the system's certificates by one, because each client loads all of them in 20 ms under Python's lock."""
     monkeypatch.setenv("SSL_CERT_FILE", certificate)

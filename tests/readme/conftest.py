@@ -64,7 +64,7 @@ class Newcomer:
         self.network = network
         account = sandbox.kis.accounts["production"][0]
         self.keys = (account.app_key, account.app_secret)
-        # Programs that do not exist here, or would leave the machine.
+        # Stand-ins for programs that this machine lacks, or that would send requests to other machines.
         self._add_command("pip", '#!/bin/sh\ntest "$*" = "install kis-token"\n')
         gh = Path(__file__).with_name("gh.py").read_text(encoding="utf-8")
         self._add_command("gh", f"#!{sys.executable}\n{gh}")
@@ -81,7 +81,7 @@ class Newcomer:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The terminal's environment. KIS's own hosts are the default; here a variable replaces them by the sandbox."""
+        """The terminal's environment. A variable replaces KIS's own host by the sandbox's."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_"))}
         paths = (self.project.commands, Path(sys.executable).parent, os.environ["PATH"])
         return kept | {
@@ -99,7 +99,7 @@ class Newcomer:
         return {"SUPABASE_URL": self.sandbox.supabase.url, "SUPABASE_SERVICE_ROLE_KEY": self.sandbox.service_key}
 
     def type(self, commands: str, *answers: str, **more: str) -> str:
-        """Type commands into a terminal, and answers to its questions; return the screen."""
+        """Type commands into a terminal, and answers to the questions of the commands. Return the screen."""
         return self._run(["bash", "-euo", "pipefail", "-c", commands], "".join(f"{each}\n" for each in answers), more)
 
     def python(self, program: str, **more: str) -> str:
@@ -113,7 +113,7 @@ class Newcomer:
         return {name: value for name, value in self.network.variables.items() if name in names}
 
     def run_sql(self, file: str = "kis-token.sql") -> None:
-        """Paste a file into the SQL editor, which works as the project's owner."""
+        """Run a file in the SQL editor, whose role is the project's owner."""
         with psycopg.connect(self.sandbox.owner_dsn) as connection:
             connection.execute((self.project.repository / file).read_bytes())
 
@@ -152,7 +152,7 @@ class Newcomer:
 def newcomer(
     project: Project, postgres: EmbeddedPostgres, databases: MigratedDatabases, tmp_path: Path
 ) -> Iterator[Newcomer]:
-    """A user on the first day, with two real accounts and one for paper; the project's database is empty."""
+    """A new user with two real accounts, a paper account, and a project with an empty database."""
     kis = KISEmulator(production=[Account(), Account()])
     dsn = postgres.create_database()
     empty = prepare_database(dsn)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def project(postgres: EmbeddedPostgres) -> Project:
-    """A project as Supabase makes it now, with the tables and functions of SCHEMA."""
+    """A project in the present form of Supabase, with the tables and functions of SCHEMA."""
     project = prepare_database(postgres.create_database())
     execute(project.owner, SCHEMA)
     return project

@@ -290,7 +290,7 @@ def test_fixtures_are_listed(tmp_path: Path) -> None:
     said = run(tmp_path, {}, "--fixtures")
 
     assert re.search(r"^kis_sandbox\b.*\n +A sandbox for one test", said, re.MULTILINE)
-    assert re.search(r"^kis_emulator\b.*\n +The KIS that", said, re.MULTILINE)
+    assert re.search(r"^kis_emulator\b.*\n +The KIS emulator that", said, re.MULTILINE)
 
 
 LOAD = """

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from kis_token import KISClient, SupabaseCredentialManager, get_token
+from kis_token import KISAuth, KISClient, SupabaseCredentialManager, get_token
 from kis_token.errors import SettingsError
 from tests.command import clean
 from tests.memory_keyring import MemoryKeyring
@@ -117,6 +117,7 @@ def test_library_uses_the_profile(ready_laptop: Laptop) -> None:
         token = get_token()
         with KISClient() as client:
             assert client.access_token == token.value
+        assert KISAuth().base_url == ready_laptop.sandbox.kis.production_url
         credentials = SupabaseCredentialManager().get_kis_credentials()
         assert credentials is not None
         assert credentials["app_key"] == ready_laptop.account.app_key

@@ -28,19 +28,19 @@ SEALED_AGAIN = "enc:v1:0a1b2c3d:b3RoZXJjaXBoZXJ0YWc="
 
 
 class Backend(Protocol):
-    """A store, and the means to change its surroundings."""
+    """A store under test, and the means to change its time, its rows and its table."""
 
     @property
     def store(self) -> Store:
         """The store under test."""
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass for the leases. Tokens are made with the age that a test needs."""
+        """Let time pass for the leases only. A test makes its tokens with the needed age."""
 
     def put(
         self, service: str, credential_type: str, value: str, expires_at: datetime | None = None, *, active: bool = True
     ) -> int:
-        """Store a row as clients do that take no lease. Returns its version."""
+        """Store a row in the way of a client that takes no lease. Returns the row's version."""
 
     def outcomes(self, service: str) -> list[str]:
         """The recorded outcomes of a slot, oldest first."""
@@ -90,7 +90,7 @@ class MemoryBackend:
         self.outcomes = self._memory.outcomes
 
     def take_rows(self, *, does: bool) -> None:
-        """Set the store's switch."""
+        """Set whether the store accepts rows."""
         self._memory.takes_rows = does
 
 
@@ -164,7 +164,7 @@ def issue(backend: Backend, token: Token, stored_form: str | None = None, *, ser
 
 
 def reject(backend: Backend, token: Token, *, service: str = "kis") -> None:
-    """Make the slot remember a token as rejected, by a lease that then ends without a token."""
+    """Make the slot remember a token as rejected, by a lease that ends without a new token."""
     caller = Caller(backend, service=service)
     assert caller.begin(rejected_token_id=token.token_id).status == "granted"
     caller.abort("out-of-time", timedelta())

@@ -215,6 +215,7 @@ def test_refused_connection_of_the_store(
     with pytest.raises(StoreOutage) as caught:
         operation(manager)
     assert_silent(caught.value)
+    assert (caught.value.refused, caught.value.sent) == (True, False)
     supabase.start()
     operation(manager)
 

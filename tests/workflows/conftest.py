@@ -1,4 +1,4 @@
-"""Shared by the tests of whole workflows: a user's repository, and act to run it on this machine."""
+"""The shared parts of the tests of whole workflows: a user's repository, and act, which runs its workflows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kis_token.sandbox import Sandbox
 
 
-#: For tests with stand-ins for commands: Windows does not start a script by its first line.
+#: The mark of tests with stand-ins for commands. Windows does not start a script by its first line.
 needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="the stand-ins are scripts with an interpreter line")
 
 #: The rotation's pinned actions/checkout.
@@ -31,7 +31,7 @@ needs_scripts = pytest.mark.skipif(sys.platform == "win32", reason="the stand-in
     (CHECKOUT / ".github" / "workflows" / "rotate-token.yml").read_text(encoding="utf-8"),
 )
 
-#: Stands in for actions/checkout, which act cannot fetch offline: copies a folder of ``Project.add_commit``.
+#: A stand-in for actions/checkout, which act cannot fetch offline. It copies a folder of ``Project.add_commit``.
 CHECKOUT_STAND_IN = """
 name: checkout
 inputs: { repository: {}, ref: {}, token: {}, path: {}, persist-credentials: {} }
@@ -80,7 +80,7 @@ class Project:
         self, sandbox: Sandbox, workflow: str, event: str, *arguments: str, secrets: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a workflow of a repository with Supabase's two secrets and ``secrets``."""
-        # A file, because act passes its environment to the steps, unlike GitHub.
+        # The secrets are in a file, because act, unlike GitHub, passes its environment to the steps.
         supabase = {"SUPABASE_URL": sandbox.supabase.url, "SUPABASE_SERVICE_ROLE_KEY": sandbox.service_key}
         file = self.folder / "secrets"
         file.write_text("".join(f"{name}={value}\n" for name, value in (supabase | dict(secrets or {})).items()))
@@ -130,7 +130,7 @@ def project(tmp_path: Path, tool_cache: Path, child_processes: None) -> Project:
         pytest.skip("act runs these workflows on this machine itself, and they are written for a runner with Linux")
     cache = tmp_path / "home" / ".cache" / "act"
     cache.mkdir(parents=True)
-    (cache / "tool_cache").symlink_to(tool_cache)  # as on a self-hosted runner: built once
+    (cache / "tool_cache").symlink_to(tool_cache)  # shared by all runs, as on a self-hosted runner
     settings = tmp_path / "home" / ".config" / "act"
     settings.mkdir(parents=True)
     (settings / "actrc").touch()  # without this file, act waits for an answer

@@ -62,7 +62,7 @@ class Machine:
         return token
 
     def run(self, program: str, environment: Environment) -> subprocess.CompletedProcess[str]:
-        """Run a program with this home and the account's keys; ``calls`` and ``quotes`` then count its requests."""
+        """Run a program with this home folder and the account's keys. ``calls`` and ``quotes`` count its requests."""
         env = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
@@ -80,7 +80,7 @@ class Machine:
             capture_output=True,
             text=True,
             timeout=60,
-            umask=0o077,  # python-kis itself would leave a file that all can read
+            umask=0o077,  # with the usual umask, python-kis makes a file that all users can read
             check=False,
         )
 

@@ -1,6 +1,6 @@
-"""A machine with its own zone: writes kis-auth's file and reads it as kis_auth.py does, at given moments.
+"""A machine with its own zone: writes the file of kis-auth, and reads the file as kis_auth.py does, at given moments.
 
-A program: it reads questions as JSON on standard input, and answers on standard output. See test_kis_auth.py.
+This program reads questions as JSON on standard input, and answers on standard output. test_kis_auth.py runs it.
 """
 
 from __future__ import annotations

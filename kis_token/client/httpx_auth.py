@@ -1,0 +1,113 @@
+"""KISAuth: the shared token for programs with an httpx client, sync or async.
+
+It keeps to KISClient's rules for tokens, by the same holder. The connections, time limits and repetitions are the
+program's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+
+from kis_token.client.token_holder import TokenHolder
+from kis_token.client.user_variables import user_variables
+from kis_token.clock import SystemClock
+from kis_token.config import Settings
+from kis_token.kis.api import rejects_token
+from kis_token.kis.session import USUAL_HEADERS, Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+
+    from typing_extensions import Self
+
+    from kis_token.client.token_holder import Held
+    from kis_token.clock import Clock
+
+
+class KISAuth(httpx.Auth):
+    """Fills in the headers of one KIS account for ``httpx.Client`` and ``httpx.AsyncClient``, under asyncio or trio.
+
+    authorization, appkey and appsecret are set; content-type and custtype (P) are added if the request has none; tr_id
+    is the caller's. A token near its end is renewed before the request. If KIS rejects the token, it is replaced, once
+    for all callers, and the request is sent again, once: KIS has not executed it. Bodies of requests and answers are
+    read into memory for this.
+
+    Several clients, threads, tasks and forked processes may share one. An async client's event loop does not wait: a
+    renewal runs in a thread. A task that is cancelled meanwhile ends at once, and the renewal goes on.
+
+    The headers are sent to ``base_url`` only; a request to another host raises ValueError and is not sent. httpx
+    repeats the headers after a redirect, so leave ``follow_redirects`` off. Requests raise KisTokenError if there is no
+    token.
+
+    Without ``settings``, those of the environment are used: the variables of the README and ``KIS_ACCOUNT_NO``. If it
+    lacks the project's URL or key, the user's profile adds them, as for `get_token`. Makes no request until first used.
+    Raises SettingsError.
+
+    Attributes:
+        base_url: KIS's host, for the client's ``base_url``.
+        environment: production or paper.
+        account_no: ``KIS_ACCOUNT_NO`` as given; None if it was not given.
+    """
+
+    requires_request_body = True
+    requires_response_body = True
+
+    def __init__(self, settings: Settings | None = None, *, clock: Clock | None = None) -> None:
+        settings = settings or Settings.from_env(user_variables())
+        self._service_name = settings.service_name
+        self.base_url = settings.base_url
+        self.environment = settings.environment
+        self.account_no = settings.account_no
+        self._token_holder = TokenHolder(settings, clock or SystemClock())
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
+        """Make it from these variables or, without them, as the constructor does. Raises SettingsError."""
+        return cls(Settings.from_env(user_variables() if env is None else env))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.base_url!r}, {self._service_name!r})"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """For httpx's sync clients."""
+        self._check_host(request)
+        held = self._token_holder.ready()
+        response = yield _with_headers(request, held)
+        if rejects_token(response.content):
+            yield _with_headers(request, self._token_holder.replace(held))
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """For httpx's async clients."""
+        self._check_host(request)
+        await request.aread()
+        held = self._token_holder.at_hand() or await _in_thread(self._token_holder.ready)
+        response = yield _with_headers(request, held)
+        await response.aread()
+        if rejects_token(response.content):
+            rejected = held
+            yield _with_headers(request, await _in_thread(lambda: self._token_holder.replace(rejected)))
+
+    def _check_host(self, request: httpx.Request) -> None:
+        """Raise ValueError if the request goes to a host that may not see the keys."""
+        own, other = httpx.URL(self.base_url), request.url
+        if (own.scheme, own.host, own.port) != (other.scheme, other.host, other.port):
+            raise ValueError(
+                f"KISAuth sends token and keys to {self.base_url} only, and this request goes to "
+                f"{other.scheme}://{other.netloc.decode('ascii', 'replace')}. Use another client for other hosts"
+            )
+
+
+def _with_headers(request: httpx.Request, held: Held) -> httpx.Request:
+    for name, value in USUAL_HEADERS.items():
+        request.headers.setdefault(name, value)
+    request.headers.update(Credentials(held.token, held.app_key).headers())
+    return request
+
+
+async def _in_thread(work: Callable[[], Held]) -> Held:
+    """Do ``work`` in a thread. If this task is cancelled, the thread finishes its work all the same."""
+    from anyio import to_thread
+
+    return await to_thread.run_sync(work, abandon_on_cancel=True)
