@@ -176,7 +176,7 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
                 report_failure(fault, view.trace if view is not None else (), workflow)
                 return 1
             # The packages cannot be used, so nothing was renewed. Output the token that is still valid.
-            resolution = view.resolution(*at_hand, warning=f"The token was not renewed: {fault}. {fault.hint}")
+            resolution = view.resolution(*at_hand, warning=f"The token was not renewed: {fault.advice}")
     publish(resolution, settings, workflow, os.environ, SystemClock().now())
     return 0
 

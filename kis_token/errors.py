@@ -28,6 +28,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+#: The page with an entry for each code. A composite action cannot find out its own repository, so this is the name
+#: under which README.md says to use it.
+ENTRIES = "https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md"
+
 #: KIS's codes for keys that it does not accept: our code and the message.
 KIS_REFUSALS = {
     "EGW00103": ("kis-key-refused", "KIS does not know the app key"),
@@ -60,8 +64,24 @@ class KisTokenError(Exception):
 
         return REMEDIES[self.code]
 
-    def __str__(self) -> str:
+    @property
+    def entry(self) -> str:
+        """The address of the code's entry in the documents."""
+        return f"{ENTRIES}#{self.code}"
+
+    @property
+    def brief(self) -> str:
+        """The message and the code, for a text that continues after it."""
         return f"{self.args[0]} [{self.code}]"
+
+    @property
+    def advice(self) -> str:
+        """The message, the code and the remedy."""
+        return f"{self.brief}. {self.hint}"
+
+    def __str__(self) -> str:
+        """All of it: the message, the code, the remedy and the address of the entry."""
+        return f"{self.advice} {self.entry}"
 
     def warn(self, warnings: Iterable[str]) -> None:
         """Add to ``self.warnings`` the texts that it does not contain yet."""
@@ -75,6 +95,10 @@ class SettingsError(KisTokenError):
         super().__init__(faults[0][0], faults[0][1])
         self.warn(warnings)
         self.faults = [KisTokenError(code, message) for code, message in faults]
+
+    def __str__(self) -> str:
+        """All faults, one a line."""
+        return "\n".join(map(str, self.faults))
 
 
 class StoreError(KisTokenError):

@@ -366,7 +366,7 @@ comment on column public.api_credentials.credential_type is
 comment on column public.api_credentials.credential_value is
     'The secret. A token is a JSON string {"access_token","expires_at","issued_at"}. A sealed value is an enc:v1: envelope.';
 comment on column public.api_credentials.expires_at is
-    'When the value expires; null if it does not expire. Clients use the earliest of this time, the time in the JSON and the time in the token itself.';
+    'When the value expires; null if it does not expire. For a token, clients use the earliest of this time, the time in the JSON and the time in the token itself. For an app key and secret, clients only warn before this time.';
 comment on column public.api_credentials.is_active is 'An inactive row counts as absent.';
 comment on column public.api_credentials.environment is 'production or paper, as information. The slot selects the account.';
 comment on column public.api_credentials.description is 'Free text.';

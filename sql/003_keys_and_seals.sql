@@ -6,12 +6,15 @@
 
 begin;
 
+-- Earlier files had this function without expires_at. With both, PostgREST could not choose one.
+drop function if exists public.set_app_key(text, text, text, text, boolean);
 create or replace function public.set_app_key(
     service     text,
     app_key     text,
     app_secret  text,
     environment text,
-    keeps_token boolean
+    keeps_token boolean,
+    expires_at  timestamptz default null
 ) returns jsonb
     language plpgsql
     security definer
@@ -36,17 +39,22 @@ begin
     if keeps_token is null then
         raise exception 'keeps_token must be true or false' using errcode = '22023';
     end if;
+    if not isfinite(expires_at) then
+        raise exception 'expires_at must be a time, or null if it is not known' using errcode = '22023';
+    end if;
 
     lease := public.issuance_lock(service);
 
     begin
         insert into public.api_credentials as c
-            (service_name, credential_type, credential_value, is_active, environment, description)
+            (service_name, credential_type, credential_value, expires_at, is_active, environment, description)
         values
-            (service, 'app_key', set_app_key.app_key, true, set_app_key.environment, 'KIS app key'),
-            (service, 'app_secret', set_app_key.app_secret, true, set_app_key.environment, 'KIS app secret')
+            (service, 'app_key', set_app_key.app_key, set_app_key.expires_at, true, set_app_key.environment, 'KIS app key'),
+            (service, 'app_secret', set_app_key.app_secret, set_app_key.expires_at, true, set_app_key.environment,
+             'KIS app secret')
         on conflict (service_name, credential_type) do update
-            set credential_value = excluded.credential_value, is_active = true, environment = excluded.environment;
+            set credential_value = excluded.credential_value, expires_at = excluded.expires_at, is_active = true,
+                environment = excluded.environment;
         set constraints all immediate;  -- a deferred constraint would fail outside this block
     exception
         when others then
@@ -75,8 +83,8 @@ begin
 end
 $$;
 
-comment on function public.set_app_key(text, text, text, text, boolean) is
-    'Store an account''s key and secret, both or neither. If keeps_token is false, the slot''s token becomes inactive, and a current holder of the lease stores nothing. Returns a status: token-ended or stored.';
+comment on function public.set_app_key(text, text, text, text, boolean, timestamptz) is
+    'Store an account''s key and secret, both or neither. expires_at is the time until which KIS accepts them, or null if it is not known; clients only warn of it. If keeps_token is false, the slot''s token becomes inactive, and a current holder of the lease stores nothing. Returns a status: token-ended or stored.';
 
 create or replace function public.reseal(
     service          text,
@@ -131,10 +139,11 @@ $$;
 comment on function public.reseal(text, text, text, bigint) is
     'Replace a value by its sealed form, an enc:v1: envelope, if the row still has that version. Returns a status: sealed or changed.';
 
-revoke all on function public.set_app_key(text, text, text, text, boolean), public.reseal(text, text, text, bigint)
+revoke all on function public.set_app_key(text, text, text, text, boolean, timestamptz),
+    public.reseal(text, text, text, bigint)
     from public, anon, authenticated, service_role;
 grant execute on function
-    public.set_app_key(text, text, text, text, boolean), public.reseal(text, text, text, bigint)
+    public.set_app_key(text, text, text, text, boolean, timestamptz), public.reseal(text, text, text, bigint)
 to service_role;
 
 notify pgrst, 'reload schema';

@@ -58,7 +58,7 @@ begin
             ('revoke_token', 'text, bigint, text, text', true),
             ('issuance_status', 'text, integer, text', true),
             ('prune_issuances', 'interval', true),
-            ('set_app_key', 'text, text, text, text, boolean', true),
+            ('set_app_key', 'text, text, text, text, boolean, timestamp with time zone', true),
             ('reseal', 'text, text, text, bigint', true),
             ('credential_schema_version', '', true),
             ('api_credentials_faults', '', false),

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 ENCRYPTION_KEY = base64.b64encode(hashlib.sha256(b"made up for the tests").digest()).decode()
 
-OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", "b3RoZXI=")
+OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", base64.b64encode(b"other" * 27).decode())
 
 
 def stale_token() -> Token:
@@ -60,6 +60,12 @@ def issue_token(sandbox: Sandbox, **variables: str) -> Token:
         resolution = resolver.resolve()
     assert resolution.source == "oauth"
     return resolution.token
+
+
+def put_key_end(chain: Chain, end: datetime, service: str = "kis") -> None:
+    """Store the end of a slot's key and secret."""
+    statement = "update public.api_credentials set expires_at = %s where service_name = %s and credential_type like %s"
+    chain.database.owner.execute(statement, [end, service, "app%"])
 
 
 @dataclass

@@ -11,6 +11,7 @@ import pytest
 import kis_token
 from kis_token import errors
 from kis_token.errors import (
+    ENTRIES,
     KIS_REFUSALS,
     CacheError,
     EnvironmentFault,
@@ -57,9 +58,11 @@ def test_error_says_whether_to_try_again(error: KisTokenError, retryable: bool) 
 
 @pytest.mark.parametrize("code", REMEDIES)
 def test_error_shows_its_code_and_has_a_remedy(code: str) -> None:
-    """The text ends with the code in brackets, the hint is a sentence, and the code is a lasting word."""
+    """The text has message, code, remedy and the entry's address; the hint is a sentence, the code a lasting word."""
     error = KisTokenError(code, "Something is wrong")
-    assert f"{error}" == f"Something is wrong [{code}]"
+    assert error.brief == f"Something is wrong [{code}]"
+    assert error.advice == f"Something is wrong [{code}]. {REMEDIES[code]}"
+    assert f"{error}" == f"{error.advice} {ENTRIES}#{code}"
     assert error.hint == REMEDIES[code]
     assert re.fullmatch(r"[a-z]+(-[a-z]+)*", code)
     assert re.fullmatch(r"\S.*\S[.?]", error.hint)
@@ -69,7 +72,7 @@ def test_unusable_token_has_one_code() -> None:
     """A caller can catch an unusable token by its class, and its code stays token-unusable."""
     error = TokenUnusable("there is no cache file")
     assert isinstance(error, TokenError)
-    assert (error.code, f"{error}") == ("token-unusable", "there is no cache file [token-unusable]")
+    assert (error.code, error.brief) == ("token-unusable", "there is no cache file [token-unusable]")
 
 
 def test_missing_function_is_told_from_other_faults() -> None:
@@ -100,6 +103,7 @@ def test_settings_error_holds_every_fault() -> None:
         ("invalid-mode", "first"),
         ("invalid-boolean", "second"),
     ]
+    assert f"{error}".splitlines() == [f"{fault}" for fault in error.faults]
 
 
 @pytest.mark.parametrize("doubtful", [True, False])

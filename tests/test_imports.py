@@ -91,6 +91,7 @@ HEAVY = {
 #: The modules that may read the environment, besides entrypoint.py; the sandbox is a separate program.
 ENVIRONMENT_READERS = {
     "github.action",
+    "github.app_key_end",
     "github.new_issuer_keys",
     "cli",
     "client.kis_client",

@@ -168,7 +168,7 @@ def _lacking(issuer: str, missing: Iterable[str]) -> Finding:
 
 def _not_compared(error: GitHubError) -> Finding:
     """The note for keys that could not be compared because GitHub does not answer."""
-    return note("issuer keys", f"not compared with the published ones: {error}", error.hint)
+    return note("issuer keys", f"not compared with the published ones: {error.brief}", error.hint)
 
 
 def _names(kids: Iterable[str]) -> str:

@@ -8,26 +8,26 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.admin.callers import examine_callers, examine_issuer
 from kis_token.admin.finding import Finding, note, ok, wrong, wrong_as
+from kis_token.admin.key_findings import Opened, examine_key_end, examine_keys, examine_other_slots
 from kis_token.admin.network_route import examine_route
 from kis_token.admin.schema import check_schema
-from kis_token.config import ENVIRONMENTS, Settings
+from kis_token.config import Settings
 from kis_token.core.lookup import ROTATION_GRACE
 from kis_token.core.resolution import TOLERATED_SKEW
-from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, check_owner, describe, given_app_key, read_token, stored_app_key
-from kis_token.errors import KisTokenError, SettingsError, StoreError, StoreMisconfigured, TokenError, TokenUnusable
+from kis_token.core.slot import TOKEN_TYPE, check_owner, describe, read_token
+from kis_token.errors import KisTokenError, SettingsError, StoreError, TokenError, TokenUnusable
 from kis_token.local.cache import make_cache
 from kis_token.local.private_folders import is_on_open_ground
-from kis_token.settings.pasted_values import parse_claims, pasted, unusual_lengths
+from kis_token.settings.pasted_values import parse_claims
 from kis_token.settings.supabase_project import SupabaseKey, is_public_key
 from kis_token.store.keyless_store import KeylessStore
 from kis_token.store.sealing import SealingVault, make_vault
-from kis_token.token import AppKey, claimed_time, in_hours, instant_or_none
+from kis_token.token import claimed_time, in_hours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,7 +70,7 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
         yield ok("supabase", f"{settings.supabase_url} answers, and the key reads the table")
         yield _clock(slot.server_now, clock.now())
         now = slot.server_now or clock.now()
-        opened = _Opened()
+        opened = Opened()
         if isinstance(store, KeylessStore):
             yield note("tables", "a job without a key cannot look at functions, grants and keys")
             yield from examine_issuer(store, settings.service_name)
@@ -80,23 +80,16 @@ def examine(settings: Settings, store: SupabaseStore, issuer: KISIssuer, clock: 
             yield from check_schema(store)
         yield from _open(slot, settings, vault, opened)
         if settings.saves:
-            yield from _keys(slot, settings, vault, opened)
-            yield from _other_slots(store, settings, opened, now)
+            yield from examine_keys(slot, settings, vault, opened)
+            yield from examine_other_slots(store, settings, opened, now)
             yield from examine_callers(store, settings.supabase_url)
+        yield from examine_key_end(slot, settings.service_name, opened, now)
     except StoreError as error:
         yield wrong_as("supabase", error)
         yield note("the rest", "the remaining checks were skipped")
         return
     yield from _token(slot, settings, vault, opened, now)
     yield from _cached(slot, settings, vault, opened, now)
-
-
-@dataclass
-class _Opened:
-    """The slot's values that could be unsealed, by type. The repr shows no value."""
-
-    values: dict[str, str] = field(default_factory=dict, repr=False)
-    app_key: AppKey | None = field(default=None, repr=False)
 
 
 def _kis_host(issuer: KISIssuer) -> Finding:
@@ -163,7 +156,7 @@ def _clock(server_now: datetime | None, now: datetime) -> Finding:
     return wrong("clock", f"this machine's clock is {seconds} s {direction}", "Synchronize the clock by NTP.")
 
 
-def _open(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iterator[Finding]:
+def _open(slot: Slot, settings: Settings, vault: Vault, opened: Opened) -> Iterator[Finding]:
     older = []
     rows = {name: row for name, row in sorted(slot.rows.items()) if not row.is_empty}
     for name, row in rows.items():
@@ -181,73 +174,7 @@ def _open(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iter
         yield ok("sealing", f"{', '.join(opened.values)}: {form}")
 
 
-def _keys(slot: Slot, settings: Settings, vault: Vault, opened: _Opened) -> Iterator[Finding]:
-    given = given_app_key(settings)
-    try:
-        stored = stored_app_key(slot, settings, vault)
-    except TokenError:
-        return  # already reported under "sealing"
-    except StoreMisconfigured as error:
-        yield wrong("app key", f"{error.args[0]}", "Run kis-token set-keys.", error.code)
-        return
-    opened.app_key = stored or given
-    if stored is not None and given not in (None, stored):
-        yield wrong(
-            "app key",
-            f"the given key differs from the stored key of {settings.service_name}, which is used",
-            "Remove KIS_APP_KEY and KIS_APP_SECRET, or store them with kis-token set-keys.",
-        )
-    elif stored is not None:
-        yield ok("app key", "stored" + (", and equal to the given key" if given else ""))
-    elif given is None:
-        said = "no app key: Supabase has none, or only one half, and none was passed in"
-        yield wrong_as("app key", KisTokenError("missing-app-key", said))
-    elif any(pasted(opened.values.get(name, "")) for name in KEY_TYPES):
-        yield note("app key", "given; Supabase has only one half of it", "Run kis-token set-keys.")
-    else:
-        yield ok("app key", "given, not stored")
-    lengths = unusual_lengths(opened.app_key.key, opened.app_key.secret) if opened.app_key is not None else ""
-    if lengths:
-        yield note("app key", lengths, "Compare it with the KIS developers' site.")
-
-
-def _other_slots(store: SupabaseStore, settings: Settings, opened: _Opened, now: datetime) -> Iterator[Finding]:
-    """Check the other slots for the same app key, and the environment that is recorded for this slot's key."""
-    try:
-        found = store.issuance_status(None, 0)
-    except StoreMisconfigured:
-        return  # already reported under "tables"
-    valid = {
-        row["service_name"]
-        for row in found["rows"]
-        if row["credential_type"] == TOKEN_TYPE and row["is_active"] and _ends_after(row["expires_at"], now)
-    }
-    for lease in found["leases"]:
-        is_other = lease["service_name"] != settings.service_name and lease["service_name"] in valid
-        if is_other and opened.app_key is not None and lease["app_key_id"] == opened.app_key.key_id:
-            said = f"the slot {lease['service_name']} has a valid token of this app key"
-            yield wrong_as("app key", KisTokenError("key-in-two-slots", said))
-    recorded = {
-        row["environment"]
-        for row in found["rows"]
-        if row["service_name"] == settings.service_name and row["credential_type"] == "app_key" and row["is_active"]
-    } & set(ENVIRONMENTS)
-    if recorded == {settings.environment}:
-        yield ok("environment", f"the stored key is recorded as a key for {settings.environment}")
-    elif recorded:
-        said = f"the stored key is recorded as a key for {recorded.pop()}, but the setting is {settings.environment}"
-        remedy = "Make KIS_ENVIRONMENT and KIS_SERVICE_NAME agree, or run kis-token set-keys."
-        # The column's default is "production", so a row that another client wrote shows nothing about a paper account.
-        judge = wrong if settings.environment == "production" else note
-        yield judge("environment", said, remedy)
-
-
-def _ends_after(column: object, now: datetime) -> bool:
-    end = instant_or_none(column)
-    return end is not None and end > now
-
-
-def _token(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: datetime) -> Iterator[Finding]:
+def _token(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: datetime) -> Iterator[Finding]:
     row = slot.token_row
     if row is None:
         yield note("token", "not stored; the next caller issues one")
@@ -276,7 +203,7 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: d
         yield note("rotation", said, "Look at the last runs of the rotation (docs/operations.md).")
 
 
-def _cached(slot: Slot, settings: Settings, vault: Vault, opened: _Opened, now: datetime) -> Iterator[Finding]:
+def _cached(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: datetime) -> Iterator[Finding]:
     """Check the cached token. A problem is only a note, because the next run with Supabase rewrites the file."""
     cache = make_cache(settings, vault)
     if cache is None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from kis_token.errors import ENTRIES
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kis_token.errors import KisTokenError
 
 
@@ -22,7 +26,8 @@ class Finding:
     def __str__(self) -> str:
         code = f" [{self.code}]" if self.code else ""
         remedy = f". {self.remedy}" if self.remedy else ""
-        return f"{self.state:<5}  {self.what}: {self.said}{code}{remedy}"
+        entry = f" {ENTRIES}#{self.code}" if self.code else ""
+        return f"{self.state:<5}  {self.what}: {self.said}{code}{remedy}{entry}"
 
 
 def ok(what: str, said: str) -> Finding:
@@ -43,3 +48,21 @@ def wrong(what: str, said: str, remedy: str, code: str = "") -> Finding:
 def wrong_as(what: str, error: KisTokenError) -> Finding:
     """Return a finding for a fault, with the text, code and remedy of ``error``."""
     return Finding("wrong", what, f"{error.args[0]}", error.hint, error.code)
+
+
+def conclude(findings: Sequence[Finding]) -> str:
+    """Return the result of all findings in a line, with the next action."""
+    faults = [finding for finding in findings if finding.state == "wrong"]
+    if faults:
+        parts = ", ".join(dict.fromkeys(finding.what for finding in faults))
+        what = "it" if len(faults) == 1 else "them"
+        return (
+            f"Not ready: {_number(len(faults), 'fault')} ({parts}). Next: correct {what} and run kis-token check again."
+        )
+    notes = sum(finding.state == "note" for finding in findings)
+    beside = f", with {_number(notes, 'note')}" if notes else ""
+    return f"Ready: no fault was found{beside}. Next: kis-token get prints a token."
+
+
+def _number(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"

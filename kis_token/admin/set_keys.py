@@ -7,13 +7,18 @@ import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from kis_token.clock import SystemClock
+from kis_token.core.app_key_expiry import default_last_day, end_of
 from kis_token.core.slot import SealedWithoutKey, read_token
 from kis_token.errors import KisTokenError, StoreOutage, TokenError
 from kis_token.settings.pasted_values import pasted
 from kis_token.store.sealing import SealingVault, TolerantVault
-from kis_token.token import AppKey
+from kis_token.token import AppKey, instant_or_none
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from kis_token.clock import Clock
     from kis_token.config import Settings
     from kis_token.core.ports import Vault
     from kis_token.core.slot import Row, Slot
@@ -22,14 +27,22 @@ if TYPE_CHECKING:
 #: The number of passes over the slot's rows. A row that another caller changes during a pass needs one more.
 _PASSES = 5
 
+_CLOCK = SystemClock()
+
 
 def make_encryption_key() -> str:
     """Make an encryption key: 32 random bytes in URL-safe base64. Git's bash on Windows could convert "/" as a path."""
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
-def set_app_key(settings: Settings, store: SupabaseStore, vault: Vault) -> bool:
+def set_app_key(
+    settings: Settings, store: SupabaseStore, vault: Vault, *, expires_at: datetime | None = None, clock: Clock = _CLOCK
+) -> bool:
     """Store the settings' app key and secret, sealed if the settings have an encryption key.
+
+    ``expires_at`` is the end of both at KIS. Without it, an app key that is stored already keeps its end, and another
+    app key ends a year from now, as if KIS had issued it today. This function does not check the keys; `app_key_check`
+    does.
 
     A stored token of another or an unknown app key is deactivated, so that the next caller issues a token for the new
     key. Returns True if a token was deactivated. Raises KisTokenError ``missing-app-key``, StoreError, and TokenError
@@ -38,13 +51,19 @@ def set_app_key(settings: Settings, store: SupabaseStore, vault: Vault) -> bool:
     if not settings.app_key or not settings.app_secret:
         raise KisTokenError("missing-app-key", "No app key and secret are given")
     app_key, service = AppKey(settings.app_key, settings.app_secret), settings.service_name
-    keeps_token = _belongs_to(store.read(service), app_key, service, vault)
+    slot = store.read(service)
+    values = _values_in(slot, service, vault)
+    if expires_at is None and _has_key(values, app_key):
+        expires_at = instant_or_none(slot.rows["app_key"].expires_at)
+    elif expires_at is None:
+        expires_at = end_of(default_last_day(slot.server_now or clock.now()))
     return store.set_app_key(
         service,
         vault.seal(app_key.key, service, "app_key"),
         vault.seal(app_key.secret, service, "app_secret"),
         settings.environment,
-        keeps_token=keeps_token,
+        keeps_token=_belongs_to(slot, values, app_key, service, vault),
+        expires_at=expires_at,
     )
 
 
@@ -82,16 +101,24 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
     raise StoreOutage("store-unreachable", "Other callers kept changing the rows")
 
 
-def _belongs_to(slot: Slot, app_key: AppKey, service: str, vault: Vault) -> bool:
-    """Whether the slot's token certainly belongs to ``app_key``. Raises TokenError ``sealed-without-key``."""
+def _values_in(slot: Slot, service: str, vault: Vault) -> dict[str, str | None]:
+    """The slot's values, unsealed, by type; None for a value that no given key unseals. Raises SealedWithoutKey."""
     opener = TolerantVault(vault)
-    values = {name: _value_of(row, service, name, opener) for name, row in slot.rows.items()}
+    return {name: _value_of(row, service, name, opener) for name, row in slot.rows.items()}
+
+
+def _has_key(values: dict[str, str | None], app_key: AppKey) -> bool:
+    return pasted(values.get("app_key") or "") == app_key.key
+
+
+def _belongs_to(slot: Slot, values: dict[str, str | None], app_key: AppKey, service: str, vault: Vault) -> bool:
+    """Whether the slot's token certainly belongs to ``app_key``."""
     if slot.token_row is not None:
         with suppress(TokenError):
-            owner = read_token(slot.token_row, service, opener).app_key_id
+            owner = read_token(slot.token_row, service, TolerantVault(vault)).app_key_id
             if owner is not None:
                 return owner == app_key.key_id
-    return pasted(values.get("app_key") or "") == app_key.key
+    return _has_key(values, app_key)
 
 
 def _value_of(row: Row, service: str, name: str, vault: Vault) -> str | None:

@@ -41,6 +41,7 @@ class SlotStatus:
         rotation_due_at: the time from which a rotation renews the token.
         issuing: the present holder of the lease.
         last_error: the error code of the last attempt to issue.
+        app_key_expires_at: the end of the stored app key, as its owner has stored it.
     """
 
     service: str
@@ -52,6 +53,7 @@ class SlotStatus:
     rotation_due_at: datetime | None = None
     issuing: str | None = None
     last_error: str | None = None
+    app_key_expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,20 @@ def collect(
         now = parse_instant(log["server_now"])
         leases = {lease["service_name"]: lease for lease in log["leases"]}
         tokens = {row["service_name"]: row for row in rows if row["credential_type"] == TOKEN_TYPE}
+        key_ends = {
+            row["service_name"]: instant_or_none(row["expires_at"])
+            for row in rows
+            if row["credential_type"] == "app_key" and row["is_active"]
+        }
         environments = {row["service_name"]: word(row["environment"]) for row in rows}
         services = [only] if only else sorted({row["service_name"] for row in rows} | leases.keys())
         slots = []
         for name in services:
-            slot = replace(_slot(name, leases.get(name, {}), now), environment=environments.get(name))
+            slot = replace(
+                _slot(name, leases.get(name, {}), now),
+                environment=environments.get(name),
+                app_key_expires_at=key_ends.get(name),
+            )
             if name in tokens:
                 opened = _opened(own, settings, vault) if own is not None and name == settings.service_name else None
                 slot = _with_token(slot, tokens[name], leases.get(name, {}), opened, now=now, settings=settings)

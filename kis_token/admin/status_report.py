@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import asdict
-from datetime import timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+from kis_token.core.app_key_expiry import RENEWAL, warn_of_key_end
 from kis_token.token import KST, in_hours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from kis_token.admin.callers import CallersList
     from kis_token.admin.status import Event, SlotStatus, Status
+
+_ZONES = {"kst": KST, "utc": timezone.utc}
+#: The indent of a list's lines after the first.
+_INDENT = "  "
+_Row = dict[str, "str | datetime | None"]
 
 _OUTCOMES = {
     "granted": "started, not finished",
@@ -44,26 +50,30 @@ def as_json(status: Status) -> dict[str, Any]:
     }
 
 
-def as_text(status: Status) -> list[str]:
-    """Return the lines for people: the slots and the last events, with each time in Korea time and in UTC."""
-    slots = [
+def as_text(status: Status, width: int | None = None) -> list[str]:
+    """Return the lines for people: the slots and the last events, with each time in Korea time and in UTC.
+
+    They are tables with headings in capitals. A table that is wider than ``width`` columns becomes a list whose lines
+    fit. With None, tables have any width.
+    """
+    slots: list[_Row] = [
         {
             "slot": slot.service,
             "environment": slot.environment,
             "token": slot.token,
             "left": _ahead(slot.expires_at, status.now),
             "age": _ahead(status.now, slot.issued_at),
-            **_in_both(slot.expires_at, "ends"),
-            **_in_both(slot.rotation_due_at, "rotation due"),
+            "ends": slot.expires_at,
+            "rotation due": slot.rotation_due_at,
             "issued by": slot.issued_by,
             "issuing now": slot.issuing,
             "last error": slot.last_error,
         }
         for slot in status.slots
     ]
-    events = [
+    events: list[_Row] = [
         {
-            **_in_both(event.happened_at, "when"),
+            "when": event.happened_at,
             "slot": event.service,
             "outcome": _OUTCOMES.get(event.outcome, event.outcome)
             + (f" ({event.error_code})" if event.error_code else ""),
@@ -72,10 +82,16 @@ def as_text(status: Status) -> list[str]:
         for event in status.events
     ]
     return [
-        *(_table(slots) or ["There is no slot yet."]),
+        *(_table(slots, width) or ["There is no slot yet."]),
         "",
-        *(_table(events) or ["There is no event yet."]),
+        *(_table(events, width, is_packed=True) or ["There is no event yet."]),
     ]
+
+
+def key_warnings(status: Status) -> list[str]:
+    """Return a warning with its remedy for each slot whose app key ends soon or has ended."""
+    said = (warn_of_key_end(slot.service, slot.app_key_expires_at, status.now) for slot in status.slots)
+    return [f"{each}. {RENEWAL}" for each in said if each]
 
 
 def callers_as_json(found: CallersList) -> dict[str, Any]:
@@ -90,9 +106,9 @@ def callers_as_json(found: CallersList) -> dict[str, Any]:
     return {"callers": [*map(members, found.callers)], "issuer_keys": [*map(members, found.keys)]}
 
 
-def callers_as_text(found: CallersList) -> list[str]:
+def callers_as_text(found: CallersList, width: int | None = None) -> list[str]:
     """Return the lines for people: the callers, and the keys of their issuers, in the form of `as_text`."""
-    callers = [
+    callers: list[_Row] = [
         {
             "row": f"{caller.id}",
             "slot": caller.service,
@@ -104,33 +120,81 @@ def callers_as_text(found: CallersList) -> list[str]:
             "environment": caller.environment,
             "workflow": caller.workflow,
             "reusable workflow": caller.job_workflow_ref,
-            **_in_both(caller.valid_until, "until"),
+            "until": caller.valid_until,
             "without effect": _MISFITS[caller.misfit],
         }
         for caller in found.callers
     ]
-    keys = [
-        {"issuer": key.issuer, "key": key.kid, "bits": f"{key.bits}", **_in_both(key.added_at, "stored")}
-        for key in found.keys
+    keys: list[_Row] = [
+        {"issuer": key.issuer, "key": key.kid, "bits": f"{key.bits}", "stored": key.added_at} for key in found.keys
     ]
-    return [*(_table(callers) or ["No caller without a key is listed."]), "", *(_table(keys) or ["No key is stored."])]
+    return [
+        *(_table(callers, width) or ["No caller without a key is listed."]),
+        "",
+        *(_table(keys, width) or ["No key is stored."]),
+    ]
 
 
-def _table(rows: Sequence[dict[str, str | None]]) -> list[str]:
-    """Return lines with the members' names as headings. A column without any value is left out."""
-    names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
-    cells = [[name.upper() for name in names], *([row[name] or "-" for name in names] for row in rows)]
+def _table(rows: Sequence[_Row], width: int | None, *, is_packed: bool = False) -> list[str]:
+    """Return lines with the members' names as headings, or a list if these lines are wider than ``width``.
+
+    A member without any value is left out. ``is_packed`` is for a list that needs no names.
+    """
+    expanded = [_in_columns(row, rows) for row in rows]
+    names = [name for name in (expanded[0] if rows else ()) if any(row[name] for row in expanded)]
+    cells = [[name.upper() for name in names], *([row[name] or "-" for name in names] for row in expanded)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells] if rows else []
+    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells] if rows else []
+    is_narrow = width is not None and any(len(line) > width for line in lines)
+    if width is None or not is_narrow:
+        return lines
+    return [line for row in rows for line in (_packed(row, width) if is_packed else _listed(row, width))]
 
 
-def _in_both(moment: datetime | None, name: str) -> dict[str, str | None]:
-    """Return a time to the minute as two members, one for each zone."""
-    zones = {"kst": KST, "utc": timezone.utc}
-    return {
-        f"{name} ({zone})": f"{moment.astimezone(offset):%m-%d %H:%M}" if moment else None
-        for zone, offset in zones.items()
-    }
+def _in_columns(row: _Row, rows: Sequence[_Row]) -> dict[str, str | None]:
+    """Return the row's cells. A time is two of them, one for each zone."""
+    cells: dict[str, str | None] = {}
+    for name, value in row.items():
+        if any(isinstance(each[name], datetime) for each in rows):
+            for zone, offset in _ZONES.items():
+                cells[f"{name} ({zone})"] = _in_zone(value, offset) if isinstance(value, datetime) else None
+        elif not isinstance(value, datetime):
+            cells[name] = value
+    return cells
+
+
+def _listed(row: _Row, width: int) -> list[str]:
+    """Return the row as lines of at most ``width`` columns: its first member, then the others with their names."""
+    longest = max(map(len, row))
+    (_, first), *others = ((name, _in_one(value)) for name, value in row.items())
+    lines = _wrapped(first, width)
+    for name, value in others:
+        if value is not None:
+            lines += _wrapped(f"{_INDENT}{name:<{longest}}  {value}", width, " " * (len(_INDENT) + longest + 2))
+    return lines
+
+
+def _packed(row: _Row, width: int) -> list[str]:
+    """Return the row as lines of at most ``width`` columns: its first member, then the others without their names."""
+    first, *others = map(_in_one, row.values())
+    said = ", ".join(value for value in others if value is not None)
+    return _wrapped(first, width) + _wrapped(f"{_INDENT}{said}", width, _INDENT)
+
+
+def _wrapped(text: str | None, width: int, indent: str = "") -> list[str]:
+    return textwrap.wrap(f"{text}", width, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _in_one(value: str | datetime | None) -> str | None:
+    """Return a member as one text; a time has both zones."""
+    if not isinstance(value, datetime):
+        return value
+    return ", ".join(f"{_in_zone(value, offset)} {zone.upper()}" for zone, offset in _ZONES.items())
+
+
+def _in_zone(moment: datetime, zone: timezone) -> str:
+    """Return a time to the minute."""
+    return f"{moment.astimezone(zone):%m-%d %H:%M}"
 
 
 def _ahead(later: datetime | None, earlier: datetime | None) -> str | None:

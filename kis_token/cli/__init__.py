@@ -44,7 +44,7 @@ def _run(arguments: list[str] | None) -> int:
         for warning in error.warnings:
             say(f"warning: {warning}")
         for fault in error.faults if isinstance(error, SettingsError) else [error]:
-            say(f"error: {fault}. {fault.hint}")
+            say(f"error: {fault}")
     except click.Abort:
         return 130
     except OSError as error:
@@ -52,7 +52,7 @@ def _run(arguments: list[str] | None) -> int:
         _drop_output()
     except Exception as error:  # noqa: BLE001 - a traceback may quote secrets
         defect = describe_defect(error)
-        say(f"error: {defect}. {defect.hint}")
+        say(f"error: {defect}")
     return 1
 
 

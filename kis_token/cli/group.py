@@ -33,7 +33,7 @@ COMMANDS: tuple[click.Command, ...] = (
     "kis-token",
     cls=TaughtGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    no_args_is_help=False,
+    no_args_is_help=True,
     examples=["kis-token check", "kis-token get", "kis-token exec -- python bot.py"],
 )
 @click.version_option(package_name="kis-token", message="%(version)s")

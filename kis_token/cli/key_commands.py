@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -10,10 +11,15 @@ import click
 from kis_token.cli.context import slot_options
 from kis_token.cli.help_examples import TaughtCommand
 from kis_token.cli.terminal import say
+from kis_token.cli.usage_errors import FormedType
+from kis_token.errors import IssuerError, IssuerRefused, KisTokenError
 from kis_token.token import in_both_zones
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from kis_token.cli.context import Caller
+    from kis_token.config import Settings
 
 
 @click.command(
@@ -59,37 +65,98 @@ def revoke(caller: Caller, *, yes: bool) -> int:
     return 0
 
 
+class LastDay(FormedType):
+    """A day YYYY-MM-DD in Korea that has not passed."""
+
+    name = "date"
+    form = "a day as YYYY-MM-DD that has not passed"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Return the end of the day."""
+        from kis_token.clock import SystemClock
+        from kis_token.core.app_key_expiry import end_of, parse_last_day
+
+        day = parse_last_day(value, SystemClock().now())
+        return self.fail("no such day", param, ctx) if day is None else end_of(day)
+
+
 @click.command(
     "set-keys",
     TaughtCommand,
     short_help="store an account's app key and secret",
-    examples=["kis-token set-keys", "KIS_ENVIRONMENT=paper kis-token set-keys < two-lines.txt"],
+    examples=[
+        "kis-token set-keys",
+        "kis-token set-keys --expires 2027-03-01",
+        "KIS_ENVIRONMENT=paper kis-token set-keys < two-lines.txt",
+    ],
 )
+@click.option(
+    "--expires",
+    type=LastDay(),
+    metavar="DATE",
+    help="The keys' last day at KIS, in Korea. Default: the stored day, or a year from today for a new app key.",
+)
+@click.option("--no-verify", is_flag=True, help="Do not ask KIS whether it accepts the keys.")
 @slot_options
 @click.pass_obj
-def set_keys(caller: Caller) -> None:
+def set_keys(caller: Caller, *, expires: datetime | None, no_verify: bool) -> None:
     """Store an account's app key and secret in Supabase, sealed if an encryption key is given.
 
     Takes KIS_APP_KEY and KIS_APP_SECRET. If these are not set, reads two lines of standard input; typing is not
-    shown. Deactivates a stored token of another app key.
+    shown. Checks the form of both, and asks KIS whether it accepts them, which issues no token. Deactivates a stored
+    token of another app key. From 30 days before the last day, check, status and the rotation warn.
     """
+    from kis_token.admin.app_key_check import check_form
     from kis_token.admin.set_keys import set_app_key
-    from kis_token.settings.pasted_values import unusual_lengths
+    from kis_token.core.app_key_expiry import last_day_of
     from kis_token.store.sealing import make_vault
+    from kis_token.token import instant_or_none
     from kis_token.wiring import open_store
 
-    given = {}
-    if not (caller.env.get("KIS_APP_KEY") or caller.env.get("KIS_APP_SECRET")):
-        given = {"app_key": _ask("app key"), "app_secret": _ask("app secret")}
-    settings = caller.settings(**given)
-    with open_store(settings, caller.started, say) as store:
-        has_ended = set_app_key(settings, store, make_vault(settings.encryption_keys))
-    lengths = unusual_lengths(settings.app_key or "", settings.app_secret or "")
-    if lengths:
-        say(f"warning: {lengths}")
+    settings = _settings_with_keys(caller)
+    check_form(settings.app_key or "", settings.app_secret or "", environment=settings.environment)
+    if not no_verify:
+        _verify(settings)
+    started = time.monotonic()  # typing takes longer than the settings' timeout
+    with open_store(settings, started, say) as store:
+        has_ended = set_app_key(settings, store, make_vault(settings.encryption_keys), expires_at=expires)
+        row = store.read(settings.service_name).rows.get("app_key")
     form = "sealed" if settings.encryption_keys else "plain"
     ended = "; the old token was deactivated, the next job issues one" if has_ended else ""
-    click.echo(f"stored {form} for {settings.service_name} ({settings.environment}){ended}")
+    end = instant_or_none(row.expires_at) if row is not None else None
+    last_day = "" if end is None else f"; last day {last_day_of(end)} in Korea"
+    click.echo(f"stored {form} for {settings.service_name} ({settings.environment}){last_day}{ended}")
+
+
+def _settings_with_keys(caller: Caller) -> Settings:
+    """The settings with app key and secret. Asks for the two only if all other settings are right."""
+    settings = caller.settings()
+    if settings.app_key is None:
+        settings = caller.settings(app_key=_ask("app key"), app_secret=_ask("app secret"))
+    if settings.app_key is None:
+        raise KisTokenError("missing-app-key", "No app key and secret are given")
+    return settings
+
+
+def _verify(settings: Settings) -> None:
+    """Ask KIS whether it accepts the keys. An error's warning says that nothing was stored."""
+    from kis_token.admin.app_key_check import verify
+
+    try:
+        verify(
+            settings.app_key or "",
+            settings.app_secret or "",
+            environment=settings.environment,
+            base_url=settings.base_url,
+        )
+    except IssuerRefused as error:
+        error.warn(["Nothing was stored."])
+        raise
+    except IssuerError as error:
+        error.warn(
+            ["Nothing was stored, because KIS did not check the keys. To store them unchecked, add --no-verify."]
+        )
+        raise
 
 
 @click.command(

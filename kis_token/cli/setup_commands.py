@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import click
 
 from kis_token.cli.context import slot_options
 from kis_token.cli.help_examples import TaughtCommand
-from kis_token.cli.terminal import say
+from kis_token.cli.terminal import say, width_of
 from kis_token.errors import EnvironmentFault, StoreMisconfigured
 
 if TYPE_CHECKING:
@@ -34,12 +35,13 @@ _COLOURS = {"ok": "green", "wrong": "red", "note": "yellow"}
 def status(caller: Caller, *, as_json: bool, with_callers: bool) -> None:
     """Show each slot: its token's end, the caller that issued it, the next rotation, and the last attempts.
 
-    With --service, show that slot alone. Times are in Korea time and in UTC.
+    With --service, show that slot alone. Times are in Korea time and in UTC. On a narrow terminal each slot and each
+    event has lines of its own in place of a table.
     """
     from kis_token.admin.callers import list_callers
     from kis_token.admin.status import collect
     from kis_token.admin.status_report import as_json as members_of
-    from kis_token.admin.status_report import as_text, callers_as_json, callers_as_text
+    from kis_token.admin.status_report import as_text, callers_as_json, callers_as_text, key_warnings
     from kis_token.store.sealing import make_vault
     from kis_token.wiring import open_store
 
@@ -51,10 +53,13 @@ def status(caller: Caller, *, as_json: bool, with_callers: bool) -> None:
         listed = list_callers(store, settings.supabase_url, only=caller.service) if with_callers else None
     if caller.service and not found.events and not any(slot.environment for slot in found.slots):
         say(f"warning: there is no slot {caller.service} yet")
+    for warning in key_warnings(found):
+        say(f"warning: {warning}")
     if as_json:
         click.echo(json.dumps(members_of(found) | (callers_as_json(listed) if listed is not None else {})))
         return
-    for line in [*as_text(found), *(["", *callers_as_text(listed)] if listed is not None else [])]:
+    width = width_of(sys.stdout)
+    for line in [*as_text(found, width), *(["", *callers_as_text(listed, width)] if listed is not None else [])]:
         click.secho(line, bold=line.isupper())
 
 
@@ -70,8 +75,11 @@ def check(caller: Caller, *, as_json: bool) -> int:
     """Check the whole set-up, without issuing, storing or changing anything.
 
     Checks variables, KIS's host, Supabase and the kind of its key, the cache file, the clock, tables, functions and
-    grants, seals, keys and tokens. Prints each finding on a line, with its remedy. Exit status 1 if anything is wrong.
+    grants, seals, keys and tokens. Prints each finding on a line, with its remedy, then the result with the next step.
+    Exit status 1 if anything is wrong.
     """
+    from kis_token.admin.finding import conclude
+
     findings = []
     for finding in _findings(caller):
         findings.append(finding)
@@ -80,6 +88,8 @@ def check(caller: Caller, *, as_json: bool) -> int:
             click.echo(click.style(state, fg=_COLOURS[state]) + rest)
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        click.secho(conclude(findings), bold=True)
     return 1 if any(finding.state == "wrong" for finding in findings) else 0
 
 

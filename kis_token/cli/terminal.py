@@ -24,6 +24,11 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def width_of(stream: TextIO) -> int | None:
+    """The columns of a terminal; None for a pipe or a file. A terminal without a width has 80."""
+    return (os.get_terminal_size(stream.fileno()).columns or 80) if stream.isatty() else None
+
+
 class Progress:
     """The present wait: on a terminal a line that counts the seconds and is cleared at the end, elsewhere plain lines.
 

@@ -12,6 +12,7 @@ import click
 from kis_token.cli.context import slot_options
 from kis_token.cli.help_examples import TaughtCommand
 from kis_token.cli.terminal import say
+from kis_token.config import TOKEN_FILE_CLIENTS
 from kis_token.github.outputs import outputs_of, variables_of
 from kis_token.token import in_both_zones
 
@@ -129,12 +130,18 @@ def _renew(caller: Caller, mode: Mode, *, verify: bool) -> None:
     click.echo(f"{done} ({said.source}: {said.text}); valid until {in_both_zones(resolution.token.expires_at)}")
 
 
+def _complete_client(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Return the clients that begin with ``incomplete`` and that the command line does not have yet."""
+    given = context.params.get("clients") or ()
+    return [name for name in TOKEN_FILE_CLIENTS if name.startswith(incomplete) and name not in given]
+
+
 @click.command(
     cls=TaughtCommand,
     short_help="write the token into other clients' files",
     examples=["kis-token export kis-auth", "KIS_HTS_ID=my_id kis-token export python-kis kis-trader"],
 )
-@click.argument("clients", nargs=-1, required=True, metavar="CLIENT...")
+@click.argument("clients", nargs=-1, required=True, metavar="CLIENT...", shell_complete=_complete_client)
 @slot_options
 @click.pass_obj
 def export(caller: Caller, clients: tuple[str, ...]) -> None:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import click
 
 
+class FormedType(click.ParamType[Any]):
+    """A type of values whose ``form`` is in the message about any other value."""
+
+    form: ClassVar[str]
+
+
 def explain(error: click.UsageError) -> str:
-    """Return the usage and the fault in our own words. Click's own message would quote the command line."""
+    """Return the usage and the fault in our own words. Click's own message would quote the command line.
+
+    For a command without arguments that needs some, this is its help.
+    """
     context = error.ctx
+    if context is not None and isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return context.get_help()
     usage = ""
     if context is not None:
         usage = f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n\n"
@@ -16,16 +29,30 @@ def explain(error: click.UsageError) -> str:
 
 def _fault(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption):
-        return "this command does not have one of the options"
+        return "this command does not have one of the options" + _near(error.possibilities)
     if isinstance(error, click.MissingParameter) and error.param is not None:
         return f"{error.param.get_error_hint(_context(error))} is missing"
     if isinstance(error, click.BadParameter) and error.param is not None:
-        return f"{error.param.opts[0]} does not take this value"
+        return f"{error.param.opts[0]} takes {_form(error.param.type)}"
     if isinstance(error, click.BadOptionUsage):
         return "an option lacks its value, or takes no value"
     if error.ctx is not None and isinstance(error.ctx.command, click.Group):
-        return "the command is missing or unknown"
+        names = error.possibilities if isinstance(error, click.exceptions.NoSuchCommand) else None
+        return "the command is missing or unknown" + _near(names)
     return "this command does not take these arguments"
+
+
+def _near(names: list[str] | None) -> str:
+    """A question with those of our own names that are similar to an unknown one; empty without any."""
+    return f"; did you mean {' or '.join(names)}?" if names else ""
+
+
+def _form(kind: click.ParamType[Any]) -> str:
+    """The values that a parameter takes."""
+    if isinstance(kind, click.Choice):
+        *others, last = (f"{choice}" for choice in kind.choices)
+        return f"{', '.join(others)} or {last}" if others else last
+    return kind.form if isinstance(kind, FormedType) else "another value"
 
 
 def _context(error: click.UsageError) -> click.Context:

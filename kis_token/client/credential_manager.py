@@ -190,7 +190,7 @@ class SupabaseCredentialManager:
             try:
                 return question(store, settings)
             except StoreOutage as outage:
-                _LOG.warning("%s. %s", outage, outage.hint)
+                _LOG.warning("%s", outage.advice)
                 return None
 
     def _open(self, row: Row, service_name: str, credential_type: str) -> str:

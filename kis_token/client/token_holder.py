@@ -139,7 +139,7 @@ class TokenHolder:
         except KisTokenError as error:
             if not is_valid:
                 raise
-            _LOG.warning("The token was not renewed: %s. %s", error, error.hint)
+            _LOG.warning("The token was not renewed: %s", error.advice)
             return replace(held, renew_again=self._later(RENEW_AGAIN))
 
     def _refresh(self, refused: Held) -> Held:

@@ -223,8 +223,8 @@ class Issuance:
             if is_repeated:
                 raise token_repeated(token) from error
             # A configuration error becomes a warning too, so that the token that KIS just issued is not lost.
-            hint = "" if isinstance(error, StoreOutage) else f". {error.hint}"
-            self._view = self._view.with_warning(f"The token could not be stored for others: {error}{hint}")
+            said = error.brief if isinstance(error, StoreOutage) else error.advice
+            self._view = self._view.with_warning(f"The token could not be stored for others: {said}")
             return replace(self._hand_out(token, source), unstored=error)
         if committed.is_rejected:
             self._store_time.note_rejected(token.token_id)  # another caller has revoked or rejected the token meanwhile
@@ -284,7 +284,7 @@ class Issuance:
             said = f"{begun.holder_label} is renewing the token"
         elif begun.last_error in KIS_REFUSALS:
             error = refused_to_another(begun.last_error, self._app_key)
-            view = view.with_warning(f"The token was not renewed: {error}. {error.hint}")
+            view = view.with_warning(f"The token was not renewed: {error.advice}")
         token, source = at_hand
         if self._settings.mode == "force":
             view = view.with_warning(f"The token was not renewed: {said}.")

@@ -37,14 +37,14 @@ def issue_locally(context: Context, view: View, app_key: AppKey, outage: StoreOu
     if context.cache is not None:
         view = look_at_cache(view, context.cache, context.settings)
         if view.cached is not None and view.cached.is_valid(view.now):
-            return view.resolution(view.cached, "cache", warning=f"{outage}; the cached token is used.")
+            return view.resolution(view.cached, "cache", warning=f"{outage.brief}; the cached token is used.")
         if view.cache_fault is not None:
             raise view.cache_fault from outage
     token = _call(context, view.now, app_key, outage)
     if view.rejects(token):
         raise token_repeated(token) from outage
     what = "a token was issued that other machines do not see" if token.is_new(view.now) else "KIS gave its token again"
-    resolution = hand_out_issued(view, token, warning=f"{outage}; {what}.")
+    resolution = hand_out_issued(view, token, warning=f"{outage.brief}; {what}.")
     return remember(context.cache, resolution)  # while the lock is held
 
 

@@ -185,7 +185,7 @@ class Leases:
         try:
             self._retry.run(send, lambda: at_most(ABORT_PATIENCE, to_the_end))
         except KisTokenError as error:
-            self._tell(f"The lease could not be ended and lapses by itself: {error}")
+            self._tell(f"The lease could not be ended and lapses by itself: {error.brief}")
 
     def offer(self, token: Token, *, keys_version: int, replaces_version: int | None = None) -> None:
         """Store ``token`` without a lease, for other callers. A failure raises no error: this caller has the token."""

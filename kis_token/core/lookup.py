@@ -69,7 +69,7 @@ def look(
     try:
         slot = retry.run(read, patience)
     except StoreOutage as outage:
-        return replace(present, outage=outage, trace=(TraceEntry("supabase", f"{outage}"), *present.trace))
+        return replace(present, outage=outage, trace=(TraceEntry("supabase", outage.brief), *present.trace))
     return _with_cached(_judge_slot(view.as_of(clock.now()), slot, settings, vault), cache, settings, held)
 
 

@@ -99,7 +99,7 @@ class View:
         if self.stored is not None and self.is_surely_fresh(self.stored, min_validity):
             return self.resolution(self.stored, "supabase")
         if self.outage is not None and self.cached is not None and self.cached.is_valid(self.now):
-            return self.resolution(self.cached, "cache", warning=f"{self.outage}; the cached token is used.")
+            return self.resolution(self.cached, "cache", warning=f"{self.outage.brief}; the cached token is used.")
         return None
 
     def is_surely_fresh(self, token: Token, min_validity: timedelta) -> bool:
@@ -201,6 +201,6 @@ def remember(cache: Cache | None, resolution: Resolution, rejected_ids: frozense
     try:
         cache.write(resolution.token, rejected_ids=rejected_ids)
     except CacheError as error:
-        warnings = dict.fromkeys((*resolution.warnings, f"{error}. {error.hint}"))  # two failed writes warn once
+        warnings = dict.fromkeys((*resolution.warnings, error.advice))  # two failed writes warn once
         return replace(resolution, warnings=tuple(warnings))
     return resolution

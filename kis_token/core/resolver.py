@@ -93,7 +93,7 @@ class Resolver:
         if resolution.unstored is not None and self._settings.mode != "resolve":
             # A renewal is for all callers, so a renewal whose token is not stored fails. The next run stores the cached
             # token. The warning that repeats the raised error is left out.
-            resolution.unstored.warn(text for text in resolution.warnings if f"{resolution.unstored}" not in text)
+            resolution.unstored.warn(text for text in resolution.warnings if resolution.unstored.brief not in text)
             raise resolution.unstored
         return resolution
 
@@ -159,8 +159,8 @@ class Resolver:
                 return view  # the renewal replaces the stored token and the cached one
             if self._settings.mode == "rotate":
                 raise  # the older stored token does not show whether a renewal is due
-            warning = f"The cached token is newer than the stored one, and could not be stored for others: {error}"
-            return replace(view.resolution(token, "cache", warning=warning), unstored=error)
+            said = f"The cached token is newer than the stored one, and could not be stored for others: {error.brief}"
+            return replace(view.resolution(token, "cache", warning=said), unstored=error)
         shared = self.look(view.rejected_id)
         if self._settings.mode != "resolve":
             return view if shared.outage is not None else shared
@@ -197,7 +197,7 @@ class Resolver:
         at_hand = view.at_hand()
         if at_hand is None:
             raise error
-        return view.resolution(*at_hand, warning=f"The token was not renewed: {error}. {error.hint}")
+        return view.resolution(*at_hand, warning=f"The token was not renewed: {error.advice}")
 
     def _expired(self, view: View, error: KisTokenError) -> Resolution:
         """Return a token that has just expired, if the caller allows it. Otherwise raise ``error``."""
@@ -209,7 +209,7 @@ class Resolver:
                     continue
                 with suppress(TokenError):
                     check_owner(token, view.app_key, self._settings, "The token")
-                    expired = view.resolution(token, source, warning=f"An expired token is handed out: {error}")
+                    expired = view.resolution(token, source, warning=f"An expired token is handed out: {error.brief}")
                     return replace(expired, expired=True)
         raise error
 

@@ -99,7 +99,8 @@ class Retry:
                 if more < _LEAST:
                     raise
                 has_settled, wait = True, min(SETTLING, more)
-                self._tell(f"{error}; PostgREST may not have read the new tables yet: asking once more in {wait:.2g} s")
+                why = "PostgREST may not have read the new tables yet"
+                self._tell(f"{error.brief}; {why}: asking once more in {wait:.2g} s")
             except StoreOutage as outage:
                 is_doubtful = outage.doubtful = outage.doubtful or is_doubtful
                 usual = patience()
@@ -116,4 +117,4 @@ class Retry:
     def _say(self, outage: StoreOutage, seconds: float) -> None:
         if not self._told and seconds > 2 * BRIEFLY:
             self._told = True
-            self._tell(f"{outage}; trying again, for {seconds:.0f} s at the most")
+            self._tell(f"{outage.brief}; trying again, for {seconds:.0f} s at the most")

@@ -35,7 +35,7 @@ def verify(issuer: Issuer, view: View, token: Token, app_key: AppKey) -> View:
     try:
         code = issuer.verify(token, app_key)
     except IssuerOutage as error:
-        return view.with_warning(f"The new token could not be verified: {error}")
+        return view.with_warning(f"The new token could not be verified: {error.brief}")
     if code is not None:
         raise IssuerOutage("kis-answer-unusable", f"KIS rejects the token it just issued ({code})", sent=True)
     return view

@@ -14,13 +14,8 @@ import time
 from typing import TYPE_CHECKING
 
 from kis_token.admin.issuer_keys import fetch_keys
-from kis_token.clock import SystemClock
-from kis_token.config import Settings
-from kis_token.deadline import Deadline
-from kis_token.errors import KisTokenError, StoreMisconfigured
-from kis_token.github.outputs import describe_defect, mask_secrets
-from kis_token.github.workflow_commands import FileWorkflow
-from kis_token.settings.environment import secrets_in
+from kis_token.errors import StoreMisconfigured
+from kis_token.github.rotation_step import run_step
 from kis_token.store.http_exchange import Wire
 from kis_token.store.keyless import read_issuer_keys
 from kis_token.store.owner_calls import OwnerCalls
@@ -28,28 +23,21 @@ from kis_token.store.owner_calls import OwnerCalls
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-#: The limit of the step, in seconds.
-STEP_SECONDS = 60.0
+    from kis_token.config import Settings
+    from kis_token.github.workflow_commands import FileWorkflow
 
 
 def main(env: Mapping[str, str], started: float) -> int:
-    """Run the step, and return the exit status. An outage is only a warning, because the next tick tries again."""
-    workflow = FileWorkflow(env)
-    try:
-        mask_secrets(secrets_in(env), workflow)
-        settings = Settings.from_env(env)
-        left = Deadline(SystemClock().monotonic, started + STEP_SECONDS).left
-        stored = _stored_keys(settings, workflow.mask, left)
-        missing = {issuer: fetch_keys(issuer).missing_from(kids) for issuer, kids in stored.items()}
-    except KisTokenError as error:
-        workflow.warning(f"The issuer's keys were not compared: {error}. {error.hint}")
-        return 0
-    except Exception as error:  # noqa: BLE001 - a traceback may quote a secret
-        workflow.error(f"{describe_defect(error)}")
-        return 1
+    """Run the step; its exit status."""
+    return run_step(env, started, _compare, "The issuer's keys were not compared")
+
+
+def _compare(settings: Settings, workflow: FileWorkflow, left: Callable[[], float]) -> None:
+    stored = _stored_keys(settings, workflow.mask, left)
+    missing = {issuer: fetch_keys(issuer).missing_from(kids) for issuer, kids in stored.items()}
     if not stored:
         workflow.info("No job without a key is listed, so no key of an issuer is needed.")
-        return 0
+        return
     lines = [f"- `{_shown(kid)}` of {issuer}" for issuer, kids in missing.items() for kid in kids]
     workflow.output("keys", "missing" if lines else "stored")
     workflow.output("list", "\n".join(lines))
@@ -60,7 +48,6 @@ def main(env: Mapping[str, str], started: float) -> int:
         )
     for line in lines or ["All published keys are stored."]:
         workflow.info(line)
-    return 0
 
 
 def _stored_keys(

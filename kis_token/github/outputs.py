@@ -76,7 +76,7 @@ def publish(
     try:
         workflow.summarize(describe_success(resolution, settings))
     except EnvironmentFault as error:
-        workflow.warning(f"{error}")  # the step succeeds, because the outputs are set already
+        workflow.warning(error.brief)  # the step succeeds, because the outputs are set already
 
 
 def _put_out(
@@ -149,7 +149,7 @@ def report_failure(error: KisTokenError, trace: tuple[TraceEntry, ...], workflow
     for warning in error.warnings:
         workflow.warning(warning)
     for fault in faults:
-        workflow.error(f"{fault}. {fault.hint}")
+        workflow.error(fault.advice)
     _log(trace, workflow)
     # If GitHub's files cannot be written, the annotations above are the report.
     try:

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from kis_token.core.resolution import Resolution, TraceEntry
     from kis_token.errors import KisTokenError
 
-#: The page that explains the error codes. A composite action cannot find out its own repository, so this is the name
-#: under which README.md says to use it.
-ENTRIES = "https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md"
-
 #: Longer texts are cut, in characters: GitHub drops a summary of more than 1 MiB.
 LONGEST_TEXT = 1000
 #: The bar's length in characters.
@@ -85,7 +81,7 @@ def describe_failure(faults: Sequence[KisTokenError], trace: Sequence[TraceEntry
     return _page(
         *(
             [
-                f"❌ [`{fault.code}`]({ENTRIES}#{fault.code}) {plain(fault.args[0])}\\",  # the backslash ends the line
+                f"❌ [`{fault.code}`]({fault.entry}) {plain(fault.args[0])}\\",  # the backslash ends the line
                 f"**Next step:** {plain(fault.hint)}",
             ]
             for fault in faults

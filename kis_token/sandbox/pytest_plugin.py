@@ -30,7 +30,7 @@ def _kis_sandbox_databases() -> Iterator[MigratedDatabases]:
         from kis_token.errors import EnvironmentFault
 
         fault = EnvironmentFault("sandbox-missing", f"kis_sandbox needs the package {error.name}")
-        pytest.fail(f"{fault}. {fault.hint}", pytrace=False)
+        pytest.fail(f"{fault}", pytrace=False)
     with EmbeddedPostgres() as server:
         yield MigratedDatabases(server)
 

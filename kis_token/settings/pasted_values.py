@@ -12,7 +12,8 @@ import re
 from datetime import timedelta
 
 LONGEST_KEY = 8192
-#: The lengths of KIS's app keys and secrets. KIS may change these lengths, so a key of another length raises no error.
+#: The lengths of KIS's app keys and secrets. KIS may change these lengths, so a caller uses a key of another length,
+#: with a warning. kis-token set-keys does not store such a key: it would store a key that was cut.
 APP_KEY_LENGTH, APP_SECRET_LENGTH = 36, 180
 
 MASKED = "has asterisks or dots in it, as a masked value has"
@@ -188,12 +189,23 @@ def _find_defect(value: str) -> str:
 
 def unusual_lengths(key: str, secret: str) -> str:
     """Name the length of ``key`` and of ``secret`` where it differs from KIS's; empty if both lengths are KIS's."""
-    said = [
-        f"the {name} has {len(value)} characters, and KIS's have {length}"
-        for name, value, length in (("app key", key, APP_KEY_LENGTH), ("app secret", secret, APP_SECRET_LENGTH))
-        if len(value) != length
+    return "; ".join(said for _, said in find_length_faults(key, secret, ("the app key", "the app secret")))
+
+
+def find_length_faults(key: str, secret: str, names: tuple[str, str]) -> list[tuple[str, str]]:
+    """Return code and message for ``key`` and ``secret`` where the length differs from KIS's. Skips an empty value.
+
+    ``names`` are the names of the two in the messages.
+    """
+    given = (
+        ("invalid-app-key", names[0], key, APP_KEY_LENGTH),
+        ("invalid-app-secret", names[1], secret, APP_SECRET_LENGTH),
+    )
+    return [
+        (code, f"{name} has {len(value)} characters, and KIS's have {length}")
+        for code, name, value, length in given
+        if value and len(value) != length
     ]
-    return "; ".join(said)
 
 
 def parse_duration(text: str) -> timedelta | None:

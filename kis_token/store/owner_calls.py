@@ -11,6 +11,8 @@ from kis_token.store.slot_query import TYPES
 from kis_token.store.supabase_calls import SupabaseCalls
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from kis_token.core.slot import Slot
     from kis_token.token import Token
 
@@ -26,12 +28,21 @@ class OwnerCalls(SupabaseCalls):
         return self._read(service_name, TYPES, with_inactive=True)
 
     def set_app_key(
-        self, service_name: str, app_key: str, app_secret: str, environment: str, *, keeps_token: bool
+        self,
+        service_name: str,
+        app_key: str,
+        app_secret: str,
+        environment: str,
+        *,
+        keeps_token: bool,
+        expires_at: datetime | None = None,
     ) -> bool:
         """Store key and secret in their stored forms. Returns True if the call ended a stored token.
 
-        With ``keeps_token`` the stored token is kept.
+        With ``keeps_token`` the stored token is kept. ``expires_at`` is the end of the two at KIS, None if it is not
+        known; the functions of an older release cannot store it.
         """
+        end = {} if expires_at is None else {"expires_at": expires_at.isoformat()}
         answer = self._ask(
             "set_app_key",
             service=service_name,
@@ -39,6 +50,7 @@ class OwnerCalls(SupabaseCalls):
             app_secret=app_secret,
             environment=environment,
             keeps_token=keeps_token,
+            **end,
         )
         return answer.one_of("stored", "token-ended") == "token-ended"
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from datetime import timedelta
 
 import pytest
 
 from kis_token.admin.check import read_settings
+from kis_token.errors import ENTRIES
 from kis_token.sandbox.loopback import Fault, LoopbackServer, Response
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from tests.admin.check_findings import faults, findings
@@ -59,7 +61,7 @@ def test_a_check_reads_each_thing_once(sound: Chain) -> None:
 
 
 def test_the_command(sound: Chain) -> None:
-    """Each finding is a line, or a JSON object; status 0 without a fault, 1 with one. No secret is shown."""
+    """Each finding is a line, or a JSON object; status 0 without a fault, 1 with one. The last line is the result."""
     text = kis_token(sound.variables, "check")
     as_json = kis_token_here(sound.variables, "check", "--json")
     sound.database.put_keys(OTHER)
@@ -68,11 +70,15 @@ def test_the_command(sound: Chain) -> None:
     assert (text.returncode, as_json.returncode, wrong.returncode) == (0, 0, 1)
     assert text.stdout.startswith("ok     settings: production, slot kis, KIS at http://127.0.0.1:")
     members = json.loads(as_json.stdout)
-    assert len(members) == len(text.stdout.splitlines())
+    *told, result = text.stdout.splitlines()
+    assert len(members) == len(told)
+    assert result == "Ready: no fault was found. Next: kis-token get prints a token."
     assert set(members[0]) == {"state", "what", "said", "remedy", "code"}
     lines = [line for line in wrong.stdout.splitlines() if line.startswith("wrong")]
     assert lines
-    assert all(line.endswith(".") for line in lines)
+    assert all(line.endswith(".") or re.search(rf"\[(.+)\]\. .+\. {ENTRIES}#\1$", line) for line in lines)
+    assert wrong.stdout.splitlines()[-1].startswith(f"Not ready: {len(lines)} faults (app key")
+    assert wrong.stdout.endswith("). Next: correct them and run kis-token check again.\n")
     assert text.stderr == wrong.stderr == ""
 
 

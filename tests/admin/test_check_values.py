@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import base64
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
+from kis_token.admin.finding import conclude
+from kis_token.core.app_key_expiry import RENEWAL
 from kis_token.store.sealing import SealingVault, make_vault
+from kis_token.token import KST
 from tests.admin.check_findings import faults, findings
-from tests.resolver_harness import ENCRYPTION_KEY, OTHER, Chain, expired_token
-from tests.support import APP_KEY, HOUR, TurnedClock, make_token
+from tests.resolver_harness import ENCRYPTION_KEY, OTHER, Chain, expired_token, put_key_end
+from tests.support import APP_KEY, HOUR, TurnedClock, make_token, utc_now
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,3 +169,17 @@ def test_a_rotation_that_has_not_run(chain: Chain) -> None:
     """A token that a rotation should have renewed long ago is a note."""
     chain.database.put_token(make_token(left=HOUR, age=40 * HOUR))
     assert findings(chain)["rotation"][0].state == "note"
+
+
+@pytest.mark.parametrize(("days", "states"), [(31, ["ok"]), (29, ["ok", "note"]), (-1, ["ok", "note"])])
+def test_app_key_that_ends_soon(sound: Chain, days: int, states: list[str]) -> None:
+    """From 30 days before the stored day, and after it, a note has the day and the next step. It is no fault."""
+    end = utc_now() + timedelta(days=days)
+    put_key_end(sound, end)
+
+    found = findings(sound)
+    assert ([finding.state for finding in found["app key"]], faults(found)) == (states, [])
+    assert f"last day {end.astimezone(KST):%Y-%m-%d} in Korea" in found["app key"][0].said
+    notes = [f"{finding}" for finding in found["app key"] if finding.state == "note"]
+    assert all(f"on {end.astimezone(KST):%Y-%m-%d} in Korea" in said and said.endswith(RENEWAL) for said in notes)
+    assert conclude([each for every in found.values() for each in every]).startswith("Ready: no fault was found")

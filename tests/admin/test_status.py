@@ -14,6 +14,7 @@ import pytest
 
 from kis_token.admin.status import Event, SlotStatus, Status, collect
 from kis_token.admin.status_report import as_json, as_text
+from kis_token.core.app_key_expiry import RENEWAL
 from kis_token.errors import StoreMisconfigured, StoreOutage
 from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
 from kis_token.sandbox.loopback import Fault, Response
@@ -22,8 +23,8 @@ from kis_token.store.sealing import SealingVault, make_vault
 from kis_token.store.supabase import SupabaseStore
 from kis_token.token import KST
 from tests.command import kis_token, kis_token_here
-from tests.resolver_harness import ENCRYPTION_KEY, OTHER, expired_token, stale_token
-from tests.support import ANON_KEY, HOUR, SERVICE_KEY, Caller, issue_by_functions, make_token
+from tests.resolver_harness import ENCRYPTION_KEY, OTHER, expired_token, put_key_end, stale_token
+from tests.support import ANON_KEY, HOUR, SERVICE_KEY, Caller, issue_by_functions, make_token, utc_now
 
 if TYPE_CHECKING:
     from kis_token.sandbox.postgres import EmbeddedPostgres
@@ -223,6 +224,54 @@ def test_the_tables() -> None:
         "WHEN (KST)   WHEN (UTC)   SLOT  OUTCOME              BY",
         "03-02 21:00  03-02 12:00  kis   no token (EGW00133)  acme/bot",
     ]
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_narrow_terminal_gets_a_list(width: int) -> None:
+    """If a table is too wide, each slot and each event is a list, whose lines fit and whose times have both zones."""
+    now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
+    long = SlotStatus("kis", "production", "fresh", expires_at=now + 14 * HOUR, issued_by="word " * 16)
+    unbroken = SlotStatus("k" * 63, issuing="x" * 80)
+    event = Event(now, "kis", "unchanged", "acme/bot-of-a-long-name run 4711 trade-in-the-morning", "EGW00133")
+
+    lines = as_text(Status(now, (long, unbroken), (event,)), width)
+
+    assert max(map(len, lines)) <= width
+    assert lines[:5] == [
+        "kis",
+        "  environment   production",
+        "  token         fresh",
+        "  left          14 h 0 min",
+        "  ends          03-03 11:00 KST, 03-03 02:00 UTC",
+    ]
+    assert sum(line.count("x") for line in lines if "xxx" in line) == 80
+    at = lines.index("03-02 21:00 KST, 03-02 12:00 UTC")
+    said = "kis, KIS gave the same token again (EGW00133), acme/bot-of-a-long-name run 4711 trade-in-the-morning"
+    assert " ".join(" ".join(lines[at + 1 :]).split()) == said
+
+
+def test_a_table_that_fits_stays_one() -> None:
+    """A short table stays a table on a narrow terminal."""
+    now = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
+    status = Status(now, (SlotStatus("kis", "production"),), ())
+    table = ["SLOT  ENVIRONMENT  TOKEN", "kis   production   none", "", "There is no event yet."]
+    assert as_text(status, 60) == as_text(status) == table
+
+
+def test_app_key_that_ends_soon(chain: Chain) -> None:
+    """The end of the stored app key is in the JSON. From 30 days before, status warns of it, slot by slot."""
+    for service, days in (("kis", 29), ("kis-second", 31)):
+        chain.database.put_keys(service=service)
+        put_key_end(chain, utc_now() + timedelta(days=days), service)
+    ended = kis_token_here(chain.variables, "status")
+    status = status_of(chain)
+
+    end = status.slots[0].app_key_expires_at
+    assert end is not None
+    assert as_json(status)["slots"][0]["app_key_expires_at_kst"] == end.astimezone(KST).isoformat(timespec="seconds")
+    (warning,) = ended.stderr.splitlines()
+    assert warning.startswith(f"warning: The app key of kis ends on {end.astimezone(KST):%Y-%m-%d} in Korea")
+    assert warning.endswith(RENEWAL)
 
 
 def test_nothing_yet() -> None:

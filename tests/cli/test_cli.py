@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from kis_token.core.app_key_expiry import default_last_day
+from kis_token.errors import ENTRIES
 from kis_token.remedies import REMEDIES
 from kis_token.sandbox.kis_http import PRICE_PATH, TOKEN_PATH
 from kis_token.token import fingerprint, looks_like_token
 from tests.command import PROGRAM, clean, kis_token, kis_token_here
 from tests.resolver_harness import OTHER, issue_token
-from tests.support import ACCOUNT, HOUR, SERVICE_KEY, make_token
+from tests.support import ACCOUNT, HOUR, SERVICE_KEY, make_token, utc_now
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
@@ -36,15 +38,15 @@ def test_get_prints_the_token_alone(sandbox: Sandbox) -> None:
 
 
 def test_get_names_missing_settings() -> None:
-    """Without settings each fault is one line with its code and remedy on standard error; the status is 1."""
+    """Without settings each fault is one line with code, remedy and entry on standard error; the status is 1."""
     ended = kis_token_here({}, "get")
 
     assert ended.returncode == 1
     assert ended.stdout == ""
+    codes = {"missing-supabase-url": "supabase-url (or SUPABASE_URL)"}
+    codes["missing-supabase-key"] = "supabase-key (or SUPABASE_SERVICE_ROLE_KEY)"
     assert ended.stderr.splitlines() == [
-        "error: supabase-url (or SUPABASE_URL) is not set [missing-supabase-url]. " + REMEDIES["missing-supabase-url"],
-        "error: supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set [missing-supabase-key]. "
-        + REMEDIES["missing-supabase-key"],
+        f"error: {what} is not set [{code}]. {REMEDIES[code]} {ENTRIES}#{code}" for code, what in codes.items()
     ]
 
 
@@ -188,10 +190,12 @@ def test_keys_are_set_from_the_environment_or_standard_input(chain: Chain) -> No
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
 
     from_environment = kis_token_here(chain.variables, "set-keys")
-    from_input = kis_token(keyless, "set-keys", standard_input=f"{OTHER.key}\n{OTHER.secret}\n")
+    given = f"{OTHER.key}\n{OTHER.secret}\n"
+    from_input = kis_token(keyless, "set-keys", "--no-verify", standard_input=given)
 
     assert (from_environment.returncode, from_input.returncode) == (0, 0), from_environment.stderr + from_input.stderr
-    assert from_environment.stdout == "stored plain for kis (production)\n"
+    last_day = default_last_day(utc_now())
+    assert from_environment.stdout == f"stored plain for kis (production); last day {last_day} in Korea\n"
     stored = chain.resolver(app_key="", app_secret="").look().app_key
     is_stored = stored == OTHER
     assert is_stored

@@ -62,7 +62,6 @@ def test_exit_statuses_are_said() -> None:
     ("arguments", "said"),
     [
         ((SECRET,), "the command is missing or unknown"),
-        ((), "the command is missing or unknown"),
         ((f"--{SECRET}",), "this command does not have one of the options"),
         (("get", SECRET), "this command does not take these arguments"),
         (("set-keys", SECRET, SECRET), "this command does not take these arguments"),
@@ -71,7 +70,9 @@ def test_exit_statuses_are_said() -> None:
         (("get", f"-{SECRET}"), "this command does not have one of the options"),
         (("get", f"--json={SECRET}"), "an option lacks its value, or takes no value"),
         (("get", "--service"), "an option lacks its value, or takes no value"),
-        (("get", "--environment", SECRET), "--environment does not take this value"),
+        (("get", "--environment", SECRET), "--environment takes production or paper"),
+        (("trust", "--access", SECRET), "--access takes token, keys or issue"),
+        (("set-keys", "--expires", SECRET), "--expires takes a day as YYYY-MM-DD that has not passed"),
         (("exec", f"--{SECRET}", "--", "true"), "this command does not have one of the options"),
         (("exec",), "'[--] CMD...' is missing"),
         (("export",), "'CLIENT...' is missing"),
@@ -81,6 +82,35 @@ def test_exit_statuses_are_said() -> None:
 def test_invalid_command_line_is_not_repeated(arguments: tuple[str, ...], said: str) -> None:
     """An invalid command line gives status 2, the usage and the fault, but none of its words, which may be keys."""
     assert_not_repeated(kis_token_here({}, *arguments), said)
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_bare_command_shows_the_help() -> None:
+    """Without a command the help is on standard error, and the status is that of an invalid command line."""
+    bare, asked = kis_token({}), kis_token({}, "--help")
+    assert (bare.returncode, bare.stdout, bare.stderr) == (2, "", asked.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("stauts",), "the command is missing or unknown; did you mean status?"),
+        (("set-key",), "the command is missing or unknown; did you mean set-keys?"),
+        (("sandbx", SECRET), "the command is missing or unknown; did you mean sandbox?"),
+        (("status", "--jsno", SECRET), "this command does not have one of the options; did you mean --json?"),
+        (("set-keys", "--noverify"), "this command does not have one of the options; did you mean --no-verify?"),
+        (("get", "--enviroment", SECRET), "this command does not have one of the options; did you mean --environment?"),
+    ],
+)
+def test_near_names_are_suggested(arguments: tuple[str, ...], said: str) -> None:
+    """A mistyped command or option gets the near names of ours, and no word of the command line is repeated."""
+    assert_not_repeated(kis_token_here({}, *arguments), said)
+
+
+def test_choices_are_listed() -> None:
+    """``--environment real`` names the environments."""
+    ended = kis_token_here({}, "status", "--environment", "real")
+    assert (ended.returncode, ended.stderr.splitlines()[-1]) == (2, "error: --environment takes production or paper")
 
 
 @pytest.mark.usefixtures("child_processes")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import click
 import pytest
 
 from kis_token.sandbox.kis_http import REVOKE_PATH
@@ -135,7 +136,7 @@ def test_keys_are_typed_unseen(chain: Chain, terminal: Terminal) -> None:
     chain.database.clear()
     keyless = {name: value for name, value in chain.variables.items() if not name.startswith("KIS_APP_")}
     child = subprocess.Popen(
-        [*PROGRAM, "set-keys"],
+        [*PROGRAM, "set-keys", "--no-verify", "--expires", "2999-12-31"],
         env=clean(keyless),
         stdin=terminal.inside,
         stdout=subprocess.PIPE,
@@ -150,7 +151,7 @@ def test_keys_are_typed_unseen(chain: Chain, terminal: Terminal) -> None:
         terminal.type(f"{answer}\n")
     told, _ = child.communicate(timeout=60)
 
-    assert (child.returncode, told) == (0, b"stored plain for kis (production)\n")
+    assert (child.returncode, told) == (0, b"stored plain for kis (production); last day 2999-12-31 in Korea\n")
     shown = terminal.rest()
     assert OTHER.key.encode() not in shown
     is_stored = chain.resolver(app_key="", app_secret="").look().app_key == OTHER
@@ -168,6 +169,22 @@ def test_colours_are_for_terminals(chain: Chain, terminal: Terminal, command: st
     assert b"\x1b[" in shown
     assert "\x1b" not in piped
     assert piped != ""
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_status_fits_the_terminal(chain: Chain, terminal: Terminal, columns: int) -> None:
+    """On a terminal of 80 or 60 columns no line of ``status`` is wider, for two slots with keys, tokens and events."""
+    chain.database.put_keys(service="kis-second-account")
+    chain.database.put_token(make_token(), service="kis-second-account")
+    Caller(chain.database, label="acme/a-repository-with-a-name run 12345678901 quotation").begin()
+    terminal.narrow(columns)
+    child = start(chain, "status", stdout=terminal.inside)
+    child.communicate(timeout=60)
+
+    lines = [click.unstyle(line) for line in terminal.rest().decode().splitlines()]
+    assert child.returncode == 0
+    assert max(map(len, lines)) <= columns
+    assert "kis-second-account" in lines
 
 
 def test_an_interrupt_is_a_status(chain: Chain, terminal: Terminal) -> None:

@@ -152,7 +152,7 @@ def test_subclass_of_the_client(chain: Chain) -> None:
     chain.database.put_token(make_token(age=2 * HOUR))
     with GuideClient(chain.settings(), clock=chain.clock()) as client:
         client.request("GET", PRICE_PATH, headers={"tr_id": PRICE_TR_ID}, params=QUOTE)
-        assert client.renew() == "24시간 내 재발급 불가 [token-too-young]"
+        assert client.renew().startswith("24시간 내 재발급 불가 [token-too-young]. ")
         with pytest.raises(TokenRefreshLimitError):
             client._refresh_token()
     chain.pass_time(7 * 3600)
@@ -271,4 +271,4 @@ def test_error_of_the_guide_is_one_of_ours() -> None:
     """With only a text, the error has the code and the remedy of a token that is too young."""
     error = TokenRefreshLimitError("made up")
     assert isinstance(error, KisTokenError)
-    assert (f"{error}", error.retryable) == ("made up [token-too-young]", False)
+    assert (error.brief, error.retryable) == ("made up [token-too-young]", False)

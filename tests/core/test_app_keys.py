@@ -276,11 +276,12 @@ def test_set_keys_stores_pasted_values_clean(chain: Chain) -> None:
 
 
 def test_set_keys_names_a_cut_key(chain: Chain) -> None:
-    """A key of another length is stored with a warning, because KIS may change its lengths."""
+    """A key of another length is an error with both lengths. It is not stored, and KIS is not asked."""
     cut = {"KIS_APP_KEY": APP_KEY.key[:-1], "KIS_APP_SECRET": APP_KEY.secret}
-    stored = kis_token_here(chain.variables | cut, "set-keys")
-    assert stored.returncode == 0
-    assert stored.stderr == "warning: the app key has 35 characters, and KIS's have 36\n"
+    refused = kis_token_here(chain.variables | cut, "set-keys", "--no-verify")
+    assert refused.returncode == 1
+    assert "error: the app key for production has 35 characters, and KIS's have 36 [invalid-app-key]" in refused.stderr
+    assert (chain.resolver(app_key="", app_secret="").look().app_key, chain.kis.requests) == (None, ())
 
 
 def test_check_reports_unusual_lengths_and_corrected_addresses(chain: Chain) -> None:

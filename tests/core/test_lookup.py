@@ -108,7 +108,7 @@ def test_outage_with_a_valid_cached_token_is_enough() -> None:
     assert found.token.token_id == token.token_id
     assert found.source == "cache"
     assert found.app_key == APP_KEY
-    assert found.warnings == (f"{OUTAGE}; the cached token is used.",)
+    assert found.warnings == (f"{OUTAGE.brief}; the cached token is used.",)
 
 
 @pytest.mark.parametrize("cached", [None, token_with(LEAST_USEFUL - timedelta(seconds=1))], ids=["none", "expired"])
@@ -117,7 +117,7 @@ def test_outage_without_a_valid_cached_token_is_not_enough(cached: Token | None)
     view = seen(OUTAGE, cached)
     assert view.outage is OUTAGE
     assert enough(view, make_settings()) is None
-    assert said(view)[0] == ("supabase", f"{OUTAGE}")
+    assert said(view)[0] == ("supabase", OUTAGE.brief)
 
 
 @pytest.mark.parametrize(("left", "tries"), [(29, 2), (31, 2), (34, 2), (36, 1), (600, 1)])

@@ -151,7 +151,7 @@ def test_check_says_why_there_is_no_token(chain: Chain, value: str | None, said:
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(mode="check")
     reasons = f"{said}; cache: there is no cache file"
-    assert f"{caught.value}" == f"Neither Supabase nor the cache has a valid token ({reasons}) [no-valid-token]"
+    assert caught.value.brief == f"Neither Supabase nor the cache has a valid token ({reasons}) [no-valid-token]"
     assert chain.issue_calls == 0
 
 

@@ -257,7 +257,7 @@ def test_defect_is_described_without_its_text() -> None:
     assert defect.code == "internal-error"
     assert defect.args[0].startswith("Unexpected AttributeError at outputs.py:")
     secret = describe_defect(ValueError(f"bad {OPAQUE}"))
-    assert f"{secret}" == "Unexpected ValueError [internal-error]"
+    assert secret.brief == "Unexpected ValueError [internal-error]"
 
 
 def test_token_files_are_written_after_masks_and_before_outputs(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kis_token.core.resolution import Resolution, Source, TraceEntry
-from kis_token.errors import IssuanceError, IssuerRefused, KisTokenError, SettingsError, StoreOutage
-from kis_token.github.summary import ENTRIES, LONGEST_TEXT, describe_failure, describe_success, plain
+from kis_token.errors import ENTRIES, IssuanceError, IssuerRefused, KisTokenError, SettingsError, StoreOutage
+from kis_token.github.summary import LONGEST_TEXT, describe_failure, describe_success, plain
 from kis_token.remedies import REMEDIES
 from kis_token.token import build_token
 from tests.github_page import GITHUB
@@ -98,12 +98,12 @@ def test_a_cached_token_during_an_outage() -> None:
     """The warning follows the line and is not folded, and the next rotation is not known."""
     outage = StoreOutage("store-unreachable", "No answer")
     resolution = resolution_of(
-        ("supabase", f"{outage}"),
+        ("supabase", outage.brief),
         ("cache", "its token is fresh, 12 h 30 min left"),
         left=12.5 * HOUR,
         source="cache",
         version=None,
-        warnings=(f"{outage}; the cached token is used.",),
+        warnings=(f"{outage.brief}; the cached token is used.",),
     )
     assert describe_success(resolution, make_settings(KIS_ENVIRONMENT="paper")) == OUTAGE
 

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from tests.support import APP_KEY, HOUR, Caller, make_token
+from kis_token.sandbox.database import migrations_folder
+from tests.support import APP_KEY, HOUR, Caller, make_token, utc_now
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support import Database
 
 SEALED = "enc:v1:0a1b2c3d:bm9uY2VjaXBoZXJ0YWc="
@@ -44,6 +47,29 @@ def test_keys_replace_those_before_also_inactive_ones(database: Database) -> Non
     database.put("app_secret", "b2xk", active=False)
     assert set_app_key(database, keeps_token=True) == "stored"
     assert keys(database) == {"app_key": "PSnew", "app_secret": "bmV3"}
+
+
+def test_end_of_the_keys_is_stored(database: Database) -> None:
+    """Both rows get the end. Without one the end is null, so the previous key's end is not kept for another key."""
+    end = utc_now().replace(microsecond=0) + 300 * 24 * HOUR
+    for given, kept in ((end, end), (None, None)):
+        arguments = {} if given is None else {"expires_at": given}
+        assert set_app_key(database, **arguments) == "stored"
+        rows = database.owner.execute("select expires_at from api_credentials where credential_type like 'app%'")
+        assert [row["expires_at"] for row in rows.fetchall()] == [kept, kept]
+
+
+def test_earlier_form_of_the_function_goes_away(make_database: Callable[[], Database]) -> None:
+    """The file drops the form without expires_at: with two functions of the name, PostgREST could choose neither."""
+    database = make_database()
+    arguments = "text, text, text, text, boolean"
+    database.owner.execute(
+        f"create function public.set_app_key({arguments}) returns jsonb language sql as 'select null::jsonb'"
+    )
+    database.owner.execute((migrations_folder() / "003_keys_and_seals.sql").read_bytes())
+    found = database.owner.execute("select pronargs from pg_catalog.pg_proc where proname = 'set_app_key'").fetchall()
+    assert [row["pronargs"] for row in found] == [6]
+    assert set_app_key(database) == "stored"
 
 
 def test_token_ends_with_its_key(database: Database) -> None:
@@ -99,6 +125,7 @@ def test_old_key_is_free_for_another_slot(database: Database) -> None:
         {"environment": "test"},
         {"environment": None},
         {"keeps_token": None},
+        {"expires_at": "infinity"},
     ],
 )
 def test_invalid_arguments_are_refused(database: Database, arguments: dict[str, object]) -> None:

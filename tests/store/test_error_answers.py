@@ -356,7 +356,7 @@ def test_two_functions_of_one_name(make_database: Callable[[], Database]) -> Non
 def test_functions_that_are_listed_otherwise_are_not_repeated(listed: str) -> None:
     """Only names and types are taken from PostgREST's text, and only if the list contains no other text."""
     error = code_error(300, "PGRST203", BETWEEN + listed)
-    assert f"{error}" == "Supabase has several functions of one name (HTTP 300 PGRST203) [store-function-ambiguous]"
+    assert error.brief == "Supabase has several functions of one name (HTTP 300 PGRST203) [store-function-ambiguous]"
 
 
 RESEAL = "public.reseal(service => text, credential_type => text, value => text, replaces_version => bigint)"

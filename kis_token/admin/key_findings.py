@@ -1,0 +1,108 @@
+"""The findings of ``kis-token check`` on app key and secret: stored or given, their slot, and their last day."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from kis_token.admin.finding import Finding, note, ok, wrong, wrong_as
+from kis_token.config import ENVIRONMENTS, Settings
+from kis_token.core.app_key_expiry import RENEWAL, last_day_of, warn_of_key_end
+from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, given_app_key, stored_app_key
+from kis_token.errors import KisTokenError, StoreMisconfigured, TokenError
+from kis_token.settings.pasted_values import pasted, unusual_lengths
+from kis_token.token import AppKey, instant_or_none
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from kis_token.core.ports import Vault
+    from kis_token.core.slot import Slot
+    from kis_token.store.supabase import SupabaseStore
+
+
+@dataclass
+class Opened:
+    """The slot's values that could be unsealed, by type. The repr shows no value."""
+
+    values: dict[str, str] = field(default_factory=dict, repr=False)
+    app_key: AppKey | None = field(default=None, repr=False)
+
+
+def examine_keys(slot: Slot, settings: Settings, vault: Vault, opened: Opened) -> Iterator[Finding]:
+    """Check the stored key and secret, and those that are given. Adds the pair that counts to ``opened``."""
+    given = given_app_key(settings)
+    try:
+        stored = stored_app_key(slot, settings, vault)
+    except TokenError:
+        return  # already reported under "sealing"
+    except StoreMisconfigured as error:
+        yield wrong("app key", f"{error.args[0]}", "Run kis-token set-keys.", error.code)
+        return
+    opened.app_key = stored or given
+    if stored is not None and given not in (None, stored):
+        yield wrong(
+            "app key",
+            f"the given key differs from the stored key of {settings.service_name}, which is used",
+            "Remove KIS_APP_KEY and KIS_APP_SECRET, or store them with kis-token set-keys.",
+        )
+    elif stored is not None:
+        end = instant_or_none(slot.rows["app_key"].expires_at)
+        last_day = "" if end is None else f", last day {last_day_of(end)} in Korea"
+        yield ok("app key", "stored" + (", and equal to the given key" if given else "") + last_day)
+    elif given is None:
+        said = "no app key: Supabase has none, or only one half, and none was passed in"
+        yield wrong_as("app key", KisTokenError("missing-app-key", said))
+    elif any(pasted(opened.values.get(name, "")) for name in KEY_TYPES):
+        yield note("app key", "given; Supabase has only one half of it", "Run kis-token set-keys.")
+    else:
+        yield ok("app key", "given, not stored")
+    lengths = unusual_lengths(opened.app_key.key, opened.app_key.secret) if opened.app_key is not None else ""
+    if lengths:
+        yield note("app key", lengths, "Compare it with the KIS developers' site.")
+
+
+def examine_other_slots(store: SupabaseStore, settings: Settings, opened: Opened, now: datetime) -> Iterator[Finding]:
+    """Check the other slots for the same app key, and the environment that is recorded for this slot's key."""
+    try:
+        found = store.issuance_status(None, 0)
+    except StoreMisconfigured:
+        return  # already reported under "tables"
+    valid = {
+        row["service_name"]
+        for row in found["rows"]
+        if row["credential_type"] == TOKEN_TYPE and row["is_active"] and _ends_after(row["expires_at"], now)
+    }
+    for lease in found["leases"]:
+        is_other = lease["service_name"] != settings.service_name and lease["service_name"] in valid
+        if is_other and opened.app_key is not None and lease["app_key_id"] == opened.app_key.key_id:
+            said = f"the slot {lease['service_name']} has a valid token of this app key"
+            yield wrong_as("app key", KisTokenError("key-in-two-slots", said))
+    recorded = {
+        row["environment"]
+        for row in found["rows"]
+        if row["service_name"] == settings.service_name and row["credential_type"] == "app_key" and row["is_active"]
+    } & set(ENVIRONMENTS)
+    if recorded == {settings.environment}:
+        yield ok("environment", f"the stored key is recorded as a key for {settings.environment}")
+    elif recorded:
+        said = f"the stored key is recorded as a key for {recorded.pop()}, but the setting is {settings.environment}"
+        remedy = "Make KIS_ENVIRONMENT and KIS_SERVICE_NAME agree, or run kis-token set-keys."
+        # The column's default is "production", so a row that another client wrote shows nothing about a paper account.
+        judge = wrong if settings.environment == "production" else note
+        yield judge("environment", said, remedy)
+
+
+def _ends_after(column: object, now: datetime) -> bool:
+    end = instant_or_none(column)
+    return end is not None and end > now
+
+
+def examine_key_end(slot: Slot, service_name: str, opened: Opened, now: datetime) -> Iterator[Finding]:
+    """Note that the stored app key ends soon or has ended. Only KIS decides whether it is valid, so it is no fault."""
+    if not pasted(opened.values.get("app_key", "")):
+        return
+    said = warn_of_key_end(service_name, instant_or_none(slot.rows["app_key"].expires_at), now)
+    if said:
+        yield note("app key", said, RENEWAL)

@@ -1,0 +1,45 @@
+"""A step of the rotation beside the renewal: it reads Supabase without any package, and sets outputs for an issue.
+
+An outage is a warning and no failure, because another tick comes and the token is more important.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kis_token.clock import SystemClock
+from kis_token.config import Settings
+from kis_token.deadline import Deadline
+from kis_token.errors import KisTokenError
+from kis_token.github.outputs import describe_defect, mask_secrets
+from kis_token.github.workflow_commands import FileWorkflow
+from kis_token.settings.environment import secrets_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+#: The bound for a step, in seconds.
+STEP_SECONDS = 60.0
+
+
+def run_step(
+    env: Mapping[str, str],
+    started: float,
+    work: Callable[[Settings, FileWorkflow, Callable[[], float]], None],
+    failure: str,
+) -> int:
+    """Run ``work`` with the settings, the workflow and the seconds left; return the exit status.
+
+    ``started`` is the step's beginning, a reading of time.monotonic. ``failure`` begins the warning about an error.
+    """
+    workflow = FileWorkflow(env)
+    try:
+        mask_secrets(secrets_in(env), workflow)
+        left = Deadline(SystemClock().monotonic, started + STEP_SECONDS).left
+        work(Settings.from_env(env), workflow, left)
+    except KisTokenError as error:
+        workflow.warning(f"{failure}: {error.advice}")
+    except Exception as error:  # noqa: BLE001 - a traceback may quote a secret
+        workflow.error(describe_defect(error).brief)
+        return 1
+    return 0

@@ -1,0 +1,140 @@
+"""The rotation's warning of the app key's end: one issue from 30 days before, closed when a later day is stored."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from kis_token.core.app_key_expiry import RENEWAL
+from kis_token.sandbox.database import list_caller, store_issuer_keys
+from tests.command import kis_token_here
+from tests.github_network import GitHubNetwork
+from tests.support import utc_now
+from tests.workflows.conftest import add_command, find_step, needs_scripts, run_script
+from tests.workflows.test_rotate import WORKFLOW
+from tools.step import CHECKOUT, read_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from kis_token.sandbox import Sandbox
+
+pytestmark = [needs_scripts, pytest.mark.usefixtures("child_processes", "plain_network")]
+
+LOOK = find_step(WORKFLOW.name, "Look for the end of the app key")
+TELL = find_step(WORKFLOW.name, "Warn of the app key's end in an issue")
+
+
+class Watch:
+    """The two steps without a runner, in a repository without issues."""
+
+    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+        self.folder = folder
+        self.sandbox = sandbox
+        self.key = sandbox.service_key
+        add_command(folder, "gh", Path(__file__).with_name("gh.py").read_text())
+
+    def look(self, env: Mapping[str, str] | None = None) -> tuple[dict[str, str], str]:
+        """The outputs and the log of the first step."""
+        outputs = self.folder / "outputs"
+        outputs.write_text("")
+        given = {
+            "PYTHONPATH": str(CHECKOUT),
+            "SUPABASE_URL": self.sandbox.supabase.url,
+            "SUPABASE_SERVICE_ROLE_KEY": self.key,
+            "KIS_ENVIRONMENT": "production",
+            "KIS_SERVICE_NAME": "",
+        }
+        assert given.keys() == LOOK["env"].keys()
+        runner = {"GITHUB_OUTPUT": str(outputs), "GITHUB_ACTIONS": "true"}
+        done = run_script(LOOK["run"], self.folder, runner | given | dict(env or {}))
+        assert done.returncode == 0, done.stdout
+        assert "Traceback" not in done.stdout
+        return read_pairs(outputs), done.stdout
+
+    def run(self) -> list[tuple[bool, int]]:
+        """Run both; the issues, each as whether it is open and how many texts it has."""
+        outputs, _ = self.look()
+        env = {
+            "ENDS": outputs["ends"],
+            "WARNING": outputs["warning"],
+            "TITLE": "The KIS app key ends soon (production)",
+            "LABEL": TELL["env"]["LABEL"],
+            "RUN": "https://github.com/someone/bot/actions/runs/1",
+            "GH_TOKEN": "a",
+            "GH_ENTERPRISE_TOKEN": "a",
+            "GH_REPO": "someone/bot",
+        }
+        assert env.keys() == TELL["env"].keys()
+        runner = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "someone/bot"}
+        done = run_script(TELL["run"], self.folder, env | runner)
+        assert done.returncode == 0, done.stdout
+        return [(issue["open"], len(issue["texts"])) for issue in self.issues]
+
+    @property
+    def issues(self) -> list[dict[str, Any]]:
+        """The repository's issues."""
+        issues: list[dict[str, Any]] = json.loads((self.folder / "github.json").read_text())["issues"]
+        return issues
+
+    def put_end(self, end: datetime | None) -> None:
+        """Store the end of the slot's key."""
+        with psycopg.connect(self.sandbox.owner_dsn) as connection:
+            connection.execute("update public.api_credentials set expires_at = %s where service_name = 'kis'", [end])
+
+
+@pytest.fixture
+def watch(tmp_path: Path, sandbox: Sandbox) -> Watch:
+    """The two steps, for a slot with a key."""
+    return Watch(tmp_path, sandbox)
+
+
+def test_issue_of_a_key_that_ends(watch: Watch) -> None:
+    """A key with a month left opens one issue with day and remedy, further nights add nothing, new keys close it."""
+    assert watch.run() == []
+    watch.put_end(utc_now() + timedelta(days=31))
+    assert watch.run() == []
+    watch.put_end(utc_now() + timedelta(days=29))
+
+    assert (watch.run(), watch.run()) == ([(True, 1)], [(True, 1)])
+    (issue,) = watch.issues
+    assert RENEWAL in issue["texts"][0]
+    assert "`kis-token set-keys --expires DATE`" in issue["texts"][0]
+    account = watch.sandbox.kis.accounts["production"][0]
+    keys = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
+    stored = kis_token_here(watch.sandbox.variables | keys, "set-keys", "--expires", "2999-12-31")
+    assert stored.returncode == 0, stored.stderr
+    assert watch.run() == [(False, 2)]
+
+
+def test_job_without_a_key_warns_too(watch: Watch, tmp_path: Path) -> None:
+    """With the public key and an ID token, the step sees the key if the job may issue; otherwise it says nothing."""
+    watch.put_end(utc_now() + timedelta(days=5))
+    watch.key = watch.sandbox.anon_key
+    with GitHubNetwork(tmp_path) as network, psycopg.connect(watch.sandbox.owner_dsn) as connection:
+        store_issuer_keys(connection, network.issuer)
+        list_caller(connection, network.issuer, watch.sandbox.supabase.url, access="issue")
+        connection.commit()
+        machine = {name: value for name, value in network.variables.items() if name != "PATH"}
+        outputs, log = watch.look(machine | network.job_variables())
+        connection.execute("update public.credential_callers set access = 'token'")
+        connection.commit()
+        hidden, _ = watch.look(machine | network.job_variables())
+
+    assert (outputs["ends"], hidden) == ("soon", {})
+    assert "::warning::The app key of kis ends on 20" in log
+
+
+def test_outage_is_a_warning(watch: Watch) -> None:
+    """If Supabase does not answer, the step warns and sets no output."""
+    watch.sandbox.supabase.stop()
+    outputs, log = watch.look()
+    assert outputs == {}
+    assert "::warning::The end of the app key was not read: " in log
+    assert "[store-unreachable]" in log
