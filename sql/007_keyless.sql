@@ -295,6 +295,32 @@ begin
 end
 $$;
 
+-- Raises KTA05 if another slot has issued with this app key, and the job of these claims may not issue for that slot. The
+-- database serves one slot at a time for each app key, so such a job could keep the other slot's callers from issuing.
+create or replace function public.issuance_check_app_key(service text, app_key_id text, claims jsonb) returns void
+    language plpgsql
+    stable
+    set search_path = pg_catalog, pg_temp
+as $$
+declare
+    other text;
+begin
+    for other in
+        select l.service_name from public.credential_leases l
+        where l.app_key_id = issuance_check_app_key.app_key_id and l.service_name <> service
+    loop
+        begin
+            perform public.issuance_caller(other, claims, 'issue', 120);
+        exception
+            when sqlstate 'KTA04' or sqlstate 'KTA05' then
+                raise exception 'this app key belongs to another slot, for which this job may not issue'
+                    using errcode = 'KTA05',
+                    hint = 'List this job with the access issue for each slot of the app key, or use one slot for it.';
+        end;
+    end loop;
+end
+$$;
+
 -- The names of the columns of a row that do not fit the claims, as text; empty if all columns fit.
 create or replace function public.issuance_differences(caller public.credential_callers, words jsonb) returns text
     language plpgsql
@@ -430,6 +456,7 @@ begin
     if holder is null then
         raise exception 'a holder is needed' using errcode = '22023';
     end if;
+    perform public.issuance_check_app_key(caller.service_name, app_key_id, claims);
     perform public.issuance_claim_attempt(caller.service_name, holder, claims);
     -- The label in the log is made from the signed claims, so the caller cannot choose the label.
     return public.begin_issuance(

@@ -10,10 +10,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.core.resolution import Resolution, TraceEntry, View, telling
-from kis_token.core.retry import LONGEST_PATIENCE, at_most, briefly, patiently, to_the_end
+from kis_token.core.retry import LONGEST_PATIENCE, at_most, briefly, patiently, to_the_end, unless_refused
 from kis_token.core.slot import TOKEN_TYPE, check_owner, describe, given_app_key, read_token, stored_app_key
 from kis_token.errors import IssuanceError, StoreOutage, TokenError, TokenUnusable
-from kis_token.token import LEAST_USEFUL, Token, in_both_zones, in_hours
+from kis_token.token import LEAST_USEFUL, State, Token, in_both_zones, in_hours
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,8 +60,10 @@ def look(
         nonlocal present
         present = _with_cached(view.as_of(clock.now()), cache, settings, held)
         would_do = settings.mode in ("resolve", "check")  # the other modes need the store for a renewal
-        if would_do and present.at_hand() is not None:
-            return briefly
+        at_hand = present.at_hand()
+        if would_do and at_hand is not None:
+            is_fresh = at_hand[0].state(present.now, settings.min_validity) is State.FRESH
+            return unless_refused if is_fresh else briefly
         return patiently if may_issue_locally(present, settings) else at_most(LONGEST_PATIENCE, to_the_end)
 
     try:

@@ -44,6 +44,11 @@ def briefly(elapsed: float, left: float) -> float:
     return min(BRIEFLY - elapsed, left)
 
 
+def unless_refused(elapsed: float, left: float) -> float:
+    """The patience of a caller that has a fresh token: as `briefly`, but a refused connection is not repeated."""
+    return briefly(elapsed, left)
+
+
 def patiently(elapsed: float, left: float) -> float:
     """The patience of a caller that may issue without the store.
 
@@ -79,7 +84,7 @@ class Retry:
         """Return the answer of ``ask``. Calls ``patience`` after each StoreOutage that ``ask`` raises.
 
         When the patience is over, raises the last StoreOutage. A ``lasting`` StoreOutage is raised at once, and so is a
-        refused connection if the caller has a valid token, because the caller has waited for nothing. The raised
+        refused connection if the patience is `unless_refused`, because that caller has waited for nothing. The raised
         outage is ``doubtful`` if any failure of this call was doubtful. StoreMisconfigured is raised at once, but if
         the error `settles`, only after one more try.
         """
@@ -101,7 +106,7 @@ class Retry:
                 usual = patience()
                 limit = at_most(BRIEFLY, usual) if outage.persists else usual
                 more = limit(self._clock.monotonic() - started, self._left())
-                if outage.lasting or more < _LEAST or (outage.refused and usual is briefly):
+                if outage.lasting or more < _LEAST or (outage.refused and usual is unless_refused):
                     raise
                 # With this minimum the last try starts exactly at the end of the patience.
                 wait = min(self._clock.jitter(0.5 * pause, 1.5 * pause), more)

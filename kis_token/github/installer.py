@@ -34,7 +34,7 @@ PACKAGES = ("actions_toolkit", "filelock", "platformdirs", "requests")
 #: The package that only sealing needs. It is compiled for one Python, so it is tried by its module ``_rust``.
 SEALING_PACKAGE = "cryptography"
 #: The requirements in a lock that only sealing needs.
-_SEALING = re.compile(r"(?m)^(?:cryptography|cffi|pycparser)==.*(?:\\\n.*)*\n")
+_SEALING = re.compile(r"(?m)^(?:cryptography|cffi|pycparser)==(?:.*\\\n)*.*\n")
 _LOAD_SEALING = "import sys; sys.path.insert(0, sys.argv[1]); import cryptography.hazmat.bindings._rust"
 #: uv's message if the index has the locked version of a package, but no wheel of that version for this Python.
 _NO_WHEEL = re.compile(r"([\w.-]+)(?:\{[^}]*\})?==(\S+) has no (?:\S+ )?wheels")

@@ -20,6 +20,7 @@ from kis_token.core.retry import (
     briefly,
     patiently,
     to_the_end,
+    unless_refused,
 )
 from kis_token.deadline import ISSUE_BUDGET
 from kis_token.errors import StoreMisconfigured, StoreOutage
@@ -80,7 +81,7 @@ def run(failing: Failing, clock: TurnedClock, patience: Patience, left: float = 
     return retry.run(failing, lambda: patience), told
 
 
-@pytest.mark.parametrize("patience", [briefly, patiently, to_the_end, at_most(1, to_the_end)])
+@pytest.mark.parametrize("patience", [briefly, unless_refused, patiently, to_the_end, at_most(1, to_the_end)])
 def test_one_failure_costs_less_than_a_second(patience: Patience) -> None:
     """One failure costs one short pause with any patience; a line is logged only if a long wait may follow."""
     clock = TurnedClock()
@@ -173,17 +174,17 @@ def test_lasting_error_is_raised_at_once(error: Exception) -> None:
 REFUSED = StoreOutage("store-unreachable", "Supabase does not answer (ConnectionRefusedError)", refused=True)
 
 
-def test_refused_connection_is_not_repeated_with_a_token_at_hand() -> None:
-    """A caller with a valid token does not wait for a server that accepts no connection."""
+def test_refused_connection_is_not_repeated_with_a_fresh_token() -> None:
+    """A caller with a fresh token does not wait for a server that accepts no connection."""
     clock = TurnedClock()
     failing = Failing(clock, 1, error=REFUSED)
     with pytest.raises(StoreOutage):
-        run(failing, clock, briefly)
+        run(failing, clock, unless_refused)
     assert (failing.asked, clock.slept) == (1, [])
 
 
-@pytest.mark.parametrize("patience", [patiently, to_the_end, at_most(1, to_the_end)])
-def test_refused_connection_is_repeated_without_a_token(patience: Patience) -> None:
+@pytest.mark.parametrize("patience", [briefly, patiently, to_the_end, at_most(1, to_the_end)])
+def test_refused_connection_is_repeated_without_a_fresh_token(patience: Patience) -> None:
     """A caller that depends on the store asks again, because the server may be starting."""
     clock = TurnedClock()
     assert run(Failing(clock, 1, error=REFUSED), clock, patience)[0] == "answer"

@@ -292,3 +292,18 @@ def test_an_invalid_answer_to_commit_does_not_cost_the_token(chain: Chain, body:
 
     assert (got.source, chain.cached_id()) == ("oauth", got.token.token_id)
     assert_warned(got, "could not be stored")
+
+
+def test_a_fresh_cached_token_does_not_wait_for_a_store_that_refuses(chain: Chain) -> None:
+    """With a fresh token in the cache, a refused connection costs one try; any other failure costs two."""
+    token = make_token()
+    chain.cache_token(token)
+    chain.supabase.server.add_fault(replace(OUTAGES["reset"], times=9))
+    clock = chain.clock()
+    assert (chain.resolve(clock).source, 0 < sum(clock.slept) < 1) == ("cache", True)
+    chain.supabase.stop()
+    clock = chain.clock()
+
+    got = chain.resolve(clock)
+
+    assert (got.token.token_id, got.source, clock.slept) == (token.token_id, "cache", [])

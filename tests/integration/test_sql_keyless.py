@@ -7,10 +7,10 @@ import json
 import psycopg
 import pytest
 
-from kis_token.sandbox.database import apply_migrations, migrations_folder, store_issuer_keys
+from kis_token.sandbox.database import apply_migrations, list_caller, migrations_folder, store_issuer_keys
 from kis_token.sandbox.github_issuer import GitHubIssuer, SigningKey
 from kis_token.store.slot_query import parse_slot
-from tests.keyless import Job, refusal
+from tests.keyless import PROJECT, Job, refusal
 from tests.support import APP_KEY, MINUTE, Caller, Database, make_token, utc_now
 
 HEXADECIMAL = "0123456789abcdef"
@@ -200,3 +200,23 @@ def test_files_can_be_run_again(database: Database, job: Job) -> None:
     apply_migrations(database.project.owner, migrations_folder())
     assert job.read()["access"] == "issue"
     assert database.call("check_setup") == []
+
+
+@pytest.mark.parametrize("listed", [None, "token", "keys", "issue"])
+def test_app_key_of_another_slot(database: Database, github: GitHubIssuer, job: Job, listed: str | None) -> None:
+    """A job takes the lease with another slot's app key only if the job may issue for that slot as well."""
+    if listed is not None:
+        list_caller(database.owner, github, PROJECT, service_name="kis-second", access=listed)
+    caller = Caller(database, service="kis-second")
+    assert caller.begin()["status"] == "granted"
+    assert caller.commit(make_token())["status"] == "committed"
+
+    if listed == "issue":
+        assert job.begin()["status"] == "conflict"
+        return
+    refused = refusal(job.begin)
+
+    assert refused.code == "KTA05"
+    assert "kis-second" not in f"{refused}", "the other slot's name is shown"
+    assert database.outcomes() == []
+    assert caller.begin()["status"] == "fresh"
