@@ -38,3 +38,12 @@ def test_sql_drops_no_table_and_deletes_no_row() -> None:
         commands = re.findall(r"^\s*(drop|truncate|delete)\b (?:if exists )?(\w+)", text, re.MULTILINE)
 
         assert {(verb, kind) for verb, kind in commands} <= {("drop", "function"), ("drop", "policy")}, file.name
+
+
+def test_quotation_is_that_of_the_readme() -> None:
+    """The README shows the workflow that init writes, but for the first line of each."""
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    shown = readme.split("# .github/workflows/quote.yml\n", 1)[1].split("```", 1)[0]
+    written = (CHECKOUT / "docs" / "examples" / "init" / "quote.yml").read_text(encoding="utf-8")
+
+    assert written.split("\n", 1)[1] == shown
