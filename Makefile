@@ -48,8 +48,8 @@ lowest: $(UV)
 
 # The tests of the importers that tests/test_imports.py names.
 LIBRARIES := tests/store tests/kis tests/cli tests/client/test_credential_manager.py tests/client/test_httpx_auth.py \
-	$(wildcard tests/client/test_kis_client*.py) tests/local/test_machine_lock.py tests/core/test_sealed_slot.py \
-	$(wildcard tests/test_config*.py) tests/github/test_action.py
+	$(wildcard tests/client/test_kis_client*.py) tests/local/test_machine_lock.py tests/local/test_profiles.py \
+	tests/core/test_sealed_slot.py $(wildcard tests/test_config*.py) tests/github/test_action.py
 
 bench: .venv/ready
 	$(BIN)/python -m bench

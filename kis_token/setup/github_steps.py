@@ -38,17 +38,21 @@ def write_workflows(setup: Setup, settings: Settings) -> None:
             report("new", "workflow", f"{file.shown} is written; commit and push it")
 
 
-def find_public_key(setup: Setup, settings: Settings) -> str:
-    """The project's public key, from a variable or from the user; the project has accepted it.
+def find_public_key(setup: Setup, settings: Settings, there: str) -> str:
+    """The project's public key: from a variable, from the repository (``there``) or from the user. Supabase accepts it.
 
     Raises KisTokenError if the user is absent and the key is missing or wrong.
     """
-    given = next(filter(None, (setup.env.get(name, "") for name in PUBLIC_KEYS)), "")
+    given = next(filter(None, (setup.env.get(name, "") for name in PUBLIC_KEYS)), "") or there
     if given or setup.dialogue.is_absent:
         return _accepted(given, settings, setup)
+    _tell_of_public_key(setup, settings)
+    return setup.dialogue.ask(Question("Supabase public key"), lambda answer: _accepted(answer, settings, setup))
+
+
+def _tell_of_public_key(setup: Setup, settings: Settings) -> None:
     where = dashboard_link(settings.supabase_url, "settings/api-keys") or "the project's settings, under API Keys"
     setup.dialogue.tell(f"The repository gets the public key (sb_publishable_…, or the older anon key): {where}")
-    return setup.dialogue.ask(Question("Supabase public key"), lambda answer: _accepted(answer, settings, setup))
 
 
 def check_public_key(text: str, url: str) -> str:
@@ -78,19 +82,24 @@ def _accepted(text: str, settings: Settings, setup: Setup) -> str:
 
 def set_repository_settings(setup: Setup, settings: Settings, repository: str | None) -> None:
     """Set the variables, or the secrets for a stored key. Without gh, show the commands that set them."""
-    if setup.options.with_secret:
-        kind: Kind = "secret"
-        wanted = {"SUPABASE_URL": settings.supabase_url, "SUPABASE_SERVICE_ROLE_KEY": settings.supabase_key}
-    else:
-        kind = "variable"
-        wanted = {"SUPABASE_URL": settings.supabase_url, PUBLIC_KEYS[0]: find_public_key(setup, settings)}
+    kind: Kind = "secret" if setup.options.with_secret else "variable"
     command = GitHubCommand.find(setup.env) if repository is not None else None
-    try:
-        there = command.values(kind, repository) if command is not None and repository is not None else None
-    except GitHubError as error:
-        setup.dialogue.warn(f"warning: {error.brief}")
-        there = None
-    if command is None or repository is None or there is None:
+    there: dict[str, str] = {}
+    if command is not None and repository is not None:
+        try:
+            there = command.values(kind, repository)
+        except GitHubError as error:
+            setup.dialogue.warn(f"warning: {error.brief}")
+            command = None
+    wanted = {"SUPABASE_URL": settings.supabase_url}
+    if setup.options.with_secret:
+        wanted["SUPABASE_SERVICE_ROLE_KEY"] = settings.supabase_key
+    elif command is not None or setup.dialogue.is_absent:
+        wanted[PUBLIC_KEYS[0]] = find_public_key(setup, settings, there.get(PUBLIC_KEYS[0], ""))
+    else:
+        wanted[PUBLIC_KEYS[0]] = ""  # gh asks for it
+        _tell_of_public_key(setup, settings)
+    if command is None or repository is None:
         _show_commands(setup, kind, wanted, repository)
         return
     for name, value in wanted.items():
@@ -121,10 +130,10 @@ def _is_to_be_set(setup: Setup, kind: Kind, name: str, value: str, before: str |
 
 
 def _show_commands(setup: Setup, kind: Kind, wanted: dict[str, str], repository: str | None) -> None:
-    """Show how the user sets the values. No line has a secret: gh asks for it."""
+    """Show how the user sets the values. No line has a secret, and gh asks for each value that a line lacks."""
     where = f" --repo {repository}" if repository is not None else ""
     for name, value in wanted.items():
-        given = f" --body {value}" if kind == "variable" else ""
+        given = f" --body {value}" if kind == "variable" and value else ""
         setup.dialogue.report("todo", kind, f"gh {kind} set {name}{where}{given}")
     if repository is not None:
         page = "secrets" if kind == "secret" else "variables"

@@ -117,6 +117,41 @@ def test_five_answers_and_one_paste(laptop: Laptop, terminal: Terminal, network:
     assert network.asked
 
 
+def test_second_run_asks_nothing(laptop: Laptop, terminal: Terminal, network: GitHubNetwork) -> None:
+    """After a first run, a new terminal asks no question: profile, database and repository have all answers."""
+    laptop.install_gh()
+    laptop.make_tables()
+    given = ("--repository", "acme/bot")
+    keys = {**laptop.keys, "SUPABASE_PUBLISHABLE_KEY": laptop.sandbox.anon_key}
+    laptop.init(*given, **keys)
+    laptop.paste_sql()
+    laptop.init(*given, "--keep", "file", **keys)
+
+    screen = Session(laptop, terminal, *given).end()
+
+    results = [line.split("m")[1].split()[0] for line in screen.splitlines() if line.startswith("\x1b[")]
+    assert set(results) == {"ok"}
+    assert laptop.sandbox.kis.counts("production").calls == 1
+    assert network.asked
+
+
+def test_without_gh(laptop: Laptop, terminal: Terminal, network: GitHubNetwork) -> None:
+    """Without gh, the public key is not asked for: the printed command asks for it."""
+    laptop.make_tables()
+    env = laptop.project | laptop.keys
+    laptop.init("--repository", "acme/bot", SUPABASE_PUBLISHABLE_KEY=laptop.sandbox.anon_key, **laptop.keys)
+    laptop.paste_sql()
+    session = Session(laptop, terminal, "--repository", "acme/bot", "--keep", "no", **env)
+
+    session.answer(LAST_DAY, "")
+    screen = session.end()
+
+    assert f"gh variable set SUPABASE_URL --repo acme/bot --body {laptop.sandbox.supabase.url}\n" in screen
+    assert "gh variable set SUPABASE_PUBLISHABLE_KEY --repo acme/bot\n" in screen
+    assert "https://github.com/acme/bot/settings/variables/actions" in screen
+    assert network.asked
+
+
 def test_paste_before_its_questions(ready_laptop: Laptop, terminal: Terminal) -> None:
     """A paste of all lines at the first question answers all of them, and shows no secret."""
     keys = (ready_laptop.account.app_key, ready_laptop.account.app_secret)
