@@ -26,8 +26,7 @@ LEAST_USEFUL = timedelta(seconds=30)
 #: estimated as its end minus this validity.
 USUAL_LIFETIME = timedelta(hours=24)
 
-#: If a returned token is younger than this, the call counts as having issued it; an older token existed before the call.
-#: KIS's clock may be off by some minutes.
+#: If a returned token is younger than this, the call has issued it. KIS's clock may be off by some minutes.
 JUST_NOW = timedelta(minutes=5)
 
 #: The time after an issue in which KIS answers tokenP with the same token.
