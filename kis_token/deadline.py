@@ -106,7 +106,7 @@ class Attempt:
             self._sent = True
 
     def give_up(self) -> None:
-        """Stop all further requests, and end the current exchange."""
+        """Send no further request, and end the HTTP request that is running."""
         with self._lock:
             self._is_given_up = True
             if self._connection is not None:

@@ -26,7 +26,7 @@ LEAST_USEFUL = timedelta(seconds=30)
 #: estimated as its end minus this validity.
 USUAL_LIFETIME = timedelta(hours=24)
 
-#: The age below which a token counts as issued by the call that returned it. KIS's clock may be off by some minutes.
+#: If a returned token is younger than this, the call has issued it. KIS's clock may be off by some minutes.
 JUST_NOW = timedelta(minutes=5)
 
 #: The time after an issue in which KIS answers tokenP with the same token.

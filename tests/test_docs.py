@@ -33,14 +33,59 @@ def test_every_input_reaches_the_program() -> None:
     assert "${{" not in step["run"]
 
 
-def test_every_error_code_has_an_entry() -> None:
-    """Each code has an entry with its remedy in the troubleshooting page, and no other entry exists."""
-    page = (CHECKOUT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    entries = dict(re.findall(r"^## `([a-z-]+)`\n\n(.+?)(?=\n## |\Z)", page, re.MULTILINE | re.DOTALL))
+#: The pages of errors: the leads of an entry's four parts, and the other page.
+ENTRIES = {
+    "docs/troubleshooting.md": (
+        ("Seen as:", "Why:", "How to tell:", "Remedy:"),
+        "[한국어](ko/troubleshooting.md#{})",
+    ),
+    "docs/ko/troubleshooting.md": (
+        ("나타나는 문구:", "원인:", "확인 방법:", "해결 방법:"),
+        "[English](../troubleshooting.md#{})",
+    ),
+}
 
+
+def entries_of(page: str) -> dict[str, str]:
+    """The entries of a page of errors by their codes."""
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
+    return dict(re.findall(r"^## `([a-z-]+)`\n\n(.+?)\n(?=\n## |\Z)", text, re.MULTILINE | re.DOTALL))
+
+
+@pytest.mark.parametrize("page", ENTRIES)
+def test_every_error_code_has_an_entry(page: str) -> None:
+    """Each code has an entry: a summary, the four parts in their order, and a link to the other language."""
+    leads, link = ENTRIES[page]
+    parts = [rf"\*\*{re.escape(lead)}\*\*[ \n]+\S.+?\n\n" for lead in leads]
+    form = re.compile(rf"(?:> .+\n)+\n{parts[0]}{parts[1]}{parts[2]}{parts[3]}(?P<link>\[.+)", re.DOTALL)
+
+    entries = entries_of(page)
     assert list(entries) == list(REMEDIES)
-    for code, remedy in REMEDIES.items():
-        assert remedy in entries[code], code
+    for code, entry in entries.items():
+        found = form.fullmatch(entry)
+        assert found is not None, code
+        assert found["link"] == link.format(code)
+        causes = entry.split(f"**{leads[1]}**\n\n")[1].split("\n\n")[0]
+        assert causes.startswith("- "), code
+
+
+def test_summary_of_an_entry_is_the_hint_of_the_error() -> None:
+    """The English entry begins with the error's hint, so that a search for the log's text finds it."""
+    for code, entry in entries_of("docs/troubleshooting.md").items():
+        quoted = " ".join(line.removeprefix("> ") for line in entry.split("\n\n")[0].splitlines())
+        assert quoted.replace("`", "") == REMEDIES[code], code
+        assert entry.split("**Remedy:** ")[1] != REMEDIES[code], code
+
+
+def test_entries_have_the_same_texts_in_both_languages() -> None:
+    """The texts that a user sees in the log are quoted alike, and the same number of causes is named."""
+    english, korean = (entries_of(page) for page in ENTRIES)
+    for code, entry in english.items():
+        quotes, translated = (
+            re.findall(r"“([^”]+)”", " ".join(text.split("\n\n**")[1].split())) for text in (entry, korean[code])
+        )
+        assert quotes == translated, code
+        assert entry.count("\n- ") == korean[code].count("\n- "), code
 
 
 def test_every_raised_code_is_known() -> None:

@@ -23,7 +23,9 @@ GITHUB = CHECKOUT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.yml"))
 YAML = [*WORKFLOWS, *GITHUB.glob("actions/*/action.yml"), CHECKOUT / "action.yml"]
 PAGES = [
-    page for folder in (".", "docs", "docs/examples", ".github") for page in sorted((CHECKOUT / folder).glob("*.md"))
+    page
+    for folder in (".", "docs", "docs/ko", "docs/examples", ".github")
+    for page in sorted((CHECKOUT / folder).glob("*.md"))
 ]
 
 

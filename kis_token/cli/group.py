@@ -10,7 +10,7 @@ from kis_token.cli import setup_commands as setup
 from kis_token.cli import token_commands as token
 from kis_token.cli.help_examples import TaughtGroup
 
-#: In the order of --help and of the README.
+#: In the order of --help and of docs/command.md.
 COMMANDS: tuple[click.Command, ...] = (
     init_command.init,
     token.get,

@@ -90,7 +90,7 @@ class PlainVault:
 def read_stored(
     text: str, service_name: str, vault: Vault, *, column: object = None, version: int | None = None
 ) -> tuple[Token, dict[str, Any]]:
-    """Return the token in a stored text, and all members of the token's JSON.
+    """Parse a value from the store or the cache. Return its token, and all members of its JSON.
 
     The text may be sealed or plain, the token valid or expired. ``column`` is the row's ``expires_at``, ``version`` is
     the row's version. Raises TokenUnusable if the text contains no usable token: a new token replaces that text. Raises

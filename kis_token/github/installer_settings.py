@@ -1,4 +1,4 @@
-"""The machine's settings of pip and uv, reduced to the indexes of packages and the way to them.
+"""The machine's settings of pip and uv that name a package index, or that a connection to an index needs.
 
 All other settings are left out, in variables and in files alike: a constraint, a prefix, a cut-off date or a platform
 would contradict a private folder with locked packages. This module needs the standard library alone.

@@ -72,7 +72,7 @@ def _variables() -> tuple[str | None, ...]:
 
 
 def _has_certifi() -> bool:
-    """Whether the package certifi is installed. The fast path of a step has no packages."""
+    """Whether the package certifi is installed. A step without the runtime has no package."""
     from importlib.util import find_spec
 
     return find_spec("certifi") is not None

@@ -159,7 +159,7 @@ def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> St
 
 
 def _keyless_error(code: str, message: str, detail: object) -> StoreMisconfigured:
-    """The error of a function keyless_* of sql/, which writes ``message`` and the statement in ``detail``."""
+    """The error for ``code``, with which a keyless_* function of sql/ ended. ``detail`` is the statement that helps."""
     known, said = _KEYLESS[code]
     is_shown = isinstance(detail, str) and detail.startswith(_SHOWN_DETAILS)
     parts = (said, one_line(message, 500), one_line(f"{detail}", _LONGEST_STATEMENT) if is_shown else "")

@@ -24,7 +24,7 @@ _OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
 class WireTransport(httpx.BaseTransport):
     """Sends each request in at most ``seconds()``. ``key`` is the key that the client sends.
 
-    Raises StoreOutage, and StoreMisconfigured for an error answer.
+    Raises StoreOutage if Supabase does not answer, and for an error answer the error that `error_answers` makes of it.
     """
 
     def __init__(self, wire: Wire, key: str, seconds: Callable[[], float]) -> None:

@@ -1,4 +1,4 @@
-"""The completion of the command line in a shell, by the lines of docs/operations.md."""
+"""The completion of the command line in a shell, by the lines of docs/command.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tools.step import CHECKOUT
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAGE = (CHECKOUT / "docs" / "operations.md").read_text(encoding="utf-8")
+PAGE = (CHECKOUT / "docs" / "command.md").read_text(encoding="utf-8")
 #: The value of the variable for each shell's script.
 SOURCES = re.findall(r"_KIS_TOKEN_COMPLETE=(\w+_source) kis-token", PAGE)
 

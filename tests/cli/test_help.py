@@ -21,10 +21,10 @@ SECRET = "PSa1b2c3d4e5f6g7h8"
 
 
 @pytest.mark.usefixtures("child_processes")
-def test_help_and_readme_have_the_same_commands() -> None:
-    """The help and the README's section have the same commands in the same order."""
-    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    section = readme.split("## On a laptop or a server\n")[1].split("\n## ")[0]
+def test_help_and_page_have_the_same_commands() -> None:
+    """The help and docs/command.md have the same commands in the same order."""
+    page = (CHECKOUT / "docs" / "command.md").read_text(encoding="utf-8")
+    section = page.split("## All commands\n")[1].split("\n## ")[0]
     written = re.findall(r"^kis-token ([a-z-]+)", section, re.MULTILINE)
     ended = kis_token({}, "--help")
     listed = re.findall(r"^  ([a-z-]+)  ", ended.stdout.split("Commands:\n")[1].split("\n\n")[0], re.MULTILINE)
@@ -45,11 +45,11 @@ def test_help_teaches(command: TaughtCommand) -> None:
 
 
 def test_exit_statuses_are_said() -> None:
-    """The statuses in the help are those of the README."""
+    """The statuses in the help are those of docs/command.md."""
     text = " ".join(kis_token_here({}, "--help").stdout.split())
     assert "0 done; 1 an error, which is explained; 2 invalid command line; 130 interrupted" in text
-    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| ([\d, ]+) \|", readme.split("| exit status |")[1], re.MULTILINE) == [
+    page = (CHECKOUT / "docs" / "command.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| ([\d, ]+) \|", page.split("| exit status |")[1], re.MULTILINE) == [
         "0",
         "1",
         "2",

@@ -124,10 +124,10 @@ def test_wait_is_logged(chain: Chain, caplog: pytest.LogCaptureFixture) -> None:
     assert "another bot is issuing a token" in caplog.text
 
 
-def test_program_of_the_readme(chain: Chain) -> None:
-    """The README's lines run unchanged."""
-    section = (SOURCE.parents[1] / "README.md").read_text(encoding="utf-8").split("## In Python\n")[1]
-    program = section.split("```python\n")[1].split("```")[0]
+def test_program_of_the_page(chain: Chain) -> None:
+    """The first program of docs/library.md runs unchanged."""
+    page = (SOURCE.parents[1] / "docs" / "library.md").read_text(encoding="utf-8")
+    program = page.split("```python\n")[1].split("```")[0]
 
     done = subprocess.run(
         [sys.executable, "-"],

@@ -249,8 +249,8 @@ def test_names_of_the_guide_s_arguments(supabase: PostgRESTStandIn, database: Da
 
 
 def test_two_lines_for_times_with_a_zone(chain: Chain) -> None:
-    """The lines of docs/clients.md work on a row of this project; the lines for times without a zone do not."""
-    page = (CHECKOUT / "docs" / "clients.md").read_text(encoding="utf-8")
+    """The lines of docs/migrating.md work on a row of this project; the lines for times without a zone do not."""
+    page = (CHECKOUT / "docs" / "migrating.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(from datetime import .*?)```", page, re.DOTALL)
     lines: dict[str, Any] = {}
     exec(block, lines)  # noqa: S102 - the document's own program

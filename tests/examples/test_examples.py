@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -43,20 +44,22 @@ def run(
     *,
     environment: Environment = "production",
     secrets: dict[str, str] | None = None,
+    event: str = "workflow_dispatch",
+    arguments: tuple[str, ...] = (),
 ) -> list[str]:
     """Run a workflow, which must succeed; return the output of its programs. The log has no secret.
 
+    A job with the permission ``id-token: write`` gets the two variables of a keyless set-up and no key of Supabase.
     The examples name no host, because the defaults are KIS's. In the tests a variable leads to the sandbox.
     """
     url = sandbox.kis.production_url if environment == "production" else sandbox.kis.paper_url
-    done = project.run(
-        sandbox,
-        workflow,
-        "workflow_dispatch",
-        f"--env=KIS_BASE_URL={url}",
-        "--platform=self-hosted=-self-hosted",
-        secrets=secrets,
-    )
+    given = [f"--env=KIS_BASE_URL={url}", "--platform=self-hosted=-self-hosted", *arguments]
+    if "id-token: write }" in (EXAMPLES / workflow).read_text(encoding="utf-8"):
+        variables = {"SUPABASE_URL": sandbox.supabase.url, "SUPABASE_PUBLISHABLE_KEY": sandbox.anon_key}
+        given += [f"--var={name}={value}" for name, value in variables.items()]
+        given += [f"--env={name}={value}" for name, value in sandbox.github.variables().items()]
+        secrets = {"SUPABASE_URL": "", "SUPABASE_SERVICE_ROLE_KEY": ""} | (secrets or {})
+    done = project.run(sandbox, workflow, event, *given, secrets=secrets)
 
     assert done.returncode == 0, readable(done.stdout)
     shown = [secret for secret in secrets_of(sandbox) if secret in done.stdout]
@@ -91,6 +94,7 @@ def can_make_environments() -> bool:
 @pytest.mark.skipif(not can_make_environments(), reason="python3 has no venv; install python3-venv")
 def test_quote_with_requests(project: Project, sandbox: Sandbox) -> None:
     """The outputs reach a Python program in a virtual environment, with one issue."""
+    sandbox.trust()
     take(project.repository, "quote.yml", "quote.py")
 
     assert run(project, sandbox, "quote.yml") == [f"000660: {PRICE}", f"005930: {PRICE}"]
@@ -113,6 +117,7 @@ fi
 
 def test_client(project: Project, sandbox: Sandbox) -> None:
     """KISClient issues a token if no token is stored, and gets a new one after KIS ends it."""
+    sandbox.trust()
     take(project.repository, "client.yml", "watch.py")
     python = project.commands / "python3"
     python.write_text(PYTHON.replace("{python}", sys.executable))
@@ -173,6 +178,7 @@ def test_async_program(tmp_path: Path, sandbox: Sandbox) -> None:
 
 def test_matrix(project: Project, sandbox: Sandbox) -> None:
     """All jobs get the same token: there is one tokenP call, and each job quotes."""
+    sandbox.trust()
     take(project.repository, "matrix.yml", "quote.sh")
 
     assert run(project, sandbox, "matrix.yml") == [f"000660: {PRICE}", f"005930: {PRICE}", f"035420: {PRICE}"]
@@ -189,12 +195,15 @@ def test_accounts(project: Project, databases: MigratedDatabases) -> None:
         Sandbox(project=migrated, kis=KISEmulator(production=[main, savings])) as sandbox,
     ):
         sandbox.store_keys("kis-savings", savings)
+        sandbox.trust("kis")
+        sandbox.trust("kis-savings")
         assert run(project, sandbox, "accounts.yml") == [f"005930: {PRICE}"] * 2
         assert sandbox.kis.counts("production").issues == 2
 
 
 def test_paper(project: Project, sandbox: Sandbox) -> None:
     """Paper trading goes to the paper environment, and the real one is never called."""
+    sandbox.trust("kis-paper")
     take(project.repository, "paper.yml", "quote.sh")
 
     assert run(project, sandbox, "paper.yml", environment="paper") == [f"005930: {PRICE}"]
@@ -204,6 +213,7 @@ def test_paper(project: Project, sandbox: Sandbox) -> None:
 
 def test_self_hosted(project: Project, sandbox: Sandbox) -> None:
     """Without Supabase the second job uses the token that the first has cached on the runner."""
+    sandbox.trust()
     take(project.repository, "self-hosted.yml", "quote.sh")
     account = sandbox.kis.accounts["production"][0]
     secrets = {"KIS_APP_KEY": account.app_key, "KIS_APP_SECRET": account.app_secret}
@@ -216,6 +226,30 @@ def test_self_hosted(project: Project, sandbox: Sandbox) -> None:
     assert sandbox.kis.counts("production").calls == 1
 
 
+def test_two_jobs(project: Project, sandbox: Sandbox) -> None:
+    """Both jobs get the same token by one issue, and its end passes from job to job."""
+    sandbox.trust()
+    take(project.repository, "two-jobs.yml")
+
+    run(project, sandbox, "two-jobs.yml")
+
+    assert sandbox.kis.counts("production").calls == 1
+
+
+@pytest.mark.parametrize(("repository", "calls"), [("stranger/bot", 0), ("someone/bot", 1)])
+def test_pull_request(project: Project, sandbox: Sandbox, tmp_path: Path, repository: str, calls: int) -> None:
+    """With a stored key, the job is skipped for a fork's pull request, and runs for one of the repository itself."""
+    take(project.repository, "pull-request.yml", "quote.sh")
+    event = tmp_path / "event.json"
+    event.write_text(json.dumps({"pull_request": {"head": {"repo": {"full_name": repository}}}}))
+
+    arguments = (f"--eventpath={event}", "--env=GITHUB_REPOSITORY=someone/bot")
+    seen = run(project, sandbox, "pull-request.yml", event="pull_request", arguments=arguments)
+
+    assert seen == [f"005930: {PRICE}"] * calls
+    assert sandbox.kis.counts("production").calls == calls
+
+
 def test_enterprise_server(project: Project, sandbox: Sandbox) -> None:
     """The workflow runs with an action from a copy of the repository."""
     take(project.repository, "ghes.yml", "quote.sh")
@@ -226,6 +260,7 @@ def test_enterprise_server(project: Project, sandbox: Sandbox) -> None:
 @pytest.mark.skipif(shutil.which("node") is None, reason="the example is in JavaScript, and node is not installed")
 def test_other_languages(project: Project, sandbox: Sandbox) -> None:
     """Programs of two languages find token and keys in their environment."""
+    sandbox.trust()
     take(project.repository, "other-languages.yml", "quote.sh", "quote.mjs")
 
     assert run(project, sandbox, "other-languages.yml") == [

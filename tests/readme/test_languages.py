@@ -1,15 +1,26 @@
-"""README.md and README.ko.md agree: their headings, tables, blocks and links correspond."""
+"""Each Korean page agrees with its English page: headings, tables, lists, blocks and links correspond.
+
+docs/ko/security.md has only some sections of its English page: each of them names the English one by a link.
+"""
 
 from __future__ import annotations
 
+import posixpath
 import re
 
-from tests.readme.conftest import blocks_of, read_page
+import pytest
 
-ENGLISH, KOREAN = read_page("README.md"), read_page("README.ko.md")
-PAGES = {"README.md": ENGLISH, "README.ko.md": KOREAN}
-#: Tables whose first column has commands or outputs, which are the same in both languages.
-NAMES = r"`[a-z-]+`|[\d, ]+"
+from tests.readme.page import blocks_of, read_page
+from tools.step import CHECKOUT
+
+#: The English page of each Korean one.
+ENGLISH = {f"docs/ko/{page.name}": f"docs/{page.name}" for page in sorted((CHECKOUT / "docs" / "ko").glob("*.md"))}
+ENGLISH = {"README.ko.md": "README.md", **ENGLISH}
+KOREAN = {english: korean for korean, english in ENGLISH.items()}
+#: The pages that correspond as a whole.
+WHOLE = [page for page in ENGLISH if page != "docs/ko/security.md"]
+#: Tables whose first column has code or numbers, which are the same in both languages.
+NAMES = r"`[^`]+`|[\d, ]+"
 
 
 def without_blocks(page: str) -> str:
@@ -22,10 +33,15 @@ def headings(page: str) -> list[tuple[str, str]]:
     return re.findall(r"^(#+) (.+)$", without_blocks(page), re.MULTILINE)
 
 
+def anchor(heading: str) -> str:
+    """GitHub's anchor of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def tables(page: str) -> list[list[list[str]]]:
     """The cells of each row of each table."""
     found = re.findall(r"(?:^\|.*\|\n)+", without_blocks(page), re.MULTILINE)
-    rows = ([row.strip("|").split("|") for row in table.splitlines()] for table in found)
+    rows = ([row.strip("|").split(" | ") for row in table.splitlines()] for table in found)
     return [[[cell.strip() for cell in row] for row in table] for table in rows]
 
 
@@ -35,48 +51,82 @@ def lists(page: str) -> list[str]:
 
 
 def comparable(language: str, code: str) -> str:
-    """A block without its texts for people: comments, and the labels of pictures."""
+    """A block without its texts for people: comments, and the list of commands with its explanations."""
     if language == "mermaid":
         return re.sub(r'"[^"]*"', '""', code)
     return re.sub(r"(^|\s+)# (?!\.github/).*$", "", code, flags=re.MULTILINE)
 
 
+def section_of(korean: str, number: int) -> str:
+    """The anchor of the English section that corresponds to a heading of a Korean page."""
+    if korean in WHOLE:
+        return anchor(headings(read_page(ENGLISH[korean]))[number][1])
+    _, text = headings(read_page(korean))[number]
+    body = read_page(korean).split(f" {text}\n", 1)[1].split("\n## ")[0]
+    named = re.search(rf"\]\(\.\./{posixpath.basename(korean)}#([\w-]+)\)", body)
+    return named[1] if named else ""
+
+
 def targets(page: str) -> list[str]:
-    """The targets of links within the repository."""
-    return re.findall(r"\]\((?!https?:)([^)]+)\)", without_blocks(page))
+    """The targets of a page's links within the repository, as paths from its top; those of Korean pages in English."""
+    found = []
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", without_blocks(read_page(page))):
+        path, _, section = target.partition("#")
+        file = posixpath.normpath(posixpath.join(posixpath.dirname(page), path)) if path else page
+        if file in ENGLISH:
+            numbers = {anchor(text): number for number, (_, text) in enumerate(headings(read_page(file)))}
+            section = section_of(file, numbers[section]) if section else ""
+            file = ENGLISH[file]
+        found.append(f"{file}#{section}")
+    return found
 
 
-def test_same_headings() -> None:
-    """Both pages have headings of the same levels in the same order."""
-    assert [level for level, _ in headings(ENGLISH)] == [level for level, _ in headings(KOREAN)]
+def pair(korean: str) -> tuple[str, str]:
+    """The texts of both pages."""
+    return read_page(ENGLISH[korean]), read_page(korean)
 
 
-def test_same_tables() -> None:
+@pytest.mark.parametrize("page", WHOLE)
+def test_same_headings(page: str) -> None:
+    """Both pages have headings of the same levels in the same order; a heading with a code is the same."""
+    english, korean = map(headings, pair(page))
+
+    assert [level for level, _ in english] == [level for level, _ in korean]
+    assert [text for _, text in english if "`" in text] == [text for _, text in korean if "`" in text]
+
+
+@pytest.mark.parametrize("page", WHOLE)
+def test_same_tables(page: str) -> None:
     """Both pages have tables of the same size, with the same first column if it has names or numbers."""
-    english, korean = tables(ENGLISH), tables(KOREAN)
+    english, korean = map(tables, pair(page))
 
     assert [[len(row) for row in table] for table in english] == [[len(row) for row in table] for table in korean]
-    named = [[row[0] for row in table[2:]] for table in english if re.fullmatch(NAMES, table[2][0])]
-    assert len(named) == 4, "modes, inputs, outputs and exit statuses"
-    assert named == [[row[0] for row in table[2:]] for table in korean if re.fullmatch(NAMES, table[2][0])]
+    for one, other in zip(english, korean, strict=True):
+        if re.fullmatch(NAMES, one[2][0]):
+            assert [row[0] for row in one[2:]] == [row[0] for row in other[2:]]
 
 
-def test_same_names_in_tables() -> None:
+@pytest.mark.parametrize("page", WHOLE)
+def test_same_names_in_tables(page: str) -> None:
     """The code in a cell is also in the other page's cell."""
-    for english, korean in zip(tables(ENGLISH), tables(KOREAN), strict=True):
+    for english, korean in zip(*map(tables, pair(page)), strict=True):
         for row, other in zip(english, korean, strict=True):
             for cell, translated in zip(row, other, strict=True):
                 assert sorted(re.findall(r"`[^`]+`", cell)) == sorted(re.findall(r"`[^`]+`", translated))
 
 
-def test_same_lists() -> None:
+@pytest.mark.parametrize("page", WHOLE)
+def test_same_lists(page: str) -> None:
     """Both pages have the same lists."""
-    assert lists(ENGLISH) == lists(KOREAN)
+    english, korean = map(lists, pair(page))
+
+    assert english == korean
 
 
-def test_same_blocks() -> None:
-    """Both pages have the same blocks, apart from comments and the labels of the picture."""
-    english, korean = blocks_of(ENGLISH), blocks_of(KOREAN)
+@pytest.mark.parametrize("page", WHOLE)
+def test_same_blocks(page: str) -> None:
+    """Both pages have the same blocks, apart from comments."""
+    english, korean = map(blocks_of, pair(page))
 
     assert [comparable(each.language, each.code) for each in english] == [
         comparable(each.language, each.code) for each in korean
@@ -84,10 +134,35 @@ def test_same_blocks() -> None:
     assert [each.language for each in english] == [each.language for each in korean]
 
 
-def test_same_links() -> None:
-    """Both pages link to the same pages and sections."""
-    english, korean = (
-        sorted(target for target in targets(page) if not target.startswith(("#", "README."))) for page in PAGES.values()
+@pytest.mark.parametrize("page", WHOLE)
+def test_same_links(page: str) -> None:
+    """Both pages link to the same pages and sections; the Korean page links to the Korean one of them, if it exists."""
+    other = f"{ENGLISH[page]}#"  # each page also links to the other one
+
+    assert sorted(each for each in targets(ENGLISH[page]) if not each.startswith(other)) == sorted(
+        each for each in targets(page) if not each.startswith(other)
     )
 
-    assert english == korean
+
+@pytest.mark.parametrize("page", ENGLISH)
+def test_pages_link_to_each_other(page: str) -> None:
+    """The first lines of both pages lead to the other language."""
+    english, korean = (text.split("\n\n")[1] for text in pair(page))
+    there = posixpath.relpath(page, posixpath.dirname(ENGLISH[page]))
+
+    assert english == f"English · [한국어]({there})"
+    assert korean == f"[English]({posixpath.relpath(ENGLISH[page], posixpath.dirname(page))}) · 한국어"
+
+
+def test_part_of_the_security_page() -> None:
+    """Each section of the Korean page names its English section, and has the rows of its table, in the same order."""
+    korean, english = (read_page(page) for page in ("docs/ko/security.md", "docs/security.md"))
+    sections = {anchor(part.split("\n")[0]): part for part in english.split("\n## ")}
+
+    for part in korean.split("\n## ")[1:]:
+        named = re.search(r"\]\(\.\./security\.md#([\w-]+)\)", part)
+        assert named is not None, part
+        one, other = tables(sections[named[1]])[0], tables(part)[0]
+        assert [len(row) for row in one] == [len(row) for row in other]
+        for row, translated in zip(one, other, strict=True):
+            assert sorted(re.findall(r"`[^`]+`", row[0])) == sorted(re.findall(r"`[^`]+`", translated[0]))

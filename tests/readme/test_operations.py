@@ -12,12 +12,13 @@ import pytest
 from kis_token.sandbox.database import apply_migrations, migrations_folder, prepare_database
 from kis_token.sandbox.postgrest import PostgRESTStandIn
 from tests.github_network import GitHubNetwork
-from tests.readme.conftest import Newcomer, blocks_of, read_page
+from tests.readme.page import blocks_of, read_page
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from kis_token.sandbox.postgres import EmbeddedPostgres
+    from tests.readme.newcomer import Newcomer
 
 #: The page with the blocks of its lists at the margin.
 PAGE = re.sub(
