@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.github.runtime_manifest import find_damage, write_manifest
+from kis_token.github.runtime_manifest import find_damage
 from kis_token.sandbox import Sandbox
 from kis_token.token import fingerprint
 from tests.github.entrypoint_steps import (

@@ -424,7 +424,7 @@ def test_pieces_would_be_markup() -> None:
 
 @pytest.mark.parametrize("code", REMEDIES)
 def test_every_code_leads_to_its_entry(code: str) -> None:
-    """The hyperlinks' anchor is a heading of the page in both languages, and the remedy is shown literally, with angle brackets."""
+    """The hyperlinks' anchor is a heading of the page in both languages. Angle brackets of the remedy are visible."""
     page = describe_failure([KisTokenError(code, "x")], ())
     entries = (CHECKOUT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
     links = [element.attrs["href"] for element in elements(page) if element.type == "link_open"]
