@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 #: The page with an entry for each code. A composite action cannot find out its own repository, so this is the name
 #: under which README.md says to use it.
 ENTRIES = "https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md"
+#: The same page in Korean.
+KOREAN_ENTRIES = ENTRIES.replace("/docs/", "/docs/ko/")
 
 #: KIS's codes for keys that it does not accept: our code and the message.
 KIS_REFUSALS = {

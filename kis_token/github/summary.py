@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.core.rotation import due_at
+from kis_token.errors import KOREAN_ENTRIES
 from kis_token.token import State, in_both_zones, in_hours
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def describe_failure(faults: Sequence[KisTokenError], trace: Sequence[TraceEntry
         *(
             [
                 f"❌ [`{fault.code}`]({fault.entry}) {plain(fault.args[0])}\\",  # the backslash ends the line
-                f"**Next step:** {plain(fault.hint)}",
+                f"**Next step:** {plain(fault.hint)} [한국어]({KOREAN_ENTRIES}#{fault.code})",
             ]
             for fault in faults
         ),

@@ -208,7 +208,8 @@ def test_a_rotation_that_has_nothing_to_do() -> None:
 NOTHING_VALID = """\
 ❌ [`no-valid-token`](https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#no-valid-token) \
 Neither Supabase nor the cache has a valid token\\
-**Next step:** mode: check never issues. Run once with mode: resolve.
+**Next step:** mode: check never issues. Run once with mode: resolve. \
+[한국어](https://github.com/org/kis-token-action/blob/v1/docs/ko/troubleshooting.md#no-valid-token)
 
 <details><summary>Result of each source</summary>
 
@@ -232,11 +233,13 @@ SEVERAL = """\
 ❌ [`missing-supabase-url`]\
 (https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#missing-supabase-url) \
 supabase-url (or SUPABASE_URL) is not set\\
-**Next step:** Set it to the project's URL, https:\u200b//&lt;project&gt;.supabase.co.
+**Next step:** Set it to the project's URL, https:\u200b//&lt;project&gt;.supabase.co. \
+[한국어](https://github.com/org/kis-token-action/blob/v1/docs/ko/troubleshooting.md#missing-supabase-url)
 
 ❌ [`invalid-boolean`](https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#invalid-boolean) \
 verify is neither true nor false\\
-**Next step:** Use true or false.
+**Next step:** Use true or false. \
+[한국어](https://github.com/org/kis-token-action/blob/v1/docs/ko/troubleshooting.md#invalid-boolean)
 """
 
 
@@ -421,12 +424,13 @@ def test_pieces_would_be_markup() -> None:
 
 @pytest.mark.parametrize("code", REMEDIES)
 def test_every_code_leads_to_its_entry(code: str) -> None:
-    """The hyperlink's anchor is a heading of the page, and the remedy is shown literally, with angle brackets."""
+    """The hyperlinks' anchor is a heading of the page in both languages. Angle brackets of the remedy are visible."""
     page = describe_failure([KisTokenError(code, "x")], ())
     entries = (CHECKOUT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    (link,) = (element for element in elements(page) if element.type == "link_open")
-    assert link.attrs["href"] == f"{ENTRIES}#{code}"
+    links = [element.attrs["href"] for element in elements(page) if element.type == "link_open"]
+    assert links == [f"{ENTRIES}#{code}", f"{ENTRIES.replace('docs/', 'docs/ko/')}#{code}"]
     assert f"\n## `{code}`\n" in entries
+    assert f"\n## `{code}`\n" in (CHECKOUT / "docs" / "ko" / "troubleshooting.md").read_text(encoding="utf-8")
     assert seen(REMEDIES[code]) in texts_of(page)
 
 

@@ -194,9 +194,9 @@ def test_evening_tick_with_a_refused_key_leaves_the_issue_open(project: Project,
 
 
 def caller_workflow() -> str:
-    """Return README.md's workflow, which only calls the rotation."""
+    """Return README.md's workflow, which only calls the rotation, with the secrets of a stored key."""
     (caller,) = re.findall(r"```yaml\n(# \.github/workflows/rotate-token\.yml\n.*?)```", README.read_text(), re.DOTALL)
-    return str(caller)
+    return f"{caller}    secrets: inherit\n"
 
 
 def test_called_by_another_repository(project: Project, sandbox: Sandbox) -> None:
