@@ -104,7 +104,7 @@ def postgres() -> Iterator[EmbeddedPostgres]:
         yield server
         with psycopg.connect(server.dsn) as connection:
             (data,) = connection.execute("show data_directory").fetchone() or ("",)
-        leaks.LEAKS.judge_file(Path(data).with_name("log"))
+        leaks.LEAKS.judge_file(str(Path(data).with_name("log")))
 
 
 @pytest.fixture(scope="session")

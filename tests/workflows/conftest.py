@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,10 +154,17 @@ def project(tmp_path: Path, tool_cache: Path, child_processes: None) -> Project:
 
 def find_step(workflow: str, name: str) -> dict[str, Any]:
     """Return the one step with this name in one of this project's workflows."""
-    jobs = yaml.safe_load((CHECKOUT / ".github" / "workflows" / workflow).read_text(encoding="utf-8"))["jobs"]
+    jobs = _jobs(workflow)
     step: dict[str, Any]
     (step,) = [step for job in jobs.values() for step in job.get("steps", ()) if step.get("name") == name]
     return step
+
+
+@cache
+def _jobs(workflow: str) -> dict[str, Any]:
+    page: dict[str, Any] = yaml.safe_load((CHECKOUT / ".github" / "workflows" / workflow).read_text(encoding="utf-8"))
+    jobs: dict[str, Any] = page["jobs"]
+    return jobs
 
 
 def add_command(folder: Path, name: str, program: str, interpreter: str = sys.executable) -> None:
