@@ -38,6 +38,12 @@ LOADED_PROGRAM = [
     ),
 ]
 
+#: A run of other tests, without the plugins that only this project's tests need.
+PYTEST = [
+    *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:anyio", "-p", "no:hypothesispytest"),
+    *("-p", "no:xdist", "-p", "no:xdist.looponfail"),
+]
+
 
 def clean(env: Mapping[str, str]) -> dict[str, str]:
     """Return this machine's environment with ``env`` as the only settings."""

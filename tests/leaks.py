@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: The longest part of a command, in characters, that a finding shows. An argument may be a whole program.
 LONGEST_FINDING = 400
 
+#: Python's audit events before the start of a child process that no Popen starts.
+FORKS = frozenset({"os.fork", "os.forkpty", "os.posix_spawn"})
+
 
 class Leaks:
     """The past findings, and the search for further ones."""
@@ -137,7 +140,9 @@ def on_event(event: str, arguments: tuple[Any, ...]) -> None:
     """Handle an audit event of Python: a child process is about to start, or a folder is about to be deleted."""
     if not LEAKS.test:
         return
-    if event == "subprocess.Popen":
+    if event in FORKS:
+        _processes.add_fork()
+    elif event == "subprocess.Popen":
         LEAKS.judge_command(leak_capture.words_of(arguments[1]))
         for secret in leak_capture.secrets_of(arguments[3]):
             LEAKS.add(secret)
@@ -150,7 +155,7 @@ def on_event(event: str, arguments: tuple[Any, ...]) -> None:
 
 def pytest_configure() -> None:
     """Start the watch."""
-    leak_capture.listen(_patch, LEAKS.hear, LEAKS.add, says_secrets)
+    leak_capture.listen(_patch, LEAKS.hear, LEAKS.add, says_secrets, _processes.add)
     sys.addaudithook(on_event)
     _processes.start()
 
@@ -196,6 +201,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 def pytest_runtest_logfinish() -> None:
     """End a test."""
+    _processes.forget_forks()
     LEAKS.end()
 
 

@@ -36,7 +36,7 @@ ACCOUNT = Account()
 APP_KEY = AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
 
 # A slow machine must not fail a test of hypothesis, so there is no time limit for an example.
-settings.register_profile("unhurried", settings.default, deadline=None)
+settings.register_profile("unhurried", settings.default, deadline=None, max_examples=40)
 settings.load_profile("unhurried")
 
 MIGRATED_TABLES = (

@@ -17,6 +17,7 @@ import yaml
 
 from kis_token.sandbox import PRICE_PATH
 from kis_token.token import KST
+from tests.command import PYTEST
 from tests.readme.conftest import Newcomer, blocks_of, read_page
 from tests.support import HOUR, MINUTE, make_token
 from tests.workflows.conftest import readable
@@ -226,7 +227,7 @@ def test_tests_without_an_account(tmp_path: Path) -> None:
     (tmp_path / "test_bot.py").write_text(TESTS[0])
 
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'base'}"],
+        [*PYTEST, "-q", f"--basetemp={tmp_path / 'base'}"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
