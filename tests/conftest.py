@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import subprocess
 import sys
@@ -80,11 +81,20 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 1 if external_postgres.DSN else cores + 1
 
 
+@pytest.fixture(scope="session")
+def _machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("machines")
+    # Not by mktemp, which lists all folders to find an unused number.
+    return (folder / f"{number}" for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_machine(_machines: Iterator[Path]) -> Iterator[None]:
     """Give each test its own folder for notes, because a call that one test noted would delay others for a minute."""
+    folder = next(_machines)
+    folder.mkdir(mode=0o700)
     with pytest.MonkeyPatch.context() as patch:  # the fixture monkeypatch ends before the other fixtures of the test
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("machine")))
+        patch.setenv("XDG_CACHE_HOME", str(folder))
         yield
 
 
