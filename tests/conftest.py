@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import base64
+import compileall
 import itertools
 import os
+import py_compile
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+import uuid
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -201,6 +205,27 @@ def tool_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Co
     folder = leaks.shared_folder(tmp_path_factory, pytestconfig) / "tools"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def compiled_action(tool_cache: Path) -> Path:
+    """The action's files, with bytecode that is valid in each copy of them. All workers together make them once.
+
+    Without bytecode, each step of each workflow would compile the action's modules again.
+    """
+    action = tool_cache.with_name("action")
+    if not action.exists():
+        made = tool_cache.with_name(f"{uuid.uuid4()}")
+        made.mkdir()
+        for name in ("action.yml", "entrypoint.py", "requirements.txt", "requirements-uv.txt"):
+            shutil.copy(CHECKOUT / name, made)
+        shutil.copytree(CHECKOUT / "kis_token", made / "kis_token", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(CHECKOUT / ".github" / "workflows", made / ".github" / "workflows")
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        compileall.compile_dir(made / "kis_token", quiet=1, invalidation_mode=mode)
+        with suppress(OSError):  # another worker was faster
+            made.rename(action)
+    return action
 
 
 @pytest.fixture(scope="session")

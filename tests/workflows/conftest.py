@@ -125,7 +125,12 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, tool_cache: Path, child_processes: None) -> Project:  # noqa: ARG001 - act is one
+def project(
+    tmp_path: Path,
+    tool_cache: Path,
+    compiled_action: Path,
+    child_processes: None,  # noqa: ARG001 - act is one
+) -> Project:
     """A user's empty repository."""
     if sys.platform != "linux":
         pytest.skip("act runs these workflows on this machine itself, and they are written for a runner with Linux")
@@ -139,11 +144,7 @@ def project(tmp_path: Path, tool_cache: Path, child_processes: None) -> Project:
     (project.repository / ".github" / "workflows").mkdir(parents=True)
     project.commands.mkdir()
     action = tmp_path / "action"
-    action.mkdir()
-    for name in ("action.yml", "entrypoint.py", "requirements.txt", "requirements-uv.txt"):
-        shutil.copy(CHECKOUT / name, action)
-    shutil.copytree(CHECKOUT / "kis_token", action / "kis_token", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(CHECKOUT / ".github" / "workflows", action / ".github" / "workflows")
+    shutil.copytree(compiled_action, action)
     (tmp_path / "refs").mkdir()
     (tmp_path / "refs" / "v1").symlink_to(action)
     (tmp_path / "checkout").mkdir()
