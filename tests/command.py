@@ -33,8 +33,8 @@ LOADED_PROGRAM = [
     sys.executable,
     "-c",
     (
-        "import runpy, postgrest, kis_token.cli, kis_token.kis.session, kis_token.store.postgrest_client,"
-        " kis_token.wiring; runpy.run_module('kis_token', run_name='__main__', alter_sys=True)"
+        "import runpy, kis_token.cli, kis_token.kis.session, kis_token.store.supabase, kis_token.wiring;"
+        " runpy.run_module('kis_token', run_name='__main__', alter_sys=True)"
     ),
 ]
 

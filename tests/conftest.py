@@ -244,8 +244,8 @@ def _build_runtime(tool_cache: Path, *, seals: bool) -> Path:
     """The result has bytecode, as after a step. Without it, each copy would compile all packages again."""
     env = os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}
     made = ensure_runtime(CHECKOUT / "requirements.txt", env, time.monotonic() + 180, seals=seals)
-    if not (made / "postgrest" / "__pycache__").exists():
-        load = "import sys; sys.path[:0] = sys.argv[1:]; import postgrest, kis_token.github.action, kis_token.kis.api"
+    if not (made / "requests" / "__pycache__").exists():
+        load = "import sys; sys.path[:0] = sys.argv[1:]; import kis_token.github.action, kis_token.kis.session"
         subprocess.run([sys.executable, "-I", "-S", "-c", load, str(CHECKOUT), str(made)], check=True)
     return made
 
