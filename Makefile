@@ -15,7 +15,8 @@ export PIP_CACHE_DIR := $(CURDIR)/build/pip-cache
 # Without bytecode the tests, and the many programs that they start, take twice as long.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test quick matrix lowest bench lint lint-yaml lint-lock lock clean
+.PHONY: demo test quick matrix lowest bench lock clean
+.PHONY: lint lint-style lint-types lint-windows lint-macos lint-structure lint-yaml lint-lock
 
 demo: .venv/ready
 	$(BIN)/python -m tools.demo
@@ -54,12 +55,24 @@ LIBRARIES := tests/store tests/kis tests/cli tests/client/test_credential_manage
 bench: .venv/ready
 	$(BIN)/python -m bench
 
-lint: .venv/ready lint-yaml lint-lock
+# The parts of the lint run side by side: some of them wait for the package index, and mypy uses one core.
+lint: .venv/ready
+	@$(MAKE) --no-print-directory --jobs 4 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint-types lint-lock lint-structure lint-yaml lint-windows lint-macos lint-style
+
+lint-style: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint-types: .venv/ready
 	$(BIN)/mypy
+
+lint-windows: .venv/ready
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 $(PROGRAM)
+
+lint-macos: .venv/ready
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin $(PROGRAM)
+
+lint-structure: .venv/ready
 	$(BIN)/python -m pytest --quiet $(STRUCTURE)
 
 # The code that runs on every system. The tests are not in this list: each test states the systems it needs.

@@ -27,6 +27,23 @@ if TYPE_CHECKING:
 
 PROGRAM = [sys.executable, "-m", "kis_token"]
 
+#: The same program, with all modules loaded before it begins. On a busy machine their imports may take the 5 s that a
+#: caller has between its lease and tokenP.
+LOADED_PROGRAM = [
+    sys.executable,
+    "-c",
+    (
+        "import runpy, kis_token.cli, kis_token.kis.session, kis_token.store.supabase, kis_token.wiring;"
+        " runpy.run_module('kis_token', run_name='__main__', alter_sys=True)"
+    ),
+]
+
+#: A run of other tests, without the plugins that only this project's tests need.
+PYTEST = [
+    *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:anyio", "-p", "no:hypothesispytest"),
+    *("-p", "no:xdist", "-p", "no:xdist.looponfail"),
+]
+
 
 def clean(env: Mapping[str, str]) -> dict[str, str]:
     """Return this machine's environment with ``env`` as the only settings."""

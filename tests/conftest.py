@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import base64
+import compileall
+import itertools
 import os
+import py_compile
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from contextlib import ExitStack
+import uuid
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,15 +85,24 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 1 if external_postgres.DSN else cores + 1
 
 
+@pytest.fixture(scope="session")
+def _machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("machines")
+    # Not by mktemp, which lists all folders to find an unused number.
+    return (folder / f"{number}" for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def _own_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_machine(_machines: Iterator[Path]) -> Iterator[None]:
     """Give each test its own folder for notes, because a call that one test noted would delay others for a minute.
 
     The tests cannot reach the profiles of the user that runs them either.
     """
+    folder = next(_machines)
+    folder.mkdir(mode=0o700)
     with pytest.MonkeyPatch.context() as patch:  # the fixture monkeypatch ends before the other fixtures of the test
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("machine")))
-        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("profiles")))
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
         yield
 
 
@@ -108,7 +124,7 @@ def postgres() -> Iterator[EmbeddedPostgres]:
         yield server
         with psycopg.connect(server.dsn) as connection:
             (data,) = connection.execute("show data_directory").fetchone() or ("",)
-        leaks.LEAKS.judge_file(Path(data).with_name("log"))
+        leaks.LEAKS.judge_file(str(Path(data).with_name("log")))
 
 
 @pytest.fixture(scope="session")
@@ -196,6 +212,27 @@ def tool_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Co
 
 
 @pytest.fixture(scope="session")
+def compiled_action(tool_cache: Path) -> Path:
+    """The action's files, with bytecode that is valid in each copy of them. All workers together make them once.
+
+    Without bytecode, each step of each workflow would compile the action's modules again.
+    """
+    action = tool_cache.with_name("action")
+    if not action.exists():
+        made = tool_cache.with_name(f"{uuid.uuid4()}")
+        made.mkdir()
+        for name in ("action.yml", "entrypoint.py", "requirements.txt", "requirements-uv.txt"):
+            shutil.copy(CHECKOUT / name, made)
+        shutil.copytree(CHECKOUT / "kis_token", made / "kis_token", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(CHECKOUT / ".github" / "workflows", made / ".github" / "workflows")
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        compileall.compile_dir(made / "kis_token", quiet=1, invalidation_mode=mode)
+        with suppress(OSError):  # another worker was faster
+            made.rename(action)
+    return action
+
+
+@pytest.fixture(scope="session")
 def runtime(tool_cache: Path) -> Path:
     """The runtime of all steps that do not seal. If the runtime is missing, it is built."""
     return _build_runtime(tool_cache, seals=False)
@@ -208,8 +245,13 @@ def sealing_runtime(tool_cache: Path) -> Path:
 
 
 def _build_runtime(tool_cache: Path, *, seals: bool) -> Path:
+    """The result has bytecode, as after a step. Without it, each copy would compile all packages again."""
     env = os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}
-    return ensure_runtime(CHECKOUT / "requirements.txt", env, time.monotonic() + 180, seals=seals)
+    made = ensure_runtime(CHECKOUT / "requirements.txt", env, time.monotonic() + 180, seals=seals)
+    if not (made / "requests" / "__pycache__").exists():
+        load = "import sys; sys.path[:0] = sys.argv[1:]; import kis_token.github.action, kis_token.kis.session"
+        subprocess.run([sys.executable, "-I", "-S", "-c", load, str(CHECKOUT), str(made)], check=True)
+    return made
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ starting process runs no tests.
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,6 +30,10 @@ class Findings:
         self._looks = looks
         self._found: set[str] = set()
 
+    def pytest_collection_finish(self) -> None:
+        """Exempt the tests and their modules from garbage collection, which would examine all of them each time."""
+        gc.freeze()
+
     @pytest.hookimpl(wrapper=True, trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
         """Run the functions ``looks``. A finding fails the run."""
@@ -45,7 +50,10 @@ class Findings:
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401 - a private class of pytest-xdist
         """Take the findings of an ended worker. A crashed worker sends no findings, but a crash also fails the run."""
-        self._found.update(getattr(node, "workeroutput", {}).get("findings", ()))
+        sent = getattr(node, "workeroutput", {})
+        self._found.update(sent.get("findings", ()))
+        if "shared" in sent:
+            leaks.LEAKS.shared = Path(sent["shared"])
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the findings."""
@@ -58,7 +66,7 @@ class Findings:
 def watch(config: pytest.Config) -> None:
     """Watch the tests of this process, or gather the workers' findings. A conftest's pytest_configure calls this."""
     if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Findings(), "findings")
+        config.pluginmanager.register(Findings(leaks.look_at_shared_files), "findings")
         return
     config.pluginmanager.register(leaks, "leaks")
     config.pluginmanager.register(Findings(leaks.last_look, hidden_exceptions), "findings")

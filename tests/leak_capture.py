@@ -32,8 +32,12 @@ LONGEST_WORD = 20
 _SECRET_VARIABLE = re.compile(r"(INPUT|KIS|SUPABASE)_(?!PUBLISHABLE|ANON)\w*(KEY|SECRET|TOKEN)", re.ASCII)
 
 
+#: The process that owns a PostgreSQL runs as long as the tests, and starts nothing but PostgreSQL's programs.
+SERVER = "postgres_guard.py"
+
+
 class ProcessList:
-    """Examines the command lines of all running descendants of this process.
+    """Examines the command lines of all descendants of this process while a child process runs.
 
     On a system without /proc, the class does nothing.
     """
@@ -41,6 +45,9 @@ class ProcessList:
     def __init__(self, judge: Callable[[list[str]], None]) -> None:
         self._judge = judge
         self._done = threading.Event()
+        self._started = threading.Event()
+        self._children: list[subprocess.Popen[Any]] = []
+        self._has_forked = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._parents: dict[int, int] = {}
         self._looks: dict[int, int] = {}
@@ -51,15 +58,36 @@ class ProcessList:
             self._parents = dict.fromkeys(self._pids(), 0)
             self._thread.start()
 
+    def add(self, child: subprocess.Popen[Any]) -> None:
+        """Look while this child runs."""
+        if not any(word.endswith(SERVER) for word in words_of(child.args)):
+            self._children.append(child)
+            self._started.set()
+
+    def add_fork(self) -> None:
+        """Look until `forget_forks`: no object tells when a fork of this process ends."""
+        self._has_forked = True
+        self._started.set()
+
+    def forget_forks(self) -> None:
+        """The forks of a test end with the test."""
+        self._has_forked = False
+
     def stop(self) -> None:
         """Stop the looks."""
         self._done.set()
+        self._started.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
         while not self._done.wait(TICK):
             self._look()
+            self._started.clear()
+            for child in [each for each in self._children if each.returncode is not None]:
+                self._children.remove(child)
+            if not (self._children or self._has_forked):
+                self._started.wait()
 
     def _look(self) -> None:
         pids = set(self._pids())
@@ -121,12 +149,14 @@ def listen(
     hear: Callable[[str, str | bytes], None],
     add: Callable[[str], None],
     says_secrets: Callable[[list[str]], bool],
+    on_start: Callable[[subprocess.Popen[Any]], None],
 ) -> None:
     """Collect texts that a test sees and no report has, and register every made-up account as a secret.
 
     The wrapped functions keep their behaviour. If ``says_secrets`` is True for a command, only its stderr is collected.
+    ``on_start`` gets each child process.
     """
-    listen_to_children(patch, hear, says_secrets)
+    listen_to_children(patch, hear, says_secrets, on_start)
     read, leave, make = pytest.CaptureFixture.readouterr, pytest.RaisesExc.__exit__, Account.__init__
 
     def read_and_hear(captured: pytest.CaptureFixture[Any]) -> Any:  # noqa: ANN401 - the fixture's
@@ -153,7 +183,10 @@ def listen(
 
 
 def listen_to_children(
-    patch: pytest.MonkeyPatch, hear: Callable[[str, str | bytes], None], says_secrets: Callable[[list[str]], bool]
+    patch: pytest.MonkeyPatch,
+    hear: Callable[[str, str | bytes], None],
+    says_secrets: Callable[[list[str]], bool],
+    on_start: Callable[[subprocess.Popen[Any]], None],
 ) -> None:
     """Collect the output of children that comes through pipes of this process."""
     start, communicate = subprocess.Popen.__init__, subprocess.Popen.communicate
@@ -165,6 +198,7 @@ def listen_to_children(
 
     def start_and_hear(child: subprocess.Popen[Any], *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as Popen
         start(child, *arguments, **named)
+        on_start(child)
         for name in ("stdout", "stderr"):
             stream = getattr(child, name)
             if stream is not None:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: The longest part of a command, in characters, that a finding shows. An argument may be a whole program.
 LONGEST_FINDING = 400
 
+#: Python's audit events before the start of a child process that no Popen starts.
+FORKS = frozenset({"os.fork", "os.forkpty", "os.posix_spawn"})
+
 
 class Leaks:
     """The past findings, and the search for further ones."""
@@ -80,15 +83,16 @@ class Leaks:
             folders[:] = [name for name in folders if apart_from is None or not fnmatch(name, apart_from)]
             for name in names:
                 with suppress(OSError):  # deleted meanwhile
-                    self.judge_file(Path(parent, name))
+                    self.judge_file(f"{parent}{os.sep}{name}")
 
-    def judge_file(self, path: Path) -> None:
+    def judge_file(self, file: str) -> None:
         """Examine a file. A file whose purpose is to contain secrets is left out."""
-        status = path.lstat()
-        known = (str(path), status.st_mtime_ns, status.st_size)
+        status = os.lstat(file)
+        known = (file, status.st_mtime_ns, status.st_size)
         if not stat.S_ISREG(status.st_mode) or known in self._files:
             return
         self._files.add(known)
+        path = Path(file)
         content = path.read_bytes()
         seen = without_masks(content) if path.name == "log" else content
         if self.patterns.are_in(seen) and not may_hold_secrets(path, status.st_mode, content):
@@ -136,7 +140,9 @@ def on_event(event: str, arguments: tuple[Any, ...]) -> None:
     """Handle an audit event of Python: a child process is about to start, or a folder is about to be deleted."""
     if not LEAKS.test:
         return
-    if event == "subprocess.Popen":
+    if event in FORKS:
+        _processes.add_fork()
+    elif event == "subprocess.Popen":
         LEAKS.judge_command(leak_capture.words_of(arguments[1]))
         for secret in leak_capture.secrets_of(arguments[3]):
             LEAKS.add(secret)
@@ -149,7 +155,7 @@ def on_event(event: str, arguments: tuple[Any, ...]) -> None:
 
 def pytest_configure() -> None:
     """Start the watch."""
-    leak_capture.listen(_patch, LEAKS.hear, LEAKS.add, says_secrets)
+    leak_capture.listen(_patch, LEAKS.hear, LEAKS.add, says_secrets, _processes.add)
     sys.addaudithook(on_event)
     _processes.start()
 
@@ -163,7 +169,8 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _watched_folder(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> None:
     LEAKS.folder = tmp_path_factory.getbasetemp()
-    LEAKS.shared = shared_folder(tmp_path_factory, pytestconfig)
+    if hasattr(pytestconfig, "workeroutput"):
+        pytestconfig.workeroutput["shared"] = str(shared_folder(tmp_path_factory, pytestconfig))
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
@@ -194,6 +201,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 def pytest_runtest_logfinish() -> None:
     """End a test."""
+    _processes.forget_forks()
     LEAKS.end()
 
 
@@ -202,7 +210,12 @@ def last_look(_: pytest.Config) -> Iterator[str]:
     LEAKS.end()
     if LEAKS.folder is not None:
         LEAKS.judge_files(LEAKS.folder)
-    if LEAKS.shared not in (None, LEAKS.folder):
+    return (f"LEAK {finding}" for finding in LEAKS.found)
+
+
+def look_at_shared_files(_: pytest.Config) -> Iterator[str]:
+    """Yield the findings in the folder of all workers, in the process that started them and after their end."""
+    if LEAKS.shared is not None:
         LEAKS.judge_files(LEAKS.shared, apart_from="popen-*")
     return (f"LEAK {finding}" for finding in LEAKS.found)
 

@@ -8,6 +8,7 @@ import secrets
 import time
 import uuid
 from datetime import datetime, timedelta, timezone
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -35,7 +36,7 @@ ACCOUNT = Account()
 APP_KEY = AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
 
 # A slow machine must not fail a test of hypothesis, so there is no time limit for an example.
-settings.register_profile("unhurried", settings.default, deadline=None)
+settings.register_profile("unhurried", settings.default, deadline=None, max_examples=40)
 settings.load_profile("unhurried")
 
 MIGRATED_TABLES = (
@@ -193,6 +194,18 @@ def call(connection: psycopg.Connection[tuple[Any, ...]], function: str, **argum
     )
     query = sql.SQL("select public.{}({})").format(sql.Identifier(function), named)
     return connection.execute(query, arguments).fetchall()[0][0]
+
+
+#: Seconds until a wait for another thread or process fails.
+LONGEST_WAIT = 60.0
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Return as soon as ``holds`` returns a true value. It leaves the processor to what it waits for."""
+    deadline, never = time.monotonic() + LONGEST_WAIT, Event()
+    while not holds():
+        assert time.monotonic() < deadline
+        never.wait(0.01)
 
 
 class TurnedClock:

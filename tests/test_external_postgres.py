@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -13,6 +12,7 @@ import pytest
 from kis_token.sandbox.database import prepare_database
 from kis_token.sandbox.postgres import EmbeddedPostgres
 from kis_token.sandbox.postgrest import PostgRESTStandIn
+from tests.command import PYTEST
 from tests.external_postgres import sign
 from tools.step import CHECKOUT
 
@@ -48,16 +48,7 @@ def test_given_servers_are_used(tmp_path: Path) -> None:
                 "KIS_TESTS_JWT_SECRET": JWT_SECRET,
             }
             done = subprocess.run(
-                [
-                    sys.executable,
-                    "-m",
-                    "pytest",
-                    "-q",
-                    "-p",
-                    "no:cacheprovider",
-                    f"--basetemp={tmp_path / 'inner'}",
-                    *TESTS,
-                ],
+                [*PYTEST, "-q", f"--basetemp={tmp_path / 'inner'}", *TESTS],
                 cwd=CHECKOUT,
                 env=os.environ | given,
                 capture_output=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -97,6 +98,7 @@ def ids(rows: list[Any]) -> list[str]:
     return [f"{row[-2]}, {row[0]}" if isinstance(row[0], str) else row[-2] for row in rows]
 
 
+@cache  # not when this file is imported: each worker imports it
 def literals() -> list[tuple[str, object]]:
     """Each constant in kis_token/ without the sandbox, and each timedelta made of constants, with its module.
 
@@ -118,9 +120,6 @@ def literals() -> list[tuple[str, object]]:
                 if len(parts) == len(node.keywords):
                     found.append((module, timedelta(**{name: part for name, part in parts.items() if name})))  # type: ignore[arg-type]  # numbers
     return found
-
-
-LITERALS = literals()
 
 
 @pytest.mark.parametrize(("fact", "value", "function", "pattern"), TIMES, ids=ids(TIMES))
@@ -217,5 +216,5 @@ def test_oldest_python_is_the_same_everywhere() -> None:
 @pytest.mark.parametrize("value", [*NAMED_TIMES, *NAMED_NUMBERS, *NAMED_WORDS], ids=str)
 def test_named_fact_has_one_literal(value: object) -> None:
     """A literal of a named fact appears at most once in kis_token/: all other places use the name."""
-    places = [module for module, literal in LITERALS if type(literal) is type(value) and literal == value]
+    places = [module for module, literal in literals() if type(literal) is type(value) and literal == value]
     assert len(places) <= 1, places

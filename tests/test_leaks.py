@@ -239,9 +239,10 @@ def run(tmp_path: Path, child_processes: None) -> Runs:  # noqa: ARG001 - it sta
         (tmp_path / "conftest.py").write_text(CONFTEST)
         (tmp_path / "test_some.py").write_text(tests)
         project = f"--config-file={CHECKOUT / 'pyproject.toml'}"
+        without = [word for each in ("cacheprovider", "anyio", "hypothesispytest") for word in ("-p", f"no:{each}")]
         places = (f"--rootdir={tmp_path}", f"--basetemp={tmp_path / 'base'}")
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", project, *places, *options, "test_some.py"],
+            [sys.executable, "-m", "pytest", *without, project, *places, *options, "test_some.py"],
             cwd=tmp_path,
             env={**os.environ, "SECRET": secret, "PYTEST_ADDOPTS": ""},
             capture_output=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -42,6 +43,7 @@ def longest_piece(message: ast.expr, known: dict[str, list[ast.expr]]) -> list[s
 ONE_CODE = {"TokenUnusable": "token-unusable"}
 
 
+@cache  # not when this file is imported: each worker imports it
 def raised() -> dict[str, set[str]]:
     """The constant parts of the source's messages, by code: of each text that follows a code."""
     found = defaultdict(set)
@@ -69,20 +71,17 @@ def raised() -> dict[str, set[str]]:
     return found
 
 
-RAISED = raised()
-
-
 def test_messages_are_found_in_the_source() -> None:
     """Every code has a message in the source, except those with messages elsewhere or from another program."""
     elsewhere = {"invalid-environment", "invalid-mode", "invalid-on-store-outage", "python-missing"}
 
-    assert {code for code in REMEDIES if not RAISED[code]} == elsewhere | {"sandbox-failed", "internal-error"}
+    assert {code for code in REMEDIES if not raised()[code]} == elsewhere | {"sandbox-failed", "internal-error"}
 
 
 @pytest.mark.parametrize("code", REMEDIES)
 def test_entry_has_its_messages(code: str) -> None:
     """Each message of a code is in the code's entry, apart from its variable parts."""
-    missing = sorted(piece for piece in RAISED[code] if " ".join(piece.split()) not in ENTRIES[code])
+    missing = sorted(piece for piece in raised()[code] if " ".join(piece.split()) not in ENTRIES[code])
 
     assert missing == [], f"put them into the line 'Seen as' of {code} in docs/troubleshooting.md"
 

@@ -10,8 +10,9 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -46,6 +47,12 @@ class Ended:
         return {name: "***" if name in SECRET_OUTPUTS else value for name, value in self.outputs.items()}
 
 
+@cache
+def _action() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
+    return read
+
+
 def kept_environment() -> dict[str, str]:
     """Return the variables of this process that a step gets."""
     return {name: value for name, value in os.environ.items() if _KEPT.fullmatch(name)}
@@ -53,7 +60,7 @@ def kept_environment() -> dict[str, str]:
 
 def step_environment(inputs: Mapping[str, str], env: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Return the step's environment: the runner's, ``env``, and action.yml's variables for ``inputs``."""
-    action = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
+    action = _action()
     unknown = inputs.keys() - action["inputs"].keys()
     if unknown:
         raise ValueError(f"action.yml has no such inputs: {', '.join(sorted(unknown))}")
@@ -85,9 +92,8 @@ def step_environment(inputs: Mapping[str, str], env: Mapping[str, str], folder: 
 
 def step_command(folder: Path) -> list[str]:
     """Write the step's script into ``folder``, and return the command: the shell as the runner starts it."""
-    action = yaml.safe_load((CHECKOUT / "action.yml").read_text(encoding="utf-8"))
     script = folder / "step.sh"
-    script.write_text(action["runs"]["steps"][0]["run"], encoding="utf-8")
+    script.write_text(_action()["runs"]["steps"][0]["run"], encoding="utf-8")
     if os.name == "nt":
         bash = shutil.which("bash") or "bash"  # from PATH, because Windows would choose another bash
         return [bash, "--noprofile", "--norc", "-e", "-o", "pipefail", str(script)]

@@ -22,7 +22,7 @@ from kis_token.token import fingerprint
 from tests.forked_child import Child, forks, in_child, needs_fork
 from tests.races.concurrent_callers import held
 from tests.resolver_harness import expired_token, stale_token
-from tests.support import TurnedClock, make_token
+from tests.support import TurnedClock, in_rounds, make_token
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
@@ -150,7 +150,8 @@ def calling(client: KISClient, threads: int = 3) -> Iterator[list[bool]]:
             each.result()
 
 
-def test_a_child_never_gets_another_process_s_answer(client: KISClient) -> None:
+@in_rounds(3, 6)
+def test_a_child_never_gets_another_process_s_answer(client: KISClient, rounds: int) -> None:
     """Parent and children call at once, in threads, over many forks: each gets the answers to its own calls."""
 
     def child() -> bool:
@@ -158,7 +159,7 @@ def test_a_child_never_gets_another_process_s_answer(client: KISClient) -> None:
             return all(pool.map(lambda name: all_its_own(client, name), ("a", "b")))  # each in a thread
 
     with calling(client) as results:
-        for _ in range(6):
+        for _ in range(rounds):
             children = [Child(child) for _ in range(2)]
             assert all_its_own(client, "parent")
             assert [each.result() for each in children] == [True, True]

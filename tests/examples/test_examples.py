@@ -16,6 +16,7 @@ import psycopg
 import pytest
 
 from kis_token.sandbox import PRICE_PATH, Account, KISEmulator, Sandbox
+from tests.command import PYTEST
 from tests.workflows.conftest import readable
 from tools.step import CHECKOUT
 
@@ -86,28 +87,18 @@ def quotations(sandbox: Sandbox, environment: Environment = "production") -> int
     )
 
 
-def can_make_environments() -> bool:
-    """Whether the machine's own Python, which the workflow uses, can make virtual environments."""
-    return not subprocess.call(["python3", "-c", "import ensurepip"], stderr=subprocess.DEVNULL)
-
-
-@pytest.mark.skipif(not can_make_environments(), reason="python3 has no venv; install python3-venv")
-def test_quote_with_requests(project: Project, sandbox: Sandbox) -> None:
-    """The outputs reach a Python program in a virtual environment, with one issue."""
-    sandbox.trust()
-    take(project.repository, "quote.yml", "quote.py")
-
-    assert run(project, sandbox, "quote.yml") == [f"000660: {PRICE}", f"005930: {PRICE}"]
-    assert sandbox.kis.counts("production").issues == 1
+def cannot_make_environments() -> bool:
+    """Whether the machine's own Python, which the workflow uses, cannot make virtual environments."""
+    return bool(subprocess.call(["python3", "-c", "import ensurepip"], stderr=subprocess.DEVNULL))
 
 
 #: Replaces the machine's Python by one with the tests' packages: a virtual environment that it makes has them too, so
-#: kis-token needs no index.
+#: the example's package needs no index.
 PYTHON = """#!/bin/sh
 if [ "$1 $2" = "-m venv" ]; then
   mkdir -p "$3/bin"
   cp "$0" "$3/bin/python"
-  printf '#!/bin/sh\\ntest "$*" = "install --quiet kis-token"\\n' > "$3/bin/pip"
+  printf '#!/bin/sh\\ntest "$*" = "install --quiet {package}"\\n' > "$3/bin/pip"
   chmod +x "$3/bin/pip"
 else
   exec {python} "$@"
@@ -115,13 +106,32 @@ fi
 """
 
 
+def add_python(project: Project, package: str) -> None:
+    """Put that Python first on the path of the steps."""
+    python = project.commands / "python3"
+    python.write_text(PYTHON.replace("{package}", package).replace("{python}", sys.executable))
+    python.chmod(0o755)
+
+
+@pytest.mark.parametrize("makes_environment", [False, pytest.param(True, marks=pytest.mark.matrix)])
+def test_quote_with_requests(project: Project, sandbox: Sandbox, makes_environment: bool) -> None:  # noqa: FBT001 - a table
+    """The outputs reach a Python program in a virtual environment, with one issue."""
+    sandbox.trust()
+    take(project.repository, "quote.yml", "quote.py")
+    if not makes_environment:
+        add_python(project, "requests")
+    elif cannot_make_environments():
+        pytest.skip("python3 has no venv; install python3-venv")
+
+    assert run(project, sandbox, "quote.yml") == [f"000660: {PRICE}", f"005930: {PRICE}"]
+    assert sandbox.kis.counts("production").issues == 1
+
+
 def test_client(project: Project, sandbox: Sandbox) -> None:
     """KISClient issues a token if no token is stored, and gets a new one after KIS ends it."""
     sandbox.trust()
     take(project.repository, "client.yml", "watch.py")
-    python = project.commands / "python3"
-    python.write_text(PYTHON.replace("{python}", sys.executable))
-    python.chmod(0o755)
+    add_python(project, "kis-token")
 
     first = run(project, sandbox, "client.yml")
     sandbox.kis.kill_tokens(sandbox.kis.accounts["production"][0].app_key)
@@ -317,7 +327,7 @@ def test_tests_without_an_account(tmp_path: Path) -> None:
         shutil.copy(EXAMPLES / name, tmp_path)
 
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'base'}"],
+        [*PYTEST, "-q", f"--basetemp={tmp_path / 'base'}"],
         cwd=tmp_path,
         env=os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kis_token.sandbox.kis_http import MESSAGES
+from tests.command import PYTEST
 from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def test_snippets_for_tests_pass(tmp_path: Path) -> None:
         (tmp_path / f"test_snippet_{number}.py").write_text(code)
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
 
-    run(tmp_path, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'base'}")
+    run(tmp_path, *PYTEST, "-q", f"--basetemp={tmp_path / 'base'}")
 
 
 @pytest.mark.usefixtures("child_processes")

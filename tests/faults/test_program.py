@@ -56,12 +56,13 @@ def assert_cached_token(chain: Chain, ended: Ended) -> None:
 def assert_costs_less(chain: Chain, folder: Path, start_up: float, limit: float, **inputs: str) -> None:
     """Assert that the cached token comes within ``limit`` of a plain start.
 
-    Repeated, because the machine may be slow.
+    Repeated, because the machine may be slow: then a step with a timeout may end without a token.
     """
     quickest = limit + start_up
     for number in range(12):
         ended, taken = timed_step(chain, folder / f"{number}", **inputs)
-        assert_cached_token(chain, ended)
+        if "timeout" not in inputs or taken < limit + start_up:
+            assert_cached_token(chain, ended)
         quickest = min(quickest, taken)
         if quickest < limit + start_up:
             break
@@ -81,9 +82,10 @@ def test_a_black_hole_costs_less_than_six_seconds(chain: Chain, tmp_path: Path, 
 
 
 def test_a_short_timeout_leaves_time_for_the_cached_token(chain: Chain, tmp_path: Path, start_up: float) -> None:
-    """With less time than a read may take, the cached token comes before the timeout."""
+    """With less time than a read may take, which is 5 s, the cached token comes before the timeout."""
+    seconds = min(2 + math.ceil(start_up), 4)  # more on a busy machine
     with black_hole() as url:
-        assert_costs_less(chain, tmp_path, start_up, 2, supabase_url=url, timeout="2s")
+        assert_costs_less(chain, tmp_path, start_up, seconds, supabase_url=url, timeout=f"{seconds}s")
 
 
 def test_with_nothing_the_timeout_is_the_end(chain: Chain, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from tests.leak_capture import chain_of
 from tests.leaks import LEAKS
 from tests.resolver_harness import ENCRYPTION_KEY, Chain, WatchedIssuer, expired_token
 from tests.secret_patterns import without_masks
-from tests.support import HOUR, first_of, make_token, utc_now
+from tests.support import HOUR, first_of, make_token, utc_now, wait_until
 from tools.step import Ended, run_step
 
 if TYPE_CHECKING:
@@ -201,8 +201,7 @@ def test_dump_of_all_threads_shows_no_secret(chain: Chain) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as program:
-        while not chain.kis.production.seen and program.poll() is None:
-            pass  # until KIS has got the request
+        wait_until(lambda: chain.kis.production.seen or program.poll() is not None)
         program.send_signal(signal.SIGABRT)
         said = program.communicate(timeout=30)
 

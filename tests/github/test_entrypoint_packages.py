@@ -56,7 +56,7 @@ def two_cold_steps(postgres: EmbeddedPostgres, tmp_path_factory: pytest.TempPath
     done = threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.01):
+        while not done.wait(0.05):
             for process in Path("/proc").glob("[0-9]*"):
                 with suppress(OSError):  # the process has ended
                     commands.add((process / "cmdline").read_bytes())

@@ -15,7 +15,7 @@ import pytest
 
 from kis_token.sandbox.loopback import Fault
 from tests.github.entrypoint_steps import errors, failure, inputs_of
-from tests.support import first_of
+from tests.support import first_of, wait_until
 from tools.step import CHECKOUT, run_step, step_command, step_environment
 
 if TYPE_CHECKING:
@@ -103,8 +103,7 @@ def test_cancelled_step_gives_its_lease_back(
         if ignored:
             signal.signal(signal.SIGINT, before)
     with log, process, psycopg.connect(sandbox.owner_dsn, autocommit=True) as connection:
-        while not sandbox.kis.production.seen and process.poll() is None:
-            pass  # until KIS has got the request
+        wait_until(lambda: sandbox.kis.production.seen or process.poll() is not None)
         process.send_signal(number)
         status = process.wait(30)
         lease = connection.execute("select holder, last_error from credential_leases").fetchone()

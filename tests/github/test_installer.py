@@ -158,20 +158,14 @@ CONTRADICTIONS = {
 }
 
 
-def test_pip_s_contradicting_variables_play_no_part(job: Job, lock: str) -> None:
-    """No constraint, folder, platform or date of the job reaches pip; its index does."""
-    contradicting = {"PIP_" + name.replace("-", "_").upper(): value for name, value in CONTRADICTIONS.items()}
-    more = {"PIP_INDEX_URL": job.index.url, "_PYTHON_HOST_PLATFORM": "macosx-11.0-arm64"}
-    job.install(lock, contradicting | more)
-    assert (job.target / "requests").is_dir()
-
-
 @pytest.mark.parametrize("section", first_of(1, ["global", "install"]))
-def test_pip_s_contradicting_files_play_no_part(job: Job, lock: str, section: str) -> None:
-    """No such setting of a configuration file reaches pip; its index does."""
+def test_pip_s_contradicting_settings_play_no_part(job: Job, lock: str, section: str) -> None:
+    """No constraint, folder, platform or date of the job's variables and files reaches pip; the file's index does."""
+    variables = {"PIP_" + name.replace("-", "_").upper(): value for name, value in CONTRADICTIONS.items()}
     contradicting = "".join(f"{name} = {value}\n" for name, value in CONTRADICTIONS.items())
     job.write("home/.config/pip/pip.conf", f"[{section}]\n{contradicting}index-url = {job.index.url}\n")
-    job.install(lock, {"APPDATA": f"{job.folder / 'home' / '.config'}"})
+    more = {"APPDATA": f"{job.folder / 'home' / '.config'}", "_PYTHON_HOST_PLATFORM": "macosx-11.0-arm64"}
+    job.install(lock, variables | more)
     assert (job.target / "requests").is_dir()
 
 
@@ -328,6 +322,7 @@ def test_a_broken_file_of_pip_s_plays_no_part(job: Job, lock: str) -> None:
     assert (job.target / "requests").is_dir()
 
 
+@pytest.mark.usefixtures("no_pip")
 def test_a_package_without_a_wheel_is_named_with_this_python(job: Job, lock: str, uv: Path) -> None:
     """If uv finds the version but no wheel for this Python, the error names package, Python and platform."""
     scarce = job.index.add("scarce", [], OTHER_PLATFORM)
@@ -350,8 +345,16 @@ def test_a_version_that_the_index_lacks_is_not_called_unsupported(job: Job, lock
 
 
 @pytest.mark.parametrize("has_uv", first_of(1, [True, False]))
-def test_without_a_key_no_wheel_of_cryptography_is_needed(job: Job, index: Index, uv: Path, has_uv: bool) -> None:  # noqa: FBT001 - a table
+def test_without_a_key_no_wheel_of_cryptography_is_needed(
+    job: Job,
+    index: Index,
+    uv: Path,
+    has_uv: bool,  # noqa: FBT001 - a table
+    request: pytest.FixtureRequest,
+) -> None:
     """Without a key, the other packages are installed. With a key, the error names cryptography."""
+    if has_uv:
+        request.getfixturevalue("no_pip")
     lock = index.add("rest", [f"{name}/__init__.py" for name in PACKAGES])
     lock += index.add("cryptography", [], OTHER_PLATFORM)
     env = {"UV_DEFAULT_INDEX": job.index.url, "PIP_INDEX_URL": job.index.url}
@@ -364,6 +367,7 @@ def test_without_a_key_no_wheel_of_cryptography_is_needed(job: Job, index: Index
     assert caught.value.code == ("platform-unsupported" if has_uv else "runtime-failed")
 
 
+@pytest.mark.usefixtures("no_pip")
 def test_other_packages_are_needed_without_a_key_too(job: Job, index: Index, lock: str, uv: Path) -> None:
     """Without a key, no package but cryptography and its own requirements is left out."""
     scarce = index.add("scarce", [], OTHER_PLATFORM)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Connection = psycopg.Connection[tuple[Any, ...]]
 
-EVENTS = 100_000
+EVENTS = 30_000
 FEW = 20
 
 #: The events of years of one busy slot and, before them, a few events of another slot.

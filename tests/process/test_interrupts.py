@@ -16,8 +16,8 @@ from kis_token import deadline as limits
 from kis_token.clock import SystemClock
 from kis_token.process.interrupts import interruptible, restore
 from kis_token.sandbox.loopback import Fault
-from tests.command import PROGRAM, clean
-from tests.support import make_token
+from tests.command import LOADED_PROGRAM, PROGRAM, clean
+from tests.support import make_token, wait_until
 
 if TYPE_CHECKING:
     from tests.resolver_harness import Chain
@@ -84,13 +84,16 @@ def test_stopped_command_gives_its_lease_back(chain: Chain, number: signal.Signa
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         command = subprocess.Popen(
-            [*PROGRAM, "get"], env=clean(chain.variables), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            [*LOADED_PROGRAM, "get"],
+            env=clean(chain.variables),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
         )
     finally:
         signal.signal(signal.SIGINT, before)
     with command:
-        while not chain.kis.production.seen and command.poll() is None:
-            pass  # until KIS has got the request
+        wait_until(lambda: chain.kis.production.seen or command.poll() is not None)
         command.send_signal(number)
         _, told = command.communicate(timeout=30)
 

@@ -155,11 +155,3 @@ def held(server: LoopbackServer, path: str, *, before: bool = False) -> Iterator
         finally:
             opened.set()
             assert not arrived.is_set() or done.wait(SECONDS)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Return as soon as ``holds`` returns True."""
-    deadline, never = time.monotonic() + SECONDS, Event()
-    while not holds():
-        assert time.monotonic() < deadline
-        never.wait(0.01)

@@ -13,9 +13,9 @@ from kis_token.errors import IssuanceError, IssuerRefused
 from kis_token.kis.api import KISIssuer
 from kis_token.sandbox.kis_http import TOKEN_PATH
 from kis_token.sandbox.loopback import Fault
-from tests.races.concurrent_callers import COMMIT, SharedClock, at_once, held, new_round, resolutions, wait_until
+from tests.races.concurrent_callers import COMMIT, SharedClock, at_once, held, new_round, resolutions
 from tests.resolver_harness import expired_token, stale_token
-from tests.support import APP_KEY, HOUR, in_rounds, make_token, utc_now
+from tests.support import APP_KEY, HOUR, in_rounds, make_token, utc_now, wait_until
 
 if TYPE_CHECKING:
     from kis_token.token import Token

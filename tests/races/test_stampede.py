@@ -27,10 +27,9 @@ from tests.races.concurrent_callers import (
     held,
     new_round,
     resolutions,
-    wait_until,
 )
 from tests.resolver_harness import ENCRYPTION_KEY, expired_token, stale_token
-from tests.support import ACCOUNT, HOUR, SERVICE_KEY, Caller, in_rounds, make_token
+from tests.support import ACCOUNT, HOUR, SERVICE_KEY, Caller, in_rounds, make_token, wait_until
 from tools.step import CHECKOUT, run_step
 
 if TYPE_CHECKING:
@@ -156,7 +155,10 @@ def runner(runtime: Path, tool_cache: Path) -> dict[str, str]:  # noqa: ARG001 -
 
 
 def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path: Path) -> None:
-    """The action's step and the command ``get`` share one call; the second caller's log names the first."""
+    """The command ``get`` gets the token that the action's step is issuing; its log names the step. KIS is called once.
+
+    On a busy machine the step may need a second lease before it calls KIS.
+    """
     variables = chain.variables | {"USER": "somebody", "HOSTNAME": "laptop"}
     inputs = {
         "supabase-url": chain.supabase.url,
@@ -166,8 +168,10 @@ def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path
         "base-url": chain.kis.production_url,
     }
 
-    with ThreadPoolExecutor() as pool, held(chain.kis.production, TOKEN_PATH):
+    with ThreadPoolExecutor() as pool, held(chain.kis.production, TOKEN_PATH) as is_issuing:
         running = pool.submit(run_step, inputs, tmp_path / "runner", runner)
+        assert is_issuing.wait(SECONDS)
+        leases = chain.store_calls.count("begin_issuance")
         getting = pool.submit(
             subprocess.run,
             [sys.executable, "-m", "kis_token", "get"],
@@ -178,19 +182,17 @@ def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path
             timeout=SECONDS,
             check=False,
         )
-        # The second waits for the holder, and reads the row.
-        wait_until(lambda: chain.store_calls.count("begin_issuance") == 2 and chain.store_calls[-1] == "read")
+        # The command waits for the holder, and reads the row.
+        wait_until(
+            lambda: chain.store_calls.count("begin_issuance") > leases and chain.store_calls[-1] == "read",
+        )
     step, command = running.result(), getting.result()
 
     assert (step.status, command.returncode) == (0, 0), command.stderr
     tokens = {fingerprint(step.outputs["access-token"]), fingerprint(command.stdout.strip())}
     assert (tokens, chain.issue_calls) == ({chain.database.stored_id()}, 1)
-    said = {
-        "oauth": "someone/bot run 1234567890 trade is issuing a token" in command.stderr,
-        "supabase": "somebody on laptop is issuing a token" in step.log,
-    }
-    assert said[step.public["source"]]
-    assert step.public["refreshed"] == str(step.public["source"] == "oauth").lower()
+    assert (step.public["source"], step.public["refreshed"]) == ("oauth", "true")
+    assert "someone/bot run 1234567890 trade is issuing a token" in command.stderr
 
 
 @in_rounds(2, 10)

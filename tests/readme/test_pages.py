@@ -16,6 +16,7 @@ import pytest
 
 from kis_token.sandbox import PRICE_PATH
 from kis_token.token import KST
+from tests.command import PYTEST
 from tests.readme.newcomer import ACCOUNTS, REPOSITORY, STORED_KEY, Newcomer, assert_shown
 from tests.readme.page import blocks_of, codes_of, read_page
 from tests.support import HOUR, MINUTE, make_token
@@ -121,7 +122,7 @@ def test_tests_without_an_account(tmp_path: Path) -> None:
     (tmp_path / "test_bot.py").write_text(TESTS)
 
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'base'}"],
+        [*PYTEST, "-q", f"--basetemp={tmp_path / 'base'}"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

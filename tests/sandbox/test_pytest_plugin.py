@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import kis_token.sandbox
+from tests.command import PYTEST
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +51,7 @@ def start(folder: Path, files: dict[str, str], *options: str, **variables: str) 
         (folder / name).write_text(text)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_", "PYTEST_"))}
     return subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={folder / 'base'}", "-v", *options],
+        [*PYTEST, f"--basetemp={folder / 'base'}", "-v", *options],
         cwd=folder,
         env=kept | variables,
         stdout=subprocess.PIPE,

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +125,12 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, tool_cache: Path, child_processes: None) -> Project:  # noqa: ARG001 - act is one
+def project(
+    tmp_path: Path,
+    tool_cache: Path,
+    compiled_action: Path,
+    child_processes: None,  # noqa: ARG001 - act is one
+) -> Project:
     """A user's empty repository."""
     if sys.platform != "linux":
         pytest.skip("act runs these workflows on this machine itself, and they are written for a runner with Linux")
@@ -138,11 +144,7 @@ def project(tmp_path: Path, tool_cache: Path, child_processes: None) -> Project:
     (project.repository / ".github" / "workflows").mkdir(parents=True)
     project.commands.mkdir()
     action = tmp_path / "action"
-    action.mkdir()
-    for name in ("action.yml", "entrypoint.py", "requirements.txt", "requirements-uv.txt"):
-        shutil.copy(CHECKOUT / name, action)
-    shutil.copytree(CHECKOUT / "kis_token", action / "kis_token", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(CHECKOUT / ".github" / "workflows", action / ".github" / "workflows")
+    shutil.copytree(compiled_action, action)
     (tmp_path / "refs").mkdir()
     (tmp_path / "refs" / "v1").symlink_to(action)
     (tmp_path / "checkout").mkdir()
@@ -153,10 +155,17 @@ def project(tmp_path: Path, tool_cache: Path, child_processes: None) -> Project:
 
 def find_step(workflow: str, name: str) -> dict[str, Any]:
     """Return the one step with this name in one of this project's workflows."""
-    jobs = yaml.safe_load((CHECKOUT / ".github" / "workflows" / workflow).read_text(encoding="utf-8"))["jobs"]
+    jobs = _jobs(workflow)
     step: dict[str, Any]
     (step,) = [step for job in jobs.values() for step in job.get("steps", ()) if step.get("name") == name]
     return step
+
+
+@cache
+def _jobs(workflow: str) -> dict[str, Any]:
+    page: dict[str, Any] = yaml.safe_load((CHECKOUT / ".github" / "workflows" / workflow).read_text(encoding="utf-8"))
+    jobs: dict[str, Any] = page["jobs"]
+    return jobs
 
 
 def add_command(folder: Path, name: str, program: str, interpreter: str = sys.executable) -> None:
