@@ -89,6 +89,7 @@ begin
             ('issuance_check_times', 'jsonb, integer', false),
             ('issuance_caller', 'text, jsonb, text, integer', false),
             ('issuance_differences', 'public.credential_callers, jsonb', false),
+            ('issuance_check_app_key', 'text, text, jsonb', false),
             ('issuance_check_attempt', 'text, uuid, jsonb', false),
             ('issuance_claim_attempt', 'text, uuid, jsonb', false)
     ),

@@ -570,6 +570,7 @@ revoke all on function
     public.issuance_check_times(jsonb, integer),
     public.issuance_caller(text, jsonb, text, integer),
     public.issuance_differences(public.credential_callers, jsonb),
+    public.issuance_check_app_key(text, text, jsonb),
     public.issuance_check_attempt(text, uuid, jsonb),
     public.issuance_claim_attempt(text, uuid, jsonb),
     public.keyless_read(text, text),

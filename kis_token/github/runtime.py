@@ -95,12 +95,14 @@ def _build(lock: str, runtime: Path, env: Mapping[str, str], limit: float) -> No
     try:
         install(lock, partial, env, limit)
         write_manifest(partial)
-        damaged = _beside(runtime)
-        with suppress(FileNotFoundError):
-            insist(runtime.rename, damaged)
-        with suppress(OSError):  # without a lock, another job may have renamed its runtime first
-            insist(partial.rename, runtime)
-        _remove(damaged)
+        # Without a lock, another job may have put its runtime there, and may be using it.
+        if find_damage(runtime) is not None:
+            damaged = _beside(runtime)
+            with suppress(FileNotFoundError):
+                insist(runtime.rename, damaged)
+            with suppress(OSError):
+                insist(partial.rename, runtime)
+            _remove(damaged)
     finally:
         _remove(partial)
     damage = find_damage(runtime)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 from kis_token.errors import EnvironmentFault
 from kis_token.github.installer import PACKAGES
 from kis_token.github.runtime import RESERVE_SECONDS, runtime_name
-from kis_token.github.runtime_manifest import MANIFEST, find_damage
+from kis_token.github.runtime_manifest import MANIFEST, find_damage, write_manifest
 from tests.github.installer_machine import WAIT, Machine
 
 if sys.platform == "win32":
@@ -145,3 +146,20 @@ fcntl.flock = refuse
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert set(ended) == {str(machine.ensure())}
     assert machine.folders() == [Path(ended[0]).name]
+
+
+def test_without_locks_another_job_s_runtime_is_not_moved(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If another job has put a whole runtime into the place meanwhile, that runtime stays, because the job uses it."""
+
+    def write_and_lose(folder: Path) -> None:
+        write_manifest(folder)
+        runtime = folder.with_name(folder.name.partition(".partial-")[0])
+        shutil.copytree(folder, runtime)
+        inodes.append(runtime.stat().st_ino)
+
+    inodes: list[int] = []
+    machine.put("uv")
+    monkeypatch.setattr("kis_token.github.runtime.write_manifest", write_and_lose)
+    runtime = machine.ensure()
+    assert inodes == [runtime.stat().st_ino]
+    assert machine.folders() == [runtime.name]

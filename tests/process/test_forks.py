@@ -119,7 +119,7 @@ from kis_token.client.kis_client import KISClient
 client, errors = KISClient.from_env(), []
 thread = threading.Thread(target=lambda: client.access_token)
 thread.start()
-while "postgrest" not in sys.modules:  # it is being imported
+while "requests" not in sys.modules:  # it is being imported
     time.sleep(0.001)
 child = os.fork()
 if child == 0:
