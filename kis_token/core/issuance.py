@@ -17,7 +17,7 @@ from kis_token.core.lease import CALL_INTERVAL, Leases
 from kis_token.core.lookup import judge_row
 from kis_token.core.ports import TooLate
 from kis_token.core.slot import TOKEN_TYPE, Row, Slot, describe
-from kis_token.core.token_call import hand_out_issued, issue, token_repeated, verify
+from kis_token.core.token_call import check_sealing, hand_out_issued, issue, token_repeated, verify
 from kis_token.core.waiting import Waiting, refused_to_another
 from kis_token.deadline import ISSUE_BUDGET
 from kis_token.errors import (
@@ -84,6 +84,7 @@ class Issuance:
 
     def run(self) -> Resolution:
         """Ask for the lease until there is a token. Raises StoreError, IssuerError, IssuanceError and TokenError."""
+        check_sealing(self._context)
         clock, deadline = self._context.clock, self._context.deadline
         while deadline.left() > 0:
             started = clock.monotonic()

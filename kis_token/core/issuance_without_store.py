@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kis_token.core.lease import CALL_INTERVAL
 from kis_token.core.lookup import look_at_cache
 from kis_token.core.resolution import remember
-from kis_token.core.token_call import hand_out_issued, issue, token_repeated
+from kis_token.core.token_call import check_sealing, hand_out_issued, issue, token_repeated
 from kis_token.errors import EnvironmentFault, IssuerOutage, IssuerRateLimited
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def issue_locally(context: Context, view: View, app_key: AppKey, outage: StoreOu
             return view.resolution(view.cached, "cache", warning=f"{outage.brief}; the cached token is used.")
         if view.cache_fault is not None:
             raise view.cache_fault from outage
+    check_sealing(context)
     token = _call(context, view.now, app_key, outage)
     if view.rejects(token):
         raise token_repeated(token) from outage

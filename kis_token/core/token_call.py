@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kis_token.core.slot import TOKEN_TYPE
 from kis_token.errors import IssuanceError, IssuerOutage
 from kis_token.token import REISSUE_WINDOW, in_both_zones
 
@@ -11,9 +12,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from kis_token.core.context import Context
     from kis_token.core.ports import Issuer
     from kis_token.core.resolution import Resolution, View
     from kis_token.token import AppKey, Token
+
+
+def check_sealing(context: Context) -> None:
+    """Seal an empty value. If a package is missing or damaged, that fails here, and not when there is a token."""
+    context.vault.seal("", context.settings.service_name, TOKEN_TYPE)
 
 
 def issue(issuer: Issuer, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:

@@ -122,6 +122,10 @@ def test_a_runtime_for_another_machine_is_installed_anew(
 
     assert_succeeded(ended, "oauth")
     assert sealing_runner.builds == 1
+    assert sandbox.kis.counts("production").calls == 1
+    with psycopg.connect(sandbox.owner_dsn) as connection:
+        outcomes = connection.execute("select outcome from credential_issuances order by id").fetchall()
+    assert outcomes == [("granted",), ("committed",)], "the lease was taken before the packages were known to work"
     told = [line for line in ended.log.splitlines() if line.startswith("The packages cannot be loaded (")]
     assert told == [f"The packages cannot be loaded ({module}). They are installed again."]
 
