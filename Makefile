@@ -41,7 +41,7 @@ lowest: $(UV)
 	rm -rf build/lowest
 	$(UV) venv --quiet --no-python-downloads --python $(PYTHON) build/lowest
 	$(UV) pip compile --quiet --no-python-downloads --only-binary :all: --python build/lowest --no-annotate \
-		--resolution lowest-direct --extra sandbox pyproject.toml -o build/lowest.txt
+		--resolution lowest-direct --extra sandbox --extra keyring pyproject.toml -o build/lowest.txt
 	$(UV) pip install --quiet --only-binary :all: --python build/lowest -r build/lowest.txt
 	$(UV) pip install --quiet --only-binary :all: --python build/lowest -c build/lowest.txt --group test
 	$(UV) pip install --quiet --no-deps --no-build-isolation --python build/lowest --editable .
@@ -49,8 +49,8 @@ lowest: $(UV)
 
 # The tests of the importers that tests/test_imports.py names.
 LIBRARIES := tests/store tests/kis tests/cli tests/client/test_credential_manager.py tests/client/test_httpx_auth.py \
-	$(wildcard tests/client/test_kis_client*.py) tests/local/test_machine_lock.py tests/core/test_sealed_slot.py \
-	$(wildcard tests/test_config*.py) tests/github/test_action.py
+	$(wildcard tests/client/test_kis_client*.py) tests/local/test_machine_lock.py tests/local/test_profiles.py \
+	tests/core/test_sealed_slot.py $(wildcard tests/test_config*.py) tests/github/test_action.py
 
 bench: .venv/ready
 	$(BIN)/python -m bench
@@ -83,15 +83,16 @@ STRUCTURE := tests/test_imports.py tests/test_docs.py tests/test_repository.py t
 	tests/test_language.py \
 	tests/cli/test_help.py tests/readme/test_languages.py
 
+EXAMPLES := docs/examples/*.yml docs/examples/init/*.yml
 lint-yaml: SCHEMA = $(BIN)/check-jsonschema --builtin-schema
 lint-yaml: .venv/ready
 	$(SCHEMA) vendor.github-actions action.yml .github/actions/*/action.yml
-	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml docs/examples/*.yml
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml $(EXAMPLES)
 	$(SCHEMA) vendor.dependabot .github/dependabot.yml
 	$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(SCHEMA) vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
-	$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml . docs/examples/*.yml
-	$(BIN)/actionlint .github/workflows/*.yml tests/workflows/*.yml docs/examples/*.yml
+	$(BIN)/zizmor --offline --quiet --config .github/zizmor.yml . $(EXAMPLES)
+	$(BIN)/actionlint .github/workflows/*.yml tests/workflows/*.yml $(EXAMPLES)
 
 # Checks that each platform and each Python has a wheel of each package. It asks the package index and downloads no wheel.
 lint-lock: .venv/ready
@@ -100,7 +101,7 @@ lint-lock: .venv/ready
 # Updates the packages in all three locks, with hashes and without an index address.
 lock: $(UV)
 	$(LOCK) --upgrade --group action -o requirements.txt
-	$(LOCK) --upgrade pyproject.toml --extra sandbox --group dev -c requirements.txt -o requirements-dev.txt
+	$(LOCK) --upgrade pyproject.toml --extra sandbox --extra keyring --group dev -c requirements.txt -o requirements-dev.txt
 	echo uv | $(LOCK) --upgrade - -o requirements-uv.txt
 lock: LOCK = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --universal --python-version 3.10 \
 	--no-python-downloads --generate-hashes --no-annotate

@@ -42,6 +42,13 @@ REMEDIES: dict[str, str] = {
         "GitHub gives no secrets to pull requests from forks and from Dependabot. "
         "Run this job on push, or skip it for them with an if: condition."
     ),
+    "no-public-key": (
+        "Set SUPABASE_PUBLISHABLE_KEY to its sb_publishable_ or anon key. It is not needed with --with-secret."
+    ),
+    "missing-repository": (
+        "Give --repository OWNER/REPO, or run the command in a clone of the repository. It is not needed with "
+        "--with-secret."
+    ),
     "missing-app-key": "Store the rows app_key and app_secret of this slot in Supabase, or give both as inputs.",
     "incomplete-app-key": "Give app-key and app-secret together, or neither.",
     "invalid-app-key": "Copy it again from the KIS developers' site: it is one line without blanks.",
@@ -69,6 +76,11 @@ REMEDIES: dict[str, str] = {
     "invalid-cache-path": "Give the path of a file, or off.",
     "invalid-encryption-key": "Give one key a line: 32 bytes in base64, as kis-token keygen makes them.",
     "missing-encryption-key": "Set it to a key from kis-token keygen, or to several, one a line.",
+    "profile-unknown": "Use the name of a profile that kis-token init has kept, or unset KIS_PROFILE.",
+    "profile-unusable": (
+        "Run kis-token init to keep the settings again, or set SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY. If the key "
+        "is in the keyring, unlock the keyring and install the extra: kis-token[keyring]."
+    ),
     # store
     "store-unreachable": (
         "If the outage lasts, look at the project in Supabase's dashboard and at status.supabase.com."
@@ -154,6 +166,7 @@ REMEDIES: dict[str, str] = {
         "temporary folder that no other user can write to."
     ),
     "cache-unwritable": "Set cache-path to a file in a folder that this user may write, or to off.",
+    "file-unwritable": "Correct the file that the message names, or give --directory another folder of this user.",
     "export-failed": (
         "The file must belong to this user, in a writable folder. HOME, XDG_CACHE_HOME and KIS_CLI_HOME name the "
         "clients' folders."

@@ -40,6 +40,14 @@ def open_store(
 
 
 @contextmanager
+def open_public_store(settings: Settings, public_key: str, clock: Clock = _CLOCK) -> Iterator[SupabaseStore]:
+    """Open the store with the project's public key. A failed call is not repeated."""
+    left = _deadline(settings, clock.monotonic(), clock).left
+    with closing(SupabaseStore(settings.supabase_url, public_key, left=left)) as store:
+        yield store
+
+
+@contextmanager
 def open_resolver(
     settings: Settings,
     started: float,

@@ -108,6 +108,13 @@ class Terminal:
             seen, self._shown = self._shown, b""
             return seen
 
+    def read(self) -> bytes:
+        """Wait until anything is written, and return it."""
+        with self._more:
+            assert self._more.wait_for(lambda: self._shown, 60), "no text was written"
+            seen, self._shown = self._shown, b""
+            return seen
+
     def rest(self) -> bytes:
         """Return the output that `read_until` has not returned. The child must have ended."""
         os.write(self.inside, b"\0")

@@ -94,11 +94,15 @@ def _machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def _own_machine(_machines: Iterator[Path]) -> Iterator[None]:
-    """Give each test its own folder for notes, because a call that one test noted would delay others for a minute."""
+    """Give each test its own folder for notes, because a call that one test noted would delay others for a minute.
+
+    The tests cannot reach the profiles of the user that runs them either.
+    """
     folder = next(_machines)
     folder.mkdir(mode=0o700)
     with pytest.MonkeyPatch.context() as patch:  # the fixture monkeypatch ends before the other fixtures of the test
         patch.setenv("XDG_CACHE_HOME", str(folder))
+        patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
         yield
 
 

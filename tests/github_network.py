@@ -33,6 +33,7 @@ class GitHubNetwork:
         issuer: The issuer of ID tokens; ``server`` has its log and faults.
         api: The REST API; its log and faults.
         sign_ins: The values of the header Authorization that the API has got, None for a request without one.
+        default_branch: The default branch of acme/bot.
         is_private: Whether the API shows the repository only to the sign-in ``SIGN_IN``.
     """
 
@@ -45,6 +46,7 @@ class GitHubNetwork:
         self.issuer = GitHubIssuer(issuer=issuer, tls=self._authority.server(self._host))
         self.api = LoopbackServer(self._answer, tls=self._authority.server(api_host))
         self.sign_ins: list[str | None] = []
+        self.default_branch = "main"
         self.is_private = False
         self._stack = ExitStack()
 
@@ -94,7 +96,9 @@ class GitHubNetwork:
         is_shown = not self.is_private or sign_in == f"Bearer {self.SIGN_IN}"
         if request.path.removeprefix("/api/v3").lower() != "/repos/acme/bot" or not is_shown:
             return Response(404, {"message": "Not Found"})
-        return Response(200, {"id": 74, "full_name": "acme/bot", "owner": {"login": "acme", "id": 65}})
+        owner = {"login": "acme", "id": 65}
+        found = {"id": 74, "full_name": "acme/bot", "default_branch": self.default_branch, "owner": owner}
+        return Response(200, found)
 
 
 def _port(url: str) -> int:

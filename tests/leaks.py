@@ -114,8 +114,8 @@ def may_hold_secrets(path: Path, mode: int, content: bytes) -> bool:
         return True  # outputs and variables of a step: the runner reads them, and masks its log
     if path.name == "secrets" and content.startswith(b"SUPABASE_URL="):
         return True  # a repository's secrets, as input of act
-    # The cache and the token files of other clients, if no other user can read them.
-    if path.parts[-3:-1] == ("KIS", "config") or path.name == "tokens.json":
+    # The cache, the profiles of a laptop and the token files of other clients, if no other user can read them.
+    if path.parts[-3:-1] in (("KIS", "config"), ("kis-token", "profiles")) or path.name == "tokens.json":
         return not mode & 0o077
     return not mode & 0o077 and content.startswith(b'{"access_token"')
 

@@ -28,7 +28,7 @@ FLOORS = (
     {"core"},
     {"store", "kis", "local"},
     {"wiring", "admin"},
-    {"github", "client"},
+    {"github", "client", "setup"},
     {"cli"},
 )
 
@@ -94,10 +94,8 @@ ENVIRONMENT_READERS = {
     "github.app_key_end",
     "github.new_issuer_keys",
     "cli",
-    "client.kis_client",
-    "client.httpx_auth",
     "client.credential_manager",
-    "client.get_token",
+    "client.user_variables",
     "network.connection",
     "network.proxies",
     "network.tls_trust",
@@ -219,6 +217,7 @@ SOLE_IMPORTERS = {
     "actions_toolkit": {"github.action"},
     "cryptography": {"store.sealing"},
     "filelock": {"local.machine_lock"},
+    "keyring": {"local.keyring_keys"},
     "platformdirs": {"process.caller_identity"},
     "click": {module for module in MODULES if room_of(module) == "cli"},
 }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from packaging.markers import Marker
 
+from kis_token.setup.workflow_files import EXAMPLES
 from tools import platforms
 from tools.step import CHECKOUT
 
@@ -114,8 +115,8 @@ def test_runtime_lock_is_enough_for_every_module(sealing_runtime: Path) -> None:
 
 
 @pytest.mark.usefixtures("child_processes")
-def test_wheel_carries_the_migrations(tmp_path: Path) -> None:
-    """The wheel has the package, its type marker and sql/, so that the command can print and apply them."""
+def test_wheel_carries_the_migrations_and_workflows(tmp_path: Path) -> None:
+    """The wheel has the package, its type marker, sql/ and init's workflows, so that the command can write them."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)],
         cwd=CHECKOUT,
@@ -131,5 +132,6 @@ def test_wheel_carries_the_migrations(tmp_path: Path) -> None:
         "kis_token/sql/001_api_credentials.sql",
         "kis_token/sql/002_issuance.sql",
         "kis_token/sandbox/emulator.py",
+        *(f"kis_token/workflows/{name}" for names in EXAMPLES.values() for name in names),
     } <= names
     assert not any(name.startswith(("tests/", "tools/")) for name in names)

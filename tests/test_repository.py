@@ -191,7 +191,7 @@ def test_this_version_is_still_to_come() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_sdist_is_enough_for_the_wheel(tmp_path: Path) -> None:
-    """The sdist builds the wheel with the SQL and the type marker, and both are without tests."""
+    """The sdist builds the wheel with the SQL, the workflows and the type marker, and both are without tests."""
 
     def build(target: str, source: Path) -> Path:
         command = [
@@ -219,7 +219,23 @@ def test_sdist_is_enough_for_the_wheel(tmp_path: Path) -> None:
         for path in CHECKOUT.glob("kis_token/**/*.py")
     }
     tables = {f"kis_token/sql/{path.name}" for path in CHECKOUT.glob("sql/*.sql")}
-    assert {name for name in shipped if ".dist-info/" not in name} == modules | tables | {"kis_token/py.typed"}
+    workflows = {f"kis_token/workflows/{path.name}" for path in CHECKOUT.glob("docs/examples/init/*")}
+    assert {name for name in shipped if ".dist-info/" not in name} == {
+        "kis_token/py.typed",
+        *modules,
+        *tables,
+        *workflows,
+    }
     assert {path.name for path in source.iterdir()} == {
-        *("kis_token", "sql", "pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "PKG-INFO", ".gitignore"),
+        *(
+            "kis_token",
+            "sql",
+            "docs",
+            "pyproject.toml",
+            "README.md",
+            "CHANGELOG.md",
+            "LICENSE",
+            "PKG-INFO",
+            ".gitignore",
+        ),
     }

@@ -20,11 +20,15 @@ _API_VERSION = "2022-11-28"
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository: its present name, and the numbers in the claims of its jobs."""
+    """A repository: its present name, and the numbers in the claims of its jobs.
+
+    GitHub runs schedules on the ``default_branch`` alone.
+    """
 
     name: str
     repository_id: str
     owner_id: str
+    default_branch: str = "main"
 
 
 def look_up(server: GitHubServer, name: str, sign_in: str | None) -> Repository:
@@ -53,4 +57,10 @@ def look_up(server: GitHubServer, name: str, sign_in: str | None) -> Repository:
         raise GitHubError("github-unreachable", f"The API of {server.host} names no numbers of the repository {name}")
     full_name = found.get("full_name")
     is_name = isinstance(full_name, str) and REPOSITORY.fullmatch(full_name)
-    return Repository(f"{full_name}" if is_name else name, f"{numbers[0]}", f"{numbers[1]}")
+    branch = found.get("default_branch")
+    return Repository(
+        f"{full_name}" if is_name else name,
+        f"{numbers[0]}",
+        f"{numbers[1]}",
+        branch if isinstance(branch, str) and branch else "main",
+    )

@@ -11,11 +11,13 @@ import click
 
 from kis_token.cli.terminal import Progress, say
 from kis_token.config import ENVIRONMENTS, Settings
+from kis_token.settings.environment import PROFILE, needs_profile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from kis_token.core.resolution import Resolution
+    from kis_token.local.profiles import Additions
 
 _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
@@ -27,11 +29,30 @@ class Caller:
     env: dict[str, str] = field(repr=False)
     started: float = field(default_factory=time.monotonic)
     service: str | None = None
+    _additions: list[Additions | None] = field(default_factory=list, repr=False)
 
     def settings(self, **inputs: str) -> Settings:
         """Read the settings. ``inputs``, named with underscores, win over the environment. Raises SettingsError."""
         given = {f"INPUT_{name.upper()}": value for name, value in inputs.items()}
-        return Settings.from_env({**self.env, **given})
+        return Settings.from_env({**self.variables(), **given})
+
+    def variables(self) -> Mapping[str, str]:
+        """The environment with the variables that the user's profile adds. Raises SettingsError."""
+        additions = self.additions()
+        return self.env if additions is None else {**self.env, **additions.variables}
+
+    def additions(self) -> Additions | None:
+        """The variables that the user's profile adds; None if none are needed or there is no profile.
+
+        Raises SettingsError.
+        """
+        if not needs_profile(self.env):
+            return None
+        from kis_token.local.profiles import find_additions  # a complete environment needs no profile
+
+        if not self._additions:  # once: the keyring may ask the user each time
+            self._additions.append(find_additions(self.env))
+        return self._additions[0]
 
     def resolve(self, settings: Settings) -> Resolution:
         """Resolve a token in the settings' mode, and print warnings. Raises KisTokenError."""
@@ -48,7 +69,7 @@ class Caller:
 
 
 def slot_options(command: _Command) -> _Command:
-    """Add the options --service and --environment, which win over KIS_SERVICE_NAME and KIS_ENVIRONMENT."""
+    """Add --service, --environment and --profile, which win over the variables of the same meaning."""
 
     def take_service(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:
@@ -58,6 +79,10 @@ def slot_options(command: _Command) -> _Command:
     def take_environment(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:
             context.obj.env["INPUT_ENVIRONMENT"] = value
+
+    def take_profile(context: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            context.obj.env[PROFILE] = value
 
     service = click.option(
         "--service",
@@ -73,4 +98,11 @@ def slot_options(command: _Command) -> _Command:
         expose_value=False,
         help="The KIS environment, instead of KIS_ENVIRONMENT.",
     )
-    return service(environment(command))
+    profile = click.option(
+        "--profile",
+        metavar="NAME",
+        callback=take_profile,
+        expose_value=False,
+        help="The settings kept by kis-token init, instead of KIS_PROFILE.",
+    )
+    return service(environment(profile(command)))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
+from kis_token.cli import init_command, trust_command
 from kis_token.cli import key_commands as keys
 from kis_token.cli import setup_commands as setup
 from kis_token.cli import token_commands as token
-from kis_token.cli import trust_command
 from kis_token.cli.help_examples import TaughtGroup
 
 #: In the order of --help and of docs/command.md.
 COMMANDS: tuple[click.Command, ...] = (
+    init_command.init,
     token.get,
     token.execute,
     token.rotate,

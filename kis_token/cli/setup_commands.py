@@ -12,7 +12,7 @@ import click
 from kis_token.cli.context import slot_options
 from kis_token.cli.help_examples import TaughtCommand
 from kis_token.cli.terminal import say, width_of
-from kis_token.errors import EnvironmentFault, StoreMisconfigured
+from kis_token.errors import EnvironmentFault, SettingsError, StoreMisconfigured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,14 +95,22 @@ def check(caller: Caller, *, as_json: bool) -> int:
 
 def _findings(caller: Caller) -> Iterator[Finding]:
     from kis_token.admin.check import examine, read_settings
+    from kis_token.admin.finding import wrong_as
+    from kis_token.admin.setting_sources import examine_sources
     from kis_token.clock import SystemClock
     from kis_token.kis.api import KISIssuer
     from kis_token.wiring import open_store
 
-    settings, said = read_settings(caller.env)
+    try:
+        additions = caller.additions()
+    except SettingsError as error:
+        yield from (wrong_as("settings", fault) for fault in error.faults)
+        return
+    settings, said = read_settings(caller.variables())
     yield from said
     if settings is None:
         return
+    yield examine_sources(caller.env, additions)
     issuer = KISIssuer(settings.base_url, settings.environment)
     with open_store(settings, caller.started, say) as store:
         yield from examine(settings, store, issuer, SystemClock())

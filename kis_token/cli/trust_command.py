@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import click
@@ -19,9 +17,6 @@ if TYPE_CHECKING:
     from kis_token.admin.github_server import GitHubServer
     from kis_token.admin.trust_sql import Access
     from kis_token.cli.context import Caller as Started
-
-#: Seconds for the command gh, which asks no server.
-_GH_SECONDS = 10
 
 
 @click.command(
@@ -91,7 +86,7 @@ def _caller(context: click.Context, name: str, server: GitHubServer, given: Mapp
     if given["branch"] and given["tag"]:
         raise KisTokenError("invalid-caller", "A row of the list is for a branch or for a tag, and both are given")
     inputs = {"INPUT_SUPABASE_URL": given["supabase_url"], "INPUT_SERVICE_NAME": given["service"]}
-    audience, slot = project_and_slot(started.env | {key: value for key, value in inputs.items() if value})
+    audience, slot = project_and_slot({**started.variables()} | {key: value for key, value in inputs.items() if value})
     access: Access = next(each for each in ACCESSES if each == given["access"])
     workflow = given["workflow"]
     return Caller(
@@ -111,6 +106,7 @@ def _caller(context: click.Context, name: str, server: GitHubServer, given: Mapp
 def _repository(name: str, server: GitHubServer, given: Mapping[str, str], env: Mapping[str, str]) -> Repository:
     """The repository with its numbers: the given ones, or GitHub's. Raises KisTokenError."""
     from kis_token.admin.github_repository import REPOSITORY, Repository, look_up
+    from kis_token.admin.github_sign_in import find_sign_in
 
     if REPOSITORY.fullmatch(name) is None:
         raise unfit("OWNER/REPO")
@@ -118,32 +114,4 @@ def _repository(name: str, server: GitHubServer, given: Mapping[str, str], env: 
         raise KisTokenError("invalid-caller", "One of --repository-id and --owner-id is given without the other")
     if given["repository_id"]:
         return Repository(name, given["repository_id"], given["owner_id"])
-    return look_up(server, name, _sign_in(server, env))
-
-
-def _sign_in(server: GitHubServer, env: Mapping[str, str]) -> str | None:
-    """A token of GitHub for this server: that of a variable, or of gh's sign-in; None without either.
-
-    As gh does, a token of github.com goes to github.com and ghe.com alone.
-    """
-    names = ("GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN") if server.is_own else ("GH_TOKEN", "GITHUB_TOKEN")
-    tokens = [env.get(name, "").strip() for name in names]
-    program = shutil.which("gh", path=env.get("PATH"))
-    if not any(tokens) and program is not None:
-        try:
-            done = subprocess.run(  # noqa: S603 - gh, with a name of a server that was checked
-                [program, "auth", "token", "--hostname", server.host],
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=_GH_SECONDS,
-                check=False,
-            )
-            tokens.append(done.stdout.strip() if done.returncode == 0 else "")
-        except (OSError, ValueError, subprocess.SubprocessError):
-            pass  # gh does not work: public repositories need no sign-in
-    # A header takes one word of ASCII.
-    return next(
-        (token for token in tokens if token.isascii() and token.isprintable() and len(token.split()) == 1), None
-    )
+    return look_up(server, name, find_sign_in(server, env))

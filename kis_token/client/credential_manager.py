@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kis_token.client.user_variables import user_variables
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, read_stored, stored_app_key
@@ -43,10 +44,10 @@ _Answer = TypeVar("_Answer")
 class SupabaseCredentialManager:
     """The credentials of all services in one Supabase project.
 
-    Without arguments, url and key come from the environment. The methods with "kis" in their names use the slot that
-    the environment names: kis, kis-paper or ``KIS_SERVICE_NAME``. ``env`` replaces os.environ. Threads and forked
-    processes may share an object, because no connection is kept between two calls. Raises SettingsError for invalid
-    settings. Missing settings raise no error.
+    Without arguments, url and key come from the environment or, on a laptop, from the user's profile. The methods with
+    "kis" in their names use the slot that these name: kis, kis-paper or ``KIS_SERVICE_NAME``. ``env`` replaces both.
+    Threads and forked processes may share an object, because no connection is kept between two calls. Raises
+    SettingsError for invalid settings. Missing settings raise no error.
 
     Attributes:
         url: the project's URL; None if the URL is unknown. Subclasses may set url and key at any time.
@@ -69,7 +70,7 @@ class SupabaseCredentialManager:
         env: Mapping[str, str] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._env = dict(os.environ if env is None else env)
+        self._env = dict(user_variables() if env is None else env)
         self._clock = clock or self._clock
         self.url = url or pasted(self._env.get("SUPABASE_URL", "")) or None
         self.key = key or next(

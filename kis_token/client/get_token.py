@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
+from kis_token.client.user_variables import user_variables
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.errors import KisTokenError
@@ -20,10 +20,11 @@ def get_token(env: Mapping[str, str] | None = None) -> Token:
     """Return the shared token. If no valid token is found, issue one. Raises KisTokenError.
 
     A call of KIS needs the token's ``value``. The settings are the variables of ``env`` or, without ``env``, of
-    os.environ. Warnings and waits are logged to the logger ``kis_token``. A program that runs for longer than a token
-    is valid should use KISClient.
+    os.environ. If os.environ lacks the project's URL or key, the user's profile adds them, but not in GitHub Actions.
+    Warnings and waits are logged to the logger ``kis_token``. A program that runs for longer than a token is valid
+    should use KISClient.
     """
-    settings = Settings.from_env(os.environ if env is None else env)
+    settings = Settings.from_env(user_variables() if env is None else env)
     with open_resolver(settings, SystemClock().monotonic(), _tell) as resolver:
         try:
             resolution = resolver.resolve()

@@ -6,12 +6,12 @@ program's own.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import httpx
 
 from kis_token.client.token_holder import TokenHolder
+from kis_token.client.user_variables import user_variables
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.kis.api import rejects_token
@@ -41,8 +41,9 @@ class KISAuth(httpx.Auth):
     repeats the headers after a redirect, so leave ``follow_redirects`` off. Requests raise KisTokenError if there is no
     token.
 
-    Without ``settings``, those of the environment are used: the variables of the README and ``KIS_ACCOUNT_NO``. Makes
-    no request until first used. Raises SettingsError.
+    Without ``settings``, those of the environment are used: the variables of the README and ``KIS_ACCOUNT_NO``. If it
+    lacks the project's URL or key, the user's profile adds them, as for `get_token`. Makes no request until first used.
+    Raises SettingsError.
 
     Attributes:
         base_url: KIS's host, for the client's ``base_url``.
@@ -54,7 +55,7 @@ class KISAuth(httpx.Auth):
     requires_response_body = True
 
     def __init__(self, settings: Settings | None = None, *, clock: Clock | None = None) -> None:
-        settings = settings or Settings.from_env(os.environ)
+        settings = settings or Settings.from_env(user_variables())
         self._service_name = settings.service_name
         self.base_url = settings.base_url
         self.environment = settings.environment
@@ -63,8 +64,8 @@ class KISAuth(httpx.Auth):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
-        """Make it from these variables, or from os.environ without them. Raises SettingsError."""
-        return cls(Settings.from_env(os.environ if env is None else env))
+        """Make it from these variables or, without them, as the constructor does. Raises SettingsError."""
+        return cls(Settings.from_env(user_variables() if env is None else env))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.base_url!r}, {self._service_name!r})"

@@ -10,12 +10,12 @@ Warnings and waits are logged to the logger ``kis_token``.
 
 from __future__ import annotations
 
-import os
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kis_token.client.token_holder import TokenHolder
+from kis_token.client.user_variables import user_variables
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.kis.api import TOO_MANY_CALLS, KISIssuer, refusal, rejects_token
@@ -57,7 +57,8 @@ class KISClient:
     continues with its parent's token.
 
     Without ``settings``, the settings are read from the environment: the variables of the README and
-    ``KIS_ACCOUNT_NO``. The constructor makes no request. Raises SettingsError.
+    ``KIS_ACCOUNT_NO``. If it lacks the project's URL or key, the user's profile adds them, as for `get_token`. The
+    constructor makes no request. Raises SettingsError.
 
     Attributes:
         base_url: KIS's host.
@@ -66,7 +67,7 @@ class KISClient:
     """
 
     def __init__(self, settings: Settings | None = None, *, clock: Clock | None = None) -> None:
-        settings = settings or Settings.from_env(os.environ)
+        settings = settings or Settings.from_env(user_variables())
         self._clock = clock or SystemClock()
         self._service_name = settings.service_name
         self.base_url = settings.base_url
@@ -77,8 +78,11 @@ class KISClient:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
-        """Make the client from the variables of ``env`` or, without ``env``, of os.environ. Raises SettingsError."""
-        return cls(Settings.from_env(os.environ if env is None else env))
+        """Make the client from the variables of ``env`` or, without ``env``, as the constructor does.
+
+        Raises SettingsError.
+        """
+        return cls(Settings.from_env(user_variables() if env is None else env))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.base_url!r}, {self._service_name!r})"

@@ -31,10 +31,19 @@ def user_cache_folder() -> Path | None:
 
     The result is None for a user without a home folder, and if the package platformdirs is not installed.
     """
-    try:
-        from platformdirs import user_cache_path
+    return _user_folder("user_cache_path")
 
-        folder = user_cache_path("kis-token", appauthor=False)
+
+def user_config_folder() -> Path | None:
+    """Return this program's folder in the user's configuration folder; None as for `user_cache_folder`."""
+    return _user_folder("user_config_path")
+
+
+def _user_folder(kind: str) -> Path | None:
+    try:
+        import platformdirs
+
+        folder: Path = getattr(platformdirs, kind)("kis-token", appauthor=False)
     except (ImportError, RuntimeError):  # RuntimeError for a user without a home folder
         return None
     return folder if folder.is_absolute() else None

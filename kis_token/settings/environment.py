@@ -18,6 +18,8 @@ SECRETS = {
     "app-secret": ("KIS_APP_SECRET",),
     "encryption-key": ("KIS_TOKEN_ENCRYPTION_KEY",),
 }
+#: The variable that names a profile of the user's machine.
+PROFILE = "KIS_PROFILE"
 _PASTED = {*SECRETS, "supabase-url", "base-url"}
 
 
@@ -47,6 +49,15 @@ def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
         user, at, _ = text.partition("://")[2].rpartition("@")
         found += [text, user.partition(":")[2]] if at else filter(is_secret_key, pasted_words(text))
     return tuple(found)
+
+
+def needs_profile(env: Mapping[str, str]) -> bool:
+    """Whether a profile of the user may add settings: on a laptop that lacks URL or key, or for a named profile."""
+    if env.get("GITHUB_ACTIONS"):
+        return False
+    has_url = any(env.get(name, "").strip() for name in (_input("supabase-url"), "SUPABASE_URL"))
+    has_key = any(env.get(name, "").strip() for name in (_input("supabase-key"), *SECRETS["supabase-key"]))
+    return bool(env.get(PROFILE, "").strip()) or not (has_url and has_key)
 
 
 def _input(setting: str) -> str:

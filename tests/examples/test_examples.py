@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = CHECKOUT / "docs" / "examples"
 PRICE = "71500"
+WORKFLOWS_OF_INIT = sorted(path.name for path in (EXAMPLES / "init").iterdir())
 
 
 def take(folder: Path, *names: str) -> None:
@@ -139,6 +140,30 @@ def test_client(project: Project, sandbox: Sandbox) -> None:
 
     assert first == second == [f"000660: {PRICE}", f"005930: {PRICE}"]
     assert sandbox.kis.counts("production").issues == 2
+
+
+@pytest.mark.parametrize("name", WORKFLOWS_OF_INIT)
+def test_workflows_of_init(project: Project, sandbox: Sandbox, name: str) -> None:
+    """The workflows that init writes issue the first token: without a stored key, and with one."""
+    is_keyless = "with-secret" not in name
+    project.add_workflow(EXAMPLES / "init" / name)
+    given = [f"--env=KIS_BASE_URL={sandbox.kis.production_url}"]
+    secrets = {}
+    if is_keyless:
+        sandbox.trust()
+        secrets = {"SUPABASE_URL": "", "SUPABASE_SERVICE_ROLE_KEY": ""}
+        given += [f"--var=SUPABASE_URL={sandbox.supabase.url}", f"--var=SUPABASE_PUBLISHABLE_KEY={sandbox.anon_key}"]
+        given += [f"--env={each}={value}" for each, value in sandbox.github.variables().items()]
+    gh = project.commands / "gh"
+    gh.write_text("#!/bin/sh\n")  # the rotation speaks to GitHub as well
+    gh.chmod(0o755)
+
+    done = project.run(sandbox, name, "workflow_dispatch", *given, secrets=secrets)
+
+    assert done.returncode == 0, readable(done.stdout)
+    assert len([secret for secret in secrets_of(sandbox) if secret in done.stdout]) == 0
+    assert sandbox.kis.counts("production").calls == 1
+    assert quotations(sandbox) == 1  # of the quotation, or of the rotation's trial of the new token
 
 
 def test_async_program(tmp_path: Path, sandbox: Sandbox) -> None:
@@ -330,7 +355,7 @@ def test_every_example_is_run_and_listed() -> None:
     assert names == listed
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(filter(Path.is_file, EXAMPLES.rglob("*"))), ids=lambda path: path.name)
 def test_every_example_begins_with_its_explanation(path: Path) -> None:
     """The first line of each file is its explanation."""
     assert re.match(r"# \w|// \w|\"\"\"\w", path.read_text(encoding="utf-8"))

@@ -37,7 +37,7 @@ def test_every_block_has_its_test() -> None:
 
     assert {name for name, languages in pages.items() if languages} >= {"setup.md", "command.md", "library.md"}
     assert set().union(*pages.values()) <= {"sh", "text", "python", "sql"}
-    assert LISTED.startswith("kis-token get")
+    assert LISTED.startswith("kis-token init")
 
 
 KOREAN = sorted((CHECKOUT / "docs" / "ko").glob("*.md"))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from kis_token.sandbox import PRICE_PATH
 from tests.readme.newcomer import Newcomer, assert_shown
@@ -38,6 +39,23 @@ def test_page_is_a_door(page: str) -> None:
     assert len(text.split("```yaml\n")[1].split("```")[0].splitlines()) + text.split("```yaml\n")[0].count("\n") < (
         WORKFLOW_SHOWN
     )
+
+
+@pytest.mark.parametrize("name", ["quote.yml", "rotate-token.yml"])
+def test_workflow_is_the_one_that_init_writes(name: str) -> None:
+    """Apart from comments, ``kis-token init`` writes the page's workflow."""
+    written, shown = map(yaml.safe_load, (read_page(f"docs/examples/init/{name}"), WORKFLOWS[name]))
+
+    assert written == shown
+
+
+def test_set_up_is_that_of_the_page_about_init() -> None:
+    """The commands are those of docs/init.md; tests/setup runs them."""
+    (commands, *_) = codes_of("docs/init.md", "sh")
+
+    assert [line.partition("#")[0].split() for line in INIT.splitlines()] == [
+        line.partition("#")[0].split() for line in commands.splitlines()
+    ]
 
 
 @pytest.mark.usefixtures("child_processes")

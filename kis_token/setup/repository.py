@@ -1,0 +1,118 @@
+"""The repository that gets the workflows: the one of the folder, or the one that the user names."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kis_token.admin.github_repository import REPOSITORY, look_up
+from kis_token.admin.github_server import find_server
+from kis_token.admin.github_sign_in import find_sign_in
+from kis_token.admin.issuer_keys import fetch_keys
+from kis_token.admin.trust_sql import Caller, unfit
+from kis_token.errors import GitHubError
+from kis_token.setup.dialogue import Question
+from kis_token.setup.tables import Access
+
+if TYPE_CHECKING:
+    from kis_token.admin.github_server import GitHubServer
+    from kis_token.config import Settings
+    from kis_token.setup.options import Setup
+
+#: Seconds for the command git, which asks no server.
+_GIT_SECONDS = 10
+
+#: The addresses of a repository of github.com, as git keeps them.
+_REMOTE = re.compile(
+    r"(?:https?://(?:[^@/]*@)?|ssh://(?:git@)?|git@|git://)(?:ssh\.)?github\.com(?::\d+)?[:/](?P<name>.+)"
+)
+
+
+def find_folder(folder: Path, path: str | None) -> Path:
+    """The top folder of the repository around ``folder``, or ``folder`` itself. ``path`` is the variable PATH."""
+    top = _git(folder, path, "rev-parse", "--show-toplevel")
+    return Path(top) if top else folder
+
+
+def find_name(folder: Path, path: str | None) -> str | None:
+    """OWNER/REPO of the folder's remote "origin" at github.com; None without one."""
+    remote = _REMOTE.fullmatch(_git(folder, path, "remote", "get-url", "origin"))
+    name = remote["name"].strip("/").removesuffix(".git") if remote is not None else ""
+    return name if REPOSITORY.fullmatch(name) else None
+
+
+def choose_name(setup: Setup) -> str | None:
+    """The repository's name: the given one, the folder's, or the user's answer. None for no repository.
+
+    Raises KisTokenError ``invalid-caller`` for a text that is no such name.
+    """
+    given = setup.options.repository or find_name(setup.options.directory, setup.env.get("PATH"))
+    if given is not None:
+        return check_name(given)
+    if setup.dialogue.is_absent:
+        return None
+    prompt = "GitHub repository for the workflows, OWNER/REPO (Enter for none)"
+    return setup.dialogue.ask(Question(prompt), lambda answer: check_name(answer.strip()) if answer.strip() else None)
+
+
+def check_name(text: str) -> str:
+    """OWNER/REPO of a text, which may also be the repository's address. Raises KisTokenError ``invalid-caller``."""
+    remote = _REMOTE.fullmatch(text.strip())
+    name = (remote["name"] if remote is not None else text).strip().strip("/").removesuffix(".git")
+    if REPOSITORY.fullmatch(name) is None:
+        raise unfit("--repository")
+    return name
+
+
+def find_access(setup: Setup, settings: Settings, name: str) -> Access:
+    """The access that the repository's jobs on its default branch need, and the keys of their issuer.
+
+    Asks GitHub for both. If GitHub does not show the repository, the user is asked for another name. Raises
+    GitHubError if the user is absent, and KisTokenError ``invalid-caller``.
+    """
+    server = find_server(None, setup.env.get("GITHUB_API_URL", ""))
+    if server is None:  # no API has an issuer that cannot be listed
+        raise unfit("GITHUB_API_URL")
+    return Access(_caller(setup, settings, name, server), fetch_keys(server.issuer))
+
+
+def _caller(setup: Setup, settings: Settings, name: str, server: GitHubServer) -> Caller:
+    sign_in = find_sign_in(server, setup.env)
+    try:
+        repository = look_up(server, name, sign_in)
+    except GitHubError as error:
+        if setup.dialogue.is_absent or error.code != "github-repository-unknown":
+            raise
+        setup.dialogue.warn(f"error: {error}")
+        question = Question("GitHub repository for the workflows, OWNER/REPO")
+        repository = setup.dialogue.ask(question, lambda answer: look_up(server, check_name(answer), sign_in))
+    return Caller(
+        settings.service_name,
+        settings.supabase_url,
+        repository,
+        f"refs/heads/{repository.default_branch}",
+        access="issue",
+        issuer=server.issuer,
+    )
+
+
+def _git(folder: Path, path: str | None, *arguments: str) -> str:
+    """The first line that git prints; empty without git, and outside a repository."""
+    program = shutil.which("git", path=path)
+    if program is None:
+        return ""
+    try:
+        done = subprocess.run(  # noqa: S603 - git, with fixed arguments
+            [program, "-C", str(folder), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.partition("\n")[0].strip() if done.returncode == 0 else ""

@@ -1,0 +1,91 @@
+"""The workflows of a new repository: a quotation, and the nightly rotation.
+
+Their texts are those of docs/examples/init, so the tests of the examples run the same files that a user gets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from kis_token.config import DEFAULT_SERVICES
+from kis_token.errors import EnvironmentFault
+
+if TYPE_CHECKING:
+    from kis_token.config import Settings
+
+#: The file in the repository, and its example: for a repository that stores no key, and with a stored key.
+EXAMPLES = {
+    "quote.yml": ("quote.yml", "quote-with-secret.yml"),
+    "rotate-token.yml": ("rotate-token.yml", "rotate-token-with-secret.yml"),
+}
+#: The lines after which a slot that is not the default is named.
+_STEP = "        with:\n"
+_CALL = "/.github/workflows/rotate-token.yml@v1\n"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowFile:
+    """A workflow and its place in the repository. ``shown`` is that place, for people."""
+
+    path: Path
+    text: str
+
+    @property
+    def shown(self) -> str:
+        """The file's path in the repository."""
+        return f".github/workflows/{self.path.name}"
+
+    def state(self) -> Literal["missing", "same", "different"]:
+        """Whether the file is there, with this text or another one."""
+        try:
+            found = self.path.read_bytes()
+        except FileNotFoundError:
+            return "missing"
+        except OSError:  # a folder, or a file of another user
+            return "different"
+        return "same" if found.replace(b"\r\n", b"\n") == self.text.encode() else "different"
+
+    def write(self) -> None:
+        """Write the file, with the missing folders. Raises EnvironmentFault."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # A new file is written only where there is no entry at all: a link may lead anywhere.
+            with self.path.open("wb" if self.path.exists() else "xb") as file:
+                file.write(self.text.encode())
+        except OSError as error:
+            raise EnvironmentFault(
+                "file-unwritable", f"The workflow {self.shown} cannot be written ({error.strerror})"
+            ) from error
+
+
+def examples_folder() -> Path:
+    """The folder of the texts: in the package when it is installed, in docs of a checkout."""
+    package = Path(__file__).parents[1]
+    shipped = package / "workflows"
+    return shipped if shipped.is_dir() else package.parent / "docs" / "examples" / "init"
+
+
+def workflow_files(directory: Path, settings: Settings, *, with_secret: bool) -> list[WorkflowFile]:
+    """The workflows of the repository in ``directory``, for the settings' environment and slot."""
+    folder, texts = directory / ".github" / "workflows", examples_folder()
+    return [
+        WorkflowFile(folder / name, _for_slot((texts / examples[with_secret]).read_text(encoding="utf-8"), settings))
+        for name, examples in EXAMPLES.items()
+    ]
+
+
+def _for_slot(text: str, settings: Settings) -> str:
+    """Name environment and slot in the text, unless they are the defaults."""
+    named: dict[str, str] = {}
+    if settings.environment != "production":
+        named["environment"] = settings.environment
+    if settings.service_name != DEFAULT_SERVICES[settings.environment]:
+        named["service-name"] = settings.service_name
+    if not named:
+        return text
+    if _CALL in text:
+        given = ", ".join(f"{name}: {value}" for name, value in named.items())
+        return text.replace(_CALL, f"{_CALL}    with: {{ {given} }}\n")
+    return text.replace(_STEP, _STEP + "".join(f"          {name}: {value}\n" for name, value in named.items()))

@@ -1,0 +1,51 @@
+"""The workflow files: what counts as the same, and where nothing is written."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kis_token.errors import EnvironmentFault
+from kis_token.setup.workflow_files import workflow_files
+from tests.support import make_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_line_ends_of_windows_are_the_same_file(tmp_path: Path) -> None:
+    """A file that git has checked out with CRLF counts as the same."""
+    file = workflow_files(tmp_path, make_settings(), with_secret=False)[0]
+    states = [file.state()]
+    file.write()
+    states.append(file.state())
+    file.path.write_bytes(file.path.read_bytes().replace(b"\n", b"\r\n"))
+    states.append(file.state())
+    file.path.write_bytes(b"name: mine\n")
+    states.append(file.state())
+
+    assert states == ["missing", "same", "same", "different"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a right there that few users have")
+def test_link_to_nowhere_is_not_followed(tmp_path: Path) -> None:
+    """A link whose target does not exist gets an error, and its target is not made."""
+    file = workflow_files(tmp_path, make_settings(), with_secret=True)[0]
+    file.path.parent.mkdir(parents=True)
+    file.path.symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(EnvironmentFault, match="cannot be written"):
+        file.write()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_folder_in_the_way(tmp_path: Path) -> None:
+    """A folder with the name of the file counts as other contents, and writing it is an error with the file's name."""
+    file = workflow_files(tmp_path, make_settings(), with_secret=True)[1]
+    file.path.mkdir(parents=True)
+
+    assert file.state() == "different"
+    with pytest.raises(EnvironmentFault, match=r"\.github/workflows/rotate-token\.yml"):
+        file.write()
