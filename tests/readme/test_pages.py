@@ -92,7 +92,7 @@ def workflow_with(inputs: dict[str, str]) -> str:
     """README's workflow of ten jobs with one job and more inputs."""
     (workflow,) = (block.code for block in blocks_of(read_page("README.ko.md")) if block.file == "ten-jobs.yml")
     more = "".join(f"          {name}: {value}\n" for name, value in inputs.items())
-    return re.sub(r"    strategy:\n.*\n", "", workflow) + more
+    return re.sub(r"    strategy: .*\n", "", workflow).replace("        with:\n", f"        with:\n{more}")
 
 
 def test_laptop(newcomer: Newcomer) -> None:
