@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import click
 
-from kis_token.cli import init_command, trust_command
-from kis_token.cli import key_commands as keys
-from kis_token.cli import setup_commands as setup
-from kis_token.cli import token_commands as token
 from kis_token.cli.help_examples import TaughtGroup
 
-#: In the order of --help and of docs/command.md.
-COMMANDS: tuple[click.Command, ...] = (
-    init_command.init,
-    token.get,
-    token.execute,
-    token.rotate,
-    token.refresh,
-    token.export,
-    setup.status,
-    setup.check,
-    keys.revoke,
-    keys.set_keys,
-    keys.seal,
-    keys.keygen,
-    setup.sql,
-    trust_command.trust,
-    setup.sandbox,
-)
+#: Each command's module and function, in the order of --help and of docs/command.md. A module is loaded when one of its
+#: commands is used: `kis-token get` is part of scripts that run often.
+COMMANDS = {
+    "init": "init_command:init",
+    "get": "token_commands:get",
+    "exec": "token_commands:execute",
+    "rotate": "token_commands:rotate",
+    "refresh": "token_commands:refresh",
+    "export": "token_commands:export",
+    "status": "setup_commands:status",
+    "check": "setup_commands:check",
+    "revoke": "key_commands:revoke",
+    "set-keys": "key_commands:set_keys",
+    "seal": "key_commands:seal",
+    "keygen": "key_commands:keygen",
+    "sql": "setup_commands:sql",
+    "trust": "trust_command:trust",
+    "sandbox": "setup_commands:sandbox",
+}
 
 
 @click.group(
@@ -35,6 +32,7 @@ COMMANDS: tuple[click.Command, ...] = (
     cls=TaughtGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     no_args_is_help=True,
+    places={name: f"kis_token.cli.{place}" for name, place in COMMANDS.items()},
     examples=["kis-token check", "kis-token get", "kis-token exec -- python bot.py"],
 )
 @click.version_option(package_name="kis-token", message="%(version)s")
@@ -47,7 +45,3 @@ def kis_token() -> None:
     Exit status: 0 done; 1 an error, which is explained; 2 invalid command line; 130 interrupted. exec and sandbox
     return the status of CMD: 127 if the program does not exist, 126 if it cannot be started.
     """
-
-
-for each in COMMANDS:
-    kis_token.add_command(each)

@@ -37,7 +37,7 @@ def completed(words: str) -> list[str]:
     ("words", "names"),
     [
         ("kis-token s", ["status", "set-keys", "seal", "sql", "sandbox"]),
-        ("kis-token ", [str(command.name) for command in COMMANDS]),
+        ("kis-token ", list(COMMANDS)),
         ("kis-token get --environment ", ["production", "paper"]),
         ("kis-token set-keys --no", ["--no-verify"]),
         ("kis-token export ", list(TOKEN_FILE_CLIENTS)),

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+import subprocess
+import sys
 
+import click
 import pytest
 
+from kis_token.cli import group
 from kis_token.cli.group import COMMANDS
+from kis_token.cli.help_examples import TaughtCommand
 from tests.command import kis_token, kis_token_here
 from tools.step import CHECKOUT
 
-if TYPE_CHECKING:
-    import subprocess
-
-    from kis_token.cli.help_examples import TaughtCommand
-
-NAMES = [command.name for command in COMMANDS]
+NAMES = list(COMMANDS)
 SECRET = "PSa1b2c3d4e5f6g7h8"
 
 
@@ -33,15 +32,29 @@ def test_help_and_page_have_the_same_commands() -> None:
     assert list(dict.fromkeys(written)) == listed == NAMES
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
-def test_help_teaches(command: TaughtCommand) -> None:
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_teaches(name: str) -> None:
     """Each command's help describes it and ends with examples, one a line."""
-    ended = kis_token_here({}, str(command.name), "--help")
+    command = group.kis_token.get_command(click.Context(group.kis_token), name)
+    assert isinstance(command, TaughtCommand)
+    assert command.name == name
+    ended = kis_token_here({}, name, "--help")
 
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith(f"Usage: kis-token {command.name}")
+    assert ended.stdout.startswith(f"Usage: kis-token {name}")
     assert ended.stdout.endswith("Examples:\n" + "".join(f"  {example}\n" for example in command.examples))
-    assert any(f"kis-token {command.name}" in example for example in command.examples)
+    assert any(f"kis-token {name}" in example for example in command.examples)
+
+
+@pytest.mark.usefixtures("child_processes")
+def test_a_command_loads_no_other_command() -> None:
+    """`kis-token get` loads neither the modules of other commands nor what only those need."""
+    code = "import sys; from kis_token.cli import main; main(['get', '--help']); print(*sys.modules, file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ended.stderr.split())
+    assert "kis_token.cli.token_commands" in loaded
+    others = ("init_command", "key_commands", "setup_commands", "trust_command")
+    assert not loaded & {*(f"kis_token.cli.{name}" for name in others), "subprocess", "http.client"}
 
 
 def test_exit_statuses_are_said() -> None:
