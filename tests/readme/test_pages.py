@@ -154,7 +154,7 @@ def test_program_that_has_moved(newcomer: Newcomer) -> None:
 
 
 def test_cron_on_a_server(newcomer: Newcomer) -> None:
-    """Both lines of the crontab renew the token with the answers kept in a private file, and print nothing on success."""
+    """Both lines of the crontab renew the token with the answers in a private file, and print nothing on success."""
     newcomer.set_up()
     newcomer.type(VARIABLES, *newcomer.exported.values())
     home = Path(newcomer.variables["HOME"])
