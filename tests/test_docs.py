@@ -53,6 +53,16 @@ def entries_of(page: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("page", ENTRIES)
+def test_index_of_the_entries(page: str) -> None:
+    """The first table of a page of errors leads to each entry, once."""
+    text = (CHECKOUT / page).read_text(encoding="utf-8")
+    index = text.split("\n## ")[1]
+
+    found = re.findall(r"\[`([a-z-]+)`\]\(#([a-z-]+)\)", index)
+    assert sorted(found) == sorted((code, code) for code in REMEDIES)
+
+
+@pytest.mark.parametrize("page", ENTRIES)
 def test_every_error_code_has_an_entry(page: str) -> None:
     """Each code has an entry: a summary, the four parts in their order, and a link to the other language."""
     leads, link = ENTRIES[page]

@@ -154,6 +154,19 @@ def test_pages_link_to_each_other(page: str) -> None:
     assert korean == f"[English]({posixpath.relpath(ENGLISH[page], posixpath.dirname(page))}) · 한국어"
 
 
+@pytest.mark.parametrize("page", ENGLISH)
+def test_links_to_pages_in_english_are_marked(page: str) -> None:
+    """If a Korean page links to a page that exists in English only, the link or the next word names the language."""
+    unmarked = []
+    link_to_page = r"\[([^\]]*)\]\((?!https?:)([^)\s#]+\.md)[^)]*\)(\(영어\))?"
+    for link in re.finditer(link_to_page, without_blocks(read_page(page))):
+        file = posixpath.normpath(posixpath.join(posixpath.dirname(page), link[2]))
+        if file not in ENGLISH and not re.search("영어|^English$", link[1]) and link[3] is None:
+            unmarked.append(link[0])
+
+    assert unmarked == []
+
+
 def test_part_of_the_security_page() -> None:
     """Each section of the Korean page names its English section, and has the rows of its table, in the same order."""
     korean, english = (read_page(page) for page in ("docs/ko/security.md", "docs/security.md"))

@@ -92,7 +92,7 @@ def workflow_with(inputs: dict[str, str]) -> str:
     """README's workflow of ten jobs with one job and more inputs."""
     (workflow,) = (block.code for block in blocks_of(read_page("README.ko.md")) if block.file == "ten-jobs.yml")
     more = "".join(f"          {name}: {value}\n" for name, value in inputs.items())
-    return re.sub(r"    strategy:\n.*\n", "", workflow) + more
+    return re.sub(r"    strategy: .*\n", "", workflow).replace("        with:\n", f"        with:\n{more}")
 
 
 def test_laptop(newcomer: Newcomer) -> None:
@@ -154,9 +154,9 @@ def test_program_that_has_moved(newcomer: Newcomer) -> None:
 
 
 def test_cron_on_a_server(newcomer: Newcomer) -> None:
-    """Both lines of the crontab renew the token with the variables of a private file, and print nothing on success."""
+    """Both lines of the crontab renew the token with the answers in a private file, and print nothing on success."""
     newcomer.set_up()
-    newcomer.type(VARIABLES, **newcomer.exported)
+    newcomer.type(VARIABLES, *newcomer.exported.values())
     home = Path(newcomer.variables["HOME"])
     command = home / ".local" / "bin" / "kis-token"
     command.parent.mkdir(parents=True)

@@ -86,12 +86,14 @@ def test_first_day(newcomer: Newcomer) -> None:
 
 
 def test_ten_jobs(newcomer: Newcomer) -> None:
-    """Ten jobs at once make one tokenP call, and each of them gets a token."""
+    """Ten jobs at once make one tokenP call, and the program of each of them gets a token."""
     newcomer.set_up()
 
     seen = newcomer.act("ten-jobs.yml", WORKFLOWS["ten-jobs.yml"])
 
     assert seen.count("token from ") == 10
+    program = f"your program, with a token for {newcomer.sandbox.kis.production_url}"
+    assert seen.splitlines().count(program) == 10
     assert newcomer.sandbox.kis.counts("production").calls == 1
 
 
