@@ -80,9 +80,8 @@ class Course:
         self.permission = {name: self.variables.pop(name) for name in names}
         #: Variables that name the servers' certificate, for programs whose libraries do not use the system's.
         self.trust = self._trust()
-        self.env = {**system_certificates.without_variables(kept_environment()), "PATH": self._path()}
-        if not self._is_in_system:
-            self.env |= self.trust
+        self.env = {**kept_environment(), **self.trust, "PATH": self._path()}
+        self.env = self._without_variables(self.env)
         if any(name.lower().endswith("_proxy") for name in self.env):
             self.env["NO_PROXY"] = self.env["no_proxy"] = "127.0.0.1"
         self.action_copy = folder / "action"
@@ -108,6 +107,10 @@ class Course:
         bundle.write_bytes(Path(known).read_bytes() + certificate.read_bytes())
         self._is_in_system = system_certificates.add(certificate)
         return dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), f"{bundle}")
+
+    def _without_variables(self, env: dict[str, str]) -> dict[str, str]:
+        """Return ``env`` without the variables that name certificates, if the system's certificates are enough."""
+        return system_certificates.without_variables(env) if self._is_in_system else env
 
     def _path(self) -> str:
         """Return a PATH without uv, and with a python3 that is not a shim, because a shim takes additional time."""
@@ -144,7 +147,7 @@ class Course:
         return Contestant(
             name,
             tuple(step_command(folder)),
-            step_environment(given, environment, folder),
+            self._without_variables(step_environment(given, environment, folder)),
             folder,
             before,
             after,

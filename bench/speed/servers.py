@@ -70,6 +70,8 @@ class _Servers:
             connection.execute(
                 "delete from public.api_credentials where service_name = 'kis' and credential_type = 'access_token'"
             )
+            # The sealed slot has the same app key, and only one slot of an app key may have a valid token.
+            connection.execute("delete from public.credential_leases where service_name = %s", [SEALED_SLOT])
 
     def down(self) -> None:
         """Let Supabase refuse connections."""

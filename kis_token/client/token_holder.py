@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from kis_token.errors import IssuanceError, KisTokenError, TokenRefreshLimitError
 from kis_token.process.forks import PerProcess
-from kis_token.token import AppKey, State, Token, in_both_zones
+from kis_token.token import LEAST_USEFUL, AppKey, State, Token, in_both_zones
 from kis_token.wiring import open_resolver
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class TokenHolder:
             if not is_valid:
                 raise
             _LOG.warning("The token was not renewed: %s", error.advice)
-            return replace(held, renew_again=self._later(RENEW_AGAIN))
+            return self._with_pause(held, RENEW_AGAIN)
 
     def _refresh(self, refused: Held) -> Held:
         """Replace the rejected token ``refused``, with one read of the store and within the settings' timeout.
@@ -201,7 +201,7 @@ class TokenHolder:
         held = Held(token, app_key, replaces, resolution.now - self._clock.now(), self._clock.monotonic())
         if is_fresh and held.is_shared:
             return held
-        return replace(held, renew_again=self._later(SHARE_AGAIN if is_fresh else RENEW_AGAIN))
+        return self._with_pause(held, SHARE_AGAIN if is_fresh else RENEW_AGAIN)
 
     def _remember(self, app_key: AppKey | None) -> AppKey:
         """Keep ``app_key`` in memory, because an app key that only Supabase has cannot be read in an outage."""
@@ -216,8 +216,13 @@ class TokenHolder:
     def _open(self, settings: Settings) -> AbstractContextManager[Resolver]:
         return open_resolver(settings, self._clock.monotonic(), _LOG.info, self._clock)
 
-    def _later(self, seconds: float) -> float:
-        return self._clock.monotonic() + self._clock.jitter(0.5 * seconds, 1.5 * seconds)
+    def _with_pause(self, held: Held, seconds: float) -> Held:
+        """``held``, to be renewed after about ``seconds``. If the token is valid, the pause ends with it."""
+        pause = self._clock.jitter(0.5 * seconds, 1.5 * seconds)
+        left = held.token.remaining(self._clock.now() + held.skew) - LEAST_USEFUL
+        if left > timedelta():
+            pause = min(pause, left.total_seconds())
+        return replace(held, renew_again=self._clock.monotonic() + pause)
 
 
 def _log(warnings: tuple[str, ...]) -> None:

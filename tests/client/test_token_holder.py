@@ -202,3 +202,23 @@ def test_refresh_of_an_old_token(environment: SimulatedEnvironment) -> None:
     other.refresh_token()
     is_theirs = other.access_token == client.access_token
     assert (is_theirs, environment.issue_calls) == (True, 2)
+
+
+def test_pause_after_a_failed_renewal_ends_with_the_token(environment: SimulatedEnvironment) -> None:
+    """While renewals fail, a client pauses between them. It does not use its token beyond that token's end."""
+    client = environment.client()
+    old = client.access_token
+    environment.clock.jump(24 * 3600 - 40)
+    environment.supabase.stop()
+    environment.kis.production.stop()
+    is_kept = client.access_token == old
+    environment.kis.production.start()
+    environment.supabase.start()
+    new = environment.client().access_token
+    is_paused = client.access_token == old
+    environment.clock.jump(15)  # the token has 25 s left, and a failed renewal is repeated after 30 s
+
+    is_renewed = client.access_token == new
+
+    assert (is_kept, is_paused, is_renewed) == (True, True, True)
+    assert environment.issue_calls == 2
