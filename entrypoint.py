@@ -133,8 +133,9 @@ def load_when_used(name: str) -> None:
 
             if sys.modules.get(name) is self:
                 del sys.modules[name]
-            self.__dict__.update(vars(importlib.import_module(name)))
-            return getattr(importlib.import_module(name), attribute)
+            module = importlib.import_module(name)
+            self.__dict__.update(vars(module))
+            return getattr(module, attribute)
 
     sys.modules.setdefault(name, Later(name))
 

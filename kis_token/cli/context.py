@@ -76,14 +76,6 @@ def slot_options(command: _Command) -> _Command:
             context.obj.service = value
             context.obj.env["INPUT_SERVICE_NAME"] = value
 
-    def take_environment(context: click.Context, _: click.Parameter, value: str | None) -> None:
-        if value is not None:
-            context.obj.env["INPUT_ENVIRONMENT"] = value
-
-    def take_profile(context: click.Context, _: click.Parameter, value: str | None) -> None:
-        if value is not None:
-            context.obj.env[PROFILE] = value
-
     service = click.option(
         "--service",
         metavar="NAME",
@@ -94,15 +86,25 @@ def slot_options(command: _Command) -> _Command:
     environment = click.option(
         "--environment",
         type=click.Choice(ENVIRONMENTS),
-        callback=take_environment,
+        callback=_into("INPUT_ENVIRONMENT"),
         expose_value=False,
         help="The KIS environment, instead of KIS_ENVIRONMENT.",
     )
     profile = click.option(
         "--profile",
         metavar="NAME",
-        callback=take_profile,
+        callback=_into(PROFILE),
         expose_value=False,
         help="The settings kept by kis-token init, instead of KIS_PROFILE.",
     )
     return service(environment(profile(command)))
+
+
+def _into(variable: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
+    """A callback that lets an option win over a variable of the caller."""
+
+    def take(context: click.Context, _: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            context.obj.env[variable] = value
+
+    return take

@@ -31,8 +31,6 @@ _SECRET_VARIABLES = ("INPUT_", "KIS_", "SUPABASE_", "GITHUB_", "ACTIONS_")
 
 #: The packages that the chain imports, by their import names.
 PACKAGES = ("actions_toolkit", "filelock", "platformdirs", "requests")
-#: The package that only sealing needs. It is compiled for one Python, so it is tried by its module ``_rust``.
-SEALING_PACKAGE = "cryptography"
 #: The requirements in a lock that only sealing needs.
 _SEALING = re.compile(r"(?m)^(?:cryptography|cffi|pycparser)==(?:.*\\\n)*.*\n")
 _LOAD_SEALING = "import sys; sys.path.insert(0, sys.argv[1]); import cryptography.hazmat.bindings._rust"
