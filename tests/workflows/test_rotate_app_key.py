@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -15,13 +13,13 @@ from kis_token.sandbox.database import list_caller, store_issuer_keys
 from tests.command import kis_token_here
 from tests.github_network import GitHubNetwork
 from tests.support import utc_now
-from tests.workflows.conftest import add_command, find_step, needs_scripts, run_script
+from tests.workflows.conftest import find_step, needs_scripts
 from tests.workflows.test_rotate import WORKFLOW
-from tools.step import CHECKOUT, read_pairs
+from tests.workflows.watching_steps import WatchingSteps, github_state
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
+    from pathlib import Path
 
     from kis_token.sandbox import Sandbox
 
@@ -31,56 +29,19 @@ LOOK = find_step(WORKFLOW.name, "Look for the end of the app key")
 TELL = find_step(WORKFLOW.name, "Warn of the app key's end in an issue")
 
 
-class Watch:
-    """The two steps without a runner, in a repository without issues."""
-
-    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
-        self.folder = folder
-        self.sandbox = sandbox
-        self.key = sandbox.service_key
-        add_command(folder, "gh", Path(__file__).with_name("gh.py").read_text())
-
-    def look(self, env: Mapping[str, str] | None = None) -> tuple[dict[str, str], str]:
-        """The outputs and the log of the first step."""
-        outputs = self.folder / "outputs"
-        outputs.write_text("")
-        given = {
-            "PYTHONPATH": str(CHECKOUT),
-            "SUPABASE_URL": self.sandbox.supabase.url,
-            "SUPABASE_SERVICE_ROLE_KEY": self.key,
-            "KIS_ENVIRONMENT": "production",
-            "KIS_SERVICE_NAME": "",
-        }
-        assert given.keys() == LOOK["env"].keys()
-        runner = {"GITHUB_OUTPUT": str(outputs), "GITHUB_ACTIONS": "true"}
-        done = run_script(LOOK["run"], self.folder, runner | given | dict(env or {}))
-        assert done.returncode == 0, done.stdout
-        assert "Traceback" not in done.stdout
-        return read_pairs(outputs), done.stdout
+class Watch(WatchingSteps):
+    """The two steps, for a slot with a key."""
 
     def run(self) -> list[tuple[bool, int]]:
-        """Run both; the issues, each as whether it is open and how many texts it has."""
+        """Look and tell; the issues, each as whether it is open and how many texts it has."""
         outputs, _ = self.look()
-        env = {
-            "ENDS": outputs["ends"],
-            "WARNING": outputs["warning"],
-            "TITLE": "The KIS app key ends soon (production)",
-            "LABEL": TELL["env"]["LABEL"],
-            "RUN": "https://github.com/someone/bot/actions/runs/1",
-            "GH_TOKEN": "a",
-            "GH_ENTERPRISE_TOKEN": "a",
-            "GH_REPO": "someone/bot",
-        }
-        assert env.keys() == TELL["env"].keys()
-        runner = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "someone/bot"}
-        done = run_script(TELL["run"], self.folder, env | runner)
-        assert done.returncode == 0, done.stdout
-        return [(issue["open"], len(issue["texts"])) for issue in self.issues]
+        title = "The KIS app key ends soon (production)"
+        return self.tell(ENDS=outputs["ends"], WARNING=outputs["warning"], TITLE=title)
 
     @property
     def issues(self) -> list[dict[str, Any]]:
         """The repository's issues."""
-        issues: list[dict[str, Any]] = json.loads((self.folder / "github.json").read_text())["issues"]
+        issues: list[dict[str, Any]] = github_state(self.folder)["issues"]
         return issues
 
     def put_end(self, end: datetime | None) -> None:
@@ -92,7 +53,7 @@ class Watch:
 @pytest.fixture
 def watch(tmp_path: Path, sandbox: Sandbox) -> Watch:
     """The two steps, for a slot with a key."""
-    return Watch(tmp_path, sandbox)
+    return Watch(tmp_path, sandbox, LOOK, TELL)
 
 
 def test_issue_of_a_key_that_ends(watch: Watch) -> None:

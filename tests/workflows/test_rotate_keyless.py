@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -14,12 +13,12 @@ from kis_token.sandbox.github_issuer import SigningKey
 from kis_token.sandbox.loopback import Fault
 from tests.command import kis_token_here
 from tests.github_network import GitHubNetwork
-from tests.workflows.conftest import Project, add_command, find_step, needs_scripts, readable, run_script
+from tests.workflows.conftest import Project, add_command, find_step, needs_scripts, readable
 from tests.workflows.test_rotate import WORKFLOW, due_token, store, stored
-from tools.step import CHECKOUT, read_pairs
+from tests.workflows.watching_steps import WatchingSteps, github_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from kis_token.sandbox import Sandbox
 
@@ -41,12 +40,6 @@ def trust(sandbox: Sandbox, network: GitHubNetwork, **columns: object) -> None:
     with psycopg.connect(sandbox.owner_dsn) as connection:
         store_issuer_keys(connection, network.issuer)
         list_caller(connection, network.issuer, sandbox.supabase.url, **{"access": "issue"} | columns)
-
-
-def github_state(folder: Path) -> dict[str, Any]:
-    """The issues and the log of the stand-in for the command gh."""
-    state: dict[str, Any] = json.loads((folder / "github.json").read_text())
-    return state
 
 
 @pytest.mark.usefixtures("runtime")  # behind the proxy of this test no package can be installed
@@ -76,59 +69,20 @@ def test_rotation_without_a_key(project: Project, sandbox: Sandbox, network: Git
     assert "- `next-key` of https://token.actions.githubusercontent.com" in issue["texts"][0]
 
 
-class Watch:
-    """The two steps that look after GitHub's keys, without a runner."""
-
-    def __init__(self, folder: Path, sandbox: Sandbox, network: GitHubNetwork) -> None:
-        self.folder = folder
-        self.key = sandbox.service_key
-        self._sandbox = sandbox
-        self._network = network
-        add_command(folder, "gh", Path(__file__).with_name("gh.py").read_text())
-
-    def compare(self, env: Mapping[str, str] | None = None) -> tuple[dict[str, str], str]:
-        """The outputs and the log of the comparison."""
-        outputs = self.folder / "outputs"
-        outputs.write_text("")
-        given = {
-            "PYTHONPATH": str(CHECKOUT),
-            "SUPABASE_URL": self._sandbox.supabase.url,
-            "SUPABASE_SERVICE_ROLE_KEY": self.key,
-            "KIS_ENVIRONMENT": "production",
-            "KIS_SERVICE_NAME": "",
-        }
-        assert given.keys() == COMPARE["env"].keys()
-        machine = {name: value for name, value in self._network.variables.items() if name != "PATH"}
-        runner = {"GITHUB_OUTPUT": str(outputs), "GITHUB_ACTIONS": "true"}
-        done = run_script(COMPARE["run"], self.folder, machine | runner | given | dict(env or {}))
-        assert done.returncode == 0, done.stdout
-        assert "Traceback" not in done.stdout
-        return read_pairs(outputs), done.stdout
+class Watch(WatchingSteps):
+    """The two steps that look after GitHub's keys."""
 
     def run(self) -> list[tuple[bool, int]]:
         """Compare and tell; the issues, each as whether it is open and how many texts it has."""
-        outputs, _ = self.compare()
-        env = {
-            "KEYS": outputs["keys"],
-            "LIST": outputs["list"],
-            "TITLE": TELL["env"]["TITLE"],
-            "LABEL": TELL["env"]["LABEL"],
-            "RUN": "https://github.com/someone/bot/actions/runs/1",
-            "GH_TOKEN": "a",
-            "GH_ENTERPRISE_TOKEN": "a",
-            "GH_REPO": "someone/bot",
-        }
-        assert env.keys() == TELL["env"].keys()
-        runner = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "someone/bot"}
-        done = run_script(TELL["run"], self.folder, env | runner)
-        assert done.returncode == 0, done.stdout
-        return [(issue["open"], len(issue["texts"])) for issue in github_state(self.folder)["issues"]]
+        outputs, _ = self.look()
+        return self.tell(KEYS=outputs["keys"], LIST=outputs["list"], TITLE=TELL["env"]["TITLE"])
 
 
 @pytest.fixture
 def watch(tmp_path: Path, sandbox: Sandbox, network: GitHubNetwork) -> Watch:
     """The two steps, in a repository without issues."""
-    return Watch(tmp_path, sandbox, network)
+    machine = {name: value for name, value in network.variables.items() if name != "PATH"}
+    return Watch(tmp_path, sandbox, COMPARE, TELL, machine)
 
 
 def test_issue_of_a_new_key(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
@@ -155,7 +109,7 @@ def test_keyless_job_compares_too(watch: Watch, sandbox: Sandbox, network: GitHu
     watch.key = sandbox.anon_key
     network.issuer.announce(SigningKey.make("next-key"))
 
-    outputs, log = watch.compare(network.job_variables())
+    outputs, log = watch.look(network.job_variables())
 
     assert outputs["keys"] == "missing"
     assert outputs["list"] == "- `next-key` of https://token.actions.githubusercontent.com"
@@ -168,15 +122,15 @@ def test_name_of_a_key_is_no_markdown(watch: Watch, sandbox: Sandbox, network: G
     trust(sandbox, network)
     network.issuer.announce(SigningKey.make("`](https://evil.example.com)"))
 
-    assert watch.compare()[0]["list"].startswith("- `a key with an unusual name` of ")
+    assert watch.look()[0]["list"].startswith("- `a key with an unusual name` of ")
 
 
 def test_nothing_to_compare(watch: Watch, sandbox: Sandbox, network: GitHubNetwork) -> None:
     """Without callers, and without sql/007, GitHub is not asked and no issue is opened."""
-    assert watch.compare()[0] == {}
+    assert watch.look()[0] == {}
     with psycopg.connect(sandbox.owner_dsn) as connection:
         connection.execute("drop function public.credential_callers_status")
-    assert watch.compare()[0] == {}
+    assert watch.look()[0] == {}
     assert network.asked == []
 
 
@@ -184,9 +138,9 @@ def test_outage_is_a_warning(watch: Watch, sandbox: Sandbox, network: GitHubNetw
     """If GitHub or Supabase does not answer, the step warns and says nothing about keys. The next tick comes."""
     trust(sandbox, network)
     network.issuer.server.add_fault(Fault("reset", times=2))
-    outputs, log = watch.compare()
+    outputs, log = watch.look()
     sandbox.supabase.stop()
-    later, later_log = watch.compare()
+    later, later_log = watch.look()
 
     assert outputs == later == {}
     assert "::warning::The issuer's keys were not compared: " in log
