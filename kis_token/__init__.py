@@ -6,8 +6,7 @@ name, so importing the package is fast.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kis_token.client.credential_manager import (
         SupabaseCredentialManager,

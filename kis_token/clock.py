@@ -1,28 +1,11 @@
-"""The clock: present time, a monotonic counter, sleep and jitter. Callers pass a clock in, so tests need no sleep."""
+"""The machine's clock: present time, a monotonic counter, sleep and jitter. Callers pass it in: no test sleeps."""
 
 from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
-from typing import Protocol
 
 from kis_token.deadline import SLICE
-
-
-class Clock(Protocol):
-    """A source of time."""
-
-    def now(self) -> datetime:
-        """The present time by the machine's clock, aware, in UTC."""
-
-    def monotonic(self) -> float:
-        """Seconds that never go back. Only the difference of two readings has a meaning."""
-
-    def sleep(self, seconds: float) -> None:
-        """Wait for ``seconds``."""
-
-    def jitter(self, low: float, high: float) -> float:
-        """A random number of seconds from ``low`` to ``high``, so that callers do not act at the same moment."""
 
 
 class SystemClock:

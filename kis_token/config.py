@@ -11,7 +11,6 @@ import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
 
 from kis_token.errors import SettingsError
 from kis_token.settings.environment import SECRETS, EnvironmentReader, label
@@ -32,19 +31,21 @@ from kis_token.settings.supabase_project import (
     parse_url,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Literal
 
     from kis_token.process.caller_identity import IDTokenRequest
 
-Environment = Literal["production", "paper"]
-Mode = Literal["resolve", "rotate", "force", "check"]
-StoreOutagePolicy = Literal["issue", "fail"]
+    Environment = Literal["production", "paper"]
+    Mode = Literal["resolve", "rotate", "force", "check"]
+    StoreOutagePolicy = Literal["issue", "fail"]
 
 #: The accepted words of a setting; the first word is the default.
-ENVIRONMENTS: tuple[Environment, ...] = get_args(Environment)
-MODES: tuple[Mode, ...] = get_args(Mode)
-STORE_OUTAGE_POLICIES: tuple[StoreOutagePolicy, ...] = get_args(StoreOutagePolicy)
+ENVIRONMENTS: tuple[Environment, ...] = ("production", "paper")
+MODES: tuple[Mode, ...] = ("resolve", "rotate", "force", "check")
+STORE_OUTAGE_POLICIES: tuple[StoreOutagePolicy, ...] = ("issue", "fail")
 
 #: KIS's hosts. Source: KIS's site for developers.
 KIS_HOSTS: dict[Environment, str] = {

@@ -13,12 +13,13 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
 
-_Answer = TypeVar("_Answer")
+    _Answer = TypeVar("_Answer")
 
 #: The threads of the last calls: the system's thread number, and the end on the monotonic clock.
 _ENDED: deque[tuple[int, float]] = deque(maxlen=64)

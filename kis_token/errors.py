@@ -23,8 +23,7 @@ No error text contains a secret or a part of an answer's body.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

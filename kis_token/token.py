@@ -12,10 +12,13 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from enum import Enum
-from typing import Any
 
 from kis_token.errors import TokenUnusable
 from kis_token.settings.pasted_values import parse_claims
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 KST = timezone(timedelta(hours=9), "KST")
 

@@ -19,8 +19,8 @@ from kis_token.store.supabase import SupabaseStore
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kis_token.clock import Clock
     from kis_token.config import Settings
+    from kis_token.core.ports import Clock
 
 
 _CLOCK = SystemClock()

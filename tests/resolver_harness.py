@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from kis_token.clock import Clock
-    from kis_token.core.ports import Issuer
+    from kis_token.core.ports import Clock, Issuer
     from kis_token.core.resolution import Resolution
     from kis_token.sandbox import Sandbox
     from kis_token.sandbox.emulator import KISEmulator

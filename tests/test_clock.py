@@ -14,7 +14,7 @@ from kis_token.clock import SystemClock
 from tests.support import TurnedClock
 
 if TYPE_CHECKING:
-    from kis_token.clock import Clock
+    from kis_token.core.ports import Clock
 
 
 def test_now_is_aware_and_in_utc() -> None:

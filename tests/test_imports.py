@@ -66,6 +66,7 @@ FAST = (
     "github.workflow_commands",
     "github.outputs",
     "github.summary",
+    "github.failures",
 )
 
 #: The modules that the fast path loads for a job without a key.
@@ -83,6 +84,7 @@ HEAVY = {
     "subprocess",
     "tempfile",
     "traceback",
+    "typing",
     "unittest",
     "urllib.request",
     "uuid",

@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
-    from kis_token.clock import Clock
-    from kis_token.core.ports import Vault
+    from kis_token.core.ports import Clock, Vault
     from kis_token.core.slot import Slot
     from kis_token.kis.api import KISIssuer
     from kis_token.store.supabase import SupabaseStore

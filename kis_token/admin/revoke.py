@@ -14,9 +14,8 @@ from kis_token.token import REISSUE_WINDOW, AppKey
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from kis_token.clock import Clock
     from kis_token.config import Settings
-    from kis_token.core.ports import Vault
+    from kis_token.core.ports import Clock, Vault
     from kis_token.core.slot import Slot
     from kis_token.store.supabase import SupabaseStore
     from kis_token.token import Token

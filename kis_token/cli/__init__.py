@@ -30,7 +30,7 @@ def _run(arguments: list[str] | None) -> int:
     from kis_token.cli.terminal import say
     from kis_token.cli.usage_errors import explain
     from kis_token.errors import KisTokenError, SettingsError
-    from kis_token.github.outputs import describe_defect
+    from kis_token.github.failures import describe_defect
 
     _make_streams_safe()
     env = dict(os.environ)

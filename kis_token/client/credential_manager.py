@@ -29,8 +29,7 @@ from kis_token.wiring import open_store
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from kis_token.clock import Clock
-    from kis_token.core.ports import Vault
+    from kis_token.core.ports import Clock, Vault
     from kis_token.core.slot import Row, Slot
 
 _LOG = logging.getLogger("kis_token")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kis_token.client.token_holder import Held
-    from kis_token.clock import Clock
+    from kis_token.core.ports import Clock
 
 
 class KISAuth(httpx.Auth):

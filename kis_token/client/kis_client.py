@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from kis_token.client.token_holder import Held
-    from kis_token.clock import Clock
+    from kis_token.core.ports import Clock
     from kis_token.kis.session import Prepared, Response
 
 #: The limit for one answer in seconds, including the waits for KIS's rate limit.

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from kis_token.errors import IssuanceError, KisTokenError, TokenRefreshLimitError
-from kis_token.process.forks import PerProcess
+from kis_token.process.per_process import PerProcess
 from kis_token.token import LEAST_USEFUL, AppKey, State, Token, in_both_zones
 from kis_token.wiring import open_resolver
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from kis_token.clock import Clock
     from kis_token.config import Settings
+    from kis_token.core.ports import Clock
     from kis_token.core.resolution import Resolution
     from kis_token.core.resolver import Resolver
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kis_token.clock import Clock
     from kis_token.config import Settings
-    from kis_token.core.ports import Cache, Issuer, Machine, Store, Vault
+    from kis_token.core.ports import Cache, Clock, Issuer, Machine, Store, Vault
     from kis_token.deadline import Deadline
 
 

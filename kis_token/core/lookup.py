@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from kis_token.core.resolution import Resolution, TraceEntry, View, telling
 from kis_token.core.retry import LONGEST_PATIENCE, at_most, briefly, patiently, to_the_end, unless_refused
@@ -15,12 +14,12 @@ from kis_token.core.slot import TOKEN_TYPE, check_owner, describe, given_app_key
 from kis_token.errors import IssuanceError, StoreOutage, TokenError, TokenUnusable
 from kis_token.token import LEAST_USEFUL, State, Token, in_both_zones, in_hours
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kis_token.clock import Clock
     from kis_token.config import Settings
-    from kis_token.core.ports import CacheReader, Vault
+    from kis_token.core.ports import CacheReader, Clock, Vault
     from kis_token.core.retry import Patience, Retry
     from kis_token.core.slot import Slot
 

@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from kis_token.token import AppKey, Token
 
 
+class Clock(Protocol):
+    """A source of time."""
+
+    def now(self) -> datetime:
+        """The present time by the machine's clock, aware, in UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back. Only the difference of two readings has a meaning."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait for ``seconds``."""
+
+    def jitter(self, low: float, high: float) -> float:
+        """A random number of seconds from ``low`` to ``high``, so that callers do not act at the same moment."""
+
+
 #: The statuses of begin and commit, as the functions of sql/ return them.
 BeginStatus = Literal["granted", "fresh", "busy", "conflict", "changed"]
 CommitStatus = Literal["committed", "unchanged", "fenced"]

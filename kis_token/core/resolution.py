@@ -5,24 +5,25 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
 
 from kis_token.errors import CacheError, KisTokenError, StoreOutage, TokenError
 from kis_token.settings.pasted_values import parse_claims
 from kis_token.token import AppKey, State, Token, claimed_time
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
+    from typing import Literal
 
     from kis_token.core.ports import Cache
     from kis_token.errors import StoreError
 
+    #: The source of a token.
+    Source = Literal["supabase", "cache", "oauth"]
+
 #: The longest difference between the clocks of machine and store of which no caller is warned.
 TOLERATED_SKEW = timedelta(minutes=2)
-
-#: The source of a token.
-Source = Literal["supabase", "cache", "oauth"]
 
 
 @dataclass(frozen=True, slots=True)

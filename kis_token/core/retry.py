@@ -7,15 +7,17 @@ pauses, for as long as the call's `Patience` allows. A failure that lasts longer
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
 
 from kis_token.deadline import ISSUE_BUDGET
 from kis_token.errors import StoreMisconfigured, StoreOutage
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from kis_token.clock import Clock
+    from typing import TypeVar
 
-_Answer = TypeVar("_Answer")
+    from kis_token.core.ports import Clock
+
+    _Answer = TypeVar("_Answer")
 
 #: A function that returns for how many more seconds another try may start. Its arguments are the seconds since the
 #: first try and the seconds until the deadline.

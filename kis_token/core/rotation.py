@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime, time, timedelta
-from typing import TYPE_CHECKING
 
 from kis_token.token import KST, REISSUE_WINDOW
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kis_token.token import Token
 

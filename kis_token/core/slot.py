@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
 
 from kis_token.errors import IssuerRefused, StoreMisconfigured, TokenError
 from kis_token.settings.pasted_values import find_key_fault, pasted, unusual_lengths
 from kis_token.token import AppKey, State, Token, in_hours, parse_members, parse_stored
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
+    from typing import Any
 
     from kis_token.config import Settings
     from kis_token.core.ports import Vault

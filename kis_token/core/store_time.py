@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from kis_token.clock import Clock
-    from kis_token.core.ports import Begun
+    from kis_token.core.ports import Begun, Clock
     from kis_token.core.resolution import View
 
 

@@ -16,7 +16,8 @@ from actions_toolkit import core
 from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.errors import KisTokenError
-from kis_token.github.outputs import describe_defect, mask_secrets, mask_view, publish, report_failure
+from kis_token.github.failures import describe_defect, report_failure
+from kis_token.github.outputs import mask_secrets, mask_view, publish
 from kis_token.github.workflow_commands import FileWorkflow, Masks, writing
 from kis_token.settings.environment import secrets_in
 from kis_token.wiring import open_resolver

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
-
-from kis_token.errors import EnvironmentFault, KisTokenError, SettingsError
-from kis_token.github.summary import describe_failure, describe_success
+from kis_token.errors import EnvironmentFault, KisTokenError
+from kis_token.github.summary import describe_success
 from kis_token.settings.pasted_values import parse_claims, payload_of
 from kis_token.token import in_both_zones, looks_like_token
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
     from kis_token.config import Settings
     from kis_token.core.resolution import Resolution, TraceEntry, View
-    from kis_token.github.workflow_commands import Workflow
+    from kis_token.github.ports import Workflow
     from kis_token.token import AppKey, Token
 
 #: The shortest text that is masked, in characters. The mask of a shorter text, such as a common word, would blank that
@@ -71,7 +69,7 @@ def publish(
         raise
     for warning in resolution.warnings:
         workflow.warning(warning)
-    _log(resolution.trace, workflow)
+    log_trace(resolution.trace, workflow)
     workflow.info(f"token from {resolution.source}, valid until {in_both_zones(resolution.token.expires_at)}")
     try:
         workflow.summarize(describe_success(resolution, settings))
@@ -143,33 +141,8 @@ def _write_token_files(
     workflow.info(f"token files written for {', '.join(settings.token_files)}")
 
 
-def report_failure(error: KisTokenError, trace: tuple[TraceEntry, ...], workflow: Workflow) -> None:
-    """Report the error's warnings, then each fault with its remedy, as annotations, outputs and summary."""
-    faults = error.faults if isinstance(error, SettingsError) else [error]
-    for warning in error.warnings:
-        workflow.warning(warning)
-    for fault in faults:
-        workflow.error(fault.advice)
-    _log(trace, workflow)
-    # If GitHub's files cannot be written, the annotations above are the report.
-    try:
-        workflow.output("error-code", ",".join(fault.code for fault in faults))
-        workflow.output("error-hint", " ".join(dict.fromkeys(fault.hint for fault in faults)))
-        workflow.summarize(describe_failure(faults, trace, error.warnings))
-    except (OSError, KisTokenError):
-        workflow.info("The output error-code and the summary could not be written.")
-
-
-def describe_defect(error: Exception) -> KisTokenError:
-    """Return an ``internal-error`` with the type and place of ``error``. Its text is omitted: it may quote a secret."""
-    import traceback
-
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "kis_token" in frame.filename]
-    place = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""  # noqa: PTH119 - text
-    return KisTokenError("internal-error", f"Unexpected {type(error).__name__}{place}")
-
-
-def _log(trace: tuple[TraceEntry, ...], workflow: Workflow) -> None:
+def log_trace(trace: tuple[TraceEntry, ...], workflow: Workflow) -> None:
+    """Add the result of each source to the log."""
     for entry in trace:
         workflow.info(f"{entry.source}: {entry.text}")
 

@@ -11,7 +11,8 @@ from kis_token.clock import SystemClock
 from kis_token.config import Settings
 from kis_token.deadline import Deadline
 from kis_token.errors import KisTokenError
-from kis_token.github.outputs import describe_defect, mask_secrets
+from kis_token.github.failures import describe_defect
+from kis_token.github.outputs import mask_secrets
 from kis_token.github.workflow_commands import FileWorkflow
 from kis_token.settings.environment import secrets_in
 

@@ -9,26 +9,21 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from kis_token.core.rotation import due_at
-from kis_token.errors import KOREAN_ENTRIES
 from kis_token.token import State, in_both_zones, in_hours
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kis_token.config import Settings
     from kis_token.core.resolution import Resolution, TraceEntry
-    from kis_token.errors import KisTokenError
 
 #: Longer texts are cut, in characters: GitHub drops a summary of more than 1 MiB.
 LONGEST_TEXT = 1000
 #: The bar's length in characters.
 BAR = 10
-
-#: A statement for the list of callers, at the end of a message.
-_STATEMENT = re.compile(r"\b(?:insert into|update) public\.credential_callers .*;$")
 
 _SOURCES = {"supabase": "from Supabase", "cache": "from the cache", "oauth": "from KIS"}
 _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{letter: f"\\{letter}" for letter in "\\`*[]|~$"}})
@@ -63,34 +58,13 @@ def describe_success(resolution: Resolution, settings: Settings) -> str:
         f"{_unlinked(settings.service_name)} {_bar(share)}",
     ]
     whose = f"{plain(settings.service_name)}, {settings.environment}, mode {settings.mode}"
-    return _page(
-        *_folded(
+    return page(
+        *folded(
             " · ".join(line),
             _table(["token", whose], [[name, said] for name, said in rows.items()]),
-            _chain(resolution.trace, resolution.source),
+            sources_table(resolution.trace, resolution.source),
         ),
-        *_quoted(resolution.warnings),
-    )
-
-
-def describe_failure(faults: Sequence[KisTokenError], trace: Sequence[TraceEntry], warnings: Sequence[str] = ()) -> str:
-    """Return the summary of a failure: each fault with its remedy, the warnings, and the sources' results in a fold.
-
-    A fault's code is a hyperlink to its entry in the documents.
-    """
-    passes = all(fault.retryable for fault in faults)
-    return _page(
-        *(
-            [
-                f"❌ [`{fault.code}`]({fault.entry}) {plain(fault.args[0])}\\",  # the backslash ends the line
-                f"**Next step:** {plain(fault.hint)} [한국어]({KOREAN_ENTRIES}#{fault.code})",
-            ]
-            for fault in faults
-        ),
-        *_statements(faults),
-        ["This may be temporary: a later run may succeed."] if passes else [],
-        *_quoted(warnings),
-        *(_folded("Result of each source", _chain(trace)) if trace else ()),
+        *quoted(resolution.warnings),
     )
 
 
@@ -109,31 +83,26 @@ def _unlinked(text: str) -> str:
     return _LINKED.sub(rf"\g<0>{_NOTHING}", text)
 
 
-def _page(*blocks: list[str]) -> str:
+def page(*blocks: list[str]) -> str:
     """Return blocks of lines, each followed by an empty line, so that other steps can add to the summary."""
     return "\n".join(line for block in blocks if block for line in (*block, ""))
 
 
-def _folded(line: str, *blocks: list[str]) -> tuple[list[str], ...]:
+def folded(line: str, *blocks: list[str]) -> tuple[list[str], ...]:
     """Return blocks that are hidden until the reader opens ``line``, which is HTML."""
     return ([f"<details><summary>{line}</summary>"], *blocks, ["</details>"])
 
 
-def _quoted(warnings: Sequence[str]) -> list[list[str]]:
+def quoted(warnings: Sequence[str]) -> list[list[str]]:
+    """Return warnings as quotations."""
     return [[f"> **Warning:** {plain(warning)}"] for warning in warnings]
-
-
-def _statements(faults: Sequence[KisTokenError]) -> list[list[str]]:
-    """Return the SQL statements in the messages as blocks of code, to be copied: a table's cell changes addresses."""
-    found = (_STATEMENT.search(" ".join(f"{fault.args[0]}".split())) for fault in faults)
-    return [["```sql", match[0], "```"] for match in found if match is not None]
 
 
 def _table(heads: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
-def _chain(trace: Sequence[TraceEntry], source: str | None = None) -> list[str]:
+def sources_table(trace: Sequence[TraceEntry], source: str | None = None) -> list[str]:
     """Return a table with the result of each source. The last entry of ``source`` is marked as the token's source."""
     used = max((place for place, entry in enumerate(trace) if entry.source == source), default=None)
     rows = [

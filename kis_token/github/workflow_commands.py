@@ -10,37 +10,12 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
 
 from kis_token.errors import EnvironmentFault
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-
-class Workflow(Protocol):
-    """The commands that the program can give to GitHub's runner."""
-
-    def mask(self, secret: str) -> None:
-        """Mask ``secret`` in all output that follows."""
-
-    def output(self, name: str, value: str) -> None:
-        """Set an output of the step."""
-
-    def export(self, name: str, value: str) -> None:
-        """Set a variable for the steps that follow."""
-
-    def summarize(self, markdown: str) -> None:
-        """Add to the job's summary."""
-
-    def error(self, message: str) -> None:
-        """Annotate the run with an error."""
-
-    def warning(self, message: str) -> None:
-        """Annotate the run with a warning."""
-
-    def info(self, message: str) -> None:
-        """Add a line to the log."""
 
 
 class Masks:

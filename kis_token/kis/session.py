@@ -27,7 +27,7 @@ from kis_token.deadline import GivenUp, within
 from kis_token.errors import IssuerOutage
 from kis_token.kis.connections import Exchange, TransportError, Trouble, begin, guarded
 from kis_token.network.proxies import ProxyFault, find_proxy
-from kis_token.process.forks import PerProcess
+from kis_token.process.per_process import PerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable

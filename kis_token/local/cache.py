@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from kis_token.core.slot import TOKEN_TYPE, read_stored
 from kis_token.errors import CacheError, TokenError, TokenUnusable
 from kis_token.local.private_files import open_itself, read_own, write_private
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 

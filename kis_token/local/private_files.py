@@ -6,10 +6,8 @@ import os
 import stat
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-from kis_token.local.private_folders import make_private
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -38,6 +36,13 @@ def write_private(path: Path, content: bytes) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
+
+
+def make_private(folder: Path) -> None:
+    """Make the missing folders of the path ``folder``, with mode 0700 for any umask. Do not change existing folders."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):  # one by one, because mkdir gives only the last folder of "parents" its mode
+        each.mkdir(mode=0o700, exist_ok=True)
 
 
 def insist(rename: Callable[[Path], object], target: Path, pauses: tuple[float, ...] = PAUSES) -> None:

@@ -7,8 +7,10 @@ import os
 import stat
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from kis_token.local.private_files import make_private
+
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -16,13 +18,6 @@ if TYPE_CHECKING:
 #: through.
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 _MOST_LINKS = 40
-
-
-def make_private(folder: Path) -> None:
-    """Make the missing folders of the path ``folder``, with mode 0700 for any umask. Do not change existing folders."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    for each in reversed(missing):  # one by one, because mkdir gives only the last folder of "parents" its mode
-        each.mkdir(mode=0o700, exist_ok=True)
 
 
 def is_on_open_ground(path: Path) -> bool:

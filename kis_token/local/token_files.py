@@ -13,12 +13,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kis_token.errors import EnvironmentFault, KisTokenError
 from kis_token.local.private_files import read_own, write_private
 from kis_token.token import KST
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime

@@ -15,18 +15,20 @@ import socket
 import sys
 import time
 from itertools import chain, zip_longest
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from kis_token.deadline import Attempt
+
+    _Address = tuple[int, int, int, Any]
 
 #: The number of interim answers, such as 103, after which the final answer is given up.
 MOST_INTERIM = 10
 
 #: Seconds until the next address is tried in parallel. RFC 8305 recommends 0.25.
 HEAD_START = 0.25
-
-_Address = tuple[int, int, int, Any]
 
 _UNDER_WAY = {0, errno.EINPROGRESS, errno.EWOULDBLOCK}
 

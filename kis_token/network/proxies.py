@@ -18,11 +18,11 @@ import os
 import re
 import sys
 from http.client import HTTPException
-from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from kis_token.network.connection import FinalResponse, connect
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping

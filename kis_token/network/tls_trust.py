@@ -20,8 +20,8 @@ import ssl
 import sys
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 

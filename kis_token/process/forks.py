@@ -10,39 +10,15 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, TypeVar
 
 from kis_token.deadline import await_ends
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-_Value = TypeVar("_Value")
+    from collections.abc import Iterator
 
 #: The longest time, in seconds, that a fork waits for the blocks of `no_fork`.
 LONGEST_WAIT = 5.0
-
-
-class PerProcess(Generic[_Value]):
-    """A value that each process makes for itself at the first use. All threads of a process share the value.
-
-    If several threads need the value first at the same time, ``make`` may run in each of them, and one value is kept.
-    The class has no lock, because another thread could hold the lock at the moment of a fork.
-    """
-
-    def __init__(self, make: Callable[[], _Value]) -> None:
-        self._make = make
-        self._values: dict[int, _Value] = {}
-
-    def get(self) -> _Value:
-        """Return this process's value."""
-        process = os.getpid()
-        value = self._values.get(process)
-        if value is None:
-            value = self._values.setdefault(process, self._make())
-            for other in set(self._values) - {process}:
-                self._values.pop(other, None)  # the parent's value, which refers to the parent's connections
-        return value
 
 
 class _Gate:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
 #: The signals that end a program. SIGBREAK is Ctrl-Break on Windows; a runner sends SIGBREAK when Ctrl-C had no effect.
 _NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
 
 from kis_token.settings.pasted_values import parse_duration, pasted, pasted_words, unwrapped
 from kis_token.settings.supabase_project import is_secret_key
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import TypeVar
+
+    _Choice = TypeVar("_Choice", bound=str)
 
 #: The inputs with secrets, and for each input the variable of the same meaning.
 SECRETS = {
@@ -22,9 +25,7 @@ SECRETS = {
 PROFILE = "KIS_PROFILE"
 _PASTED = {*SECRETS, "supabase-url", "base-url"}
 
-
 LONGEST_DURATION = timedelta(days=90)
-_Choice = TypeVar("_Choice", bound=str)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 #: The variables from which the name of a caller is made.

@@ -11,7 +11,7 @@ from kis_token.config import Settings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kis_token.clock import Clock
+    from kis_token.core.ports import Clock
     from kis_token.setup.dialogue import Dialogue
     from kis_token.setup.keep import Choice
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from kis_token.admin.issuer_keys import PublishedKeys
     from kis_token.admin.trust_sql import Caller
-    from kis_token.clock import Clock
+    from kis_token.core.ports import Clock
     from kis_token.store.supabase import SupabaseStore
 
 #: Errors that are cured by running the files of sql/.

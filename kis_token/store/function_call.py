@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from kis_token.errors import StoreOutage
 from kis_token.store.http_exchange import one_line
 from kis_token.store.slot_query import check_answer, key_headers
 from kis_token.token import parse_instant
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
+    from typing import Any, TypeVar
 
     from kis_token.store.http_exchange import Wire
 
-_Word = TypeVar("_Word", bound=str)
+    _Word = TypeVar("_Word", bound=str)
 
 
 def foreign(function: str) -> StoreOutage:

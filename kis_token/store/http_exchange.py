@@ -10,7 +10,6 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from kis_token.deadline import GivenUp, within
@@ -18,6 +17,7 @@ from kis_token.errors import StoreOutage
 from kis_token.network.connection import FinalResponse, connect, may_have_proxy
 from kis_token.network.tls_trust import NoTrust, forget, has_more, trusted
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping

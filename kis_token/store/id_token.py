@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from kis_token.errors import StoreMisconfigured, StoreOutage
 from kis_token.store.http_exchange import Wire
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

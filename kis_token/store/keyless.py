@@ -6,11 +6,11 @@ The functions keyless_* of sql/ take the ID token as an argument. The key of the
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from kis_token.store.function_call import RpcAnswer, call_function
 from kis_token.store.slot_query import READ_SECONDS, parse_slot
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

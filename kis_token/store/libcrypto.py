@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import sys
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
 
 from kis_token.process.forks import no_fork
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     #: A function of key, nonce, the ciphertext with its tag, and the authenticated data. It raises InvalidTag.
     Decrypt = Callable[[bytes, bytes, bytes, bytes], bytes]

@@ -14,12 +14,12 @@ import base64
 import hashlib
 import hmac
 import os
-from typing import TYPE_CHECKING
 
 from kis_token.core.slot import SEALED_PREFIX, PlainVault
 from kis_token.errors import TokenError
 from kis_token.store.libcrypto import InvalidTag, load
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kis_token.core.ports import Vault
     from kis_token.store.libcrypto import Decrypt

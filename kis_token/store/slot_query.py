@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from kis_token.core.slot import KEY_TYPES, TOKEN_TYPE, Row, Slot
 from kis_token.errors import StoreError, StoreMisconfigured, StoreOutage
 from kis_token.settings.supabase_project import SupabaseKey
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kis_token.store.http_exchange import Answer, Wire
 

@@ -11,8 +11,9 @@ import yaml
 
 from kis_token.core.resolution import Resolution, TraceEntry, View
 from kis_token.errors import EnvironmentFault, IssuanceError, KisTokenError, SettingsError
-from kis_token.github.outputs import SHORTEST_SECRET, describe_defect, mask_secrets, mask_view, publish, report_failure
-from kis_token.github.summary import describe_failure, describe_success
+from kis_token.github.failures import describe_defect, describe_failure, report_failure
+from kis_token.github.outputs import SHORTEST_SECRET, mask_secrets, mask_view, publish
+from kis_token.github.summary import describe_success
 from kis_token.remedies import REMEDIES
 from kis_token.token import build_token, fingerprint
 from tests.support import ACCOUNT, APP_KEY, SERVICE_KEY, RecordedWorkflow, make_settings, make_token

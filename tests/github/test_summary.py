@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kis_token.core.resolution import Resolution, Source, TraceEntry
+from kis_token.core.resolution import Resolution, TraceEntry
 from kis_token.errors import ENTRIES, IssuanceError, IssuerRefused, KisTokenError, SettingsError, StoreOutage
-from kis_token.github.summary import LONGEST_TEXT, describe_failure, describe_success, plain
+from kis_token.github.failures import describe_failure
+from kis_token.github.summary import LONGEST_TEXT, describe_success, plain
 from kis_token.remedies import REMEDIES
 from kis_token.token import build_token
 from tests.github_page import GITHUB
@@ -22,6 +23,8 @@ from tools.step import CHECKOUT
 
 if TYPE_CHECKING:
     from markdown_it.token import Token as Element
+
+    from kis_token.core.resolution import Source
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=timezone.utc)
 HOUR = timedelta(hours=1)

@@ -9,7 +9,8 @@ import pytest
 
 from kis_token.core.resolution import TraceEntry
 from kis_token.errors import IssuanceError, SettingsError
-from kis_token.github.summary import describe_failure, describe_success
+from kis_token.github.failures import describe_failure
+from kis_token.github.summary import describe_success
 from tests.browser import Frame, find_browser, measure
 from tests.github.test_summary import HOUR, resolution_of
 from tests.github_page import page_of

@@ -19,7 +19,7 @@ from kis_token.github.action import ToolkitWorkflow
 from kis_token.github.workflow_commands import FileWorkflow, escape, require_file
 
 if TYPE_CHECKING:
-    from kis_token.github.workflow_commands import Workflow
+    from kis_token.github.ports import Workflow
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 FILES = ("GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_STEP_SUMMARY")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kis_token.local.private_folders import is_on_open_ground, make_private, open_private, walk
+from kis_token.local.private_files import make_private
+from kis_token.local.private_folders import is_on_open_ground, open_private, walk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,8 @@ import pytest
 
 from kis_token.deadline import within
 from kis_token.process import forks as forks_module
-from kis_token.process.forks import PerProcess, no_fork
+from kis_token.process.forks import no_fork
+from kis_token.process.per_process import PerProcess
 from tests.forked_child import forks, in_child, needs_fork
 
 if TYPE_CHECKING:
