@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KEY_TYPES = ("app_key", "app_secret")
 TOKEN_TYPE = "access_token"  # noqa: S105 - a type
 
-#: The inputs and variables of a refused credential, by KIS's code for the refusal.
+#: The inputs and variables that give a refused app key or secret, by KIS's code for the refusal.
 _GIVEN_AS = {
     "EGW00103": "input app-key / KIS_APP_KEY",
     "EGW00105": "input app-secret / KIS_APP_SECRET",
@@ -41,7 +41,7 @@ class Row:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the value is blank. Such a row counts as absent, like a row with null."""
+        """Whether the value is blank. A row with a blank value counts as absent, like a row with null."""
         return not self.value.strip()
 
 
@@ -98,7 +98,7 @@ def read_stored(
     """
     plain = vault.unseal(text, service_name, TOKEN_TYPE)
     token = parse_stored(plain, column=column, version=version)
-    # If the column has an earlier end, the text alone is not the whole token.
+    # If the column has an earlier end than the text, the sealed text alone does not give the token's end.
     if text.startswith(SEALED_PREFIX) and parse_stored(plain).expires_at == token.expires_at:
         token = replace(token, sealed_form=text)
     return token, parse_members(plain)
@@ -119,7 +119,7 @@ def given_app_key(settings: Settings) -> AppKey | None:
 def stored_app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey | None:
     """The slot's key and secret; None if one of the two is missing or empty.
 
-    Raises TokenError for a seal that cannot be unsealed, and StoreMisconfigured for a value that cannot be a key.
+    Raises TokenError for a value that cannot be unsealed, and StoreMisconfigured for a value that cannot be a key.
     """
     rows = [slot.rows.get(name) for name in KEY_TYPES]
     if any(row is None or row.is_empty for row in rows):
@@ -142,7 +142,8 @@ def origin(app_key: AppKey, given_as: str = _GIVEN_AS["EGW00103"]) -> str:
 def refused(kis_code: str, app_key: AppKey, to: str = "") -> IssuerRefused:
     """The error for an ``app_key`` that KIS refused.
 
-    The text has the origin of the key. It also has the lengths of key and secret if they are unusual for KIS.
+    The text of the error names the origin of the key. If the length of key or secret is unusual for KIS, the text names
+    the length.
     """
     lengths = unusual_lengths(app_key.key, app_key.secret)
     return IssuerRefused(kis_code, to, f" {origin(app_key, _GIVEN_AS[kis_code])}", f": {lengths}" if lengths else "")

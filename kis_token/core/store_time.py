@@ -30,7 +30,7 @@ class StoreTime:
         self._rejected_ids |= {token_id}
 
     def update(self, view: View) -> View:
-        """``view`` at the store's present time, and without the tokens that the store reports as rejected."""
+        """Return ``view`` at the store's present time, without the tokens that the store reports as rejected."""
         view = view.with_rejected(self._rejected_ids)
         if self._times is not None and not view.certain:
             view = view.with_time(*self._times)
