@@ -179,8 +179,8 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
     if stored is not None:
         if view.app_key not in (None, stored) and settings.keys_slot is None:
             view = view.with_warning(
-                f"app-key and app-secret differ from those stored for {settings.service_name}. The stored ones are used. "
-                "If yours are newer, store them with kis-token set-keys."
+                f"app-key and app-secret differ from those stored for {settings.service_name}. The stored ones are "
+                "used. If yours are newer, store them with kis-token set-keys."
             )
         view = replace(view, app_key=stored)
     with telling(view):
