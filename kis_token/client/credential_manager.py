@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("kis_token")
 
-#: The faults that mean "no store". They raise no error, because the guide's clients continue with other sources.
+#: The faults that mean "no store". These faults raise no error, because the guide's clients continue with other
+#: sources.
 _NO_STORE = {"missing-supabase-url", "missing-supabase-key", "secrets-withheld"}
 
 _Answer = TypeVar("_Answer")
@@ -47,9 +48,9 @@ class SupabaseCredentialManager:
     """The credentials of all services in one Supabase project.
 
     Without arguments, url and key come from the environment or, on a laptop, from the user's profile. The methods with
-    "kis" in their names use the slot kis or kis-paper, or the slot ``KIS_SERVICE_NAME``. ``env`` replaces the
-    environment and the profile. Threads and forked processes may share an object, because no connection is kept between
-    two calls. Raises SettingsError for invalid settings. Missing settings raise no error.
+    "kis" in their names use the slot that ``KIS_SERVICE_NAME`` names; by default, kis or kis-paper. ``env`` replaces
+    the environment and the profile. Threads and forked processes may share an object, because no connection is kept
+    between two calls. Raises SettingsError for invalid settings. Missing settings raise no error.
 
     Attributes:
         url: the project's URL; None if the URL is unknown. Subclasses may set url and key at any time.

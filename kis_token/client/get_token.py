@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def get_token(env: Mapping[str, str] | None = None) -> Token:
-    """Return the shared token. If no valid token is found, issue one. Raises KisTokenError.
+    """Return the shared token. If no valid token is found, issue a new token. Raises KisTokenError.
 
     Send the token's ``value`` in calls of KIS. The settings are the variables of ``env`` or, without ``env``, of
     os.environ. If os.environ lacks the project's URL or key, the user's profile adds them, but not in GitHub Actions.

@@ -43,7 +43,7 @@ _HARMLESS = {"GET", "HEAD"}
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One call of the API, without its token."""
+    """One call of the API, without the token."""
 
     request: Prepared
     is_harmless: bool
@@ -144,9 +144,9 @@ class KISClient:
         additional time, at most the settings' timeout.
 
         If KIS rejects the token, the client replaces the token and sends the call again, once. If ``_retry`` is false,
-        the call is not sent again. If KIS reports too many calls (EGW00201), the client sends a GET again after a
-        pause, a few times. A call with any other method may be an order, so this call is sent again only after a
-        rejected token: KIS does not execute a call with a rejected token.
+        the call is not sent again. If KIS reports too many calls (EGW00201), the client sends a GET or HEAD again after
+        a pause, a few times. A call with a method other than GET and HEAD may be an order, so it is sent again only
+        after a rejected token: KIS does not execute a call with a rejected token.
 
         Raises IssuerOutage if KIS does not answer. The attribute ``sent`` of this error is True if KIS may have
         executed an order. After ``timeout``, the client sends nothing more. Raises KisTokenError if there is no token.
@@ -182,7 +182,7 @@ class KISClient:
         """Return a key for opening WebSocket sessions, valid for 24 hours. Needs no token. Raises KisTokenError."""
         return KISIssuer(self.base_url, self.environment).approval_key(self._token_holder.app_key())
 
-    # These methods have the names of the guide's client. Subclasses written for the guide call them.
+    # The methods below have the names of the guide's client, because subclasses written for the guide call them.
 
     def _ensure_token(self) -> None:
         """If the client has no usable token, find or issue a token. Raises KisTokenError."""

@@ -69,7 +69,7 @@ class _Renewals:
 
 
 class TokenHolder:
-    """Holds the token of one slot. The constructor makes no request. Every method raises KisTokenError.
+    """Holds the token of one slot. The constructor makes no request. Every method may raise KisTokenError.
 
     Threads and forked processes may share a holder. A child process begins with its parent's token, and makes its own
     renewals.
@@ -148,13 +148,13 @@ class TokenHolder:
     def _refresh(self, refused: Held) -> Held:
         """Replace the rejected token ``refused``, with one read of the store and within the settings' timeout.
 
-        If the store still has the rejected token, that token is renewed at any age.
+        If the store still has the rejected token, a new token is issued, whatever the age of the rejected token.
         """
         with self._open(self._settings) as resolver:
             view = resolver.look(refused.token.token_id)
             limit = self._limit(refused)
             if limit is not None and view.answer(self._settings.min_validity) is None:
-                _LOG.warning("KIS rejects the token. %s: it is renewed by force.", limit.args[0])
+                _LOG.warning("KIS rejects the token. %s: the token is renewed by force.", limit.args[0])
             return self._hold(resolver.resolve(view), refused.token.token_id)
 
     def _limit(self, held: Held) -> TokenRefreshLimitError | None:

@@ -1,7 +1,7 @@
 """The last day of an app key, as a day in Korea, and the warning before that day.
 
-KIS ends an app key after a year. The user stores the last day with the key. This day never makes a key invalid: only
-KIS decides whether it accepts a key.
+KIS ends an app key after a year. The user stores the last day with the key. The stored day never makes a key invalid:
+only KIS decides whether it accepts a key.
 """
 
 from __future__ import annotations
@@ -54,4 +54,5 @@ def warn_of_key_end(service_name: str, end: datetime | None, now: datetime) -> s
     if end is None or end - now > WARNING_TIME:
         return ""
     ends = "ends" if end >= now else "ended"
-    return f"The app key of {service_name} {ends} on {last_day_of(end)} in Korea, by the day stored with it"
+    day = f"{last_day_of(end)} in Korea, by the last day that is stored with the key"
+    return f"The app key of {service_name} {ends} on {day}"

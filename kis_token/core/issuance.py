@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from kis_token.core.store_time import StoreTime
     from kis_token.token import AppKey, Token
 
-#: After the store grants a lease, this machine makes no tokenP call without the store for this time. It is the minute
-#: that KIS requires between two calls, plus the time that a holder may take to call tokenP.
+#: After the store grants a lease, this machine makes no tokenP call without the store for this time. The time is the
+#: minute that KIS requires between two calls, plus the time that a holder may take to call tokenP.
 AFTER_GRANT = timedelta(seconds=70)
 
 #: After another caller's lease ends, this machine makes no tokenP call without the store for this time.
@@ -155,7 +155,7 @@ class Issuance:
         If the token is unusable, the next request for the lease names the version of its row as unusable.
         """
         token = self._judge(begun)
-        # The store judges the token by the column ``expires_at``. This column may show a later end than the token has.
+        # The store judges the token by the column ``expires_at``, which may show a later end than the token has.
         if token is not None and token.is_valid(self._view.now) and token.token_id != self._replaced_id:
             return self._found(token)
         self._rejected_version = begun.version
@@ -257,8 +257,8 @@ class Issuance:
     def _write_anew(self, token: Token, version: int | None) -> None:
         """Write the row again if the row showed the token as expired or unusable, but KIS gave the same token again.
 
-        In this case, the commit has not changed the version of the row. The commit's status does not show the case,
-        because a repeated commit can get "committed" instead of "unchanged".
+        If KIS gave the same token again, the commit has not changed the version of the row. The status of the commit is
+        not checked, because a repeated commit can get "committed" instead of "unchanged".
         """
         stored = self._view.stored
         looks_expired = stored is not None and not stored.is_valid(self._view.now) and version == stored.version

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from kis_token.errors import StoreOutage
     from kis_token.token import AppKey, Token
 
-#: The longest time for which a note on this machine can forbid tokenP calls. A note with a later time is ignored: only
-#: a caller with a wrong clock writes such a note.
+#: The longest time for which a note on this machine can forbid tokenP calls. A note that forbids calls for longer is
+#: ignored: only a caller with a wrong clock writes such a note.
 LONGEST_NOTE = timedelta(minutes=5)
 
 
 def issue_locally(context: Context, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
-    """Return the token that another caller on this machine has just cached. Without such a token, call tokenP once.
+    """Return the token that another caller on this machine has just cached. If no token is cached, call tokenP once.
 
     The caller must hold the machine's lock for ``app_key``. Raises IssuerError, EnvironmentFault, TokenError and
     IssuanceError.
@@ -71,7 +71,7 @@ def _call(context: Context, now: datetime, app_key: AppKey, outage: StoreOutage)
         machine.hold_back(key_id, clock.now() + CALL_INTERVAL)
         return True
 
-    may_send()  # also before connecting: if the call cannot be noted, KIS is not called
+    may_send()  # called before connecting, too: if the call cannot be noted, KIS is not called
     try:
         return issue(context.issuer, app_key, now, may_send)
     except IssuerOutage as error:

@@ -32,9 +32,9 @@ CALL_INTERVAL = timedelta(seconds=61)
 #: calls are more than a minute apart.
 LONGEST_START = timedelta(seconds=5)
 
-#: If a response was lost, the caller may hold a lease without knowing it. The caller then repeats the request for
-#: LONGEST_UNKNOWN seconds, and waits LAPSE seconds before it asks for a new lease. The two times together are a little
-#: longer than a lease, which lasts 60 s by the database's clock.
+#: If a response was lost, the caller may hold a lease without knowing it. After a lost response, the caller repeats the
+#: request for LONGEST_UNKNOWN seconds, and waits LAPSE seconds before it asks for a new lease. The two times together
+#: are a little longer than a lease, which lasts 60 s by the database's clock.
 LONGEST_UNKNOWN, LAPSE = 50.0, 12.0
 
 #: For this many seconds, a caller tries to store a token that KIS has just issued. The lease lasts 60 s.

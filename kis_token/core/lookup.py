@@ -1,6 +1,6 @@
 """Reads store and cache, the first two sources of the chain, and decides whether one of their tokens is enough.
 
-This module writes nothing. The fast path uses only this module, and the resolver starts with it.
+This module writes nothing. The fast path uses only this module. The resolver starts with this module.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def look(
     ``rejected_id`` is the fingerprint of a token that KIS has rejected. ``held`` is a token that the caller has in
     memory. If the cache has no token, ``held`` counts as the cached token. A failed read of the store is repeated. If
     the caller has a valid token and its mode needs no renewal, the repetitions end within a second. In all other cases,
-    they take longer.
+    the repetitions take longer.
 
     Raises StoreMisconfigured. Raises TokenError if a stored value does not match the settings: the value is sealed but
     no encryption key is given, the value is plain but an encryption key is given, or the value belongs to another
@@ -55,7 +55,7 @@ def look(
     given = given_app_key(settings)
     view = View(now=clock.now(), trace=(), app_key=given, rejected_id=rejected_id, warnings=settings.notes)
 
-    present = view  # the view at the last call of `patience`; in an outage, it is the result
+    present = view  # the view at the last call of `patience`; in an outage, `look` returns it
 
     def patience() -> Patience:
         nonlocal present

@@ -1,4 +1,7 @@
-"""The interfaces that the chain needs: a store, a cache, an issuer and others. Any implementation may be used."""
+"""The interfaces that the chain needs: a store, a cache, an issuer and others.
+
+The chain works with any implementation of these interfaces.
+"""
 
 from __future__ import annotations
 

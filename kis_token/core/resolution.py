@@ -137,9 +137,9 @@ class View:
     def unshared_token(self) -> Token | None:
         """The cached token, if it was issued after the stored token for the same app key; None otherwise.
 
-        KIS may have ended the stored token when it issued the cached token. A machine has such a cached token if it
-        issued the token during an outage of the store. The times of issue are read from the tokens' claims only,
-        because a time in a column without an offset may be wrong by nine hours.
+        KIS may have ended the stored token when it issued the cached token. A machine that issued a token during an
+        outage of the store has a cached token that is newer than the stored token. The times of issue are read from the
+        tokens' claims only, because a time in a column without an offset may be wrong by nine hours.
         """
         cached, stored = self.cached, self.stored
         if cached is None or stored is None or not cached.is_valid(self.now):

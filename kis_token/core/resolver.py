@@ -149,8 +149,8 @@ class Resolver:
     def _share(self, view: View, token: Token) -> View | Resolution:
         """Store a cached token that was issued without the store, in place of the older stored token.
 
-        If the cached token is sufficient for the mode, returns a `Resolution`. Otherwise, returns the view for the rest
-        of the search.
+        If the cached token is sufficient for the mode, returns a `Resolution`. If the cached token is not sufficient,
+        returns the view for the rest of the search.
         """
         replaced = view.stored.version if view.stored is not None else None
         try:

@@ -1,8 +1,8 @@
 """Decides when a failed call of the store is repeated, and when the failure is an outage.
 
 A brief failure, such as a reset connection, a 502 or a restart, passes within seconds. Therefore, a failed call is
-repeated after growing, jittered pauses, for as long as the call's `Patience` allows. A failure that lasts longer is an
-outage.
+repeated after growing, jittered pauses, for as long as the call's `Patience` allows. A failure that lasts longer than
+the patience is an outage.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
-#: A function that returns the number of seconds in which another try may still start. Its arguments are the seconds
-#: since the first try and the seconds until the deadline.
+#: A function that returns the number of seconds in which another try may still start. The function's arguments are the
+#: seconds since the first try and the seconds until the deadline.
 Patience = Callable[[float, float], float]
 
 #: Seconds of patience of a caller that has a valid token.
@@ -53,7 +53,7 @@ def unless_refused(elapsed: float, left: float) -> float:
 def patiently(elapsed: float, left: float) -> float:
     """The patience of a caller that may issue without the store.
 
-    ``ISSUE_BUDGET`` is kept for issuing. The patience is half of the rest, and at most ``LONGEST_PATIENCE``.
+    ``ISSUE_BUDGET`` is kept for issuing. The patience is half of the remaining time, and at most ``LONGEST_PATIENCE``.
     """
     spare = elapsed + left - ISSUE_BUDGET
     return min(spare / 2, LONGEST_PATIENCE) - elapsed if spare > 0 else to_the_end(elapsed, left)

@@ -10,7 +10,8 @@ from kis_token.token import KST, REISSUE_WINDOW
 if TYPE_CHECKING:
     from kis_token.token import Token
 
-#: The end of the Korean trading day. A token must be valid until this time, or be renewed the night before.
+#: The end of the Korean trading day. A token must be valid until the end of the trading day, or be renewed the night
+#: before.
 EVENING = time(20, 0)
 
 

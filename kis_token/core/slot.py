@@ -33,7 +33,7 @@ SEALED_PREFIX = "enc:v1:"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One active row as stored: the value may be sealed, and the expiry is the column's text."""
+    """One active row as stored: the value may be sealed, and ``expires_at`` is the column's text."""
 
     value: str = field(repr=False)
     expires_at: str | None
@@ -74,7 +74,10 @@ class SealedWithoutKey(TokenError):
 
 
 class PlainVault:
-    """The vault without an encryption key: values are stored plain, as clients written for the guide expect."""
+    """The vault without an encryption key.
+
+    Values are stored plain, as the clients of the guide (docs/migrating.md) expect.
+    """
 
     def unseal(self, text: str, service_name: str, credential_type: str) -> str:
         """Return ``text`` unchanged. Raises TokenError ``sealed-without-key`` if ``text`` is sealed."""
@@ -92,9 +95,9 @@ def read_stored(
 ) -> tuple[Token, dict[str, Any]]:
     """Parse a value from the store or the cache. Return its token, and all members of its JSON.
 
-    The text may be sealed or plain, the token valid or expired. ``column`` is the row's ``expires_at``, ``version`` is
-    the row's version. Raises TokenUnusable if the text contains no usable token: a new token replaces that text. Raises
-    another TokenError if the text cannot or must not be unsealed: a new token would not repair this fault.
+    The text may be sealed or plain, the token valid or expired. ``column`` is the row's ``expires_at``, and ``version``
+    is the row's version. Raises TokenUnusable if the text contains no usable token: a new token replaces that text.
+    Raises another TokenError if the text cannot or must not be unsealed: a new token would not repair this fault.
     """
     plain = vault.unseal(text, service_name, TOKEN_TYPE)
     token = parse_stored(plain, column=column, version=version)
@@ -110,7 +113,10 @@ def read_token(row: Row, service_name: str, vault: Vault) -> Token:
 
 
 def given_app_key(settings: Settings) -> AppKey | None:
-    """The app key and secret of the settings; None if one of the two is missing. The slot's keys take precedence."""
+    """The app key and secret of the settings; None if one of the two is missing.
+
+    The slot's keys take precedence over the keys of the settings.
+    """
     if not settings.app_key or not settings.app_secret:
         return None
     return AppKey(settings.app_key, settings.app_secret, settings.keys_slot)
@@ -155,7 +161,7 @@ def describe(token: Token, now: datetime, min_validity: timedelta) -> str:
     if state is State.EXPIRED:
         return "its token has expired"
     life = f"{in_hours(token.remaining(now))} left"
-    return f"its token is fresh, {life}" if state is State.FRESH else f"its token is valid, but only {life}"
+    return f"its token is fresh, {life}" if state is State.FRESH else f"its token is valid, but has only {life}"
 
 
 def check_owner(token: Token, app_key: AppKey | None, settings: Settings, what: str) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class StoreTime:
-    """Collects the times and the rejected tokens in the store's answers of one call, and updates views with both."""
+    """Keeps the times and the rejected tokens of the store's answers during one call, and updates views."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock

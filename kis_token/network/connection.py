@@ -37,7 +37,7 @@ def may_have_proxy() -> bool:
 
 
 def connect(host: str, port: int, seconds: float, attempt: Attempt) -> socket.socket:
-    """Return a connection to ``host``. ``attempt`` watches it, and ``seconds`` is the timeout of its socket.
+    """Return a connection to ``host``. ``attempt`` watches the connection; ``seconds`` is the timeout of its socket.
 
     After the name is resolved, the connection is made within ``seconds``. The name resolution has no limit of its own.
     If the caller gives up ``attempt``, GivenUp is raised after the name resolution. Also raises OSError, for example

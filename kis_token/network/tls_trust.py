@@ -10,8 +10,8 @@ A connection needs only one of these certificates, and reading all of them takes
 If the system has a folder of certificates that is prepared for OpenSSL, the first try reads only the needed
 certificates from this folder (`trusted`).
 
-An empty variable counts as not set. A variable whose certificates cannot be loaded adds no certificates. If a handshake
-then fails, the error names the variable.
+An empty variable counts as not set. A variable whose certificates cannot be loaded adds no certificates. If such a
+variable is set and a handshake fails, the error names the variable.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _make(*, capath: str | None = None) -> ssl.SSLContext:
         raise NoTrust("SSLKEYLOGFILE names a file that cannot be written") from None
     context.set_alpn_protocols(["http/1.1"])
     # A company's trusted certificate is often an intermediate certificate, or lacks a field of RFC 5280. curl and
-    # browsers accept such a certificate. Python 3.13 does not accept it with the default flags.
+    # browsers accept such a certificate. With the default flags, Python 3.13 does not accept such a certificate.
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     return context
 
@@ -135,7 +135,7 @@ def _add(context: ssl.SSLContext, file: str) -> ssl.SSLContext:
 
 
 def _load_defaults(context: ssl.SSLContext) -> None:
-    """If the variable of the system's file or folder is empty, load the system's file or folder.
+    """If SSL_CERT_FILE or SSL_CERT_DIR is set to an empty text, load the system's file or folder.
 
     OpenSSL would use the empty text as a path.
     """

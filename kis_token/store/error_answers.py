@@ -102,7 +102,7 @@ _OF_THE_GATEWAY = (
     ("unregistered api key", _NO_KEY),
     ("no api key found in", _NO_KEY),
     ("forbidden use of secret api key", ("store-key-rejected", "Supabase treats this program as a browser")),
-    ("invalid authentication credentials", _NO_KEY),  # of Kong, the gateway of a self-hosted project
+    ("invalid authentication credentials", _NO_KEY),  # a message of Kong, the gateway of a self-hosted project
     ("jwt expired", _ENDED_KEY),
     ("jwt", _NO_KEY),
     ("jws", _NO_KEY),
@@ -199,7 +199,10 @@ def code_error(status: int | None, code: str, message: str = "", *, key_ended: d
 def _misconfigured(
     known: tuple[str, str], shown: str, key_ended: datetime | None, *, settles: bool = False
 ) -> StoreMisconfigured:
-    """The error ``known``. If Supabase did not accept the key and the key has expired, the error names the end."""
+    """The error ``known``.
+
+    If Supabase did not accept the key and the key has expired, the error names the end of the key.
+    """
     if key_ended is not None and known in (_NO_KEY, _ENDED_KEY):
         known = ("store-key-expired", f"The key expired on {key_ended:%Y-%m-%d}, by the date in the key")
     code, said = known

@@ -43,7 +43,7 @@ def call_function(wire: Wire, key: str, function: str, arguments: Mapping[str, o
 class RpcAnswer:
     """The JSON object with which ``function`` answered. The object must have the fields ``needed``.
 
-    The constructor and every method raise StoreOutage.
+    The constructor and every method may raise StoreOutage.
 
     Attributes:
         fields: the JSON object.

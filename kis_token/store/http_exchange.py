@@ -157,7 +157,7 @@ class Wire:
         return reach(self._host, self._port, proxy, seconds, attempt)
 
     def _outage(self, error: Exception, proxy: Proxy | None, *, sent: bool) -> StoreOutage:
-        """The outage for ``error``. Its message names the kind of error.
+        """The outage for ``error``. The outage's message names the kind of error.
 
         The text of ``error`` is shown only if this package wrote that text.
         """
@@ -205,7 +205,7 @@ def _read(response: http.client.HTTPResponse) -> Answer:
         # Some proxies compress an answer although the request asked for an uncompressed one.
         import zlib
 
-        unpacking = zlib.decompressobj(wbits=47)  # accepts the headers of zlib and of gzip
+        unpacking = zlib.decompressobj(wbits=47)  # 47: accept the headers of zlib and of gzip
         try:
             body = unpacking.decompress(packed, LARGEST_ANSWER + 1)
         except zlib.error:

@@ -72,8 +72,8 @@ class IDTokens:
         try:
             answer = wire.exchange("GET", f"{parts.path}?{query}", headers, seconds=min(REQUEST_SECONDS, self._left()))
         except StoreOutage as outage:
-            # If GitHub gives no ID token, Supabase may still work. So the outage is doubtful, and no token is issued
-            # without the store.
+            # This outage is doubtful, so no token is issued without the store: Supabase may work although GitHub gives
+            # no ID token.
             message = f"No ID token: {outage.args[0]}"
             raise StoreOutage(
                 "id-token-unavailable", message, doubtful=True, lasting=outage.lasting, sent=False

@@ -78,7 +78,7 @@ def _libraries() -> list[str]:
 
 
 def _declare(library: Any) -> Decrypt:  # noqa: ANN401 - ctypes gives each function the type Any
-    """Return the function that decrypts, with declared types. Raises AttributeError if OpenSSL lacks a name."""
+    """Return the function that decrypts. Raises AttributeError if OpenSSL lacks one of the names."""
     from ctypes import POINTER, byref, c_char_p, c_int, c_void_p, create_string_buffer
 
     def function(name: str, result: Any, *arguments: Any) -> Any:  # noqa: ANN401 - types of ctypes

@@ -12,7 +12,10 @@ SCHEMA_VERSION = 2
 
 
 def migrations_folder() -> Path:
-    """The folder of the SQL files. An installed package contains this folder. A checkout has it at the top level."""
+    """The folder of the SQL files.
+
+    An installed package contains the folder kis_token/sql. A checkout has the folder sql at the top level.
+    """
     package = Path(__file__).parents[1]
     shipped = package / "sql"
     return shipped if shipped.is_dir() else package.parent / "sql"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class OwnerCalls(SupabaseCalls):
     """The store's calls for the commands of ``kis-token`` that the account's owner runs.
 
-    Every method raises StoreOutage and StoreMisconfigured.
+    Every method may raise StoreOutage and StoreMisconfigured.
     """
 
     def read_all(self, service_name: str) -> Slot:

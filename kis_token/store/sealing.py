@@ -71,7 +71,7 @@ class SealingVault:
 
 
 class TolerantVault:
-    """A vault that seals like ``vault``. Its `unseal` accepts both sealed and plain values."""
+    """A vault that seals like ``vault``. The method `unseal` accepts both sealed and plain values."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault

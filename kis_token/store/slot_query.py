@@ -64,7 +64,10 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
 
 
 def _fingerprints(value: object) -> frozenset[str]:
-    """Return the fingerprints that sql/002 wrote into ``value`` as keys of a JSON object. Empty for any other value."""
+    """Return the fingerprints that sql/002 wrote into ``value`` as keys of a JSON object.
+
+    The result is empty for any other value.
+    """
     try:
         ends = json.loads(value) if isinstance(value, str) else None
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
 """Calls of Supabase: limited in time, and repeated if needed.
 
 The store's own calls need only the standard library. Only `get_client`, which is for users' code, needs the package
-supabase. No other file imports that package.
+supabase. No other file imports the package supabase.
 """
 
 from __future__ import annotations
