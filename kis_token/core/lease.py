@@ -141,7 +141,7 @@ class Leases:
         return begun, Lease(holder, begun.fence, *asked[0])
 
     def is_late(self, lease: Lease) -> bool:
-        """Whether too much time has passed since the request for this lease to call tokenP.
+        """Whether the request for this lease is too long ago to call tokenP.
 
         The wall clock and the monotonic counter both measure the time, and the longer result counts. On some systems,
         the counter stops while the machine is suspended.

@@ -126,6 +126,6 @@ class FinalResponse(http.client.HTTPResponse):
         raise http.client.HTTPException("too many interim answers")
 
     def _safe_read(self, amt: int) -> bytes:
-        if amt < 0:  # with a negative length, the read would last until the connection ends
+        if amt < 0:  # a chunk of negative length would be read until the connection ends
             raise http.client.IncompleteRead(b"")
         return super()._safe_read(amt)  # type: ignore[misc,no-any-return]  # not in the published types

@@ -68,11 +68,12 @@ _MISCONFIGURED = {
     "PGRST302": _NO_KEY,
     "PGRST303": _NO_KEY,
 }
-#: The codes of errors that come from PostgREST's cache of the schema. Right after a restore, this cache is older than
-#: the tables.
+#: The codes of errors that come from PostgREST's cache of the schema. Right after a restore, the schema cache is older
+#: than the tables.
 _OF_THE_CACHE = ("PGRST202", "PGRST204", "PGRST205")
 
-#: The causes of temporary failures, by the beginning of the error's code. The longest beginning that matches counts.
+#: The causes of temporary failures, by the beginning of the error's code. If several beginnings match, the longest
+#: beginning counts.
 _PASSING = {
     "08": "PostgREST lost its connection to the database",
     "25": "",
@@ -95,7 +96,8 @@ _PASSING = {
     "PGRSTX": "",
 }
 
-#: The gateway's messages about the key, by their beginning in lower case. The first beginning that matches counts.
+#: The gateway's messages about the key, by their beginning in lower case. If several beginnings match, the first
+#: beginning counts.
 _OF_THE_GATEWAY = (
     ("legacy api keys are disabled", _LEGACY_KEY),
     ("invalid api key", _NO_KEY),
