@@ -39,9 +39,10 @@ class NoTrust(OSError):
 def trusted(*, quick: bool = False) -> ssl.SSLContext:
     """Return the context for a TLS connection. Call this function within a block of `no_fork`. Raises NoTrust.
 
-    All threads share one context. If a variable has changed, a new context is made. With ``quick``, the context may
-    lack the certificates that take time to read: certifi's, and those that only the system's bundle has. If the check
-    of a certificate fails with the quick context and `has_more` is True, the caller tries once more without ``quick``.
+    All threads share one context. If one of the certificate variables has changed, a new context is made. With
+    ``quick``, the context may lack the certificates that take time to read: certifi's, and those that only the system's
+    bundle has. If the check of a certificate fails with the quick context and `has_more` is True, the caller tries once
+    more without ``quick``.
     """
     variables = _variables()
     if quick:

@@ -55,7 +55,7 @@ class OwnerCalls(SupabaseCalls):
         return answer.one_of("stored", "token-ended") == "token-ended"
 
     def reseal(self, service_name: str, credential_type: str, stored_form: str, *, replaces_version: int) -> bool:
-        """Replace the stored form of a value. Returns False if the row no longer has ``replaces_version``."""
+        """Replace the stored form of a value. Returns False if the row's version is not ``replaces_version``."""
         answer = self._ask(
             "reseal",
             service=service_name,
