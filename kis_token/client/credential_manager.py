@@ -1,4 +1,6 @@
-"""The guide's store: ``SupabaseCredentialManager`` and its module functions, with the guide's names and return values.
+"""The interface of the guide (docs/migrating.md): `SupabaseCredentialManager` and the guide's module functions.
+
+Names and return values are those of the guide.
 
 If a value is missing or Supabase does not answer, a read returns None and a save returns False. An outage is also
 logged, to the logger ``kis_token``. An error that the user must correct is raised: SettingsError, StoreMisconfigured,
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("kis_token")
 
-#: The faults that mean "no store". They raise no error, because the guide's clients continue with other sources.
+#: The faults that mean "no store". These faults raise no error, because the guide's clients continue with other
+#: sources.
 _NO_STORE = {"missing-supabase-url", "missing-supabase-key", "secrets-withheld"}
 
 _Answer = TypeVar("_Answer")
@@ -44,9 +47,9 @@ class SupabaseCredentialManager:
     """The credentials of all services in one Supabase project.
 
     Without arguments, url and key come from the environment or, on a laptop, from the user's profile. The methods with
-    "kis" in their names use the slot that these name: kis, kis-paper or ``KIS_SERVICE_NAME``. ``env`` replaces both.
-    Threads and forked processes may share an object, because no connection is kept between two calls. Raises
-    SettingsError for invalid settings. Missing settings raise no error.
+    "kis" in their names use the slot that ``KIS_SERVICE_NAME`` names; by default, kis or kis-paper. ``env`` replaces
+    the environment and the profile. Threads and forked processes may share an object, because no connection is kept
+    between two calls. Raises SettingsError for invalid settings. Missing settings raise no error.
 
     Attributes:
         url: the project's URL; None if the URL is unknown. Subclasses may set url and key at any time.
@@ -109,7 +112,7 @@ class SupabaseCredentialManager:
     def _vault(self) -> Vault:
         return make_vault(self._settings.encryption_keys if self._settings else ())
 
-    def _get_client(self) -> Any:  # noqa: ANN401 - the supabase package's, which only store/supabase_calls.py imports
+    def _get_client(self) -> Any:  # noqa: ANN401 - only store/supabase_calls.py may import the package supabase, which has the type
         """A client of the package supabase, for subclasses; None if url or key is missing.
 
         The first call makes the client. Each call of the client takes at most 8 s. The methods of this class do not use
@@ -157,7 +160,7 @@ class SupabaseCredentialManager:
         return self._token_in(slot, only_unexpired=True)
 
     def save_kis_token(self, access_token: str, expires_at: datetime, issued_at: datetime) -> bool:
-        """Store a token, and return True if the store then has this token or one with a later end.
+        """Store a token. Returns True if the store then has this token or a token with a later end.
 
         A stored token with a later end is kept. A token that the slot remembers as rejected or revoked is not stored,
         and a warning is logged. Times without a zone are read as Korea time. Raises TokenError for an invalid or
@@ -206,7 +209,8 @@ class SupabaseCredentialManager:
             token, stored = read_stored(row.value, settings.service_name, self._vault, column=row.expires_at)
         except TokenUnusable:
             return None
-        # The column may be later than the token's end, because some clients write Korea time into the column as UTC.
+        # The column's end may be later than the token's end, because some clients write Korea time into the column as
+        # UTC.
         if only_unexpired and slot.server_now is not None and token.expires_at <= slot.server_now:
             return None
         if only_unexpired and token.token_id in slot.rejected:

@@ -1,4 +1,4 @@
-"""A function that returns a token to a program. If the stored token is fresh, the call makes one GET request."""
+"""A function that returns a token to a program. If the stored token is fresh, the function makes one GET request."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def get_token(env: Mapping[str, str] | None = None) -> Token:
-    """Return the shared token. If no valid token is found, issue one. Raises KisTokenError.
+    """Return the shared token. If no valid token is found, issue a new token. Raises KisTokenError.
 
-    A call of KIS needs the token's ``value``. The settings are the variables of ``env`` or, without ``env``, of
+    Send the token's ``value`` in calls of KIS. The settings are the variables of ``env`` or, without ``env``, of
     os.environ. If os.environ lacks the project's URL or key, the user's profile adds them, but not in GitHub Actions.
-    Warnings and waits are logged to the logger ``kis_token``. A program that runs for longer than a token is valid
-    should use KISClient.
+    Warnings and waits are logged to the logger ``kis_token``. If a program runs for longer than a token is valid, use
+    KISClient.
     """
     settings = Settings.from_env(user_variables() if env is None else env)
     with open_resolver(settings, SystemClock().monotonic(), _tell) as resolver:

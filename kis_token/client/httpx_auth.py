@@ -1,7 +1,7 @@
 """KISAuth: the shared token for programs with an httpx client, sync or async.
 
-It keeps to KISClient's rules for tokens, by the same holder. The connections, time limits and repetitions are the
-program's own.
+KISAuth and KISClient follow the same rules for tokens, because both use `TokenHolder`. The program itself controls
+connections, time limits and repetitions.
 """
 
 from __future__ import annotations
@@ -29,26 +29,27 @@ if TYPE_CHECKING:
 class KISAuth(httpx.Auth):
     """Fills in the headers of one KIS account for ``httpx.Client`` and ``httpx.AsyncClient``, under asyncio or trio.
 
-    authorization, appkey and appsecret are set; content-type and custtype (P) are added if the request has none; tr_id
-    is the caller's. A token near its end is renewed before the request. If KIS rejects the token, it is replaced, once
-    for all callers, and the request is sent again, once: KIS has not executed it. Bodies of requests and answers are
-    read into memory for this.
+    KISAuth always sets the headers authorization, appkey and appsecret. If the request has no content-type or custtype,
+    KISAuth adds this header (custtype: P). The program sets tr_id. A token near its end is renewed before the request.
+    If KIS rejects the token, the token is replaced, once for all callers. The request is then sent again, once, because
+    KIS has not executed it. To make this possible, the bodies of requests and answers are read into memory.
 
-    Several clients, threads, tasks and forked processes may share one. An async client's event loop does not wait: a
-    renewal runs in a thread. A task that is cancelled meanwhile ends at once, and the renewal goes on.
+    Several clients, threads, tasks and forked processes may share one KISAuth. With an async client, a renewal runs in
+    a thread, so the event loop does not wait. If a task is cancelled during a renewal, the task ends at once, and the
+    renewal continues.
 
     The headers are sent to ``base_url`` only; a request to another host raises ValueError and is not sent. httpx
-    repeats the headers after a redirect, so leave ``follow_redirects`` off. Requests raise KisTokenError if there is no
-    token.
+    repeats the headers after a redirect, so leave ``follow_redirects`` off. If there is no token, a request raises
+    KisTokenError.
 
-    Without ``settings``, those of the environment are used: the variables of the README and ``KIS_ACCOUNT_NO``. If it
-    lacks the project's URL or key, the user's profile adds them, as for `get_token`. Makes no request until first used.
-    Raises SettingsError.
+    Without ``settings``, the settings are read from the environment: the variables of the README and
+    ``KIS_ACCOUNT_NO``. If the environment lacks the project's URL or key, the user's profile adds them, as for
+    `get_token`. The constructor makes no request. Raises SettingsError.
 
     Attributes:
         base_url: KIS's host, for the client's ``base_url``.
         environment: production or paper.
-        account_no: ``KIS_ACCOUNT_NO`` as given; None if it was not given.
+        account_no: ``KIS_ACCOUNT_NO`` unchanged; None if the variable is not set.
     """
 
     requires_request_body = True
@@ -64,14 +65,17 @@ class KISAuth(httpx.Auth):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Self:
-        """Make it from these variables or, without them, as the constructor does. Raises SettingsError."""
+        """Make a KISAuth from the variables of ``env`` or, without ``env``, as the constructor does.
+
+        Raises SettingsError.
+        """
         return cls(Settings.from_env(user_variables() if env is None else env))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.base_url!r}, {self._service_name!r})"
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """For httpx's sync clients."""
+        """Add the headers to a request of a sync client, and repeat the request after a rejected token."""
         self._check_host(request)
         held = self._token_holder.ready()
         response = yield _with_headers(request, held)
@@ -79,7 +83,7 @@ class KISAuth(httpx.Auth):
             yield _with_headers(request, self._token_holder.replace(held))
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """For httpx's async clients."""
+        """Add the headers to a request of an async client, and repeat the request after a rejected token."""
         self._check_host(request)
         await request.aread()
         held = self._token_holder.at_hand() or await _in_thread(self._token_holder.ready)
@@ -90,7 +94,7 @@ class KISAuth(httpx.Auth):
             yield _with_headers(request, await _in_thread(lambda: self._token_holder.replace(rejected)))
 
     def _check_host(self, request: httpx.Request) -> None:
-        """Raise ValueError if the request goes to a host that may not see the keys."""
+        """Raise ValueError if the request goes to a host that must not see the keys."""
         own, other = httpx.URL(self.base_url), request.url
         if (own.scheme, own.host, own.port) != (other.scheme, other.host, other.port):
             raise ValueError(
@@ -107,7 +111,7 @@ def _with_headers(request: httpx.Request, held: Held) -> httpx.Request:
 
 
 async def _in_thread(work: Callable[[], Held]) -> Held:
-    """Do ``work`` in a thread. If this task is cancelled, the thread finishes its work all the same."""
+    """Do ``work`` in a thread. If this task is cancelled, the thread still finishes ``work``."""
     from anyio import to_thread
 
     return await to_thread.run_sync(work, abandon_on_cancel=True)

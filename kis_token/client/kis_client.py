@@ -1,4 +1,4 @@
-"""KISClient: calls the KIS Open API with the shared token, and replaces the token at its end.
+"""KISClient: calls the KIS Open API with the shared token, and renews or replaces the token when needed.
 
 KIS reports a rejected token in the response body, with any HTTP status: EGW00121, EGW00122 or EGW00123. After a
 rejection, the client reads the store again, because another caller may have renewed the token. If the store still has
@@ -43,7 +43,7 @@ _HARMLESS = {"GET", "HEAD"}
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One call of the API, without its token."""
+    """One call of the API, without the token."""
 
     request: Prepared
     is_harmless: bool
@@ -53,17 +53,17 @@ class _Call:
 class KISClient:
     """A client of one KIS account. Use the client as a context manager, or call `close` at the end.
 
-    Threads and forked processes may share a client. Each process has its own connections and renewals, and a child
-    continues with its parent's token.
+    Threads and forked processes may share a client. Each process has its own connections and renewals. A child process
+    begins with its parent's token.
 
     Without ``settings``, the settings are read from the environment: the variables of the README and
-    ``KIS_ACCOUNT_NO``. If it lacks the project's URL or key, the user's profile adds them, as for `get_token`. The
-    constructor makes no request. Raises SettingsError.
+    ``KIS_ACCOUNT_NO``. If the environment lacks the project's URL or key, the user's profile adds them, as for
+    `get_token`. The constructor makes no request. Raises SettingsError.
 
     Attributes:
         base_url: KIS's host.
         environment: production or paper.
-        account_no: ``KIS_ACCOUNT_NO`` unchanged; None if it is not set.
+        account_no: ``KIS_ACCOUNT_NO`` unchanged; None if the variable is not set.
     """
 
     def __init__(self, settings: Settings | None = None, *, clock: Clock | None = None) -> None:
@@ -94,12 +94,12 @@ class KISClient:
         self.close()
 
     def close(self) -> None:
-        """Close this process's connections. The next request opens new ones."""
+        """Close this process's connections. The next request opens new connections."""
         self._session.close()
 
     @property
     def app_key(self) -> str:
-        """The account's app key: the stored one or, without it, the one of the settings. Raises KisTokenError."""
+        """The account's app key, from the store or, if the store has none, from the settings. Raises KisTokenError."""
         return self._token_holder.app_key().key
 
     @property
@@ -144,20 +144,20 @@ class KISClient:
         additional time, at most the settings' timeout.
 
         If KIS rejects the token, the client replaces the token and sends the call again, once. If ``_retry`` is false,
-        the call is not sent again. If KIS reports too many calls (EGW00201), the client sends a GET again after a
-        pause, a few times. A call with another method may be an order, so it is sent again only after a rejected token:
-        KIS does not execute a call with a rejected token.
+        the call is not sent again. If KIS reports too many calls (EGW00201), the client sends a GET or HEAD again after
+        a pause, a few times. A call with a method other than GET and HEAD may be an order, so it is sent again only
+        after a rejected token: KIS does not execute a call with a rejected token.
 
-        Raises IssuerOutage if KIS does not answer; its ``sent`` is True if KIS may have executed an order. After
-        ``timeout`` nothing is sent. Raises KisTokenError if there is no token. The error's code is ``token-repeated``
-        if KIS gives the rejected token again, and its message has the time until which KIS does so. Raises ValueError
-        or TypeError for invalid arguments, before anything is sent.
+        Raises IssuerOutage if KIS does not answer. The attribute ``sent`` of this error is True if KIS may have
+        executed an order. After ``timeout``, the client sends nothing more. Raises KisTokenError if there is no token.
+        If KIS gives the rejected token again, the error's code is ``token-repeated``, and its message has the time
+        until which KIS gives this token. Raises ValueError or TypeError for invalid arguments, before anything is sent.
         """
         headers = {} if headers is None else headers
         check_arguments(method, path, headers if tr_id is None else {**headers, "tr_id": tr_id}, params, timeout)
         given = {name.lower(): value for name, value in headers.items()}
         if tr_id is None and "tr_id" not in given:
-            raise TypeError("tr_id is missing: it is given as an argument or among the headers")
+            raise TypeError("tr_id is missing: pass it as an argument or among the headers")
         fixed = {**USUAL_HEADERS, **given}
         fixed |= {} if tr_id is None else {"tr_id": tr_id}
         method = method.upper()
@@ -170,7 +170,7 @@ class KISClient:
         return answer
 
     def refresh_token(self, *, force: bool = False) -> None:
-        """Issue a new token for all callers. If another caller has issued one meanwhile, use that token.
+        """Issue a new token for all callers. If another caller has just issued a token, use that token.
 
         If the token is less than 23 h old, raises TokenRefreshLimitError. With ``force``, a token of any age is
         renewed, and KIS sends the account's owner a message. For 6 hours after an issue, KIS gives the same token
@@ -182,10 +182,10 @@ class KISClient:
         """Return a key for opening WebSocket sessions, valid for 24 hours. Needs no token. Raises KisTokenError."""
         return KISIssuer(self.base_url, self.environment).approval_key(self._token_holder.app_key())
 
-    # The names of the guide's client, which subclasses written for the guide call.
+    # The methods below have the names of the guide's client, because subclasses written for the guide call them.
 
     def _ensure_token(self) -> None:
-        """Find or issue a token if the client has no usable one. Raises KisTokenError."""
+        """If the client has no usable token, find or issue a token. Raises KisTokenError."""
         self._token_holder.ready()
 
     def _refresh_token(self) -> None:
@@ -217,7 +217,7 @@ class KISClient:
         request = Credentials(held.token, held.app_key).added_to(call.request)
         if call.is_harmless:
             return self._session.call(request, seconds)
-        # An order gets a new connection. If KIS closed a kept connection at this moment, it would be unknown whether
-        # KIS received the order.
+        # An order gets a new connection. If KIS closed a reused connection at the moment of sending, the client could
+        # not know whether KIS received the order.
         with closing(Session(self.base_url)) as session:
             return session.call(request, seconds)

@@ -1,7 +1,8 @@
 """The token that a program holds while it runs: renewed before it expires, and replaced when KIS rejects it.
 
-One renewal serves all threads that need a new token, and the lease excludes other machines. A renewal happens only in a
-call; no thread is started. Warnings and waits are logged to the logger ``kis_token``.
+One renewal serves all threads that need a new token, and the lease prevents renewals of other machines at the same
+time. A renewal happens only during a call of the program; no thread is started. Warnings and waits are logged to the
+logger ``kis_token``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ REFRESH_AFTER = timedelta(hours=23)
 #: Seconds until a failed renewal of a token near its end is tried again.
 RENEW_AGAIN = 30.0
 
-#: Seconds until a failed attempt to store a token that only this machine has is repeated.
+#: If a token that only this machine has could not be stored, the next attempt begins after this many seconds.
 SHARE_AGAIN = 300.0
 
 
@@ -43,8 +44,8 @@ class Held:
     """The token in use, and its app key.
 
     ``replaces`` is the fingerprint of the rejected token that this token replaced. ``skew`` is the time by which the
-    store's clock is ahead of this machine's. ``renew_again`` is the monotonic time from which the store may be asked
-    again.
+    store's clock is ahead of this machine's clock. ``renew_again`` is the monotonic time from which the store may be
+    asked again.
     """
 
     token: Token
@@ -61,20 +62,21 @@ class Held:
 
 @dataclass(slots=True)
 class _Renewals:
-    """The renewals of one process: the lock of the current renewal, and the error of the last failed one."""
+    """The renewals of one process: the lock of the current renewal, and the error of the last failed renewal."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     failures: list[KisTokenError] = field(default_factory=list)
 
 
 class TokenHolder:
-    """Holds the token of one slot. The constructor makes no request. Every method raises KisTokenError.
+    """Holds the token of one slot. The constructor makes no request. Every method may raise KisTokenError.
 
-    Threads and forked processes may share a holder. A child begins with its parent's token, and makes its own renewals.
+    Threads and forked processes may share a holder. A child process begins with its parent's token, and makes its own
+    renewals.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        # A token that has just expired is the last choice, because KIS sometimes accepts one.
+        # The last choice is a token that has just expired, because KIS sometimes accepts an expired token.
         self._settings = replace(settings, mode="resolve", allow_expired=True)
         self._clock = clock
         self._app_key: AppKey | None = None
@@ -89,7 +91,8 @@ class TokenHolder:
         if self._is_usable(held):
             return held
         is_valid = held.token.is_valid(self._clock.now() + held.skew)
-        # If several threads find a stale token, one thread renews the token. The others continue with the stale token.
+        # If several threads find a stale token, one thread renews the token. The other threads continue with the stale
+        # token.
         return self._once(held, lambda: self._renew(held, is_valid=is_valid), waits=not is_valid)
 
     def at_hand(self) -> Held | None:
@@ -98,11 +101,11 @@ class TokenHolder:
         return held if held is not None and self._is_usable(held) else None
 
     def replace(self, refused: Held) -> Held:
-        """Return a token other than the rejected one: another caller's, or a new one."""
+        """Return a token in place of the rejected token: another caller's token, or a new token."""
         return self._once(refused, lambda: self._refresh(refused), rejected_id=refused.token.token_id)
 
     def refresh(self, *, force: bool) -> None:
-        """Issue a new token although KIS has not rejected the present one.
+        """Issue a new token although KIS has not rejected the present token.
 
         Without ``force``, raises TokenRefreshLimitError if the present token is less than 23 h old.
         """
@@ -114,11 +117,11 @@ class TokenHolder:
         self._once(held, lambda: self._resolve(settings))
 
     def find_limit(self) -> TokenRefreshLimitError | None:
-        """The error for a token that is less than 23 h old; None for an older one."""
+        """The error for a token that is less than 23 h old; None for an older token."""
         return self._limit(self.ready())
 
     def app_key(self) -> AppKey:
-        """Key and secret of the account: the stored ones or, without stored ones, the settings'. Needs no token."""
+        """The account's app key and secret, from the store or, if the store has none, from the settings."""
         if self._app_key is not None:
             return self._app_key
         with self._open(self._settings) as resolver:
@@ -145,17 +148,17 @@ class TokenHolder:
     def _refresh(self, refused: Held) -> Held:
         """Replace the rejected token ``refused``, with one read of the store and within the settings' timeout.
 
-        If the rejected token is still stored, it is renewed whatever its age.
+        If the store still has the rejected token, a new token is issued, whatever the age of the rejected token.
         """
         with self._open(self._settings) as resolver:
             view = resolver.look(refused.token.token_id)
             limit = self._limit(refused)
             if limit is not None and view.answer(self._settings.min_validity) is None:
-                _LOG.warning("KIS rejects the token. %s: it is renewed by force.", limit.args[0])
+                _LOG.warning("KIS rejects the token. %s: the token is renewed by force.", limit.args[0])
             return self._hold(resolver.resolve(view), refused.token.token_id)
 
     def _limit(self, held: Held) -> TokenRefreshLimitError | None:
-        """The error for a token that is less than 23 h old; None for an older one."""
+        """The error for a token that is less than 23 h old; None for an older token."""
         if self._clock.now() + held.skew - held.token.issued_at >= REFRESH_AFTER:
             return None
         message = f"The token was issued less than 23 h ago, at {in_both_zones(held.token.issued_at)}"
@@ -164,10 +167,10 @@ class TokenHolder:
     def _once(
         self, known: Held | None, renew: Callable[[], Held], *, waits: bool = True, rejected_id: str | None = None
     ) -> Held:
-        """Return the token that follows ``known``. All waiting threads share one renewal, and its error if it fails.
+        """Return the token that replaces ``known``. All waiting threads share one renewal, and its error if it fails.
 
-        Never returns the token with the fingerprint ``rejected_id``. With ``waits=False``, a thread does not wait for
-        another thread's renewal, and gets ``known``.
+        Never returns the token with the fingerprint ``rejected_id``. If another thread is renewing the token, a call
+        with ``waits=False`` returns ``known`` at once.
         """
         renewals = self._renewals.get()
         failures = renewals.failures
@@ -217,7 +220,7 @@ class TokenHolder:
         return open_resolver(settings, self._clock.monotonic(), _LOG.info, self._clock)
 
     def _with_pause(self, held: Held, seconds: float) -> Held:
-        """``held``, to be renewed after about ``seconds``. If the token is valid, the pause ends with it."""
+        """Return ``held``, to be renewed after about ``seconds``. A valid token is renewed at its end at the latest."""
         pause = self._clock.jitter(0.5 * seconds, 1.5 * seconds)
         left = held.token.remaining(self._clock.now() + held.skew) - LEAST_USEFUL
         if left > timedelta():

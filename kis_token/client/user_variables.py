@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def user_variables() -> Mapping[str, str]:
-    """The environment of this process. If it lacks the project's URL or key, the profile completes it.
+    """The environment of this process. If the environment lacks the project's URL or key, the profile adds them.
 
     Raises SettingsError.
     """

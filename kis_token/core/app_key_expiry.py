@@ -1,6 +1,7 @@
-"""The last day of an app key, which KIS ends after a year: as a day in Korea, and as a warning.
+"""The last day of an app key, as a day in Korea, and the warning before that day.
 
-The day is the user's own note. It never makes a key invalid: only KIS decides whether it accepts one.
+KIS ends an app key after a year. The user stores the last day with the key. The stored day never makes a key invalid:
+only KIS decides whether it accepts a key.
 """
 
 from __future__ import annotations
@@ -9,12 +10,12 @@ from datetime import date, datetime, time, timedelta, timezone
 
 from kis_token.token import KST
 
-#: The time before the end of a key in which its owner is warned.
+#: The warning about an app key begins this long before the end of the key.
 WARNING_TIME = timedelta(days=30)
 
-#: The next action for such a key.
+#: The next action for an app key that ends soon or has ended.
 RENEWAL = (
-    "Have a new one issued on the KIS Developers site (https://apiportal.koreainvestment.com), then run "
+    "Have a new app key issued on the KIS Developers site (https://apiportal.koreainvestment.com), then run "
     "kis-token set-keys."
 )
 
@@ -27,7 +28,7 @@ def default_last_day(now: datetime) -> date:
 
 
 def parse_last_day(text: str, now: datetime) -> date | None:
-    """Return the day of a text YYYY-MM-DD; None for any other text and for a day that has passed in Korea."""
+    """Parse a day YYYY-MM-DD. Returns None for any other text, and for a day that has passed in Korea."""
     try:
         day = datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=KST).date()
     except ValueError:
@@ -36,21 +37,22 @@ def parse_last_day(text: str, now: datetime) -> date | None:
 
 
 def end_of(last_day: date) -> datetime:
-    """The last second of a day in Korea, in UTC."""
+    """Return the last second of ``last_day`` in Korea, as a time in UTC."""
     return datetime.combine(last_day, time(23, 59, 59), KST).astimezone(timezone.utc)
 
 
 def last_day_of(expires_at: datetime) -> date:
-    """The day in Korea of a stored end."""
+    """Return the day in Korea that contains ``expires_at``, the stored end of an app key."""
     return expires_at.astimezone(KST).date()
 
 
 def warn_of_key_end(service_name: str, end: datetime | None, now: datetime) -> str:
-    """Return a sentence without its full stop if the slot's app key ends soon or has ended; empty in all other cases.
+    """Return a warning, without its full stop, if the slot's app key ends soon or has ended. Otherwise, return "".
 
-    ``end`` is the time in the key's row, which may have none.
+    ``end`` is the time in the row of the app key; None if the row has no time.
     """
     if end is None or end - now > WARNING_TIME:
         return ""
     ends = "ends" if end >= now else "ended"
-    return f"The app key of {service_name} {ends} on {last_day_of(end)} in Korea, by the day stored with it"
+    day = f"{last_day_of(end)} in Korea, by the last day that is stored with the key"
+    return f"The app key of {service_name} {ends} on {day}"

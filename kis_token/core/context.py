@@ -1,4 +1,4 @@
-"""The parts of one call of the chain, and its time limit."""
+"""The parts and the time limit of one call of the chain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The settings and parts of one call. ``cache`` is None if it is turned off.
+    """The settings and parts of one call. ``cache`` is None if the cache is turned off.
 
     ``tell`` receives a log line when the call has to wait.
     """

@@ -1,9 +1,10 @@
-"""One caller's part in issuing: one tokenP call, however many callers need a token.
+"""One caller's part in issuing a token. If many callers need a token, only one of them calls tokenP.
 
-The store grants the lease. The holder keeps these promises:
+The store grants the lease. The holder follows these rules:
 
 - The holder calls tokenP at most once in a lease, and only within 5 s of the request for the lease.
-- The holder ends the lease with a commit or an abort. If neither reaches the store, the lease lapses.
+- The holder ends the lease with a commit or an abort. If neither the commit nor the abort reaches the store, the lease
+  lapses.
 """
 
 from __future__ import annotations
@@ -40,15 +41,14 @@ if TYPE_CHECKING:
     from kis_token.core.store_time import StoreTime
     from kis_token.token import AppKey, Token
 
-#: The time after a grant in which this machine does not call KIS without the store: the minute that KIS requires, and
-#: the time that a holder may take to call tokenP.
+#: After the store grants a lease, this machine makes no tokenP call without the store for this time. The time is the
+#: minute that KIS requires between two calls, plus the time that a holder may take to call tokenP.
 AFTER_GRANT = timedelta(seconds=70)
 
-#: The time after the end of another caller's lease in which this machine does not call KIS without the store.
+#: After another caller's lease ends, this machine makes no tokenP call without the store for this time.
 AFTER_LEASE = timedelta(seconds=10)
 
-#: The seconds of a request for the lease, including any wait, below which the request counts as idle if it led to no
-#: token.
+#: A request for the lease that leads to no token counts as idle if it takes at most this many seconds, waits included.
 SHORTEST_ROUND = 0.2
 
 #: The number of idle requests in a row that counts as an outage.
@@ -59,7 +59,7 @@ PATIENCE = 3.0
 
 
 class Issuance:
-    """One caller's way to a token that this caller or another one must issue.
+    """Gets a token for one caller: this caller issues a token, or waits for the token of another caller.
 
     Each object is used for one `run`. ``replaces`` is the version of a stored token that must be renewed although it is
     fresh.
@@ -83,7 +83,10 @@ class Issuance:
         self._was_patient = False
 
     def run(self) -> Resolution:
-        """Ask for the lease until there is a token. Raises StoreError, IssuerError, IssuanceError and TokenError."""
+        """Ask for the lease again and again until a token is found or issued.
+
+        Raises StoreError, IssuerError, IssuanceError and TokenError.
+        """
         check_sealing(self._context)
         clock, deadline = self._context.clock, self._context.deadline
         while deadline.left() > 0:
@@ -98,7 +101,7 @@ class Issuance:
         """Ask for the lease once, and act on the answer. Returns None if another request is needed."""
         begun, lease = self._begin()
         if begun.status == "changed":
-            raise AppKeyChanged("app-key-changed", "The slot's app key was changed meanwhile", retryable=True)
+            raise AppKeyChanged("app-key-changed", "The slot's app key was changed during this call", retryable=True)
         if begun.status == "conflict":
             message = f"The slot {begun.holder_label} has a valid token of this app key"
             raise IssuanceError("key-in-two-slots", message, retryable=False)
@@ -147,19 +150,19 @@ class Issuance:
         clock.sleep(max(min(clock.jitter(0.5 * pause, 1.5 * pause), self._context.deadline.left()), 0.0))
 
     def _accept(self, begun: Begun) -> Resolution | None:
-        """Return the token of a "fresh" answer.
+        """Return the token of an answer with the status "fresh"; None if the token is unusable.
 
-        If that token is unusable, return None. The next request for the lease then names the row's version as unusable.
+        If the token is unusable, the next request for the lease names the version of its row as unusable.
         """
         token = self._judge(begun)
-        # The store judges by the row's column, which may show a later end than the token has.
+        # The store judges the token by the column ``expires_at``, which may show a later end than the token has.
         if token is not None and token.is_valid(self._view.now) and token.token_id != self._replaced_id:
             return self._found(token)
         self._rejected_version = begun.version
         return None
 
     def _use(self, lease: Lease) -> Resolution | None:
-        """Use the lease: store a fresh cached token or issue one. Returns None if the caller needs another lease."""
+        """Store a fresh cached token or issue a token. Returns None if the caller needs another lease."""
         self._view = view = self._present()
         cached, stored = view.cached, view.stored
         if (
@@ -177,7 +180,7 @@ class Issuance:
         return self._issue(lease)
 
     def _issue(self, lease: Lease) -> Resolution | None:
-        """Call tokenP once, and store its token. Returns None if the caller needs another lease."""
+        """Call tokenP once, and store the returned token. Returns None if the caller needs another lease."""
         view, app_key, issuer = self._view, self._app_key, self._context.issuer
         hold_back(self._context, app_key, AFTER_GRANT)
         try:
@@ -197,7 +200,7 @@ class Issuance:
     def _give_back(self, lease: Lease, error: IssuerError) -> Resolution | None:
         """End a lease in which KIS gave no token.
 
-        Returns another caller's token, or None if the caller needs another lease. Otherwise raises ``error``.
+        Returns another caller's token, or None if the caller needs another lease. In all other cases, raises ``error``.
         """
         if isinstance(error, IssuerRefused):
             self._leases.abort(lease, error.kis_code, refused=self._app_key.credential_id)
@@ -223,12 +226,13 @@ class Issuance:
         except StoreError as error:
             if is_repeated:
                 raise token_repeated(token) from error
-            # A configuration error becomes a warning too, so that the token that KIS just issued is not lost.
+            # Even a configuration error is only a warning here, because the token that KIS just issued must not be
+            # lost.
             said = error.brief if isinstance(error, StoreOutage) else error.advice
-            self._view = self._view.with_warning(f"The token could not be stored for others: {said}")
+            self._view = self._view.with_warning(f"The token could not be stored for other callers: {said}")
             return replace(self._hand_out(token, source), unstored=error)
         if committed.is_rejected:
-            self._store_time.note_rejected(token.token_id)  # another caller has revoked or rejected the token meanwhile
+            self._store_time.note_rejected(token.token_id)  # another caller reported the token as revoked or rejected
         self._view = self._present()
         if committed.status == "fenced":
             theirs = self._judge(committed)
@@ -253,8 +257,8 @@ class Issuance:
     def _write_anew(self, token: Token, version: int | None) -> None:
         """Write the row again if the row showed the token as expired or unusable, but KIS gave the same token again.
 
-        The version of the row shows this case. The status does not: a repeated commit can get "committed" instead of
-        "unchanged".
+        If KIS gave the same token again, the commit has not changed the version of the row. The status of the commit is
+        not checked, because a repeated commit can get "committed" instead of "unchanged".
         """
         stored = self._view.stored
         looks_expired = stored is not None and not stored.is_valid(self._view.now) and version == stored.version
@@ -277,7 +281,7 @@ class Issuance:
         at_hand = view.at_hand()
         if at_hand is None or (failed_before and self._settings.mode != "resolve"):
             return self._waiting.wait(begun, self._app_key, self._look_again)
-        said = "it is too early to ask again"
+        said = "it is too early to call KIS again"
         if begun.holder_label is not None and not self._was_patient:
             self._was_patient = True
             return self._waiting.wait(begun, self._app_key, self._look_again, PATIENCE)
@@ -290,12 +294,12 @@ class Issuance:
         if self._settings.mode == "force":
             view = view.with_warning(f"The token was not renewed: {said}.")
         if begun.holder_label is None and source == "cache" and token.app_key_id is not None:
-            # No caller stores a newer token soon, so this caller stores the cached token for the others.
+            # No caller stores a newer token soon, so this caller stores the cached token for the other callers.
             self._leases.offer(token, keys_version=view.keys_version)
         return view.with_entry("oauth", said).resolution(token, source)
 
     def _look_again(self) -> Resolution | None:
-        """Return the token that another caller has stored; None without one, or if the store does not answer."""
+        """Return another caller's stored token; None if there is no such token or the store does not answer."""
         try:
             slot = self._context.store.read(self._settings.service_name)
         except StoreOutage:
@@ -307,12 +311,12 @@ class Issuance:
         token, _, _ = judge_row(view, slot, self._settings, self._context.vault)
         if token is None or not token.is_valid(view.now):
             return None
-        # A row with a new version may contain the same token, for example after sealing.
+        # A row with a new version may contain the same token as before, for example after sealing.
         is_old = before is not None and before.is_valid(view.now) and before.token_id == token.token_id
         return None if is_old else self._found(token)
 
     def _judge(self, answer: Begun | Committed) -> Token | None:
-        """Return the stored token that came with an answer; None without one, or if the token is unusable."""
+        """Return the stored token in ``answer``; None if ``answer`` has no token or an unusable token."""
         if answer.value is None or answer.version is None:
             return None
         slot = Slot({TOKEN_TYPE: Row(answer.value, answer.expires_at, answer.version)}, None)

@@ -1,4 +1,4 @@
-"""Issuing while the store does not answer: the last resort, one caller at a time on this machine.
+"""Issues a token while the store does not answer: the last resort, for one caller at a time on this machine.
 
 Other machines do not see a token that was issued without the store, so each of them may issue a token as well.
 """
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from kis_token.errors import StoreOutage
     from kis_token.token import AppKey, Token
 
-#: The longest time for which a note on this machine can forbid calls of KIS. A note for a longer time is ignored:
-#: callers write no such note unless the clock is wrong.
+#: The longest time for which a note on this machine can forbid tokenP calls. A note that forbids calls for longer is
+#: ignored: only a caller with a wrong clock writes such a note.
 LONGEST_NOTE = timedelta(minutes=5)
 
 
 def issue_locally(context: Context, view: View, app_key: AppKey, outage: StoreOutage) -> Resolution:
-    """Return the token that another caller of this machine has just cached. If no token is cached, call tokenP once.
+    """Return the token that another caller on this machine has just cached. If no token is cached, call tokenP once.
 
     The caller must hold the machine's lock for ``app_key``. Raises IssuerError, EnvironmentFault, TokenError and
     IssuanceError.
@@ -46,32 +46,32 @@ def issue_locally(context: Context, view: View, app_key: AppKey, outage: StoreOu
         raise token_repeated(token) from outage
     what = "a token was issued that other machines do not see" if token.is_new(view.now) else "KIS gave its token again"
     resolution = hand_out_issued(view, token, warning=f"{outage.brief}; {what}.")
-    return remember(context.cache, resolution)  # while the lock is held
+    return remember(context.cache, resolution)  # the lock is still held, so the next caller finds this token
 
 
 def hold_back(context: Context, app_key: AppKey, time: timedelta) -> None:
-    """Keep this machine's callers from calling KIS without the store for ``time``."""
+    """Note that, for ``time``, no caller on this machine may call tokenP without the store."""
     until = context.clock.now() + time
-    with suppress(EnvironmentFault):  # if the note cannot be written, no caller issues without the store
+    with suppress(EnvironmentFault):  # a machine that cannot write the note issues no token without the store
         noted = context.machine.not_before(app_key.key_id)
         if noted is None or noted < until:
             context.machine.hold_back(app_key.key_id, until)
 
 
 def _call(context: Context, now: datetime, app_key: AppKey, outage: StoreOutage) -> Token:
-    """Call tokenP once, after noting the call on this machine."""
+    """Note the tokenP call on this machine, then call tokenP once."""
     machine, clock, key_id = context.machine, context.clock, app_key.key_id
     noted = machine.not_before(key_id)
     wait = noted - clock.now() if noted is not None else timedelta()
     if timedelta() < wait < LONGEST_NOTE:
-        said = f"no caller on this machine asks KIS for {wait.seconds + 1} s, after a call or a lease of a moment ago"
+        said = f"no caller on this machine may call KIS for {wait.seconds + 1} s, because of a recent call or lease"
         raise IssuerRateLimited("kis-rate-limited", f"{outage.args[0]}, and {said}")
 
     def may_send() -> bool:
         machine.hold_back(key_id, clock.now() + CALL_INTERVAL)
         return True
 
-    may_send()  # before connecting too: if the call cannot be noted, KIS is not called
+    may_send()  # called before connecting, too: if the call cannot be noted, KIS is not called
     try:
         return issue(context.issuer, app_key, now, may_send)
     except IssuerOutage as error:

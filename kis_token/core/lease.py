@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 #: differ.
 CALL_INTERVAL = timedelta(seconds=61)
 
-#: The longest time from the request for the lease to the tokenP call. The store grants leases 70 s apart, so two calls
-#: are more than a minute apart.
+#: The longest time from the request for the lease to the tokenP call. The store grants leases 70 s apart, so two tokenP
+#: calls are more than a minute apart.
 LONGEST_START = timedelta(seconds=5)
 
-#: If a response was lost, the caller may hold a lease without knowing. The caller then repeats the request for
-#: LONGEST_UNKNOWN seconds, and waits LAPSE seconds before it asks for a new lease. The sum of both is about the 60 s
-#: that a lease lasts by the database's clock.
+#: If a response was lost, the caller may hold a lease without knowing it. After a lost response, the caller repeats the
+#: request for LONGEST_UNKNOWN seconds, and waits LAPSE seconds before it asks for a new lease. The two times together
+#: are a little longer than a lease, which lasts 60 s by the database's clock.
 LONGEST_UNKNOWN, LAPSE = 50.0, 12.0
 
-#: Seconds in which a caller tries to store a token that KIS has just issued. The lease lasts 60 s.
+#: For this many seconds, a caller tries to store a token that KIS has just issued. The lease lasts 60 s.
 COMMIT_PATIENCE = 45.0
 
-#: Seconds in which a rotation tries to store a token that was issued without the store.
+#: For this many seconds, a rotation tries to store a token that was issued without the store.
 SAVE_PATIENCE = 20.0
 
-#: Seconds in which a caller tries to end its lease. If the caller fails, the lease lapses by itself.
+#: For this many seconds, a caller tries to end its lease. A lease that the caller cannot end lapses later.
 ABORT_PATIENCE = 3.0
 
 
@@ -58,7 +58,7 @@ class Lease:
 
 
 class Leases:
-    """The leases of one slot, as one caller uses them."""
+    """Asks for leases of one slot, and ends them, for one caller."""
 
     def __init__(self, context: Context) -> None:
         self._settings = context.settings
@@ -81,9 +81,9 @@ class Leases:
     ) -> tuple[Begun, Lease | None]:
         """Ask for the lease. Returns the answer, and the lease if the store granted a lease. Raises StoreError.
 
-        If a request without an answer may have reached the store, the same request is repeated until an answer comes.
+        If a request got no answer but may have reached the store, the same request is repeated until an answer comes.
         If no answer comes for as long as a lease lasts, a new lease is requested, unless the deadline is too near. If
-        ``has_token`` returns True, nothing is repeated for longer than a second.
+        ``has_token`` returns True, the repetitions end within a second.
         """
 
         def send(holder: str) -> Begun:
@@ -107,16 +107,16 @@ class Leases:
             self._clock.sleep(LAPSE)
 
     def _begin(self, send: Callable[[str], Begun], has_token: Callable[[], bool]) -> tuple[Begun, Lease | None]:
-        """Ask for the lease with one holder id, as `begin` does."""
+        """Do one attempt of `begin`, with its own holder id."""
         holder = str(uuid.uuid4())
-        asked: list[tuple[datetime, float]] = []  # the start times of the requests that may have arrived
+        asked: list[tuple[datetime, float]] = []  # the start times of the requests that may have reached the store
 
         def ask() -> Begun:
             asked.append((self._clock.now(), self._clock.monotonic()))
             try:
                 return send(holder)
             except StoreMisconfigured:
-                asked.pop()  # the store refused the request, so it granted no lease
+                asked.pop()  # the store answered with an error, so it granted no lease
                 raise
             except StoreOutage as outage:
                 if not outage.sent:
@@ -141,21 +141,21 @@ class Leases:
         return begun, Lease(holder, begun.fence, *asked[0])
 
     def is_late(self, lease: Lease) -> bool:
-        """Whether the tokenP call would come too late after the request for this lease.
+        """Whether the request for this lease is too long ago to call tokenP.
 
-        The time is measured by the wall clock and by the counter, and the longer time counts: on some systems the
-        counter stops while the machine is suspended.
+        The wall clock and the monotonic counter both measure the time, and the longer result counts. On some systems,
+        the counter stops while the machine is suspended.
         """
         passed = timedelta(seconds=self._clock.monotonic() - lease.asked_counter)
         return max(self._clock.now() - lease.asked_at, passed) > LONGEST_START
 
     def commit(self, lease: Lease, token: Token, *, rejected: bool) -> Committed:
-        """Store ``token`` and end the lease. Repeats the call during an outage. Raises StoreError.
+        """Store ``token`` and end the lease. In an outage, the request is repeated. Raises StoreError.
 
-        If the store cannot store the token, the lease ends with that reason, so that no other caller waits for the
-        token.
+        If the store cannot store the token, the lease ends with the code of this error, so that no other caller waits
+        for the token.
         """
-        stored_form = self._sealed(token)  # sealed once, because repeated requests must be equal and two seals differ
+        stored_form = self._sealed(token)  # sealed once: repeated requests must be equal, but two seals differ
 
         def send() -> Committed:
             return self._store.commit(self._service, lease.holder, lease.fence, token, stored_form, rejected=rejected)
@@ -167,9 +167,9 @@ class Leases:
             raise
 
     def abort(self, lease: Lease, code: str, cooldown: timedelta = timedelta(), *, refused: str | None = None) -> None:
-        """End the lease without a token. No caller gets a lease for ``cooldown``. Never raises.
+        """End the lease without a token. For ``cooldown``, no caller gets a lease. A failure is only logged.
 
-        ``refused`` is the id of a key and secret that KIS has refused.
+        ``refused`` is the id of an app key and secret that KIS has refused.
         """
 
         def send() -> None:
@@ -188,14 +188,17 @@ class Leases:
             self._tell(f"The lease could not be ended and lapses by itself: {error.brief}")
 
     def offer(self, token: Token, *, keys_version: int, replaces_version: int | None = None) -> None:
-        """Store ``token`` without a lease, for other callers. A failure raises no error: this caller has the token."""
+        """Store ``token`` without a lease, for other callers.
+
+        A failure raises no error, because this caller already has the token.
+        """
         with suppress(KisTokenError):
             self.save(token, keys_version=keys_version, replaces_version=replaces_version)
 
     def save(self, token: Token, *, keys_version: int, replaces_version: int | None = None) -> None:
         """Store ``token`` without a lease. Raises StoreError.
 
-        A stored token with the version ``replaces_version`` is replaced even if its end is later.
+        A stored token with the version ``replaces_version`` is replaced even if it ends later than ``token``.
         """
         stored_form = self._sealed(token)
 
@@ -204,7 +207,7 @@ class Leases:
                 self._service, token, stored_form, replaces_version=replaces_version, keys_version=keys_version
             )
 
-        # `resolve` already has a token; `rotate` needs the token in the store.
+        # In the mode `resolve`, the caller already has the token. A rotation must get the token into the store.
         self._retry.run(
             send, lambda: briefly if self._settings.mode == "resolve" else at_most(SAVE_PATIENCE, to_the_end)
         )

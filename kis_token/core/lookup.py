@@ -1,6 +1,6 @@
-"""The first two sources of the chain, store and cache: their contents, and whether one of their tokens is enough.
+"""Reads store and cache, the first two sources of the chain, and decides whether one of their tokens is enough.
 
-This module reads and decides; it writes nothing. The fast path uses only this module, and the resolver starts with it.
+This module writes nothing. The fast path uses only this module. The resolver starts with this module.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kis_token.core.retry import Patience, Retry
     from kis_token.core.slot import Slot
 
-#: A caller warns of the rotation if the stored token is older than ``refresh-after`` by more than this time.
+#: If the stored token is older than ``refresh-after`` plus this time, the rotation may have failed, and a caller warns.
 ROTATION_GRACE = timedelta(hours=2)
 
 _REJECTED = "KIS rejects its token"
@@ -43,17 +43,18 @@ def look(
     """Read store and cache.
 
     ``rejected_id`` is the fingerprint of a token that KIS has rejected. ``held`` is a token that the caller has in
-    memory; ``held`` counts as cached if the cache has no token. A failed read of the store is repeated. The repetitions
-    are brief if the caller has a valid token and its mode needs no renewal; otherwise they take longer.
+    memory. If the cache has no token, ``held`` counts as the cached token. A failed read of the store is repeated. If
+    the caller has a valid token and its mode needs no renewal, the repetitions end within a second. In all other cases,
+    the repetitions take longer.
 
-    Raises StoreMisconfigured. Raises TokenError if a stored value does not match the settings: the value is sealed
-    without an encryption key, plain with one, or of another account. A broken token row raises no error, because a new
-    token replaces the row.
+    Raises StoreMisconfigured. Raises TokenError if a stored value does not match the settings: the value is sealed but
+    no encryption key is given, the value is plain but an encryption key is given, or the value belongs to another
+    account. A broken token row raises no error, because a new token replaces the row.
     """
     given = given_app_key(settings)
     view = View(now=clock.now(), trace=(), app_key=given, rejected_id=rejected_id, warnings=settings.notes)
 
-    present = view  # the view of the last call of `patience`, which the caller gets in an outage
+    present = view  # the view at the last call of `patience`; in an outage, `look` returns it
 
     def patience() -> Patience:
         nonlocal present
@@ -82,14 +83,15 @@ def _with_cached(view: View, cache: CacheReader | None, settings: Settings, held
 def may_issue_locally(view: View, settings: Settings) -> bool:
     """Whether this caller may issue a token if the store does not answer at all."""
     is_told_to = settings.on_store_outage == "issue" and settings.mode == "resolve"
-    # A caller without an app key cannot call tokenP. A read-only key cannot store a token later.
+    # A caller without an app key cannot call tokenP. A caller with a read-only key cannot store a token later.
     return is_told_to and view.app_key is not None and not settings.reads_only
 
 
 def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
     """``view`` with the cache's current contents.
 
-    A token that is rejected, unreadable or of another account is left out, with the reason in the trace.
+    If the cached token is rejected, unreadable or of another account, the view leaves the token out, and its trace has
+    the reason.
     """
     view = replace(view, cached=None, cache_fault=None)
     try:
@@ -105,7 +107,7 @@ def look_at_cache(view: View, cache: CacheReader, settings: Settings) -> View:
 
 
 def enough(view: View, settings: Settings) -> Resolution | None:
-    """Return a token with which the call can end; None if the call must issue or store a token first.
+    """Return a token that is enough for the mode; None if the call must issue or store a token first.
 
     `resolve` accepts a fresh token, `rotate` a token that is not due yet, and `check` any valid token. Because `check`
     never issues, `check` raises IssuanceError ``no-valid-token`` if there is no valid token.
@@ -145,8 +147,8 @@ def not_due(view: View, token: Token, settings: Settings) -> Resolution | None:
 def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple[Token | None, int | None, str]:
     """Judge the slot's token row. Returns the token, the version of an unusable row, and the finding in words.
 
-    If the row is usable, the version is None. If the row is unusable, the token is None. If no row exists, both are
-    None. Raises TokenError for a fault that a new token cannot repair.
+    If the row is usable, the version is None. If the row is unusable, the token is None. If no row exists, token and
+    version are None. Raises TokenError for a fault that a new token cannot repair.
     """
     row = slot.rows.get(TOKEN_TYPE)
     if row is None:
@@ -166,7 +168,7 @@ def judge_row(view: View, slot: Slot, settings: Settings, vault: Vault) -> tuple
 
 def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> View:
     if slot.server_now is not None:
-        # Freshness is judged by the store's clock, because this machine's clock may be hours off.
+        # Freshness is judged by the store's clock, because this machine's clock may be wrong by hours.
         view = view.with_time(slot.server_now, view.now)
     view = replace(view.with_rejected(slot.rejected), hides_keys=slot.hides_keys)
     if "app_key" in slot.rows:
@@ -176,8 +178,8 @@ def _judge_slot(view: View, slot: Slot, settings: Settings, vault: Vault) -> Vie
     if stored is not None:
         if view.app_key not in (None, stored) and settings.keys_slot is None:
             view = view.with_warning(
-                f"app-key and app-secret differ from those stored for {settings.service_name}, which are used. If "
-                "yours are newer, store them with kis-token set-keys."
+                f"app-key and app-secret differ from those stored for {settings.service_name}. The stored ones are "
+                "used. If yours are newer, store them with kis-token set-keys."
             )
         view = replace(view, app_key=stored)
     with telling(view):

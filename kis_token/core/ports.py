@@ -1,4 +1,7 @@
-"""The interfaces that the chain needs: a store, a cache, an issuer and others. Any implementation may be used."""
+"""The interfaces that the chain needs: a store, a cache, an issuer and others.
+
+The chain works with any implementation of these interfaces.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +46,8 @@ class Begun:
 
     - granted: call tokenP once, then commit or abort with ``fence``.
     - fresh: ``value`` is a usable token.
-    - busy: ``holder_label`` holds the lease. Without ``holder_label``, no caller gets the lease before ``retry_at``.
-    - conflict: the slot ``holder_label`` issues with the same app key.
+    - busy: ``holder_label`` holds the lease. If ``holder_label`` is None, no caller gets the lease before ``retry_at``.
+    - conflict: another slot, ``holder_label``, has a valid token of the same app key.
     - changed: the slot's keys differ from the caller's keys.
 
     ``rejected_token_ids`` are the fingerprints of the tokens that the slot remembers as rejected. All times are by the
@@ -73,7 +76,7 @@ class Committed:
     - unchanged: nothing was written, because the token was stored before or is rejected.
     - fenced: nothing was written, because the lease's fence is old. ``value`` is the stored value.
 
-    ``is_rejected`` is True if the slot remembers the token as rejected, whether the caller knew that or not.
+    ``is_rejected`` is True if the slot remembers the token as rejected, even if the caller did not know it.
     """
 
     status: CommitStatus
@@ -84,7 +87,7 @@ class Committed:
 
 
 class Store(Protocol):
-    """The shared store. Every call raises StoreOutage and StoreMisconfigured."""
+    """The shared store. Every call may raise StoreOutage and StoreMisconfigured."""
 
     def read(self, service_name: str) -> Slot:
         """Return all active rows of a slot and its rejected tokens, in one request."""
@@ -101,10 +104,11 @@ class Store(Protocol):
         rejected_token_id: str | None = None,
         keys_version: int | None = None,
     ) -> Begun:
-        """Ask for the lease. ``holder`` is a fresh UUID for each attempt.
+        """Ask for the lease. ``holder`` is a new UUID for each attempt.
 
-        If the lease is granted, the slot remembers the token ``rejected_token_id`` as rejected, until it expires.
-        ``keys_version`` is the version of the app_key row that the caller has read, 0 if the slot had no such row.
+        If the lease is granted, the slot remembers the token ``rejected_token_id`` as rejected, until that token
+        expires. ``keys_version`` is the version of the app_key row that the caller has read; 0 if the slot had no such
+        row.
         """
 
     def commit(
@@ -126,8 +130,8 @@ class Store(Protocol):
     ) -> bool:
         """Store a token without a lease. Returns False if the slot remembers the token as rejected.
 
-        A rejected token is not stored. A stored token with a later end is kept, unless that row has the version
-        ``replaces_version``. If the app_key row no longer has the version ``keys_version``, nothing is stored.
+        A rejected token is not stored. A stored token with a later end than ``token`` is kept, unless its row has the
+        version ``replaces_version``. If the app_key row no longer has the version ``keys_version``, nothing is stored.
         """
 
     def abort(
@@ -140,9 +144,9 @@ class Store(Protocol):
         error_code: str,
         refused_credential_id: str | None = None,
     ) -> None:
-        """End a lease without a token. No caller gets a lease for ``cooldown``.
+        """End a lease without a token. For ``cooldown``, no caller gets a lease.
 
-        No caller gets a lease with the key and secret ``refused_credential_id`` for 15 minutes.
+        For 15 minutes, no caller gets a lease with the key and secret ``refused_credential_id``.
         """
 
 
@@ -157,33 +161,33 @@ class Vault(Protocol):
 
 
 class CacheReader(Protocol):
-    """The local file, read only."""
+    """The cache, as a caller reads it."""
 
     def read(self) -> Token:
         """Return the cached token, valid or expired. Raises TokenError with the reason if there is no token."""
 
 
 class Cache(CacheReader, Protocol):
-    """The local file."""
+    """The cache, as a caller reads and writes it."""
 
     def write(self, token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:
         """Cache a token. Raises CacheError.
 
-        A cached token with a later end is kept, unless its fingerprint is among ``rejected_ids``.
+        A cached token with a later end than ``token`` is kept, unless its fingerprint is among ``rejected_ids``.
         """
 
 
 class Machine(Protocol):
-    """This user's processes on one machine, for one app key. Every call may raise EnvironmentFault."""
+    """Coordinates this user's processes on one machine. Every call may raise EnvironmentFault."""
 
     def lock(self, app_key_id: str, seconds: float) -> AbstractContextManager[None]:
-        """Hold the lock of this machine's callers that issue without the store.
+        """Hold the lock that a caller on this machine needs to issue without the store.
 
         Raises IssuanceError if another caller still has the lock after ``seconds``.
         """
 
     def not_before(self, app_key_id: str) -> datetime | None:
-        """The noted time before which no caller of this machine calls KIS without the store; None without a note."""
+        """The noted time before which no caller on this machine issues without the store; None without a note."""
 
     def hold_back(self, app_key_id: str, until: datetime) -> None:
         """Note ``until`` as the time that `not_before` returns."""
@@ -194,14 +198,17 @@ class TooLate(Exception):
 
 
 class Issuer(Protocol):
-    """KIS."""
+    """Issues and verifies tokens of KIS."""
 
     def issue(self, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
         """Call tokenP once. Raises IssuerRefused, IssuerRateLimited and IssuerOutage.
 
         ``may_send`` is called right before the request is sent, after slow steps such as connecting. Raises TooLate if
-        ``may_send`` returns False. The connection is then kept, so that the next call is sent at once.
+        ``may_send`` returns False. After TooLate, the connection is kept, so that the next call is sent at once.
         """
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:
-        """KIS's code if the API rejects ``token``; None if it accepts it. Raises IssuerOutage if the call failed."""
+        """KIS's code if the API rejects ``token``; None if the API accepts ``token``.
+
+        Raises IssuerOutage if the call failed.
+        """

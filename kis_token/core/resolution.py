@@ -1,4 +1,4 @@
-"""A token for the caller with its source, and the view of store and cache that leads to it."""
+"""The token for the caller and its source, and the view of store and cache from which the token is chosen."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     #: The source of a token.
     Source = Literal["supabase", "cache", "oauth"]
 
-#: The longest difference between the clocks of machine and store of which no caller is warned.
+#: The largest difference between the clocks of machine and store that causes no warning.
 TOLERATED_SKEW = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
 class TraceEntry:
-    """One source of the chain and its finding, as text for logs."""
+    """One source of the chain and the result of asking it, as text for logs."""
 
     source: str
     text: str
@@ -39,8 +39,8 @@ class Resolution:
     """A token for the caller, and how it was found.
 
     ``refreshed`` is True if KIS was called and gave a new token. ``expired`` is True if the token has expired; only a
-    caller that allows expired tokens gets one. ``now`` is the time by which the token was judged. ``unstored`` is the
-    error because of which the token could not be stored for other callers.
+    caller that allows expired tokens gets such a token. ``now`` is the time at which the token was judged. If the token
+    could not be stored for other callers, ``unstored`` is the error.
     """
 
     token: Token
@@ -62,11 +62,11 @@ class View:
 
     Attributes:
         now: the time of the view, by the store's clock if ``certain`` is True.
-        trace: the sources that were asked, and their findings.
+        trace: the sources that were asked, and the result of asking each.
         app_key: the app key and secret that the caller uses.
         stored: the token of the store, valid or expired; None without one.
         cached: the token of the cache, valid or expired; None without one.
-        unusable_version: the version of a token row that no caller can use.
+        unusable_version: the version of the store's token row, if no caller can use the token in that row.
         cache_fault: the reason why this caller may not use the cached token: the token belongs to another account, or
             its sealing does not match the settings.
         keys_version: the version of the app_key row; 0 without such a row.
@@ -106,14 +106,14 @@ class View:
     def is_surely_fresh(self, token: Token, min_validity: timedelta) -> bool:
         """Whether ``token`` is fresh both by the store's time and by this machine's time.
 
-        The machine's clock may be wrong, or a proxy may have cached the store's Date header. If the two times disagree
-        on the token, the caller must ask the database.
+        The machine's clock may be wrong, or a proxy may have cached the store's Date header. If the token is fresh by
+        only one of the two times, the caller must ask the database.
         """
         times = (self.now, self.now - self.skew)
         return self.certain and all(token.state(time, min_validity) is State.FRESH for time in times)
 
     def resolution(self, token: Token, source: Source, *, refreshed: bool = False, warning: str = "") -> Resolution:
-        """Hand out ``token``, with the answers of all sources."""
+        """Return ``token`` as the caller's result, with the trace and the warnings of this view."""
         return Resolution(
             token=token,
             source=source,
@@ -138,9 +138,9 @@ class View:
     def unshared_token(self) -> Token | None:
         """The cached token, if it was issued after the stored token for the same app key; None otherwise.
 
-        KIS may have ended the stored token when the later one was issued. The later token is in the cache of a machine
-        that issued during an outage of the store. Only times in the tokens' own claims are compared: a time in a column
-        without an offset may be nine hours off.
+        KIS may have ended the stored token when it issued the cached token. A machine that issued a token during an
+        outage of the store has a cached token that is newer than the stored token. The times of issue are read from the
+        tokens' claims only, because a time in a column without an offset may be wrong by nine hours.
         """
         cached, stored = self.cached, self.stored
         if cached is None or stored is None or not cached.is_valid(self.now):
@@ -152,7 +152,7 @@ class View:
         return cached if cached.app_key_id is not None and cached.app_key_id == owner else None
 
     def as_of(self, machine_time: datetime) -> View:
-        """The view when this machine's clock shows ``machine_time``."""
+        """The view at the moment when this machine's clock shows ``machine_time``."""
         return replace(self, now=machine_time + self.skew)
 
     def with_time(self, server_now: datetime, machine_time: datetime) -> View:
@@ -165,7 +165,7 @@ class View:
         return view.with_warning(f"This machine's clock is {int(abs(skew).total_seconds())} s {direction}.")
 
     def with_rejected(self, ids: frozenset[str]) -> View:
-        """The view without the tokens whose fingerprints are among ``ids``, which the store remembers as rejected."""
+        """The view without the tokens that the store remembers as rejected: their fingerprints are ``ids``."""
         view = replace(self, rejected_ids=self.rejected_ids | ids)
         if view.cached is not None and view.rejects(view.cached):
             view = replace(view, cached=None)
@@ -184,7 +184,7 @@ class View:
 
 @contextmanager
 def telling(view: View) -> Iterator[None]:
-    """Add the warnings of ``view`` to an error that the block raises."""
+    """Add the warnings of ``view`` to an error that the ``with`` block raises."""
     try:
         yield
     except KisTokenError as error:
@@ -193,7 +193,7 @@ def telling(view: View) -> Iterator[None]:
 
 
 def remember(cache: Cache | None, resolution: Resolution, rejected_ids: frozenset[str] = frozenset()) -> Resolution:
-    """Cache a valid token for the next outage. A token that cannot be cached adds a warning and raises no error.
+    """Cache a valid token for the next outage. If the token cannot be cached, add a warning; no error is raised.
 
     A cached token whose fingerprint is among ``rejected_ids`` is replaced by any other token.
     """
@@ -202,6 +202,6 @@ def remember(cache: Cache | None, resolution: Resolution, rejected_ids: frozense
     try:
         cache.write(resolution.token, rejected_ids=rejected_ids)
     except CacheError as error:
-        warnings = dict.fromkeys((*resolution.warnings, error.advice))  # two failed writes warn once
+        warnings = dict.fromkeys((*resolution.warnings, error.advice))  # if two writes fail, the warning appears once
         return replace(resolution, warnings=tuple(warnings))
     return resolution

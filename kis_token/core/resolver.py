@@ -1,4 +1,4 @@
-"""The chain: store → cache → issuance. The chain has no I/O of its own; its parts are the protocols of ``ports``.
+"""The chain: store → cache → issuance. All input and output happens behind the protocols of ``ports``.
 
 `resolve` returns any usable token, with a warning if the renewal failed. `rotate` and `force` fail if the renewal
 fails; the stored token is kept.
@@ -40,16 +40,16 @@ if TYPE_CHECKING:
     from kis_token.core.slot import Slot
     from kis_token.token import Token
 
-#: The longest time since the end of an expired token that a caller with ``allow-expired`` can get. KIS sometimes
-#: accepts an expired token.
+#: A caller with ``allow-expired`` can get a token that expired less than this time ago. KIS sometimes accepts an
+#: expired token.
 LONGEST_EXPIRED = timedelta(hours=1)
 
-#: How many times the slot is read if its app key changes during the call.
+#: If the slot's app key changes during the call, the slot is read at most this many times.
 KEY_TRIES = 3
 
 
 class Resolver:
-    """Finds the one token of the slot, or issues a new one."""
+    """Finds the one token of the slot, or issues a new token."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -63,8 +63,8 @@ class Resolver:
     ) -> View:
         """Read store and cache. The token with the fingerprint ``rejected_id`` is left out.
 
-        ``held`` is a token that the caller has in memory. ``read`` replaces the request to the store. Raises
-        StoreMisconfigured and TokenError.
+        ``held`` is a token that the caller has in memory. If ``read`` is given, ``look`` calls it in place of the
+        request to the store. Raises StoreMisconfigured and TokenError.
         """
         context = self._context
         return look(
@@ -79,7 +79,7 @@ class Resolver:
         )
 
     def resolve(self, view: View | None = None) -> Resolution:
-        """Find or issue the token for the settings' mode. ``view`` is a recent result of `look`.
+        """Find or issue a token, as the mode of the settings requires. ``view`` is a recent result of `look`.
 
         Raises KisTokenError.
         """
@@ -139,7 +139,7 @@ class Resolver:
         return self._context.store.read(self._settings.service_name)
 
     def _find_again(self, view: View, tries: int = KEY_TRIES, *, slot: Slot | None = None) -> Resolution:
-        """Look and find again, with ``slot`` as the store's answer if ``slot`` is given.
+        """Start the search again. If ``slot`` is given, it is used as the store's answer.
 
         No token is issued without the store, because the store has already answered in this call.
         """
@@ -149,7 +149,8 @@ class Resolver:
     def _share(self, view: View, token: Token) -> View | Resolution:
         """Store a cached token that was issued without the store, in place of the older stored token.
 
-        Returns a `Resolution` if the cached token is sufficient for the mode, and a new view otherwise.
+        If the cached token is sufficient for the mode, returns a `Resolution`. If the cached token is not sufficient,
+        returns the view for the rest of the search.
         """
         replaced = view.stored.version if view.stored is not None else None
         try:
@@ -159,8 +160,8 @@ class Resolver:
                 return view  # the renewal replaces the stored token and the cached one
             if self._settings.mode == "rotate":
                 raise  # the older stored token does not show whether a renewal is due
-            said = f"The cached token is newer than the stored one, and could not be stored for others: {error.brief}"
-            return replace(view.resolution(token, "cache", warning=said), unstored=error)
+            said = "The cached token is newer than the stored one, and could not be stored for other callers"
+            return replace(view.resolution(token, "cache", warning=f"{said}: {error.brief}"), unstored=error)
         shared = self.look(view.rejected_id)
         if self._settings.mode != "resolve":
             return view if shared.outage is not None else shared
@@ -190,7 +191,7 @@ class Resolver:
         return answer or issue(replaces=stored.version)
 
     def _fall_back(self, view: View, error: KisTokenError) -> Resolution:
-        """For `resolve`, return a token that is still valid, with a warning. Otherwise raise ``error``."""
+        """In the mode `resolve`, return a valid token with a warning. In all other cases, raise ``error``."""
         if self._settings.mode != "resolve":
             raise error
         view = self._store_time.update(view)
@@ -200,7 +201,7 @@ class Resolver:
         return view.resolution(*at_hand, warning=f"The token was not renewed: {error.advice}")
 
     def _expired(self, view: View, error: KisTokenError) -> Resolution:
-        """Return a token that has just expired, if the caller allows it. Otherwise raise ``error``."""
+        """Return a token that has just expired, if the caller allows expired tokens. Otherwise raise ``error``."""
         view = self._store_time.update(view)
         if self._settings.allow_expired and self._settings.mode in ("resolve", "check"):
             found: tuple[tuple[Token | None, Source], ...] = ((view.stored, "supabase"), (view.cached, "cache"))
@@ -216,8 +217,9 @@ class Resolver:
     def _without_store(self, view: View, outage: StoreOutage) -> Resolution:
         """Return a valid token or, as the last resort, a token that is issued without the store.
 
-        The last resort needs a call in which the store has not answered at all. A doubtful outage excludes the last
-        resort: certificates or a proxy of this machine cause the outage, or a gateway refused the request (3xx, 4xx).
+        The last resort is allowed only if the store has not answered at all during this call and the outage is not
+        doubtful. An outage is doubtful if certificates or a proxy of this machine may be the cause, or if a gateway
+        answered with 3xx or 4xx.
         """
         try:
             return self._fall_back(view, outage)

@@ -1,7 +1,8 @@
-"""The rule for reads and writes: when a call of the store is repeated, and when its failure is an outage.
+"""Decides when a failed call of the store is repeated, and when the failure is an outage.
 
-A brief failure (a reset, a 502, a restart) passes within seconds. So a failed call is repeated, with growing, jittered
-pauses, for as long as the call's `Patience` allows. A failure that lasts longer is an outage.
+A brief failure, such as a reset connection, a 502 or a restart, passes within seconds. Therefore, a failed call is
+repeated after growing, jittered pauses, for as long as the call's `Patience` allows. A failure that lasts longer than
+the patience is an outage.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     _Answer = TypeVar("_Answer")
 
-#: A function that returns for how many more seconds another try may start. Its arguments are the seconds since the
-#: first try and the seconds until the deadline.
+#: A function that returns the number of seconds in which another try may still start. The function's arguments are the
+#: seconds since the first try and the seconds until the deadline.
 Patience = Callable[[float, float], float]
 
 #: Seconds of patience of a caller that has a valid token.
@@ -37,7 +38,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 #: a backup was restored, PostgREST uses the previous schema until PostgREST has read the new one.
 SETTLING = 2.0
 
-#: The shortest patience, in seconds, with which a call is repeated.
+#: If fewer than this many seconds of patience are left, the call is not repeated.
 _LEAST = 0.05
 
 
@@ -47,14 +48,14 @@ def briefly(elapsed: float, left: float) -> float:
 
 
 def unless_refused(elapsed: float, left: float) -> float:
-    """The patience of a caller that has a fresh token: as `briefly`, but a refused connection is not repeated."""
+    """The patience of a caller that has a fresh token: like `briefly`, but without a try after a refused connection."""
     return briefly(elapsed, left)
 
 
 def patiently(elapsed: float, left: float) -> float:
     """The patience of a caller that may issue without the store.
 
-    The patience is half of the time that issuing does not need, and at most ``LONGEST_PATIENCE``.
+    ``ISSUE_BUDGET`` is kept for issuing. The patience is half of the remaining time, and at most ``LONGEST_PATIENCE``.
     """
     spare = elapsed + left - ISSUE_BUDGET
     return min(spare / 2, LONGEST_PATIENCE) - elapsed if spare > 0 else to_the_end(elapsed, left)
@@ -85,10 +86,10 @@ class Retry:
     def run(self, ask: Callable[[], _Answer], patience: Callable[[], Patience]) -> _Answer:
         """Return the answer of ``ask``. Calls ``patience`` after each StoreOutage that ``ask`` raises.
 
-        When the patience is over, raises the last StoreOutage. A ``lasting`` StoreOutage is raised at once, and so is a
-        refused connection if the patience is `unless_refused`, because that caller has waited for nothing. The raised
-        outage is ``doubtful`` if any failure of this call was doubtful. StoreMisconfigured is raised at once, but if
-        the error `settles`, only after one more try.
+        When the patience is over, raises the last StoreOutage. A ``lasting`` StoreOutage is raised at once. If the
+        patience is `unless_refused`, a StoreOutage with ``refused`` is raised at once, too. The raised outage is
+        ``doubtful`` if any failure of this call was doubtful. If a StoreMisconfigured `settles`, it is raised after one
+        more try; any other StoreMisconfigured is raised at once.
         """
         started, pause, is_doubtful, has_settled = self._clock.monotonic(), _FIRST_PAUSE, False, False
         while True:
@@ -110,7 +111,7 @@ class Retry:
                 more = limit(self._clock.monotonic() - started, self._left())
                 if outage.lasting or more < _LEAST or (outage.refused and usual is unless_refused):
                     raise
-                # With this minimum the last try starts exactly at the end of the patience.
+                # Because of ``min``, the last try starts exactly at the end of the patience.
                 wait = min(self._clock.jitter(0.5 * pause, 1.5 * pause), more)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 self._say(outage, more)

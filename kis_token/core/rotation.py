@@ -10,7 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from kis_token.token import Token
 
-#: The end of the Korean trading day. A token must be valid until then, or be renewed the night before.
+#: The end of the Korean trading day. A token must be valid until the end of the trading day, or be renewed the night
+#: before.
 EVENING = time(20, 0)
 
 
@@ -20,8 +21,8 @@ def due_at(token: Token, refresh_after: timedelta) -> datetime:
     A token is due in two cases:
 
     - The token is older than ``refresh_after``.
-    - The token is older than 6 hours and expires before the next 20:00 Korea time. Before the age of 6 hours, KIS gives
-      the same token again.
+    - The token is older than 6 hours and expires before the next 20:00 Korea time. For a token of less than 6 hours, a
+      renewal gives the same token again.
 
     Without the second case, a token issued at 10:30 would expire in market hours every day.
     """

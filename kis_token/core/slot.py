@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 KEY_TYPES = ("app_key", "app_secret")
 TOKEN_TYPE = "access_token"  # noqa: S105 - a type
 
-#: The inputs and variables of a refused credential, by KIS's code for the refusal.
+#: The inputs and variables that give a refused app key or secret, by KIS's code for the refusal.
 _GIVEN_AS = {
     "EGW00103": "input app-key / KIS_APP_KEY",
     "EGW00105": "input app-secret / KIS_APP_SECRET",
@@ -34,7 +34,7 @@ SEALED_PREFIX = "enc:v1:"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One active row as stored: the value may be sealed, and the expiry is the column's text."""
+    """One active row as stored: the value may be sealed, and ``expires_at`` is the column's text."""
 
     value: str = field(repr=False)
     expires_at: str | None
@@ -42,7 +42,7 @@ class Row:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the value is blank. Such a row counts as absent, like a row with null."""
+        """Whether the value is blank. A row with a blank value counts as absent, like a row with null."""
         return not self.value.strip()
 
 
@@ -75,7 +75,10 @@ class SealedWithoutKey(TokenError):
 
 
 class PlainVault:
-    """The vault without an encryption key: values are stored plain, as clients written for the guide expect."""
+    """The vault without an encryption key.
+
+    Values are stored plain, as the clients of the guide (docs/migrating.md) expect.
+    """
 
     def unseal(self, text: str, service_name: str, credential_type: str) -> str:
         """Return ``text`` unchanged. Raises TokenError ``sealed-without-key`` if ``text`` is sealed."""
@@ -93,13 +96,13 @@ def read_stored(
 ) -> tuple[Token, dict[str, Any]]:
     """Parse a value from the store or the cache. Return its token, and all members of its JSON.
 
-    The text may be sealed or plain, the token valid or expired. ``column`` is the row's ``expires_at``, ``version`` is
-    the row's version. Raises TokenUnusable if the text contains no usable token: a new token replaces that text. Raises
-    another TokenError if the text cannot or must not be unsealed: a new token would not repair this fault.
+    The text may be sealed or plain, the token valid or expired. ``column`` is the row's ``expires_at``, and ``version``
+    is the row's version. Raises TokenUnusable if the text contains no usable token: a new token replaces that text.
+    Raises another TokenError if the text cannot or must not be unsealed: a new token would not repair this fault.
     """
     plain = vault.unseal(text, service_name, TOKEN_TYPE)
     token = parse_stored(plain, column=column, version=version)
-    # If the column has an earlier end, the text alone is not the whole token.
+    # If the column has an earlier end than the text, the sealed text alone does not give the token's end.
     if text.startswith(SEALED_PREFIX) and parse_stored(plain).expires_at == token.expires_at:
         token = replace(token, sealed_form=text)
     return token, parse_members(plain)
@@ -111,7 +114,10 @@ def read_token(row: Row, service_name: str, vault: Vault) -> Token:
 
 
 def given_app_key(settings: Settings) -> AppKey | None:
-    """The app key and secret of the settings; None if one of the two is missing. The slot's keys take precedence."""
+    """The app key and secret of the settings; None if one of the two is missing.
+
+    The slot's keys take precedence over the keys of the settings.
+    """
     if not settings.app_key or not settings.app_secret:
         return None
     return AppKey(settings.app_key, settings.app_secret, settings.keys_slot)
@@ -120,7 +126,7 @@ def given_app_key(settings: Settings) -> AppKey | None:
 def stored_app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey | None:
     """The slot's key and secret; None if one of the two is missing or empty.
 
-    Raises TokenError for a seal that cannot be unsealed, and StoreMisconfigured for a value that cannot be a key.
+    Raises TokenError for a value that cannot be unsealed, and StoreMisconfigured for a value that cannot be a key.
     """
     rows = [slot.rows.get(name) for name in KEY_TYPES]
     if any(row is None or row.is_empty for row in rows):
@@ -143,7 +149,8 @@ def origin(app_key: AppKey, given_as: str = _GIVEN_AS["EGW00103"]) -> str:
 def refused(kis_code: str, app_key: AppKey, to: str = "") -> IssuerRefused:
     """The error for an ``app_key`` that KIS refused.
 
-    The text has the origin of the key. It also has the lengths of key and secret if they are unusual for KIS.
+    The text of the error names the origin of the key. If the length of key or secret is unusual for KIS, the text names
+    the length.
     """
     lengths = unusual_lengths(app_key.key, app_key.secret)
     return IssuerRefused(kis_code, to, f" {origin(app_key, _GIVEN_AS[kis_code])}", f": {lengths}" if lengths else "")
@@ -155,7 +162,7 @@ def describe(token: Token, now: datetime, min_validity: timedelta) -> str:
     if state is State.EXPIRED:
         return "its token has expired"
     life = f"{in_hours(token.remaining(now))} left"
-    return f"its token is fresh, {life}" if state is State.FRESH else f"its token is valid, but only {life}"
+    return f"its token is fresh, {life}" if state is State.FRESH else f"its token is valid, but has only {life}"
 
 
 def check_owner(token: Token, app_key: AppKey | None, settings: Settings, what: str) -> None:

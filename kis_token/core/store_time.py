@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class StoreTime:
-    """Collects the times and the rejected tokens in the store's answers of one call, and updates views with both."""
+    """Keeps the times and the rejected tokens of the store's answers during one call, and updates views."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -29,7 +29,7 @@ class StoreTime:
         self._rejected_ids |= {token_id}
 
     def update(self, view: View) -> View:
-        """``view`` at the store's present time, and without the tokens that the store reports as rejected."""
+        """Return ``view`` at the store's present time, without the tokens that the store reports as rejected."""
         view = view.with_rejected(self._rejected_ids)
         if self._times is not None and not view.certain:
             view = view.with_time(*self._times)

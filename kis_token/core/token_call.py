@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def check_sealing(context: Context) -> None:
-    """Seal an empty value. If a package is missing or damaged, that fails here, and not when there is a token."""
+    """Seal an empty value, so that a missing or damaged package is found before KIS issues a token."""
     context.vault.seal("", context.settings.service_name, TOKEN_TYPE)
 
 
 def issue(issuer: Issuer, app_key: AppKey, now: datetime, may_send: Callable[[], bool] | None = None) -> Token:
     """Call tokenP once, and check that the token belongs to ``app_key``.
 
-    Raises IssuerError, and TooLate when ``may_send`` returned False.
+    Raises IssuerError. Raises TooLate if ``may_send`` returned False.
     """
     token = issuer.issue(app_key, now, may_send)
     if token.app_key_id != app_key.key_id:
@@ -51,7 +51,7 @@ def verify(issuer: Issuer, view: View, token: Token, app_key: AppKey) -> View:
 def hand_out_issued(view: View, token: Token, *, warning: str = "") -> Resolution:
     """Hand out the token that tokenP returned at ``view.now``.
 
-    Within 6 hours of an issue, tokenP returns the token of that issue again. Later, tokenP returns a new token.
+    For 6 hours after an issue, tokenP returns the same token again. After 6 hours, tokenP returns a new token.
     """
     refreshed = token.is_new(view.now)
     said = "issued a token" if refreshed else "gave an earlier token again"

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _Found = TypeVar("_Found")
 
-#: Seconds until a waiting caller calls `begin` again. Polling the row does not show a lease that ended without a token.
+#: Seconds until a waiting caller calls `begin` again. Polling the row does not show that a lease has ended without a
+#: token.
 ASK_AGAIN = 5.0
 
 #: The error code of a lease that ended because the store could not store the token.
@@ -46,8 +47,8 @@ class Waiting:
 
         - IssuerRefused: KIS has just refused this key and secret.
         - StoreMisconfigured: the store could not store the last token.
-        - IssuanceError: before the deadline, no caller can get the lease early enough to issue a token. The error's
-          text names the holder or the last error.
+        - IssuanceError: the store grants no lease early enough to issue a token before the deadline. The error's text
+          names the holder or the last error.
         """
         seconds = (begun.retry_at - begun.server_now).total_seconds() if begun.retry_at else ASK_AGAIN
         has_holder = begun.holder_label is not None
@@ -80,14 +81,13 @@ class Waiting:
             self._tell(f"{begun.holder_label} is issuing a token; waiting for it, {seconds:.0f} s at the most")
         else:
             reason = f" (last attempt: {begun.last_error})" if begun.last_error else ""
-            self._tell(f"KIS may not be asked again for {seconds:.0f} s{reason}; waiting")
+            self._tell(f"KIS must not be called again for {seconds:.0f} s{reason}; waiting")
 
 
 def _in_vain(begun: Begun, app_key: AppKey, seconds: float) -> KisTokenError:
     if begun.holder_label is not None:
-        return IssuanceError(
-            "wait-too-long", f"{begun.holder_label} is still issuing a token, and time is up", retryable=True
-        )
+        message = f"{begun.holder_label} is still issuing a token, and the time limit is reached"
+        return IssuanceError("wait-too-long", message, retryable=True)
     if begun.last_error == _UNSTORED:
         return StoreMisconfigured("store-cannot-store", "Supabase could not store the token that another job issued")
     if begun.last_error in KIS_REFUSALS:
@@ -95,7 +95,7 @@ def _in_vain(begun: Begun, app_key: AppKey, seconds: float) -> KisTokenError:
     if begun.last_error == "token-repeated" and begun.retry_at is not None:
         return repeated_until(begun.retry_at)
     reason = f"; the last attempt ended with {begun.last_error}" if begun.last_error else ""
-    message = f"KIS may not be asked again for {seconds:.0f} s, longer than the time left{reason}"
+    message = f"KIS must not be called again for {seconds:.0f} s, longer than the time left{reason}"
     return IssuanceError("wait-too-long", message, retryable=True)
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     _Address = tuple[int, int, int, Any]
 
-#: The number of interim answers, such as 103, after which the final answer is given up.
+#: A request fails after this many interim answers, such as an answer with the status 103.
 MOST_INTERIM = 10
 
 #: Seconds until the next address is tried in parallel. RFC 8305 recommends 0.25.
@@ -34,16 +34,16 @@ _UNDER_WAY = {0, errno.EINPROGRESS, errno.EWOULDBLOCK}
 
 
 def may_have_proxy() -> bool:
-    """Whether a variable names a proxy or hosts without a proxy, or the system has its own proxy settings."""
+    """Whether a proxy may be set, by a variable ``*_proxy`` or by the settings of Windows or macOS."""
     return sys.platform in ("win32", "darwin") or any(name.lower().endswith("_proxy") for name in os.environ)
 
 
 def connect(host: str, port: int, seconds: float, attempt: Attempt) -> socket.socket:
-    """Return a connection to ``host``, watched by ``attempt``, with ``seconds`` as the timeout of the socket.
+    """Return a connection to ``host``. ``attempt`` watches the connection; ``seconds`` is the timeout of its socket.
 
-    After the name is resolved, the connection is made within ``seconds``. The name resolution has no limit of its own;
-    the caller can end it by giving up ``attempt``. Raises GivenUp, and OSError, which includes TimeoutError and the
-    errors of name resolution.
+    After the name is resolved, the connection is made within ``seconds``. The name resolution has no limit of its own.
+    If the caller gives up ``attempt``, GivenUp is raised after the name resolution. Also raises OSError, for example
+    TimeoutError or an error of name resolution.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     attempt.check()
@@ -117,7 +117,7 @@ def _alternating(addresses: list[_Address]) -> list[_Address]:
 
 
 class FinalResponse(http.client.HTTPResponse):
-    """Skips interim answers (100 to 199, except 101). Raises HTTPException after MOST_INTERIM of them."""
+    """Skips interim answers (100 to 199, except 101). Raises HTTPException after MOST_INTERIM interim answers."""
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(MOST_INTERIM):
@@ -128,6 +128,6 @@ class FinalResponse(http.client.HTTPResponse):
         raise http.client.HTTPException("too many interim answers")
 
     def _safe_read(self, amt: int) -> bytes:
-        if amt < 0:  # a chunk with a negative length would read the whole connection
+        if amt < 0:  # a chunk of negative length would be read until the connection ends
             raise http.client.IncompleteRead(b"")
         return super()._safe_read(amt)  # type: ignore[misc,no-any-return]  # not in the published types

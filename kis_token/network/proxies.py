@@ -1,14 +1,14 @@
 """The proxy for a host: one rule for Supabase and for KIS. Plain http stays on this machine and uses no proxy.
 
-HTTPS_PROXY takes precedence over ALL_PROXY, and a name in lower case over the same name in upper case. A host that
-NO_PROXY names is reached directly. An entry of NO_PROXY has one of these forms:
+HTTPS_PROXY takes precedence over ALL_PROXY. A variable in lower case takes precedence over the same variable in upper
+case. A host that NO_PROXY names is reached directly. An entry of NO_PROXY has one of these forms:
 
-- a name, also with a dot or ``*.`` before the name: the entry covers all names below that name as well
+- a name, with or without ``.`` or ``*.`` before it: the entry covers the name and all its subdomains
 - an address or a range of addresses, such as 10.0.0.0/8
 - a name or an address with a port
 - ``*``
 
-On Windows and macOS, the system's settings count if the environment has none of these variables.
+If the environment has none of these variables, the system's settings are used on Windows and macOS.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
     from kis_token.deadline import Attempt
 
-#: The ``source`` of a proxy that no variable names.
+#: The ``source`` of a proxy that is set in the system's settings.
 SYSTEM = "the system's settings"
 
-#: An entry of NO_PROXY, and a host that is an address.
+#: The patterns of an entry of NO_PROXY, and of a host that is an IP address.
 _ENTRY = r"(?P<host>\[[^]]*\]|[^:]*)(:(?P<port>\d+))?"
 _ADDRESS = r"[\d.]+|[\da-f.]*:[\da-f:.]*"
 
 
 class Proxy:
-    """A proxy that opens tunnels. ``credentials`` are encoded for HTTP's basic authentication, or None.
+    """A proxy that opens tunnels. ``credentials`` are encoded for HTTP's basic authentication; None without a user.
 
-    ``source`` is the variable that names the proxy. The class is not a dataclass, because defining one costs time at
-    each start.
+    ``source`` is the variable that names the proxy. The class is not a dataclass, because defining a dataclass costs
+    time at each start.
     """
 
     __slots__ = ("credentials", "host", "port", "source")
@@ -57,7 +57,7 @@ class Proxy:
 
 
 class ProxyFault(OSError):
-    """The proxy cannot be used. The text names the variable, and no part of its value.
+    """The proxy cannot be used. The text contains the variable's name, but no part of its value.
 
     ``is_lasting`` is True if repeating the request does not help.
     """
@@ -146,7 +146,7 @@ def _parse(source: str, value: str) -> Proxy:
 def _setting(env: Mapping[str, str], name: str) -> str:
     """Return the variable's value, or "" if it is not set.
 
-    ``name`` is in lower case. The variable in lower case takes precedence over the one in upper case.
+    ``name`` is in lower case. The variable in lower case takes precedence over the variable in upper case.
     """
     named = {each: value for each, value in env.items() if each.lower() == name}
     return named.get(name, next(iter(named.values()), ""))

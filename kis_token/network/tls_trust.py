@@ -7,10 +7,11 @@ These certificates are trusted:
 3. the certificates of the package certifi if certifi is installed
 
 A connection needs only one of these certificates, and reading all of them takes longer than the rest of the handshake.
-So if the system has a prepared folder, the first try takes each certificate as needed from that folder (`trusted`).
+If the system has a folder of certificates that is prepared for OpenSSL, the first try reads only the needed
+certificates from this folder (`trusted`).
 
-An empty variable counts as not set. A variable whose certificates cannot be loaded adds no certificates. If a handshake
-then fails, the error names the variable.
+An empty variable counts as not set. A variable whose certificates cannot be loaded adds no certificates. If such a
+variable is set and a handshake fails, the error names the variable.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-#: Variables that replace the system's certificates, and variables that add to them.
+#: Variables that replace the system's certificates, and variables that add further certificates.
 _REPLACING = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _ADDING = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 VARIABLES = (*_REPLACING, *_ADDING)
@@ -38,9 +39,10 @@ class NoTrust(OSError):
 def trusted(*, quick: bool = False) -> ssl.SSLContext:
     """Return the context for a TLS connection. Call this function within a block of `no_fork`. Raises NoTrust.
 
-    All threads share one context. If a variable has changed, a new context is made. With ``quick``, the context may
-    lack certificates that take time to read: those that are only in the system's bundle, and certifi's. If the check of
-    a certificate fails with the quick context and `has_more` is True, the caller tries once more without ``quick``.
+    All threads share one context. If one of the certificate variables has changed, a new context is made. With
+    ``quick``, the context may lack the certificates that take time to read: certifi's, and those that only the system's
+    bundle has. If the check of a certificate fails with the quick context and `has_more` is True, the caller tries once
+    more without ``quick``.
     """
     variables = _variables()
     if quick:
@@ -72,7 +74,7 @@ def _variables() -> tuple[str | None, ...]:
 
 
 def _has_certifi() -> bool:
-    """Whether the package certifi is installed. A step without the runtime has no package."""
+    """Whether the package certifi is installed. A step that runs without the runtime has no packages."""
     from importlib.util import find_spec
 
     return find_spec("certifi") is not None
@@ -99,7 +101,10 @@ def _is_prepared(folder: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _load(*_: str | None) -> ssl.SSLContext:
-    """Return the context without certifi's certificates. The variables' values are the arguments, for the cache."""
+    """Return the context without certifi's certificates.
+
+    The arguments are the values of the variables: they are only the key of the ``lru_cache``.
+    """
     context = _make()
     _load_defaults(context)
     for name, path in named(os.environ):
@@ -117,8 +122,8 @@ def _make(*, capath: str | None = None) -> ssl.SSLContext:
             raise NoTrust(f"TLS cannot be prepared ({type(error).__name__})") from None
         raise NoTrust("SSLKEYLOGFILE names a file that cannot be written") from None
     context.set_alpn_protocols(["http/1.1"])
-    # A trusted certificate may be an intermediate one, and may lack a field of RFC 5280. curl and browsers accept both,
-    # and many companies have such a certificate. Python 3.13 does not accept it with the default flags.
+    # A company's trusted certificate is often an intermediate certificate, or lacks a field of RFC 5280. curl and
+    # browsers accept such a certificate. With the default flags, Python 3.13 does not accept such a certificate.
     context.verify_flags = (context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN) & ~ssl.VERIFY_X509_STRICT
     return context
 
@@ -131,7 +136,10 @@ def _add(context: ssl.SSLContext, file: str) -> ssl.SSLContext:
 
 
 def _load_defaults(context: ssl.SSLContext) -> None:
-    """Load the system's file or folder if its variable is set to an empty text, which OpenSSL would use as a path."""
+    """If SSL_CERT_FILE or SSL_CERT_DIR is set to an empty text, load the system's file or folder.
+
+    OpenSSL would use the empty text as a path.
+    """
     paths = ssl.get_default_verify_paths()
     for name, path in zip(_REPLACING, (paths.openssl_cafile, paths.openssl_capath), strict=True):
         if os.environ.get(name) == "":

@@ -45,7 +45,7 @@ def unusable() -> list[str]:
 
 
 def in_use() -> list[str]:
-    """Return the names of the variables for certificates that are set."""
+    """Return the names of those certificate variables that are set."""
     return list(dict.fromkeys(name for name, _ in named(os.environ)))
 
 
@@ -70,7 +70,7 @@ def collect(env: Mapping[str, str], more: Iterable[str]) -> bytes:
 
 
 def _why_unusable(name: str, path: str) -> str | None:
-    """Return the reason why a variable adds no certificates, or None if it adds some."""
+    """Return the reason why a variable adds no certificates; None if the variable adds certificates."""
     wanted = "folder" if name == "SSL_CERT_DIR" else "file"
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):  # noqa: PTH116 - the error of os.stat has the reason
@@ -106,7 +106,7 @@ def _blocks_of(text: bytes) -> list[bytes]:
 
 
 def _of_windows() -> list[bytes]:
-    """Return the certificates of Windows' own store; on other systems, an empty list."""
+    """Return the certificates of the certificate store of Windows; on other systems, an empty list."""
     if sys.platform != "win32":
         return []
     return [

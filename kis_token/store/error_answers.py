@@ -2,7 +2,8 @@
 
 Only two programs can report a configuration error: PostgREST, by the code in its JSON, and Supabase's gateway, by its
 messages with status 401 or 403. An error answer of any other program is an outage, whatever its status. The texts of an
-answer may quote values, so no error shows them: they are only compared with known texts.
+answer may quote values. Therefore, an error shows only the texts that the functions of sql/ write. All other texts are
+only compared with known texts.
 
 Sources: https://docs.postgrest.org/en/v14/references/errors.html (codes),
 https://supabase.com/docs/guides/platform/http-status-codes (402, 540, 544) and
@@ -37,13 +38,13 @@ _KEYLESS = {
     "KTA02": ("id-token-audience", "Supabase does not accept the ID token's audience"),
     "KTA03": ("id-token-expired", "Supabase does not accept the ID token's times"),
     "KTA04": ("caller-not-listed", "This job is not among the callers in Supabase"),
-    "KTA05": ("caller-may-not", "Supabase does not permit this job to do that"),
+    "KTA05": ("caller-may-not", "Supabase does not permit this job to make the request"),
     "KTA06": ("id-token-replayed", "Supabase does not accept this ID token again"),
     "KTA07": ("id-token-key-unknown", "Supabase lacks the key that signed the ID token"),
 }
 #: The beginnings of the details that an error may show. Any other detail may repeat a value of the request.
 _SHOWN_DETAILS = ("insert into public.credential_callers", "update public.credential_callers", "kid: ")
-#: The longest statement, in characters, that an error shows. The statements of sql/ are shorter.
+#: The longest SQL statement, in characters, that an error shows. The statements of sql/ are shorter.
 _LONGEST_STATEMENT = 2000
 
 _NO_TABLE = ("store-table-missing", "Supabase has no table api_credentials")
@@ -54,9 +55,9 @@ _ENDED_KEY = ("store-key-expired", "Supabase reports that the key has expired")
 _LEGACY_KEY = ("store-legacy-keys-disabled", "The legacy keys are turned off in Supabase")
 
 _MISCONFIGURED = {
-    "42501": ("store-permission-denied", "Supabase does not permit this key to do that"),
+    "42501": ("store-permission-denied", "Supabase does not permit this key to make the request"),
     "42P01": _NO_TABLE,
-    "42704": _NO_TABLE,  # a missing table whose row type a function names
+    "42704": _NO_TABLE,  # a function names the row type of a missing table
     "PGRST205": _NO_TABLE,
     "42703": _NO_COLUMN,
     "PGRST204": _NO_COLUMN,
@@ -67,13 +68,14 @@ _MISCONFIGURED = {
     "PGRST302": _NO_KEY,
     "PGRST303": _NO_KEY,
 }
-#: The codes of errors that come from PostgREST's cache of the schema. Right after a restore, that cache is older than
-#: the tables.
+#: The codes of errors that come from PostgREST's cache of the schema. Right after a restore, the schema cache is older
+#: than the tables.
 _OF_THE_CACHE = ("PGRST202", "PGRST204", "PGRST205")
 
-#: The causes of failures that pass by themselves, by the beginning of their code. The longest matching one counts.
+#: The causes of temporary failures, by the beginning of the error's code. If several beginnings match, the longest
+#: beginning counts.
 _PASSING = {
-    "08": "PostgREST lost the database",
+    "08": "PostgREST lost its connection to the database",
     "25": "",
     "40": "other transactions conflicted",
     "53": "the database is short of resources",
@@ -94,14 +96,15 @@ _PASSING = {
     "PGRSTX": "",
 }
 
-#: The gateway's messages about the key, by their beginning in lower case. The first matching one counts.
+#: The gateway's messages about the key, by their beginning in lower case. If several beginnings match, the first
+#: beginning counts.
 _OF_THE_GATEWAY = (
     ("legacy api keys are disabled", _LEGACY_KEY),
     ("invalid api key", _NO_KEY),
     ("unregistered api key", _NO_KEY),
     ("no api key found in", _NO_KEY),
-    ("forbidden use of secret api key", ("store-key-rejected", "Supabase takes this program for a browser")),
-    ("invalid authentication credentials", _NO_KEY),  # Kong's, on a self-hosted project
+    ("forbidden use of secret api key", ("store-key-rejected", "Supabase treats this program as a browser")),
+    ("invalid authentication credentials", _NO_KEY),  # a message of Kong, the gateway of a self-hosted project
     ("jwt expired", _ENDED_KEY),
     ("jwt", _NO_KEY),
     ("jws", _NO_KEY),
@@ -125,15 +128,15 @@ _LATER = ("jwt issued at future", "jwt not yet valid")
 _RESTRICTION = re.compile(r"\b(?:exceed(?:ed)?_[a-z_]{1,40}|overdue_payment)\b")
 _OF_CLOUDFLARE = {*range(520, 528), 530}
 _ERROR_OF_CLOUDFLARE = re.compile(r"\berror(?: code)?:?\s+(1\d{3})\b")
-#: How many characters of a page are searched for known texts.
+#: The number of characters of a page that are searched for known texts.
 _LONGEST_TEXT = 20_000
 
 
 def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> StoreError:
     """The error for an answer whose status is not a success.
 
-    ``body`` is the answer's JSON; None if the body is not JSON. ``key_ended`` is the end in the sent key's own claims;
-    None if the key has not expired.
+    ``body`` is the answer's JSON; None if the body is not JSON. ``key_ended`` is the end in the claims of the key that
+    was sent; None if the key has not expired.
     """
     status, members = answer.status, body if isinstance(body, dict) else {}
     code, message = members.get("code"), members.get("message")
@@ -159,7 +162,7 @@ def answer_error(answer: Answer, body: object, key_ended: datetime | None) -> St
 
 
 def _keyless_error(code: str, message: str, detail: object) -> StoreMisconfigured:
-    """The error for ``code``, with which a keyless_* function of sql/ ended. ``detail`` is the statement that helps."""
+    """The error for ``code`` from a keyless_* function of sql/. ``detail`` is the SQL that solves the problem."""
     known, said = _KEYLESS[code]
     is_shown = isinstance(detail, str) and detail.startswith(_SHOWN_DETAILS)
     parts = (said, one_line(message, 500), one_line(f"{detail}", _LONGEST_STATEMENT) if is_shown else "")
@@ -169,7 +172,7 @@ def _keyless_error(code: str, message: str, detail: object) -> StoreMisconfigure
 def _cannot_store(reason: str) -> StoreMisconfigured:
     """The error for a table that cannot store a row.
 
-    The functions of sql/ write ``reason``, which contains no value.
+    The functions of sql/ write ``reason``, and ``reason`` contains no stored value.
     """
     return StoreMisconfigured("store-cannot-store", f"Supabase cannot store the token: {one_line(reason, 300)}")
 
@@ -198,17 +201,20 @@ def code_error(status: int | None, code: str, message: str = "", *, key_ended: d
 def _misconfigured(
     known: tuple[str, str], shown: str, key_ended: datetime | None, *, settles: bool = False
 ) -> StoreMisconfigured:
-    """The error ``known``. Its reason is the key's end if Supabase did not accept the key and the key has expired."""
+    """The error ``known``.
+
+    If Supabase did not accept the key and the key has expired, the error names the end of the key.
+    """
     if key_ended is not None and known in (_NO_KEY, _ENDED_KEY):
-        known = ("store-key-expired", f"By its own date the key expired on {key_ended:%Y-%m-%d}")
+        known = ("store-key-expired", f"The key expired on {key_ended:%Y-%m-%d}, by the date in the key")
     code, said = known
     return StoreMisconfigured(code, f"{said} ({shown})", settles=settles)
 
 
 def _cause(code: str, message: str) -> str | None:
-    """The cause of a failure that passes by itself.
+    """The cause of a temporary failure.
 
-    The result is "" if the cause is unknown, and None if the failure does not pass by itself.
+    The result is "" if the cause is unknown, and None if the failure is not temporary.
     """
     if code == "PGRST303":
         return "by Supabase's clock the key is not valid yet" if message.startswith(_LATER) else None
@@ -225,7 +231,7 @@ def _of_supabase(status: int, message: str, text: str, shown: str) -> StoreOutag
     if status == 540:
         return _outage("store-paused", f"Supabase reports that the project is paused ({shown})", status)
     if status == 544:
-        return _outage("store-unreachable", f"Supabase's gateway gave up waiting ({shown})", status)
+        return _outage("store-unreachable", f"Supabase's gateway timed out ({shown})", status)
     if message.startswith(_GATEWAY_ALONE):
         return _outage("store-unreachable", f"Supabase's gateway cannot reach PostgREST ({shown})", status)
     return None
@@ -236,13 +242,13 @@ def _of_others(status: int, text: str, shown: str, *, is_challenge: bool) -> Sto
     if 300 <= status < 400:
         said = f"supabase-url answers with a redirect ({shown})"
         return StoreOutage("store-redirects", said, doubtful=True, lasting=True, persists=True)
-    # The tags are removed first: a page of any program can load a script from Cloudflare in a tag.
+    # Tags are removed before the search for Cloudflare, because a tag in any page can load a script from Cloudflare.
     page = re.sub(r"<[^>]*>", " ", text).lower()
     number = _ERROR_OF_CLOUDFLARE.search(page) if "cloudflare" in page or page.startswith("error code:") else None
     if number or is_challenge or status in _OF_CLOUDFLARE or "cloudflare ray id" in page:
         of_its_own = _colon(f"its error {number[1]}" if number else "")
         return _outage("store-unreachable", f"Cloudflare answers for Supabase ({shown}){of_its_own}", status)
-    said = f"supabase-url gives an answer that is not known as Supabase's ({shown})"
+    said = f"supabase-url gives an answer that does not look like Supabase's ({shown})"
     if status == 404:
         return _outage("store-not-supabase", said, status, persists=True)
     return _outage("store-unreachable", said, status)
@@ -251,7 +257,7 @@ def _of_others(status: int, text: str, shown: str, *, is_challenge: bool) -> Sto
 def _outage(code: str, said: str, status: int | None, *, persists: bool = False) -> StoreOutage:
     """The outage for an answer with ``status``. An outage with 3xx, 4xx or 511 is doubtful.
 
-    No token is issued without the store in a doubtful outage.
+    In a doubtful outage, no token is issued without the store.
     """
     is_doubtful = status is not None and (300 <= status < 500 or status == 511)
     return StoreOutage(code, said, doubtful=is_doubtful, persists=persists)
@@ -263,7 +269,7 @@ def _shown(status: int | None, code: str) -> str:
         return code or "no reason given"
     try:
         name = code or HTTPStatus(status).phrase
-    except ValueError:  # a number that no standard names
+    except ValueError:  # a status without a standard name
         name = code
     return f"HTTP {status} {name}".strip()
 
@@ -280,14 +286,14 @@ _SAME_TYPE = {"timestamptz": "timestamp with time zone", "int": "integer", "bool
 
 
 def _ambiguous(message: str) -> str:
-    """Name the ambiguous function, and the statements that drop each form of it that sql/ does not create.
+    """Return the name of the ambiguous function, and SQL that drops the forms that sql/ does not create.
 
-    The result is empty if the message does not list the forms in the known way.
+    The result is empty if the message does not list the function's forms in the known format.
     """
     listed = message.rpartition("candidate function between: ")[2]
     found = list(_CANDIDATE.finditer(listed))
     names = {each[1] for each in found}
-    # The names are shown only if the whole list consists of functions.
+    # The result contains names only if every part of the list is a function.
     if len(names) != 1 or ", ".join(each[0] for each in found) != listed:
         return ""
     name = names.pop()

@@ -26,7 +26,7 @@ def foreign(function: str) -> StoreOutage:
 
 
 def call_function(wire: Wire, key: str, function: str, arguments: Mapping[str, object], *, seconds: float) -> object:
-    """Call ``function`` in one request of at most ``seconds``. Return the answer's JSON; None if it is not JSON.
+    """Call ``function`` in one request of at most ``seconds``. Return the answer as JSON; None if it is not JSON.
 
     Raises StoreOutage and StoreMisconfigured.
     """
@@ -42,9 +42,9 @@ def call_function(wire: Wire, key: str, function: str, arguments: Mapping[str, o
 
 
 class RpcAnswer:
-    """The JSON object that ``function`` answered. The object must have the fields ``needed``.
+    """The JSON object with which ``function`` answered. The object must have the fields ``needed``.
 
-    The constructor and every method raise StoreOutage.
+    The constructor and every method may raise StoreOutage.
 
     Attributes:
         fields: the JSON object.
@@ -61,11 +61,11 @@ class RpcAnswer:
         return foreign(self._function)
 
     def lists(self, name: str) -> bool:
-        """Whether the answer has the field, null or not."""
+        """Whether the answer has the field. The field may be null."""
         return name in self.fields
 
     def has(self, name: str) -> bool:
-        """Whether the answer has the field and it is not null."""
+        """Whether the answer has the field and the field is not null."""
         return self.fields.get(name) is not None
 
     def one_of(self, *statuses: _Word) -> _Word:
@@ -95,7 +95,7 @@ class RpcAnswer:
         return value
 
     def texts(self, name: str) -> frozenset[str]:
-        """The texts in the field, which has a list or a single text; empty if the field is missing or null."""
+        """The texts in the field, from a list or a single text; empty if the field is missing or null."""
         value = self.fields.get(name)
         return frozenset(each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str))
 

@@ -1,8 +1,8 @@
-"""One HTTP exchange with Supabase by the standard library: limited in time and size, and never sent too late.
+"""One HTTP exchange with the standard library: limited in time and size. After the time limit, no request is sent.
 
-The warm read, the calls of functions and the client of the package supabase use this module. So all of them have the
-same certificates, the same rule for proxies and the same classification of outages. No redirect is followed. No error
-contains text of the answer, because an answer may repeat the key.
+The warm read, the calls of functions and the client of the package supabase use this module. Therefore, all three have
+the same certificates, the same rule for proxies and the same classification of outages. No redirect is followed. No
+error contains text of the answer, because an answer may repeat the key.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kis_token.deadline import Attempt
     from kis_token.network.proxies import Proxy, ProxyFault
 
-#: The largest answer in bytes, unpacked. A slot's rows take a few thousand bytes.
+#: The largest answer in bytes, after decompression. A slot's rows take a few thousand bytes.
 LARGEST_ANSWER = 1024 * 1024
 
 
@@ -36,7 +36,7 @@ def one_line(text: str, longest: int) -> str:
 
 
 class Answer:
-    """An answer. ``is_cut`` is True if the body was longer than ``LARGEST_ANSWER``; the rest is then missing.
+    """An HTTP answer. If ``is_cut`` is True, the body was longer than ``LARGEST_ANSWER``, and its rest is missing.
 
     The class is not a dataclass, because defining a dataclass costs more than half a millisecond at each start.
     """
@@ -58,9 +58,9 @@ class Answer:
 
 
 class Wire:
-    """The way to one host, which errors call ``peer``.
+    """Sends requests to one host. Error messages call this host ``peer``.
 
-    Threads and forked processes may share a `Wire`, because it keeps no connection.
+    Threads and forked processes may share a `Wire`, because a `Wire` keeps no connection.
     """
 
     def __init__(self, url: str, peer: str = "Supabase") -> None:
@@ -78,7 +78,7 @@ class Wire:
 
         Raises StoreOutage, with all its attributes set.
         """
-        # A request over plain http goes only to this machine. No proxy is used for it: a proxy would see the key.
+        # A request over plain http goes only to this machine, and uses no proxy: a proxy would see the key.
         proxy = self._find_proxy() if self._is_tls else None
         # The Host header has the port, except for port 443 over TLS. The request asks for an uncompressed answer.
         headers = {"Host": self._netloc, **headers, "Accept-Encoding": "identity"}
@@ -89,11 +89,11 @@ class Wire:
                     attempt.sending()
                     return self._ask(connection, method, path, headers, body)
             except TimeoutError:
-                # The socket's timeout and the limit of the exchange end at the same moment.
+                # The socket's timeout ends at the same moment as the limit of the exchange, so both raise GivenUp.
                 raise GivenUp(sent=attempt.sent) from None
             except (OSError, ValueError, http.client.HTTPException) as error:
                 outage = self._outage(error, proxy, sent=attempt.sent)
-            raise outage  # outside of the except block, because the caught error may quote the request
+            raise outage  # raised outside of the except block, because the caught error may quote the request
 
         try:
             return within(seconds, exchange)
@@ -128,7 +128,7 @@ class Wire:
     def _connect(self, proxy: Proxy | None, seconds: float, attempt: Attempt) -> socket.socket:
         """Connect to Supabase, over TLS if the URL is https.
 
-        If the check of the certificate fails, connect once more with all certificates.
+        If the check of the certificate fails, connect once more with all trusted certificates.
         """
         if not self._is_tls:
             return self._reach(proxy, seconds, attempt)
@@ -141,7 +141,7 @@ class Wire:
 
     def _open_tls(self, connection: socket.socket, *, quick: bool) -> socket.socket:
         try:
-            from kis_token.process.forks import no_fork  # here, because plain http does not need this import
+            from kis_token.process.forks import no_fork  # imported here, because plain http does not need the module
 
             with no_fork():
                 return trusted(quick=quick).wrap_socket(connection, server_hostname=self._host)
@@ -157,7 +157,7 @@ class Wire:
         return reach(self._host, self._port, proxy, seconds, attempt)
 
     def _outage(self, error: Exception, proxy: Proxy | None, *, sent: bool) -> StoreOutage:
-        """The outage for ``error``. Its message names the kind of error.
+        """The outage for ``error``. The outage's message names the kind of error.
 
         The text of ``error`` is shown only if this package wrote that text.
         """
@@ -170,7 +170,7 @@ class Wire:
         is_tls = isinstance(error, ssl.SSLError) and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError))
         seen = type(error).__name__.lstrip("_")
         if isinstance(error, ssl.SSLError) and is_tls:
-            from kis_token.network.trusted_certificates import describe  # only a failed handshake needs it
+            from kis_token.network.trusted_certificates import describe  # only a failed handshake needs this import
 
             seen = describe(error)
         if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):
@@ -205,7 +205,7 @@ def _read(response: http.client.HTTPResponse) -> Answer:
         # Some proxies compress an answer although the request asked for an uncompressed one.
         import zlib
 
-        unpacking = zlib.decompressobj(wbits=47)  # accepts the headers of zlib and of gzip
+        unpacking = zlib.decompressobj(wbits=47)  # 47: accept the headers of zlib and of gzip
         try:
             body = unpacking.decompress(packed, LARGEST_ANSWER + 1)
         except zlib.error:

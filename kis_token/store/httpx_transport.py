@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 #: The request headers that `Wire` sets itself.
 _OF_THE_WIRE = {"host", "accept-encoding", "connection", "content-length"}
 
-#: The answer headers that describe the body before unpacking.
+#: The answer headers that describe the body before its decompression.
 _OF_THE_BODY = {"content-encoding", "content-length", "transfer-encoding"}
 
 
 class WireTransport(httpx.BaseTransport):
     """Sends each request in at most ``seconds()``. ``key`` is the key that the client sends.
 
-    Raises StoreOutage if Supabase does not answer, and for an error answer the error that `error_answers` makes of it.
+    If Supabase does not answer, raises StoreOutage. For an error answer, raises the error that `error_answers` returns.
     """
 
     def __init__(self, wire: Wire, key: str, seconds: Callable[[], float]) -> None:
@@ -33,7 +33,7 @@ class WireTransport(httpx.BaseTransport):
         self._seconds = seconds
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request. Returns the answer, whose status is a success."""
+        """Send the request. Returns an answer with a success status."""
         headers = {name: value for name, value in request.headers.items() if name not in _OF_THE_WIRE}
         answer = self._wire.exchange(
             request.method,
@@ -44,12 +44,12 @@ class WireTransport(httpx.BaseTransport):
         )
         check_answer(answer, self._key)
         if answer.status == 200 and not answer.body.strip():
-            # PostgREST's client would read an unreadable answer as an empty list.
+            # PostgREST's client would read an empty body as an empty list.
             raise StoreOutage("store-unreachable", "Supabase's answer cannot be read")
         kept = [(name, value) for name, value in answer.headers.items() if name.lower() not in _OF_THE_BODY]
         return httpx.Response(answer.status, headers=kept, content=answer.body, request=request)
 
 
 def open_http(wire: Wire, key: str, seconds: Callable[[], float]) -> httpx.Client:
-    """An HTTP client over a `WireTransport`. It follows no redirect and reads no environment variable."""
+    """An HTTP client over a `WireTransport`. The client follows no redirect and reads no environment variable."""
     return httpx.Client(transport=WireTransport(wire, key, seconds), trust_env=False)

@@ -1,7 +1,7 @@
-"""GitHub's ID token of this job, which takes the place of a Supabase key.
+"""Gets GitHub's ID token of this job. The ID token takes the place of a Supabase key.
 
-The job asks GitHub for the ID token, with the Supabase project's URL as the audience. This module needs the standard
-library alone. Source: "OpenID Connect reference" of GitHub's documentation, 2026.
+The job asks GitHub for the ID token, with the Supabase project's URL as the audience. This module needs only the
+standard library. Source: "OpenID Connect reference" of GitHub's documentation, 2026.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: The limit of one request to GitHub, in seconds.
 REQUEST_SECONDS = 5.0
 
-#: The longest ID token, in characters. GitHub's ID tokens have fewer than 3,000.
+#: The longest ID token, in characters. GitHub's ID tokens have fewer than 3,000 characters.
 LARGEST_TOKEN = 16 * 1024
 
 #: The form of an ID token: three parts of base64url. Only a text in this form is masked, because the mask of a text
@@ -49,9 +49,11 @@ class IDTokens:
     def get(self, *, oldest: float = 0.0) -> str:
         """An ID token that this job got at most ``oldest`` seconds ago.
 
-        Raises StoreOutage ``id-token-unavailable`` if GitHub does not answer, StoreOutage ``id-token-missing`` if
-        GitHub's answer has no ID token, and StoreMisconfigured ``id-token-refused`` if GitHub refuses an ID token to
-        this job.
+        Raises these errors:
+
+        - StoreOutage ``id-token-unavailable``: GitHub does not answer.
+        - StoreOutage ``id-token-missing``: GitHub's answer has no ID token.
+        - StoreMisconfigured ``id-token-refused``: GitHub refuses an ID token to this job.
         """
         last = self._last
         if last is not None and time.monotonic() - last[0] < oldest:
@@ -70,7 +72,8 @@ class IDTokens:
         try:
             answer = wire.exchange("GET", f"{parts.path}?{query}", headers, seconds=min(REQUEST_SECONDS, self._left()))
         except StoreOutage as outage:
-            # An outage of GitHub's ID tokens allows no issuing without the store, because Supabase may work.
+            # This outage is doubtful, so no token is issued without the store: Supabase may work although GitHub gives
+            # no ID token.
             message = f"No ID token: {outage.args[0]}"
             raise StoreOutage(
                 "id-token-unavailable", message, doubtful=True, lasting=outage.lasting, sent=False

@@ -1,4 +1,4 @@
-"""The shared store for a job without a key: the database decides by the claims of the job's ID token from GitHub.
+"""The shared store for a job without a key: the job's ID token from GitHub shows the database what the job may do.
 
 The functions keyless_* of sql/ take the ID token as an argument. The key of the request is the project's public key.
 """
@@ -26,7 +26,7 @@ OLDEST_FOR_READS = 60.0
 def read_keyless(wire: Wire, key: str, id_tokens: IDTokens, service_name: str, left: Callable[[], float]) -> Slot:
     """The rows of ``service_name`` that the list of callers allows this job to read.
 
-    The read is one request to Supabase. A new ID token is one more request, to GitHub. Raises StoreOutage and
+    The read is one request to Supabase. A new ID token needs one more request, to GitHub. Raises StoreOutage and
     StoreMisconfigured.
     """
     answer = _ask_keyless(wire, key, id_tokens, service_name, left)
@@ -37,7 +37,7 @@ def read_keyless(wire: Wire, key: str, id_tokens: IDTokens, service_name: str, l
 def read_issuer_keys(
     wire: Wire, key: str, id_tokens: IDTokens, service_name: str, left: Callable[[], float]
 ) -> tuple[str, frozenset[str]]:
-    """The issuer of this job's ID tokens, and the names of the issuer's keys in the database.
+    """The issuer of this job's ID tokens, and the names of the issuer's keys that the database has.
 
     Raises StoreOutage and StoreMisconfigured.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class KeylessStore(SupabaseStore):
-    """The table of one Supabase project, for a job that shows an ID token. ``key`` is the project's public key."""
+    """The shared store for a job that sends ID tokens. ``key`` is the project's public key."""
 
     def __init__(
         self, url: str, key: str, id_tokens: IDTokens, *, left: Callable[[], float], retry: Retry | None = None
@@ -34,16 +34,16 @@ class KeylessStore(SupabaseStore):
         )
 
     def issuer_keys(self, service_name: str) -> tuple[str, frozenset[str]]:
-        """The issuer of this job's ID tokens, and the names of the issuer's keys in the database."""
+        """The issuer of this job's ID tokens, and the names of the issuer's keys that the database has."""
         return self._repeat(
             lambda: read_issuer_keys(self._wire, self._key, self._id_tokens, service_name, self._left), READ_SECONDS
         )
 
-    def _ask_about_lease(self, step: Literal["begin", "commit", "abort"], **arguments: Any) -> RpcAnswer:  # noqa: ANN401 - as passed on
+    def _ask_about_lease(self, step: Literal["begin", "commit", "abort"], **arguments: Any) -> RpcAnswer:  # noqa: ANN401 - the arguments are passed on
         arguments.pop("label", None)  # the database takes the label from the claims
         # Each call gets a new ID token, because begin accepts an ID token only once and only for 120 s.
         return self._ask(f"keyless_{step}", **arguments, id_token=self._id_tokens.get())
 
     def save(self, *_: object, **__: object) -> bool:
         """Raises StoreMisconfigured, because a job without a key may store a token only with a lease."""
-        raise StoreMisconfigured("store-read-only", "A job without a key stores a token with a lease alone")
+        raise StoreMisconfigured("store-read-only", "A job without a key can store a token only with a lease")

@@ -1,9 +1,9 @@
-"""AES-256-GCM by the OpenSSL of Python's module ssl, so that a sealed value is read without a package.
+"""Decrypts AES-256-GCM with the OpenSSL of Python's module ssl, so that unsealing needs no package.
 
-This module decrypts, and never encrypts. The function that decrypts is used only if it gives a known answer. If this
-Python's OpenSSL cannot be used, `load` returns None, and the caller needs the package cryptography. For example, uv's
-Pythons contain OpenSSL without the names of its functions. Source of the calls: the manual page EVP_EncryptInit(3) of
-OpenSSL 1.1.1 and 3.
+This module never encrypts. The function that decrypts is used only if it first returns the known result of a test case.
+If this Python's OpenSSL cannot be used, `load` returns None, and the caller needs the package cryptography. The Pythons
+of uv, for example, contain OpenSSL without the names of its functions. Source of the calls: the manual page
+EVP_EncryptInit(3) of OpenSSL 1.1.1 and 3.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    #: A function of key, nonce, the ciphertext with its tag, and the authenticated data. It raises InvalidTag.
+    #: A function of key, nonce, the ciphertext with its tag, and the authenticated data. The function raises
+    #: InvalidTag.
     Decrypt = Callable[[bytes, bytes, bytes, bytes], bytes]
 
 _TAG_BYTES = 16
@@ -60,12 +61,15 @@ def _try(name: str) -> Decrypt | None:
 
 
 def _libraries() -> list[str]:
-    """The files that may contain OpenSSL's functions: the file of Python's module ssl, and the libraries beside it."""
+    """Return the files that may contain OpenSSL's functions.
+
+    On Windows, these are the libraries libcrypto beside the module _ssl; on other systems, the file of the module _ssl.
+    """
     try:
         import _ssl
 
         file = _ssl.__file__
-    except (ImportError, AttributeError):  # a Python without the module, or with the module in its own program
+    except (ImportError, AttributeError):  # Python lacks the module, or has it built in
         return []
     if sys.platform != "win32":
         return [file]
@@ -75,7 +79,7 @@ def _libraries() -> list[str]:
 
 
 def _declare(library: Any) -> Decrypt:  # noqa: ANN401 - ctypes gives each function the type Any
-    """Return the function with all types of its calls declared. Raises AttributeError if a name is missing."""
+    """Return the function that decrypts. Raises AttributeError if OpenSSL lacks one of the names."""
     from ctypes import POINTER, byref, c_char_p, c_int, c_void_p, create_string_buffer
 
     def function(name: str, result: Any, *arguments: Any) -> Any:  # noqa: ANN401 - types of ctypes
@@ -92,7 +96,7 @@ def _declare(library: Any) -> Decrypt:  # noqa: ANN401 - ctypes gives each funct
     end = function("EVP_DecryptFinal_ex", c_int, c_void_p, c_void_p, POINTER(c_int))
 
     def decrypt(key: bytes, nonce: bytes, sealed: bytes, data: bytes) -> bytes:
-        # OpenSSL reads 32 bytes of the key and 12 bytes of the nonce, even if the texts are shorter.
+        # OpenSSL reads 32 bytes of the key and 12 bytes of the nonce, even if key or nonce is shorter.
         if len(key) != 32 or len(nonce) != 12 or len(sealed) < _TAG_BYTES:
             raise InvalidTag
         text, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
@@ -117,7 +121,7 @@ def _declare(library: Any) -> Decrypt:  # noqa: ANN401 - ctypes gives each funct
 
 
 def _is_right(decrypt: Decrypt) -> bool:
-    """Whether ``decrypt`` gives the known answer, and raises InvalidTag for a changed tag, text or data."""
+    """Whether ``decrypt`` returns the known plaintext, and raises InvalidTag for a changed tag, text or data."""
     if decrypt(_KNOWN_KEY, _KNOWN_NONCE, _KNOWN_SEALED, _KNOWN_DATA) != _KNOWN_PLAIN:
         return False
     changed = bytes([_KNOWN_SEALED[0] ^ 1])

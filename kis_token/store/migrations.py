@@ -1,4 +1,4 @@
-"""The SQL that a Supabase project needs: its files, and the version that this package needs."""
+"""The SQL files that a Supabase project must run, and the version of the SQL that this package needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ SCHEMA_VERSION = 2
 
 
 def migrations_folder() -> Path:
-    """The folder of the SQL files. An installed package contains the folder; a checkout has it at the top."""
+    """The folder of the SQL files.
+
+    An installed package contains the folder kis_token/sql. A checkout has the folder sql at the top level.
+    """
     package = Path(__file__).parents[1]
     shipped = package / "sql"
     return shipped if shipped.is_dir() else package.parent / "sql"
@@ -26,8 +29,7 @@ def migrations() -> list[Path]:
 def outdated(version: int | None) -> StoreMisconfigured | None:
     """The error for a database that is too old for this package; None if the database is new enough.
 
-    ``version`` is the version of the database's functions; None if the functions are older than the first version
-    number.
+    ``version`` is the version of the database's functions; None if the functions are too old to have a version.
     """
     if version is not None and version >= SCHEMA_VERSION:
         return None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class OwnerCalls(SupabaseCalls):
     """The store's calls for the commands of ``kis-token`` that the account's owner runs.
 
-    Every method raises StoreOutage and StoreMisconfigured.
+    Every method may raise StoreOutage and StoreMisconfigured.
     """
 
     def read_all(self, service_name: str) -> Slot:
@@ -37,10 +37,10 @@ class OwnerCalls(SupabaseCalls):
         keeps_token: bool,
         expires_at: datetime | None = None,
     ) -> bool:
-        """Store key and secret in their stored forms. Returns True if the call ended a stored token.
+        """Store an app key and secret, both plain or both sealed. Returns True if the call ended a stored token.
 
-        With ``keeps_token`` the stored token is kept. ``expires_at`` is the end of the two at KIS, None if it is not
-        known; the functions of an older release cannot store it.
+        With ``keeps_token``, the stored token is kept. ``expires_at`` is the time until which KIS accepts the app key;
+        None if this time is unknown. The functions of an older release cannot store this time.
         """
         end = {} if expires_at is None else {"expires_at": expires_at.isoformat()}
         answer = self._ask(
@@ -55,7 +55,7 @@ class OwnerCalls(SupabaseCalls):
         return answer.one_of("stored", "token-ended") == "token-ended"
 
     def reseal(self, service_name: str, credential_type: str, stored_form: str, *, replaces_version: int) -> bool:
-        """Replace the stored form of a value. Returns False if the row no longer has ``replaces_version``."""
+        """Replace the stored form of a value. Returns False if the row's version is not ``replaces_version``."""
         answer = self._ask(
             "reseal",
             service=service_name,
@@ -66,7 +66,7 @@ class OwnerCalls(SupabaseCalls):
         return answer.one_of("changed", "sealed") == "sealed"
 
     def revoke(self, service_name: str, token: Token, label: str) -> bool:
-        """End a revoked token in the store.
+        """Make a token that was revoked at KIS inactive in the store.
 
         If the row no longer has the version of ``token``, the row is kept and the call returns False.
         """
@@ -92,7 +92,8 @@ class OwnerCalls(SupabaseCalls):
         except StoreMisconfigured as error:
             if not error.is_function_missing:
                 raise
-            # The function of an older release has no argument token_of. Without it, the answer shows the old version.
+            # The function of an older release has no argument token_of. Without the argument, the function answers with
+            # its version.
             return self._run("issuance_status", _parse_status, **arguments)
 
     def callers_status(self, service_name: str | None) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class OwnerCalls(SupabaseCalls):
         return self._run("credential_callers_status", _parse_callers, service=service_name)
 
     def schema_version(self) -> int | None:
-        """Return the version of the database's functions; None if they are older than the first version number."""
+        """Return the version of the database's functions; None if the functions are too old to have a version."""
 
         def parse(answer: object) -> int:
             if not isinstance(answer, int):
@@ -123,7 +124,7 @@ class OwnerCalls(SupabaseCalls):
         def parse(faults: object) -> list[tuple[str, str]]:
             try:
                 if not isinstance(faults, list):
-                    raise TypeError  # noqa: TRY301 - the handler below also gets the other errors of a wrong answer
+                    raise TypeError  # noqa: TRY301 - the handler below also catches the other errors of a wrong answer
                 return [(str(fault["what"]), str(fault["said"])) for fault in faults]
             except (TypeError, KeyError):
                 raise foreign("check_setup") from None

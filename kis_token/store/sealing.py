@@ -1,4 +1,4 @@
-"""Sealed values: the ``enc:v1:`` envelope, which needs the encryption key to be read.
+"""Sealed values: ``enc:v1:`` envelopes, which can be read only with the encryption key.
 
 The form of an envelope is ``enc:v1:<kid>:<base64url(nonce ‖ ciphertext ‖ tag)>``, with AES-256-GCM. The key is derived
 by HKDF-SHA256 from a 32-byte secret. ``kid``, the fingerprint of the derived key, names the key. Service name and
@@ -29,7 +29,8 @@ class SealingVault:
     """Seals with the first of ``secrets`` (32 bytes each), and unseals with any of ``secrets``.
 
     A plain value raises TokenError, so that nobody can replace a sealed value by a plain one. ``decrypt`` is the
-    function that decrypts. By default, it is the function of `libcrypto` or, on a Python without it, of cryptography.
+    function that decrypts. By default, the function of `libcrypto` decrypts. If `libcrypto` does not work on this
+    Python, the package cryptography decrypts.
     """
 
     def __init__(self, secrets: tuple[bytes, ...], decrypt: Decrypt | None = None) -> None:
@@ -54,7 +55,7 @@ class SealingVault:
             raise TokenError("seal-broken", f"{what} was damaged, or sealed for another row") from error
 
     def is_current(self, text: str) -> bool:
-        """Whether ``text`` is sealed with the first key, the one that `seal` uses."""
+        """Whether ``text`` is sealed with the first key, which `seal` uses."""
         return text.startswith(f"{SEALED_PREFIX}{self._first}:")
 
     def seal(self, value: str, service_name: str, credential_type: str) -> str:
@@ -70,7 +71,7 @@ class SealingVault:
 
 
 class TolerantVault:
-    """A vault that seals like ``vault``, and that unseals plain values as well as sealed ones."""
+    """A vault that seals like ``vault``. The method `unseal` accepts both sealed and plain values."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
@@ -99,7 +100,7 @@ def decrypt_by_package(key: bytes, nonce: bytes, sealed: bytes, data: bytes) -> 
 
     try:
         return AESGCM(key).decrypt(nonce, sealed, data)
-    except (exceptions.InvalidTag, ValueError):  # ValueError: a nonce that was cut
+    except (exceptions.InvalidTag, ValueError):  # ValueError: the nonce is too short
         raise InvalidTag from None
 
 

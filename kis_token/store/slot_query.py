@@ -1,6 +1,6 @@
 """The warm read: a slot's keys and token in one GET, with the standard library alone.
 
-``store_error`` imports ``error_answers``, which judges every error answer, only when an error answer has come.
+``error_answers`` judges every error answer. This module imports ``error_answers`` only when an error answer has come.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ LARGEST_VALUE = 64 * 1024
 def parse_slot(rows: object, server_now: datetime | None) -> Slot:
     """Return the slot in PostgREST's answer.
 
-    Raises StoreOutage if the answer is not a list of rows, for example a page.
+    Raises StoreOutage if the answer is not a list of rows, for example if it is an HTML page.
     """
     try:
         if not isinstance(rows, list):
-            raise TypeError  # noqa: TRY301 - the handler below also gets the other errors of a wrong answer
+            raise TypeError  # noqa: TRY301 - the handler below also catches the other errors of a wrong answer
         remembered = [row["credential_value"] for row in rows if row["credential_type"] == REJECTED_TOKENS]
         slot = Slot(
             {
                 row["credential_type"]: Row(str(row["credential_value"]), row["expires_at"], int(row["version"]))
                 for row in rows
-                # A table that the user created may allow null. A row with null counts as absent.
+                # A table that the user created may allow null. A row whose value is null counts as absent.
                 if row["credential_value"] is not None and row["credential_type"] != REJECTED_TOKENS
             },
             server_now,
             frozenset[str]().union(*map(_fingerprints, remembered)),
         )
-    except (TypeError, KeyError, ValueError, OverflowError):  # not passed on, because their texts quote the answer
+    except (TypeError, KeyError, ValueError, OverflowError):  # not passed on: the error's text quotes the answer
         raise StoreOutage("store-unreachable", "Supabase's answer is not a list of rows") from None
 
     if any(len(row.value) > LARGEST_VALUE for row in slot.rows.values()):
@@ -64,7 +64,10 @@ def parse_slot(rows: object, server_now: datetime | None) -> Slot:
 
 
 def _fingerprints(value: object) -> frozenset[str]:
-    """The keys of the JSON object that sql/002 writes. A value that is not a JSON object has no keys."""
+    """Return the fingerprints that sql/002 wrote into ``value`` as keys of a JSON object.
+
+    The result is empty for any other value.
+    """
     try:
         ends = json.loads(value) if isinstance(value, str) else None
     except (ValueError, RecursionError):
@@ -84,7 +87,7 @@ def store_error(status: int | None, code: str | None) -> StoreError:
 
 
 def key_headers(key: str) -> dict[str, str]:
-    """The headers for the setting ``supabase-key``."""
+    """The request headers for a value of the setting ``supabase-key``."""
     return SupabaseKey.parse(key).headers()
 
 
@@ -120,7 +123,8 @@ def read_slot(
 def check_answer(answer: Answer, key: str) -> None:
     """Raise StoreOutage or StoreMisconfigured if the answer is not a success or is too large.
 
-    ``key`` is the key of the request. If Supabase does not accept ``key`` and ``key`` has expired, the error says so.
+    ``key`` is the key of the request. If Supabase does not accept ``key`` and ``key`` has expired, the error names the
+    end of ``key``.
     """
     if answer.is_cut:
         if answer.status == 200 and "json" in answer.headers.get("Content-Type", ""):
@@ -133,7 +137,7 @@ def check_answer(answer: Answer, key: str) -> None:
 
 
 def _ended(key: str, now: datetime | None) -> datetime | None:
-    """The end in the claims of ``key``, or of a part of a read-only key; None if no such end has passed."""
+    """Return when ``key``, or a part of a read-only key, expired by its claims; None if no part has expired."""
     from kis_token.settings.pasted_values import parse_claims
     from kis_token.token import claimed_time
 
@@ -143,7 +147,7 @@ def _ended(key: str, now: datetime | None) -> datetime | None:
 
 
 def parse_http_date(text: str | None) -> datetime | None:
-    """The Date header, in UTC; None if it is missing or unreadable."""
+    """The time in a Date header, in UTC; None if the header is missing or unreadable."""
     from email.utils import parsedate_to_datetime
 
     try:

@@ -1,7 +1,7 @@
 """The shared store: its reads, and the functions that govern issuing.
 
-Reads go through ``slot_query`` (one GET with the standard library), because importing PostgREST's client takes time.
-The first write makes PostgREST's client. Every error of this module is a StoreOutage or a StoreMisconfigured.
+Reads use ``slot_query``, and functions are called by ``function_call``. Both use the standard library, because
+importing PostgREST's client takes time. Every error of this module is a StoreOutage or a StoreMisconfigured.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SupabaseStore(OwnerCalls):
         rejected_token_id: str | None = None,
         keys_version: int | None = None,
     ) -> Begun:
-        """Ask for the lease. ``holder`` is a fresh UUID for each attempt."""
+        """Ask for the lease. ``holder`` is a new UUID for each attempt."""
         answer = self._ask_about_lease(
             "begin",
             service=service_name,
@@ -118,7 +118,7 @@ class SupabaseStore(OwnerCalls):
     ) -> bool:
         """Store a token without a lease. Returns False, and stores nothing, if the token is rejected.
 
-        A stored token with a later end is kept, unless that row has the version ``replaces_version``.
+        A stored token with a later end than ``token`` is kept, unless its row has the version ``replaces_version``.
         """
         arguments = {
             "service": service_name,
@@ -133,7 +133,7 @@ class SupabaseStore(OwnerCalls):
         except StoreMisconfigured as error:
             if not error.is_function_missing:
                 raise
-            answer = self._ask("save_token", **arguments)  # the function of an older release, without token_id
+            answer = self._ask("save_token", **arguments)  # the function of an older release has no argument token_id
         return answer.one_of("saved", "kept", "rejected") != "rejected"
 
     def abort(
@@ -169,7 +169,7 @@ def _parse_begun(answer: RpcAnswer) -> Begun:
         retry_at=answer.time("retry_at") if answer.has("retry_at") else None,
         holder_label=answer.line("holder_label"),
         last_error=answer.line("last_error"),
-        # The function of an older release answers with the last rejected token alone.
+        # The function of an older release answers only with the last rejected token.
         rejected_token_ids=answer.texts(
             "rejected_token_ids" if answer.has("rejected_token_ids") else "rejected_token_id"
         ),

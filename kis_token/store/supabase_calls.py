@@ -1,7 +1,7 @@
 """Calls of Supabase: limited in time, and repeated if needed.
 
-The store's own calls need the standard library alone. Only `get_client`, which is for users' code, needs the package
-supabase. No other file imports that package.
+The store's own calls need only the standard library. Only `get_client`, which is for users' code, needs the package
+supabase. No other file imports the package supabase.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _Result = TypeVar("_Result")
 
 
 class SupabaseCalls:
-    """The way to one Supabase project. No connection is kept between two calls.
+    """Calls one Supabase project. No connection is kept between two calls.
 
-    ``left`` returns the seconds until the caller's deadline; no call takes longer. With ``retry`` a failed call is
+    ``left`` returns the seconds until the caller's deadline; no call takes longer. With ``retry``, a failed call is
     repeated for some seconds. The chain passes no ``retry``, because the chain itself decides whether to repeat a call.
     """
 
@@ -58,7 +58,7 @@ class SupabaseCalls:
     def get_client(self) -> Client:
         """The client of the package supabase, for users' code. The first call makes the client.
 
-        Its errors are those of the package supabase.
+        If a request fails, the client raises StoreOutage or StoreMisconfigured.
         """
         if self._client is None:
             from supabase import ClientOptions, create_client
@@ -78,7 +78,8 @@ class SupabaseCalls:
     def _repeat(self, ask: Callable[[], _Result], seconds: float) -> _Result:
         """Call ``ask``, and repeat a failed call if ``retry`` was given.
 
-        The repetitions may start for a little longer than ``seconds``, the limit of one try, so that a second try fits.
+        ``seconds`` is the limit of one try. A repetition may start until one second later, so that a second try is
+        possible.
         """
         if self._retry is None:
             return ask()
@@ -104,7 +105,7 @@ class SupabaseCalls:
         return RpcAnswer(function, self._rpc(function, **arguments))
 
     def _rpc(self, function: str, **arguments: object) -> dict[str, Any]:
-        """Return the answer of a function that has a status."""
+        """Call ``function``. Return its answer, which must have a status and a time."""
         return self._run(function, lambda answer: RpcAnswer(function, answer).fields, **arguments)
 
     def _run(self, function: str, parse: Callable[[object], _Result], **arguments: object) -> _Result:

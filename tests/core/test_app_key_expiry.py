@@ -61,6 +61,6 @@ def test_warning_begins_thirty_days_before() -> None:
     """No warning without an end or with more than 30 days left; then the day, and after it that it has ended."""
     end = end_of(date(2027, 3, 2))
     assert warn_of_key_end("kis", None, NIGHT) == warn_of_key_end("kis", end, end - WARNING_TIME - SECOND) == ""
-    soon = "The app key of kis ends on 2027-03-02 in Korea, by the day stored with it"
+    soon = "The app key of kis ends on 2027-03-02 in Korea, by the last day that is stored with the key"
     assert warn_of_key_end("kis", end, end - WARNING_TIME) == warn_of_key_end("kis", end, end) == soon
     assert warn_of_key_end("kis", end, end + SECOND) == soon.replace("ends", "ended")

@@ -185,7 +185,7 @@ def test_at_hand_is_the_valid_token_with_the_latest_end() -> None:
 
 WORDS = {
     timedelta(hours=3, minutes=2): "its token is fresh, 3 h 2 min left",
-    timedelta(minutes=5): "its token is valid, but only 0 h 5 min left",
+    timedelta(minutes=5): "its token is valid, but has only 0 h 5 min left",
     timedelta(seconds=29): "its token has expired",
     -HOUR: "its token has expired",
 }

@@ -65,7 +65,7 @@ def test_down_and_a_failed_call_is_noted_on_the_machine(chain: Chain, code: str)
         chain.resolve()
 
     for _ in range(3):
-        with pytest.raises(IssuerRateLimited, match="no caller on this machine asks KIS"):
+        with pytest.raises(IssuerRateLimited, match="no caller on this machine may call KIS"):
             chain.resolve()
     assert chain.issue_calls == 1
     chain.machine.hold_back(APP_KEY.key_id, utc_now())

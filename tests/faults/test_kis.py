@@ -113,7 +113,7 @@ def test_a_stale_token_is_used(chain: Chain, name: str) -> None:
     assert (got.token.token_id, got.source, got.refreshed) == (token.token_id, "supabase", False)
     assert chain.issue_calls == min(FAULTS[name].calls, 1)
     if FAULTS[name].passes:
-        assert (got.warnings, got.trace[-1].text) == ((), "it is too early to ask again")
+        assert (got.warnings, got.trace[-1].text) == ((), "it is too early to call KIS again")
     else:
         assert_warned(got, "not renewed", f"[{FAULTS[name].code}]")
     assert_lease_is_given_back(chain.database)

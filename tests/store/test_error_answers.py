@@ -80,7 +80,7 @@ CONFIGURATION_ERRORS = {
     "no key": Case(gateway(401, "No API key found in request"), "store-key-rejected"),
     "unregistered key": Case(gateway(401, "Unregistered API key"), "store-key-rejected"),
     "taken for a browser": Case(
-        gateway(401, "Forbidden use of secret API key in browser"), "store-key-rejected", "for a browser"
+        gateway(401, "Forbidden use of secret API key in browser"), "store-key-rejected", "as a browser"
     ),
     "Kong, hosted elsewhere": Case(gateway(401, "Invalid authentication credentials"), "store-key-rejected"),
     "gateway's header alone": Case(
@@ -115,7 +115,7 @@ OUTAGES = {
     ),
     "bill": Case(Response(402, b'{"error":"overdue_payment"}'), "store-restricted", "overdue_payment", persists=True),
     "402 of another": Case(Response(402, b"Payment required", HTML), "store-unreachable", "Payment Required"),
-    "WAF": Case(Response(403, PAGE, HTML), "store-unreachable", "not known as Supabase's"),
+    "WAF": Case(Response(403, PAGE, HTML), "store-unreachable", "not look like Supabase's"),
     "403 in JSON": Case(Response(403, {"message": "Forbidden"}), "store-unreachable"),
     "403 without a body": Case(Response(403), "store-unreachable"),
     "401 of a proxy": Case(Response(401, b"Unauthorized"), "store-unreachable", "Unauthorized"),
@@ -133,7 +133,7 @@ OUTAGES = {
     "Cloudflare challenges": Case(
         Response(403, PAGE, {**HTML, "cf-mitigated": "challenge"}), "store-unreachable", "Cloudflare"
     ),
-    "page": Case(Response(404, PAGE, HTML), "store-not-supabase", "not known as Supabase's", persists=True),
+    "page": Case(Response(404, PAGE, HTML), "store-not-supabase", "not look like Supabase's", persists=True),
     "no route of Kong": Case(gateway(404, "no Route matched with those values"), "store-not-supabase", persists=True),
     "path": Case(Response(404, {"error": "requested path is invalid"}), "store-not-supabase", persists=True),
     "portal": Case(Response(302, b"", {"Location": "http://login.example/"}), "store-redirects", persists=True),
@@ -167,7 +167,7 @@ OUTAGES = {
     "521 without a page": Case(Response(521), "store-unreachable", "Cloudflare answers", alone=True),
     "530": Case(Response(530, b"error code: 1016"), "store-unreachable", "its error 1016", alone=True),
     "paused": Case(Response(540, b"Project paused"), "store-paused", "project is paused", alone=True),
-    "544": Case(Response(544), "store-unreachable", "gateway gave up waiting", alone=True),
+    "544": Case(Response(544), "store-unreachable", "gateway timed out", alone=True),
     "546": Case(Response(546), "store-unreachable", alone=True),
     "restarting": Case(postgrest(503, "57P01"), "store-unreachable", "the database is restarting", alone=True),
     "starting": Case(postgrest(500, "57P03"), "store-unreachable", "the database is restarting", alone=True),
