@@ -68,7 +68,7 @@ class LongLog:
         """Make each call once."""
         slot = self._slot
         samples = slot.take_lease() | slot.take_lease_over_http()
-        for name, service in (("all slots", None), ("the busiest slot", _BUSY), ("a slot with 20", _FEW)):
+        for name, service in (("all slots", None), ("the busiest slot", _BUSY), ("20 events", _FEW)):
             samples[f"issuance_status of {name}, SQL"], _ = slot.ask(
                 "issuance_status", service=service, log_rows=_STATUS_ROWS
             )
