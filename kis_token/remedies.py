@@ -15,25 +15,28 @@ _MIGRATE_HINT = "Run the files of sql/ in the SQL editor of the Supabase project
 #: The remedies, by error code.
 REMEDIES: dict[str, str] = {
     # settings
-    "missing-supabase-url": "Set it to the project's URL, https://<project>.supabase.co.",
+    "missing-supabase-url": "Set supabase-url or SUPABASE_URL to the project's URL, https://<project>.supabase.co.",
     "invalid-supabase-url": "Give the project's URL alone, https://<project>.supabase.co, without a path.",
-    "missing-supabase-key": "Set it to the project's service_role or sb_secret_ key, from the project's API settings.",
+    "missing-supabase-key": (
+        "Set supabase-key or SUPABASE_SERVICE_ROLE_KEY to the project's service_role or sb_secret_ key, from the "
+        "project's API settings."
+    ),
     "invalid-supabase-key": (
         "Copy the key again: one line of ASCII without blanks. A read-only key is two words: the public key and a JWT."
     ),
     "supabase-key-of-another-project": "Copy URL and key from the API settings of the same project.",
     "anon-supabase-key": (
-        "In a job of GitHub Actions, give it the permission that gets ID tokens, permissions: id-token: write. "
-        "Elsewhere use the service_role or sb_secret_ key."
+        "In GitHub Actions, give the job the permission that gets ID tokens, permissions: id-token: write. Elsewhere "
+        "use the service_role or sb_secret_ key."
     ),
-    "id-token-missing": "Try again later. A valid cached token is used meanwhile.",
+    "id-token-missing": "Try again later. Until then, a valid cached token is used.",
     "id-token-refused": "Give the job the permission: permissions: id-token: write.",
     "id-token-unavailable": "Try again later. While GitHub does not answer, a cached token is used.",
     "id-token-unknown": (
         "Store the keys of the job's issuer in Supabase: run the SQL that kis-token trust --keys prints."
     ),
     "id-token-key-unknown": "Store the issuer's new keys in Supabase: run the SQL that kis-token trust --keys prints.",
-    "id-token-audience": "Let supabase-url be the URL that the list of callers has in its column audience.",
+    "id-token-audience": "Set supabase-url to the URL in the column audience of the list of callers.",
     "id-token-expired": "Run the job again. If it fails again, compare the runner's clock with the database's.",
     "id-token-replayed": "Run the job again.",
     "caller-not-listed": "If this job may have access, run the statement of the message in the SQL editor.",
@@ -43,19 +46,20 @@ REMEDIES: dict[str, str] = {
         "Run this job on push, or skip it for them with an if: condition."
     ),
     "no-public-key": (
-        "Set SUPABASE_PUBLISHABLE_KEY to its sb_publishable_ or anon key. It is not needed with --with-secret."
+        "Set SUPABASE_PUBLISHABLE_KEY to the project's sb_publishable_ or anon key. With --with-secret, this key is "
+        "not needed."
     ),
     "missing-repository": (
-        "Give --repository OWNER/REPO, or run the command in a clone of the repository. It is not needed with "
-        "--with-secret."
+        "Give --repository OWNER/REPO, or run the command in a clone of the repository. With --with-secret, the "
+        "repository's name is not needed."
     ),
     "missing-app-key": "Store the rows app_key and app_secret of this slot in Supabase, or give both as inputs.",
     "incomplete-app-key": "Give app-key and app-secret together, or neither.",
-    "invalid-app-key": "Copy it again from the KIS developers' site: it is one line without blanks.",
-    "invalid-app-secret": "Copy it again from the KIS developers' site: it is one line without blanks.",
+    "invalid-app-key": "Copy the app key again from the KIS developers' site: it is one line without blanks.",
+    "invalid-app-secret": "Copy the app secret again from the KIS developers' site: it is one line without blanks.",
     "swapped-app-key": (
-        "Put each in its own place: a KIS app key has 36 characters and begins with PS, an app secret has 180. "
-        "To replace stored ones, run kis-token set-keys."
+        "Check both values: a KIS app key has 36 characters and begins with PS, and an app secret has 180. To replace "
+        "stored values, run kis-token set-keys."
     ),
     "invalid-environment": "Use production or paper.",
     "invalid-mode": "Use resolve, rotate, force or check.",
@@ -63,19 +67,23 @@ REMEDIES: dict[str, str] = {
     "invalid-boolean": "Use true or false.",
     "invalid-service-name": "Use up to 63 letters, digits, '_', '.' and '-'. Begin with a letter or digit.",
     "invalid-base-url": (
-        "Use https://host:port without a path, or leave it out for KIS's own hosts. "
-        "Plain http is for 127.0.0.1 and localhost only."
+        "Use https://host:port without a path, or leave the value out to use KIS's own hosts. Plain http is only for "
+        "127.0.0.1 and localhost."
     ),
     "invalid-on-store-outage": "Use issue or fail.",
     "invalid-token-files": (
         "Use kis-auth, python-kis, kis-trader and koreainvestment-cli, separated by commas or blanks. "
         "Other clients take the token from an output or from the variable KIS_ACCESS_TOKEN."
     ),
-    "missing-hts-id": "Set the variable KIS_HTS_ID to the id that you give python-kis: the file's name contains it.",
+    "missing-hts-id": (
+        "Set the variable KIS_HTS_ID to the id that you give python-kis: the token file's name contains this id."
+    ),
     "invalid-hts-id": "KIS_HTS_ID is the id of your HTS login: letters, digits, '@', '_', '.' and '-'.",
     "invalid-cache-path": "Give the path of a file, or off.",
     "invalid-encryption-key": "Give one key a line: 32 bytes in base64, as kis-token keygen makes them.",
-    "missing-encryption-key": "Set it to a key from kis-token keygen, or to several, one a line.",
+    "missing-encryption-key": (
+        "Set KIS_TOKEN_ENCRYPTION_KEY to a key from kis-token keygen, or to several keys, one a line."
+    ),
     "profile-unknown": "Use the name of a profile that kis-token init has kept, or unset KIS_PROFILE.",
     "profile-unusable": (
         "Run kis-token init to keep the settings again, or set SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY. If the key "
@@ -97,7 +105,7 @@ REMEDIES: dict[str, str] = {
     "store-tls": _TRUST_HINT,
     "store-redirects": (
         "Open supabase-url in a browser on this machine. If the network asks for a login, log in. If the project has "
-        "another address, set supabase-url to that."
+        "another address, set supabase-url to this address."
     ),
     "store-not-supabase": "Copy the URL again from the project's API settings: https://<project>.supabase.co.",
     "store-key-rejected": "Copy URL and key from the API settings of the same project.",
@@ -106,7 +114,9 @@ REMEDIES: dict[str, str] = {
         "Set supabase-key to an sb_secret_ key from the project's API settings, or enable the legacy keys again there. "
         "In a read-only key, replace the first part by the sb_publishable_ key."
     ),
-    "store-permission-denied": "Use the service_role or sb_secret_ key. If it is one already: " + _MIGRATE_HINT,
+    "store-permission-denied": (
+        "Use the service_role or sb_secret_ key. If you already use one of these keys: " + _MIGRATE_HINT
+    ),
     "store-read-only": "Renew the token in a job that has the service_role or sb_secret_ key, such as the rotation.",
     "store-table-missing": _MIGRATE_HINT,
     "store-column-missing": _MIGRATE_HINT,
@@ -123,7 +133,7 @@ REMEDIES: dict[str, str] = {
     "store-value-too-large": "Store the right value again, or delete the row.",
     "store-rejected": "If this release is newer than the tables: " + _MIGRATE_HINT,
     # tokens
-    "token-unusable": "The next issued token replaces it.",
+    "token-unusable": "You need to do nothing: the next issued token replaces the value.",
     "token-of-another-key": (
         "Give each account its own service-name and cache-path. If the key was changed on purpose, run kis-token "
         "set-keys, which deactivates the old token."
@@ -135,20 +145,23 @@ REMEDIES: dict[str, str] = {
     "plain-with-key": (
         "If the value was sealed before, find out first who replaced it. Then run kis-token seal with the same key."
     ),
-    "seal-broken": "Give the encryption-key that sealed the value. If it is damaged, store it again or delete its row.",
+    "seal-broken": (
+        "Give the encryption-key that sealed the value. If the value is damaged, store it again or delete its row."
+    ),
     # KIS
     "kis-key-refused": _KEYS_HINT + " Many calls in a short time can also lock a correct key for a day.",
     "kis-secret-refused": _KEYS_HINT,
     "kis-keys-refused": _KEYS_HINT,
     "kis-rate-limited": (
-        "KIS issues one token a minute for an app key. If this repeats, look for another program that uses this key."
+        "KIS issues one token a minute for an app key. If this error repeats, look for another program that uses this "
+        "key."
     ),
     "kis-unreachable": "Look for maintenance in the notices of the KIS developers' site.",
     "kis-tls": _TRUST_HINT,
     "kis-answer-unusable": "KIS did not answer as documented. Try again in some minutes.",
     # issuing
     "key-in-two-slots": "Use the same service-name for this app key everywhere.",
-    "app-key-changed": "Another caller is storing keys for this slot. Run again when it has finished.",
+    "app-key-changed": "Another caller is storing keys for this slot. Run again when that caller has finished.",
     "token-repeated": (
         "For 6 hours after an issue KIS gives the same token, even a rejected one. Run again after the message's time."
     ),
@@ -171,7 +184,7 @@ REMEDIES: dict[str, str] = {
         "The file must belong to this user, in a writable folder. HOME, XDG_CACHE_HOME and KIS_CLI_HOME name the "
         "clients' folders."
     ),
-    "output-unwritable": "Run it as a step of a workflow; elsewhere use the command kis-token get.",
+    "output-unwritable": "Run the action as a step of a workflow. Elsewhere, use the command kis-token get.",
     "python-missing": "Install Python 3.10 or newer, or add a step with actions/setup-python before this one.",
     "pip-missing": "Install pip for this Python, or uv, or add a step with actions/setup-python before this one.",
     "runtime-failed": (
@@ -181,10 +194,12 @@ REMEDIES: dict[str, str] = {
     "platform-unsupported": "Choose another version of Python with actions/setup-python, or another runner.",
     # GitHub
     "invalid-caller": (
-        "Correct the option that the message names. The list of callers has whole names and no patterns. Branches of "
-        "Dependabot cannot be listed, and neither can events that people without write access can cause."
+        "Correct the option that the message names. The list of callers has whole names and no patterns. The list "
+        "cannot hold branches of Dependabot, or events that people without write access can cause."
     ),
-    "github-unreachable": "Try again later. With --repository-id and --owner-id only the issuer's keys are asked for.",
+    "github-unreachable": (
+        "Try again later. With --repository-id and --owner-id, the command asks GitHub only for the issuer's keys."
+    ),
     "github-repository-unknown": (
         "Use the repository's present name. For a private repository sign in with gh auth login, or set GH_TOKEN; or "
         "give --repository-id and --owner-id."

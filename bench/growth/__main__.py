@@ -82,8 +82,8 @@ def callers_table(rounds: Iterable[stampede.Round]) -> Table:
             *((str(size), *(f"{value:.2f}" for value in values)) for size, values in figures.items()),
             ("ratio", *(ratio(value, of) for value, of in zip(largest, smallest, strict=True))),
         ),
-        f"As in bench.stampede, all callers start at once on {os.cpu_count()} cores, and KIS takes "
-        f"{_TOKEN_SECONDS:g} s for tokenP. Medians of the rounds.",
+        f"All callers start at once on {os.cpu_count()} cores, as in bench.stampede. KIS takes {_TOKEN_SECONDS:g} s "
+        "for tokenP. The figures are medians of the rounds.",
     )
 
 

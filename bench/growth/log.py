@@ -47,9 +47,10 @@ def measure_log(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) ->
         "Events in the issuance log",
         found,
         "events read",
-        f"Medians of {calls} calls. Each lease adds two events, also to the empty log. A status returns up to "
-        f"{_STATUS_ROWS} events, so its time should not grow beyond that size. *events read*: at the largest size, "
-        f"by PostgreSQL's own counters. {sizes[-1]:,} events take {size_on_disk / 2**20:.1f} MiB with their indexes.",
+        f"The times are medians of {calls} calls. Each lease adds two events, also to the empty log. `issuance_status` "
+        f"returns up to {_STATUS_ROWS} events, so its time should not grow in a longer log. The column *events read* "
+        f"has the events that PostgreSQL has read in the largest log, by its own counters. {sizes[-1]:,} events take "
+        f"{size_on_disk / 2**20:.1f} MiB on disk with their indexes.",
         base=sizes[min(1, len(sizes) - 1)],
     )
 
@@ -67,7 +68,7 @@ class LongLog:
         """Make each call once."""
         slot = self._slot
         samples = slot.take_lease() | slot.take_lease_over_http()
-        for name, service in (("all slots", None), ("the busiest slot", _BUSY), ("a slot with 20", _FEW)):
+        for name, service in (("all slots", None), ("the busiest slot", _BUSY), ("20 events", _FEW)):
             samples[f"issuance_status of {name}, SQL"], _ = slot.ask(
                 "issuance_status", service=service, log_rows=_STATUS_ROWS
             )

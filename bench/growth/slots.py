@@ -158,8 +158,9 @@ def measure_slots(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) 
         "One slot among others",
         found,
         "asked",
-        f"Medians of {calls} calls. The columns are slots in the project, each with keys, a token, a lease and events. "
-        "*asked*: requests to Supabase or, in the rows with SQL, events of the log that were read.",
+        f"The times are medians of {calls} calls. The head of a column is the number of slots in the project. Each "
+        "slot has keys, a token, a lease and events. The column *asked* counts requests to Supabase. In the rows with "
+        "SQL, *asked* counts the events of the log that PostgreSQL has read.",
         base=sizes[0],
     )
     return one, _table_of_all(at_once, rounds)
@@ -181,6 +182,7 @@ def _table_of_all(at_once: Mapping[int, Sequence[AllAtOnce]], rounds: int) -> Ta
         "All slots at once",
         ("slots", "ms a slot, at once", "ms a slot, one after another", "requests a slot", "tokenP a slot"),
         (*rows, ("ratio", *(ratio(value, of) for value, of in zip(largest, smallest, strict=True)))),
-        f"All slots are empty; medians of {rounds} rounds. Callers, Supabase and KIS share a process, so concurrent "
-        "calls cannot be much faster than sequential ones. If slots waited for each other, they would be slower.",
+        f"All slots are empty at the start. The figures are medians of {rounds} rounds. Callers, Supabase and KIS "
+        "share a process, so concurrent calls cannot be much faster than sequential calls. If slots waited for each "
+        "other, concurrent calls would be slower than sequential calls.",
     )

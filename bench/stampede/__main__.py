@@ -140,8 +140,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--token-seconds", type=float, default=0.4, help="seconds of a tokenP call; 0.4 by default")
     options = parser.parse_args(arguments)
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, {platform.system()} {platform.machine()}.")
-    print(f"Supabase and KIS are simulated: one token a minute, each tokenP answer after {options.token_seconds:g} s.")
-    print("tokenP should be 1 and failed 0. Each EGW00133 is a step towards KIS's lockout. See --help.\n")
+    print(f"Simulated: Supabase and KIS. KIS issues one token a minute; tokenP takes {options.token_seconds:g} s.")
+    print("tokenP should be 1, and failed should be 0. After many EGW00133, KIS locks an app key. See --help.\n")
     print(_line(COLUMNS), _line("-" * len(title) for title in COLUMNS), sep="\n", flush=True)
     failures = []
     try:

@@ -63,11 +63,14 @@ LAPTOP, CONTAINER = (time(8, 30), time(12), time(22, 40)), (FIRST_JOB, time(22, 
 PARALLEL_JOBS_AT, PARALLEL_JOBS = time(8, 55), 4
 SERVER_PAUSE = timedelta(hours=1)
 LEGEND = """\
-Columns: new tokens in the year and on its worst day, each a message to the owner. Calls of tokenP, and those of them
-within a minute of another. Calls of the store that failed without an outage. Jobs; those that began in an outage;
-those that issued without the store. Jobs that got a token that KIS rejects: in all, while a good one was in the store
-and the store answered, while a good one was in the store during an outage. Jobs that got no token: in an outage, and
-otherwise.
+new tokens       in the year, and on the day with the most; KIS sends the owner a message for each of them
+tokenP           all calls of tokenP; close: calls of tokenP within a minute of another call
+hiccups          calls of Supabase that failed without an outage
+jobs             all jobs; jobs that began in an outage; alone: jobs that issued without Supabase
+rejected         all jobs that got a token that KIS rejects; beside: of these, the jobs that got it while Supabase had
+                 a good token and answered; outage: of these, the jobs that got it while Supabase had a good token and
+                 was out
+none             jobs that got no token: in an outage, and at other times
 """
 
 

@@ -53,11 +53,14 @@ FIRST_ISSUES = (time(3, 0), time(10, 30))
 SPARE = 5
 
 LEGEND = """\
-Columns: new tokens in the year and on its worst day, each a message to the owner; calls of tokenP; the callers that
-needed the tokens: morning ticks, evening ticks, jobs. Sessions that began before any of the ticks planned for them.
-Minutes in which Supabase held no valid token: in such sessions and in those that began on the day without Supabase,
-and in all others. Jobs: all; those that called KIS themselves, had a rejected token replaced, got no token.
-* KIS ends a token when it issues the next one. In the other lines it does not.
+year, day        new tokens in the year, and on the day with the most; KIS sends the owner a message for each of them
+tokenP           calls of tokenP
+am, pm, job      new tokens that a morning tick, an evening tick or a job needed
+no tick by       sessions that began before any of the ticks planned for them
+Korea, US        minutes in which Supabase held no valid token, in the sessions of "no tick by" and in the sessions that
+                 began on the day without Supabase; other: the same minutes in all other sessions
+jobs             all jobs; jobs that asked KIS themselves; jobs whose rejected token was replaced; jobs without a token
+*                KIS ends a token when it issues the next token; in the other lines, KIS does not end it
 """
 
 _LATE = 1.645  # the standard normal distribution's 95th percentile

@@ -236,7 +236,7 @@ SEVERAL = """\
 ❌ [`missing-supabase-url`]\
 (https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#missing-supabase-url) \
 supabase-url (or SUPABASE_URL) is not set\\
-**Next step:** Set it to the project's URL, https:\u200b//&lt;project&gt;.supabase.co. \
+**Next step:** Set supabase-url or SUPABASE_URL to the project's URL, https:\u200b//&lt;project&gt;.supabase.co. \
 [한국어](https://github.com/org/kis-token-action/blob/v1/docs/ko/troubleshooting.md#missing-supabase-url)
 
 ❌ [`invalid-boolean`](https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md#invalid-boolean) \
