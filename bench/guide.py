@@ -1,12 +1,14 @@
-"""The algorithm of the guide, as a reader of the guide writes it. The benchmarks compare this project with it.
+"""The algorithm of the guide, as a reader of the guide writes it.
 
-The algorithm reads the stored token. If the stored token is not valid, the algorithm calls KIS. Then it looks for the
-token's row, and updates or inserts the row. The algorithm has no lease and no second try: an answer without a token is
-an error.
+The benchmarks compare this project with that algorithm.
+
+The algorithm reads the stored token. If the stored token is not valid, the algorithm calls KIS. Then the algorithm
+looks for the token's row, and updates or inserts the row. The algorithm has no lease and no second try: an answer
+without a token is an error.
 
 The guide has two errors with times: it reads ``access_token_token_expired`` as a number of seconds, and it writes times
-without an offset. This module does not repeat these errors, so that the comparison is only about the lease. It reads
-the field as a time in Korea, and writes all times with an offset.
+without an offset. This module does not repeat these errors, so that the comparison is only about the lease. This module
+reads that field as a time in Korea, and writes all times with an offset.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ create table if not exists public.api_credentials (
     unique (service_name, credential_type)
 );
 
--- Rights and policies apply to one table only. A partition, a child table or a parent table has rights of its own. With
--- these rights, other roles could read the same rows.
+-- Rights and policies apply to one table only. A partition, a child table or a parent table has rights of its own.
+-- Through such a table, other roles could read the same rows.
 do $$
 declare
     kind      text;
@@ -359,7 +359,7 @@ end
 $$;
 
 comment on table public.api_credentials is
-    'The keys and tokens that all jobs and machines share. One row for each slot and type. Only service_role may read the keys. kis_token_reader may read the tokens.';
+    'The keys and tokens that all jobs and machines share. One row for each slot and type. Of the roles of the API, only service_role may read keys, and kis_token_reader may read tokens.';
 comment on column public.api_credentials.id is 'Surrogate key. No other table refers to it.';
 comment on column public.api_credentials.service_name is
     'The slot: kis for a real account, kis-paper for a paper account, any other name for further accounts or services.';

@@ -1,9 +1,10 @@
--- The lease: only these functions decide which caller may ask KIS for a token. They use only the database's clock.
+-- The lease: only these functions decide which caller may ask KIS for a token. These functions use only the database's
+-- clock.
 --
 -- A caller begins, calls tokenP once, and commits or aborts. begin_issuance grants the lease to one caller at a time.
 -- KIS allows one call a minute, so two grants are more than a minute apart. Each grant has a fence, a number that grows
--- with every grant. If a caller is suspended until its lease has ended, its fence is old. So its commit cannot
--- overwrite a newer token.
+-- with every grant. If a caller is suspended until its lease has ended, the caller's fence is old. So the caller's
+-- commit cannot overwrite a newer token.
 --
 -- Every function locks the slot's lease first, and reads clock_timestamp() after it has the lock. now() would return a
 -- time before the wait for the lock. All constants of the protocol are in this file.
@@ -88,7 +89,7 @@ comment on column public.credential_issuances.error_code is 'The reason of an ab
 -- in the language SQL at each call.
 
 -- Returns the hash of a token that is stored as plain JSON. Returns null if the value is sealed or unreadable. If a
--- client wrote the row without these functions, the lease has no hash of the token, and this function is needed.
+-- client wrote the row without these functions, the lease has no hash of the token, so this function is needed.
 create or replace function public.issuance_plain_token_id(value text) returns text
     language plpgsql
     immutable
@@ -206,10 +207,10 @@ $$;
 -- in the server's log. Each write of a secret catches all errors and calls this function.
 --
 -- The error names the SQLSTATE, the column, the constraint and the function that refused the row. The error repeats
--- PostgreSQL's text only if this text contains names and types, but no values. An error of our own statement has such a
--- text. An error of a trigger may have another text. The detail store-cannot-store means that repeating the call does
--- not help. A temporary error, such as a deadlock, a full disk or a read-only database, does not have this detail. A
--- SQLSTATE that has a special meaning for PostgREST is replaced by KT001.
+-- PostgreSQL's text only if this text contains names and types, but no values. The text of an error of our own
+-- statement is like this. The text of an error of a trigger may contain values. The detail store-cannot-store means
+-- that repeating the call does not help. A temporary error, such as a deadlock, a full disk or a read-only database,
+-- does not have this detail. A SQLSTATE that has a special meaning for PostgREST is replaced by KT001.
 drop function if exists public.issuance_raise_unwritten(text, text, text);
 create or replace function public.issuance_raise_unwritten(
     state text, column_name text, constraint_name text, words text default null, context text default null
@@ -282,11 +283,11 @@ begin
 end
 $$;
 
--- Tests whether the slot can store a token, before a caller asks KIS for a token. If the slot cannot store a token,
--- this function raises the database's reason. It writes a made-up token with issuance_put, as commit_issuance does,
--- reads the row, and rolls the write back. So no other caller sees the made-up token; only numbers of sequences are
--- used up. The made-up token is as long as KIS's longest token, and has the form (plain or sealed) that the slot uses.
--- If the table refuses this form, the function tries the other form. One accepted form is enough.
+-- Tests whether the slot can store a token, before a caller asks KIS for a token. If the slot cannot store a token, the
+-- function raises the database's reason. The function writes a made-up token with issuance_put, as commit_issuance
+-- does, reads the row, and rolls the write back. So no other caller sees the made-up token; only numbers of sequences
+-- are used up. The made-up token is as long as KIS's longest token, and has the form (plain or sealed) that the slot
+-- uses. If the table refuses this form, the function tries the other form. One accepted form is enough.
 create or replace function public.issuance_prove(service text) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -378,8 +379,8 @@ create or replace function public.issuance_rejected_ids(service text) returns te
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Each call of begin_issuance calls this function, and most slots have no row rejected_tokens. This check saves
-    -- them time.
+    -- Each call of begin_issuance calls this function, and most slots have no row rejected_tokens. This check makes
+    -- most of these calls faster.
     if not exists (select from public.api_credentials c
                    where c.service_name = service and c.credential_type = 'rejected_tokens' and c.is_active) then
         return '{}';
@@ -526,8 +527,8 @@ begin
                 holder_label = left(begin_issuance.label, 200),
                 granted_at   = t,
                 lease_until  = t + interval '60 seconds',
-                -- The holder calls tokenP within 5 s of the grant. So the next grant is at least 65 s after this call,
-                -- even if the holder's process ends.
+                -- The holder calls tokenP within 5 s of the grant. So the next grant is at least 65 s after the tokenP
+                -- call, even if the holder's process ends.
                 not_before   = t + interval '70 seconds',
                 app_key_id   = begin_issuance.app_key_id
             where l.service_name = service

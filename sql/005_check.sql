@@ -40,9 +40,9 @@ begin
             ('id'), ('service_name'), ('credential_type'), ('credential_value'), ('expires_at'), ('is_active'),
             ('environment'), ('description'), ('updated_at'), ('created_at'), ('version')
     ),
-    -- All functions of these files. Each has its arguments, because a project may have other functions with the same
-    -- name. keyless has the functions that anon and authenticated call. is_entry marks the functions that service_role
-    -- calls.
+    -- All functions of these files. Each function is listed with its arguments, because a project may have other
+    -- functions with the same name. keyless has the functions that anon and authenticated call. is_entry marks the
+    -- functions that service_role calls.
     keyless (name, arguments) as (
         values
             ('keyless_read', 'text, text'),
@@ -234,7 +234,8 @@ begin
         return found;
     end if;
 
-    -- Constraints, triggers and other objects can refuse a token. Only a write shows whether one of them refuses it.
+    -- Constraints, triggers and other objects can refuse a token. Only a write shows whether one of these objects
+    -- refuses a token.
     for slot in
         select distinct c.service_name from public.api_credentials c
         where c.credential_type in ('app_key', 'access_token') and c.service_name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'

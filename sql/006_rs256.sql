@@ -25,7 +25,7 @@ as $$
 $$;
 
 -- The public exponent has no column, because it is 65537 in every key. A modulus is odd and has 2048 to 4096 bits. The
--- highest bit of its first byte is 1.
+-- highest bit of the first byte of a modulus is 1.
 create table if not exists public.credential_issuer_keys (
     issuer   text not null,
     kid      text not null,

@@ -3,8 +3,8 @@
 -- a list, which defines the access of each job.
 --
 -- anon and authenticated may call the four functions keyless_* and no other function of these files. Each of these four
--- functions checks the signature of the ID token (006), and compares its claims with public.credential_callers. Then
--- the function reads the slot or calls the lease function of 002. The errors have these SQLSTATEs:
+-- functions checks the signature of the ID token (006), and compares the token's claims with public.credential_callers.
+-- Then the function reads the slot or calls the lease function of 002. The errors have these SQLSTATEs:
 --
 --   KTA01  id-token-unknown      no ID token, no key of its issuer, or a wrong signature
 --   KTA02  id-token-audience     the token was made for another project

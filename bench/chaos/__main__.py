@@ -10,8 +10,8 @@ Supabase fails for moments, restarts while callers wait, has outages that are lo
 answers to calls of each kind. Where KIS's rules are unclear, the emulated KIS follows the stricter reading: a new token
 ends the previous token.
 
-A call of tokenP without a lease breaks a rule in three cases. Each case has a row in the table. The row must be zero,
-even if the calls are far apart:
+A call of tokenP without a lease breaks a rule in three cases. For each case, a row of the table counts these calls. The
+count must be zero, even if the calls are far apart:
 
 - The store had already given a correct answer to the same attempt.
 - The caller did not wait long enough for the store, or the store worked for 40 s while the caller waited.
@@ -61,12 +61,12 @@ if TYPE_CHECKING:
 #: The number of callers on a machine.
 ON_ONE_MACHINE = 5
 
-#: The time in which callers must finish, in the machine's seconds: enough for an attempt of 180 simulated seconds and
+#: Callers must finish in this time, in the machine's seconds. It is enough for an attempt of 180 simulated seconds and
 #: for a suspension.
 FINISH_SECONDS = 30.0
 
-#: The additional seconds for the start and the judges. If the run takes longer than the requested time and these
-#: seconds, it fails.
+#: The additional seconds for the start and the judges. If the run takes longer than the requested time plus these
+#: seconds, the run fails.
 LONGEST_SECONDS = 120.0
 
 #: Before a jump of the time, the run waits at most this long for the callers at work, in the machine's seconds.

@@ -164,7 +164,7 @@ class Caller:
     def settings(self, by: str, inputs: dict[str, str], key: str | None = None) -> Settings:
         """Return the settings of an attempt."""
         mine = {"SUPABASE_SERVICE_ROLE_KEY": key or self.key, "KIS_TOKEN_CACHE": self.machine.setting}
-        # The store recognizes the caller by the label of its lease.
+        # The label of a lease shows the caller's name to the store.
         who = {"USER": by, "HOSTNAME": self.machine.folder.name}
         given = {f"INPUT_{name.upper()}": value for name, value in inputs.items()}
         return Settings.from_env({**self.around.variables, **mine, **who, **given})

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 MINUTE = 60.0
 #: The project promises at most this time between begin and tokenP, in seconds.
 LONGEST_START = 5.0
-#: The part of a caller's time that is kept for issuing, and its longest patience with the store.
+#: FOR_ISSUING is the part of a caller's time that is kept for issuing. LONGEST_PATIENCE is the longest time that a
+#: caller waits for the store.
 FOR_ISSUING, LONGEST_PATIENCE = 20.0, 45.0
 #: If the store works for this many seconds, a caller must reach it: pauses take at most 7.5 s, and a stall takes 15 s.
 WELL = 40.0
@@ -192,7 +193,7 @@ def _number(call: Call) -> int:
 
 
 def issued_twice(records: Records) -> list[str]:
-    """Return new tokens less than a minute after another new token. The owner gets a message for each of them."""
+    """Return new tokens less than a minute after another new token. The owner gets a message for each new token."""
     made = sorted((each for each in records.issued.values() if each.own), key=lambda each: each.begins)
     return [
         f"{second.token} was made {second.begins - first.begins:.0f} s after {first.token}"

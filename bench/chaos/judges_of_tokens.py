@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 #: The project promises that a token that it returns is valid for at least this many seconds.
 LEAST_USEFUL = 30.0
-#: A caller should have got a token only if the token was valid for this many seconds more.
+#: A judge expects a caller to get a token only if the token was valid for this many seconds more.
 MARGIN = 10.0
 #: If a read and a write are less than this many seconds apart, their order is unknown.
 UNSURE = 2.0
@@ -114,7 +114,7 @@ def older_over_newer(records: Records) -> list[str]:
 def _is_older(records: Records, write: Write) -> bool:
     before, after = (records.issued.get(each.token or "") for each in (write.before, write.after))
     if before is None or not before.own:
-        return False  # unreadable, or not a token of this key: any replacement is better
+        return False  # the old value is unreadable or not a token of this key, so any new value is better
     looks_valid = write.before.ends is not None and write.before.ends > write.at + LEAST_USEFUL
     is_valid = looks_valid and before.ends > write.at and records.killed.get(before.token, write.at) >= write.at
     return is_valid and (after is None or after.ends < before.ends)
@@ -163,7 +163,7 @@ def failed_with_store(records: Records) -> list[str]:
 def _shown(records: Records, attempt: Attempt) -> Stored | None:
     """Return the store's row at its last answer to this caller.
 
-    None if there is no answer, or if the row is uncertain.
+    Returns None if there is no answer, or if the row is uncertain.
     """
     reads = [each.at for each in records.reads if each.caller == attempt.caller]
     last = max((at for at in reads if attempt.began <= at <= attempt.ended), default=None)

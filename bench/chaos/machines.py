@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 CACHED, OFF, BLOCKED = "a cache", "no cache", "a cache folder that cannot be made"
 
-#: The machines take these kinds in this order, repeatedly.
+#: The machines take these kinds in this order, over and over.
 KINDS = (CACHED, OFF, CACHED, BLOCKED)
 
 

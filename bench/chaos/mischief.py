@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CACHE_FAULTS = ("truncated", "binary", "deleted", "a folder", "an older copy", "folder gone")
 ROW_FAULTS = ("broken JSON", "end 9 h late", "end 9 h early", "no end", "an older token", "inactive")
 
-#: The number of old cache contents that are kept. A later fault writes one of them into a cache again.
+#: The number of old cache contents that are kept. A later fault writes one of these contents into a cache again.
 KEPT = 12
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 WHEN = {IDLE: "between two attempts", RESOLVING: "while resolving", GRANTED: "with a lease", AT_KIS: "at KIS"}
 
-#: This share of the callers with a lease, or at KIS, is killed. The same share is suspended.
+#: This share of the callers with a lease, or at KIS, is killed. The same share of these callers is suspended.
 STRUCK = 0.2
 
 #: The shortest and longest times of suspensions, in the machine's seconds. Long suspensions last longer than a lease.
@@ -95,7 +95,7 @@ class Processes:
             self._asleep[number] = (time.monotonic() + seconds, self._clock.now().timestamp())
 
     def finish(self, seconds: float) -> int:
-        """Let all processes finish their work for ``seconds`` seconds. Returns the number of processes that did not."""
+        """Give all processes ``seconds`` seconds to finish. Returns the number of processes that did not finish."""
         self.wake()
         limit = time.monotonic() + seconds
         for process in self._processes:

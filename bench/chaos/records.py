@@ -136,7 +136,7 @@ class Tally:
 class Stored:
     """The content of a token row. ``token`` is None if the value cannot be read or the row is not active.
 
-    ``ends`` is the earlier expiry of those in the value and in the column. None if there is no expiry.
+    ``ends`` is the earlier expiry of those in the value and in the column. ``ends`` is None if there is no expiry.
     """
 
     token: str | None

@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 LOSABLE, LOST = frozenset({"begin", "commit", "abort", "save"}), 0.08
 #: The probability that the store restarts immediately after it answers with this status.
 RESTART_AT = {"granted": 0.3, "busy": 0.02}
-#: Before a port closes, pending answers are sent, for at most LONGEST_SETTLE of the machine's seconds, and then for
-#: SETTLE. Without this wait, the judges could not know which answers arrived.
+#: Before a port closes, the server waits until all pending answers are sent, but at most LONGEST_SETTLE. Then it waits
+#: for SETTLE. Both times are in the machine's seconds. Without these waits, the judges could not know which answers
+#: arrived.
 SETTLE, LONGEST_SETTLE = 0.03, 0.5
 #: The share of the store's answers without the header Date.
 DATELESS = 0.01
@@ -191,7 +192,8 @@ def serve_kis(  # noqa: PLR0917 - the two processes start alike
     trouble = Trouble(shared, rng, spells, KIS_FAULTS, 0.15)
     # The lockout is turned off, because KIS's lockout lasts a day, which would be most of the run.
     kis = KISEmulator(production=[own, other], clock=clock)
-    # KIS's rules are unclear here. This is the stricter reading: a new token ends the previous token.
+    # KIS's rules about earlier tokens are unclear. The emulator follows the stricter reading: a new token ends the
+    # previous token.
     kis.configure(lockout_after=0, calls_per_second=1000, reissue_kills_previous=True)
     issued: dict[str, str] = {}
 

@@ -1,8 +1,8 @@
 """The chaos's simulated time for callers, KIS and the database, and the state that all processes share.
 
-Simulated time runs ``speed`` times as fast as the machine's clock. Sometimes it jumps, for all processes at once. A
-caller's waits, a lease and KIS's minute are in simulated time. The project's time limits for one call are limits of
-sockets, so they are in the machine's seconds.
+Simulated time runs ``speed`` times as fast as the machine's clock. Sometimes the simulated time jumps, for all
+processes at once. A caller's waits, a lease and KIS's minute are in simulated time. The project's time limits for one
+call are limits of sockets, so they are in the machine's seconds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ START = datetime(2027, 1, 4, tzinfo=timezone.utc)
 #: The states of a caller, which are the values of its mark.
 IDLE, RESOLVING, GRANTED, AT_KIS = range(4)
 
-#: The page of memory has room for this many callers. No machine can run so many.
+#: The page of memory has room for this many callers. No machine can run so many callers.
 MOST_CALLERS = 1000
 
 #: The difference between the number of a forked child and the number of its caller.
@@ -70,7 +70,7 @@ class Shared:
 
     @property
     def is_finishing(self) -> bool:
-        """Whether the time is over, so that callers only finish their work."""
+        """Whether the run's time is over. Callers then finish their work and start no more work."""
         return bool(self._page[_FINISHING])
 
     @is_finishing.setter
@@ -95,7 +95,7 @@ class Shared:
 
 
 class SimulatedClock:
-    """Simulated time, for all processes that share the page."""
+    """The clock of the simulated time. It is the same for all processes that share the page of memory."""
 
     def __init__(self, shared: Shared, jitter: random.Random | None = None) -> None:
         self._shared = shared
@@ -109,8 +109,8 @@ class SimulatedClock:
     def monotonic(self) -> float:
         """Return simulated seconds that never go back.
 
-        If the time jumps, these seconds do not jump. The counter of a machine that was suspended behaves in the same
-        way.
+        If the simulated time jumps, these seconds do not jump. They are like the counter of a machine that was
+        suspended.
         """
         return time.monotonic() * self._shared.speed
 
@@ -156,7 +156,7 @@ create trigger chaos_audit after insert or update or delete on public.api_creden
 
 
 class SimulatedDatabase:
-    """A database whose functions and triggers use simulated time. It records every write of a token."""
+    """A database whose functions and triggers use simulated time. This database records every write of a token."""
 
     def __init__(self, dsn: str, shared: Shared, keys: Mapping[str, str]) -> None:
         self.project: Project = prepare_database(dsn)

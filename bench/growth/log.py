@@ -30,7 +30,7 @@ select case when i <= 20 then 'few' else 'busy' end, now() - (%(events)s - i + 1
 from generate_series(1, %(events)s) i
 """
 
-_STATUS_ROWS = 500  # the limit of `kis-token status`
+_STATUS_ROWS = 500  # `kis-token status` shows at most this many events
 _SIZE = "select pg_total_relation_size('public.credential_issuances')"
 
 

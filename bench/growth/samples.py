@@ -54,7 +54,7 @@ class Table(NamedTuple):
 
 @dataclass(slots=True)
 class Stopwatch:
-    """The duration of a block. It is known when the block has ended."""
+    """The duration of a block. The duration is known when the block has ended."""
 
     milliseconds: float = 0.0
 

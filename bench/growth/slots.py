@@ -1,4 +1,4 @@
-"""Measures a lease of one slot, a status of all slots, and a resolution of all slots, with more and more slots."""
+"""Measures how a lease of one slot, a status of all slots, and resolving all slots slow down with more slots."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
-#: The time limit of one run, in seconds. It is long enough for an installation over a slow network.
+#: The time limit of one run, in seconds. This time is long enough for an installation over a slow network.
 LONGEST_SECONDS = 180.0
 
 #: The command of a Python with the standard library alone, with the flags of the action's Python.
@@ -52,7 +52,7 @@ class Contestant:
     """A command to measure. The repr does not show the environment, which contains a key.
 
     ``folder`` is the folder of the command's job. Before each run, the folder is emptied except for the names in
-    ``keeps``. Before each run, the servers get the requests ``before``. After each run, they get the requests
+    ``keeps``. Before each run, the servers get the requests ``before``. After each run, the servers get the requests
     ``after``. ``source`` is the expected value of the output ``source``. ``cold`` are folders whose bytecode is deleted
     before each run.
     """
@@ -288,7 +288,7 @@ def _launch(contestant: Contestant) -> tuple[int, float, int, str]:
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        start_new_session=True,  # so that its child processes can be killed with it
+        start_new_session=True,  # so that the command and its children can be killed together
     ) as process:
         try:
             figures, log = process.communicate(timeout=LONGEST_SECONDS)

@@ -1,8 +1,8 @@
 """``python -m bench.speed.imports``: the modules that a warm resolve imports, and those that ASKED does not explain.
 
-The step's own program gets a real answer. It runs with the flags of action.yml and with Python's record of imports. The
+The step's own program runs with a real answer, with the flags of action.yml, and with Python's record of imports. The
 table has each module's own milliseconds and the kilobytes of its file. A module is listed as unasked if it is not in
-ASKED and no module in ASKED imports it. In this case, the exit status is 1.
+ASKED and no module in ASKED imports it. If there is such a module, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _size(name: str, program: Path) -> int | None:
     try:
         found = importlib.util.find_spec(name)
     except ModuleNotFoundError:
-        found = None  # Python has not found the module
+        found = None  # Python's attempt to import the module failed
     if found is None:
         return None
     return Path(found.origin).stat().st_size if found.has_location and found.origin else 0

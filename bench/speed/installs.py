@@ -34,7 +34,7 @@ _THEIRS = "a fresh venv, pip install, guide"
 class Source:
     """A source of packages, as settings for the guide's installation and for this project's.
 
-    It has the measured seconds.
+    ``seconds`` has the measured seconds.
     """
 
     plain: Mapping[str, str]

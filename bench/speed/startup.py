@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(course: Course, rounds: int, *, quick: bool) -> list[Row]:
-    """Return all rows. With ``quick``, the rows that install packages are left out."""
+    """Return all rows. If ``quick`` is True, the rows that install packages are left out."""
     fresh = race(course, fresh_contestants(course), CHEAP * rounds)
     rows = [
         *compare(FRESH, fresh),

@@ -117,7 +117,7 @@ class Round:
 
     @property
     def committed_at(self) -> float | None:
-        """The time at which the holder's commit reached Supabase. None for the guide's algorithm."""
+        """The time at which the holder's commit reached Supabase. It is None for the guide's algorithm."""
         return next((each.at for each in self.store if each.path == COMMIT), None)
 
     @property

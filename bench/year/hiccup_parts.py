@@ -63,7 +63,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine with its name. Each run on a runner has a new machine."""
+    """One machine with its name. Each run on a hosted runner has a new machine."""
 
     name: str
     has_cache: bool = False

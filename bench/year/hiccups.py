@@ -5,11 +5,11 @@ lost. At a random time of each week, Supabase does not answer for five minutes: 
 wait. Where KIS's rules are unclear, the simulated KIS follows the stricter reading: a new token ends the previous
 token. For 6 hours after an issue, KIS gives the same token again.
 
-These are the callers. All times are in Korea.
+The callers are the following. All times are times in Korea.
 
 - Jobs on runners: each job has a new machine without a cache. A Korean session has 6 jobs on average, and a US session
   has 4. Four more jobs start at the same time, at 08:55.
-- The rotation, also on runners. Its ticks are late, as in bench.year.rotation.
+- The rotation, also on runners. The rotation's ticks are late, as in bench.year.rotation.
 - A server with a cache, every hour of both sessions.
 - A laptop with a cache, at 08:30, 12:00 and 22:40.
 - A container without a cache, always on the same machine, at 07:55 and 22:25.

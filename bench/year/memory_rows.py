@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LONGEST_LIFE, LEAST_MEMORY = timedelta(days=90), timedelta(days=1)
 #: A slot remembers at most this many rejected tokens (issuance_reject).
 MOST_REJECTED = 100
-# This value replaces null in the times of a lease. It counts as a past time.
+# This value replaces null in the times of a lease. This value counts as a past time.
 LONG_AGO = datetime.min.replace(tzinfo=timezone.utc)
 
 
@@ -38,7 +38,7 @@ class StoredRow:
 
 @dataclass(slots=True)
 class LeaseRow:
-    """A row of credential_leases. Its times have the meaning of the columns."""
+    """A row of credential_leases. The times in this row have the same meaning as the columns."""
 
     service_name: str
     fence: int = 0
@@ -53,14 +53,15 @@ class LeaseRow:
     token_version: int | None = None
     issued_at: datetime = LONG_AGO
     app_key_id: str | None = None
-    # The tokens that are remembered as rejected, with their expiry. The database has them in the row rejected_tokens.
+    # The tokens that are remembered as rejected, with their expiry. The database has these tokens in the row
+    # rejected_tokens.
     rejected: dict[str, datetime] = field(default_factory=dict)
     refused_credential_id: str | None = None
     refused_until: datetime = LONG_AGO
     last_error: str | None = None
 
     def stored_id(self, row: StoredRow) -> str | None:
-        """Return the fingerprint of the token in the row, which may be sealed. None if the fingerprint is unknown."""
+        """Return the fingerprint of the token in the row, which may be sealed. Returns None if it is unknown."""
         return self.token_id if self.token_version == row.version else plain_token_id(row.value)
 
     def rejected_ids(self, now: datetime) -> frozenset[str]:

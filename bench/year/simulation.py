@@ -1,8 +1,8 @@
 """Simulates a year of one KIS token: the real resolver with the store in memory, KIS's rules and a simulated clock.
 
-Every runner is a new machine without a cache. Runs do not overlap: if a run is due while an earlier run waits, it
-starts after the earlier run. KIS and the store answer at once. Days are counted from 0 and begin at midnight in Korea.
-Each day has both sessions, even on weekends and holidays.
+Every runner is a new machine without a cache. Runs do not overlap: if a run is due while an earlier run waits, the
+later run starts after the earlier run. KIS and the store answer at once. Days are counted from 0 and begin at midnight
+in Korea. Each day has both sessions, even on weekends and holidays.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def plan(now: datetime) -> dict[str, str]:
 
 
 def dice(*what: object) -> random.Random:
-    """Return the random source of a subject. The same subject always gets the same random numbers."""
+    """Return the random source of a subject. The same subject always has the same random numbers."""
     return random.Random(repr(what))  # noqa: S311 - a simulation must be repeatable
 
 
@@ -220,7 +220,7 @@ class _Clock:
 
 
 class Issuer:
-    """KIS without HTTP. It parses answers and raises errors as `kis_token.kis.api` does."""
+    """KIS without HTTP. This class parses answers and raises errors as `kis_token.kis.api` does."""
 
     def __init__(self, rules: KISRules) -> None:
         self.calls = 0
@@ -299,7 +299,7 @@ class _Year:
             self.result.failures.append(f"{self._clock.now().astimezone(KST):%m-%d %H:%M:%S} {error}")
 
     def _use(self, token: Token) -> None:
-        """Call the KIS API with the token. Raises RefusedError."""
+        """Call the KIS API with the token. Raises RefusedError if KIS rejects the token."""
         self._rules.admit(self._app_key.key, self._app_key.secret, token.value)
 
     def _resolver(self, **inputs: str) -> Resolver:

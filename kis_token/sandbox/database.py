@@ -152,9 +152,9 @@ def list_caller(connection: psycopg.Connection[Any], issuer: GitHubIssuer, audie
 class MigratedDatabases:
     """Lends migrated databases to tests. All databases are on one PostgreSQL server.
 
-    Emptying the tables takes a few milliseconds; making a new database takes many times longer. So a returned database
-    is emptied and lent again. A returned database whose schema has changed is dropped. If no database is free, the next
-    test gets a copy of a database that is never lent.
+    Emptying the tables takes a few milliseconds; making a new database takes many times longer. So a database that a
+    test returns is emptied and lent again. If a test has changed the schema of a database, the database is dropped. If
+    no database is free, the next test gets a copy of a database that is never lent.
     """
 
     def __init__(self, server: EmbeddedPostgres) -> None:
@@ -164,7 +164,7 @@ class MigratedDatabases:
 
     @contextmanager
     def borrow(self) -> Iterator[Project]:
-        """Yield a migrated database with empty tables. At the end of the block, all connections to it are closed."""
+        """Yield a migrated database with empty tables. The end of the block closes all connections to this database."""
         dsn, project = self._free.pop() if self._free else self._make()
         is_kept = False
         try:

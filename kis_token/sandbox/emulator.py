@@ -69,15 +69,15 @@ class ShiftedClock:
 
 @dataclass(frozen=True, slots=True)
 class SeenRequest:
-    """A request that reached an environment. The record has no headers and no body, so it contains no secret.
+    """A request that reached an environment. This record has no headers and no body, so it contains no secret.
 
     Attributes:
         environment: The environment that got the request.
         method: The HTTP method.
         path: The path, without the query.
-        status: The HTTP status of the answer, even if a fault kept the answer from the client. None if a fault
-            prevented the request from taking effect.
-        code: The KIS error code in the answer. None if the answer has no error code.
+        status: The HTTP status of the answer, even if a fault kept the answer from the client. The status is None if a
+            fault prevented the request from taking effect.
+        code: The KIS error code in the answer, or None if the answer has no error code.
         at: The emulated time of the answer, timezone-aware, in UTC.
     """
 
@@ -109,8 +109,8 @@ class KISEmulator:
     Use an emulator in a ``with`` block, or call ``start`` and ``stop``. Tokens and settings survive a stop.
     `production`, `paper` and `control` are the servers. Each server can be stopped separately, and the server's
     ``add_fault`` adds a fault to its next requests. `accounts` has the accounts of each environment. If no account is
-    given for an environment, the environment gets a made-up account. With ``tls`` the two environments are served over
-    https; the control address always uses http. ``clock`` replaces the machine's clock.
+    given for an environment, the environment gets a made-up account. With ``tls``, both environments are served over
+    https. The control address always uses http. ``clock`` replaces the machine's clock.
 
     Raises ValueError if two accounts have the same app key.
     """
@@ -157,7 +157,7 @@ class KISEmulator:
             server.start()
 
     def stop(self) -> None:
-        """Stop the three servers. They refuse connections until the next start."""
+        """Stop the servers of both environments and of the control. A stopped server refuses connections."""
         for server in (self.production, self.paper, self.control):
             server.stop()
 

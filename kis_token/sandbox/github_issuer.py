@@ -79,16 +79,17 @@ class SigningKey:
 
 
 class GitHubIssuer:
-    """Signs ID tokens and serves them on 127.0.0.1. Use an issuer in a ``with`` block, or call ``start`` and ``stop``.
+    """Signs ID tokens and serves them on 127.0.0.1. Use it in a ``with`` block, or call ``start`` and ``stop``.
 
     The usual job is a scheduled job of acme/bot on main. ``now`` is the clock, in seconds since 1970. The issuer makes
-    its key when the key is first used. ``server`` has the log of requests and the faults. With ``tls``, the server uses
-    https. So a proxy can redirect requests for GitHub's real host, for the discovery document and the keys, to this
-    server.
+    its key when the key is first used. The attribute ``server`` has the log of requests, and takes faults. With
+    ``tls``, the server uses https. So a proxy can redirect requests for GitHub's real host, for the discovery document
+    and the keys, to this server.
 
     Attributes:
         issuer: The claim ``iss``. The default is GitHub's real issuer; a test can set another issuer, such as ``url``.
-        job: The claims in which all ID tokens differ from those of the usual job. The value None removes a claim.
+        job: The claims in which all ID tokens differ from those of the usual job. The value None removes a claim from
+            ID tokens.
     """
 
     def __init__(

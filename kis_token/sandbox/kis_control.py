@@ -1,6 +1,6 @@
 """Controls a running emulator over HTTP, for tests in another process or language.
 
-The bodies of requests and answers are JSON. An invalid request gets status 400, and an unknown address gets 404. Both
+The bodies of requests and answers are JSON. An invalid request gets status 400, and an unknown address gets 404. Error
 answers have the body ``{"error": text}``.
 
 | request             | members of the body                 | answer                                             |
@@ -136,7 +136,7 @@ class _Members:
 
     def take(self, name: str, kind: type[_T], default: _T | None = None) -> _T:
         value = self._left.pop(name, default)
-        # With isinstance, a bool would count as an int.
+        # isinstance would accept a bool as an int.
         if type(value) is not kind:
             raise ValueError(f"{name} must be given as {kind.__name__}")
         return value

@@ -1,7 +1,7 @@
 """The rules of the KIS Open API: keys, the issue and validity of tokens, and the limits on calls.
 
-This module does not depend on HTTP. If KIS documents a rule, the rule is fixed here. If a rule is only observed, or if
-reports about it disagree, `Settings` can change the rule. All times are timezone-aware, in UTC.
+This module does not depend on HTTP. A test cannot change a rule that KIS documents. If a rule is only observed, or if
+reports about it disagree, a test can change the rule with `Settings`. All times are timezone-aware, in UTC.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ TOKEN_CALL_INTERVAL = timedelta(minutes=1)
 #: KIS locks an app key that gets ``Settings.lockout_after`` errors EGW00133 within this time. KIS does not publish this
 #: time.
 LOCKOUT_WINDOW = timedelta(minutes=30)
-#: KIS locks an app key for this time. KIS does not publish this time. One client that called tokenP every 30 seconds
-#: was locked for a day.
+#: KIS locks an app key for this time, and does not publish it. One client that called tokenP every 30 seconds was
+#: locked for a day.
 LOCKOUT = timedelta(days=1)
 #: The validity of a partner company's token, 90 days, the longest that KIS documents.
 LONGEST_LIFE_SECONDS = 7_776_000
@@ -82,9 +82,10 @@ class Settings:
     Raises ValueError if a value is invalid.
 
     Attributes:
-        expires_in: Validity of a new token in seconds. KIS uses 86400, and for partner companies 7776000.
+        expires_in: Validity of a new token in seconds. KIS uses 86400, but 7776000 for partner companies.
         reissue_kills_previous: Whether a new token makes the previous token invalid (EGW00121).
-        calls_per_second: The /uapi calls of one app key that KIS answers in a second. Further calls get EGW00201.
+        calls_per_second: The number of /uapi calls of one app key that KIS answers in a second. Further calls get
+            EGW00201.
         expired_status: HTTP status of EGW00123. Some reports name 500, and other reports name 200.
         lockout_after: After this number of errors EGW00133 within `LOCKOUT_WINDOW`, an app key is locked for `LOCKOUT`.
             With 0, an app key is never locked.
@@ -98,7 +99,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            # With isinstance, a bool would count as an int. Clients that send JSON confuse these two types.
+            # isinstance would accept a bool as an int. A client that sends JSON may confuse these two types.
             if type(getattr(self, each.name)) is not type(each.default):
                 raise ValueError(f"{each.name} must be of type {type(each.default).__name__}")
         if not 1 <= self.expires_in <= LONGEST_LIFE_SECONDS:
@@ -111,7 +112,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """An issued token. Both times are whole seconds, as in the JWT and in KIS's answer."""
+    """An issued token. ``issued_at`` and ``expires_at`` are whole seconds, as in the JWT and in KIS's answer."""
 
     value: str = field(repr=False)
     app_key: str
@@ -120,13 +121,13 @@ class IssuedToken:
 
     @property
     def expires_in(self) -> int:
-        """The token's whole validity in seconds. For an older token, KIS returns the whole validity too."""
+        """The token's whole validity in seconds. KIS returns the whole validity even for an older token."""
         return round((self.expires_at - self.issued_at).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
 class Issuances:
-    """The number of calls that got a token (``accepted``), and the number of calls that got a new token (``issues``).
+    """The number of tokenP calls that got a token (``accepted``), and of those that got a new token (``issues``).
 
     KIS sends the owner of a real account a KakaoTalk message for each new token.
     """
@@ -226,7 +227,7 @@ class KISRules:
         """Accept a call of a path below /uapi, or raise `RefusedError` with one of these codes.
 
         EGW00121: the token was never issued to this app key, or was revoked or killed. EGW00123: the token has expired.
-        EGW00304: the secret is wrong. EGW00201: too many calls in one second; refused calls do not count.
+        EGW00304: the secret is wrong. EGW00201: there are too many calls in one second. Refused calls do not count.
         """
         with self._lock:
             now = self._clock.now()
@@ -252,7 +253,7 @@ class KISRules:
         return app_key in self._customers
 
     def end_token(self, token: str, code: str) -> None:
-        """From now on, reject this token with ``code``, as if KIS had invalidated it."""
+        """From now on, reject this token with ``code``, as if KIS had made the token invalid."""
         with self._lock:
             self._ended[token] = code
 

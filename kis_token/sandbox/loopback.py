@@ -122,7 +122,7 @@ class LoopbackServer:
 
     @property
     def url(self) -> str:
-        """The address, without a final slash. The address is known after the start."""
+        """The server's address, without a final slash. The address is known after the start."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     def start(self) -> None:
@@ -177,7 +177,7 @@ class LoopbackServer:
             self._faults.append((fault, fault.times))
 
     def clear_faults(self) -> None:
-        """Remove all remaining faults."""
+        """Remove all faults that are not used up."""
         with self._lock:
             self._faults.clear()
 
@@ -235,7 +235,7 @@ class _Server(ThreadingHTTPServer):
         self._thread.start()
 
     def refuse(self) -> None:
-        """Accept no more connections, and return at once. The base class's ``shutdown`` would wait longer."""
+        """Accept no more connections, and return at once. ``shutdown`` of the base class would wait."""
         self._ringer.close()
         self._thread.join()
         self._bell.close()
@@ -270,7 +270,7 @@ class _Connection(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    timeout = LONGEST_STALL_SECONDS  # an idle connection must not keep its thread for longer
+    timeout = LONGEST_STALL_SECONDS  # an idle connection must not keep its thread for longer than this
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)

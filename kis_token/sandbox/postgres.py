@@ -33,8 +33,8 @@ class EmbeddedPostgres:
     """A temporary PostgreSQL server. Use it in a ``with`` block, or call ``start`` and ``stop``.
 
     Only this machine can reach the server, and only with the password in ``dsn``. The server's time zone is UTC.
-    ``stop`` removes the server and its folder. The guard process also removes them when this process ends, even after
-    ``kill -9``.
+    ``stop`` removes the server and its folder. If this process ends without ``stop``, even by ``kill -9``, the guard
+    process removes the server and its folder.
 
     ``start`` raises RuntimeError if no PostgreSQL is installed or if the server does not start.
     """
@@ -97,13 +97,13 @@ class EmbeddedPostgres:
         if self._guard is None:
             return
         guard, self._guard = self._guard, None
-        guard.communicate()  # closes the guard's standard input, which ends the guard
+        guard.communicate()  # this closes the guard's standard input, so the guard ends
 
     def create_database(self, template: str | None = None) -> str:
         """Make a database with a random name, and return the superuser's connection string for the new database.
 
-        If ``template`` is given, the new database is a copy of that database, which must have no open connections.
-        ``template`` is the connection string of a database on this server.
+        ``template`` is the connection string of a database on this server. If it is given, the new database is a copy
+        of that database. The copied database must have no open connections.
         """
         name = f"sandbox_{secrets.token_hex(8)}"
         source = conninfo_to_dict(template)["dbname"] if template else "template1"

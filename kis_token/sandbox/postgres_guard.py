@@ -64,7 +64,7 @@ class Account:
 def unprivileged_account() -> Account | None:
     """Return the account that must run PostgreSQL if this process runs as root. PostgreSQL does not run as root.
 
-    The result is None if the account of this process can run PostgreSQL.
+    Returns None if the account of this process can run PostgreSQL.
     """
     if sys.platform == "win32" or os.geteuid() != 0:
         return None
@@ -193,7 +193,7 @@ class Cluster:
         # Line 8 of postmaster.pid has the server's state. pg_ctl reads this line too.
         state = self._data / "postmaster.pid"
         deadline = time.monotonic() + START_SECONDS
-        while not server.poll() and time.monotonic() < deadline:  # after a success, pg_ctl ends with 0
+        while not server.poll() and time.monotonic() < deadline:  # if pg_ctl succeeds, it ends with 0
             lines = state.read_text(encoding="utf-8").splitlines() if state.exists() else []
             if len(lines) >= 8 and lines[7].strip() == "ready":
                 return True
@@ -225,7 +225,7 @@ class Cluster:
 
 @contextmanager
 def running(binaries: Path, superuser: str, password: str, max_connections: int) -> Iterator[int]:
-    """Yield the port of a running server. At the end of the block, stop the server and delete its folder."""
+    """Yield the port of a running PostgreSQL. At the end of the block, stop the server and delete its folder."""
     account = unprivileged_account()
     with temporary_folder(folder_for_temporary_files(account)) as folder:
         if account:
@@ -247,7 +247,7 @@ def answer(result: dict[str, object]) -> None:
 
 
 def main(binaries: str, superuser: str, max_connections: str) -> None:
-    """Run a server until the parent process ends."""
+    """Run a PostgreSQL server until the parent process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     password = secrets.token_urlsafe(24)

@@ -1,9 +1,9 @@
 """A stand-in for Supabase's REST interface: the part of PostgREST and of its gateway that this project uses.
 
 Each request becomes one transaction with the role of the request's key. All values, and the texts of database errors,
-come from PostgreSQL. The stand-in reads the schema for each request and has no cache of it. It does not support these
-parts of PostgREST: embedded resources, casts and JSON paths in ``select``, filters with ``or``, counts, GET on
-functions, and tokens of users.
+come from PostgreSQL. The stand-in reads the schema for each request, so it has no cache of the schema. The stand-in
+does not support these parts of PostgREST: embedded resources, casts and JSON paths in ``select``, filters with ``or``,
+counts, GET on functions, and tokens of users.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _CALL = sql.SQL("""
 class PostgRESTStandIn:
     """Serves the database of ``dsn``, whose user may take the roles anon and service_role.
 
-    Use a stand-in in a ``with`` block, or call ``start`` and ``stop``. Both calls can be repeated, and the stand-in
-    keeps its port. ``server`` has the log of requests and the faults. ``further_keys`` maps further keys, such as
-    legacy keys, to their roles.
+    Use a stand-in in a ``with`` block, or call ``start`` and ``stop``. ``start`` and ``stop`` can be repeated, and the
+    stand-in keeps its port. The attribute ``server`` has the log of requests, and takes faults. ``further_keys`` maps
+    further keys, such as legacy keys, to their roles.
     """
 
     def __init__(

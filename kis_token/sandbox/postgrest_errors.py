@@ -80,7 +80,7 @@ def database_error(error: psycopg.Error, *, anonymous: bool) -> ApiError:
 def status_of(sqlstate: str, *, anonymous: bool) -> int:
     """Return the HTTP status for ``sqlstate``.
 
-    If a right is missing, an anonymous caller gets 401, and any other caller gets 403.
+    If a right is missing, an anonymous client gets status 401, and any other client gets 403.
     """
     if anonymous and sqlstate == "42501":
         return 401

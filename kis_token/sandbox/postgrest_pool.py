@@ -50,7 +50,7 @@ class ConnectionPool:
                 self.close()
 
     def close(self) -> None:
-        """Close the idle connections now, and each other connection when its block ends."""
+        """Close all idle connections now. Each connection that is in use is closed when its block ends."""
         self._closed = True
         idle: list[Connection | None] = []
         with suppress(Empty):

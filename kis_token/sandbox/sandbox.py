@@ -46,8 +46,8 @@ class Sandbox:
 
     Attributes:
         kis: The KIS emulator, which runs inside the block.
-        supabase: The stand-in for Supabase. Its ``stop`` and ``start`` simulate an outage, and ``server.add_fault``
-            adds a fault.
+        supabase: The stand-in for Supabase. ``supabase.stop`` and ``supabase.start`` simulate an outage, and
+            ``supabase.server.add_fault`` adds a fault.
         service_key: The project's secret key.
         anon_key: The project's public key.
         owner_dsn: The connection string of the database's owner, with a password.
@@ -112,7 +112,7 @@ class Sandbox:
     def github(self) -> GitHubIssuer:
         """The emulator of GitHub's issuer of ID tokens.
 
-        The first use starts it. `variables` does not have its address.
+        The first use starts the emulator. `variables` does not have the emulator's address.
         """
         if self._github is None:
             self._github = self._stack.enter_context(GitHubIssuer(tls=self._tls))
