@@ -55,7 +55,7 @@ class Child:
         self._input.write(f"{json.dumps(message)}\n")
         self._input.flush()
 
-    def hear(self) -> Any:  # noqa: ANN401 - depends on the part
+    def hear(self) -> Any:  # noqa: ANN401 - the type depends on the part
         """Return the process's next message.
 
         Raises TimeoutError after LONGEST_SECONDS without a message, and EOFError if the process has ended.
@@ -65,13 +65,13 @@ class Child:
             raise EOFError("A process of the benchmark has ended")
         return json.loads(line)
 
-    def ask(self, message: object) -> Any:  # noqa: ANN401 - depends on the part
+    def ask(self, message: object) -> Any:  # noqa: ANN401 - the type depends on the part
         """Send a message to the process, and return its answer."""
         self.tell(message)
         return self.hear()
 
 
-def heard() -> Any:  # noqa: ANN401 - depends on the benchmark
+def heard() -> Any:  # noqa: ANN401 - the type depends on the benchmark
     """In the child process, return the benchmark's next message. Raises EOFError if the benchmark has ended."""
     return json.loads(input())
 

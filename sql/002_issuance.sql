@@ -897,7 +897,7 @@ $$;
 alter table public.credential_leases enable row level security;
 alter table public.credential_issuances enable row level security;
 
--- Even without a policy, row level security denies all access. The policy shows that this is intended.
+-- Even without a policy, row level security denies all access. The policy shows that the denial is intended.
 drop policy if exists credential_leases_nobody on public.credential_leases;
 create policy credential_leases_nobody on public.credential_leases for all to public using (false) with check (false);
 drop policy if exists credential_issuances_nobody on public.credential_issuances;

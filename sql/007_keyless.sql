@@ -35,9 +35,9 @@ as $$
 $$;
 
 -- Returns whether a text is the full name of a branch or a tag. Git forbids the characters ~ ^ : ? * [ \ and blanks in
--- a name. This function refuses them, so a wildcard is refused and a real branch is not. Invisible characters, and
--- characters that change the direction of text, are refused as well. Branches of Dependabot and of merge queues are
--- refused, because they contain code of others.
+-- a name. This function refuses these characters. So wildcards are refused, and real branches are not. Invisible
+-- characters, and characters that change the direction of text, are refused as well. Branches of Dependabot and of
+-- merge queues are refused, because they contain code of others.
 create or replace function public.issuance_is_ref(ref text) returns boolean
     language sql
     immutable

@@ -198,7 +198,7 @@ def _serve(stack: ExitStack, serve: Callable[..., None], *common: object, argume
 class _Run:
     """Runs the chaos. This class decides when a caller is killed or suspended, and when the time jumps."""
 
-    def __init__(  # noqa: PLR0917 - made in one place
+    def __init__(  # noqa: PLR0917 - only one call makes this object
         self,
         options: Options,
         around: Surroundings,

@@ -59,7 +59,7 @@ TOKEN_SECONDS = (0.03, 0.15)
 class FaultyServer:
     """Replaces a server's ``answer``: applies ``trouble`` to requests and reports each outcome to ``note``."""
 
-    def __init__(  # noqa: PLR0917 - made in two places
+    def __init__(  # noqa: PLR0917 - only two calls make this object
         self,
         server: LoopbackServer,
         index: int,

@@ -187,7 +187,7 @@ class SimulatedDatabase:
         )
 
     def deactivate(self) -> None:
-        """Set the token's row inactive, as the documents advise after a change of keys."""
+        """Set the token's row inactive, as the documentation advises after a change of keys."""
         self._outsider.execute(
             "update public.api_credentials set is_active = false where credential_type = 'access_token'"
         )

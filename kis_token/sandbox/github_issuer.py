@@ -79,7 +79,7 @@ class SigningKey:
 
 
 class GitHubIssuer:
-    """Signs ID tokens and serves them on 127.0.0.1. Use it in a ``with`` block, or call ``start`` and ``stop``.
+    """Signs ID tokens and serves them on 127.0.0.1. Use this class in a ``with`` block, or call ``start`` and ``stop``.
 
     The usual job is a scheduled job of acme/bot on main. ``now`` is the clock, in seconds since 1970. The issuer makes
     its key when the key is first used. The attribute ``server`` has the log of requests, and takes faults. With

@@ -30,7 +30,7 @@ SCRAM_ITERATIONS_VERSION = 160000
 
 
 class EmbeddedPostgres:
-    """A temporary PostgreSQL server. Use it in a ``with`` block, or call ``start`` and ``stop``.
+    """A temporary PostgreSQL server. Use this class in a ``with`` block, or call ``start`` and ``stop``.
 
     Only this machine can reach the server, and only with the password in ``dsn``. The server's time zone is UTC.
     ``stop`` removes the server and its folder. If this process ends without ``stop``, even by ``kill -9``, the guard
@@ -102,8 +102,8 @@ class EmbeddedPostgres:
     def create_database(self, template: str | None = None) -> str:
         """Make a database with a random name, and return the superuser's connection string for the new database.
 
-        ``template`` is the connection string of a database on this server. If it is given, the new database is a copy
-        of that database. The copied database must have no open connections.
+        ``template`` is the connection string of a database on this server. If ``template`` is given, the new database
+        is a copy of that database. The copied database must have no open connections.
         """
         name = f"sandbox_{secrets.token_hex(8)}"
         source = conninfo_to_dict(template)["dbname"] if template else "template1"
