@@ -1,1 +1,1 @@
-"""The benchmarks: each module prints one table, which compares this project with an alternative."""
+"""The benchmarks of this project. ``python -m bench`` runs all of them."""

@@ -1,7 +1,7 @@
 """``python -m bench``: run all benchmarks, one after the other, and write their output into docs/benchmarks.md.
 
-The page is written by hand, except the places between two comments that name a benchmark. The run takes about a
-quarter of an hour; other work on the machine affects the times. With names, only these benchmarks run.
+The page is written by hand. Only the text between the two comments of a benchmark is replaced. The run takes about a
+quarter of an hour; other work on the machine affects the times. If names are given, only the named benchmarks run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PACKAGES = ("supabase", "httpx", "requests", "cryptography", "click", "embedded
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the page. Returns 1 if a benchmark missed a target or did not end."""
+    """Write the page. Returns 1 if a benchmark missed a target or failed."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
     names = parser.parse_args(arguments).names or list(BENCHMARKS)

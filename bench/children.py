@@ -1,4 +1,4 @@
-"""Processes of a benchmark: the two sides exchange lines of JSON."""
+"""Child processes of a benchmark. The benchmark and its child processes exchange lines of JSON."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
-            start_new_session=True,  # Ctrl-C then reaches only this process, which ends the others
+            start_new_session=True,  # so that Ctrl-C reaches only the parent, which ends its children
         )
         self._input = cast("IO[str]", self._process.stdin)
         self._output = cast("IO[str]", self._process.stdout)
@@ -51,11 +51,11 @@ class Child:
         self._output.close()
 
     def tell(self, message: object) -> None:
-        """Send a message."""
+        """Send a message to the process."""
         self._input.write(f"{json.dumps(message)}\n")
         self._input.flush()
 
-    def hear(self) -> Any:  # noqa: ANN401 - depends on the part
+    def hear(self) -> Any:  # noqa: ANN401 - the type depends on the part
         """Return the process's next message.
 
         Raises TimeoutError after LONGEST_SECONDS without a message, and EOFError if the process has ended.
@@ -65,18 +65,18 @@ class Child:
             raise EOFError("A process of the benchmark has ended")
         return json.loads(line)
 
-    def ask(self, message: object) -> Any:  # noqa: ANN401 - depends on the part
-        """Send a message; return the answer."""
+    def ask(self, message: object) -> Any:  # noqa: ANN401 - the type depends on the part
+        """Send a message to the process, and return its answer."""
         self.tell(message)
         return self.hear()
 
 
-def heard() -> Any:  # noqa: ANN401 - depends on the benchmark
-    """Return the benchmark's next message. Raises EOFError if the benchmark has ended."""
+def heard() -> Any:  # noqa: ANN401 - the type depends on the benchmark
+    """In the child process, return the benchmark's next message. Raises EOFError if the benchmark has ended."""
     return json.loads(input())
 
 
 def say(message: object) -> None:
-    """Send the benchmark a message."""
+    """In the child process, send a message to the benchmark."""
     with suppress(BrokenPipeError):  # the benchmark has ended; the end of the input ends this process
         print(json.dumps(message), flush=True)

@@ -1,11 +1,14 @@
-"""The algorithm of the guide, as the guide's readers write it. The stampede compares this project with it.
+"""The algorithm of the guide, as a reader of the guide writes it.
 
-The algorithm reads the stored token. If no token is valid, the algorithm calls KIS, looks for a row, and updates or
-inserts the row. The algorithm has no lease and no second try: an answer without a token is an error.
+The benchmarks compare this project with that algorithm.
 
-The guide has errors with dates: it reads ``access_token_token_expired`` as a number of seconds, and writes times
-without an offset. This module reads the field as a time in Korea, and all times are aware, so that the comparison is
-only about the lease.
+The algorithm reads the stored token. If the stored token is not valid, the algorithm calls KIS. Then the algorithm
+looks for the token's row, and updates or inserts the row. The algorithm has no lease and no second try: an answer
+without a token is an error.
+
+The guide has two errors with times: it reads ``access_token_token_expired`` as a number of seconds, and it writes times
+without an offset. This module does not repeat these errors, so that the comparison is only about the lease. This module
+reads that field as a time in Korea, and writes all times with an offset.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ _SECONDS = 15.0
 
 
 class GuideClient:
-    """A client written for the guide. ``variables`` are the variables that the guide names, and KIS's address."""
+    """A client that follows the guide. ``variables`` has the variables that the guide names, and KIS's address."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._client = create_client(variables["SUPABASE_URL"], variables["SUPABASE_SERVICE_ROLE_KEY"])

@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One comparison: the figures of all rounds, in ``unit``, of this project and of the alternative (``others``).
+    """One comparison of this project (``ours``) with an alternative (``others``). The figures are in ``unit``.
 
-    ``at_most`` is the target: the highest ratio of the two medians or, without ``others``, the highest median. Without
-    ``at_most``, the row has no target. ``local`` and ``others_local`` are the figures with all packages on disk. The
-    difference to the other figures is the cost of the download.
+    ``ours`` and ``others`` have the figures of all rounds. ``at_most`` is the target: the highest allowed ratio of the
+    two medians or, without ``others``, the highest allowed median. If ``at_most`` is None, the row has no target.
+    ``local`` and ``others_local`` are figures of runs that need no download, because all packages are on disk. So their
+    difference from ``ours`` and ``others`` is the cost of the download.
     """
 
     what: str
@@ -30,7 +31,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """This project's median divided by the alternative's; None without an alternative."""
+        """This project's median divided by the alternative's median. None if there is no alternative."""
         return median(self.ours) / median(self.others) if self.others else None
 
     @property
@@ -63,7 +64,7 @@ COLUMNS = (
 
 
 def amount(figures: Sequence[float], unit: str) -> str:
-    """Return the median of ``figures`` with its significant digits."""
+    """Return the median of ``figures`` as text with its unit."""
     if not figures:
         return "-"
     middle = median(figures)

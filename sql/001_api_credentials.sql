@@ -1,10 +1,10 @@
--- The shared store: one row for each credential of each service.
+-- The shared store: one row for each credential of each slot.
 --
 -- Run this file on an empty database, on a Supabase project, or on a table that already has rows. You may run the file
--- again at any time. It needs the roles anon, authenticated and service_role, which every Supabase project has. No
--- stored value changes: existing rows only get a version. If another program made the table, this file adds the missing
--- columns and removes the limits of length of text columns. If more has to change, the file stops, changes nothing, and
--- lists each difference with the statement that corrects the difference.
+-- again at any time. This file needs the roles anon, authenticated and service_role, which every Supabase project has.
+-- No stored value changes: existing rows only get a version. If another program made the table, this file adds the
+-- missing columns and removes the length limits of text columns. If more has to change, the file stops, changes
+-- nothing, and lists each difference with the statement that corrects the difference.
 
 begin;
 
@@ -22,8 +22,8 @@ create table if not exists public.api_credentials (
     unique (service_name, credential_type)
 );
 
--- Rights and policies belong to one table. A partition, a child table or a parent table has its own rights, with which
--- other roles may read the same rows.
+-- Rights and policies apply to one table only. A partition, a child table or a parent table has rights of its own.
+-- Through such a table, other roles could read the same rows.
 do $$
 declare
     kind      text;
@@ -51,8 +51,9 @@ begin
 end
 $$;
 
--- The differences that keep the table from storing keys and tokens, each with the statement that corrects the
--- difference. If loses_nothing is true, the statement changes no stored value. check_setup reports the same differences.
+-- Returns the differences that prevent the table from storing keys and tokens. Each difference has the statement that
+-- corrects it. If loses_nothing is true, the statement changes no stored value. check_setup reports the same
+-- differences.
 create or replace function public.api_credentials_faults()
     returns table (kind text, said text, mend text, loses_nothing boolean)
     language plpgsql
@@ -139,8 +140,8 @@ begin
         end if;
     end loop;
 
-    -- Required columns that the functions do not write. A trigger of another program may fill such a column;
-    -- begin_issuance finds out, because it writes a row.
+    -- Required columns that the functions do not write. If another program has a trigger on the table, no such column
+    -- is reported here, because the trigger may fill it. begin_issuance tests this with a write.
     return query
         select 'columns', format('%s is not null and has no default', a.attname),
                format('alter table public.api_credentials %s', case
@@ -195,7 +196,8 @@ begin
                format('drop rule %I on public.api_credentials', r.rulename), false
         from pg_catalog.pg_rewrite r where r.ev_class = its_table and r.ev_type in ('2', '3');
 
-    -- Two rows of one service and type. Both may have keys in use, so one of the two rows moves to another slot.
+    -- Rows with the same service_name and credential_type. Each of these rows may have keys that are in use. So the
+    -- statement moves a row to another slot and deletes nothing.
     return query
         with twice as (
             select r.service_name::text as service, r.credential_type::text as type, to_jsonb(r) as row,
@@ -253,7 +255,7 @@ end
 $$;
 
 comment on function public.api_credentials_faults() is
-    'The differences that keep the table from storing a token: kind, description (said), the statement that corrects it (mend), and whether that changes no stored value (loses_nothing).';
+    'Returns the differences that prevent the table from storing a token. kind is the area, said describes the difference, and mend is the statement that corrects it. loses_nothing is true if that statement changes no stored value.';
 
 -- Correct each difference whose statement changes no stored value. List all other differences in one message.
 do $$
@@ -316,7 +318,7 @@ begin
 end
 $$;
 
--- A table that was made without the constraint gets a unique index, because every write needs the constraint or the index.
+-- If the table has no unique constraint, make a unique index. Every write needs the constraint or the index.
 do $$
 begin
     if not exists (
@@ -357,7 +359,7 @@ end
 $$;
 
 comment on table public.api_credentials is
-    'Keys and tokens shared by every job and machine. One row for each service and type. Readable by service_role only.';
+    'The keys and tokens that all jobs and machines share. One row for each slot and type. Of the roles of the API, only service_role may read keys, and kis_token_reader may read tokens.';
 comment on column public.api_credentials.id is 'Surrogate key. No other table refers to it.';
 comment on column public.api_credentials.service_name is
     'The slot: kis for a real account, kis-paper for a paper account, any other name for further accounts or services.';
@@ -368,13 +370,13 @@ comment on column public.api_credentials.credential_value is
 comment on column public.api_credentials.expires_at is
     'When the value expires; null if it does not expire. For a token, clients use the earliest of this time, the time in the JSON and the time in the token itself. For an app key and secret, clients only warn before this time.';
 comment on column public.api_credentials.is_active is 'An inactive row counts as absent.';
-comment on column public.api_credentials.environment is 'production or paper, as information. The slot selects the account.';
+comment on column public.api_credentials.environment is 'production or paper. Only for information: the slot selects the account.';
 comment on column public.api_credentials.description is 'Free text.';
 comment on column public.api_credentials.updated_at is
-    'When value, expiry or is_active last changed, by the database''s clock. A trigger sets it and ignores the client''s value.';
+    'When value, expiry or is_active last changed, by the database''s clock. A trigger sets this column and ignores the client''s value.';
 comment on column public.api_credentials.created_at is 'When the row was inserted.';
 comment on column public.api_credentials.version is
-    'A new number after each change of value, expiry or is_active. A trigger sets it and ignores the client''s value.';
+    'A new number after each change of value, expiry or is_active. A trigger sets this column and ignores the client''s value.';
 
 create or replace function public.api_credentials_touch() returns trigger
     language plpgsql
@@ -402,8 +404,7 @@ create or replace trigger api_credentials_touch
 -- This file sets all rights on the table, because default privileges differ between old and new Supabase projects.
 alter table public.api_credentials enable row level security;
 
--- The next grants give service_role the rights that it needs. The right truncate is left out, because truncate bypasses
--- the trigger.
+-- The next grants do not give service_role the right truncate, because truncate bypasses the trigger.
 revoke all on table public.api_credentials from public, anon, authenticated, service_role;
 revoke all on sequence public.api_credentials_version_seq from public, anon, authenticated;
 revoke all on function public.api_credentials_touch(), public.api_credentials_faults()

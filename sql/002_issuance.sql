@@ -1,11 +1,12 @@
--- The lease: only these functions decide which caller may ask KIS for a token, and only by the database's clock.
+-- The lease: only these functions decide which caller may ask KIS for a token. These functions use only the database's
+-- clock.
 --
 -- A caller begins, calls tokenP once, and commits or aborts. begin_issuance grants the lease to one caller at a time.
 -- KIS allows one call a minute, so two grants are more than a minute apart. Each grant has a fence, a number that grows
--- with every grant. A caller that was suspended until its lease ended has an old fence, so its commit cannot overwrite a
--- newer token.
+-- with every grant. If a caller is suspended until its lease has ended, the caller's fence is old. So the caller's
+-- commit cannot overwrite a newer token.
 --
--- Every function locks the slot's lease first, and reads clock_timestamp() after it has the lock. now() would be the
+-- Every function locks the slot's lease first, and reads clock_timestamp() after it has the lock. now() would return a
 -- time before the wait for the lock. All constants of the protocol are in this file.
 --
 -- Run this file after 001. You may run the file again at any time.
@@ -31,25 +32,25 @@ create table if not exists public.credential_leases (
 );
 
 comment on table public.credential_leases is
-    'One row for each slot: the holder of the lease, and the time of the next grant. Only the functions of this file read and write it.';
+    'One row for each slot: the holder of the lease, and the time of the next grant. Only the functions of these files read and write the table.';
 comment on column public.credential_leases.service_name is 'The slot, as in api_credentials.';
 comment on column public.credential_leases.fence is 'Grows with every grant. A commit or abort must name the current fence.';
 comment on column public.credential_leases.holder is 'The id of the attempt that holds the lease; null if the lease is free.';
 comment on column public.credential_leases.holder_label is 'The holder as text: a workflow run or a host.';
 comment on column public.credential_leases.granted_at is 'The time of the last grant.';
-comment on column public.credential_leases.lease_until is 'The end of the lease. Until then all other callers wait.';
-comment on column public.credential_leases.not_before is 'No grant before this time: KIS allows one call a minute.';
+comment on column public.credential_leases.lease_until is 'The end of the lease. All other callers wait until this time.';
+comment on column public.credential_leases.not_before is 'No lease is granted before this time, because KIS allows one call a minute.';
 comment on column public.credential_leases.token_id is
     'First 16 hex digits of the SHA-256 of the last token that these functions stored.';
 comment on column public.credential_leases.token_version is
-    'The version of the token''s row after these functions wrote it. If the row has another version, another program wrote it.';
+    'The version that the token''s row had after these functions wrote it. If the row now has another version, another program has written the row.';
 comment on column public.credential_leases.issued_at is 'When KIS issued the token token_id.';
 comment on column public.credential_leases.app_key_id is
     'First 16 hex digits of the SHA-256 of the slot''s app key. One app key belongs to one slot.';
 comment on column public.credential_leases.rejected_token_id is
-    'The last rejected or revoked token, hashed. The slot''s row rejected_tokens has all of them.';
-comment on column public.credential_leases.refused_credential_id is 'The app key and secret that KIS refused last, hashed.';
-comment on column public.credential_leases.refused_until is 'Until this time the refused app key and secret are not tried again. Other ones are tried at once.';
+    'The hash of the last token that was rejected or revoked. The slot''s row rejected_tokens has the hashes of all such tokens.';
+comment on column public.credential_leases.refused_credential_id is 'The hash of the app key and secret that KIS refused last.';
+comment on column public.credential_leases.refused_until is 'Until this time the refused app key and secret are not tried again. Another app key and secret can be tried at once.';
 comment on column public.credential_leases.last_error is
     'Error code of the last attempt; null after a success. token-repeated: KIS answered with a rejected token.';
 
@@ -70,24 +71,25 @@ create index if not exists idx_credential_issuances_service on public.credential
 create index if not exists idx_credential_issuances_happened on public.credential_issuances (happened_at);
 
 comment on table public.credential_issuances is
-    'The log: one row for each event, never changed: granted, committed, unchanged, fenced, aborted, saved, revoked.';
+    'The log: one row for each event. A row is never changed. The events are granted, committed, unchanged, fenced, aborted, saved and revoked.';
 comment on column public.credential_issuances.id is 'The order of the events.';
 comment on column public.credential_issuances.service_name is 'The slot.';
 comment on column public.credential_issuances.happened_at is 'The time of the event, by this database''s clock.';
 comment on column public.credential_issuances.outcome is
-    'granted, then one of committed, unchanged, fenced, aborted. If no event follows granted, the holder''s process ended. saved: stored without a lease. revoked: revoked at KIS by the owner.';
+    'After granted comes committed, unchanged, fenced or aborted. If no event comes after granted, the holder''s process ended. saved: a token was stored without a lease. revoked: the owner revoked a token at KIS.';
 comment on column public.credential_issuances.fence is 'The fence of the grant that the event belongs to.';
 comment on column public.credential_issuances.holder is 'The id of the attempt.';
 comment on column public.credential_issuances.holder_label is 'The holder as text.';
-comment on column public.credential_issuances.app_key_id is 'The app key, hashed.';
-comment on column public.credential_issuances.token_id is 'The token, hashed.';
+comment on column public.credential_issuances.app_key_id is 'The hash of the app key.';
+comment on column public.credential_issuances.token_id is 'The hash of the token.';
 comment on column public.credential_issuances.error_code is 'The reason of an abort.';
 
 -- Helpers ----------------------------------------------------------------------------------------------------------
--- The helpers are in PL/pgSQL, which keeps its plans for a session. A function in SQL would be planned at each call.
+-- The helpers are in PL/pgSQL, because PL/pgSQL keeps query plans for a whole session. PostgreSQL would plan a function
+-- in the language SQL at each call.
 
--- The hash of a token that is stored as plain JSON; null if the value is sealed or cannot be read. If a client wrote
--- the row without these functions, the lease has no hash of the row's token.
+-- Returns the hash of a token that is stored as plain JSON. Returns null if the value is sealed or unreadable. If a
+-- client wrote the row without these functions, the lease has no hash of the token, so this function is needed.
 create or replace function public.issuance_plain_token_id(value text) returns text
     language plpgsql
     immutable
@@ -104,7 +106,7 @@ exception
 end
 $$;
 
--- Raise 22023, invalid_parameter_value, if the argument is not a service name.
+-- Raises 22023 (invalid_parameter_value) if the argument is not a service name.
 create or replace function public.issuance_check_service(service text) returns void
     language plpgsql
     immutable
@@ -135,7 +137,7 @@ begin
 end
 $$;
 
--- Lock the slot's lease and return the row. A missing row is inserted.
+-- Locks the slot's lease and returns the lease's row. If the row is missing, this function inserts it.
 create or replace function public.issuance_lock(service text) returns public.credential_leases
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -167,8 +169,8 @@ begin
 end
 $$;
 
--- The row of the active token, or nulls. A row with a null value counts as absent. The casts give the result fixed
--- types, because a session keeps plans for the types that it has seen in the table.
+-- Returns the row of the active token, or nulls. A row with a null value counts as absent. The casts give the result
+-- fixed types, because a session keeps its query plans for the column types that it has seen.
 drop function if exists public.issuance_token_row(text);
 create or replace function public.issuance_token_row(
     service text,
@@ -187,8 +189,8 @@ begin
 end
 $$;
 
--- The version of the row with the slot's app key; 0 if there is no such row. A caller that has read another version has
--- keys that are no longer the slot's keys.
+-- Returns the version of the row with the slot's app key, or 0 if there is no such row. If a caller has read another
+-- version, its keys are no longer the slot's keys.
 create or replace function public.issuance_keys_version(service text) returns bigint
     language plpgsql
     stable
@@ -201,14 +203,14 @@ begin
 end
 $$;
 
--- Raise an error in place of PostgreSQL's error, whose text may show the row to the caller and in the server's log.
--- Each write of a secret catches all errors and calls this function.
+-- Raises an error that replaces PostgreSQL's error. The text of PostgreSQL's error may show the row to the caller and
+-- in the server's log. Each write of a secret catches all errors and calls this function.
 --
--- The error names the SQLSTATE, the column, the constraint and the function that refused the row. PostgreSQL's text is
--- repeated only if it consists of names and types: the text for an error of our statement does, the text for an error of
--- a trigger may not. The detail store-cannot-store means that repeating the call does not help. A temporary error, such
--- as a deadlock, a full disk or a read-only database, does not have this detail. A SQLSTATE that has a special meaning
--- for PostgREST is replaced by KT001.
+-- The error names the SQLSTATE, the column, the constraint and the function that refused the row. The error repeats
+-- PostgreSQL's text only if this text contains names and types, but no values. The text of an error of our own
+-- statement is like this. The text of an error of a trigger may contain values. The detail store-cannot-store means
+-- that repeating the call does not help. A temporary error, such as a deadlock, a full disk or a read-only database,
+-- does not have this detail. A SQLSTATE that has a special meaning for PostgREST is replaced by KT001.
 drop function if exists public.issuance_raise_unwritten(text, text, text);
 create or replace function public.issuance_raise_unwritten(
     state text, column_name text, constraint_name text, words text default null, context text default null
@@ -234,7 +236,7 @@ begin
 end
 $$;
 
--- Write a row of the slot and make it active. Returns the new version.
+-- Writes a row of the slot and makes the row active. Returns the row's new version.
 create or replace function public.issuance_put(
     service text, kind text, value text, expires_at timestamptz, description text
 ) returns bigint
@@ -269,7 +271,7 @@ exception
 end
 $$;
 
--- Write the slot's token and make it active. Returns the new version.
+-- Writes the slot's token and makes its row active. Returns the row's new version.
 create or replace function public.issuance_write(service text, value text, expires_at timestamptz) returns bigint
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -281,11 +283,11 @@ begin
 end
 $$;
 
--- Prove that the slot can store a token, before a caller asks KIS for one. If the slot cannot store a token, raise the
--- database's reason. The function writes a made-up token by the function that commit_issuance uses, reads the token, and
--- rolls the write back. So no other caller sees the made-up token; only numbers of sequences are used up. The made-up
--- token is as long as KIS's longest token, in the form (plain or sealed) that the slot uses. If the table refuses this
--- form, the other form is tried, and one accepted form is enough.
+-- Tests whether the slot can store a token, before a caller asks KIS for a token. If the slot cannot store a token, the
+-- function raises the database's reason. The function writes a made-up token with issuance_put, as commit_issuance
+-- does, reads the row, and rolls the write back. So no other caller sees the made-up token; only numbers of sequences
+-- are used up. The made-up token is as long as KIS's longest token, and has the form (plain or sealed) that the slot
+-- uses. If the table refuses this form, the function tries the other form. One accepted form is enough.
 create or replace function public.issuance_prove(service text) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -350,8 +352,9 @@ begin
 end
 $$;
 
--- The tokens that the slot remembers as rejected or revoked, each with its end. One row has all of them, as a JSON
--- object that maps fingerprints to times. An unreadable value of this row counts as empty.
+-- Returns the tokens that the slot remembers as rejected or revoked, each with its expiry. One row stores all these
+-- tokens as a JSON object that maps fingerprints to times. If the value of this row is unreadable, the function returns
+-- no rows.
 create or replace function public.issuance_rejected(service text)
     returns table (token_id text, ends_at timestamptz)
     language plpgsql
@@ -376,7 +379,8 @@ create or replace function public.issuance_rejected_ids(service text) returns te
     set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Most slots have no row rejected_tokens, and each call of begin_issuance calls this function.
+    -- Each call of begin_issuance calls this function, and most slots have no row rejected_tokens. This check makes
+    -- most of these calls faster.
     if not exists (select from public.api_credentials c
                    where c.service_name = service and c.credential_type = 'rejected_tokens' and c.is_active) then
         return '{}';
@@ -385,9 +389,9 @@ begin
 end
 $$;
 
--- Remember a token as rejected until it expires. ends_at is the end in the token's row; null if no row has that end. The
--- end in a row can be too early (a time without an offset) or infinite. So the remembered end is at least one day ahead
--- and at most 90 days, the longest validity of a token at KIS.
+-- Remembers a token as rejected until it expires. ends_at is the expiry in the token's row, or null if there is no such
+-- row. The expiry in a row can be too early (a time without an offset) or infinite. So the remembered expiry is at
+-- least one day and at most 90 days ahead. The longest validity of a token at KIS is 90 days.
 create or replace function public.issuance_reject(service text, token_id text, ends_at timestamptz) returns void
     language plpgsql
     set search_path = pg_catalog, pg_temp
@@ -407,7 +411,7 @@ begin
         else coalesce(known_end, t + interval '90 days')
     end;
 
-    -- A slot remembers at most 100 tokens: this token, and the other tokens with the latest ends.
+    -- A slot remembers at most 100 tokens: this token, and the 99 other tokens that expire last.
     select jsonb_object_agg(e.token_id, e.ends_at)::text, max(e.ends_at) into strict value, last_end
     from (
         (select r.token_id, r.ends_at from public.issuance_rejected(service) r
@@ -425,7 +429,7 @@ $$;
 
 -- The protocol -----------------------------------------------------------------------------------------------------
 
--- Earlier versions of these two functions had fewer arguments.
+-- Earlier versions of begin_issuance and save_token had fewer arguments.
 drop function if exists public.begin_issuance(text, uuid, text, text, text, interval, bigint, text);
 drop function if exists public.save_token(text, text, timestamptz, bigint);
 drop function if exists public.save_token(text, text, timestamptz, bigint, bigint);
@@ -471,7 +475,7 @@ begin
         raise exception 'min_remaining must not be negative' using errcode = '22023';
     end if;
 
-    -- Callers with the same app key are served one after the other, also if they use different slots.
+    -- Callers with the same app key are served one after the other, even if they use different slots.
     perform pg_advisory_xact_lock(hashtextextended('kis-token:' || begin_issuance.app_key_id, 0));
     lease := public.issuance_lock(service);
     select l.* into other from public.credential_leases l
@@ -514,7 +518,8 @@ begin
         else
             perform public.issuance_prove(service);
             status := 'granted';
-            -- The other slot's token has expired and its lease has ended: the app key moves to this slot.
+            -- At this point, the other slot's token has expired and its lease has ended. So the app key moves to this
+            -- slot.
             update public.credential_leases l set app_key_id = null where l.service_name = other.service_name;
             update public.credential_leases l
             set fence        = l.fence + 1,
@@ -522,8 +527,8 @@ begin
                 holder_label = left(begin_issuance.label, 200),
                 granted_at   = t,
                 lease_until  = t + interval '60 seconds',
-                -- tokenP is sent within 5 s of the grant. So the next grant is at least 65 s later, even if the
-                -- holder's process ends.
+                -- The holder calls tokenP within 5 s of the grant. So the next grant is at least 65 s after the tokenP
+                -- call, even if the holder's process ends.
                 not_before   = t + interval '70 seconds',
                 app_key_id   = begin_issuance.app_key_id
             where l.service_name = service
@@ -564,7 +569,7 @@ end
 $$;
 
 comment on function public.begin_issuance(text, uuid, text, text, text, interval, bigint, text, bigint) is
-    'Ask for the lease. keys_version is the version of the app_key row that the caller has read; 0 if it found no such row. Returns a status: changed (the row has another version now: read it again), conflict (another slot, named in holder_label, has a valid token of this app key), fresh (use value), granted (call tokenP once, then commit or abort with fence), busy (wait: holder_label holds the lease, or no lease is granted before retry_at). rejected_token_ids are the known rejected tokens: do not use them from a cache either. rejected_token_id, for older clients, is the last of them. If the table cannot store a token, raises an error with the detail store-cannot-store.';
+    'Asks for the lease. keys_version is the version of the app_key row that the caller has read, or 0 if it found no such row. Returns a status. changed: the row now has another version, so read the row again. conflict: another slot, named in holder_label, has a valid token of this app key. fresh: use value. granted: call tokenP once, then commit or abort with fence. busy: wait, because holder_label holds the lease or because no lease is granted before retry_at. rejected_token_ids are the known rejected tokens: do not use such a token, even if a cache has it. rejected_token_id is the last of these tokens, for older clients. If the table cannot store a token, the function raises an error with the detail store-cannot-store.';
 
 create or replace function public.commit_issuance(
     service    text,
@@ -598,7 +603,7 @@ begin
     lease := public.issuance_lock(service);
     t := clock_timestamp();
     token := public.issuance_token_row(service);
-    -- The check includes tokens that are not stored, because no caller may get a rejected token as new.
+    -- The check includes tokens that are not stored, because no caller may get a rejected token as a new token.
     remembered := commit_issuance.token_id = any (public.issuance_rejected_ids(service));
 
     if lease.fence = commit_issuance.fence and lease.holder is null and lease.token_id = commit_issuance.token_id then
@@ -621,7 +626,7 @@ begin
         if is_rejected or is_stored and isfinite(token.expires_at) then
             status := 'unchanged';
         elsif token.updated_at > lease.granted_at and token.expires_at > commit_issuance.expires_at then
-            status := 'fenced';  -- meanwhile a program without a lease stored a newer token
+            status := 'fenced';  -- a program without a lease has stored a newer token
         else
             status := 'committed';
             token.version := public.issuance_write(service, value, expires_at);
@@ -660,7 +665,7 @@ end
 $$;
 
 comment on function public.commit_issuance(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean) is
-    'Store the token that tokenP gave, and end the lease. Returns a status: committed (stored, now or by an earlier call with the same arguments), unchanged (KIS gave the stored token again, or a known rejected one: nothing is written), fenced (not stored: the lease belongs to another caller, or a newer token is stored; value is the stored token). The member rejected of the answer is true if the token is known to be rejected. The argument rejected is true if the API rejected the stored token.';
+    'Stores the token that tokenP gave, and ends the lease. Returns a status. committed: this call, or an earlier call with the same arguments, stored the token. unchanged: KIS gave the stored token or a known rejected token again, and nothing is written. fenced: the token is not stored, because the lease belongs to another caller or because a newer token is stored; value is the stored token. The member rejected of the answer is true if the token is known to be rejected. The caller sets the argument rejected to true if the KIS API rejected the stored token.';
 
 create or replace function public.abort_issuance(
     service               text,
@@ -708,7 +713,7 @@ end
 $$;
 
 comment on function public.abort_issuance(text, uuid, bigint, interval, text, text) is
-    'End the lease without a token. cooldown: the time until the next grant. refused_credential_id: key and secret that KIS refused; they are not tried again for 15 minutes. Returns a status: aborted, or fenced if the lease belongs to another caller.';
+    'Ends the lease without a token. cooldown is the time until the next grant. refused_credential_id is the hash of the key and secret that KIS refused. They are not tried again for 15 minutes. Returns a status: aborted, or fenced if the lease belongs to another caller.';
 
 create or replace function public.save_token(
     service          text,
@@ -756,7 +761,7 @@ end
 $$;
 
 comment on function public.save_token(text, text, timestamptz, bigint, bigint, text) is
-    'Store a token that was issued without a lease. The token is stored if the slot has no active token, if it expires later than the stored one, or if the stored row has the version replaces_version. If the app_key row does not have the version keys_version, it is not stored. Only a sealed value needs token_id. Returns a status: saved, kept, or rejected (the token is known to be rejected, and is not stored).';
+    'Stores a token that was issued without a lease. The token is stored if the slot has no active token, if the token expires later than the stored token, or if the stored row has the version replaces_version. If the app_key row does not have the version keys_version, the token is not stored. token_id is needed only if value is sealed. Returns a status: saved, kept (the stored token is kept), or rejected (the token is known to be rejected, and is not stored).';
 
 create or replace function public.revoke_token(service text, version bigint, token_id text, label text)
     returns jsonb
@@ -793,10 +798,10 @@ end
 $$;
 
 comment on function public.revoke_token(text, bigint, text, text) is
-    'Make a token that was revoked at KIS inactive, and never store it again. Returns a status: revoked, or kept if the row no longer has that version.';
+    'Makes the row of a token that was revoked at KIS inactive. Remembers the token as rejected, so that it is not stored again. Returns a status: revoked, or kept if the row no longer has that version.';
 
--- All data of kis-token status in one call. The result has the token's value only for the slot token_of, whose token the
--- client unseals. For all other rows, the result has the other columns.
+-- Returns all data of kis-token status in one call. The result has values only for the slot token_of: its token, which
+-- the client unseals, and its rejected tokens. For all other rows, the result has the other columns.
 drop function if exists public.issuance_status(text, integer);
 create or replace function public.issuance_status(
     service  text default null,
@@ -845,7 +850,7 @@ end
 $$;
 
 comment on function public.issuance_status(text, integer, text) is
-    'The leases, the last events (newest first), and the rows of keys and tokens without their values; of one slot or of all slots. token_rows are the active token of the slot token_of, with its value, and its rejected_tokens. Holder ids are not returned, because a caller with such an id could act as the holder.';
+    'Returns, for one slot or for all slots, the leases, the last events (newest first), and the rows of keys and tokens without their values. token_rows has the active token and the rejected_tokens of the slot token_of, with their values. Holder ids are not returned, because a caller with such an id could act as the holder.';
 
 create or replace function public.prune_issuances(keep interval default interval '90 days') returns bigint
     language plpgsql
@@ -866,9 +871,10 @@ begin
 end
 $$;
 
-comment on function public.prune_issuances(interval) is 'Delete the events older than keep. Returns their number.';
+comment on function public.prune_issuances(interval) is 'Deletes the events that are older than keep. Returns the number of deleted events.';
 
--- Earlier versions of this file remembered only the last rejected token of a slot, in the lease.
+-- Earlier versions of this file remembered only the last rejected token of a slot, in the lease. Copy this token to the
+-- row rejected_tokens.
 do $$
 declare
     lease public.credential_leases;
@@ -891,7 +897,7 @@ $$;
 alter table public.credential_leases enable row level security;
 alter table public.credential_issuances enable row level security;
 
--- Row level security without a policy would deny the same access. The policy shows that the denial is intended.
+-- Even without a policy, row level security denies all access. The policy shows that the denial is intended.
 drop policy if exists credential_leases_nobody on public.credential_leases;
 create policy credential_leases_nobody on public.credential_leases for all to public using (false) with check (false);
 drop policy if exists credential_issuances_nobody on public.credential_issuances;

@@ -6,7 +6,8 @@
 
 begin;
 
--- Earlier files had this function without expires_at. With both, PostgREST could not choose one.
+-- An earlier version of set_app_key had no argument expires_at. If both versions existed, PostgREST could not choose
+-- one of them.
 drop function if exists public.set_app_key(text, text, text, text, boolean);
 create or replace function public.set_app_key(
     service     text,
@@ -70,8 +71,8 @@ begin
         if lease.holder is not null then
             perform public.issuance_log(lease, 'aborted', null, 'app-key-changed');
         end if;
-        -- A present holder of the lease uses the old key. The fence changes, so the holder's commit stores nothing.
-        -- Another slot may use the old key from now on.
+        -- If a caller holds the lease now, this caller uses the old key. The fence changes, so the caller's commit
+        -- stores nothing. From now on, another slot may use the old key.
         update public.credential_leases l
         set fence = l.fence + 1, holder = null, lease_until = null, app_key_id = null
         where l.service_name = service;
@@ -84,7 +85,7 @@ end
 $$;
 
 comment on function public.set_app_key(text, text, text, text, boolean, timestamptz) is
-    'Store an account''s key and secret, both or neither. expires_at is the time until which KIS accepts them, or null if it is not known; clients only warn of it. If keeps_token is false, the slot''s token becomes inactive, and a current holder of the lease stores nothing. Returns a status: token-ended or stored.';
+    'Stores an account''s key and secret together. expires_at is the time until which KIS accepts them, or null if this time is not known. Clients only warn before this time. If keeps_token is false, the slot''s token becomes inactive, and a caller that holds the lease cannot store its token. Returns a status: token-ended (an active token became inactive) or stored.';
 
 create or replace function public.reseal(
     service          text,
@@ -137,7 +138,7 @@ end
 $$;
 
 comment on function public.reseal(text, text, text, bigint) is
-    'Replace a value by its sealed form, an enc:v1: envelope, if the row still has that version. Returns a status: sealed or changed.';
+    'Replaces a value by its sealed form, an enc:v1: envelope, if the row still has the version replaces_version. Returns a status: sealed, or changed if the row has another version.';
 
 revoke all on function public.set_app_key(text, text, text, text, boolean, timestamptz),
     public.reseal(text, text, text, bigint)

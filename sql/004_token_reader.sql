@@ -36,7 +36,7 @@ begin
         for select to kis_token_reader
         using (credential_type in ('access_token', 'rejected_tokens') and is_active);
     -- If the project has a policy for all roles, that policy gives kis_token_reader more rights. This restrictive
-    -- policy removes them.
+    -- policy removes these additional rights.
     drop policy if exists api_credentials_token_reader_only on public.api_credentials;
     create policy api_credentials_token_reader_only on public.api_credentials
         as restrictive for all to kis_token_reader

@@ -1,5 +1,5 @@
--- Find tables, functions, grants and row level security that differ from those of these files. The check changes
--- nothing: to test whether the table stores a token, the check writes a made-up token and rolls the write back.
+-- Finds tables, functions, grants and row level security that differ from those in these files. The check changes
+-- nothing: to test whether the table can store a token, the check writes a made-up token and rolls the write back.
 --
 -- kis-token check calls check_setup(). If a file has not been run, check_setup() reports the missing functions. You may
 -- run this file again at any time.
@@ -40,8 +40,9 @@ begin
             ('id'), ('service_name'), ('credential_type'), ('credential_value'), ('expires_at'), ('is_active'),
             ('environment'), ('description'), ('updated_at'), ('created_at'), ('version')
     ),
-    -- The functions of these files, with their arguments, because a project may have other functions with the same name.
-    -- is_entry marks the functions that service_role calls, and keyless those that anon and authenticated call.
+    -- All functions of these files. Each function is listed with its arguments, because a project may have other
+    -- functions with the same name. keyless has the functions that anon and authenticated call. is_entry marks the
+    -- functions that service_role calls.
     keyless (name, arguments) as (
         values
             ('keyless_read', 'text, text'),
@@ -233,7 +234,8 @@ begin
         return found;
     end if;
 
-    -- Constraints, triggers and other objects can refuse a token. Only a write shows whether one of them does.
+    -- Constraints, triggers and other objects can refuse a token. Only a write shows whether one of these objects
+    -- refuses a token.
     for slot in
         select distinct c.service_name from public.api_credentials c
         where c.credential_type in ('app_key', 'access_token') and c.service_name ~ '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$'
@@ -243,7 +245,7 @@ begin
             perform public.issuance_prove(slot);
         exception
             when others then
-                -- The text of an error without the detail store-cannot-store may show values.
+                -- If the text of an error does not begin with api_credentials, the text may show values.
                 reason := case when sqlerrm like 'api_credentials %' then sqlerrm else 'SQLSTATE ' || sqlstate end;
                 found := found || jsonb_build_object(
                     'what', 'tables', 'said', format('the slot %s cannot store a token: %s', slot, reason));
@@ -254,7 +256,7 @@ end
 $$;
 
 comment on function public.check_setup() is
-    'The differences from the tables, functions and rights of these files: a list of what (the area) and said (the difference), empty if there is no difference. Shows no value of any row.';
+    'Returns the differences from the tables, functions and rights of these files, as a list of objects with what (the area) and said (the difference). The list is empty if there is no difference. The list shows no value of any row.';
 
 revoke all on function public.check_setup(), public.credential_schema_version()
     from public, anon, authenticated, service_role;

@@ -8,8 +8,9 @@
 
 begin;
 
--- The accepted issuers: github.com, the issuer of an enterprise on github.com, ghe.com, and GitHub Enterprise Server. An
--- emulated issuer with plain http is accepted only on the database's machine. The database never connects to an issuer.
+-- Returns whether an issuer is accepted: github.com, the issuer of an enterprise on github.com, ghe.com, or GitHub
+-- Enterprise Server. An emulated issuer with plain http is accepted only if its host is the database's machine. The
+-- database never connects to an issuer.
 create or replace function public.issuance_is_issuer(issuer text) returns boolean
     language sql
     immutable
@@ -23,8 +24,8 @@ as $$
         false)
 $$;
 
--- The public exponent has no column, because it is 65537 in every key. A modulus is odd and has 2048 to 4096 bits. Its
--- first byte contains the highest bit.
+-- The public exponent has no column, because it is 65537 in every key. A modulus is odd and has 2048 to 4096 bits. The
+-- highest bit of the first byte of a modulus is 1.
 create table if not exists public.credential_issuer_keys (
     issuer   text not null,
     kid      text not null,
@@ -40,14 +41,14 @@ create table if not exists public.credential_issuer_keys (
 );
 
 comment on table public.credential_issuer_keys is
-    'The public RSA keys with which an issuer signs ID tokens; the exponent is 65537. Only the database''s owner writes it.';
+    'The public RSA keys with which an issuer signs ID tokens; the exponent is 65537. Only the database''s owner may write the table.';
 comment on column public.credential_issuer_keys.issuer is 'The claim iss of the tokens that the key signs.';
 comment on column public.credential_issuer_keys.kid is 'The key''s name in the header of a token.';
-comment on column public.credential_issuer_keys.modulus is 'The modulus n, 256 to 512 bytes, the highest byte first.';
+comment on column public.credential_issuer_keys.modulus is 'The modulus n: 256 to 512 bytes, with the most significant byte first.';
 comment on column public.credential_issuer_keys.added_at is 'When the key was stored.';
 
--- The bytes of a base64url text without padding; null if the text is not the one standard form of these bytes. Raises
--- data_exception for a text that is not base64.
+-- Returns the bytes of a base64url text without padding. Returns null if the text is not the standard form of these
+-- bytes. Raises data_exception if the text is not base64.
 create or replace function public.issuance_from_base64url(encoded text) returns bytea
     language plpgsql
     immutable
@@ -65,7 +66,7 @@ begin
 end
 $$;
 
--- The unsigned number with these bytes, the most significant byte first.
+-- Returns these bytes as an unsigned number. The first byte is the most significant byte.
 create or replace function public.issuance_number(bytes bytea) returns numeric
     language plpgsql
     immutable
@@ -83,9 +84,9 @@ begin
 end
 $$;
 
--- Whether the key has signed these bytes, by RFC 8017, section 8.2.2. The function makes the whole block that a correct
--- signature contains, and compares it with the block in the signature. The function parses no part of the signature's
--- block, so additional bytes cannot pass unnoticed.
+-- Returns whether the key has signed these bytes, as RFC 8017, section 8.2.2, describes. The function makes the whole
+-- block that a correct signature contains, and compares this block with the block in the signature. The function parses
+-- no part of the signature's block, so additional bytes cannot pass unnoticed.
 create or replace function public.issuance_is_rs256(signed bytea, signature bytea, modulus bytea) returns boolean
     language plpgsql
     immutable
@@ -95,7 +96,7 @@ declare
     n numeric;
     s numeric;
     m numeric;
-    -- The digest of the signed bytes, after the DER prefix of a SHA-256 digest.
+    -- The DER prefix of a SHA-256 digest, followed by the digest of the signed bytes.
     expected bytea := '\x3031300d060960864801650304020105000420'::bytea || sha256(signed);
 begin
     if signed is null or signature is null or modulus is null
@@ -119,9 +120,9 @@ begin
 end
 $$;
 
--- The claims of an ID token that a stored key has signed. Before the signature has been checked, only the issuer and the
--- key's name are used, to find the key. No error shows the issuer, and an error shows the key's name only in a strict
--- form.
+-- Returns the claims of an ID token that a stored key has signed. Before the signature is checked, the function uses
+-- only the issuer and the key's name, to find the key. No error shows the issuer. An error shows the key's name only if
+-- the name has a strict form.
 create or replace function public.issuance_id_token_claims(id_token text) returns jsonb
     language plpgsql
     stable
@@ -159,8 +160,9 @@ begin
         raise exception 'the ID token is not a JSON Web Token'
             using errcode = 'KTA01', hint = 'Pass the token that GitHub gives the job as id_token.';
     end if;
-    -- Unsigned values are compared as jsonb and never converted to text. The number 1e131071 has 8 characters and would
-    -- become a text of 131,072 characters; a list of such numbers would become half a gigabyte.
+    -- Values whose signature is not checked yet are compared as jsonb and never converted to text. The number 1e131071
+    -- has 8 characters and would become a text of 131,072 characters; a list of such numbers would become half a
+    -- gigabyte.
     if header -> 'alg' is distinct from '"RS256"'::jsonb or header ? 'crit'
         or header -> 'typ' not in ('"JWT"'::jsonb, '"jwt"'::jsonb) then
         raise exception 'the ID token is not signed in the way that GitHub signs: RS256' using errcode = 'KTA01';
@@ -194,7 +196,7 @@ drop policy if exists credential_issuer_keys_nobody on public.credential_issuer_
 create policy credential_issuer_keys_nobody on public.credential_issuer_keys
     for all to public using (false) with check (false);
 
--- service_role has no right to write this table either, because a key in this table can sign for every caller.
+-- service_role also has no right on this table, because a key in this table can sign ID tokens for every caller.
 revoke all on table public.credential_issuer_keys from public, anon, authenticated, service_role;
 revoke all on function
     public.issuance_is_issuer(text),

@@ -1,17 +1,17 @@
--- Keyless: the database lets a GitHub Actions job read or issue by the claims of its ID token. GitHub stores no secret
--- key of Supabase. The job calls the API with the project's public key, and a list in this database has the access of
--- each job.
+-- Keyless access: a GitHub Actions job reads or issues a token with its ID token. GitHub stores no secret key of
+-- Supabase. The job calls the API with the project's public key. The database compares the claims of the ID token with
+-- a list, which defines the access of each job.
 --
--- anon and authenticated may call the four functions keyless_* and no other function of these files. Each of the four
--- checks the signature of the ID token (006), compares its claims with public.credential_callers, and then reads the
--- slot or calls the function of 002 for the lease. The errors have these SQLSTATEs:
+-- anon and authenticated may call the four functions keyless_* and no other function of these files. Each of these four
+-- functions checks the signature of the ID token (006), and compares the token's claims with public.credential_callers.
+-- Then the function reads the slot or calls the lease function of 002. The errors have these SQLSTATEs:
 --
 --   KTA01  id-token-unknown      no ID token, no key of its issuer, or a wrong signature
 --   KTA02  id-token-audience     the token was made for another project
 --   KTA03  id-token-expired      the token has expired, is too old for this call, is not valid yet, or has no times
 --   KTA04  caller-not-listed     no row of the list fits; the detail is an INSERT with the job's own claims
---   KTA05  caller-may-not        a row fits, and its access is lower than the call needs
---   KTA06  id-token-replayed     the token has begun another attempt, or another run has begun this attempt
+--   KTA05  caller-may-not        a row fits, but its access is lower than this call needs
+--   KTA06  id-token-replayed     the token was used to begin another attempt, or another run began this attempt
 --   KTA07  id-token-key-unknown  the issuer is known, but the key that signed the token is not
 --
 -- Run this file after 006. You may run the file again at any time.
@@ -20,9 +20,9 @@ begin;
 
 -- The list of callers -----------------------------------------------------------------------------------------------
 
--- Whether a text is the URL of a Supabase project. GitHub's default audience (https://github.com/OWNER) has a path and is
--- not accepted, because ID tokens with this audience are made for other services too. Plain http is accepted for a
--- project on the same machine.
+-- Returns whether a text is the URL of a Supabase project. GitHub's default audience (https://github.com/OWNER) has a
+-- path and is not accepted, because ID tokens with this audience are made for other services too. Plain http is
+-- accepted for a project on the same machine.
 create or replace function public.issuance_is_audience(audience text) returns boolean
     language sql
     immutable
@@ -34,9 +34,10 @@ as $$
         false)
 $$;
 
--- Whether a text is the full name of a branch or a tag. Git allows no ~ ^ : ? * [ \ and no blank in a name, so refusing
--- these characters refuses all wildcards and no branch. Invisible characters, and those that change the direction of
--- text, are refused as well. Branches of Dependabot are refused, because they contain code of others.
+-- Returns whether a text is the full name of a branch or a tag. Git forbids the characters ~ ^ : ? * [ \ and blanks in
+-- a name. This function refuses these characters. So wildcards are refused, and real branches are not. Invisible
+-- characters, and characters that change the direction of text, are refused as well. Branches of Dependabot and of
+-- merge queues are refused, because they contain code of others.
 create or replace function public.issuance_is_ref(ref text) returns boolean
     language sql
     immutable
@@ -48,9 +49,9 @@ as $$
         false)
 $$;
 
--- The events that only a person or token with write access can cause. pull_request is left out, because it can run code
--- of a fork. pull_request_target, workflow_run, issue_comment, issues and others are left out, because anybody can cause
--- them on the default branch.
+-- Returns the events that only a person or token with write access can cause. pull_request is left out, because it can
+-- run code of a fork. pull_request_target, workflow_run, issue_comment, issues and others are left out, because anybody
+-- can cause them on the default branch.
 create or replace function public.issuance_events() returns text[]
     language sql
     immutable
@@ -105,9 +106,9 @@ comment on table public.credential_callers is
 comment on column public.credential_callers.id is 'Names the row in errors and in kis-token status.';
 comment on column public.credential_callers.service_name is 'The slot, as in api_credentials.';
 comment on column public.credential_callers.access is
-    'token: read the token. keys: read app key and secret, too. issue: also begin, commit and abort.';
+    'token: the job may read the token. keys: the job may also read the app key and secret. issue: the job may also begin, commit and abort.';
 comment on column public.credential_callers.audience is 'The claim aud: this project''s URL, as the job has it in supabase-url.';
-comment on column public.credential_callers.repository_owner_id is 'The claim repository_owner_id. A name can change hands; a number cannot.';
+comment on column public.credential_callers.repository_owner_id is 'The claim repository_owner_id. A name can get another owner; a number cannot.';
 comment on column public.credential_callers.repository_id is 'The claim repository_id.';
 comment on column public.credential_callers.ref is 'The claim ref: refs/heads/main, or refs/tags/v1.';
 comment on column public.credential_callers.events is 'The values of the claim event_name that are accepted.';
@@ -118,7 +119,7 @@ comment on column public.credential_callers.workflow is
 comment on column public.credential_callers.job_workflow_ref is
     'The claim job_workflow_ref, for a job of a reusable workflow; null accepts any workflow.';
 comment on column public.credential_callers.issuer is 'The claim iss.';
-comment on column public.credential_callers.valid_until is 'The time from which the row has no effect; null if it always has.';
+comment on column public.credential_callers.valid_until is 'From this time on, the row has no effect. With null, the row always has an effect.';
 comment on column public.credential_callers.note is 'Free text for people, such as the repository''s name.';
 comment on column public.credential_callers.created_at is 'When the row was made.';
 
@@ -139,19 +140,20 @@ create index if not exists idx_credential_attempts_holder on public.credential_a
 create index if not exists idx_credential_attempts_expires on public.credential_attempts (expires_at);
 
 comment on table public.credential_attempts is
-    'The ID tokens that have begun an attempt, and the run that may end it. keyless_begin deletes rows that have expired.';
+    'The ID tokens that have begun an attempt, each with the run that may end the attempt. keyless_begin deletes rows that have expired.';
 comment on column public.credential_attempts.issuer is 'The claim iss.';
-comment on column public.credential_attempts.jti is 'The claim jti: one token begins one attempt.';
+comment on column public.credential_attempts.jti is 'The claim jti. One ID token can begin only one attempt.';
 comment on column public.credential_attempts.holder is 'The attempt, as in credential_leases.';
 comment on column public.credential_attempts.service_name is 'The slot.';
-comment on column public.credential_attempts.repository_id is 'The claim repository_id of the run that began.';
+comment on column public.credential_attempts.repository_id is 'The claim repository_id of the run that began the attempt.';
 comment on column public.credential_attempts.run_id is 'The claim run_id.';
 comment on column public.credential_attempts.run_attempt is 'The claim run_attempt.';
-comment on column public.credential_attempts.expires_at is 'The row is deleted after this time, when the token has expired.';
+comment on column public.credential_attempts.expires_at is 'After this time, the ID token has expired and the row is deleted.';
 
 -- The check of claims -----------------------------------------------------------------------------------------------
 
--- The INSERT statement that lists a job with these claims, for the SQL editor; null if the job cannot be listed.
+-- Returns the INSERT statement that adds a job with these claims to the list of callers. Returns null if the job cannot
+-- be listed.
 create or replace function public.issuance_caller_insert(service text, claims jsonb, wanted text) returns text
     language plpgsql
     stable
@@ -186,8 +188,9 @@ begin
 end
 $$;
 
--- Raises KTA03 if the ID token is not valid now, or is older than "oldest" seconds. A job asks for an ID
--- token right before it uses the token. GitHub's ID tokens are valid for 5 minutes. The issuer's clock may be 30 s ahead.
+-- Raises KTA03 if the ID token is not valid now, or if it is older than "oldest" seconds. A job asks for an ID token
+-- immediately before it uses the token. GitHub's ID tokens are valid for 5 minutes. The issuer's clock may be 30 s
+-- ahead.
 create or replace function public.issuance_check_times(claims jsonb, oldest integer) returns void
     language plpgsql
     stable
@@ -221,8 +224,9 @@ begin
 end
 $$;
 
--- The row of the list of callers that fits these claims, if the row's access (token, keys or issue) includes the wanted
--- one. Otherwise raises KTA02, KTA03, KTA04 or KTA05. The claims must come from a token whose signature was checked.
+-- Returns the row of the list of callers that fits these claims and whose access (token, keys or issue) includes the
+-- wanted access. If there is no such row, or if the ID token is not accepted, raises KTA02, KTA03, KTA04 or KTA05. The
+-- claims must come from a token whose signature was checked.
 create or replace function public.issuance_caller(service text, claims jsonb, wanted text, oldest integer)
     returns public.credential_callers
     language plpgsql
@@ -237,7 +241,8 @@ declare
     levels  constant text[] := '{token,keys,issue}';
 begin
     perform public.issuance_check_service(service);
-    -- Only claims with a text are compared. A claim with a list, a number or null counts as missing.
+    -- Only claims whose value is a text are compared. A claim whose value is a list, a number or null counts as
+    -- missing.
     select jsonb_object_agg(e.key, e.value) into words from jsonb_each(claims) e where jsonb_typeof(e.value) = 'string';
 
     -- If the list has no row of this issuer, the audience is not compared. So the first job gets the error KTA04, with
@@ -321,7 +326,8 @@ begin
 end
 $$;
 
--- The names of the columns of a row that do not fit the claims, as text; empty if all columns fit.
+-- Returns the names of the columns of a row that do not fit the claims, as one text. The text is empty if all columns
+-- fit.
 create or replace function public.issuance_differences(caller public.credential_callers, words jsonb) returns text
     language plpgsql
     stable
@@ -371,7 +377,7 @@ as $$
 declare
     t timestamptz := clock_timestamp();
 begin
-    -- The lock prevents that two runs begin with the same holder id at the same time.
+    -- The lock prevents two runs from beginning with the same holder id at the same time.
     perform pg_advisory_xact_lock(hashtextextended('kis-token-attempt:' || issuance_claim_attempt.holder, 0));
     -- "skip locked" leaves out rows that another caller is deleting at this moment.
     delete from public.credential_attempts a
@@ -398,7 +404,7 @@ begin
 end
 $$;
 
--- The open functions -------------------------------------------------------------------------------------------------
+-- The functions for jobs ----------------------------------------------------------------------------------------------
 
 create or replace function public.keyless_read(service text, id_token text default null) returns jsonb
     language plpgsql
@@ -432,7 +438,7 @@ end
 $$;
 
 comment on function public.keyless_read(text, text) is
-    'The active rows of the slot that a GitHub job may see, by its ID token: access_token and rejected_tokens; with the access keys or issue also app_key and app_secret. Answers rows (credential_type, credential_value, expires_at, version), access (of the list of callers: token, keys or issue), issuer, issuer_keys (the names of its stored keys), schema_version and server_now.';
+    'Returns the active rows of the slot that a GitHub job may read with its ID token: access_token and rejected_tokens, and with the access keys or issue also app_key and app_secret. The result has rows (credential_type, credential_value, expires_at, version), access (token, keys or issue, from the list of callers), issuer, issuer_keys (the names of the issuer''s stored keys), schema_version and server_now.';
 
 create or replace function public.keyless_begin(
     service           text,
@@ -467,7 +473,7 @@ end
 $$;
 
 comment on function public.keyless_begin(text, uuid, text, text, interval, bigint, text, bigint, text) is
-    'begin_issuance for a GitHub job, by its ID token, which is at most 120 s old. The label is made from the claims of the ID token. A token begins one attempt: the call can be repeated with the same holder, with this token or a newer one of the same run.';
+    'begin_issuance for a GitHub job with an ID token that is at most 120 s old. The label is made from the claims of the ID token. One ID token can begin only one attempt. The call can be repeated with the same holder and with the same ID token, or with a newer ID token of the same run.';
 
 create or replace function public.keyless_commit(
     service    text,
@@ -494,7 +500,7 @@ end
 $$;
 
 comment on function public.keyless_commit(text, uuid, bigint, text, timestamptz, timestamptz, text, boolean, text) is
-    'commit_issuance for a GitHub job, by an ID token of the repository, run and attempt that has begun.';
+    'commit_issuance for a GitHub job. Its ID token must come from the same repository, run and run attempt as the ID token of keyless_begin.';
 
 create or replace function public.keyless_abort(
     service               text,
@@ -519,9 +525,9 @@ end
 $$;
 
 comment on function public.keyless_abort(text, uuid, bigint, interval, text, text, text) is
-    'abort_issuance for a GitHub job, by an ID token of the repository, run and attempt that has begun.';
+    'abort_issuance for a GitHub job. Its ID token must come from the same repository, run and run attempt as the ID token of keyless_begin.';
 
--- The list of callers for the service key, which kis-token status and kis-token check show.
+-- Returns the list of callers to a client with the service key. kis-token status and kis-token check show this list.
 create or replace function public.credential_callers_status(service text default null) returns jsonb
     language plpgsql
     stable
@@ -546,7 +552,7 @@ end
 $$;
 
 comment on function public.credential_callers_status(text) is
-    'The list of callers, of one slot or of all, with all columns, and the issuers'' keys: issuer, kid, bits, modulus_sha256 (of the bytes of n, in hex) and added_at.';
+    'Returns the list of callers, of one slot or of all slots, with all columns. Also returns the keys of the issuers: issuer, kid, bits, modulus_sha256 (of the bytes of n, in hex) and added_at.';
 
 -- Access -------------------------------------------------------------------------------------------------------------
 
@@ -557,8 +563,8 @@ create policy credential_callers_nobody on public.credential_callers for all to 
 drop policy if exists credential_attempts_nobody on public.credential_attempts;
 create policy credential_attempts_nobody on public.credential_attempts for all to public using (false) with check (false);
 
--- Only the database's owner changes the list of callers, in the SQL editor. No key of the API can, not even the key of
--- service_role.
+-- Only the database's owner changes the list of callers, in the SQL editor. No key of the API can change the list, not
+-- even the key of service_role.
 revoke all on table public.credential_callers, public.credential_attempts
     from public, anon, authenticated, service_role;
 revoke all on sequence public.credential_callers_id_seq from public, anon, authenticated, service_role;

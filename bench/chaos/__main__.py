@@ -1,24 +1,24 @@
 """``python -m bench.chaos``: callers ask for the token while the store, KIS and the caches fail and processes end.
 
-Each caller is a process with the real chain. Five share a machine, and every second machine has a cache. Some are
-bots that fork. KIS and the stand-in for Supabase, on a real PostgreSQL, have a process each. Simulated time runs ten
-times as fast as the machine's. It jumps, by minutes or many hours, whenever no caller is at work, so that tokens age
-and expire.
-The seed decides the faults and their rates; their exact times depend on the machine. The run ends by itself.
+Each caller is a process with the real chain. Five callers share a machine, and every second machine has a cache. Some
+callers are bots that fork. KIS and the stand-in for Supabase have a process each. The stand-in uses a real PostgreSQL.
+Simulated time runs ten times as fast as the machine's clock. When no caller is at work, the time jumps forward by
+minutes or hours, so that tokens age and expire. The seed decides the faults and their rates. The exact times of the
+faults depend on the machine. The run ends after the requested time.
 
-Supabase fails for moments, restarts while callers wait, is out for longer than any caller's patience, and loses answers
-of every call. Where KIS's rules are unclear, the emulated KIS follows the stricter reading: a new token ends the
-previous token.
+Supabase fails for moments, restarts while callers wait, has outages that are longer than any caller waits, and loses
+answers to calls of each kind. Where KIS's rules are unclear, the emulated KIS follows the stricter reading: a new token
+ends the previous token.
 
-A call of tokenP without a lease breaks a rule in three cases. Each case has a row that must be zero, whatever the time
-between two calls:
+A call of tokenP without a lease breaks a rule in three cases. For each case, a row of the table counts these calls. The
+count must be zero, even if the calls are far apart:
 
-- The store had given the same attempt a true answer.
-- The caller's patience was not over, or the store was well for 40 s during that time.
-- The same machine had called without a lease within the last minute.
+- The store had already given a correct answer to the same attempt.
+- The caller did not wait long enough for the store, or the store worked for 40 s while the caller waited.
+- The same machine had called tokenP without a lease within the last minute.
 
-Machines cannot see each other while Supabase is out for longer than their patience. So two machines without a cached
-token may call KIS within a minute of each other. These calls are counted among the limits.
+Machines know of each other only through Supabase. So in a long outage, two machines without a cached token may call KIS
+within a minute of each other. The table counts these calls among the limits of the design.
 """
 
 from __future__ import annotations
@@ -61,19 +61,21 @@ if TYPE_CHECKING:
 #: The number of callers on a machine.
 ON_ONE_MACHINE = 5
 
-#: The machine's seconds that callers have to finish: 180 s of simulated time, and as much again for a suspended caller.
+#: Callers must finish in this time, in the machine's seconds. It is enough for an attempt of 180 simulated seconds and
+#: for a suspension.
 FINISH_SECONDS = 30.0
 
-#: The seconds for the start and the judges. After the requested time and these seconds, the run is given up.
+#: The additional seconds for the start and the judges. If the run takes longer than the requested time plus these
+#: seconds, the run fails.
 LONGEST_SECONDS = 120.0
 
-#: The longest time, in the machine's seconds, that a jump of the time waits for the callers at work.
+#: Before a jump of the time, the run waits at most this long for the callers at work, in the machine's seconds.
 PATIENCE = 3.0
 
-#: The interval, in the machine's seconds, of judging the records in a run that ends at a certain finding.
+#: If a run ends at a certain finding, the records are judged at this interval, in the machine's seconds.
 JUDGE = 0.5
 
-#: The mean intervals, in the machine's seconds: kill a caller, suspend one, spoil a cache, spoil the row.
+#: The mean intervals, in the machine's seconds: kill a caller, suspend a caller, damage a cache, damage the stored row.
 KILL, SUSPEND, SPOIL, WRITE = 2.0, 2.0, 1.0, 6.0
 
 
@@ -91,7 +93,7 @@ class Options:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table. Returns 1 if a row that must be zero is not."""
+    """Print the table. Returns 1 if a row that must be zero is not zero."""
     parser = argparse.ArgumentParser(prog="python -m bench.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="decides the faults; 1 by default")
     parser.add_argument("--seconds", type=float, default=180.0, help="duration; 180 by default")
@@ -102,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--until", nargs="+", default=(), choices=JUDGES, help="end as soon as a row is not zero")
     options = Options(**vars(parser.parse_args(arguments)))
     for number in (signal.SIGALRM, signal.SIGTERM):
-        signal.signal(number, _give_up)  # ends all processes too
+        signal.signal(number, _give_up)  # the error also ends all processes
     signal.alarm(math.ceil(options.seconds + LONGEST_SECONDS))
     copy = "" if options.spoilt is None else f" A spoilt copy: {options.spoilt}."
     print(
@@ -181,7 +183,7 @@ def play(options: Options) -> tuple[Records, float]:
 
 
 def _serve(stack: ExitStack, serve: Callable[..., None], *common: object, arguments: tuple[object, ...]) -> str:
-    """Start a server's process; return its address."""
+    """Start the process of a server, and return the server's address."""
     fork = multiprocessing.get_context("fork")
     heard, said = fork.Pipe(duplex=False)
     process = fork.Process(target=serve, args=(*common, said, *arguments), daemon=True)
@@ -194,9 +196,9 @@ def _serve(stack: ExitStack, serve: Callable[..., None], *common: object, argume
 
 
 class _Run:
-    """The run of the chaos, which decides when a caller is killed or suspended, and when the time jumps."""
+    """Runs the chaos. This class decides when a caller is killed or suspended, and when the time jumps."""
 
-    def __init__(  # noqa: PLR0917 - made in one place
+    def __init__(  # noqa: PLR0917 - only one call makes this object
         self,
         options: Options,
         around: Surroundings,
@@ -222,7 +224,7 @@ class _Run:
         self._closed_at: float | None = None
 
     def run(self) -> int:
-        """Run until the time is over. Returns the number of callers that had to be killed at the end."""
+        """Run until the time is over. Returns the number of callers that did not end and were killed."""
         end = time.monotonic() + self._options.seconds
         self._processes.start()
         while time.monotonic() < end:
@@ -242,7 +244,7 @@ class _Run:
         return self._processes.finish(FINISH_SECONDS)
 
     def _is_caught(self) -> bool:
-        """Whether a row that ends the run is not zero, also after the suspended callers are awake."""
+        """Whether a row that ends the run is not zero, even after all suspended callers are woken."""
         self._judge_at = time.monotonic() + JUDGE
         if not self._finds():
             return False
@@ -257,10 +259,10 @@ class _Run:
         return time.monotonic() + self._random.expovariate(1 / mean)
 
     def _try_to_jump(self) -> None:
-        """Close the gate, let the time jump when no caller is at work and the servers are at rest, and open the gate.
+        """Close the gate. If no caller and no server is at work, let the time jump and open the gate.
 
-        A suspended caller is suspended during the jump, as a laptop in sleep is. Most slow callers are killed, so that
-        the run does not wait for them.
+        A suspended caller stays suspended during the jump, like a sleeping laptop. Most slow callers are killed, so
+        that the run does not wait for them.
         """
         if self._closed_at is None:
             self._closed_at = time.monotonic() + (FINISH_SECONDS if self._random.random() < 1 / 8 else PATIENCE)
@@ -278,7 +280,7 @@ class _Run:
         self._jump_at = time.monotonic() + self._random.uniform(0.5, 3.0)
 
     def _draw_jump(self) -> float:
-        """Return minutes, hours, a day, or the time until the stored token is about to expire."""
+        """Return the seconds of a jump: minutes, hours, a day, or the time until the stored token nearly expires."""
         kind = self._random.choices(["minutes", "hours", "a day", "its end"], [20, 35, 20, 25])[0]
         held = self._database.token()
         if kind == "its end" and held is not None and held[1] is not None:

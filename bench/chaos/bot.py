@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from kis_token.core.resolver import Resolver
     from kis_token.token import Token
 
-#: The machine's seconds after which a child counts as hanging. Its token may take 4 s, and each call 2 s.
+#: A child that takes longer than this counts as hanging, in the machine's seconds. Its token may take 4 s, and each
+#: call 2 s.
 LONGEST_CHILD = 20.0
 
 CALLS, CALL_SECONDS = 3, 2.0
@@ -50,7 +51,7 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 def run_bot(caller: Caller, by: str, clock: SimulatedClock, rng: random.Random) -> None:
     """Run one bot: a first call, a fork, and calls of both processes."""
     app_key = caller.around.app_key
-    # The bot has its own keys, so that it can call KIS while Supabase is out.
+    # The bot gets the keys as inputs, so that it can call KIS in an outage of Supabase.
     settings = caller.settings(by, {"timeout": "40s", "app_key": app_key.key, "app_secret": app_key.secret})
     client = KISClient(settings, clock=clock)
     logging.getLogger("kis_token").setLevel(logging.CRITICAL)  # warnings on stderr would count as errors
@@ -78,7 +79,7 @@ def run_bot(caller: Caller, by: str, clock: SimulatedClock, rng: random.Random) 
 
 @contextmanager
 def _starts_noted(caller: Caller, by: str, number: int, clock: SimulatedClock) -> Iterator[None]:
-    """Record each use of the chain by the client: one call of the API may use it several times."""
+    """Record each use of the chain by the client: one call of the API may use the chain several times."""
 
     def opened(settings: Settings, *others: Any) -> AbstractContextManager[Resolver]:  # noqa: ANN401 - passed on
         timeout = settings.timeout.total_seconds()
@@ -90,7 +91,7 @@ def _starts_noted(caller: Caller, by: str, number: int, clock: SimulatedClock) -
 
 
 def _token(client: KISClient, clock: SimulatedClock) -> Token:
-    """Return the client's token. A token that has just expired, which the client may try, counts as no token."""
+    """Return the client's token. Raises IssuanceError for an expired token, although the client may try it."""
     token = client._token_holder.ready().token  # noqa: SLF001 - the token itself, with its end
     if not token.is_valid(clock.now()):
         raise IssuanceError("no-valid-token", "the token has ended", retryable=True)
@@ -98,9 +99,9 @@ def _token(client: KISClient, clock: SimulatedClock) -> Token:
 
 
 def _fork(caller: Caller, by: str, client: KISClient, settings: Settings, clock: SimulatedClock) -> int:
-    """Fork, and return the child's id. The child does its part and ends in here."""
+    """Fork, and return the child's process id. The child makes its calls and ends in this function."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, the subject of this bot
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forks in processes with threads
         pid = os.fork()
     if pid:
         return pid
@@ -110,13 +111,13 @@ def _fork(caller: Caller, by: str, client: KISClient, settings: Settings, clock:
         name = f"{by}.child"
         mine = caller.settings(name, {}, f"{settings.supabase_key}_child")
         # The judges recognize the caller by label and key.
-        holder = client._token_holder  # noqa: SLF001 - as above
-        holder._settings = replace(holder._settings, label=mine.label, supabase_key=mine.supabase_key)  # noqa: SLF001 - the same
+        holder = client._token_holder  # noqa: SLF001 - the judges need this name
+        holder._settings = replace(holder._settings, label=mine.label, supabase_key=mine.supabase_key)  # noqa: SLF001 - as in the line above
         number = CHILD + caller.number
         with _starts_noted(caller, name, number, clock):
             caller.note(name, number, settings, lambda: (_token(client, clock), "bot"), clock=clock)
             _call(caller, name, client, "child")
-    except BaseException:  # noqa: BLE001 - the report reads it from stderr
+    except BaseException:  # noqa: BLE001 - the report reads the traceback from stderr
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(0)
@@ -136,7 +137,7 @@ def _call(caller: Caller, by: str, client: KISClient, who: str) -> None:
 
 
 def _ends(pid: int) -> bool:
-    """Whether the child ends by itself."""
+    """Whether the child ends in time. A child that does not end is killed."""
     limit = time.monotonic() + LONGEST_CHILD
     while time.monotonic() < limit:
         if os.waitpid(pid, os.WNOHANG)[0]:

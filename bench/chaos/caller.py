@@ -1,4 +1,4 @@
-"""A caller of the chaos: a process that asks for the token again and again, in different ways, by the real chain."""
+"""A caller of the chaos: a process that asks for the token again and again, in different ways, with the real chain."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FORKED = 0.06
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The data that a caller is started with."""
+    """The data with which a caller starts."""
 
     shared: Shared
     log: Log
@@ -63,7 +63,7 @@ class Caller:
     machine: Machine
 
     def run(self) -> None:
-        """Run the process: attempts until the time is over, or until the parent has ended."""
+        """Make attempts until the time is over or the parent process has ended."""
         os.dup2(os.open(self.around.stderr, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), sys.stderr.fileno())
         shared, parent, count = self.around.shared, os.getppid(), 0
         rng = random.Random(f"{self.around.seed}.{self.number}.{self.life}")  # noqa: S311 - made-up trouble
@@ -79,7 +79,7 @@ class Caller:
     def _admitted(self) -> Iterator[bool]:
         """Prevent a jump during the block. Yields False if a jump is due."""
         shared = self.around.shared
-        # The mark is set before the gate is read, because a process that closes the gate reads the marks afterwards.
+        # The mark is set before the gate is read, because the run closes the gate first and reads the marks afterwards.
         shared.set_mark(self.number, RESOLVING)
         try:
             yield not (shared.is_closed or shared.is_finishing)
@@ -87,7 +87,7 @@ class Caller:
             shared.set_mark(self.number, IDLE)
 
     def _ask(self, by: str, rng: random.Random) -> None:
-        """Do one job: run a bot, or get a token, which is sometimes used and replaced if KIS rejects it."""
+        """Do one job: run a bot, or get a token. Some tokens are used. If KIS rejects such a token, it is replaced."""
         clock = SimulatedClock(self.around.shared, rng)
         if rng.random() < FORKED:
             run_bot(self, by, clock, rng)
@@ -103,7 +103,7 @@ class Caller:
     def _attempt(
         self, by: str, inputs: dict[str, str], clock: SimulatedClock, rejected: str | None
     ) -> Resolution | None:
-        """Call the resolver once, put together by ``wiring`` except for the clock and the machine's folder."""
+        """Call the resolver once. ``wiring`` makes the resolver with the simulated clock and the machine's folder."""
         settings = self.settings(by, inputs)
 
         def find() -> Resolution:
@@ -141,7 +141,7 @@ class Caller:
                 token = fingerprint(got.value)
         except KisTokenError as error:
             code = error.code
-        except Exception:  # noqa: BLE001 - the subject of the judges
+        except Exception:  # noqa: BLE001 - a judge reports all such errors
             crash = traceback.format_exc()
         ended = clock.now().timestamp()
         kept = _peek(self.machine.cache)
@@ -164,7 +164,7 @@ class Caller:
     def settings(self, by: str, inputs: dict[str, str], key: str | None = None) -> Settings:
         """Return the settings of an attempt."""
         mine = {"SUPABASE_SERVICE_ROLE_KEY": key or self.key, "KIS_TOKEN_CACHE": self.machine.setting}
-        # By the label of a lease, the store knows the caller.
+        # The label of a lease shows the caller's name to the store.
         who = {"USER": by, "HOSTNAME": self.machine.folder.name}
         given = {f"INPUT_{name.upper()}": value for name, value in inputs.items()}
         return Settings.from_env({**self.around.variables, **mine, **who, **given})
@@ -176,7 +176,7 @@ def child_key(key: str) -> str:
 
 
 def _draw_inputs(rng: random.Random, app_key: AppKey) -> dict[str, str]:
-    """Return the inputs of this job: most resolve, some rotate or force; some have no keys or use `fail`."""
+    """Return random inputs: most jobs resolve, and some rotate or force. Some have no keys or use `fail`."""
     inputs = {
         "mode": rng.choices(["resolve", "rotate", "force"], [90, 6, 4])[0],
         "min_validity": rng.choices(["10m", "0s", "2h", "12h"], [85, 5, 5, 5])[0],

@@ -1,4 +1,4 @@
-"""The judges of the chaos. Each returns its findings in the records of KIS, database and machine.
+"""The judges of the chaos. Each judge searches the records of KIS, of the database and of the machines.
 
 No judge uses this project's code. KIS's record decides whether a token was valid, and the database's record decides
 whether a caller had a lease.
@@ -44,13 +44,13 @@ def answers_of_another(records: Records) -> list[str]:
 
 
 def tracebacks(records: Records) -> list[str]:
-    """Return exceptions that are not the project's own, ``internal-error``, and all output on stderr."""
+    """Return exceptions of other code, errors ``internal-error`` of this project, and all output on stderr."""
     found = [f"{each.by}: {each.crash}" for each in records.attempts if each.crash is not None]
     found += [f"{each.by}: internal-error" for each in records.attempts if each.code == "internal-error"]
     return found + ([records.stderr] if records.stderr else [])
 
 
-#: Findings that must not occur, by the row of the table that counts them.
+#: The judges of findings that must not occur. Each key is the row of the table that counts the findings.
 JUDGES: dict[str, Callable[[Records], list[str]]] = {
     "tokens handed out that KIS would reject": rejected_tokens,
     "tokenP calls with leases within a minute": close_calls,
@@ -67,7 +67,7 @@ JUDGES: dict[str, Callable[[Records], list[str]]] = {
     "ended by KIS, with the later one in the cache": killed_beside_cached,
     "answers of another process, after a fork": answers_of_another,
 }
-#: Findings that no caller can prevent, or that the design allows.
+#: The judges of findings that no caller can prevent, or that the design allows.
 LIMITS: dict[str, Callable[[Records], list[str]]] = {
     "handed out after KIS had ended it early": killed_tokens,
     "  of them with a good one in the store": killed_beside_another,

@@ -1,4 +1,4 @@
-"""The judges of tokenP calls: the time between them, their leases, and the patience of their callers."""
+"""The judges of tokenP calls: the time between calls, the leases, and how long the callers waited for the store."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ if TYPE_CHECKING:
     from bench.chaos.records import Begin, Call, Records, Start
 
 
-#: KIS's minute.
+#: KIS accepts one tokenP call of an app key in this time, in seconds.
 MINUTE = 60.0
-#: The project promises at most this time between begin and tokenP.
+#: The project promises at most this time between begin and tokenP, in seconds.
 LONGEST_START = 5.0
-#: The part of a caller's time that is kept for issuing, and its longest patience with the store.
+#: FOR_ISSUING is the part of a caller's time that is kept for issuing. LONGEST_PATIENCE is the longest time that a
+#: caller waits for the store.
 FOR_ISSUING, LONGEST_PATIENCE = 20.0, 45.0
-#: A caller must reach a store that is well for so long: pauses are at most 7.5 s, a stall takes 15 s.
+#: If the store works for this many seconds, a caller must reach it: pauses take at most 7.5 s, and a stall takes 15 s.
 WELL = 40.0
 
 
 def with_lease(records: Records) -> list[tuple[Call, Begin]]:
     """Return the calls of tokenP that were made with a lease, each with its grant.
 
-    A caller has a lease if the last answer to its begin was a grant that reached it.
+    A caller has a lease if the last answer to its begin was a grant, and the answer reached the caller.
     """
     leased = []
     for call in sorted(records.calls, key=lambda call: call.at):
@@ -36,12 +37,12 @@ def with_lease(records: Records) -> list[tuple[Call, Begin]]:
 
 
 def close_calls(records: Records) -> list[str]:
-    """Return the calls of tokenP with leases within a minute of each other, with any answer of KIS."""
+    """Return the tokenP calls with leases less than a minute apart, whatever KIS answered."""
     return _close(records, is_excused=False)
 
 
 def calls_after_sleep(records: Records) -> list[str]:
-    """Return those close calls whose process was suspended between its last look at the clock and the call."""
+    """Return the close calls of processes that were suspended between their last check of the clock and the call."""
     return _close(records, is_excused=True)
 
 
@@ -75,7 +76,7 @@ def alone(records: Records) -> Iterator[tuple[Call, Start]]:
 
 
 def alone_beside_the_store(records: Records) -> list[str]:
-    """Return calls without a lease by callers that had a true answer from the store in the same attempt.
+    """Return calls without a lease by callers that got a correct answer from the store in the same attempt.
 
     Such a caller knows that the store works, and may know of another caller's lease. The time between calls and KIS's
     answers do not matter.
@@ -89,9 +90,9 @@ def alone_beside_the_store(records: Records) -> list[str]:
 
 
 def alone_in_a_hiccup(records: Records) -> list[str]:
-    """Return calls without a lease by callers with patience left, or that a well store would have answered.
+    """Return calls without a lease by callers that did not wait long enough, or that the store would have answered.
 
-    The patience is half of the time that a caller does not need for issuing, at most 45 s.
+    A caller waits long enough if it waits for half of the time that it does not need for issuing, at most 45 s.
     """
     return [
         f"{call.by} called without a lease {call.at - start.at:.1f} s after its start (patience: {patience(start):.1f})"
@@ -105,7 +106,7 @@ def alone_in_a_hiccup(records: Records) -> list[str]:
 
 
 def failed_in_a_hiccup(records: Records) -> list[str]:
-    """Return failures of callers that got no answer from Supabase and had patience left."""
+    """Return failures of callers that got no answer from Supabase and did not wait long enough."""
     starts = {(each.by, each.caller): each for each in records.starts}
     return [
         f"{each.by} failed with {each.code} after {each.ended - each.began:.1f} s (patience: {patience(start):.1f})"
@@ -119,21 +120,21 @@ def failed_in_a_hiccup(records: Records) -> list[str]:
 def patience(start: Start) -> float:
     """Return how long a caller without a token asks a store that does not answer.
 
-    Half of the time that issuing does not need, at most ``LONGEST_PATIENCE``.
+    The result is half of the time that issuing does not need, but at most ``LONGEST_PATIENCE``.
     """
     useful = start.timeout - min(1.0, start.timeout / 5)
     return min((useful - FOR_ISSUING if useful > FOR_ISSUING else useful) / 2, LONGEST_PATIENCE)
 
 
 def _heard(records: Records, start: Start, until: float) -> float | None:
-    """Return the time of the store's last true answer to this attempt before ``until``, or None."""
+    """Return the time of the store's last correct answer to this attempt before ``until``, or None."""
     times = [each.at for each in records.reads if each.caller == start.caller]
     times += [each.at for each in records.begins if each.by == start.by and each.delivered and each.status is not None]
     return max((at for at in times if start.at <= at <= until), default=None)
 
 
 def _well(records: Records, begin: float, end: float) -> Iterator[tuple[float, float]]:
-    """Yield the parts of a time span in which the store was well."""
+    """Yield the parts of a time span in which the store worked."""
     since: float | None = begin
     for each in sorted(records.healths, key=lambda each: each.at):
         if each.at <= begin:
@@ -148,7 +149,7 @@ def _well(records: Records, begin: float, end: float) -> Iterator[tuple[float, f
 
 
 def close_calls_alone(records: Records) -> list[str]:
-    """Return calls of tokenP within a minute of another, at least one of which was made without a lease."""
+    """Return tokenP calls less than a minute after another call, if one or both had no lease."""
     leased = {id(call) for call, _ in with_lease(records)}
     calls = sorted(records.calls, key=lambda call: call.at)
     return [
@@ -159,7 +160,7 @@ def close_calls_alone(records: Records) -> list[str]:
 
 
 def close_calls_of_one_machine(records: Records) -> list[str]:
-    """Return those of `close_calls_alone` in which both calls came from one machine, and neither had a lease."""
+    """Return tokenP calls less than a minute after a call of the same machine, if both had no lease."""
     leased = {id(call) for call, _ in with_lease(records)}
     return [
         f"{second.by} called {second.at - first.at:.1f} s after {first.by}"
@@ -169,7 +170,7 @@ def close_calls_of_one_machine(records: Records) -> list[str]:
 
 
 def close_calls_beside_a_lease(records: Records) -> list[str]:
-    """Return those of `close_calls_alone` in which both came from one machine, and one of the two had a lease."""
+    """Return tokenP calls less than a minute after a call of the same machine, if only one of the two had a lease."""
     leased = {id(call) for call, _ in with_lease(records)}
     return [
         f"{second.by} called {second.at - first.at:.1f} s after {first.by}"
@@ -192,7 +193,7 @@ def _number(call: Call) -> int:
 
 
 def issued_twice(records: Records) -> list[str]:
-    """Return new tokens of the key within a minute of another: two messages to the owner."""
+    """Return new tokens less than a minute after another new token. The owner gets a message for each new token."""
     made = sorted((each for each in records.issued.values() if each.own), key=lambda each: each.begins)
     return [
         f"{second.token} was made {second.begins - first.begins:.0f} s after {first.token}"

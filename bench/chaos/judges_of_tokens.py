@@ -1,4 +1,4 @@
-"""The judges of tokens: handed out, withheld and stored ones."""
+"""The judges of tokens: tokens that callers got, tokens that callers should have got, and stored tokens."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from bench.chaos.records import Attempt, Records, Write
 
 
-#: The project promises at least this validity for a token that is handed out.
+#: The project promises that a token that it returns is valid for at least this many seconds.
 LEAST_USEFUL = 30.0
-#: A judge of a withheld token requires that the token was valid for this much longer.
+#: A judge expects a caller to get a token only if the token was valid for this many seconds more.
 MARGIN = 10.0
-#: A write so close to a read may have come before or after it.
+#: If a read and a write are less than this many seconds apart, their order is unknown.
 UNSURE = 2.0
 
 
 def rejected_tokens(records: Records) -> list[str]:
-    """Return tokens that KIS would reject and that the caller could know: foreign, expired, rejected before."""
+    """Return tokens that KIS would reject, if the caller could know this: foreign, expired or rejected tokens."""
     return [
         f"{each.by} got {_told(fault)}"
         for each in records.attempts
@@ -42,7 +42,7 @@ def expired_in_sleep(records: Records) -> list[str]:
 
 
 def killed_tokens(records: Records) -> list[str]:
-    """Return tokens handed out after KIS had ended them early, to a caller that KIS had not told."""
+    """Return tokens that callers got after KIS had ended them early, if KIS had not rejected the token before."""
     return [
         f"{each.by} got a token that KIS had ended"
         for each in records.attempts
@@ -51,7 +51,7 @@ def killed_tokens(records: Records) -> list[str]:
 
 
 def killed_beside_another(records: Records) -> list[str]:
-    """Return those of `killed_tokens` whose caller had just been shown another, good one by the store."""
+    """Return the findings of `killed_tokens` in which the store had just given the caller another, good token."""
     return [
         f"{each.by} got {each.token}, which KIS had ended, although the store held {shown.token}"
         for each in records.attempts
@@ -103,7 +103,7 @@ def _told(fault: str) -> str:
 
 
 def older_over_newer(records: Records) -> list[str]:
-    """Return the project's writes that replaced a good token by one that ends earlier."""
+    """Return the project's writes that replaced a good token by a token that expires earlier."""
     return [
         f"at {write.at:.0f} {write.after.token} was stored over {write.before.token}"
         for write in records.writes
@@ -114,7 +114,7 @@ def older_over_newer(records: Records) -> list[str]:
 def _is_older(records: Records, write: Write) -> bool:
     before, after = (records.issued.get(each.token or "") for each in (write.before, write.after))
     if before is None or not before.own:
-        return False  # unreadable, or not a token of this key: any replacement is better
+        return False  # the old value is unreadable or not a token of this key, so any new value is better
     looks_valid = write.before.ends is not None and write.before.ends > write.at + LEAST_USEFUL
     is_valid = looks_valid and before.ends > write.at and records.killed.get(before.token, write.at) >= write.at
     return is_valid and (after is None or after.ends < before.ends)
@@ -136,7 +136,7 @@ def nonsense_stored(records: Records) -> list[str]:
 
 
 def failed_with_cache(records: Records) -> list[str]:
-    """Return failures of callers whose cache held a valid token, which KIS had not ended, all the time."""
+    """Return failures of callers whose cache held a valid token during the whole attempt."""
     return [
         f"{each.by} failed with {each.code} although its cache held {each.cached}"
         for each in records.without_token()
@@ -147,9 +147,9 @@ def failed_with_cache(records: Records) -> list[str]:
 
 
 def failed_with_store(records: Records) -> list[str]:
-    """Return failures of callers whose last true answer from the store held a valid token.
+    """Return failures of callers whose last correct answer from the store contained a valid token.
 
-    A token that KIS had ended does not count: the store may have told the caller.
+    A token that KIS had ended does not count, because the store may have reported it as rejected.
     """
     return [
         f"{each.by} failed with {each.code} although the store held {shown.token}"
@@ -161,7 +161,10 @@ def failed_with_store(records: Records) -> list[str]:
 
 
 def _shown(records: Records, attempt: Attempt) -> Stored | None:
-    """Return the store's row at its last answer to this caller. None without an answer, or if it is uncertain."""
+    """Return the store's row at its last answer to this caller.
+
+    Returns None if there is no answer, or if the row is uncertain.
+    """
     reads = [each.at for each in records.reads if each.caller == attempt.caller]
     last = max((at for at in reads if attempt.began <= at <= attempt.ended), default=None)
     if last is None or any(abs(write.at - last) < UNSURE for write in records.writes):
@@ -170,7 +173,7 @@ def _shown(records: Records, attempt: Attempt) -> Stored | None:
 
 
 def _serves(records: Records, attempt: Attempt, held: Stored) -> bool:
-    """Whether the caller could have used the token, and for some time longer."""
+    """Whether the caller could have used the token at the end of the attempt and for some time after it."""
     issued = records.issued.get(held.token or "")
     if issued is None or not issued.own or held.token == attempt.rejected or held.ends is None:
         return False

@@ -1,4 +1,4 @@
-"""The machines of the chaos: the folders that a caller's processes share, and the state of the cache."""
+"""The machines of the chaos: the folders that the callers of a machine share, and the kind of cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 CACHED, OFF, BLOCKED = "a cache", "no cache", "a cache folder that cannot be made"
 
-#: The machines take these kinds in this order, repeatedly.
+#: The machines take these kinds in this order, over and over.
 KINDS = (CACHED, OFF, CACHED, BLOCKED)
 
 
@@ -33,7 +33,10 @@ class Machine:
 
     @property
     def private(self) -> Path:
-        """The folder of the lock and of the minute's mark, which does not depend on the cache."""
+        """The folder of the machine's lock and of the time of the machine's last tokenP call.
+
+        The folder does not depend on the cache.
+        """
         return self.folder / "private"
 
 
@@ -43,5 +46,5 @@ def make_machines(folder: Path, number: int) -> list[Machine]:
     for machine in machines:
         machine.folder.mkdir()
         if machine.kind == BLOCKED:
-            machine.cache.parent.write_bytes(b"")  # a file: its folder cannot be made, not even by root
+            machine.cache.parent.write_bytes(b"")  # because of this file, not even root can make the folder
     return machines

@@ -1,4 +1,4 @@
-"""Damage to cache files and to the stored row, as disks, people and clients of the guide cause it."""
+"""Damages cache files and the stored row, as disks, people and clients of the guide do."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 CACHE_FAULTS = ("truncated", "binary", "deleted", "a folder", "an older copy", "folder gone")
 ROW_FAULTS = ("broken JSON", "end 9 h late", "end 9 h early", "no end", "an older token", "inactive")
 
-#: The number of old contents that are kept to be restored.
+#: The number of old cache contents that are kept. A later fault writes one of these contents into a cache again.
 KEPT = 12
 
 
 class CacheMischief:
-    """Spoils cache files, one at a time."""
+    """Damages cache files, one at a time."""
 
     def __init__(self, rng: random.Random, log: Log, caches: Sequence[Path]) -> None:
         self._random = rng
@@ -39,15 +39,15 @@ class CacheMischief:
         self._broken: list[tuple[float, Path]] = []
 
     def strike(self) -> None:
-        """Spoil one cache file."""
+        """Damage one cache file."""
         path, kind = self._random.choice(self._caches), self._random.choice(CACHE_FAULTS)
-        with suppress(OSError):  # the file is missing, or in an earlier state of damage
+        with suppress(OSError):  # the file is missing or already damaged
             self._keep(path.read_bytes())
             self._spoil(path, kind)
             self._log.write(Tally("cache", kind))
 
     def mend(self) -> None:
-        """After some time, mend the damage that no write mends."""
+        """After some time, repair the damage that a write of a caller does not repair."""
         for due, path in list(self._broken):
             if time.monotonic() >= due:
                 self._broken.remove((due, path))
@@ -75,7 +75,7 @@ class CacheMischief:
             new.write_bytes(self._random.choice(self._kept))
             new.replace(path)
         else:
-            # The path can be neither read nor written, not even by root.
+            # A file takes the place of the folder. So not even root can read or write the cache.
             shutil.rmtree(folder.with_suffix(".away"), ignore_errors=True)
             folder.rename(folder.with_suffix(".away"))
             folder.write_bytes(b"")
@@ -101,7 +101,7 @@ class RowMischief:
         self._seen: list[tuple[str, datetime]] = []
 
     def strike(self) -> None:
-        """Write a row."""
+        """Write the row once, with a random fault."""
         held = self._database.token()
         if held is None or held[1] is None:
             return

@@ -1,4 +1,4 @@
-"""The callers' processes: started, killed, suspended and woken."""
+"""Starts, kills, suspends and wakes the callers' processes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 WHEN = {IDLE: "between two attempts", RESOLVING: "while resolving", GRANTED: "with a lease", AT_KIS: "at KIS"}
 
-#: The share of callers with a lease, or at KIS, that are killed, and that are suspended.
+#: This share of the callers with a lease, or at KIS, is killed. The same share of these callers is suspended.
 STRUCK = 0.2
 
-#: Suspensions in the machine's seconds. The long ones last longer than the lease.
+#: The shortest and longest times of suspensions, in the machine's seconds. Long suspensions last longer than a lease.
 SHORT, LONG = (0.05, 1.0), (6.5, 8.5)
 
 
 class Processes:
-    """Processes by number. ``keys`` are the callers' keys."""
+    """The callers' processes, by the numbers of the callers. ``keys`` are the Supabase keys of the callers."""
 
     def __init__(
         self, around: Surroundings, rng: random.Random, keys: Sequence[str], machines: Sequence[Machine]
@@ -51,7 +51,7 @@ class Processes:
         self._processes = [self._start_caller(number) for number in range(len(self._keys))]
 
     def tick(self) -> None:
-        """Replace ended processes, wake those that have slept enough, and hit those that have just got a lease."""
+        """Replace ended processes, wake suspended processes, and disturb processes that have just got a lease."""
         for number, process in enumerate(self._processes):
             if process.exitcode is not None:
                 self._collect(number, process)
@@ -95,7 +95,7 @@ class Processes:
             self._asleep[number] = (time.monotonic() + seconds, self._clock.now().timestamp())
 
     def finish(self, seconds: float) -> int:
-        """Let all processes finish their work for ``seconds`` seconds. Returns the number that did not."""
+        """Give all processes ``seconds`` seconds to finish. Returns the number of processes that did not finish."""
         self.wake()
         limit = time.monotonic() + seconds
         for process in self._processes:

@@ -1,6 +1,8 @@
-"""The records of a chaos run: lines of JSON in one file, each by the process that saw the event. No line has a token.
+"""The records of a chaos run: lines of JSON in one file. No line has a token.
 
-All times are simulated time, in seconds. ``by`` names an attempt: caller, process, number.
+The process that sees an event writes its line.
+
+All times are simulated time, in seconds. ``by`` names an attempt by its caller, process and number.
 """
 
 from __future__ import annotations
@@ -53,7 +55,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A request for a lease that reached the database's stand-in. ``delivered``: its answer was not disturbed."""
+    """A request for a lease that reached the database's stand-in.
+
+    ``delivered`` is True if no fault disturbed the answer.
+    """
 
     by: str
     at: float
@@ -63,7 +68,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A read of the slot by a caller that got a true and complete answer."""
+    """A read of the slot. The caller got the correct and complete answer."""
 
     caller: int
     at: float
@@ -71,7 +76,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The start or the end of the store's faults: from this time on, the store is well or not."""
+    """The start or the end of a spell of faults of the store. ``is_well`` is True at the end of a spell."""
 
     at: float
     is_well: bool
@@ -131,7 +136,7 @@ class Tally:
 class Stored:
     """The content of a token row. ``token`` is None if the value cannot be read or the row is not active.
 
-    ``ends`` is the earliest end in value and column; None if neither has an end.
+    ``ends`` is the earlier expiry of those in the value and in the column. ``ends`` is None if there is no expiry.
     """
 
     token: str | None
@@ -155,7 +160,7 @@ _KINDS: dict[str, Any] = {each.__name__: each for each in get_args(Record)}
 
 @dataclass(slots=True)
 class Records:
-    """All records of a run, to be judged."""
+    """All records of a run, for the judges."""
 
     starts: list[Start] = field(default_factory=list)
     attempts: list[Attempt] = field(default_factory=list)
@@ -193,22 +198,28 @@ class Records:
                 lists[type(record)].append(record)
 
     def suspended(self, caller: int, begin: float, end: float) -> bool:
-        """Whether the caller's process, or its child's, was suspended at some time between ``begin`` and ``end``."""
+        """Whether the caller's process was suspended at some time between ``begin`` and ``end``.
+
+        For a forked child, its parent's process counts.
+        """
         number = caller % CHILD
         return any(each.caller == number and each.begin < end and each.end > begin for each in self.stops)
 
     def without_token(self) -> list[Attempt]:
-        """The attempts that asked for a token, not for a renewal, and got no token."""
+        """Return the attempts that got no token, without the attempts of the modes rotate and force."""
         return [each for each in self.attempts if each.token is None and each.mode in ("resolve", "replace")]
 
 
 def fingerprint(value: str) -> str:
-    """Return the project's fingerprint of a token without the project's code, as judges do not ask the product."""
+    """Return the project's fingerprint of a token, without the project's code. The judges use none of that code."""
     return sha256(value.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 class Log:
-    """A file to which many processes write. Each line is written at once, so a killed process leaves no half line."""
+    """A file to which many processes write.
+
+    One system call writes each line, so a killed process leaves no half line.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -237,7 +248,7 @@ def read_write(  # noqa: PLR0917 - a row of the database
     end: datetime | None,
     active: bool | None,  # noqa: FBT001 - the same
 ) -> Write:
-    """Return the database's record of a write. Only the benchmark writes as service_role without the functions."""
+    """Return a write from its row in the database. Only the benchmark's own writes have the role service_role."""
     before, after = _stored(old_value, old_end, old_active), _stored(value, end, active)
     return Write(at.timestamp(), writer == "service_role", before, after)
 

@@ -28,12 +28,12 @@ _COUNTED = {
     "row": "row: faults",
 }
 
-#: The number of a judge's findings that are printed.
+#: At most this many findings of a judge are printed.
 _TOLD = 5
 
 
 def report(records: Records, passed: float) -> tuple[list[str], bool]:
-    """Return the table's lines, and whether every row that must be zero is. ``passed``: seconds of simulated time."""
+    """Return the table's lines, and whether all rows that must be zero are zero. ``passed`` is in simulated seconds."""
     found = {name: judge(records) for name, judge in JUDGES.items()}
     found["callers that did not end"] = [f"{records.hung} were killed"] * records.hung
     lines = [

@@ -1,7 +1,7 @@
 """The two servers of the chaos, KIS and the stand-in for Supabase.
 
-Each is a separate process, so that neither waits for the other. Their events are recorded behind the faults, where
-the true state is known.
+Each server is a separate process, so that no server waits for the other. A server records an event before a fault
+changes the answer, because the true state is known there.
 """
 
 from __future__ import annotations
@@ -38,26 +38,28 @@ if TYPE_CHECKING:
     from kis_token.sandbox.loopback import LoopbackServer, Request
 
 
-#: The functions whose answers are sometimes lost outside of faults, and the share of lost answers.
+#: Between the spells of faults, the share LOST of the answers to the calls LOSABLE is lost.
 LOSABLE, LOST = frozenset({"begin", "commit", "abort", "save"}), 0.08
-#: How often the store restarts right after it has granted a lease, and right after it has told a caller to wait.
+#: The probability that the store restarts immediately after it answers with this status.
 RESTART_AT = {"granted": 0.3, "busy": 0.02}
-#: A port that closes first lets answers out, for this many of the machine's seconds. Otherwise the judges could not
-#: know which of them have arrived.
+#: Before a port closes, the server waits until all pending answers are sent, but at most LONGEST_SETTLE. Then it waits
+#: for SETTLE. Both times are in the machine's seconds. Without these waits, the judges could not know which answers
+#: arrived.
 SETTLE, LONGEST_SETTLE = 0.03, 0.5
-#: The share of the store's answers without a Date.
+#: The share of the store's answers without the header Date.
 DATELESS = 0.01
-#: The machine's seconds of a stall. With time ten times as fast, the longest is the 15 s that tokenP may take; the
-#: product's own limits for one call would be reached at 150 s of simulated time.
+#: The shortest and longest stall, in the machine's seconds. At ten times the speed, the longest stall is 15 s of
+#: simulated time, which is the time that tokenP may take. The project's own limits for one call are not compressed: a
+#: stall would reach them only after 150 s of simulated time.
 STALLS = (0.05, 1.5)
-#: The duration of tokenP, in the machine's seconds.
+#: The shortest and longest duration of a tokenP call, in the machine's seconds.
 TOKEN_SECONDS = (0.03, 0.15)
 
 
 class FaultyServer:
     """Replaces a server's ``answer``: applies ``trouble`` to requests and reports each outcome to ``note``."""
 
-    def __init__(  # noqa: PLR0917 - made in two places
+    def __init__(  # noqa: PLR0917 - only two calls make this object
         self,
         server: LoopbackServer,
         index: int,
@@ -80,7 +82,7 @@ class FaultyServer:
         self._lock = threading.Lock()
 
     def __call__(self, request: Request) -> tuple[Response, Fault | None]:
-        """Return the answer, true or not, and the fault of its connection."""
+        """Return the correct or a false answer, and the fault of the connection."""
         with self._counted():
             kind = self._trouble.draw()
             if kind is None and self._lose(request):
@@ -115,7 +117,7 @@ class FaultyServer:
 
 
 def _name(request: Request) -> str:
-    """Return a request's purpose in a word."""
+    """Return one word for the purpose of a request."""
     return "read" if request.method == "GET" else request.path.rpartition("/")[2].partition("_")[0]
 
 
@@ -138,7 +140,7 @@ def _spoil(request: Request, true: Response | None, kind: str | None) -> tuple[R
 def serve_store(  # noqa: PLR0917 - the two processes start alike
     shared: Shared, log: Log, spells: Sequence[Spell], seed: str, ready: Connection, dsn: str, keys: Mapping[str, int]
 ) -> None:
-    """Run the stand-in for Supabase. ``keys`` are the callers' keys."""
+    """Run the stand-in for Supabase. ``keys`` maps the callers' keys to their numbers."""
     clock, roles = SimulatedClock(shared), dict.fromkeys(keys, "service_role")
     rng = random.Random(seed)  # noqa: S311 - made-up trouble
     trouble = Trouble(shared, rng, spells, STORE_FAULTS, 0.02)
@@ -170,7 +172,7 @@ def serve_store(  # noqa: PLR0917 - the two processes start alike
         if rng.random() < DATELESS:
             log.write(Tally("store", "no Date"))
             return response, fault
-        # The simulated Date: the server's own Date has the machine's time.
+        # The header Date has the simulated time. The server's own header would have the machine's time.
         date = {"Date": format_datetime(clock.now(), usegmt=True)}
         return replace(response, headers={**response.headers, **date}), fault
 
@@ -188,9 +190,10 @@ def serve_kis(  # noqa: PLR0917 - the two processes start alike
     clock = SimulatedClock(shared)
     rng = random.Random(seed)  # noqa: S311 - made-up trouble
     trouble = Trouble(shared, rng, spells, KIS_FAULTS, 0.15)
-    # KIS's lockout lasts a day, and would fill the run.
+    # The lockout is turned off, because KIS's lockout lasts a day, which would be most of the run.
     kis = KISEmulator(production=[own, other], clock=clock)
-    # The safe reading of KIS's rules: a new token ends the one before it.
+    # KIS's rules about earlier tokens are unclear. The emulator follows the stricter reading: a new token ends the
+    # previous token.
     kis.configure(lockout_after=0, calls_per_second=1000, reissue_kills_previous=True)
     issued: dict[str, str] = {}
 
@@ -211,7 +214,7 @@ def serve_kis(  # noqa: PLR0917 - the two processes start alike
         return Call(by, at, token, kind, is_new)
 
     def kill_now_and_then() -> None:
-        if issued and rng.random() < 0.01 / 30:  # called every hundredth of a second: on average every 30 s
+        if issued and rng.random() < 0.01 / 30:  # this runs every 0.01 s, so a token ends every 30 s on average
             token, value = list(issued.items())[-1]
             kis.kill_token(value)
             log.write(Killed(token, clock.now().timestamp()))
@@ -231,7 +234,7 @@ def serve_kis(  # noqa: PLR0917 - the two processes start alike
 
 
 def _health_noted(trouble: Trouble, note: Callable[[bool], None]) -> Callable[[], None]:
-    """Return a function that checks ``trouble`` and records its start and its end."""
+    """Return a function that checks ``trouble`` and records the start and the end of each spell."""
     last = [True]
 
     def look() -> None:

@@ -1,8 +1,8 @@
-"""The chaos's simulated time: one compressed time for callers, KIS and the database, and the state all processes share.
+"""The chaos's simulated time for callers, KIS and the database, and the state that all processes share.
 
-Simulated time runs ``speed`` times as fast as the machine's and sometimes jumps, for all processes at once. A caller's
-waits, a lease and KIS's minute are simulated time. Limits of sockets are not compressed: the product's own limits for
-one call are the machine's seconds.
+Simulated time runs ``speed`` times as fast as the machine's clock. Sometimes the simulated time jumps, for all
+processes at once. A caller's waits, a lease and KIS's minute are in simulated time. The project's time limits for one
+call are limits of sockets, so they are in the machine's seconds.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 #: Simulated time at the start.
 START = datetime(2027, 1, 4, tzinfo=timezone.utc)
 
-#: The states of a caller, the values of its mark.
+#: The states of a caller, which are the values of its mark.
 IDLE, RESOLVING, GRANTED, AT_KIS = range(4)
 
-#: The capacity of the page of memory: more callers than a machine can run.
+#: The page of memory has room for this many callers. No machine can run so many callers.
 MOST_CALLERS = 1000
 
 #: The difference between the number of a forked child and the number of its caller.
 CHILD = 100_000
 
-#: The place in a tally of a process that got another process's answer.
+#: The value of ``Tally.where`` for a process that got another process's answer.
 MIXED = "mixed"
 
 _JUMPED = struct.Struct("d")
@@ -70,7 +70,7 @@ class Shared:
 
     @property
     def is_finishing(self) -> bool:
-        """Whether the time is over: callers finish their work."""
+        """Whether the run's time is over. Callers then finish their work and start no more work."""
         return bool(self._page[_FINISHING])
 
     @is_finishing.setter
@@ -95,21 +95,22 @@ class Shared:
 
 
 class SimulatedClock:
-    """Simulated time, for all processes that share the page."""
+    """The clock of the simulated time. It is the same for all processes that share the page of memory."""
 
     def __init__(self, shared: Shared, jitter: random.Random | None = None) -> None:
         self._shared = shared
         self._random = jitter or random.Random()  # noqa: S311 - spreads load, no security
 
     def now(self) -> datetime:
-        """Return the present, aware, in UTC."""
+        """Return the simulated time, timezone-aware, in UTC."""
         shared = self._shared
         return START + timedelta(seconds=(time.time() - shared.epoch) * shared.speed + shared.jumped)
 
     def monotonic(self) -> float:
         """Return simulated seconds that never go back.
 
-        The seconds do not jump with the time, like the counter of a machine that was suspended.
+        If the simulated time jumps, these seconds do not jump. They are like the counter of a machine that was
+        suspended.
         """
         return time.monotonic() * self._shared.speed
 
@@ -118,7 +119,7 @@ class SimulatedClock:
         time.sleep(seconds / self._shared.speed)
 
     def jitter(self, low: float, high: float) -> float:
-        """Return a random number of seconds between the two."""
+        """Return a random number of seconds between ``low`` and ``high``."""
         return self._random.uniform(low, high)
 
 
@@ -131,8 +132,8 @@ $$;
 grant execute on function public.chaos_now() to service_role;
 """)
 
-# Functions of sql/ run as their owner, and the benchmark's clients as service_role. So the role of a write shows its
-# origin.
+# The functions of sql/ run as their owner, and the benchmark's clients run as service_role. So the role of a write
+# shows its origin.
 _AUDIT = """
 create table public.chaos_writes (
     id bigint generated always as identity, at timestamptz, writer text,
@@ -155,7 +156,7 @@ create trigger chaos_audit after insert or update or delete on public.api_creden
 
 
 class SimulatedDatabase:
-    """A project whose functions and triggers use simulated time, and which records every write of a token."""
+    """A database whose functions and triggers use simulated time. This database records every write of a token."""
 
     def __init__(self, dsn: str, shared: Shared, keys: Mapping[str, str]) -> None:
         self.project: Project = prepare_database(dsn)
@@ -173,7 +174,7 @@ class SimulatedDatabase:
         self._owner.execute(_AUDIT)
 
     def jump(self, seconds: float) -> None:
-        """Set the database's time ``seconds`` seconds ahead in total."""
+        """Set the sum of all jumps of the database's time to ``seconds``."""
         self._owner.execute("update public.chaos_clock set jumped = %s", (timedelta(seconds=seconds),))
 
     def put(self, credential_type: str, value: str, end: datetime | None) -> None:
@@ -186,19 +187,19 @@ class SimulatedDatabase:
         )
 
     def deactivate(self) -> None:
-        """Set the token's row inactive, as the documents advise after a change of keys."""
+        """Set the token's row inactive, as the documentation advises after a change of keys."""
         self._outsider.execute(
             "update public.api_credentials set is_active = false where credential_type = 'access_token'"
         )
 
     def token(self) -> tuple[str, datetime | None] | None:
-        """Return the stored token and its column's end, or None."""
+        """Return the value of the token's row and its column ``expires_at``, or None if there is no row."""
         return self._owner.execute(
             "select credential_value, expires_at from public.api_credentials where credential_type = 'access_token'"
         ).fetchone()
 
     def writes(self) -> list[tuple[Any, ...]]:
-        """Return every write of a token row: time, role, and value, end and active before and after."""
+        """Return every write of a token row: time, role, and the old and the new value, expiry and is_active."""
         return self._owner.execute(
             'select at, writer, old_value, old_end, old_active, value, "end", active'
             " from public.chaos_writes order by id"

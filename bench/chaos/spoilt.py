@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def _no_retry() -> AbstractContextManager[object]:
-    """Make every call of the store once."""
+    """Call the store only once, even if the call fails."""
 
     def run(_: Retry, ask: Callable[[], Any], __: Callable[[], Patience]) -> Any:  # noqa: ANN401 - as the original
         return ask()
@@ -35,7 +35,7 @@ def _no_retry() -> AbstractContextManager[object]:
 
 
 def _no_patience_for_a_read() -> AbstractContextManager[object]:
-    """Let one failed read count as an outage, after which a caller without a valid token issues without the store."""
+    """Treat one failed read as an outage, so that a caller without a valid token issues without the store."""
     return patch.object(kis_token.core.lookup, "patiently", _at_once)
 
 
@@ -54,7 +54,7 @@ def _no_patience_for_a_lease() -> Iterator[None]:
         stack.enter_context(patch.object(kis_token.core.lease, "LONGEST_UNKNOWN", 0.0))
         stack.enter_context(patch.object(kis_token.core.lease, "LAPSE", 1000.0))
         stack.enter_context(patch.object(Resolver, "_fall_back", issue_beside))
-        stack.enter_context(_no_minute())  # the machine remembers leases too
+        stack.enter_context(_no_minute())  # the machine also remembers leases
         yield
 
 

@@ -1,4 +1,4 @@
-"""The faults of the chaos's servers: in spells, planned by the seed, and single ones in between."""
+"""The faults of the chaos's servers: spells of faults that the seed plans, and single faults between the spells."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ KIS_FAULTS = (
     *("truncate", "stall", "stall after"),
 )
 REFUSED = "port closed"
-#: The duration of spells, in the machine's seconds, and their shares: a hiccup, a restart, and an outage that is longer
-#: than any caller's patience in a simulation ten times as fast.
+#: The shortest and longest duration of spells, in the machine's seconds, and their weights. The store has short
+#: failures, restarts and outages. At ten times the speed, an outage is longer than any caller waits.
 STORE_LENGTHS = (((0.05, 0.5), 4), ((0.3, 4.0), 5), ((8.0, 12.0), 1))
 KIS_LENGTHS = (((0.3, 4.0), 1),)
-#: The duration of a restart, in the machine's seconds.
+#: The shortest and longest duration of a restart, in the machine's seconds.
 RESTART_SECONDS = (0.3, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Spell:
-    """A time of faults, in the machine's seconds from the start: ``share`` of the requests meet ``kind``."""
+    """A period of faults, in the machine's seconds from the start.
+
+    The share ``share`` of the requests gets the fault ``kind``.
+    """
 
     begin: float
     end: float
@@ -47,7 +50,10 @@ def plan_spells(
     lengths: Sequence[tuple[tuple[float, float], int]],
     gap: float,
 ) -> list[Spell]:
-    """Plan spells with ``lengths``, and gaps of ``gap`` on average. In a third of them the port is closed."""
+    """Plan spells with ``lengths``, and with gaps of ``gap`` on average.
+
+    In a third of the spells, the port is closed.
+    """
     bounds, weights = zip(*lengths, strict=True)
     spells: list[Spell] = []
     begin = rng.expovariate(1 / gap)
@@ -60,7 +66,7 @@ def plan_spells(
 
 
 class Trouble:
-    """The present faults of one server's requests. The share ``share`` of requests meets a fault between the spells."""
+    """The present faults of one server. Between the spells, the share ``share`` of the requests gets a fault."""
 
     def __init__(
         self, shared: Shared, rng: random.Random, spells: Sequence[Spell], kinds: Sequence[str], share: float
@@ -79,7 +85,7 @@ class Trouble:
 
     @property
     def is_well(self) -> bool:
-        """Whether at most single requests meet a fault now."""
+        """Whether there is no spell of faults now. Single requests may get a fault."""
         return self._spell() is None
 
     @property
@@ -92,7 +98,7 @@ class Trouble:
         """Return the fault of a request that arrives now, or None."""
         spell = self._spell()
         if spell is not None and spell.kind == REFUSED:
-            return "reset"  # accepted a moment before the port closed
+            return "reset"  # the connection was accepted just before the port closed
         if spell is not None and self._random.random() < spell.share:
             return spell.kind
         return self._random.choice(self._kinds) if self._random.random() < self._share else None

@@ -1,8 +1,8 @@
-"""``python -m bench.growth``: how requests and time grow with callers, with slots, and with the issuance log.
+"""``python -m bench.growth``: how requests and time grow with callers, slots, and the length of the issuance log.
 
-The database is a real PostgreSQL, called by SQL and over HTTP through the stand-in for Supabase. Slots and events are
-measured in turns, so that other work on the machine affects all sizes alike. The result is the ratio of the largest
-size to the smallest.
+The database is a real PostgreSQL. The benchmark calls it by SQL, and over HTTP through the stand-in for Supabase. The
+sizes are measured in turns, so that other work on the machine affects all sizes alike. The result is the ratio of the
+figure at the largest size to the figure at the smallest size.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CALLERS = (1, 10, 50, 200)
 
-#: The seconds of a tokenP call in the stampede.
+#: The duration of a tokenP call in the stampede, in seconds.
 _TOKEN_SECONDS = 0.4
 _LEAST_ROUNDS = 3
 
@@ -44,12 +44,12 @@ def tables(
     calls: int = 20,
     rounds: Sequence[stampede.Round] = (),
 ) -> Iterator[Table]:
-    """Yield each table as soon as it is ready. Sizes are in ascending order; ``calls`` is the number behind a median.
+    """Yield each table as soon as it is ready. Sizes must be in ascending order. Each median is of ``calls`` calls.
 
-    ``rounds``, from a stampede that has already run, replace ``callers``.
+    If ``rounds`` of a finished stampede are given, ``callers`` is not used.
     """
     yield callers_table(rounds or _race(callers, calls))
-    # Each client loads certificates, which are not needed here.
+    # Without this patch, each client would load certificates, which are not needed here.
     context = ssl.create_default_context()
     direct = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     with (
@@ -68,7 +68,7 @@ def _race(sizes: Iterable[int], calls: int) -> list[stampede.Round]:
 
 
 def callers_table(rounds: Iterable[stampede.Round]) -> Table:
-    """Return the cost of each of many callers on one empty slot, from the rounds of a stampede."""
+    """Return the table for many callers on one empty slot, from the rounds of a stampede."""
     by_size: dict[int, list[stampede.Round]] = {}
     for each in rounds:
         if each.algorithm == "ours":

@@ -1,4 +1,4 @@
-"""The cost of a long issuance log: a lease, a status, a pruning and the warm read with up to 100,000 events."""
+"""Measures a lease, a status, a pruning and a warm read with an issuance log of up to 100,000 events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 SIZES = (0, 1_000, 10_000, 100_000)
 
-#: The slot of nearly all events, and a slot with a few of the oldest events, which a search finds last.
+#: The slot that has nearly all events, and a slot that has a few of the oldest events. A search finds the oldest events
+#: last.
 _BUSY, _FEW = "busy", "few"
 
 _FILL = """
@@ -29,12 +30,12 @@ select case when i <= 20 then 'few' else 'busy' end, now() - (%(events)s - i + 1
 from generate_series(1, %(events)s) i
 """
 
-_STATUS_ROWS = 500  # the limit of `kis-token status`
+_STATUS_ROWS = 500  # `kis-token status` shows at most this many events
 _SIZE = "select pg_total_relation_size('public.credential_issuances')"
 
 
 def measure_log(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) -> Table:
-    """Measure a database of each size, in turns."""
+    """Measure one database for each size, in turns."""
     with ExitStack() as stack:
         works: dict[int, Callable[[], Mapping[str, Sample]]] = {}
         size_on_disk = 0
@@ -65,7 +66,7 @@ class LongLog:
         self.size_on_disk = int(slot.owner.execute(_SIZE).fetchall()[0][0])
 
     def call(self) -> dict[str, Sample]:
-        """Make each call once."""
+        """Make each measured call once."""
         slot = self._slot
         samples = slot.take_lease() | slot.take_lease_over_http()
         for name, service in (("all slots", None), ("the busiest slot", _BUSY), ("20 events", _FEW)):

@@ -1,4 +1,4 @@
-"""The parts of the growth tables: samples that are taken in turns, and Markdown."""
+"""Takes the samples for the growth tables in turns, and formats the tables as Markdown."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class Table(NamedTuple):
 
 @dataclass(slots=True)
 class Stopwatch:
-    """The duration of a block, after its end."""
+    """The duration of a block. The duration is known when the block has ended."""
 
     milliseconds: float = 0.0
 
 
 @contextmanager
 def timed() -> Iterator[Stopwatch]:
-    """Time the block."""
+    """Measure the duration of the block."""
     watch, begin = Stopwatch(), time.perf_counter()
     yield watch
     watch.milliseconds = (time.perf_counter() - begin) * 1000
@@ -85,9 +85,9 @@ def in_turns(works: Mapping[int, Work], calls: int) -> Found:
 
 
 def growth_table(title: str, found: Found, asked: str, note: str, *, base: int) -> Table:
-    """Return a row for each measured call: medians by size, their ratios, and the highest count at the largest size.
+    """Return a table. Each row has medians by size, their ratios, and the highest count at the largest size.
 
-    The largest size is compared with the smallest, and with ``base`` if that is another size.
+    The largest size is compared with the smallest size, and with ``base`` if ``base`` is another size.
     """
     rows, sizes = [], list(next(iter(found.values())))
     bases = list(dict.fromkeys((sizes[0], base)))
@@ -101,5 +101,5 @@ def growth_table(title: str, found: Found, asked: str, note: str, *, base: int) 
 
 
 def ratio(value: float, of: float) -> str:
-    """Return the ratio as text."""
+    """Return ``value`` divided by ``of``, as text."""
     return f"{value / of:.2f}" if of else "-"

@@ -1,4 +1,7 @@
-"""One slot of a sandbox, with leases by SQL and over HTTP. A lease by SQL shows the time that the database needs."""
+"""Measures leases on one slot of a sandbox, by SQL and over HTTP.
+
+A lease by SQL shows the time of the database alone.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ where relid = 'public.credential_issuances'::regclass
 
 
 class MeasuredSlot:
-    """The slot kis. The end of the ``with`` block closes its connections."""
+    """The slot kis. The end of the ``with`` block closes all connections."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.owner = psycopg.connect(sandbox.owner_dsn, autocommit=True)
@@ -50,7 +53,7 @@ class MeasuredSlot:
         self.owner.close()
 
     def ask(self, function: str, **arguments: object) -> tuple[Sample, Any]:
-        """Call a function by SQL as the API's role. Returns the time and the log rows read, and the answer."""
+        """Call a function by SQL as the API's role. Returns a sample (time and log rows read) and the answer."""
         named = sql.SQL(", ").join(
             sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
         )
@@ -104,7 +107,7 @@ class MeasuredSlot:
         }
 
     def _prepare(self) -> tuple[int | None, Token, str]:
-        """Let the minute between two leases pass. Return the version to replace, a new token, and a holder id."""
+        """Remove the wait between two leases. Return the version to replace, a new token, and a holder id."""
         self.owner.execute("update public.credential_leases set not_before = null where service_name = %s", (SERVICE,))
         rows = self.owner.execute(
             "select version from public.api_credentials where service_name = %s and credential_type = 'access_token'",

@@ -1,4 +1,4 @@
-"""The cost of more slots: the lease of one slot, the status of all slots, and the resolution of all slots at once."""
+"""Measures how a lease of one slot, a status of all slots, and resolving all slots slow down with more slots."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 SIZES = (1, 10, 50)
 
-#: The seconds that pass between two leases: more than KIS's minute, and more than the database's minimum.
+#: Between two leases, the clocks move forward by this many seconds. KIS and the database require fewer seconds.
 _SPACING_SECONDS = 80
 
 _LONGEST_SECONDS = 60
@@ -48,7 +48,10 @@ class AllAtOnce(NamedTuple):
 
 
 class ManySlots:
-    """A project with ``count`` slots, each with its own account. The ``with`` block closes the connections."""
+    """A project with ``count`` slots, each with its own account.
+
+    The end of the ``with`` block closes the connections.
+    """
 
     def __init__(self, postgres: EmbeddedPostgres, count: int) -> None:
         self._services = [SERVICE, *(f"{SERVICE}-{number}" for number in range(2, count + 1))]
@@ -63,14 +66,14 @@ class ManySlots:
                 self._sandbox.store_keys(service, account)
             self._slot = stack.enter_context(MeasuredSlot(self._sandbox))
             self._stack = stack.pop_all()
-        self.resolve_all()  # from here on every slot has its token, lease and events
+        self.resolve_all()  # after this call, every slot has a token, a lease and events
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def call(self) -> dict[str, Sample]:
-        """Make each call of one slot once, and a status of all slots."""
+        """Make each measured call for one slot once, and request a status of all slots."""
         samples = self._slot.take_lease() | self._slot.take_lease_over_http()
         self._empty(SERVICE)
         for name, source in (("resolve, which issues", "oauth"), ("resolve, warm", "supabase")):
@@ -87,7 +90,7 @@ class ManySlots:
         return samples
 
     def resolve_all(self) -> AllAtOnce:
-        """Issue tokens for all slots in sequence, and again for all slots at once."""
+        """Issue tokens for all slots one after another, and then again for all slots at once."""
         in_a_row = self._resolve_with(1)
         before = self._sandbox.kis.counts("production").calls
         with self._counted() as requests:
@@ -112,7 +115,7 @@ class ManySlots:
         return watch.milliseconds
 
     def _empty(self, *services: str) -> None:
-        """Delete the slots' tokens, and let the minute between two leases pass."""
+        """Delete the tokens of these slots, and move the clocks beyond the minute between two leases."""
         self._slot.owner.execute(
             "delete from public.api_credentials where credential_type = 'access_token' and service_name = any (%s)",
             (list(services),),
@@ -130,7 +133,7 @@ class ManySlots:
 
     @contextmanager
     def _counted(self) -> Iterator[list[str]]:
-        """Yield a list that has the paths of the block's requests to Supabase after the block."""
+        """Yield a list. After the block, the list has the paths of the requests that the block sent to Supabase."""
         server, paths = self._sandbox.supabase.server, list[str]()
         server.forget()
         yield paths
@@ -138,13 +141,13 @@ class ManySlots:
 
 
 def _expect(sources: Sequence[str], source: str) -> None:
-    """Raise RuntimeError if the tokens came from another source."""
+    """Raise RuntimeError if a token did not come from ``source``."""
     if set(sources) != {source}:
         raise RuntimeError(f"Tokens came from {', '.join(sources)}")
 
 
 def measure_slots(postgres: EmbeddedPostgres, sizes: Sequence[int], calls: int) -> tuple[Table, Table]:
-    """Measure a database of each size, in turns: one slot among others, and all slots."""
+    """Measure one database for each size, in turns. Returns a table for one slot, and a table for all slots."""
     with ExitStack() as stack:
         projects = {count: stack.enter_context(ManySlots(postgres, count)) for count in sizes}
         works: dict[int, Callable[[], Mapping[str, Sample]]] = {count: each.call for count, each in projects.items()}

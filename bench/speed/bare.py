@@ -1,6 +1,7 @@
-"""The shortest program that brings a stored token into a step: one GET with the standard library, and its output.
+"""The shortest program that gets a stored token for a step: it sends one GET and writes the output.
 
-The program makes the same request as the action, and does not check the answer.
+The program uses only the standard library. The program makes the same request as the action, and does not check the
+answer.
 """
 
 import http.client

@@ -1,4 +1,4 @@
-"""``python -m bench.speed.breakdown``: the parts of the time.
+"""``python -m bench.speed.breakdown``: the parts of the time that a command takes.
 
 A ladder is a list of programs. Each program does the work of the previous program and of one further part. The cost of
 a part is the difference between the medians of its program and of the previous program. All programs run in turns.

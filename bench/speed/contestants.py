@@ -1,4 +1,4 @@
-"""The measured commands: the start and the environment of each, and the state that each round restores.
+"""The measured commands: how each command starts, its environment, and the state before each round.
 
 This project's code runs from two copies. The first copy has the files of the action. Its bytecode is deleted before
 each round, because a runner fetches the action for each job. The second copy has the library, and keeps its bytecode.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
-#: The time limit of one run, in seconds. It is long enough for an installation over a slow network.
+#: The time limit of one run, in seconds. This time is long enough for an installation over a slow network.
 LONGEST_SECONDS = 180.0
 
 #: The command of a Python with the standard library alone, with the flags of the action's Python.
@@ -41,7 +41,7 @@ PLAIN_PYTHON = ("python3", "-I", "-S", "-X", "utf8")
 
 
 class Took(NamedTuple):
-    """The cost of a run: seconds, and kilobytes at the peak."""
+    """The cost of a run: its seconds, and its peak memory in kilobytes."""
 
     seconds: float
     kilobytes: int
@@ -52,8 +52,9 @@ class Contestant:
     """A command to measure. The repr does not show the environment, which contains a key.
 
     ``folder`` is the folder of the command's job. Before each run, the folder is emptied except for the names in
-    ``keeps``. The servers get the requests ``before`` and ``after`` around each run. ``source`` is the expected value
-    of the output ``source``. ``cold`` are folders whose bytecode is deleted before each run.
+    ``keeps``. Before each run, the servers get the requests ``before``. After each run, the servers get the requests
+    ``after``. ``source`` is the expected value of the output ``source``. ``cold`` are folders whose bytecode is deleted
+    before each run.
     """
 
     name: str
@@ -78,7 +79,8 @@ class Course:
         self.public_key = self.variables.pop("KEYLESS_KEY")
         names = ("ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN")
         self.permission = {name: self.variables.pop(name) for name in names}
-        #: Variables that name the servers' certificate, for programs whose libraries do not use the system's.
+        #: Variables that name the servers' certificate, for programs whose libraries do not use the system's
+        #: certificates.
         self.trust = self._trust()
         self.env = {**kept_environment(), **self.trust, "PATH": self._path()}
         self.env = self._without_variables(self.env)
@@ -95,7 +97,7 @@ class Course:
             shutil.copy(CHECKOUT / "bench" / name, self.library_copy / "bench")
 
     def _trust(self) -> dict[str, str]:
-        """Return the variables by which a command reads this machine's certificates and that of the servers.
+        """Return the variables with which a command reads this machine's certificates and the servers' certificate.
 
         Reading the machine's certificates is a large part of the cost of TLS.
         """
@@ -132,7 +134,7 @@ class Course:
         cold: tuple[Path, ...] | None = None,
         **inputs: str,
     ) -> Contestant:
-        """Return the action's command. ``inputs`` have names with underscores.
+        """Return the action's command. The names of ``inputs`` have underscores in place of hyphens.
 
         The other arguments have the meaning of the fields of `Contestant`.
         """
@@ -197,7 +199,7 @@ class Course:
         return _made(self.folder / "jobs" / re.sub(r"\W+", "-", name))
 
     def run(self, contestant: Contestant) -> Took:
-        """Run once. Raises RuntimeError if the run fails or has another source."""
+        """Run the command once. Raises RuntimeError if the run fails, or if its token has another source."""
         for path in contestant.folder.glob("*"):
             if path.name not in ("step.sh", *contestant.keeps):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -231,7 +233,7 @@ class Course:
 
 @contextmanager
 def open_course() -> Iterator[Course]:
-    """Start the servers and make the copies. The end of the block removes them."""
+    """Start the servers and make the copies. The end of the block stops the servers and deletes the copies."""
     with TemporaryDirectory(prefix="kis-bench-") as name:
         folder = Path(name)
         with open_servers(folder) as servers:
@@ -276,7 +278,7 @@ def _made(folder: Path) -> Path:
 
 
 def _launch(contestant: Contestant) -> tuple[int, float, int, str]:
-    """Return status, seconds, kilobytes, and all output."""
+    """Run the command. Returns its status, its seconds, its kilobytes, and all output."""
     with subprocess.Popen(  # noqa: S603 - our own commands
         [sys.executable, "-I", "-S", f"{HERE / 'launch.py'}", *contestant.command],
         env=dict(contestant.env),
@@ -286,7 +288,7 @@ def _launch(contestant: Contestant) -> tuple[int, float, int, str]:
         stderr=subprocess.PIPE,
         encoding="utf-8",
         errors="replace",
-        start_new_session=True,  # so that its child processes can be ended with it
+        start_new_session=True,  # so that the command and its children can be killed together
     ) as process:
         try:
             figures, log = process.communicate(timeout=LONGEST_SECONDS)

@@ -1,8 +1,8 @@
-"""``python -m bench.speed.imports``: the modules that a warm resolve imports, with those that ASKED does not explain.
+"""``python -m bench.speed.imports``: the modules that a warm resolve imports, and those that ASKED does not explain.
 
-The step's own program runs on a real answer, with the flags of action.yml and Python's record of imports. The table
-has each module's own milliseconds and the kilobytes of its file. A module that neither ASKED nor its imports explain
-is listed as unasked, and the exit status is 1.
+The step's own program runs with a real answer, with the flags of action.yml, and with Python's record of imports. The
+table has each module's own milliseconds and the kilobytes of its file. A module is listed as unasked if it is not in
+ASKED and no module in ASKED imports it. If there is such a module, the exit status is 1.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Imported:
 
 
 def record(python: str, program: Path, env: Mapping[str, str]) -> list[Imported]:
-    """Return the imports of ``program`` beyond those of a bare ``python``. Raises CalledProcessError if it fails."""
+    """Return the imports of ``program`` beyond those of a bare ``python``. Raises CalledProcessError."""
     known = {name for _, name in _imports([python, *_FLAGS, "-c", ""], env)}
     sizes = (
         (name, microseconds, _size(name, program))
@@ -99,14 +99,14 @@ def _run(command: list[str], env: Mapping[str, str]) -> str:
 
 
 def _size(name: str, program: Path) -> int | None:
-    """Return the bytes of a module's file, 0 for one that is part of Python, and None for an unknown one."""
+    """Return the bytes of a module's file, 0 for a module that is a part of Python, and None for an unknown module."""
     if name.partition(".")[0] == "kis_token":
         path = program.parent / name.replace(".", "/")
         return next(file.stat().st_size for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file())
     try:
         found = importlib.util.find_spec(name)
     except ModuleNotFoundError:
-        found = None  # Python has not found the module
+        found = None  # Python's attempt to import the module failed
     if found is None:
         return None
     return Path(found.origin).stat().st_size if found.has_location and found.origin else 0

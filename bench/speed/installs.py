@@ -1,7 +1,7 @@
-"""The cost of steps that first install packages: this project's, and a new environment with the guide's packages.
+"""The cost of steps that install packages first: steps of this project, and steps with the guide's packages.
 
 Each installation runs twice: from the package index, with an empty cache, and from a folder with the same files. The
-difference is the download. Neither side finds uv.
+difference between the two is the download. No step finds uv on its PATH.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ _THEIRS = "a fresh venv, pip install, guide"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source of packages, for the guide's installation and for this project's, and the measured seconds."""
+    """A source of packages, as settings for the guide's installation and for this project's.
+
+    ``seconds`` has the measured seconds.
+    """
 
     plain: Mapping[str, str]
     locked: Mapping[str, str]
@@ -40,7 +43,7 @@ class Source:
 
 
 def measure_installs(course: Course, fresh: Sequence[float], rounds: int) -> list[Row]:
-    """Return the rows with an installation. ``fresh`` are the seconds of our warm resolve."""
+    """Return the rows of steps that install packages. ``fresh`` has the seconds of our warm resolve."""
     index, local = Source({}, {}, {}), _from_folder(fetch(course))
     for _ in range(rounds):
         for source in (index, local):

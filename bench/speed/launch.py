@@ -1,7 +1,7 @@
 """``launch.py COMMAND...``: run a command; print its exit status, its seconds, and its peak memory in kilobytes.
 
 This program is small and separate, because the memory of the starting process counts towards the peak. The command's
-output goes to standard error. The program needs the standard library alone.
+output goes to standard error. The program imports only the standard library.
 """
 
 import os

@@ -1,7 +1,8 @@
 """``python -m bench.speed.memory``: the memory of a warm resolve, and the size of the runtime on disk.
 
-Memory is the peak of a command or of any child. The size is that of all files after the installation: pip compiles
-all modules at once, the runtime only the modules that its trial imports. One row compares the sizes without bytecode.
+Memory is the peak of a command or of one of its child processes. The size is that of all files after the installation.
+pip compiles all modules at once. The runtime's installation compiles only the modules that its trial run imports. One
+row compares the sizes without bytecode.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def measure_disk(course: Course) -> list[Row]:
 
 
 def size_of(folder: Path, *, bytecode: bool) -> float:
-    """Return the MiB of all files below, with bytecode or without."""
+    """Return the size of all files below ``folder`` in MiB, with or without bytecode."""
     files = (path for path in folder.rglob("*") if path.is_file() and (bytecode or path.parent.name != "__pycache__"))
     return sum(path.stat().st_size for path in files) / 2**20
 

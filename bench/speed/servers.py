@@ -1,6 +1,7 @@
 """Supabase and KIS for the benchmarks of one caller: the sandbox over https on loopback, in a separate process.
 
-The slot kis has a fresh token. The slot kis-sealed has the same token, sealed. The process ends when its input ends.
+The slot kis has a fresh token. The slot kis-sealed has the same token, sealed. The process ends when its standard input
+ends.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class _Servers:
         self._sandbox = sandbox
 
     def empty(self) -> None:
-        """Delete the token of the slot kis, and let time pass until KIS issues again."""
+        """Delete the token of the slot kis, and move the clocks forward until KIS issues again."""
         self._sandbox.advance(_PAUSE_SECONDS)
         with psycopg.connect(self._sandbox.owner_dsn) as connection:
             connection.execute(

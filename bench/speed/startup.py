@@ -1,11 +1,11 @@
-"""``python -m bench.speed.startup``: the cost of a step beside alternatives, and the parts of its time.
+"""``python -m bench.speed.startup``: the cost of a step compared with alternatives, and the parts of its time.
 
 Supabase and KIS are the sandbox, over https on loopback, in a separate process; no delay is added. All compared
 commands run in turns. A figure is the median of all rounds, from the start of a process to its end. All commands read
-the machine's own certificates, as they do everywhere. Our files have no bytecode, as after a runner has fetched them,
-except in the rows about an installed library. The packages of the script with requests have no bytecode either,
-except in the row "compiled". The bare scripts start with the action's own flags, but without the shell that starts
-the action.
+the machine's own certificates, as on a real machine. Our files have no bytecode, because a runner fetches them for each
+job. Only in the rows about an installed library do they have bytecode. The packages of the script with requests have no
+bytecode either, except in the row "compiled". The bare scripts start with the action's own flags, but without the shell
+that starts the action.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     _Comparison = tuple[str, str, str, float | None]
 
 ROUNDS = 5
-#: The factor by which short rounds are repeated more often.
+#: Short rounds are repeated this many times as often as other rounds.
 CHEAP = 3
 
-#: A package index out of reach, for pip and uv.
+#: Settings with which pip and uv cannot reach a package index.
 NO_INDEX = dict.fromkeys(("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX"), "http://127.0.0.1:9/simple")
 
-#: The packages of ``pip install requests``.
+#: The packages that ``pip install requests`` installs.
 REQUESTS = ("requests", "urllib3", "certifi", "idna", "charset-normalizer")
 
 _LIBRARY = "from kis_token import get_token; get_token()"
 
-#: The rows: the case, this project's command, the alternative's command, and the highest allowed ratio; None without a
-#: target. The commands have their names from the functions of this module.
+#: The rows: the case, this project's command, the alternative's command, and the highest allowed ratio (None: no
+#: target). The functions below define the names of the commands.
 FRESH: tuple[_Comparison, ...] = (
     ("fresh token, nothing installed", "action", "bare script", 1.3),
     ("fresh token, with export-credentials and export-env", "action, exports", "bare script", 1.4),
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(course: Course, rounds: int, *, quick: bool) -> list[Row]:
-    """Return all rows. With ``quick``, the rows that install packages are left out."""
+    """Return all rows. If ``quick`` is True, the rows that install packages are left out."""
     fresh = race(course, fresh_contestants(course), CHEAP * rounds)
     rows = [
         *compare(FRESH, fresh),
@@ -117,7 +117,7 @@ def fresh_contestants(course: Course) -> list[Contestant]:
 
 
 def installed_contestants(course: Course) -> list[Contestant]:
-    """Return the commands that find all packages installed."""
+    """Return the commands for which all packages are already installed."""
     tools = {"RUNNER_TOOL_CACHE": f"{course.tools}"}
     guide = (sys.executable, "-m", "bench.guide")
     return [

@@ -1,9 +1,9 @@
-"""The servers' certificate among the system's own, as a real machine has those of Supabase and KIS.
+"""Adds the servers' certificate to the system's certificates, where a real machine has those of Supabase and KIS.
 
-A hosted runner has no variable that names certificates, and a variable changes the way in which they are read. So the
-benchmark runs itself again in a mount namespace, where a copy of the system's folder takes its place: nothing changes
-for the rest of the machine. Without that, on a system other than Linux or without the right to mount, variables name
-the certificates, and the figures include the time to read all of them.
+A hosted runner has no variable that names certificates, and such a variable would change how certificates are read. So
+the benchmark starts again in a mount namespace. In this namespace, a copy replaces the system's folder of certificates.
+Nothing changes for the rest of the machine. If the system is not Linux, or if the benchmark may not mount, variables
+name the certificates. In this case, the figures include the time to read all certificates.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from pathlib import Path
 from kis_token.network.tls_trust import VARIABLES
 from tools.certificate import make_hashed_folder
 
-#: The variable of the second start, with the copy's path.
+#: The benchmark's second start has the path of the copy in this variable.
 _COPY = "KIS_BENCH_CERTIFICATES"
 
 _MOUNT = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
 
 
 def enter(module: str, arguments: list[str]) -> None:
-    """Run ``module`` again with a folder of certificates that it may change. Returns if that is done or impossible."""
+    """Run ``module`` again with a folder of certificates that it may change.
+
+    Returns only in the second run, or if a second run is impossible.
+    """
     paths = ssl.get_default_verify_paths()
     folder, bundle = (Path(os.path.realpath(path)) for path in (paths.openssl_capath, paths.openssl_cafile))
     namespace = ["unshare", "--mount", *(() if os.geteuid() == 0 else ("--map-root-user",))]
@@ -43,7 +46,7 @@ def enter(module: str, arguments: list[str]) -> None:
 
 
 def add(certificate: Path) -> bool:
-    """Add ``certificate`` to the system's certificates. Returns False if the program has no copy of them."""
+    """Add ``certificate`` to the system's certificates. Returns False if there is no copy of these certificates."""
     name = os.environ.get(_COPY)
     if name is None:
         return False

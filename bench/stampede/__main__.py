@@ -1,12 +1,13 @@
-"""``python -m bench.stampede``: many concurrent callers on an empty slot, our resolver beside the guide's algorithm.
+"""``python -m bench.stampede``: many callers at once on an empty slot, with our resolver or the guide's algorithm.
 
-Each caller has no cache and its own client, as on its own machine. Up to ten callers are a process each. More are
-threads in one process for each core, because a process for each would only measure how they share the cores. KIS and
-Supabase are the sandbox, in a separate process. All use the machine's monotonic clock.
+Each caller has no cache and a client of its own, as on a separate machine. Up to ten callers are a process each. More
+callers are threads, in one process for each core. With a process for each caller, the benchmark would only measure how
+the processes share the cores. KIS and Supabase are the sandbox, in a separate process. All times are from the machine's
+monotonic clock.
 
-Counts are those of one round, as minimum-maximum if rounds differ. Times are those of all rounds together, from the
-start to a token. "waiting req/s": the requests to Supabase while all wait for the holder's tokenP. "after commit s":
-the median time from the holder's commit at Supabase to the token of another caller.
+A count is that of one round, or minimum-maximum if rounds differ. Times are from the start of a round to a token, for
+all rounds together. "waiting req/s": the requests a second to Supabase while all callers wait for the holder's tokenP
+call. "after commit s": the median time from the holder's commit at Supabase to the token of another caller.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ if TYPE_CHECKING:
 Algorithm = Literal["ours", "guide"]
 ALGORITHMS: tuple[Algorithm, ...] = ("ours", "guide")
 
-#: The largest number of callers that are processes. More callers are threads.
+#: Up to this number, each caller is a process. More callers are threads.
 MOST_PROCESSES = 10
 
-#: The longest time, in seconds, of a caller of this project.
+#: The time limit of a caller of this project, in seconds.
 CALLER_SECONDS = 60
 
 #: The seconds from the announcement of a start to the start.
@@ -66,7 +67,7 @@ COLUMNS = (
 
 
 class Outcome(NamedTuple):
-    """A caller's end: its time, and the token's fingerprint or the error.
+    """The end of a caller's call: the time, and the token's fingerprint or the error.
 
     ``asked`` is True if the token came from KIS.
     """
@@ -86,7 +87,10 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A round that starts at ``go``: the callers' outcomes, and the requests to Supabase and KIS. Monotonic times."""
+    """A round that starts at ``go``: the callers' outcomes, and the requests to Supabase and KIS.
+
+    All times are monotonic.
+    """
 
     callers: int
     algorithm: Algorithm
@@ -113,7 +117,7 @@ class Round:
 
     @property
     def committed_at(self) -> float | None:
-        """The time at which the holder's commit reached Supabase. None for the guide's algorithm."""
+        """The time at which the holder's commit reached Supabase. It is None for the guide's algorithm."""
         return next((each.at for each in self.store if each.path == COMMIT), None)
 
     @property
@@ -124,7 +128,7 @@ class Round:
 
     @property
     def rates(self) -> list[float]:
-        """Requests a second to Supabase while all waited for the holder: between its tokenP and its commit."""
+        """Requests a second to Supabase from the holder's tokenP call to its commit, while all other callers wait."""
         end = self.committed_at
         if end is None:
             return []
@@ -171,9 +175,9 @@ def _numbers(text: str) -> list[int]:
 
 
 def open_servers(token_seconds: float) -> Child:
-    """Start the process with KIS and Supabase. A context manager.
+    """Start the process with KIS and Supabase. The result is a context manager.
 
-    Every answer of tokenP takes ``token_seconds``. The answer is decided when the call arrives.
+    Every answer of tokenP takes ``token_seconds``. KIS decides the answer when the call arrives.
     """
     return Child("bench.stampede.__main__", "run_servers", token_seconds, grace=LONGEST_SECONDS)
 
@@ -243,7 +247,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def run_servers(token_seconds: float) -> None:
-    """Run KIS and Supabase, new for each round."""
+    """Run KIS and Supabase. Each round has a new KIS and a new Supabase."""
     with suppress(EOFError), EmbeddedPostgres() as postgres:
         while True:
             heard()
@@ -277,8 +281,8 @@ def _watched(server: LoopbackServer, delay: float = 0.0) -> Iterator[list[Arriva
 def run_callers(count: int) -> None:
     """Run ``count`` callers in this process, round after round."""
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
-    # Each client would load certificates, which are not needed here: 20 ms, which 200 machines spend at the same time,
-    # but 200 callers on two cores one after the other.
+    # Without this patch, each client would load certificates, which are not needed here. Loading takes 20 ms. 200
+    # machines would load at the same time, but 200 callers on two cores would load one after the other.
     context = ssl.create_default_context()
     with suppress(EOFError), patch.object(ssl, "create_default_context", return_value=context):
         while True:

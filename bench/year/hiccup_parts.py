@@ -1,4 +1,4 @@
-"""The store, KIS and the machines of the year of hiccups that bench.year.hiccups simulates."""
+"""The store, KIS and the machines of the year that bench.year.hiccups simulates."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _Answer = TypeVar("_Answer")
 #: The share of the store's calls that fail once.
 HICCUP = 1 / 50
 WEEK, OUTAGE = timedelta(days=7), timedelta(minutes=5)
-#: The seconds of a store call, and of a tokenP call.
+#: The duration of a store call and of a tokenP call, in seconds.
 STORE_SECONDS, TOKEN_SECONDS = 0.1, 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Year:
-    """A year to simulate. ``keys`` is the place of key and secret: given (as inputs), stored (in the slot) or both.
+    """A year to simulate. ``keys`` is the place of app key and secret: given (as inputs), stored (in the slot) or both.
 
-    ``outages`` are the times at which outages begin; by default one is at a random time of each week.
+    ``outages`` are the times at which outages begin. By default, one outage begins at a random time of each week.
     """
 
     title: str
@@ -51,7 +51,7 @@ class Year:
 
 @dataclass(slots=True)
 class Result:
-    """The result of a year. ``beside`` and ``failures`` each have a line for each case that must not occur."""
+    """The result of a year. Each line in ``beside`` and in ``failures`` is a case that must not occur."""
 
     hiccups: int = 0
     issued: Counter[int] = field(default_factory=Counter)
@@ -63,7 +63,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One machine with its name. A runner's machine is new each time."""
+    """One machine with its name. Each run on a hosted runner has a new machine."""
 
     name: str
     has_cache: bool = False
@@ -73,7 +73,7 @@ SERVER, NOTEBOOK, BOX = Machine("server", has_cache=True), Machine("laptop", has
 
 
 class HiccupingStore:
-    """The store in memory, with delays, hiccups and outages."""
+    """The store in memory, with delays, single failures and outages."""
 
     def __init__(self, store: MemoryStore, clock: Timeline, year: Year, result: Result) -> None:
         self._store = store
@@ -85,7 +85,7 @@ class HiccupingStore:
         self._hangs = {outage: dice(year.seed, outage).random() < 0.5 for outage in self._outages}
 
     def is_out(self) -> bool:
-        """Whether the store is out now."""
+        """Whether the store has an outage now."""
         return self._outage() is not None
 
     def read(self, service_name: str) -> Slot:
@@ -149,7 +149,7 @@ class SlowIssuer(Issuer):
 
 
 class SimulatedMachine(LocalMachine):
-    """The project's own lock, in a folder of the simulation, with waits on its clock."""
+    """The project's own machine lock, in a folder of the simulation. Waits use the simulated clock."""
 
     def __init__(self, folder: Path, clock: Timeline) -> None:
         super().__init__(lambda: [folder])

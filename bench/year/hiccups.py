@@ -1,15 +1,21 @@
-"""``python -m bench.year.hiccups``: a year in which Supabase hiccups and fails for five minutes a week.
+"""``python -m bench.year.hiccups``: a year in which calls of Supabase fail, with an outage of five minutes each week.
 
-One read or write in fifty fails once; half of the failed writes have had their effect. At a random time of each week
-Supabase does not answer for five minutes: it refuses connections, or lets callers wait. KIS follows the safe reading
-of its rules: a new token ends the one before it, and for 6 hours after an issue it gives the same one.
+Each call of Supabase fails with a probability of 1/50. Half of the failed calls take effect, and only their answer is
+lost. At a random time of each week, Supabase does not answer for five minutes: it refuses connections, or lets callers
+wait. Where KIS's rules are unclear, the simulated KIS follows the stricter reading: a new token ends the previous
+token. For 6 hours after an issue, KIS gives the same token again.
 
-The callers, in Korea time: runners that start new each time and have no cache, 6 in a Korean and 4 in a US session on
-average, four more at 08:55 at once, and the nightly rotation, with ticks that are late as in bench.year.rotation; a
-server with a cache every hour of both sessions; a laptop with a cache at 08:30, 12:00 and 22:40; a container without
-a cache, always on the same machine, at 07:55 and 22:25. A caller uses its token at once, and replaces one that KIS
-rejects. Callers can overlap. The chain, its patience and the machine's lock are the project's own, on a simulated
-clock.
+The callers are the following. All times are times in Korea.
+
+- Jobs on runners: each job has a new machine without a cache. A Korean session has 6 jobs on average, and a US session
+  has 4. Four more jobs start at the same time, at 08:55.
+- The rotation, also on runners. The rotation's ticks are late, as in bench.year.rotation.
+- A server with a cache, every hour of both sessions.
+- A laptop with a cache, at 08:30, 12:00 and 22:40.
+- A container without a cache, always on the same machine, at 07:55 and 22:25.
+
+A caller uses its token at once. If KIS rejects the token, the caller replaces it. Callers can overlap. The chain, its
+waiting times and the machine's lock are the project's own code, on a simulated clock.
 """
 
 from __future__ import annotations
@@ -56,7 +62,7 @@ if TYPE_CHECKING:
     from kis_token.token import Token
 
 
-#: The tokens that a year may take beyond one a day.
+#: A year may take this many tokens more than one a day.
 SPARE = 5
 FIRST_JOB = time(7, 55)
 LAPTOP, CONTAINER = (time(8, 30), time(12), time(22, 40)), (FIRST_JOB, time(22, 25))
@@ -134,7 +140,7 @@ class _Simulation:
         return Machine(f"runner {self._runners}")
 
     def _rotate(self) -> None:
-        with suppress(KisTokenError):  # after a failed rotation the next tick or the next job renews
+        with suppress(KisTokenError):  # after a failed rotation, the next tick or job renews
             self._resolver(self._new_runner(), **plan(self._clock.now().astimezone(KST))).resolve()
 
     def _runner(self) -> None:
@@ -161,7 +167,7 @@ class _Simulation:
                 self._result.failures.append(f"{self._told(machine)}: {error}")
 
     def _replace(self, machine: Machine, rejected: Token) -> Resolution:
-        """Return the machine's token after KIS has rejected one."""
+        """Return the token that replaces the rejected token on this machine."""
         resolver = self._resolver(machine)
         return resolver.resolve(resolver.look(rejected.token_id))
 
@@ -214,7 +220,7 @@ class _Simulation:
 
 
 def _jobs(year: Year, market: Market) -> Iterator[datetime]:
-    """Yield random times, with the session's average of jobs."""
+    """Yield random times of jobs, with the session's average number of jobs."""
     for day in range(-1, year.days):
         chance, (start, end) = dice(year.seed, market.name, day), market.hours(day)
         pause = (end - start) / market.jobs
@@ -223,7 +229,7 @@ def _jobs(year: Year, market: Market) -> Iterator[datetime]:
 
 
 def make_years(days: int, seed: int) -> list[Year]:
-    """Return the years of the table. With keys only in the store no caller can issue during an outage."""
+    """Return the years of the table. If only the store has the keys, no caller can issue during an outage."""
     return [
         *(Year(f"keys as inputs, seed {each}", "given", days, each) for each in range(seed, seed + 3)),
         Year("keys in the store", "stored", days, seed),
@@ -232,7 +238,7 @@ def make_years(days: int, seed: int) -> list[Year]:
 
 
 def close_calls(result: Result) -> int:
-    """Return the number of calls within a minute of the previous one."""
+    """Return the number of tokenP calls within a minute of the previous call."""
     return sum(second - first < MINUTE for first, second in pairwise(sorted(result.calls)))
 
 

@@ -1,4 +1,4 @@
-"""The shared store in memory: the promises of `ports.Store`, by the rules of sql/, on a clock that is passed in.
+"""The shared store in memory. It implements `ports.Store` by the rules of sql/, on a clock that is passed in.
 
 Tests that need neither PostgreSQL nor HTTP use this store. Its rules, names and order are those of
 sql/002_issuance.sql. If this module and the SQL differ, the SQL is right. All times are timezone-aware, in UTC.
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 #: The length of a lease (begin_issuance).
 LEASE = timedelta(seconds=60)
-#: The least time from one grant to the next, also if the holder's process ends (begin_issuance).
+#: The least time from one grant to the next, even if the holder's process ends (begin_issuance).
 BETWEEN_GRANTS = timedelta(seconds=70)
 #: The least time from a commit to the next grant (commit_issuance).
 AFTER_COMMIT = timedelta(seconds=61)
 #: The time for which a refused key and secret are not tried again (abort_issuance).
 AFTER_REFUSAL = timedelta(minutes=15)
-#: The longest cool-down; a longer one is an error (abort_issuance).
+#: The longest cool-down. A longer cool-down is an error (abort_issuance).
 LONGEST_COOLDOWN = timedelta(hours=1)
-#: The furthest issue time ahead; a token with a later issue time is an error (commit_issuance).
+#: The issue time of a token may be at most this far in the future. A later issue time is an error (commit_issuance).
 FURTHEST_ISSUE = timedelta(days=1)
 #: The maximum length of a label (begin_issuance) and of an error code (abort_issuance).
 LABEL_LENGTH, ERROR_CODE_LENGTH = 200, 100
@@ -53,8 +53,8 @@ class MemoryStore:
     """A `ports.Store` in memory, thread-safe and empty at first.
 
     The calls of the protocol raise StoreMisconfigured for arguments that the database refuses. While ``is_down`` is
-    set, they raise StoreOutage. While ``takes_rows`` is not set, no lease is granted and no row is stored. `put` and
-    `outcomes` are for tests, and always work.
+    True, these calls raise StoreOutage. While ``takes_rows`` is False, no lease is granted and no row is stored. `put`
+    and `outcomes` are for tests, and always work.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -80,7 +80,7 @@ class MemoryStore:
             return list(self._outcomes[service])
 
     def read(self, service_name: str) -> Slot:
-        """Return all active rows of a slot, and the time."""
+        """Return all active rows of a slot, and the store's time."""
         with self._transaction() as now:
             rows = ((name, self._active(service_name, name)) for name in TYPES)
             shown = {name: Row(row.value, _text(row.expires_at), row.version) for name, row in rows if row.is_active}
@@ -99,7 +99,7 @@ class MemoryStore:
         rejected_token_id: str | None = None,
         keys_version: int | None = None,
     ) -> Begun:
-        """Ask for a lease: begin_issuance."""
+        """Ask for a lease, as begin_issuance does."""
         with self._transaction() as now:
             caller, lease, row = _parse_holder(holder), self._lease(service_name), self._active(service_name)
             _refuse_unless(min_remaining >= timedelta())
@@ -136,7 +136,8 @@ class MemoryStore:
             if retry_at > now:
                 return answer("busy", retry_at=retry_at)
             self._check_that_it_stores()  # issuance_prove
-            # The other slot's token has expired and its lease has ended: the key moves to this slot.
+            # At this point, the other slot's token has expired and its lease has ended. So the app key moves to this
+            # slot.
             other.app_key_id, lease.app_key_id = None, app_key.key_id
             lease.fence += 1
             lease.holder, lease.holder_label = caller, label[:LABEL_LENGTH]
@@ -150,7 +151,7 @@ class MemoryStore:
     def commit(
         self, service_name: str, holder: str, fence: int, token: Token, stored_form: str, *, rejected: bool
     ) -> Committed:
-        """Store the token of a lease and end it: commit_issuance."""
+        """Store the token of a lease, and end the lease, as commit_issuance does."""
         with self._transaction() as now:
             caller, lease, row = _parse_holder(holder), self._lease(service_name), self._active(service_name)
             is_remembered = token.token_id in lease.rejected_ids(now)
@@ -191,7 +192,7 @@ class MemoryStore:
         replaces_version: int | None = None,
         keys_version: int | None = None,
     ) -> bool:
-        """Store a token outside of any lease: save_token."""
+        """Store a token without a lease, as save_token does."""
         with self._transaction() as now:
             lease = self._lease(service_name)
             _check_token(stored_form, token, now)
@@ -216,7 +217,7 @@ class MemoryStore:
         error_code: str,
         refused_credential_id: str | None = None,
     ) -> None:
-        """End a lease without a token: abort_issuance."""
+        """End a lease without a token, as abort_issuance does."""
         with self._transaction() as now:
             caller, lease = _parse_holder(holder), self._lease(service_name)
             _refuse_unless(timedelta() <= cooldown <= LONGEST_COOLDOWN)
@@ -244,7 +245,7 @@ class MemoryStore:
         return self._leases.setdefault(service_name, LeaseRow(service_name))
 
     def _other_lease(self, app_key_id: str, service_name: str) -> LeaseRow:
-        """Return the lease of another slot with the app key, or an ended one if there is no other."""
+        """Return the lease of another slot with the app key, or an ended lease if there is no such slot."""
         leases = (each for each in self._leases.values() if each.app_key_id == app_key_id)
         return next((each for each in leases if each.service_name != service_name), LeaseRow(""))
 
@@ -286,6 +287,6 @@ def _parse_holder(holder: str) -> uuid.UUID:
 
 
 def _refuse_unless(sensible: object) -> None:
-    """Raise the error that `supabase` raises for an argument that the functions refuse."""
+    """Raise the error that `supabase` raises if the database refuses an argument."""
     if not sensible:
         raise store_error(400, "22023")  # invalid_parameter_value

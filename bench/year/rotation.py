@@ -1,18 +1,24 @@
-"""A simulated year of rotation and jobs: the tokens that KIS issues, the time without one, and the renewing callers.
+"""A simulated year of rotation and jobs: the issued tokens, the time without a token, and the callers that renew.
 
-Ticks are those of rotate-token.yml. Jobs come at random times: 6 on average in a Korean session (08:00 to 20:00), 4
-in a US session (22:30 to 06:00), Korea time, every day. The first one finds an empty slot.
+The ticks, which are the scheduled runs of the rotation, are those of rotate-token.yml. Jobs start at random times,
+every day: on average 6 in a Korean session (08:00 to 20:00) and 4 in a US session (22:30 to 06:00), Korea time. The
+first job finds an empty slot.
 
-The delay of GitHub's ticks: of 659 workflows [1], 298 have a median below an hour, 361 one of hours, mostly 6 to 7.
-Some changed from the one kind to the other on 27 August 2026 [2, 3]. Both are simulated, as log-normal distributions:
-  minutes  median 45 min, 5 % later than 3 h. Measured before that day: 10 to 84 min at 21:30 to 23:00 UTC, one of 20
-           runs over 3 h [2]; at 21:10 and 09:10 UTC median 88 min, 10 % later than 177 min, longest 410 min [4].
-  hours    median 4.5 h, 5 % later than 9 h. Measured since: 95 to 326 min, mostly 2 h, at 21:30 to 23:00 UTC; 155 to
-           501 min, mostly 4 to 5 h, at other times [2]; 44 to 732 min, median 286 min [5]; 189 to 761 min [6].
-Assumptions: the shape, and the values between those of the sources. Ticks of one morning or evening have 90 % of the
-variance in common: in [2] those 10 to 25 min apart start one after the other. 5 % of the ticks are dropped, and in
-2 % of the mornings and evenings all of them: GitHub writes that some are [7]; in [5] no day of 25 was lost, in [8]
-1.6 % of the hours, with three ticks each.
+GitHub starts ticks late. Of 659 workflows [1], 298 have a median delay below one hour, and 361 have a median delay of
+hours, mostly 6 to 7. Some workflows changed from the first kind to the second kind on 27 August 2026 [2, 3]. This
+module simulates both kinds, as log-normal distributions:
+  minutes  The median is 45 min, and 5 % of the ticks are later than 3 h. Measured before that day: 10 to 84 min at
+           21:30 to 23:00 UTC, and over 3 h in one of 20 runs [2]. Measured at 21:10 and 09:10 UTC: the median is 88
+           min, 10 % are later than 177 min, and the longest delay is 410 min [4].
+  hours    The median is 4.5 h, and 5 % of the ticks are later than 9 h. Measured after that day: 95 to 326 min, mostly
+           2 h, at 21:30 to 23:00 UTC, and 155 to 501 min, mostly 4 to 5 h, at other times [2]; 44 to 732 min, with a
+           median of 286 min [5]; 189 to 761 min [6].
+
+The shape of the distributions is an assumption. Their values are assumptions between the values of the sources. The
+ticks of one morning or evening share 90 % of the variance, because in [2] ticks that are 10 to 25 min apart start one
+after the other. 5 % of the ticks are dropped. In 2 % of the mornings and evenings, all ticks are dropped. GitHub writes
+that it drops some ticks [7]. In [5], none of 25 days lost all its ticks. In [8], 1.6 % of the hours lost all their
+three ticks.
 
 [1] https://raw.githubusercontent.com/NotAFlightRisk/blog/main/posts/github-cron-two-lanes/medians.json
 [2] https://github.com/KCNyu/clawock issues 781 and 921, pull request 1417, and assets/data/schedule-drift.json
@@ -49,7 +55,7 @@ WORKFLOW = Path(__file__).resolve().parents[2] / ".github" / "workflows" / "rota
 
 FIRST_ISSUES = (time(3, 0), time(10, 30))
 
-#: The tokens that a year may take beyond one a day.
+#: A year may take this many tokens more than one a day.
 SPARE = 5
 
 LEGEND = """\
@@ -82,7 +88,7 @@ class Delays:
     lost: float = 0.0
 
     def starts(self, planned: Sequence[datetime], chance: random.Random) -> Iterator[datetime]:
-        """Yield the start times of those ticks of one morning or evening that start."""
+        """Yield the start times of the ticks of one morning or evening, without dropped ticks."""
         spread = math.log(self.late / self.median) / _LATE if self.median else 0.0
         is_lost, common = chance.random() < self.lost, chance.gauss(0, 1)
         for each in planned:
@@ -98,7 +104,7 @@ HOURS = Delays("hours", median=270, late=540, dropped=0.05, lost=0.02)
 
 
 def read_schedule(workflow: Path) -> tuple[time, ...]:
-    """Return the times of day in Korea of a workflow's schedule. Raises ValueError for all but ``M H * * *``."""
+    """Return the times of day in Korea of a workflow's schedule. Raises ValueError if an entry is not ``M H * * *``."""
     schedule = []
     for each in yaml.safe_load(workflow.read_text(encoding="utf-8"))[True]["schedule"]:  # YAML reads "on" as true
         minute, hour, *days = each["cron"].split()
@@ -112,7 +118,7 @@ def read_schedule(workflow: Path) -> tuple[time, ...]:
 def make_ticks(
     schedule: Sequence[time], delays: Delays, *, days: int, seed: int, silent: Sequence[int] = ()
 ) -> list[Tick]:
-    """Return the ticks of ``days`` days that start. Ticks that are planned for a day in ``silent`` do not start."""
+    """Return the ticks of ``days`` days, without dropped ticks. All ticks of the days in ``silent`` are dropped."""
     ticks = []
     for day in range(days):
         for part in ("morning", "evening"):
@@ -123,7 +129,7 @@ def make_ticks(
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A year of the table. ``is_judged``: it has the whole rotation, so the targets apply to it."""
+    """A year of the table. ``is_judged`` is True if the year has the whole rotation, so that the targets apply."""
 
     title: str
     scenario: Scenario
@@ -131,7 +137,10 @@ class Row:
 
 
 def make_rows(first_issue: time, days: int, seed: int) -> Iterator[Row]:
-    """Yield the years with a first issue at that time in Korea. Failures are in the middle of a year."""
+    """Yield the years with the first issue at ``first_issue``, a time in Korea.
+
+    Failures are in the middle of a year.
+    """
     schedule, middle = read_schedule(WORKFLOW), days // 2
     mornings = [each for each in schedule if part_of_day(each) == "morning"]
     week, day = range(middle, middle + 7), (moment(middle, time()), moment(middle + 1, time()))

@@ -1,8 +1,8 @@
-"""A year of one KIS token: the real resolver, with the store in memory, KIS's rules and a simulated clock.
+"""Simulates a year of one KIS token: the real resolver with the store in memory, KIS's rules and a simulated clock.
 
-Every runner is a fresh machine without a cache. Runs do not overlap: if one is due while another waits, it starts
-afterwards. KIS and the store answer at once. Days are counted from 0 and begin at midnight in Korea; each has both
-sessions, on weekends and holidays too.
+Every runner is a new machine without a cache. Runs do not overlap: if a run is due while an earlier run waits, the
+later run starts after the earlier run. KIS and the store answer at once. Days are counted from 0 and begin at midnight
+in Korea. Each day has both sessions, even on weekends and holidays.
 """
 
 from __future__ import annotations
@@ -41,13 +41,18 @@ if TYPE_CHECKING:
 FIRST_DAY = datetime(2027, 1, 1, tzinfo=KST)
 DAY, MINUTE, SECOND = timedelta(days=1), timedelta(minutes=1), timedelta(seconds=1)
 
-#: Between these times the workflow rotates; in the night it renews tokens that would expire before the morning.
+#: Between these two times, the workflow rotates. At night, the workflow renews only a token that would expire before
+#: the morning.
 MORNING, EVENING = time(6, 0), time(20, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """Session hours in Korea, which may end on the next day; the average of jobs in a session; the ticks before it."""
+    """A market. ``opens`` and ``closes`` are times in Korea; a session may end on the next day.
+
+    ``jobs`` is the average number of jobs in a session. ``ticks`` is the part of the day whose ticks come before a
+    session.
+    """
 
     name: str
     opens: time
@@ -66,7 +71,7 @@ MARKETS = (KOREA, AMERICA)
 
 
 class Tick(NamedTuple):
-    """A run of the rotation: its start, and the day and the part of it (morning or evening) that it was planned for."""
+    """A run of the rotation: its start, and the day and the part of the day for which it was planned."""
 
     start: datetime
     day: int
@@ -77,8 +82,8 @@ class Tick(NamedTuple):
 class Scenario:
     """A year that starts with a job on an empty slot, at ``begin`` on day 0. Earlier runs are omitted.
 
-    Between the two times of ``outage`` the store does not answer. With ``kills`` KIS ends a token when it issues the
-    next one. With the same ``seed`` jobs come at the same times.
+    Between the two times of ``outage``, the store does not answer. If ``kills`` is True, KIS ends a token when it
+    issues the next token. With the same ``seed``, jobs start at the same times.
     """
 
     begin: datetime
@@ -91,10 +96,10 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Market hours, and their parts in which the store held no valid token.
+    """One session, and its parts in which the store held no valid token (``lapses``).
 
-    ``is_lost``: no tick that was planned for the part of the day before had started at their begin. ``is_excused``:
-    ``is_lost``, or they began on the day of the outage.
+    ``is_lost``: when the session began, none of the ticks that were planned for it had started. ``is_excused``: the
+    session is lost, or it began on the day of the outage.
     """
 
     market: Market
@@ -109,9 +114,10 @@ class Session:
 class Result:
     """The result of a year.
 
-    ``calls`` are those of tokenP. ``issued`` counts new tokens by day, ``issued_by`` by the callers that needed them:
-    morning or evening (the ticks) or job. ``jobs`` counts jobs: all; asked (the job called KIS itself); rejected (KIS
-    rejected the job's token, and the job replaced it); none (the job got no token that KIS accepts).
+    ``calls`` is the number of tokenP calls. ``issued`` counts new tokens by day. ``issued_by`` counts new tokens by the
+    caller that needed the token: a tick (morning or evening) or a job. ``jobs`` counts jobs: all; asked (the job called
+    KIS itself); rejected (KIS rejected the job's token, and the job replaced it); none (the job got no token that KIS
+    accepts).
     """
 
     calls: int = 0
@@ -128,17 +134,17 @@ class Result:
 
 
 def moment(day: int, clock: time) -> datetime:
-    """Return a time of day in Korea."""
+    """Return the time ``clock`` of the day ``day``, in Korea."""
     return datetime.combine(FIRST_DAY + day * DAY, clock, KST)
 
 
 def part_of_day(clock: time) -> str:
-    """Return the part of the day that a tick at that time in Korea is for: morning or evening."""
+    """Return the part of the day, morning or evening, of a tick at this time in Korea."""
     return "morning" if MORNING <= clock < EVENING else "evening"
 
 
 def plan(now: datetime) -> dict[str, str]:
-    """Return the inputs that the workflow gives a scheduled run with a start at ``now``, a time in Korea."""
+    """Return the inputs that the workflow gives to a scheduled run that starts at ``now``, a time in Korea."""
     if part_of_day(now.time()) == "morning":
         return {"mode": "rotate"}
     morning = datetime.combine(now.date() + (now.time() >= EVENING) * DAY, MORNING, KST)
@@ -146,7 +152,7 @@ def plan(now: datetime) -> dict[str, str]:
 
 
 def dice(*what: object) -> random.Random:
-    """Return a separate random source for each subject, always the same, so that a change affects no other subject."""
+    """Return the random source of a subject. The same subject always has the same random numbers."""
     return random.Random(repr(what))  # noqa: S311 - a simulation must be repeatable
 
 
@@ -163,7 +169,7 @@ def simulate(scenario: Scenario) -> Result:
 
 
 def _jobs(scenario: Scenario) -> Iterator[datetime]:
-    """Yield the first job, then others at random times, with the session's average."""
+    """Yield the time of the first job, then random times with the session's average number of jobs."""
     yield scenario.begin
     for market in MARKETS:
         for day in range(-1, scenario.days):
@@ -186,7 +192,7 @@ def _sessions(scenario: Scenario, held: Sequence[Span]) -> Iterator[Session]:
 
 
 def _gaps(begin: datetime, end: datetime, held: Sequence[Span]) -> Iterator[Span]:
-    """Yield the parts of a time span that none of ``held``, which is sorted, covers."""
+    """Yield the parts of a time span that no span in ``held`` covers. ``held`` must be sorted."""
     for stored, lapses in (*held, (end, end)):
         if begin < min(stored, end):
             yield begin, min(stored, end)
@@ -194,7 +200,7 @@ def _gaps(begin: datetime, end: datetime, held: Sequence[Span]) -> Iterator[Span
 
 
 class _Clock:
-    """Simulated time. A caller that sleeps does not wait: the time moves, also for KIS and the store."""
+    """Simulated time. If a caller sleeps, the time moves forward at once, also for KIS and the store."""
 
     def __init__(self, begin: datetime) -> None:
         self._begin = self._now = begin.astimezone(timezone.utc)
@@ -214,7 +220,7 @@ class _Clock:
 
 
 class Issuer:
-    """KIS without HTTP. Its answers are parsed, and its errors named, as in `kis_token.kis.api`."""
+    """KIS without HTTP. This class parses answers and raises errors as `kis_token.kis.api` does."""
 
     def __init__(self, rules: KISRules) -> None:
         self.calls = 0
@@ -240,7 +246,7 @@ class Issuer:
 
 
 class _Year:
-    """The runners, one after the other. ``held`` has the spans in which the store had a valid token."""
+    """The runs of a year, one after the other. ``held`` has the spans in which the store had a valid token."""
 
     def __init__(self, scenario: Scenario, folder: Path) -> None:
         self.result = Result()
@@ -256,14 +262,14 @@ class _Year:
         self._version = 0
 
     def run(self, start: datetime, who: str) -> None:
-        """Run one runner, at ``start`` or when the previous one is done."""
+        """Run one runner, at ``start`` or when the previous runner has ended."""
         self._clock.sleep(max((start - self._clock.now()) / SECOND, 0.0))
         self._store.is_down = self._outage is not None and self._outage[0] <= start < self._outage[1]
         issued = self._rules.issuances.issues
         if who == "job":
             self._job()
         else:
-            with suppress(KisTokenError):  # after a failed rotation the next tick or the next job renews
+            with suppress(KisTokenError):  # after a failed rotation, the next tick or job renews
                 self._resolver(**plan(self._clock.now().astimezone(KST))).resolve()
         issued = self._rules.issuances.issues - issued
         self.result.calls = self._issuer.calls
@@ -275,7 +281,7 @@ class _Year:
             self.held.append((self._clock.now(), token.expires_at - LEAST_USEFUL))
 
     def _job(self) -> None:
-        """Run a job with default settings, which uses its token at once."""
+        """Run a job with default settings. The job uses its token at once."""
         jobs = self.result.jobs
         jobs["all"] += 1
         try:
@@ -293,11 +299,11 @@ class _Year:
             self.result.failures.append(f"{self._clock.now().astimezone(KST):%m-%d %H:%M:%S} {error}")
 
     def _use(self, token: Token) -> None:
-        """Make an ordinary call. Raises RefusedError."""
+        """Call the KIS API with the token. Raises RefusedError if KIS rejects the token."""
         self._rules.admit(self._app_key.key, self._app_key.secret, token.value)
 
     def _resolver(self, **inputs: str) -> Resolver:
-        """Return the resolver of a fresh machine."""
+        """Return the resolver of a new machine."""
         given = {
             "supabase_url": "https://example.supabase.co",
             "supabase_key": "sb_secret_make-believe",

@@ -1,7 +1,7 @@
-"""Simulated time for concurrent actions. Each action has a thread, and one thread runs at a time.
+"""Simulated time for concurrent actions. Each action has a thread, and only one thread runs at a time.
 
-When a thread sleeps, the thread with the next wake-up time continues. Time passes only by sleeping, so a simulated year
-takes seconds, and the same seed gives the same year.
+When a thread sleeps, the thread with the next wake-up time continues. Time passes only when all threads sleep, so a
+simulated year takes seconds. The same seed gives the same year.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Timeline:
         self._errors: list[BaseException] = []
 
     def now(self) -> datetime:
-        """Return the present, aware, in UTC."""
+        """Return the simulated time, timezone-aware, in UTC."""
         return self._now
 
     def monotonic(self) -> float:
-        """Return the seconds since the beginning."""
+        """Return the simulated seconds since the beginning."""
         return (self._now - self._begin).total_seconds()
 
     def sleep(self, seconds: float) -> None:
@@ -44,11 +44,11 @@ class Timeline:
         awake.acquire()
 
     def jitter(self, low: float, high: float) -> float:
-        """Return a random number of seconds between the two."""
+        """Return a random number of seconds between ``low`` and ``high``."""
         return self._jitter.uniform(low, high)
 
     def at(self, moment: datetime, act: Callable[[], object]) -> None:
-        """Plan an action."""
+        """Plan the action ``act`` for ``moment``."""
 
         def run() -> None:
             try:
@@ -61,7 +61,7 @@ class Timeline:
         self._plan(moment, lambda: threading.Thread(target=run, daemon=True).start())
 
     def run(self) -> None:
-        """Run all planned actions. Raises the first error that escaped from one."""
+        """Run all planned actions. Raises the first error of an action."""
         while self._planned and not self._errors:
             self._now, _, go_on = heapq.heappop(self._planned)
             go_on()

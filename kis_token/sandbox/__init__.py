@@ -8,12 +8,12 @@
 
 `Sandbox` has all parts: the KIS emulator, a stand-in for Supabase, and a PostgreSQL with this project's tables and the
 keys of two made-up accounts. `KISEmulator` is KIS alone. For pytest there are the fixtures ``kis_sandbox`` and
-``kis_emulator`` (`pytest_plugin`). The command ``kis-token sandbox`` runs a `Sandbox`. docs/sandbox.md lists the
-emulated parts and the omitted ones.
+``kis_emulator`` (`pytest_plugin`). The command ``kis-token sandbox`` runs a `Sandbox`. docs/sandbox.md lists the parts
+that the sandbox emulates, and the parts that it omits.
 
-`Sandbox` needs the extra: ``pip install 'kis-token[sandbox]'``. The other names work without the extra. The import of
-this package loads no other module until one of its names is used, because each pytest with the plugin imports this
-package.
+`Sandbox` needs the extra: ``pip install 'kis-token[sandbox]'``. All other names of this package work without that
+extra. pytest imports this package in every project that has it installed. So this package loads its modules only when
+one of their names is used.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _HOMES = {
 }
 
 
-if not TYPE_CHECKING:  # a type checker that sees this function accepts any name
+if not TYPE_CHECKING:  # because of this function, a type checker would accept any name
 
     def __getattr__(name: str) -> object:
         for home, names in _HOMES.items():

@@ -1,4 +1,4 @@
-"""``kis-token sandbox``: runs the sandbox as long as a command runs, or until a signal stops the sandbox."""
+"""``kis-token sandbox``: runs the sandbox until the given command ends; without a command, until a signal arrives."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def run(command: list[str]) -> int:
             print(f"{command[0]}: {error.strerror}", file=sys.stderr)  # noqa: T201 - a shell's message
             return 127 if isinstance(error, FileNotFoundError) else 126
         if received:
-            child.send_signal(received[-1])  # the signal arrived before the child was started
+            child.send_signal(received[-1])  # a signal arrived before the child was started
         status = child.wait()
         return status if status >= 0 else 128 - status
 
 
 @contextmanager
 def _on_signals(stop: Callable[[int], None]) -> Iterator[None]:
-    """Call ``stop`` on a signal, so that the started programs are stopped before this process ends."""
+    """Call ``stop`` if a signal arrives, so that this process can stop its programs before it ends."""
     numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
     before = {number: signal.signal(number, lambda number, _: stop(number)) for number in numbers}
     try:

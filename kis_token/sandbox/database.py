@@ -1,4 +1,4 @@
-"""Databases like that of a new Supabase project, with the files of sql/ run on them."""
+"""Makes databases like that of a new Supabase project, and runs the files of sql/ on them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from kis_token.sandbox.github_issuer import GitHubIssuer
     from kis_token.sandbox.postgres import EmbeddedPostgres
 
-# The roles are those of Supabase. supabase_admin is the only superuser. The API logs in as authenticator, and then
-# takes the role of the request's key. A call of the API ends after 8 seconds.
+# The roles are those of Supabase. supabase_admin is the only superuser. The API logs in as authenticator, and takes the
+# role of the request's key for each request. PostgreSQL cancels a statement of the API after 8 seconds.
 _ROLES = {
     "anon": "nologin noinherit",
     "authenticated": "nologin noinherit",
@@ -58,7 +58,7 @@ select pg_catalog.pg_terminate_backend(pid, 10000) from pg_catalog.pg_stat_activ
 where datname = pg_catalog.current_database() and pid <> pg_catalog.pg_backend_pid()
 """
 
-#: The statement that empties all tables. For a few rows, delete takes a thirtieth of the time of truncate, which makes
+#: The statement that empties all tables. For a few rows, delete is 30 times as fast as truncate, because truncate makes
 #: new files.
 EMPTY_TABLES = """
 delete from public.api_credentials;
@@ -77,9 +77,9 @@ class Project:
     """The connection strings of one database."""
 
     owner: str
-    """For ``postgres``, which runs migrations and owns the results. It is not a superuser."""
+    """For the role ``postgres``, which runs migrations and owns the new tables. This role is not a superuser."""
     api: str
-    """For ``authenticator``, which may only become anon, authenticated or service_role."""
+    """For the role ``authenticator``, which may only take the roles anon, authenticated and service_role."""
 
 
 def prepare_database(dsn: str, *, legacy_grants: bool = False) -> Project:
@@ -150,11 +150,11 @@ def list_caller(connection: psycopg.Connection[Any], issuer: GitHubIssuer, audie
 
 
 class MigratedDatabases:
-    """Databases of one PostgreSQL with the tables of sql/, which tests borrow one after the other.
+    """Lends migrated databases to tests. All databases are on one PostgreSQL server.
 
-    To empty the tables takes a few milliseconds; to make a new database takes many times longer. So the next borrower
-    gets the same database, with empty tables. If the schema of that database has changed, the borrower gets a copy of a
-    database that is never lent.
+    Emptying the tables takes a few milliseconds; making a new database takes many times longer. So a database that a
+    test returns is emptied and lent again. If a test has changed the schema of a database, the database is dropped. If
+    no database is free, the next test gets a copy of a database that is never lent.
     """
 
     def __init__(self, server: EmbeddedPostgres) -> None:
@@ -164,7 +164,7 @@ class MigratedDatabases:
 
     @contextmanager
     def borrow(self) -> Iterator[Project]:
-        """Yield a migrated database with empty tables. The end of the block closes all its connections."""
+        """Yield a migrated database with empty tables. The end of the block closes all connections to this database."""
         dsn, project = self._free.pop() if self._free else self._make()
         is_kept = False
         try:
@@ -191,12 +191,15 @@ class MigratedDatabases:
             make_project(dsn)
             with psycopg.connect(dsn) as connection:
                 connection.execute(_WATCH)
-            stack.pop_all()  # the database is complete, so it is kept
+            stack.pop_all()  # the database is complete, so do not drop it
         return dsn
 
 
 def _restore(dsn: str) -> bool:
-    """Close all other connections and empty the tables. Returns False if the database's schema has changed."""
+    """Close all other connections to the database, and empty its tables.
+
+    Returns False if the database's schema has changed.
+    """
     try:
         with psycopg.connect(dsn) as connection:
             connection.execute(_END_OTHERS)

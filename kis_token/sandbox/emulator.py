@@ -7,8 +7,8 @@
         kis.refuse("EGW00201", PRICE_PATH)  # the next quotation exceeds the calls per second
         kis.production.add_fault(Fault("reset", TOKEN_PATH, after=True))  # a token is issued, its answer is lost
 
-No request leaves the machine. `kis_rules` has the emulated rules, `kis_http` has addresses and forms of requests and
-answers, and `kis_control` has the control for other processes.
+No request leaves the machine. `kis_rules` has the emulated rules. `kis_http` has the addresses, and the forms of
+requests and answers. With `kis_control`, other processes control the emulator.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ _DEFAULTS: Final[Mapping[Environment, Settings]] = MappingProxyType(
 
 
 class ShiftedClock:
-    """A clock that can be set forward. It starts with the time of ``base`` or, without ``base``, of the machine."""
+    """A clock that can be set forward.
+
+    The clock starts at the time of ``base`` or, without ``base``, of the machine.
+    """
 
     def __init__(self, base: Clock | None = None) -> None:
         self._base = base or SystemClock()
@@ -51,9 +54,9 @@ class ShiftedClock:
     def advance(self, seconds: float) -> None:
         """Set the clock forward.
 
-        Raises ValueError if ``seconds`` is negative or the new time is beyond the calendar.
+        Raises ValueError if ``seconds`` is negative or if the new time is after the year 9999.
         """
-        if not seconds >= 0:  # also true for NaN
+        if not seconds >= 0:  # this condition is also true for NaN
             raise ValueError("the clock can only be set forward")
         with self._lock:
             try:
@@ -66,14 +69,15 @@ class ShiftedClock:
 
 @dataclass(frozen=True, slots=True)
 class SeenRequest:
-    """A request that reached an environment. The record has no headers and no body, so no secret and no token.
+    """A request that reached an environment. This record has no headers and no body, so it contains no secret.
 
     Attributes:
         environment: The environment that got the request.
         method: The HTTP method.
         path: The path, without the query.
-        status: The HTTP status of the answer, also if a fault withheld the answer. None if a fault prevented it.
-        code: The KIS error code of the answer; None without one.
+        status: The HTTP status of the answer, even if a fault kept the answer from the client. The status is None if a
+            fault prevented the request from taking effect.
+        code: The KIS error code in the answer, or None if the answer has no error code.
         at: The emulated time of the answer, timezone-aware, in UTC.
     """
 
@@ -102,11 +106,11 @@ class Counts:
 class KISEmulator:
     """Serves both environments of KIS and a control address on loopback.
 
-    An emulator is a context manager, or needs calls of ``start`` and ``stop``. Tokens and settings survive a stop.
-    `production`, `paper` and `control` are the servers. Each server can be stopped separately, and its ``add_fault``
-    adds a fault to the next requests. `accounts` has the accounts of each environment; an environment without a given
-    account gets a made-up one. With ``tls`` the two environments are served over https; the control address always uses
-    http. ``clock`` replaces the machine's clock.
+    Use an emulator in a ``with`` block, or call ``start`` and ``stop``. Tokens and settings survive a stop.
+    `production`, `paper` and `control` are the servers. Each server can be stopped separately, and the server's
+    ``add_fault`` adds a fault to its next requests. `accounts` has the accounts of each environment. If no account is
+    given for an environment, the environment gets a made-up account. With ``tls``, both environments are served over
+    https. The control address always uses http. ``clock`` replaces the machine's clock.
 
     Raises ValueError if two accounts have the same app key.
     """
@@ -134,26 +138,26 @@ class KISEmulator:
 
     @property
     def production_url(self) -> str:
-        """The base address of the real environment. It is known after the start."""
+        """The base address of the real environment. The address is known after the start."""
         return self.production.url
 
     @property
     def paper_url(self) -> str:
-        """The base address of the paper environment. It is known after the start."""
+        """The base address of the paper environment. The address is known after the start."""
         return self.paper.url
 
     @property
     def control_url(self) -> str:
-        """The base address of the control. It is known after the start."""
+        """The base address of the control server. The address is known after the start."""
         return self.control.url
 
     def start(self) -> None:
-        """Listen on all three addresses. A restart keeps the addresses."""
+        """Listen on the addresses of both environments and of the control. A restart keeps the addresses."""
         for server in (self.production, self.paper, self.control):
             server.start()
 
     def stop(self) -> None:
-        """Stop all three servers: they refuse connections until the next start."""
+        """Stop the servers of both environments and of the control. A stopped server refuses connections."""
         for server in (self.production, self.paper, self.control):
             server.stop()
 
@@ -175,7 +179,7 @@ class KISEmulator:
     def advance(self, seconds: float) -> None:
         """Set the emulated clock forward.
 
-        Raises ValueError if ``seconds`` is negative or the new time is beyond the calendar.
+        Raises ValueError if ``seconds`` is negative or if the new time is after the year 9999.
         """
         self._clock.advance(seconds)
 
@@ -184,18 +188,18 @@ class KISEmulator:
         return self._rules[environment].settings
 
     def configure(self, /, environment: Environment | None = None, **changes: object) -> None:
-        """Change some `Settings` by name, in one environment or, without ``environment``, in both.
+        """Change the named `Settings` in ``environment`` or, if ``environment`` is None, in both environments.
 
         The changes affect later calls only: issued tokens keep their expiry.
 
         Raises:
-            ValueError: A name is unknown or a value is invalid. No setting is changed then.
+            ValueError: A name is unknown or a value is invalid. In this case, no setting is changed.
         """
         unknown = changes.keys() - {each.name for each in fields(Settings)}
         if unknown:
             raise ValueError(f"no such setting: {', '.join(sorted(unknown))}")
         names = ENVIRONMENTS if environment is None else (environment,)
-        # Settings checks the types itself, also for callers over HTTP.
+        # `Settings` checks the types, because a value may come from an HTTP request.
         changed = {name: replace(self.settings(name), **changes) for name in names}  # type: ignore[arg-type]
         for name, settings in changed.items():
             self._rules[name].settings = settings
@@ -205,18 +209,24 @@ class KISEmulator:
         self._rules_of_token(token).end_token(token, "EGW00121")
 
     def kill_tokens(self, app_key: str) -> None:
-        """Reject all tokens issued to an app key so far with EGW00121. Raises ValueError if the key is unknown."""
+        """From now on, reject all existing tokens of an app key with EGW00121.
+
+        Raises ValueError if the key is unknown.
+        """
         self._rules_of_key(app_key).end_tokens(app_key, "EGW00121")
 
     def expire_token(self, token: str) -> None:
-        """Reject the token with EGW00123 from now on, before its expiry.
+        """Reject the token with EGW00123 from now on, as if the token had expired.
 
         Raises ValueError if this emulator has not issued the token.
         """
         self._rules_of_token(token).end_token(token, "EGW00123")
 
     def expire_tokens(self, app_key: str) -> None:
-        """Reject all tokens issued to an app key so far with EGW00123. Raises ValueError if the key is unknown."""
+        """From now on, reject all existing tokens of an app key with EGW00123.
+
+        Raises ValueError if the key is unknown.
+        """
         self._rules_of_key(app_key).end_tokens(app_key, "EGW00123")
 
     def refuse(
@@ -230,14 +240,14 @@ class KISEmulator:
     ) -> None:
         """Answer the next ``times`` calls of ``path`` with the error ``code``, such as EGW00133.
 
-        ``status`` replaces the HTTP status of KIS's errors: 403 below /oauth2, 500 elsewhere.
+        ``status`` replaces KIS's HTTP status, which is 403 for paths below /oauth2 and 500 for all other paths.
         """
         response = error_response(code, path, status=status)
         self.server(environment).add_fault(Fault("answer", path, times, response))
 
     @property
     def requests(self) -> tuple[SeenRequest, ...]:
-        """All past requests of both environments, in the order of their answers."""
+        """All requests that both environments have answered, in the order of the answers."""
         return tuple(self._seen)
 
     def counts(self, environment: Environment) -> Counts:

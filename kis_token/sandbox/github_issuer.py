@@ -1,7 +1,8 @@
 """An emulator of GitHub's issuer of ID tokens: keys, ID tokens, and the address at which a job gets an ID token.
 
-An emulated ID token has the claims of a real one, and the real issuer's name in ``iss``. So a database accepts it only
-if the emulator's key is stored under that name. Source: "OpenID Connect reference" of GitHub's documentation, 2026.
+An emulated ID token has the same claims as a real ID token, and its ``iss`` is GitHub's real issuer. So a database
+accepts an emulated ID token only if the emulator's key is stored as a key of that issuer. Source: "OpenID Connect
+reference" of GitHub's documentation, 2026.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 GITHUB = "https://token.actions.githubusercontent.com"
 
-#: The validity of GitHub's ID tokens in seconds. ``nbf`` is as many seconds before ``iat``.
+#: The validity of GitHub's ID tokens in seconds, and the number of seconds from ``nbf`` to ``iat``.
 LIFETIME_SECONDS = 300
 BEFORE_SECONDS = 300
 
@@ -37,13 +38,13 @@ _TOKEN = "/126/idtoken"  # noqa: S105 - a path
 
 
 def base64url(data: bytes) -> str:
-    """``data`` in base64url without padding, the form of the parts of an ID token."""
+    """Return ``data`` in base64url without padding. Each part of an ID token has this encoding."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """An RSA key with the exponent 65537, and the key's name. The repr shows only the name."""
+    """An RSA key with the exponent 65537, and its name ``kid``. The repr shows only ``kid``."""
 
     kid: str
     private: RSAPrivateKey = field(repr=False)
@@ -57,16 +58,19 @@ class SigningKey:
 
     @property
     def modulus(self) -> bytes:
-        """The number n, the most significant byte first, as in the column ``modulus`` of ``credential_issuer_keys``."""
+        """The RSA modulus as big-endian bytes, as in the column ``modulus`` of ``credential_issuer_keys``."""
         n = self.private.public_key().public_numbers().n
         return n.to_bytes((n.bit_length() + 7) // 8, "big")
 
     def jwk(self) -> dict[str, str]:
-        """The public key, in the form of an entry of a JWKS."""
+        """Return the public key as an entry of a JWKS."""
         return {"kty": "RSA", "alg": "RS256", "use": "sig", "kid": self.kid, "n": base64url(self.modulus), "e": "AQAB"}
 
     def sign(self, header: Mapping[str, Any], claims: Mapping[str, Any]) -> str:
-        """An ID token with this header and these claims. The signature is RS256, whatever the header names."""
+        """Return an ID token with this header and these claims.
+
+        The signature is always RS256, even if the header names another algorithm.
+        """
         from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
         from cryptography.hazmat.primitives.hashes import SHA256
 
@@ -75,15 +79,17 @@ class SigningKey:
 
 
 class GitHubIssuer:
-    """Signs ID tokens and serves them on 127.0.0.1. An issuer is a context manager, or needs ``start`` and ``stop``.
+    """Signs ID tokens and serves them on 127.0.0.1. Use this class in a ``with`` block, or call ``start`` and ``stop``.
 
-    The usual job is a scheduled job of acme/bot on main. ``now`` is the clock, in seconds since 1970. The first use of
-    the key makes the key. ``server`` has the log of requests and the faults. With ``tls``, a proxy can lead requests
-    for the issuer's real host to this server, for the discovery document and the keys.
+    The usual job is a scheduled job of acme/bot on main. ``now`` is the clock, in seconds since 1970. The issuer makes
+    its key when the key is first used. The attribute ``server`` has the log of requests, and takes faults. With
+    ``tls``, the server uses https. So a proxy can redirect requests for GitHub's real host, for the discovery document
+    and the keys, to this server.
 
     Attributes:
-        issuer: The claim ``iss``. The default is GitHub's real issuer; a test can set another one, such as ``url``.
-        job: The claims of all ID tokens that differ from the usual job's claims; None leaves a claim out.
+        issuer: The claim ``iss``. The default is GitHub's real issuer; a test can set another issuer, such as ``url``.
+        job: The claims in which all ID tokens differ from those of the usual job. The value None removes a claim from
+            ID tokens.
     """
 
     def __init__(
@@ -104,7 +110,7 @@ class GitHubIssuer:
 
     @property
     def url(self) -> str:
-        """The address of the discovery document, the keys and the ID tokens. It is known after the start."""
+        """The address of the discovery document, the keys and the ID tokens. The address is known after the start."""
         return self.server.url
 
     def start(self) -> None:
@@ -136,17 +142,20 @@ class GitHubIssuer:
             self._keys.append(key)
 
     def announce(self, key: SigningKey) -> None:
-        """Publish this key, but continue to sign with the present key, as GitHub does before the use of a new key."""
+        """Publish this key, but continue to sign with the present key, as GitHub does before it uses a new key."""
         keys = self.keys
         with self._lock:
             self._keys = [key, *keys]
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
-        """The JWKS: the published keys in the form that an issuer serves."""
+        """Return the JWKS: the published keys, in the form in which an issuer serves them."""
         return {"keys": [key.jwk() for key in self.keys]}
 
     def claims(self, audience: object, **changes: object) -> dict[str, object]:
-        """The claims of a new ID token. ``changes`` replace claims of the job; None leaves a claim out."""
+        """Return the claims of a new ID token.
+
+        ``changes`` replace claims of the job. The value None removes a claim.
+        """
         now = int(self._now())
         chosen = {"repository": "acme/bot", "ref": "refs/heads/main"} | self.job | changes
         repository, ref = chosen["repository"], chosen["ref"]
@@ -184,16 +193,19 @@ class GitHubIssuer:
         return {name: value for name, value in claims.items() if value is not None}
 
     def id_token(self, audience: object, **changes: object) -> str:
-        """A new ID token. ``changes`` replace claims of the job; None leaves a claim out."""
+        """Return a new ID token. ``changes`` replace claims of the job. The value None removes a claim."""
         return self.sign(self.claims(audience, **changes))
 
     def sign(self, claims: Mapping[str, object]) -> str:
-        """An ID token with exactly these claims, and with a header like GitHub's."""
+        """Return an ID token with exactly these claims, and with a header like GitHub's."""
         key = self.keys[-1]
         return key.sign({"alg": "RS256", "typ": "JWT", "kid": key.kid}, claims)
 
     def variables(self, **changes: object) -> dict[str, str]:
-        """The variables of a job with the permission ``id-token: write``. ``changes`` replace claims of the job."""
+        """Return the variables of a job with the permission ``id-token: write``.
+
+        ``changes`` replace claims of the job.
+        """
         request_token = secrets.token_urlsafe(24)
         with self._lock:
             self._jobs[request_token] = changes
@@ -235,6 +247,6 @@ class GitHubIssuer:
         return Response(200, {"count": len(token), "value": token})
 
     def _default_audience(self, changes: Mapping[str, object]) -> str:
-        """The audience of an ID token that a job requests without an audience: the URL of the repository's owner."""
+        """Return the audience for a request that names no audience: the URL of the repository's owner."""
         owner = self.claims("", **changes)["repository_owner"]
         return f"https://github.com/{owner}"

@@ -1,6 +1,7 @@
-"""The control of a running emulator over HTTP, for tests in another process or language.
+"""Controls a running emulator over HTTP, for tests in another process or language.
 
-Bodies and answers are JSON. An invalid request gets 400, an unknown address 404, both with ``{"error": text}``.
+The bodies of requests and answers are JSON. An invalid request gets status 400, and an unknown address gets 404. Error
+answers have the body ``{"error": text}``.
 
 | request             | members of the body                 | answer                                             |
 |---------------------|-------------------------------------|----------------------------------------------------|
@@ -15,9 +16,9 @@ Bodies and answers are JSON. An invalid request gets 400, an unknown address 404
 | POST /faults        | ``environment``, ``kind``, as below | ``{}``                                             |
 | DELETE /faults      |                                     | ``{}``; unused faults are dropped                  |
 
-A fault hits the next ``times`` (1) requests of the environment whose path starts with ``path`` ("/"). With ``after``
-true (default false) the request takes effect first, and only its answer is lost. The kinds, with their members and, in
-brackets, their defaults:
+In ``environment``, a fault affects the next ``times`` (default 1) requests with a path that starts with ``path``
+(default "/"). If ``after`` is true (default false), the request takes effect, and only its answer is lost. These are
+the kinds and their members, with the defaults in brackets:
 
 - ``code``: an error with ``code``, such as EGW00133; ``status`` (403 for /oauth2, 500 elsewhere); ``path`` is
   required, because the form of the error depends on it
@@ -122,7 +123,7 @@ class ControlWire:
 
 
 class _Members:
-    """The members of a JSON object. Each member is read once, and its type is checked. Each error is a ValueError."""
+    """The members of a JSON object. Each member is read once, and its type is checked. Errors raise ValueError."""
 
     def __init__(self, request: Request) -> None:
         body = request.json() if request.body else {}
@@ -135,7 +136,7 @@ class _Members:
 
     def take(self, name: str, kind: type[_T], default: _T | None = None) -> _T:
         value = self._left.pop(name, default)
-        # With isinstance, a bool would count as an int.
+        # isinstance would accept a bool as an int.
         if type(value) is not kind:
             raise ValueError(f"{name} must be given as {kind.__name__}")
         return value
@@ -186,7 +187,7 @@ def _fault(members: _Members) -> Fault:
         return Fault("answer", path, times, html_response(_status(members, 503)), after=after)
     if kind == "stall":
         seconds = members.number("seconds", LONGEST_STALL_SECONDS)
-        if not seconds >= 0:  # also true for NaN
+        if not seconds >= 0:  # this condition is also true for NaN
             raise ValueError("seconds must not be negative")
         return Fault("stall", path, times, seconds=seconds, after=after)
     if kind == "reset":

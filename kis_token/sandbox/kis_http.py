@@ -23,7 +23,7 @@ APPROVAL_PATH: Final = "/oauth2/Approval"
 PRICE_PATH: Final = "/uapi/domestic-stock/v1/quotations/inquire-price"
 PRICE_TR_ID: Final = "FHKST01010100"
 
-#: KIS's text for each code.
+#: KIS's message for each error code.
 MESSAGES: Final = {
     "EGW00002": "서버 에러가 발생했습니다.",
     "EGW00103": "유효하지 않은 AppKey입니다.",
@@ -43,7 +43,7 @@ _PAGE = "<!DOCTYPE html><html><head><title>{0}</title></head><body><h1>{0}</h1><
 
 
 def error_response(code: str, path: str, *, status: int | None = None, detail: str | None = None) -> Response:
-    """Return KIS's answer to a call of ``path`` with ``code``.
+    """Return KIS's answer to a call of ``path`` that fails with the error ``code``.
 
     ``status`` and ``detail`` replace the usual status and text.
     """
@@ -54,7 +54,7 @@ def error_response(code: str, path: str, *, status: int | None = None, detail: s
 
 
 def html_response(status: int) -> Response:
-    """Return an HTML page like that of a gateway or of a maintenance notice."""
+    """Return an HTML page, such as a gateway's error page or a maintenance notice."""
     page = _PAGE.format("서비스 점검 중입니다").encode()
     return Response(status, page, {"Content-Type": "text/html; charset=utf-8"})
 
@@ -91,7 +91,7 @@ class KISWire:
 
     def _status(self, code: str) -> int | None:
         if code.startswith("OPSQ"):
-            return 200  # the call reached the service behind the gateway
+            return 200  # a service behind KIS's gateway reports its errors with this status
         return self._rules.settings.expired_status if code == "EGW00123" else None
 
     def _token(self, request: Request) -> object:
@@ -161,7 +161,7 @@ def _fields(request: Request, *names: str) -> tuple[str, ...]:
 def _grant(request: Request, *names: str) -> tuple[str, ...]:
     """Return the named members of a JSON body that requests the grant type client_credentials.
 
-    Raises EGW00002 for another grant type, and if a member is missing or is not a text.
+    Raises EGW00002 if the grant type is different, or if a member is missing or is not a text.
     """
     grant_type, *values = _fields(request, "grant_type", *names)
     if grant_type != "client_credentials":

@@ -1,7 +1,7 @@
 """The rules of the KIS Open API: keys, the issue and validity of tokens, and the limits on calls.
 
-This module does not depend on HTTP. Rules that KIS documents are fixed. Rules that are only observed, or on which
-reports disagree, can be set (`Settings`). All times are timezone-aware, in UTC.
+This module does not depend on HTTP. A test cannot change a rule that KIS documents. If a rule is only observed, or if
+reports about it disagree, a test can change the rule with `Settings`. All times are timezone-aware, in UTC.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ Environment = Literal["production", "paper"]
 #: The two environments of KIS. Each has its own address, accounts and tokens.
 ENVIRONMENTS: Final[tuple[Environment, ...]] = ("production", "paper")
 
-#: The time after an issue in which KIS answers with the same token.
+#: For this long after an issue, KIS returns the same token again.
 SAME_TOKEN = timedelta(hours=6)
-#: The time in which KIS accepts one tokenP call for each app key.
+#: KIS accepts one tokenP call of an app key in this time.
 TOKEN_CALL_INTERVAL = timedelta(minutes=1)
-#: The time in which ``Settings.lockout_after`` errors EGW00133 lock an app key. KIS does not publish this time.
+#: KIS locks an app key that gets ``Settings.lockout_after`` errors EGW00133 within this time. KIS does not publish this
+#: time.
 LOCKOUT_WINDOW = timedelta(minutes=30)
-#: The time for which an app key is locked. KIS does not publish this time. A client that called every 30 s was locked
-#: for a day.
+#: KIS locks an app key for this time, and does not publish it. One client that called tokenP every 30 seconds was
+#: locked for a day.
 LOCKOUT = timedelta(days=1)
 #: The validity of a partner company's token, 90 days, the longest that KIS documents.
 LONGEST_LIFE_SECONDS = 7_776_000
@@ -62,13 +63,13 @@ def _app_key() -> str:
 
 
 def _app_secret() -> str:
-    # 134 bytes give 180 characters with one "=" at the end, the character that is often lost when a secret is copied.
+    # 134 bytes give 180 characters that end with one "=". Users often lose this "=" when they copy a secret.
     return base64.b64encode(secrets.token_bytes(134)).decode()
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A customer's account. Values that are not given are made up in KIS's form (36 and 180 characters)."""
+    """A customer's account. Without a given value, the key (36 characters) or the secret (180 characters) is random."""
 
     app_key: str = field(default_factory=_app_key)
     app_secret: str = field(default_factory=_app_secret, repr=False)
@@ -76,14 +77,18 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The rules in which customers of KIS, or reports about KIS, differ. Raises ValueError for an invalid value.
+    """The rules that differ between customers of KIS, or about which reports disagree.
+
+    Raises ValueError if a value is invalid.
 
     Attributes:
-        expires_in: Validity of a new token in seconds. KIS has 86400, and 7776000 for partner companies.
+        expires_in: Validity of a new token in seconds. KIS uses 86400, but 7776000 for partner companies.
         reissue_kills_previous: Whether a new token makes the previous token invalid (EGW00121).
-        calls_per_second: The /uapi calls of one app key that KIS answers in a second. Further calls get EGW00201.
-        expired_status: HTTP status of EGW00123. Some reports have 500, others 200.
-        lockout_after: The number of EGW00133 within `LOCKOUT_WINDOW` that locks an app key for `LOCKOUT`; 0: never.
+        calls_per_second: The number of /uapi calls of one app key that KIS answers in a second. Further calls get
+            EGW00201.
+        expired_status: HTTP status of EGW00123. Some reports name 500, and other reports name 200.
+        lockout_after: After this number of errors EGW00133 within `LOCKOUT_WINDOW`, an app key is locked for `LOCKOUT`.
+            With 0, an app key is never locked.
     """
 
     expires_in: int = 86400
@@ -94,7 +99,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            # With isinstance, a bool would count as an int, and callers over JSON confuse the two.
+            # isinstance would accept a bool as an int. A client that sends JSON may confuse these two types.
             if type(getattr(self, each.name)) is not type(each.default):
                 raise ValueError(f"{each.name} must be of type {type(each.default).__name__}")
         if not 1 <= self.expires_in <= LONGEST_LIFE_SECONDS:
@@ -107,7 +112,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """An issued token. Its two times are whole seconds, as in the JWT and in KIS's answer."""
+    """An issued token. ``issued_at`` and ``expires_at`` are whole seconds, as in the JWT and in KIS's answer."""
 
     value: str = field(repr=False)
     app_key: str
@@ -116,13 +121,13 @@ class IssuedToken:
 
     @property
     def expires_in(self) -> int:
-        """The token's whole validity in seconds. KIS returns the whole validity for an older token too."""
+        """The token's whole validity in seconds. KIS returns the whole validity even for an older token."""
         return round((self.expires_at - self.issued_at).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
 class Issuances:
-    """The number of calls that got a token (``accepted``), and the number of calls that got a new token (``issues``).
+    """The number of tokenP calls that got a token (``accepted``), and of those that got a new token (``issues``).
 
     KIS sends the owner of a real account a KakaoTalk message for each new token.
     """
@@ -144,14 +149,14 @@ class _Customer:
 
 
 class KISRules:
-    """One environment of KIS, real or paper. Threads may share it. Each refused call raises `RefusedError`."""
+    """One environment of KIS, real or paper. The class is thread-safe. A refused call raises `RefusedError`."""
 
     def __init__(self, accounts: Sequence[Account], clock: Clock, settings: Settings) -> None:
         self._clock = clock
         self._settings = settings
         self._customers = {account.app_key: _Customer(account) for account in accounts}
         self._tokens: dict[str, IssuedToken] = {}
-        self._ended: dict[str, str] = {}  # token -> the code that rejects it before its expiry
+        self._ended: dict[str, str] = {}  # token -> the error code that KIS returns for this token
         self._issuances = Issuances()
         self._signing_key = secrets.token_bytes(64)
         self._lock = threading.Lock()
@@ -219,10 +224,10 @@ class KISRules:
             return str(uuid.uuid4())
 
     def admit(self, app_key: str, app_secret: str, token: str) -> None:
-        """Accept an ordinary call, or raise the error of a refused one.
+        """Accept a call of a path below /uapi, or raise `RefusedError` with one of these codes.
 
         EGW00121: the token was never issued to this app key, or was revoked or killed. EGW00123: the token has expired.
-        EGW00304: the secret is wrong. EGW00201: too many calls in one second; refused calls do not count.
+        EGW00304: the secret is wrong. EGW00201: there are too many calls in one second. Refused calls do not count.
         """
         with self._lock:
             now = self._clock.now()
@@ -248,12 +253,12 @@ class KISRules:
         return app_key in self._customers
 
     def end_token(self, token: str, code: str) -> None:
-        """Reject this token with ``code`` from now on, as if KIS had ended it."""
+        """From now on, reject this token with ``code``, as if KIS had made the token invalid."""
         with self._lock:
             self._ended[token] = code
 
     def end_tokens(self, app_key: str, code: str) -> None:
-        """Reject all tokens that were issued to the app key so far with ``code`` from now on."""
+        """From now on, reject all existing tokens of the app key with ``code``."""
         with self._lock:
             self._ended.update({value: code for value, token in self._tokens.items() if token.app_key == app_key})
 
@@ -284,7 +289,7 @@ class KISRules:
         expires_at = issued_at + timedelta(seconds=self._settings.expires_in)
         claims = {
             "sub": "token",
-            "aud": str(uuid.uuid4()),  # two tokens of the same second must differ
+            "aud": str(uuid.uuid4()),  # makes two tokens of the same second different
             "iss": "unogw",
             "exp": int(expires_at.timestamp()),
             "iat": int(issued_at.timestamp()),

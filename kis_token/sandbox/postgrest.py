@@ -1,8 +1,9 @@
 """A stand-in for Supabase's REST interface: the part of PostgREST and of its gateway that this project uses.
 
-Each request becomes one transaction with the role of the request's key. All values and error texts come from
-PostgreSQL. The schema is read for each request, so there is no cache of the schema. These parts of PostgREST are not
-supported: embedded resources, casts and JSON paths in ``select``, ``or``, counts, GET on functions, tokens of users.
+Each request becomes one transaction with the role of the request's key. All values, and the texts of database errors,
+come from PostgreSQL. The stand-in reads the schema for each request, so it has no cache of the schema. The stand-in
+does not support these parts of PostgREST: embedded resources, casts and JSON paths in ``select``, filters with ``or``,
+counts, GET on functions, and tokens of users.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 _BASE = "/rest/v1/"
 _SINGLE = "application/vnd.pgrst.object+json"
 
-# The statement that takes a role, in the way of PostgREST. A local setting ends with the transaction, so a connection
-# never keeps a role.
+# The statement with which a transaction takes a role, as in PostgREST. A local setting ends with the transaction, so a
+# connection never keeps a role.
 _BECOME = """
     select set_config('role', %(role)s, true),
            set_config('search_path', 'public, extensions', true),
@@ -54,9 +55,9 @@ _CALL = sql.SQL("""
 class PostgRESTStandIn:
     """Serves the database of ``dsn``, whose user may take the roles anon and service_role.
 
-    A stand-in is a context manager, or needs ``start`` and ``stop``. Both calls can be repeated, and the port stays the
-    same. ``server`` has the log of requests and the faults. ``further_keys`` maps further keys, such as legacy keys, to
-    their roles.
+    Use a stand-in in a ``with`` block, or call ``start`` and ``stop``. ``start`` and ``stop`` can be repeated, and the
+    stand-in keeps its port. The attribute ``server`` has the log of requests, and takes faults. ``further_keys`` maps
+    further keys, such as legacy keys, to their roles.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class PostgRESTStandIn:
 
     @property
     def url(self) -> str:
-        """The project's SUPABASE_URL. It is known after the start."""
+        """The value for SUPABASE_URL. The value is known after the start."""
         return self.server.url
 
     def start(self) -> None:
@@ -120,13 +121,16 @@ class PostgRESTStandIn:
                 raise database_error(error, anonymous=role == "anon") from error
 
     def _claims(self, request: Request) -> dict[str, object]:
-        """The role of the request's key and, if the key is a JWT, the key's claims. Raises ApiError 401."""
+        """Return the role of the request's key and, if the key is a JWT, the claims of the key."""
         role = self._role(request)
         _, _, token = request.headers.get("Authorization", "").partition(" ")
         return {**parse_claims(token), "role": role}
 
     def _role(self, request: Request) -> str:
-        """Return the role that Supabase's gateway gives to the request's key. Raises ApiError 401 if it is unknown."""
+        """Return the role that Supabase's gateway gives to the request's key.
+
+        Raises ApiError 401 for an unknown key.
+        """
         key = request.headers.get("apikey")
         if not key:
             raise ApiError(
@@ -209,7 +213,7 @@ def _call(connection: Connection, name: str, request: Request) -> Response:
     return Response(200, (rows if function.returns_set else first).encode())
 
 
-#: The functions that answer requests, by the path before the name and by the HTTP method.
+#: Maps the path before the name, and the HTTP method, to the function that answers the request.
 _SERVED: dict[tuple[str, str], Callable[[Connection, str, Request], Response]] = {
     ("", "GET"): _read,
     ("", "POST"): _insert,
@@ -238,7 +242,7 @@ def _rows(connection: Connection, statement: sql.Composed, request: Request, sta
 
 
 def _one(connection: Connection, statement: sql.Composed) -> tuple[Any, ...]:
-    """Return the one row of a statement that always has one."""
+    """Return the row of a statement that always returns exactly one row."""
     return connection.execute(statement).fetchall()[0]
 
 

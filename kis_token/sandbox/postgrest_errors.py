@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psycopg
 
-#: HTTP statuses by SQLSTATE or by the beginning of one. The longest match counts. Any other SQLSTATE gets 400.
+#: The HTTP status for each SQLSTATE, or for each SQLSTATE with this beginning. The longest match counts. Any other
+#: SQLSTATE gets status 400.
 _STATUS = {
     "08": 503,
     "09": 500,
@@ -47,7 +48,10 @@ _STATUS = {
 
 
 class ApiError(Exception):
-    """An error answer. ``body`` is its JSON, which has the form of Supabase's gateway if there is no ``code``."""
+    """An error answer with the JSON ``body``.
+
+    If ``code`` is None, ``body`` has the form of an error of Supabase's gateway.
+    """
 
     def __init__(
         self, status: int, code: str | None, message: str, *, details: str | None = None, hint: str | None = None
@@ -76,7 +80,7 @@ def database_error(error: psycopg.Error, *, anonymous: bool) -> ApiError:
 def status_of(sqlstate: str, *, anonymous: bool) -> int:
     """Return the HTTP status for ``sqlstate``.
 
-    If a right is missing, an anonymous caller gets 401, and any other caller gets 403.
+    If a right is missing, an anonymous client gets status 401, and any other client gets 403.
     """
     if anonymous and sqlstate == "42501":
         return 401

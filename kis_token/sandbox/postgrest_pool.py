@@ -17,7 +17,9 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class ConnectionPool:
-    """At most ``size`` connections to ``dsn``. A connection is made at its first use, and replaced if it is broken.
+    """At most ``size`` connections to ``dsn``.
+
+    The pool makes a connection when one is first needed, and replaces a broken connection.
 
     A thread waits up to ``patience`` seconds for a connection.
     """
@@ -48,7 +50,7 @@ class ConnectionPool:
                 self.close()
 
     def close(self) -> None:
-        """Close the idle connections now, and each other connection when its block ends."""
+        """Close all idle connections now. Each connection that is in use is closed when its block ends."""
         self._closed = True
         idle: list[Connection | None] = []
         with suppress(Empty):
@@ -61,7 +63,7 @@ class ConnectionPool:
 
     def _connect(self) -> Connection:
         try:
-            # A prepared plan would fail after a change of the schema, so no statement is prepared.
+            # After a change of the schema, a prepared statement would fail. So no statement is prepared.
             return psycopg.connect(self._dsn, autocommit=True, prepare_threshold=None, options="-c TimeZone=UTC")
         except psycopg.OperationalError as error:
             message = "Database connection error. Retrying the connection."

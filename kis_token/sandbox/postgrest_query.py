@@ -71,10 +71,11 @@ def find_table(connection: Connection[Any], name: str) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The query string of a request on ``table``. Every method returns one statement, or raises ApiError.
+    """The query string of a request on ``table``.
 
-    With ``returning`` the statement returns its rows. Without ``returning`` the statement needs no right to read, so a
-    role that may only write can run the statement.
+    Every public method returns one statement, or raises ApiError. If ``returning`` is true, the statement returns the
+    rows that it writes. If ``returning`` is false, the statement needs no right to read. So a role that may only write
+    can run the statement.
     """
 
     table: Table
@@ -211,7 +212,7 @@ def _array(values: Iterable[str]) -> str:
 
 
 def _split(text: str) -> list[str]:
-    """Return the parts between commas. A part in double quotes may contain commas, and quotes after a backslash."""
+    """Split ``text`` at its commas. A part in double quotes may contain commas, and quotes after a backslash."""
     parts: list[str] = []
     position = 0
     while text and position <= len(text):

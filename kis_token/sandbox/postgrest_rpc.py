@@ -1,4 +1,4 @@
-"""The translation of a function's name and JSON arguments into an SQL call, in the way of PostgREST."""
+"""Translates a function's name and JSON arguments into an SQL call, as PostgREST does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from psycopg import Connection
 
-# A call does not contain arguments that are only results (modes o and t). Arguments with a default come last.
+# Arguments of the modes o and t are results only, so a call does not pass them. Arguments with a default come last.
 _FUNCTIONS = """
     select a.names, a.types,
            p.pronargs - p.pronargdefaults,
@@ -45,12 +45,12 @@ class Function:
     names_results: bool
 
     def takes(self, names: set[str]) -> bool:
-        """Whether the function can be called with exactly the arguments ``names``."""
+        """Return whether the function can be called with exactly the arguments ``names``."""
         arguments = [name for name, _ in self.arguments]
         return set(arguments[: self.required]) <= names <= set(arguments)
 
     def call(self, arguments: str, names: Iterable[str]) -> sql.Composed:
-        """Return the call, as ``pgrst_call`` of a ``from`` clause.
+        """Return the call as an item of a ``from`` clause, with the alias ``pgrst_call``.
 
         ``arguments`` is a JSON object with the keys ``names``.
         """
@@ -74,7 +74,7 @@ class Function:
 def find_function(connection: Connection[Any], name: str, arguments: Iterable[str]) -> Function:
     """Return the one function ``name`` that accepts ``arguments``.
 
-    Raises PGRST202 if no function does, and PGRST203 if several functions do.
+    Raises PGRST202 if no function accepts the arguments, and PGRST203 if several functions accept them.
     """
     names = sorted(arguments)
     rows = connection.execute(_FUNCTIONS, (SCHEMA, name)).fetchall()

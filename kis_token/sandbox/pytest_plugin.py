@@ -1,4 +1,4 @@
-"""Fixtures for tests of programs that use KIS: no account, no network, and no state from other tests.
+"""Fixtures for tests of programs that use KIS. The tests need no account and no network, and share no state.
 
 pytest loads this module in each project in which the package is installed. So this module imports nothing until a
 fixture is used.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def _kis_sandbox_databases() -> Iterator[MigratedDatabases]:
-    """The databases of one PostgreSQL for one run of tests, or for one worker of pytest-xdist."""
+    """The databases of one PostgreSQL server, for one test run or for one worker of pytest-xdist."""
     try:
         from kis_token.sandbox.database import MigratedDatabases
         from kis_token.sandbox.postgres import EmbeddedPostgres
@@ -52,9 +52,9 @@ def kis_sandbox(
 ) -> Iterator[Sandbox]:
     """A sandbox for one test, and the environment variables that lead programs to the sandbox.
 
-    Both are removed at the end of the test. The database has the keys of the first accounts of ``kis_emulator``, no
-    token, and no data of other tests. During the test, all other variables that begin with KIS_, SUPABASE_ or INPUT_
-    are removed, so no test reaches a real account by accident.
+    The sandbox and its variables are removed at the end of the test. The database has the keys of the first accounts of
+    ``kis_emulator``, no token, and no data of other tests. During the test, all other variables that begin with KIS_,
+    SUPABASE_ or INPUT_ are removed, so no test reaches a real account by accident.
     """
     from kis_token.sandbox.sandbox import Sandbox
 
@@ -63,7 +63,7 @@ def kis_sandbox(
             _kis_sandbox_databases.borrow() as project,
             Sandbox(project=project, kis=kis_emulator) as sandbox,
         ):
-            # A second monkeypatch would undo the test's changes in the wrong order, so the test's monkeypatch is used.
+            # Use the test's own monkeypatch: a second one would undo the changes in the wrong order.
             inside = sandbox.environment(os.environ)
             for name in os.environ.keys() - inside.keys():
                 monkeypatch.delenv(name)

@@ -33,25 +33,26 @@ _OTHERS = ("KIS_", "SUPABASE_", "INPUT_")
 
 
 class Sandbox:
-    """All services that a job calls, on this machine alone and without an account. A sandbox is a context manager.
+    """All services that a job calls, on this machine and without an account. Use a sandbox in a ``with`` block.
 
     The sandbox starts PostgreSQL with this project's tables, a stand-in for Supabase in front of PostgreSQL, and the
-    KIS emulator. The slots kis and kis-paper have the keys of the first real and of the first paper account. The end of
-    the block stops all parts and deletes the data.
+    KIS emulator. The slots kis and kis-paper have the keys of the first real and of the first paper account. At the end
+    of the block, all parts are stopped and the data is deleted.
 
-    - ``dsn`` replaces PostgreSQL by an empty database; it is a superuser's connection string.
-    - ``project`` replaces PostgreSQL by a database with this project's tables, which are empty.
+    - ``dsn`` is a superuser's connection string of an empty database, which replaces the sandbox's own PostgreSQL.
+    - ``project`` is a database with this project's tables, all empty, which replaces the sandbox's own PostgreSQL.
     - ``kis`` replaces the KIS emulator.
-    - ``tls`` serves Supabase over https, and also KIS if ``kis`` is not given.
+    - With ``tls``, the sandbox serves Supabase over https, and also KIS if ``kis`` is not given.
 
     Attributes:
         kis: The KIS emulator, which runs inside the block.
-        supabase: The stand-in for Supabase: ``url``; ``stop`` and ``start`` for an outage; ``server.add_fault``.
+        supabase: The stand-in for Supabase. ``supabase.stop`` and ``supabase.start`` simulate an outage, and
+            ``supabase.server.add_fault`` adds a fault.
         service_key: The project's secret key.
         anon_key: The project's public key.
         owner_dsn: The connection string of the database's owner, with a password.
 
-    The start of the block raises RuntimeError if PostgreSQL is not installed or does not start.
+    If PostgreSQL is not installed or does not start, the start of the block raises RuntimeError.
     """
 
     def __init__(
@@ -109,7 +110,10 @@ class Sandbox:
 
     @property
     def github(self) -> GitHubIssuer:
-        """The emulator of GitHub's issuer of ID tokens. The first use starts it. `variables` does not lead to it."""
+        """The emulator of GitHub's issuer of ID tokens.
+
+        The first use starts the emulator. `variables` does not have the emulator's address.
+        """
         if self._github is None:
             self._github = self._stack.enter_context(GitHubIssuer(tls=self._tls))
         return self._github
@@ -117,18 +121,18 @@ class Sandbox:
     def trust(self, slot: str = "kis", *, access: str = "issue", **columns: object) -> None:
         """List the emulated issuer's usual job as a caller of ``slot``, and store the issuer's keys.
 
-        ``columns`` are the columns of ``credential_callers`` in which the row differs from the usual job's row.
+        ``columns`` replace values of the usual job's row in ``credential_callers``.
         """
         with psycopg.connect(self.owner_dsn) as connection:
             store_issuer_keys(connection, self.github)
             list_caller(connection, self.github, self.supabase.url, service_name=slot, access=access, **columns)
 
     def advance(self, seconds: float) -> None:
-        """Move the clocks of KIS and of the leases forward, so that a test need not wait for a minute between issues.
+        """Move the clocks of KIS and of the leases forward. So a test need not wait for a minute between two issues.
 
         The clocks of the machine and of its programs do not change. So a token that has expired at KIS still looks
-        valid to a program until KIS rejects the token. Raises ValueError if ``seconds`` is negative or the new time is
-        beyond the calendar.
+        valid to a program until KIS rejects the token. Raises ValueError if ``seconds`` is negative or if the new time
+        is after the year 9999.
         """
         self.kis.advance(seconds)
         with psycopg.connect(self.owner_dsn) as connection:
@@ -140,14 +144,14 @@ class Sandbox:
             )
 
     def environment(self, outside: Mapping[str, str]) -> dict[str, str]:
-        """Return ``outside`` with ``variables``, without proxies and without the settings of another account."""
+        """Return ``outside`` with `variables`, without settings of other accounts, and with no proxy for 127.0.0.1."""
         kept = {name: value for name, value in outside.items() if not name.startswith(_OTHERS)}
         direct = ",".join(filter(None, (outside.get("NO_PROXY") or outside.get("no_proxy"), "127.0.0.1")))
         return kept | {"NO_PROXY": direct, "no_proxy": direct} | self.variables
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment variables that lead the command, the library and the action to the sandbox."""
+        """The environment variables with which the command, the library and the action use the sandbox."""
         return {
             "SUPABASE_URL": self.supabase.url,
             "SUPABASE_SERVICE_ROLE_KEY": self.service_key,
