@@ -46,7 +46,7 @@ _SOON = timedelta(days=14)
 
 
 def read_settings(env: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
-    """Return the settings, or None if the settings are invalid, and the findings on the settings."""
+    """Return the settings and the findings on them. If the settings are invalid, return None in their place."""
     try:
         settings = Settings.from_env(env)
     except SettingsError as error:
@@ -139,7 +139,7 @@ def _cache_folder(path: Path | None) -> Iterator[Finding]:
         yield wrong("cache", "other users could replace its folder", remedy)
     elif mode is not None and not stat.S_ISREG(mode):
         yield wrong("cache", "its path is a folder, a link or a pipe", remedy)
-    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # modes do not describe access on Windows
+    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # not on Windows: its modes do not show access
         yield wrong("cache", "other users can read the file", "Give it the mode 0600, or delete it.")
     else:
         yield ok("cache", "its folder can be written" + (", and other users cannot read the file" if mode else ""))
@@ -180,7 +180,7 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: da
         yield note("token", "not stored; the next caller issues one")
         return
     if TOKEN_TYPE not in opened.values:
-        return  # already reported under "sealing"
+        return  # the finding "sealing" reports this
     try:
         token = read_token(row, settings.service_name, vault)
     except TokenUnusable as error:
@@ -204,7 +204,10 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: da
 
 
 def _cached(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: datetime) -> Iterator[Finding]:
-    """Check the cached token. A problem is only a note, because the next run with Supabase rewrites the file."""
+    """Check the cached token.
+
+    A fault is only a note, because the next run that reads from Supabase rewrites the file.
+    """
     cache = make_cache(settings, vault)
     if cache is None:
         return
