@@ -48,7 +48,8 @@ def verify(
 ) -> None:
     """Ask KIS by one POST /oauth2/Approval whether it accepts key and secret. KIS issues no token and sends no message.
 
-    ``base_url`` is the host of ``environment`` by default. The call ends after 15 s, or 3 s before ``deadline``.
+    ``base_url`` is the host of ``environment`` by default. The call ends after 15 s at most, and at least 3 s before
+    ``deadline``.
 
     Raises IssuerRefused if KIS does not accept the keys. The error's message names both environments, because KIS also
     refuses keys of the other environment. Raises IssuerOutage if KIS does not answer, and IssuerRateLimited if KIS

@@ -44,7 +44,7 @@ def examine_keys(slot: Slot, settings: Settings, vault: Vault, opened: Opened) -
     if stored is not None and given not in (None, stored):
         yield wrong(
             "app key",
-            f"the given key differs from the stored key of {settings.service_name}, which is used",
+            f"the given key is not used, because it differs from the stored key of {settings.service_name}",
             "Remove KIS_APP_KEY and KIS_APP_SECRET, or store them with kis-token set-keys.",
         )
     elif stored is not None:
@@ -88,7 +88,7 @@ def examine_other_slots(store: SupabaseStore, settings: Settings, opened: Opened
         yield ok("environment", f"the stored key is recorded as a key for {settings.environment}")
     elif recorded:
         said = f"the stored key is recorded as a key for {recorded.pop()}, but the setting is {settings.environment}"
-        remedy = "Make KIS_ENVIRONMENT and KIS_SERVICE_NAME agree, or run kis-token set-keys."
+        remedy = "Correct KIS_ENVIRONMENT or KIS_SERVICE_NAME, or run kis-token set-keys."
         # Another client may store a key for paper accounts without its environment. The row then has the column's
         # default, which is "production".
         judge = wrong if settings.environment == "production" else note

@@ -35,10 +35,10 @@ class Revoked:
 
     Attributes:
         was_valid: True if KIS accepted the token before the revocation.
-        is_inactive: True if the token's row now counts as absent; False if another token was stored meanwhile. The
-            other token is kept.
-        repeated_until: the time until which KIS may answer tokenP with the revoked token; None if that time is over.
-            Until then, a caller that needs a token gets an error.
+        is_inactive: True if the slot now has no active token. False if another caller stored another token during the
+            revocation. The revocation does not change this other token.
+        repeated_until: the time until which KIS may answer tokenP with the revoked token, or None if this time is over.
+            A caller that gets the revoked token fails.
     """
 
     was_valid: bool

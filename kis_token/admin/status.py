@@ -46,7 +46,7 @@ class SlotStatus:
 
     service: str
     environment: str | None = None
-    token: str = "none"  # noqa: S105 - a state
+    token: str = "none"  # noqa: S105 - a state, and not a password
     issued_at: datetime | None = None
     expires_at: datetime | None = None
     issued_by: str | None = None
@@ -109,7 +109,7 @@ def collect(
                 opened = _opened(own, settings, vault) if own is not None and name == settings.service_name else None
                 slot = _with_token(slot, tokens[name], leases.get(name, {}), opened, now=now, settings=settings)
                 if isinstance(opened, Token) and opened.token_id in own_slot.rejected:
-                    slot = replace(slot, token="rejected", rotation_due_at=None)  # noqa: S106 - a state
+                    slot = replace(slot, token="rejected", rotation_due_at=None)  # noqa: S106 - a state, and not a password
                 slot = replace(slot, issued_by=_issuer(name, tokens[name], leases.get(name, {}), log["issuances"]))
             slots.append(slot)
         ended = {(row["service_name"], row["fence"]) for row in log["issuances"] if row["outcome"] in _ENDS}
@@ -154,9 +154,9 @@ def _with_token(
         issued_at, expires_at = opened.issued_at, opened.expires_at
     slot = replace(slot, issued_at=issued_at, expires_at=expires_at)
     if not row["is_active"]:
-        return replace(slot, token="inactive", expires_at=None)  # noqa: S106 - a state
+        return replace(slot, token="inactive", expires_at=None)  # noqa: S106 - a state, and not a password
     if expires_at is None or isinstance(opened, str):
-        return replace(slot, token="unreadable")  # noqa: S106 - a state
+        return replace(slot, token="unreadable")  # noqa: S106 - a state, and not a password
     times = Token("", expires_at=expires_at, issued_at=issued_at or expires_at)  # this Token has only the times
     return replace(
         slot,

@@ -145,7 +145,7 @@ def keys_sql(published: PublishedKeys) -> str:
         f"    ({quote(published.issuer)}, {quote(key.kid)}, '\\x{key.modulus.hex()}')" for key in published.keys
     )
     left_out = (
-        f"-- {published.unusable} cannot be used: only RSA keys of 2048 to 4096 bits with the exponent 65537 can.\n"
+        f"-- Left out: {published.unusable}. Only RSA keys of 2048 to 4096 bits with the exponent 65537 can be stored.\n"
         if published.unusable
         else ""
     )

@@ -37,7 +37,11 @@ if TYPE_CHECKING:
 @click.option(
     "--with-secret", is_flag=True, help="Let the repository store the secret key. Then no list of callers is needed."
 )
-@click.option("--directory", metavar="PATH", help="The repository's folder. The default is the repository around the current folder.")
+@click.option(
+    "--directory",
+    metavar="PATH",
+    help="The repository's folder. The default is the repository around the current folder.",
+)
 @click.option("--repository", metavar="OWNER/REPO", help='The repository, instead of the folder\'s remote "origin".')
 @click.option(
     "--keep",

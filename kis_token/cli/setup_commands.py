@@ -29,7 +29,12 @@ _COLOURS = {"ok": "green", "wrong": "red", "note": "yellow"}
     examples=["kis-token status", "kis-token status --json | jq '.slots[] | {service, token, expires_at}'"],
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--callers", "with_callers", is_flag=True, help="Also show the callers without a key, and the keys of their issuers.")
+@click.option(
+    "--callers",
+    "with_callers",
+    is_flag=True,
+    help="Also show the callers without a key, and the keys of their issuers.",
+)
 @slot_options
 @click.pass_obj
 def status(caller: Caller, *, as_json: bool, with_callers: bool) -> None:

@@ -48,7 +48,11 @@ if TYPE_CHECKING:
 @click.option("--workflow", metavar="FILE", help="Only jobs of this file in .github/workflows.")
 @click.option("--self-hosted", is_flag=True, help="Only jobs on your own runners, and not on GitHub's.")
 @click.option("--issuer", metavar="URL", help="The issuer of GitHub Enterprise Server, or of a subdomain of ghe.com.")
-@click.option("--repository-id", metavar="NUMBER", help="The repository's number. If it and --owner-id are given, GitHub is not asked.")
+@click.option(
+    "--repository-id",
+    metavar="NUMBER",
+    help="The repository's number. If it and --owner-id are given, GitHub is not asked.",
+)
 @click.option("--owner-id", metavar="NUMBER", help="The number of the repository's owner.")
 @click.option("--supabase-url", metavar="URL", help="The project's URL, instead of SUPABASE_URL.")
 @click.option("--keys", "only_keys", is_flag=True, help="Print only the SQL that stores the issuer's keys.")

@@ -132,7 +132,7 @@ def _ask_for_last_day(setup: Setup) -> date:
     def check(answer: str) -> date:
         day = parse_last_day(answer.strip(), now) if answer.strip() else default
         if day is None:
-            raise Unfit("This is not a day as YYYY-MM-DD that has not passed.")
+            raise Unfit("Enter a day as YYYY-MM-DD that has not passed.")
         return day
 
     return setup.dialogue.ask(Question(f"Last day of these keys at KIS, in Korea (Enter for {default})"), check)

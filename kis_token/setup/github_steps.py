@@ -120,7 +120,7 @@ def _is_to_be_set(setup: Setup, kind: Kind, name: str, value: str, before: str |
     """
     report = setup.dialogue.report
     if before is not None and kind == "secret":
-        report("kept", kind, f"{name} is there. GitHub does not show its value, and it was not changed")
+        report("kept", kind, f"{name} is there. GitHub does not show the secret's value, so the secret was not changed")
     elif before == value:
         report("ok", kind, f"{name} is set")
     elif before is not None and not setup.dialogue.confirm(f"The {kind} {name} has another value. Replace it?"):
@@ -140,4 +140,6 @@ def _show_commands(setup: Setup, kind: Kind, wanted: dict[str, str], repository:
         setup.dialogue.report("todo", kind, f"gh {kind} set {name}{where}{given}")
     if repository is not None:
         page = "secrets" if kind == "secret" else "variables"
-        setup.dialogue.tell(f"On GitHub the page for it is https://github.com/{repository}/settings/{page}/actions")
+        setup.dialogue.tell(
+            f"You can also set {kind}s on the page https://github.com/{repository}/settings/{page}/actions"
+        )

@@ -38,7 +38,7 @@ def run(setup: Setup) -> bool:
     name = choose_name(setup)
     access = None if options.with_secret or name is None else find_access(setup, settings, name)
     if not ensure_sql(setup, settings, access):
-        dialogue.tell("The rest of a run without --dry-run: app key, check, token, workflows and the repository.")
+        dialogue.tell("Without --dry-run, these steps follow: app key, check, token, workflows and repository.")
         return True
     with open_store(settings, setup.clock.monotonic(), dialogue.warn, setup.clock) as store:
         ensure_app_key(setup, settings, store)
