@@ -159,7 +159,7 @@ class StoreMisconfigured(StoreError):
 
 
 class TokenError(KisTokenError):
-    """A token or a sealed value that exists and cannot be used."""
+    """A token or a sealed value exists, but cannot be used."""
 
 
 class TokenUnusable(TokenError):

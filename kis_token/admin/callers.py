@@ -97,7 +97,10 @@ def list_callers(store: SupabaseStore, audience: str, *, only: str | None = None
 
 
 def examine_callers(store: SupabaseStore, audience: str) -> Iterator[Finding]:
-    """Yield the findings on the listed callers and their issuers' keys; none for an empty list. Raises StoreOutage."""
+    """Yield the findings on the listed callers and their issuers' keys. Raises StoreOutage.
+
+    An empty list of callers gives no finding.
+    """
     try:
         found = list_callers(store, audience)
     except StoreMisconfigured as error:

@@ -46,7 +46,7 @@ _SOON = timedelta(days=14)
 
 
 def read_settings(env: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
-    """Return the settings and the findings on them. If the settings are invalid, return None in their place."""
+    """Return the settings and the findings on the settings. In place of invalid settings, return None."""
     try:
         settings = Settings.from_env(env)
     except SettingsError as error:
@@ -139,7 +139,7 @@ def _cache_folder(path: Path | None) -> Iterator[Finding]:
         yield wrong("cache", "other users could replace its folder", remedy)
     elif mode is not None and not stat.S_ISREG(mode):
         yield wrong("cache", "its path is a folder, a link or a pipe", remedy)
-    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # not on Windows: its modes do not show access
+    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # modes on Windows do not show access
         yield wrong("cache", "other users can read the file", "Give it the mode 0600, or delete it.")
     else:
         yield ok("cache", "its folder can be written" + (", and other users cannot read the file" if mode else ""))
@@ -180,7 +180,7 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: da
         yield note("token", "not stored; the next caller issues one")
         return
     if TOKEN_TYPE not in opened.values:
-        return  # the finding "sealing" reports this
+        return  # the finding "sealing" reports the error
     try:
         token = read_token(row, settings.service_name, vault)
     except TokenUnusable as error:
@@ -193,7 +193,7 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: da
         yield wrong_as("token", error)
         return
     if token.token_id in slot.rejected:
-        yield note("token", "KIS rejects the stored one; the next caller issues another")
+        yield note("token", "KIS rejects the stored token; the next caller issues a new token")
         return
     yield _validity("token", token, settings, now)
     if token.is_valid(now) and now - token.issued_at > settings.refresh_after + ROTATION_GRACE:

@@ -37,7 +37,7 @@ class Repository:
 def look_up(server: GitHubServer, name: str, sign_in: str | None) -> Repository:
     """Ask GitHub for the repository whose present name is ``name``. Raises GitHubError.
 
-    ``sign_in`` is a token of GitHub. For a public repository it may be None.
+    ``sign_in`` is a token of GitHub. For a public repository, ``sign_in`` may be None.
     """
     headers = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": _API_VERSION}
     if sign_in is not None:

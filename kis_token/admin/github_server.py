@@ -44,15 +44,15 @@ class GitHubServer:
 
     @property
     def is_own(self) -> bool:
-        """Whether the server is a GitHub Enterprise Server. Its users run it themselves."""
+        """Whether the server is a GitHub Enterprise Server, which its users run themselves."""
         return self.host != "github.com" and not self.host.endswith(".ghe.com")
 
 
 def find_server(issuer: str | None, api_url: str = "") -> GitHubServer | None:
     """Return the server with this issuer, or None if the database cannot store the issuer.
 
-    If ``issuer`` is None, returns the server with the REST API ``api_url``. If ``api_url`` is also empty or unknown,
-    returns github.com.
+    If ``issuer`` is None, returns the server with the REST API ``api_url``. If ``issuer`` is None and ``api_url`` is
+    empty or unknown, returns github.com.
     """
     if issuer is None:
         issuer = _issuer_of(api_url)
@@ -69,7 +69,7 @@ def find_server(issuer: str | None, api_url: str = "") -> GitHubServer | None:
 
 
 def _issuer_of(api_url: str) -> str:
-    """Return the issuer of the server with the REST API ``api_url``. For any other text, return that of github.com."""
+    """Return the issuer of the server with the REST API ``api_url``. Return github.com's issuer for any other text."""
     url = api_url.strip().rstrip("/").lower()
     found = re.fullmatch(r"https://api\.([a-z0-9-]+)\.ghe\.com", url)
     if found:

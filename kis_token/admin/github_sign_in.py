@@ -16,7 +16,7 @@ _GH_SECONDS = 10
 
 
 def find_sign_in(server: GitHubServer, env: Mapping[str, str]) -> str | None:
-    """Return a GitHub token for this server from a variable or from gh's sign-in. Return None if both lack a token.
+    """Return a GitHub token for this server from a variable or from gh's sign-in. Return None if no token is found.
 
     Like gh, this function uses GH_TOKEN and GITHUB_TOKEN only for github.com and ghe.com.
     """

@@ -1,7 +1,7 @@
 """The public keys with which an issuer signs ID tokens, from the issuer's discovery document and its JWKS.
 
-Only keys that the database can store are used: RSA, 2048 to 4096 bits, exponent 65537. This module needs only the
-standard library, because a step of the rotation runs it before any package is installed.
+The database can store only RSA keys of 2048 to 4096 bits with the exponent 65537, so only these keys are used. This
+module needs only the standard library, because a step of the rotation runs this module before any package is installed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class IssuerKey:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the modulus in hex. ``credential_callers_status`` returns it as ``modulus_sha256``."""
+        """The SHA-256 of the modulus in hex, which ``credential_callers_status`` returns as ``modulus_sha256``."""
         return hashlib.sha256(self.modulus).hexdigest()
 
 
@@ -59,7 +59,7 @@ def fetch_keys(issuer: str) -> PublishedKeys:
         raise GitHubError("github-unreachable", f"{peer} answers with the configuration of another issuer")
     address = document.get("jwks_uri")
     if not isinstance(address, str) or not _is_trusted(address, issuer):
-        raise GitHubError("github-unreachable", f"{peer} names an address of its keys that is not its own")
+        raise GitHubError("github-unreachable", f"{peer} gives no trusted address for its keys")
     found = members_of(ask(address, {}), peer).get("keys")
     entries = found if isinstance(found, list) else []
     keys = {key.kid: key for key in map(_parse, entries) if key is not None}

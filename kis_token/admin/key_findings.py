@@ -36,7 +36,7 @@ def examine_keys(slot: Slot, settings: Settings, vault: Vault, opened: Opened) -
     try:
         stored = stored_app_key(slot, settings, vault)
     except TokenError:
-        return  # the finding "sealing" reports this
+        return  # the finding "sealing" reports the error
     except StoreMisconfigured as error:
         yield wrong("app key", f"{error.args[0]}", "Run kis-token set-keys.", error.code)
         return
@@ -68,7 +68,7 @@ def examine_other_slots(store: SupabaseStore, settings: Settings, opened: Opened
     try:
         found = store.issuance_status(None, 0)
     except StoreMisconfigured:
-        return  # the finding "tables" reports this
+        return  # the finding "tables" reports the error
     valid = {
         row["service_name"]
         for row in found["rows"]

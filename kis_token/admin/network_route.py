@@ -1,4 +1,4 @@
-"""The check of this machine's variables for proxies and certificates on the way to Supabase and KIS."""
+"""Check the variables that name proxies and certificates for requests to Supabase and KIS."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def examine_route(settings: Settings) -> Iterator[Finding]:
-    """Check the variables for proxies and certificates. If both URLs are plain http, skip the check."""
+    """Check the variables for proxies and certificates. If Supabase and KIS both have http URLs, skip the check."""
     hosts = {"Supabase": settings.supabase_url, "KIS": settings.base_url}
     encrypted = {name: urlsplit(url) for name, url in hosts.items() if url.startswith("https:")}
     if not encrypted:

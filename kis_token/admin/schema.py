@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _KINDS = {
     "tables": "they and their functions match the files of sql/",
-    "grants": "the key has the needed rights; public roles and read-only keys have no others than intended",
+    "grants": "the key has the needed rights; public roles and read-only keys have only the intended rights",
     "row level security": "on, with its policies",
 }
 

@@ -43,9 +43,9 @@ def set_app_key(
 ) -> bool:
     """Store the settings' app key and secret, sealed if the settings have an encryption key.
 
-    ``expires_at`` is the time at which app key and secret end at KIS. If it is None, an app key that is stored already
-    keeps its end, and a new app key gets an end in one year, as if KIS had issued it today. This function does not
-    check the keys; `app_key_check` does.
+    ``expires_at`` is the time at which app key and secret end at KIS. If ``expires_at`` is None, an app key that is
+    already stored keeps its end, and a new app key gets an end in one year, as if KIS had issued the key today. This
+    function does not check the keys; `app_key_check` does.
 
     If the stored token belongs to another or an unknown app key, this function deactivates the token: the next caller
     then issues a token for the new key. Returns True if a token was deactivated. Raises KisTokenError
@@ -86,7 +86,7 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
     for _ in range(_PASSES):
         is_done, active = True, store.read(service).rows
         for name, row in sorted(store.read_all(service).rows.items()):
-            # This also unseals a value that is already sealed with the first key, so that a broken seal is reported
+            # The loop also unseals a value that is already sealed with the first key, so that a broken seal is reported
             # now.
             try:
                 value = opener.unseal(row.value, service, name)

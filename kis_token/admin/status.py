@@ -166,7 +166,7 @@ def _with_token(
 
 
 def _issuer(name: str, row: dict[str, Any], lease: dict[str, Any], log: list[dict[str, Any]]) -> str | None:
-    """Return the caller that issued the stored token, or None if the log has no such caller."""
+    """Return the caller that issued the stored token, or None if the log does not name this caller."""
     if _is_known(row, lease):
         for event in log:
             same = (event["service_name"], event["token_id"]) == (name, lease["token_id"])
@@ -176,7 +176,10 @@ def _issuer(name: str, row: dict[str, Any], lease: dict[str, Any], log: list[dic
 
 
 def _is_known(row: dict[str, Any], lease: dict[str, Any]) -> bool:
-    """Whether the lease describes the token in this row. If it does not, this token was stored without a lease."""
+    """Whether the lease describes the token in this row.
+
+    If the lease does not, the token was stored without a lease.
+    """
     return bool(row["version"] == lease.get("token_version"))
 
 

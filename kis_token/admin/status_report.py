@@ -203,7 +203,7 @@ def _in_zone(moment: datetime, zone: timezone) -> str:
 def _ahead(later: datetime | None, earlier: datetime | None) -> str | None:
     """Return the duration from ``earlier`` to ``later``, at least "0 h 0 min".
 
-    Return None if one of the two is None.
+    Return None if one of the times is None.
     """
     return in_hours(max(later - earlier, timedelta())) if later and earlier else None
 

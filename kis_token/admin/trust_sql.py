@@ -112,7 +112,7 @@ def quote(text: str) -> str:
 
 
 def caller_sql(caller: Caller) -> str:
-    """Return the SQL statement that lists a caller. If the caller is already listed, it changes access and events."""
+    """Return the SQL statement that lists a caller, or that changes access and events of a caller in the list."""
     values = {
         "service_name": caller.service_name,
         "access": caller.access,
@@ -140,12 +140,12 @@ def caller_sql(caller: Caller) -> str:
 
 
 def keys_sql(published: PublishedKeys) -> str:
-    """Return the SQL statement that stores an issuer's keys. If some of them are already stored, it adds the others."""
+    """Return the SQL statement that adds an issuer's keys to the stored keys, and that replaces changed keys."""
     rows = ",\n".join(
         f"    ({quote(published.issuer)}, {quote(key.kid)}, '\\x{key.modulus.hex()}')" for key in published.keys
     )
     left_out = (
-        f"-- Left out: {published.unusable}. Only RSA keys of 2048 to 4096 bits with the exponent 65537 can be stored.\n"
+        f"-- Left out: {published.unusable}. Only RSA keys of 2048 to 4096 bits with the exponent 65537 fit.\n"
         if published.unusable
         else ""
     )

@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         with interruptible():
             return _run(arguments)
-    except KeyboardInterrupt:  # also catches Ctrl-C during the first imports
+    except KeyboardInterrupt:  # this also catches Ctrl-C during the first imports
         return 130
 
 
@@ -60,7 +60,7 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _drop_output() -> None:
-    """Discard the output that could not be written. Otherwise Python tries again to write it at exit."""
+    """Discard the output that could not be written. Python would otherwise try to write it again at exit."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

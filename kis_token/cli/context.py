@@ -24,7 +24,7 @@ _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
 @dataclass
 class Caller:
-    """The environment and the start of the command. The repr does not show the environment."""
+    """The environment and the start time of the command. The repr does not show the environment."""
 
     env: dict[str, str] = field(repr=False)
     started: float = field(default_factory=time.monotonic)
@@ -45,7 +45,7 @@ class Caller:
         return self.env if additions is None else {**self.env, **additions.variables}
 
     def additions(self) -> Additions | None:
-        """Return the variables that the user's profile adds, or None if no profile is needed or none exists.
+        """Return the variables that the user's profile adds, or None if no profile is needed or found.
 
         Raises SettingsError.
         """

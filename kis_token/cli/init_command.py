@@ -64,7 +64,7 @@ def init(
     """Set up Supabase, the account's keys and a repository, and get the first token.
 
     Asks for each value that is missing, and checks each answer. You can run this command again at any time: it
-    continues where it ended, and asks before it replaces anything. It reads the variables SUPABASE_URL,
+    continues where it ended, and asks before it replaces anything. The command reads the variables SUPABASE_URL,
     SUPABASE_SERVICE_ROLE_KEY, KIS_APP_KEY, KIS_APP_SECRET and, for a repository that stores no key,
     SUPABASE_PUBLISHABLE_KEY. docs/init.md describes each step.
     """

@@ -23,7 +23,7 @@ _COLOURS = {"ok": "green", "new": "green", "kept": "yellow", "todo": "yellow", "
 
 
 class AbsentUser:
-    """The dialogue of a run with ``--yes``. It prints results and asks no question."""
+    """The dialogue of a run with ``--yes``, which prints results and asks no question."""
 
     is_absent = True
 

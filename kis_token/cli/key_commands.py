@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def revoke(caller: Caller, *, yes: bool) -> int:
     """End the slot's token at KIS for every job and machine that uses it, and remove it from Supabase.
 
-    Use this command after a token has leaked. It asks for confirmation. The next job issues a new token. For 6 hours
-    after an issue, KIS may give only the revoked token again, and jobs fail with token-repeated.
+    Use this command after a token has leaked. The command asks for confirmation. The next job issues a new token. For 6
+    hours after an issue, KIS may give only the revoked token again, and jobs fail with token-repeated.
     """
     from kis_token.admin.revoke import revoke as end_token
     from kis_token.clock import SystemClock
@@ -104,7 +104,7 @@ def set_keys(caller: Caller, *, expires: datetime | None, no_verify: bool) -> No
 
     The keys come from KIS_APP_KEY and KIS_APP_SECRET. If these variables are not set, the command reads two lines of
     standard input, and a terminal does not show them. The command checks the form of both keys, and asks KIS whether it
-    accepts them. KIS issues no token for this. A stored token of another app key is deactivated. From 30 days before
+    accepts the keys. This check issues no token. A stored token of another app key is deactivated. From 30 days before
     the last day on, check, status and the rotation warn.
     """
     from kis_token.admin.app_key_check import check_form

@@ -31,8 +31,7 @@ _ENTER, _INTERRUPT, _END, _BACKSPACES, _CLEAR_LINE = "\r\n", "\x03", "\x04", "\x
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?]*[@-~]|O.|[^\[O])")
 _UNFINISHED_SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?]*|O)?\Z")
 
-#: If an answer looks like a secret, it is not shown, even for a visible question: the user may have pasted a wrong
-#: value.
+#: An answer that looks like a secret is not shown, even for a visible question: the user may have pasted a wrong value.
 _SECRET = re.compile(r"sb_secret_|sbp_|eyJ|[A-Za-z0-9+/=]{30,}", re.ASCII)
 
 

@@ -29,7 +29,7 @@ def become(command: Sequence[str], env: Mapping[str, str]) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     restore()
-    # Python ignores these signals. Without this loop, the new program would also ignore them.
+    # Python ignores these signals. Without this loop, the new program would also ignore these signals.
     for name in ("SIGPIPE", "SIGXFSZ"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
@@ -39,7 +39,7 @@ def become(command: Sequence[str], env: Mapping[str, str]) -> int:
 
 
 def run_child(command: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run ``command`` as a child and return its status. If a signal ended the child, return 128 plus its number.
+    """Run ``command`` as a child and return its status. If a signal ended the child, return 128 plus the signal number.
 
     The console sends Ctrl-C to the child. This process ignores Ctrl-C and waits until the child ends.
     """

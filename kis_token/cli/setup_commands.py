@@ -80,8 +80,8 @@ def check(caller: Caller, *, as_json: bool) -> int:
     """Check the whole set-up, without issuing, storing or changing anything.
 
     The command checks variables, KIS's host, Supabase and the kind of its key, the cache file, the clock, tables,
-    functions and grants, seals, keys and tokens. It prints one line for each finding, with the remedy, and then the
-    result with the next step. The exit status is 1 if anything is wrong.
+    functions and grants, seals, keys and tokens. The command prints one line for each finding, with the remedy, and
+    then the result with the next step. The exit status is 1 if anything is wrong.
     """
     from kis_token.admin.finding import conclude
 

@@ -29,7 +29,7 @@ def explain(error: click.UsageError) -> str:
 
 def _fault(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption):
-        return "this command does not have one of the options" + _near(error.possibilities)
+        return "an option does not belong to this command" + _near(error.possibilities)
     if isinstance(error, click.MissingParameter) and error.param is not None:
         return f"{error.param.get_error_hint(_context(error))} is missing"
     if isinstance(error, click.BadParameter) and error.param is not None:
@@ -43,7 +43,7 @@ def _fault(error: click.UsageError) -> str:
 
 
 def _near(names: list[str] | None) -> str:
-    """Return a question with ``names``, which are similar to the unknown name. Return "" if there are none."""
+    """Return a question with ``names``, which are similar to the unknown name. If ``names`` is empty, return ""."""
     return f"; did you mean {' or '.join(names)}?" if names else ""
 
 

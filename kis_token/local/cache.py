@@ -54,8 +54,8 @@ class FileCache:
     def write(self, token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:
         """Write ``token``. Raises CacheError.
 
-        If the cached token belongs to the same app key and ends later, it is kept, unless it is one of
-        ``rejected_ids``.
+        If the cached token belongs to the same app key and ends later, it is kept, unless ``rejected_ids`` contains its
+        fingerprint.
         """
         with suppress(TokenError):
             kept = self.read()
@@ -77,7 +77,7 @@ class FileCache:
             ) from error
 
     def _close_to_others(self) -> None:
-        """Give the file mode 0600, because another client may have written it with the umask's mode.
+        """Give the file mode 0600, because another client may have written the file with the umask's mode.
 
         The file of another user is not changed.
         """

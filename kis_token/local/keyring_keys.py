@@ -1,7 +1,7 @@
 """Secret keys in the system's keyring: macOS's Keychain, Windows's Credential Locker, or a Secret Service on Linux.
 
 Needs the extra: ``pip install 'kis-token[keyring]'``. Each backend of the keyring has its own errors, and an error's
-text may quote the key. So this module catches all errors of the backend, and shows no text of an error.
+text may quote the key. So this module catches all errors of the backend, and never shows the text of an error.
 """
 
 from __future__ import annotations

@@ -107,7 +107,8 @@ class LocalMachine:
 def local_machine() -> LocalMachine:
     """Return this machine, with lock and note in the user's cache folder.
 
-    If the cache folder is not private, lock and note are in a folder of the temporary folder.
+    If the user's cache folder is not private, lock and note are in a private folder below the system's temporary
+    folder.
     """
     return LocalMachine(_usual_folders)
 

@@ -68,5 +68,5 @@ def read_own(path: Path, largest: int) -> str:
 
 
 def open_itself(path: str, flags: int) -> int:
-    """An opener for `open`. It follows no symbolic link, and it does not wait if ``path`` is a pipe."""
+    """An opener for `open` that follows no symbolic link, and that does not wait if ``path`` is a pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))

@@ -68,7 +68,7 @@ def walk(path: Path, *, make: bool = False) -> Path:
     true, a missing folder is made with mode 0700, below checked folders. On Windows, modes do not show access, so this
     function only resolves the symbolic links. Access control lists that no mode shows (NFSv4, macOS) are not checked.
 
-    Raises OSError; its ``strerror`` names the folder and the reason.
+    Raises OSError. The error's ``strerror`` names the folder and the reason.
     """
     if not hasattr(os, "geteuid"):
         if make:

@@ -36,7 +36,7 @@ _NAMES = {
 def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
     """Return the secrets in ``env`` that the log must mask. The settings in ``env`` may be invalid.
 
-    The result has each secret as it was given. If `pasted` changes the secret, the result also has the changed secret.
+    The result has each secret as it was given. If `pasted` changes the secret, the result also has the cleaned secret.
     """
     found = []
     for setting, variables in SECRETS.items():
@@ -52,7 +52,10 @@ def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def needs_profile(env: Mapping[str, str]) -> bool:
-    """Whether a profile may add settings: URL or key is missing, or a profile is named. False in GitHub Actions."""
+    """Whether a profile may add settings: URL or key is missing, or a profile is named.
+
+    Always False in GitHub Actions.
+    """
     if env.get("GITHUB_ACTIONS"):
         return False
     has_url = any(env.get(name, "").strip() for name in (_input("supabase-url"), "SUPABASE_URL"))

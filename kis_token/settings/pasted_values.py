@@ -36,8 +36,8 @@ _MASKS = ("***", "...", "\u2022", "\u25cf", "\u00b7", "\u2219", "\u2026")
 #: The longest placeholder, in characters. A longer text may be a key that contains a placeholder's word by chance.
 _LONGEST_PLACEHOLDER = 63
 
-# These patterns are strings, which `re` compiles at their first use. Few runs need them, and to compile all of them
-# would cost the fast path several milliseconds.
+# These patterns are strings, which `re` compiles at their first use. Few runs need the patterns, and to compile all
+# patterns would cost the fast path several milliseconds.
 _QUOTED = rf"(?s)\\?[{_QUOTES}](.*?)\\?[{_QUOTES}]"
 _BEARER = r"(?i)\A(?:authorization\s*:\s*)?bearer\s+"
 _ASSIGNMENT = (
@@ -217,7 +217,7 @@ def parse_duration(text: str) -> timedelta | None:
     if _DURATION.fullmatch(text) is None:
         return None
     seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
-    return timedelta(seconds=min(seconds, 10**10))  # above any limit, but no overflow
+    return timedelta(seconds=min(seconds, 10**10))  # more than any limit, but not too large for timedelta
 
 
 def parse_encryption_key(text: str) -> bytes | None:

@@ -34,7 +34,7 @@ _LARGEST_SAMPLE = 65536
 
 
 def ensure_app_key(setup: Setup, settings: Settings, store: SupabaseStore) -> None:
-    """Store app key and secret if the slot lacks them. Ask before another stored key is replaced.
+    """Store app key and secret if the slot lacks them. Ask before a different stored key is replaced.
 
     If the user is absent and no key is given, raises KisTokenError ``missing-app-key``. Also raises the errors of the
     store.
@@ -44,7 +44,7 @@ def ensure_app_key(setup: Setup, settings: Settings, store: SupabaseStore) -> No
     try:
         stored = stored_app_key(store.read(settings.service_name), settings, vault)
     except StoreMisconfigured as error:
-        dialogue.warn(f"warning: {error.brief}")  # only one half is stored, or they are swapped: replace them
+        dialogue.warn(f"warning: {error.brief}")  # one half is missing, or key and secret are swapped
     place = f"{settings.service_name} ({settings.environment})"
     if stored is not None and given in (None, stored):
         dialogue.report("ok", "app key", f"stored for {place}")
@@ -112,7 +112,10 @@ def _ask_once(setup: Setup, settings: Settings, question: Question, sample: tupl
 
 
 def _judge(app_key: AppKey, settings: Settings, setup: Setup) -> None:
-    """Check the form of the keys, then ask KIS. If KIS does not answer, let the user decide. Raises KisTokenError."""
+    """Check the form of the keys, and ask KIS whether it accepts the keys. Raises KisTokenError.
+
+    If KIS does not answer, asks the user whether to store the keys unchecked.
+    """
     check_form(app_key.key, app_key.secret, environment=settings.environment)
     try:
         verify(app_key.key, app_key.secret, environment=settings.environment, base_url=settings.base_url)

@@ -1,4 +1,4 @@
-"""The first step: get the URL and the secret key of the Supabase project, and check their form and try a request."""
+"""The first step: get URL and secret key of the Supabase project, check the form of both, and try a request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The user of ``kis-token init``: at a terminal, or absent with ``--yes``. Each step prints only through it."""
+"""The user of ``kis-token init``: at a terminal, or absent with ``--yes``.
+
+The steps print only through this interface.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ class Dialogue(Protocol):
 
     @property
     def is_absent(self) -> bool:
-        """Whether no user is present who could answer a question."""
+        """Whether the user is absent, so that no step may ask a question."""
 
     def report(self, state: State, what: str, said: str) -> None:
         """Show the result of one step, in one line."""

@@ -114,7 +114,7 @@ def set_repository_settings(setup: Setup, settings: Settings, repository: str | 
 
 
 def _is_to_be_set(setup: Setup, kind: Kind, name: str, value: str, before: str | None) -> bool:
-    """Whether this run must set the value. If not, reports the reason.
+    """Whether this run must set the value. If it must not, reports the reason.
 
     ``before`` is None if the name is not set yet.
     """
@@ -133,7 +133,7 @@ def _is_to_be_set(setup: Setup, kind: Kind, name: str, value: str, before: str |
 
 
 def _show_commands(setup: Setup, kind: Kind, wanted: dict[str, str], repository: str | None) -> None:
-    """Show the commands that set the values. No command contains a secret: gh asks the user for it."""
+    """Show the commands that set the values. No command contains a secret, because gh asks the user for each secret."""
     where = f" --repo {repository}" if repository is not None else ""
     for name, value in wanted.items():
         given = f" --body {value}" if kind == "variable" and value else ""

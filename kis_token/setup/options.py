@@ -38,7 +38,7 @@ class Setup:
     answers: dict[str, str] = field(default_factory=dict, repr=False)
 
     def settings(self, **answers: str) -> Settings:
-        """Read the settings from the variables and from all answers so far. ``answers`` win over both.
+        """Read the settings from the variables, from all answers so far, and from ``answers``, which win.
 
         The names of ``answers`` are names of inputs. Raises SettingsError.
         """

@@ -33,11 +33,11 @@ WARNING = (
 
 
 def ensure_sql(setup: Setup, settings: Settings, access: Access | None) -> bool:
-    """Return True when the project has tables, functions and ``access``. In a dry run, return False if one is missing.
+    """Return True when the project has tables, functions and ``access``. In a dry run, return False if any is missing.
 
-    If the project lacks some SQL, writes the SQL into a file, tells the user where to paste it, and waits until the
-    user has run it. If the user is absent or does not run the SQL, raises StoreMisconfigured ``store-table-missing``.
-    Raises EnvironmentFault if the file cannot be written.
+    If the project lacks a part, writes the SQL for this part into a file, tells the user where to paste the SQL, and
+    waits until the user has run the SQL. If the user is absent or does not run the SQL, raises StoreMisconfigured
+    ``store-table-missing``. Raises EnvironmentFault if the file cannot be written.
     """
     dialogue = setup.dialogue
     lacking = _look(setup, settings, access)

@@ -78,7 +78,7 @@ def workflow_files(directory: Path, settings: Settings, *, with_secret: bool) ->
 
 
 def _for_slot(text: str, settings: Settings) -> str:
-    """Return the text with environment and slot, unless both are the defaults."""
+    """Insert environment and slot into the text, and return the text. A default value is not inserted."""
     named: dict[str, str] = {}
     if settings.environment != "production":
         named["environment"] = settings.environment
