@@ -23,7 +23,7 @@ REMEDIES: dict[str, str] = {
     ),
     "supabase-key-of-another-project": "Copy URL and key from the API settings of the same project.",
     "anon-supabase-key": (
-        "In a job of GitHub Actions, give it the permission that gets ID tokens, permissions: id-token: write. "
+        "In a job of GitHub Actions, give the job the permission that gets ID tokens, permissions: id-token: write. "
         "Elsewhere use the service_role or sb_secret_ key."
     ),
     "id-token-missing": "Try again later. A valid cached token is used meanwhile.",
@@ -43,7 +43,8 @@ REMEDIES: dict[str, str] = {
         "Run this job on push, or skip it for them with an if: condition."
     ),
     "no-public-key": (
-        "Set SUPABASE_PUBLISHABLE_KEY to its sb_publishable_ or anon key. It is not needed with --with-secret."
+        "Set SUPABASE_PUBLISHABLE_KEY to the project's sb_publishable_ or anon key. With --with-secret, this variable "
+        "is not needed."
     ),
     "missing-repository": (
         "Give --repository OWNER/REPO, or run the command in a clone of the repository. It is not needed with "
@@ -106,7 +107,9 @@ REMEDIES: dict[str, str] = {
         "Set supabase-key to an sb_secret_ key from the project's API settings, or enable the legacy keys again there. "
         "In a read-only key, replace the first part by the sb_publishable_ key."
     ),
-    "store-permission-denied": "Use the service_role or sb_secret_ key. If it is one already: " + _MIGRATE_HINT,
+    "store-permission-denied": (
+        "Use the service_role or sb_secret_ key. If supabase-key is one of these already: " + _MIGRATE_HINT
+    ),
     "store-read-only": "Renew the token in a job that has the service_role or sb_secret_ key, such as the rotation.",
     "store-table-missing": _MIGRATE_HINT,
     "store-column-missing": _MIGRATE_HINT,
@@ -135,7 +138,10 @@ REMEDIES: dict[str, str] = {
     "plain-with-key": (
         "If the value was sealed before, find out first who replaced it. Then run kis-token seal with the same key."
     ),
-    "seal-broken": "Give the encryption-key that sealed the value. If it is damaged, store it again or delete its row.",
+    "seal-broken": (
+        "Give the encryption-key that sealed the value. If the value is damaged, store the value again or delete its "
+        "row."
+    ),
     # KIS
     "kis-key-refused": _KEYS_HINT + " Many calls in a short time can also lock a correct key for a day.",
     "kis-secret-refused": _KEYS_HINT,
@@ -171,7 +177,7 @@ REMEDIES: dict[str, str] = {
         "The file must belong to this user, in a writable folder. HOME, XDG_CACHE_HOME and KIS_CLI_HOME name the "
         "clients' folders."
     ),
-    "output-unwritable": "Run it as a step of a workflow; elsewhere use the command kis-token get.",
+    "output-unwritable": "Run the action as a step of a workflow; elsewhere use the command kis-token get.",
     "python-missing": "Install Python 3.10 or newer, or add a step with actions/setup-python before this one.",
     "pip-missing": "Install pip for this Python, or uv, or add a step with actions/setup-python before this one.",
     "runtime-failed": (
@@ -184,7 +190,9 @@ REMEDIES: dict[str, str] = {
         "Correct the option that the message names. The list of callers has whole names and no patterns. Branches of "
         "Dependabot cannot be listed, and neither can events that people without write access can cause."
     ),
-    "github-unreachable": "Try again later. With --repository-id and --owner-id only the issuer's keys are asked for.",
+    "github-unreachable": (
+        "Try again later. With --repository-id and --owner-id, GitHub is asked only for the issuer's keys."
+    ),
     "github-repository-unknown": (
         "Use the repository's present name. For a private repository sign in with gh auth login, or set GH_TOKEN; or "
         "give --repository-id and --owner-id."

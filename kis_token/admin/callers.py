@@ -171,7 +171,7 @@ def _lacking(issuer: str, missing: Iterable[str]) -> Finding:
 
 def _not_compared(error: GitHubError) -> Finding:
     """Return the note that the stored keys could not be compared, because GitHub does not answer."""
-    return note("issuer keys", f"not compared with the published ones: {error.brief}", error.hint)
+    return note("issuer keys", f"the stored keys were not compared with the published keys: {error.brief}", error.hint)
 
 
 def _names(kids: Iterable[str]) -> str:

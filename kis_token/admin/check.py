@@ -117,9 +117,9 @@ def _supabase_key(key: str, now: datetime) -> Iterator[Finding]:
         yield note("supabase-key", "of an unknown kind", "Use the service_role or sb_secret_ key.")
     ends = claimed_time(claims, "exp")
     if ends is not None and ends <= now:
-        yield wrong("supabase-key", f"it expired on {ends:%Y-%m-%d}", "Make a new one; see docs/security.md.")
+        yield wrong("supabase-key", f"it expired on {ends:%Y-%m-%d}", "Make a new key; see docs/security.md.")
     elif ends is not None and ends - now < _SOON:
-        yield note("supabase-key", f"it expires on {ends:%Y-%m-%d}", "Make a new one soon; see docs/security.md.")
+        yield note("supabase-key", f"it expires on {ends:%Y-%m-%d}", "Make a new key soon; see docs/security.md.")
 
 
 def _cache_folder(path: Path | None) -> Iterator[Finding]:
@@ -140,7 +140,7 @@ def _cache_folder(path: Path | None) -> Iterator[Finding]:
     elif mode is not None and not stat.S_ISREG(mode):
         yield wrong("cache", "its path is a folder, a link or a pipe", remedy)
     elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # modes on Windows do not show access
-        yield wrong("cache", "other users can read the file", "Give it the mode 0600, or delete it.")
+        yield wrong("cache", "other users can read the file", "Give the file the mode 0600, or delete the file.")
     else:
         yield ok("cache", "its folder can be written" + (", and other users cannot read the file" if mode else ""))
 
@@ -216,11 +216,13 @@ def _cached(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: d
         if token.is_valid(now):
             check_owner(token, opened.app_key, settings, "It")
     except TokenError as error:
-        remedy = "" if isinstance(error, TokenUnusable) else "The next kis-token get replaces it."
+        remedy = "" if isinstance(error, TokenUnusable) else "The next kis-token get replaces the file."
         yield note("cached token", f"{error.args[0]}", remedy)
         return
     if token.token_id in slot.rejected:
-        yield note("cached token", "KIS rejects it, so it is not used", "The next kis-token get replaces it.")
+        yield note(
+            "cached token", "not used, because KIS rejects this token", "The next kis-token get replaces the file."
+        )
         return
     yield _validity("cached token", token, settings, now)
 

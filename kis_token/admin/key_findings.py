@@ -55,12 +55,12 @@ def examine_keys(slot: Slot, settings: Settings, vault: Vault, opened: Opened) -
         said = "no app key: Supabase has none, or only one half, and none was passed in"
         yield wrong_as("app key", KisTokenError("missing-app-key", said))
     elif any(pasted(opened.values.get(name, "")) for name in KEY_TYPES):
-        yield note("app key", "given; Supabase has only one half of it", "Run kis-token set-keys.")
+        yield note("app key", "given; Supabase has only the app key or only the app secret", "Run kis-token set-keys.")
     else:
         yield ok("app key", "given, not stored")
     lengths = unusual_lengths(opened.app_key.key, opened.app_key.secret) if opened.app_key is not None else ""
     if lengths:
-        yield note("app key", lengths, "Compare it with the KIS developers' site.")
+        yield note("app key", lengths, "Compare the keys with the KIS developers' site.")
 
 
 def examine_other_slots(store: SupabaseStore, settings: Settings, opened: Opened, now: datetime) -> Iterator[Finding]:

@@ -145,7 +145,8 @@ def keys_sql(published: PublishedKeys) -> str:
         f"    ({quote(published.issuer)}, {quote(key.kid)}, '\\x{key.modulus.hex()}')" for key in published.keys
     )
     left_out = (
-        f"-- Left out: {published.unusable}. Only RSA keys of 2048 to 4096 bits with the exponent 65537 fit.\n"
+        f"-- Left out: {published.unusable}. The table can hold only RSA keys of 2048 to 4096 bits with the exponent"
+        " 65537.\n"
         if published.unusable
         else ""
     )

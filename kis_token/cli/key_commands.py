@@ -57,7 +57,7 @@ def revoke(caller: Caller, *, yes: bool) -> int:
         click.echo(f"{settings.service_name}: no token is stored, so nothing was revoked")
         return 0
     at_kis = "revoked" if revoked.was_valid else "already invalid at KIS"
-    stored = "removed from Supabase" if revoked.is_inactive else "another token was stored meanwhile and stays"
+    stored = "removed from Supabase" if revoked.is_inactive else "another token was stored meanwhile and was kept"
     click.echo(f"{settings.service_name}: {at_kis}; {stored}")
     if revoked.repeated_until is not None:
         until = in_both_zones(revoked.repeated_until)
@@ -66,7 +66,7 @@ def revoke(caller: Caller, *, yes: bool) -> int:
 
 
 class LastDay(FormedType):
-    """The type of an option whose value is a day in Korea, as YYYY-MM-DD, that has not passed."""
+    """The type of an option whose value is a day in Korea. The day, as YYYY-MM-DD, must not have passed."""
 
     name = "date"
     form = "a day as YYYY-MM-DD that has not passed"

@@ -62,7 +62,10 @@ class LocalMachine:
         raise EnvironmentFault("no-private-folder", message) from cause
 
     def not_before(self, app_key_id: str) -> datetime | None:
-        """Return the noted time, or None. Before this time, no caller on this machine calls KIS without the store."""
+        """Return the noted time, or None if there is no note.
+
+        Before the noted time, no caller on this machine calls KIS without the store.
+        """
         try:
             return datetime.fromtimestamp(self._mark(app_key_id).stat().st_mtime, timezone.utc)
         except (OSError, ValueError, OverflowError):

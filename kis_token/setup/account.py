@@ -50,7 +50,7 @@ def ensure_app_key(setup: Setup, settings: Settings, store: SupabaseStore) -> No
         dialogue.report("ok", "app key", f"stored for {place}")
         return
     if stored is not None and not dialogue.confirm(f"Supabase has another app key for {place}. Replace it?"):
-        dialogue.report("kept", "app key", f"Supabase has another one for {place}; kis-token set-keys replaces it")
+        dialogue.report("kept", "app key", f"Supabase has another app key for {place}; kis-token set-keys replaces it")
         return
     if given is None and dialogue.is_absent:
         raise KisTokenError("missing-app-key", "No app key and secret are given")

@@ -66,7 +66,7 @@ def check_url(answer: str) -> str:
 
 
 def check_secret_key(answer: str, url: str) -> str:
-    """Return the secret key in ``answer``. Raises SettingsError if it is not one of the project at ``url``."""
+    """Return the secret key in ``answer``. Raises SettingsError if it is no secret key of the project at ``url``."""
     words = pasted_words(answer)
     if not words:
         raise SettingsError([("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")])
