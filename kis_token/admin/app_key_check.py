@@ -53,7 +53,7 @@ def verify(
 
     Raises IssuerRefused if KIS does not accept the keys. The error's message names both environments, because KIS also
     refuses keys of the other environment. Raises IssuerOutage if KIS does not answer, and IssuerRateLimited if KIS
-    limits the calls. These two errors do not show whether the keys are right.
+    limits the calls. IssuerOutage and IssuerRateLimited do not show whether the keys are right.
     """
     left = no_deadline if deadline is None else deadline.left
     with closing(KISIssuer(base_url or KIS_HOSTS[environment], environment, left)) as kis:

@@ -176,9 +176,9 @@ def _issuer(name: str, row: dict[str, Any], lease: dict[str, Any], log: list[dic
 
 
 def _is_known(row: dict[str, Any], lease: dict[str, Any]) -> bool:
-    """Whether the lease describes the token in this row.
+    """Whether the lease describes the row's token.
 
-    If the lease does not, the token was stored without a lease.
+    If the lease describes another token, the row's token was stored without a lease.
     """
     return bool(row["version"] == lease.get("token_version"))
 

@@ -25,7 +25,7 @@ _COPIERS = (
     ("clip.exe", "clip.exe"),
 )
 
-#: The text about the warning of the SQL editor in Supabase's dashboard.
+#: The text that explains a warning of the SQL editor in Supabase's dashboard.
 WARNING = (
     'The editor warns: "Query has destructive operations". Confirm it. The SQL replaces functions and policies of its '
     "own by drop … if exists. It drops no table and deletes no row."
