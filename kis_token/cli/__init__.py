@@ -60,7 +60,10 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _drop_output() -> None:
-    """Discard the output that could not be written. Python would otherwise try to write it again at exit."""
+    """Discard the output that could not be written.
+
+    Otherwise Python tries to write the same output again at exit, and returns the exit status 120.
+    """
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

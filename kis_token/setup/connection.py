@@ -36,8 +36,8 @@ _REJECTED_KEY = {"store-key-rejected", "store-key-expired", "store-legacy-keys-d
 def connect(setup: Setup) -> Settings:
     """Return settings with which the project answers. The project may lack its tables.
 
-    Asks for URL and key until both are right. If the user is absent, raises SettingsError or StoreError. If another
-    setting is invalid, raises SettingsError.
+    Asks for URL and key until both are right. If URL or key is wrong and the user is absent, raises SettingsError or
+    StoreError. If another setting is invalid, raises SettingsError.
     """
     wrong: set[str] = set()
     while True:

@@ -74,9 +74,9 @@ def check_name(text: str) -> str:
 def find_access(setup: Setup, settings: Settings, name: str) -> Access:
     """Return the access that jobs on the repository's default branch need, and the keys of the jobs' issuer.
 
-    GitHub provides the repository's data and the keys. If GitHub does not show the repository, the user is asked for
-    another name. If the user is absent or GitHub fails, raises GitHubError. Also raises KisTokenError
-    ``invalid-caller``.
+    GitHub provides the repository's data and the keys. If GitHub does not show the repository, asks the user for
+    another name. If GitHub does not show the repository and the user is absent, raises GitHubError. For any other
+    failure of GitHub, raises GitHubError. Also raises KisTokenError ``invalid-caller``.
     """
     server = find_server(None, setup.env.get("GITHUB_API_URL", ""))
     if server is None:  # cannot happen: the list accepts the issuer of each API
