@@ -9,13 +9,13 @@
     │   └── TokenUnusable       the stored value is not a usable token: the next issued token replaces the value
     ├── IssuerError
     │   ├── IssuerRefused       KIS does not accept the keys: the call is not repeated
-    │   ├── IssuerRateLimited   KIS does not issue yet: the caller waits, once
+    │   ├── IssuerRateLimited   KIS does not issue yet: the caller waits once
     │   └── IssuerOutage        KIS does not answer, or not as documented
-    ├── IssuanceError           no lease: two slots with one key, or the wait is longer than the caller's time
+    ├── IssuanceError           the caller cannot issue: two slots have one key, or the wait would take too long
     │   ├── AppKeyChanged       the slot's key was changed: the caller reads the slot again
     │   └── TokenRefreshLimitError  the token is younger than 23 h: only `force` renews it
     ├── CacheError              the cache file cannot be written
-    ├── GitHubError             GitHub does not answer a question of kis-token trust or check, or refuses it
+    ├── GitHubError             GitHub does not answer kis-token trust, check or init, or refuses their request
     └── EnvironmentFault        the machine lacks something: Python, pip, a file to write to
 
 No error text contains a secret or a part of an answer's body.
@@ -27,13 +27,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: The page with an entry for each code. A composite action cannot find out its own repository, so this is the name
-#: under which README.md says to use it.
+#: The page with an entry for each code. A composite action cannot find out the name of its own repository, so this
+#: address has the name that README.md uses.
 ENTRIES = "https://github.com/org/kis-token-action/blob/v1/docs/troubleshooting.md"
 #: The same page in Korean.
 KOREAN_ENTRIES = ENTRIES.replace("/docs/", "/docs/ko/")
 
-#: KIS's codes for keys that it does not accept: our code and the message.
+#: For each code with which KIS refuses keys: this project's error code and the message.
 KIS_REFUSALS = {
     "EGW00103": ("kis-key-refused", "KIS does not know the app key"),
     "EGW00105": ("kis-secret-refused", "KIS does not accept the app secret"),
@@ -45,9 +45,9 @@ class KisTokenError(Exception):
     """The base class of all errors that this project raises on purpose.
 
     Attributes:
-        code: one of ``remedies.REMEDIES``; it stays the same between releases.
+        code: a key of ``remedies.REMEDIES``. The code of an error stays the same in all releases.
         retryable: whether the same call may succeed later without a change by the user.
-        warnings: texts for the user from before the error.
+        warnings: the warnings for the user from the time before the error.
     """
 
     retryable = False
@@ -72,7 +72,7 @@ class KisTokenError(Exception):
 
     @property
     def brief(self) -> str:
-        """The message and the code, for a text that continues after it."""
+        """The message and the code, for use at the beginning or in the middle of a text."""
         return f"{self.args[0]} [{self.code}]"
 
     @property
@@ -81,11 +81,11 @@ class KisTokenError(Exception):
         return f"{self.brief}. {self.hint}"
 
     def __str__(self) -> str:
-        """All of it: the message, the code, the remedy and the address of the entry."""
+        """Return the message, the code, the remedy and the address of the entry."""
         return f"{self.advice} {self.entry}"
 
     def warn(self, warnings: Iterable[str]) -> None:
-        """Add to ``self.warnings`` the texts that it does not contain yet."""
+        """Add ``warnings`` to ``self.warnings``, without duplicates."""
         self.warnings = tuple(dict.fromkeys((*self.warnings, *warnings)))
 
 
@@ -98,12 +98,12 @@ class SettingsError(KisTokenError):
         self.faults = [KisTokenError(code, message) for code, message in faults]
 
     def __str__(self) -> str:
-        """All faults, one a line."""
+        """Return all faults, with one fault a line."""
         return "\n".join(map(str, self.faults))
 
 
 class StoreError(KisTokenError):
-    """The base class: Supabase did not fulfil a request."""
+    """The base class of the errors of a request to Supabase."""
 
 
 class StoreOutage(StoreError):
@@ -114,10 +114,10 @@ class StoreOutage(StoreError):
             request. After a doubtful outage, no caller issues without Supabase.
         lasting: True if repeating the request does not help, for example if a certificate cannot be checked.
         sent: True if the request may have left this machine and taken effect.
-        persists: True if the answer reports a state that lasts, such as a project over its quota. The request is then
-            repeated only for a second.
-        refused: True if the other machine accepts no connection, as it does while no server runs there. The caller
-            learns that at once.
+        persists: True if the answer reports a state that lasts, such as a project over its quota. A request with such
+            an answer is repeated only for a second.
+        refused: True if the other machine does not accept the connection, for example because no server runs on it. The
+            caller gets this error without a wait.
     """
 
     def __init__(
@@ -141,9 +141,10 @@ class StoreOutage(StoreError):
 
 
 class StoreMisconfigured(StoreError):
-    """Supabase answers that it is set up wrongly. The chain does not fall back, so that the error is seen.
+    """Supabase answers that it is set up wrongly. The chain does not fall back, so that a user sees the error.
 
-    ``settles`` is True if the call may succeed after PostgREST has read the schema again. Such a call is repeated once.
+    ``settles`` is True if the call may succeed after PostgREST has read the schema again. The store repeats such a call
+    once.
     """
 
     def __init__(self, code: str, message: str, *, settles: bool = False) -> None:
@@ -157,27 +158,28 @@ class StoreMisconfigured(StoreError):
 
 
 class TokenError(KisTokenError):
-    """A token or a sealed value that exists and cannot be used."""
+    """A token or a sealed value exists, but cannot be used."""
 
 
 class TokenUnusable(TokenError):
     """A stored value that is not a usable token. The next issued token replaces the value."""
 
     def __init__(self, message: str) -> None:
-        # A cache without a token raises this error in each step, so the error does not load the remedies.
+        # If the cache is empty, each run raises this error, so the error does not spend time on loading the remedies.
         Exception.__init__(self, message)
         self.code = "token-unusable"
 
 
 class IssuerError(KisTokenError):
-    """The base class: a call of KIS failed."""
+    """The base class of the errors of a call of KIS."""
 
 
 class IssuerRefused(IssuerError):
     """KIS does not accept the app key or secret.
 
-    The message has the meaning of ``kis_code``, a key of ``KIS_REFUSALS``, and three texts. ``whose`` is the origin of
-    the keys. ``to`` names another caller that got the refusal a moment ago. ``remark`` describes the keys.
+    ``kis_code`` is a key of ``KIS_REFUSALS``. The message has the text for ``kis_code`` and the other arguments.
+    ``whose`` is the origin of the keys. ``to`` names another caller that got the refusal a moment ago. ``remark``
+    describes the keys.
     """
 
     def __init__(self, kis_code: str, to: str = "", whose: str = "", remark: str = "") -> None:
@@ -193,7 +195,7 @@ class IssuerRateLimited(IssuerError):
 
 
 class IssuerOutage(IssuerError):
-    """KIS does not answer, or not as documented. ``sent`` and ``lasting`` have the meaning of those of StoreOutage."""
+    """KIS does not answer, or not as documented. ``sent`` and ``lasting`` mean the same as in StoreOutage."""
 
     def __init__(self, code: str, message: str, *, sent: bool, lasting: bool = False) -> None:
         super().__init__(code, message)
@@ -203,7 +205,7 @@ class IssuerOutage(IssuerError):
 
 
 class IssuanceError(KisTokenError):
-    """The base class: this caller cannot issue now."""
+    """The base class of the errors that keep this caller from issuing now."""
 
     def __init__(self, code: str, message: str, *, retryable: bool) -> None:
         super().__init__(code, message)
@@ -231,7 +233,7 @@ class CacheError(KisTokenError):
 
 
 class GitHubError(KisTokenError):
-    """GitHub does not answer as documented, or refuses the request of a command about the list of callers."""
+    """GitHub does not answer as documented, or refuses a request of kis-token trust, check or init."""
 
 
 class EnvironmentFault(KisTokenError):

@@ -146,7 +146,8 @@ REMEDIES: dict[str, str] = {
         "If the value was sealed before, find out first who replaced it. Then run kis-token seal with the same key."
     ),
     "seal-broken": (
-        "Give the encryption-key that sealed the value. If the value is damaged, store it again or delete its row."
+        "Give the encryption-key that sealed the value. If the value is damaged, store the value again or delete its "
+        "row."
     ),
     # KIS
     "kis-key-refused": _KEYS_HINT + " Many calls in a short time can also lock a correct key for a day.",

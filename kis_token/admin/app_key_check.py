@@ -1,4 +1,4 @@
-"""Judges an account's app key and secret before they are stored: first by their form, then by KIS itself."""
+"""Check an account's app key and secret before they are stored: first their form here, then their validity at KIS."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _ACCOUNTS: dict[Environment, str] = {"production": "real accounts (실전)", "pa
 
 
 def check_form(app_key: str, app_secret: str, *, environment: Environment) -> None:
-    """Raise SettingsError if the two cannot be an app key and an app secret of KIS. Makes no request.
+    """Raise SettingsError if ``app_key`` and ``app_secret`` cannot be a key and a secret of KIS. Makes no request.
 
-    The values are judged as they are stored, which is without quotes and other texts that are copied along. An empty
-    value is skipped, so each answer of a user can be judged alone. ``environment`` appears in the messages only: the
-    keys of real and paper accounts have the same form.
+    `pasted` first cuts off quotes and other texts that users often copy with a key. These texts are not stored either.
+    An empty value is not checked, so a caller can check the key before the user has entered the secret. ``environment``
+    appears in the messages only: the keys of real and paper accounts have the same form.
 
-    The codes are ``swapped-app-key``, ``invalid-app-key`` and ``invalid-app-secret``. Unlike in the settings, a length
-    that differs from KIS's is an error too.
+    The error codes are ``swapped-app-key``, ``invalid-app-key`` and ``invalid-app-secret``. If a length differs from
+    KIS's, this function raises an error, although the settings only give a warning.
     """
     key, secret = pasted(app_key), pasted(app_secret)
     names = (f"the app key for {environment}", f"the app secret for {environment}")
@@ -46,13 +46,14 @@ def verify(
     base_url: str | None = None,
     deadline: Deadline | None = None,
 ) -> None:
-    """Ask KIS whether it accepts the two, by one POST /oauth2/Approval. Issues no token, and KIS sends no message.
+    """Ask KIS by one POST /oauth2/Approval whether it accepts key and secret. KIS issues no token and sends no message.
 
-    ``base_url`` is the host of ``environment`` by default. The call ends after 15 s, or 3 s before ``deadline``.
+    ``base_url`` is the host of ``environment`` by default. The call ends after 15 s at most, and at least 3 s before
+    ``deadline``.
 
-    Raises IssuerRefused if KIS refuses them; its message names both environments, because KIS also refuses keys of the
-    other one. Raises IssuerOutage if KIS does not answer, and IssuerRateLimited: both leave open whether the keys are
-    right.
+    Raises IssuerRefused if KIS does not accept the keys. The error's message names both environments, because KIS also
+    refuses keys of the other environment. Raises IssuerOutage if KIS does not answer, and IssuerRateLimited if KIS
+    limits the calls. IssuerOutage and IssuerRateLimited do not show whether the keys are right.
     """
     left = no_deadline if deadline is None else deadline.left
     with closing(KISIssuer(base_url or KIS_HOSTS[environment], environment, left)) as kis:

@@ -1,4 +1,4 @@
-"""The list of callers without a key, the stored keys of their issuers, and the entries of both that have no effect.
+"""Read the list of callers without a key and the stored keys of their issuers, and find entries that have no effect.
 
 ``kis-token status --callers`` and ``kis-token check`` use this module. Nothing is changed.
 """
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from kis_token.store.keyless_store import KeylessStore
     from kis_token.store.supabase import SupabaseStore
 
-#: The reason why a row gives no job access: ``audience`` if the row has the URL of another project, ``ended`` if the
-#: row's end is over.
+#: The reason why a row gives access to no job: ``audience`` if the row's audience is the URL of another project,
+#: ``ended`` if the row's ``valid_until`` has passed.
 Misfit = Literal["audience", "ended"]
 
 
 @dataclass(frozen=True, slots=True)
 class ListedCaller:
-    """A row of ``credential_callers`` with the columns of that table. ``misfit`` is None for a row that has effect."""
+    """A row of ``credential_callers`` with the columns of that table. ``misfit`` is None if the row has effect."""
 
     id: int
     service: str
@@ -52,7 +52,7 @@ class ListedCaller:
 
     @property
     def name(self) -> str:
-        """The repository's name when it was listed; its number if no name was recorded."""
+        """The repository's name that the row records, or the repository's number if the row records no name."""
         return self.note or f"repository {self.repository_id}"
 
 
@@ -69,7 +69,7 @@ class StoredKey:
 
 @dataclass(frozen=True, slots=True)
 class CallersList:
-    """The callers of one slot or of all, and all stored keys."""
+    """The callers of one slot or of all slots, and the stored keys of all issuers."""
 
     callers: tuple[ListedCaller, ...]
     keys: tuple[StoredKey, ...]
@@ -78,7 +78,7 @@ class CallersList:
 def list_callers(store: SupabaseStore, audience: str, *, only: str | None = None) -> CallersList:
     """Read the callers of all slots, or of the slot ``only``, in one request. ``audience`` is this project's URL.
 
-    Raises StoreError. Its code is ``store-function-missing`` if sql/007 has not been run.
+    Raises StoreError. The error's code is ``store-function-missing`` if sql/007 has not been run.
     """
     found = store.callers_status(only)
     try:
@@ -97,7 +97,10 @@ def list_callers(store: SupabaseStore, audience: str, *, only: str | None = None
 
 
 def examine_callers(store: SupabaseStore, audience: str) -> Iterator[Finding]:
-    """The findings on callers and keys. Without a listed caller, there is no finding. Raises StoreOutage."""
+    """Yield the findings on the listed callers and their issuers' keys. Raises StoreOutage.
+
+    An empty list of callers gives no finding.
+    """
     try:
         found = list_callers(store, audience)
     except StoreMisconfigured as error:
@@ -120,9 +123,9 @@ def examine_callers(store: SupabaseStore, audience: str) -> Iterator[Finding]:
 
 
 def examine_issuer(store: KeylessStore, service_name: str) -> Iterator[Finding]:
-    """The findings on the stored keys of this job's issuer, for a job without a key. Raises StoreError.
+    """Yield the findings on the stored public keys of this job's issuer. The job has no key of Supabase.
 
-    The database shows such a job the names of the keys.
+    The database shows the names of the issuer's keys to a job without a key of Supabase. Raises StoreError.
     """
     issuer, kids = store.issuer_keys(service_name)
     try:
@@ -145,7 +148,7 @@ def _examine(caller: ListedCaller, audience: str) -> Finding:
 
 
 def _compare(published: PublishedKeys, stored: dict[str, StoredKey]) -> Iterator[Finding]:
-    """The differences between the keys that an issuer publishes and the keys that the database has of that issuer."""
+    """Yield the differences between the keys that an issuer publishes and this issuer's keys in the database."""
     missing = published.missing_from(stored)
     others = [key.kid for key in published.keys if key.kid in stored and stored[key.kid].modulus_sha256 != key.digest]
     if missing:
@@ -167,8 +170,8 @@ def _lacking(issuer: str, missing: Iterable[str]) -> Finding:
 
 
 def _not_compared(error: GitHubError) -> Finding:
-    """The note for keys that could not be compared because GitHub does not answer."""
-    return note("issuer keys", f"not compared with the published ones: {error.brief}", error.hint)
+    """Return the note that the stored keys could not be compared, because GitHub does not answer."""
+    return note("issuer keys", f"the stored keys were not compared with the published keys: {error.brief}", error.hint)
 
 
 def _names(kids: Iterable[str]) -> str:

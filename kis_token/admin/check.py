@@ -45,7 +45,7 @@ _SOON = timedelta(days=14)
 
 
 def read_settings(env: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
-    """Return the settings, or None if the settings are invalid, and the findings on the settings."""
+    """Return the settings and the findings on the settings. In place of invalid settings, return None."""
     try:
         settings = Settings.from_env(env)
     except SettingsError as error:
@@ -116,9 +116,9 @@ def _supabase_key(key: str, now: datetime) -> Iterator[Finding]:
         yield note("supabase-key", "of an unknown kind", "Use the service_role or sb_secret_ key.")
     ends = claimed_time(claims, "exp")
     if ends is not None and ends <= now:
-        yield wrong("supabase-key", f"it expired on {ends:%Y-%m-%d}", "Make a new one; see docs/security.md.")
+        yield wrong("supabase-key", f"it expired on {ends:%Y-%m-%d}", "Make a new key; see docs/security.md.")
     elif ends is not None and ends - now < _SOON:
-        yield note("supabase-key", f"it expires on {ends:%Y-%m-%d}", "Make a new one soon; see docs/security.md.")
+        yield note("supabase-key", f"it expires on {ends:%Y-%m-%d}", "Make a new key soon; see docs/security.md.")
 
 
 def _cache_folder(path: Path | None) -> Iterator[Finding]:
@@ -138,8 +138,8 @@ def _cache_folder(path: Path | None) -> Iterator[Finding]:
         yield wrong("cache", "other users could replace its folder", remedy)
     elif mode is not None and not stat.S_ISREG(mode):
         yield wrong("cache", "its path is a folder, a link or a pipe", remedy)
-    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # modes do not describe access on Windows
-        yield wrong("cache", "other users can read the file", "Give it the mode 0600, or delete it.")
+    elif mode is not None and mode & 0o077 and hasattr(os, "geteuid"):  # modes on Windows do not show access
+        yield wrong("cache", "other users can read the file", "Give the file the mode 0600, or delete the file.")
     else:
         yield ok("cache", "its folder can be written" + (", and other users cannot read the file" if mode else ""))
 
@@ -179,7 +179,7 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: da
         yield note("token", "not stored; the next caller issues one")
         return
     if TOKEN_TYPE not in opened.values:
-        return  # already reported under "sealing"
+        return  # the finding "sealing" reports the error
     try:
         token = read_token(row, settings.service_name, vault)
     except TokenUnusable as error:
@@ -192,7 +192,7 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: da
         yield wrong_as("token", error)
         return
     if token.token_id in slot.rejected:
-        yield note("token", "KIS rejects the stored one; the next caller issues another")
+        yield note("token", "KIS rejects the stored token; the next caller issues a new token")
         return
     yield _validity("token", token, settings, now)
     if token.is_valid(now) and now - token.issued_at > settings.refresh_after + ROTATION_GRACE:
@@ -203,7 +203,10 @@ def _token(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: da
 
 
 def _cached(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: datetime) -> Iterator[Finding]:
-    """Check the cached token. A problem is only a note, because the next run with Supabase rewrites the file."""
+    """Check the cached token.
+
+    A fault is only a note, because the next run that reads from Supabase rewrites the file.
+    """
     cache = make_cache(settings, vault)
     if cache is None:
         return
@@ -212,11 +215,13 @@ def _cached(slot: Slot, settings: Settings, vault: Vault, opened: Opened, now: d
         if token.is_valid(now):
             check_owner(token, opened.app_key, settings, "It")
     except TokenError as error:
-        remedy = "" if isinstance(error, TokenUnusable) else "The next kis-token get replaces it."
+        remedy = "" if isinstance(error, TokenUnusable) else "The next kis-token get replaces the file."
         yield note("cached token", f"{error.args[0]}", remedy)
         return
     if token.token_id in slot.rejected:
-        yield note("cached token", "KIS rejects it, so it is not used", "The next kis-token get replaces it.")
+        yield note(
+            "cached token", "not used, because KIS rejects this token", "The next kis-token get replaces the file."
+        )
         return
     yield _validity("cached token", token, settings, now)
 

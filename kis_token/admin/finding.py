@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``state`` is ok, wrong, or note (information, or a part that could not be checked)."""
+    """One finding. If ``state`` is note, the finding is information or names a part that could not be checked."""
 
     state: Literal["ok", "wrong", "note"]
     what: str
@@ -51,7 +51,7 @@ def wrong_as(what: str, error: KisTokenError) -> Finding:
 
 
 def conclude(findings: Sequence[Finding]) -> str:
-    """Return the result of all findings in a line, with the next action."""
+    """Return one line with the result of all findings and the next action."""
     faults = [finding for finding in findings if finding.state == "wrong"]
     if faults:
         parts = ", ".join(dict.fromkeys(finding.what for finding in faults))

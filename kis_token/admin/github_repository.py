@@ -1,4 +1,7 @@
-"""A repository's numbers, from GitHub's REST API. A repository's name can pass to another owner; its number cannot."""
+"""A repository's numbers, from GitHub's REST API.
+
+Another owner can get a repository's name later, but not its number.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from kis_token.errors import GitHubError
 if TYPE_CHECKING:
     from kis_token.admin.github_server import GitHubServer
 
-#: The form OWNER/REPO, without any character that ends a comment of SQL or a path.
+#: The form OWNER/REPO. No allowed character can end an SQL comment or the path of a URL.
 REPOSITORY = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}", re.ASCII)
 
 _API_VERSION = "2022-11-28"
@@ -20,9 +23,9 @@ _API_VERSION = "2022-11-28"
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository: its present name, and the numbers in the claims of its jobs.
+    """A repository's present name, and the numbers that the ID tokens of its jobs contain.
 
-    GitHub runs schedules on the ``default_branch`` alone.
+    GitHub runs scheduled workflows only on the ``default_branch``.
     """
 
     name: str
@@ -32,9 +35,9 @@ class Repository:
 
 
 def look_up(server: GitHubServer, name: str, sign_in: str | None) -> Repository:
-    """The repository with the present name ``name``. Raises GitHubError.
+    """Ask GitHub for the repository whose present name is ``name``. Raises GitHubError.
 
-    ``sign_in`` is a token of GitHub. Public repositories need no token of GitHub.
+    ``sign_in`` is a token of GitHub. For a public repository, ``sign_in`` may be None.
     """
     headers = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": _API_VERSION}
     if sign_in is not None:

@@ -1,7 +1,7 @@
-"""A GitHub server with its issuer of ID tokens and its REST API, and one limited request to it.
+"""A GitHub server with its issuer of ID tokens and its REST API, and a request to this server with a time limit.
 
-A repository's number is valid on one server alone, so the number and the issuer must come from the same server.
-Sources: "OpenID Connect reference" and "Getting started with the REST API" of GitHub's documentation, 2026.
+A repository's number is valid only on one server, so the number and the issuer must come from the same server. Sources:
+"OpenID Connect reference" and "Getting started with the REST API" of GitHub's documentation, 2026.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 GITHUB_ISSUER = "https://token.actions.githubusercontent.com"
 GITHUB_API = "https://api.github.com"
 
-#: The limit of one request, in seconds.
+#: The time limit of one request, in seconds.
 REQUEST_SECONDS = 10.0
 
 #: The issuers that `issuance_is_issuer` in sql/006 accepts: github.com and its enterprises, ghe.com, GitHub Enterprise
@@ -44,14 +44,15 @@ class GitHubServer:
 
     @property
     def is_own(self) -> bool:
-        """Whether the server is a GitHub Enterprise Server, which GitHub does not run."""
+        """Whether the server is a GitHub Enterprise Server, which its users run themselves."""
         return self.host != "github.com" and not self.host.endswith(".ghe.com")
 
 
 def find_server(issuer: str | None, api_url: str = "") -> GitHubServer | None:
-    """The server with this issuer; None for an issuer that the database cannot store.
+    """Return the server with this issuer, or None if the database cannot store the issuer.
 
-    If ``issuer`` is None, the server with the REST API ``api_url``, or github.com if ``api_url`` is empty.
+    If ``issuer`` is None, returns the server with the REST API ``api_url``. If ``issuer`` is None and ``api_url`` is
+    empty or unknown, returns github.com.
     """
     if issuer is None:
         issuer = _issuer_of(api_url)
@@ -68,7 +69,7 @@ def find_server(issuer: str | None, api_url: str = "") -> GitHubServer | None:
 
 
 def _issuer_of(api_url: str) -> str:
-    """The issuer of the server with this REST API; the issuer of github.com for any text that is not such an API."""
+    """Return the issuer of the server with the REST API ``api_url``. Return github.com's issuer for any other text."""
     url = api_url.strip().rstrip("/").lower()
     found = re.fullmatch(r"https://api\.([a-z0-9-]+)\.ghe\.com", url)
     if found:
@@ -78,15 +79,15 @@ def _issuer_of(api_url: str) -> str:
 
 
 def ask(url: str, headers: Mapping[str, str]) -> Answer:
-    """Send a GET request to an address of GitHub, and return the answer with any status.
+    """Send a GET request to GitHub, and return the answer, even if its status is an error.
 
-    Raises GitHubError: ``github-unreachable`` if GitHub does not answer, ``store-tls`` for a problem of certificates,
-    and ``proxy-unusable`` for a problem of the proxy.
+    Raises GitHubError. The error's code is ``github-unreachable`` if GitHub does not answer, ``store-tls`` for a
+    problem with certificates, or ``proxy-unusable`` for a problem with the proxy.
     """
     parts = urlsplit(url)
     try:
         wire = Wire(f"{parts.scheme}://{parts.netloc}", peer=f"GitHub at {parts.netloc}")
-    except ValueError:  # the port has five digits and is too large
+    except ValueError:  # the port has five digits and is larger than 65535
         raise GitHubError("github-unreachable", f"GitHub at {parts.netloc} has no such port") from None
     # GitHub's API refuses a request without a User-Agent.
     sent = {"User-Agent": "kis-token", "Accept": "application/json", **headers}
@@ -98,7 +99,10 @@ def ask(url: str, headers: Mapping[str, str]) -> Answer:
 
 
 def members_of(answer: Answer, peer: str) -> dict[str, Any]:
-    """The JSON object in an answer. Raises GitHubError ``github-unreachable`` if the answer is not a JSON object."""
+    """Return the JSON object of an answer with status 200.
+
+    Raises GitHubError ``github-unreachable`` for any other answer.
+    """
     found = answer.json() if answer.status == 200 and not answer.is_cut else None
     if not isinstance(found, dict):
         raise GitHubError("github-unreachable", f"{peer} does not answer as GitHub does (HTTP {answer.status})")

@@ -1,4 +1,4 @@
-"""The user's sign-in at GitHub: a token in a variable, or that of the command gh."""
+"""Find the user's GitHub token: in an environment variable, or with the command gh."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
 
     from kis_token.admin.github_server import GitHubServer
 
-#: Seconds for the command gh, which asks no server.
+#: The time limit of the command gh, in seconds. ``gh auth token`` sends no request.
 _GH_SECONDS = 10
 
 
 def find_sign_in(server: GitHubServer, env: Mapping[str, str]) -> str | None:
-    """A token of GitHub for this server: that of a variable, or of gh's sign-in; None without either.
+    """Return a GitHub token for this server from a variable or from gh's sign-in. Return None if no token is found.
 
-    As gh does, a token of github.com goes to github.com and ghe.com alone.
+    Like gh, this function uses GH_TOKEN and GITHUB_TOKEN only for github.com and ghe.com.
     """
     names = ("GH_ENTERPRISE_TOKEN", "GITHUB_ENTERPRISE_TOKEN") if server.is_own else ("GH_TOKEN", "GITHUB_TOKEN")
     tokens = [env.get(name, "").strip() for name in names]
     program = shutil.which("gh", path=env.get("PATH"))
     if not any(tokens) and program is not None:
         try:
-            done = subprocess.run(  # noqa: S603 - gh, with a name of a server that was checked
+            done = subprocess.run(  # noqa: S603 - runs gh with the checked name of a server
                 [program, "auth", "token", "--hostname", server.host],
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
@@ -36,8 +36,8 @@ def find_sign_in(server: GitHubServer, env: Mapping[str, str]) -> str | None:
             )
             tokens.append(done.stdout.strip() if done.returncode == 0 else "")
         except (OSError, ValueError, subprocess.SubprocessError):
-            pass  # gh does not work: public repositories need no sign-in
-    # A header takes one word of ASCII.
+            pass  # gh does not work, but public repositories need no sign-in
+    # A token in a header must be one word of printable ASCII.
     return next(
         (token for token in tokens if token.isascii() and token.isprintable() and len(token.split()) == 1), None
     )

@@ -1,7 +1,7 @@
 """The public keys with which an issuer signs ID tokens, from the issuer's discovery document and its JWKS.
 
-Only keys that the database can store are used: RSA, 2048 to 4096 bits, exponent 65537. This module needs the standard
-library alone, because a step of the rotation uses this module without any package.
+The database can store only RSA keys of 2048 to 4096 bits with the exponent 65537, so only these keys are used. This
+module needs only the standard library, because a step of the rotation runs this module before any package is installed.
 """
 
 from __future__ import annotations
@@ -20,46 +20,46 @@ from kis_token.errors import GitHubError
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-#: The form of a key's name, as the constraint credential_issuer_keys_kid in sql/006 has it.
+#: The form that the constraint credential_issuer_keys_kid in sql/006 requires for a key's name.
 _KID = re.compile(r"[!-~]{1,200}", re.ASCII)
 _EXPONENT = "AQAB"  # 65537
 
 
 @dataclass(frozen=True, slots=True)
 class IssuerKey:
-    """A public key with its name. The bytes of ``modulus`` begin with the most significant one."""
+    """A public key with its name. ``modulus`` begins with its most significant byte."""
 
     kid: str
     modulus: bytes
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of the modulus in hex, as ``modulus_sha256`` of ``credential_callers_status`` has it."""
+        """The SHA-256 of the modulus in hex, which ``credential_callers_status`` returns as ``modulus_sha256``."""
         return hashlib.sha256(self.modulus).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedKeys:
-    """The keys of one issuer by name, and the number of the issuer's keys that the database cannot store."""
+    """The keys of one issuer. ``unusable`` is the number of the issuer's keys that the database cannot store."""
 
     issuer: str
     keys: tuple[IssuerKey, ...]
     unusable: int = 0
 
     def missing_from(self, kids: Collection[str]) -> tuple[str, ...]:
-        """The names of the published keys that are not among ``kids``."""
+        """Return the names of the published keys that are not in ``kids``."""
         return tuple(key.kid for key in self.keys if key.kid not in kids)
 
 
 def fetch_keys(issuer: str) -> PublishedKeys:
-    """The keys that ``issuer`` publishes now, in two requests. Raises GitHubError."""
+    """Ask ``issuer`` in two requests for the keys that it publishes now. Raises GitHubError."""
     peer = f"The issuer {issuer}"
     document = members_of(ask(f"{issuer}/.well-known/openid-configuration", {}), peer)
     if document.get("issuer") != issuer:
         raise GitHubError("github-unreachable", f"{peer} answers with the configuration of another issuer")
     address = document.get("jwks_uri")
     if not isinstance(address, str) or not _is_trusted(address, issuer):
-        raise GitHubError("github-unreachable", f"{peer} names an address of its keys that is not its own")
+        raise GitHubError("github-unreachable", f"{peer} gives no trusted address for its keys")
     found = members_of(ask(address, {}), peer).get("keys")
     entries = found if isinstance(found, list) else []
     keys = {key.kid: key for key in map(_parse, entries) if key is not None}
@@ -69,7 +69,7 @@ def fetch_keys(issuer: str) -> PublishedKeys:
 
 
 def _is_trusted(address: str, issuer: str) -> bool:
-    """Whether the address of the keys is on the issuer's host or GitHub's, with TLS if the issuer's address has TLS."""
+    """Whether scheme and host of ``address`` are equal to those of ``issuer`` or of github.com's issuer."""
     try:
         parts = urlsplit(address)
     except ValueError:
@@ -78,7 +78,7 @@ def _is_trusted(address: str, issuer: str) -> bool:
 
 
 def _parse(entry: object) -> IssuerKey | None:
-    """The key of an entry of a JWKS; None if the database cannot store that key."""
+    """Return the key in an entry of a JWKS, or None if the database cannot store the key."""
     if not isinstance(entry, dict) or entry.get("kty") != "RSA" or entry.get("e") != _EXPONENT:
         return None
     if entry.get("use", "sig") != "sig" or entry.get("alg", "RS256") != "RS256":

@@ -1,4 +1,4 @@
-"""The findings of ``kis-token check`` on app key and secret: stored or given, their slot, and their last day."""
+"""The findings of ``kis-token check`` on app key and secret: their place, their slots, and their last day."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class Opened:
-    """The slot's values that could be unsealed, by type. The repr shows no value."""
+    """The slot's unsealed values by type, and the app key that is used. The repr shows no value."""
 
     values: dict[str, str] = field(default_factory=dict, repr=False)
     app_key: AppKey | None = field(default=None, repr=False)
 
 
 def examine_keys(slot: Slot, settings: Settings, vault: Vault, opened: Opened) -> Iterator[Finding]:
-    """Check the stored key and secret, and those that are given. Adds the pair that counts to ``opened``."""
+    """Check the stored and the given app key. Sets ``opened.app_key`` to the stored app key, or to the given one."""
     given = given_app_key(settings)
     try:
         stored = stored_app_key(slot, settings, vault)
     except TokenError:
-        return  # already reported under "sealing"
+        return  # the finding "sealing" reports the error
     except StoreMisconfigured as error:
         yield wrong("app key", f"{error.args[0]}", "Run kis-token set-keys.", error.code)
         return
@@ -44,7 +44,7 @@ def examine_keys(slot: Slot, settings: Settings, vault: Vault, opened: Opened) -
     if stored is not None and given not in (None, stored):
         yield wrong(
             "app key",
-            f"the given key differs from the stored key of {settings.service_name}, which is used",
+            f"the given key is not used, because it differs from the stored key of {settings.service_name}",
             "Remove KIS_APP_KEY and KIS_APP_SECRET, or store them with kis-token set-keys.",
         )
     elif stored is not None:
@@ -55,20 +55,20 @@ def examine_keys(slot: Slot, settings: Settings, vault: Vault, opened: Opened) -
         said = "no app key: Supabase has none, or only one half, and none was passed in"
         yield wrong_as("app key", KisTokenError("missing-app-key", said))
     elif any(pasted(opened.values.get(name, "")) for name in KEY_TYPES):
-        yield note("app key", "given; Supabase has only one half of it", "Run kis-token set-keys.")
+        yield note("app key", "given; Supabase has only the app key or only the app secret", "Run kis-token set-keys.")
     else:
         yield ok("app key", "given, not stored")
     lengths = unusual_lengths(opened.app_key.key, opened.app_key.secret) if opened.app_key is not None else ""
     if lengths:
-        yield note("app key", lengths, "Compare it with the KIS developers' site.")
+        yield note("app key", lengths, "Compare the keys with the KIS developers' site.")
 
 
 def examine_other_slots(store: SupabaseStore, settings: Settings, opened: Opened, now: datetime) -> Iterator[Finding]:
-    """Check the other slots for the same app key, and the environment that is recorded for this slot's key."""
+    """Find other slots with the same app key. Check the environment that is recorded for this slot's app key."""
     try:
         found = store.issuance_status(None, 0)
     except StoreMisconfigured:
-        return  # already reported under "tables"
+        return  # the finding "tables" reports the error
     valid = {
         row["service_name"]
         for row in found["rows"]
@@ -88,8 +88,9 @@ def examine_other_slots(store: SupabaseStore, settings: Settings, opened: Opened
         yield ok("environment", f"the stored key is recorded as a key for {settings.environment}")
     elif recorded:
         said = f"the stored key is recorded as a key for {recorded.pop()}, but the setting is {settings.environment}"
-        remedy = "Make KIS_ENVIRONMENT and KIS_SERVICE_NAME agree, or run kis-token set-keys."
-        # The column's default is "production", so a row that another client wrote shows nothing about a paper account.
+        remedy = "Correct KIS_ENVIRONMENT or KIS_SERVICE_NAME, or run kis-token set-keys."
+        # Another client may store a key for paper accounts without its environment. The row then has the column's
+        # default, which is "production".
         judge = wrong if settings.environment == "production" else note
         yield judge("environment", said, remedy)
 
@@ -100,7 +101,7 @@ def _ends_after(column: object, now: datetime) -> bool:
 
 
 def examine_key_end(slot: Slot, service_name: str, opened: Opened, now: datetime) -> Iterator[Finding]:
-    """Note that the stored app key ends soon or has ended. Only KIS decides whether it is valid, so it is no fault."""
+    """Yield a note if the stored app key ends soon or has ended. Only KIS decides whether the key is valid."""
     if not pasted(opened.values.get("app_key", "")):
         return
     said = warn_of_key_end(service_name, instant_or_none(slot.rows["app_key"].expires_at), now)

@@ -1,4 +1,4 @@
-"""The check of the route to Supabase and KIS: the variables of this machine for proxies and certificates."""
+"""Check the variables that name proxies and certificates for requests to Supabase and KIS."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def examine_route(settings: Settings) -> Iterator[Finding]:
-    """Check the variables for proxies and certificates. If Supabase's and KIS's URLs are plain http, skip the check."""
+    """Check the variables for proxies and certificates. If Supabase and KIS both have http URLs, skip the check."""
     hosts = {"Supabase": settings.supabase_url, "KIS": settings.base_url}
     encrypted = {name: urlsplit(url) for name, url in hosts.items() if url.startswith("https:")}
     if not encrypted:
         return
     for name, parts in encrypted.items():
-        with suppress(ProxyFault):  # the check of the request reports this fault
+        with suppress(ProxyFault):  # the check that sends a request reports this fault
             proxy = find_proxy(parts.hostname or "", parts.port or 443)
             if proxy is not None:
                 yield ok("proxy", f"requests to {name} use the proxy in {proxy.source}")

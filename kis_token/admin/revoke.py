@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Revoker(Protocol):
-    """The part of KIS that revokes a token."""
+    """An object that revokes tokens at KIS."""
 
     def revoke(self, token: Token, app_key: AppKey) -> bool:
-        """Revoke a token. Return False if KIS rejected the token before. Raises IssuerRefused and IssuerOutage."""
+        """Revoke a token. Return False if KIS already rejects the token. Raises IssuerRefused and IssuerOutage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class Revoked:
 
     Attributes:
         was_valid: True if KIS accepted the token before the revocation.
-        is_inactive: True if the token's row now counts as absent; False if another token was stored meanwhile. The
-            other token is kept.
-        repeated_until: the time until which KIS may answer tokenP with the revoked token; None if that time is over.
-            Until then, a caller that needs a token gets an error.
+        is_inactive: True if the slot now has no active token. False if another caller stored another token during the
+            revocation. The revocation does not change this other token.
+        repeated_until: the time until which KIS may answer tokenP with the revoked token, or None if this time is over.
+            A caller that gets the revoked token fails.
     """
 
     was_valid: bool
@@ -46,7 +46,7 @@ class Revoked:
 
 
 def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vault, clock: Clock) -> Revoked | None:
-    """Revoke the slot's token at KIS, then remove the token from store and cache. Returns None without a stored token.
+    """Revoke the slot's token at KIS, then remove the token from store and cache. Returns None if no token is stored.
 
     An interrupted call can be repeated. The caches of other machines may keep the token, but no caller uses a revoked
     token while the store works. Raises StoreError, TokenError, IssuerError and KisTokenError ``missing-app-key``.
@@ -62,8 +62,8 @@ def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vau
     app_key = _app_key(slot, settings, vault)
     check_owner(token, app_key, settings, f"The token of {service}")
     was_valid = issuer.revoke(token, app_key)
-    # If an answer was lost, the repeated call reports that the row has changed. In this case, a read shows whether the
-    # row is gone.
+    # If the store's answer is lost, the request is repeated. The second answer then reports that the row has changed,
+    # so a read must show whether the token is gone.
     is_inactive = store.revoke(service, token, settings.label) or TOKEN_TYPE not in store.read(service).rows
     cache = make_cache(settings, vault)
     if cache is not None and settings.cache_path is not None:
@@ -75,7 +75,7 @@ def revoke(settings: Settings, store: SupabaseStore, issuer: Revoker, vault: Vau
 
 
 def _app_key(slot: Slot, settings: Settings, vault: Vault) -> AppKey:
-    """Return the slot's key and secret or, without them, those of the settings.
+    """Return the slot's stored app key, or that of the settings if none is stored.
 
     Raises KisTokenError ``missing-app-key``.
     """

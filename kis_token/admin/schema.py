@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _KINDS = {
     "tables": "they and their functions match the files of sql/",
-    "grants": "the key has the needed rights; public roles and read-only keys have no others than intended",
+    "grants": "the key has the needed rights; public roles and read-only keys have only the intended rights",
     "row level security": "on, with its policies",
 }
 
@@ -24,7 +24,7 @@ _KINDS = {
 def check_schema(store: SupabaseStore) -> Iterator[Finding]:
     """Yield the findings of check_setup(), the database's own check. Raises StoreOutage.
 
-    If the database lacks check_setup(), the finding is that not all files of sql/ were run.
+    If the database lacks check_setup(), the only finding is that not all files of sql/ were run.
     """
     try:
         is_old = outdated(store.schema_version())

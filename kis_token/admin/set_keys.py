@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     from kis_token.core.slot import Row, Slot
     from kis_token.store.supabase import SupabaseStore
 
-#: The number of passes over the slot's rows. A row that another caller changes during a pass needs one more.
+#: The number of passes over the slot's rows. If another caller changes a row during a pass, one more pass is needed.
 _PASSES = 5
 
 _CLOCK = SystemClock()
 
 
 def make_encryption_key() -> str:
-    """Make an encryption key: 32 random bytes in URL-safe base64. Git's bash on Windows could convert "/" as a path."""
+    """Make an encryption key: 32 random bytes in URL-safe base64.
+
+    Standard base64 can contain "/", and Git's bash on Windows could convert such a key as a path.
+    """
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
@@ -39,13 +42,14 @@ def set_app_key(
 ) -> bool:
     """Store the settings' app key and secret, sealed if the settings have an encryption key.
 
-    ``expires_at`` is the end of both at KIS. Without it, an app key that is stored already keeps its end, and another
-    app key ends a year from now, as if KIS had issued it today. This function does not check the keys; `app_key_check`
-    does.
+    ``expires_at`` is the time at which app key and secret end at KIS. If ``expires_at`` is None, an app key that is
+    already stored keeps its end, and a new app key gets an end in one year, as if KIS had issued the key today. This
+    function does not check the keys; `app_key_check` does.
 
-    A stored token of another or an unknown app key is deactivated, so that the next caller issues a token for the new
-    key. Returns True if a token was deactivated. Raises KisTokenError ``missing-app-key``, StoreError, and TokenError
-    ``sealed-without-key`` if the slot is sealed and no encryption key is given.
+    If the stored token belongs to another or an unknown app key, this function deactivates the token: the next caller
+    then issues a token for the new key. Returns True if a token was deactivated. Raises KisTokenError
+    ``missing-app-key`` and StoreError. If the slot is sealed and no encryption key is given, raises TokenError
+    ``sealed-without-key``.
     """
     if not settings.app_key or not settings.app_secret:
         raise KisTokenError("missing-app-key", "No app key and secret are given")
@@ -70,9 +74,9 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
     """Seal the slot's rows with the first encryption key. Returns the types of the rows that this call sealed.
 
     The call can be interrupted and repeated. Each row is replaced separately, and only if no other caller has changed
-    the row. An inactive row that no given key unseals is not changed, because no caller reads inactive rows. Raises
-    StoreError, KisTokenError ``missing-encryption-key`` and, for an active row that no given key unseals, TokenError
-    ``seal-broken``.
+    the row. An inactive row that no given key unseals is not changed, because no caller reads inactive rows. If no
+    given key unseals an active row, raises TokenError ``seal-broken``. Also raises StoreError and KisTokenError
+    ``missing-encryption-key``.
     """
     if not settings.encryption_keys:
         raise KisTokenError("missing-encryption-key", "encryption-key (or KIS_TOKEN_ENCRYPTION_KEY) is not set")
@@ -81,7 +85,8 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
     for _ in range(_PASSES):
         is_done, active = True, store.read(service).rows
         for name, row in sorted(store.read_all(service).rows.items()):
-            # A value that is sealed with the first key is unsealed too, so that a broken seal is reported now.
+            # The loop also unseals a value that is already sealed with the first key, so that a broken seal is reported
+            # now.
             try:
                 value = opener.unseal(row.value, service, name)
             except TokenError:
@@ -101,7 +106,7 @@ def seal(settings: Settings, store: SupabaseStore) -> list[str]:
 
 
 def _values_in(slot: Slot, service: str, vault: Vault) -> dict[str, str | None]:
-    """The slot's values, unsealed, by type; None for a value that no given key unseals. Raises SealedWithoutKey."""
+    """Return the slot's unsealed values by type. A value that no given key unseals is None. Raises SealedWithoutKey."""
     opener = TolerantVault(vault)
     return {name: _value_of(row, service, name, opener) for name, row in slot.rows.items()}
 

@@ -1,4 +1,4 @@
-"""The places from which the settings of ``kis-token check`` come."""
+"""The origin of each setting for ``kis-token check``: the command line, the environment, a profile or the default."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from kis_token.local.profiles import Additions
 
-#: The settings with a place worth knowing, and their variables.
+#: The settings whose origin ``kis-token check`` shows, and their variables.
 _SETTINGS = {
     "supabase-url": ("SUPABASE_URL",),
     "supabase-key": SECRETS["supabase-key"],
@@ -22,7 +22,7 @@ _SETTINGS = {
 
 
 def examine_sources(env: Mapping[str, str], additions: Additions | None) -> Finding:
-    """Return the finding with the place of each setting. ``env`` is without the profile's ``additions``."""
+    """Return the finding with the origin of each setting. ``env`` does not contain the profile's ``additions``."""
     found: dict[str, list[str]] = {}
     for setting, variables in _SETTINGS.items():
         found.setdefault(_source(env, additions, setting, variables), []).append(setting)

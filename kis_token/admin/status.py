@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from kis_token.core.slot import Row
     from kis_token.store.supabase import SupabaseStore
 
-#: The number of events that are searched for the issue of a slot's token.
+#: The number of log rows in which `collect` looks for the caller that issued a slot's token.
 _LOG_ROWS = 500
 
-#: The longest text of a name or a note that is shown, in characters.
+#: The number of characters after which a name or a note is cut for display.
 LONGEST_WORD = 80
 
 #: The outcomes that end a lease.
@@ -46,7 +46,7 @@ class SlotStatus:
 
     service: str
     environment: str | None = None
-    token: str = "none"  # noqa: S105 - a state
+    token: str = "none"  # noqa: S105 - a state, and not a password
     issued_at: datetime | None = None
     expires_at: datetime | None = None
     issued_by: str | None = None
@@ -69,7 +69,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The slots by name and the last events, newest first. ``now`` is the database's time."""
+    """The slots, sorted by name, and the last events, newest first. ``now`` is the database's time."""
 
     now: datetime
     slots: tuple[SlotStatus, ...]
@@ -81,7 +81,7 @@ def collect(
 ) -> Status:
     """Read all slots, or the slot ``only``, with one request.
 
-    Only the token in the slot of the settings is unsealed. The values of the other slots come from the columns of their
+    Only the token in the slot of the settings is unsealed. The data of the other slots come from the columns of their
     rows. Raises StoreError.
     """
     log = store.issuance_status(only, _LOG_ROWS, token_of=settings.service_name)
@@ -109,7 +109,7 @@ def collect(
                 opened = _opened(own, settings, vault) if own is not None and name == settings.service_name else None
                 slot = _with_token(slot, tokens[name], leases.get(name, {}), opened, now=now, settings=settings)
                 if isinstance(opened, Token) and opened.token_id in own_slot.rejected:
-                    slot = replace(slot, token="rejected", rotation_due_at=None)  # noqa: S106 - a state
+                    slot = replace(slot, token="rejected", rotation_due_at=None)  # noqa: S106 - a state, and not a password
                 slot = replace(slot, issued_by=_issuer(name, tokens[name], leases.get(name, {}), log["issuances"]))
             slots.append(slot)
         ended = {(row["service_name"], row["fence"]) for row in log["issuances"] if row["outcome"] in _ENDS}
@@ -154,10 +154,10 @@ def _with_token(
         issued_at, expires_at = opened.issued_at, opened.expires_at
     slot = replace(slot, issued_at=issued_at, expires_at=expires_at)
     if not row["is_active"]:
-        return replace(slot, token="inactive", expires_at=None)  # noqa: S106 - a state
+        return replace(slot, token="inactive", expires_at=None)  # noqa: S106 - a state, and not a password
     if expires_at is None or isinstance(opened, str):
-        return replace(slot, token="unreadable")  # noqa: S106 - a state
-    times = Token("", expires_at=expires_at, issued_at=issued_at or expires_at)  # only for its times
+        return replace(slot, token="unreadable")  # noqa: S106 - a state, and not a password
+    times = Token("", expires_at=expires_at, issued_at=issued_at or expires_at)  # this Token has only the times
     return replace(
         slot,
         token=times.state(now, settings.min_validity).value,
@@ -166,7 +166,7 @@ def _with_token(
 
 
 def _issuer(name: str, row: dict[str, Any], lease: dict[str, Any], log: list[dict[str, Any]]) -> str | None:
-    """The caller that issued the stored token; None if it is not in the log or was stored without a lease."""
+    """Return the caller that issued the stored token, or None if the log does not name this caller."""
     if _is_known(row, lease):
         for event in log:
             same = (event["service_name"], event["token_id"]) == (name, lease["token_id"])
@@ -176,12 +176,15 @@ def _issuer(name: str, row: dict[str, Any], lease: dict[str, Any], log: list[dic
 
 
 def _is_known(row: dict[str, Any], lease: dict[str, Any]) -> bool:
-    """Whether the lease is about the token in this row. If not, another token was stored without a lease."""
+    """Whether the lease describes the row's token.
+
+    If the lease describes another token, the row's token was stored without a lease.
+    """
     return bool(row["version"] == lease.get("token_version"))
 
 
 def _opened(row: Row, settings: Settings, vault: Vault) -> Token | str:
-    """Return the token in the slot's row, or the error code if it cannot be read."""
+    """Return the token in the slot's row, or the error code if the token cannot be read."""
     try:
         return read_token(row, settings.service_name, vault)
     except TokenError as error:
@@ -193,12 +196,13 @@ def _event(row: dict[str, Any]) -> Event:
         happened_at=parse_instant(row["happened_at"]),
         service=word(row["service_name"]) or "",
         outcome=str(row["outcome"]),
-        # A token was "saved" without a lease. Such a row has the label of the previous lease, which is not its caller.
+        # The outcome "saved" means that a token was stored without a lease. Its log row has the label of the previous
+        # lease's holder, who did not store the token.
         by=None if row["outcome"] == "saved" else word(row["holder_label"]),
         error_code=word(row["error_code"]),
     )
 
 
 def word(text: object) -> str | None:
-    """Return a text from another machine in a form that is safe for a terminal; None for null."""
+    """Return a text from another machine in a form that is safe for a terminal. Return None for None."""
     return None if text is None else one_line(f"{text}", LONGEST_WORD)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kis_token.admin.status import Event, SlotStatus, Status
 
 _ZONES = {"kst": KST, "utc": timezone.utc}
-#: The indent of a list's lines after the first.
+#: The indent of each line after the first line of an entry.
 _INDENT = "  "
 _Row = dict[str, "str | datetime | None"]
 
@@ -35,7 +35,10 @@ _MISFITS = {"audience": "another project's audience", "ended": "it has ended", N
 
 
 def as_json(status: Status) -> dict[str, Any]:
-    """Return the members for programs. Each time is in ISO 8601 in UTC, and in Korea time under a name with _kst."""
+    """Return the members of the JSON output.
+
+    Each time is in ISO 8601: in UTC, and again in Korea time under a name that ends with _kst.
+    """
 
     def members(item: SlotStatus | Event) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -53,8 +56,8 @@ def as_json(status: Status) -> dict[str, Any]:
 def as_text(status: Status, width: int | None = None) -> list[str]:
     """Return the lines for people: the slots and the last events, with each time in Korea time and in UTC.
 
-    They are tables with headings in capitals. A table that is wider than ``width`` columns becomes a list whose lines
-    fit. With None, tables have any width.
+    The lines are tables with headings in capitals. A table that is wider than ``width`` columns becomes a list whose
+    lines fit. If ``width`` is None, tables can have any width.
     """
     slots: list[_Row] = [
         {
@@ -95,7 +98,7 @@ def key_warnings(status: Status) -> list[str]:
 
 
 def callers_as_json(found: CallersList) -> dict[str, Any]:
-    """The members ``callers`` and ``issuer_keys`` for programs, with times as in `as_json`."""
+    """Return the members ``callers`` and ``issuer_keys`` of the JSON output, with times in the form of `as_json`."""
 
     def members(item: object) -> dict[str, Any]:
         fields: dict[str, Any] = {}
@@ -136,9 +139,9 @@ def callers_as_text(found: CallersList, width: int | None = None) -> list[str]:
 
 
 def _table(rows: Sequence[_Row], width: int | None, *, is_packed: bool = False) -> list[str]:
-    """Return lines with the members' names as headings, or a list if these lines are wider than ``width``.
+    """Return a table with the members' names as headings, or a list if the table is wider than ``width``.
 
-    A member without any value is left out. ``is_packed`` is for a list that needs no names.
+    A member that has no value in any row is left out. If ``is_packed`` is true, the list shows no names of members.
     """
     expanded = [_in_columns(row, rows) for row in rows]
     names = [name for name in (expanded[0] if rows else ()) if any(row[name] for row in expanded)]
@@ -152,7 +155,7 @@ def _table(rows: Sequence[_Row], width: int | None, *, is_packed: bool = False) 
 
 
 def _in_columns(row: _Row, rows: Sequence[_Row]) -> dict[str, str | None]:
-    """Return the row's cells. A time is two of them, one for each zone."""
+    """Return the row's cells. A time has two cells, one for each zone."""
     cells: dict[str, str | None] = {}
     for name, value in row.items():
         if any(isinstance(each[name], datetime) for each in rows):
@@ -164,7 +167,7 @@ def _in_columns(row: _Row, rows: Sequence[_Row]) -> dict[str, str | None]:
 
 
 def _listed(row: _Row, width: int) -> list[str]:
-    """Return the row as lines of at most ``width`` columns: its first member, then the others with their names."""
+    """Return the row as lines of at most ``width`` columns: the first value, then the other values with their names."""
     longest = max(map(len, row))
     (_, first), *others = ((name, _in_one(value)) for name, value in row.items())
     lines = _wrapped(first, width)
@@ -175,7 +178,7 @@ def _listed(row: _Row, width: int) -> list[str]:
 
 
 def _packed(row: _Row, width: int) -> list[str]:
-    """Return the row as lines of at most ``width`` columns: its first member, then the others without their names."""
+    """Return the row as lines of at most ``width`` columns: the first value, then the other values without names."""
     first, *others = map(_in_one, row.values())
     said = ", ".join(value for value in others if value is not None)
     return _wrapped(first, width) + _wrapped(f"{_INDENT}{said}", width, _INDENT)
@@ -186,19 +189,22 @@ def _wrapped(text: str | None, width: int, indent: str = "") -> list[str]:
 
 
 def _in_one(value: str | datetime | None) -> str | None:
-    """Return a member as one text; a time has both zones."""
+    """Return a value as one text. The text of a time shows both zones."""
     if not isinstance(value, datetime):
         return value
     return ", ".join(f"{_in_zone(value, offset)} {zone.upper()}" for zone, offset in _ZONES.items())
 
 
 def _in_zone(moment: datetime, zone: timezone) -> str:
-    """Return a time to the minute."""
+    """Return a time in a zone, without its seconds."""
     return f"{moment.astimezone(zone):%m-%d %H:%M}"
 
 
 def _ahead(later: datetime | None, earlier: datetime | None) -> str | None:
-    """Return the time from ``earlier`` to ``later``, but "0 h 0 min" for a negative time; None if one is missing."""
+    """Return the duration from ``earlier`` to ``later``, at least "0 h 0 min".
+
+    Return None if one of the times is None.
+    """
     return in_hours(max(later - earlier, timedelta())) if later and earlier else None
 
 

@@ -1,4 +1,4 @@
-"""The SQL that lists a repository's jobs as keyless callers, and stores the keys of their issuer.
+"""The SQL that lists a repository's jobs as callers without a key, and that stores the keys of their issuer.
 
 Only the database's owner can write the list of callers; no key of the API can. So ``kis-token trust`` prints SQL for
 the SQL editor. This module checks that each value has the form that sql/007 requires for its column.
@@ -21,7 +21,7 @@ Access = Literal["token", "keys", "issue"]
 
 #: The values of the column ``access``; the first value is the default.
 ACCESSES: tuple[Access, ...] = get_args(Access)
-#: The events that `issuance_events` in sql/007 returns, which are the default of the column ``events``.
+#: The events that `issuance_events` in sql/007 returns. The first three are the default of the column ``events``.
 EVENTS = ("schedule", "workflow_dispatch", "push", "repository_dispatch", "release")
 DEFAULT_EVENTS = EVENTS[:3]
 
@@ -86,17 +86,17 @@ class Caller:
 
 
 def unfit(option: str) -> KisTokenError:
-    """The error for a value that no row can have. The error's text does not quote the value."""
+    """Return the error for an option whose value no row can have. The error's text does not quote the value."""
     return KisTokenError("invalid-caller", f"The list of callers cannot hold the value of {option}")
 
 
 def is_ref(text: str) -> bool:
-    """Whether a branch or a tag can be listed, as `issuance_is_ref` decides."""
+    """Whether a branch or a tag can be listed. `issuance_is_ref` in sql/ has the same rule."""
     return _REF.fullmatch(text) is not None and _OTHERS_REF.match(text) is None and "\0" not in text
 
 
 def is_audience(text: str) -> bool:
-    """Whether a project's URL can be listed, as `issuance_is_audience` decides."""
+    """Whether a project's URL can be listed. `issuance_is_audience` in sql/ has the same rule."""
     return _AUDIENCE.fullmatch(text) is not None and _GITHUBS_AUDIENCE.match(text) is None
 
 
@@ -106,13 +106,13 @@ def is_environment(text: str) -> bool:
 
 
 def quote(text: str) -> str:
-    """``text`` as a literal of SQL, as PostgreSQL's quote_literal writes it."""
+    """Return ``text`` as an SQL literal, in the form that PostgreSQL's quote_literal writes."""
     doubled = text.replace("'", "''")
     return " E'" + doubled.replace("\\", "\\\\") + "'" if "\\" in text else f"'{doubled}'"
 
 
 def caller_sql(caller: Caller) -> str:
-    """The SQL statement that lists a caller. For a listed caller, the statement changes access and events."""
+    """Return the SQL statement that lists a caller, or that changes access and events of a caller in the list."""
     values = {
         "service_name": caller.service_name,
         "access": caller.access,
@@ -140,12 +140,13 @@ def caller_sql(caller: Caller) -> str:
 
 
 def keys_sql(published: PublishedKeys) -> str:
-    """The SQL statement that stores an issuer's keys. For a stored issuer, the statement adds the new keys."""
+    """Return the SQL statement that adds an issuer's keys to the stored keys, and that replaces changed keys."""
     rows = ",\n".join(
         f"    ({quote(published.issuer)}, {quote(key.kid)}, '\\x{key.modulus.hex()}')" for key in published.keys
     )
     left_out = (
-        f"-- {published.unusable} cannot be used: only RSA keys of 2048 to 4096 bits with the exponent 65537 can.\n"
+        f"-- Left out: {published.unusable}. The table can hold only RSA keys of 2048 to 4096 bits with the exponent"
+        " 65537.\n"
         if published.unusable
         else ""
     )
@@ -158,6 +159,6 @@ def keys_sql(published: PublishedKeys) -> str:
 
 
 def transaction(*statements: str) -> str:
-    """The statements as one text for the SQL editor: one transaction, so that all statements take effect or none."""
+    """Return the statements as one transaction for the SQL editor: all statements take effect, or none does."""
     head = "-- Printed by kis-token trust, for the SQL editor of the Supabase project. Run the files of sql/ first.\n"
     return "\n".join((f"{head}begin;\n", *statements, "commit;\n"))

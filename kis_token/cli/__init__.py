@@ -1,4 +1,7 @@
-"""The entry point of the command ``kis-token``. It catches all exceptions, because a traceback may quote secrets."""
+"""The entry point of the command ``kis-token``.
+
+`main` catches all exceptions, because a traceback may quote secrets.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,15 @@ from contextlib import suppress
 def main(arguments: list[str] | None = None) -> int:
     """Run the command, and return its exit status.
 
-    0 done; 1 an error, explained on standard error; 2 invalid command line; 130 interrupted. If a command runs a
-    program, the program's status.
+    The exit status is 0 for success, 1 for an error, 2 for an invalid command line, and 130 for an interrupt. An error
+    is explained on standard error. If a command runs a program, the exit status is that of the program.
     """
     try:
         from kis_token.process.interrupts import interruptible
 
         with interruptible():
             return _run(arguments)
-    except KeyboardInterrupt:  # also while the first modules are imported
+    except KeyboardInterrupt:  # this also catches Ctrl-C during the first imports
         return 130
 
 
@@ -57,7 +60,10 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _drop_output() -> None:
-    """Discard the output that could not be written. Otherwise Python writes it again at its end, and exits with 120."""
+    """Discard the output that could not be written.
+
+    Otherwise Python tries to write the same output again at exit, and returns the exit status 120.
+    """
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -69,6 +75,6 @@ def _make_streams_safe() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open to the end
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - stays open until exit
         elif mode == "w" and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

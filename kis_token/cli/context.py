@@ -1,4 +1,4 @@
-"""The start of every command: the environment, the options that change it, and the chain."""
+"""The parts that most commands share: the environment, the options that change it, and the resolution of a token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _Command = TypeVar("_Command", bound="Callable[..., Any]")
 
 @dataclass
 class Caller:
-    """The caller of the command, by its environment. The repr does not show the environment."""
+    """The environment and the start time of the command. The repr does not show the environment."""
 
     env: dict[str, str] = field(repr=False)
     started: float = field(default_factory=time.monotonic)
@@ -32,17 +32,20 @@ class Caller:
     _additions: list[Additions | None] = field(default_factory=list, repr=False)
 
     def settings(self, **inputs: str) -> Settings:
-        """Read the settings. ``inputs``, named with underscores, win over the environment. Raises SettingsError."""
+        """Read the settings. ``inputs``, whose names have underscores, win over the environment.
+
+        Raises SettingsError.
+        """
         given = {f"INPUT_{name.upper()}": value for name, value in inputs.items()}
         return Settings.from_env({**self.variables(), **given})
 
     def variables(self) -> Mapping[str, str]:
-        """The environment with the variables that the user's profile adds. Raises SettingsError."""
+        """Return the environment with the variables that the user's profile adds. Raises SettingsError."""
         additions = self.additions()
         return self.env if additions is None else {**self.env, **additions.variables}
 
     def additions(self) -> Additions | None:
-        """The variables that the user's profile adds; None if none are needed or there is no profile.
+        """Return the variables that the user's profile adds, or None if no profile is needed or found.
 
         Raises SettingsError.
         """
@@ -50,7 +53,7 @@ class Caller:
             return None
         from kis_token.local.profiles import find_additions  # a complete environment needs no profile
 
-        if not self._additions:  # once: the keyring may ask the user each time
+        if not self._additions:  # only once, because the keyring may ask the user each time
             self._additions.append(find_additions(self.env))
         return self._additions[0]
 
@@ -69,7 +72,7 @@ class Caller:
 
 
 def slot_options(command: _Command) -> _Command:
-    """Add --service, --environment and --profile, which win over the variables of the same meaning."""
+    """Add --service, --environment and --profile. Each option wins over the variable of the same meaning."""
 
     def take_service(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:
@@ -95,13 +98,13 @@ def slot_options(command: _Command) -> _Command:
         metavar="NAME",
         callback=_into(PROFILE),
         expose_value=False,
-        help="The settings kept by kis-token init, instead of KIS_PROFILE.",
+        help="The profile that kis-token init has kept, instead of KIS_PROFILE.",
     )
     return service(environment(profile(command)))
 
 
 def _into(variable: str) -> Callable[[click.Context, click.Parameter, str | None], None]:
-    """A callback that lets an option win over a variable of the caller."""
+    """Return a callback that lets an option win over a variable of the environment."""
 
     def take(context: click.Context, _: click.Parameter, value: str | None) -> None:
         if value is not None:

@@ -6,8 +6,8 @@ import click
 
 from kis_token.cli.help_examples import TaughtGroup
 
-#: Each command's module and function, in the order of --help and of docs/command.md. A module is loaded when one of its
-#: commands is used: `kis-token get` is part of scripts that run often.
+#: Each command's module and function, in the order of --help and of docs/command.md. A module is loaded only when one
+#: of its commands is used, because scripts run `kis-token get` often.
 COMMANDS = {
     "init": "init_command:init",
     "get": "token_commands:get",
@@ -43,5 +43,5 @@ def kis_token() -> None:
     standard output, everything else to standard error.
 
     Exit status: 0 done; 1 an error, which is explained; 2 invalid command line; 130 interrupted. exec and sandbox
-    return the status of CMD: 127 if the program does not exist, 126 if it cannot be started.
+    return the status of CMD, 127 if CMD does not exist, or 126 if CMD cannot be started.
     """

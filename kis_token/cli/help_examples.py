@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class _Taught(click.Command):
-    """A command with ``examples``, one a line."""
+    """A command with ``examples``. The help shows one example a line."""
 
     def __init__(self, *arguments: Any, examples: Sequence[str] = (), **named: Any) -> None:  # noqa: ANN401 - click's
         super().__init__(*arguments, **named)
         self.examples = tuple(examples)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's
-        """Write the examples line by line. As an epilog, click would wrap them like prose."""
+        """Write the examples line by line. Click would wrap the lines of an epilog like prose."""
         if self.examples:
             with formatter.section("Examples"):
                 for example in self.examples:
@@ -31,7 +31,7 @@ class TaughtCommand(_Taught):
 
 
 class TaughtGroup(_Taught, click.Group):
-    """A group with examples. ``places`` are its commands by their names, each as ``module:function``.
+    """A group with examples. ``places`` maps each command's name to its ``module:function``.
 
     A command's module is loaded when the command is used. The commands are listed in the order of ``places``.
     """
@@ -45,7 +45,7 @@ class TaughtGroup(_Taught, click.Group):
         return list(self._places)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
-        """Return the command; None if there is no command of that name."""
+        """Return the command with this name, or None if no command has this name."""
         if cmd_name not in self._places:
             return None
         module, _, function = self._places[cmd_name].partition(":")
@@ -55,7 +55,7 @@ class TaughtGroup(_Taught, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command and its arguments. An unknown name is an error with the names that are similar."""
+        """Return the command and its arguments. For an unknown name, the error lists similar names."""
         try:
             return super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:

@@ -35,14 +35,18 @@ if TYPE_CHECKING:
 )
 @click.option("--yes", is_flag=True, help="Ask nothing: take everything from the environment.")
 @click.option(
-    "--with-secret", is_flag=True, help="Let the repository store the secret key, and need no list of callers."
+    "--with-secret", is_flag=True, help="Let the repository store the secret key. Then no list of callers is needed."
 )
-@click.option("--directory", metavar="PATH", help="The repository's folder. The default is that of this folder.")
+@click.option(
+    "--directory",
+    metavar="PATH",
+    help="The repository's folder. The default is the repository around the current folder.",
+)
 @click.option("--repository", metavar="OWNER/REPO", help='The repository, instead of the folder\'s remote "origin".')
 @click.option(
     "--keep",
     type=click.Choice(["keyring", "file", "no"]),
-    help="Where URL, key and slot stay on this machine. With --yes the default is no.",
+    help="Where this machine keeps URL, key and slot. With --yes the default is no.",
 )
 @click.option("--dry-run", is_flag=True, help="Print what would be done. Change, store and issue nothing.")
 @slot_options
@@ -59,9 +63,10 @@ def init(
 ) -> int:
     """Set up Supabase, the account's keys and a repository, and get the first token.
 
-    Asks for what it does not find, and checks each answer. Run it again at any time: it goes on where it ended, and
-    replaces nothing without a question. The variables are SUPABASE_URL, SUPABASE_SERVICE_ROLE_KEY, KIS_APP_KEY,
-    KIS_APP_SECRET and, for a repository that stores no key, SUPABASE_PUBLISHABLE_KEY. docs/init.md describes each step.
+    Asks for each value that is missing, and checks each answer. You can run this command again at any time: it
+    continues where it ended, and asks before it replaces anything. The command reads the variables SUPABASE_URL,
+    SUPABASE_SERVICE_ROLE_KEY, KIS_APP_KEY, KIS_APP_SECRET and, for a repository that stores no key,
+    SUPABASE_PUBLISHABLE_KEY. docs/init.md describes each step.
     """
     from kis_token.setup.options import Options
     from kis_token.setup.repository import find_folder
@@ -88,7 +93,7 @@ def _run(caller: Caller, options: Options, dialogue: Dialogue) -> int:
 
 
 def _known(caller: Caller) -> Mapping[str, str]:
-    """The variables, with those of the profile. A profile that is new has none yet."""
+    """Return the variables, including those of the profile. A new profile does not add variables yet."""
     try:
         return caller.variables()
     except SettingsError as error:

@@ -23,7 +23,7 @@ _COLOURS = {"ok": "green", "new": "green", "kept": "yellow", "todo": "yellow", "
 
 
 class AbsentUser:
-    """With ``--yes``: results are printed, and no question is asked."""
+    """The dialogue of a run with ``--yes``, which prints results and asks no question."""
 
     is_absent = True
 
@@ -40,23 +40,23 @@ class AbsentUser:
         say(text)
 
     def ask(self, question: Question, check: Callable[[str], _Answer]) -> _Answer:
-        """Not called: each step looks at ``is_absent`` first."""
+        """Raise NotImplementedError. No step calls this method, because each step checks ``is_absent`` first."""
         raise NotImplementedError(question.prompt)
 
     def confirm(self, question: str, *, default: bool = False) -> bool:  # noqa: ARG002 - of the protocol
-        """Nothing that exists is replaced without a question."""
+        """Return False, so that nothing is replaced without a question."""
         return False
 
 
 @dataclass
 class UserAtTerminal(AbsentUser):
-    """Asks on the terminal, one line for each question. A paste of several lines answers several questions."""
+    """Asks the user on the terminal. Each line is one answer, so a paste of several lines answers several questions."""
 
     reader: LineReader
     is_absent = False
 
     def ask(self, question: Question, check: Callable[[str], _Answer]) -> _Answer:
-        """Ask until the answer is right. If it is wrong, the rest of a paste is dropped."""
+        """Ask until the answer is right. After a wrong answer, the other lines of a paste are dropped."""
         while True:
             answer = self.reader.read(f"{question.prompt}: ", is_hidden=question.is_secret)
             try:
@@ -70,7 +70,7 @@ class UserAtTerminal(AbsentUser):
                 say("The other lines of the paste were dropped.")
 
     def confirm(self, question: str, *, default: bool = False) -> bool:
-        """Ask for y or n; Enter is the default."""
+        """Ask for y or n. Enter gives the default."""
         choices = "Y/n" if default else "y/N"
         while True:
             answer = self.reader.read(f"{question} [{choices}]: ").strip().lower()

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 def revoke(caller: Caller, *, yes: bool) -> int:
     """End the slot's token at KIS for every job and machine that uses it, and remove it from Supabase.
 
-    Use it after a token has leaked. It asks for confirmation. The next job issues a new token. But for 6 hours after an
-    issue KIS may give only the revoked token again; until then jobs fail with token-repeated.
+    Use this command after a token has leaked. The command asks for confirmation. The next job issues a new token. For 6
+    hours after an issue, KIS may give only the revoked token again, and jobs fail with token-repeated.
     """
     from kis_token.admin.revoke import revoke as end_token
     from kis_token.clock import SystemClock
@@ -57,7 +57,7 @@ def revoke(caller: Caller, *, yes: bool) -> int:
         click.echo(f"{settings.service_name}: no token is stored, so nothing was revoked")
         return 0
     at_kis = "revoked" if revoked.was_valid else "already invalid at KIS"
-    stored = "removed from Supabase" if revoked.is_inactive else "another token was stored meanwhile and stays"
+    stored = "removed from Supabase" if revoked.is_inactive else "another token was stored meanwhile and was kept"
     click.echo(f"{settings.service_name}: {at_kis}; {stored}")
     if revoked.repeated_until is not None:
         until = in_both_zones(revoked.repeated_until)
@@ -66,7 +66,7 @@ def revoke(caller: Caller, *, yes: bool) -> int:
 
 
 class LastDay(FormedType):
-    """A day YYYY-MM-DD in Korea that has not passed."""
+    """The type of an option whose value is a day in Korea. The day, as YYYY-MM-DD, must not have passed."""
 
     name = "date"
     form = "a day as YYYY-MM-DD that has not passed"
@@ -102,9 +102,10 @@ class LastDay(FormedType):
 def set_keys(caller: Caller, *, expires: datetime | None, no_verify: bool) -> None:
     """Store an account's app key and secret in Supabase, sealed if an encryption key is given.
 
-    Takes KIS_APP_KEY and KIS_APP_SECRET. If these are not set, reads two lines of standard input; typing is not
-    shown. Checks the form of both, and asks KIS whether it accepts them, which issues no token. Deactivates a stored
-    token of another app key. From 30 days before the last day, check, status and the rotation warn.
+    The keys come from KIS_APP_KEY and KIS_APP_SECRET. If these variables are not set, the command reads two lines of
+    standard input, and a terminal does not show them. The command checks the form of both keys, and asks KIS whether it
+    accepts the keys. This check issues no token. A stored token of another app key is deactivated. From 30 days before
+    the last day on, check, status and the rotation warn.
     """
     from kis_token.admin.app_key_check import check_form
     from kis_token.admin.set_keys import set_app_key
@@ -117,7 +118,7 @@ def set_keys(caller: Caller, *, expires: datetime | None, no_verify: bool) -> No
     check_form(settings.app_key or "", settings.app_secret or "", environment=settings.environment)
     if not no_verify:
         _verify(settings)
-    started = time.monotonic()  # typing takes longer than the settings' timeout
+    started = time.monotonic()  # the user may have typed for longer than the settings' timeout
     with open_store(settings, started, say) as store:
         has_ended = set_app_key(settings, store, make_vault(settings.encryption_keys), expires_at=expires)
         row = store.read(settings.service_name).rows.get("app_key")
@@ -129,7 +130,7 @@ def set_keys(caller: Caller, *, expires: datetime | None, no_verify: bool) -> No
 
 
 def _settings_with_keys(caller: Caller) -> Settings:
-    """The settings with app key and secret. Asks for the two only if all other settings are right."""
+    """Return the settings with app key and secret. Asks for app key and secret only if all other settings are valid."""
     settings = caller.settings()
     if settings.app_key is None:
         settings = caller.settings(app_key=_ask("app key"), app_secret=_ask("app secret"))
@@ -139,7 +140,7 @@ def _settings_with_keys(caller: Caller) -> Settings:
 
 
 def _verify(settings: Settings) -> None:
-    """Ask KIS whether it accepts the keys. An error's warning says that nothing was stored."""
+    """Ask KIS whether it accepts the keys. Each error gets a warning that nothing was stored."""
     from kis_token.admin.app_key_check import verify
 
     try:
@@ -169,8 +170,8 @@ def _verify(settings: Settings) -> None:
 def seal(caller: Caller) -> None:
     """Seal the slot's keys and token with the first line of KIS_TOKEN_ENCRYPTION_KEY.
 
-    A value that is sealed with another line is sealed again with the first. The command can be interrupted and
-    repeated. docs/security.md has the steps, also for a change of the key.
+    A value that is sealed with the key of another line is sealed again with the first. The command can be interrupted
+    and repeated. docs/security.md describes each step, and how to change the encryption key.
     """
     from kis_token.admin.set_keys import seal as seal_slot
     from kis_token.wiring import open_store
@@ -194,7 +195,7 @@ def keygen() -> None:
 
 
 def _ask(what: str) -> str:
-    """Read one line of standard input. On a terminal, ask for it and do not show it."""
+    """Read one line of standard input. On a terminal, show a prompt, and hide the typed line."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().strip()
     from getpass import getpass

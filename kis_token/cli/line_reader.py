@@ -1,8 +1,8 @@
-"""Lines that a user types or pastes at a terminal, read so that a paste arrives whole and no secret is shown.
+"""Read the lines that a user types or pastes at a terminal, without losing a pasted line or showing a secret.
 
-The terminal shows nothing by itself while a reader is open: not between two questions either. So a paste of several
-lines can arrive at any time. Its lines are the answers to this question and the next ones, and a secret among them
-does not appear on the screen. The reader shows visible answers itself, up to the end of their line.
+While a reader is open, the terminal does not echo any input, even between two questions. So the user can paste several
+lines at any time. The pasted lines answer the present question and the next ones, and a pasted secret does not appear
+on the screen. The reader itself writes each visible answer to the screen.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ENTER, _INTERRUPT, _END, _BACKSPACES, _CLEAR_LINE = "\r\n", "\x03", "\x04", "\x
 _SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?]*[@-~]|O.|[^\[O])")
 _UNFINISHED_SEQUENCE = re.compile(r"\x1b(?:\[[0-9;?]*|O)?\Z")
 
-#: An answer in a visible question that looks like a secret is not shown: the user may have pasted the wrong value.
+#: An answer that looks like a secret is not shown, even for a visible question: the user may have pasted a wrong value.
 _SECRET = re.compile(r"sb_secret_|sbp_|eyJ|[A-Za-z0-9+/=]{30,}", re.ASCII)
 
 
@@ -43,7 +43,10 @@ class LineReader:
         self._read = ""
 
     def read(self, prompt: str, *, is_hidden: bool = False) -> str:
-        """Show the prompt, and return the next line without its end. Raises click.Abort for Ctrl-C and Ctrl-D."""
+        """Show the prompt, and return the next line without its line break.
+
+        Raises click.Abort for Ctrl-C and Ctrl-D.
+        """
         self._write(prompt)
         line, shown = "", ""
         while True:
@@ -57,13 +60,13 @@ class LineReader:
             self._read += self._more()
 
     def drop(self) -> bool:
-        """Drop the lines that have been pasted and not read yet. Returns whether there were any."""
+        """Drop the pasted lines that no question has read yet. Returns whether a line was dropped."""
         self._read += self._pending()
         had_any, self._read = bool(self._read.strip()), ""
         return had_any
 
     def _take_line(self, line: str) -> tuple[str, bool]:
-        """Apply the keys read so far to ``line``, up to the end of a line. Returns the line, and whether it ended."""
+        """Apply the received keys to ``line``, up to Enter. Returns the line, and whether Enter has ended the line."""
         if _UNFINISHED_SEQUENCE.search(self._read):
             return line, False
         keys, self._read = _SEQUENCE.sub("", self._read), ""
@@ -83,7 +86,7 @@ class LineReader:
         return line, False
 
     def _show(self, line: str, shown: str) -> str:
-        """Bring the screen from ``shown`` to the line, with bullets for a secret. Returns the text on the screen."""
+        """Replace ``shown`` on the screen by ``line``, or by bullets for a secret. Returns the text on the screen."""
         visible = "\u2022" * len(line) if _SECRET.search(line) and "://" not in line else line
         visible = "".join(filter(str.isprintable, visible))
         same = min(len(visible), len(shown))
@@ -120,7 +123,7 @@ if sys.platform == "win32":
 
     @contextmanager
     def open_line_reader(out: TextIO) -> Iterator[LineReader]:
-        """Open a reader for the block. The console shows nothing that is typed meanwhile."""
+        """Open a reader for the block. In the block, the console does not show typed text."""
         yield _WindowsReader(out)
 
 else:
@@ -147,13 +150,13 @@ else:
 
     @contextmanager
     def open_line_reader(out: TextIO) -> Iterator[LineReader]:
-        """Open a reader for the block. The terminal of standard input shows nothing meanwhile, and is restored."""
+        """Open a reader for the block. In the block, the terminal does not show typed text."""
         handle = sys.stdin.fileno()
         before = termios.tcgetattr(handle)
         mode = termios.tcgetattr(handle)
         mode[3] &= ~(termios.ECHO | termios.ICANON)
         mode[6][termios.VMIN], mode[6][termios.VTIME] = 1, 0
-        # TCSADRAIN keeps the input that has arrived already.
+        # TCSADRAIN keeps the input that has already arrived.
         termios.tcsetattr(handle, termios.TCSADRAIN, mode)
         try:
             yield _TerminalReader(out, handle)

@@ -1,4 +1,4 @@
-"""Replacement of this process by another program; on Windows, which cannot do that, a child process."""
+"""Replace this process by another program, or run the program as a child process on Windows."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from kis_token.process.interrupts import restore
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-#: A shell's exit status for a command that does not exist, and for one that cannot be started.
+#: A shell's exit status for a command that does not exist, and for a command that cannot be started.
 NOT_FOUND, NOT_STARTED = 127, 126
 _ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
 def become(command: Sequence[str], env: Mapping[str, str]) -> int:
-    """Replace this process by ``command``, which then gets all signals. Return 126 or 127 if it cannot be started.
+    """Replace this process by ``command``. Return 126 or 127 if ``command`` cannot be started.
 
-    On Windows, run it as a child and return its status.
+    The started program gets all signals. On Windows, run ``command`` as a child, and return the child's status.
     """
     if os.name == "nt":
         return run_child(command, env)
     sys.stdout.flush()
     sys.stderr.flush()
     restore()
-    # Python ignores these signals, and the new program would inherit that.
+    # Python ignores these signals. Without this loop, the new program would also ignore these signals.
     for name in ("SIGPIPE", "SIGXFSZ"):
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
@@ -39,9 +39,9 @@ def become(command: Sequence[str], env: Mapping[str, str]) -> int:
 
 
 def run_child(command: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run ``command`` as a child, and return its status; 128 plus the number if a signal ended it.
+    """Run ``command`` as a child and return its status. If a signal ended the child, return 128 plus the signal number.
 
-    Ctrl-C reaches the child from the console. This process waits for the child's end.
+    The console sends Ctrl-C to the child. This process ignores Ctrl-C and waits until the child ends.
     """
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:
@@ -54,7 +54,7 @@ def run_child(command: Sequence[str], env: Mapping[str, str]) -> int:
 
 
 def _not_started(error: OSError | ValueError) -> int:
-    # The message does not repeat the command, which may contain a key. A ValueError comes from an empty name.
+    # The message does not repeat the command, which may contain a key. A command with an empty name raises ValueError.
     said = error.strerror if isinstance(error, OSError) else "it has no name"
     say(f"error: the command cannot be started: {said}")
     return NOT_STARTED if isinstance(error, OSError) and not isinstance(error, _ABSENT) else NOT_FOUND

@@ -1,4 +1,4 @@
-"""Commands that show or set up and never issue: status, check, sql, sandbox."""
+"""The commands status, check, sql and sandbox. None of these commands asks KIS to issue a token."""
 
 from __future__ import annotations
 
@@ -29,14 +29,19 @@ _COLOURS = {"ok": "green", "wrong": "red", "note": "yellow"}
     examples=["kis-token status", "kis-token status --json | jq '.slots[] | {service, token, expires_at}'"],
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--callers", "with_callers", is_flag=True, help="Also show the callers without a key, and their keys.")
+@click.option(
+    "--callers",
+    "with_callers",
+    is_flag=True,
+    help="Also show the callers without a key, and the keys of their issuers.",
+)
 @slot_options
 @click.pass_obj
 def status(caller: Caller, *, as_json: bool, with_callers: bool) -> None:
     """Show each slot: its token's end, the caller that issued it, the next rotation, and the last attempts.
 
-    With --service, show that slot alone. Times are in Korea time and in UTC. On a narrow terminal each slot and each
-    event has lines of its own in place of a table.
+    With --service, show only that slot. Times are in Korea time and in UTC. On a narrow terminal, a list replaces each
+    table.
     """
     from kis_token.admin.callers import list_callers
     from kis_token.admin.status import collect
@@ -74,9 +79,9 @@ def status(caller: Caller, *, as_json: bool, with_callers: bool) -> None:
 def check(caller: Caller, *, as_json: bool) -> int:
     """Check the whole set-up, without issuing, storing or changing anything.
 
-    Checks variables, KIS's host, Supabase and the kind of its key, the cache file, the clock, tables, functions and
-    grants, seals, keys and tokens. Prints each finding on a line, with its remedy, then the result with the next step.
-    Exit status 1 if anything is wrong.
+    The command checks variables, KIS's host, Supabase and the kind of its key, the cache file, the clock, tables,
+    functions and grants, seals, keys and tokens. The command prints one line for each finding, with the remedy, and
+    then the result with the next step. The exit status is 1 if anything is wrong.
     """
     from kis_token.admin.finding import conclude
 
@@ -125,7 +130,7 @@ def _findings(caller: Caller) -> Iterator[Finding]:
 def sql(*, directory: bool) -> None:
     """Print the migrations in their order, for the SQL editor of the Supabase project.
 
-    They can be run repeatedly, also on tables with rows.
+    The migrations can be run again at any time, even if the tables have rows.
     """
     from kis_token.store.migrations import migrations, migrations_folder
 
@@ -146,8 +151,8 @@ def sql(*, directory: bool) -> None:
 def sandbox(command: tuple[str, ...]) -> int:
     """Start a KIS emulator and a stand-in for Supabase: no account is needed.
 
-    With CMD, run it in the sandbox and return its status. Without CMD, print the variables to export and run until
-    Ctrl-C. Needs the extra: pip install 'kis-token[sandbox]'.
+    With CMD, run CMD in the sandbox and return the status of CMD. Without CMD, print the variables to export and run
+    until Ctrl-C. The sandbox needs an extra: pip install 'kis-token[sandbox]'.
     """
     try:
         from kis_token.sandbox.command import run
@@ -156,5 +161,5 @@ def sandbox(command: tuple[str, ...]) -> int:
     try:
         return run(list(command))
     except RuntimeError as error:
-        # PostgreSQL did not start. Its own error contains no secret of ours.
+        # PostgreSQL did not start. PostgreSQL's error text contains no secret of this project.
         raise EnvironmentFault("sandbox-failed", f"{error}") from None

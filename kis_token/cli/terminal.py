@@ -1,4 +1,4 @@
-"""Output on standard error while a command works. Standard output is for results alone."""
+"""Output on standard error while a command works. Standard output is only for results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-#: A shorter wait is not shown.
+#: The number of seconds after which a wait is shown.
 _QUIET_SECONDS = 1.0
 _CLEAR = "\r\x1b[K"
 
@@ -25,15 +25,18 @@ def say(text: str) -> None:
 
 
 def width_of(stream: TextIO) -> int | None:
-    """The columns of a terminal; None for a pipe or a file. A terminal without a width has 80."""
+    """Return the number of columns of a terminal (80 if unknown). Return None for a pipe or a file."""
     return (os.get_terminal_size(stream.fileno()).columns or 80) if stream.isatty() else None
 
 
 class Progress:
-    """The present wait: on a terminal a line that counts the seconds and is cleared at the end, elsewhere plain lines.
+    """Shows why and how long the command waits.
 
-    ``is_plain`` is for a terminal that cannot clear a line. A context manager. In its block, write to ``stream`` only
-    with ``tell``.
+    On a terminal, one line counts the seconds, and is cleared at the end. In a pipe, a file or a plain terminal, each
+    reason has its own line.
+
+    ``is_plain`` is for a terminal that cannot clear a line. This class is a context manager. In its block, only
+    ``tell`` may write to ``stream``.
     """
 
     def __init__(self, stream: TextIO, *, is_plain: bool = False) -> None:
@@ -57,9 +60,9 @@ class Progress:
             self._write(_CLEAR)
 
     def tell(self, text: str) -> None:
-        """Show ``text`` as the reason of the present wait."""
+        """Show ``text`` as the reason for the present wait."""
         if self._is_live:
-            self._what = "".join(filter(str.isprintable, text))  # it can contain names from other machines
+            self._what = "".join(filter(str.isprintable, text))  # a name from another machine can have any character
             self._show()
         else:
             self._write(f"{text}\n")
@@ -70,7 +73,7 @@ class Progress:
 
     def _show(self) -> None:
         seconds = f" {int(time.monotonic() - self._began)} s"
-        # The line is cut, because a wrapped line could not be cleared. A terminal without a width reports 0.
+        # A wrapped line could not be cleared, so the line is cut. A terminal whose width is unknown reports 0.
         width = (os.get_terminal_size(self._stream.fileno()).columns or 80) - 1
         self._write(f"{_CLEAR}{self._what[: max(width - len(seconds), 0)]}{seconds}")
 

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 def get(caller: Caller, form: str | None) -> None:
     """Print only a valid token on standard output.
 
-    It comes from Supabase or, while that is down, from the cache file. If it is due, KIS issues one for all callers.
+    The token comes from Supabase or, while Supabase is down, from the cache file. If a renewal is due, KIS issues one
+    new token for all callers.
     """
     settings = caller.settings()
     resolution = caller.resolve(settings)
@@ -64,11 +65,11 @@ def execute(caller: Caller, command: tuple[str, ...]) -> int:
     """Run CMD with the token and the keys as environment variables.
 
     The variables are KIS_ACCESS_TOKEN, KIS_BASE_URL, KIS_APP_KEY, KIS_APP_SECRET, KIS_ENVIRONMENT and KIS_SERVICE_NAME.
-    All others, such as KIS_ACCOUNT_NO, stay unchanged. The token is usually valid for min-validity or longer. It is
-    not renewed while CMD runs.
+    All other variables, such as KIS_ACCOUNT_NO, stay unchanged. The token is usually valid for min-validity or longer.
+    The token is not renewed while CMD runs.
 
-    CMD replaces this process, so its exit status and its signals are its own. The status is 127 if the program does not
-    exist, and 126 if it cannot be started.
+    CMD replaces this process, so CMD gets all signals, and the exit status is that of CMD. The status is 127 if CMD
+    does not exist, and 126 if CMD cannot be started.
     """
     from kis_token.cli.processes import become
 
@@ -81,7 +82,7 @@ def execute(caller: Caller, command: tuple[str, ...]) -> int:
     }
     if resolution.app_key is None:
         say("warning: no app key is known, so the program gets only the token")
-    # The options were for this command. CMD reads the variables.
+    # These two variables hold options of this command. CMD gets KIS_SERVICE_NAME and KIS_ENVIRONMENT instead.
     kept = {
         name: value for name, value in caller.env.items() if name not in ("INPUT_SERVICE_NAME", "INPUT_ENVIRONMENT")
     }
@@ -97,9 +98,9 @@ def execute(caller: Caller, command: tuple[str, ...]) -> int:
 @slot_options
 @click.pass_obj
 def rotate(caller: Caller, *, verify: bool) -> None:
-    """Renew the token if it is due. If it is not, print when it will be.
+    """Renew the token if a renewal is due. If no renewal is due, print the time of the next renewal.
 
-    For a cron job in the early Korean morning; the workflow of this project does the same.
+    Let cron run this command in the early Korean morning. The rotation workflow of this project does the same.
     """
     _renew(caller, "rotate", verify=verify)
 
@@ -118,7 +119,7 @@ def rotate(caller: Caller, *, verify: bool) -> None:
 def refresh(caller: Caller, *, force: bool, verify: bool) -> None:  # noqa: ARG001 - click requires the option
     """Renew the token now, even if it is valid for hours.
 
-    Within 6 hours of an issue KIS gives the same token again. The command reports this, and it is not an error.
+    Within 6 hours of an issue KIS gives the same token again. The command reports this case, which is not an error.
     """
     _renew(caller, "force", verify=verify)
 
@@ -131,7 +132,7 @@ def _renew(caller: Caller, mode: Mode, *, verify: bool) -> None:
 
 
 def _complete_client(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    """Return the clients that begin with ``incomplete`` and that the command line does not have yet."""
+    """Return the clients that begin with ``incomplete`` and that are not on the command line yet."""
     given = context.params.get("clients") or ()
     return [name for name in TOKEN_FILE_CLIENTS if name.startswith(incomplete) and name not in given]
 
@@ -145,7 +146,7 @@ def _complete_client(context: click.Context, _: click.Parameter, incomplete: str
 @slot_options
 @click.pass_obj
 def export(caller: Caller, clients: tuple[str, ...]) -> None:
-    """Write the token into the files of other KIS clients, so that they do not issue their own.
+    """Write the token into the files of other KIS clients, so that these clients do not issue tokens.
 
     CLIENT is one or more of kis-auth, python-kis, kis-trader and koreainvestment-cli; docs/clients.md describes each.
     """
@@ -158,6 +159,6 @@ def export(caller: Caller, clients: tuple[str, ...]) -> None:
     if resolution.expired:
         raise IssuanceError("no-valid-token", "The clients do not use an expired token", retryable=True)
     write_files(resolution.token, resolution.app_key, settings, caller.env, SystemClock().now())
-    # The files' names are not printed: they are derived from keys.
+    # The files' names are not printed, because the names are derived from keys.
     names = ", ".join(settings.token_files)
     click.echo(f"written for {names}; valid until {in_both_zones(resolution.token.expires_at)}")

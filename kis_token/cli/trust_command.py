@@ -30,25 +30,29 @@ if TYPE_CHECKING:
 )
 @click.argument("repository", metavar="[OWNER/REPO]", required=False)
 @click.option("--branch", metavar="NAME", help="The branch of the jobs. The default is main.")
-@click.option("--tag", metavar="NAME", help="The tag of the jobs, in the place of a branch.")
+@click.option("--tag", metavar="NAME", help="The tag of the jobs, instead of a branch.")
 @click.option(
     "--access",
     type=click.Choice(ACCESSES),
     default=ACCESSES[0],
-    help="token: read the token, the default. keys: also read app key and secret. issue: also issue tokens.",
+    help="token (default): read the token. keys: also read app key and secret. issue: also issue tokens.",
 )
 @click.option("--service", metavar="SLOT", help="The slot to use, instead of KIS_SERVICE_NAME.")
 @click.option(
     "--events",
     metavar="LIST",
     default=",".join(DEFAULT_EVENTS),
-    help="The default is schedule,workflow_dispatch,push. Possible are repository_dispatch and release as well.",
+    help="The default is schedule,workflow_dispatch,push. The list can also have repository_dispatch and release.",
 )
-@click.option("--environment", metavar="NAME", help="Only jobs with this environment of GitHub.")
+@click.option("--environment", metavar="NAME", help="Only jobs that use this environment of GitHub.")
 @click.option("--workflow", metavar="FILE", help="Only jobs of this file in .github/workflows.")
-@click.option("--self-hosted", is_flag=True, help="Jobs on your own runners, and not on GitHub's.")
+@click.option("--self-hosted", is_flag=True, help="Only jobs on your own runners, and not on GitHub's.")
 @click.option("--issuer", metavar="URL", help="The issuer of GitHub Enterprise Server, or of a subdomain of ghe.com.")
-@click.option("--repository-id", metavar="NUMBER", help="With --owner-id: GitHub is not asked for the numbers.")
+@click.option(
+    "--repository-id",
+    metavar="NUMBER",
+    help="The repository's number. If it and --owner-id are given, GitHub is not asked.",
+)
 @click.option("--owner-id", metavar="NUMBER", help="The number of the repository's owner.")
 @click.option("--supabase-url", metavar="URL", help="The project's URL, instead of SUPABASE_URL.")
 @click.option("--keys", "only_keys", is_flag=True, help="Print only the SQL that stores the issuer's keys.")
@@ -58,9 +62,10 @@ def trust(
 ) -> None:
     """Print the SQL that lists a repository's jobs as callers without a key of Supabase.
 
-    Run the SQL in the SQL editor of the project. Run again, it changes the access and the events, and adds new keys of
-    the issuer. The repository's numbers come from GitHub: for a private repository by gh's sign-in or GH_TOKEN. No key
-    of Supabase is needed. docs/operations.md describes how to change and remove callers.
+    Run the SQL in the SQL editor of the project. If you run the SQL again, it changes the access and the events, and
+    adds new keys of the issuer. The repository's numbers come from GitHub. For a private repository, the command needs
+    gh's sign-in or GH_TOKEN. The command needs no key of Supabase. docs/operations.md describes how to change and
+    remove callers.
     """
     from kis_token.admin.github_server import find_server
     from kis_token.admin.issuer_keys import fetch_keys
@@ -79,7 +84,7 @@ def trust(
 
 
 def _caller(context: click.Context, name: str, server: GitHubServer, given: Mapping[str, str]) -> Caller:
-    """The row that the options describe. Raises KisTokenError."""
+    """Return the row that the options describe. Raises KisTokenError."""
     from kis_token.config import project_and_slot
 
     started: Started = context.obj
@@ -104,7 +109,7 @@ def _caller(context: click.Context, name: str, server: GitHubServer, given: Mapp
 
 
 def _repository(name: str, server: GitHubServer, given: Mapping[str, str], env: Mapping[str, str]) -> Repository:
-    """The repository with its numbers: the given ones, or GitHub's. Raises KisTokenError."""
+    """Return the repository with the given numbers, or with the numbers that GitHub returns. Raises KisTokenError."""
     from kis_token.admin.github_repository import REPOSITORY, Repository, look_up
     from kis_token.admin.github_sign_in import find_sign_in
 

@@ -1,4 +1,4 @@
-"""Messages for an invalid command line. They do not repeat any part of it, because it may contain a key."""
+"""Messages for an invalid command line. No message repeats a part of the command line, which may contain a key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 
 class FormedType(click.ParamType[Any]):
-    """A type of values whose ``form`` is in the message about any other value."""
+    """A type of option values. The message about an invalid value has the text ``form``."""
 
     form: ClassVar[str]
 
@@ -16,7 +16,7 @@ class FormedType(click.ParamType[Any]):
 def explain(error: click.UsageError) -> str:
     """Return the usage and the fault in our own words. Click's own message would quote the command line.
 
-    For a command without arguments that needs some, this is its help.
+    If a command needs arguments and got none, return the help of the command.
     """
     context = error.ctx
     if context is not None and isinstance(error, click.exceptions.NoArgsIsHelpError):
@@ -29,7 +29,7 @@ def explain(error: click.UsageError) -> str:
 
 def _fault(error: click.UsageError) -> str:
     if isinstance(error, click.NoSuchOption):
-        return "this command does not have one of the options" + _near(error.possibilities)
+        return "an option does not belong to this command" + _near(error.possibilities)
     if isinstance(error, click.MissingParameter) and error.param is not None:
         return f"{error.param.get_error_hint(_context(error))} is missing"
     if isinstance(error, click.BadParameter) and error.param is not None:
@@ -43,12 +43,12 @@ def _fault(error: click.UsageError) -> str:
 
 
 def _near(names: list[str] | None) -> str:
-    """A question with those of our own names that are similar to an unknown one; empty without any."""
+    """Return a question with ``names``, which are similar to the unknown name. If ``names`` is empty, return ""."""
     return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
 def _form(kind: click.ParamType[Any]) -> str:
-    """The values that a parameter takes."""
+    """Return a description of the values that a parameter takes."""
     if isinstance(kind, click.Choice):
         *others, last = (f"{choice}" for choice in kind.choices)
         return f"{', '.join(others)} or {last}" if others else last

@@ -1,8 +1,8 @@
 """The cache: the chain's second source, a local file for times when Supabase does not answer.
 
 The file is written atomically, with mode 0600, and never through a symbolic link. A new folder for the file gets mode
-0700. An unusable file counts as a cache miss with a reason, because the next write replaces the file. This module needs
-the standard library alone.
+0700. If the file is unusable, `read` raises an error with the reason, and the next write replaces the file. This module
+needs only the standard library.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LARGEST_FILE = 64 * 1024
 
 
 class FileCache:
-    """One token in one file. The flat JSON file that the guide's code writes can be read too."""
+    """One token in one file. `read` also accepts the flat JSON file that the guide's code writes."""
 
     def __init__(self, path: Path, vault: Vault, service_name: str) -> None:
         self._path = path
@@ -34,7 +34,10 @@ class FileCache:
         self._service_name = service_name
 
     def read(self) -> Token:
-        """Return the cached token, even an expired one. Raises TokenError with the reason if no file is usable."""
+        """Return the cached token, even if it is expired.
+
+        Raises TokenError with the reason if the file is not usable.
+        """
         try:
             text = read_own(self._path, LARGEST_FILE)
         except FileNotFoundError:
@@ -51,7 +54,8 @@ class FileCache:
     def write(self, token: Token, *, rejected_ids: frozenset[str] = frozenset()) -> None:
         """Write ``token``. Raises CacheError.
 
-        A cached token with a later end is kept, unless its fingerprint is among ``rejected_ids``.
+        If the cached token belongs to the same app key and ends later, it is kept, unless ``rejected_ids`` contains its
+        fingerprint.
         """
         with suppress(TokenError):
             kept = self.read()
@@ -59,7 +63,8 @@ class FileCache:
             if kept.value == token.value or (lasts and kept.token_id not in rejected_ids):
                 self._close_to_others()
                 return
-        # A stored form serves here as well: it is sealed for the same slot. Sealing anew needs a package.
+        # If the token was read from a sealed text, this text is written again: it was sealed for the same slot, and to
+        # seal the token again would need a package.
         text = token.sealed_form
         if text is None:
             value = token.to_json(service_name=self._service_name)
@@ -72,20 +77,20 @@ class FileCache:
             ) from error
 
     def _close_to_others(self) -> None:
-        """Give the file mode 0600, because other clients write the file with the umask's mode.
+        """Give the file mode 0600, because another client may have written the file with the umask's mode.
 
         The file of another user is not changed.
         """
         if not hasattr(os, "fchmod"):
-            return  # modes do not describe access on Windows
+            return  # on Windows, modes do not show access
         with suppress(OSError), open(self._path, "rb", opener=open_itself) as file:
             os.fchmod(file.fileno(), 0o600)
 
 
 class NoPlace:
-    """The cache of a user without a home folder, such as an arbitrary uid in a pod.
+    """The cache of a user without a home folder, such as a random user id in a container.
 
-    Each call raises an error with that reason.
+    Each method raises an error, because the user has no place for a file.
     """
 
     def read(self) -> Token:
@@ -98,7 +103,7 @@ class NoPlace:
 
 
 def make_cache(settings: Settings, vault: Vault) -> FileCache | NoPlace | None:
-    """Return the cache that the settings name; None if they turn the cache off."""
+    """Return the cache that the settings name, or None if the settings turn the cache off."""
     if settings.homeless:
         return NoPlace()
     return FileCache(settings.cache_path, vault, settings.service_name) if settings.cache_path else None

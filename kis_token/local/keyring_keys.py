@@ -1,19 +1,19 @@
 """Secret keys in the system's keyring: macOS's Keychain, Windows's Credential Locker, or a Secret Service on Linux.
 
-Needs the extra: ``pip install 'kis-token[keyring]'``. Each backend has errors of its own, and an error's text may
-quote what it was given. So all errors are caught, and no text of theirs is shown.
+Needs the extra: ``pip install 'kis-token[keyring]'``. Each backend of the keyring has its own errors, and an error's
+text may quote the key. So this module catches all errors of the backend, and never shows the text of an error.
 """
 
 from __future__ import annotations
 
 from kis_token.errors import SettingsError
 
-#: The name under which the keyring lists the keys.
+#: The service name under which the keyring lists the keys.
 SERVICE = "kis-token"
 
 
 def is_available() -> bool:
-    """Whether the package is installed and has found a keyring of the system."""
+    """Whether the package keyring is installed and finds a keyring of the system."""
     try:
         import keyring
 
@@ -23,7 +23,7 @@ def is_available() -> bool:
 
 
 def read_key(profile: str) -> str:
-    """The key of a profile. The system may ask the user to unlock the keyring. Raises SettingsError."""
+    """Return the key of a profile. The system may ask the user to unlock the keyring. Raises SettingsError."""
     try:
         import keyring
 

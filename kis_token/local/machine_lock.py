@@ -1,7 +1,8 @@
-"""The lock of this user's processes that issue without the store, and the note of their last call.
+"""The lock for this user's processes that issue without the store, and a note of the time of the next allowed call.
 
-One process at a time issues for an app key, and not within a minute of another. Lock and note do not depend on the
-cache. Each app key has two files in a private folder of the machine. These files contain no token.
+Only one process at a time issues for an app key. After a call, no process issues for this app key for about a minute.
+Lock and note do not depend on the cache. Each app key has two files in a private folder of the machine. These files
+contain no token.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class LocalMachine:
     """Keeps lock and note in the first of ``folders`` that is private to this user or can be made private.
 
-    The folders are checked at the first use.
+    The folders are checked only when the lock or the note is used.
     """
 
     def __init__(self, folders: Callable[[], Iterable[Path]]) -> None:
@@ -33,7 +34,7 @@ class LocalMachine:
 
     @contextmanager
     def lock(self, app_key_id: str, seconds: float) -> Iterator[None]:
-        """Exclude this machine's other callers that issue for this app key without the store.
+        """Keep this machine's other callers from issuing for this app key without the store.
 
         The system releases the lock when the process ends. Raises IssuanceError ``wait-too-long`` if another caller
         still has the lock after ``seconds``. Raises EnvironmentFault ``no-private-folder``.
@@ -50,7 +51,7 @@ class LocalMachine:
                 message = "Another process of this machine is issuing without Supabase"
                 raise IssuanceError("wait-too-long", message, retryable=True) from error
             except (OSError, NotImplementedError) as error:
-                cause = error  # the file system has no locks, as some network file systems
+                cause = error  # some network file systems have no locks
                 continue
             try:
                 yield
@@ -61,7 +62,10 @@ class LocalMachine:
         raise EnvironmentFault("no-private-folder", message) from cause
 
     def not_before(self, app_key_id: str) -> datetime | None:
-        """The noted time before which no caller of this machine calls KIS without the store; None without a note."""
+        """Return the noted time, or None if there is no note.
+
+        Before the noted time, no caller on this machine calls KIS without the store.
+        """
         try:
             return datetime.fromtimestamp(self._mark(app_key_id).stat().st_mtime, timezone.utc)
         except (OSError, ValueError, OverflowError):
@@ -78,7 +82,10 @@ class LocalMachine:
             raise EnvironmentFault("no-private-folder", message) from error
 
     def _mark(self, app_key_id: str) -> Path:
-        """The path of the note: an empty file with the noted time as its own, because even a full disk can hold it."""
+        """Return the path of the note: an empty file whose modification time is the noted time.
+
+        Even a full disk can hold an empty file.
+        """
         return self._folder() / f"{app_key_id}.not-before"
 
     def _folder(self) -> Path:
@@ -103,7 +110,8 @@ class LocalMachine:
 def local_machine() -> LocalMachine:
     """Return this machine, with lock and note in the user's cache folder.
 
-    If that folder is not private, a folder in the temporary folder is used.
+    If the user's cache folder is not private, lock and note are in a private folder below the system's temporary
+    folder.
     """
     return LocalMachine(_usual_folders)
 
@@ -113,5 +121,5 @@ def _usual_folders() -> Iterator[Path]:
     if usual is not None:
         yield usual
     user = os.geteuid() if hasattr(os, "geteuid") else "user"
-    with suppress(OSError):  # no temporary folder can be written
+    with suppress(OSError):  # this user can write to no temporary folder
         yield Path(tempfile.gettempdir()) / f"kis-token-{user}"

@@ -1,4 +1,4 @@
-"""Files with secrets: no other user can read a written file, and a file that another user can write is not read."""
+"""Write files that no other user can read, and read only files that no other user can write."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def write_private(path: Path, content: bytes) -> None:
 def make_private(folder: Path) -> None:
     """Make the missing folders of the path ``folder``, with mode 0700 for any umask. Do not change existing folders."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    for each in reversed(missing):  # one by one, because mkdir gives only the last folder of "parents" its mode
+    for each in reversed(missing):  # mkdir with parents=True would not give 0700 to the parents
         each.mkdir(mode=0o700, exist_ok=True)
 
 
 def insist(rename: Callable[[Path], object], target: Path, pauses: tuple[float, ...] = PAUSES) -> None:
-    """Call ``rename`` with ``target``. Repeat the call while another program has the file open. Raises OSError."""
+    """Call ``rename`` with ``target``. Repeat the call if another program has the file open. Raises OSError."""
     for pause in pauses:
         try:
             rename(target)
@@ -60,7 +60,8 @@ def insist(rename: Callable[[Path], object], target: Path, pauses: tuple[float, 
 def read_own(path: Path, largest: int) -> str:
     """Return the text of a regular file that belongs to this user or to root. Follow no symbolic link.
 
-    The file may have at most ``largest`` bytes. Raises OSError, and UnicodeError, which contains the file's content.
+    The file may have at most ``largest`` bytes. Raises OSError and UnicodeError. A UnicodeError contains the file's
+    content.
     """
     with open(path, "rb", opener=open_itself) as file:
         status = os.fstat(file.fileno())
@@ -72,5 +73,5 @@ def read_own(path: Path, largest: int) -> str:
 
 
 def open_itself(path: str, flags: int) -> int:
-    """Open ``path`` as an opener of `open` that follows no symbolic link and does not block at a pipe."""
+    """An opener for `open` that follows no symbolic link, and that does not wait if ``path`` is a pipe."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))

@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: The flags that open a folder and never a symbolic link. On Linux they also open a folder that this user may only pass
-#: through.
+#: The flags that open a folder and never a symbolic link. On Linux, these flags also open a folder that this user may
+#: enter but not list.
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 _MOST_LINKS = 40
 
@@ -37,14 +37,14 @@ def _is_open_to_all(folder: Path) -> bool:
 def open_private(path: Path) -> Path:
     """Return the path of a folder that belongs to this user and that no other user can write. Make a missing folder.
 
-    `walk` has checked the returned path, which has no symbolic links. Raises OSError; its ``strerror`` names the folder
-    and the reason.
+    `walk` has checked the returned path, and the path has no symbolic links. Raises OSError. The error's ``strerror``
+    names the folder and the reason.
     """
     folder = walk(path, make=True)
     status = folder.stat()
     if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, f"{folder} belongs to another user")
-    if is_writable_by_others(status):  # also if the folder is sticky, because others could add files
+    if is_writable_by_others(status):  # even in a sticky folder, other users could add files
         raise PermissionError(errno.EPERM, f"other users may write {folder}")
     if not os.access(folder, os.W_OK):
         raise PermissionError(errno.EACCES, f"this user may not write {folder}")
@@ -54,17 +54,16 @@ def open_private(path: Path) -> Path:
 def walk(path: Path, *, make: bool = False) -> Path:
     """Go from the root down to the folder ``path``, check each step, and return the path without links.
 
-    Each folder and each symbolic link on the path must belong to root or to this user. A folder that its group or all
-    users may write is accepted only if the folder is sticky: only the owner of an entry or of the folder can rename or
-    remove an entry of a sticky folder. So only this user and root can change the target of the returned path, during
-    the check and after it, when an import or a child process uses the path.
+    Each folder and each symbolic link on the path must belong to root or to this user. If a folder's group or all users
+    may write the folder, the folder must be sticky: in a sticky folder, only the owner of an entry or of the folder can
+    rename or remove the entry. So only this user and root can change the target of the returned path, during the check
+    and later, when an import or a child process uses the path.
 
-    Each step starts at the handle of the previous folder, and each folder is checked by its own handle. With ``make``,
-    a missing folder is made with mode 0700, below checked folders. On Windows only the symbolic links are resolved,
-    because modes do not describe access on Windows. Access control lists that no mode shows (NFSv4, macOS) are not
-    checked.
+    Each step starts at the handle of the previous folder, and each folder is checked by its own handle. If ``make`` is
+    true, a missing folder is made with mode 0700, below checked folders. On Windows, modes do not show access, so this
+    function only resolves the symbolic links. Access control lists that no mode shows (NFSv4, macOS) are not checked.
 
-    Raises OSError; its ``strerror`` names the folder and the reason.
+    Raises OSError. The error's ``strerror`` names the folder and the reason.
     """
     if not hasattr(os, "geteuid"):
         if make:
@@ -96,7 +95,7 @@ def walk(path: Path, *, make: bool = False) -> Path:
 
 
 def is_writable_by_others(status: os.stat_result) -> bool:
-    """Whether owner or mode lets another user change the entry. False on Windows, where an entry has neither."""
+    """Whether an entry's owner or mode lets another user change the entry. Always False on Windows."""
     if not hasattr(os, "geteuid"):
         return False
     return bool(status.st_mode & 0o022) or status.st_uid not in (0, os.geteuid())
@@ -104,7 +103,7 @@ def is_writable_by_others(status: os.stat_result) -> bool:
 
 @contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Put ``path`` into the errors of the block, because an error of a step from a handle has only the last name."""
+    """Put ``path`` into the errors of the block, because these errors would name only the last part of the path."""
     try:
         yield
     except OSError as error:
@@ -112,13 +111,13 @@ def _naming(path: str) -> Iterator[None]:
 
 
 def _link_target(name: str, handle: int | None, *, make: bool) -> str:
-    """Return the target of a symbolic link, or "" for a folder. With ``make``, make a missing folder."""
+    """Return the target of a symbolic link, or "" for a folder. If ``make`` is true, make a missing folder."""
     try:
         status = os.stat(name, dir_fd=handle, follow_symlinks=False)
     except FileNotFoundError:
         if not make:
             raise
-        with suppress(FileExistsError):  # another job has made the folder, which the next step checks
+        with suppress(FileExistsError):  # another job has made the folder, and the next step checks the folder
             os.mkdir(name, 0o700, dir_fd=handle)
         return ""
     if not stat.S_ISLNK(status.st_mode):

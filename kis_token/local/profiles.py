@@ -1,8 +1,8 @@
-"""Settings that stay on a laptop: the project's URL and key, and the slot, as named profiles.
+"""Named profiles, which keep settings on a laptop: the project's URL and key, and the slot.
 
-A profile is a private file of the user. The secret key is in that file, or in the system's keyring; then the file has
-no secret. A profile fills in the variables that are missing. It never replaces one, and is never used in GitHub
-Actions: there a missing secret is an error.
+A profile is a private file of the user. The project's secret key is in this file or in the system's keyring. If the key
+is in the keyring, the file has no secret. A profile adds variables that are missing, and never replaces a variable. A
+job of GitHub Actions never uses a profile: in a job, a missing secret is an error.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 Place = Literal["keyring", "file"]
 
-#: The profile that is used without a name.
+#: The profile that is used if KIS_PROFILE is not set.
 DEFAULT = "default"
 _LARGEST_FILE = 65536
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A profile without its key, if that is in the keyring. The repr shows no key."""
+    """A profile. If the key is in the keyring, ``key_in_file`` is None. The repr shows no key."""
 
     name: str
     supabase_url: str
@@ -45,7 +45,10 @@ class Profile:
 
     @property
     def supabase_key(self) -> str:
-        """The project's secret key. The keyring may ask the user. Raises SettingsError ``profile-unusable``."""
+        """The project's secret key. The user may have to unlock the keyring.
+
+        Raises SettingsError ``profile-unusable``.
+        """
         if self.key_in_file is not None:
             return self.key_in_file
         from kis_token.local.keyring_keys import read_key  # needs the extra
@@ -55,21 +58,24 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Additions:
-    """The variables that a profile fills in. The repr does not show them."""
+    """A profile, and the variables that the profile adds. The repr does not show the variables."""
 
     profile: Profile
     variables: Mapping[str, str] = field(repr=False)
 
 
 def file_of(name: str) -> Path | None:
-    """The file of a profile; None for a user without a home folder, and for a name that no profile can have."""
+    """Return the file of a profile, or None if the user has no home folder or no profile can have this name."""
     folder = user_config_folder()
     is_name = SERVICE_NAME.fullmatch(name) is not None
     return folder / "profiles" / f"{name}.json" if folder is not None and is_name else None
 
 
 def read_profile(name: str) -> Profile | None:
-    """The profile with this name; None without one. Raises SettingsError ``profile-unusable`` for a damaged file."""
+    """Return the profile with this name, or None if it does not exist.
+
+    Raises SettingsError ``profile-unusable`` if the profile's file is damaged.
+    """
     file = file_of(name)
     if file is None:
         return None
@@ -78,7 +84,7 @@ def read_profile(name: str) -> Profile | None:
         key, place, environment = found.get("supabase_key"), found["place"], found["environment"]
         texts = (found["supabase_url"], found["service_name"], key if place == "file" else "")
         if place not in ("keyring", "file") or environment not in ENVIRONMENTS or not all(map(_is_text, texts)):
-            raise ValueError  # noqa: TRY301 - joins the other ways of not being a profile
+            raise ValueError  # noqa: TRY301 - handled like the other faults of a file
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -94,7 +100,7 @@ def read_profile(name: str) -> Profile | None:
 
 
 def write_profile(profile: Profile, key: str) -> Path:
-    """Write a profile and its key, in the place that the profile names; return the file.
+    """Write a profile, store the key in the place that the profile names, and return the profile's file.
 
     Raises SettingsError ``profile-unusable``.
     """
@@ -123,11 +129,14 @@ def write_profile(profile: Profile, key: str) -> Path:
 
 
 def find_additions(env: Mapping[str, str]) -> Additions | None:
-    """The variables that the profile of ``env`` adds; None without a profile. `needs_profile` has looked before.
+    """Return the variables that a profile adds to ``env``, or None if the profile does not exist.
 
-    URL and key are of one project, so a profile adds one of the two only to an equal other one. Environment and slot
-    come from the profile only as far as ``env`` names neither. Raises SettingsError: ``profile-unknown`` for a name in
-    KIS_PROFILE without a profile, and ``profile-unusable``.
+    The caller has already checked `needs_profile`. URL and key must belong to one project. So if ``env`` has only a URL
+    or only a key, the profile adds the other value only if the given value is that of the profile. If ``env`` has no
+    environment, the profile adds its environment. If ``env`` also has no slot, the profile adds its slot.
+
+    If no profile has the name in KIS_PROFILE, raises SettingsError ``profile-unknown``. If the profile cannot be read,
+    raises SettingsError ``profile-unusable``.
     """
     named = env.get(PROFILE, "").strip()
     profile = read_profile(named or DEFAULT)
@@ -150,7 +159,7 @@ def find_additions(env: Mapping[str, str]) -> Additions | None:
 
 
 def completed(env: Mapping[str, str]) -> Mapping[str, str]:
-    """``env`` with the variables that its profile adds. Raises SettingsError."""
+    """Return ``env`` with the variables that its profile adds. Raises SettingsError."""
     additions = find_additions(env)
     return env if additions is None else {**env, **additions.variables}
 

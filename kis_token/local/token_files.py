@@ -1,6 +1,6 @@
 """The token files of other KIS clients, each in the client's own form.
 
-The names, members and times of a file are those that its client reads; docs/clients.md names the clients' releases. No
+Each file has the name, the members and the times that its client reads. docs/clients.md names the clients' releases. No
 file contains the app secret. The app key appears only inside the token's claims.
 """
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.token import AppKey, Token
 
-#: The largest file of koreainvestment-cli that is read, in bytes.
+#: The number of bytes above which a file of koreainvestment-cli is not read.
 LARGEST_FILE = 1024 * 1024
 
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
@@ -66,7 +66,7 @@ class _Asked:
 
     @property
     def home(self) -> Path:
-        """The home folder, found in the same way as by Python and Node."""
+        """The home folder, from the same variable from which Python and Node take it."""
         variable = "USERPROFILE" if os.name == "nt" else "HOME"
         home = self.env.get(variable)
         if not home:
@@ -75,10 +75,11 @@ class _Asked:
 
 
 def _kis_auth(asked: _Asked) -> list[tuple[Path, str]]:
-    """KIS's own samples: a file for each local day, with the token's end in local time.
+    """Make the files of KIS's own samples: one file for each local day, with the token's end in local time.
 
-    The samples compare the end with local time without a zone. If clocks are set back within an hour after the end, the
-    file shows an end that is an hour earlier. So an expired token does not look valid in the repeated hour.
+    The samples compare the end with local time without a zone. If the clocks are set back within an hour after the
+    token's end, the file shows an end that is an hour earlier. So an expired token does not look valid in the repeated
+    hour.
     """
     expires_at = asked.token.expires_at
     valid = min(_local(expires_at), _local(expires_at + _HOUR) - _HOUR)
@@ -89,7 +90,7 @@ def _kis_auth(asked: _Asked) -> list[tuple[Path, str]]:
 
 
 def _python_kis(asked: _Asked) -> list[tuple[Path, str]]:
-    """python-kis with keep_token: KIS's answer in a file named after the account."""
+    """Make the file of python-kis with keep_token: KIS's answer, in a file that is named after the account."""
     if asked.app_key is None:
         raise KisTokenError(
             "missing-app-key", "python-kis's token file is named after app key and secret, which are unknown"
@@ -108,7 +109,7 @@ def _python_kis(asked: _Asked) -> list[tuple[Path, str]]:
 
 
 def _kis_trader(asked: _Asked) -> list[tuple[Path, str]]:
-    """kis-trader: a file named after the app key's fingerprint, which equals `AppKey.key_id`."""
+    """Make the file of kis-trader. The file is named after the app key's fingerprint, which equals `AppKey.key_id`."""
     key_id = asked.app_key.key_id if asked.app_key is not None else asked.token.app_key_id
     if key_id is None:
         raise KisTokenError("missing-app-key", "kis-trader's token file is named after the app key, which is unknown")
@@ -120,7 +121,10 @@ def _kis_trader(asked: _Asked) -> list[tuple[Path, str]]:
 
 
 def _koreainvestment_cli(asked: _Asked) -> list[tuple[Path, str]]:
-    """koreainvestment-cli: one file for all profiles. Other profiles are kept. A broken file is replaced."""
+    """Make the file of koreainvestment-cli, which has all profiles. Other profiles are kept.
+
+    A broken file is replaced.
+    """
     folder = asked.env.get("KIS_CLI_HOME")
     path = (Path(folder) if folder else asked.home / ".kis-cli") / "tokens.json"
     entries: object = None
@@ -139,7 +143,7 @@ def _koreainvestment_cli(asked: _Asked) -> list[tuple[Path, str]]:
 def _failing(client: str, done: str) -> Iterator[None]:
     """Convert an OSError of the block into EnvironmentFault.
 
-    The text does not have the file's name, because that name is derived from keys.
+    The error's text does not have the file's name, because the name is derived from keys.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The caller's inputs and variables as texts, choices and durations. All faults are collected and reported together."""
+"""Read the caller's inputs and variables as texts, choices and durations, and report all faults together."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ SECRETS = {
     "app-secret": ("KIS_APP_SECRET",),
     "encryption-key": ("KIS_TOKEN_ENCRYPTION_KEY",),
 }
-#: The variable that names a profile of the user's machine.
+#: The variable that names a profile on the user's machine.
 PROFILE = "KIS_PROFILE"
 _PASTED = {*SECRETS, "supabase-url", "base-url"}
 
 LONGEST_DURATION = timedelta(days=90)
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
-#: The variables from which the name of a caller is made.
+#: The variables from which `label` makes the name of a caller.
 _NAMES = {
     "GITHUB_REPOSITORY", "GITHUB_RUN_ID", "GITHUB_JOB", "HOSTNAME", "COMPUTERNAME", "USER", "USERNAME",
 }  # fmt: skip
 
 
 def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
-    """The secrets in ``env``, to be masked. The settings may be invalid.
+    """Return the secrets in ``env`` that the log must mask. The settings in ``env`` may be invalid.
 
-    The result has each secret in the form in which it was given and, if cleaning changes it, in its cleaned form.
+    The result has each secret as it was given. If `pasted` changes the secret, the result also has the cleaned secret.
     """
     found = []
     for setting, variables in SECRETS.items():
@@ -46,14 +46,17 @@ def secrets_in(env: Mapping[str, str]) -> tuple[str, ...]:
             found += [*words, *(word for word in pasted_words(text) if word not in words)]
     found += filter(None, [env.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN")])
     for text in (env.get(name, "") for name in (_input("supabase-url"), "SUPABASE_URL")):
-        # A user may have pasted a connection string, which contains the database's password, or a key.
+        # The user may have pasted a key, or a connection string with the database's password, instead of the URL.
         user, at, _ = text.partition("://")[2].rpartition("@")
         found += [text, user.partition(":")[2]] if at else filter(is_secret_key, pasted_words(text))
     return tuple(found)
 
 
 def needs_profile(env: Mapping[str, str]) -> bool:
-    """Whether a profile of the user may add settings: on a laptop that lacks URL or key, or for a named profile."""
+    """Whether a profile may add settings: URL or key is missing, or a profile is named.
+
+    Always False in GitHub Actions.
+    """
     if env.get("GITHUB_ACTIONS"):
         return False
     has_url = any(env.get(name, "").strip() for name in (_input("supabase-url"), "SUPABASE_URL"))
@@ -113,7 +116,7 @@ def _called(name: str, variable: str | None) -> str:
 
 def label(env: Mapping[str, str]) -> str:
     """Return the caller's name for the log of leases."""
-    # A variable that is not UTF-8 reaches Python with half a surrogate pair, which cannot be sent.
+    # If a variable is not UTF-8, Python reads it with lone surrogates, and such a text cannot be sent.
     names = {name: value.encode(errors="replace").decode() for name, value in env.items() if name in _NAMES}
     if names.get("GITHUB_REPOSITORY"):
         job = f"{names['GITHUB_REPOSITORY']} run {names.get('GITHUB_RUN_ID', '?')} {names.get('GITHUB_JOB', '')}"

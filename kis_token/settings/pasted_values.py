@@ -1,7 +1,7 @@
-"""Values that people paste: quotes and other additions are cut off, and values that cannot be right are reported.
+"""Clean the values that people paste: cut off quotes and other additions, and report values that cannot be right.
 
 All functions are pure: they read no environment and make no request. A value is corrected only if it has one possible
-meaning. A value with another fault is reported by a pair of error code and message. No message quotes a secret.
+meaning. Each other fault is returned as an error code and a message. No message quotes a secret.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from datetime import timedelta
 
 LONGEST_KEY = 8192
 #: The lengths of KIS's app keys and secrets. KIS may change these lengths, so a caller uses a key of another length,
-#: with a warning. kis-token set-keys does not store such a key: it would store a key that was cut.
+#: with a warning. kis-token set-keys does not store a key of another length, because the user may have copied only a
+#: part of the key.
 APP_KEY_LENGTH, APP_SECRET_LENGTH = 36, 180
 
 MASKED = "has asterisks or dots in it, as a masked value has"
 NOT_ONE_WORD = "has a line break, a blank, a quote or a character outside ASCII, or is far too long"
 
-#: Invisible letters that str.strip() keeps: letters of width zero, direction marks, and the byte order mark.
+#: Invisible characters that str.strip() keeps: characters without width, direction marks, and the byte order mark.
 _SHAPELESS = (
     "\u00ad\u061c\u115f\u180e\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068"
     "\u2069\u3164\ufeff"
@@ -30,20 +31,20 @@ _QUOTES = "\"'`\u00ab\u00bb\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u2039\u203
 #: The words that programs write for a missing value.
 _ABSENT = {"null", "none", "undefined", "nil", "nan", "(null)", "(none)", "<nil>", "<null>"}
 
-#: The marks in a masked value.
+#: The marks that replace hidden characters in a masked value.
 _MASKS = ("***", "...", "\u2022", "\u25cf", "\u00b7", "\u2219", "\u2026")
 #: The longest placeholder, in characters. A longer text may be a key that contains a placeholder's word by chance.
 _LONGEST_PLACEHOLDER = 63
 
-# These patterns are texts that are compiled at the first use. Few runs need them, and compiling all of them would cost
-# the fast path several milliseconds.
+# These patterns are strings, which `re` compiles at their first use. Few runs need the patterns, and to compile all
+# patterns would cost the fast path several milliseconds.
 _QUOTED = rf"(?s)\\?[{_QUOTES}](.*?)\\?[{_QUOTES}]"
 _BEARER = r"(?i)\A(?:authorization\s*:\s*)?bearer\s+"
 _ASSIGNMENT = (
     r"""(?ais)(?:(?:export|set|env|const|let|var)\s+|\$env:)?(?P<quote>["']?)(?P<name>[a-z_][\w.-]{0,62})(?P=quote)"""
     r"""\s*(?:=(?!=)\s*|:\s+|:(?=["']))(?P<value>[^=\s].*)"""
 )
-#: Words in the names of variables with keys and URLs. No key begins with one of these words.
+#: Words in the names of variables that hold keys and URLs. No key begins with one of these words.
 _NAME_WORD = r"(?i)key|sec|url|token|supabase|kis|app"
 _DURATION = re.compile(r"(?:\d{1,9}[smhd])+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+)([smhd])", re.ASCII)
@@ -51,7 +52,10 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def unwrapped(text: str) -> str:
-    """Return ``text`` without surrounding blanks, invisible letters and quotes; "" for a word such as null."""
+    """Return ``text`` without surrounding blanks, invisible characters and quotes.
+
+    Return "" for a word such as null.
+    """
     text = text.strip()
     while len(text) <= LONGEST_KEY:
         inner = _unquoted(_trimmed(text))
@@ -62,10 +66,10 @@ def unwrapped(text: str) -> str:
 
 
 def pasted(text: str) -> str:
-    """Return a key or URL like `unwrapped`, and also without the texts that are often copied with a key or URL.
+    """Return a key or URL like `unwrapped`, but also cut off the texts that users often copy with a key or URL.
 
-    The cut texts are a variable's name or ``Bearer`` at the beginning, and a comment, a comma or a spelled-out line
-    break at the end. No key and no URL begins or ends with one of these texts.
+    The cut texts are a variable's name or ``Bearer`` at the beginning, and a comment, a comma or an escaped line break
+    at the end. No key and no URL begins or ends with one of these texts.
     """
     while not _is_bare(text) and len(text) <= LONGEST_KEY:
         inner = _one_less(text)
@@ -76,7 +80,7 @@ def pasted(text: str) -> str:
 
 
 def _one_less(text: str) -> str:
-    """Return ``text`` without the outermost of the texts that `pasted` cuts off."""
+    """Cut off the outermost text of those that `pasted` cuts off, and return the rest."""
     text = _trimmed(text)
     assignment = re.fullmatch(_ASSIGNMENT, text)
     if assignment is not None and re.search(_NAME_WORD, assignment["name"]):
@@ -95,12 +99,12 @@ def _without_comment(text: str) -> str:
 
 
 def _is_bare(text: str) -> bool:
-    """Whether ``text`` certainly has nothing to cut off, and "=" only at its end."""
+    """Whether ``text`` is certainly a value without additions. Only the end of ``text`` may have "="."""
     return is_one_word(text) and not set(text.rstrip("=")) & set("=,;\\")
 
 
 def pasted_words(text: str) -> list[str]:
-    """The words of a setting with one or more values, one value a line. Each line is cleaned by `pasted`."""
+    """Return the words of a setting that has one value a line. `pasted` cleans each line."""
     return [word for line in pasted(text).splitlines() for word in pasted(line).split()]
 
 
@@ -114,17 +118,17 @@ def _unquoted(text: str) -> str:
 
 
 def is_one_word(text: str) -> bool:
-    """Whether ``text`` can be a key or a URL: printable ASCII without blanks and quotes, and not a whole file."""
+    """Whether ``text`` can be a key or a URL: short printable ASCII without blanks and quotes."""
     return len(text) <= LONGEST_KEY and text.isascii() and text.isprintable() and not set(text) & set(" \"'`")
 
 
 def is_masked(text: str) -> bool:
-    """Whether ``text`` contains asterisks or dots, as a page shows a masked value."""
+    """Whether ``text`` contains asterisks or dots, as a web page shows them in a masked value."""
     return any(mark in text for mark in _MASKS)
 
 
 def is_placeholder(text: str) -> bool:
-    """Whether ``text`` is a placeholder: the words of an example, or a variable that was not filled in."""
+    """Whether ``text`` is a placeholder: a word from an example, or the name of a variable instead of its value."""
     if not 0 < len(text) <= _LONGEST_PLACEHOLDER:
         return False
     small = text.lower()
@@ -141,12 +145,12 @@ def is_placeholder(text: str) -> bool:
 
 
 def payload_of(jwt: str) -> str:
-    """The part of a JWT with its claims, still encoded; empty for a text without a dot."""
+    """Return the encoded part of a JWT that has the claims. Return "" for a text without a dot."""
     return jwt.partition(".")[2].partition(".")[0]
 
 
 def parse_claims(value: str) -> dict[str, object]:
-    """Return the claims of a JWT, or no claims for any other value. The signature is not checked.
+    """Return the claims of a JWT, or an empty dict for any other value. The signature is not checked.
 
     KIS documents neither the form nor the claims of its tokens, so callers must work without them.
     """
@@ -159,7 +163,7 @@ def parse_claims(value: str) -> dict[str, object]:
 
 
 def find_key_fault(key: str, secret: str, names: tuple[str, str]) -> tuple[str, str] | None:
-    """Return the fault of ``key`` or ``secret`` as code and message; None if no fault is found.
+    """Return the first fault of ``key`` or ``secret`` as an error code and a message, or None if both have no fault.
 
     An empty value is not checked. ``names`` are the names of key and secret in the message.
     """
@@ -188,14 +192,14 @@ def _find_defect(value: str) -> str:
 
 
 def unusual_lengths(key: str, secret: str) -> str:
-    """Name the length of ``key`` and of ``secret`` where it differs from KIS's; empty if both lengths are KIS's."""
+    """Return a text about each length that differs from KIS's. Return "" if both lengths are KIS's."""
     return "; ".join(said for _, said in find_length_faults(key, secret, ("the app key", "the app secret")))
 
 
 def find_length_faults(key: str, secret: str, names: tuple[str, str]) -> list[tuple[str, str]]:
-    """Return code and message for ``key`` and ``secret`` where the length differs from KIS's. Skips an empty value.
+    """Return an error code and a message for each value whose length differs from KIS's. Skip an empty value.
 
-    ``names`` are the names of the two in the messages.
+    ``names`` are the names of key and secret in the messages.
     """
     given = (
         ("invalid-app-key", names[0], key, APP_KEY_LENGTH),
@@ -209,15 +213,15 @@ def find_length_faults(key: str, secret: str, names: tuple[str, str]) -> list[tu
 
 
 def parse_duration(text: str) -> timedelta | None:
-    """Return the sum of numbers with s, m, h or d; None for any other text."""
+    """Return the sum of the numbers with the units s, m, h and d, as in 1h30m. Return None for any other text."""
     if _DURATION.fullmatch(text) is None:
         return None
     seconds = sum(int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text))
-    return timedelta(seconds=min(seconds, 10**10))  # longer than any limit, and without an overflow
+    return timedelta(seconds=min(seconds, 10**10))  # more than any limit, but not too large for timedelta
 
 
 def parse_encryption_key(text: str) -> bytes | None:
-    """Return the 32 bytes of a key in base64 of either alphabet; None for any other text."""
+    """Return the 32 bytes of a key in standard or URL-safe base64. Return None for any other text."""
     try:
         key = base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
     except ValueError:

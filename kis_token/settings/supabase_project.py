@@ -1,7 +1,7 @@
 """A Supabase project's URL and key, and KIS's host, in the forms in which people paste them.
 
-A value is corrected only if it has one possible meaning. A message names the kind of a wrong value, and never quotes
-the value.
+A value is corrected only if it has one possible meaning. A message names the kind of a wrong value, and never quotes a
+secret.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from kis_token.settings.pasted_values import MASKED, NOT_ONE_WORD, is_masked, is_one_word, is_placeholder, parse_claims
 
-# These patterns are texts that are compiled at the first use, because few runs need them.
-#: The addresses that contain the name of a Supabase project, which is twenty small letters.
+# These patterns are strings, which `re` compiles at their first use, because few runs need them.
+#: The addresses that contain the name of a Supabase project. This name has twenty lower-case letters.
 _PROJECT = (
     r"(?ai)(?:(?:[a-z]+:/{0,3})*(?:[^@/?#]*@)?|postgres(?:ql)?://.*@)(?:db\.)?(?P<ref>[a-z]{20})"
     r"(?:\.(?:functions|storage|realtime))?\.supabase\.com?\.?(?::\d*)?(?:[/?#].*)?"
@@ -24,13 +24,14 @@ _JWT = r"(?a)[\w-]+\.[\w-]+\.[\w-]+=*"
 
 
 class SupabaseKey:
-    """A project's key in two parts, which are equal for a key with write access. The repr shows no part.
+    """A key of a Supabase project, in two parts. The two parts of a key with write access are equal.
 
-    A read-only key has two different parts. ``gateway`` is the public key, for Supabase's gateway. ``bearer`` is a JWT
-    of the role ``kis_token_reader``, for PostgREST. The setting has both parts, with a blank between them.
+    A read-only key has two different parts. Supabase's gateway reads the part ``gateway``, which is the public key.
+    PostgREST reads the part ``bearer``, which is a JWT of the role ``kis_token_reader``. The setting has both parts,
+    with a blank between them. The repr shows no part.
     """
 
-    # The class is not a dataclass, because each dataclass costs the warm step a millisecond.
+    # This class is not a dataclass, because each dataclass makes the fast path a millisecond slower.
     __slots__ = ("bearer", "gateway")
 
     def __init__(self, gateway: str, bearer: str) -> None:
@@ -39,7 +40,7 @@ class SupabaseKey:
 
     @staticmethod
     def parse(text: str) -> SupabaseKey:
-        """Return the key of a setting: one word, or two words with one blank between them."""
+        """Return the key in the text of a setting: one word, or two words with one blank between them."""
         gateway, _, bearer = text.partition(" ")
         return SupabaseKey(gateway, bearer or gateway)
 
@@ -54,12 +55,15 @@ class SupabaseKey:
         return (self.gateway, self.bearer) if self.reads_only else (self.gateway,)
 
     def headers(self) -> dict[str, str]:
-        """The headers with the key, for Supabase's gateway and for PostgREST."""
+        """Return the headers with the key: one for Supabase's gateway, and one for PostgREST."""
         return {"apikey": self.gateway, "Authorization": f"Bearer {self.bearer}"}
 
 
 def parse_url(text: str) -> str | None:
-    """Return the URL in small letters, without a final slash or dot; None if secrets must not be sent to that URL."""
+    """Return the URL in lower case, without a final slash or dot.
+
+    Return None if secrets must not be sent to the URL.
+    """
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -77,7 +81,7 @@ def parse_url(text: str) -> str | None:
 
 
 def parse_project_url(text: str) -> str | None:
-    """Return a Supabase project's URL; None if ``text`` names no project.
+    """Return the URL of a Supabase project, or None if ``text`` does not name a project.
 
     ``text`` can also be another address with the project's name, such as the address of the project's dashboard.
     """
@@ -90,14 +94,17 @@ def parse_project_url(text: str) -> str | None:
 
 
 def _cloud_project(url: str) -> str:
-    """The name of the supabase.co project with this URL; empty for any other URL."""
+    """Return the name of the supabase.co project with this URL. Return "" for any other URL."""
     name = url.removeprefix("https://").removesuffix(".supabase.co")
     is_name = len(name) == 20 and name.isascii() and name.isalpha() and name.islower()
     return name if is_name and url == f"https://{name}.supabase.co" else ""
 
 
 def parse_host_url(text: str, hosts: set[str]) -> str | None:
-    """Return the URL of ``text``. For one of ``hosts``, scheme and port may be missing, and a path may follow."""
+    """Return the URL in ``text``.
+
+    If ``text`` names one of ``hosts``, scheme and port may be missing, and a path may follow.
+    """
     url = parse_url(text)
     if url in hosts or text.lower().startswith("http:"):
         return url
@@ -113,7 +120,7 @@ def _has_placeholder(url: str) -> bool:
 
 
 def find_url_fault(text: str) -> str:
-    """Return the reason why a Supabase URL cannot be used, as a predicate whose subject is the setting's name."""
+    """Return the reason why a Supabase URL cannot be used, as the rest of a sentence after the setting's name."""
     if _has_placeholder(text) or set(text) & set("<>{}$"):
         return "is a placeholder, and not the URL of a project"
     if is_secret_key(text):
@@ -127,7 +134,7 @@ def find_url_fault(text: str) -> str:
 
 def _find_shape_fault(url: str) -> str:
     if "." in url and parse_url(f"https://{url}") is not None:
-        return "has no https:// before the host"  # the text may be a secret, so it is not shown
+        return "has no https:// before the host"  # the text may be a secret, so the message does not show it
     if parse_url(url.lower().replace("http:", "https:", 1)) is not None:
         return "begins with http:// and not with https://"
     try:
@@ -139,7 +146,7 @@ def _find_shape_fault(url: str) -> str:
 
 
 def find_supabase_key_fault(words: list[str], url: str) -> tuple[str, str] | None:
-    """Return the fault of ``words`` as the key of the project at ``url``, as code and message; None without a fault.
+    """Check ``words`` as a key of the project at ``url``. Return the fault as code and message, or None.
 
     A key with write access is one word. A read-only key is two words: the public key for the gateway, and a JWT with a
     role.
@@ -158,7 +165,7 @@ def find_supabase_key_fault(words: list[str], url: str) -> tuple[str, str] | Non
 
 
 def is_secret_key(text: str) -> bool:
-    """Whether ``text`` looks like one of Supabase's keys."""
+    """Whether ``text`` begins like a key of Supabase."""
     return text.startswith(("sb_", "eyJ"))
 
 
@@ -180,7 +187,7 @@ def _find_key_defect(words: list[str], *, is_cloud: bool) -> str:
 
 
 def is_public_key(words: list[str]) -> bool:
-    """Whether these words are a project's public key, which anybody may have."""
+    """Whether ``words`` are a project's public key, which is no secret."""
     return len(words) == 1 and _is_public(words[0])
 
 

@@ -1,4 +1,4 @@
-"""The account's app key and secret: found in Supabase, or given, checked and stored there."""
+"""The step for the account's app key and secret: find them in Supabase, or check and store new ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kis_token.setup.options import Setup
     from kis_token.store.supabase import SupabaseStore
 
-#: The members of kis_devlp.yaml, the file of KIS's official samples, for each environment.
+#: The names of app key and secret in kis_devlp.yaml, the settings file of KIS's official samples, for each environment.
 _SAMPLE_NAMES: dict[Environment, tuple[str, str]] = {
     "production": ("my_app", "my_sec"),
     "paper": ("paper_app", "paper_sec"),
@@ -34,22 +34,23 @@ _LARGEST_SAMPLE = 65536
 
 
 def ensure_app_key(setup: Setup, settings: Settings, store: SupabaseStore) -> None:
-    """Store app key and secret if the slot lacks them. A stored key that differs is replaced only after a question.
+    """Store app key and secret if the slot lacks them. Ask before a different stored key is replaced.
 
-    Raises KisTokenError ``missing-app-key`` if the user is absent and no key is given, and the errors of the store.
+    If the user is absent and no key is given, raises KisTokenError ``missing-app-key``. Also raises the errors of the
+    store.
     """
     dialogue, vault = setup.dialogue, make_vault(settings.encryption_keys)
     given, stored = given_app_key(settings), None
     try:
         stored = stored_app_key(store.read(settings.service_name), settings, vault)
     except StoreMisconfigured as error:
-        dialogue.warn(f"warning: {error.brief}")  # one half is stored, or the two are swapped: new ones replace them
+        dialogue.warn(f"warning: {error.brief}")  # one half is missing, or key and secret are swapped
     place = f"{settings.service_name} ({settings.environment})"
     if stored is not None and given in (None, stored):
         dialogue.report("ok", "app key", f"stored for {place}")
         return
     if stored is not None and not dialogue.confirm(f"Supabase has another app key for {place}. Replace it?"):
-        dialogue.report("kept", "app key", f"Supabase has another one for {place}; kis-token set-keys replaces it")
+        dialogue.report("kept", "app key", f"Supabase has another app key for {place}; kis-token set-keys replaces it")
         return
     if given is None and dialogue.is_absent:
         raise KisTokenError("missing-app-key", "No app key and secret are given")
@@ -111,7 +112,10 @@ def _ask_once(setup: Setup, settings: Settings, question: Question, sample: tupl
 
 
 def _judge(app_key: AppKey, settings: Settings, setup: Setup) -> None:
-    """Check form and, at KIS, validity. If KIS does not answer, the user decides. Raises KisTokenError."""
+    """Check the form of the keys, and ask KIS whether it accepts the keys. Raises KisTokenError.
+
+    If KIS does not answer, asks the user whether to store the keys unchecked.
+    """
     check_form(app_key.key, app_key.secret, environment=settings.environment)
     try:
         verify(app_key.key, app_key.secret, environment=settings.environment, base_url=settings.base_url)
@@ -122,7 +126,7 @@ def _judge(app_key: AppKey, settings: Settings, setup: Setup) -> None:
 
 
 def _ask_for_last_day(setup: Setup) -> date:
-    """The last day of the keys at KIS; a year from today without an answer, as if KIS had issued them today."""
+    """Ask for the last day of the keys at KIS. The default is a year from today, as if KIS had issued them today."""
     now = setup.clock.now()
     default = default_last_day(now)
     if setup.dialogue.is_absent:
@@ -131,14 +135,14 @@ def _ask_for_last_day(setup: Setup) -> date:
     def check(answer: str) -> date:
         day = parse_last_day(answer.strip(), now) if answer.strip() else default
         if day is None:
-            raise Unfit("This is not a day as YYYY-MM-DD that has not passed.")
+            raise Unfit("Enter a day as YYYY-MM-DD that has not passed.")
         return day
 
     return setup.dialogue.ask(Question(f"Last day of these keys at KIS, in Korea (Enter for {default})"), check)
 
 
 def find_sample(setup: Setup, environment: Environment) -> tuple[Path, AppKey] | None:
-    """The keys in the file kis_devlp.yaml of the official samples, and the file; None without such a file."""
+    """Return the path and the keys of a kis_devlp.yaml of KIS's samples, or None if no such file has keys."""
     for path in (setup.options.directory / "kis_devlp.yaml", setup.path("~/KIS/config/kis_devlp.yaml")):
         with suppress(KisTokenError):
             return path, read_sample(path, environment)
@@ -146,7 +150,7 @@ def find_sample(setup: Setup, environment: Environment) -> tuple[Path, AppKey] |
 
 
 def read_sample(path: Path, environment: Environment) -> AppKey:
-    """The keys of ``environment`` in a file kis_devlp.yaml. Raises KisTokenError ``missing-app-key``."""
+    """Return the keys of ``environment`` from a file kis_devlp.yaml. Raises KisTokenError ``missing-app-key``."""
     try:
         text = read_own(path, _LARGEST_SAMPLE)
     except (OSError, UnicodeError):

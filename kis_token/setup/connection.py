@@ -1,4 +1,4 @@
-"""The first step: the URL of the Supabase project and its secret key, each checked by its form and by a request."""
+"""The first step: get URL and secret key of the Supabase project, check the form of both, and try a request."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ _KEY_CODES = {
     "anon-supabase-key",
     "store-permission-denied",
 }
-#: Errors of a request that another key cures; any other error is asked about as one of the URL.
+#: After one of these errors of a request, the user is asked for another key. After any other error, the user is asked
+#: for another URL.
 _REJECTED_KEY = {"store-key-rejected", "store-key-expired", "store-legacy-keys-disabled"}
 
 
 def connect(setup: Setup) -> Settings:
-    """Return settings with which the project answers. Its tables may be missing.
+    """Return settings with which the project answers. The project may lack its tables.
 
-    Asks for URL and key until both are right. Raises SettingsError and StoreError if the user is absent, and
-    SettingsError if another setting is invalid.
+    Asks for URL and key until both are right. If URL or key is wrong and the user is absent, raises SettingsError or
+    StoreError. If another setting is invalid, raises SettingsError.
     """
     wrong: set[str] = set()
     while True:
@@ -54,7 +55,7 @@ def connect(setup: Setup) -> Settings:
 
 
 def check_url(answer: str) -> str:
-    """The project's URL that an answer names. Raises SettingsError."""
+    """Return the URL of the project that ``answer`` names. Raises SettingsError."""
     text = pasted(answer)
     if not text:
         raise SettingsError([("missing-supabase-url", "supabase-url (or SUPABASE_URL) is not set")])
@@ -65,7 +66,7 @@ def check_url(answer: str) -> str:
 
 
 def check_secret_key(answer: str, url: str) -> str:
-    """The secret key of the project at ``url``. Raises SettingsError."""
+    """Return the secret key in ``answer``. Raises SettingsError if it is no secret key of the project at ``url``."""
     words = pasted_words(answer)
     if not words:
         raise SettingsError([("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")])
@@ -83,13 +84,13 @@ _READ_ONLY = ("store-permission-denied", "A read-only key cannot store app key a
 
 
 def dashboard_link(url: str, page: str) -> str | None:
-    """The address of a page of the project's dashboard; None for a project that is not at supabase.co."""
+    """Return the address of a page of the project's dashboard, or None if the project is not at supabase.co."""
     name = url.removeprefix("https://").removesuffix(".supabase.co")
     return f"https://supabase.com/dashboard/project/{name}/{page}" if url == f"https://{name}.supabase.co" else None
 
 
 def _complete(setup: Setup, wrong: set[str]) -> Settings:
-    """Ask for the settings that are missing, invalid or ``wrong``, and return all of them. Raises SettingsError."""
+    """Ask for the settings that are missing, invalid or ``wrong``, and return all settings. Raises SettingsError."""
     while True:
         try:
             settings = setup.settings()
@@ -124,7 +125,7 @@ def _ask_for_key(setup: Setup, url: str) -> None:
 
 
 def _try(setup: Setup, settings: Settings) -> None:
-    """Read the slot. Missing tables are no error here, and no warning. Raises StoreError."""
+    """Read the slot, and ignore missing tables. Raises StoreError for any other fault."""
 
     def tell(text: str) -> None:
         if not any(f"[{code}]" in text for code in CURED_BY_SQL):

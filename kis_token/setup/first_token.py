@@ -1,4 +1,4 @@
-"""The proof that the set-up works: the token, twice. The second time it comes from Supabase."""
+"""Prove that the set-up works: get the token twice. The second call must get the token from Supabase."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def get_twice(setup: Setup, settings: Settings) -> list[tuple[State, str]]:
-    """Get the token as any caller does, two times, and return a line about each, with the token's fingerprint.
+    """Get the token twice, as any caller does. Return one line about each call, with the token's fingerprint.
 
     Raises KisTokenError.
     """

@@ -1,4 +1,4 @@
-"""The repository's part of the set-up: its two workflows, and the variables or secrets that they read."""
+"""The repository's part of the set-up: its two workflows, and the variables or secrets that the workflows read."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from kis_token.setup.options import Setup
     from kis_token.setup.repository_settings import Kind
 
-#: The variables of the public key, which is no secret.
+#: The names of the variables that can hold the public key. The public key is no secret.
 PUBLIC_KEYS = ("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY")
 
 
 def write_workflows(setup: Setup, settings: Settings) -> None:
-    """Write both workflows. A file that differs is replaced only after a question. Raises EnvironmentFault."""
+    """Write both workflows. Ask before a file with other contents is replaced. Raises EnvironmentFault."""
     report, options = setup.dialogue.report, setup.options
     for file in workflow_files(options.directory, settings, with_secret=options.with_secret):
         state = file.state()
@@ -39,7 +39,7 @@ def write_workflows(setup: Setup, settings: Settings) -> None:
 
 
 def find_public_key(setup: Setup, settings: Settings, there: str) -> str:
-    """The project's public key: from a variable, from the repository (``there``) or from the user. Supabase accepts it.
+    """Return a public key that Supabase accepts: from a variable, from the repository (``there``) or from the user.
 
     Raises KisTokenError if the user is absent and the key is missing or wrong.
     """
@@ -56,7 +56,7 @@ def _tell_of_public_key(setup: Setup, settings: Settings) -> None:
 
 
 def check_public_key(text: str, url: str) -> str:
-    """The public key that a text names. Raises SettingsError."""
+    """Return the public key in ``text``. Raises SettingsError."""
     words = pasted_words(text)
     if not words:
         raise SettingsError([("no-public-key", f"{PUBLIC_KEYS[0]} is not set")])
@@ -69,19 +69,19 @@ def check_public_key(text: str, url: str) -> str:
 
 
 def _accepted(text: str, settings: Settings, setup: Setup) -> str:
-    """The key of a text, after the project has accepted it. Raises KisTokenError."""
+    """Return the public key in ``text``, after the project has accepted the key. Raises KisTokenError."""
     key = check_public_key(text, settings.supabase_url)
     with open_public_store(settings, key, setup.clock) as store:
         try:
             store.read(settings.service_name)
         except StoreMisconfigured as error:
-            if error.code != "store-permission-denied":  # as it should be: the public key reads no table
+            if error.code != "store-permission-denied":  # expected: the public key must not read a table
                 raise
     return key
 
 
 def set_repository_settings(setup: Setup, settings: Settings, repository: str | None) -> None:
-    """Set the variables, or the secrets for a stored key. Without gh, show the commands that set them."""
+    """Set the repository's variables or, with a stored key, its secrets. Without gh, show the commands to the user."""
     kind: Kind = "secret" if setup.options.with_secret else "variable"
     command = GitHubCommand.find(setup.env) if repository is not None else None
     there: dict[str, str] = {}
@@ -97,7 +97,7 @@ def set_repository_settings(setup: Setup, settings: Settings, repository: str | 
     elif command is not None or setup.dialogue.is_absent:
         wanted[PUBLIC_KEYS[0]] = find_public_key(setup, settings, there.get(PUBLIC_KEYS[0], ""))
     else:
-        wanted[PUBLIC_KEYS[0]] = ""  # gh asks for it
+        wanted[PUBLIC_KEYS[0]] = ""  # gh asks the user for the key
         _tell_of_public_key(setup, settings)
     if command is None or repository is None:
         _show_commands(setup, kind, wanted, repository)
@@ -114,10 +114,13 @@ def set_repository_settings(setup: Setup, settings: Settings, repository: str | 
 
 
 def _is_to_be_set(setup: Setup, kind: Kind, name: str, value: str, before: str | None) -> bool:
-    """Whether the value is to be set now. Reports why it is not. ``before`` is None for a name that is not set."""
+    """Whether this run must set the value. If it must not, reports the reason.
+
+    ``before`` is None if the name is not set yet.
+    """
     report = setup.dialogue.report
     if before is not None and kind == "secret":
-        report("kept", kind, f"{name} is there. GitHub does not show its value, and it was not changed")
+        report("kept", kind, f"{name} is there. GitHub does not show the secret's value, so the secret was not changed")
     elif before == value:
         report("ok", kind, f"{name} is set")
     elif before is not None and not setup.dialogue.confirm(f"The {kind} {name} has another value. Replace it?"):
@@ -130,11 +133,13 @@ def _is_to_be_set(setup: Setup, kind: Kind, name: str, value: str, before: str |
 
 
 def _show_commands(setup: Setup, kind: Kind, wanted: dict[str, str], repository: str | None) -> None:
-    """Show how the user sets the values. No line has a secret, and gh asks for each value that a line lacks."""
+    """Show the commands that set the values. No command contains a secret, because gh asks the user for each secret."""
     where = f" --repo {repository}" if repository is not None else ""
     for name, value in wanted.items():
         given = f" --body {value}" if kind == "variable" and value else ""
         setup.dialogue.report("todo", kind, f"gh {kind} set {name}{where}{given}")
     if repository is not None:
         page = "secrets" if kind == "secret" else "variables"
-        setup.dialogue.tell(f"On GitHub the page for it is https://github.com/{repository}/settings/{page}/actions")
+        setup.dialogue.tell(
+            f"You can also set {kind}s on the page https://github.com/{repository}/settings/{page}/actions"
+        )

@@ -1,4 +1,4 @@
-"""The last step: URL, key and slot stay on this machine, so that the next terminal has them too."""
+"""The last step: keep URL, key and slot on this machine for the next terminal."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from kis_token.local.profiles import Place
     from kis_token.setup.options import Setup
 
-#: The answers of the user: a place, or no place.
+#: The user's choice: a place for the settings, or no place.
 Choice = Literal["keyring", "file", "no"]
 
 
 def keep_settings(setup: Setup, settings: Settings) -> None:
-    """Keep the settings as a profile, in the place of the option ``keep`` or of the user's answer.
+    """Keep the settings as a profile, in the place that the option ``keep`` or the user names.
 
-    A profile with other settings is replaced only after a question. Raises SettingsError ``profile-unusable`` if the
-    user is absent.
+    Asks before a profile with other settings is replaced. If the profile cannot be read or written, raises
+    SettingsError ``profile-unusable``. If only the keyring fails and the user is not absent, offers a private file.
     """
     report, keep = setup.dialogue.report, setup.options.keep
     if setup.env.get("GITHUB_ACTIONS") or (keep is None and setup.dialogue.is_absent):
@@ -66,13 +66,13 @@ def _is_same(there: Profile, settings: Settings) -> bool:
     mine = (settings.supabase_url, settings.environment, settings.service_name)
     try:
         is_same_key = there.supabase_key == settings.supabase_key
-    except SettingsError:  # its key was removed from the keyring
+    except SettingsError:  # the keyring no longer has the key
         is_same_key = False
     return is_same_key and mine == (there.supabase_url, there.environment, there.service_name)
 
 
 def _ask_for_place(setup: Setup) -> Choice:
-    """Ask where the settings stay. The keyring is offered only if there is one."""
+    """Ask where to keep the settings. Offer the keyring only if this machine has one."""
     answers: dict[str, Choice] = {"f": "file", "file": "file", "n": "no", "no": "no"}
     offer, default = "f for a private file, n for no", "f"
     if is_available():

@@ -1,4 +1,4 @@
-"""The options of ``kis-token init``, and the parts that all its steps use."""
+"""The options of ``kis-token init``, and the data of one run that all steps use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``repository`` and ``keep`` are None if they were not given. With ``is_dry``, this run changes nothing."""
+    """``repository`` and ``keep`` are None if they were not given. If ``is_dry`` is true, this run changes nothing."""
 
     directory: Path
     repository: str | None = None
@@ -29,7 +29,7 @@ class Options:
 
 @dataclass
 class Setup:
-    """One run: the variables of the caller, the user's answers so far, the options. The repr shows no variable."""
+    """One run of init: the variables, the options, and the user's answers so far. The repr shows no variable."""
 
     env: Mapping[str, str] = field(repr=False)
     options: Options
@@ -38,21 +38,21 @@ class Setup:
     answers: dict[str, str] = field(default_factory=dict, repr=False)
 
     def settings(self, **answers: str) -> Settings:
-        """The settings of the variables and of all answers; ``answers``, by the inputs' names, win.
+        """Read the settings from the variables, from all answers so far, and from ``answers``, which win.
 
-        Raises SettingsError.
+        The names of ``answers`` are names of inputs. Raises SettingsError.
         """
         return Settings.from_env({**self.env, **self.answers, **_inputs(answers)})
 
     def path(self, text: str) -> Path:
-        """The path that a user's text names; "~" is the user's home folder, if that is known."""
+        """Return the path that ``text`` names. If the home folder is known, "~" means the home folder."""
         try:
             return Path(text).expanduser()
         except RuntimeError:
             return Path(text)
 
     def remember(self, **answers: str) -> None:
-        """Keep answers for the rest of the run, by the inputs' names."""
+        """Keep ``answers`` for the rest of the run. The names of ``answers`` are names of inputs."""
         self.answers |= _inputs(answers)
 
 

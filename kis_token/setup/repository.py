@@ -1,4 +1,4 @@
-"""The repository that gets the workflows: the one of the folder, or the one that the user names."""
+"""Find the repository that gets the workflows: the folder's repository, or a repository that the user names."""
 
 from __future__ import annotations
 
@@ -22,32 +22,36 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.setup.options import Setup
 
-#: Seconds for the command git, which asks no server.
+#: The time limit of one call of git, in seconds. These calls send no request.
 _GIT_SECONDS = 10
 
-#: The addresses of a repository of github.com, as git keeps them.
+#: The forms of a github.com repository's address that git can store.
 _REMOTE = re.compile(
     r"(?:https?://(?:[^@/]*@)?|ssh://(?:git@)?|git@|git://)(?:ssh\.)?github\.com(?::\d+)?[:/](?P<name>.+)"
 )
 
 
 def find_folder(folder: Path, path: str | None) -> Path:
-    """The top folder of the repository around ``folder``, or ``folder`` itself. ``path`` is the variable PATH."""
+    """Return the top folder of the repository around ``folder``; outside a repository, return ``folder`` itself.
+
+    ``path`` is the variable PATH.
+    """
     top = _git(folder, path, "rev-parse", "--show-toplevel")
     return Path(top) if top else folder
 
 
 def find_name(folder: Path, path: str | None) -> str | None:
-    """OWNER/REPO of the folder's remote "origin" at github.com; None without one."""
+    """Return OWNER/REPO of the folder's remote "origin", or None if the folder has no such remote at github.com."""
     remote = _REMOTE.fullmatch(_git(folder, path, "remote", "get-url", "origin"))
     name = remote["name"].strip("/").removesuffix(".git") if remote is not None else ""
     return name if REPOSITORY.fullmatch(name) else None
 
 
 def choose_name(setup: Setup) -> str | None:
-    """The repository's name: the given one, the folder's, or the user's answer. None for no repository.
+    """Return the repository's name: the given name, the folder's name, or the user's answer.
 
-    Raises KisTokenError ``invalid-caller`` for a text that is no such name.
+    Returns None if no repository is named. Raises KisTokenError ``invalid-caller`` if a text is not a repository's
+    name.
     """
     given = setup.options.repository or find_name(setup.options.directory, setup.env.get("PATH"))
     if given is not None:
@@ -59,7 +63,7 @@ def choose_name(setup: Setup) -> str | None:
 
 
 def check_name(text: str) -> str:
-    """OWNER/REPO of a text, which may also be the repository's address. Raises KisTokenError ``invalid-caller``."""
+    """Return OWNER/REPO from a repository's name or address. Raises KisTokenError ``invalid-caller``."""
     remote = _REMOTE.fullmatch(text.strip())
     name = (remote["name"] if remote is not None else text).strip().strip("/").removesuffix(".git")
     if REPOSITORY.fullmatch(name) is None:
@@ -68,13 +72,14 @@ def check_name(text: str) -> str:
 
 
 def find_access(setup: Setup, settings: Settings, name: str) -> Access:
-    """The access that the repository's jobs on its default branch need, and the keys of their issuer.
+    """Return the access that jobs on the repository's default branch need, and the keys of the jobs' issuer.
 
-    Asks GitHub for both. If GitHub does not show the repository, the user is asked for another name. Raises
-    GitHubError if the user is absent, and KisTokenError ``invalid-caller``.
+    GitHub provides the repository's data and the keys. If GitHub does not show the repository, asks the user for
+    another name. If GitHub does not show the repository and the user is absent, raises GitHubError. For any other
+    failure of GitHub, raises GitHubError. Also raises KisTokenError ``invalid-caller``.
     """
     server = find_server(None, setup.env.get("GITHUB_API_URL", ""))
-    if server is None:  # no API has an issuer that cannot be listed
+    if server is None:  # cannot happen: the list accepts the issuer of each API
         raise unfit("GITHUB_API_URL")
     return Access(_caller(setup, settings, name, server), fetch_keys(server.issuer))
 
@@ -100,12 +105,12 @@ def _caller(setup: Setup, settings: Settings, name: str, server: GitHubServer) -
 
 
 def _git(folder: Path, path: str | None, *arguments: str) -> str:
-    """The first line that git prints; empty without git, and outside a repository."""
+    """Return the first line that git prints, or "" if git is missing or fails."""
     program = shutil.which("git", path=path)
     if program is None:
         return ""
     try:
-        done = subprocess.run(  # noqa: S603 - git, with fixed arguments
+        done = subprocess.run(  # noqa: S603 - runs git with fixed arguments
             [program, "-C", str(folder), *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -1,4 +1,4 @@
-"""The repository's variables or secrets, set with GitHub's command gh. Values go through its standard input."""
+"""The repository's variables or secrets, set with GitHub's command gh. gh reads the values from its standard input."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 Kind = Literal["variable", "secret"]
 
-#: Seconds for one call of gh, which asks GitHub.
+#: The time limit of one call of gh, in seconds. gh sends requests to GitHub.
 _GH_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
 class GitHubCommand:
-    """The command gh, signed in. ``env`` is its environment, without secrets of this project."""
+    """The command gh, with a sign-in at GitHub. ``env`` is gh's environment, without secrets of this project."""
 
     program: str
     env: Mapping[str, str] = field(repr=False)
 
     @staticmethod
     def find(env: Mapping[str, str]) -> GitHubCommand | None:
-        """The command on the path of ``env``; None without it, and without a sign-in."""
+        """Return gh from the path in ``env``, or None if gh is missing or is not signed in."""
         program = shutil.which("gh", path=env.get("PATH"))
         if program is None:
             return None
@@ -37,9 +37,9 @@ class GitHubCommand:
         return command if command._run("auth", "status", "--hostname", "github.com") is not None else None
 
     def values(self, kind: Kind, repository: str) -> dict[str, str]:
-        """The names of the repository's variables or secrets, and the values of variables.
+        """Return the repository's variables with their values, or its secrets with empty texts.
 
-        Raises GitHubError ``github-refused`` if gh cannot list them.
+        Raises GitHubError ``github-refused`` if gh cannot list the variables or secrets.
         """
         listed = self._run(kind, "list", "--repo", repository)
         if listed is None:
@@ -53,9 +53,9 @@ class GitHubCommand:
             raise _refused(f"cannot set the {kind} {name} of {repository}")
 
     def _run(self, *arguments: str, given: str = "") -> str | None:
-        """The output; None if gh fails. Its messages are not shown, because they may repeat a value."""
+        """Return gh's output, or None if gh fails. gh's messages are not shown, because they may repeat a value."""
         try:
-            done = subprocess.run(  # noqa: S603 - gh, with names that were checked
+            done = subprocess.run(  # noqa: S603 - runs gh with checked names
                 [self.program, *arguments],
                 env=dict(self.env),
                 input=given,

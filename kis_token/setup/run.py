@@ -1,4 +1,7 @@
-"""The order of ``kis-token init``. Each step looks first, so a later run goes on where an earlier one ended."""
+"""The order of the steps of ``kis-token init``.
+
+Each step first checks whether its work is done, so a later run continues where an earlier run ended.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +26,10 @@ if TYPE_CHECKING:
 
 
 def run(setup: Setup) -> bool:
-    """Set everything up, and get the first token. Returns False if the check of the set-up has found a fault.
+    """Set everything up, and get the first token. Returns False if the check of the set-up finds a fault.
 
-    The caller may run it again at any time: it changes nothing that is done. Raises KisTokenError.
+    This function can be called again at any time: it does not change the parts that are already set up. Raises
+    KisTokenError.
     """
     options, dialogue = setup.options, setup.dialogue
     if dialogue.is_absent:
@@ -34,7 +38,7 @@ def run(setup: Setup) -> bool:
     name = choose_name(setup)
     access = None if options.with_secret or name is None else find_access(setup, settings, name)
     if not ensure_sql(setup, settings, access):
-        dialogue.tell("The rest of a run without --dry-run: app key, check, token, workflows and the repository.")
+        dialogue.tell("Without --dry-run, these steps follow: app key, check, token, workflows and repository.")
         return True
     with open_store(settings, setup.clock.monotonic(), dialogue.warn, setup.clock) as store:
         ensure_app_key(setup, settings, store)
@@ -55,7 +59,7 @@ def run(setup: Setup) -> bool:
 
 
 def require_all(setup: Setup) -> None:
-    """Raise one SettingsError that lists everything that the variables and options lack or have wrong."""
+    """If variables or options are missing or invalid, raise one SettingsError that lists all of them."""
     faults = []
     try:
         settings: Settings | None = setup.settings()
@@ -78,7 +82,7 @@ def require_all(setup: Setup) -> None:
 
 
 def _is_sound(setup: Setup, settings: Settings) -> bool:
-    """Check the set-up as ``kis-token check`` does, and show the faults and the notes that have a remedy."""
+    """Check the set-up as ``kis-token check`` does. Show each fault, and each note that has a remedy."""
     findings = []
     issuer = KISIssuer(settings.base_url, settings.environment)
     with open_store(settings, setup.clock.monotonic(), setup.dialogue.warn, setup.clock) as store:

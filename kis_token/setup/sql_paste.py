@@ -1,4 +1,4 @@
-"""The one paste of the set-up: the SQL that the project lacks, in a file, and the wait until it has been run."""
+"""Write the SQL that the project lacks into a file, and wait until the user has run the SQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kis_token.setup.options import Setup
     from kis_token.setup.tables import Access, Lacking
 
-#: Commands that copy their standard input: of macOS, Wayland, X11, and Windows below WSL.
+#: Commands that copy their standard input to the clipboard: on macOS, on Wayland, on X11, and in WSL on Windows.
 _COPIERS = (
     ("pbcopy", "pbcopy"),
     ("wl-copy", "wl-copy"),
@@ -25,7 +25,7 @@ _COPIERS = (
     ("clip.exe", "clip.exe"),
 )
 
-#: The editor's words, from Supabase's dashboard.
+#: The text that explains a warning of the SQL editor in Supabase's dashboard.
 WARNING = (
     'The editor warns: "Query has destructive operations". Confirm it. The SQL replaces functions and policies of its '
     "own by drop … if exists. It drops no table and deletes no row."
@@ -33,10 +33,11 @@ WARNING = (
 
 
 def ensure_sql(setup: Setup, settings: Settings, access: Access | None) -> bool:
-    """Return True once the project has tables, functions and ``access``; False in a dry run that lacks some of it.
+    """Return True when the project has tables, functions and ``access``. In a dry run, return False if any is missing.
 
-    If SQL is missing, writes it into a file, tells the user where to paste it, and waits until it has been run. Raises
-    StoreMisconfigured ``store-table-missing`` if the user is absent or does not run it, and EnvironmentFault.
+    If the project lacks a part, writes the SQL for this part into a file, tells the user where to paste the SQL, and
+    waits until the user has run the SQL. If the user is absent or does not run the SQL, raises StoreMisconfigured
+    ``store-table-missing``. Raises EnvironmentFault if the file cannot be written.
     """
     dialogue = setup.dialogue
     lacking = _look(setup, settings, access)
@@ -63,7 +64,7 @@ def _look(setup: Setup, settings: Settings, access: Access | None) -> Lacking | 
 
 
 def _show(setup: Setup, settings: Settings, lacking: Lacking) -> None:
-    """Write the file and tell the user the steps. Raises EnvironmentFault."""
+    """Write the SQL into a file, and show the user the steps. Raises EnvironmentFault."""
     folder = user_cache_folder() or setup.options.directory
     file = folder / "kis-token-init.sql"
     try:

@@ -1,7 +1,7 @@
 """The SQL that the project still needs: the migrations, and the statement that gives the repository's jobs access.
 
 No key of the API may create tables or list callers. So the user pastes the SQL into Supabase's SQL editor, and this
-module looks until it has taken effect.
+module checks the project until the SQL has taken effect.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from kis_token.core.ports import Clock
     from kis_token.store.supabase import SupabaseStore
 
-#: Errors that are cured by running the files of sql/.
+#: The errors that no longer occur after the files of sql/ have been run.
 CURED_BY_SQL = {
     "store-table-missing",
     "store-column-missing",
     "store-function-missing",
     "store-function-ambiguous",
     "store-schema-outdated",
-    "store-permission-denied",  # a table without grants: `connection` has checked that the key is a secret one
+    "store-permission-denied",  # tables without grants: `connection` has checked that the key is a secret key
 }
 
-#: Seconds between two looks, and the seconds after which this run waits no longer.
+#: The seconds between two checks of the project, and the seconds after which this run ends the wait.
 LOOK_SECONDS = 3.0
 LONGEST_WAIT_SECONDS = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The access that the repository's jobs are to have, and the keys of their issuer."""
+    """The access that the repository's jobs must get, and the keys of the jobs' issuer."""
 
     caller: Caller
     published: PublishedKeys
@@ -47,14 +47,14 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Lacking:
-    """``what`` the project lacks, for people, and the SQL that adds it."""
+    """The missing parts of the project. ``what`` names the parts for people, and ``sql`` adds them."""
 
     what: str
     sql: str
 
 
 def find_lacking(store: SupabaseStore, service_name: str, access: Access | None) -> Lacking | None:
-    """The SQL that is still to be run; None if all of it has taken effect. Raises StoreError."""
+    """Return the missing parts of the project, or None if all SQL has taken effect. Raises StoreError."""
     parts = []
     is_current = _is_current(store, service_name)
     if not is_current:
@@ -69,7 +69,7 @@ def find_lacking(store: SupabaseStore, service_name: str, access: Access | None)
 
 
 def wait_until_complete(look: Callable[[], Lacking | None], clock: Clock) -> None:
-    """Look every few seconds until nothing is lacking. An outage meanwhile is waited out, too.
+    """Check every few seconds until the project lacks nothing. A short outage does not end the wait.
 
     Raises StoreMisconfigured ``store-table-missing`` after half an hour.
     """
@@ -87,7 +87,7 @@ def wait_until_complete(look: Callable[[], Lacking | None], clock: Clock) -> Non
 
 
 def not_run() -> StoreMisconfigured:
-    """The error for SQL that has not taken effect."""
+    """Return the error for SQL that has not taken effect."""
     return StoreMisconfigured("store-table-missing", "The SQL that kis-token init has written was not run yet")
 
 
@@ -102,7 +102,7 @@ def _is_current(store: SupabaseStore, service_name: str) -> bool:
 
 
 def _is_listed(store: SupabaseStore, access: Access) -> bool:
-    """Whether the list has the caller with at least its events, and all keys of its issuer."""
+    """Whether the database lists the caller with at least its events, and has all keys of its issuer."""
     caller = access.caller
     try:
         found = list_callers(store, caller.audience, only=caller.service_name)

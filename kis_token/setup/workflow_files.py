@@ -1,6 +1,6 @@
-"""The workflows of a new repository: a quotation, and the nightly rotation.
+"""The two workflows of a new repository: one asks KIS for a price, and one rotates the token each night.
 
-Their texts are those of docs/examples/init, so the tests of the examples run the same files that a user gets.
+The workflows' texts are in docs/examples/init, so the tests of the examples run the same files that a user gets.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from kis_token.errors import EnvironmentFault
 if TYPE_CHECKING:
     from kis_token.config import Settings
 
-#: The file in the repository, and its example: for a repository that stores no key, and with a stored key.
+#: The name of each workflow in the repository, and its two examples: for a repository that stores no key, and for a
+#: repository that stores a key.
 EXAMPLES = {
     "quote.yml": ("quote.yml", "quote-with-secret.yml"),
     "rotate-token.yml": ("rotate-token.yml", "rotate-token-with-secret.yml"),
 }
-#: The lines after which a slot that is not the default is named.
+#: The lines after which `_for_slot` names a slot that is not the default.
 _STEP = "        with:\n"
 _CALL = "/.github/workflows/rotate-token.yml@v1\n"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowFile:
-    """A workflow and its place in the repository. ``shown`` is that place, for people."""
+    """The path and the text of one workflow."""
 
     path: Path
     text: str
@@ -38,20 +39,20 @@ class WorkflowFile:
         return f".github/workflows/{self.path.name}"
 
     def state(self) -> Literal["missing", "same", "different"]:
-        """Whether the file is there, with this text or another one."""
+        """Whether the file is missing, has this text, or has a different text."""
         try:
             found = self.path.read_bytes()
         except FileNotFoundError:
             return "missing"
-        except OSError:  # a folder, or a file of another user
+        except OSError:  # the path is a folder or cannot be read
             return "different"
         return "same" if found.replace(b"\r\n", b"\n") == self.text.encode() else "different"
 
     def write(self) -> None:
-        """Write the file, with the missing folders. Raises EnvironmentFault."""
+        """Write the file, and make missing folders. Raises EnvironmentFault."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # A new file is written only where there is no entry at all: a link may lead anywhere.
+            # If the path is a link to a missing file, the mode "xb" fails: the link may lead to any place.
             with self.path.open("wb" if self.path.exists() else "xb") as file:
                 file.write(self.text.encode())
         except OSError as error:
@@ -61,14 +62,14 @@ class WorkflowFile:
 
 
 def examples_folder() -> Path:
-    """The folder of the texts: in the package when it is installed, in docs of a checkout."""
+    """Return the folder of the workflows' texts: in an installed package, or in docs/ of a checkout."""
     package = Path(__file__).parents[1]
     shipped = package / "workflows"
     return shipped if shipped.is_dir() else package.parent / "docs" / "examples" / "init"
 
 
 def workflow_files(directory: Path, settings: Settings, *, with_secret: bool) -> list[WorkflowFile]:
-    """The workflows of the repository in ``directory``, for the settings' environment and slot."""
+    """Return the workflows of the repository in ``directory``, for the settings' environment and slot."""
     folder, texts = directory / ".github" / "workflows", examples_folder()
     return [
         WorkflowFile(folder / name, _for_slot((texts / examples[with_secret]).read_text(encoding="utf-8"), settings))
@@ -77,7 +78,7 @@ def workflow_files(directory: Path, settings: Settings, *, with_secret: bool) ->
 
 
 def _for_slot(text: str, settings: Settings) -> str:
-    """Name environment and slot in the text, unless they are the defaults."""
+    """Insert environment and slot into the text, and return the text. A default value is not inserted."""
     named: dict[str, str] = {}
     if settings.environment != "production":
         named["environment"] = settings.environment

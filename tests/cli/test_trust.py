@@ -179,7 +179,7 @@ def test_keys_that_cannot_be_stored(network: GitHubNetwork, database: Database) 
 
     text = printed(network, "--keys")
 
-    assert f"-- {len(odd)} cannot be used" in text
+    assert f"-- Left out: {len(odd)}." in text
     run(database, text)
     assert [row["kid"] for row in database.owner.execute("select kid from credential_issuer_keys")] == [sound["kid"]]
 
