@@ -1,4 +1,4 @@
-"""Prints the price of each stock that is named on the command line, with plain requests. quote.yml runs it.
+"""Prints the price of each stock that is named on the command line, with the package requests. quote.yml runs it.
 
 Reads KIS_BASE_URL, KIS_ACCESS_TOKEN, KIS_APP_KEY and KIS_APP_SECRET.
 """
@@ -24,7 +24,7 @@ def price_of(stock: str) -> str:
         timeout=10,
     )
     answer = response.json()
-    if answer["rt_cd"] != "0":  # check the code in the body: KIS refuses a call with status 500, or with 200
+    if answer["rt_cd"] != "0":  # check the body: if KIS refuses a call, the status is 500 or even 200
         raise RuntimeError(f"KIS refused: {answer['msg_cd']} {answer['msg1']}")
     return str(answer["output"]["stck_prpr"])
 

@@ -1,4 +1,4 @@
-"""Tests of a program that uses KIS, here quote.py, without an account: ``pip install 'kis-token[sandbox]' pytest``.
+"""Tests of quote.py, which calls KIS. The tests need no account: ``pip install 'kis-token[sandbox]' pytest``.
 
 The fixture ``kis_sandbox`` comes with the package; docs/sandbox.md describes it.
 """

@@ -1,4 +1,4 @@
-"""Prints the prices of stocks, with KISClient: no line here handles tokens. client.yml runs it.
+"""Prints the prices of stocks, with KISClient: no line of this program handles tokens. client.yml runs it.
 
 Reads SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY, and the other variables that the README names.
 """

@@ -1,4 +1,4 @@
-"""Prints the prices of stocks, all at once, with httpx and KISAuth: no line here handles tokens.
+"""Prints the prices of stocks, all at once, with httpx and KISAuth: no line of this program handles tokens.
 
 Reads SUPABASE_URL and SUPABASE_SERVICE_ROLE_KEY, and the other variables that the README names.
 """
