@@ -1,11 +1,12 @@
 """The action's program, with the standard library alone.
 
 If Supabase has a fresh token, the program makes one GET request, and installs and downloads nothing. All other work
-(issuing, waiting, writing, sealed values) needs the runtime, a folder with packages. The program finds or builds the
-runtime, and runs kis_token.github.action with the packages.
+(issuing, waiting, writing, sealing) needs the runtime, a folder with packages. The program finds or builds the runtime,
+and runs kis_token.github.action with these packages.
 
 kis_token/github/start.sh chooses the Python, 3.10 or newer. The program ignores the caller's site-packages, .pth files
-and PYTHON variables. If it was not started with the options -I -S -X utf8, it starts itself again with these options.
+and PYTHON variables. If the program was not started with the options -I -S -X utf8, it starts itself again with these
+options.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import time
 
 TYPE_CHECKING = False  # not imported from typing, a module that a Python may lack
 HERE = os.path.dirname(os.path.abspath(__file__))
-#: The words that start.sh and the first start of this program pass to this program, each with a value after "=".
+#: Words of this program's command line, each with a value after "=". start.sh or an earlier start of this program sets
+#: them.
 STARTED_WORD = "--started"
 PYTHON_WORD = "--python"
 UNUSABLE_WORD = "--unusable"
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def read_word(name: str) -> str:
-    """Return the value of a word of the command line, or ""."""
+    """Return the value of the command line's word ``name=value``, or "" without such a word."""
     return next((word[len(name) + 1 :] for word in sys.argv if word.startswith(f"{name}=")), "")
 
 
@@ -99,7 +101,7 @@ def run_step() -> int:
     """
     from contextlib import ExitStack
 
-    load_when_used("inspect")  # dataclasses imports it for classes without a docstring: a tenth of a warm step
+    load_when_used("inspect")  # needed for few dataclasses, and its import takes a tenth of a warm step
     from kis_token.errors import KisTokenError
     from kis_token.github.outputs import describe_defect, report_failure
     from kis_token.github.workflow_commands import FileWorkflow
@@ -124,7 +126,7 @@ def run_step() -> int:
 
 
 def load_when_used(name: str) -> None:
-    """Let imports of the module ``name`` succeed at once, and load it when one of its attributes is first asked for."""
+    """Let imports of the module ``name`` succeed at once, and load the module at the first use of an attribute."""
     import types
 
     class Later(types.ModuleType):
@@ -185,8 +187,8 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
 def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> None:
     """Start a watch that reports ``timed-out`` and ends the process at ``timeout``, even if an operation hangs.
 
-    An operation with its own limit ends before ``timeout``. ``end`` waits for a watch that is reporting, because Python
-    aborts if the process exits while another thread writes to its output.
+    An operation with its own limit ends before ``timeout``. If the watch is reporting, ``end`` waits for it, because
+    Python aborts if the process exits while another thread writes to its output.
     """
     import threading
 
@@ -210,9 +212,9 @@ def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> N
 def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | None, Resolution | None]:
     """Read store and cache. Return the view, and the resolution if a token is sufficient for the mode.
 
-    Returns `(None, None)` if the mode is force, or if sealed values cannot be read without the packages. The chain then
-    reads the slot. The resolution is None if the packages are needed. They are also needed if Supabase's certificate
-    could not be checked. Raises KisTokenError.
+    Returns `(None, None)` if the mode is force, or if sealed values cannot be read without the packages: the chain
+    reads the slot in these cases. The resolution is None if the packages are needed. The packages are also needed if
+    Supabase's certificate could not be checked. Raises KisTokenError.
     """
     vault = make_fast_vault(settings)
     if vault is None or settings.mode == "force":
@@ -263,7 +265,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
 
 
 def make_fast_vault(settings: Settings) -> Vault | None:
-    """The vault that needs no packages; None if these settings or this Python have no such vault."""
+    """Return a vault that needs no packages; None if a key is set and this Python cannot load OpenSSL's libcrypto."""
     if not settings.encryption_keys:
         from kis_token.core.slot import PlainVault
 
@@ -280,10 +282,10 @@ def _lacks_certificates(view: View) -> bool:
 
 
 def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> int:
-    """Run the chain with the packages and return the exit status. Raises EnvironmentFault without a usable runtime.
+    """Run the chain with the packages and return the exit status. Raises EnvironmentFault if no runtime is usable.
 
-    If undamaged packages cannot be loaded, the packages are installed again, once. This program then starts a second
-    time, because a process cannot load a loaded module again.
+    If undamaged packages cannot be loaded, the packages are installed again, once. This program then starts again,
+    because a process cannot load a module a second time.
     """
     import zlib  # noqa: F401 - packages and installers need zlib: a Python without zlib fails here, not later
     from contextlib import ExitStack
@@ -338,5 +340,5 @@ def run_action(view: View | None, masks: Masks) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:  # while the first modules are imported
+    except KeyboardInterrupt:  # a signal while the first modules are imported
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""The clock: present time, a monotonic counter, sleep and jitter. Callers pass a clock in, so tests need no sleep."""
+"""The clock: present time, a monotonic counter, sleep and jitter. Tests use other clocks, and so need no sleep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Clock(Protocol):
         """The present time by the machine's clock, aware, in UTC."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back. Only the difference of two readings has a meaning."""
+        """A number of seconds that never decreases. Only the difference of two readings has a meaning."""
 
     def sleep(self, seconds: float) -> None:
         """Wait for ``seconds``."""
@@ -33,7 +33,7 @@ class SystemClock:
         return datetime.now(timezone.utc)
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """A number of seconds that never decreases."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:

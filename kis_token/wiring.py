@@ -32,7 +32,7 @@ def open_store(
 ) -> Iterator[SupabaseStore]:
     """Open the store for these settings. A failed call of the store is repeated for some seconds.
 
-    The arguments have the meaning of those of `open_resolver`.
+    The arguments have the same meaning as in `open_resolver`.
     """
     left = _deadline(settings, started, clock).left
     with closing(_make_store(settings, left, Retry(clock, left, tell))) as store:
@@ -79,7 +79,7 @@ def _make_store(
     url, key = settings.supabase_url, settings.supabase_key
     if settings.id_token_request is None:
         return SupabaseStore(url, key, left=left, retry=retry)
-    from kis_token.store.id_token import IDTokens  # for jobs without a key
+    from kis_token.store.id_token import IDTokens  # only jobs without a key need this module
     from kis_token.store.keyless_store import KeylessStore
 
     return KeylessStore(url, key, IDTokens(settings.id_token_request, url, left, mask), left=left, retry=retry)

@@ -48,7 +48,7 @@ def start() -> None:
             stderr=log,
             start_new_session=True,
             umask=0o022,  # no other user may write the folders for bytecode in the runtime
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # in place of a new session on Windows
         )
     line = server.stdout.readline() if server.stdout else b""
     if not line:

@@ -43,7 +43,7 @@ class Ended:
 
     @property
     def public(self) -> dict[str, str]:
-        """The outputs with the secret ones masked, for comparisons that show their operands."""
+        """The outputs, in which secrets are masked, for assertions that print the compared values."""
         return {name: "***" if name in SECRET_OUTPUTS else value for name, value in self.outputs.items()}
 
 
@@ -119,7 +119,7 @@ def run_step(
 
 
 def read_ended(status: int, log: str, environment: Mapping[str, str]) -> Ended:
-    """Return the end of a step with this environment, from its files."""
+    """Return the result of an ended step, from the files that ``environment`` names."""
     return Ended(
         status=status,
         log=log,

@@ -56,13 +56,13 @@ def publish(
 ) -> None:
     """Mask token and keys, write the token files, then set the outputs and variables and write the summary.
 
-    ``env`` is the environment and ``now`` the machine's time, for the token files. Raises:
+    The token files need the environment ``env`` and the machine's time ``now``. Raises:
 
     - KisTokenError ``missing-app-key``, before any output, if keys must be exported and no keys are known
-    - the errors of ``export``
+    - the errors that ``export`` raises for the token files
     - EnvironmentFault if GitHub's files cannot be written; callers should call ``require_file`` first
 
-    Each error has the resolution's warnings.
+    Each of these errors also has the resolution's warnings.
     """
     try:
         _put_out(resolution, settings, workflow, env, now)
@@ -161,7 +161,10 @@ def report_failure(error: KisTokenError, trace: tuple[TraceEntry, ...], workflow
 
 
 def describe_defect(error: Exception) -> KisTokenError:
-    """Return an ``internal-error`` with the type and place of ``error``. Its text is omitted: it may quote a secret."""
+    """Return an ``internal-error`` with the type and place of ``error``.
+
+    The text of ``error`` is omitted, because that text may quote a secret.
+    """
     import traceback
 
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "kis_token" in frame.filename]
@@ -174,6 +177,6 @@ def _log(trace: tuple[TraceEntry, ...], workflow: Workflow) -> None:
         workflow.info(f"{entry.source}: {entry.text}")
 
 
-def _text(value: str | int | bool) -> str:  # noqa: FBT001 - the value is the argument
-    """Return an output's text: a boolean as true or false, in the form that workflows compare."""
+def _text(value: str | int | bool) -> str:  # noqa: FBT001 - a value, and not a switch
+    """Return the text of an output. A boolean becomes true or false, the words that workflows compare."""
     return f"{value}".lower() if isinstance(value, bool) else f"{value}"

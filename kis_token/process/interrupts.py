@@ -1,4 +1,4 @@
-"""Signals that end a program. They raise an exception, so that the program can give its lease back before it ends."""
+"""Make signals raise an exception, so that a program can give its lease back before a signal ends the program."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: The signals that end a program. SIGBREAK is Ctrl-Break on Windows; a runner sends SIGBREAK when Ctrl-C had no effect.
+#: The signals that end a program. SIGBREAK is Ctrl-Break on Windows; a runner sends SIGBREAK if Ctrl-C has no effect.
 _NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")
 
 #: The previous handlers of this process, by signal.
