@@ -1,8 +1,8 @@
 """State that a fork must not copy: connections, locks, and unfinished imports.
 
 A forked child has a copy of all memory, but only one thread. The child shares each connection with the parent, and
-would read the parent's answers. If another thread held a lock at the fork, the lock stays locked in the child. The same
-holds for a lock that OpenSSL held in a handshake. If another thread was importing a module at the fork, that module
+would read the parent's answers. If another thread held a lock at the fork, the lock stays locked in the child. A lock
+that OpenSSL held in a handshake also stays locked. If another thread was importing a module at the fork, that module
 stays unfinished in the child.
 """
 

@@ -1,4 +1,4 @@
-"""Each judge of the chaos finds its kind of error."""
+"""Each judge of a chaos run finds its kind of error."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ AFTER_SLEEP = "tokenP within a minute, after a suspension"
 NEW = Stored("new", NOW + DAY - 3600)
 OLD = Stored("old", NOW + DAY - 9 * 3600)
 NOTHING = Stored(None, None)
-#: Supabase is out from here on.
+#: Supabase does not answer from this time on.
 OUTAGE = Health(NOW - 200, is_well=False)
 
 
@@ -101,20 +101,20 @@ def test_token_that_kis_would_reject_is_found(attempt: Attempt) -> None:
 
 
 def test_token_that_expired_in_a_suspension_is_a_limit() -> None:
-    """A suspension before the hand-out excuses the caller; one before the attempt does not."""
+    """A suspension within the attempt excuses the caller, and a suspension before the attempt does not."""
     assert seen(noted(got("expired"), Stop(0, NOW - 4, NOW - 2))) == {ASLEEP}
     assert seen(noted(got("expired"), Stop(0, NOW - 9, NOW - 6))) == {REFUSED}
     assert seen(noted(got("expired"), Stop(1, NOW - 4, NOW - 2))) == {REFUSED}
 
 
 def test_token_that_kis_ended_early_is_a_limit() -> None:
-    """A caller learns of an early end only from a rejection, so such tokens are counted separately from then on."""
+    """Callers get a token that KIS has ended early until KIS rejects it, so such tokens are only counted."""
     assert seen(noted(got("new"), Killed("new", NOW - 1))) == {ENDED}
     assert seen(noted(got("new"), Killed("new", NOW + 1))) == set()
 
 
 def test_token_that_kis_ended_early_beside_a_good_one_is_counted() -> None:
-    """The store had just returned another token to its caller, which KIS would accept."""
+    """The store had just returned another token to the same caller, and KIS would accept that other token."""
     held, got_new, killed = (put_by_outsider(NOTHING, OLD),), got("new"), Killed("new", NOW - 1)
 
     assert seen(noted(got_new, killed, Read(0, NOW - 3), writes=held)) == {ENDED, BESIDE}
@@ -123,7 +123,7 @@ def test_token_that_kis_ended_early_beside_a_good_one_is_counted() -> None:
 
 
 def test_calls_with_leases_within_a_minute_are_found() -> None:
-    """Two calls by callers with leases are found, also if both are one caller's."""
+    """Two calls with leases within a minute are found, also if one caller makes both."""
     assert seen(noted(*call_with_lease("0.1.1", NOW), *call_with_lease("1.1.1", NOW + 59))) == {CLOSE}
     assert seen(noted(*call_with_lease("0.1.1", NOW), *call_with_lease("0.1.1", NOW + 59))) == {CLOSE}
 
@@ -132,7 +132,7 @@ def test_calls_with_leases_within_a_minute_are_found() -> None:
     "asked", [(), (Begin("1.1.1", NOW, None, delivered=False),), (Begin("1.1.1", NOW, "granted", delivered=False),)]
 )
 def test_call_without_the_store_is_a_limit(asked: tuple[Begin, ...]) -> None:
-    """A caller whose begin or its answer was lost does not know of leases."""
+    """A caller does not know of leases if its begin, or the answer to its begin, was lost."""
     assert seen(noted(*call_with_lease("0.1.1", NOW), *asked, Call("1.1.1", NOW + 59, "new"))) == {ALONE}
 
 
@@ -184,7 +184,7 @@ def test_call_without_a_lease_by_a_caller_without_an_answer_is_not_found(unheard
 
 
 def test_call_without_a_lease_in_a_hiccup_is_found() -> None:
-    """The caller had patience left, or the store was well."""
+    """When the caller called KIS, its patience was not over, or the store had answered again."""
     ill, well = Health(NOW - 99, is_well=False), Health(NOW - 60, is_well=True)
 
     assert seen(noted(*without_lease(40), ill)) == {HICCUP}
@@ -229,12 +229,12 @@ def test_ended_token_beside_the_later_one_in_the_cache_is_found() -> None:
 
 
 def test_answer_of_another_process_is_found() -> None:
-    """A bot's parent or child reports it."""
+    """A parent or a child process of a bot reports that it got an answer of another process."""
     assert seen(noted(Tally(MIXED, "0.1.1 asked for parent0 and got the answer for child0"))) == {ANOTHER}
 
 
 def test_call_of_a_suspended_holder_is_a_limit() -> None:
-    """A suspension between the last look at the clock and the call excuses the holder; one after the call does not."""
+    """A suspension of the holder is an excuse only if the lease is over when the holder calls KIS."""
     late = (Begin("0.1.1", NOW - 75, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 74, NOW))
     hasty = (Begin("0.1.1", NOW - 2, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 1, NOW))
 
@@ -243,7 +243,7 @@ def test_call_of_a_suspended_holder_is_a_limit() -> None:
 
 
 def test_second_new_token_within_a_minute_is_found() -> None:
-    """The tokens count, and the calls do not."""
+    """The judge counts the new tokens of KIS, and not the calls."""
     assert seen(noted(Issued("newer", NOW - 3541, NOW + DAY - 3541))) == {TWICE}
 
 
@@ -273,7 +273,7 @@ def test_nonsense_stored_is_found(stored: Stored) -> None:
 
 
 def test_errors_are_found() -> None:
-    """An exception of another kind, the code of one, and any output on stderr are errors."""
+    """An unexpected exception, the code internal-error, and any output on stderr are errors."""
     crashed = Attempt("0.1.1", 0, "resolve", NOW, NOW, crash="Traceback: KeyError")
     internal = Attempt("0.1.1", 0, "resolve", NOW, NOW, code="internal-error")
     talkative = noted()
@@ -292,7 +292,7 @@ def test_failure_with_a_token_in_the_cache_is_found() -> None:
 
 
 def test_failure_with_a_token_in_the_store_is_found() -> None:
-    """The last true answer to this caller held the token, in a row that looked valid."""
+    """In the attempt, the store had returned the token to this caller in a row that looked valid."""
     held, empty = (put_by_outsider(NOTHING, NEW),), (put_by_outsider(NEW, NOTHING),)
     dying = (put_by_outsider(NOTHING, Stored("new", NOW + 20)),)
     read = Read(0, NOW - 3)

@@ -25,7 +25,7 @@ def course(child_processes: None) -> Iterator[Course]:  # noqa: ARG001 - it star
 
 
 def test_a_warm_resolve_is_small_and_the_guide_is_not(course: Course) -> None:
-    """The peak is that of the command itself, less than that of this process, which starts it."""
+    """The measured peak is the command's own peak. It is below the peak of this process, which starts the command."""
     row = memory.measure_memory(course, 1)
     assert 5 < row.ours[0] < 40 < row.others[0]
 
@@ -44,7 +44,7 @@ def test_every_contestant_does_its_task(course: Course) -> None:
 
 
 def test_a_runner_has_no_bytecode_of_ours(course: Course) -> None:
-    """Before each run the action's copy is without bytecode; this checkout is not changed."""
+    """Before each run, the bytecode in the action's copy is removed. This checkout is not changed."""
     folder = course.action_copy / "kis_token" / "store" / "__pycache__"
     folder.mkdir(exist_ok=True)
     (folder / "mark").touch()
@@ -62,7 +62,7 @@ def test_size_counts_files_with_bytecode_or_without(tmp_path: Path) -> None:
 
 
 def test_targets_are_unchanged() -> None:
-    """No target is loosened by accident."""
+    """The targets have the values below, so a change of a target must change this test."""
     assert [target for *_, target in FRESH] == [1.3, 1.4, 1.4, 1.35, 0.7, None, 1.25, 1.35, 1.3]
     assert [target for *_, target in INSTALLED] == [0.22, 0.22, 1.0]
     assert PLAIN == ("supabase", "requests", "actions-toolkit")

@@ -8,13 +8,13 @@ from bench.tables import COLUMNS, Row, amount, markdown, render
 
 
 def cells(row: Row) -> dict[str, str]:
-    """Return a row's cells by their titles. Of two equal titles, the later one is the others'."""
+    """Return a row's cells by their titles. If two columns have the same title, the dict has the later column."""
     return dict(zip(COLUMNS, row.cells, strict=True))
 
 
 @pytest.mark.parametrize(("at_most", "shown"), [(1.8, "yes"), (1.5, "yes"), (1.49, "**no**")])
 def test_ratio_of_medians_is_held_to_the_target(at_most: float, shown: str) -> None:
-    """Neither a slow nor a quick first round counts; a ratio equal to the target holds."""
+    """An unusually slow or quick round has no effect. A ratio equal to the target holds."""
     row = Row("case", [9.0, 0.3, 0.1], at_most, "other", [0.2, 0.01, 7.0])
     assert row.ratio == pytest.approx(1.5)
     assert row.holds == (shown == "yes")
@@ -24,7 +24,7 @@ def test_ratio_of_medians_is_held_to_the_target(at_most: float, shown: str) -> N
 
 @pytest.mark.parametrize(("count", "holds"), [(1, True), (2, False)])
 def test_without_another_the_figure_itself_is_held_to_the_target(count: int, holds: bool) -> None:  # noqa: FBT001 - a parameter
-    """A count has no ratio."""
+    """A count has no ratio, so the count itself is compared with the target."""
     row = Row("requests", [count], 1, unit="")
     assert (row.ratio, row.holds) == (None, holds)
     assert (cells(row)["ours"], cells(row)["theirs"], cells(row)["ratio"]) == (str(count), "-", "-")

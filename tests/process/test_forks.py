@@ -40,7 +40,7 @@ def test_a_process_keeps_its_value() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_child_and_grandchild_make_their_own() -> None:
-    """Parent, child and grandchild have different values, also if the child never used its own."""
+    """Parent, child and grandchild have different values, even if the child never used its own value."""
     value = PerProcess(os.getpid)
     first = value.get()
 
@@ -56,7 +56,7 @@ def test_child_and_grandchild_make_their_own() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_threads_of_a_child_share_one() -> None:
-    """Threads of a child that use the value first at the same time get the same one."""
+    """If several threads of a child use the value first at the same time, they get the same value."""
     value = PerProcess(object)
     value.get()
 
@@ -156,7 +156,7 @@ def test_a_fork_right_after_a_call_waits_for_the_end_of_its_thread() -> None:
     """A fork waits until the system has ended a call's thread, because OpenSSL holds a lock until then."""
     library = ctypes.CDLL(None)
     key = ctypes.c_uint()
-    assert library.pthread_key_create(ctypes.byref(key), library.usleep) == 0  # called with the value, at the end
+    assert library.pthread_key_create(ctypes.byref(key), library.usleep) == 0  # the system calls usleep with the value at the thread's end
 
     def call(_: object) -> int:
         library.pthread_setspecific(key, ctypes.c_void_p(300_000))

@@ -45,11 +45,11 @@ class SharedClock:
         self._jumped = Condition()
 
     def now(self) -> datetime:
-        """Return the present of all callers."""
+        """Return the present time, which is the same for all callers."""
         return utc_now() + timedelta(seconds=self._passed)
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Return a number of seconds that never decreases."""
         return time.monotonic() + self._passed
 
     def sleep(self, seconds: float) -> None:
@@ -82,7 +82,7 @@ class SharedClock:
 
 
 def at_once(calls: Sequence[Callable[[], Resolution]], clock: SharedClock | None = None) -> list[Outcome]:
-    """Make all calls at the same moment; return their answers and errors. ``clock`` is their shared clock."""
+    """Make all calls at the same moment, and return their results and errors. ``clock`` is the calls' shared clock."""
     barrier = Barrier(len(calls))
 
     def run(call: Callable[[], Resolution]) -> Outcome:
@@ -131,9 +131,9 @@ def gathered(server: LoopbackServer, path: str, callers: int) -> Iterator[None]:
 
 @contextmanager
 def held(server: LoopbackServer, path: str, *, before: bool = False) -> Iterator[Event]:
-    """Hold the next answer to ``path`` during the block or, with ``before``, the request before its effect.
+    """During the block, hold the next answer to ``path`` or, with ``before``, the request before it has an effect.
 
-    The event is set when the request has arrived. After the block the request has had its effect.
+    The yielded event is set when the request has arrived. At the end of the block, the request takes effect.
     """
     answer = server.answer
     arrived, opened, done = Event(), Event(), Event()

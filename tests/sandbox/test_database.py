@@ -33,7 +33,7 @@ def test_grants_of_new_and_old_projects(postgres: EmbeddedPostgres, legacy_grant
 
 
 def test_owner_is_not_a_superuser(project: Project) -> None:
-    """Migrations run with the rights that they have on Supabase: an owner's, without those of a superuser."""
+    """Migrations run with the same rights as on Supabase: with an owner's rights, and without a superuser's."""
     with psycopg.connect(project.owner) as connection:
         assert connection.execute("show is_superuser").fetchall() == [("off",)]
 

@@ -84,7 +84,7 @@ def test_settings(kis: KISEmulator) -> None:
 
 
 def test_tokens_can_be_ended(kis: KISEmulator) -> None:
-    """A token, or all tokens of an app key, are rejected from then on."""
+    """After a request that ends one token, or all tokens of an app key, KIS rejects these tokens."""
     token = ask_token(kis).json()["access_token"]
     assert code_of_call(kis, token).startswith("OPSQ")
     control(kis, "POST", "/tokens/expire", {"token": token})

@@ -79,7 +79,7 @@ def _decoded(part: str) -> dict[str, object]:
 
 
 def _refusal(response: requests.Response) -> tuple[int, str]:
-    """Return status and code of an error, whose body has the form of its address and a text."""
+    """Return status and code of an error, and assert that its body has the form of its address and a text."""
     body = response.json()
     if "/oauth2/" in response.url:
         assert body.keys() == {"error_code", "error_description"}
@@ -152,7 +152,7 @@ def test_wrong_keys_are_refused_with_403(kis: KIS, changes: dict[str, object], c
 
 @pytest.mark.parametrize("body", [b"", b"grant_type=client_credentials", b"[]", b"\xff"])
 def test_body_that_is_not_a_json_object_is_refused(kis: KIS, body: bytes) -> None:
-    """The call gets 403 EGW00002."""
+    """A call whose body is not a JSON object gets 403 EGW00002."""
     assert _refusal(requests.post(kis.server.url + TOKEN_PATH, data=body, timeout=5)) == (403, "EGW00002")
 
 
@@ -216,7 +216,7 @@ def test_call_with_wrong_headers_is_refused_with_500(kis: KIS, headers: dict[str
 
 @pytest.mark.parametrize("status", [500, 200])
 def test_expired_token_is_refused_with_the_set_status(kis: KIS, status: int) -> None:
-    """EGW00123 has status 500, or 200 if the setting says so."""
+    """EGW00123 has status 500 or, if the setting is 200, status 200."""
     kis.rules.settings = replace(kis.rules.settings, expired_status=status)
     token = kis.token()
     kis.time += timedelta(days=1)

@@ -135,7 +135,7 @@ def test_once_a_minute_comes_before_the_same_token(rules: KISRules, clock: Stand
 
 
 def test_the_minute_is_counted_per_app_key(clock: StandingClock) -> None:
-    """The call of one account does not delay another account."""
+    """A tokenP call of one account does not delay another account."""
     other = Account()
     rules = KISRules([ACCOUNT, other], clock, Settings())
     token = rules.issue(*KEYS)
@@ -217,7 +217,7 @@ def test_wrong_secret_on_a_call_is_not_the_tokens_fault(rules: KISRules) -> None
 
 
 def test_calls_per_second_are_limited(rules: KISRules, clock: StandingClock) -> None:
-    """A call above the limit in any second gets EGW00201; a second after the first accepted call, one is accepted."""
+    """A call above the limit gets EGW00201. One second after the first accepted call, one more call is accepted."""
     rules.settings = Settings(calls_per_second=2)
     token = rules.issue(*KEYS).value
     rules.admit(*KEYS, token)

@@ -1,4 +1,4 @@
-"""The HTTP server on loopback: its port while it is stopped. The tests of its users cover the rest."""
+"""The HTTP server on loopback: its port while it is stopped. Tests of other modules cover all other functions."""
 
 from __future__ import annotations
 

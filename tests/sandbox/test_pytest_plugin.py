@@ -138,7 +138,7 @@ def test_after_other():
 
 
 def test_the_environment_is_the_sandbox_s_and_then_as_before(both_runs: tuple[str, str]) -> None:
-    """In a test with the sandbox other settings are removed; afterwards they are back.
+    """In a test with the sandbox, the environment has no other settings. After the test, the other settings are back.
 
     The order of fixtures has no effect.
     """
@@ -224,7 +224,7 @@ def test_third(kis_sandbox):
 
 
 def test_a_spoilt_database_spoils_one_test(both_runs: tuple[str, str]) -> None:
-    """A spoilt database is deleted. All other tests share one database, a copy of a template."""
+    """A database that a test spoils is deleted. All other tests share one database, a copy of a template."""
     assert outcomes(both_runs[0], "test_tidy.py") == ["PASSED"] * 3, both_runs[0]
 
 
@@ -314,7 +314,7 @@ def test_the_plugin_loads_nothing() -> None:
 
 @pytest.mark.parametrize("name", kis_token.sandbox.__all__)
 def test_every_public_name_is_there(name: str) -> None:
-    """Each name of ``__all__`` can be imported and has its own module."""
+    """Each name of ``__all__`` can be imported from the package, and dir() lists the name."""
     assert getattr(kis_token.sandbox, name) is not None
     assert name in dir(kis_token.sandbox)
 

@@ -93,7 +93,7 @@ def test_settings_from_dirty_values(name: str) -> None:
 
 @pytest.mark.parametrize("name", AROUND)
 def test_other_settings_lose_quotes_too(name: str) -> None:
-    """If a file's quotes are kept, every setting loses them, not only the keys."""
+    """If a program keeps the quotes of a file, they are cut off from every setting, and not only from keys."""
     if name == "a line break spelled out":
         return
     values = {"KIS_ENVIRONMENT": "paper", "KIS_TOKEN_TIMEOUT": "90s", "KIS_TOKEN_CACHE": "off", "KIS_ACCOUNT_NO": "1-1"}
@@ -104,7 +104,7 @@ def test_other_settings_lose_quotes_too(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["null", "None", '"null"', "'None'", "undefined", "NULL", "nan", "<nil>", '""', "''"])
 def test_words_for_nothing_are_nothing(text: str) -> None:
-    """A word that programs write for a missing value counts as not given: the variable is used, or no value."""
+    """A word that programs write for a missing value counts as not given: if the variable is set, it is used."""
     settings = make_settings(INPUT_APP_KEY=text, INPUT_APP_SECRET=text)
     assert (settings.app_key, settings.app_secret) == (None, None)
     other = make_settings(INPUT_APP_KEY=text, INPUT_APP_SECRET=text, **KEYS)
@@ -114,12 +114,12 @@ def test_words_for_nothing_are_nothing(text: str) -> None:
 
 
 def faults(**variables: str) -> list[str]:
-    """The codes of the faults, whose texts have no secret."""
+    """Return the codes of the faults, and assert that no text shows a value."""
     return [code for code, _ in told(**variables)]
 
 
 def told(**variables: str) -> list[tuple[str, str]]:
-    """Codes and messages of the faults of an otherwise complete environment. No message shows a value."""
+    """Return the faults' codes and messages in an otherwise complete environment. Assert that no text shows a value."""
     complete = {"SUPABASE_URL": URL, "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY, "KIS_TOKEN_CACHE": "off"}
     with pytest.raises(SettingsError) as caught:
         Settings.from_env(complete | variables)
@@ -140,14 +140,14 @@ SWAPPED = {
 
 @pytest.mark.parametrize("case", SWAPPED)
 def test_swapped_keys_are_named(case: str) -> None:
-    """An app key of 180 or an app secret of 36 characters is reported as swapped."""
+    """An app key of 180 characters, or an app secret of 36 characters, is reported as swapped."""
     ((code, message),) = told(**SWAPPED[case])
     assert code == "swapped-app-key"
     assert "swapped?" in message
 
 
 def test_one_value_in_both_places_is_named() -> None:
-    """The same value of another length in both places is reported."""
+    """One value as app key and as app secret is reported, even if its length is not that of a key or secret."""
     assert told(KIS_APP_KEY="made-up", KIS_APP_SECRET="made-up")[0][1].endswith("is the same value as the app secret")
 
 
@@ -175,7 +175,7 @@ def test_a_stand_in_for_a_key_is_named(value: str) -> None:
 
 @pytest.mark.parametrize("value", ['"PSabc', "PSabc'", "PS`abc"])
 def test_a_quote_that_stays_is_named(value: str) -> None:
-    """A quote on one side only may mean that the other half is missing, so it is a fault and stays."""
+    """A quote on one side only is a fault and is not cut off, because a part of the key may be missing."""
     assert faults(**KEYS | {"KIS_APP_KEY": value}) == ["invalid-app-key"]
 
 
@@ -269,7 +269,7 @@ def test_a_key_in_the_place_of_the_url() -> None:
 
 
 def jwt(**claims: str) -> str:
-    """One of Supabase's older keys."""
+    """A key of Supabase's older form, a JWT."""
     return f"eyJhbGciOiJIUzI1NiJ9.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
 
 

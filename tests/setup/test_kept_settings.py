@@ -34,7 +34,10 @@ def keyring() -> Iterator[MemoryKeyring]:
 
 @pytest.mark.parametrize("place", ["file", "keyring"])
 def test_next_day(ready_laptop: Laptop, keyring: MemoryKeyring, place: str) -> None:
-    """``init --keep`` keeps the settings. A new terminal without variables gets the token, and check names it."""
+    """``init --keep`` keeps the settings.
+
+    Without variables, a new terminal gets the token, and ``check`` names the profile.
+    """
     kept = ready_laptop.init("--with-secret", "--keep", place, **ready_laptop.keys)
     again = ready_laptop.run(
         "init", "--yes", "--with-secret", "--keep", place, "--directory", str(ready_laptop.repository)
@@ -54,7 +57,7 @@ def test_next_day(ready_laptop: Laptop, keyring: MemoryKeyring, place: str) -> N
 
 
 def test_places_of_settings(ready_laptop: Laptop) -> None:
-    """``check`` names the command line, the environment and the defaults as well."""
+    """``check`` names each source of a setting: the command line, the environment or a default."""
     checked = ready_laptop.run("check", "--service", "kis-2", KIS_ENVIRONMENT="production", **ready_laptop.project)
 
     assert (
@@ -65,7 +68,7 @@ def test_places_of_settings(ready_laptop: Laptop) -> None:
 
 
 def test_profile_by_name(ready_laptop: Laptop) -> None:
-    """``--profile`` keeps another profile and selects it. Without it, a terminal has no settings."""
+    """``--profile`` keeps another profile and selects it. Without ``--profile``, a new terminal has no settings."""
     ready_laptop.init("--with-secret", "--keep", "file", "--profile", "savings", **ready_laptop.keys)
     by_option = ready_laptop.run("check", "--profile", "savings")
     by_variable = ready_laptop.run("check", KIS_PROFILE="savings")

@@ -1,4 +1,4 @@
-"""The workflow files: what counts as the same, and where nothing is written."""
+"""The workflow files: which files count as unchanged, and which paths are not written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_line_ends_of_windows_are_the_same_file(tmp_path: Path) -> None:
-    """A file that git has checked out with CRLF counts as the same."""
+    """A file that git has checked out with CRLF counts as unchanged."""
     file = workflow_files(tmp_path, make_settings(), with_secret=False)[0]
     states = [file.state()]
     file.write()
