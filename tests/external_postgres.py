@@ -3,8 +3,8 @@
 ``KIS_TESTS_DSN`` is a superuser's connection string, with the password, of a database in a PostgreSQL that is used only
 for the tests. The superuser must not be called postgres, because postgres is the owner's name, as on Supabase.
 ``KIS_TESTS_POSTGREST_URL`` is the address of a PostgREST on that database, and ``KIS_TESTS_JWT_SECRET`` is PostgREST's
-secret. PostgREST logs in as authenticator with the superuser's password. The tests make the role authenticator. Until
-the role exists, PostgREST ends at its start, and must be restarted. CONTRIBUTING.md shows how.
+secret. PostgREST logs in as authenticator with the superuser's password. The tests create this role. Until the role
+exists, PostgREST ends at its start, and must be restarted. CONTRIBUTING.md shows how.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A plugin that fails a run of passed tests for a secret that was shown, or for an exception outside of all tests.
+"""A plugin that fails a run, even if all tests pass, for a shown secret or for an exception outside of all tests.
 
 With pytest-xdist, each worker examines itself and sends its findings to the process that started the worker. The
 starting process runs no tests.
@@ -31,7 +31,7 @@ class Findings:
         self._found: set[str] = set()
 
     def pytest_collection_finish(self) -> None:
-        """Exempt the tests and their modules from garbage collection, which would examine all of them each time."""
+        """Exempt the tests and their modules from garbage collection, because each collection would examine all."""
         gc.freeze()
 
     @pytest.hookimpl(wrapper=True, trylast=True)

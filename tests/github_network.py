@@ -29,12 +29,10 @@ class GitHubNetwork:
 
     ``names`` are the names of the two hosts: issuer and API.
 
-    Attributes:
-        issuer: The issuer of ID tokens; ``server`` has its log and faults.
-        api: The REST API; its log and faults.
-        sign_ins: The values of the header Authorization that the API has got, None for a request without one.
-        default_branch: The default branch of acme/bot.
-        is_private: Whether the API shows the repository only to the sign-in ``SIGN_IN``.
+    Attributes: issuer: The issuer of ID tokens; ``server`` has its log and faults. api: The REST API; its log and
+    faults. sign_ins: The values of the header Authorization in the API's requests; None for a request without this
+    header. default_branch: The default branch of acme/bot. is_private: Whether the API shows the repository only to the
+    sign-in ``SIGN_IN``.
     """
 
     SIGN_IN = "gho_d0ntSh0wTh1s"
@@ -63,7 +61,10 @@ class GitHubNetwork:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The variables by which GitHub's names lead to these servers, without a sign-in and without the command gh."""
+        """The variables that make GitHub's names lead to these servers.
+
+        They have no sign-in, and hide the command gh.
+        """
         others = {name: "" for name in os.environ if name.lower() in ("all_proxy", "https_proxy")}
         return others | {
             "HTTPS_PROXY": self._proxy.url,

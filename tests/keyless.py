@@ -32,7 +32,7 @@ class Refusal(NamedTuple):
 
 
 def refusal(attempt: Callable[..., object], *arguments: object, **named: object) -> Refusal:
-    """The error with which a call ends. Fails if the call raises no error."""
+    """Return the error that a call raises. Fails if the call raises no error."""
     try:
         answer = attempt(*arguments, **named)
     except psycopg.Error as error:
@@ -48,7 +48,10 @@ def trust(database: Database, issuer: GitHubIssuer, /, **columns: object) -> Non
 
 
 def claims_of(database: Database, token: object) -> Any:  # noqa: ANN401 - whatever the function answers
-    """The claims that the database finds in an ID token. Raises psycopg.Error if the database refuses the ID token."""
+    """Return the claims that the database reads from an ID token.
+
+    Raises psycopg.Error if the database refuses the ID token.
+    """
     rows = database.owner.execute("select public.issuance_id_token_claims(%s) as answer", (token,)).fetchall()
     return rows[0]["answer"]
 

@@ -1,4 +1,4 @@
-"""The whole chain for tests: the real store on PostgreSQL, the emulated KIS over HTTP, a real cache, a turned clock."""
+"""The whole chain for tests: the real store on PostgreSQL, the emulated KIS over HTTP, a real cache, a test clock."""
 
 from __future__ import annotations
 
@@ -95,17 +95,17 @@ class Chain:
 
     @property
     def machine(self) -> LocalMachine:
-        """The machine of all callers."""
+        """The notes of the machine on which all callers run."""
         return LocalMachine(lambda: [self.machine_folder])
 
     @property
     def machine_folder(self) -> Path:
-        """The folder of the machine's notes. It is not in ``folder``, where callers leave other files."""
+        """The folder of the machine's notes. The folder is outside of ``folder``, where callers leave other files."""
         return self.folder.with_name(f"{self.folder.name}-machine")
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment of a machine with the same cache."""
+        """The environment for a program on a machine with the chain's cache."""
         return {
             "SUPABASE_URL": self.supabase.url,
             "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,

@@ -1,4 +1,4 @@
-"""The forms of a secret in a text: plain, in JSON, in a URL, in base64; and the beginnings of each kind of secret."""
+"""The forms that a secret has in a text (plain, in JSON, in a URL, in base64), and how each kind of secret begins."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote, quote_plus
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: The characters of a secret's beginning that are searched, because a log may cut off the rest of a secret.
+#: The number of a secret's first characters that are searched, because a log may cut off the rest of a secret.
 HEAD = 24
 
 #: The first text is the beginning of the payload of all tokens of the emulator and of tests/support.py. The other two
@@ -25,7 +25,8 @@ TOKEN_HEADS = (
     "opaque-token-0123456789-abcdef",
 )
 
-#: The beginning of every secret key of Supabase. Before a blank or a bracket, this text is only the name of the form.
+#: The beginning of every secret key of Supabase. If a blank or a bracket follows, the text only names the form of such
+#: a key.
 SUPABASE_HEAD = "sb_secret_"
 _SUPABASE_KEY = re.compile(SUPABASE_HEAD.encode() + rb"[\w-]")
 
@@ -60,7 +61,7 @@ class SecretPatterns:
         )
 
     def blotted(self, words: Iterable[str]) -> str:
-        """The words as one text, in which each word with a secret is replaced."""
+        """Return the words as one text. In this text, each word with a secret is replaced."""
         return " ".join("***" if self.are_in(word.encode(errors="replace")) else word for word in words)
 
 

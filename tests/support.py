@@ -201,7 +201,10 @@ LONGEST_WAIT = 60.0
 
 
 def wait_until(holds: Callable[[], object]) -> None:
-    """Return as soon as ``holds`` returns a true value. It leaves the processor to what it waits for."""
+    """Return as soon as ``holds`` returns a true value.
+
+    The function sleeps between two tries, so that the awaited work gets the processor.
+    """
     deadline, never = time.monotonic() + LONGEST_WAIT, Event()
     while not holds():
         assert time.monotonic() < deadline
@@ -236,7 +239,7 @@ class TurnedClock:
         self._jumped += seconds
 
     def jitter(self, low: float, high: float) -> float:
-        """The middle of the range, so that no test depends on chance."""
+        """Return the middle of the range, so that no test depends on chance."""
         return (low + high) / 2
 
 

@@ -59,7 +59,7 @@ TRIMMED: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.parametrize("variable", TRIMMED)
 def test_blanks_around_a_value_are_cut_off(variable: str) -> None:
-    """A value that was pasted with blanks and a line break at its end is the value."""
+    """Blanks and line breaks around a pasted value are not a part of the value."""
     name, value = TRIMMED[variable]
     assert getattr(make_settings(**{variable: f" \t{value or 'off'}\r\n"}), name) == value
 
@@ -92,7 +92,7 @@ INPUT_WINS = {
 
 @pytest.mark.parametrize("name", INPUT_WINS)
 def test_input_wins_over_the_variable(name: str) -> None:
-    """Of an input and a variable the input counts, and an empty input counts as not given."""
+    """If an input and a variable are both set, the input is used. An empty input counts as not given."""
     variable, given_input, given_variable, attribute = INPUT_WINS[name]
     both = make_settings(**{name: given_input, variable: given_variable})
     empty = make_settings(**{name: " ", variable: given_variable})
@@ -115,7 +115,7 @@ def test_older_kind_of_key_is_accepted() -> None:
 
 
 def test_key_whose_claims_are_nested_deeply_is_left_to_supabase() -> None:
-    """A middle part that exceeds the JSON parser's depth is no defect."""
+    """A key whose claims exceed the JSON parser's depth causes no internal error."""
     nested = base64.urlsafe_b64encode(b"[" * 5000).rstrip(b"=").decode()
     key = f"eyJhbGciOiJIUzI1NiJ9.{nested}.c2lnbmF0dXJl"
     assert make_settings(SUPABASE_SERVICE_ROLE_KEY=key).supabase_key == key
@@ -175,7 +175,7 @@ def test_no_secret_in_the_repr() -> None:
 
 
 def test_secrets_are_all_that_was_given() -> None:
-    """Every given secret is to be masked, from inputs and variables, valid or not; no URL and no empty text."""
+    """Every secret from inputs and variables must be masked, valid or not. No URL and no empty text must be masked."""
     env = {
         "SUPABASE_URL": "https://example.supabase.co",
         "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,

@@ -47,7 +47,7 @@ def test_host_that_no_connection_can_be_made_to(host: str) -> None:
 
 
 def test_empty_environment_lacks_url_and_key() -> None:
-    """An empty environment lacks URL and key, and no more."""
+    """In an empty environment, only the URL and the key are missing."""
     assert codes_of({}) == ["missing-supabase-url", "missing-supabase-key"]
 
 

@@ -33,7 +33,7 @@ def test_every_input_reaches_the_program() -> None:
     assert "${{" not in step["run"]
 
 
-#: The pages of errors: the leads of an entry's four parts, and the other page.
+#: For each page of errors: the first words of an entry's four parts, and the link to the page in the other language.
 ENTRIES = {
     "docs/troubleshooting.md": (
         ("Seen as:", "Why:", "How to tell:", "Remedy:"),
@@ -47,14 +47,14 @@ ENTRIES = {
 
 
 def entries_of(page: str) -> dict[str, str]:
-    """The entries of a page of errors by their codes."""
+    """Return the entries of a page of errors, by their codes."""
     text = (CHECKOUT / page).read_text(encoding="utf-8")
     return dict(re.findall(r"^## `([a-z-]+)`\n\n(.+?)\n(?=\n## |\Z)", text, re.MULTILINE | re.DOTALL))
 
 
 @pytest.mark.parametrize("page", ENTRIES)
 def test_index_of_the_entries(page: str) -> None:
-    """The first table of a page of errors leads to each entry, once."""
+    """The index of a page of errors has one link to each entry."""
     text = (CHECKOUT / page).read_text(encoding="utf-8")
     index = text.split("\n## ")[1]
 

@@ -108,13 +108,13 @@ def test_settings_error_holds_every_fault() -> None:
 
 @pytest.mark.parametrize("doubtful", [True, False])
 def test_outage_says_whether_it_may_be_this_machine_s_trouble(doubtful: bool) -> None:  # noqa: FBT001 - a table's column
-    """Doubtful is kept, and is False by default."""
+    """An outage keeps the argument ``doubtful``, which is False by default."""
     assert StoreOutage("store-tls", "x", doubtful=doubtful).doubtful is doubtful
     assert StoreOutage("store-tls", "x").doubtful is False
 
 
 def test_tree_is_as_drawn() -> None:
-    """A handler of a branch catches its leaves, and a handler of the root catches all errors."""
+    """The classes of errors have the base classes that the module's docstring shows."""
     assert issubclass(StoreOutage, StoreError)
     assert issubclass(StoreMisconfigured, StoreError)
     assert all(issubclass(leaf, IssuerError) for leaf in (IssuerRefused, IssuerRateLimited, IssuerOutage))
@@ -125,7 +125,10 @@ def test_tree_is_as_drawn() -> None:
 
 
 def test_every_remedy_is_for_a_code_that_can_occur() -> None:
-    """Each remedy belongs to a code that can be raised, including those of choices and of classes with one code."""
+    """Each remedy belongs to a code that can be raised.
+
+    Some of these codes are built from a name or belong to a class.
+    """
     nodes = [
         node
         for path in PACKAGE.rglob("*.py")

@@ -17,7 +17,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
-#: The parts of the project, and the files of each.
+#: The parts of the project, and the files of each part.
 PARTS = {
     "code": ("entrypoint.py", "kis_token/**/*.py", "kis_token/**/*.sh", "tools/**/*.py"),
     "tests": ("tests/**/*.py", "bench/**/*.py"),
@@ -86,7 +86,7 @@ def _comments(text: str) -> list[str]:
 
 
 def _joined(lines: list[str]) -> list[str]:
-    """Lines that follow each other, as one text."""
+    """Return adjacent lines as one text."""
     return [" ".join(block.split("\n")) for block in re.split(r"\n{2,}", "\n".join(lines)) if block.strip()]
 
 
@@ -99,12 +99,12 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Without names of code and without emphasis."""
+    """Return a text without names of code and without emphasis."""
     return re.sub(r"``[^`]*``|`[^`]*`|\*+|_(?=\w)", "", text).strip()
 
 
 def found_in(part: str, pattern: re.Pattern[str]) -> list[str]:
-    """Where ``pattern`` stands in the prose of a part."""
+    """Return the places where ``pattern`` matches in the prose of a part."""
     return [
         f"{path.relative_to(CHECKOUT)}: {prose[max(match.start() - 30, 0) : match.end() + 30]!r}"
         for path in files_of(part)
@@ -115,25 +115,25 @@ def found_in(part: str, pattern: re.Pattern[str]) -> list[str]:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_each_clause_has_a_subject(part: str) -> None:
-    """No clause opens with a bare Who or What, but for questions."""
+    """No clause opens with a bare Who or What, except in questions."""
     assert found_in(part, BARE_OPENING) == []
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_no_phrase_has_to_be_read_twice(part: str) -> None:
-    """The phrases that stopped readers do not come back."""
+    """The text has none of the phrases that readers had to read twice."""
     assert found_in(part, PHRASES) == []
 
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("word", OTHER_WORDS)
 def test_each_thing_has_one_word(part: str, word: str) -> None:
-    """The glossary's word stands for a thing, and no other one."""
+    """Each thing has only the glossary's word."""
     assert found_in(part, OTHER_WORDS[word]) == []
 
 
 def test_the_guard_finds_what_it_forbids() -> None:
-    """Each pattern matches a sentence of its kind, and no sentence of the plain form."""
+    """Each pattern matches a sentence with its fault, and does not match a plain sentence."""
     assert BARE_OPENING.search("Who resolves wants a token.")
     assert BARE_OPENING.search("It waits: What is stored is read.")
     assert not BARE_OPENING.search("What is EGW00133?")

@@ -41,7 +41,7 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "base64 for URLs": lambda text: base64.urlsafe_b64encode(text.encode()).decode(),
 }
 
-#: A run of tests of its own, which knows one secret, from its environment. Some package is called tests as well.
+#: The conftest.py of a separate run, which gets one secret from its environment. Another package is called tests, too.
 CONFTEST = f"""
 import os, sys, types
 tests = types.ModuleType("tests")
@@ -147,7 +147,7 @@ def test_shares(tmp_path_factory):
     (beside / "file").write_text(SECRET)
 """
 
-#: Where each of them is found out.
+#: The place in which the leak of each test is found.
 PLACES = {
     "test_prints": "Captured stdout call",
     "test_complains": "Captured stderr call",
@@ -209,7 +209,7 @@ def test_leaves_something():
     left.itself = left
 """
 
-#: In one process, as an editor runs them, and in a worker, as `make test` does.
+#: The tests run in one process, as in an editor, or in a worker, as in `make test`.
 WAYS = {"one process": ("-n0",), "worker": ("-n1",)}
 TWO_WORKERS = ("-n2", "--dist=load")
 every_way = pytest.mark.parametrize("way", WAYS)
@@ -234,7 +234,7 @@ def run(tmp_path: Path, child_processes: None) -> Runs:  # noqa: ARG001 - it sta
     """Run some tests with this project's configuration, and with options."""
 
     def start(tests: str, *options: str) -> Run:
-        # Unknown to the run that this is part of, which would find it too.
+        # The secret is new, because the outer run of tests would also report a secret that it knows.
         secret = f'{secrets.token_hex(4)}+/"=&{secrets.token_hex(12)}'
         (tmp_path / "conftest.py").write_text(CONFTEST)
         (tmp_path / "test_some.py").write_text(tests)
@@ -264,7 +264,7 @@ def run(tmp_path: Path, child_processes: None) -> Runs:  # noqa: ARG001 - it sta
 
 @every_way
 def test_every_place_is_watched(run: Runs, way: str) -> None:
-    """If tests leak in any place, the run fails, and names each place with its test but not the secret."""
+    """If tests leak a secret in any place, the run fails, and names each place and test, but not the secret."""
     ended = run(LEAKING, *WAYS[way])
 
     assert ended.status == pytest.ExitCode.TESTS_FAILED
@@ -283,7 +283,7 @@ def test_one_leak_is_enough(run: Runs) -> None:
 
 
 def test_files_that_workers_share_are_watched(run: Runs) -> None:
-    """A file beside the workers' folders, for all of them, is searched as well."""
+    """A file that all workers share, beside the workers' folders, is also searched."""
     ended = run(LEAKING_BESIDE, *TWO_WORKERS)
 
     assert (ended.status, ended.failed) == (pytest.ExitCode.TESTS_FAILED, set())
@@ -359,7 +359,7 @@ def test_other_text_is_no_finding(part: str) -> None:
     for secret in SECRETS:
         patterns.add(secret, lasting=True)
     path = CHECKOUT / part
-    # Not bytecode, which is not shipped and may put any byte behind the head of a secret's form.
+    # Bytecode is left out, because it is not shipped, and can have any byte after the beginning of a secret's form.
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.suffix not in ("", ".pyc")]
 
     assert files

@@ -1,4 +1,4 @@
-"""The lint step that searches a wheel of each package for each platform and Python of GitHub's runners."""
+"""The lint step that looks for a wheel of each package, for each platform and Python of GitHub's runners."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_uv = pytest.mark.skipif(not UV.exists(), reason="make puts uv there")
 
 
 def make_lock(folder: Path, tag: str) -> Path:
-    """A lock of one package whose only wheel has ``tag`` and is beside the lock."""
+    """Make a lock of one package. The package's only wheel has ``tag``, and is beside the lock."""
     folder.mkdir()
     wheel = folder / f"scarce-1.0-{tag}.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -66,7 +66,7 @@ def test_the_table_has_every_hosted_platform() -> None:
 def test_a_gap_that_the_table_does_not_have_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A new gap and a closed gap are errors that name lock, platform and Python."""
+    """A gap that is not in the table, and a gap of the table that is closed, are errors, named by lock and Python."""
     folder = tmp_path / "checkout"
     make_lock(folder, "cp310-cp310-win_arm64")
     for name in ("requirements-uv.txt", "requirements-dev.txt"):

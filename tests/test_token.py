@@ -49,13 +49,13 @@ json_values = st.recursive(
 
 
 def jwt(claims: object) -> str:
-    """A token with these claims."""
+    """Return a token with the given claims."""
     payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
     return f"eyJhbGciOiJIUzUxMiJ9.{payload}.c2lnbmF0dXJlLW9mLWEtdGVzdA"
 
 
 def lasting(left: timedelta) -> Token:
-    """A token with ``left`` until its end, at noon."""
+    """Return a token that has ``left`` until its end, counted from noon."""
     return build_token(OPAQUE, expiries=[NOON + left])
 
 
@@ -192,7 +192,7 @@ STATES = [
 
 @pytest.mark.parametrize(("left", "needed", "state"), STATES, ids=str)
 def test_state_changes_exactly_at_its_borders(left: timedelta, needed: timedelta, state: State) -> None:
-    """Fresh has more than the caller needs, stale at least 30 seconds, expired less; a need below 30 s is 30 s."""
+    """A fresh token has more time than the caller needs, a stale one 30 s or more, an expired one less than 30 s."""
     assert lasting(left).state(NOON, needed) is state
 
 
@@ -218,7 +218,7 @@ EXPIRIES = [
 
 @pytest.mark.parametrize(("column", "member", "claim"), EXPIRIES)
 def test_earliest_expiry_wins(column: datetime | None, member: datetime | None, claim: datetime | None) -> None:
-    """Of the column, the JSON and the JWT the earliest end counts, and any one of them is enough."""
+    """The earliest end in the column, the JSON and the JWT counts, and one readable end is enough."""
     value = OPAQUE if claim is None else jwt({"exp": int(claim.timestamp())})
     data = {"access_token": value, "expires_at": member.isoformat() if member else "soon"}
     token = parse_stored(json.dumps(data), column=column.isoformat() if column else None)
@@ -226,7 +226,7 @@ def test_earliest_expiry_wins(column: datetime | None, member: datetime | None, 
 
 
 def test_naive_column_counts_as_korea_time() -> None:
-    """A naive column of the guide's code is read as Korea time, so the token ends nine hours early."""
+    """A column without an offset, from the guide's code, is read as Korea time, so the token ends nine hours early."""
     data = json.dumps({"access_token": OPAQUE, "expires_at": "2026-03-02T12:00:00+00:00"})
     assert parse_stored(data, column="2026-03-02T12:00:00").expires_at == NOON - timedelta(hours=9)
 
@@ -252,7 +252,7 @@ def test_stored_form_of_an_opaque_token_survives_too(
 
 
 def test_stored_form_is_that_of_the_guide_s_clients() -> None:
-    """The flat JSON begins with token, expiry and issue; unknown members are left out."""
+    """The flat JSON begins with the token, its expiry and its issue time. Unknown values are left out."""
     members = json.loads(lasting(SECOND).to_json())
     assert list(members) == ["access_token", "expires_at", "issued_at"]
     assert parse_instant(members["expires_at"]) == NOON + SECOND
@@ -282,7 +282,7 @@ UNUSABLE = {
 
 @pytest.mark.parametrize("case", UNUSABLE)
 def test_unusable_stored_value_is_a_token_error(case: str) -> None:
-    """Broken JSON, no token and no end are one error, whose text has no part of the value."""
+    """Broken JSON, a missing token and a missing end give the same error, whose text has no part of the value."""
     with pytest.raises(TokenError) as caught:
         parse_stored(UNUSABLE[case])
     assert caught.value.code == "token-unusable"
@@ -331,7 +331,7 @@ def test_claim_that_is_no_epoch_is_no_time(value: object) -> None:
 
 
 def test_own_claims_win() -> None:
-    """The JWT's iat and jti win over the members beside it."""
+    """The JWT's iat and jti take precedence over the members of the stored JSON."""
     issued = NOON - timedelta(hours=2)
     value = jwt({"exp": int(NOON.timestamp()), "iat": int(issued.timestamp()), "jti": ACCOUNT.app_key})
     token = build_token(value, expiries=[], issued_at=NOON - timedelta(hours=5), app_key_id="0" * 16)
@@ -364,7 +364,10 @@ def test_no_repr_shows_a_secret() -> None:
 
 
 def test_fingerprint_is_half_of_half_a_hash() -> None:
-    """A fingerprint has 16 hex digits and depends on the text alone; key with secret has another than key."""
+    """A fingerprint has 16 hex digits and depends on the text alone.
+
+    Key and secret together have another fingerprint.
+    """
     app_key = AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
     assert fingerprint("kis") == "a1328c633b67e3f8"
     assert app_key.key_id == fingerprint(ACCOUNT.app_key)

@@ -1,4 +1,4 @@
-"""A proxy on loopback that opens tunnels, as CONNECT asks for them."""
+"""A proxy on loopback that opens a tunnel for each CONNECT request."""
 
 from __future__ import annotations
 
@@ -74,4 +74,4 @@ class TunnelProxy:
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # one end has closed; the other one is closed too
+            pass  # one end is closed, so the other end is closed too

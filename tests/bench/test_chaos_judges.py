@@ -234,7 +234,7 @@ def test_answer_of_another_process_is_found() -> None:
 
 
 def test_call_of_a_suspended_holder_is_a_limit() -> None:
-    """A suspension of the holder is an excuse only if the lease is over when the holder calls KIS."""
+    """A suspension excuses the holder only if the holder calls KIS later than LONGEST_START after its grant."""
     late = (Begin("0.1.1", NOW - 75, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 74, NOW))
     hasty = (Begin("0.1.1", NOW - 2, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 1, NOW))
 

@@ -117,8 +117,7 @@ def test_outage_that_is_over_in_time_costs_none() -> None:
 
 
 def test_callers_of_one_machine_make_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four callers of one machine without a cache make one call to KIS, because the machine keeps a note of the
-    call."""
+    """Four callers of one machine without a cache make one call to KIS, because the machine keeps a note of a call."""
     monkeypatch.setattr(hiccup_year._Simulation, "_new_runner", lambda _: BOX)
     year = outage_at(time(8, 54))
 

@@ -87,8 +87,7 @@ def test_threads_run_one_at_a_time() -> None:
 
 @pytest.mark.parametrize(("is_before", "status"), [(True, "committed"), (False, "fenced")], ids=["before", "meanwhile"])
 def test_a_clock_that_stands_still(is_before: bool, status: str) -> None:  # noqa: FBT001 - a table
-    """Even at one moment, a row that was stored before the lease differs from a row that was stored during the
-    lease."""
+    """Even if the clock stands still, a row from before the lease differs from a row that is stored during it."""
     store, holder, token = MemoryStore(StillClock()), str(uuid.uuid4()), make_token()
     newer = make_token(left=48 * HOUR)
 

@@ -1,5 +1,4 @@
-"""docs/init.md has all options, the order of installers and the editor's warning, and its promise about the SQL is
-true."""
+"""docs/init.md has all options, the installers and the editor's warning, and is right about the SQL."""
 
 from __future__ import annotations
 
