@@ -17,8 +17,8 @@ import time
 
 TYPE_CHECKING = False  # not imported from typing, a module that a Python may lack
 HERE = os.path.dirname(os.path.abspath(__file__))
-#: Words of this program's command line, each with a value after "=". start.sh or an earlier start of this program sets
-#: them.
+#: Words of this program's command line, each with a value after "=". start.sh or an earlier start of this program adds
+#: these words.
 STARTED_WORD = "--started"
 PYTHON_WORD = "--python"
 UNUSABLE_WORD = "--unusable"
@@ -101,7 +101,7 @@ def run_step() -> int:
     """
     from contextlib import ExitStack
 
-    load_when_used("inspect")  # needed for few dataclasses, and its import takes a tenth of a warm step
+    load_when_used("inspect")  # few dataclasses need this module, and its import takes a tenth of a warm step
     from kis_token.errors import KisTokenError
     from kis_token.github.outputs import describe_defect, report_failure
     from kis_token.github.workflow_commands import FileWorkflow
@@ -117,7 +117,7 @@ def run_step() -> int:
             except Exception as error:
                 if isinstance(error, ImportError) and lacks_module(error):
                     raise
-                report_failure(describe_defect(error), (), workflow)  # not as a traceback, which may quote a secret
+                report_failure(describe_defect(error), (), workflow)  # without a traceback, which may quote a secret
         except KeyboardInterrupt:
             return 130
         except OSError:
@@ -187,8 +187,8 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
 def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> None:
     """Start a watch that reports ``timed-out`` and ends the process at ``timeout``, even if an operation hangs.
 
-    An operation with its own limit ends before ``timeout``. If the watch is reporting, ``end`` waits for it, because
-    Python aborts if the process exits while another thread writes to its output.
+    An operation with its own time limit ends before ``timeout``. If the watch is reporting, ``end`` waits for the
+    report, because Python aborts if the process exits while another thread writes to its output.
     """
     import threading
 
@@ -255,7 +255,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
         resolution = enough(view, settings)
         outage = None if settings.allow_expired or resolution is not None else view.outage
         if outage is not None and not outage.retryable:
-            raise outage  # issuing with the packages would fail with the same outage
+            raise outage  # a start with the packages would fail with the same outage
     try:
         return view, remember(cache, resolution) if resolution is not None else None
     except ImportError as error:

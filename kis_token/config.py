@@ -90,7 +90,7 @@ class Settings:
     account_no: str | None = field(default=None, repr=False)
     #: The slot from which a program read app_key and app_secret; None if the user gave them.
     keys_slot: str | None = None
-    #: Warnings for people, about corrected values.
+    #: Warnings for users about corrected values.
     notes: tuple[str, ...] = ()
     #: The address at which this job gets ID tokens. The address is set if supabase-key is the public key: the store
     #: then needs an ID token in place of a secret key.
@@ -178,7 +178,7 @@ class _Reader(EnvironmentReader):
         return supabase_url, service_name
 
     def _missing(self, code: str, message: str) -> None:
-        """Add a fault for a missing secret. If GitHub withholds the secrets, add one fault for all of them."""
+        """Add a fault for a missing secret. If GitHub withholds the secrets, add one fault for all secrets."""
         withheld = ("secrets-withheld", "GitHub withholds the secrets for supabase-url and supabase-key from this run")
         from kis_token.process.caller_identity import are_secrets_withheld  # few runs need this module
 

@@ -1,7 +1,7 @@
 """A time limit for a whole call, however slow the peer is. After the limit the call sends no data.
 
 The timeout of a socket limits each wait for a byte, but not the sum of all waits, and it does not cover name
-resolution. So the call runs in a thread, and the caller gives the call up when the time is over.
+resolution. So a call with a time limit runs in a thread, and the caller gives up the call when the time is over.
 """
 
 from __future__ import annotations

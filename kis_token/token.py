@@ -128,16 +128,16 @@ def fingerprint(text: str) -> str:
 
 
 def looks_like_token(text: str) -> bool:
-    """Whether ``text`` has the shape of a token. Only such a text is masked, because a mask of "1" blanks every 1."""
+    """Whether ``text`` has the shape of a token. Other texts are not masked, as a mask of "1" blanks every 1."""
     return _TOKEN_SHAPE.fullmatch(text) is not None
 
 
 def parse_instant(value: object) -> datetime:
-    """Return the time that a client wrote: ISO 8601 with ``Z``, an offset or neither, or epoch seconds.
+    """Return a client's time: epoch seconds, or ISO 8601 with ``Z``, with an offset, or without both.
 
-    A time without an offset is read as Korea time. Some clients write times in UTC without an offset. Read as Korea
-    time, such a time is nine hours too early, so an expired token never looks valid. Raises ValueError for any other
-    value.
+    A time without an offset is read as Korea time. Some clients write times in UTC without an offset. A UTC time that
+    is read as Korea time is nine hours too early, so an expired token never looks valid. Raises ValueError for any
+    other value.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)

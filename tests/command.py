@@ -88,7 +88,10 @@ def kis_token_here(
 
 
 class Terminal:
-    """A terminal for child processes, which get ``inside`` as their terminal. A thread reads their output."""
+    """A terminal for child processes, which get ``inside`` as their terminal.
+
+    A thread reads the child processes' output.
+    """
 
     def __init__(self) -> None:
         self._outside, self.inside = pty.openpty()
@@ -109,7 +112,7 @@ class Terminal:
             return seen
 
     def read(self) -> bytes:
-        """Wait until anything is written, and return it."""
+        """Wait until a child writes, and return the written bytes."""
         with self._more:
             assert self._more.wait_for(lambda: self._shown, 60), "no text was written"
             seen, self._shown = self._shown, b""

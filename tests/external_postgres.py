@@ -38,7 +38,7 @@ _FORWARDED = ("Accept", "Accept-Profile", "Content-Profile", "Content-Type", "Pr
 
 
 class ExternalPostgres(EmbeddedPostgres):
-    """A PostgreSQL that already runs, so the tests neither start nor stop it."""
+    """A PostgreSQL that runs already. The tests do not start or stop this PostgreSQL."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__()

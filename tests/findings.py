@@ -31,7 +31,7 @@ class Findings:
         self._found: set[str] = set()
 
     def pytest_collection_finish(self) -> None:
-        """Exempt the tests and their modules from garbage collection, because each collection would examine all."""
+        """Exempt tests and their modules from garbage collection, because each collection would examine them."""
         gc.freeze()
 
     @pytest.hookimpl(wrapper=True, trylast=True)

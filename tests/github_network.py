@@ -1,7 +1,7 @@
 """GitHub on this machine, under GitHub's own names: the issuer of ID tokens and the REST API, over TLS.
 
 A proxy leads requests for GitHub's hosts to servers on loopback, whose certificates an authority of the test has
-signed. So the program under test uses GitHub's real addresses, and has no code for tests.
+signed. So the program under test uses GitHub's real addresses, and contains no code for tests.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class GitHubNetwork:
     def variables(self) -> dict[str, str]:
         """The variables that make GitHub's names lead to these servers.
 
-        They have no sign-in, and hide the command gh.
+        The variables have no sign-in, and hide the command gh.
         """
         others = {name: "" for name in os.environ if name.lower() in ("all_proxy", "https_proxy")}
         return others | {

@@ -32,7 +32,7 @@ class Refusal(NamedTuple):
 
 
 def refusal(attempt: Callable[..., object], *arguments: object, **named: object) -> Refusal:
-    """Return the error that a call raises. Fails if the call raises no error."""
+    """Return the error that a call raises. The assertion fails if the call raises no error."""
     try:
         answer = attempt(*arguments, **named)
     except psycopg.Error as error:

@@ -1,6 +1,6 @@
 """Processes that start without delay, because each is a fork of a process that has done all slow imports.
 
-The processes share no state with the tests. Signals stop and kill them like ordinary processes.
+The processes share no state with the tests. Signals stop and kill these processes like ordinary processes.
 """
 
 from __future__ import annotations

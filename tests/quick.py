@@ -28,7 +28,7 @@ _running: list[pytest.Item] = []
 
 @pytest.fixture(scope="session")
 def child_processes() -> None:
-    """Declare that a test or a fixture starts child processes. This fixture has no other effect."""
+    """Declare that a test or a fixture starts child processes. The fixture itself does nothing."""
 
 
 def is_quick(item: pytest.Item) -> bool:

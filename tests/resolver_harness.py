@@ -44,7 +44,7 @@ OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", base64.b64encode(b"other"
 
 
 def stale_token() -> Token:
-    """A stale token that is older than 6 h, so that KIS gives a new one."""
+    """A stale token that is older than 6 h, so that KIS issues a new token."""
     return make_token(left=5 * MINUTE, age=23 * HOUR)
 
 
@@ -80,7 +80,7 @@ class Chain:
     stores: list[SupabaseStore] = field(default_factory=list)
 
     def settings(self, **inputs: str) -> Settings:
-        """The settings for these inputs, by their names with underscores."""
+        """The settings for ``inputs``, which are inputs by their names, with underscores."""
         given = {
             "supabase_url": self.supabase.url,
             "supabase_key": SERVICE_KEY,

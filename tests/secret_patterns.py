@@ -51,7 +51,7 @@ class SecretPatterns:
         self._lasting.update(part.encode() for part in (repr(secret[:HEAD])[2:-1], secret[:HEAD].hex()))
 
     def forget(self) -> None:
-        """Forget the secrets that are not lasting."""
+        """Forget all secrets that were added without ``lasting``."""
         self._passing.clear()
 
     def are_in(self, data: bytes) -> bool:

@@ -53,7 +53,7 @@ class SimulatedClock:
         return utc_now() + self._ahead
 
     def monotonic(self) -> float:
-        """Return seconds that never go back."""
+        """Return a number of seconds that never decreases."""
         return utc_now().timestamp() + self._jumped
 
     def sleep(self, seconds: float) -> None:

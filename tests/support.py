@@ -221,11 +221,11 @@ class TurnedClock:
         self._jumped = 0.0
 
     def now(self) -> datetime:
-        """The present by this machine's clock."""
+        """The present time by this machine's clock."""
         return utc_now() + timedelta(seconds=self._jumped) + self._wrong_by
 
     def monotonic(self) -> float:
-        """Seconds that never decrease."""
+        """A number of seconds that never decreases."""
         return time.monotonic() + self._jumped
 
     def sleep(self, seconds: float) -> None:
@@ -235,7 +235,7 @@ class TurnedClock:
         self.on_sleep(seconds)
 
     def jump(self, seconds: float) -> None:
-        """Let time pass for this machine alone, as when it is suspended."""
+        """Let time pass only for this machine, as if the machine was suspended."""
         self._jumped += seconds
 
     def jitter(self, low: float, high: float) -> float:
@@ -317,7 +317,7 @@ def issue_by_functions(database: Database, token: Token, *, service: str = "kis"
 
 
 class RecordedWorkflow:
-    """A workflow that records its calls, in order. Its repr does not show them."""
+    """A workflow that records its calls, in order. The repr does not show the calls."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, ...]] = []

@@ -41,7 +41,7 @@ def test_defaults() -> None:
 
 
 def test_paper_has_a_slot_and_a_host_of_its_own() -> None:
-    """Real and paper accounts share neither the slot nor the host."""
+    """Real and paper accounts have different slots and different hosts."""
     settings = make_settings(KIS_ENVIRONMENT="paper")
     assert (settings.service_name, settings.base_url) == ("kis-paper", KIS_HOSTS["paper"])
 
@@ -65,7 +65,7 @@ def test_blanks_around_a_value_are_cut_off(variable: str) -> None:
 
 
 def test_blanks_around_secrets_are_cut_off() -> None:
-    """App key and secret lose the blanks and line breaks around them."""
+    """Blanks and line breaks around the app key and around the app secret are cut off."""
     settings = make_settings(**{name: f"{value}\n" for name, value in KEYS.items()})
     assert (settings.app_key == ACCOUNT.app_key, settings.app_secret == ACCOUNT.app_secret) == (True, True)
 
@@ -123,7 +123,7 @@ def test_key_whose_claims_are_nested_deeply_is_left_to_supabase() -> None:
 
 @pytest.mark.parametrize("payload", [["anon"], {"role": 1}, {}, "anon"], ids=str)
 def test_key_with_unusual_claims_is_left_to_supabase(payload: object) -> None:
-    """A key that only looks like a JWT is no public key; Supabase decides about it."""
+    """A key that only looks like a JWT is not a public key. Supabase decides about such a key."""
     key = supabase_jwt(payload)
     assert make_settings(SUPABASE_SERVICE_ROLE_KEY=key).supabase_key == key
 
@@ -160,7 +160,7 @@ def test_boolean_is_read(text: str, value: bool) -> None:  # noqa: FBT001 - a ta
 
 
 def test_encryption_keys_are_one_a_line_in_either_alphabet() -> None:
-    """The keys keep their order, because the first one seals; base64 and base64url are both read."""
+    """The keys keep their order, because the first key seals. Keys can be base64 or base64url."""
     settings = make_settings(KIS_TOKEN_ENCRYPTION_KEY=f"{SEALING_KEY}\n\n {OTHER_KEY}\n")
     assert settings.encryption_keys == (bytes(range(32)), bytes(range(224, 256)))
 
@@ -190,7 +190,7 @@ def test_secrets_are_all_that_was_given() -> None:
 
 
 def test_cache_file_lies_in_the_job_s_temporary_folder() -> None:
-    """In a job each slot has its own file under RUNNER_TEMP; that of the default slot has the guide's name."""
+    """In a job, each slot has its own file under RUNNER_TEMP. The file of the default slot has the guide's name."""
     first = make_settings(KIS_TOKEN_CACHE="", RUNNER_TEMP="/runner/temp")
     second = make_settings(KIS_TOKEN_CACHE="", RUNNER_TEMP="/runner/temp", KIS_SERVICE_NAME="kis-paper")
     assert first.cache_path == Path("/runner/temp/.kis_token_cache.json")
@@ -218,7 +218,7 @@ def test_label_names_the_caller() -> None:
 
 @pytest.mark.parametrize("name", ["GITHUB_REPOSITORY", "GITHUB_JOB", "HOSTNAME", "USER"])
 def test_label_can_be_sent_whatever_the_names_are(name: str) -> None:
-    """A name that is not UTF-8 reaches Python with half a surrogate pair; the label has no such half."""
+    """A name that is not UTF-8 reaches Python with half a surrogate pair, and the label does not contain that half."""
     label = make_settings(**({"GITHUB_REPOSITORY": "a/b"} if name == "GITHUB_JOB" else {}) | {name: "caf\udce9"}).label
     assert "caf?" in label.encode().decode()
 
@@ -238,6 +238,6 @@ def test_clients_are_separated_by_commas_or_blanks(text: str, clients: tuple[str
 
 
 def test_id_is_looked_at_for_python_kis_alone() -> None:
-    """Without python-kis, the HTS id is neither kept nor checked."""
+    """Without python-kis, the HTS id is not kept and not checked."""
     assert make_settings(INPUT_TOKEN_FILES="kis-auth", KIS_HTS_ID="../x").hts_id is None
     assert make_settings(INPUT_TOKEN_FILES="python-kis", KIS_HTS_ID=" @1234567 ").hts_id == "@1234567"

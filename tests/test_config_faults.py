@@ -22,7 +22,7 @@ SECRETS = (SERVICE_KEY, ANON_KEY, ACCOUNT.app_key, ACCOUNT.app_secret, SEALING_K
 
 
 def codes_of(env: dict[str, str]) -> list[str]:
-    """The codes of the faults of an environment, whose texts contain no secret."""
+    """Return the codes of an environment's faults, and assert that no fault's text contains a secret."""
     with pytest.raises(SettingsError) as caught:
         Settings.from_env(env)
     texts = [f"{caught.value} {caught.value!r}", *(f"{fault} {fault.hint}" for fault in caught.value.faults)]
@@ -31,7 +31,7 @@ def codes_of(env: dict[str, str]) -> list[str]:
 
 
 def faults_of(**variables: str) -> list[str]:
-    """The codes of the faults of an otherwise complete environment."""
+    """Return the codes of the faults of a complete environment with changed variables."""
     complete = {"SUPABASE_URL": "https://example.supabase.co", "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY}
     return codes_of(complete | {"KIS_TOKEN_CACHE": "off"} | variables)
 
@@ -126,7 +126,7 @@ def test_fault_has_its_code(case: str) -> None:
 
 
 def test_all_faults_are_told_at_once() -> None:
-    """One run reports all faults; the error itself is the first of them."""
+    """One run reports all faults, and the error has the code and text of the first fault."""
     env = {
         "KIS_ENVIRONMENT": "vts",
         "KIS_APP_KEY": ACCOUNT.app_key,

@@ -80,7 +80,7 @@ def test_every_error_code_has_an_entry(page: str) -> None:
 
 
 def test_summary_of_an_entry_is_the_hint_of_the_error() -> None:
-    """The English entry begins with the error's hint, so that a search for the log's text finds it."""
+    """The English entry begins with the error's hint, so that a search for the log's text finds the entry."""
     for code, entry in entries_of("docs/troubleshooting.md").items():
         quoted = " ".join(line.removeprefix("> ") for line in entry.split("\n\n")[0].splitlines())
         assert quoted.replace("`", "") == REMEDIES[code], code
@@ -105,7 +105,7 @@ def test_every_raised_code_is_known() -> None:
     source += (CHECKOUT / "entrypoint.py").read_text(encoding="utf-8")
     source += (CHECKOUT / "action.yml").read_text(encoding="utf-8")
     elsewhere = re.sub(r"REMEDIES: dict.*?\n}\n", "", source, flags=re.DOTALL)
-    by_name = {f"invalid-{name}" for name in ("environment", "mode", "on-store-outage")}  # built from the input's name
+    by_name = {f"invalid-{name}" for name in ("environment", "mode", "on-store-outage")}  # the code is built from the input's name
 
     unused = [code for code in REMEDIES if code not in by_name and not re.search(rf"\b{code}\b", elsewhere)]
 

@@ -52,7 +52,7 @@ RETRYABLE = [
 
 @pytest.mark.parametrize(("error", "retryable"), RETRYABLE, ids=lambda value: type(value).__name__)
 def test_error_says_whether_to_try_again(error: KisTokenError, retryable: bool) -> None:  # noqa: FBT001 - a table's column
-    """Retryable errors are exactly those that may pass without any change."""
+    """An error is retryable exactly if it may pass without a change by the user."""
     assert error.retryable is retryable
 
 
@@ -89,14 +89,14 @@ def test_unknown_code_is_a_programming_error() -> None:
 
 @pytest.mark.parametrize("kis_code", KIS_REFUSALS)
 def test_refusal_names_kis_s_own_code(kis_code: str) -> None:
-    """The text has KIS's own code, and names the caller that got the refusal if it was another."""
+    """The text has KIS's own code. If another caller got the refusal, the text names that caller."""
     error = IssuerRefused(kis_code, ", to another job")
     assert (error.code, error.kis_code) == (KIS_REFUSALS[kis_code][0], kis_code)
     assert f"({kis_code}, to another job)" in f"{error}"
 
 
 def test_settings_error_holds_every_fault() -> None:
-    """The error is the first fault, and contains all of them."""
+    """The error has the code and text of the first fault, and contains all faults."""
     error = SettingsError([("invalid-mode", "first"), ("invalid-boolean", "second")])
     assert (error.code, error.args[0]) == ("invalid-mode", "first")
     assert [(fault.code, fault.args[0]) for fault in error.faults] == [

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 JWT_SECRET = "made-up-for-the-tests-at-least-32-characters"
 
-#: Some of the tests that run with a real PostgREST: they make each kind of request, and one uses its own database.
+#: Some of the tests that run with a real PostgREST. Together they make each kind of request, also on a separate
+#: database.
 TESTS = [
     "tests/integration/test_sql.py::test_migrations_need_no_superuser",
     "tests/store/test_supabase.py::test_a_lease_is_two_requests",
@@ -36,7 +37,8 @@ TESTS = [
 def test_given_servers_are_used(tmp_path: Path) -> None:
     """Migrations and rows are in the given database, and requests reach the given server with a JWT of the role.
 
-    The stand-in takes the place of the given PostgREST. It accepts only two tokens, which are signed with the secret.
+    The stand-in takes the place of the given PostgREST. The stand-in accepts only two tokens, which are signed with the
+    given secret.
     """
     service, anon = (sign({"role": role}, JWT_SECRET) for role in ("service_role", "anon"))
     with EmbeddedPostgres() as postgres:

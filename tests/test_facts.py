@@ -28,7 +28,8 @@ START = (PACKAGE / "github" / "start.sh").read_text(encoding="utf-8")
 #: The time between two calls of one app key: KIS's minute and a second more.
 CALL_INTERVAL = lease.CALL_INTERVAL
 
-#: A fact's name in Python, its value, the function of sql/ that repeats it, and the pattern of the copies there.
+#: A fact's name, its value in Python, the function of sql/ that repeats it, and the pattern of its copies in that
+#: function.
 TIMES: list[tuple[str, timedelta, str, str]] = [
     ("after a call", CALL_INTERVAL, "commit_issuance", r"(?<!issued_at > )\bt \+ interval '(.+?)'"),
     ("lease", memory_store.LEASE, "begin_issuance", r"lease_until\s+= t \+ interval '(.+?)'"),
@@ -81,7 +82,7 @@ def function_in_sql(name: str) -> str:
 
 
 def copies_of(function: str, pattern: str) -> list[str]:
-    """All matches of a pattern in a function of sql/, of which there is at least one."""
+    """Return all matches of a pattern in a function of sql/. Fails if there is no match."""
     found = [str(each) for each in re.findall(pattern, function_in_sql(function))]
     assert found, f"{function} has no longer what {pattern} looks for"
     return found
@@ -171,7 +172,7 @@ def test_service_name_has_one_length() -> None:
 
 
 def test_sealed_values_begin_with_the_prefix() -> None:
-    """The pattern of sealed values begins with the prefix by which Python recognizes them."""
+    """The pattern of sealed values begins with the prefix by which Python recognizes sealed values."""
     assert memory_store.SEALED.pattern.startswith(SEALED_PREFIX)
 
 

@@ -239,7 +239,10 @@ def test_package_has_one_importer(package: str) -> None:
 
 
 def test_environment_is_read_in_few_places() -> None:
-    """Only the entry points and the network modules use os.environ. All other modules get settings as arguments."""
+    """Only the entry points and the network modules use os.environ.
+
+    Modules that do not use os.environ get settings as arguments.
+    """
     readers = set()
     for module, path in MODULES.items():
         for node in ast.walk(tree_of(path)):
@@ -259,7 +262,7 @@ def test_fast_path_is_the_standard_library() -> None:
 @pytest.mark.parametrize("module", FAST + KEYLESS + SEALED)
 @pytest.mark.usefixtures("child_processes")
 def test_fast_path_loads_nothing_heavy(module: str) -> None:
-    """No module of the fast path loads an expensive module that it does not use."""
+    """No module of the fast path loads an expensive module of the standard library."""
     assert loaded_by(module) & HEAVY == set()
 
 

@@ -1,7 +1,7 @@
 """The language of the project: each sentence has a subject, and each thing has one word.
 
 CONTRIBUTING.md has the rules. This file reads docstrings, comments and messages of Python, comments of SQL, and the
-pages. It leaves out code, quotations and names.
+pages. The tests leave out code, quotations and names.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BARE_OPENING = re.compile(
 #: Phrases that a reader has to read twice.
 PHRASES = re.compile(r"\bhas not the\b|\bis none\b|\bto be had\b|, else[.;]|\bmakes? no sense\b")
 
-#: Words for which the glossary has another one, in the sense that is meant here.
+#: Words, in one of their senses, for which the glossary has another word.
 OTHER_WORDS = {
     "lease": re.compile(
         r"\b(?:a|the|this|that|no|its|each|another|whose|one|any|of|'s) turns?\b(?! (?:on|off|out|into))", re.IGNORECASE
@@ -50,7 +50,7 @@ def files_of(part: str) -> list[Path]:
 
 @cache
 def prose_of(path: Path) -> str:
-    """The sentences of a file, one paragraph a line."""
+    """Return the sentences of a file, with one paragraph on each line."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         is_shown = path.is_relative_to(CHECKOUT / "kis_token") or path.name == "entrypoint.py"
@@ -72,7 +72,7 @@ def _docstrings(text: str) -> list[str]:
 
 
 def _messages(text: str) -> list[str]:
-    """The texts of a program that are long enough to be sentences."""
+    """Return the texts of a program that are long enough to be sentences."""
     nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
     return [" ".join(node.value.split()) for node in nodes if isinstance(node.value, str) and node.value.count(" ") > 2]
 

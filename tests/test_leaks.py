@@ -41,7 +41,8 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "base64 for URLs": lambda text: base64.urlsafe_b64encode(text.encode()).decode(),
 }
 
-#: The conftest.py of a separate run, which gets one secret from its environment. Another package is called tests, too.
+#: The conftest.py of a separate run, which gets one secret from its environment. The file makes this project's package
+#: ``tests`` importable, because another package has the same name.
 CONFTEST = f"""
 import os, sys, types
 tests = types.ModuleType("tests")
@@ -275,7 +276,10 @@ def test_every_place_is_watched(run: Runs, way: str) -> None:
 
 
 def test_one_leak_is_enough(run: Runs) -> None:
-    """A run of one test is watched like a whole run: one finding fails it, and there is no other finding."""
+    """A run of one test is watched like a run of all tests.
+
+    One leak fails the run, and there is exactly one finding.
+    """
     ended = run(LEAKING, "-k", "test_logs")
 
     assert (ended.status, ended.failed) == (pytest.ExitCode.TESTS_FAILED, set())
@@ -293,7 +297,10 @@ def test_files_that_workers_share_are_watched(run: Runs) -> None:
 
 @every_way
 def test_hidden_exceptions_fail_the_run(run: Runs, way: str) -> None:
-    """A warning or an exception in a thread or finalizer fails its test; after the last test it fails the run."""
+    """A warning, or an exception in a thread or finalizer, fails its test.
+
+    After the last test, the exception fails the run.
+    """
     ended = run(HIDDEN, *WAYS[way])
 
     assert ended.status == pytest.ExitCode.TESTS_FAILED
@@ -326,7 +333,7 @@ other_texts = st.text(st.characters(codec="utf-8"), max_size=9)
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @given(secret=secret_texts, before=other_texts, behind=other_texts)
 def test_every_form_is_found(encoding: str, secret: str, before: str, behind: str) -> None:
-    """A secret is found in every encoding and at every position of the encoded text, until it is forgotten."""
+    """Until a secret is forgotten, it is found in every encoding and at every position of the encoded text."""
     patterns = SecretPatterns()
     data = ENCODINGS[encoding](before + secret + behind).encode()
     assert not patterns.are_in(data)

@@ -63,7 +63,7 @@ MACHINES = (
 @pytest.mark.parametrize("lock", ["requirements.txt", "requirements-dev.txt"])
 @pytest.mark.parametrize(("system", "machine", "newest"), MACHINES)
 def test_each_platform_has_one_version_of_each_package(lock: str, system: str, machine: str, newest: str) -> None:
-    """Each Python has one version of a package. cryptography is as new as the newest with wheels for the platform."""
+    """Each Python has one version of each package. cryptography has the newest version with wheels, or a newer one."""
     for python in platforms.PYTHONS:
         environment = {
             "sys_platform": system,
@@ -82,7 +82,7 @@ def test_each_platform_has_one_version_of_each_package(lock: str, system: str, m
 
 
 def test_runtime_has_no_unneeded_package() -> None:
-    """The runtime has the packages that a step imports, and not those of only the command and the library.
+    """The runtime has the packages that a step imports. It lacks those that only the command or the library imports.
 
     The runtime also lacks PyGithub and PyGithub's dependencies, because actions_toolkit.core never imports them.
     """
@@ -116,7 +116,7 @@ def test_runtime_lock_is_enough_for_every_module(sealing_runtime: Path) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_wheel_carries_the_migrations_and_workflows(tmp_path: Path) -> None:
-    """The wheel has the package, its type marker, sql/ and init's workflows, so that the command can write them."""
+    """The wheel has the package, its type marker, and the files that init writes: sql/ and the workflows."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)],
         cwd=CHECKOUT,

@@ -39,7 +39,7 @@ def longest_piece(message: ast.expr, known: dict[str, list[ast.expr]]) -> list[s
     return pieces[-1:] if pieces and len(pieces[-1]) >= SHORTEST else []
 
 
-#: Classes of errors with one code, which is not an argument.
+#: Classes of errors that have a fixed code, so that the code is not an argument.
 ONE_CODE = {"TokenUnusable": "token-unusable"}
 
 
@@ -72,7 +72,7 @@ def raised() -> dict[str, set[str]]:
 
 
 def test_messages_are_found_in_the_source() -> None:
-    """Every code has a message in the source, except those with messages elsewhere or from another program."""
+    """Each code has a message in the source, except codes whose message is in another file or from another program."""
     elsewhere = {"invalid-environment", "invalid-mode", "invalid-on-store-outage", "python-missing"}
 
     assert {code for code in REMEDIES if not raised()[code]} == elsewhere | {"sandbox-failed", "internal-error"}

@@ -111,7 +111,7 @@ def test_workflows_grant_nothing_by_default(workflow: Path) -> None:
 def test_jobs_end() -> None:
     """Every job has a time limit.
 
-    A job that calls a workflow needs none, because the workflow's jobs have their own.
+    A job that calls a workflow needs no limit, because the jobs of that workflow have limits.
     """
     assert [name for name, job in jobs() if "timeout-minutes" not in job and "uses" not in job] == []
 
@@ -194,7 +194,10 @@ def test_this_version_is_still_to_come() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_sdist_is_enough_for_the_wheel(tmp_path: Path) -> None:
-    """The sdist builds a wheel with the SQL, the workflows and the type marker. Both files contain no tests."""
+    """The sdist builds a wheel with the SQL, the workflows and the type marker.
+
+    Neither sdist nor wheel contains a test.
+    """
 
     def build(target: str, source: Path) -> Path:
         command = [

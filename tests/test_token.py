@@ -153,7 +153,7 @@ def test_kst_survives_a_round_trip(instant: datetime) -> None:
 @pytest.mark.parametrize("parse", [parse_instant, parse_kst])
 @given(text=st.text() | st.from_regex(r"\A\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?\Z"))
 def test_any_text_is_a_time_or_a_value_error(parse: Callable[[str], datetime], text: str) -> None:
-    """No text raises anything but ValueError, and a result is aware and in UTC."""
+    """For any text, the only possible error is ValueError, and a result is aware and in UTC."""
     try:
         assert parse(text).tzinfo is UTC
     except ValueError:
@@ -162,7 +162,7 @@ def test_any_text_is_a_time_or_a_value_error(parse: Callable[[str], datetime], t
 
 @given(json_values)
 def test_any_value_is_a_time_or_a_value_error(value: object) -> None:
-    """No JSON value raises anything but ValueError."""
+    """For any JSON value, the only possible error is ValueError."""
     try:
         assert parse_instant(value).tzinfo is UTC
     except ValueError:
@@ -198,7 +198,7 @@ def test_state_changes_exactly_at_its_borders(left: timedelta, needed: timedelta
 
 @given(st.timedeltas(timedelta(days=-2), timedelta(days=2)), st.timedeltas(timedelta(), timedelta(hours=12)))
 def test_token_is_in_one_state_and_only_grows_older(left: timedelta, needed: timedelta) -> None:
-    """As time passes a token goes from fresh over stale to expired, and never back."""
+    """As time passes, a fresh token becomes stale and then expired, and never the reverse."""
     order = [State.FRESH, State.STALE, State.EXPIRED]
     states = [order.index(lasting(left).state(NOON + passed, needed)) for passed in (timedelta(), SECOND, TEN_MINUTES)]
     assert states == sorted(states)
@@ -291,7 +291,7 @@ def test_unusable_stored_value_is_a_token_error(case: str) -> None:
 
 @given(st.text() | json_values.map(json.dumps), json_values)
 def test_any_stored_text_is_a_token_or_a_token_error(text: str, column: object) -> None:
-    """No content of a row raises anything but TokenError."""
+    """For any content of a row, the only possible error is TokenError."""
     try:
         parse_stored(text, column=column)
     except TokenError:
@@ -302,7 +302,7 @@ def test_any_stored_text_is_a_token_or_a_token_error(text: str, column: object) 
 def test_any_claims_and_members_are_a_token_or_a_token_error(
     exp: object, iat: object, jti: object, member: object
 ) -> None:
-    """No claims of a JWT and no JSON beside it raise anything but TokenError."""
+    """For any claims of a JWT and any JSON around it, the only possible error is TokenError."""
     data = {"access_token": jwt({"exp": exp, "iat": iat, "jti": jti}), "expires_at": member, "issued_at": member}
     try:
         token = parse_stored(json.dumps(data | {"app_key_id": member, "environment": member}))
@@ -326,7 +326,7 @@ def test_claims_of_any_text_are_a_mapping(text: str) -> None:
 
 @pytest.mark.parametrize("value", ["1772452800", True, None, -1, float("inf"), 10**40, [1]], ids=repr)
 def test_claim_that_is_no_epoch_is_no_time(value: object) -> None:
-    """Only a number of seconds within the calendar is a time."""
+    """A claim is a time only if it is a number of seconds within the calendar."""
     assert claimed_time({"exp": value}, "exp") is None
 
 

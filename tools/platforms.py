@@ -31,7 +31,7 @@ PLATFORMS = (
 #: The platforms on which CI runs the tests.
 TESTED = ("x86_64-unknown-linux-gnu", "aarch64-apple-darwin", "x86_64-pc-windows-msvc")
 
-#: The platforms and Pythons without a wheel of cffi. Only a step that seals needs cffi.
+#: The platforms and Pythons without a wheel of cffi. The package cffi is needed only by a step that seals.
 UNSUPPORTED = frozenset({("aarch64-pc-windows-msvc", "3.10")})
 
 

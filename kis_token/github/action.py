@@ -1,7 +1,7 @@
 """The GitHub adapter: runs the whole chain as a workflow step, with actions_toolkit.core.
 
 entrypoint.py calls this module if the fast path found no token. This module reports each error together with the
-results of the sources. It prints no traceback, because a traceback may quote a secret.
+results of the sources. The module prints no traceback, because a traceback may quote a secret.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def main(started: float, view: View | None, masks: Masks | None = None) -> int:
     trace: tuple[TraceEntry, ...] = ()
     try:
         mask_secrets(secrets_in(os.environ), workflow)
-        # Outside of a job, only a package of the runtime finds the user's cache folder. So the settings are read again
-        # here.
+        # Outside of a job, only a package of the runtime finds the user's cache folder. So `main` reads the settings
+        # again.
         settings = Settings.from_env(os.environ)
         with open_resolver(settings, started, workflow.info, mask=workflow.mask) as resolver:
             view = view or resolver.look()

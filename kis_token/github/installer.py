@@ -140,7 +140,7 @@ def _clean_environment(env: Mapping[str, str], temporary: Path) -> dict[str, str
     """Return the variables for an installer: proxies, certificates and indexes, but no secret of this project."""
     kept = {name: value for name, value in env.items() if not name.upper().startswith(_SECRET_VARIABLES)}
     overrides = {
-        "PIP_USER": "0",  # the pip of some Linux distributions has another default
+        "PIP_USER": "0",  # the pip of some Linux distributions installs for the user by default
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "UV_LINK_MODE": "copy",  # a link into uv's cache would break when the cache is cleaned
         "TMPDIR": f"{temporary}",  # uv and pip unpack here, after they have checked the hashes
@@ -166,7 +166,7 @@ def _uv_cache(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _uv_install(uv: str, requirements: Path, target: Path) -> list[str]:
-    # Only wheels are installed, because building a source package would run code that no hash covers.
+    # uv and pip install only wheels, because building a source package would run code that no hash covers.
     return [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:",
             "--no-python-downloads", "--python", sys.executable, "--target", f"{target}",
             "-r", f"{requirements}"]  # fmt: skip
@@ -219,7 +219,7 @@ def _last_paragraph(text: str) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process and, if the system has process groups, its children."""
+    """Kill the process and, if the system has process groups, also the process's children."""
     with suppress(OSError):
         if sys.platform == "win32":
             process.kill()

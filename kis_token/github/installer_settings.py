@@ -1,8 +1,8 @@
 """The machine's settings of pip and uv that name a package index, or that a connection to an index needs.
 
-All other settings in variables and files are left out. For example, a constraint, a prefix, a cut-off date or a
-platform would prevent the installation of the locked packages into a private folder. This module needs the standard
-library alone.
+This module leaves out all other settings of pip and uv, in variables and in files. For example, a constraint, a prefix,
+a cut-off date or a platform would prevent the installation of the locked packages into a private folder. This module
+needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def write_uv_file(env: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def _uv_files(env: Mapping[str, str]) -> Iterator[Path]:
-    """Yield uv's configuration files: the file in UV_CONFIG_FILE or, without it, the user's and the system's file.
+    """Yield uv's configuration files: that in UV_CONFIG_FILE or, if it is not set, the user's and the system's file.
 
     uv's settings in a project are not used.
     """

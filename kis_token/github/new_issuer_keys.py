@@ -81,7 +81,7 @@ def _stored_keys(
 
 
 def _shown(kid: str) -> str:
-    """Return a key's name for Markdown. A name with unusual characters is not shown: it comes from GitHub."""
+    """Return a key's name for Markdown. A name with unusual characters is not shown, as GitHub chose it."""
     return kid if re.fullmatch(r"[A-Za-z0-9._-]{1,100}", kid) else "a key with an unusual name"
 
 

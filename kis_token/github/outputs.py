@@ -1,4 +1,4 @@
-"""The output of a workflow step, in a fixed order: mask, flush, then output."""
+"""Outputs the results of a workflow step in a fixed order: mask, flush, then output."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def mask_token(token: Token, workflow: Workflow) -> None:
 
 
 def mask_view(view: View, workflow: Workflow) -> None:
-    """Mask all tokens and keys of store and cache, also those that no output will contain."""
+    """Mask all tokens and keys of store and cache, also the tokens and keys that no output will contain."""
     for token in (view.stored, view.cached):
         if token is not None:
             mask_token(token, workflow)
@@ -62,7 +62,7 @@ def publish(
     - the errors that ``export`` raises for the token files
     - EnvironmentFault if GitHub's files cannot be written; callers should call ``require_file`` first
 
-    Each of these errors also has the resolution's warnings.
+    Each raised error also has the resolution's warnings.
     """
     try:
         _put_out(resolution, settings, workflow, env, now)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 RESERVE_SECONDS = 25.0
 
 _NAME = "kis-token-action"
-#: A run can leave its own folder behind. A later run removes such a folder after this number of seconds.
+#: The age in seconds at which a later run removes a folder that an earlier run made for itself and did not remove.
 _LEFT_BEHIND_SECONDS = 24 * 3600
 #: The system's error numbers if another process has the lock. Any other error counts as a file system without locks.
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
@@ -44,12 +44,12 @@ _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 def ensure_runtime(
     requirements: Path, env: Mapping[str, str], deadline: float, at_end: AtEnd | None = None, *, seals: bool = True
 ) -> Path:
-    """Return the folder with the packages of ``requirements``. Build the folder if it is missing or damaged.
+    """Return the folder with the packages of ``requirements``. If the folder is missing or damaged, it is built.
 
     ``deadline`` is a reading of time.monotonic. If this machine has no lasting folder that only this user can change,
-    the runtime is in a folder for this run alone. ``at_end`` then gets the function that removes the folder. If
-    ``at_end`` is None, such a machine is an error. Without ``seals``, the packages that only sealing needs are left
-    out. Raises EnvironmentFault.
+    the runtime is in a folder for this run alone. ``at_end`` then gets the function that removes the folder. Without
+    ``at_end``, a machine without a lasting folder is an error. Without ``seals``, the packages that only sealing needs
+    are left out. Raises EnvironmentFault.
     """
     lock = requirements.read_text(encoding="utf-8")
     if not seals:
@@ -158,7 +158,7 @@ def _open_lasting(folder: Path) -> Path:
 
 
 def _make_for_this_run(folder: Path, at_end: AtEnd) -> Path:
-    """Make a new private folder that no other user can replace. ``at_end`` gets the function that removes it."""
+    """Make a new private folder that no other user can replace. ``at_end`` gets a function that removes it."""
     parent = walk(folder)
     for left_behind in parent.glob(f"{_NAME}-*"):
         with suppress(OSError):

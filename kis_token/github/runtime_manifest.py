@@ -1,8 +1,8 @@
 """The manifest: a list of a folder's files in the same folder, to find missing, truncated, changed and added files.
 
 This module needs the standard library alone. The check must be fast, because every start that needs the packages runs
-the check. A file with the recorded size and time counts as unchanged. If only the time differs, as for a copy, the hash
-decides. Bytecode is not in the manifest, because Python writes bytecode later.
+the check. A file with the recorded size and the recorded time counts as unchanged. If only the time differs, as for a
+copy, the hash decides. Bytecode is not in the manifest, because Python writes bytecode later.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def find_damage(folder: Path) -> str | None:
     """Return the first difference between ``folder`` and its manifest, or None.
 
     Every recorded file must exist unchanged. An added file counts as a difference, because an added module could
-    replace a module of the standard library. A file or folder that another user can change counts as a difference, even
-    if it is bytecode.
+    replace a module of the standard library. A file or folder that another user can change counts as a difference, also
+    a file of bytecode.
     """
     try:
         recorded = json.loads(read_own(folder / MANIFEST, _LARGEST))

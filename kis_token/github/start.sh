@@ -1,7 +1,7 @@
 # This script finds a Python that can run the step, and replaces itself with that Python, so that Python gets signals.
 #
 # A program named python can be unusable: a shim without a version, a stub, a binary for another machine, a Python that
-# is too old or lacks a part of its library. So the script tries each candidate before the step runs on it. If the
+# is too old or lacks a part of its library. So the script tries each Python before the step runs on it. If the
 # library of an installation is beside its binary, the trial is "python -V", which takes a millisecond. If the Python
 # then lacks a module, entrypoint.py runs this script again with --unusable="<path>: <reason>", before a token is issued.
 #

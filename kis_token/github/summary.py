@@ -35,14 +35,14 @@ _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{letter: f"\
 #: An underscore after a letter begins no markup, so it is not escaped: GitHub's masks do not find an escaped secret.
 _UNDERSCORE = re.compile(r"(?<![^\W_])_")
 #: GitHub makes links and pictures of these words (names of people and issues, :name:, addresses) after it has rendered
-#: the Markdown. So an escape does not help.
+#: the Markdown. An escape in Markdown does not prevent these links.
 _LINKED = re.compile(r"[@#](?=\S)|:(?=[^\s\d])|(?<![^\W_])(?:www(?=\.)|gh(?=-\d))", re.IGNORECASE)
 #: A space without width: GitHub does not recognize a name or an address that contains this space.
 _NOTHING = "\u200b"
 
 
 def describe_success(resolution: Resolution, settings: Settings) -> str:
-    """Return the summary of a token: one line and the warnings. Times and the sources' results are folded below it."""
+    """Return the summary of a token: one line and the warnings. A fold has the times and the sources' results."""
     token, now = resolution.token, resolution.now
     state = token.state(now, settings.min_validity)
     left, whole = token.remaining(now), token.expires_at - token.issued_at

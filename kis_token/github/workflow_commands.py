@@ -140,6 +140,7 @@ def escape(text: str) -> str:
 
 
 def _pair(name: str, value: str) -> str:
-    # The delimiter is random, so that no value can contain it. A value with the delimiter could set other outputs.
+    # The delimiter is random, so that no value can contain the delimiter. A value with the delimiter could set other
+    # outputs.
     delimiter = f"ghadelimiter_{os.urandom(16).hex()}"
     return f"{name}<<{delimiter}{os.linesep}{value}{os.linesep}{delimiter}"

@@ -118,7 +118,7 @@ class KISIssuer:
         return value.strip()
 
     def revoke(self, token: Token, app_key: AppKey) -> bool:
-        """Revoke ``token`` for all callers. Return False if KIS answers that it rejects the token already.
+        """Revoke ``token`` for all callers. Return False if KIS answers that the token is already invalid.
 
         For up to 6 hours after the token's issue, tokenP may return the revoked token again. Raises IssuerRefused and
         IssuerOutage.
@@ -201,7 +201,10 @@ def refusal(answer: bytes) -> str | None:
 
 
 def rejects_token(answer: bytes) -> bool:
-    """Whether an answer, with any HTTP status, rejects the token of its call. KIS has not executed such a call."""
+    """Whether an answer, with any HTTP status, rejects the token of its call.
+
+    KIS does not execute a call whose token it rejects.
+    """
     return refusal(answer) in TOKEN_CODES
 
 
@@ -209,9 +212,9 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Env
     """Return the token of tokenP's answer.
 
     The token's end is the earlier of two times: the end in the JWT's claims and ``access_token_token_expired`` (Korea
-    time). If neither can be read, ``now`` plus ``expires_in`` is the end. ``expires_in`` is the last choice: if KIS
-    returns an older token again, the time from which ``expires_in`` counts is unknown. Raises IssuerOutage
-    ``kis-answer-unusable`` if the answer has no token or an expired one.
+    time). If neither of the two times can be read, ``now`` plus ``expires_in`` is the end. ``expires_in`` is the last
+    choice: if KIS returns an older token again, the time from which ``expires_in`` counts is unknown. Raises
+    IssuerOutage ``kis-answer-unusable`` if the answer has no token or an expired one.
     """
     value = answer.get("access_token")
     if not isinstance(value, str):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kis_token.deadline import Attempt
     from kis_token.network.proxies import Proxy
 
-#: The base class of urllib3's errors. The package requests may raise such an error unchanged.
+#: The base class of urllib3's errors. The package requests may pass on an error of this class unchanged.
 TransportError = HTTPError
 
 
@@ -109,7 +109,7 @@ class _Answer(FinalResponse):
 
     def begin(self) -> None:
         super().begin()
-        # urllib3 logs unreadable headers. These headers may quote the request.
+        # urllib3 logs unreadable headers. Unreadable headers may quote the request.
         self.msg.defects.clear()
         self.msg.set_payload("")
 
@@ -186,7 +186,7 @@ class _Guarded(HTTPConnection):
 
 
 def _trouble(error: ssl.SSLError | NoTrust | ProxyFault) -> Trouble:
-    """Return the reason for ``error`` in fixed words. Only the errors of this project are quoted."""
+    """Return the reason for ``error`` in fixed words. Only the texts of this project's own errors are quoted."""
     if isinstance(error, ProxyFault):
         return Trouble("proxy-unusable", f"cannot be asked: {error}", error.is_lasting)
     if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):

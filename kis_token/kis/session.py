@@ -1,7 +1,7 @@
 """One request to KIS: limited in time and size, without output, and never sent after its caller has given up.
 
-This module imports the package requests, and this import takes longer than most runs. So other modules import this
-module only inside the functions that use it.
+This module imports the package requests, and this import takes longer than most runs. So all other modules import
+kis_token.kis.session only inside the functions that use it.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ Response = requests.Response
 #: A complete request, except for its token.
 Prepared = requests.PreparedRequest
 
-#: Headers of each call of the API, unless the caller gives others. With custtype P, the customer is a person.
+#: Headers of each call of the API, unless the caller gives other values. With custtype P, the customer is a person.
 USUAL_HEADERS = {"content-type": "application/json; charset=utf-8", "custtype": "P"}
 
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110's token: a method's or a header's name
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110: a method's or a header's name
 _VALUE = re.compile(r"([!-~\xa1-\xff][\t -~\xa0-\xff]*)?")  # one line of latin-1 that does not begin with a blank
 _PATH = re.compile(r"/(?!/)([^?#@\\\s\x00-\x1f\x7f/]|/(?!/))*(\?[^#\s\x00-\x1f\x7f]*)?")
 
@@ -91,7 +91,7 @@ class Session:
         self._sessions = PerProcess(_open)
 
     def close(self) -> None:
-        """Close this process's connections. The next call opens new ones."""
+        """Close this process's connections. The next call opens new connections."""
         self._sessions.get().close()
 
     def call(
@@ -109,7 +109,7 @@ class Session:
         ``largest`` is the largest answer in bytes. Raises IssuerOutage. ``sent`` of an IssuerOutage is True if a part
         of the request may have left.
         """
-        # A request over plain http goes only to this machine. Such a request uses no proxy, because a proxy would see
+        # A request over plain http goes only to this machine. A plain request uses no proxy, because a proxy would see
         # the keys.
         proxy = self._find_proxy() if self._is_tls else None
 

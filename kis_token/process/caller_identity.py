@@ -72,7 +72,7 @@ class IDTokenRequest:
 
 
 def _is_safe(url: str) -> bool:
-    """Whether a secret may be sent to this address: TLS protects it, or the address is on this machine."""
+    """Whether a secret may be sent to this address, because it has TLS or is on this machine."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port  # .port raises ValueError if the port is not a number

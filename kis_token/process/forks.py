@@ -85,8 +85,8 @@ if hasattr(os, "register_at_fork"):
 def no_fork() -> Iterator[None]:
     """Make forks by other threads wait for the end of the block. The block must be short.
 
-    Several threads can be in blocks at the same time. Each import must be in such a block, and so must each call in
-    which OpenSSL holds locks: making a context, and a handshake.
+    Several threads can be in such blocks at the same time. Imports must be in a block. Calls in which OpenSSL holds
+    locks (making a context, and a handshake) must be in a block, too.
     """
     _GATE.enter()
     try:

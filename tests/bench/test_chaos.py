@@ -65,7 +65,7 @@ def test_report_has_the_findings() -> None:
 
 
 def test_log_returns_its_records(tmp_path: Path) -> None:
-    """Every kind of record for the judges is read as it was written."""
+    """Each kind of record for the judges is written to the log and read back unchanged."""
     others: list[Record] = [got("new"), Read(0, NOW), Killed("new", NOW), Stop(0, NOW, NOW)]
     others += [Start("0.1.1", 0, NOW, 180.0), Health(NOW, is_well=True), Tally("store", "reset")]
     records = [*TOKENS, *call_with_lease("0.1.1", NOW), *others]
@@ -111,7 +111,7 @@ def test_database_has_simulated_time_and_the_writer_of_each_row(postgres: Embedd
 def test_short_run_prints_zeros() -> None:
     """In 8 s with ten callers faults occur, callers get tokens, and each row that must be zero is zero.
 
-    On a slow machine, few faults occur in 8 s. So the test makes up to three runs, until each kind of event has
+    On a slow machine, few faults occur in 8 s. So the test makes up to three chaos runs, until each kind of event has
     occurred.
     """
     happens = {"got a token", "store: faults", "cache: faults", "tokenP calls with a lease"}
@@ -140,7 +140,7 @@ def test_short_run_prints_zeros() -> None:
     ],
 )
 def test_spoilt_copy_is_caught(spoilt: str, rows: set[str]) -> None:
-    """If the project lacks one of its guards, a row of the report rises above zero within 12 s with 20 callers.
+    """If a copy of the project lacks a guard, a row of the report rises above zero within 12 s with 20 callers.
 
     The time of a fault depends on the machine: if the guard was not needed in a run, another run follows.
     """

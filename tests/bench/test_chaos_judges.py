@@ -82,7 +82,7 @@ def put_by_outsider(before: Stored, after: Stored) -> Write:
 
 
 def test_calm_run_finds_nothing() -> None:
-    """Allowed: a good token, leases a minute apart, a newer token over an older one, a failure without a token."""
+    """A good token, leases a minute apart, a newer token over an older one and a failure without a token are no fault."""
     calm = noted(
         got("new"),
         failed(),
@@ -137,7 +137,7 @@ def test_call_without_the_store_is_a_limit(asked: tuple[Begin, ...]) -> None:
 
 
 def test_calls_of_one_machine_without_the_store_are_counted() -> None:
-    """Of two machines, callers 0 and 2 share one, and 0 and 1 do not."""
+    """Callers 0 and 2 are on one machine, and callers 0 and 1 are on two machines."""
     assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1))) == {ALONE, MACHINE}
     assert seen(noted(Call("0.1.1", NOW), Call("1.1.1", NOW + 1))) == {ALONE}
     assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 60))) == set()
@@ -163,7 +163,7 @@ def test_calls_of_one_machine_with_and_without_a_lease_are_a_limit() -> None:
     ],
 )
 def test_call_without_a_lease_beside_the_store_is_found(heard: Read | Begin) -> None:
-    """The caller had an answer in the same attempt, to a read or to begin."""
+    """In the same attempt, the store had answered the caller's read or begin."""
     assert seen(noted(OUTAGE, *without_lease(100), heard)) == {BESIDE_STORE}
 
 
@@ -179,7 +179,7 @@ def test_call_without_a_lease_beside_the_store_is_found(heard: Read | Begin) -> 
     ],
 )
 def test_call_without_a_lease_by_a_caller_without_an_answer_is_not_found(unheard: Read | Begin) -> None:
-    """The answer came before the attempt, went to another caller or its child, was lost, or was a failure."""
+    """The store's answer came before the attempt, went to another caller or a child, was lost, or was a failure."""
     assert seen(noted(OUTAGE, *without_lease(100), unheard)) == set()
 
 
@@ -216,7 +216,7 @@ def test_caller_that_gives_up_in_a_hiccup_is_found() -> None:
 
 
 def test_ended_token_beside_the_later_one_in_the_cache_is_found() -> None:
-    """KIS had ended the token before the attempt, and the caller's own cache held the later one."""
+    """KIS had ended the token before the attempt, and the caller's own cache held a later token."""
     killed = Killed("old", NOW - 6)
 
     def got_old(cached: str | None) -> Attempt:
@@ -283,7 +283,7 @@ def test_errors_are_found() -> None:
 
 
 def test_failure_with_a_token_in_the_cache_is_found() -> None:
-    """The token was valid for long enough, and neither rejected by KIS nor of another key."""
+    """The token was valid for long enough, KIS did not reject it, and it belonged to the same key."""
     assert seen(noted(failed(cached="new"))) == {CACHE}
     assert seen(noted(failed("replace", cached="new", rejected="old"))) == {CACHE}
     assert seen(noted(failed("replace", cached="new", rejected="new"))) == set()

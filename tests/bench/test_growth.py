@@ -1,4 +1,4 @@
-"""The counts in the growth tables. Their times are not tested."""
+"""The counts in the growth tables. The times in the growth tables are not tested."""
 
 from __future__ import annotations
 

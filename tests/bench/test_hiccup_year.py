@@ -1,4 +1,4 @@
-"""The year of hiccups meets its targets, and copies of the project that lack a guard miss them."""
+"""The year of hiccups meets its targets. A copy of the project without a guard misses a target."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def missed(year: Year, result: Result) -> list[str]:
     ],
 )
 def test_weeks_of_hiccups_cost_one_token_a_day(keys: str, days: int) -> None:
-    """In spite of hiccups and outages there is one token a day, and no rejected token while a good one is stored."""
+    """In spite of hiccups and outages, KIS issues one token a day. No caller gets a rejected token beside a good one."""
     year = Year("weeks", keys, days, seed=2, outages=BUSY)
 
     result = simulate(year)
@@ -79,7 +79,7 @@ def outage_at(clock: time, *, keys: str = "given") -> Year:
 
 
 def test_outage_while_four_runners_begin_costs_one_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four machines issue without the store, each on its own: KIS issues one token, and the token is stored once."""
+    """If four machines call KIS without the store, KIS issues one token, and the token is stored once."""
     monkeypatch.setattr(hiccup_year, "PARALLEL_JOBS_AT", time(15))
     year = outage_at(time(14, 59))
 
@@ -129,7 +129,7 @@ def test_callers_of_one_machine_make_one_call(monkeypatch: pytest.MonkeyPatch) -
 def test_token_of_a_machine_with_a_cache_comes_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server issues without the store, as its cache has no valid token.
 
-    The server's next call stores its token for all.
+    The server's next call stores the server's token for all.
     """
     monkeypatch.setattr(hiccup_year, "PARALLEL_JOBS", 0)
     monkeypatch.setattr(hiccup_year, "CONTAINER", (hiccup_year.FIRST_JOB,))

@@ -1,4 +1,4 @@
-"""The benchmarks of one caller measure the right things. Their figures are not tested."""
+"""The benchmarks of one caller measure the right things. The figures of these benchmarks are not tested."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def course(child_processes: None) -> Iterator[Course]:  # noqa: ARG001 - it starts some
-    """One course for all tests here."""
+    """One course for all tests of this file."""
     with open_course() as opened:
         yield opened
 
 
 def test_a_warm_resolve_is_small_and_the_guide_is_not(course: Course) -> None:
-    """The measured peak is the command's own peak. It is below the peak of this process, which starts the command."""
+    """The measured peak is the command's own peak.
+
+    The command's peak is below that of this process, which starts the command.
+    """
     row = memory.measure_memory(course, 1)
     assert 5 < row.ours[0] < 40 < row.others[0]
 
@@ -44,7 +47,7 @@ def test_every_contestant_does_its_task(course: Course) -> None:
 
 
 def test_a_runner_has_no_bytecode_of_ours(course: Course) -> None:
-    """Before each run, the bytecode in the action's copy is removed. This checkout is not changed."""
+    """Before each run, the bytecode in the action's copy is removed. The bytecode in this checkout is kept."""
     folder = course.action_copy / "kis_token" / "store" / "__pycache__"
     folder.mkdir(exist_ok=True)
     (folder / "mark").touch()

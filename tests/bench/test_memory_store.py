@@ -64,7 +64,10 @@ class InterruptedClock:
         self.others: list[Future[Begun]] = []
 
     def now(self) -> datetime:
-        """Return the present time. At the first reading, another caller begins before, and ends if it need not wait."""
+        """Return the present time.
+
+        The first reading first lets another caller begin and, if that caller need not wait, end.
+        """
         if self._come_in is not None:
             come_in, self._come_in = self._come_in, None
             self.others.append(come_in())
@@ -87,7 +90,7 @@ def test_threads_run_one_at_a_time() -> None:
 
 @pytest.mark.parametrize(("is_before", "status"), [(True, "committed"), (False, "fenced")], ids=["before", "meanwhile"])
 def test_a_clock_that_stands_still(is_before: bool, status: str) -> None:  # noqa: FBT001 - a table
-    """Even if the clock stands still, a row from before the lease differs from a row that is stored during it."""
+    """Even if the clock stands still, a row from before the lease differs from a row from within the lease."""
     store, holder, token = MemoryStore(StillClock()), str(uuid.uuid4()), make_token()
     newer = make_token(left=48 * HOUR)
 

@@ -28,7 +28,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_signal_interrupts(number: signal.Signals) -> None:
-    """In the block, a signal raises KeyboardInterrupt, even if it was ignored.
+    """In the block, a signal raises KeyboardInterrupt, even if the signal was ignored before.
 
     After the block, the old handler is back.
     """
@@ -80,7 +80,7 @@ def test_other_threads_are_left_alone() -> None:
 def test_stopped_command_gives_its_lease_back(chain: Chain, number: signal.Signals) -> None:
     """If a signal stops ``kis-token get`` while KIS is slow, the command ends with 130, and its lease is free.
 
-    SIGINT was ignored at its start, as in a background job of a shell.
+    The command is started with SIGINT ignored, as in a background job of a shell.
     """
     chain.database.put_keys()
     chain.kis.production.add_fault(Fault("stall", "/oauth2/tokenP"))

@@ -34,7 +34,7 @@ COMMIT = "/rest/v1/rpc/commit_issuance"
 class SharedClock:
     """The clock of several callers. Time stands still while a caller works, and jumps when all callers sleep.
 
-    So callers wait for the right time also on a slow machine, and no lease ends in the middle of a call.
+    With this clock, callers wait for the right time even on a slow machine, and no lease ends during a call.
     """
 
     def __init__(self, callers: int, pass_time: Callable[[float], object]) -> None:
@@ -131,9 +131,12 @@ def gathered(server: LoopbackServer, path: str, callers: int) -> Iterator[None]:
 
 @contextmanager
 def held(server: LoopbackServer, path: str, *, before: bool = False) -> Iterator[Event]:
-    """During the block, hold the next answer to ``path`` or, with ``before``, the request before it has an effect.
+    """During the block, hold the next answer to ``path``.
 
-    The yielded event is set when the request has arrived. At the end of the block, the request takes effect.
+    With ``before``, hold the request before the request has an effect.
+
+    The yielded event is set when the request has arrived. At the latest at the end of the block, the request has its
+    effect.
     """
     answer = server.answer
     arrived, opened, done = Event(), Event(), Event()

@@ -61,7 +61,7 @@ def test_a_waiter_steals_no_lease(chain: Chain, wrong_by: timedelta) -> None:
 
 
 def test_a_holder_issues_once(chain: Chain, wrong_by: timedelta) -> None:
-    """The caller replaces an expired token within one lease, and all callers use the new one."""
+    """The caller replaces an expired token within one lease, and all callers use the new token."""
     chain.database.put_token(expired_token())
 
     got = chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")

@@ -50,7 +50,7 @@ def resolve_behind_the_first(chain: Chain) -> list[Outcome]:
 
 @in_rounds(2, 10)
 def test_one_key_in_two_slots(chain: Chain, rounds: int) -> None:
-    """Eight callers on each of two slots make one call.
+    """Eight callers on each of two slots with the same key make one call.
 
     The callers of the first slot get the token, and the callers of the other slot get an error.
     """
@@ -120,9 +120,9 @@ def test_a_refusal_is_a_warning_with_a_stale_token(chain: Chain, code: str) -> N
 
 @in_rounds(2, 10)
 def test_a_corrected_secret_among_wrong_ones(chain: Chain, rounds: int) -> None:
-    """Many callers with a wrong secret make one call.
+    """Many callers with a wrong secret make one call to KIS.
 
-    A caller with the correct secret among them issues without delay.
+    If one caller has the correct secret, this caller issues without delay.
     """
     wrong = {"app_secret": WRONG_SECRET}
     for _ in range(rounds // 2):
@@ -142,7 +142,10 @@ def test_a_corrected_secret_among_wrong_ones(chain: Chain, rounds: int) -> None:
 
 
 def test_another_program_has_just_issued(chain: Chain) -> None:
-    """After EGW00133 the holder waits for a minute. Then one call returns the other program's token for all callers."""
+    """After EGW00133 the holder waits for a minute.
+
+    After the minute, one call returns the other program's token for all callers.
+    """
     outside = KISIssuer(chain.kis.production_url, "production").issue(APP_KEY, utc_now())
 
     got = resolutions(resolve_behind_the_first(chain))
@@ -177,7 +180,7 @@ def test_a_spoilt_row_is_mended_with_one_call(chain: Chain, how: str) -> None:
 
 
 def test_a_spoilt_row_is_mended_although_an_answer_is_lost(chain: Chain) -> None:
-    """A commit whose answer is lost has the same result as one whose answer arrives."""
+    """A lost answer to a commit does not change the result: one call replaces the spoilt row."""
     token = chain.resolve(cache_path="off").token
     spoil(chain, token, "ended")
     chain.supabase.server.add_fault(Fault("reset", COMMIT, after=True))

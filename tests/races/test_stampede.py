@@ -1,4 +1,7 @@
-"""Callers that start together: threads, processes, a laptop beside a runner. They make one call to KIS."""
+"""Callers that start together: threads, processes, a laptop beside a runner.
+
+Together these callers make one call to KIS.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,8 @@ def bring_about(state: str, chain: Chain) -> str | None:
         return issue_ago(chain, 7 * HOUR).value
     if state != "nothing":
         chain.database.put_token({"stale": stale_token, "expired": expired_token}[state]())
-        # Add a lease row, which exists after any issue. If callers must make this row, they wait for each other anyway.
+        # Add a lease row, which exists after any issue. If concurrent callers must insert this row, they wait for each
+        # other, which would hide a race.
         holder = Caller(chain.database)
         holder.begin()
         holder.abort(cooldown=timedelta())
@@ -118,7 +122,7 @@ def test_processes(chain: Chain, children: list[Child], state: str, cache: str) 
 
 
 def test_processes_of_one_machine_without_the_store(chain: Chain, children: list[Child]) -> None:
-    """Without Supabase one of the processes calls KIS, and the others take its token from the cache."""
+    """Without Supabase, one process calls KIS, and all other processes take the token from the cache."""
     chain.supabase.stop()
 
     # The timeout is enough for some seconds of waiting and, on a slow machine, for the start and the lock.
@@ -228,7 +232,7 @@ def test_rotations_among_readers(chain: Chain, rounds: int) -> None:
 def test_repeated(chain: Chain, encryption_key: str, *, is_stored: bool) -> None:
     """Until 6 h after the issue, KIS is called once, all callers fail and the row stays.
 
-    Then KIS issues another token.
+    After 6 h, KIS issues another token.
     """
     inputs = {"encryption_key": encryption_key, "cache_path": "off"}
     rejected = issue_ago(chain, 2 * HOUR, encryption_key=encryption_key)

@@ -1,4 +1,4 @@
-"""``kis-token sandbox``: a command inside it finds all services, and at its end all processes and files are removed."""
+"""``kis-token sandbox``: a command inside finds all services. At the end, all processes and files are removed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _processes_of(folder: Path) -> list[str]:
     """Return the command lines of this machine's processes that contain the folder."""
     lines = []
     for process in Path("/proc").iterdir():
-        with suppress(OSError):  # the folder is not of a process, or the process has ended
+        with suppress(OSError):  # this folder of /proc belongs to no process, or its process has ended
             lines.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return [line for line in lines if str(folder) in line]
 

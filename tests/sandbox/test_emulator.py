@@ -98,7 +98,7 @@ def test_paper_answers_fewer_calls_in_a_second(kis: KISEmulator) -> None:
 
 
 def test_of_200_concurrent_calls_one_is_accepted(kis: KISEmulator) -> None:
-    """Of concurrent tokenP calls one gets the token, and all others get EGW00133."""
+    """One of 200 concurrent tokenP calls gets the token, and all other calls get EGW00133."""
     kis.configure(lockout_after=0)
     gate = threading.Barrier(200)
 
@@ -125,14 +125,14 @@ def test_clock_can_be_set_forward(kis: KISEmulator) -> None:
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e300, 9e11])
 def test_clock_goes_only_forward_and_within_the_calendar(kis: KISEmulator, seconds: float) -> None:
-    """Any other advance is a ValueError and does not change the clock."""
+    """An advance backwards, or beyond the calendar's last year, is a ValueError and does not change the clock."""
     with pytest.raises(ValueError, match=r"forward|calendar"):
         kis.advance(seconds)
     assert kis.now() - datetime.now(timezone.utc) < timedelta(minutes=1)
 
 
 def test_settings_of_one_environment_or_of_both(kis: KISEmulator) -> None:
-    """Only the named settings change, and only in the named environments."""
+    """A change of settings affects only the named settings in the named environments."""
     kis.configure("paper", expires_in=7776000)
     assert kis.settings("paper").expires_in == 7776000
     assert kis.settings("production").expires_in == 86400

@@ -83,7 +83,10 @@ def test_job_that_names_no_audience(issuer: GitHubIssuer) -> None:
 
 
 def test_requests_that_get_no_token(issuer: GitHubIssuer) -> None:
-    """A wrong request token is refused with 401. Another path gets 404, and another method gets 405."""
+    """A wrong request token is refused with 401.
+
+    A request to an unknown path gets 404, and a request with a wrong method gets 405.
+    """
     variables = issuer.variables() | {"ACTIONS_ID_TOKEN_REQUEST_TOKEN": "another job's"}
     assert ask(variables).status_code == 401
     assert get(variables["ACTIONS_ID_TOKEN_REQUEST_URL"]).status_code == 401
@@ -104,7 +107,7 @@ def test_endpoint_that_fails(issuer: GitHubIssuer) -> None:
 
 
 def test_new_key(issuer: GitHubIssuer) -> None:
-    """A new key signs, and the earlier one stays published."""
+    """After a new key is published, it signs, and the earlier key stays published."""
     before = issuer.id_token(AUDIENCE)
     issuer.publish(SigningKey.make("next"))
     for token in (before, issuer.id_token(AUDIENCE)):

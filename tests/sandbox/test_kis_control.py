@@ -52,7 +52,7 @@ def test_clock(kis: KISEmulator) -> None:
 
 
 def test_requests_and_counts(kis: KISEmulator) -> None:
-    """The answers list the requests with the codes of their answers, count the issues, and contain no secret."""
+    """The control lists the requests with the codes of their answers, counts the issues, and shows no secret."""
     token = ask_token(kis).json()["access_token"]
     ask_token(kis)
     listed = requests.get(kis.control_url + "/requests", timeout=5)
@@ -75,7 +75,7 @@ def test_requests_and_counts(kis: KISEmulator) -> None:
 
 
 def test_settings(kis: KISEmulator) -> None:
-    """The settings are read and changed, for one environment or for both."""
+    """The settings can be read and changed, for one environment or for both environments."""
     control(kis, "POST", "/settings", {"reissue_kills_previous": True})
     answer = control(kis, "POST", "/settings", {"environment": "paper", "expires_in": 7776000})
     assert answer == control(kis, "GET", "/settings")

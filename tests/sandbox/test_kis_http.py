@@ -122,7 +122,7 @@ def test_token_is_a_jwt_that_names_its_app_key(kis: KIS) -> None:
 
 
 def test_same_token_is_answered_with_the_same_words(kis: KIS) -> None:
-    """Hours later KIS answers exactly the same, expires_in included, although less time is left."""
+    """Hours later KIS returns exactly the same answer, also the same expires_in, although less time is left."""
     first = kis.ask_token().json()
     kis.time += timedelta(hours=5)
     assert kis.ask_token().json() == first
@@ -157,7 +157,7 @@ def test_body_that_is_not_a_json_object_is_refused(kis: KIS, body: bytes) -> Non
 
 
 def test_revoked_token_is_invalid(kis: KIS) -> None:
-    """A revocation has code 200 in its body as well; afterwards the token gets EGW00121."""
+    """The answer to a revocation also has code 200 in its body. After the revocation, the token gets EGW00121."""
     token = kis.token()
     answer = kis.post(REVOKE_PATH, {**_body(), "token": token})
     assert (answer.status_code, answer.json()) == (200, {"code": 200, "message": "접근토큰 폐기에 성공하였습니다"})

@@ -90,13 +90,13 @@ def test_partner_company_token_is_valid_for_90_days(rules: KISRules) -> None:
 
 
 def test_token_is_hidden_in_its_representation(rules: KISRules) -> None:
-    """The representation of an issued token does not show it."""
+    """The representation of an issued token does not show the token's value."""
     token = rules.issue(*KEYS)
     assert token.value not in repr(token)
 
 
 def test_same_token_for_six_hours(rules: KISRules, clock: StandingClock) -> None:
-    """Within 6 hours of an issue KIS returns the same token and counts no new issue; later it issues a new one."""
+    """Within 6 hours of an issue, KIS returns the same token and counts no new issue. Later, KIS issues a new token."""
     first = rules.issue(*KEYS)
     clock.advance(hours=5, minutes=59)
     assert fingerprint(rules.issue(*KEYS).value) == fingerprint(first.value)
@@ -125,7 +125,10 @@ def test_same_token_comes_back_even_when_expired(rules: KISRules, clock: Standin
 
 
 def test_once_a_minute_comes_before_the_same_token(rules: KISRules, clock: StandingClock) -> None:
-    """A second tokenP call within a minute gets EGW00133, not the same token; refused calls do not prolong the wait."""
+    """A second tokenP call within a minute gets EGW00133, and not the same token.
+
+    A refused call does not prolong the minute.
+    """
     token = rules.issue(*KEYS)
     clock.advance(seconds=59.9)
     assert refusal_of_issue(rules) == "EGW00133"
@@ -143,7 +146,7 @@ def test_the_minute_is_counted_per_app_key(clock: StandingClock) -> None:
 
 
 def test_wrong_keys_have_different_codes(rules: KISRules) -> None:
-    """An unknown app key gets EGW00103, a wrong secret EGW00105; neither uses up the minute."""
+    """An unknown app key gets EGW00103, and a wrong secret EGW00105. Both errors do not begin KIS's minute."""
     assert refusal_of_issue(rules, app_key=Account().app_key) == "EGW00103"
     assert refusal_of_issue(rules, app_secret=KEYS[1].rstrip("=")) == "EGW00105"
     rules.issue(*KEYS)
@@ -160,7 +163,7 @@ def test_hammering_locks_the_key_for_a_day(rules: KISRules, clock: StandingClock
 
 
 def test_patient_clients_are_not_locked_out(rules: KISRules, clock: StandingClock) -> None:
-    """Early calls are counted over half an hour only: one every two minutes has no consequences."""
+    """Early calls are counted over half an hour only, so one early call every two minutes has no consequences."""
     for _ in range(40):
         rules.issue(*KEYS)
         assert refusal_of_issue(rules) == "EGW00133"

@@ -11,7 +11,7 @@ from kis_token.sandbox.loopback import LoopbackServer, Response
 
 
 def listen(port: int) -> None:
-    """Bind a port as another server does, and listen on it."""
+    """Bind and listen on a port, as another server does."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", port))

@@ -1,4 +1,4 @@
-"""The throw-away PostgreSQL: it works, and removes its processes and files."""
+"""The temporary PostgreSQL: it works, and its processes and files are removed at the end."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_databases_are_apart_and_can_be_copied(postgres: EmbeddedPostgres) -> No
 def test_is_gone_after_the_block_and_can_start_again() -> None:
     """At the end of the block server and folder are removed; a new start makes a new cluster.
 
-    A second stop does nothing.
+    If the server is stopped again, nothing happens.
     """
     server = EmbeddedPostgres(max_connections=20)
     with server:
@@ -139,7 +139,10 @@ def test_stop_waits_as_long_as_its_guard_works(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(("system", "mode"), [("nt", 0o777), ("posix", 0o700)])
 def test_folder_has_no_mode_on_windows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, mode: int) -> None:
-    """On Windows the folder has no mode 0700, which would exclude initdb and pg_ctl; on other systems it is private."""
+    """On Windows the folder has no mode 0700, because initdb and pg_ctl could not use it.
+
+    Elsewhere the folder is private.
+    """
     modes = []
     mkdir = os.mkdir
 

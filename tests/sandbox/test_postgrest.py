@@ -190,7 +190,7 @@ def test_minimal_answers(http: httpx.Client) -> None:
 def test_single(service: Client, rows: list[dict[str, Any]], http: httpx.Client) -> None:
     """A request for a single row gets an object.
 
-    If there are no or several rows, it gets PGRST116, and a write is undone.
+    A request for a single row that finds no or several rows gets PGRST116, and its writes are undone.
     """
     single = {"Accept": "application/vnd.pgrst.object+json", "Prefer": "return=representation"}
 

@@ -40,7 +40,7 @@ def test_hours_pass_at_once(sandbox: Sandbox) -> None:
 
 
 def test_time_does_not_go_back(sandbox: Sandbox) -> None:
-    """A negative time is a ValueError."""
+    """An advance by a negative time is a ValueError."""
     with pytest.raises(ValueError, match="forward"):
         sandbox.advance(-1)
 

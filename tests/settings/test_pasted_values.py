@@ -93,7 +93,7 @@ def test_settings_from_dirty_values(name: str) -> None:
 
 @pytest.mark.parametrize("name", AROUND)
 def test_other_settings_lose_quotes_too(name: str) -> None:
-    """If a program keeps the quotes of a file, they are cut off from every setting, and not only from keys."""
+    """If a program keeps the quotes of a file, the quotes are cut off from every setting, and not only from keys."""
     if name == "a line break spelled out":
         return
     values = {"KIS_ENVIRONMENT": "paper", "KIS_TOKEN_TIMEOUT": "90s", "KIS_TOKEN_CACHE": "off", "KIS_ACCOUNT_NO": "1-1"}
@@ -292,7 +292,7 @@ WRONG_KEYS = {
 
 @pytest.mark.parametrize("case", WRONG_KEYS)
 def test_another_key_than_the_project_s_is_named(case: str) -> None:
-    """Another credential of the project, or another project's key, is a fault before any request."""
+    """A wrong credential of the project, or a key of another project, is a fault before any request."""
     value, code, words = WRONG_KEYS[case]
     ((found, message),) = told(SUPABASE_SERVICE_ROLE_KEY=value)
     assert (found, words in message) == (code, True)
@@ -307,7 +307,7 @@ RIGHT_KEYS = {
 
 @pytest.mark.parametrize("case", RIGHT_KEYS)
 def test_right_keys_of_a_project(case: str) -> None:
-    """A key of this project, or one without a project's name, is left to Supabase."""
+    """Supabase decides about a key of this project, and about a key without a project's name."""
     key = RIGHT_KEYS[case]
     settings = make_settings(SUPABASE_URL=URL, SUPABASE_SERVICE_ROLE_KEY=key)
     assert (settings.supabase_key == key, settings.notes) == (True, ())
@@ -333,7 +333,7 @@ def test_addresses_of_kis(form: str) -> None:
 
 
 def test_value_is_masked_as_given_and_as_used() -> None:
-    """Both forms of a dirty secret are to be masked, and so are a password or a key in a wrong URL."""
+    """A secret with additions is masked with and without them. A password or key in a wrong URL is masked, too."""
     env = {
         "INPUT_APP_KEY": f'KIS_APP_KEY="{ACCOUNT.app_key}" # mine',
         "KIS_APP_SECRET": f"\u201c{ACCOUNT.app_secret}\u201d",

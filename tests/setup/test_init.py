@@ -74,7 +74,10 @@ def test_second_run_changes_nothing(ready_laptop: Laptop) -> None:
 
 
 def test_all_that_is_missing_is_one_error(laptop: Laptop) -> None:
-    """Without any variable, one error lists everything, and nothing is asked or called."""
+    """Without any variable, one error lists all missing variables.
+
+    The command asks no question and calls no service.
+    """
     ended = laptop.run("init", "--yes", "--directory", str(laptop.repository))
 
     codes = re.findall(r"^error: .*\[([a-z-]+)\]\. \w", ended.stderr, re.MULTILINE)
@@ -90,7 +93,7 @@ def test_all_that_is_missing_is_one_error(laptop: Laptop) -> None:
 
 
 def test_keys_are_missing_in_supabase_too(ready_laptop: Laptop) -> None:
-    """If neither Supabase nor the environment has the account's keys, the error names them."""
+    """If Supabase and the environment both lack the account's keys, the error names the missing keys."""
     ended = ready_laptop.init("--with-secret")
 
     assert (ended.returncode, "[missing-app-key]" in ended.stderr) == (1, True)
@@ -184,7 +187,10 @@ def test_default_branch_is_listed(ready_laptop: Laptop, network: GitHubNetwork) 
 
 
 def test_existing_files_stay(ready_laptop: Laptop) -> None:
-    """A workflow with other contents is not changed, and the run names it. The other workflow is written."""
+    """A workflow file with other contents is not changed, and the run names the file.
+
+    The workflow file that is missing is written.
+    """
     file = ready_laptop.workflow("quote.yml")
     file.parent.mkdir(parents=True)
     file.write_text("name: mine\n")
@@ -208,7 +214,10 @@ def test_other_stored_keys_stay(ready_laptop: Laptop) -> None:
 
 
 def test_other_variables_of_the_repository_stay(ready_laptop: Laptop) -> None:
-    """A variable that has another value, and a secret, are not replaced. The run names each."""
+    """A variable that has another value, and a secret, are not replaced.
+
+    The run names each kept variable and secret.
+    """
     ready_laptop.install_gh()
     (ready_laptop.commands / "secrets").write_text("SUPABASE_URL=https://other.supabase.co\n")
 
@@ -247,7 +256,7 @@ def test_dry_run_without_tables(laptop: Laptop) -> None:
 
 
 def test_fault_of_the_setup_stops_the_run(ready_laptop: Laptop) -> None:
-    """If the check finds a fault, the run names it and its remedy, and issues no token."""
+    """If the check finds a fault, the run names the fault and its remedy, and issues no token."""
     import psycopg
 
     with psycopg.connect(ready_laptop.sandbox.owner_dsn) as connection:

@@ -69,7 +69,7 @@ class Session:
         self.terminal.type(f"{text}\n")
 
     def end(self) -> str:
-        """Wait until the command has ended with status 0; return all that was on the screen."""
+        """Wait until the command has ended with status 0, and return all text that was on the screen."""
         status = self.child.wait(120)
         self.seen += self.terminal.rest()
         screen = self.seen.decode().replace("\r\n", "\n")
@@ -87,7 +87,7 @@ def terminal() -> Iterator[Terminal]:
 
 
 def test_five_answers_and_one_paste(laptop: Laptop, terminal: Terminal, network: GitHubNetwork) -> None:
-    """From nothing to the first token: five answers, one paste of SQL, and no secret on the screen or in GitHub."""
+    """Five answers and one paste of SQL lead to the first token, and no secret is on the screen or in GitHub."""
     laptop.use_git("https://github.com/acme/bot.git")
     laptop.install_gh()
     session = Session(laptop, terminal)
@@ -221,7 +221,7 @@ def test_wrong_answers_are_asked_again(ready_laptop: Laptop, terminal: Terminal)
 
 
 def test_existing_file_is_replaced_after_a_yes(ready_laptop: Laptop, terminal: Terminal) -> None:
-    """If a workflow has other contents, the command asks: "y" replaces the file, and Enter keeps it."""
+    """If a workflow has other contents, the command asks. The answer "y" replaces the file, and Enter keeps it."""
     for name in ("quote.yml", "rotate-token.yml"):
         ready_laptop.workflow(name).parent.mkdir(parents=True, exist_ok=True)
         ready_laptop.workflow(name).write_text("name: mine\n")

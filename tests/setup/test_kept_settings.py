@@ -82,7 +82,7 @@ def test_profile_by_name(ready_laptop: Laptop) -> None:
 
 
 def test_never_in_a_job(ready_laptop: Laptop) -> None:
-    """In GitHub Actions no profile is used, not even a named one, and none is kept."""
+    """In GitHub Actions no profile is used, not even a named profile, and no profile is kept."""
     ready_laptop.init("--with-secret", "--keep", "file", **ready_laptop.keys)
     ended = ready_laptop.run("get", GITHUB_ACTIONS="true", KIS_PROFILE="default")
     kept = ready_laptop.init("--with-secret", "--keep", "file", "--profile", "job", GITHUB_ACTIONS="true")
@@ -113,7 +113,10 @@ def test_dry_run_keeps_nothing(ready_laptop: Laptop) -> None:
 
 
 def test_library_uses_the_profile(ready_laptop: Laptop) -> None:
-    """Programs without variables use the profile; given variables replace it, and a job does not use it."""
+    """Programs without variables use the profile.
+
+    Given variables replace the profile, and a job does not use a profile.
+    """
     ready_laptop.init("--with-secret", "--keep", "file", **ready_laptop.keys)
 
     with mock.patch.dict(os.environ, clean(ready_laptop.empty), clear=True):

@@ -21,7 +21,7 @@ def test_page_has_every_option() -> None:
 def test_page_installs_without_the_system_python() -> None:
     """The page names uv first, then pipx, and uvx for a trial.
 
-    It does not name pip, which many systems forbid (PEP 668).
+    The page does not name pip, because many systems forbid pip (PEP 668).
     """
     order = [PAGE.index(each) for each in ("uv tool install kis-token", "pipx install kis-token", "uvx kis-token init")]
 

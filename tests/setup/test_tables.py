@@ -40,7 +40,7 @@ def test_looks_until_nothing_is_lacking() -> None:
 
 
 def test_lasting_outage_ends_the_wait() -> None:
-    """An outage that no repetition ends, such as a certificate that is not trusted, ends the wait at once."""
+    """A lasting outage, such as a certificate that is not trusted, ends the wait at once."""
     outage = StoreOutage("store-tls", "The certificate is not trusted", lasting=True)
 
     with pytest.raises(StoreOutage):

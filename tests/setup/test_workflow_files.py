@@ -31,7 +31,7 @@ def test_line_ends_of_windows_are_the_same_file(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there that few users have")
 def test_link_to_nowhere_is_not_followed(tmp_path: Path) -> None:
-    """A link whose target does not exist gets an error, and its target is not made."""
+    """A symbolic link whose target does not exist is an error, and the target is not created."""
     file = workflow_files(tmp_path, make_settings(), with_secret=True)[0]
     file.path.parent.mkdir(parents=True)
     file.path.symlink_to(tmp_path / "elsewhere")
@@ -42,7 +42,7 @@ def test_link_to_nowhere_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_folder_in_the_way(tmp_path: Path) -> None:
-    """A folder with the name of the file counts as other contents, and writing it is an error with the file's name."""
+    """A folder with the file's name counts as a file with other contents. A write is an error that names the file."""
     file = workflow_files(tmp_path, make_settings(), with_secret=True)[1]
     file.path.mkdir(parents=True)
 
