@@ -36,7 +36,7 @@ from tools.step import CHECKOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: Linux's file system in memory, and the bytes that must be free in it. A run of all tests needs a tenth of this number.
+#: Linux's file system in memory, and the bytes that must be free in it: ten times the need of all tests.
 MEMORY = Path("/dev/shm")  # noqa: S108 - folders in it get random names and closed modes, as in /tmp
 MEMORY_NEEDED = 4 << 30
 

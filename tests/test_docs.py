@@ -105,7 +105,8 @@ def test_every_raised_code_is_known() -> None:
     source += (CHECKOUT / "entrypoint.py").read_text(encoding="utf-8")
     source += (CHECKOUT / "action.yml").read_text(encoding="utf-8")
     elsewhere = re.sub(r"REMEDIES: dict.*?\n}\n", "", source, flags=re.DOTALL)
-    by_name = {f"invalid-{name}" for name in ("environment", "mode", "on-store-outage")}  # the code is built from the input's name
+    # The code of these errors is built from the input's name.
+    by_name = {f"invalid-{name}" for name in ("environment", "mode", "on-store-outage")}
 
     unused = [code for code in REMEDIES if code not in by_name and not re.search(rf"\b{code}\b", elsewhere)]
 

@@ -82,7 +82,7 @@ def put_by_outsider(before: Stored, after: Stored) -> Write:
 
 
 def test_calm_run_finds_nothing() -> None:
-    """A good token, leases a minute apart, a newer token over an older one and a failure without a token are no fault."""
+    """Good tokens, leases a minute apart, a newer token over an older one and failures without a token are allowed."""
     calm = noted(
         got("new"),
         failed(),

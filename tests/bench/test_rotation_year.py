@@ -65,7 +65,7 @@ def test_token_of_the_night_is_renewed_every_evening() -> None:
 
 
 def test_without_evening_ticks_a_token_of_the_night_lapses_in_the_next() -> None:
-    """Without evening ticks, a token first issued at 03:00 is not renewed before the next night, so it lapses at 03:00."""
+    """Without evening ticks, a token first issued at 03:00 is not renewed in time. It lapses in the next night."""
     result = simulate(scenario("03:00", SCHEDULE[:4]))
 
     assert lapses(result)[0] == (AMERICA, moment(1, time(3)) - 30 * SECOND)
@@ -178,7 +178,7 @@ def test_delays_have_their_numbers() -> None:
 
 
 def test_missed_target_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the rotation used only a token's age, a token of 10:30 would lapse in market hours. A missed target shows this."""
+    """If the rotation used only a token's age, a token of 10:30 would lapse in market hours. A target reports this."""
     monkeypatch.setattr(rotation, "due_at", lambda token, refresh_after: token.issued_at + refresh_after)
     year = scenario("10:30")
 

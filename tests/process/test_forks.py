@@ -156,7 +156,8 @@ def test_a_fork_right_after_a_call_waits_for_the_end_of_its_thread() -> None:
     """A fork waits until the system has ended a call's thread, because OpenSSL holds a lock until then."""
     library = ctypes.CDLL(None)
     key = ctypes.c_uint()
-    assert library.pthread_key_create(ctypes.byref(key), library.usleep) == 0  # the system calls usleep with the value at the thread's end
+    # The system calls usleep with the value of the key when the thread ends.
+    assert library.pthread_key_create(ctypes.byref(key), library.usleep) == 0
 
     def call(_: object) -> int:
         library.pthread_setspecific(key, ctypes.c_void_p(300_000))
