@@ -17,8 +17,8 @@ import time
 
 TYPE_CHECKING = False  # not imported from typing, a module that a Python may lack
 HERE = os.path.dirname(os.path.abspath(__file__))
-#: Words of this program's command line, each with a value after "=". start.sh or an earlier start of this program adds
-#: these words.
+#: Words of this program's command line. start.sh or an earlier start of this program adds these words, each with a
+#: value after "=".
 STARTED_WORD = "--started"
 PYTHON_WORD = "--python"
 UNUSABLE_WORD = "--unusable"
@@ -40,7 +40,8 @@ def read_word(name: str) -> str:
     return next((word[len(name) + 1 :] for word in sys.argv if word.startswith(f"{name}=")), "")
 
 
-#: The step's beginning, a reading of time.monotonic. A later start of this program uses the reading of the first start.
+#: The step's beginning, a reading of time.monotonic. If this program starts again, it uses the reading of its first
+#: start.
 STARTED = float(read_word(STARTED_WORD) or read_word(REINSTALL_WORD) or time.monotonic())
 
 
@@ -49,7 +50,7 @@ def main() -> int:
     if not (sys.flags.isolated and sys.flags.no_site and sys.flags.utf8_mode):
         return start_again()
     sys.path.insert(0, HERE)
-    sys.dont_write_bytecode = True  # no later run reads the bytecode, because a runner fetches the action for each job
+    sys.dont_write_bytecode = True  # bytecode would not be read again, because a runner fetches the action for each job
     try:
         return run_step()
     except ImportError as error:
@@ -117,7 +118,7 @@ def run_step() -> int:
             except Exception as error:
                 if isinstance(error, ImportError) and lacks_module(error):
                     raise
-                report_failure(describe_defect(error), (), workflow)  # without a traceback, which may quote a secret
+                report_failure(describe_defect(error), (), workflow)  # a traceback may quote a secret
         except KeyboardInterrupt:
             return 130
         except OSError:
@@ -178,7 +179,7 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
                 fault.warn(view.warnings if view is not None else ())
                 report_failure(fault, view.trace if view is not None else (), workflow)
                 return 1
-            # The packages cannot be used, so nothing was renewed. Output the token that is still valid.
+            # The packages cannot be used, so the token was not renewed. Output the token that is still valid.
             resolution = view.resolution(*at_hand, warning=f"The token was not renewed: {fault.advice}")
     publish(resolution, settings, workflow, os.environ, SystemClock().now())
     return 0
@@ -212,8 +213,8 @@ def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> N
 def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | None, Resolution | None]:
     """Read store and cache. Return the view, and the resolution if a token is sufficient for the mode.
 
-    Returns `(None, None)` if the mode is force, or if sealed values cannot be read without the packages: the chain
-    reads the slot in these cases. The resolution is None if the packages are needed. The packages are also needed if
+    If the mode is force, or if sealed values cannot be read without the packages, the function returns `(None, None)`,
+    and the chain reads the slot. The resolution is None if the packages are needed. The packages are also needed if
     Supabase's certificate could not be checked. Raises KisTokenError.
     """
     vault = make_fast_vault(settings)
@@ -340,5 +341,5 @@ def run_action(view: View | None, masks: Masks) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:  # a signal while the first modules are imported
+    except KeyboardInterrupt:  # a signal came while the first modules were imported
         sys.exit(130)

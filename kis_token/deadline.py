@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
-#: The threads of the last calls: the system's number of the thread, and the time at which its call ended
-#: (time.monotonic).
+#: The threads of the last calls. Each entry is the system's number of a thread, and the time (time.monotonic) at which
+#: its call ended.
 _ENDED: deque[tuple[int, float]] = deque(maxlen=64)
 #: The longest time, in seconds, that a fork waits for the end of a call's thread.
 LONGEST_END = 1.0
@@ -35,7 +35,10 @@ SLICE = 0.25
 
 
 def usable(timeout: float) -> float:
-    """The seconds of ``timeout`` in which requests are allowed. The rest is for the output of the token."""
+    """The seconds of ``timeout`` in which requests are allowed.
+
+    The rest of ``timeout`` is kept for the output of the token.
+    """
     return timeout - min(1.0, timeout / 5)
 
 
@@ -103,7 +106,10 @@ class Attempt:
             self._connection = socket.fromfd(connection.fileno(), connection.family, connection.type)
 
     def sending(self) -> None:
-        """Record that a request leaves now. Raises GivenUp if the request must not leave."""
+        """Record that a request leaves now.
+
+        Raises GivenUp if the caller has given up, so that the request does not leave.
+        """
         with self._lock:
             self._check()
             self._sent = True
@@ -136,7 +142,7 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
     """Return the value of ``call`` or raise its error. Raises GivenUp if ``call`` has not ended after ``seconds``.
 
     If ``seconds`` is not positive, ``call`` does not begin. If the caller gives up, the attempt ends later, in its
-    daemon thread. The attempt's connection is shut down, so it sends no more data.
+    daemon thread. The attempt's connection is shut down, so the attempt sends no more data.
     """
     if seconds <= 0:
         raise GivenUp(sent=False)
@@ -167,7 +173,7 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
 
 
 def _join(thread: threading.Thread, until: float) -> None:
-    """Wait in slices for the end of a thread, at most until ``until`` on time.monotonic."""
+    """Wait in slices for the end of a thread, but not longer than until ``until``, a reading of time.monotonic."""
     while thread.is_alive() and (left := until - time.monotonic()) > 0:
         thread.join(min(left, SLICE))
 

@@ -26,8 +26,8 @@ LEAST_USEFUL = timedelta(seconds=30)
 #: the token's end minus this validity.
 USUAL_LIFETIME = timedelta(hours=24)
 
-#: If the token in tokenP's answer is younger than this, the call has issued the token. KIS's clock may be off by some
-#: minutes.
+#: A token that is younger than this when tokenP returns it was issued by that tokenP call. KIS's clock may be off by
+#: some minutes.
 JUST_NOW = timedelta(minutes=5)
 
 #: The time after an issue in which KIS answers tokenP with the same token.
@@ -90,7 +90,7 @@ class Token:
         return State.STALE if self.is_valid(now) else State.EXPIRED
 
     def to_json(self, **further: str) -> str:
-        """Return the stored form, with ``further`` members. Clients of the guide read its first three members."""
+        """Return the stored form, with ``further`` members. The guide's clients read its first three members."""
         members = {
             "access_token": self.value,
             "expires_at": self.expires_at.isoformat(),
@@ -135,9 +135,9 @@ def looks_like_token(text: str) -> bool:
 def parse_instant(value: object) -> datetime:
     """Return a client's time: epoch seconds, or ISO 8601 with ``Z``, with an offset, or without both.
 
-    A time without an offset is read as Korea time. Some clients write times in UTC without an offset. A UTC time that
-    is read as Korea time is nine hours too early, so an expired token never looks valid. Raises ValueError for any
-    other value.
+    A time without an offset is read as Korea time. Some clients write times in UTC without an offset. If such a UTC
+    time is read as Korea time, it is nine hours too early, so an expired token never looks valid. Raises ValueError for
+    any other value.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)

@@ -113,7 +113,7 @@ _FOUND = re.compile(r'<script id="found" type="application/json">(.*?)</script>'
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A page in a window of ``width`` CSS pixels. With ``dark`` its reader prefers a dark theme."""
+    """A page in a window of ``width`` CSS pixels. With ``dark``, the reader of the page prefers a dark theme."""
 
     html: str
     width: int = 1012

@@ -119,7 +119,10 @@ class Terminal:
             return seen
 
     def rest(self) -> bytes:
-        """Return the output that `read_until` has not returned. The child must have ended."""
+        """Return the rest of the output, after the last output that `read_until` returned.
+
+        The child must have ended.
+        """
         os.write(self.inside, b"\0")
         return self.read_until(b"\0")[:-1]
 

@@ -78,7 +78,10 @@ def _keep_temporary_files_in_memory() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Use a worker for each core, and one more for tests that wait. An external PostgreSQL allows one worker."""
+    """Use a worker for each core, and one more worker because some tests wait.
+
+    An external PostgreSQL allows one worker.
+    """
     cores = os.cpu_count() or 1
     if config.option.markexpr == "quick":
         return cores
@@ -192,7 +195,7 @@ def kis() -> Iterator[KISEmulator]:
 
 @pytest.fixture(scope="session")
 def github() -> GitHubIssuer:
-    """GitHub's issuer of ID tokens, with one key for all tests. The issuer signs, but listens on no port."""
+    """GitHub's issuer of ID tokens, with one key for all tests. The issuer signs ID tokens, but listens on no port."""
     return GitHubIssuer()
 
 

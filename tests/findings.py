@@ -31,7 +31,7 @@ class Findings:
         self._found: set[str] = set()
 
     def pytest_collection_finish(self) -> None:
-        """Exempt tests and their modules from garbage collection, because each collection would examine them."""
+        """Exempt tests and their modules from garbage collection, because each collection would examine all of it."""
         gc.freeze()
 
     @pytest.hookimpl(wrapper=True, trylast=True)

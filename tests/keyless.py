@@ -32,7 +32,7 @@ class Refusal(NamedTuple):
 
 
 def refusal(attempt: Callable[..., object], *arguments: object, **named: object) -> Refusal:
-    """Return the error that a call raises. The assertion fails if the call raises no error."""
+    """Return the error that a call raises. If the call raises no error, the test fails."""
     try:
         answer = attempt(*arguments, **named)
     except psycopg.Error as error:
@@ -78,7 +78,7 @@ class Job:
         return self._call("keyless_read", id_token, service=service)
 
     def types(self, id_token: str | None = None) -> set[str]:
-        """The types of the rows that the job may read."""
+        """Return the types of the rows that the job may read."""
         return {row["credential_type"] for row in self.read(id_token)["rows"]}
 
     def begin(self, id_token: str | None = None, **changes: object) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 The plugin examines the tests' ids and reports (with all log records down to DEBUG), captured output, expected errors,
 the output of child processes, command lines, and remaining files. A finding fails the run. The finding names the place,
-but does not show the secret. ``may_hold_secrets`` and ``says_secrets`` have all exceptions.
+but does not show the secret. All exceptions from this rule are in ``may_hold_secrets`` and ``says_secrets``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ FORKS = frozenset({"os.fork", "os.forkpty", "os.posix_spawn"})
 
 
 class Leaks:
-    """The past findings, and the search for further ones."""
+    """The findings so far, and the search for further findings."""
 
     def __init__(self) -> None:
         self.patterns = SecretPatterns()
@@ -46,7 +46,10 @@ class Leaks:
         self._files: set[tuple[str, int, int]] = set()
 
     def add(self, secret: str) -> None:
-        """Look for ``secret`` from now on. A secret that a test made up is dropped when that test ends."""
+        """Search all later texts and files for ``secret``.
+
+        A secret that a test made up is dropped when that test ends.
+        """
         self.patterns.add(secret, lasting=not self.test)
 
     def begin(self, test: str) -> None:
@@ -55,7 +58,7 @@ class Leaks:
         self.judge("its id", test)
 
     def end(self) -> None:
-        """End the test: judge the collected texts, and drop its secrets."""
+        """End the test: examine the collected texts, and drop the secrets of the test."""
         while self._heard:
             place, said = self._heard.popitem()
             self.judge(place, b"".join(said))
@@ -161,7 +164,7 @@ def pytest_configure() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Undo all changes of the watch."""
+    """Undo all changes that the plugin made to functions."""
     _processes.stop()
     _patch.undo()
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 #: The number of a secret's first characters that are searched, because a log may cut off the rest of a secret.
 HEAD = 24
 
-#: The first text is the beginning of the payload of all tokens of the emulator and of tests/support.py. The other two
-#: are the beginnings of tokens of tests that are not a JWT.
+#: The first text is the beginning of the payload of all tokens of the emulator and of tests/support.py. The second and
+#: the third text are the beginnings of the tests' tokens that are not a JWT.
 TOKEN_HEADS = (
     *(
         base64.urlsafe_b64encode(payload).decode().rstrip("=")
@@ -34,7 +34,10 @@ _MASK = re.compile(rb"^::add-mask::.*$", re.MULTILINE)
 
 
 class SecretPatterns:
-    """The secrets to search for. The secrets of a test are forgotten at its end, so that the search stays fast."""
+    """The secrets that the watch searches for.
+
+    The secrets of a test are forgotten at its end, so that the search stays fast.
+    """
 
     def __init__(self) -> None:
         self._lasting: set[bytes] = set(in_base64(SUPABASE_HEAD.encode()))
@@ -61,7 +64,7 @@ class SecretPatterns:
         )
 
     def blotted(self, words: Iterable[str]) -> str:
-        """Return the words as one text. In this text, each word with a secret is replaced."""
+        """Return the words as one text. Each word that contains a secret is replaced."""
         return " ".join("***" if self.are_in(word.encode(errors="replace")) else word for word in words)
 
 

@@ -35,7 +35,7 @@ ANON_KEY = "sb_publishable_made-up-for-tests_9bKw1Lm3"
 ACCOUNT = Account()
 APP_KEY = AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
 
-# A slow machine must not fail a test of hypothesis, so there is no time limit for an example.
+# An example of hypothesis has no time limit, because a slow machine must not fail a test.
 settings.register_profile("unhurried", settings.default, deadline=None, max_examples=40)
 settings.load_profile("unhurried")
 
@@ -158,7 +158,7 @@ class Database:
         )
 
     def stored_id(self, service: str = "kis") -> str | None:
-        """The fingerprint of the token stored as plain JSON."""
+        """The fingerprint of the token that is stored as plain JSON."""
         row = self.row(service)
         return build_token(json.loads(row["credential_value"])["access_token"], expiries=[]).token_id if row else None
 
@@ -355,7 +355,7 @@ class RecordedWorkflow:
         return [each[-1] for each in self.told if each[0] == kind]
 
     def outputs(self) -> dict[str, str]:
-        """The outputs by name."""
+        """The recorded outputs, by their names."""
         return {each[1]: each[2] for each in self.told if each[0] == "output"}
 
 

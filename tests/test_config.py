@@ -101,7 +101,7 @@ def test_input_wins_over_the_variable(name: str) -> None:
 
 
 def test_older_name_of_the_key_wins_and_the_newer_is_enough() -> None:
-    """SUPABASE_SERVICE_ROLE_KEY is used first, and SUPABASE_SECRET_KEY if the first is empty."""
+    """SUPABASE_SERVICE_ROLE_KEY is used first. If it is empty, SUPABASE_SECRET_KEY is used."""
     newer = "sb_secret_named-in-the-newer-variable"
     settings = make_settings(SUPABASE_SERVICE_ROLE_KEY="", SUPABASE_SECRET_KEY=newer)
     assert settings.supabase_key == newer
@@ -123,7 +123,7 @@ def test_key_whose_claims_are_nested_deeply_is_left_to_supabase() -> None:
 
 @pytest.mark.parametrize("payload", [["anon"], {"role": 1}, {}, "anon"], ids=str)
 def test_key_with_unusual_claims_is_left_to_supabase(payload: object) -> None:
-    """A key that only looks like a JWT is not a public key. Supabase decides about such a key."""
+    """A key that only looks like a JWT is not a public key. Supabase decides whether the key is valid."""
     key = supabase_jwt(payload)
     assert make_settings(SUPABASE_SERVICE_ROLE_KEY=key).supabase_key == key
 
@@ -140,13 +140,13 @@ DURATIONS = {
 
 @pytest.mark.parametrize(("text", "duration"), DURATIONS.items())
 def test_duration_is_read(text: str, duration: timedelta) -> None:
-    """Numbers with s, m, h or d add up."""
+    """A duration is the sum of numbers with s, m, h or d."""
     assert make_settings(KIS_TOKEN_TIMEOUT=text).timeout == duration
 
 
 @pytest.mark.parametrize("text", ["0s", "12h"])
 def test_min_validity_may_be_anything_up_to_its_border(text: str) -> None:
-    """min-validity may be zero, and at most 12 hours."""
+    """min-validity may be from 0 to 12 hours."""
     hours = make_settings(KIS_TOKEN_MIN_VALIDITY=text).min_validity / timedelta(hours=1)
     assert hours in (0, 12)
 
@@ -166,7 +166,7 @@ def test_encryption_keys_are_one_a_line_in_either_alphabet() -> None:
 
 
 def test_no_secret_in_the_repr() -> None:
-    """A repr that lands in a log shows the slot and the hosts, never a key."""
+    """The repr of the settings shows the slot and the hosts, but never a key, because a log may contain the repr."""
     env = KEYS | {"KIS_TOKEN_ENCRYPTION_KEY": f"{SEALING_KEY}\n{OTHER_KEY}"}
     shown = repr(make_settings(**env))
     assert "service_name='kis'" in shown
@@ -198,7 +198,10 @@ def test_cache_file_lies_in_the_job_s_temporary_folder() -> None:
 
 
 def test_cache_file_elsewhere() -> None:
-    """Outside a job the cache is in the user's cache folder; a given path wins, and off disables the cache."""
+    """Outside of a job, the cache is in the user's cache folder.
+
+    A given path replaces this place, and off disables the cache.
+    """
     usual = make_settings(KIS_TOKEN_CACHE="").cache_path
     assert usual is not None
     assert usual.name == ".kis_token_cache.json"

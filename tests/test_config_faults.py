@@ -177,7 +177,7 @@ def test_exports_for_the_other_account_are_ignored() -> None:
 
 @pytest.mark.parametrize("path", ["/", ".", "~nobody-of-this-machine/cache.json"])
 def test_a_cache_path_names_a_file(path: str) -> None:
-    """A folder, or the home of an unknown user, is a configuration error."""
+    """A cache path that names a folder, or the home of an unknown user, is a configuration error."""
     assert faults_of(KIS_TOKEN_CACHE=path) == ["invalid-cache-path"]
 
 
@@ -227,7 +227,7 @@ def test_unreadable_event_proves_nothing(tmp_path: Path, content: str) -> None:
 
 
 def test_client_that_is_never_written_is_rejected_with_the_reason() -> None:
-    """mojito2 is rejected with the reason, and the given text is not repeated."""
+    """The client mojito2 is an error with the reason, and the error does not repeat the given text."""
     for client in ("mojito", "mojito2"):
         with pytest.raises(SettingsError, match="holds the app secret"):
             make_settings(INPUT_TOKEN_FILES=client)

@@ -11,7 +11,7 @@ from kis_token.deadline import Attempt, GivenUp, usable, within
 
 
 def test_answer_is_handed_on() -> None:
-    """The call's result is returned, None included."""
+    """`within` returns the call's result, also if the result is None."""
     assert within(10, lambda _: "answer") == "answer"
     assert within(10, lambda _: None) is None
 
@@ -23,7 +23,7 @@ def test_error_is_handed_on() -> None:
 
 
 def test_call_that_takes_too_long_is_left_to_itself() -> None:
-    """The caller continues when the time is up, even if the call still waits."""
+    """When the time is over, the caller continues, even if the call still waits."""
     never = threading.Event()
     with pytest.raises(TimeoutError):
         within(0.01, lambda _: never.wait())

@@ -52,13 +52,16 @@ RETRYABLE = [
 
 @pytest.mark.parametrize(("error", "retryable"), RETRYABLE, ids=lambda value: type(value).__name__)
 def test_error_says_whether_to_try_again(error: KisTokenError, retryable: bool) -> None:  # noqa: FBT001 - a table's column
-    """An error is retryable exactly if it may pass without a change by the user."""
+    """An error is retryable if, and only if, a later call may succeed without a change by the user."""
     assert error.retryable is retryable
 
 
 @pytest.mark.parametrize("code", REMEDIES)
 def test_error_shows_its_code_and_has_a_remedy(code: str) -> None:
-    """The text has message, code, remedy and the entry's address; the hint is a sentence, the code a lasting word."""
+    """The text has the message, the code, the remedy and the entry's address.
+
+    The hint is a sentence, and the code is a word.
+    """
     error = KisTokenError(code, "Something is wrong")
     assert error.brief == f"Something is wrong [{code}]"
     assert error.advice == f"Something is wrong [{code}]. {REMEDIES[code]}"
@@ -127,7 +130,7 @@ def test_tree_is_as_drawn() -> None:
 def test_every_remedy_is_for_a_code_that_can_occur() -> None:
     """Each remedy belongs to a code that can be raised.
 
-    Some of these codes are built from a name or belong to a class.
+    Some codes that can be raised are built from a name or belong to a class.
     """
     nodes = [
         node

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 JWT_SECRET = "made-up-for-the-tests-at-least-32-characters"
 
-#: Some of the tests that run with a real PostgREST. Together they make each kind of request, also on a separate
-#: database.
+#: Some of the tests that run with a real PostgREST. Together, the tests in this list make each kind of request, also on
+#: a separate database.
 TESTS = [
     "tests/integration/test_sql.py::test_migrations_need_no_superuser",
     "tests/store/test_supabase.py::test_a_lease_is_two_requests",

@@ -82,7 +82,7 @@ def function_in_sql(name: str) -> str:
 
 
 def copies_of(function: str, pattern: str) -> list[str]:
-    """Return all matches of a pattern in a function of sql/. Fails if there is no match."""
+    """Return all matches of a pattern in a function of sql/. If there is no match, the test fails."""
     found = [str(each) for each in re.findall(pattern, function_in_sql(function))]
     assert found, f"{function} has no longer what {pattern} looks for"
     return found
@@ -101,9 +101,10 @@ def ids(rows: list[Any]) -> list[str]:
 
 @cache  # computed at the first use, because each worker imports this file
 def literals() -> list[tuple[str, object]]:
-    """Each constant in kis_token/ without the sandbox, and each timedelta made of constants, with its module.
+    """Return each constant and each constant timedelta of kis_token/ with its module, except those of the sandbox.
 
-    The sandbox stands for KIS and Supabase: its copies are compared here, and not imported.
+    The sandbox has copies of facts in place of imports, because it plays KIS and Supabase. Other tests compare the
+    copies.
     """
     found: list[tuple[str, object]] = []
     for path in sorted(PACKAGE.rglob("*.py")):

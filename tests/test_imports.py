@@ -19,8 +19,8 @@ MODULES = {
     if path.parent != PACKAGE / "sandbox" and path not in (PACKAGE / "__init__.py", PACKAGE / "__main__.py")
 }
 
-#: The floors: sets of folders, and of files beside the folders. A module imports only from lines above and from its own
-#: folder.
+#: The floors: sets of folders, and of files beside the folders. A module imports only from floors above its own floor,
+#: and from its own folder.
 FLOORS = (
     {"remedies"},
     {"errors", "settings", "deadline"},
@@ -74,7 +74,7 @@ KEYLESS = ("process.caller_identity", "store.function_call", "store.id_token", "
 #: The modules that the fast path loads to read a sealed value.
 SEALED = ("process.forks", "store.libcrypto", "store.sealing")
 
-#: Parts of the standard library that cost more than the whole fast path may.
+#: Modules of the standard library whose import takes longer than the whole fast path may take.
 HEAVY = {
     "asyncio",
     "concurrent.futures",

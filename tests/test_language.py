@@ -1,7 +1,7 @@
 """The language of the project: each sentence has a subject, and each thing has one word.
 
-CONTRIBUTING.md has the rules. This file reads docstrings, comments and messages of Python, comments of SQL, and the
-pages. The tests leave out code, quotations and names.
+The rules of the language are in CONTRIBUTING.md. This file reads docstrings, comments and messages of Python, comments
+of SQL, and the pages. The tests leave out code, quotations and names.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ OTHER_WORDS = {
 
 
 def files_of(part: str) -> list[Path]:
-    """The files of a part."""
+    """Return the files of a part of the project."""
     return sorted({path for pattern in PARTS[part] for path in CHECKOUT.glob(pattern) if path.is_file()})
 
 

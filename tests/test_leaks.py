@@ -333,7 +333,7 @@ other_texts = st.text(st.characters(codec="utf-8"), max_size=9)
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @given(secret=secret_texts, before=other_texts, behind=other_texts)
 def test_every_form_is_found(encoding: str, secret: str, before: str, behind: str) -> None:
-    """Until a secret is forgotten, it is found in every encoding and at every position of the encoded text."""
+    """Until a secret is forgotten, the search finds it in every encoding and at every position of the encoded text."""
     patterns = SecretPatterns()
     data = ENCODINGS[encoding](before + secret + behind).encode()
     assert not patterns.are_in(data)
@@ -374,5 +374,5 @@ def test_other_text_is_no_finding(part: str) -> None:
 
 
 def test_only_whole_mask_commands_are_taken_out() -> None:
-    """Text before the mask command, or on another line, is searched."""
+    """Text before a mask command, or on another line, is searched for secrets."""
     assert without_masks(b"::add-mask::one\ntwo\n three ::add-mask::four\n") == b"\ntwo\n three ::add-mask::four\n"

@@ -1,4 +1,4 @@
-"""The locked requirements are complete, hashed, and without unused packages."""
+"""The locked requirements are complete, have hashes, and contain no unused packages."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def test_each_platform_has_one_version_of_each_package(lock: str, system: str, m
 
 
 def test_runtime_has_no_unneeded_package() -> None:
-    """The runtime has the packages that a step imports. It lacks those that only the command or the library imports.
+    """The runtime has the packages that a step imports.
+
+    The runtime lacks packages that only the command or the library imports.
 
     The runtime also lacks PyGithub and PyGithub's dependencies, because actions_toolkit.core never imports them.
     """

@@ -63,7 +63,7 @@ def anchors(page: str) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    """Every link of a document within the repository leads to an existing file and heading."""
+    """Every link from a document to a place in the repository leads to an existing file and heading."""
     for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", prose(read(page))):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
@@ -101,7 +101,7 @@ def test_forms_ask_for_no_secret(form: str) -> None:
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
 def test_workflows_grant_nothing_by_default(workflow: Path) -> None:
-    """A workflow begins with no permission, and each permission of a job has its reason beside it."""
+    """A workflow itself has no permission, and each permission of a job has its reason in a comment."""
     text = read(workflow)
 
     assert "\npermissions: {}\n" in text
@@ -176,7 +176,7 @@ def test_no_release_without_its_entry(tag: str, changelog: str) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_this_version_is_still_to_come() -> None:
-    """For the version in pyproject.toml the program prints the missing part, or the changelog's entry."""
+    """For the version in pyproject.toml, the program prints the changelog's entry, or an error if there is none."""
     version = re.search(r'^version = "(.+)"$', read(CHECKOUT / "pyproject.toml"), re.MULTILINE)
     assert version is not None
     done = subprocess.run(

@@ -146,7 +146,7 @@ def test_time_without_offset_is_korea_time(instant: datetime) -> None:
 
 @given(instants.map(lambda instant: instant.replace(microsecond=0)))
 def test_kst_survives_a_round_trip(instant: datetime) -> None:
-    """KIS's text, in Korea time without an offset, is read as that instant in UTC."""
+    """KIS's text, which is in Korea time without an offset, is read as the same instant in UTC."""
     assert parse_kst(f"{instant.astimezone(KST):%Y-%m-%d %H:%M:%S}".rjust(19, "0")) == instant
 
 
@@ -252,7 +252,7 @@ def test_stored_form_of_an_opaque_token_survives_too(
 
 
 def test_stored_form_is_that_of_the_guide_s_clients() -> None:
-    """The flat JSON begins with the token, its expiry and its issue time. Unknown values are left out."""
+    """The flat JSON begins with the token, its expiry and its issue time. Members with unknown values are left out."""
     members = json.loads(lasting(SECOND).to_json())
     assert list(members) == ["access_token", "expires_at", "issued_at"]
     assert parse_instant(members["expires_at"]) == NOON + SECOND
@@ -319,7 +319,7 @@ def test_app_key_of_half_a_surrogate_pair_is_no_crash() -> None:
 
 @given(st.text())
 def test_claims_of_any_text_are_a_mapping(text: str) -> None:
-    """A text that is no JWT has no claims, and raises no error."""
+    """A text that is not a JWT has no claims, and causes no error."""
     assert isinstance(parse_claims(text), dict)
     assert isinstance(parse_claims(f"a.{text}.b"), dict)
 
@@ -341,7 +341,7 @@ def test_own_claims_win() -> None:
 
 @pytest.mark.parametrize("begun", [None, NOON, NOON + SECOND], ids=["unknown", "at its end", "after its end"])
 def test_issue_is_guessed_from_the_end_and_never_from_the_present(begun: datetime | None) -> None:
-    """A token without a valid issue time began its usual validity before its end."""
+    """If a token has no valid issue time, its issue time is its end minus the usual validity."""
     assert build_token(OPAQUE, expiries=[NOON], issued_at=begun).issued_at == NOON - USUAL_LIFETIME
 
 
@@ -366,7 +366,7 @@ def test_no_repr_shows_a_secret() -> None:
 def test_fingerprint_is_half_of_half_a_hash() -> None:
     """A fingerprint has 16 hex digits and depends on the text alone.
 
-    Key and secret together have another fingerprint.
+    The fingerprint of key and secret together differs from that of the key.
     """
     app_key = AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
     assert fingerprint("kis") == "a1328c633b67e3f8"

@@ -16,7 +16,9 @@ _ESTABLISHED = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
 class TunnelProxy:
-    """Opens tunnels to this machine. ``asked`` has the proxy's requests, and ``passed`` has the tunnels' bytes.
+    """Opens tunnels to this machine.
+
+    ``asked`` has the requests to the proxy, and ``passed`` has the bytes that went through tunnels.
 
     ``ports`` maps names of hosts to ports of this machine; the proxy answers 502 for all other hosts. Without
     ``ports``, the proxy opens tunnels to 127.0.0.1, and answers 403 for all other hosts.

@@ -54,7 +54,7 @@ def _action() -> dict[str, Any]:
 
 
 def kept_environment() -> dict[str, str]:
-    """Return the variables of this process that a step gets."""
+    """Return those variables of this process that a step gets as well."""
     return {name: value for name, value in os.environ.items() if _KEPT.fullmatch(name)}
 
 

@@ -24,7 +24,7 @@ _PIP_SETTINGS = frozenset(
         "cache-dir",
         "cert",
         "client-cert",
-        "config-file",  # `read_pip_settings` reads the file, and replaces this setting
+        "config-file",  # `read_pip_settings` reads this file, and then removes the setting
         "default-timeout",
         "extra-index-url",
         "find-links",
@@ -36,8 +36,8 @@ _PIP_SETTINGS = frozenset(
         "retries",
         "timeout",
         "trusted-host",
-        "use-deprecated",  # its value legacy-certs is about certificates
-        "use-feature",  # its value truststore is about certificates
+        "use-deprecated",  # the value legacy-certs of this setting is about certificates
+        "use-feature",  # the value truststore of this setting is about certificates
     }
 )
 _UV_PIP_SETTINGS = frozenset(
@@ -142,7 +142,9 @@ def write_uv_file(env: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def _uv_files(env: Mapping[str, str]) -> Iterator[Path]:
-    """Yield uv's configuration files: that in UV_CONFIG_FILE or, if it is not set, the user's and the system's file.
+    """Yield the paths of uv's configuration files.
+
+    If UV_CONFIG_FILE is set, it names the only file. If not, uv has the user's file and the system's file.
 
     uv's settings in a project are not used.
     """

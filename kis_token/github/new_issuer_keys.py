@@ -71,7 +71,7 @@ def _stored_keys(
         found = OwnerCalls(settings.supabase_url, key, left=left).callers_status(None)
     except StoreMisconfigured as error:
         if error.is_function_missing:
-            return {}  # the tables are from a version without a list of callers
+            return {}  # a database from an older version has no list of callers
         raise
     issuers = {f"{caller.get('issuer')}" for caller in found["callers"]}
     return {
@@ -81,7 +81,7 @@ def _stored_keys(
 
 
 def _shown(kid: str) -> str:
-    """Return a key's name for Markdown. A name with unusual characters is not shown, as GitHub chose it."""
+    """Return a key's name for Markdown. A name with unusual characters is replaced by a general text."""
     return kid if re.fullmatch(r"[A-Za-z0-9._-]{1,100}", kid) else "a key with an unusual name"
 
 

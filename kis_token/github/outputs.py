@@ -177,6 +177,6 @@ def _log(trace: tuple[TraceEntry, ...], workflow: Workflow) -> None:
         workflow.info(f"{entry.source}: {entry.text}")
 
 
-def _text(value: str | int | bool) -> str:  # noqa: FBT001 - a value, and not a switch
+def _text(value: str | int | bool) -> str:  # noqa: FBT001 - the boolean is an output
     """Return the text of an output. A boolean becomes true or false, the words that workflows compare."""
     return f"{value}".lower() if isinstance(value, bool) else f"{value}"

@@ -1,6 +1,6 @@
 """Runs a checking step of the rotation, which reads Supabase without packages and sets outputs for a GitHub issue.
 
-A KisTokenError gives a warning and does not fail the step, because a later tick checks again and the renewal is more
+If a KisTokenError occurs, the step prints a warning and succeeds. A later tick checks again, and the renewal is more
 important.
 """
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 RESERVE_SECONDS = 25.0
 
 _NAME = "kis-token-action"
-#: The age in seconds at which a later run removes a folder that an earlier run made for itself and did not remove.
+#: An interrupted run leaves its own folder behind. After this number of seconds, a later run removes that folder.
 _LEFT_BEHIND_SECONDS = 24 * 3600
 #: The system's error numbers if another process has the lock. Any other error counts as a file system without locks.
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
@@ -83,7 +83,7 @@ def runtime_name(lock: str) -> str:
     abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
     libc = machine = ""
     if hasattr(os, "confstr"):
-        with suppress(OSError, ValueError):  # only glibc has this name
+        with suppress(OSError, ValueError):  # only a system with glibc has this setting
             libc = (os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "-")
     if sys.platform == "darwin":
         machine = os.uname().machine  # on macOS, one Python may run as arm64 and as x86_64
@@ -158,7 +158,7 @@ def _open_lasting(folder: Path) -> Path:
 
 
 def _make_for_this_run(folder: Path, at_end: AtEnd) -> Path:
-    """Make a new private folder that no other user can replace. ``at_end`` gets a function that removes it."""
+    """Make a new private folder that no other user can replace. ``at_end`` gets a function to remove the folder."""
     parent = walk(folder)
     for left_behind in parent.glob(f"{_NAME}-*"):
         with suppress(OSError):

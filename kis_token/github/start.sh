@@ -2,7 +2,7 @@
 #
 # A program named python can be unusable: a shim without a version, a stub, a binary for another machine, a Python that
 # is too old or lacks a part of its library. So the script tries each Python before the step runs on it. If the
-# library of an installation is beside its binary, the trial is "python -V", which takes a millisecond. If the Python
+# library of an installation is beside its binary, the trial is "python -V", which takes a millisecond. If that Python
 # then lacks a module, entrypoint.py runs this script again with --unusable="<path>: <reason>", before a token is issued.
 #
 # The script is POSIX sh, because Alpine has no bash. GITHUB_ACTION_PATH is the folder of entrypoint.py.

@@ -42,7 +42,7 @@ _NOTHING = "\u200b"
 
 
 def describe_success(resolution: Resolution, settings: Settings) -> str:
-    """Return the summary of a token: one line and the warnings. A fold has the times and the sources' results."""
+    """Return the summary of a token: one line and the warnings. The times and the sources' results are folded."""
     token, now = resolution.token, resolution.now
     state = token.state(now, settings.min_validity)
     left, whole = token.remaining(now), token.expires_at - token.issued_at
@@ -124,7 +124,10 @@ def _quoted(warnings: Sequence[str]) -> list[list[str]]:
 
 
 def _statements(faults: Sequence[KisTokenError]) -> list[list[str]]:
-    """Return the SQL statements in the messages as blocks of code. Users can copy these, because nothing is escaped."""
+    """Return the SQL statements in the messages as blocks of code.
+
+    Users can copy the statements, because nothing is escaped.
+    """
     found = (_STATEMENT.search(" ".join(f"{fault.args[0]}".split())) for fault in faults)
     return [["```sql", match[0], "```"] for match in found if match is not None]
 

@@ -74,7 +74,7 @@ def begin(exchange: Exchange) -> None:
 
 @cache
 def guarded(pool: type[Any]) -> type[Any]:
-    """Return a subclass of urllib3's class ``pool``. The subclass makes connections of this module."""
+    """Return a subclass of urllib3's class ``pool``. The subclass makes guarded connections."""
     members = {"ConnectionCls": type("GuardedConnection", (_Guarded, pool.ConnectionCls), {}), "QueueCls": _Kept}
     return type("GuardedPool", (pool,), members)
 
@@ -148,7 +148,7 @@ class _Guarded(HTTPConnection):
     def _is_open(self) -> bool:
         try:
             self.sock.settimeout(0)
-            self.sock.recv(1)  # if recv returns, KIS has closed the connection, or has sent data without a request
+            self.sock.recv(1)  # recv returns only if KIS has closed the connection, or has sent data without a request
         except (BlockingIOError, ssl.SSLWantReadError):
             return True
         except OSError:

@@ -27,7 +27,7 @@ def interruptible(handler: Callable[..., object] = signal.default_int_handler) -
     """
     for name in filter(lambda name: hasattr(signal, name), _NAMES):
         number = getattr(signal, name)
-        with suppress(ValueError):  # this is not the main thread
+        with suppress(ValueError):  # only the main thread can set handlers
             _BEFORE[number] = signal.signal(number, handler)
     try:
         yield

@@ -1,4 +1,4 @@
-"""The counts in the growth tables. The times in the growth tables are not tested."""
+"""Tests of the counts in the growth tables. The times in the growth tables are not tested."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_counts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
 
 def test_rounds_that_were_run_are_not_run_again() -> None:
-    """The rounds of a stampede become the first table, which has only our callers, by size."""
+    """The first table has the rounds of a stampede by the number of callers, and only those of this project."""
     rounds = [
         Round(
             callers,

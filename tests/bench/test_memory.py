@@ -47,7 +47,7 @@ def test_every_contestant_does_its_task(course: Course) -> None:
 
 
 def test_a_runner_has_no_bytecode_of_ours(course: Course) -> None:
-    """Before each run, the bytecode in the action's copy is removed. The bytecode in this checkout is kept."""
+    """Before each run, the bytecode in the action's copy is removed. The bytecode in this checkout is not removed."""
     folder = course.action_copy / "kis_token" / "store" / "__pycache__"
     folder.mkdir(exist_ok=True)
     (folder / "mark").touch()
@@ -56,7 +56,7 @@ def test_a_runner_has_no_bytecode_of_ours(course: Course) -> None:
 
 
 def test_size_counts_files_with_bytecode_or_without(tmp_path: Path) -> None:
-    """The size is in MiB, over all folders below."""
+    """The size is in MiB, and includes all subfolders."""
     for name, size in (("a/b/module.py", 2**20), ("a/b/__pycache__/module.pyc", 2**19)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(bytes(size))
@@ -65,7 +65,7 @@ def test_size_counts_files_with_bytecode_or_without(tmp_path: Path) -> None:
 
 
 def test_targets_are_unchanged() -> None:
-    """The targets have the values below, so a change of a target must change this test."""
+    """If a target changes, this test must be changed, too."""
     assert [target for *_, target in FRESH] == [1.3, 1.4, 1.4, 1.35, 0.7, None, 1.25, 1.35, 1.3]
     assert [target for *_, target in INSTALLED] == [0.22, 0.22, 1.0]
     assert PLAIN == ("supabase", "requests", "actions-toolkit")

@@ -36,7 +36,10 @@ class StillClock:
 
 
 def test_a_store_that_is_down() -> None:
-    """While the store is down, every call raises StoreOutage, but a test can write rows. The rows are kept."""
+    """While the store is down, every call raises StoreOutage, but a test can write rows.
+
+    After the outage, the store still has its rows.
+    """
     store, holder, token = MemoryStore(StillClock()), str(uuid.uuid4()), make_token()
     store.is_down = True
     version = store.put("kis", "access_token", token.to_json(), token.expires_at)
@@ -66,7 +69,7 @@ class InterruptedClock:
     def now(self) -> datetime:
         """Return the present time.
 
-        The first reading first lets another caller begin and, if that caller need not wait, end.
+        At the first reading, another caller begins and, if it need not wait, also ends before the reading.
         """
         if self._come_in is not None:
             come_in, self._come_in = self._come_in, None

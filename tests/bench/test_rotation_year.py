@@ -1,4 +1,4 @@
-"""The simulated year: its results without chance, and its reports of missed targets."""
+"""The simulated year: its results if nothing is random, and its reports of missed targets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def lapses(result: Result) -> list[tuple[Market, datetime]]:
 def test_token_of_the_day_is_renewed_every_morning() -> None:
     """A token first issued at 10:30 is renewed once a day by the morning's first tick.
 
-    It never lapses, and no job must issue.
+    The token never lapses, and no other job must issue a token.
     """
     result = simulate(scenario("10:30"))
 
@@ -56,7 +56,10 @@ def test_token_of_the_day_is_renewed_every_morning() -> None:
 
 
 def test_token_of_the_night_is_renewed_every_evening() -> None:
-    """A token first issued at 03:00 is renewed in the same evening, and then every evening. It lapses in no session."""
+    """A token first issued at 03:00 is renewed in the same evening, and then every evening.
+
+    The token lapses in no session.
+    """
     result = simulate(scenario("03:00"))
 
     assert result.issued == {0: 2} | dict.fromkeys(range(1, DAYS), 1)
@@ -65,7 +68,10 @@ def test_token_of_the_night_is_renewed_every_evening() -> None:
 
 
 def test_without_evening_ticks_a_token_of_the_night_lapses_in_the_next() -> None:
-    """Without evening ticks, a token first issued at 03:00 is not renewed in time. It lapses in the next night."""
+    """Without evening ticks, a token first issued at 03:00 is not renewed in time.
+
+    Such a token lapses in the next night.
+    """
     result = simulate(scenario("03:00", SCHEDULE[:4]))
 
     assert lapses(result)[0] == (AMERICA, moment(1, time(3)) - 30 * SECOND)
@@ -74,7 +80,7 @@ def test_without_evening_ticks_a_token_of_the_night_lapses_in_the_next() -> None
 def test_lost_morning_leaves_it_to_a_job() -> None:
     """On a day without ticks, the session begins without a token and a job issues one.
 
-    The next morning's tick renews it.
+    The tick of the next morning renews that token.
     """
     result = simulate(scenario("10:30", silent=[7]))
 
@@ -102,7 +108,7 @@ def test_day_without_store_costs_tokens_and_fails_no_job() -> None:
 def test_token_that_an_outage_made_invalid_is_replaced_once() -> None:
     """In an outage of the store a job issues, and KIS ends the stored token.
 
-    The first job after the outage replaces it.
+    The first job after the outage replaces the stored token.
     """
     outage = (moment(7, time(10)), moment(7, time(14)))
 
@@ -123,7 +129,7 @@ def test_without_rotation_every_token_lapses_first() -> None:
 
 
 def test_same_seed_gives_the_same_year() -> None:
-    """A year is repeatable; another seed gives another year."""
+    """The same seed gives the same year, and another seed gives another year."""
     ticks = [make_ticks(SCHEDULE, MINUTES, days=5, seed=seed) for seed in (1, 1, 2)]
     first, again, other = (simulate(Scenario(moment(0, time(9)), each, 5)) for each in ticks)
 
@@ -165,7 +171,10 @@ def test_plan_is_the_workflows(clock: str, tmp_path: Path) -> None:
 
 
 def test_delays_have_their_numbers() -> None:
-    """Half of the ticks are later than the median, 5 % later than ``late``; the share ``dropped`` does not start."""
+    """Half of the ticks start later than the median, and 5 % start later than ``late``.
+
+    The share ``dropped`` never starts.
+    """
     delays = Delays("late", median=45, late=180, dropped=0.05, lost=0.02)
     planned = {(day, time(6, 13)): moment(day, time(6, 13)) for day in range(4000)}
     ticks = make_ticks([time(6, 13)], delays, days=4000, seed=1)
@@ -178,7 +187,10 @@ def test_delays_have_their_numbers() -> None:
 
 
 def test_missed_target_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the rotation used only a token's age, a token of 10:30 would lapse in market hours. A target reports this."""
+    """If the rotation used only a token's age, a token of 10:30 would lapse in market hours.
+
+    The targets report this lapse.
+    """
     monkeypatch.setattr(rotation, "due_at", lambda token, refresh_after: token.issued_at + refresh_after)
     year = scenario("10:30")
 

@@ -1,4 +1,4 @@
-"""The counts in the stampede's table. The times in the table are not tested."""
+"""Tests of the counts in the stampede's table. The times in the stampede's table are not tested."""
 
 from __future__ import annotations
 

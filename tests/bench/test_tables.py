@@ -38,7 +38,7 @@ def test_a_row_without_a_target_does_not_hold_or_fail() -> None:
 
 
 def test_download_is_the_difference_to_packages_on_disk() -> None:
-    """Each side's download is a separate column, as a difference of medians."""
+    """Each side has a separate column for its download, which is a difference of medians."""
     row = Row("install", [4.0, 5.0, 4.5], 0.35, "pip", [20.0], local=[3.0, 3.25, 9.0], others_local=[12.5])
     assert [cell for title, cell in zip(COLUMNS, row.cells, strict=True) if title == "its download"] == [
         "1.25 s",
@@ -47,7 +47,7 @@ def test_download_is_the_difference_to_packages_on_disk() -> None:
 
 
 def test_amounts_have_their_unit() -> None:
-    """Seconds have milliseconds, all other figures four digits."""
+    """Seconds are shown with milliseconds, and all other figures with four digits."""
     assert [amount([0.12345], "s"), amount([23.6094], "MiB"), amount([1], ""), amount([], "s")] == [
         "0.123 s",
         "23.61 MiB",
@@ -57,7 +57,7 @@ def test_amounts_have_their_unit() -> None:
 
 
 def test_markdown_has_a_line_of_equal_width_for_each_row() -> None:
-    """A table is readable as text, too."""
+    """A table in Markdown is also readable as plain text."""
     assert markdown(("a", "long"), [("longer", "b")]).splitlines() == [
         "| a      | long |",
         "| ------ | ---- |",

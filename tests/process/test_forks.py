@@ -143,7 +143,7 @@ def test_a_child_forked_during_the_first_renewal(chain: Chain) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that does not end delays a fork for a limited time, and the child is in no block."""
+    """If a block does not end, a fork waits only for a limited time, and the child is in no block."""
     monkeypatch.setattr(forks_module, "LONGEST_WAIT", 0.1)
     with no_fork():
         assert in_child(lambda: forks_module._GATE._inside) == 0

@@ -42,7 +42,7 @@ def test_signal_interrupts(number: signal.Signals) -> None:
 
 
 def test_break_of_windows_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGBREAK gets a handler too, if the system has this signal."""
+    """If the system has the signal SIGBREAK, this signal also gets a handler."""
     number = getattr(signal, "SIGBREAK", None) or signal.SIGURG
     monkeypatch.setattr(signal, "SIGBREAK", number, raising=False)
     with pytest.raises(KeyboardInterrupt), interruptible():

@@ -100,7 +100,7 @@ def at_once(calls: Sequence[Callable[[], Resolution]], clock: SharedClock | None
 
 
 def resolutions(got: Sequence[Outcome]) -> list[Resolution]:
-    """Return all results; assert that no caller got an error."""
+    """Assert that no caller got an error, and return all results."""
     assert [each for each in got if not isinstance(each, Resolution)] == []
     return [each for each in got if isinstance(each, Resolution)]
 
@@ -135,8 +135,7 @@ def held(server: LoopbackServer, path: str, *, before: bool = False) -> Iterator
 
     With ``before``, hold the request before the request has an effect.
 
-    The yielded event is set when the request has arrived. At the latest at the end of the block, the request has its
-    effect.
+    The yielded event is set when the request has arrived. When the block ends, the request has had its effect.
     """
     answer = server.answer
     arrived, opened, done = Event(), Event(), Event()

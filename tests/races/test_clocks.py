@@ -38,7 +38,7 @@ def expired_token() -> Token:
 
 
 def assert_told(got: Resolution, wrong_by: timedelta) -> None:
-    """Assert that a warning has the seconds by which the clock is wrong."""
+    """Assert that a warning says by how many seconds the clock is wrong."""
     said = re.search(r"This machine's clock is (\d+) s (ahead|behind)", " ".join(got.warnings))
     assert said, got.warnings
     assert said[2] == ("ahead" if wrong_by > 0 * MINUTE else "behind")
@@ -95,7 +95,7 @@ def test_an_expired_token_is_not_used(chain: Chain, wrong_by: timedelta) -> None
 
 
 def test_a_stale_token_is_used(chain: Chain, wrong_by: timedelta) -> None:
-    """If KIS does not answer, a valid token is used with any clock."""
+    """If KIS does not answer, a valid token is used, however wrong the clock is."""
     token = stale_token()
     chain.database.put_token(token)
     chain.kis.production.stop()

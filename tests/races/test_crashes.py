@@ -30,7 +30,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals k
 #: The time between two calls: KIS's minute, and a second for its clock.
 APART = timedelta(seconds=61)
 
-#: How an answer is lost: with its request, after the request's effect, or cut short.
+#: The ways to lose an answer: the request is lost, the answer is lost after the request's effect, or the answer is cut
+#: short.
 LOSSES = [
     fault
     for path in (BEGIN, TOKEN_PATH, COMMIT)
@@ -51,7 +52,7 @@ def is_same_loss(first: Fault, second: Fault) -> bool:
     return (first.kind, first.after) == (second.kind, second.after)
 
 
-#: Each loss alone, and all pairs. The default run has only the pairs of equal losses.
+#: The test runs with each loss alone and with all pairs of losses. The default run has only the pairs of equal losses.
 LOST = [
     *((loss,) for loss in LOSSES),
     *(pair if is_same_loss(*pair) else pytest.param(pair, marks=pytest.mark.matrix) for pair in PAIRS),
@@ -72,7 +73,7 @@ def server_of(chain: Chain, path: str) -> LoopbackServer:
 
 @contextmanager
 def stuck_at(chain: Chain, child: Child, path: str, *, before: bool = False) -> Iterator[None]:
-    """During the block, hold the process at its request to ``path``, which gets no answer yet."""
+    """During the block, hold the process at a request to ``path``: the process gets no answer."""
     child.prepare(chain)
     child.wait_until_ready()
     with held(server_of(chain, path), path, before=before) as arrived:
@@ -124,7 +125,7 @@ def test_killed(chain: Chain, child: Child, path: str, fault: Fault | None, call
 
 
 def test_an_ended_holder_s_begin_arrives_late(chain: Chain, child: Child) -> None:
-    """If an ended holder gets a lease late, the next caller only waits for the end of the lease, and issues once."""
+    """If a killed holder's begin arrives late, the next caller waits for the end of the lease, and issues once."""
     with stuck_at(chain, child, BEGIN, before=True):
         child.end(signal.SIGKILL)
 
@@ -134,7 +135,7 @@ def test_an_ended_holder_s_begin_arrives_late(chain: Chain, child: Child) -> Non
 
 
 def test_an_ended_holder_s_commit_arrives_late(chain: Chain, child: Child) -> None:
-    """The late commit does not overwrite the newer token of another caller."""
+    """A late commit of a killed holder does not overwrite the newer token of another caller."""
     with stuck_at(chain, child, COMMIT, before=True):
         child.end(signal.SIGKILL)
         chain.pass_time(7 * 3600)
@@ -146,7 +147,7 @@ def test_an_ended_holder_s_commit_arrives_late(chain: Chain, child: Child) -> No
 
 
 def test_sigterm(chain: Chain, child: Child) -> None:
-    """A holder that gets SIGTERM gives its lease back. The next caller waits for the minute that KIS may have begun."""
+    """A holder that gets SIGTERM gives its lease back. The next caller then waits until KIS's minute is over."""
     with stuck_at(chain, child, TOKEN_PATH):
         assert child.end(signal.SIGTERM) == 130
     assert chain.database.outcomes() == ["granted", "aborted"]

@@ -144,7 +144,7 @@ def test_a_corrected_secret_among_wrong_ones(chain: Chain, rounds: int) -> None:
 def test_another_program_has_just_issued(chain: Chain) -> None:
     """After EGW00133 the holder waits for a minute.
 
-    After the minute, one call returns the other program's token for all callers.
+    After that minute, one call returns the other program's token, and all callers use it.
     """
     outside = KISIssuer(chain.kis.production_url, "production").issue(APP_KEY, utc_now())
 
@@ -192,7 +192,7 @@ def test_a_spoilt_row_is_mended_although_an_answer_is_lost(chain: Chain) -> None
 
 @pytest.mark.parametrize("how", ["broken", "ended"])
 def test_a_row_that_is_spoilt_after_the_read(chain: Chain, how: str) -> None:
-    """If begin calls a token fresh that the caller cannot use, begin is called again, and the token is replaced."""
+    """If begin reports a token as fresh that the caller cannot use, the caller repeats begin and replaces the token."""
     chain.database.put_token(expired_token())
     resolver = chain.resolver(cache_path="off")
     view = resolver.look()

@@ -1,6 +1,6 @@
 """Callers that start together: threads, processes, a laptop beside a runner.
 
-Together these callers make one call to KIS.
+However many callers start together, they make one call to KIS.
 """
 
 from __future__ import annotations
@@ -159,7 +159,9 @@ def runner(runtime: Path, tool_cache: Path) -> dict[str, str]:  # noqa: ARG001 -
 
 
 def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path: Path) -> None:
-    """The command ``get`` gets the token that the action's step is issuing; its log names the step. KIS is called once.
+    """The command ``get`` gets the token that the action's step is issuing.
+
+    The command's log names the step. KIS is called once.
 
     On a busy machine the step may need a second lease before it calls KIS.
     """
@@ -232,7 +234,7 @@ def test_rotations_among_readers(chain: Chain, rounds: int) -> None:
 def test_repeated(chain: Chain, encryption_key: str, *, is_stored: bool) -> None:
     """Until 6 h after the issue, KIS is called once, all callers fail and the row stays.
 
-    After 6 h, KIS issues another token.
+    As soon as 6 h are over, KIS issues another token.
     """
     inputs = {"encryption_key": encryption_key, "cache_path": "off"}
     rejected = issue_ago(chain, 2 * HOUR, encryption_key=encryption_key)

@@ -1,4 +1,7 @@
-"""``kis-token sandbox``: a command inside finds all services. At the end, all processes and files are removed."""
+"""``kis-token sandbox``: a command inside finds all services.
+
+At the end of the sandbox, all its processes and files are removed.
+"""
 
 from __future__ import annotations
 
@@ -127,7 +130,7 @@ def test_stays_until_it_is_stopped(folder: Path, number: signal.Signals) -> None
 
 @posix_only
 def test_signal_reaches_the_command(folder: Path) -> None:
-    """A SIGTERM ends the command first, then the sandbox, with the command's status."""
+    """After a SIGTERM, the command ends first. Then the sandbox ends with the command's status."""
     with start(folder, "--", "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done") as process:
         assert process.stdout is not None
         read_until(process.stdout, "ready")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize(("legacy_grants", "status"), [(False, 403), (True, 200)])
 def test_grants_of_new_and_old_projects(postgres: EmbeddedPostgres, legacy_grants: bool, status: int) -> None:  # noqa: FBT001 - a column of the table
-    """A new table is closed to service_role today, and open in older projects.
+    """A new table is closed to service_role in today's projects, and open to service_role in older projects.
 
     If the database is prepared again, nothing changes.
     """

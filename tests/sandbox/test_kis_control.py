@@ -44,7 +44,10 @@ def code_of_call(kis: KISEmulator, token: str) -> str:
 
 
 def test_clock(kis: KISEmulator) -> None:
-    """The answer has the time in ISO 8601 with its offset; a number of seconds sets the clock forward."""
+    """The answer has the emulated time in ISO 8601 with its offset.
+
+    A request with a number of seconds sets the clock forward.
+    """
     before = datetime.fromisoformat(control(kis, "GET", "/clock")["now"])
     assert before.utcoffset() == timedelta(0)
     after = datetime.fromisoformat(control(kis, "POST", "/clock", {"advance": 90.5})["now"])
@@ -128,7 +131,7 @@ def test_html_fault(kis: KISEmulator, status: int) -> None:
     ],
 )
 def test_broken_answers(kis: KISEmulator, fault: dict[str, object], issues: int) -> None:
-    """The answer arrives incomplete or not at all; the time of the fault decides whether a token was issued."""
+    """The answer arrives incomplete or not at all. A token was issued only if the fault came after KIS's work."""
     control(kis, "POST", "/faults", {"environment": "production", **fault})
     with pytest.raises(requests.RequestException):
         ask_token(kis).json()

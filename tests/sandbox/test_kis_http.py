@@ -92,7 +92,7 @@ def _refusal(response: requests.Response) -> tuple[int, str]:
 
 
 def test_token_answer_has_the_form_of_kis(kis: KIS) -> None:
-    """The expiry is a string without an offset in Korea time, nine hours ahead; expires_in is a number."""
+    """The expiry is a string in Korea time without an offset, nine hours ahead of UTC. expires_in is a number."""
     answer = kis.ask_token()
     assert answer.status_code == 200
     body = answer.json()
@@ -129,7 +129,7 @@ def test_same_token_is_answered_with_the_same_words(kis: KIS) -> None:
 
 
 def test_second_token_call_in_a_minute_is_refused(kis: KIS) -> None:
-    """The second call gets 403 EGW00133."""
+    """A second tokenP call within a minute gets 403 EGW00133."""
     kis.token()
     assert _refusal(kis.ask_token()) == (403, "EGW00133")
 
@@ -176,7 +176,7 @@ def test_approval_calls_the_secret_by_another_name(kis: KIS) -> None:
 
 
 def test_price_is_answered_to_a_valid_token(kis: KIS) -> None:
-    """A call with token, keys, tr_id and parameters is answered, with all numbers as strings."""
+    """A call with token, keys, tr_id and parameters gets a price. All numbers in the answer are strings."""
     answer = kis.price(kis.token())
     body = answer.json()
     assert answer.status_code == 200

@@ -96,7 +96,10 @@ def test_token_is_hidden_in_its_representation(rules: KISRules) -> None:
 
 
 def test_same_token_for_six_hours(rules: KISRules, clock: StandingClock) -> None:
-    """Within 6 hours of an issue, KIS returns the same token and counts no new issue. Later, KIS issues a new token."""
+    """Within 6 hours of an issue, KIS returns the same token and counts no new issue.
+
+    After 6 hours, KIS issues a new token.
+    """
     first = rules.issue(*KEYS)
     clock.advance(hours=5, minutes=59)
     assert fingerprint(rules.issue(*KEYS).value) == fingerprint(first.value)
@@ -116,7 +119,7 @@ def test_same_token_comes_back_even_when_revoked(rules: KISRules, clock: Standin
 
 
 def test_same_token_comes_back_even_when_expired(rules: KISRules, clock: StandingClock) -> None:
-    """A token with a validity of less than 6 hours is returned again, expired."""
+    """A token that is valid for less than 6 hours is returned again even after its end."""
     rules.settings = Settings(expires_in=60)
     token = rules.issue(*KEYS)
     clock.advance(minutes=2)
@@ -146,7 +149,10 @@ def test_the_minute_is_counted_per_app_key(clock: StandingClock) -> None:
 
 
 def test_wrong_keys_have_different_codes(rules: KISRules) -> None:
-    """An unknown app key gets EGW00103, and a wrong secret EGW00105. Both errors do not begin KIS's minute."""
+    """An unknown app key gets EGW00103, and a wrong secret EGW00105.
+
+    After these errors, the next call need not wait for a minute.
+    """
     assert refusal_of_issue(rules, app_key=Account().app_key) == "EGW00103"
     assert refusal_of_issue(rules, app_secret=KEYS[1].rstrip("=")) == "EGW00105"
     rules.issue(*KEYS)

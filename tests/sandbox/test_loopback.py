@@ -1,4 +1,7 @@
-"""The HTTP server on loopback: its port while it is stopped. Tests of other modules cover all other functions."""
+"""The HTTP server on loopback: its port while it is stopped.
+
+The tests of other modules cover all other functions of the server.
+"""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_is_gone_after_the_block_and_can_start_again() -> None:
 
 
 def test_stop_waits_as_long_as_its_guard_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stop has no time limit, because the deletion of a large folder on a busy disk takes long."""
+    """A stop has no time limit, because the deletion of a large folder can take long on a busy disk."""
     server = EmbeddedPostgres(max_connections=20)
     server.start()
     limits = []
@@ -141,7 +141,7 @@ def test_stop_waits_as_long_as_its_guard_works(monkeypatch: pytest.MonkeyPatch) 
 def test_folder_has_no_mode_on_windows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, mode: int) -> None:
     """On Windows the folder has no mode 0700, because initdb and pg_ctl could not use it.
 
-    Elsewhere the folder is private.
+    On other systems the folder is private.
     """
     modes = []
     mkdir = os.mkdir

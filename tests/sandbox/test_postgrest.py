@@ -147,7 +147,7 @@ def test_insert_many(service: Client) -> None:
 
 
 def test_upsert(service: Client) -> None:
-    """An upsert overwrites the given values or keeps the row, matched by the given columns or the primary key."""
+    """An upsert finds its row by given columns or the primary key. It overwrites the given values or keeps the row."""
     table = service.table("notes")
     insert(service, {"kind": "k", "big": 1, "body": "old"})
 
@@ -176,7 +176,7 @@ def test_update_and_delete(service: Client, rows: list[dict[str, Any]]) -> None:
 
 
 def test_minimal_answers(http: httpx.Client) -> None:
-    """A write without return=representation answers 201 or 204 without a body."""
+    """The answer to a write without return=representation is 201 or 204, without a body."""
     assert [
         (answer.status_code, answer.content)
         for answer in (
@@ -226,7 +226,7 @@ def test_functions(service: Client, function: str, arguments: dict[str, Any], ex
 
 
 def test_functions_of_other_kinds(http: httpx.Client, service: Client) -> None:
-    """A void function answers 204 without a body; a function with a row type answers an object."""
+    """The answer to a void function is 204 without a body. The answer to a function with a row type is an object."""
     insert(service, {"kind": "last"})
 
     nothing = http.post("rpc/nothing")

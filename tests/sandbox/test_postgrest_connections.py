@@ -81,7 +81,10 @@ def test_log_faults_and_outage(project: Project) -> None:
 
 
 def test_connections_are_shared_and_given_up(project: Project) -> None:
-    """A caller that waits too long gets PGRST003; a connection in use at the pool's end is closed on its return."""
+    """A caller that waits too long gets PGRST003.
+
+    A connection that is in use when the pool ends is closed when it is returned.
+    """
     pool = ConnectionPool(project.api, size=1, patience=0.05)
 
     with pool.connection() as connection:

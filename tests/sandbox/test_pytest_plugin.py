@@ -138,7 +138,7 @@ def test_after_other():
 
 
 def test_the_environment_is_the_sandbox_s_and_then_as_before(both_runs: tuple[str, str]) -> None:
-    """In a test with the sandbox, the environment has no other settings.
+    """In a test with the sandbox, the environment has only the sandbox's settings.
 
     After the test, the environment has its earlier settings again.
 
@@ -246,7 +246,7 @@ def test_bot(kis_sandbox):
 
 
 def test_runs_at_the_same_time_do_not_meet(both_runs: tuple[str, str]) -> None:
-    """Two runs at once, like workers of pytest-xdist, have their own servers, databases and tokens."""
+    """Two concurrent runs, like workers of pytest-xdist, have separate servers, databases and tokens."""
     assert [outcomes(said, "test_at_once.py") for said in both_runs] == [["PASSED"]] * 2, both_runs
 
 

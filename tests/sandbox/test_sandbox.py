@@ -28,7 +28,7 @@ def kis_token(sandbox: Sandbox, *arguments: str, **variables: str) -> str:
 
 
 def test_hours_pass_at_once(sandbox: Sandbox) -> None:
-    """After an advance of 7 h, a new token is issued without waiting: KIS's minute and KIS's six hours are over."""
+    """After an advance of 7 h, a new token is issued at once, because KIS's minute and KIS's six hours are over."""
     first = kis_token(sandbox, "get")
     sandbox.advance(7 * 3600)
     said = kis_token(sandbox, "refresh", "--force")

@@ -119,7 +119,10 @@ def faults(**variables: str) -> list[str]:
 
 
 def told(**variables: str) -> list[tuple[str, str]]:
-    """Return the faults' codes and messages in an otherwise complete environment. Assert that no text shows a value."""
+    """Return the faults' codes and messages in an otherwise complete environment.
+
+    Assert that no message shows a value.
+    """
     complete = {"SUPABASE_URL": URL, "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY, "KIS_TOKEN_CACHE": "off"}
     with pytest.raises(SettingsError) as caught:
         Settings.from_env(complete | variables)
@@ -199,7 +202,7 @@ def test_any_text_can_be_cleaned(text: str) -> None:
 
 @given(st.text(alphabet=st.sampled_from("\"'`\\ \n=:#,;$<>nullBearer kEY\u201c\ufeff")))
 def test_text_of_removed_characters_can_be_cleaned(text: str) -> None:
-    """A text of nothing but the removed characters can be cleaned as well."""
+    """A text that has only characters to be removed can also be cleaned."""
     test_any_text_can_be_cleaned.hypothesis.inner_test(text)  # type: ignore[attr-defined]  # hypothesis's own
     is_placeholder(text)
     parse_project_url(text)
@@ -263,7 +266,7 @@ def test_a_url_that_could_mean_several_things_is_told(text: str) -> None:
 
 
 def test_a_key_in_the_place_of_the_url() -> None:
-    """Swapped URL and key are reported without the key."""
+    """If URL and key are swapped, the report does not show the key."""
     ((code, message),) = told(SUPABASE_URL=SERVICE_KEY, SUPABASE_SERVICE_ROLE_KEY=jwt(role="service_role"))
     assert (code, "swapped?" in message, SERVICE_KEY in message) == ("invalid-supabase-url", True, False)
 
@@ -333,7 +336,10 @@ def test_addresses_of_kis(form: str) -> None:
 
 
 def test_value_is_masked_as_given_and_as_used() -> None:
-    """A secret with additions is masked with and without them. A password or key in a wrong URL is masked, too."""
+    """A secret with additions is masked both as it is given and without the additions.
+
+    A password or key in a wrong URL is masked, too.
+    """
     env = {
         "INPUT_APP_KEY": f'KIS_APP_KEY="{ACCOUNT.app_key}" # mine',
         "KIS_APP_SECRET": f"\u201c{ACCOUNT.app_secret}\u201d",

@@ -18,7 +18,7 @@ def test_key_that_may_write_opens_gateway_and_postgrest() -> None:
 
 
 def test_read_only_key_has_a_part_for_each() -> None:
-    """Of a read-only key, the gateway gets the public key and PostgREST gets the JWT."""
+    """The gateway gets the public key of a read-only key, and PostgREST gets the JWT of this key."""
     key = SupabaseKey.parse(f"{PUBLIC} {JWT}")
     assert (key.reads_only, key.parts) == (True, (PUBLIC, JWT))
     assert key.headers() == {"apikey": PUBLIC, "Authorization": f"Bearer {JWT}"}

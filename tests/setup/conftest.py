@@ -39,7 +39,7 @@ class Laptop:
 
     @property
     def empty(self) -> dict[str, str]:
-        """The variables of a new terminal. KIS_BASE_URL is the sandbox in place of KIS's host."""
+        """The variables of a new terminal. KIS_BASE_URL names the sandbox."""
         home = self.folder / "home"
         return {
             "PATH": f"{self.commands}{os.pathsep}{os.defpath}",

@@ -120,7 +120,7 @@ def test_wrong_values_are_not_stored(ready_laptop: Laptop, wrong: dict[str, str]
 
 
 def test_sql_to_paste(laptop: Laptop) -> None:
-    """Without tables, the SQL is in a private file, the output has the steps, and a later run goes on."""
+    """If the tables are missing, a private file has the SQL, the output has the steps, and a later run continues."""
     before = laptop.init("--with-secret", **laptop.keys)
     mode = laptop.sql_file.stat().st_mode
     laptop.paste_sql()
@@ -189,7 +189,7 @@ def test_default_branch_is_listed(ready_laptop: Laptop, network: GitHubNetwork) 
 def test_existing_files_stay(ready_laptop: Laptop) -> None:
     """A workflow file with other contents is not changed, and the run names the file.
 
-    The workflow file that is missing is written.
+    A workflow file that is missing is written.
     """
     file = ready_laptop.workflow("quote.yml")
     file.parent.mkdir(parents=True)
@@ -248,7 +248,7 @@ def test_dry_run_changes_nothing(ready_laptop: Laptop) -> None:
 
 
 def test_dry_run_without_tables(laptop: Laptop) -> None:
-    """Without tables, a dry run ends at this step, and writes no file."""
+    """If the tables are missing, a dry run ends after it has reported this, and writes no file."""
     ended = laptop.init("--with-secret", "--dry-run", **laptop.keys)
 
     assert (ended.returncode, states(ended)[-1]) == (0, ("would", "tables"))

@@ -118,7 +118,7 @@ def test_five_answers_and_one_paste(laptop: Laptop, terminal: Terminal, network:
 
 
 def test_second_run_asks_nothing(laptop: Laptop, terminal: Terminal, network: GitHubNetwork) -> None:
-    """After a first run, a new terminal asks no question: profile, database and repository have all answers."""
+    """In a new terminal, a second run asks no question: profile, database and repository have all answers."""
     laptop.install_gh()
     laptop.make_tables()
     given = ("--repository", "acme/bot")
@@ -182,7 +182,7 @@ def test_paste_before_its_questions(ready_laptop: Laptop, terminal: Terminal) ->
 def test_wrong_answers_are_asked_again(ready_laptop: Laptop, terminal: Terminal) -> None:
     """After a wrong answer, the command shows the error at once and asks again.
 
-    The rest of a wrong paste is dropped.
+    If a pasted answer is wrong, the rest of the paste is dropped.
     """
     account = ready_laptop.account
     other = ready_laptop.sandbox.kis.accounts["production"][1]
@@ -264,7 +264,7 @@ def test_keys_of_the_official_samples(ready_laptop: Laptop, terminal: Terminal, 
 
 
 def test_interrupt_restores_the_terminal(ready_laptop: Laptop, terminal: Terminal) -> None:
-    """Ctrl-C at a question ends the command with status 130. The terminal then shows typed text again."""
+    """Ctrl-C at a question ends the command with status 130. After Ctrl-C, the terminal shows typed text again."""
     import termios
 
     before = termios.tcgetattr(terminal.inside)

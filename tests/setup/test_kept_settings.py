@@ -34,7 +34,7 @@ def keyring() -> Iterator[MemoryKeyring]:
 
 @pytest.mark.parametrize("place", ["file", "keyring"])
 def test_next_day(ready_laptop: Laptop, keyring: MemoryKeyring, place: str) -> None:
-    """``init --keep`` keeps the settings.
+    """``init --keep`` stores the settings in a profile.
 
     Without variables, a new terminal gets the token, and ``check`` names the profile.
     """
@@ -68,7 +68,10 @@ def test_places_of_settings(ready_laptop: Laptop) -> None:
 
 
 def test_profile_by_name(ready_laptop: Laptop) -> None:
-    """``--profile`` keeps another profile and selects it. Without ``--profile``, a new terminal has no settings."""
+    """With ``--profile``, init stores the settings in another profile, and check uses that profile.
+
+    Without ``--profile``, a new terminal has no settings.
+    """
     ready_laptop.init("--with-secret", "--keep", "file", "--profile", "savings", **ready_laptop.keys)
     by_option = ready_laptop.run("check", "--profile", "savings")
     by_variable = ready_laptop.run("check", KIS_PROFILE="savings")

@@ -1,4 +1,4 @@
-"""docs/init.md has all options, the installers and the editor's warning, and is right about the SQL."""
+"""docs/init.md names all options, the installers and the editor's warning, and describes the SQL correctly."""
 
 from __future__ import annotations
 

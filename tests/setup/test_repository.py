@@ -34,7 +34,10 @@ pytestmark = pytest.mark.usefixtures("child_processes")
     ],
 )
 def test_remotes(tmp_path: Path, remote: str, name: str | None) -> None:
-    """A remote at github.com names the repository, in each form of a git URL. A remote at another host names none."""
+    """A remote at github.com names the repository, in each form of a git URL.
+
+    A remote at another host names no repository.
+    """
     for words in (["init", "--quiet"], ["remote", "add", "origin", remote]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     inside = tmp_path / "inside"

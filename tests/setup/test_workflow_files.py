@@ -42,7 +42,10 @@ def test_link_to_nowhere_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_folder_in_the_way(tmp_path: Path) -> None:
-    """A folder with the file's name counts as a file with other contents. A write is an error that names the file."""
+    """A folder with the file's name counts as a file with other contents.
+
+    A write to such a folder is an error that names the file.
+    """
     file = workflow_files(tmp_path, make_settings(), with_secret=True)[1]
     file.path.mkdir(parents=True)
 
