@@ -1,4 +1,4 @@
-"""The action's program, with the standard library alone.
+"""The action's program, which itself uses only the standard library.
 
 If Supabase has a fresh token, the program makes one GET request, and installs and downloads nothing. All other work
 (issuing, waiting, writing, sealing) needs the runtime, a folder with packages. The program finds or builds the runtime,

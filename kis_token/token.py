@@ -128,7 +128,7 @@ def fingerprint(text: str) -> str:
 
 
 def looks_like_token(text: str) -> bool:
-    """Whether ``text`` has the shape of a token. Other texts are not masked, as a mask of "1" blanks every 1."""
+    """Whether ``text`` has the shape of a token. Only such text is masked: a mask of "1" would blank every 1."""
     return _TOKEN_SHAPE.fullmatch(text) is not None
 
 

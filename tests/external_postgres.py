@@ -54,7 +54,7 @@ class ExternalPostgres(EmbeddedPostgres):
 class Gateway(PostgRESTStandIn):
     """A gateway like that of Supabase.
 
-    It checks the key of a request, and forwards the request with a token of the key's role.
+    The gateway checks the key of a request, and forwards the request with a token of the key's role.
 
     The gateway takes the place of `PostgRESTStandIn` in the tests, with its log and its faults. The answers to requests
     come from PostgREST.

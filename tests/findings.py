@@ -31,7 +31,7 @@ class Findings:
         self._found: set[str] = set()
 
     def pytest_collection_finish(self) -> None:
-        """Exempt tests and their modules from garbage collection, because each collection would examine all of it."""
+        """Exempt tests and modules from garbage collection, because their number makes each collection slow."""
         gc.freeze()
 
     @pytest.hookimpl(wrapper=True, trylast=True)
@@ -64,7 +64,10 @@ class Findings:
 
 
 def watch(config: pytest.Config) -> None:
-    """Watch the tests of this process, or gather the workers' findings. A conftest's pytest_configure calls this."""
+    """Watch the tests of this process, or gather the workers' findings.
+
+    A conftest.py calls this function in its pytest_configure.
+    """
     if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Findings(leaks.look_at_shared_files), "findings")
         return

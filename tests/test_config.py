@@ -17,7 +17,7 @@ from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, make_settings
 
 @pytest.mark.parametrize("gateway", [ANON_KEY, supabase_jwt({"role": "anon"})], ids=["of today", "legacy"])
 def test_read_only_key_is_two_words(gateway: str) -> None:
-    """A read-only key is a public key and a JWT of another role, in two lines or one. Both are masked."""
+    """A read-only key is a public key and a JWT of another role, in two lines or in one line. Both are masked."""
     for between in ("\n", "  "):
         settings = make_settings(SUPABASE_SERVICE_ROLE_KEY=f" {gateway}{between}{READER_JWT}\n")
         assert settings.reads_only

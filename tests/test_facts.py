@@ -103,8 +103,8 @@ def ids(rows: list[Any]) -> list[str]:
 def literals() -> list[tuple[str, object]]:
     """Return each constant and each constant timedelta of kis_token/ with its module, except those of the sandbox.
 
-    The sandbox has copies of facts in place of imports, because it plays KIS and Supabase. Other tests compare the
-    copies.
+    The sandbox has copies of facts in place of imports, because it plays KIS and Supabase. The other tests of this file
+    compare the copies.
     """
     found: list[tuple[str, object]] = []
     for path in sorted(PACKAGE.rglob("*.py")):

@@ -312,7 +312,7 @@ def test_hidden_exceptions_fail_the_run(run: Runs, way: str) -> None:
 
 
 def test_failure_that_shows_a_secret_is_found(run: Runs) -> None:
-    """A failing test whose explanation shows a secret is reported as well."""
+    """If a test fails and pytest's explanation shows a secret, the leak is reported."""
     ended = run(f"{IMPORTS}\ndef test_compares():\n    assert SECRET == ''\n")
 
     assert ended.status == pytest.ExitCode.TESTS_FAILED

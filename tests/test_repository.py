@@ -176,7 +176,7 @@ def test_no_release_without_its_entry(tag: str, changelog: str) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_this_version_is_still_to_come() -> None:
-    """For the version in pyproject.toml, the program prints the changelog's entry, or an error if there is none."""
+    """For the version in pyproject.toml, the program prints the changelog's entry, or an error without an entry."""
     version = re.search(r'^version = "(.+)"$', read(CHECKOUT / "pyproject.toml"), re.MULTILINE)
     assert version is not None
     done = subprocess.run(

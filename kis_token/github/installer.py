@@ -1,6 +1,6 @@
 """Install locked packages into a folder, with the machine's uv or with pip.
 
-This module needs the standard library alone. An installer gets no secret of this project and installs only wheels with
+This module needs only the standard library. An installer gets no secret of this project and installs only wheels with
 a known hash. The Python that runs the step is not changed.
 """
 

@@ -1,6 +1,6 @@
 """The runtime: a folder with the locked packages, built once for each lock, Python and platform.
 
-This module needs the standard library alone, and never changes the Python that runs the step. A runtime is used only if
+This module needs only the standard library, and never changes the Python that runs the step. A runtime is used only if
 no other user can change the runtime and its files match its manifest. Any other runtime is built again under a
 temporary name, and then renamed. If two jobs start together, a lock of the operating system lets only one of them build
 the runtime. The operating system releases the lock when the process ends.

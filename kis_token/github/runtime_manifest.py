@@ -1,6 +1,6 @@
 """The manifest: a list of a folder's files in the same folder, to find missing, truncated, changed and added files.
 
-This module needs the standard library alone. The check must be fast, because every start that needs the packages runs
+This module needs only the standard library. The check must be fast, because every start that needs the packages runs
 the check. A file with the recorded size and the recorded time counts as unchanged. If only the time differs, as for a
 copy, the hash decides. Bytecode is not in the manifest, because Python writes bytecode later.
 """

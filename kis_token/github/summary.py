@@ -35,7 +35,7 @@ _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{letter: f"\
 #: An underscore after a letter begins no markup, so it is not escaped: GitHub's masks do not find an escaped secret.
 _UNDERSCORE = re.compile(r"(?<![^\W_])_")
 #: GitHub makes links and pictures of these words (names of people and issues, :name:, addresses) after it has rendered
-#: the Markdown. An escape in Markdown does not prevent these links.
+#: the Markdown. An escape in Markdown does not prevent such links and pictures.
 _LINKED = re.compile(r"[@#](?=\S)|:(?=[^\s\d])|(?<![^\W_])(?:www(?=\.)|gh(?=-\d))", re.IGNORECASE)
 #: A space without width: GitHub does not recognize a name or an address that contains this space.
 _NOTHING = "\u200b"

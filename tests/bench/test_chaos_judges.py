@@ -108,7 +108,7 @@ def test_token_that_expired_in_a_suspension_is_a_limit() -> None:
 
 
 def test_token_that_kis_ended_early_is_a_limit() -> None:
-    """Callers get a token that KIS has ended early until KIS rejects it, so such tokens are only counted."""
+    """A caller cannot know that KIS ended a token early until KIS rejects the token, so the case is only counted."""
     assert seen(noted(got("new"), Killed("new", NOW - 1))) == {ENDED}
     assert seen(noted(got("new"), Killed("new", NOW + 1))) == set()
 
@@ -184,7 +184,7 @@ def test_call_without_a_lease_by_a_caller_without_an_answer_is_not_found(unheard
 
 
 def test_call_without_a_lease_in_a_hiccup_is_found() -> None:
-    """When the caller called KIS, its patience was not over, or the store had answered again."""
+    """When the caller called KIS, the caller's patience was not over, or the store had answered again."""
     ill, well = Health(NOW - 99, is_well=False), Health(NOW - 60, is_well=True)
 
     assert seen(noted(*without_lease(40), ill)) == {HICCUP}

@@ -45,7 +45,7 @@ def missed(year: Year, result: Result) -> list[str]:
 def test_weeks_of_hiccups_cost_one_token_a_day(keys: str, days: int) -> None:
     """In spite of hiccups and outages, KIS issues one token a day.
 
-    No caller gets a rejected token beside a good one.
+    A rejected token is never used beside a good token.
     """
     year = Year("weeks", keys, days, seed=2, outages=BUSY)
 

@@ -70,7 +70,7 @@ def test_token_of_the_night_is_renewed_every_evening() -> None:
 def test_without_evening_ticks_a_token_of_the_night_lapses_in_the_next() -> None:
     """Without evening ticks, a token first issued at 03:00 is not renewed in time.
 
-    Such a token lapses in the next night.
+    The token lapses in the next night.
     """
     result = simulate(scenario("03:00", SCHEDULE[:4]))
 

@@ -94,7 +94,7 @@ def test_a_fork_waits_for_an_import() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_child_may_import_as_well() -> None:
-    """After the fork, parent and child can enter the block again."""
+    """After the fork, both parent and child can enter a new block of `no_fork`."""
     assert in_child(_enter_in_a_thread) == "entered"
     assert _enter_in_a_thread() == "entered"
 

@@ -38,7 +38,7 @@ def resolve_at_once(chain: Chain, *inputs: dict[str, str]) -> list[Outcome]:
 
 
 def resolve_behind_the_first(chain: Chain) -> list[Outcome]:
-    """Run eight callers. KIS answers the first caller only when all other callers wait for the first one."""
+    """Run eight callers. KIS answers the first caller only when all other callers wait for that caller."""
     with ThreadPoolExecutor(1) as pool, held(chain.kis.production, TOKEN_PATH):
         running = pool.submit(resolve_at_once, chain)
         wait_until(lambda: chain.store_calls.count("begin_issuance") == CALLERS)

@@ -130,7 +130,7 @@ def test_stays_until_it_is_stopped(folder: Path, number: signal.Signals) -> None
 
 @posix_only
 def test_signal_reaches_the_command(folder: Path) -> None:
-    """After a SIGTERM, the command ends first. Then the sandbox ends with the command's status."""
+    """After a SIGTERM, the command ends first. After the command, the sandbox ends with the command's status."""
     with start(folder, "--", "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done") as process:
         assert process.stdout is not None
         read_until(process.stdout, "ready")

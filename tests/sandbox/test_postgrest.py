@@ -147,7 +147,10 @@ def test_insert_many(service: Client) -> None:
 
 
 def test_upsert(service: Client) -> None:
-    """An upsert finds its row by given columns or the primary key. It overwrites the given values or keeps the row."""
+    """An upsert finds its row by given columns or the primary key.
+
+    As requested, the upsert overwrites the given values or keeps the row.
+    """
     table = service.table("notes")
     insert(service, {"kind": "k", "big": 1, "body": "old"})
 

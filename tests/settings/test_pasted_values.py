@@ -43,7 +43,7 @@ AROUND = {
     "mark of direction": "\u200e{}\u202c",
     "a line break spelled out": "{}\\n",
 }
-#: Additions around keys and URLs alone.
+#: Additions that are cut off only from keys and URLs.
 PASTED = {
     "NAME=": "KIS_APP_KEY={}",
     "NAME= and quotes": 'KIS_APP_KEY="{}"',
@@ -317,7 +317,7 @@ def test_right_keys_of_a_project(case: str) -> None:
 
 
 def test_a_store_of_one_s_own_may_have_any_key() -> None:
-    """The kinds of keys, and the meaning of twenty letters, are checked for supabase.co alone."""
+    """The kinds of keys, and the meaning of twenty letters, are checked only for supabase.co."""
     other = jwt(role="service_role", ref=REF[::-1])
     for url in ("https://supabase.example.com", "http://127.0.0.1:54321", "https://brand.supabase.co"):
         for key in ("a-key-of-our-gateway", other):
