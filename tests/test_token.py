@@ -117,7 +117,10 @@ NO_TIMES = [
 
 @pytest.mark.parametrize(("text", "instant"), WRITTEN.items(), ids=repr)
 def test_time_is_read_as_clients_have_written_it(text: object, instant: datetime) -> None:
-    """ISO 8601 with Z, an offset in any form, trimmed or long fractions, or epoch seconds; without offset: Korea."""
+    """A time may be epoch seconds, or ISO 8601 with Z, with any offset or any fraction.
+
+    Without an offset, it is Korea time.
+    """
     assert parse_instant(text) == instant
     assert parse_instant(text).tzinfo is UTC
 

@@ -144,7 +144,7 @@ def test_a_corrected_secret_among_wrong_ones(chain: Chain, rounds: int) -> None:
 def test_another_program_has_just_issued(chain: Chain) -> None:
     """After EGW00133 the holder waits for a minute.
 
-    After that minute, one call returns the other program's token, and all callers use it.
+    After a minute, one call returns the other program's token, and all callers use this token.
     """
     outside = KISIssuer(chain.kis.production_url, "production").issue(APP_KEY, utc_now())
 

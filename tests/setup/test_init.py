@@ -248,7 +248,7 @@ def test_dry_run_changes_nothing(ready_laptop: Laptop) -> None:
 
 
 def test_dry_run_without_tables(laptop: Laptop) -> None:
-    """If the tables are missing, a dry run ends after it has reported this, and writes no file."""
+    """If the tables are missing, a dry run reports the missing tables, ends, and writes no file."""
     ended = laptop.init("--with-secret", "--dry-run", **laptop.keys)
 
     assert (ended.returncode, states(ended)[-1]) == (0, ("would", "tables"))
