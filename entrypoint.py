@@ -1,11 +1,12 @@
-"""The action's program, with the standard library alone.
+"""The action's program, which itself uses only the standard library.
 
 If Supabase has a fresh token, the program makes one GET request, and installs and downloads nothing. All other work
-(issuing, waiting, writing, sealed values) needs the runtime, a folder with packages. The program finds or builds the
-runtime, and runs kis_token.github.action with the packages.
+(issuing, waiting, writing, sealing) needs the runtime, a folder with packages. The program finds or builds the runtime,
+and runs kis_token.github.action with these packages.
 
 kis_token/github/start.sh chooses the Python, 3.10 or newer. The program ignores the caller's site-packages, .pth files
-and PYTHON variables. If it was not started with the options -I -S -X utf8, it starts itself again with these options.
+and PYTHON variables. If the program was not started with the options -I -S -X utf8, it starts itself again with these
+options.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import time
 
 TYPE_CHECKING = False  # not imported from typing, a module that a Python may lack
 HERE = os.path.dirname(os.path.abspath(__file__))
-#: The words that start.sh and the first start of this program pass to this program, each with a value after "=".
+#: Words of this program's command line. start.sh or an earlier start of this program adds these words, each with a
+#: value after "=".
 STARTED_WORD = "--started"
 PYTHON_WORD = "--python"
 UNUSABLE_WORD = "--unusable"
@@ -37,11 +39,12 @@ if TYPE_CHECKING:
 
 
 def read_word(name: str) -> str:
-    """Return the value of a word of the command line, or ""."""
+    """Return the value of the command line's word ``name=value``, or "" without such a word."""
     return next((word[len(name) + 1 :] for word in sys.argv if word.startswith(f"{name}=")), "")
 
 
-#: The step's beginning, a reading of time.monotonic. A later start of this program uses the reading of the first start.
+#: The step's beginning, a reading of time.monotonic. If this program starts again, it uses the reading of its first
+#: start.
 STARTED = float(read_word(STARTED_WORD) or read_word(REINSTALL_WORD) or time.monotonic())
 
 
@@ -51,7 +54,7 @@ def main() -> int:
         return start_again()
     gc.disable()  # for the fast path, in which the collector frees nearly nothing and takes a twentieth of the time
     sys.path.append(HERE)  # at the end, because most imports are of the standard library
-    sys.dont_write_bytecode = True  # no later run reads the bytecode, because a runner fetches the action for each job
+    sys.dont_write_bytecode = True  # bytecode would not be read again, because a runner fetches the action for each job
     try:
         return run_step()
     except ImportError as error:
@@ -121,7 +124,7 @@ def run_step() -> int:
                     raise
                 from kis_token.github.failures import describe_defect
 
-                report(describe_defect(error), (), workflow)  # not as a traceback, which may quote a secret
+                report(describe_defect(error), (), workflow)  # a traceback may quote a secret
         except KeyboardInterrupt:
             return 130
         except OSError:
@@ -137,7 +140,7 @@ def report(error: KisTokenError, trace: tuple[TraceEntry, ...], workflow: FileWo
 
 
 def load_when_used(name: str) -> None:
-    """Let imports of the module ``name`` succeed at once, and load it when one of its attributes is first asked for."""
+    """Let imports of the module ``name`` succeed at once, and load the module at the first use of an attribute."""
     import types
 
     class Later(types.ModuleType):
@@ -189,7 +192,7 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
                 fault.warn(view.warnings if view is not None else ())
                 report(fault, view.trace if view is not None else (), workflow)
                 return 1
-            # The packages cannot be used, so nothing was renewed. Output the token that is still valid.
+            # The packages cannot be used, so the token was not renewed. Output the token that is still valid.
             resolution = view.resolution(*at_hand, warning=f"The token was not renewed: {fault.advice}")
     publish(resolution, settings, workflow, os.environ, SystemClock().now())
     return 0
@@ -198,8 +201,8 @@ def find_token(workflow: FileWorkflow, end: ExitStack) -> int:
 def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> None:
     """Start a watch that reports ``timed-out`` and ends the process at ``timeout``, even if an operation hangs.
 
-    An operation with its own limit ends before ``timeout``. ``end`` waits for a watch that is reporting, because Python
-    aborts if the process exits while another thread writes to its output.
+    An operation with its own time limit ends before ``timeout``. If the watch is reporting, ``end`` waits for the
+    report, because Python aborts if the process exits while another thread writes to its output.
     """
     import threading
 
@@ -222,9 +225,9 @@ def start_watch(settings: Settings, workflow: FileWorkflow, end: ExitStack) -> N
 def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | None, Resolution | None]:
     """Read store and cache. Return the view, and the resolution if a token is sufficient for the mode.
 
-    Returns `(None, None)` if the mode is force, or if sealed values cannot be read without the packages. The chain then
-    reads the slot. The resolution is None if the packages are needed. They are also needed if Supabase's certificate
-    could not be checked. Raises KisTokenError.
+    If the mode is force, or if sealed values cannot be read without the packages, the function returns `(None, None)`,
+    and the chain reads the slot. The resolution is None if the packages are needed. The packages are also needed if
+    Supabase's certificate could not be checked. Raises KisTokenError.
     """
     vault = make_fast_vault(settings)
     if vault is None or settings.mode == "force":
@@ -265,7 +268,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
         resolution = enough(view, settings)
         outage = None if settings.allow_expired or resolution is not None else view.outage
         if outage is not None and not outage.retryable:
-            raise outage  # issuing with the packages would fail with the same outage
+            raise outage  # a start with the packages would fail with the same outage
     try:
         return view, remember(cache, resolution) if resolution is not None else None
     except ImportError as error:
@@ -275,7 +278,7 @@ def look_quickly(settings: Settings, workflow: FileWorkflow) -> tuple[View | Non
 
 
 def make_fast_vault(settings: Settings) -> Vault | None:
-    """The vault that needs no packages; None if these settings or this Python have no such vault."""
+    """Return a vault that needs no packages; None if a key is set and this Python cannot load OpenSSL's libcrypto."""
     if not settings.encryption_keys:
         from kis_token.core.slot import PlainVault
 
@@ -292,10 +295,10 @@ def _lacks_certificates(view: View) -> bool:
 
 
 def run_chain(settings: Settings, view: View | None, workflow: FileWorkflow) -> int:
-    """Run the chain with the packages and return the exit status. Raises EnvironmentFault without a usable runtime.
+    """Run the chain with the packages and return the exit status. Raises EnvironmentFault if no runtime is usable.
 
-    If undamaged packages cannot be loaded, the packages are installed again, once. This program then starts a second
-    time, because a process cannot load a loaded module again.
+    If undamaged packages cannot be loaded, the packages are installed again, once. This program then starts again,
+    because a process cannot load a module a second time.
     """
     import zlib  # noqa: F401 - packages and installers need zlib: a Python without zlib fails here, not later
     from contextlib import ExitStack
@@ -363,6 +366,6 @@ def leave(status: int) -> NoReturn:
 if __name__ == "__main__":
     try:
         STATUS = main()
-    except KeyboardInterrupt:  # while the first modules are imported
+    except KeyboardInterrupt:  # a signal came while the first modules were imported
         STATUS = 130
     leave(STATUS)

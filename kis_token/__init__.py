@@ -1,7 +1,7 @@
 """One KIS access token a day, shared by every job and every machine.
 
-The names of this module are the public interface, which stays. A name's module is imported at the first use of the
-name, so importing the package is fast.
+The names of this module are the public interface, and stay the same. A name's module is imported at the first use of
+the name, so importing the package is fast.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ __all__ = [
     "save_kis_token_to_supabase",
 ]
 
-#: The modules of the public names, except the errors.
+#: The module of each public name that is not an error.
 _HOMES = {
     "KISAuth": "client.httpx_auth",
     "KISClient": "client.kis_client",

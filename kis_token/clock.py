@@ -1,4 +1,4 @@
-"""The machine's clock: present time, a monotonic counter, sleep and jitter. Callers pass it in: no test sleeps."""
+"""The machine's clock: present time, a monotonic counter, sleep and jitter. Tests use other clocks, and so need no sleep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SystemClock:
         return datetime.now(timezone.utc)
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """A number of seconds that never decreases."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:

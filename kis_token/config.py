@@ -1,4 +1,4 @@
-"""The settings. Only this module reads settings from the environment. It reports all faults in one error.
+"""The settings. Only this module reads settings from the environment, and it reports all faults in one error.
 
 An input of the action (``INPUT_…``) takes precedence over the variable of the same meaning. Blanks and quotes around a
 value are cut off. An empty value, or a word such as null, counts as not given.
@@ -59,7 +59,6 @@ LONGEST_MIN_VALIDITY = timedelta(hours=12)
 LONGEST_DURATION = timedelta(days=90)
 
 _KEYS_CALLED = ("app-key (or KIS_APP_KEY)", "app-secret (or KIS_APP_SECRET)")
-#: Settings that users paste, and that contain neither blanks nor quotes.
 #: The names that a slot may have. sql/ has the same rule.
 SERVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 
@@ -92,7 +91,7 @@ class Settings:
     account_no: str | None = field(default=None, repr=False)
     #: The slot from which a program read app_key and app_secret; None if the user gave them.
     keys_slot: str | None = None
-    #: Warnings for people, about corrected values.
+    #: Warnings for users about corrected values.
     notes: tuple[str, ...] = ()
     #: The address at which this job gets ID tokens. The address is set if supabase-key is the public key: the store
     #: then needs an ID token in place of a secret key.
@@ -180,9 +179,9 @@ class _Reader(EnvironmentReader):
         return supabase_url, service_name
 
     def _missing(self, code: str, message: str) -> None:
-        """Add a fault for a missing secret. If GitHub withholds all secrets from this run, add one fault for all."""
+        """Add a fault for a missing secret. If GitHub withholds the secrets, add one fault for all secrets."""
         withheld = ("secrets-withheld", "GitHub withholds the secrets for supabase-url and supabase-key from this run")
-        from kis_token.process.caller_identity import are_secrets_withheld  # few runs need it
+        from kis_token.process.caller_identity import are_secrets_withheld  # few runs need this module
 
         if not are_secrets_withheld(self._env):
             self._fault(code, message)
@@ -202,7 +201,7 @@ class _Reader(EnvironmentReader):
         return url or ""
 
     def _supabase_key(self, url: str) -> str:
-        """The key as one word. A read-only key has two words: the public key for the gateway, and a JWT with a role."""
+        """Return the key: one word or, for a read-only key, two: the gateway's public key, and a JWT with a role."""
         words = pasted_words(self._text("supabase-key", *SECRETS["supabase-key"]))
         if not words:
             self._missing("missing-supabase-key", "supabase-key (or SUPABASE_SERVICE_ROLE_KEY) is not set")
@@ -212,7 +211,7 @@ class _Reader(EnvironmentReader):
         return " ".join(words)
 
     def _find_id_token_request(self) -> tuple[str, str] | None:
-        """Note the address of this job's ID tokens, which take the place of a key. Return the fault without one."""
+        """Record where this job gets ID tokens, which replace a key. Return a fault if the job cannot get ID tokens."""
         from kis_token.process.caller_identity import IDTokenRequest  # only the public key needs this module
 
         self._id_token_request = IDTokenRequest.find(self._env)
@@ -267,7 +266,7 @@ class _Reader(EnvironmentReader):
         name = ".kis_token_cache.json" if service_name == "kis" else f".kis_token_cache.{service_name}.json"
         if self._env.get("RUNNER_TEMP"):
             return Path(self._env["RUNNER_TEMP"]) / name
-        from kis_token.process.caller_identity import user_cache_folder  # a job does not need it
+        from kis_token.process.caller_identity import user_cache_folder  # a job does not need this module
 
         folder = user_cache_folder()
         # Without platformdirs, as on the fast path, it is not known whether this user has a home folder.

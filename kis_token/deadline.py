@@ -1,7 +1,7 @@
 """A time limit for a whole call, however slow the peer is. After the limit the call sends no data.
 
 The timeout of a socket limits each wait for a byte, but not the sum of all waits, and it does not cover name
-resolution. So the call runs in a thread, and the caller gives the call up when the time is over.
+resolution. So a call with a time limit runs in a thread, and the caller gives up the call when the time is over.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
     _Answer = TypeVar("_Answer")
 
-#: The threads of the last calls: the system's thread number, and the end on the monotonic clock.
+#: The threads of the last calls. Each entry is the system's number of a thread, and the time (time.monotonic) at which
+#: its call ended.
 _ENDED: deque[tuple[int, float]] = deque(maxlen=64)
-#: The longest time, in seconds, that a fork waits for the end of one of these threads.
+#: The longest time, in seconds, that a fork waits for the end of a call's thread.
 LONGEST_END = 1.0
 
-#: The seconds that a tokenP call needs before the deadline. tokenP takes up to 15 s, and storing its answer some more.
+#: The seconds that a tokenP call needs before the deadline. tokenP takes up to 15 s, and storing its answer takes a few
+#: more.
 ISSUE_BUDGET = 20.0
 
 #: The seconds of one slice of a wait. Windows cannot interrupt a wait, so a signal takes effect at the end of a slice.
@@ -34,7 +36,10 @@ SLICE = 0.25
 
 
 def usable(timeout: float) -> float:
-    """The seconds of ``timeout`` in which requests are allowed. The rest is for the output of the token."""
+    """The seconds of ``timeout`` in which requests are allowed.
+
+    The rest of ``timeout`` is kept for the output of the token.
+    """
     return timeout - min(1.0, timeout / 5)
 
 
@@ -54,7 +59,7 @@ class Deadline:
 
 
 def no_deadline() -> float:
-    """Infinity: the seconds left for a caller without a deadline."""
+    """Return infinity: the seconds left for a caller without a deadline."""
     return math.inf
 
 
@@ -90,18 +95,22 @@ class Attempt:
             self._check()
 
     def watch(self, connection: socket.socket) -> None:
-        """Shut ``connection`` down, with any TLS on it, when the caller gives up.
+        """When the caller gives up, shut ``connection`` down, with any TLS on it.
 
-        Raises GivenUp if the caller has given up before.
+        Raises GivenUp if the caller has given up already.
         """
         with self._lock:
             self._check()
-            # TLS takes the handle of the connection over, and a TLS socket has no dup(). So a second handle is kept.
+            # TLS takes over the handle of the connection, and a TLS socket has no dup(). So the attempt keeps a second
+            # handle.
             self._release()
             self._connection = socket.fromfd(connection.fileno(), connection.family, connection.type)
 
     def sending(self) -> None:
-        """Record that a request leaves now. Raises GivenUp if the request must not leave."""
+        """Record that a request leaves now.
+
+        Raises GivenUp if the caller has given up, so that the request does not leave.
+        """
         with self._lock:
             self._check()
             self._sent = True
@@ -133,8 +142,8 @@ class Attempt:
 def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
     """Return the value of ``call`` or raise its error. Raises GivenUp if ``call`` has not ended after ``seconds``.
 
-    If ``seconds`` is not positive, ``call`` does not begin. An attempt that is given up ends in its daemon thread. Its
-    connection is shut down, so the attempt sends no more data.
+    If ``seconds`` is not positive, ``call`` does not begin. If the caller gives up, the attempt ends later, in its
+    daemon thread. The attempt's connection is shut down, so the attempt sends no more data.
     """
     if seconds <= 0:
         raise GivenUp(sent=False)
@@ -160,12 +169,12 @@ def within(seconds: float, call: Callable[[Attempt], _Answer]) -> _Answer:
         if errors:
             raise errors[0]
     finally:
-        attempt.give_up()  # also after Ctrl-C; a finished attempt is not affected
+        attempt.give_up()  # also after Ctrl-C; this has no effect on a finished attempt
     raise GivenUp(sent=attempt.sent)
 
 
 def _join(thread: threading.Thread, until: float) -> None:
-    """Wait in slices for the end of a thread, at most until ``until`` on time.monotonic."""
+    """Wait in slices for the end of a thread, but not longer than until ``until``, a reading of time.monotonic."""
     while thread.is_alive() and (left := until - time.monotonic()) > 0:
         thread.join(min(left, SLICE))
 
@@ -173,9 +182,9 @@ def _join(thread: threading.Thread, until: float) -> None:
 def await_ends() -> None:
     """Wait until the system has ended the threads of the last calls, for at most a second.
 
-    When a thread has ended for Python, OpenSSL still cleans up after the thread, under a lock. A child that is forked
-    before the clean-up is over inherits the locked lock, and hangs at its first handshake. The function waits on Linux
-    alone, because only there /proc lists the threads.
+    After a thread has ended for Python, OpenSSL still frees the thread's data, and holds a lock during this clean-up. A
+    child that is forked before the clean-up is over inherits the locked lock, and hangs at its first handshake. The
+    function waits on Linux alone, because only there /proc lists the threads.
     """
     while _ENDED:
         number, ended = _ENDED[0]

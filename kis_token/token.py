@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 KST = timezone(timedelta(hours=9), "KST")
 
-#: The least time left of a valid token. A token with less time left could end during the caller's first request.
+#: A valid token has at least this time left. A token with less time left could end during the caller's first request.
 LEAST_USEFUL = timedelta(seconds=30)
 
-#: The validity of tokens of individuals and ordinary companies. If a token's issue time is unknown, the issue time is
-#: estimated as its end minus this validity.
+#: The validity of tokens of individuals and ordinary companies. If a token's issue time is unknown, it is estimated as
+#: the token's end minus this validity.
 USUAL_LIFETIME = timedelta(hours=24)
 
-#: If a returned token is younger than this, the call has issued it. KIS's clock may be off by some minutes.
+#: A token that is younger than this when tokenP returns it was issued by that tokenP call. KIS's clock may be off by
+#: some minutes.
 JUST_NOW = timedelta(minutes=5)
 
 #: The time after an issue in which KIS answers tokenP with the same token.
@@ -92,7 +93,7 @@ class Token:
         return State.STALE if self.is_valid(now) else State.EXPIRED
 
     def to_json(self, **further: str) -> str:
-        """Return the stored form, with ``further`` members. Clients written for the guide read its first three."""
+        """Return the stored form, with ``further`` members. The guide's clients read its first three members."""
         members = {
             "access_token": self.value,
             "expires_at": self.expires_at.isoformat(),
@@ -130,15 +131,16 @@ def fingerprint(text: str) -> str:
 
 
 def looks_like_token(text: str) -> bool:
-    """Whether ``text`` has the shape of a token. Only such a text is masked, because a mask of "1" blanks every 1."""
+    """Whether ``text`` has the shape of a token. Only such text is masked: a mask of "1" would blank every 1."""
     return _TOKEN_SHAPE.fullmatch(text) is not None
 
 
 def parse_instant(value: object) -> datetime:
-    """Return the time that a client wrote: ISO 8601 with ``Z``, an offset or neither, or epoch seconds.
+    """Return a client's time: epoch seconds, or ISO 8601 with ``Z``, with an offset, or without both.
 
-    A time without an offset is read as Korea time. Some clients write times without an offset in UTC; read as Korea
-    time, they are earlier, so an expired token never looks valid. Raises ValueError for any other value.
+    A time without an offset is read as Korea time. Some clients write times in UTC without an offset. If such a UTC
+    time is read as Korea time, it is nine hours too early, so an expired token never looks valid. Raises ValueError for
+    any other value.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
@@ -179,7 +181,7 @@ def in_both_zones(moment: datetime) -> str:
 
 
 def in_hours(span: timedelta) -> str:
-    """Format a span, which must not be negative, for people in hours and whole minutes."""
+    """Format a span for people, in hours and whole minutes. The span must not be negative."""
     minutes = span // timedelta(minutes=1)
     return f"{minutes // 60} h {minutes % 60} min"
 
@@ -235,7 +237,7 @@ def parse_members(text: str) -> dict[str, Any]:
 
 
 def parse_stored(text: str, *, column: object = None, version: int | None = None) -> Token:
-    """Return the token of its stored JSON and the column ``expires_at``.
+    """Return the token from its stored JSON and from the column ``expires_at``.
 
     The earliest expiry of column, JSON and claims counts, because some clients write the column in Korea time without
     an offset. Raises TokenUnusable if the JSON is broken or has no usable token.
@@ -254,7 +256,7 @@ def parse_stored(text: str, *, column: object = None, version: int | None = None
 
 
 def _in_utc(moment: datetime) -> datetime:
-    """Return ``moment`` in UTC. Raises ValueError before 1970 and from 9999, where sums of times can overflow."""
+    """Return ``moment`` in UTC. Raises ValueError for years before 1970, and from 9999 on, where sums can overflow."""
     if not 1970 <= moment.year < 9999:
         raise ValueError("not a time")
     return moment.astimezone(timezone.utc)

@@ -32,7 +32,7 @@ def open_store(
 ) -> Iterator[SupabaseStore]:
     """Open the store for these settings. A failed call of the store is repeated for some seconds.
 
-    The arguments have the meaning of those of `open_resolver`.
+    The arguments have the same meaning as in `open_resolver`.
     """
     left = _deadline(settings, started, clock).left
     with closing(_make_store(settings, left, Retry(clock, left, tell))) as store:
@@ -58,8 +58,8 @@ def open_resolver(
 ) -> Iterator[Resolver]:
     """Open the chain for these settings. The end of the block closes the chain's connections.
 
-    ``started`` is the beginning of the work, a reading of the clock's counter (time.monotonic by default). The
-    settings' timeout counts from ``started``. ``tell`` gets a line for the log when the call has to wait. ``mask`` gets
+    ``started`` is the beginning of the work, a reading of the clock's counter (time.monotonic by default). The timeout
+    in the settings counts from ``started``. ``tell`` gets a line for the log when the call has to wait. ``mask`` gets
     each secret that the chain obtains, such as an ID token, before the secret is used.
     """
     deadline, vault = _deadline(settings, started, clock), make_vault(settings.encryption_keys)
@@ -79,7 +79,7 @@ def _make_store(
     url, key = settings.supabase_url, settings.supabase_key
     if settings.id_token_request is None:
         return SupabaseStore(url, key, left=left, retry=retry)
-    from kis_token.store.id_token import IDTokens  # for jobs without a key
+    from kis_token.store.id_token import IDTokens  # only jobs without a key need this module
     from kis_token.store.keyless_store import KeylessStore
 
     return KeylessStore(url, key, IDTokens(settings.id_token_request, url, left, mask), left=left, retry=retry)

@@ -65,7 +65,7 @@ class Authority:
 
 
 def make_authority(folder: Path, name: str = "company", *, is_strict: bool = True) -> Authority:
-    """Make a root authority. Without ``is_strict``, its certificate lacks extensions that RFC 5280 requires."""
+    """Make a root authority. If ``is_strict`` is False, its certificate lacks extensions that RFC 5280 requires."""
     folder.mkdir(exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
     return _store(folder / f"{name}.pem", _sign(name, key, None, _of_an_authority(is_strict=is_strict)), key)

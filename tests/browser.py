@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-#: Chrome and its relatives, by the names of their commands, and by their places on macOS and Windows.
+#: Chrome and Chromium: the names of their commands, and their paths on macOS and Windows.
 COMMANDS = ("google-chrome", "google-chrome-stable", "chromium", "chromium-browser", "chrome")
 PLACES = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
@@ -113,7 +113,7 @@ _FOUND = re.compile(r'<script id="found" type="application/json">(.*?)</script>'
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A page in a window of ``width`` CSS pixels. With ``dark`` its reader prefers a dark theme."""
+    """A page in a window of ``width`` CSS pixels. With ``dark``, the reader of the page prefers a dark theme."""
 
     html: str
     width: int = 1012
@@ -141,7 +141,7 @@ def measure(frames: Mapping[str, Frame], script: str, folder: Path) -> dict[str,
         [
             browser,
             "--headless",
-            "--no-sandbox",  # the pages are the tests' own, and root has no sandbox
+            "--no-sandbox",  # safe for the tests' own pages; root cannot use the browser's sandbox
             "--disable-gpu",
             "--hide-scrollbars",
             f"--user-data-dir={folder / 'profile'}",

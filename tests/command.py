@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 PROGRAM = [sys.executable, "-m", "kis_token"]
 
-#: The same program, with all modules loaded before it begins. On a busy machine their imports may take the 5 s that a
-#: caller has between its lease and tokenP.
+#: The program kis-token, with all modules loaded before it begins. On a busy machine, the imports may take the 5 s that
+#: a caller has between its lease and tokenP.
 LOADED_PROGRAM = [
     sys.executable,
     "-c",
@@ -38,7 +38,7 @@ LOADED_PROGRAM = [
     ),
 ]
 
-#: A run of other tests, without the plugins that only this project's tests need.
+#: The command for a separate run of pytest, without the plugins that only this project's tests need.
 PYTEST = [
     *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:anyio", "-p", "no:hypothesispytest"),
     *("-p", "no:xdist", "-p", "no:xdist.looponfail"),
@@ -46,7 +46,7 @@ PYTEST = [
 
 
 def clean(env: Mapping[str, str]) -> dict[str, str]:
-    """Return this machine's environment with ``env`` as the only settings."""
+    """Return this machine's environment, in which ``env`` are the only settings of kis-token."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("KIS_", "SUPABASE_", "INPUT_"))}
     return {**kept, **env}
 
@@ -88,7 +88,10 @@ def kis_token_here(
 
 
 class Terminal:
-    """A terminal for child processes, which get ``inside`` as their terminal. A thread reads their output."""
+    """A terminal for child processes, which get ``inside`` as their terminal.
+
+    A thread reads the child processes' output.
+    """
 
     def __init__(self) -> None:
         self._outside, self.inside = pty.openpty()
@@ -99,7 +102,7 @@ class Terminal:
 
     def close(self) -> None:
         """Close the terminal."""
-        os.close(self.inside)  # ends the reading thread, which closes the other end
+        os.close(self.inside)  # ends the reading thread, and the thread closes the other end
 
     def read_until(self, text: bytes) -> bytes:
         """Wait until a child has written ``text``, and return all output up to ``text``."""
@@ -109,19 +112,22 @@ class Terminal:
             return seen
 
     def read(self) -> bytes:
-        """Wait until anything is written, and return it."""
+        """Wait until a child writes, and return the written bytes."""
         with self._more:
             assert self._more.wait_for(lambda: self._shown, 60), "no text was written"
             seen, self._shown = self._shown, b""
             return seen
 
     def rest(self) -> bytes:
-        """Return the output that `read_until` has not returned. The child must have ended."""
+        """Return the rest of the output, after the last output that `read_until` returned.
+
+        The child must have ended.
+        """
         os.write(self.inside, b"\0")
         return self.read_until(b"\0")[:-1]
 
     def _read(self) -> None:
-        with suppress(OSError):  # reading fails when no process has the inside open
+        with suppress(OSError):  # reading fails when no process has ``inside`` open
             while read := os.read(self._outside, 4096):
                 with self._more:
                     self._shown += read

@@ -1,4 +1,4 @@
-"""Keys that the tests of settings give."""
+"""Keys for the tests of settings."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from tools.step import CHECKOUT
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: Linux's file system in memory, and the bytes that must be free in it: ten times the need of a run of all tests.
+#: Linux's file system in memory, and the bytes that must be free in it: ten times the need of all tests.
 MEMORY = Path("/dev/shm")  # noqa: S108 - folders in it get random names and closed modes, as in /tmp
 MEMORY_NEEDED = 4 << 30
 
@@ -78,7 +78,10 @@ def _keep_temporary_files_in_memory() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Use a worker for each core, and one more for tests that wait. An external PostgreSQL allows one worker."""
+    """Use a worker for each core, and one more worker because some tests wait.
+
+    An external PostgreSQL allows one worker.
+    """
     cores = os.cpu_count() or 1
     if config.option.markexpr == "quick":
         return cores
@@ -88,15 +91,15 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.fixture(scope="session")
 def _machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("machines")
-    # Not by mktemp, which lists all folders to find an unused number.
+    # The folders are not made by mktemp, because mktemp lists all folders to find an unused number.
     return (folder / f"{number}" for number in itertools.count())
 
 
 @pytest.fixture(autouse=True)
 def _own_machine(_machines: Iterator[Path]) -> Iterator[None]:
-    """Give each test its own folder for notes, because a call that one test noted would delay others for a minute.
+    """Give each test its own folder for notes, because a note about one test's call would delay the next test.
 
-    The tests cannot reach the profiles of the user that runs them either.
+    A test also cannot reach the profiles of the user that runs the tests.
     """
     folder = next(_machines)
     folder.mkdir(mode=0o700)
@@ -154,7 +157,7 @@ def databases(postgres: EmbeddedPostgres) -> MigratedDatabases:
 
 @pytest.fixture
 def make_database(databases: MigratedDatabases) -> Iterator[Callable[[], Database]]:
-    """A function that makes a database with this project's tables, for a test that changes the schema."""
+    """Return a function that makes a database with this project's tables, for a test that changes the schema."""
     with ExitStack() as stack:
         yield lambda: stack.enter_context(Database(stack.enter_context(databases.borrow())))
 
@@ -192,7 +195,7 @@ def kis() -> Iterator[KISEmulator]:
 
 @pytest.fixture(scope="session")
 def github() -> GitHubIssuer:
-    """GitHub's issuer of ID tokens, with one key for all tests. The issuer signs, but listens on no port."""
+    """GitHub's issuer of ID tokens, with one key for all tests. The issuer signs ID tokens, but listens on no port."""
     return GitHubIssuer()
 
 
@@ -213,7 +216,9 @@ def tool_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Co
 
 @pytest.fixture(scope="session")
 def compiled_action(tool_cache: Path) -> Path:
-    """The action's files, with bytecode that is valid in each copy of them. All workers together make them once.
+    """The action's files, with bytecode that is valid in each copy of them.
+
+    The first worker that needs these files makes them for all workers.
 
     Without bytecode, each step of each workflow would compile the action's modules again.
     """
@@ -227,7 +232,7 @@ def compiled_action(tool_cache: Path) -> Path:
         shutil.copytree(CHECKOUT / ".github" / "workflows", made / ".github" / "workflows")
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         compileall.compile_dir(made / "kis_token", quiet=1, invalidation_mode=mode)
-        with suppress(OSError):  # another worker was faster
+        with suppress(OSError):  # another worker has made the folder first
             made.rename(action)
     return action
 
@@ -245,7 +250,7 @@ def sealing_runtime(tool_cache: Path) -> Path:
 
 
 def _build_runtime(tool_cache: Path, *, seals: bool) -> Path:
-    """The result has bytecode, as after a step. Without it, each copy would compile all packages again."""
+    """Return a runtime with bytecode, as after a step. Without bytecode, each copy would compile all packages again."""
     env = os.environ | {"RUNNER_TOOL_CACHE": str(tool_cache)}
     made = ensure_runtime(CHECKOUT / "requirements.txt", env, time.monotonic() + 180, seals=seals)
     if not (made / "requests" / "__pycache__").exists():

@@ -3,7 +3,7 @@
 ``KIS_TESTS_DSN`` is a superuser's connection string, with the password, of a database in a PostgreSQL that is used only
 for the tests. The superuser must not be called postgres, because postgres is the owner's name, as on Supabase.
 ``KIS_TESTS_POSTGREST_URL`` is the address of a PostgREST on that database, and ``KIS_TESTS_JWT_SECRET`` is PostgREST's
-secret. PostgREST logs in as authenticator with the superuser's password. The tests make the role authenticator. Until
+secret. PostgREST logs in as authenticator with the superuser's password. The tests create the role authenticator. Until
 the role exists, PostgREST ends at its start, and must be restarted. CONTRIBUTING.md shows how.
 """
 
@@ -38,7 +38,7 @@ _FORWARDED = ("Accept", "Accept-Profile", "Content-Profile", "Content-Type", "Pr
 
 
 class ExternalPostgres(EmbeddedPostgres):
-    """A PostgreSQL that already runs, so the tests neither start nor stop it."""
+    """A PostgreSQL that runs already. The tests do not start or stop this PostgreSQL."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__()
@@ -52,10 +52,12 @@ class ExternalPostgres(EmbeddedPostgres):
 
 
 class Gateway(PostgRESTStandIn):
-    """A gateway like Supabase's: checks the key of a request, and forwards the request with a token of the key's role.
+    """A gateway like that of Supabase.
 
-    The gateway takes the place of `PostgRESTStandIn` in the tests, with its log and its faults. The answers come from
-    PostgREST.
+    The gateway checks the key of a request, and forwards the request with a token of the key's role.
+
+    The gateway takes the place of `PostgRESTStandIn` in the tests, with its log and its faults. The answers to requests
+    come from PostgREST.
     """
 
     def __init__(self, url: str, jwt_secret: str, *, service_key: str, anon_key: str) -> None:

@@ -1,4 +1,4 @@
-"""A plugin that fails a run of passed tests for a secret that was shown, or for an exception outside of all tests.
+"""A plugin that fails a run, even if all tests pass, for a shown secret or for an exception outside of all tests.
 
 With pytest-xdist, each worker examines itself and sends its findings to the process that started the worker. The
 starting process runs no tests.
@@ -31,7 +31,7 @@ class Findings:
         self._found: set[str] = set()
 
     def pytest_collection_finish(self) -> None:
-        """Exempt the tests and their modules from garbage collection, which would examine all of them each time."""
+        """Exempt tests and modules from garbage collection, because their number makes each collection slow."""
         gc.freeze()
 
     @pytest.hookimpl(wrapper=True, trylast=True)
@@ -64,7 +64,10 @@ class Findings:
 
 
 def watch(config: pytest.Config) -> None:
-    """Watch the tests of this process, or gather the workers' findings. A conftest's pytest_configure calls this."""
+    """Watch the tests of this process, or gather the workers' findings.
+
+    A conftest.py calls this function in its pytest_configure.
+    """
     if config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Findings(leaks.look_at_shared_files), "findings")
         return

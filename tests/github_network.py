@@ -1,7 +1,7 @@
 """GitHub on this machine, under GitHub's own names: the issuer of ID tokens and the REST API, over TLS.
 
 A proxy leads requests for GitHub's hosts to servers on loopback, whose certificates an authority of the test has
-signed. So the program under test uses GitHub's real addresses, and has no code for tests.
+signed. So the program under test uses GitHub's real addresses, and contains no code for tests.
 """
 
 from __future__ import annotations
@@ -29,12 +29,10 @@ class GitHubNetwork:
 
     ``names`` are the names of the two hosts: issuer and API.
 
-    Attributes:
-        issuer: The issuer of ID tokens; ``server`` has its log and faults.
-        api: The REST API; its log and faults.
-        sign_ins: The values of the header Authorization that the API has got, None for a request without one.
-        default_branch: The default branch of acme/bot.
-        is_private: Whether the API shows the repository only to the sign-in ``SIGN_IN``.
+    Attributes: issuer: The issuer of ID tokens; ``server`` has its log and faults. api: The REST API; its log and
+    faults. sign_ins: The values of the header Authorization in the API's requests; None for a request without this
+    header. default_branch: The default branch of acme/bot. is_private: Whether the API shows the repository only to the
+    sign-in ``SIGN_IN``.
     """
 
     SIGN_IN = "gho_d0ntSh0wTh1s"
@@ -63,7 +61,10 @@ class GitHubNetwork:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The variables by which GitHub's names lead to these servers, without a sign-in and without the command gh."""
+        """The variables that make GitHub's names lead to these servers.
+
+        The variables have no sign-in, and hide the command gh.
+        """
         others = {name: "" for name in os.environ if name.lower() in ("all_proxy", "https_proxy")}
         return others | {
             "HTTPS_PROXY": self._proxy.url,

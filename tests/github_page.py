@@ -1,4 +1,4 @@
-"""Markdown as GitHub shows it: its dialect, and a stylesheet with its measures and colours in both themes."""
+"""Markdown as GitHub shows it, with GitHub's dialect and with a stylesheet for its sizes and colours in both themes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 from markdown_it import MarkdownIt
 
-logging.getLogger("markdown_it").setLevel(logging.INFO)  # it logs every rule that it tries
+logging.getLogger("markdown_it").setLevel(logging.INFO)  # this library logs every rule that it tries
 
 GITHUB = MarkdownIt("gfm-like")
 assert GITHUB.linkify is not None

@@ -32,7 +32,7 @@ class Refusal(NamedTuple):
 
 
 def refusal(attempt: Callable[..., object], *arguments: object, **named: object) -> Refusal:
-    """The error with which a call ends. Fails if the call raises no error."""
+    """Return the error that a call raises. If the call raises no error, the test fails."""
     try:
         answer = attempt(*arguments, **named)
     except psycopg.Error as error:
@@ -48,7 +48,10 @@ def trust(database: Database, issuer: GitHubIssuer, /, **columns: object) -> Non
 
 
 def claims_of(database: Database, token: object) -> Any:  # noqa: ANN401 - whatever the function answers
-    """The claims that the database finds in an ID token. Raises psycopg.Error if the database refuses the ID token."""
+    """Return the claims that the database reads from an ID token.
+
+    Raises psycopg.Error if the database refuses the ID token.
+    """
     rows = database.owner.execute("select public.issuance_id_token_claims(%s) as answer", (token,)).fetchall()
     return rows[0]["answer"]
 
@@ -75,7 +78,7 @@ class Job:
         return self._call("keyless_read", id_token, service=service)
 
     def types(self, id_token: str | None = None) -> set[str]:
-        """The types of the rows that the job may read."""
+        """Return the types of the rows that the job may read."""
         return {row["credential_type"] for row in self.read(id_token)["rows"]}
 
     def begin(self, id_token: str | None = None, **changes: object) -> dict[str, Any]:

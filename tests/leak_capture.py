@@ -1,4 +1,4 @@
-"""The capture of texts that no test report has: children's output, captured output, expected errors, command lines."""
+"""Collects texts that no test report has: children's output, captured output, expected errors and command lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from kis_token.sandbox.kis_rules import Account
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-#: Seconds between two looks at the process list, and the number of looks at each process. Its command line may change.
+#: The seconds between two looks at the process list, and the number of looks at each process. The command line of a
+#: process may change.
 TICK, LOOKS = 0.05, 20
 
 PROCESSES = Path("/proc")
@@ -28,7 +29,7 @@ PROCESSES = Path("/proc")
 LONGEST_WORD = 20
 
 
-#: Not the public keys of a project, which anybody may have.
+#: Variables with a secret. The public keys of a project are left out, because they are no secrets.
 _SECRET_VARIABLE = re.compile(r"(INPUT|KIS|SUPABASE)_(?!PUBLISHABLE|ANON)\w*(KEY|SECRET|TOKEN)", re.ASCII)
 
 
@@ -53,24 +54,24 @@ class ProcessList:
         self._looks: dict[int, int] = {}
 
     def start(self) -> None:
-        """Start the looks."""
+        """Start the thread that examines the process list."""
         if (PROCESSES / "self" / "cmdline").exists():
             self._parents = dict.fromkeys(self._pids(), 0)
             self._thread.start()
 
     def add(self, child: subprocess.Popen[Any]) -> None:
-        """Look while this child runs."""
+        """Examine the process list while ``child`` runs."""
         if not any(word.endswith(SERVER) for word in words_of(child.args)):
             self._children.append(child)
             self._started.set()
 
     def add_fork(self) -> None:
-        """Look until `forget_forks`: no object tells when a fork of this process ends."""
+        """Examine the process list until `forget_forks`, because no object shows when a forked child ends."""
         self._has_forked = True
         self._started.set()
 
     def forget_forks(self) -> None:
-        """The forks of a test end with the test."""
+        """End the effect of `add_fork`: the forked children of a test end with the test."""
         self._has_forked = False
 
     def stop(self) -> None:
@@ -112,7 +113,7 @@ class ProcessList:
 
     @staticmethod
     def _pids() -> Iterator[int]:
-        return (int(name) for name in os.listdir(PROCESSES) if name.isdigit())  # noqa: PTH208 - twenty times a second
+        return (int(name) for name in os.listdir(PROCESSES) if name.isdigit())  # noqa: PTH208 - fast, because it runs twenty times a second
 
 
 class HeardStream:

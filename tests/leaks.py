@@ -2,7 +2,7 @@
 
 The plugin examines the tests' ids and reports (with all log records down to DEBUG), captured output, expected errors,
 the output of child processes, command lines, and remaining files. A finding fails the run. The finding names the place,
-but does not show the secret. ``may_hold_secrets`` and ``says_secrets`` have all exceptions.
+but does not show the secret. All exceptions from this rule are in ``may_hold_secrets`` and ``says_secrets``.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 #: The longest part of a command, in characters, that a finding shows. An argument may be a whole program.
 LONGEST_FINDING = 400
 
-#: Python's audit events before the start of a child process that no Popen starts.
+#: Python's audit events before the start of a child process without subprocess.Popen.
 FORKS = frozenset({"os.fork", "os.forkpty", "os.posix_spawn"})
 
 
 class Leaks:
-    """The past findings, and the search for further ones."""
+    """The findings so far, and the search for further findings."""
 
     def __init__(self) -> None:
         self.patterns = SecretPatterns()
@@ -46,7 +46,10 @@ class Leaks:
         self._files: set[tuple[str, int, int]] = set()
 
     def add(self, secret: str) -> None:
-        """Look for ``secret`` from now on. A secret that a test made up is dropped when that test ends."""
+        """Search all later texts and files for ``secret``.
+
+        A secret that a test made up is dropped when that test ends.
+        """
         self.patterns.add(secret, lasting=not self.test)
 
     def begin(self, test: str) -> None:
@@ -55,7 +58,7 @@ class Leaks:
         self.judge("its id", test)
 
     def end(self) -> None:
-        """End the test: judge the collected texts, and drop its secrets."""
+        """End the test: examine the collected texts, and drop the secrets of the test."""
         while self._heard:
             place, said = self._heard.popitem()
             self.judge(place, b"".join(said))
@@ -63,7 +66,7 @@ class Leaks:
         self.test = ""
 
     def hear(self, place: str, said: str | bytes) -> None:
-        """Collect a text, or a part of a text, which is examined at the end of the test."""
+        """Collect a text or a part of a text. All collected texts are examined at the end of the test."""
         self._heard.setdefault(place, []).append(said.encode(errors="replace") if isinstance(said, str) else said)
 
     def judge(self, place: str, said: str | bytes) -> None:
@@ -86,7 +89,7 @@ class Leaks:
                     self.judge_file(f"{parent}{os.sep}{name}")
 
     def judge_file(self, file: str) -> None:
-        """Examine a file. A file whose purpose is to contain secrets is left out."""
+        """Examine a file. Examine a file, unless its purpose is to contain secrets."""
         status = os.lstat(file)
         known = (file, status.st_mtime_ns, status.st_size)
         if not stat.S_ISREG(status.st_mode) or known in self._files:
@@ -109,7 +112,7 @@ class Leaks:
 def may_hold_secrets(path: Path, mode: int, content: bytes) -> bool:
     """Whether the purpose of a file is to contain secrets, or texts that look like secrets."""
     if path.suffix == ".pyc":
-        return True  # bytecode: a program's own texts, each after a type byte; its source is examined too
+        return True  # bytecode, which has a type byte before each text; the source file is examined
     if path.name.lower() in ("github_output", "github_env"):
         return True  # outputs and variables of a step: the runner reads them, and masks its log
     if path.name == "secrets" and content.startswith(b"SUPABASE_URL="):
@@ -123,8 +126,8 @@ def may_hold_secrets(path: Path, mode: int, content: bytes) -> bool:
 def says_secrets(command: list[str]) -> bool:
     """Whether the purpose of a command's standard output is to show secrets.
 
-    Some commands of ``kis-token`` have this purpose: ``sandbox`` prints variables to export. So has a benchmark's
-    process that sends the address of its sandbox through a pipe.
+    Some commands of ``kis-token`` show secrets: for example, ``sandbox`` prints variables to export. A process of a
+    benchmark shows the address of its sandbox through a pipe.
     """
     if command[1:3] == ["-m", "kis_token"]:
         return command[3:] in (["get"], ["get", "--json"], ["get", "--env"], ["keygen"], ["sandbox"])
@@ -161,7 +164,7 @@ def pytest_configure() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Undo all changes of the watch."""
+    """Undo all changes that the plugin made to functions."""
     _processes.stop()
     _patch.undo()
 
@@ -214,7 +217,10 @@ def last_look(_: pytest.Config) -> Iterator[str]:
 
 
 def look_at_shared_files(_: pytest.Config) -> Iterator[str]:
-    """Yield the findings in the folder of all workers, in the process that started them and after their end."""
+    """Yield the findings in the folder of all workers.
+
+    The process that started the workers calls this after their end.
+    """
     if LEAKS.shared is not None:
         LEAKS.judge_files(LEAKS.shared, apart_from="popen-*")
     return (f"LEAK {finding}" for finding in LEAKS.found)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class MemoryKeyring(KeyringBackend):
-    """Keys by service and user. If ``fault`` is set, each call raises it."""
+    """Keys by service and user. If ``fault`` is set, each call raises ``fault``."""
 
     priority = 5
 
@@ -25,7 +25,7 @@ class MemoryKeyring(KeyringBackend):
     @classmethod
     @contextmanager
     def in_use(cls) -> Iterator[MemoryKeyring]:
-        """Make it the keyring of this process for the block."""
+        """Make a new keyring, and use it in this process during the block."""
         before, own = keyring.get_keyring(), cls()
         keyring.set_keyring(own)
         try:

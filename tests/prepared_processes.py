@@ -1,6 +1,6 @@
 """Processes that start without delay, because each is a fork of a process that has done all slow imports.
 
-The processes share no state with the tests. Signals stop and kill them like ordinary processes.
+The processes share no state with the tests. Signals stop and kill these processes like ordinary processes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class HeardConnection:
         self.send, self.poll, self.close = connection.send, connection.poll, connection.close
 
     def recv(self) -> Any:  # noqa: ANN401 - depends on the program
-        """Receive as the connection does."""
+        """Receive an object from the process."""
         answer = self._connection.recv()
         LEAKS.hear("the answer of a process", repr(answer))
         return answer
@@ -41,8 +41,8 @@ def process(program: Path, *arguments: Any) -> Iterator[tuple[BaseProcess, Heard
     """Yield a process that runs ``program``, and our end of its connection. The process ends with the block.
 
     The program finds the connection and ``arguments`` in its global variable ``given``. ``program`` is a path, because
-    tests/ is not a package. Every process has the environment of the first process; a program that needs another
-    environment gets it as an argument.
+    tests/ is not a package. Every process has the environment of the first process. If a program needs another
+    environment, the caller passes it as an argument.
     """
     context = multiprocessing.get_context("forkserver")  # not available on Windows
     context.set_forkserver_preload(IMPORTED)

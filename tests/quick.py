@@ -1,7 +1,7 @@
 """A pytest plugin that finds the quick tests: those without PostgreSQL, the emulated KIS and child processes.
 
-The fixtures of a test, and the fixtures that these fixtures use, decide whether the test is quick. A test that starts a
-child process without a fixture that declares the child process fails.
+The fixtures of a test, and the fixtures that these fixtures use, decide whether the test is quick. A test fails if it
+starts a child process and has no fixture that declares child processes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from kis_token.sandbox.emulator import KISEmulator
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-#: The fixtures that take time. Each test or fixture that starts a child process uses the first one.
+#: The fixtures that take time. Each test or fixture that starts a child process uses ``child_processes``.
 SLOW = frozenset({"child_processes", "postgres", "kis"})
 
 #: Python's audit events before the start of a child process.
@@ -28,11 +28,11 @@ _running: list[pytest.Item] = []
 
 @pytest.fixture(scope="session")
 def child_processes() -> None:
-    """Declare that a test or a fixture starts child processes. This fixture has no other effect."""
+    """Declare that a test or a fixture starts child processes. The fixture itself does nothing."""
 
 
 def is_quick(item: pytest.Item) -> bool:
-    """Whether no fixture of the test takes time, and the test is not a mere combination."""
+    """Whether the test uses no slow fixture and does not have the mark ``matrix``."""
     return SLOW.isdisjoint(getattr(item, "fixturenames", ())) and item.get_closest_marker("matrix") is None
 
 
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 
 def pytest_configure() -> None:
-    """Start the watch."""
+    """Begin to watch for the start of the emulated KIS and of child processes."""
     start = KISEmulator.start
 
     def start_unless_quick(emulator: KISEmulator) -> None:

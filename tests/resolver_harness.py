@@ -1,4 +1,4 @@
-"""The whole chain for tests: the real store on PostgreSQL, the emulated KIS over HTTP, a real cache, a turned clock."""
+"""The whole chain for tests: the real store on PostgreSQL, the emulated KIS over HTTP, a real cache, a test clock."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ OTHER = AppKey("PSz9y8x7w6v5u4t3s2r1q0p9o8n7m6l5k4j3", base64.b64encode(b"other"
 
 
 def stale_token() -> Token:
-    """A stale token that is older than 6 h, so that KIS gives a new one."""
+    """A stale token that is older than 6 h, so that KIS issues a new token."""
     return make_token(left=5 * MINUTE, age=23 * HOUR)
 
 
@@ -79,7 +79,7 @@ class Chain:
     stores: list[SupabaseStore] = field(default_factory=list)
 
     def settings(self, **inputs: str) -> Settings:
-        """The settings for these inputs, by their names with underscores."""
+        """The settings for ``inputs``, which are inputs by their names, with underscores."""
         given = {
             "supabase_url": self.supabase.url,
             "supabase_key": SERVICE_KEY,
@@ -94,17 +94,17 @@ class Chain:
 
     @property
     def machine(self) -> LocalMachine:
-        """The machine of all callers."""
+        """The notes of the machine on which all callers run."""
         return LocalMachine(lambda: [self.machine_folder])
 
     @property
     def machine_folder(self) -> Path:
-        """The folder of the machine's notes. It is not in ``folder``, where callers leave other files."""
+        """The folder of the machine's notes. The folder is outside of ``folder``, where callers leave other files."""
         return self.folder.with_name(f"{self.folder.name}-machine")
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment of a machine with the same cache."""
+        """The environment for a program on a machine with the chain's cache."""
         return {
             "SUPABASE_URL": self.supabase.url,
             "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,

@@ -1,4 +1,4 @@
-"""The forms of a secret in a text: plain, in JSON, in a URL, in base64; and the beginnings of each kind of secret."""
+"""The forms that a secret has in a text (plain, in JSON, in a URL, in base64), and how each kind of secret begins."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from urllib.parse import quote, quote_plus
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: The characters of a secret's beginning that are searched, because a log may cut off the rest of a secret.
+#: The number of a secret's first characters that are searched, because a log may cut off the rest of a secret.
 HEAD = 24
 
-#: The first text is the beginning of the payload of all tokens of the emulator and of tests/support.py. The other two
-#: are the beginnings of tokens of tests that are not a JWT.
+#: The first text is the beginning of the payload of all tokens of the emulator and of tests/support.py. The second and
+#: the third text are the beginnings of the tests' tokens that are not a JWT.
 TOKEN_HEADS = (
     *(
         base64.urlsafe_b64encode(payload).decode().rstrip("=")
@@ -25,7 +25,8 @@ TOKEN_HEADS = (
     "opaque-token-0123456789-abcdef",
 )
 
-#: The beginning of every secret key of Supabase. Before a blank or a bracket, this text is only the name of the form.
+#: The beginning of every secret key of Supabase. If a blank or a bracket follows, the text only names the form of such
+#: a key.
 SUPABASE_HEAD = "sb_secret_"
 _SUPABASE_KEY = re.compile(SUPABASE_HEAD.encode() + rb"[\w-]")
 
@@ -33,7 +34,10 @@ _MASK = re.compile(rb"^::add-mask::.*$", re.MULTILINE)
 
 
 class SecretPatterns:
-    """The secrets to search for. The secrets of a test are forgotten at its end, so that the search stays fast."""
+    """The secrets that the watch searches for.
+
+    The secrets of a test are forgotten at its end, so that the search stays fast.
+    """
 
     def __init__(self) -> None:
         self._lasting: set[bytes] = set(in_base64(SUPABASE_HEAD.encode()))
@@ -50,7 +54,7 @@ class SecretPatterns:
         self._lasting.update(part.encode() for part in (repr(secret[:HEAD])[2:-1], secret[:HEAD].hex()))
 
     def forget(self) -> None:
-        """Forget the secrets that are not lasting."""
+        """Forget all secrets that were added without ``lasting``."""
         self._passing.clear()
 
     def are_in(self, data: bytes) -> bool:
@@ -60,7 +64,7 @@ class SecretPatterns:
         )
 
     def blotted(self, words: Iterable[str]) -> str:
-        """The words as one text, in which each word with a secret is replaced."""
+        """Return the words as one text. Each word that contains a secret is replaced."""
         return " ".join("***" if self.are_in(word.encode(errors="replace")) else word for word in words)
 
 

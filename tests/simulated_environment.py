@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kis_token.sandbox.loopback import Request, Response
     from kis_token.sandbox.postgres import EmbeddedPostgres
 
-#: An ordinary day, 07:00 in Korea.
+#: The simulated time at the start: an ordinary day, 07:00 in Korea.
 BEGIN = datetime.fromisoformat("2027-03-02T07:00:00+09:00")
 
 _CLOCK = """
@@ -39,7 +39,7 @@ grant execute on function public.test_now() to service_role;
 
 
 class SimulatedClock:
-    """A clock that starts at ``BEGIN``. If a caller sleeps, the time jumps and the caller does not wait."""
+    """A clock that starts at ``BEGIN``. If a caller sleeps, the time jumps, so the caller does not wait."""
 
     def __init__(self, database: Database) -> None:
         self.slept: list[float] = []
@@ -53,7 +53,7 @@ class SimulatedClock:
         return utc_now() + self._ahead
 
     def monotonic(self) -> float:
-        """Return seconds that never go back."""
+        """Return a number of seconds that never decreases."""
         return utc_now().timestamp() + self._jumped
 
     def sleep(self, seconds: float) -> None:
@@ -148,7 +148,7 @@ def open_environment(postgres: EmbeddedPostgres, folder: Path) -> Iterator[Simul
 
 
 def ask_price(client: KISClient) -> bool:
-    """Ask for a price. Returns whether KIS answered with one."""
+    """Ask KIS for a price, and return whether the answer has a price."""
     samsung = {"FID_COND_MRKT_DIV_CODE": "J", "FID_INPUT_ISCD": "005930"}
     answer = client.request("GET", PRICE_PATH, tr_id=PRICE_TR_ID, params=samsung)
     return answer.status_code == 200 and answer.json()["rt_cd"] == "0"

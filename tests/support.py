@@ -35,7 +35,7 @@ ANON_KEY = "sb_publishable_made-up-for-tests_9bKw1Lm3"
 ACCOUNT = Account()
 APP_KEY = AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
 
-# A slow machine must not fail a test of hypothesis, so there is no time limit for an example.
+# An example of hypothesis has no time limit, because a slow machine must not fail a test.
 settings.register_profile("unhurried", settings.default, deadline=None, max_examples=40)
 settings.load_profile("unhurried")
 
@@ -158,7 +158,7 @@ class Database:
         )
 
     def stored_id(self, service: str = "kis") -> str | None:
-        """The fingerprint of the token stored as plain JSON."""
+        """The fingerprint of the token that is stored as plain JSON."""
         row = self.row(service)
         return build_token(json.loads(row["credential_value"])["access_token"], expiries=[]).token_id if row else None
 
@@ -201,7 +201,10 @@ LONGEST_WAIT = 60.0
 
 
 def wait_until(holds: Callable[[], object]) -> None:
-    """Return as soon as ``holds`` returns a true value. It leaves the processor to what it waits for."""
+    """Return as soon as ``holds`` returns a true value.
+
+    The function sleeps between two tries, so that the awaited work gets the processor.
+    """
     deadline, never = time.monotonic() + LONGEST_WAIT, Event()
     while not holds():
         assert time.monotonic() < deadline
@@ -218,11 +221,11 @@ class TurnedClock:
         self._jumped = 0.0
 
     def now(self) -> datetime:
-        """The present by this machine's clock."""
+        """The present time by this machine's clock."""
         return utc_now() + timedelta(seconds=self._jumped) + self._wrong_by
 
     def monotonic(self) -> float:
-        """Seconds that never decrease."""
+        """A number of seconds that never decreases."""
         return time.monotonic() + self._jumped
 
     def sleep(self, seconds: float) -> None:
@@ -232,11 +235,11 @@ class TurnedClock:
         self.on_sleep(seconds)
 
     def jump(self, seconds: float) -> None:
-        """Let time pass for this machine alone, as when it is suspended."""
+        """Let time pass only for this machine, as if the machine was suspended."""
         self._jumped += seconds
 
     def jitter(self, low: float, high: float) -> float:
-        """The middle of the range, so that no test depends on chance."""
+        """Return the middle of the range, so that no test depends on chance."""
         return (low + high) / 2
 
 
@@ -314,7 +317,7 @@ def issue_by_functions(database: Database, token: Token, *, service: str = "kis"
 
 
 class RecordedWorkflow:
-    """A workflow that records its calls, in order. Its repr does not show them."""
+    """A workflow that records its calls, in order. The repr does not show the calls."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, ...]] = []
@@ -352,7 +355,7 @@ class RecordedWorkflow:
         return [each[-1] for each in self.told if each[0] == kind]
 
     def outputs(self) -> dict[str, str]:
-        """The outputs by name."""
+        """The recorded outputs, by their names."""
         return {each[1]: each[2] for each in self.told if each[0] == "output"}
 
 

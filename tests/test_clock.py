@@ -34,7 +34,7 @@ def test_counter_never_goes_back() -> None:
 
 @given(st.floats(0, 100), st.floats(0, 100))
 def test_jitter_stays_between_its_bounds(low: float, more: float) -> None:
-    """Callers are spread over the given span, and not beyond it."""
+    """The random pause is within the given bounds."""
     assert low <= SystemClock().jitter(low, low + more) <= low + more + 1e-9
 
 

@@ -17,7 +17,7 @@ from tests.support import ACCOUNT, ANON_KEY, SERVICE_KEY, make_settings
 
 @pytest.mark.parametrize("gateway", [ANON_KEY, supabase_jwt({"role": "anon"})], ids=["of today", "legacy"])
 def test_read_only_key_is_two_words(gateway: str) -> None:
-    """A read-only key is a public key and a JWT of another role, in two lines or one. Both are masked."""
+    """A read-only key is a public key and a JWT of another role, in two lines or in one line. Both are masked."""
     for between in ("\n", "  "):
         settings = make_settings(SUPABASE_SERVICE_ROLE_KEY=f" {gateway}{between}{READER_JWT}\n")
         assert settings.reads_only
@@ -41,7 +41,7 @@ def test_defaults() -> None:
 
 
 def test_paper_has_a_slot_and_a_host_of_its_own() -> None:
-    """Real and paper accounts share neither the slot nor the host."""
+    """Real and paper accounts have different slots and different hosts."""
     settings = make_settings(KIS_ENVIRONMENT="paper")
     assert (settings.service_name, settings.base_url) == ("kis-paper", KIS_HOSTS["paper"])
 
@@ -59,13 +59,13 @@ TRIMMED: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.parametrize("variable", TRIMMED)
 def test_blanks_around_a_value_are_cut_off(variable: str) -> None:
-    """A value that was pasted with blanks and a line break at its end is the value."""
+    """Blanks and line breaks around a pasted value are not a part of the value."""
     name, value = TRIMMED[variable]
     assert getattr(make_settings(**{variable: f" \t{value or 'off'}\r\n"}), name) == value
 
 
 def test_blanks_around_secrets_are_cut_off() -> None:
-    """App key and secret lose the blanks and line breaks around them."""
+    """Blanks and line breaks around the app key and around the app secret are cut off."""
     settings = make_settings(**{name: f"{value}\n" for name, value in KEYS.items()})
     assert (settings.app_key == ACCOUNT.app_key, settings.app_secret == ACCOUNT.app_secret) == (True, True)
 
@@ -92,7 +92,7 @@ INPUT_WINS = {
 
 @pytest.mark.parametrize("name", INPUT_WINS)
 def test_input_wins_over_the_variable(name: str) -> None:
-    """Of an input and a variable the input counts, and an empty input counts as not given."""
+    """If an input and a variable are both set, the input is used. An empty input counts as not given."""
     variable, given_input, given_variable, attribute = INPUT_WINS[name]
     both = make_settings(**{name: given_input, variable: given_variable})
     empty = make_settings(**{name: " ", variable: given_variable})
@@ -101,7 +101,7 @@ def test_input_wins_over_the_variable(name: str) -> None:
 
 
 def test_older_name_of_the_key_wins_and_the_newer_is_enough() -> None:
-    """SUPABASE_SERVICE_ROLE_KEY is used first, and SUPABASE_SECRET_KEY if the first is empty."""
+    """SUPABASE_SERVICE_ROLE_KEY is used first. If it is empty, SUPABASE_SECRET_KEY is used."""
     newer = "sb_secret_named-in-the-newer-variable"
     settings = make_settings(SUPABASE_SERVICE_ROLE_KEY="", SUPABASE_SECRET_KEY=newer)
     assert settings.supabase_key == newer
@@ -115,7 +115,7 @@ def test_older_kind_of_key_is_accepted() -> None:
 
 
 def test_key_whose_claims_are_nested_deeply_is_left_to_supabase() -> None:
-    """A middle part that exceeds the JSON parser's depth is no defect."""
+    """A key whose claims exceed the JSON parser's depth causes no internal error."""
     nested = base64.urlsafe_b64encode(b"[" * 5000).rstrip(b"=").decode()
     key = f"eyJhbGciOiJIUzI1NiJ9.{nested}.c2lnbmF0dXJl"
     assert make_settings(SUPABASE_SERVICE_ROLE_KEY=key).supabase_key == key
@@ -123,7 +123,7 @@ def test_key_whose_claims_are_nested_deeply_is_left_to_supabase() -> None:
 
 @pytest.mark.parametrize("payload", [["anon"], {"role": 1}, {}, "anon"], ids=str)
 def test_key_with_unusual_claims_is_left_to_supabase(payload: object) -> None:
-    """A key that only looks like a JWT is no public key; Supabase decides about it."""
+    """A key that only looks like a JWT is not a public key. Supabase decides whether the key is valid."""
     key = supabase_jwt(payload)
     assert make_settings(SUPABASE_SERVICE_ROLE_KEY=key).supabase_key == key
 
@@ -140,13 +140,13 @@ DURATIONS = {
 
 @pytest.mark.parametrize(("text", "duration"), DURATIONS.items())
 def test_duration_is_read(text: str, duration: timedelta) -> None:
-    """Numbers with s, m, h or d add up."""
+    """A duration is the sum of numbers with s, m, h or d."""
     assert make_settings(KIS_TOKEN_TIMEOUT=text).timeout == duration
 
 
 @pytest.mark.parametrize("text", ["0s", "12h"])
 def test_min_validity_may_be_anything_up_to_its_border(text: str) -> None:
-    """min-validity may be zero, and at most 12 hours."""
+    """min-validity may be from 0 to 12 hours."""
     hours = make_settings(KIS_TOKEN_MIN_VALIDITY=text).min_validity / timedelta(hours=1)
     assert hours in (0, 12)
 
@@ -160,13 +160,13 @@ def test_boolean_is_read(text: str, value: bool) -> None:  # noqa: FBT001 - a ta
 
 
 def test_encryption_keys_are_one_a_line_in_either_alphabet() -> None:
-    """The keys keep their order, because the first one seals; base64 and base64url are both read."""
+    """The keys keep their order, because the first key seals. Keys can be base64 or base64url."""
     settings = make_settings(KIS_TOKEN_ENCRYPTION_KEY=f"{SEALING_KEY}\n\n {OTHER_KEY}\n")
     assert settings.encryption_keys == (bytes(range(32)), bytes(range(224, 256)))
 
 
 def test_no_secret_in_the_repr() -> None:
-    """A repr that lands in a log shows the slot and the hosts, never a key."""
+    """The repr of the settings shows the slot and the hosts, but never a key, because a log may contain the repr."""
     env = KEYS | {"KIS_TOKEN_ENCRYPTION_KEY": f"{SEALING_KEY}\n{OTHER_KEY}"}
     shown = repr(make_settings(**env))
     assert "service_name='kis'" in shown
@@ -175,7 +175,7 @@ def test_no_secret_in_the_repr() -> None:
 
 
 def test_secrets_are_all_that_was_given() -> None:
-    """Every given secret is to be masked, from inputs and variables, valid or not; no URL and no empty text."""
+    """Every secret from inputs and variables must be masked, valid or not. No URL and no empty text must be masked."""
     env = {
         "SUPABASE_URL": "https://example.supabase.co",
         "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY,
@@ -190,7 +190,7 @@ def test_secrets_are_all_that_was_given() -> None:
 
 
 def test_cache_file_lies_in_the_job_s_temporary_folder() -> None:
-    """In a job each slot has its own file under RUNNER_TEMP; that of the default slot has the guide's name."""
+    """In a job, each slot has its own file under RUNNER_TEMP. The file of the default slot has the guide's name."""
     first = make_settings(KIS_TOKEN_CACHE="", RUNNER_TEMP="/runner/temp")
     second = make_settings(KIS_TOKEN_CACHE="", RUNNER_TEMP="/runner/temp", KIS_SERVICE_NAME="kis-paper")
     assert first.cache_path == Path("/runner/temp/.kis_token_cache.json")
@@ -198,7 +198,10 @@ def test_cache_file_lies_in_the_job_s_temporary_folder() -> None:
 
 
 def test_cache_file_elsewhere() -> None:
-    """Outside a job the cache is in the user's cache folder; a given path wins, and off disables the cache."""
+    """Outside of a job, the cache is in the user's cache folder.
+
+    A given path replaces this place, and off disables the cache.
+    """
     usual = make_settings(KIS_TOKEN_CACHE="").cache_path
     assert usual is not None
     assert usual.name == ".kis_token_cache.json"
@@ -218,7 +221,7 @@ def test_label_names_the_caller() -> None:
 
 @pytest.mark.parametrize("name", ["GITHUB_REPOSITORY", "GITHUB_JOB", "HOSTNAME", "USER"])
 def test_label_can_be_sent_whatever_the_names_are(name: str) -> None:
-    """A name that is not UTF-8 reaches Python with half a surrogate pair; the label has no such half."""
+    """A name that is not UTF-8 reaches Python with half a surrogate pair, and the label does not contain that half."""
     label = make_settings(**({"GITHUB_REPOSITORY": "a/b"} if name == "GITHUB_JOB" else {}) | {name: "caf\udce9"}).label
     assert "caf?" in label.encode().decode()
 
@@ -238,6 +241,6 @@ def test_clients_are_separated_by_commas_or_blanks(text: str, clients: tuple[str
 
 
 def test_id_is_looked_at_for_python_kis_alone() -> None:
-    """Without python-kis, the HTS id is neither kept nor checked."""
+    """Without python-kis, the HTS id is not kept and not checked."""
     assert make_settings(INPUT_TOKEN_FILES="kis-auth", KIS_HTS_ID="../x").hts_id is None
     assert make_settings(INPUT_TOKEN_FILES="python-kis", KIS_HTS_ID=" @1234567 ").hts_id == "@1234567"

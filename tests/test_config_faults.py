@@ -22,7 +22,7 @@ SECRETS = (SERVICE_KEY, ANON_KEY, ACCOUNT.app_key, ACCOUNT.app_secret, SEALING_K
 
 
 def codes_of(env: dict[str, str]) -> list[str]:
-    """The codes of the faults of an environment, whose texts contain no secret."""
+    """Return the codes of an environment's faults, and assert that no fault's text contains a secret."""
     with pytest.raises(SettingsError) as caught:
         Settings.from_env(env)
     texts = [f"{caught.value} {caught.value!r}", *(f"{fault} {fault.hint}" for fault in caught.value.faults)]
@@ -31,7 +31,7 @@ def codes_of(env: dict[str, str]) -> list[str]:
 
 
 def faults_of(**variables: str) -> list[str]:
-    """The codes of the faults of an otherwise complete environment."""
+    """Return the codes of the faults of a complete environment with changed variables."""
     complete = {"SUPABASE_URL": "https://example.supabase.co", "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY}
     return codes_of(complete | {"KIS_TOKEN_CACHE": "off"} | variables)
 
@@ -47,7 +47,7 @@ def test_host_that_no_connection_can_be_made_to(host: str) -> None:
 
 
 def test_empty_environment_lacks_url_and_key() -> None:
-    """An empty environment lacks URL and key, and no more."""
+    """In an empty environment, only the URL and the key are missing."""
     assert codes_of({}) == ["missing-supabase-url", "missing-supabase-key"]
 
 
@@ -126,7 +126,7 @@ def test_fault_has_its_code(case: str) -> None:
 
 
 def test_all_faults_are_told_at_once() -> None:
-    """One run reports all faults; the error itself is the first of them."""
+    """One run reports all faults, and the error has the code and text of the first fault."""
     env = {
         "KIS_ENVIRONMENT": "vts",
         "KIS_APP_KEY": ACCOUNT.app_key,
@@ -177,7 +177,7 @@ def test_exports_for_the_other_account_are_ignored() -> None:
 
 @pytest.mark.parametrize("path", ["/", ".", "~nobody-of-this-machine/cache.json"])
 def test_a_cache_path_names_a_file(path: str) -> None:
-    """A folder, or the home of an unknown user, is a configuration error."""
+    """A cache path that names a folder, or the home of an unknown user, is a configuration error."""
     assert faults_of(KIS_TOKEN_CACHE=path) == ["invalid-cache-path"]
 
 
@@ -227,7 +227,7 @@ def test_unreadable_event_proves_nothing(tmp_path: Path, content: str) -> None:
 
 
 def test_client_that_is_never_written_is_rejected_with_the_reason() -> None:
-    """mojito2 is rejected with the reason, and the given text is not repeated."""
+    """The client mojito2 is an error with the reason, and the error does not repeat the given text."""
     for client in ("mojito", "mojito2"):
         with pytest.raises(SettingsError, match="holds the app secret"):
             make_settings(INPUT_TOKEN_FILES=client)

@@ -11,7 +11,7 @@ from kis_token.deadline import Attempt, GivenUp, usable, within
 
 
 def test_answer_is_handed_on() -> None:
-    """The call's result is returned, None included."""
+    """`within` returns the call's result, also if the result is None."""
     assert within(10, lambda _: "answer") == "answer"
     assert within(10, lambda _: None) is None
 
@@ -23,7 +23,7 @@ def test_error_is_handed_on() -> None:
 
 
 def test_call_that_takes_too_long_is_left_to_itself() -> None:
-    """The caller continues when the time is up, even if the call still waits."""
+    """When the time is over, the caller continues, even if the call still waits."""
     never = threading.Event()
     with pytest.raises(TimeoutError):
         within(0.01, lambda _: never.wait())
@@ -39,7 +39,7 @@ def test_call_is_not_begun_without_time() -> None:
 
 
 def test_nothing_is_sent_after_the_caller_has_given_up() -> None:
-    """An attempt that is given up before it sends does not send later, and its caller knows that nothing was sent."""
+    """If an attempt is given up before it sends, it does not send later, and GivenUp reports that nothing was sent."""
     may_send, done, sent = threading.Event(), threading.Event(), []
 
     def call(attempt: Attempt) -> None:
@@ -58,7 +58,7 @@ def test_nothing_is_sent_after_the_caller_has_given_up() -> None:
 
 
 def test_the_caller_knows_that_something_may_have_left() -> None:
-    """An attempt that is given up after it began to send reports that."""
+    """If an attempt is given up after it began to send, GivenUp reports that a request may have left."""
     never = threading.Event()
 
     def call(attempt: Attempt) -> None:
@@ -90,7 +90,7 @@ def test_an_exchange_that_is_given_up_ends() -> None:
 
 
 def test_a_given_up_attempt_takes_no_connection() -> None:
-    """A connection that is made too late is refused, so that its maker closes it."""
+    """After the attempt is given up, `watch` refuses a new connection, so that the caller closes the connection."""
     attempt = Attempt()
     attempt.give_up()
     ours, theirs = socket.socketpair()
@@ -100,5 +100,5 @@ def test_a_given_up_attempt_takes_no_connection() -> None:
 
 @pytest.mark.parametrize(("timeout", "seconds"), [(180, 179), (5, 4), (1, 0.8)])
 def test_part_of_a_timeout_is_kept(timeout: float, seconds: float) -> None:
-    """One second is kept for the output, less if the timeout is very short."""
+    """One second of the timeout is kept for the output, or less if the timeout is very short."""
     assert usable(timeout) == seconds

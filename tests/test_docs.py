@@ -33,7 +33,7 @@ def test_every_input_reaches_the_program() -> None:
     assert "${{" not in step["run"]
 
 
-#: The pages of errors: the leads of an entry's four parts, and the other page.
+#: For each page of errors: the first words of an entry's four parts, and the link to the page in the other language.
 ENTRIES = {
     "docs/troubleshooting.md": (
         ("Seen as:", "Why:", "How to tell:", "Remedy:"),
@@ -47,14 +47,14 @@ ENTRIES = {
 
 
 def entries_of(page: str) -> dict[str, str]:
-    """The entries of a page of errors by their codes."""
+    """Return the entries of a page of errors, by their codes."""
     text = (CHECKOUT / page).read_text(encoding="utf-8")
     return dict(re.findall(r"^## `([a-z-]+)`\n\n(.+?)\n(?=\n## |\Z)", text, re.MULTILINE | re.DOTALL))
 
 
 @pytest.mark.parametrize("page", ENTRIES)
 def test_index_of_the_entries(page: str) -> None:
-    """The first table of a page of errors leads to each entry, once."""
+    """The index of a page of errors has one link to each entry."""
     text = (CHECKOUT / page).read_text(encoding="utf-8")
     index = text.split("\n## ")[1]
 
@@ -80,7 +80,7 @@ def test_every_error_code_has_an_entry(page: str) -> None:
 
 
 def test_summary_of_an_entry_is_the_hint_of_the_error() -> None:
-    """The English entry begins with the error's hint, so that a search for the log's text finds it."""
+    """The English entry begins with the error's hint, so that a search for the log's text finds the entry."""
     for code, entry in entries_of("docs/troubleshooting.md").items():
         quoted = " ".join(line.removeprefix("> ") for line in entry.split("\n\n")[0].splitlines())
         assert quoted.replace("`", "") == REMEDIES[code], code
@@ -105,7 +105,8 @@ def test_every_raised_code_is_known() -> None:
     source += (CHECKOUT / "entrypoint.py").read_text(encoding="utf-8")
     source += (CHECKOUT / "action.yml").read_text(encoding="utf-8")
     elsewhere = re.sub(r"REMEDIES: dict.*?\n}\n", "", source, flags=re.DOTALL)
-    by_name = {f"invalid-{name}" for name in ("environment", "mode", "on-store-outage")}  # built from the input's name
+    # The code of these errors is built from the input's name.
+    by_name = {f"invalid-{name}" for name in ("environment", "mode", "on-store-outage")}
 
     unused = [code for code in REMEDIES if code not in by_name and not re.search(rf"\b{code}\b", elsewhere)]
 

@@ -52,13 +52,16 @@ RETRYABLE = [
 
 @pytest.mark.parametrize(("error", "retryable"), RETRYABLE, ids=lambda value: type(value).__name__)
 def test_error_says_whether_to_try_again(error: KisTokenError, retryable: bool) -> None:  # noqa: FBT001 - a table's column
-    """Retryable errors are exactly those that may pass without any change."""
+    """An error is retryable if, and only if, a later call may succeed without a change by the user."""
     assert error.retryable is retryable
 
 
 @pytest.mark.parametrize("code", REMEDIES)
 def test_error_shows_its_code_and_has_a_remedy(code: str) -> None:
-    """The text has message, code, remedy and the entry's address; the hint is a sentence, the code a lasting word."""
+    """The text has the message, the code, the remedy and the entry's address.
+
+    The hint is a sentence, and the code is a word.
+    """
     error = KisTokenError(code, "Something is wrong")
     assert error.brief == f"Something is wrong [{code}]"
     assert error.advice == f"Something is wrong [{code}]. {REMEDIES[code]}"
@@ -89,14 +92,14 @@ def test_unknown_code_is_a_programming_error() -> None:
 
 @pytest.mark.parametrize("kis_code", KIS_REFUSALS)
 def test_refusal_names_kis_s_own_code(kis_code: str) -> None:
-    """The text has KIS's own code, and names the caller that got the refusal if it was another."""
+    """The text has KIS's own code. If another caller got the refusal, the text names that caller."""
     error = IssuerRefused(kis_code, ", to another job")
     assert (error.code, error.kis_code) == (KIS_REFUSALS[kis_code][0], kis_code)
     assert f"({kis_code}, to another job)" in f"{error}"
 
 
 def test_settings_error_holds_every_fault() -> None:
-    """The error is the first fault, and contains all of them."""
+    """The error has the code and text of the first fault, and contains all faults."""
     error = SettingsError([("invalid-mode", "first"), ("invalid-boolean", "second")])
     assert (error.code, error.args[0]) == ("invalid-mode", "first")
     assert [(fault.code, fault.args[0]) for fault in error.faults] == [
@@ -108,13 +111,13 @@ def test_settings_error_holds_every_fault() -> None:
 
 @pytest.mark.parametrize("doubtful", [True, False])
 def test_outage_says_whether_it_may_be_this_machine_s_trouble(doubtful: bool) -> None:  # noqa: FBT001 - a table's column
-    """Doubtful is kept, and is False by default."""
+    """An outage keeps the argument ``doubtful``, which is False by default."""
     assert StoreOutage("store-tls", "x", doubtful=doubtful).doubtful is doubtful
     assert StoreOutage("store-tls", "x").doubtful is False
 
 
 def test_tree_is_as_drawn() -> None:
-    """A handler of a branch catches its leaves, and a handler of the root catches all errors."""
+    """The classes of errors have the base classes that the module's docstring shows."""
     assert issubclass(StoreOutage, StoreError)
     assert issubclass(StoreMisconfigured, StoreError)
     assert all(issubclass(leaf, IssuerError) for leaf in (IssuerRefused, IssuerRateLimited, IssuerOutage))
@@ -125,7 +128,10 @@ def test_tree_is_as_drawn() -> None:
 
 
 def test_every_remedy_is_for_a_code_that_can_occur() -> None:
-    """Each remedy belongs to a code that can be raised, including those of choices and of classes with one code."""
+    """Each remedy belongs to a code that can be raised.
+
+    Some codes that can be raised are built from a name or belong to a class.
+    """
     nodes = [
         node
         for path in PACKAGE.rglob("*.py")

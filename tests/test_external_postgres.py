@@ -1,4 +1,4 @@
-"""The tests use a given PostgreSQL and PostgREST, and then no others."""
+"""If a PostgreSQL and a PostgREST are given, the tests use only these two."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 JWT_SECRET = "made-up-for-the-tests-at-least-32-characters"
 
-#: The tests of the job with a real PostgREST, or a part with each kind of request and its own database.
+#: Some of the tests that run with a real PostgREST. Together, the tests in this list make each kind of request, also on
+#: a separate database.
 TESTS = [
     "tests/integration/test_sql.py::test_migrations_need_no_superuser",
     "tests/store/test_supabase.py::test_a_lease_is_two_requests",
@@ -36,7 +37,8 @@ TESTS = [
 def test_given_servers_are_used(tmp_path: Path) -> None:
     """Migrations and rows are in the given database, and requests reach the given server with a JWT of the role.
 
-    The stand-in plays the given PostgREST: it accepts only the two tokens that the secret makes.
+    The stand-in takes the place of the given PostgREST. The stand-in accepts only two tokens, which are signed with the
+    given secret.
     """
     service, anon = (sign({"role": role}, JWT_SECRET) for role in ("service_role", "anon"))
     with EmbeddedPostgres() as postgres:

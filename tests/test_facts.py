@@ -1,4 +1,4 @@
-"""Facts with copies in SQL, shell and Python: all copies of a fact agree, and no literal of Python repeats a name."""
+"""Facts with copies in SQL, shell and Python: all copies agree, and no literal in Python repeats a named fact."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ START = (PACKAGE / "github" / "start.sh").read_text(encoding="utf-8")
 #: The time between two calls of one app key: KIS's minute and a second more.
 CALL_INTERVAL = lease.CALL_INTERVAL
 
-#: A fact's name in Python, its value, the function of sql/ that repeats it, and the pattern of the copies there.
+#: A fact's name, its value in Python, the function of sql/ that repeats it, and the pattern of its copies in that
+#: function.
 TIMES: list[tuple[str, timedelta, str, str]] = [
     ("after a call", CALL_INTERVAL, "commit_issuance", r"(?<!issued_at > )\bt \+ interval '(.+?)'"),
     ("lease", memory_store.LEASE, "begin_issuance", r"lease_until\s+= t \+ interval '(.+?)'"),
@@ -41,7 +42,7 @@ TIMES: list[tuple[str, timedelta, str, str]] = [
     ("least memory", memory_rows.LEAST_MEMORY, "issuance_reject", r"greatest\(ends_at, t \+ interval '(.+?)'\)"),
     ("longest life", memory_rows.LONGEST_LIFE, "issuance_reject", r"(?:, |\), )t \+ interval '(\d+ days)'"),
 ]
-#: Lengths and counts, in the same columns.
+#: Lengths and counts, with the columns of ``TIMES``.
 NUMBERS: list[tuple[str, int, str, str]] = [
     ("rejected ids, but for the new one", memory_rows.MOST_REJECTED - 1, "issuance_reject", r"limit (\d+)"),
     ("label", memory_store.LABEL_LENGTH, "begin_issuance", r"left\(begin_issuance\.label, (\d+)\)"),
@@ -54,14 +55,14 @@ NUMBERS: list[tuple[str, int, str, str]] = [
     ("schema version", migrations.SCHEMA_VERSION, "keyless_read", r"'schema_version', (\d+)"),
     ("schema version", migrations.SCHEMA_VERSION, "credential_callers_status", r"'schema_version', (\d+)"),
 ]
-#: Patterns without their anchors, in the same columns.
+#: Patterns without their anchors, with the columns of ``TIMES``.
 FORMS: list[tuple[str, str, str, str]] = [
     ("service name", config.SERVICE_NAME.pattern, "issuance_check_service", r"service !~ '\^(.+?)\$'"),
     ("service name", config.SERVICE_NAME.pattern, "check_setup", r"service_name ~ '\^(.+?)\$'"),
     ("sealed value", memory_store.SEALED.pattern, "issuance_check_token", r"value ~ '\^(.+?)\$'"),
     ("sealed value", memory_store.SEALED.pattern, "reseal", r"value !~ '\^(.+?)\$'"),
 ]
-#: Words that a function of sql/ answers, and the type that has them in Python.
+#: A type of Python with the words that a function of sql/ returns, that function, and the pattern of the words.
 ANSWERS: list[tuple[Any, str, str]] = [
     (ports.BeginStatus, "begin_issuance", r"\bstatus := '(\w+)'"),
     (ports.CommitStatus, "commit_issuance", r"\bstatus := '(\w+)'"),
@@ -81,7 +82,7 @@ def function_in_sql(name: str) -> str:
 
 
 def copies_of(function: str, pattern: str) -> list[str]:
-    """All matches of a pattern in a function of sql/, of which there is at least one."""
+    """Return all matches of a pattern in a function of sql/. If there is no match, the test fails."""
     found = [str(each) for each in re.findall(pattern, function_in_sql(function))]
     assert found, f"{function} has no longer what {pattern} looks for"
     return found
@@ -94,15 +95,16 @@ def interval(text: str) -> timedelta:
 
 
 def ids(rows: list[Any]) -> list[str]:
-    """Names for the rows of a table."""
+    """Return the names of a table's rows, for the tests' reports."""
     return [f"{row[-2]}, {row[0]}" if isinstance(row[0], str) else row[-2] for row in rows]
 
 
-@cache  # not when this file is imported: each worker imports it
+@cache  # computed at the first use, because each worker imports this file
 def literals() -> list[tuple[str, object]]:
-    """Each constant in kis_token/ without the sandbox, and each timedelta made of constants, with its module.
+    """Return each constant and each constant timedelta of kis_token/ with its module, except those of the sandbox.
 
-    The sandbox stands for KIS and Supabase: its copies are compared here, and not imported.
+    The sandbox has copies of facts in place of imports, because it plays KIS and Supabase. The other tests of this file
+    compare the copies.
     """
     found: list[tuple[str, object]] = []
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -142,12 +144,12 @@ def test_form_is_the_same_in_sql(fact: str, value: str, function: str, pattern: 
 
 @pytest.mark.parametrize(("words", "function", "pattern"), ANSWERS, ids=ids(ANSWERS))
 def test_statuses_are_those_of_sql(words: object, function: str, pattern: str) -> None:
-    """A type of Python has exactly the words that its function of sql/ answers."""
+    """A type of Python has exactly the words that the named function of sql/ returns."""
     assert set(copies_of(function, pattern)) == set(get_args(words))
 
 
 def test_table_and_types_are_those_of_sql() -> None:
-    """The functions and policies of sql/ know the table and the types of rows that Python names, and no others."""
+    """The functions and policies of sql/ name the same table and the same types of rows as Python, and no others."""
     compared = re.findall(r"\bcredential_type (?:=|in) (\([^)]*\)|'\w+')", SQL)
     types = {word for each in compared for word in re.findall(r"'(\w+)'", each)}
     assert types == {*slot_query.TYPES, slot_query.REJECTED_TOKENS}
@@ -156,14 +158,14 @@ def test_table_and_types_are_those_of_sql() -> None:
 
 
 def test_fingerprints_have_the_length_that_sql_expects() -> None:
-    """Each function of sql/ that takes a fingerprint takes those that Python makes."""
+    """Each function of sql/ with a fingerprint as its argument accepts the fingerprints that Python makes."""
     forms = set(re.findall(r"!~ '(\^\[0-9a-f\].*?)'", SQL))
     assert len(forms) == 1
     assert re.fullmatch(forms.pop(), fingerprint("opaque.token-of-a-test_0123456789"))
 
 
 def test_service_name_has_one_length() -> None:
-    """The columns of sql/, the remedy for a wrong name and the pattern have the same number of characters."""
+    """The columns of sql/, the remedy for a wrong name and the pattern allow the same number of characters."""
     longest = int(re.findall(r"\{0,(\d+)\}", config.SERVICE_NAME.pattern)[0]) + 1
     assert set(re.findall(r"\('service_name', 'text', (\d+)", SQL)) == {f"{longest}"}
     assert f"up to {longest} letters" in REMEDIES["invalid-service-name"]
@@ -171,12 +173,12 @@ def test_service_name_has_one_length() -> None:
 
 
 def test_sealed_values_begin_with_the_prefix() -> None:
-    """The pattern of sealed values begins with the prefix by which Python knows them."""
+    """The pattern of sealed values begins with the prefix by which Python recognizes sealed values."""
     assert memory_store.SEALED.pattern.startswith(SEALED_PREFIX)
 
 
 def test_times_of_the_lease_fit_together() -> None:
-    """A waiting caller outlasts a lease, a late call keeps KIS's minute, and storing ends before the lease."""
+    """A caller waits longer than a lease lasts, two calls are a minute apart, and storing ends before the lease."""
     unknown = timedelta(seconds=lease.LONGEST_UNKNOWN + lease.LAPSE)
     assert memory_store.LEASE <= unknown <= issuance.AFTER_GRANT
     assert timedelta(seconds=lease.COMMIT_PATIENCE) < memory_store.LEASE
@@ -185,7 +187,7 @@ def test_times_of_the_lease_fit_together() -> None:
 
 
 def test_model_has_the_times_of_the_program() -> None:
-    """The store in memory waits as long after a call and between two grants as the program."""
+    """The store in memory has the same wait after a call, and between two grants, as the program."""
     assert (memory_store.AFTER_COMMIT, memory_store.BETWEEN_GRANTS) == (CALL_INTERVAL, issuance.AFTER_GRANT)
 
 

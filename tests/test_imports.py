@@ -19,7 +19,8 @@ MODULES = {
     if path.parent != PACKAGE / "sandbox" and path not in (PACKAGE / "__init__.py", PACKAGE / "__main__.py")
 }
 
-#: Folders, and the files beside them: each imports only those of the floors above its own line, and its own.
+#: The floors: sets of folders, and of files beside the folders. A module imports only from floors above its own floor,
+#: and from its own folder.
 FLOORS = (
     {"remedies"},
     {"errors", "settings", "deadline"},
@@ -71,10 +72,10 @@ FAST = (
 
 #: The modules that the fast path loads for a job without a key.
 KEYLESS = ("process.caller_identity", "store.function_call", "store.id_token", "store.keyless")
-#: Those that it loads to read a sealed value.
+#: The modules that the fast path loads to read a sealed value.
 SEALED = ("process.forks", "store.libcrypto", "store.sealing")
 
-#: Parts of the standard library that cost more than the whole fast path may.
+#: Modules of the standard library whose import takes longer than the whole fast path may take.
 HEAVY = {
     "asyncio",
     "concurrent.futures",
@@ -121,7 +122,10 @@ def tree_of(path: Path) -> ast.Module:
 
 @cache
 def imported_by(path: Path, *, at_runtime: bool) -> frozenset[str]:
-    """Full names of a file's imports, also inside functions; with ``at_runtime`` without those for types alone."""
+    """Return the names that a file imports, also inside functions.
+
+    With ``at_runtime``, imports for types are left out.
+    """
     tree = tree_of(path)
     for_types: set[ast.AST] = set()
     for node in ast.walk(tree):
@@ -140,7 +144,7 @@ def imported_by(path: Path, *, at_runtime: bool) -> frozenset[str]:
 
 
 def own_modules(names: set[str] | frozenset[str]) -> set[str]:
-    """The modules of this project among ``names``, by their dotted names below the package."""
+    """Return this project's modules among ``names``, by their dotted names below the package."""
     return {name.removeprefix("kis_token.") for name in names if name.startswith("kis_token.")} & MODULES.keys()
 
 
@@ -150,7 +154,7 @@ def room_of(module: str) -> str:
 
 
 def loaded_by(*modules: str) -> set[str]:
-    """The loaded modules of a Python without any package, after it has imported ``modules``."""
+    """Import ``modules`` in a Python without any package, and return the modules that the imports load."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-X", "utf8", "-c", LOAD, str(CHECKOUT), ",".join(modules)],
         capture_output=True,
@@ -162,13 +166,13 @@ def loaded_by(*modules: str) -> set[str]:
 
 
 def test_every_room_has_a_floor() -> None:
-    """Each folder, and each file beside the folders, has a place in this list."""
+    """Each folder, and each file beside the folders, is in ``FLOORS``."""
     assert set().union(*FLOORS) == {room_of(module) for module in MODULES}
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_go_one_way(module: str) -> None:
-    """A module imports, also for its types, only from the floors above its own and from its own folder."""
+    """A module imports only from its own folder and from floors above its own, also in imports for types."""
     floor = next(number for number, rooms in enumerate(FLOORS) if room_of(module) in rooms)
     open_to_it = set().union(*FLOORS[:floor], {room_of(module)})
     imported = own_modules(imported_by(MODULES[module], at_runtime=False))
@@ -177,7 +181,7 @@ def test_imports_go_one_way(module: str) -> None:
 
 
 def test_no_imports_go_in_a_circle() -> None:
-    """The modules of a folder can be read one after the other."""
+    """No modules of the package import each other in a circle."""
     left = {
         module: own_modules(imported_by(path, at_runtime=True)) - {module, room_of(module)}
         for module, path in MODULES.items()
@@ -189,7 +193,7 @@ def test_no_imports_go_in_a_circle() -> None:
 
 
 def test_few_files_stand_beside_the_folders() -> None:
-    """A reader finds a file by its folder."""
+    """At most ten files of the package are outside of its folders."""
     assert len(list(PACKAGE.glob("*.py"))) <= 10
 
 
@@ -227,7 +231,7 @@ SOLE_IMPORTERS = {
 
 @pytest.mark.parametrize("package", SOLE_IMPORTERS)
 def test_package_has_one_importer(package: str) -> None:
-    """Each library is imported by the listed modules, which hide its errors and forms. KISAuth is a part of httpx's."""
+    """Only the listed modules import a library, so that no other module depends on the library's errors and types."""
     importers = {
         module
         for module, path in MODULES.items()
@@ -237,7 +241,10 @@ def test_package_has_one_importer(package: str) -> None:
 
 
 def test_environment_is_read_in_few_places() -> None:
-    """Settings are read once and passed in: only the entry points and the network modules name os.environ."""
+    """Only the entry points and the network modules use os.environ.
+
+    Modules that do not use os.environ get settings as arguments.
+    """
     readers = set()
     for module, path in MODULES.items():
         for node in ast.walk(tree_of(path)):
@@ -248,7 +255,7 @@ def test_environment_is_read_in_few_places() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_fast_path_is_the_standard_library() -> None:
-    """Without any package, the fast path's modules load, and load only the standard library."""
+    """The fast path's modules can be imported without any package, and load only modules of the standard library."""
     loaded = loaded_by(*FAST)
     foreign = {name for name in loaded if name.split(".")[0] not in sys.stdlib_module_names}
     assert foreign == {"kis_token", *(f"kis_token.{name}" for name in FAST)}
@@ -257,12 +264,12 @@ def test_fast_path_is_the_standard_library() -> None:
 @pytest.mark.parametrize("module", FAST + KEYLESS + SEALED)
 @pytest.mark.usefixtures("child_processes")
 def test_fast_path_loads_nothing_heavy(module: str) -> None:
-    """No module of the fast path loads an expensive module that it does not use."""
+    """No module of the fast path loads an expensive module of the standard library."""
     assert loaded_by(module) & HEAVY == set()
 
 
 def test_fast_path_has_the_modules_of_the_entrypoint() -> None:
-    """The tested modules are those that entrypoint.py names before it adds the runtime."""
+    """The lists of the fast path have each module that entrypoint.py imports before it adds the runtime."""
     named = own_modules(imported_by(CHECKOUT / "entrypoint.py", at_runtime=True))
     assert named - {"github.action", "github.runtime"} <= {*FAST, *KEYLESS, *SEALED}
 

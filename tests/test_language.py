@@ -1,7 +1,7 @@
 """The language of the project: each sentence has a subject, and each thing has one word.
 
-CONTRIBUTING.md has the rules. This file reads docstrings, comments and messages of Python, comments of SQL, and the
-pages. It leaves out code, quotations and names.
+The rules of the language are in CONTRIBUTING.md. This file reads docstrings, comments and messages of Python, comments
+of SQL, and the pages. The tests leave out code, quotations and names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
-#: The parts of the project, and the files of each.
+#: The parts of the project, and the files of each part.
 PARTS = {
     "code": ("entrypoint.py", "kis_token/**/*.py", "kis_token/**/*.sh", "tools/**/*.py"),
     "tests": ("tests/**/*.py", "bench/**/*.py"),
@@ -33,7 +33,7 @@ BARE_OPENING = re.compile(
 #: Phrases that a reader has to read twice.
 PHRASES = re.compile(r"\bhas not the\b|\bis none\b|\bto be had\b|, else[.;]|\bmakes? no sense\b")
 
-#: Words for which the glossary has another one, in the sense that is meant here.
+#: Words, in one of their senses, for which the glossary has another word.
 OTHER_WORDS = {
     "lease": re.compile(
         r"\b(?:a|the|this|that|no|its|each|another|whose|one|any|of|'s) turns?\b(?! (?:on|off|out|into))", re.IGNORECASE
@@ -44,13 +44,13 @@ OTHER_WORDS = {
 
 
 def files_of(part: str) -> list[Path]:
-    """The files of a part."""
+    """Return the files of a part of the project."""
     return sorted({path for pattern in PARTS[part] for path in CHECKOUT.glob(pattern) if path.is_file()})
 
 
 @cache
 def prose_of(path: Path) -> str:
-    """The sentences of a file, one paragraph a line."""
+    """Return the sentences of a file, with one paragraph on each line."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         is_shown = path.is_relative_to(CHECKOUT / "kis_token") or path.name == "entrypoint.py"
@@ -72,7 +72,7 @@ def _docstrings(text: str) -> list[str]:
 
 
 def _messages(text: str) -> list[str]:
-    """The texts of a program that are long enough to be sentences."""
+    """Return the texts of a program that are long enough to be sentences."""
     nodes = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant))
     return [" ".join(node.value.split()) for node in nodes if isinstance(node.value, str) and node.value.count(" ") > 2]
 
@@ -86,7 +86,7 @@ def _comments(text: str) -> list[str]:
 
 
 def _joined(lines: list[str]) -> list[str]:
-    """Lines that follow each other, as one text."""
+    """Return adjacent lines as one text."""
     return [" ".join(block.split("\n")) for block in re.split(r"\n{2,}", "\n".join(lines)) if block.strip()]
 
 
@@ -99,12 +99,12 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Without names of code and without emphasis."""
+    """Return a text without names of code and without emphasis."""
     return re.sub(r"``[^`]*``|`[^`]*`|\*+|_(?=\w)", "", text).strip()
 
 
 def found_in(part: str, pattern: re.Pattern[str]) -> list[str]:
-    """Where ``pattern`` stands in the prose of a part."""
+    """Return the places where ``pattern`` matches in the prose of a part."""
     return [
         f"{path.relative_to(CHECKOUT)}: {prose[max(match.start() - 30, 0) : match.end() + 30]!r}"
         for path in files_of(part)
@@ -115,25 +115,25 @@ def found_in(part: str, pattern: re.Pattern[str]) -> list[str]:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_each_clause_has_a_subject(part: str) -> None:
-    """No clause opens with a bare Who or What, but for questions."""
+    """No clause opens with a bare Who or What, except in questions."""
     assert found_in(part, BARE_OPENING) == []
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_no_phrase_has_to_be_read_twice(part: str) -> None:
-    """The phrases that stopped readers do not come back."""
+    """The text has none of the phrases that readers had to read twice."""
     assert found_in(part, PHRASES) == []
 
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("word", OTHER_WORDS)
 def test_each_thing_has_one_word(part: str, word: str) -> None:
-    """The glossary's word stands for a thing, and no other one."""
+    """Each thing has only the glossary's word."""
     assert found_in(part, OTHER_WORDS[word]) == []
 
 
 def test_the_guard_finds_what_it_forbids() -> None:
-    """Each pattern matches a sentence of its kind, and no sentence of the plain form."""
+    """Each pattern matches a sentence with its fault, and does not match a plain sentence."""
     assert BARE_OPENING.search("Who resolves wants a token.")
     assert BARE_OPENING.search("It waits: What is stored is read.")
     assert not BARE_OPENING.search("What is EGW00133?")

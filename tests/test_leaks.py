@@ -41,7 +41,8 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "base64 for URLs": lambda text: base64.urlsafe_b64encode(text.encode()).decode(),
 }
 
-#: A run of tests of its own, which knows one secret, from its environment. Some package is called tests as well.
+#: The conftest.py of a separate run, which gets one secret from its environment. The file makes this project's package
+#: ``tests`` importable, because another package has the same name.
 CONFTEST = f"""
 import os, sys, types
 tests = types.ModuleType("tests")
@@ -147,7 +148,7 @@ def test_shares(tmp_path_factory):
     (beside / "file").write_text(SECRET)
 """
 
-#: Where each of them is found out.
+#: The place in which the leak of each test is found.
 PLACES = {
     "test_prints": "Captured stdout call",
     "test_complains": "Captured stderr call",
@@ -209,7 +210,7 @@ def test_leaves_something():
     left.itself = left
 """
 
-#: In one process, as an editor runs them, and in a worker, as `make test` does.
+#: The tests run in one process, as in an editor, or in a worker, as in `make test`.
 WAYS = {"one process": ("-n0",), "worker": ("-n1",)}
 TWO_WORKERS = ("-n2", "--dist=load")
 every_way = pytest.mark.parametrize("way", WAYS)
@@ -234,7 +235,7 @@ def run(tmp_path: Path, child_processes: None) -> Runs:  # noqa: ARG001 - it sta
     """Run some tests with this project's configuration, and with options."""
 
     def start(tests: str, *options: str) -> Run:
-        # Unknown to the run that this is part of, which would find it too.
+        # The secret is new, because the outer run of tests would also report a secret that it knows.
         secret = f'{secrets.token_hex(4)}+/"=&{secrets.token_hex(12)}'
         (tmp_path / "conftest.py").write_text(CONFTEST)
         (tmp_path / "test_some.py").write_text(tests)
@@ -264,7 +265,7 @@ def run(tmp_path: Path, child_processes: None) -> Runs:  # noqa: ARG001 - it sta
 
 @every_way
 def test_every_place_is_watched(run: Runs, way: str) -> None:
-    """If tests leak in any place, the run fails, and names each place with its test but not the secret."""
+    """If tests leak a secret in any place, the run fails, and names each place and test, but not the secret."""
     ended = run(LEAKING, *WAYS[way])
 
     assert ended.status == pytest.ExitCode.TESTS_FAILED
@@ -275,7 +276,10 @@ def test_every_place_is_watched(run: Runs, way: str) -> None:
 
 
 def test_one_leak_is_enough(run: Runs) -> None:
-    """A run of one test is watched like a whole run: one finding fails it, and there is no other finding."""
+    """A run of one test is watched like a run of all tests.
+
+    One leak fails the run, and there is exactly one finding.
+    """
     ended = run(LEAKING, "-k", "test_logs")
 
     assert (ended.status, ended.failed) == (pytest.ExitCode.TESTS_FAILED, set())
@@ -283,7 +287,7 @@ def test_one_leak_is_enough(run: Runs) -> None:
 
 
 def test_files_that_workers_share_are_watched(run: Runs) -> None:
-    """A file beside the workers' folders, for all of them, is searched as well."""
+    """A file that all workers share, beside the workers' folders, is also searched."""
     ended = run(LEAKING_BESIDE, *TWO_WORKERS)
 
     assert (ended.status, ended.failed) == (pytest.ExitCode.TESTS_FAILED, set())
@@ -293,7 +297,10 @@ def test_files_that_workers_share_are_watched(run: Runs) -> None:
 
 @every_way
 def test_hidden_exceptions_fail_the_run(run: Runs, way: str) -> None:
-    """A warning or an exception in a thread or finalizer fails its test; after the last test it fails the run."""
+    """A warning, or an exception in a thread or finalizer, fails its test.
+
+    After the last test, the exception fails the run.
+    """
     ended = run(HIDDEN, *WAYS[way])
 
     assert ended.status == pytest.ExitCode.TESTS_FAILED
@@ -305,7 +312,7 @@ def test_hidden_exceptions_fail_the_run(run: Runs, way: str) -> None:
 
 
 def test_failure_that_shows_a_secret_is_found(run: Runs) -> None:
-    """A failing test whose explanation shows a secret is reported as well."""
+    """If a test fails and pytest's explanation shows a secret, the leak is reported."""
     ended = run(f"{IMPORTS}\ndef test_compares():\n    assert SECRET == ''\n")
 
     assert ended.status == pytest.ExitCode.TESTS_FAILED
@@ -326,7 +333,7 @@ other_texts = st.text(st.characters(codec="utf-8"), max_size=9)
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @given(secret=secret_texts, before=other_texts, behind=other_texts)
 def test_every_form_is_found(encoding: str, secret: str, before: str, behind: str) -> None:
-    """A secret is found in every encoding and at every position of the encoded text, until it is forgotten."""
+    """Until a secret is forgotten, the search finds it in every encoding and at every position of the encoded text."""
     patterns = SecretPatterns()
     data = ENCODINGS[encoding](before + secret + behind).encode()
     assert not patterns.are_in(data)
@@ -359,7 +366,7 @@ def test_other_text_is_no_finding(part: str) -> None:
     for secret in SECRETS:
         patterns.add(secret, lasting=True)
     path = CHECKOUT / part
-    # Not bytecode, which is not shipped and may put any byte behind the head of a secret's form.
+    # Bytecode is left out, because it is not shipped, and can have any byte after the beginning of a secret's form.
     files = [path] if path.is_file() else [each for each in path.rglob("*") if each.suffix not in ("", ".pyc")]
 
     assert files
@@ -367,5 +374,5 @@ def test_other_text_is_no_finding(part: str) -> None:
 
 
 def test_only_whole_mask_commands_are_taken_out() -> None:
-    """Text before the mask command, or on another line, is searched."""
+    """Text before a mask command, or on another line, is searched for secrets."""
     assert without_masks(b"::add-mask::one\ntwo\n three ::add-mask::four\n") == b"\ntwo\n three ::add-mask::four\n"

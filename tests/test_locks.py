@@ -1,4 +1,4 @@
-"""The locked requirements are complete, hashed, and without unused packages."""
+"""The locked requirements are complete, have hashes, and contain no unused packages."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ MACHINES = (
 @pytest.mark.parametrize("lock", ["requirements.txt", "requirements-dev.txt"])
 @pytest.mark.parametrize(("system", "machine", "newest"), MACHINES)
 def test_each_platform_has_one_version_of_each_package(lock: str, system: str, machine: str, newest: str) -> None:
-    """Each Python of a platform has one version; cryptography is at least the newest with wheels for the platform."""
+    """Each Python has one version of each package. cryptography has the newest version with wheels, or a newer one."""
     for python in platforms.PYTHONS:
         environment = {
             "sys_platform": system,
@@ -82,9 +82,11 @@ def test_each_platform_has_one_version_of_each_package(lock: str, system: str, m
 
 
 def test_runtime_has_no_unneeded_package() -> None:
-    """The runtime has what a step imports, and not what only the command and the library import.
+    """The runtime has the packages that a step imports.
 
-    It lacks PyGithub with its dependencies too, which actions_toolkit.core never imports.
+    The runtime lacks packages that only the command or the library imports.
+
+    The runtime also lacks PyGithub and PyGithub's dependencies, because actions_toolkit.core never imports them.
     """
     names = set(re.findall(r"^([a-z0-9._-]+)==", (CHECKOUT / "requirements.txt").read_text(), re.MULTILINE))
 
@@ -95,7 +97,7 @@ def test_runtime_has_no_unneeded_package() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_runtime_lock_is_enough_for_every_module(sealing_runtime: Path) -> None:
-    """With only the lock and the standard library, every module imports that a step may need."""
+    """With only the locked packages and the standard library, each module that a step may need can be imported."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-X", "utf8", "-c", _IMPORT_ALL, str(CHECKOUT), str(sealing_runtime)],
         capture_output=True,
@@ -116,7 +118,7 @@ def test_runtime_lock_is_enough_for_every_module(sealing_runtime: Path) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_wheel_carries_the_migrations_and_workflows(tmp_path: Path) -> None:
-    """The wheel has the package, its type marker, sql/ and init's workflows, so that the command can write them."""
+    """The wheel has the package, its type marker, and the files that init writes: sql/ and the workflows."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)],
         cwd=CHECKOUT,

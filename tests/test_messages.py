@@ -24,7 +24,7 @@ SHORTEST = 12
 
 
 def longest_piece(message: ast.expr, known: dict[str, list[ast.expr]]) -> list[str]:
-    """The longest constant part of a message; that of both texts for a choice between two.
+    """Return the longest constant part of a message. If the message is a choice of two texts, return the part of each.
 
     ``known`` has the assigned values of the function's variables, in the order of the lines.
     """
@@ -39,13 +39,13 @@ def longest_piece(message: ast.expr, known: dict[str, list[ast.expr]]) -> list[s
     return pieces[-1:] if pieces and len(pieces[-1]) >= SHORTEST else []
 
 
-#: Classes of errors with one code, which is not an argument.
+#: Classes of errors that have a fixed code, so that the code is not an argument.
 ONE_CODE = {"TokenUnusable": "token-unusable"}
 
 
-@cache  # not when this file is imported: each worker imports it
+@cache  # computed at the first use, because each worker imports this file
 def raised() -> dict[str, set[str]]:
-    """The constant parts of the source's messages, by code: of each text that follows a code."""
+    """Return, by code, the constant parts of the source's messages. A message is the text after a code."""
     found = defaultdict(set)
     modules = (path for path in CHECKOUT.glob("kis_token/**/*.py") if path.parent.name != "sandbox")
     files = [*sorted(modules), CHECKOUT / "entrypoint.py"]
@@ -72,7 +72,7 @@ def raised() -> dict[str, set[str]]:
 
 
 def test_messages_are_found_in_the_source() -> None:
-    """Every code has a message in the source, except those with messages elsewhere or from another program."""
+    """Each code has a message in the source, except codes whose message is in another file or from another program."""
     elsewhere = {"invalid-environment", "invalid-mode", "invalid-on-store-outage", "python-missing"}
 
     assert {code for code in REMEDIES if not raised()[code]} == elsewhere | {"sandbox-failed", "internal-error"}
@@ -80,7 +80,7 @@ def test_messages_are_found_in_the_source() -> None:
 
 @pytest.mark.parametrize("code", REMEDIES)
 def test_entry_has_its_messages(code: str) -> None:
-    """Each message of a code is in the code's entry, apart from its variable parts."""
+    """Each message of a code is in the code's entry, except for the variable parts of the message."""
     missing = sorted(piece for piece in raised()[code] if " ".join(piece.split()) not in ENTRIES[code])
 
     assert missing == [], f"put them into the line 'Seen as' of {code} in docs/troubleshooting.md"

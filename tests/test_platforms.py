@@ -1,4 +1,4 @@
-"""The lint step that searches a wheel of each package for each platform and Python of GitHub's runners."""
+"""The lint step that looks for a wheel of each package, for each platform and Python of GitHub's runners."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_uv = pytest.mark.skipif(not UV.exists(), reason="make puts uv there")
 
 
 def make_lock(folder: Path, tag: str) -> Path:
-    """A lock of one package whose only wheel has ``tag`` and is beside the lock."""
+    """Make a lock of one package. The package's only wheel has ``tag``, and is beside the lock."""
     folder.mkdir()
     wheel = folder / f"scarce-1.0-{tag}.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
@@ -45,7 +45,10 @@ def make_lock(folder: Path, tag: str) -> Path:
     ],
 )
 def test_a_wheel_serves_its_platform_and_python_alone(tmp_path: Path, tag: str, platform: str, python: str) -> None:
-    """The step finds the wheel for its platform, and names the package without a wheel for each other platform."""
+    """The step finds the wheel on the wheel's platform.
+
+    For each other platform, the step names the package without a wheel.
+    """
     lock = make_lock(tmp_path / "lock", tag)
     served = [each for each in platforms.PLATFORMS if platforms.find_missing(f"{UV}", lock, each, python) is None]
     assert served == [platform]
@@ -55,7 +58,7 @@ def test_a_wheel_serves_its_platform_and_python_alone(tmp_path: Path, tag: str, 
 
 
 def test_the_table_has_every_hosted_platform() -> None:
-    """The table has Linux with either C library, macOS and Windows, each for Intel and Arm."""
+    """The table has Linux with glibc and with musl, macOS and Windows, each for Intel and for Arm."""
     assert len(set(platforms.PLATFORMS)) == 8
     assert {each.split("-")[0] for each in platforms.PLATFORMS} == {"x86_64", "aarch64"}
     assert set(platforms.TESTED) <= set(platforms.PLATFORMS)
@@ -66,7 +69,7 @@ def test_the_table_has_every_hosted_platform() -> None:
 def test_a_gap_that_the_table_does_not_have_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A new gap and a closed gap are errors that name lock, platform and Python."""
+    """A missing wheel that the table lacks is an error, and so is a wheel that the table calls missing."""
     folder = tmp_path / "checkout"
     make_lock(folder, "cp310-cp310-win_arm64")
     for name in ("requirements-uv.txt", "requirements-dev.txt"):

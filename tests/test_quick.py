@@ -1,4 +1,4 @@
-"""Quick tests are chosen by their fixtures, and a test that does more than its fixtures allow fails."""
+"""A test's fixtures decide whether the test is quick. A test that starts more than its fixtures allow fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def fork() -> None:
-    """Make a child by fork, which ends at once."""
+    """Fork a child, and end the child at once."""
     if os.fork() == 0:
         os._exit(0)
 
@@ -30,7 +30,7 @@ STARTS: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("name", [name for name in STARTS if hasattr(os, "fork") or name != "fork"])
 def test_a_quick_test_starts_nothing(name: str, request: pytest.FixtureRequest) -> None:
-    """A test without the slow fixtures is quick, and must not start the parts that they stand for."""
+    """A test without a slow fixture is quick, and must not start child processes or the emulated KIS."""
     assert request.node.get_closest_marker("quick") is not None
     with pytest.raises(RuntimeError, match="a quick test starts"):
         STARTS[name]()
@@ -38,7 +38,7 @@ def test_a_quick_test_starts_nothing(name: str, request: pytest.FixtureRequest) 
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_test_that_says_so_may(request: pytest.FixtureRequest) -> None:
-    """With the fixture a test may start child processes, and is not quick."""
+    """A test with the fixture ``child_processes`` may start child processes, and is not quick."""
     assert request.node.get_closest_marker("quick") is None
     STARTS["program"]()
 
@@ -51,5 +51,5 @@ def test_fixtures_of_fixtures_count(request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.matrix
 def test_a_combination_is_not_quick(request: pytest.FixtureRequest) -> None:
-    """A test that multiplies other tests is left to the matrix, with any fixtures."""
+    """A test with the mark ``matrix`` is not quick, whatever its fixtures are."""
     assert request.node.get_closest_marker("quick") is None

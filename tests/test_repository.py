@@ -30,12 +30,12 @@ PAGES = [
 
 
 def read(path: Path) -> str:
-    """A file of the repository."""
+    """Return the text of a file."""
     return path.read_text(encoding="utf-8")
 
 
 def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
-    """All jobs of all workflows, each with a name to show."""
+    """Yield all jobs of all workflows, each with a name for the test's report."""
     for workflow in WORKFLOWS:
         for name, job in yaml.safe_load(read(workflow))["jobs"].items():
             yield f"{workflow.name}: {name}", job
@@ -45,12 +45,12 @@ def jobs() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def prose(page: str) -> str:
-    """A page without its code blocks."""
+    """Return a page without its code blocks."""
     return re.sub(r"^( *)```.*?^\1```$", "", page, flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(page: str) -> set[str]:
-    """The anchors that GitHub makes of a page's headings; a repeated heading has a number."""
+    """Return the anchors that GitHub makes of a page's headings. The anchor of a repeated heading has a number."""
     seen: dict[str, int] = {}
     found = set()
     for heading in re.findall(r"^#+ (.+?) *$", prose(page), re.MULTILINE):
@@ -63,7 +63,7 @@ def anchors(page: str) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
 def test_links_lead_somewhere(page: Path) -> None:
-    """Every link of a document within the repository leads to an existing file and heading."""
+    """Every link from a document to a place in the repository leads to an existing file and heading."""
     for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", prose(read(page))):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
@@ -101,7 +101,7 @@ def test_forms_ask_for_no_secret(form: str) -> None:
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
 def test_workflows_grant_nothing_by_default(workflow: Path) -> None:
-    """A workflow begins with no permission, and each permission of a job has its reason beside it."""
+    """A workflow itself has no permission, and each permission of a job has its reason in a comment."""
     text = read(workflow)
 
     assert "\npermissions: {}\n" in text
@@ -109,12 +109,15 @@ def test_workflows_grant_nothing_by_default(workflow: Path) -> None:
 
 
 def test_jobs_end() -> None:
-    """Every job has a time limit; one that calls a workflow has those of that workflow's jobs."""
+    """Every job has a time limit.
+
+    A job that calls a workflow needs no limit, because the jobs of that workflow have limits.
+    """
     assert [name for name, job in jobs() if "timeout-minutes" not in job and "uses" not in job] == []
 
 
 def test_actions_are_pinned_alike() -> None:
-    """Each foreign action is pinned to a commit, with its version beside it, and is the same one everywhere."""
+    """All uses of an action of another project have the same pin: a commit, with the version in a comment."""
     pinned: dict[str, set[str]] = {}
     for file in YAML:
         for action, pin in re.findall(r"uses: ([^.\s@][^\s@]*)@(.+)$", read(file), re.MULTILINE):
@@ -149,7 +152,7 @@ CHANGELOG = """# Changelog
 
 
 def test_notes_are_the_changelog_s() -> None:
-    """The notes of a release are the text below its heading, up to the next heading or the links."""
+    """The notes of a release are the changelog's text below its heading, up to the next heading or to the links."""
     assert notes("v1.2.3", PYPROJECT, CHANGELOG) == "### Fixed\n\n- One thing.\n"
     assert notes("v1.2.2", PYPROJECT.replace("1.2.3", "1.2.2"), CHANGELOG) == "- Another.\n"
 
@@ -166,14 +169,14 @@ def test_notes_are_the_changelog_s() -> None:
     ids=["another version", "no v", "no date", "no real date", "nothing said"],
 )
 def test_no_release_without_its_entry(tag: str, changelog: str) -> None:
-    """A tag that is not pyproject's version, or that the changelog does not know, is refused."""
+    """A tag is refused if it is not pyproject's version, or if the changelog has no entry for it."""
     with pytest.raises(ValueError):  # noqa: PT011 - its text is for people
         notes(tag, PYPROJECT, changelog)
 
 
 @pytest.mark.usefixtures("child_processes")
 def test_this_version_is_still_to_come() -> None:
-    """For the version in pyproject.toml the program prints the missing part, or the changelog's entry."""
+    """For the version in pyproject.toml, the program prints the changelog's entry, or an error without an entry."""
     version = re.search(r'^version = "(.+)"$', read(CHECKOUT / "pyproject.toml"), re.MULTILINE)
     assert version is not None
     done = subprocess.run(
@@ -191,7 +194,10 @@ def test_this_version_is_still_to_come() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_sdist_is_enough_for_the_wheel(tmp_path: Path) -> None:
-    """The sdist builds the wheel with the SQL, the workflows and the type marker, and both are without tests."""
+    """The sdist builds a wheel with the SQL, the workflows and the type marker.
+
+    Neither sdist nor wheel contains a test.
+    """
 
     def build(target: str, source: Path) -> Path:
         command = [

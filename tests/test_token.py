@@ -49,13 +49,13 @@ json_values = st.recursive(
 
 
 def jwt(claims: object) -> str:
-    """A token with these claims."""
+    """Return a token with the given claims."""
     payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
     return f"eyJhbGciOiJIUzUxMiJ9.{payload}.c2lnbmF0dXJlLW9mLWEtdGVzdA"
 
 
 def lasting(left: timedelta) -> Token:
-    """A token with ``left`` until its end, at noon."""
+    """Return a token that has ``left`` until its end, counted from noon."""
     return build_token(OPAQUE, expiries=[NOON + left])
 
 
@@ -117,7 +117,10 @@ NO_TIMES = [
 
 @pytest.mark.parametrize(("text", "instant"), WRITTEN.items(), ids=repr)
 def test_time_is_read_as_clients_have_written_it(text: object, instant: datetime) -> None:
-    """ISO 8601 with Z, an offset in any form, trimmed or long fractions, or epoch seconds; without offset: Korea."""
+    """A time may be epoch seconds, or ISO 8601 with Z, with any offset or any fraction.
+
+    Without an offset, it is Korea time.
+    """
     assert parse_instant(text) == instant
     assert parse_instant(text).tzinfo is UTC
 
@@ -146,14 +149,14 @@ def test_time_without_offset_is_korea_time(instant: datetime) -> None:
 
 @given(instants.map(lambda instant: instant.replace(microsecond=0)))
 def test_kst_survives_a_round_trip(instant: datetime) -> None:
-    """KIS's text, in Korea time without an offset, is read as that instant in UTC."""
+    """KIS's text, which is in Korea time without an offset, is read as the same instant in UTC."""
     assert parse_kst(f"{instant.astimezone(KST):%Y-%m-%d %H:%M:%S}".rjust(19, "0")) == instant
 
 
 @pytest.mark.parametrize("parse", [parse_instant, parse_kst])
 @given(text=st.text() | st.from_regex(r"\A\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:?\d\d)?\Z"))
 def test_any_text_is_a_time_or_a_value_error(parse: Callable[[str], datetime], text: str) -> None:
-    """No text raises anything but ValueError, and a result is aware and in UTC."""
+    """For any text, the only possible error is ValueError, and a result is aware and in UTC."""
     try:
         assert parse(text).tzinfo is UTC
     except ValueError:
@@ -162,7 +165,7 @@ def test_any_text_is_a_time_or_a_value_error(parse: Callable[[str], datetime], t
 
 @given(json_values)
 def test_any_value_is_a_time_or_a_value_error(value: object) -> None:
-    """No JSON value raises anything but ValueError."""
+    """For any JSON value, the only possible error is ValueError."""
     try:
         assert parse_instant(value).tzinfo is UTC
     except ValueError:
@@ -192,13 +195,13 @@ STATES = [
 
 @pytest.mark.parametrize(("left", "needed", "state"), STATES, ids=str)
 def test_state_changes_exactly_at_its_borders(left: timedelta, needed: timedelta, state: State) -> None:
-    """Fresh has more than the caller needs, stale at least 30 seconds, expired less; a need below 30 s is 30 s."""
+    """A fresh token has more time than the caller needs, a stale one 30 s or more, an expired one less than 30 s."""
     assert lasting(left).state(NOON, needed) is state
 
 
 @given(st.timedeltas(timedelta(days=-2), timedelta(days=2)), st.timedeltas(timedelta(), timedelta(hours=12)))
 def test_token_is_in_one_state_and_only_grows_older(left: timedelta, needed: timedelta) -> None:
-    """As time passes a token goes from fresh over stale to expired, and never back."""
+    """As time passes, a fresh token becomes stale and then expired, and never the reverse."""
     order = [State.FRESH, State.STALE, State.EXPIRED]
     states = [order.index(lasting(left).state(NOON + passed, needed)) for passed in (timedelta(), SECOND, TEN_MINUTES)]
     assert states == sorted(states)
@@ -218,7 +221,7 @@ EXPIRIES = [
 
 @pytest.mark.parametrize(("column", "member", "claim"), EXPIRIES)
 def test_earliest_expiry_wins(column: datetime | None, member: datetime | None, claim: datetime | None) -> None:
-    """Of the column, the JSON and the JWT the earliest end counts, and any one of them is enough."""
+    """The earliest end in the column, the JSON and the JWT counts, and one readable end is enough."""
     value = OPAQUE if claim is None else jwt({"exp": int(claim.timestamp())})
     data = {"access_token": value, "expires_at": member.isoformat() if member else "soon"}
     token = parse_stored(json.dumps(data), column=column.isoformat() if column else None)
@@ -226,7 +229,7 @@ def test_earliest_expiry_wins(column: datetime | None, member: datetime | None, 
 
 
 def test_naive_column_counts_as_korea_time() -> None:
-    """A naive column of the guide's code is read as Korea time, so the token ends nine hours early."""
+    """A column without an offset, from the guide's code, is read as Korea time, so the token ends nine hours early."""
     data = json.dumps({"access_token": OPAQUE, "expires_at": "2026-03-02T12:00:00+00:00"})
     assert parse_stored(data, column="2026-03-02T12:00:00").expires_at == NOON - timedelta(hours=9)
 
@@ -252,7 +255,7 @@ def test_stored_form_of_an_opaque_token_survives_too(
 
 
 def test_stored_form_is_that_of_the_guide_s_clients() -> None:
-    """The flat JSON begins with token, expiry and issue; unknown members are left out."""
+    """The flat JSON begins with the token, its expiry and its issue time. Members with unknown values are left out."""
     members = json.loads(lasting(SECOND).to_json())
     assert list(members) == ["access_token", "expires_at", "issued_at"]
     assert parse_instant(members["expires_at"]) == NOON + SECOND
@@ -282,7 +285,7 @@ UNUSABLE = {
 
 @pytest.mark.parametrize("case", UNUSABLE)
 def test_unusable_stored_value_is_a_token_error(case: str) -> None:
-    """Broken JSON, no token and no end are one error, whose text has no part of the value."""
+    """Broken JSON, a missing token and a missing end give the same error, whose text has no part of the value."""
     with pytest.raises(TokenError) as caught:
         parse_stored(UNUSABLE[case])
     assert caught.value.code == "token-unusable"
@@ -291,7 +294,7 @@ def test_unusable_stored_value_is_a_token_error(case: str) -> None:
 
 @given(st.text() | json_values.map(json.dumps), json_values)
 def test_any_stored_text_is_a_token_or_a_token_error(text: str, column: object) -> None:
-    """No content of a row raises anything but TokenError."""
+    """For any content of a row, the only possible error is TokenError."""
     try:
         parse_stored(text, column=column)
     except TokenError:
@@ -302,7 +305,7 @@ def test_any_stored_text_is_a_token_or_a_token_error(text: str, column: object) 
 def test_any_claims_and_members_are_a_token_or_a_token_error(
     exp: object, iat: object, jti: object, member: object
 ) -> None:
-    """No claims of a JWT and no JSON beside it raise anything but TokenError."""
+    """For any claims of a JWT and any JSON around it, the only possible error is TokenError."""
     data = {"access_token": jwt({"exp": exp, "iat": iat, "jti": jti}), "expires_at": member, "issued_at": member}
     try:
         token = parse_stored(json.dumps(data | {"app_key_id": member, "environment": member}))
@@ -319,19 +322,19 @@ def test_app_key_of_half_a_surrogate_pair_is_no_crash() -> None:
 
 @given(st.text())
 def test_claims_of_any_text_are_a_mapping(text: str) -> None:
-    """A text that is no JWT has no claims, and raises no error."""
+    """A text that is not a JWT has no claims, and causes no error."""
     assert isinstance(parse_claims(text), dict)
     assert isinstance(parse_claims(f"a.{text}.b"), dict)
 
 
 @pytest.mark.parametrize("value", ["1772452800", True, None, -1, float("inf"), 10**40, [1]], ids=repr)
 def test_claim_that_is_no_epoch_is_no_time(value: object) -> None:
-    """Only a number of seconds within the calendar is a time."""
+    """A claim is a time only if it is a number of seconds within the calendar."""
     assert claimed_time({"exp": value}, "exp") is None
 
 
 def test_own_claims_win() -> None:
-    """The JWT's iat and jti win over the members beside it."""
+    """The JWT's iat and jti take precedence over the members of the stored JSON."""
     issued = NOON - timedelta(hours=2)
     value = jwt({"exp": int(NOON.timestamp()), "iat": int(issued.timestamp()), "jti": ACCOUNT.app_key})
     token = build_token(value, expiries=[], issued_at=NOON - timedelta(hours=5), app_key_id="0" * 16)
@@ -341,7 +344,7 @@ def test_own_claims_win() -> None:
 
 @pytest.mark.parametrize("begun", [None, NOON, NOON + SECOND], ids=["unknown", "at its end", "after its end"])
 def test_issue_is_guessed_from_the_end_and_never_from_the_present(begun: datetime | None) -> None:
-    """A token without a valid issue time began its usual validity before its end."""
+    """If a token has no valid issue time, its issue time is its end minus the usual validity."""
     assert build_token(OPAQUE, expiries=[NOON], issued_at=begun).issued_at == NOON - USUAL_LIFETIME
 
 
@@ -364,7 +367,10 @@ def test_no_repr_shows_a_secret() -> None:
 
 
 def test_fingerprint_is_half_of_half_a_hash() -> None:
-    """A fingerprint has 16 hex digits and depends on the text alone; key with secret has another than key."""
+    """A fingerprint has 16 hex digits and depends on the text alone.
+
+    The fingerprint of key and secret together differs from that of the key.
+    """
     app_key = AppKey(ACCOUNT.app_key, ACCOUNT.app_secret)
     assert fingerprint("kis") == "a1328c633b67e3f8"
     assert app_key.key_id == fingerprint(ACCOUNT.app_key)

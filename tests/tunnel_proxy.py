@@ -1,4 +1,4 @@
-"""A proxy on loopback that opens tunnels, as CONNECT asks for them."""
+"""A proxy on loopback that opens a tunnel for each CONNECT request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _ESTABLISHED = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
 class TunnelProxy:
-    """Opens tunnels to this machine. ``asked`` has the proxy's requests, and ``passed`` has the tunnels' bytes.
+    """Opens tunnels to this machine.
+
+    ``asked`` has the requests to the proxy, and ``passed`` has the bytes that went through tunnels.
 
     ``ports`` maps names of hosts to ports of this machine; the proxy answers 502 for all other hosts. Without
     ``ports``, the proxy opens tunnels to 127.0.0.1, and answers 403 for all other hosts.
@@ -74,4 +76,4 @@ class TunnelProxy:
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # one end has closed; the other one is closed too
+            pass  # one end is closed, so the other end is closed too

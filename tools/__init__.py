@@ -1,1 +1,1 @@
-"""A developer's programs: the demo, and the action's step as the runner runs it."""
+"""Programs for developers and workflows, such as the demo and the action's step as the runner runs it."""

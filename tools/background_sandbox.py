@@ -31,7 +31,7 @@ OUTPUTS = {
 
 
 def start() -> None:
-    """Start the sandbox, mask its key, and output its addresses. Return when the sandbox answers."""
+    """Start the sandbox, mask its key, and output its addresses. The function returns when the sandbox answers."""
     runtime = ensure_runtime(
         CHECKOUT / "requirements-dev.txt",
         os.environ,
@@ -48,7 +48,7 @@ def start() -> None:
             stderr=log,
             start_new_session=True,
             umask=0o022,  # no other user may write the folders for bytecode in the runtime
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows, in place of a new session
         )
     line = server.stdout.readline() if server.stdout else b""
     if not line:

@@ -18,7 +18,7 @@ _HOUR = timedelta(hours=1)
 def make_certificate(folder: Path) -> tuple[str, ssl.SSLContext]:
     """Make a self-signed certificate for 127.0.0.1, valid for an hour.
 
-    Returns the file to trust and a server's context.
+    Returns the path of the certificate, and the TLS context for a server.
     """
     now = datetime.now(timezone.utc)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -42,10 +42,10 @@ def make_certificate(folder: Path) -> tuple[str, ssl.SSLContext]:
 
 
 def make_hashed_folder(certificate: str, folder: Path) -> Path:
-    """Make a folder with this certificate under the name that OpenSSL looks up, as ``openssl rehash`` does."""
+    """Make a folder with ``certificate`` under the name that OpenSSL looks up, as ``openssl rehash`` does."""
     content = Path(certificate).read_bytes()
-    # OpenSSL hashes the canonical form of the subject, without the head of its sequence. A subject in lower case is in
-    # canonical form.
+    # OpenSSL hashes the canonical form of the subject, without the ASN.1 header of the sequence. A subject in lower
+    # case is in canonical form.
     subject = x509.load_pem_x509_certificate(content).subject.public_bytes()[2:]
     digest = hashlib.sha1(subject, usedforsecurity=False).digest()
     folder.mkdir()

@@ -31,7 +31,7 @@ class Job:
 
     @classmethod
     def run(cls, name: str, inputs: Mapping[str, str], folder: Path) -> Job:
-        """Run the step. The jobs of one machine share its tool cache; each has its other files."""
+        """Run the step. All jobs share the machine's tool cache. Each job has its own outputs and temporary files."""
         began = datetime.now(timezone.utc)
         step = run_step(inputs, folder / name, {"GITHUB_JOB": name, "RUNNER_TOOL_CACHE": str(folder / "tools")})
         return cls(name, began, datetime.now(timezone.utc), step)

@@ -1,4 +1,4 @@
-"""Show that the locks have a wheel of each package for every platform and Python that GitHub hosts.
+"""Check that the index has a wheel of each locked package for every platform and Python that GitHub hosts.
 
 The program makes dry runs of uv, which ask the package index for wheels and download nothing.
 """
@@ -31,12 +31,12 @@ PLATFORMS = (
 #: The platforms on which CI runs the tests.
 TESTED = ("x86_64-unknown-linux-gnu", "aarch64-apple-darwin", "x86_64-pc-windows-msvc")
 
-#: The platforms and Pythons without a wheel of cffi. Only a step that seals needs cffi.
+#: The platforms and Pythons without a wheel of cffi. The package cffi is needed only by a step that seals.
 UNSUPPORTED = frozenset({("aarch64-pc-windows-msvc", "3.10")})
 
 
 def find_missing(uv: str, lock: Path, platform: str, python: str) -> str | None:
-    """Return uv's error if ``lock`` lacks a wheel for ``platform`` and ``python``; None if it has all wheels."""
+    """Return uv's error if a package of ``lock`` lacks a wheel for ``platform`` and ``python``; None without a gap."""
     with tempfile.TemporaryDirectory() as folder:
         command = [uv, "pip", "install", "--quiet", "--dry-run", "--no-deps", "--require-hashes",
                    "--only-binary", ":all:", "--python-platform", platform, "--python-version", python,
@@ -46,7 +46,7 @@ def find_missing(uv: str, lock: Path, platform: str, python: str) -> str | None:
 
 
 def main() -> int:
-    """Try each lock on its platforms; return the exit status."""
+    """Check each lock for its platforms and Pythons, and return the exit status."""
     cells = [
         *((lock, platform, python) for lock in ("requirements.txt",) for platform in PLATFORMS for python in PYTHONS),
         *(("requirements-uv.txt", platform, PYTHONS[0]) for platform in PLATFORMS),

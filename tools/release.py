@@ -1,4 +1,4 @@
-"""Release notes: ``python -m tools.release v1.2.3`` prints them, or an error if the release is not allowed."""
+"""``python -m tools.release v1.2.3`` prints the notes of a release, or an error if the release is not allowed."""
 
 from __future__ import annotations
 

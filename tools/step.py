@@ -43,7 +43,7 @@ class Ended:
 
     @property
     def public(self) -> dict[str, str]:
-        """The outputs with the secret ones masked, for comparisons that show their operands."""
+        """The outputs, in which secrets are masked, for assertions that print the compared values."""
         return {name: "***" if name in SECRET_OUTPUTS else value for name, value in self.outputs.items()}
 
 
@@ -54,7 +54,7 @@ def _action() -> dict[str, Any]:
 
 
 def kept_environment() -> dict[str, str]:
-    """Return the variables of this process that a step gets."""
+    """Return those variables of this process that a step gets as well."""
     return {name: value for name, value in os.environ.items() if _KEPT.fullmatch(name)}
 
 
@@ -119,7 +119,7 @@ def run_step(
 
 
 def read_ended(status: int, log: str, environment: Mapping[str, str]) -> Ended:
-    """Return the end of a step with this environment, from its files."""
+    """Return the result of an ended step, from the files that ``environment`` names."""
     return Ended(
         status=status,
         log=log,

@@ -24,7 +24,10 @@ class Clock(Protocol):
         """The present time by the machine's clock, aware, in UTC."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back. Only the difference of two readings has a meaning."""
+        """A number of seconds that never decreases.
+
+        The number itself has no meaning, but the difference of two readings is a time.
+        """
 
     def sleep(self, seconds: float) -> None:
         """Wait for ``seconds``."""

@@ -1,7 +1,7 @@
-"""The GitHub adapter: the whole chain as a workflow step, on actions_toolkit.core.
+"""The GitHub adapter: runs the whole chain as a workflow step, with actions_toolkit.core.
 
-entrypoint.py calls this module if the fast path found no token. Errors are reported here, together with the trace, and
-never as a traceback, which may quote a secret.
+entrypoint.py calls this module if the fast path found no token. This module reports each error together with the
+results of the sources. The module prints no traceback, because a traceback may quote a secret.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class ToolkitWorkflow:
-    """The runner's commands through actions_toolkit.core, each flushed.
+    """Gives commands to the runner through actions_toolkit.core, and flushes each command that it prints.
 
     ``masks`` are the lines that the step has already given to the runner as masks.
     """
@@ -43,16 +43,16 @@ class ToolkitWorkflow:
 
     def output(self, name: str, value: str) -> None:
         """Set an output of the step."""
-        with writing(os.environ, "GITHUB_OUTPUT"):  # without that file, the toolkit would print the value
+        with writing(os.environ, "GITHUB_OUTPUT"):  # without the file, the toolkit would print the output
             core.set_output(name, value)
 
     def export(self, name: str, value: str) -> None:
         """Set a variable for the steps that follow."""
-        with writing(os.environ, "GITHUB_ENV"):  # without that file, the toolkit would print the value
+        with writing(os.environ, "GITHUB_ENV"):  # without the file, the toolkit would print the variable
             core.export_variable(name, value)
 
     def summarize(self, markdown: str) -> None:
-        """Add to the job's summary. The toolkit has no function for the summary."""
+        """Add ``markdown`` to the job's summary. The toolkit has no function for the summary."""
         FileWorkflow(os.environ).summarize(markdown)
 
     def error(self, message: str) -> None:
@@ -74,16 +74,16 @@ def main(started: float, view: View | None, masks: Masks | None = None) -> int:
     """Resolve and publish a token, and return the exit status.
 
     ``started`` is the step's beginning, a reading of time.monotonic. ``view`` is the fast path's view of store and
-    cache; None if the fast path read neither. ``masks`` are the masks that the fast path set. Raises ImportError if a
-    package cannot be loaded: entrypoint.py then installs the packages again.
+    cache; None if this module must read store and cache. ``masks`` are the masks that the fast path set. Raises
+    ImportError if a package cannot be loaded: entrypoint.py then installs the packages again.
     """
     _keep_line_ends()
     workflow = ToolkitWorkflow(masks)
     trace: tuple[TraceEntry, ...] = ()
     try:
         mask_secrets(secrets_in(os.environ), workflow)
-        # The settings are read again, because outside of a job the user's cache folder is known only with the runtime's
-        # packages.
+        # Outside of a job, only a package of the runtime finds the user's cache folder. So `main` reads the settings
+        # again.
         settings = Settings.from_env(os.environ)
         with open_resolver(settings, started, workflow.info, mask=workflow.mask) as resolver:
             view = view or resolver.look()

@@ -1,7 +1,7 @@
-"""Whether the stored app key ends within 30 days: a step of the rotation, without any package.
+"""A step of the rotation: check whether the stored app key ends within 30 days. The step needs no package.
 
-The step sets the output ``ends``: ``soon``, with the output ``warning``; ``later``; or nothing if the job cannot read
-an app key in Supabase.
+The step sets the output ``ends`` to ``soon`` or ``later``, and the output ``warning`` to a warning or, for ``later``,
+to an empty text. If the job cannot read an app key in Supabase, the step sets no output.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def main(env: Mapping[str, str], started: float) -> int:
-    """Run the step; its exit status."""
+    """Run the step and return its exit status."""
     return run_step(env, started, _look, "The end of the app key was not read")
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kis_token.core.resolution import TraceEntry
     from kis_token.github.ports import Workflow
 
-#: A statement for the list of callers, at the end of a message.
+#: A SQL statement for the list of callers, at the end of a message.
 _STATEMENT = re.compile(r"\b(?:insert into|update) public\.credential_callers .*;$")
 
 
@@ -38,7 +38,10 @@ def report_failure(error: KisTokenError, trace: tuple[TraceEntry, ...], workflow
 
 
 def describe_defect(error: Exception) -> KisTokenError:
-    """Return an ``internal-error`` with the type and place of ``error``. Its text is omitted: it may quote a secret."""
+    """Return an ``internal-error`` with the type and place of ``error``.
+
+    The text of ``error`` is omitted, because that text may quote a secret.
+    """
     import traceback
 
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "kis_token" in frame.filename]
@@ -47,7 +50,7 @@ def describe_defect(error: Exception) -> KisTokenError:
 
 
 def describe_failure(faults: Sequence[KisTokenError], trace: Sequence[TraceEntry], warnings: Sequence[str] = ()) -> str:
-    """Return the summary of a failure: each fault with its remedy, the warnings, and the sources' results in a fold.
+    """Return the summary of a failure: each fault with its remedy, the warnings, and the folded results of the sources.
 
     A fault's code is a hyperlink to its entry in the documents.
     """
@@ -55,7 +58,7 @@ def describe_failure(faults: Sequence[KisTokenError], trace: Sequence[TraceEntry
     return page(
         *(
             [
-                f"❌ [`{fault.code}`]({fault.entry}) {plain(fault.args[0])}\\",  # the backslash ends the line
+                f"❌ [`{fault.code}`]({fault.entry}) {plain(fault.args[0])}\\",  # the backslash makes a line break
                 f"**Next step:** {plain(fault.hint)} [한국어]({KOREAN_ENTRIES}#{fault.code})",
             ]
             for fault in faults
@@ -68,6 +71,9 @@ def describe_failure(faults: Sequence[KisTokenError], trace: Sequence[TraceEntry
 
 
 def _statements(faults: Sequence[KisTokenError]) -> list[list[str]]:
-    """Return the SQL statements in the messages as blocks of code, to be copied: a table's cell changes addresses."""
+    """Return the SQL statements in the messages as blocks of code.
+
+    Users can copy the statements, because nothing is escaped.
+    """
     found = (_STATEMENT.search(" ".join(f"{fault.args[0]}".split())) for fault in faults)
     return [["```sql", match[0], "```"] for match in found if match is not None]

@@ -1,6 +1,6 @@
 """Install locked packages into a folder, with the machine's uv or with pip.
 
-This module needs the standard library alone. An installer gets no secret of this project and installs only wheels with
+This module needs only the standard library. An installer gets no secret of this project and installs only wheels with
 a known hash. The Python that runs the step is not changed.
 """
 
@@ -39,15 +39,15 @@ _NO_WHEEL = re.compile(r"([\w.-]+)(?:\{[^}]*\})?==(\S+) has no (?:\S+ )?wheels")
 
 
 def without_sealing(lock: str) -> str:
-    """A lock without the packages that only sealing needs."""
+    """Return ``lock`` without the packages that only sealing needs."""
     return _SEALING.sub("", lock)
 
 
 def install(lock: str, target: Path, env: Mapping[str, str], limit: float) -> None:
     """Install the requirements of ``lock`` into ``target``, with the machine's uv or, if that fails, with pip.
 
-    ``target`` must be in a folder that no other user can write. The installers' temporary files are in the same folder.
-    ``limit`` is a reading of time.monotonic. Raises EnvironmentFault.
+    ``target`` must be in a folder that no other user can write. The installers' temporary files are beside ``target``.
+    ``limit`` is the time limit, a reading of time.monotonic. Raises EnvironmentFault.
     """
     temporary = target.with_name(f"{target.name}-tmp")
     temporary.mkdir(mode=0o700)
@@ -72,7 +72,7 @@ class _Installation:
     troubles: list[str] = field(default_factory=list)
 
     def run(self) -> None:
-        """Try both ways. Raises EnvironmentFault if both fail."""
+        """Try uv, if this machine has uv, and then pip. Raises EnvironmentFault if no installer succeeds."""
         uv = shutil.which("uv", path=self.env.get("PATH"))
         if uv and self._succeeds(_uv_install(uv, self.requirements, self.target), share=0.5):
             return
@@ -93,10 +93,10 @@ class _Installation:
         return trouble is None
 
     def _find_lack(self) -> str | None:
-        """Return the fault of the packages in ``target``, as text; None without a fault.
+        """Return, as text, the reason why the packages in ``target`` cannot be used; None if they can be used.
 
-        The files are not compared, because the installer has checked the hashes. A compiled module may be for another
-        machine, so another Python loads it.
+        The function does not compare the files, because the installer has checked their hashes. A compiled module may
+        be for another machine, so a child process tries to load it.
         """
         for name in PACKAGES:
             if not (self.target / name).is_dir():
@@ -107,7 +107,7 @@ class _Installation:
         return _run(loading, self.target, self.env, self.limit)
 
     def _find_pip(self) -> str:
-        """Return the path of this Python. If it is a virtual environment without pip, return the Python that made it.
+        """Return the path of a Python with pip: this Python or, in a virtual environment without pip, its base Python.
 
         Raises EnvironmentFault ``pip-missing`` or ``platform-unsupported``.
         """
@@ -140,7 +140,7 @@ def _clean_environment(env: Mapping[str, str], temporary: Path) -> dict[str, str
     """Return the variables for an installer: proxies, certificates and indexes, but no secret of this project."""
     kept = {name: value for name, value in env.items() if not name.upper().startswith(_SECRET_VARIABLES)}
     overrides = {
-        "PIP_USER": "0",  # a distribution's pip may have another default
+        "PIP_USER": "0",  # the pip of some Linux distributions installs for the user by default
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "UV_LINK_MODE": "copy",  # a link into uv's cache would break when the cache is cleaned
         "TMPDIR": f"{temporary}",  # uv and pip unpack here, after they have checked the hashes
@@ -166,7 +166,7 @@ def _uv_cache(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _uv_install(uv: str, requirements: Path, target: Path) -> list[str]:
-    # Only wheels are installed, because building a source package would run code that no hash covers.
+    # uv and pip install only wheels, because building a source package would run code that no hash covers.
     return [uv, "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:",
             "--no-python-downloads", "--python", sys.executable, "--target", f"{target}",
             "-r", f"{requirements}"]  # fmt: skip
@@ -193,7 +193,7 @@ def _run(command: list[str], target: Path, env: dict[str, str], limit: float, sh
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # a group of processes, so that the children can be ended too
+            start_new_session=True,  # makes a process group, so that `_end` also kills the children
         )
     except OSError as error:
         return type(error).__name__
@@ -213,13 +213,13 @@ def _run(command: list[str], target: Path, env: dict[str, str], limit: float, sh
 
 
 def _last_paragraph(text: str) -> str:
-    """Return the last line without indentation and all lines below it, as one line and without uv's hints."""
+    """Return the last unindented line and all lines below it, joined into one line and without uv's hints."""
     said = re.split(r"(?m)^\s*hint:", text.rstrip())[0]
     return " ".join(re.split(r"\n(?=\S)|\u2570\u2500\u25b6", said.rstrip())[-1].split())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process and, if the system has process groups, its children."""
+    """Kill the process and, if the system has process groups, also the process's children."""
     with suppress(OSError):
         if sys.platform == "win32":
             process.kill()

@@ -1,4 +1,4 @@
-"""The variables with which uv and pip trust the certificates of `tls_trust`, as the rest of this project does."""
+"""The variables that make uv and pip trust the certificates of `tls_trust`, like the rest of this project."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 def with_certificates(env: dict[str, str], temporary: Path) -> dict[str, str]:
     """Return the environment in which uv and pip trust the same certificates as this project.
 
-    uv by default replaces the system's certificates by those of SSL_CERT_FILE and SSL_CERT_DIR, and ignores the other
-    variables. pip before 24.2 ignores the system's certificates, and replaces all others by those of
-    REQUESTS_CA_BUNDLE. So uv and pip get one file with all certificates. uv gets a folder with this file alone.
+    By default, uv replaces the system's certificates by those of SSL_CERT_FILE and SSL_CERT_DIR, and ignores all other
+    variables with certificates. pip before 24.2 ignores the system's certificates, and replaces its own certificates by
+    those of REQUESTS_CA_BUNDLE. So uv and pip get one file with all certificates. If a setting names certificates, uv
+    also gets the folder of this file, which contains no other file.
     """
-    # The certificates that uv contains do not include the certificate of a company's proxy.
+    # uv's built-in certificates do not include the certificate of a company's proxy.
     env = {"UV_SYSTEM_CERTS": "1", "UV_NATIVE_TLS": "1"} | env
     own = [env.get("PIP_CERT", ""), *_of_pip_s_settings(env)]
     is_told = any([*map(env.get, VARIABLES), *own])
     if not is_told and sys.platform in ("win32", "darwin"):
-        return env  # this system keeps certificates outside of files, where uv and newer pips find them
+        return env  # Windows and macOS keep certificates outside of files; uv and newer pips find them
     certificates = collect(env, own)
     if not certificates:
         return env
-    file = temporary / "certificates" / "00000000.0"  # uv reads only files with a hash as their name from a folder
+    file = temporary / "certificates" / "00000000.0"  # in a folder, uv reads only files that are named by a hash
     file.parent.mkdir(mode=0o700)
     file.write_bytes(certificates)
     kept = {name: value for name, value in env.items() if name not in VARIABLES or (name == "SSL_CERT_FILE" and value)}

@@ -1,7 +1,8 @@
 """The machine's settings of pip and uv that name a package index, or that a connection to an index needs.
 
-All other settings are left out, in variables and in files alike: a constraint, a prefix, a cut-off date or a platform
-would contradict a private folder with locked packages. This module needs the standard library alone.
+This module leaves out all other settings of pip and uv, in variables and in files. For example, a constraint, a prefix,
+a cut-off date or a platform would prevent the installation of the locked packages into a private folder. This module
+needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _PIP_SETTINGS = frozenset(
         "cache-dir",
         "cert",
         "client-cert",
-        "config-file",  # until the settings of the file have been read
+        "config-file",  # `read_pip_settings` reads this file, and then removes the setting
         "default-timeout",
         "extra-index-url",
         "find-links",
@@ -35,8 +36,8 @@ _PIP_SETTINGS = frozenset(
         "retries",
         "timeout",
         "trusted-host",
-        "use-deprecated",  # with the value legacy-certs
-        "use-feature",  # with the value truststore
+        "use-deprecated",  # the value legacy-certs of this setting is about certificates
+        "use-feature",  # the value truststore of this setting is about certificates
     }
 )
 _UV_PIP_SETTINGS = frozenset(
@@ -73,13 +74,13 @@ except SystemExit:
 """
 
 
-#: The variables for `pip config list`. They override settings that would make pip read fewer files, print nothing, or
-#: run on another Python.
+#: The variables for `pip config list`. These variables override settings that would make pip read fewer files, print
+#: nothing, or run on another Python.
 _ASKING = {"PIP_ISOLATED": "0", "PIP_USER": "0", "PIP_QUIET": "0", "_PIP_RUNNING_IN_SUBPROCESS": "1"}
 
 
 def select_variables(env: Mapping[str, str]) -> dict[str, str]:
-    """Return ``env`` without the settings of pip and uv that contradict a locked private folder."""
+    """Return ``env`` with only those settings of pip and uv that name a package index or that a connection needs."""
     kept = {name: value for name, value in env.items() if _is_kept(name.upper())}
     return {
         name: _with_absolute_paths(value) if "FIND_LINKS" in name.upper() else value for name, value in kept.items()
@@ -101,8 +102,8 @@ def _is_kept(name: str) -> bool:
 def read_pip_settings(python: str, env: Mapping[str, str]) -> dict[str, str] | None:
     """Return ``env`` with variables that replace pip's configuration files, or None if ``python`` has no pip.
 
-    The settings come from ``pip config list``. ``env`` has the variables that ``select_variables`` returned; a variable
-    takes precedence over a file. Raises OSError or SubprocessError if pip cannot be run.
+    The settings come from ``pip config list``. ``env`` must be a result of ``select_variables``. A variable takes
+    precedence over a file. Raises OSError or SubprocessError if pip cannot be run.
     """
     answer = subprocess.run(  # noqa: S603 - our own arguments
         [python, "-I", "-c", _ASK_PIP],
@@ -123,9 +124,9 @@ def read_pip_settings(python: str, env: Mapping[str, str]) -> dict[str, str] | N
 
 
 def write_uv_file(env: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Write the selected settings of uv's files to a file in ``folder``, and return the variable that names it to uv.
+    """Write the selected settings of uv's files to a new file in ``folder``, and return UV_CONFIG_FILE with its path.
 
-    If this Python has no reader for TOML, the variable names the user's own file instead.
+    If this Python has no reader for TOML, UV_CONFIG_FILE names the first of uv's files instead.
     """
     settings: dict[str, Any] = {}
     for path in _uv_files(env):
@@ -141,9 +142,11 @@ def write_uv_file(env: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def _uv_files(env: Mapping[str, str]) -> Iterator[Path]:
-    """Yield uv's files: the file that a variable names or, without such a variable, the user's and the system's file.
+    """Yield the paths of uv's configuration files.
 
-    The file of a project is not used.
+    If UV_CONFIG_FILE is set, it names the only file. If not, uv has the user's file and the system's file.
+
+    uv's settings in a project are not used.
     """
     if env.get("UV_NO_CONFIG", "").lower() in ("1", "true", "yes", "y", "on", "t"):
         return
@@ -180,7 +183,7 @@ def _select(found: Mapping[str, Any], names: frozenset[str], folder: Path) -> di
 
 
 def _merge(settings: dict[str, Any], more: Mapping[str, Any]) -> None:
-    """Add the settings of a further file in uv's way: the first file's value is kept, and lists are joined."""
+    """Add the settings of a further file as uv does: keep the value of the first file, but join lists."""
     for name, value in more.items():
         before = settings.setdefault(name, value)
         if before is not value and isinstance(before, list) and isinstance(value, list):

@@ -1,8 +1,8 @@
-"""A step of the rotation: whether GitHub publishes a key for ID tokens that the database lacks.
+"""A step of the rotation: check whether the database has each key that GitHub publishes for its ID tokens.
 
 GitHub publishes a key before GitHub signs with that key. As soon as GitHub signs with a key that the database lacks,
-jobs without a Supabase key fail. The step sets the output ``keys`` to ``missing`` or ``stored``, and does not set it if
-there is nothing to compare. The step needs no package.
+jobs without a Supabase key fail. The step sets the output ``keys`` to ``missing`` or ``stored``. If there is nothing to
+compare, the step sets no output. The step needs no package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def main(env: Mapping[str, str], started: float) -> int:
-    """Run the step; its exit status."""
+    """Run the step and return its exit status."""
     return run_step(env, started, _compare, "The issuer's keys were not compared")
 
 
@@ -36,7 +36,7 @@ def _compare(settings: Settings, workflow: FileWorkflow, left: Callable[[], floa
     stored = _stored_keys(settings, workflow.mask, left)
     missing = {issuer: fetch_keys(issuer).missing_from(kids) for issuer, kids in stored.items()}
     if not stored:
-        workflow.info("No job without a key is listed, so no key of an issuer is needed.")
+        workflow.info("The list of callers has no job without a Supabase key, so no issuer's key is needed.")
         return
     lines = [f"- `{_shown(kid)}` of {issuer}" for issuer, kids in missing.items() for kid in kids]
     workflow.output("keys", "missing" if lines else "stored")
@@ -53,9 +53,10 @@ def _compare(settings: Settings, workflow: FileWorkflow, left: Callable[[], floa
 def _stored_keys(
     settings: Settings, mask: Callable[[str], None], left: Callable[[], float]
 ) -> dict[str, frozenset[str]]:
-    """The names of the stored keys, by issuer.
+    """Return the names of the stored keys, by issuer.
 
-    With the service key the result has the issuers of all callers, otherwise the issuer of this job alone.
+    With the service key, the result has the issuers of all callers. With an ID token, the result has the issuer of this
+    job alone. With a read-only key, the result is empty.
     """
     key = settings.supabase_key
     if settings.reads_only:
@@ -70,7 +71,7 @@ def _stored_keys(
         found = OwnerCalls(settings.supabase_url, key, left=left).callers_status(None)
     except StoreMisconfigured as error:
         if error.is_function_missing:
-            return {}  # the database is older than the list of callers
+            return {}  # a database from an older version has no list of callers
         raise
     issuers = {f"{caller.get('issuer')}" for caller in found["callers"]}
     return {
@@ -80,7 +81,7 @@ def _stored_keys(
 
 
 def _shown(kid: str) -> str:
-    """The name of a key in Markdown. A name with unusual characters is not shown, because it comes from GitHub."""
+    """Return a key's name for Markdown. A name with unusual characters is replaced by a general text."""
     return kid if re.fullmatch(r"[A-Za-z0-9._-]{1,100}", kid) else "a key with an unusual name"
 
 

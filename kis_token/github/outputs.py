@@ -1,4 +1,4 @@
-"""The output of a workflow step, in a fixed order: mask, flush, then output."""
+"""Outputs the results of a workflow step in a fixed order: mask, flush, then output."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def mask_token(token: Token, workflow: Workflow) -> None:
 
 
 def mask_view(view: View, workflow: Workflow) -> None:
-    """Mask all tokens and keys of store and cache, also those that no output will contain."""
+    """Mask all tokens and keys of store and cache, also the tokens and keys that no output will contain."""
     for token in (view.stored, view.cached):
         if token is not None:
             mask_token(token, workflow)
@@ -54,13 +54,13 @@ def publish(
 ) -> None:
     """Mask token and keys, write the token files, then set the outputs and variables and write the summary.
 
-    ``env`` is the environment and ``now`` the machine's time, for the token files. Raises:
+    The token files need the environment ``env`` and the machine's time ``now``. Raises:
 
     - KisTokenError ``missing-app-key``, before any output, if keys must be exported and no keys are known
-    - the errors of ``export``
+    - the errors that ``export`` raises for the token files
     - EnvironmentFault if GitHub's files cannot be written; callers should call ``require_file`` first
 
-    Each error has the resolution's warnings.
+    Each raised error also has the resolution's warnings.
     """
     try:
         _put_out(resolution, settings, workflow, env, now)
@@ -147,6 +147,6 @@ def log_trace(trace: tuple[TraceEntry, ...], workflow: Workflow) -> None:
         workflow.info(f"{entry.source}: {entry.text}")
 
 
-def _text(value: str | int | bool) -> str:  # noqa: FBT001 - the value is the argument
-    """Return an output's text: a boolean as true or false, in the form that workflows compare."""
+def _text(value: str | int | bool) -> str:  # noqa: FBT001 - the boolean is an output
+    """Return the text of an output. A boolean becomes true or false, the words that workflows compare."""
     return f"{value}".lower() if isinstance(value, bool) else f"{value}"

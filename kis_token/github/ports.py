@@ -18,7 +18,7 @@ class Workflow(Protocol):
         """Set a variable for the steps that follow."""
 
     def summarize(self, markdown: str) -> None:
-        """Add to the job's summary."""
+        """Add ``markdown`` to the job's summary."""
 
     def error(self, message: str) -> None:
         """Annotate the run with an error."""

@@ -1,6 +1,7 @@
-"""A step of the rotation beside the renewal: it reads Supabase without any package, and sets outputs for an issue.
+"""Runs a checking step of the rotation, which reads Supabase without packages and sets outputs for a GitHub issue.
 
-An outage is a warning and no failure, because another tick comes and the token is more important.
+If a KisTokenError occurs, the step prints a warning and succeeds. A later tick checks again, and the renewal is more
+important.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from kis_token.settings.environment import secrets_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-#: The bound for a step, in seconds.
+#: The time limit of a step, in seconds.
 STEP_SECONDS = 60.0
 
 
@@ -31,7 +32,8 @@ def run_step(
 ) -> int:
     """Run ``work`` with the settings, the workflow and the seconds left; return the exit status.
 
-    ``started`` is the step's beginning, a reading of time.monotonic. ``failure`` begins the warning about an error.
+    ``started`` is the step's beginning, a reading of time.monotonic. ``failure`` is the beginning of the warning about
+    an error.
     """
     workflow = FileWorkflow(env)
     try:

@@ -1,9 +1,9 @@
 """The runtime: a folder with the locked packages, built once for each lock, Python and platform.
 
-This module needs the standard library alone, and never changes the Python that runs the step. A runtime is used only if
-no other user can change the runtime and its files match its manifest. Any other runtime is built again, under another
-name, and renamed. A lock of the operating system makes two jobs that start together build the runtime once. The system
-releases the lock when the process ends.
+This module needs only the standard library, and never changes the Python that runs the step. A runtime is used only if
+no other user can change the runtime and its files match its manifest. Any other runtime is built again under a
+temporary name, and then renamed. If two jobs start together, a lock of the operating system lets only one of them build
+the runtime. The operating system releases the lock when the process ends.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ if TYPE_CHECKING:
 RESERVE_SECONDS = 25.0
 
 _NAME = "kis-token-action"
-#: The age, in seconds, at which a later run removes the folder that another run made for itself alone and left behind.
+#: An interrupted run leaves its own folder behind. After this number of seconds, a later run removes that folder.
 _LEFT_BEHIND_SECONDS = 24 * 3600
-#: The system's errors if another process has the lock. After any other error, the file system counts as without locks.
+#: The system's error numbers if another process has the lock. Any other error counts as a file system without locks.
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 
 
 def ensure_runtime(
     requirements: Path, env: Mapping[str, str], deadline: float, at_end: AtEnd | None = None, *, seals: bool = True
 ) -> Path:
-    """Return the folder with the packages of ``requirements``. Build it if it is missing or damaged.
+    """Return the folder with the packages of ``requirements``. If the folder is missing or damaged, it is built.
 
-    ``deadline`` is a reading of time.monotonic. If other users can change every lasting place, the runtime is in a
-    folder for this run alone, and ``at_end`` gets the function that removes that folder. Without ``at_end``, a machine
-    without a lasting place is an error. Without ``seals``, the packages that only sealing needs are left out. Raises
-    EnvironmentFault.
+    ``deadline`` is a reading of time.monotonic. If this machine has no lasting folder that only this user can change,
+    the runtime is in a folder for this run alone. ``at_end`` then gets the function that removes the folder. Without
+    ``at_end``, a machine without a lasting folder is an error. Without ``seals``, the packages that only sealing needs
+    are left out. Raises EnvironmentFault.
     """
     lock = requirements.read_text(encoding="utf-8")
     if not seals:
@@ -83,7 +83,7 @@ def runtime_name(lock: str) -> str:
     abi = sysconfig.get_config_var("SOABI") or sys.implementation.cache_tag
     libc = machine = ""
     if hasattr(os, "confstr"):
-        with suppress(OSError, ValueError):  # a system without glibc has no such name
+        with suppress(OSError, ValueError):  # only a system with glibc has this setting
             libc = (os.confstr("CS_GNU_LIBC_VERSION") or "").replace(" ", "-")
     if sys.platform == "darwin":
         machine = os.uname().machine  # on macOS, one Python may run as arm64 and as x86_64
@@ -95,7 +95,7 @@ def _build(lock: str, runtime: Path, env: Mapping[str, str], limit: float) -> No
     try:
         install(lock, partial, env, limit)
         write_manifest(partial)
-        # Without a lock, another job may have put its runtime there, and may be using it.
+        # If the file system has no locks, another job may have built the runtime already, and may be using it.
         if find_damage(runtime) is not None:
             damaged = _beside(runtime)
             with suppress(FileNotFoundError):
@@ -128,7 +128,7 @@ def _remove(path: Path) -> None:
 
 
 def _find_place(env: Mapping[str, str], at_end: AtEnd | None) -> Path:
-    """Return the first place that this user can write, and that no other user can change or can have changed before."""
+    """Return the first folder that this user can write, and that no other user can change or could change before."""
     refused: list[str] = []
     for folder in _lasting(env):
         with _noting(folder, refused):
@@ -158,7 +158,7 @@ def _open_lasting(folder: Path) -> Path:
 
 
 def _make_for_this_run(folder: Path, at_end: AtEnd) -> Path:
-    """Make a new private folder that no other user can swap. ``at_end`` gets the function that removes the folder."""
+    """Make a new private folder that no other user can replace. ``at_end`` gets a function to remove the folder."""
     parent = walk(folder)
     for left_behind in parent.glob(f"{_NAME}-*"):
         with suppress(OSError):
@@ -190,12 +190,12 @@ def _temporary(env: Mapping[str, str]) -> Iterator[Path]:
     names = ("TEMP", "TMP") if sys.platform == "win32" else ("TMPDIR",)
     yield from (Path(env[name]) for name in ("RUNNER_TEMP", *names) if env.get(name))
     if sys.platform != "win32":
-        yield from (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - refused unless sticky
+        yield from (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - used only with the sticky bit
 
 
 @contextmanager
 def _locked(path: Path, limit: float) -> Iterator[bool]:
-    """Hold a lock in the block. Yields True, or False if the file system has no locks.
+    """Hold a lock on the file during the block. Yields True, or False if the file system has no locks.
 
     The system releases the lock when the process ends. Raises EnvironmentFault if another process still has the lock at
     ``limit``.

@@ -1,14 +1,14 @@
-# This script finds a Python that can run the step, and replaces itself with it, so that signals reach Python itself.
+# This script finds a Python that can run the step, and replaces itself with that Python, so that Python gets signals.
 #
 # A program named python can be unusable: a shim without a version, a stub, a binary for another machine, a Python that
-# is too old or lacks a part of its library. So the script tries each candidate before the step runs on it. If the
-# library of an installation is beside its binary, the trial is "python -V", which takes a millisecond. If the Python
+# is too old or lacks a part of its library. So the script tries each Python before the step runs on it. If the
+# library of an installation is beside its binary, the trial is "python -V", which takes a millisecond. If that Python
 # then lacks a module, entrypoint.py runs this script again with --unusable="<path>: <reason>", before a token is issued.
 #
 # The script is POSIX sh, because Alpine has no bash. GITHUB_ACTION_PATH is the folder of entrypoint.py.
 set +e -C
 
-LONGEST=20 # seconds for a trial
+LONGEST=20 # the longest trial, in seconds
 HINT="Install Python 3.10 or newer, or add a step with actions/setup-python before this one."
 PROBE='
 import sys
@@ -50,8 +50,8 @@ leads_to_installation() {
   [ -h "$1" ] && target=$(readlink -f "$1" 2> /dev/null) && is_installation "$target"
 }
 
-# Run a command that may be Python for at most LONGEST seconds. Set status, and said (the version and a missing module).
-# If the Python is usable, set executable to its path.
+# Run a command that may be Python for at most LONGEST seconds. Set the variable status, and set the variable said to
+# the version and the missing module. If the Python is usable, set executable to its path.
 probe() {
   said=
   executable=
@@ -76,7 +76,7 @@ probe() {
   rm -f "$answer" 2> /dev/null
 }
 
-# Set status and said by "python -V", which does not start the interpreter.
+# Set the variables status and said by "python -V", which does not start the interpreter.
 ask_version() {
   said=$("$1" -V 2>&1 < /dev/null)
   status=$?
@@ -84,7 +84,8 @@ ask_version() {
   said="Python ${said%%[!0-9.]*}"
 }
 
-# Run the step with the Python that the arguments name: a path and further words. If it is unusable, note the reason.
+# Run the step with the Python that the arguments name: a path and further words. If this Python is unusable, add the
+# reason to the variable tried.
 try() {
   case "; $unusable" in *"; $1: "*) return ;; esac
   if leads_to_installation "$1"; then
@@ -106,7 +107,7 @@ try() {
   tried="${tried:+$tried; }$1: $said"
 }
 
-# Replace this script with the step, which the command in the arguments runs.
+# Replace this script with the step. The arguments are the command that starts Python.
 become() {
   path=$1
   set -- "$@" -I -S -X utf8 "$GITHUB_ACTION_PATH/entrypoint.py" "--python=$path"
@@ -115,7 +116,7 @@ become() {
   exec "$@"
 }
 
-# The folders of PATH. The loops below skip a relative folder, because the job's own files are in it.
+# The folders of PATH. The loops below skip a relative folder, because it can contain the job's own files.
 set -f
 IFS=:
 set -- $PATH # split on purpose

@@ -1,7 +1,7 @@
 """The summary of a workflow step, as GitHub's Markdown: the token's validity and source, or the error and its remedy.
 
-A summary is one line for each result, so that the page of ten jobs stays readable; tables are folded below it. Nothing
-depends on a theme. Texts from outside (names of other machines, answers) are shown literally, never as markup,
+Each result has one line, so that the page of ten jobs stays readable. Tables are folded below the line. No part depends
+on the page's colour theme. Texts from outside (names of other machines, answers) are shown literally, never as markup,
 hyperlink, mention or picture.
 """
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from kis_token.config import Settings
     from kis_token.core.resolution import Resolution, TraceEntry
 
-#: Longer texts are cut, in characters: GitHub drops a summary of more than 1 MiB.
+#: The length, in characters, at which a text is cut: GitHub drops a summary of more than 1 MiB.
 LONGEST_TEXT = 1000
 #: The bar's length in characters.
 BAR = 10
 
 _SOURCES = {"supabase": "from Supabase", "cache": "from the cache", "oauth": "from KIS"}
 _ESCAPES = str.maketrans({"<": "&lt;", ">": "&gt;", "&": "&amp;", **{letter: f"\\{letter}" for letter in "\\`*[]|~$"}})
-#: An underscore after a letter begins no markup and stays as it is: GitHub's masks do not find an escaped secret.
+#: An underscore after a letter begins no markup, so it is not escaped: GitHub's masks do not find an escaped secret.
 _UNDERSCORE = re.compile(r"(?<![^\W_])_")
-#: GitHub finds these after it has rendered the Markdown, so an escape does not help: names of people, issues and
-#: pictures (:name:), and addresses.
+#: GitHub makes links and pictures of these words (names of people and issues, :name:, addresses) after it has rendered
+#: the Markdown. An escape in Markdown does not prevent such links and pictures.
 _LINKED = re.compile(r"[@#](?=\S)|:(?=[^\s\d])|(?<![^\W_])(?:www(?=\.)|gh(?=-\d))", re.IGNORECASE)
-#: A space without width, which prevents such a name.
+#: A space without width: GitHub does not recognize a name or an address that contains this space.
 _NOTHING = "\u200b"
 
 
 def describe_success(resolution: Resolution, settings: Settings) -> str:
-    """Return the summary of a token: one line and the warnings. Times and each source's result are folded below it."""
+    """Return the summary of a token: one line and the warnings. The times and the sources' results are folded."""
     token, now = resolution.token, resolution.now
     state = token.state(now, settings.min_validity)
     left, whole = token.remaining(now), token.expires_at - token.issued_at
@@ -69,7 +69,7 @@ def describe_success(resolution: Resolution, settings: Settings) -> str:
 
 
 def plain(text: str) -> str:
-    """Return ``text`` escaped for one line of GitHub's Markdown or a table's cell, so that it is shown literally.
+    """Return ``text`` escaped for one line or one table cell of Markdown, so that GitHub shows ``text`` literally.
 
     Line breaks and invisible characters become blanks. A text of more than LONGEST_TEXT characters is cut.
     """
@@ -84,7 +84,7 @@ def _unlinked(text: str) -> str:
 
 
 def page(*blocks: list[str]) -> str:
-    """Return blocks of lines, each followed by an empty line, so that other steps can add to the summary."""
+    """Return the blocks as one text. Each block ends with an empty line, so that other steps can add to the summary."""
     return "\n".join(line for block in blocks if block for line in (*block, ""))
 
 
@@ -119,7 +119,7 @@ def _bar(share: float) -> str:
 
 
 def _rotation(resolution: Resolution, settings: Settings, state: State) -> str:
-    """Return the time at which the nightly job renews the token, if the token is the stored one."""
+    """Return a text: the time from which the nightly job renews the token, or the reason why that time is not known."""
     if resolution.token.version is None:
         return "not known: the token was not seen in Supabase"
     if state is State.EXPIRED:

@@ -1,8 +1,8 @@
 """GitHub's side of a workflow step, with the standard library alone: masks, outputs, variables, annotations, summary.
 
-Source of forms and rules: "Workflow commands for GitHub Actions" in GitHub's documentation. The runner executes a
-command at the start of a line, so every text is escaped. A mask is flushed at once, because with step debugging the
-runner logs each output when it is set.
+GitHub's page "Workflow commands for GitHub Actions" describes the forms and rules. The runner executes a command at the
+start of a line, so every text is escaped. A mask is flushed at once: with step debugging, the runner logs each output
+as soon as it is set.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Masks:
 
 
 class FileWorkflow:
-    """Gives commands by the runner's files, which the environment names, and by the log."""
+    """Gives commands to the runner through the log, and through the files that the environment names."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._env = env
@@ -55,7 +55,7 @@ class FileWorkflow:
         self._append("GITHUB_ENV", _pair(name, value))
 
     def summarize(self, markdown: str) -> None:
-        """Add to the job's summary. Without a summary's file, nothing is added.
+        """Add ``markdown`` to the job's summary. If the environment names no summary file, nothing is added.
 
         Raises EnvironmentFault if the summary's file cannot be written.
         """
@@ -115,6 +115,7 @@ def escape(text: str) -> str:
 
 
 def _pair(name: str, value: str) -> str:
-    # The delimiter is random, so that no value can contain it. A value with the delimiter could set other outputs.
+    # The delimiter is random, so that no value can contain the delimiter. A value with the delimiter could set other
+    # outputs.
     delimiter = f"ghadelimiter_{os.urandom(16).hex()}"
     return f"{name}<<{delimiter}{os.linesep}{value}{os.linesep}{delimiter}"

@@ -1,7 +1,8 @@
 """KIS's URLs, headers, bodies and codes, which no other module contains.
 
-The EGW code in the answer's body alone decides which error is raised. The HTTP status does not, because KIS publishes
-no table of statuses: a wrong secret and a rate limit both have 403, and a rejected token has 500.
+The EGW code in the answer's body alone decides which error is raised. The HTTP status has no effect, because KIS
+publishes no table of statuses. For example, a wrong secret and a rate limit both have 403, and a rejected token has
+500.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from kis_token.kis.session import Credentials, Response, Session
     from kis_token.token import AppKey
 
-#: The limits of a tokenP call and of a quotation, in seconds. A quotation gets less, because no token depends on it.
+#: The time limits of a tokenP call and of a quotation, in seconds. A quotation gets less, as no token depends on it.
 ISSUE_SECONDS = 15.0
 VERIFY_SECONDS = 5.0
 #: The seconds of the caller's time that are kept for storing KIS's answer.
@@ -34,7 +35,8 @@ STORE_SECONDS = 3.0
 #: The largest answer, in bytes. A real answer contains only a token or a code.
 LARGEST_ANSWER = 64 * 1024
 
-#: The longest lifetime of a token. A longer one counts as unreadable. KIS's longest is 90 days, for partner companies.
+#: The longest lifetime of a token. A longer lifetime counts as unreadable. KIS's longest lifetime is 90 days, for
+#: partner companies.
 LONGEST_LIFETIME = timedelta(days=3650)
 
 RATE_LIMITED = "EGW00133"
@@ -70,8 +72,8 @@ class KISIssuer:
         """Issue a token by exactly one tokenP call.
 
         ``now`` is used only if the answer has no readable end of the token. ``may_send`` is called right before the
-        request leaves, when the connection is ready. If ``may_send`` returns False, the method raises TooLate. The
-        connection is then kept, because connecting anew could make the next call late as well.
+        request leaves, when the connection is ready. If ``may_send`` returns False, the method raises TooLate. After
+        TooLate the connection is kept, because a new connection could make the next call too late as well.
 
         Raises IssuerRefused, IssuerRateLimited and IssuerOutage. ``sent`` of an IssuerOutage is True if KIS may have
         issued a token that was not received.
@@ -80,10 +82,10 @@ class KISIssuer:
         return parse_issue_answer(answer, app_key, self.environment, now)
 
     def verify(self, token: Token, app_key: AppKey) -> str | None:
-        """Request a cheap quotation with ``token``.
+        """Check ``token`` by one request for a quotation.
 
-        Returns None if KIS accepts the token, and the EGW code if KIS rejects the token. Raises IssuerOutage if the
-        quotation failed for another reason, which shows nothing about the token.
+        Returns None if KIS accepts the token, and the EGW code if KIS rejects the token. If the quotation fails for
+        another reason, the method raises IssuerOutage: the failure shows nothing about the token.
         """
         from kis_token.kis.session import Credentials
 
@@ -116,7 +118,7 @@ class KISIssuer:
         return value.strip()
 
     def revoke(self, token: Token, app_key: AppKey) -> bool:
-        """Revoke ``token`` for all callers. Return False if KIS rejected the token before.
+        """Revoke ``token`` for all callers. Return False if KIS answers that the token is already invalid.
 
         For up to 6 hours after the token's issue, tokenP may return the revoked token again. Raises IssuerRefused and
         IssuerOutage.
@@ -164,7 +166,7 @@ class KISIssuer:
         params: Mapping[str, str] | None = None,
         json: Mapping[str, str] | None = None,
     ) -> Response:
-        """Send one request on a connection of its own. Return the answer, at any HTTP status."""
+        """Send one request on a separate connection, and return the answer with any HTTP status."""
         from kis_token.kis.session import Session, prepare
 
         request = prepare(method, self.base_url + path, headers or {}, params=params, json=json)
@@ -199,7 +201,10 @@ def refusal(answer: bytes) -> str | None:
 
 
 def rejects_token(answer: bytes) -> bool:
-    """Whether an answer rejects the token of its call, at any HTTP status. KIS has not executed such a call."""
+    """Whether an answer, with any HTTP status, rejects the token of its call.
+
+    KIS does not execute a call whose token it rejects.
+    """
     return refusal(answer) in TOKEN_CODES
 
 
@@ -207,9 +212,9 @@ def parse_issue_answer(answer: dict[str, Any], app_key: AppKey, environment: Env
     """Return the token of tokenP's answer.
 
     The token's end is the earlier of two times: the end in the JWT's claims and ``access_token_token_expired`` (Korea
-    time). If neither can be read, ``now`` plus ``expires_in`` is the end. ``expires_in`` counts last, because its
-    reference time is unknown when KIS returns an older token again. Raises IssuerOutage ``kis-answer-unusable`` if the
-    answer has no token or an expired one.
+    time). If neither of the two times can be read, ``now`` plus ``expires_in`` is the end. ``expires_in`` is the last
+    choice: if KIS returns an older token again, the time from which ``expires_in`` counts is unknown. Raises
+    IssuerOutage ``kis-answer-unusable`` if the answer has no token or an expired one.
     """
     value = answer.get("access_token")
     if not isinstance(value, str):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from kis_token.deadline import Attempt
     from kis_token.network.proxies import Proxy
 
-#: The class of urllib3's errors, which the package requests may pass on unchanged.
+#: The base class of urllib3's errors. The package requests may pass on an error of this class unchanged.
 TransportError = HTTPError
 
 
@@ -41,8 +41,8 @@ class Exchange:
     """One request and its answer, through ``proxy`` if there is one.
 
     ``may_send`` is called right before the request leaves, when the connection is ready. If ``may_send`` returns False,
-    nothing is sent, ``was_late`` becomes True, and the answer has status 0. The connection can then be used again.
-    ``trouble`` is the reason for a failed connection if urllib3's error is less exact.
+    nothing is sent, ``was_late`` becomes True, and the answer has status 0. A connection that sent nothing can be used
+    again. ``trouble`` is the reason for a failed connection if urllib3's error is less exact.
     """
 
     attempt: Attempt
@@ -74,7 +74,7 @@ def begin(exchange: Exchange) -> None:
 
 @cache
 def guarded(pool: type[Any]) -> type[Any]:
-    """Return a subclass of ``pool``, a class of urllib3, that makes connections of this module."""
+    """Return a subclass of urllib3's class ``pool``. The subclass makes guarded connections."""
     members = {"ConnectionCls": type("GuardedConnection", (_Guarded, pool.ConnectionCls), {}), "QueueCls": _Kept}
     return type("GuardedPool", (pool,), members)
 
@@ -109,7 +109,7 @@ class _Answer(FinalResponse):
 
     def begin(self) -> None:
         super().begin()
-        # urllib3 logs unreadable headers. These headers may quote the request.
+        # urllib3 logs unreadable headers. Unreadable headers may quote the request.
         self.msg.defects.clear()
         self.msg.set_payload("")
 
@@ -148,7 +148,7 @@ class _Guarded(HTTPConnection):
     def _is_open(self) -> bool:
         try:
             self.sock.settimeout(0)
-            self.sock.recv(1)  # the other side has closed, or sent data without a request
+            self.sock.recv(1)  # recv returns only if KIS has closed the connection, or has sent data without a request
         except (BlockingIOError, ssl.SSLWantReadError):
             return True
         except OSError:
@@ -186,7 +186,7 @@ class _Guarded(HTTPConnection):
 
 
 def _trouble(error: ssl.SSLError | NoTrust | ProxyFault) -> Trouble:
-    """Return the reason for ``error`` in fixed words. Only the text of an error of this project is used as it is."""
+    """Return the reason for ``error`` in fixed words. Only the texts of this project's own errors are quoted."""
     if isinstance(error, ProxyFault):
         return Trouble("proxy-unusable", f"cannot be asked: {error}", error.is_lasting)
     if isinstance(error, (ssl.SSLCertVerificationError, NoTrust)):

@@ -1,7 +1,7 @@
 """One request to KIS: limited in time and size, without output, and never sent after its caller has given up.
 
-This module imports the package requests, which takes longer than most runs. So other modules import this module only
-inside the functions that use it.
+This module imports the package requests, and this import takes longer than most runs. So all other modules import
+kis_token.kis.session only inside the functions that use it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5.0
 
-#: The largest answer, in bytes, unpacked.
+#: The largest answer, in bytes after decompression.
 LARGEST_ANSWER = 16 * 1024 * 1024
 
 #: The type of KISClient's answers, for modules that need only the type.
@@ -47,10 +47,10 @@ Response = requests.Response
 #: A complete request, except for its token.
 Prepared = requests.PreparedRequest
 
-#: Headers of each call of the API, unless the caller gives others. The customer type P is a person.
+#: Headers of each call of the API, unless the caller gives other values. With custtype P, the customer is a person.
 USUAL_HEADERS = {"content-type": "application/json; charset=utf-8", "custtype": "P"}
 
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110's token: a method's or a header's name
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110: a method's or a header's name
 _VALUE = re.compile(r"([!-~\xa1-\xff][\t -~\xa0-\xff]*)?")  # one line of latin-1 that does not begin with a blank
 _PATH = re.compile(r"/(?!/)([^?#@\\\s\x00-\x1f\x7f/]|/(?!/))*(\?[^#\s\x00-\x1f\x7f]*)?")
 
@@ -91,7 +91,7 @@ class Session:
         self._sessions = PerProcess(_open)
 
     def close(self) -> None:
-        """Close this process's connections. The next call opens new ones."""
+        """Close this process's connections. The next call opens new connections."""
         self._sessions.get().close()
 
     def call(
@@ -106,10 +106,11 @@ class Session:
 
         No redirect is followed. ``may_send`` is called right before the request leaves, when the connection is ready.
         If ``may_send`` returns False, the method raises TooLate, and the next call uses the same connection.
-        ``largest`` is the largest answer in bytes. Raises IssuerOutage. Its ``sent`` is True if a part of the request
-        may have left.
+        ``largest`` is the largest answer in bytes. Raises IssuerOutage. ``sent`` of an IssuerOutage is True if a part
+        of the request may have left.
         """
-        # A request over plain http goes only to this machine. No proxy is used for it: a proxy would see the keys.
+        # A request over plain http goes only to this machine. A plain request uses no proxy, because a proxy would see
+        # the keys.
         proxy = self._find_proxy() if self._is_tls else None
 
         def work(attempt: Attempt) -> Response:
@@ -117,7 +118,7 @@ class Session:
             begin(exchange)
             try:
                 return self._exchange(request, seconds, largest, exchange)
-            # Not all errors of certificates, proxies and answers are a RequestException.
+            # Some errors of certificates, proxies and answers are not a RequestException.
             except (OSError, ValueError, HTTPException, TransportError) as error:
                 seen = type(error).__name__
             # The error is raised outside of the except block, so that no traceback shows the caught error, which may
@@ -171,7 +172,7 @@ def prepare(
     Raises ValueError or TypeError if ``params`` or the body cannot be encoded. The error's text quotes no value.
     """
     if not isinstance(data, (str, bytes, NoneType)) or (data is not None and json is not None):
-        raise TypeError("data is neither a str nor bytes, or json is given as well")
+        raise TypeError("data is not a str or bytes, or both data and json are given")
     named = CaseInsensitiveDict(default_headers())
     named.update(headers)
     at_work = "params"
@@ -189,7 +190,7 @@ def prepare(
         kind, seen = TypeError, type(error).__name__
     else:
         return request
-    raise kind(f"{at_work} cannot be encoded ({seen})")  # not chained: the caught error quotes values
+    raise kind(f"{at_work} cannot be encoded ({seen})")  # not chained, because the caught error quotes values
 
 
 def check_arguments(method: object, path: object, headers: object, params: object, timeout: object) -> None:

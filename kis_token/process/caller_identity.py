@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def are_secrets_withheld(env: Mapping[str, str]) -> bool:
-    """Whether GitHub withholds the secrets from this run: a pull request from a fork or from Dependabot."""
+    """Whether GitHub withholds the secrets from this run, as in a pull request of a fork or in a run of Dependabot."""
     if env.get("GITHUB_ACTOR") == "dependabot[bot]":
         return True
     event_name = env.get("GITHUB_EVENT_NAME", "")
@@ -29,13 +29,13 @@ def are_secrets_withheld(env: Mapping[str, str]) -> bool:
 def user_cache_folder() -> Path | None:
     """Return this program's folder in the user's cache folder.
 
-    The result is None for a user without a home folder, and if the package platformdirs is not installed.
+    The result is None if the user has no home folder, or if the package platformdirs is not installed.
     """
     return _user_folder("user_cache_path")
 
 
 def user_config_folder() -> Path | None:
-    """Return this program's folder in the user's configuration folder; None as for `user_cache_folder`."""
+    """Return this program's folder in the user's configuration folder; None if there is no home or no platformdirs."""
     return _user_folder("user_config_path")
 
 
@@ -44,7 +44,7 @@ def _user_folder(kind: str) -> Path | None:
         import platformdirs
 
         folder: Path = getattr(platformdirs, kind)("kis-token", appauthor=False)
-    except (ImportError, RuntimeError):  # RuntimeError for a user without a home folder
+    except (ImportError, RuntimeError):  # a user without a home folder gives a RuntimeError
         return None
     return folder if folder.is_absolute() else None
 
@@ -66,13 +66,13 @@ class IDTokenRequest:
 
     @staticmethod
     def find(env: Mapping[str, str]) -> IDTokenRequest | None:
-        """The request of this job; None if the job lacks the permission or if TLS does not protect the address."""
+        """Return the request of this job; None if the job lacks the permission or if the address is not safe."""
         url, bearer = env.get("ACTIONS_ID_TOKEN_REQUEST_URL", ""), env.get("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "")
         return IDTokenRequest(url, bearer) if bearer and _is_safe(url) else None
 
 
 def _is_safe(url: str) -> bool:
-    """Whether TLS protects the way to this address, or the address is on this machine."""
+    """Whether a secret may be sent to this address, because it has TLS or is on this machine."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port  # .port raises ValueError if the port is not a number

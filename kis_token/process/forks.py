@@ -1,8 +1,9 @@
 """State that a fork must not copy: connections, locks, and unfinished imports.
 
-A forked child has a copy of all memory, but only one thread. The child shares each connection with the parent, and
-would read the parent's answers. If another thread held a lock at the fork, the lock stays locked in the child. A module
-that another thread was importing stays unfinished, and a lock that OpenSSL held in a handshake stays locked.
+A forked child has a copy of all memory, but only one thread. A forked child shares each connection with the parent, and
+would read the parent's answers. If another thread held a lock at the fork, the lock stays locked in the child. If
+OpenSSL held a lock in a handshake at the fork, that lock stays locked in the child, too. If another thread was
+importing a module at the fork, that module stays unfinished in the child.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class _Gate:
         self.__init__()  # type: ignore[misc]  # a child has one thread, so its count begins at 0
 
 
-_GATE = _Gate()  # each process has its own, because a fork copies the process
+_GATE = _Gate()  # each process has its own gate, because a fork copies the process
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_GATE.before_fork, after_in_parent=_GATE.after_in_parent, after_in_child=_GATE.after_in_child
@@ -58,10 +59,10 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def no_fork() -> Iterator[None]:
-    """Make forks by other threads wait for the end of the block. The block must be short.
+    """If another thread forks, make the fork wait for the end of the block. The block must be short.
 
-    Several threads can be in blocks at the same time. Imports need a block, and so do calls in which OpenSSL holds
-    locks: making a context, and a handshake.
+    Several threads can be in such blocks at the same time. Imports must be in a block. Calls in which OpenSSL holds
+    locks (making a context, and a handshake) must be in a block, too.
     """
     _GATE.enter()
     try:

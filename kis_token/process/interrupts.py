@@ -1,4 +1,4 @@
-"""Signals that end a program. They raise an exception, so that the program can give its lease back before it ends."""
+"""Make signals raise an exception, so that a program can give its lease back before a signal ends the program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-#: The signals that end a program. SIGBREAK is Ctrl-Break on Windows; a runner sends SIGBREAK when Ctrl-C had no effect.
+#: The signals that end a program. SIGBREAK is Ctrl-Break on Windows; a runner sends SIGBREAK if Ctrl-C has no effect.
 _NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")
 
 #: The previous handlers of this process, by signal.
@@ -28,7 +28,7 @@ def interruptible(handler: Callable[..., object] = signal.default_int_handler) -
     """
     for name in filter(lambda name: hasattr(signal, name), _NAMES):
         number = getattr(signal, name)
-        with suppress(ValueError):  # this is not the main thread
+        with suppress(ValueError):  # only the main thread can set handlers
             _BEFORE[number] = signal.signal(number, handler)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A chaos run in a separate process, which `test_chaos` starts by its path.
+"""A chaos run in a separate process. `test_chaos` runs this file by its path.
 
 The process answers with the exit status and the output.
 """

@@ -1,4 +1,4 @@
-"""The chaos runs, is judged, and reports its findings."""
+"""A chaos run ends, its records are judged, and the findings are reported."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 
 def test_report_has_the_findings() -> None:
-    """One finding, or one caller that did not end, fails the run; limits are counted and allowed."""
+    """One finding, or one caller that did not end, fails the run. Known limits are counted, and do not fail the run."""
     hung = noted()
     hung.hung = 1
 
@@ -65,7 +65,7 @@ def test_report_has_the_findings() -> None:
 
 
 def test_log_returns_its_records(tmp_path: Path) -> None:
-    """Every kind of record for the judges is read as it was written."""
+    """Each kind of record for the judges is written to the log and read back unchanged."""
     others: list[Record] = [got("new"), Read(0, NOW), Killed("new", NOW), Stop(0, NOW, NOW)]
     others += [Start("0.1.1", 0, NOW, 180.0), Health(NOW, is_well=True), Tally("store", "reset")]
     records = [*TOKENS, *call_with_lease("0.1.1", NOW), *others]
@@ -80,7 +80,7 @@ def test_log_returns_its_records(tmp_path: Path) -> None:
 
 
 def test_database_has_simulated_time_and_the_writer_of_each_row(postgres: EmbeddedPostgres) -> None:
-    """A jump moves both clocks; a function's write is the project's, an upsert is an outsider's."""
+    """A jump moves both clocks. A write by a function counts as the project's, and an upsert as an outsider's."""
     shared = Shared(10.0)
     clock, database = (
         SimulatedClock(shared),
@@ -111,7 +111,8 @@ def test_database_has_simulated_time_and_the_writer_of_each_row(postgres: Embedd
 def test_short_run_prints_zeros() -> None:
     """In 8 s with ten callers faults occur, callers get tokens, and each row that must be zero is zero.
 
-    On a slow machine few faults occur in that time. So there are up to three runs, until each kind has occurred.
+    On a slow machine, few faults occur in 8 s. So the test makes up to three chaos runs, until each kind of event has
+    occurred.
     """
     happens = {"got a token", "store: faults", "cache: faults", "tokenP calls with a lease"}
     for seed in ("3", "4", "5"):
@@ -139,7 +140,7 @@ def test_short_run_prints_zeros() -> None:
     ],
 )
 def test_spoilt_copy_is_caught(spoilt: str, rows: set[str]) -> None:
-    """Without one of its guards the project lets a row rise above zero, within 12 s with 20 callers.
+    """If a copy of the project lacks a guard, a row of the report rises above zero within 12 s with 20 callers.
 
     The time of a fault depends on the machine: if the guard was not needed in a run, another run follows.
     """

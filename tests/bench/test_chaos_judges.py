@@ -1,4 +1,4 @@
-"""Each judge of the chaos finds its kind of error."""
+"""Each judge of a chaos run finds its kind of error."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ AFTER_SLEEP = "tokenP within a minute, after a suspension"
 NEW = Stored("new", NOW + DAY - 3600)
 OLD = Stored("old", NOW + DAY - 9 * 3600)
 NOTHING = Stored(None, None)
-#: Supabase is out from here on.
+#: Supabase does not answer from this time on.
 OUTAGE = Health(NOW - 200, is_well=False)
 
 
@@ -82,7 +82,7 @@ def put_by_outsider(before: Stored, after: Stored) -> Write:
 
 
 def test_calm_run_finds_nothing() -> None:
-    """Allowed: a good token, leases a minute apart, a newer token over an older one, a failure without a token."""
+    """Good tokens, leases a minute apart, a newer token over an older one and failures without a token are allowed."""
     calm = noted(
         got("new"),
         failed(),
@@ -101,20 +101,20 @@ def test_token_that_kis_would_reject_is_found(attempt: Attempt) -> None:
 
 
 def test_token_that_expired_in_a_suspension_is_a_limit() -> None:
-    """A suspension before the hand-out excuses the caller; one before the attempt does not."""
+    """A suspension within the attempt excuses the caller, and a suspension before the attempt does not."""
     assert seen(noted(got("expired"), Stop(0, NOW - 4, NOW - 2))) == {ASLEEP}
     assert seen(noted(got("expired"), Stop(0, NOW - 9, NOW - 6))) == {REFUSED}
     assert seen(noted(got("expired"), Stop(1, NOW - 4, NOW - 2))) == {REFUSED}
 
 
 def test_token_that_kis_ended_early_is_a_limit() -> None:
-    """A caller learns of an early end only from a rejection, so such tokens are counted separately from then on."""
+    """A caller cannot know that KIS ended a token early until KIS rejects the token, so the case is only counted."""
     assert seen(noted(got("new"), Killed("new", NOW - 1))) == {ENDED}
     assert seen(noted(got("new"), Killed("new", NOW + 1))) == set()
 
 
 def test_token_that_kis_ended_early_beside_a_good_one_is_counted() -> None:
-    """The store had just returned another token to its caller, which KIS would accept."""
+    """The store had just returned another token to the same caller, and KIS would accept that other token."""
     held, got_new, killed = (put_by_outsider(NOTHING, OLD),), got("new"), Killed("new", NOW - 1)
 
     assert seen(noted(got_new, killed, Read(0, NOW - 3), writes=held)) == {ENDED, BESIDE}
@@ -123,7 +123,7 @@ def test_token_that_kis_ended_early_beside_a_good_one_is_counted() -> None:
 
 
 def test_calls_with_leases_within_a_minute_are_found() -> None:
-    """Two calls by callers with leases are found, also if both are one caller's."""
+    """Two calls with leases within a minute are found, also if one caller makes both."""
     assert seen(noted(*call_with_lease("0.1.1", NOW), *call_with_lease("1.1.1", NOW + 59))) == {CLOSE}
     assert seen(noted(*call_with_lease("0.1.1", NOW), *call_with_lease("0.1.1", NOW + 59))) == {CLOSE}
 
@@ -132,12 +132,12 @@ def test_calls_with_leases_within_a_minute_are_found() -> None:
     "asked", [(), (Begin("1.1.1", NOW, None, delivered=False),), (Begin("1.1.1", NOW, "granted", delivered=False),)]
 )
 def test_call_without_the_store_is_a_limit(asked: tuple[Begin, ...]) -> None:
-    """A caller whose begin or its answer was lost does not know of leases."""
+    """A caller does not know of leases if its begin, or the answer to its begin, was lost."""
     assert seen(noted(*call_with_lease("0.1.1", NOW), *asked, Call("1.1.1", NOW + 59, "new"))) == {ALONE}
 
 
 def test_calls_of_one_machine_without_the_store_are_counted() -> None:
-    """Of two machines, callers 0 and 2 share one, and 0 and 1 do not."""
+    """Callers 0 and 2 are on one machine, and callers 0 and 1 are on two machines."""
     assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 1))) == {ALONE, MACHINE}
     assert seen(noted(Call("0.1.1", NOW), Call("1.1.1", NOW + 1))) == {ALONE}
     assert seen(noted(Call("0.1.1", NOW), Call("2.1.1", NOW + 60))) == set()
@@ -163,7 +163,7 @@ def test_calls_of_one_machine_with_and_without_a_lease_are_a_limit() -> None:
     ],
 )
 def test_call_without_a_lease_beside_the_store_is_found(heard: Read | Begin) -> None:
-    """The caller had an answer in the same attempt, to a read or to begin."""
+    """In the same attempt, the store had answered the caller's read or begin."""
     assert seen(noted(OUTAGE, *without_lease(100), heard)) == {BESIDE_STORE}
 
 
@@ -179,12 +179,12 @@ def test_call_without_a_lease_beside_the_store_is_found(heard: Read | Begin) -> 
     ],
 )
 def test_call_without_a_lease_by_a_caller_without_an_answer_is_not_found(unheard: Read | Begin) -> None:
-    """The answer came before the attempt, went to another caller or its child, was lost, or was a failure."""
+    """The store's answer came before the attempt, went to another caller or a child, was lost, or was a failure."""
     assert seen(noted(OUTAGE, *without_lease(100), unheard)) == set()
 
 
 def test_call_without_a_lease_in_a_hiccup_is_found() -> None:
-    """The caller had patience left, or the store was well."""
+    """When the caller called KIS, the caller's patience was not over, or the store had answered again."""
     ill, well = Health(NOW - 99, is_well=False), Health(NOW - 60, is_well=True)
 
     assert seen(noted(*without_lease(40), ill)) == {HICCUP}
@@ -216,7 +216,7 @@ def test_caller_that_gives_up_in_a_hiccup_is_found() -> None:
 
 
 def test_ended_token_beside_the_later_one_in_the_cache_is_found() -> None:
-    """KIS had ended the token before the attempt, and the caller's own cache held the later one."""
+    """KIS had ended the token before the attempt, and the caller's own cache held a later token."""
     killed = Killed("old", NOW - 6)
 
     def got_old(cached: str | None) -> Attempt:
@@ -229,12 +229,12 @@ def test_ended_token_beside_the_later_one_in_the_cache_is_found() -> None:
 
 
 def test_answer_of_another_process_is_found() -> None:
-    """A bot's parent or child reports it."""
+    """A parent or a child process of a bot reports that it got an answer of another process."""
     assert seen(noted(Tally(MIXED, "0.1.1 asked for parent0 and got the answer for child0"))) == {ANOTHER}
 
 
 def test_call_of_a_suspended_holder_is_a_limit() -> None:
-    """A suspension between the last look at the clock and the call excuses the holder; one after the call does not."""
+    """A suspension excuses the holder only if the holder calls KIS later than LONGEST_START after its grant."""
     late = (Begin("0.1.1", NOW - 75, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 74, NOW))
     hasty = (Begin("0.1.1", NOW - 2, "granted", delivered=True), Call("0.1.1", NOW + 1), Stop(0, NOW - 1, NOW))
 
@@ -243,7 +243,7 @@ def test_call_of_a_suspended_holder_is_a_limit() -> None:
 
 
 def test_second_new_token_within_a_minute_is_found() -> None:
-    """The tokens count, and the calls do not."""
+    """The judge counts the new tokens of KIS, and not the calls."""
     assert seen(noted(Issued("newer", NOW - 3541, NOW + DAY - 3541))) == {TWICE}
 
 
@@ -273,7 +273,7 @@ def test_nonsense_stored_is_found(stored: Stored) -> None:
 
 
 def test_errors_are_found() -> None:
-    """An exception of another kind, the code of one, and any output on stderr are errors."""
+    """An unexpected exception, the code internal-error, and any output on stderr are errors."""
     crashed = Attempt("0.1.1", 0, "resolve", NOW, NOW, crash="Traceback: KeyError")
     internal = Attempt("0.1.1", 0, "resolve", NOW, NOW, code="internal-error")
     talkative = noted()
@@ -283,7 +283,7 @@ def test_errors_are_found() -> None:
 
 
 def test_failure_with_a_token_in_the_cache_is_found() -> None:
-    """The token was valid for long enough, and neither rejected by KIS nor of another key."""
+    """The token was valid for long enough, KIS did not reject it, and it belonged to the same key."""
     assert seen(noted(failed(cached="new"))) == {CACHE}
     assert seen(noted(failed("replace", cached="new", rejected="old"))) == {CACHE}
     assert seen(noted(failed("replace", cached="new", rejected="new"))) == set()
@@ -292,7 +292,7 @@ def test_failure_with_a_token_in_the_cache_is_found() -> None:
 
 
 def test_failure_with_a_token_in_the_store_is_found() -> None:
-    """The last true answer to this caller held the token, in a row that looked valid."""
+    """In the attempt, the store had returned the token to this caller in a row that looked valid."""
     held, empty = (put_by_outsider(NOTHING, NEW),), (put_by_outsider(NEW, NOTHING),)
     dying = (put_by_outsider(NOTHING, Stored("new", NOW + 20)),)
     read = Read(0, NOW - 3)

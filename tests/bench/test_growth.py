@@ -1,4 +1,4 @@
-"""The counts in the growth tables. Their times are not tested."""
+"""Tests of the counts in the growth tables. The times in the growth tables are not tested."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_counts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
 
 def test_rounds_that_were_run_are_not_run_again() -> None:
-    """A stampede's rounds become the first table, with our callers alone, by size."""
+    """The first table has the rounds of a stampede by the number of callers, and only those of this project."""
     rounds = [
         Round(
             callers,
@@ -82,7 +82,7 @@ def test_rounds_that_were_run_are_not_run_again() -> None:
 
 
 def test_sizes_alternate() -> None:
-    """Each size is called equally often, in alternating order; the first call at each size does not count."""
+    """The work runs equally often at each size, in alternating order. The first run at each size does not count."""
     called: list[int] = []
 
     def work(size: int) -> Callable[[], dict[str, Sample]]:

@@ -1,4 +1,4 @@
-"""The year of hiccups meets its targets, and copies of the project that lack a guard miss them."""
+"""The year of hiccups meets its targets. A copy of the project without a guard misses a target."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAYS = 42
 #: With these days and this rate of hiccups, a copy that lacks a guard misses a target.
 SPOILT_DAYS, MANY = 14, 1 / 10
 
-#: One outage every fourth day, at a time with callers.
+#: One outage every fourth day, at a time at which callers run.
 BUSY = [moment(4 * number, clock) for number, clock in enumerate([time(8), time(12), time(15), time(22, 38)])]
 BUSY_DAYS = 14
 
@@ -43,7 +43,10 @@ def missed(year: Year, result: Result) -> list[str]:
     ],
 )
 def test_weeks_of_hiccups_cost_one_token_a_day(keys: str, days: int) -> None:
-    """In spite of hiccups and outages there is one token a day, and no rejected token while a good one is stored."""
+    """In spite of hiccups and outages, KIS issues one token a day.
+
+    A rejected token is never used beside a good token.
+    """
     year = Year("weeks", keys, days, seed=2, outages=BUSY)
 
     result = simulate(year)
@@ -60,7 +63,7 @@ def test_weeks_of_hiccups_cost_one_token_a_day(keys: str, days: int) -> None:
     [("given", f"at most {SPOILT_DAYS + SPARE} new tokens"), ("stored", "no job without a token except in an outage")],
 )
 def test_copy_that_asks_once_misses_a_target(keys: str, target: str) -> None:
-    """Without a second try a runner issues at its first hiccup or, without keys, fails; with it, neither."""
+    """A runner that asks Supabase only once issues at its first hiccup or, if it has no keys, fails."""
 
     def run(_: Retry, ask: Callable[[], Any], __: object) -> Any:  # noqa: ANN401 - as the original
         return ask()
@@ -79,7 +82,7 @@ def outage_at(clock: time, *, keys: str = "given") -> Year:
 
 
 def test_outage_while_four_runners_begin_costs_one_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Machines without a connection to each other issue alone: KIS makes one token, and it is stored once."""
+    """If four machines call KIS without the store, KIS issues one token, and the token is stored once."""
     monkeypatch.setattr(hiccup_year, "PARALLEL_JOBS_AT", time(15))
     year = outage_at(time(14, 59))
 
@@ -88,13 +91,16 @@ def test_outage_while_four_runners_begin_costs_one_token(monkeypatch: pytest.Mon
     assert missed(year, result) == []
     assert result.jobs["alone"] == 1
     assert result.issued[2] == 2
-    assert close_calls(result) == 3  # KIS refused the other calls, the limit of the design
+    assert close_calls(result) == 3  # KIS refused these calls: a known limit of the design
     assert result.jobs["none in an outage"] == 3
     assert result.jobs["rejected"] > 0
 
 
 def test_outage_with_keys_in_the_store_alone_costs_none() -> None:
-    """Without keys no caller can issue, so the stored token stays good; machines with a cache use their own copy."""
+    """Without keys no caller can issue, so KIS does not end the stored token.
+
+    Machines with a cache use the cached token.
+    """
     result = simulate(outage_at(time(8, 54), keys="stored"))
 
     assert result.issued.total() == 7
@@ -114,7 +120,7 @@ def test_outage_that_is_over_in_time_costs_none() -> None:
 
 
 def test_callers_of_one_machine_make_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four callers of one machine without a cache make one call to KIS, if the machine notes it."""
+    """Four callers of one machine without a cache make one call to KIS, because the machine keeps a note of a call."""
     monkeypatch.setattr(hiccup_year._Simulation, "_new_runner", lambda _: BOX)
     year = outage_at(time(8, 54))
 
@@ -124,7 +130,10 @@ def test_callers_of_one_machine_make_one_call(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_token_of_a_machine_with_a_cache_comes_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server issues alone, because its cache has no valid token; at its next call all others get the token."""
+    """The server issues without the store, as its cache has no valid token.
+
+    The server's next call stores the server's token for all.
+    """
     monkeypatch.setattr(hiccup_year, "PARALLEL_JOBS", 0)
     monkeypatch.setattr(hiccup_year, "CONTAINER", (hiccup_year.FIRST_JOB,))
     year = Year("two days", "given", 2, hiccup=0.0, outages=[moment(1, time(15, 59))])
@@ -186,7 +195,7 @@ def test_timeline_runs_sleepers_in_order() -> None:
 
 
 def test_error_in_a_timeline_is_raised() -> None:
-    """A simulation ends with an error of its own."""
+    """An error in a simulated thread ends the simulation, and is raised."""
     clock = Timeline(FIRST_DAY, dice("test"))
     clock.at(FIRST_DAY, lambda: 1 / 0)
 

@@ -1,4 +1,4 @@
-"""The benchmarks of one caller measure the right things. Their figures are not tested."""
+"""The benchmarks of one caller measure the right things. The figures of these benchmarks are not tested."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def course(child_processes: None) -> Iterator[Course]:  # noqa: ARG001 - it starts some
-    """One course for all tests here."""
+    """One course for all tests of this file."""
     with open_course() as opened:
         yield opened
 
 
 def test_a_warm_resolve_is_small_and_the_guide_is_not(course: Course) -> None:
-    """The peak is that of the command itself, less than that of this process, which starts it."""
+    """The measured peak is the command's own peak.
+
+    The command's peak is below that of this process, which starts the command.
+    """
     row = memory.measure_memory(course, 1)
     assert 5 < row.ours[0] < 40 < row.others[0]
 
@@ -44,7 +47,7 @@ def test_every_contestant_does_its_task(course: Course) -> None:
 
 
 def test_a_runner_has_no_bytecode_of_ours(course: Course) -> None:
-    """Before each run the action's copy is without bytecode; this checkout is not changed."""
+    """Before each run, the bytecode in the action's copy is removed. The bytecode in this checkout is not removed."""
     folder = course.action_copy / "kis_token" / "store" / "__pycache__"
     folder.mkdir(exist_ok=True)
     (folder / "mark").touch()
@@ -53,7 +56,7 @@ def test_a_runner_has_no_bytecode_of_ours(course: Course) -> None:
 
 
 def test_size_counts_files_with_bytecode_or_without(tmp_path: Path) -> None:
-    """The size is in MiB, over all folders below."""
+    """The size is in MiB, and includes all subfolders."""
     for name, size in (("a/b/module.py", 2**20), ("a/b/__pycache__/module.pyc", 2**19)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(bytes(size))
@@ -62,7 +65,7 @@ def test_size_counts_files_with_bytecode_or_without(tmp_path: Path) -> None:
 
 
 def test_targets_are_unchanged() -> None:
-    """No target is loosened by accident."""
+    """If a target changes, this test must be changed, too."""
     assert [target for *_, target in FRESH] == [1.3, 1.4, 1.4, 1.35, 0.7, None, 1.25, 1.35, 1.3]
     assert [target for *_, target in INSTALLED] == [0.22, 0.22, 1.0]
     assert PLAIN == ("supabase", "requests", "actions-toolkit")

@@ -1,4 +1,4 @@
-"""The store in memory, beyond the promises of every store that tests/store covers."""
+"""The store in memory: its own behaviour. tests/store covers the behaviour that all stores share."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ class StillClock:
         self._now = utc_now()
 
     def now(self) -> datetime:
-        """Return the time of its creation."""
+        """Return the time at which the clock was created."""
         return self._now
 
 
 def test_a_store_that_is_down() -> None:
-    """While it is down every call is an outage, although a test can write; afterwards it continues with its rows."""
+    """While the store is down, every call raises StoreOutage, but a test can write rows.
+
+    After the outage, the store still has its rows.
+    """
     store, holder, token = MemoryStore(StillClock()), str(uuid.uuid4()), make_token()
     store.is_down = True
     version = store.put("kis", "access_token", token.to_json(), token.expires_at)
@@ -64,7 +67,10 @@ class InterruptedClock:
         self.others: list[Future[Begun]] = []
 
     def now(self) -> datetime:
-        """Return the present, after the other caller has come in and, unless it has to wait, has ended."""
+        """Return the present time.
+
+        At the first reading, another caller begins and, if it need not wait, also ends before the reading.
+        """
         if self._come_in is not None:
             come_in, self._come_in = self._come_in, None
             self.others.append(come_in())
@@ -73,7 +79,7 @@ class InterruptedClock:
 
 
 def test_threads_run_one_at_a_time() -> None:
-    """A call that comes in the middle of another waits for its end: of two threads one gets the lease."""
+    """A call that begins during another call waits for the end of that call, so one of two threads gets the lease."""
     with ThreadPoolExecutor(1) as pool:
         clock = InterruptedClock(lambda: pool.submit(begin))
         store = MemoryStore(clock)
@@ -87,7 +93,7 @@ def test_threads_run_one_at_a_time() -> None:
 
 @pytest.mark.parametrize(("is_before", "status"), [(True, "committed"), (False, "fenced")], ids=["before", "meanwhile"])
 def test_a_clock_that_stands_still(is_before: bool, status: str) -> None:  # noqa: FBT001 - a table
-    """At one moment, a row that was stored before a lease differs from a row that was stored in it."""
+    """Even if the clock stands still, a row from before the lease differs from a row from within the lease."""
     store, holder, token = MemoryStore(StillClock()), str(uuid.uuid4()), make_token()
     newer = make_token(left=48 * HOUR)
 

@@ -21,7 +21,7 @@ def test_every_benchmark_has_its_place(name: str) -> None:
 
 
 def test_only_the_named_place_is_filled() -> None:
-    """The text around a place, and in others, stays; a place may be empty."""
+    """The text around the place, and the text in all other places, is kept. A place may be empty."""
     page = "a\n<!-- bench.one: x -->\nold\n<!-- end -->\nb\n<!-- bench.two: x -->\nkept\n<!-- end -->\n"
     filled = fill(page, "one", "new \\1")
 

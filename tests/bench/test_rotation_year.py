@@ -1,4 +1,4 @@
-"""The simulated year: its results without chance, and its reports of missed targets."""
+"""The simulated year: its results if nothing is random, and its reports of missed targets."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def lapses(result: Result) -> list[tuple[Market, datetime]]:
 
 
 def test_token_of_the_day_is_renewed_every_morning() -> None:
-    """First issued at 10:30: one token a day, by the morning's first tick; no lapse, and no other job has to issue."""
+    """A token first issued at 10:30 is renewed once a day by the morning's first tick.
+
+    The token never lapses, and no other job must issue a token.
+    """
     result = simulate(scenario("10:30"))
 
     assert result.issued == dict.fromkeys(range(DAYS), 1)
@@ -53,7 +56,10 @@ def test_token_of_the_day_is_renewed_every_morning() -> None:
 
 
 def test_token_of_the_night_is_renewed_every_evening() -> None:
-    """First issued at 03:00: renewed the same evening, then every evening; no lapse in any session."""
+    """A token first issued at 03:00 is renewed in the same evening, and then every evening.
+
+    The token lapses in no session.
+    """
     result = simulate(scenario("03:00"))
 
     assert result.issued == {0: 2} | dict.fromkeys(range(1, DAYS), 1)
@@ -62,14 +68,20 @@ def test_token_of_the_night_is_renewed_every_evening() -> None:
 
 
 def test_without_evening_ticks_a_token_of_the_night_lapses_in_the_next() -> None:
-    """First issued at 03:00, without evening ticks: the session of the next night has no token from 03:00 on."""
+    """Without evening ticks, a token first issued at 03:00 is not renewed in time.
+
+    The token lapses in the next night.
+    """
     result = simulate(scenario("03:00", SCHEDULE[:4]))
 
     assert lapses(result)[0] == (AMERICA, moment(1, time(3)) - 30 * SECOND)
 
 
 def test_lost_morning_leaves_it_to_a_job() -> None:
-    """On a day without ticks the session begins without a token, a job issues it, and the next morning renews it."""
+    """On a day without ticks, the session begins without a token and a job issues one.
+
+    The tick of the next morning renews that token.
+    """
     result = simulate(scenario("10:30", silent=[7]))
 
     assert lapses(result) == [(KOREA, moment(7, KOREA.opens))]
@@ -94,7 +106,10 @@ def test_day_without_store_costs_tokens_and_fails_no_job() -> None:
 
 
 def test_token_that_an_outage_made_invalid_is_replaced_once() -> None:
-    """Without the store a job issues, and KIS ends the stored token: the first job afterwards replaces it for all."""
+    """In an outage of the store a job issues, and KIS ends the stored token.
+
+    The first job after the outage replaces the stored token.
+    """
     outage = (moment(7, time(10)), moment(7, time(14)))
 
     result = simulate(scenario("03:00", outage=outage, kills=True))
@@ -104,7 +119,7 @@ def test_token_that_an_outage_made_invalid_is_replaced_once() -> None:
 
 
 def test_without_rotation_every_token_lapses_first() -> None:
-    """With jobs alone, each further issue comes after a lapse, or by a job in a token's last ten minutes."""
+    """Without a rotation, a job renews the token only after a lapse, or in the token's last ten minutes."""
     result = simulate(scenario("10:30", ()))
 
     assert result.issued_by == {"job": result.issued.total()}
@@ -114,7 +129,7 @@ def test_without_rotation_every_token_lapses_first() -> None:
 
 
 def test_same_seed_gives_the_same_year() -> None:
-    """A year is repeatable; another seed gives another year."""
+    """The same seed gives the same year, and another seed gives another year."""
     ticks = [make_ticks(SCHEDULE, MINUTES, days=5, seed=seed) for seed in (1, 1, 2)]
     first, again, other = (simulate(Scenario(moment(0, time(9)), each, 5)) for each in ticks)
 
@@ -156,7 +171,10 @@ def test_plan_is_the_workflows(clock: str, tmp_path: Path) -> None:
 
 
 def test_delays_have_their_numbers() -> None:
-    """Half of the ticks are later than the median, 5 % later than ``late``; the share ``dropped`` does not start."""
+    """Half of the ticks start later than the median, and 5 % start later than ``late``.
+
+    The share ``dropped`` never starts.
+    """
     delays = Delays("late", median=45, late=180, dropped=0.05, lost=0.02)
     planned = {(day, time(6, 13)): moment(day, time(6, 13)) for day in range(4000)}
     ticks = make_ticks([time(6, 13)], delays, days=4000, seed=1)
@@ -169,7 +187,10 @@ def test_delays_have_their_numbers() -> None:
 
 
 def test_missed_target_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rotation by age alone would let a token of 10:30 lapse in market hours, and the targets report it."""
+    """If the rotation used only a token's age, a token of 10:30 would lapse in market hours.
+
+    The targets report this lapse.
+    """
     monkeypatch.setattr(rotation, "due_at", lambda token, refresh_after: token.issued_at + refresh_after)
     year = scenario("10:30")
 

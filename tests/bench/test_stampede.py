@@ -1,4 +1,4 @@
-"""The counts in the stampede's table. Its times are not tested."""
+"""Tests of the counts in the stampede's table. The times in the stampede's table are not tested."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from bench.stampede import __main__ as stampede
 
 @pytest.mark.usefixtures("child_processes")
 def test_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of our three callers one calls KIS and all get its token; the guide's early callers get an error."""
-    monkeypatch.setattr(stampede, "MOST_PROCESSES", 1)  # so they are threads, in one process for each core
+    """One of this project's three callers calls KIS, and all three get the token.
+
+    The guide's early callers get an error.
+    """
+    monkeypatch.setattr(stampede, "MOST_PROCESSES", 1)  # three callers then run as threads in one process for each core
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
     assert stampede.main(["--callers", "3", "--rounds", "1"]) == 0

@@ -8,13 +8,13 @@ from bench.tables import COLUMNS, Row, amount, markdown, render
 
 
 def cells(row: Row) -> dict[str, str]:
-    """Return a row's cells by their titles. Of two equal titles, the later one is the others'."""
+    """Return a row's cells by their titles. If two columns have the same title, the dict has the later column."""
     return dict(zip(COLUMNS, row.cells, strict=True))
 
 
 @pytest.mark.parametrize(("at_most", "shown"), [(1.8, "yes"), (1.5, "yes"), (1.49, "**no**")])
 def test_ratio_of_medians_is_held_to_the_target(at_most: float, shown: str) -> None:
-    """Neither a slow nor a quick first round counts; a ratio equal to the target holds."""
+    """An unusually slow or quick round has no effect. A ratio equal to the target holds."""
     row = Row("case", [9.0, 0.3, 0.1], at_most, "other", [0.2, 0.01, 7.0])
     assert row.ratio == pytest.approx(1.5)
     assert row.holds == (shown == "yes")
@@ -24,7 +24,7 @@ def test_ratio_of_medians_is_held_to_the_target(at_most: float, shown: str) -> N
 
 @pytest.mark.parametrize(("count", "holds"), [(1, True), (2, False)])
 def test_without_another_the_figure_itself_is_held_to_the_target(count: int, holds: bool) -> None:  # noqa: FBT001 - a parameter
-    """A count has no ratio."""
+    """A count has no ratio, so the count itself is compared with the target."""
     row = Row("requests", [count], 1, unit="")
     assert (row.ratio, row.holds) == (None, holds)
     assert (cells(row)["ours"], cells(row)["theirs"], cells(row)["ratio"]) == (str(count), "-", "-")
@@ -38,7 +38,7 @@ def test_a_row_without_a_target_does_not_hold_or_fail() -> None:
 
 
 def test_download_is_the_difference_to_packages_on_disk() -> None:
-    """Each side's download is a separate column, as a difference of medians."""
+    """Each side has a separate column for its download, which is a difference of medians."""
     row = Row("install", [4.0, 5.0, 4.5], 0.35, "pip", [20.0], local=[3.0, 3.25, 9.0], others_local=[12.5])
     assert [cell for title, cell in zip(COLUMNS, row.cells, strict=True) if title == "its download"] == [
         "1.25 s",
@@ -47,7 +47,7 @@ def test_download_is_the_difference_to_packages_on_disk() -> None:
 
 
 def test_amounts_have_their_unit() -> None:
-    """Seconds have milliseconds, all other figures four digits."""
+    """Seconds are shown with milliseconds, and all other figures with four digits."""
     assert [amount([0.12345], "s"), amount([23.6094], "MiB"), amount([1], ""), amount([], "s")] == [
         "0.123 s",
         "23.61 MiB",
@@ -57,7 +57,7 @@ def test_amounts_have_their_unit() -> None:
 
 
 def test_markdown_has_a_line_of_equal_width_for_each_row() -> None:
-    """A table is readable as text, too."""
+    """A table in Markdown is also readable as plain text."""
     assert markdown(("a", "long"), [("longer", "b")]).splitlines() == [
         "| a      | long |",
         "| ------ | ---- |",

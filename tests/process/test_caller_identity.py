@@ -1,4 +1,4 @@
-"""The address at which a job of GitHub Actions gets ID tokens, and the secret that it shows there."""
+"""The address at which a job of GitHub Actions gets ID tokens, and the secret that the job sends to this address."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def find(url: str, bearer: str = "request-secret-of-a-job") -> IDTokenRequest | 
     ],
 )
 def test_addresses_that_get_the_secret(url: str) -> None:
-    """The secret is sent over TLS, or to this machine. The repr does not show it."""
+    """The secret may be sent over TLS, or to this machine. The repr does not show the secret."""
     request = find(url)
     assert request is not None
     assert request.url == url
@@ -47,5 +47,5 @@ def test_addresses_that_get_the_secret(url: str) -> None:
     ],
 )
 def test_addresses_that_do_not_get_the_secret(url: str) -> None:
-    """An address without TLS, with another host behind an @ or that is no address counts as no permission."""
+    """An address counts as no permission if it has no TLS, has another host after an @, or is not a valid address."""
     assert find(url) is None

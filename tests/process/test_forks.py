@@ -41,7 +41,7 @@ def test_a_process_keeps_its_value() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_child_and_grandchild_make_their_own() -> None:
-    """Parent, child and grandchild have different values, also if the child never used its own."""
+    """Parent, child and grandchild have different values, even if the child never used its own value."""
     value = PerProcess(os.getpid)
     first = value.get()
 
@@ -57,7 +57,7 @@ def test_child_and_grandchild_make_their_own() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_threads_of_a_child_share_one() -> None:
-    """Threads of a child that use the value first at the same time get the same one."""
+    """If several threads of a child use the value first at the same time, they get the same value."""
     value = PerProcess(object)
     value.get()
 
@@ -95,7 +95,7 @@ def test_a_fork_waits_for_an_import() -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_child_may_import_as_well() -> None:
-    """After the fork, parent and child can enter the block again."""
+    """After the fork, both parent and child can enter a new block of `no_fork`."""
     assert in_child(_enter_in_a_thread) == "entered"
     assert _enter_in_a_thread() == "entered"
 
@@ -144,7 +144,7 @@ def test_a_child_forked_during_the_first_renewal(chain: Chain) -> None:
 
 @pytest.mark.usefixtures("child_processes")
 def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that does not end delays a fork for a limited time, and the child is in no block."""
+    """If a block does not end, a fork waits only for a limited time, and the child is in no block."""
     monkeypatch.setattr(forks_module, "LONGEST_WAIT", 0.1)
     with no_fork():
         assert in_child(lambda: forks_module._GATE._inside) == 0
@@ -157,7 +157,8 @@ def test_a_fork_right_after_a_call_waits_for_the_end_of_its_thread() -> None:
     """A fork waits until the system has ended a call's thread, because OpenSSL holds a lock until then."""
     library = ctypes.CDLL(None)
     key = ctypes.c_uint()
-    assert library.pthread_key_create(ctypes.byref(key), library.usleep) == 0  # called with the value, at the end
+    # The system calls usleep with the value of the key when the thread ends.
+    assert library.pthread_key_create(ctypes.byref(key), library.usleep) == 0
 
     def call(_: object) -> int:
         library.pthread_setspecific(key, ctypes.c_void_p(300_000))

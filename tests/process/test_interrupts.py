@@ -1,4 +1,4 @@
-"""Signals that end the command: it gives its lease back, even if the process ignored the signal before."""
+"""Signals that end the command: the command gives its lease back, even if the process ignored the signal before."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_signal_interrupts(number: signal.Signals) -> None:
-    """In the block, a signal raises KeyboardInterrupt, even if it was ignored. Afterwards the old handler is back."""
+    """In the block, a signal raises KeyboardInterrupt, even if the signal was ignored before.
+
+    After the block, the old handler is back.
+    """
     before = signal.signal(number, signal.SIG_IGN)
     try:
         with pytest.raises(KeyboardInterrupt), interruptible():
@@ -39,7 +42,7 @@ def test_signal_interrupts(number: signal.Signals) -> None:
 
 
 def test_break_of_windows_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGBREAK gets a handler too, if the system has this signal."""
+    """If the system has the signal SIGBREAK, this signal also gets a handler."""
     number = getattr(signal, "SIGBREAK", None) or signal.SIGURG
     monkeypatch.setattr(signal, "SIGBREAK", number, raising=False)
     with pytest.raises(KeyboardInterrupt), interruptible():
@@ -47,7 +50,7 @@ def test_break_of_windows_interrupts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_handlers_of_before_return_early_for_another_program() -> None:
-    """A process that becomes another program restores the previous handlers first."""
+    """Before exec replaces a process's program, the process restores the previous handlers."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with interruptible():
@@ -75,9 +78,9 @@ def test_other_threads_are_left_alone() -> None:
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.usefixtures("child_processes")
 def test_stopped_command_gives_its_lease_back(chain: Chain, number: signal.Signals) -> None:
-    """``kis-token get`` that is stopped while KIS is slow ends with 130, and its lease is free.
+    """If a signal stops ``kis-token get`` while KIS is slow, the command ends with 130, and its lease is free.
 
-    SIGINT was ignored at its start, as in a background job of a shell.
+    The command is started with SIGINT ignored, as in a background job of a shell.
     """
     chain.database.put_keys()
     chain.kis.production.add_fault(Fault("stall", "/oauth2/tokenP"))

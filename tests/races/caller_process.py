@@ -1,7 +1,7 @@
-"""A caller in a separate process, which `caller_processes.Child` runs by its path.
+"""A caller in a separate process. `caller_processes.Child` runs this file by its path.
 
-The process receives a task, reports that it is ready, starts on a signal, and answers without the token. It receives
-further tasks until the test closes the connection.
+The process receives a task, reports that it is ready, starts on a signal, and returns a result without the token. The
+process receives further tasks until the test closes the connection.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def main(connection: Connection) -> None:
-    """Do the tasks. On SIGTERM, exit as the command does."""
+    """Do the tasks. On SIGTERM, exit as the command kis-token does."""
     signal.signal(signal.SIGTERM, interrupt)
     try:
         with suppress(EOFError):

@@ -34,7 +34,10 @@ class Child:
         self._stack.close()
 
     def prepare(self, chain: Chain, *, rejected: str | None = None, **inputs: str) -> None:
-        """Send the task: to resolve, or to replace a rejected token. Inputs by their names with underscores."""
+        """Send the task: resolve, or replace a rejected token.
+
+        ``inputs`` are inputs by their names, with underscores.
+        """
         given = {
             "supabase_url": chain.supabase.url,
             "supabase_key": SERVICE_KEY,
@@ -49,7 +52,7 @@ class Child:
         self._connection.send({"env": env, "rejected": rejected, "machine": machine})
 
     def wait_until_ready(self) -> None:
-        """Return when the preparations are done."""
+        """Wait until the process is ready to start its task."""
         assert self._read() == "ready"
 
     def go(self) -> None:
@@ -62,12 +65,12 @@ class Child:
         return answer
 
     def signal(self, number: int) -> None:
-        """Send the process a signal."""
+        """Send a signal to the process."""
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
 
     def end(self, number: int) -> int | None:
-        """Send a signal that ends the process; return its status."""
+        """Send a signal that ends the process, and return the process's status."""
         self.signal(number)
         self._process.join(SECONDS)
         return self._process.exitcode

@@ -34,7 +34,7 @@ COMMIT = "/rest/v1/rpc/commit_issuance"
 class SharedClock:
     """The clock of several callers. Time stands still while a caller works, and jumps when all callers sleep.
 
-    So callers wait for the right time also on a slow machine, and no lease ends in the middle of a call.
+    With this clock, callers wait for the right time even on a slow machine, and no lease ends during a call.
     """
 
     def __init__(self, callers: int, pass_time: Callable[[float], object]) -> None:
@@ -45,11 +45,11 @@ class SharedClock:
         self._jumped = Condition()
 
     def now(self) -> datetime:
-        """Return the present of all callers."""
+        """Return the present time, which is the same for all callers."""
         return utc_now() + timedelta(seconds=self._passed)
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Return a number of seconds that never decreases."""
         return time.monotonic() + self._passed
 
     def sleep(self, seconds: float) -> None:
@@ -82,7 +82,7 @@ class SharedClock:
 
 
 def at_once(calls: Sequence[Callable[[], Resolution]], clock: SharedClock | None = None) -> list[Outcome]:
-    """Make all calls at the same moment; return their answers and errors. ``clock`` is their shared clock."""
+    """Make all calls at the same moment, and return their results and errors. ``clock`` is the calls' shared clock."""
     barrier = Barrier(len(calls))
 
     def run(call: Callable[[], Resolution]) -> Outcome:
@@ -100,7 +100,7 @@ def at_once(calls: Sequence[Callable[[], Resolution]], clock: SharedClock | None
 
 
 def resolutions(got: Sequence[Outcome]) -> list[Resolution]:
-    """Return all results; assert that no caller got an error."""
+    """Assert that no caller got an error, and return all results."""
     assert [each for each in got if not isinstance(each, Resolution)] == []
     return [each for each in got if isinstance(each, Resolution)]
 
@@ -131,9 +131,11 @@ def gathered(server: LoopbackServer, path: str, callers: int) -> Iterator[None]:
 
 @contextmanager
 def held(server: LoopbackServer, path: str, *, before: bool = False) -> Iterator[Event]:
-    """Hold the next answer to ``path`` during the block or, with ``before``, the request before its effect.
+    """During the block, hold the next answer to ``path``.
 
-    The event is set when the request has arrived. After the block the request has had its effect.
+    With ``before``, hold the request before the request has an effect.
+
+    The yielded event is set when the request has arrived. When the block ends, the request has had its effect.
     """
     answer = server.answer
     arrived, opened, done = Event(), Event(), Event()

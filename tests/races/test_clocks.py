@@ -1,4 +1,4 @@
-"""Machines with wrong clocks wait, hold and fall back like all others, and get a warning."""
+"""Callers with wrong clocks wait, hold leases and fall back like all other callers, and get a warning."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ pytestmark = [
 
 @pytest.fixture(params=[True, False], ids=["", "no Date"])
 def date(request: pytest.FixtureRequest, chain: Chain) -> None:
-    """The store's answers with and without a Date."""
+    """Make the store answer with or without the header Date."""
     chain.supabase.server.send_date = request.param
 
 
 def expired_token() -> Token:
-    """Return a token past its end, which a clock that is 10 minutes behind takes for valid."""
+    """Return an expired token. By a clock that is 10 minutes behind, the token looks valid."""
     return make_token(left=-5 * MINUTE, age=24 * HOUR)
 
 
 def assert_told(got: Resolution, wrong_by: timedelta) -> None:
-    """Assert that a warning names the error of the clock."""
+    """Assert that a warning says by how many seconds the clock is wrong."""
     said = re.search(r"This machine's clock is (\d+) s (ahead|behind)", " ".join(got.warnings))
     assert said, got.warnings
     assert said[2] == ("ahead" if wrong_by > 0 * MINUTE else "behind")
@@ -46,7 +46,7 @@ def assert_told(got: Resolution, wrong_by: timedelta) -> None:
 
 
 def test_a_waiter_steals_no_lease(chain: Chain, wrong_by: timedelta) -> None:
-    """The caller waits for the holder, without the expired token that is stored, and gets the new one."""
+    """The caller waits for the holder and gets the new token. The caller does not use the stored, expired token."""
     chain.database.put_token(expired_token())
     holder, token = Caller(chain.database), make_token()
     holder.begin()
@@ -61,7 +61,7 @@ def test_a_waiter_steals_no_lease(chain: Chain, wrong_by: timedelta) -> None:
 
 
 def test_a_holder_issues_once(chain: Chain, wrong_by: timedelta) -> None:
-    """The caller replaces an expired token within one lease, and all callers use the new one."""
+    """The caller replaces an expired token within one lease, and all callers use the new token."""
     chain.database.put_token(expired_token())
 
     got = chain.resolve(TurnedClock(wrong_by=wrong_by), cache_path="off")
@@ -95,7 +95,7 @@ def test_an_expired_token_is_not_used(chain: Chain, wrong_by: timedelta) -> None
 
 
 def test_a_stale_token_is_used(chain: Chain, wrong_by: timedelta) -> None:
-    """If KIS does not answer, a valid token is used with any clock."""
+    """If KIS does not answer, a valid token is used, however wrong the clock is."""
     token = stale_token()
     chain.database.put_token(token)
     chain.kis.production.stop()

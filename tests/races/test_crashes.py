@@ -1,4 +1,4 @@
-"""Holders that end, sleep or lose answers at any point of a lease: no second call within a minute, no lost token."""
+"""Holders that end, sleep or lose answers at any point of a lease cause no two calls in a minute and no lost token."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals k
 #: The time between two calls: KIS's minute, and a second for its clock.
 APART = timedelta(seconds=61)
 
-#: How an answer is lost: with its request, after the request's effect, or cut short.
+#: The ways to lose an answer: the request is lost, the answer is lost after the request's effect, or the answer is cut
+#: short.
 LOSSES = [
     fault
     for path in (BEGIN, TOKEN_PATH, COMMIT)
     for fault in (Fault("reset", path), Fault("reset", path, after=True), Fault("truncate", path))
 ]
 
-#: All pairs, without those of two begins that never arrive: those are an outage, in which only the callers of one
+#: All pairs of losses, except two begins that never arrive: such a pair is an outage, in which only the callers of one
 #: machine share a call.
 PAIRS = [
     (first, second)
@@ -51,7 +52,7 @@ def is_same_loss(first: Fault, second: Fault) -> bool:
     return (first.kind, first.after) == (second.kind, second.after)
 
 
-#: Each alone, and all pairs; the default run has only pairs of the same loss.
+#: The test runs with each loss alone and with all pairs of losses. The default run has only the pairs of equal losses.
 LOST = [
     *((loss,) for loss in LOSSES),
     *(pair if is_same_loss(*pair) else pytest.param(pair, marks=pytest.mark.matrix) for pair in PAIRS),
@@ -66,13 +67,13 @@ def child() -> Iterator[Child]:
 
 
 def server_of(chain: Chain, path: str) -> LoopbackServer:
-    """Return the server of a path."""
+    """Return the server that answers requests to ``path``."""
     return chain.kis.production if path == TOKEN_PATH else chain.supabase.server
 
 
 @contextmanager
 def stuck_at(chain: Chain, child: Child, path: str, *, before: bool = False) -> Iterator[None]:
-    """Hold the process at this request, without an answer, during the block."""
+    """During the block, hold the process at a request to ``path``: the process gets no answer."""
     child.prepare(chain)
     child.wait_until_ready()
     with held(server_of(chain, path), path, before=before) as arrived:
@@ -82,7 +83,7 @@ def stuck_at(chain: Chain, child: Child, path: str, *, before: bool = False) -> 
 
 
 def assert_all_is_well(chain: Chain) -> None:
-    """Assert that no two calls were within a minute, and that the newest token is stored and takes one GET to read."""
+    """Assert that no two calls were within a minute, and that one GET reads the newest token from the store."""
     times = [seen.at for seen in chain.kis.requests if seen.path == TOKEN_PATH]
     assert all(later - sooner >= APART for sooner, later in pairwise(times))
     assert "EGW00133" not in {seen.code for seen in chain.kis.requests}
@@ -124,7 +125,7 @@ def test_killed(chain: Chain, child: Child, path: str, fault: Fault | None, call
 
 
 def test_an_ended_holder_s_begin_arrives_late(chain: Chain, child: Child) -> None:
-    """A lease without a holder costs the next caller a wait, and no call."""
+    """If a killed holder's begin arrives late, the next caller waits for the end of the lease, and issues once."""
     with stuck_at(chain, child, BEGIN, before=True):
         child.end(signal.SIGKILL)
 
@@ -134,7 +135,7 @@ def test_an_ended_holder_s_begin_arrives_late(chain: Chain, child: Child) -> Non
 
 
 def test_an_ended_holder_s_commit_arrives_late(chain: Chain, child: Child) -> None:
-    """The late commit does not overwrite the newer token of another caller."""
+    """A late commit of a killed holder does not overwrite the newer token of another caller."""
     with stuck_at(chain, child, COMMIT, before=True):
         child.end(signal.SIGKILL)
         chain.pass_time(7 * 3600)
@@ -146,7 +147,7 @@ def test_an_ended_holder_s_commit_arrives_late(chain: Chain, child: Child) -> No
 
 
 def test_sigterm(chain: Chain, child: Child) -> None:
-    """A holder that gets SIGTERM gives its lease back, with the minute that KIS may have begun."""
+    """A holder that gets SIGTERM gives its lease back. The next caller then waits until KIS's minute is over."""
     with stuck_at(chain, child, TOKEN_PATH):
         assert child.end(signal.SIGTERM) == 130
     assert chain.database.outcomes() == ["granted", "aborted"]
@@ -165,7 +166,7 @@ def test_sigterm(chain: Chain, child: Child) -> None:
 @pytest.mark.parametrize("seconds", [75, 7 * 3600], ids=["75 s", "7 h"])
 @pytest.mark.parametrize(("path", "before"), [(TOKEN_PATH, False), (COMMIT, True)], ids=["tokenP", "commit"])
 def test_suspended(chain: Chain, child: Child, path: str, seconds: int, *, before: bool) -> None:
-    """A holder that sleeps until its lease has ended then takes the token that another caller has stored."""
+    """A holder that is suspended until its lease has ended then uses the token that another caller has stored."""
     with stuck_at(chain, child, path, before=before):
         child.signal(signal.SIGSTOP)
         chain.pass_time(seconds)
@@ -188,7 +189,7 @@ def describe(faults: tuple[Fault, ...]) -> str:
 
 @pytest.mark.parametrize("faults", LOST, ids=describe)
 def test_lost_answers(chain: Chain, faults: tuple[Fault, ...]) -> None:
-    """Each lost answer of KIS costs one further call; any other loss costs no call."""
+    """Each lost answer of KIS costs one further call. Any other lost answer costs no further call."""
     for fault in faults:
         server_of(chain, fault.path).add_fault(fault)
     for _ in range(len(faults) + 1):

@@ -30,7 +30,7 @@ REFUSALS = pytest.mark.parametrize("code", ["EGW00103", "EGW00105", "EGW00002"])
 
 
 def resolve_at_once(chain: Chain, *inputs: dict[str, str]) -> list[Outcome]:
-    """Run a caller for each of ``inputs``, or eight with the same, all at one moment and with a shared clock."""
+    """Run a caller for each of ``inputs``, or eight equal callers, all at one moment and with a shared clock."""
     inputs = inputs or ({},) * CALLERS
     clock = SharedClock(len(inputs), chain.pass_time)
     callers = [chain.resolver(clock, None, **{"cache_path": "off", **each}) for each in inputs]
@@ -38,7 +38,7 @@ def resolve_at_once(chain: Chain, *inputs: dict[str, str]) -> list[Outcome]:
 
 
 def resolve_behind_the_first(chain: Chain) -> list[Outcome]:
-    """Run eight callers; KIS answers the first one only when all others wait for it."""
+    """Run eight callers. KIS answers the first caller only when all other callers wait for that caller."""
     with ThreadPoolExecutor(1) as pool, held(chain.kis.production, TOKEN_PATH):
         running = pool.submit(resolve_at_once, chain)
         wait_until(lambda: chain.store_calls.count("begin_issuance") == CALLERS)
@@ -50,7 +50,10 @@ def resolve_behind_the_first(chain: Chain) -> list[Outcome]:
 
 @in_rounds(2, 10)
 def test_one_key_in_two_slots(chain: Chain, rounds: int) -> None:
-    """Eight callers on each of two slots make one call. The first slot has the token; the other gets an error."""
+    """Eight callers on each of two slots with the same key make one call.
+
+    The callers of the first slot get the token, and the callers of the other slot get an error.
+    """
     slots = ("kis", "kis-second") * CALLERS
     for _ in range(rounds):
         with new_round(chain) as fresh:
@@ -68,7 +71,7 @@ def test_one_key_in_two_slots(chain: Chain, rounds: int) -> None:
 
 
 def test_a_min_validity_beyond_kis_s_is_renewed_after_six_hours(chain: Chain) -> None:
-    """A token whose validity is always shorter than `min-validity` is renewed when KIS gives a new one."""
+    """A token whose validity is always shorter than `min-validity` is renewed as soon as KIS issues a new token."""
     chain.kis.configure(expires_in=12 * 3600)
     first = chain.resolve(min_validity="12h", cache_path="off").token.token_id
     for _ in range(30):
@@ -88,7 +91,10 @@ def test_a_min_validity_beyond_kis_s_is_renewed_after_six_hours(chain: Chain) ->
 
 @REFUSALS
 def test_a_refusal_reaches_all_waiting_callers(chain: Chain, code: str) -> None:
-    """KIS is called once, and each caller's error has its code; each waiting caller logs that once."""
+    """KIS is called once, and each caller's error has the code of the refusal.
+
+    Each waiting caller logs its wait once.
+    """
     chain.refuse_issue(code)
 
     got = resolve_behind_the_first(chain)
@@ -114,7 +120,10 @@ def test_a_refusal_is_a_warning_with_a_stale_token(chain: Chain, code: str) -> N
 
 @in_rounds(2, 10)
 def test_a_corrected_secret_among_wrong_ones(chain: Chain, rounds: int) -> None:
-    """Many callers with a wrong secret try it once; a caller with the correct one issues at once among them."""
+    """Many callers with a wrong secret make one call to KIS.
+
+    If one caller has the correct secret, this caller issues without delay.
+    """
     wrong = {"app_secret": WRONG_SECRET}
     for _ in range(rounds // 2):
         with new_round(chain) as fresh:
@@ -133,7 +142,10 @@ def test_a_corrected_secret_among_wrong_ones(chain: Chain, rounds: int) -> None:
 
 
 def test_another_program_has_just_issued(chain: Chain) -> None:
-    """After EGW00133 the store is read, the minute passes, and one call brings that token for all callers."""
+    """After EGW00133 the holder waits for a minute.
+
+    After a minute, one call returns the other program's token, and all callers use this token.
+    """
     outside = KISIssuer(chain.kis.production_url, "production").issue(APP_KEY, utc_now())
 
     got = resolutions(resolve_behind_the_first(chain))
@@ -147,14 +159,14 @@ def test_another_program_has_just_issued(chain: Chain) -> None:
 
 
 def spoil(chain: Chain, token: Token, how: str) -> None:
-    """Replace the token's row by one that its column makes look fresh, and that no caller can use."""
+    """Replace the token's row by one that no caller can use, although its column ``expires_at`` looks fresh."""
     ended = json.dumps({**json.loads(token.to_json()), "expires_at": (utc_now() - HOUR).isoformat()})
     chain.database.put("access_token", {"broken": "{", "ended": ended}[how], utc_now() + 23 * HOUR)
 
 
 @pytest.mark.parametrize("how", ["broken", "ended"])
 def test_a_spoilt_row_is_mended_with_one_call(chain: Chain, how: str) -> None:
-    """One call brings the token back, for any number of callers in any minute."""
+    """One call brings the token back for all callers, and later callers make no further call."""
     token = chain.resolve(cache_path="off").token
     spoil(chain, token, how)
     for _ in range(4):
@@ -168,7 +180,7 @@ def test_a_spoilt_row_is_mended_with_one_call(chain: Chain, how: str) -> None:
 
 
 def test_a_spoilt_row_is_mended_although_an_answer_is_lost(chain: Chain) -> None:
-    """A commit whose answer is lost has the same result as one whose answer arrives."""
+    """A lost answer to a commit does not change the result: one call replaces the spoilt row."""
     token = chain.resolve(cache_path="off").token
     spoil(chain, token, "ended")
     chain.supabase.server.add_fault(Fault("reset", COMMIT, after=True))
@@ -180,7 +192,7 @@ def test_a_spoilt_row_is_mended_although_an_answer_is_lost(chain: Chain) -> None
 
 @pytest.mark.parametrize("how", ["broken", "ended"])
 def test_a_row_that_is_spoilt_after_the_read(chain: Chain, how: str) -> None:
-    """If begin calls a token fresh that the caller cannot use, begin is called again, and the token is replaced."""
+    """If begin reports a token as fresh that the caller cannot use, the caller repeats begin and replaces the token."""
     chain.database.put_token(expired_token())
     resolver = chain.resolver(cache_path="off")
     view = resolver.look()
@@ -197,7 +209,7 @@ def test_a_row_that_is_spoilt_after_the_read(chain: Chain, how: str) -> None:
 
 @pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "lost"])
 def test_rotations_beside_old_caches(chain: Chain, *, is_stored: bool) -> None:
-    """Machines with the old token in their caches neither store it again nor rotate again at their own ticks."""
+    """Machines with the old token in their caches do not store it again, and do not rotate again at their own ticks."""
     old = make_token(left=12 * HOUR, age=12 * HOUR)
     if is_stored:
         chain.database.put_token(old)

@@ -1,4 +1,7 @@
-"""Callers that start together: threads, processes, a laptop beside a runner. They make one call to KIS."""
+"""Callers that start together: threads, processes, a laptop beside a runner.
+
+However many callers start together, they make one call to KIS.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,7 @@ STATES = ("nothing", "stale", "expired", "rejected")
 
 
 class EagerClock(SystemClock):
-    """The machine's clock, with waits of a tenth."""
+    """The machine's clock, with waits that are ten times shorter."""
 
     def jitter(self, low: float, high: float) -> float:
         """Return a tenth of ``low``."""
@@ -64,7 +67,7 @@ def children() -> Iterator[list[Child]]:
 
 
 def issue_ago(chain: Chain, age: timedelta, **inputs: str) -> Token:
-    """Return a token that the chain issued and stored ``age`` ago, and that the API rejects now."""
+    """Issue and store a token ``age`` ago, make the API reject the token now, and return the token."""
     chain.kis._clock._offset -= age  # ShiftedClock can only be set forward
     token = chain.resolve(None, None, cache_path="off", **inputs).token
     chain.kis.advance(age.total_seconds())
@@ -74,12 +77,13 @@ def issue_ago(chain: Chain, age: timedelta, **inputs: str) -> Token:
 
 
 def bring_about(state: str, chain: Chain) -> str | None:
-    """Put the slot into a state. Returns the rejected token if the state has one."""
+    """Put the slot into a state. Returns the rejected token for the state "rejected"."""
     if state == "rejected":
         return issue_ago(chain, 7 * HOUR).value
     if state != "nothing":
         chain.database.put_token({"stale": stale_token, "expired": expired_token}[state]())
-        # As after any issue the slot has a lease row: callers that must make one wait for each other anyway.
+        # Add a lease row, which exists after any issue. If concurrent callers must insert this row, they wait for each
+        # other, which would hide a race.
         holder = Caller(chain.database)
         holder.begin()
         holder.abort(cooldown=timedelta())
@@ -87,7 +91,7 @@ def bring_about(state: str, chain: Chain) -> str | None:
 
 
 def run(children: list[Child], chain: Chain, *, rejected: str | None = None, **inputs: str) -> list[dict[str, Any]]:
-    """Start all at one moment; return their results."""
+    """Start all callers at one moment, and return their results."""
     for child in children:
         child.prepare(chain, rejected=rejected, **inputs)
     for child in children:
@@ -103,7 +107,7 @@ def run(children: list[Child], chain: Chain, *, rejected: str | None = None, **i
 @pytest.mark.parametrize("cache", ["off", "cache.json"], ids=["machines of their own", "one machine"])
 @pytest.mark.parametrize("state", STATES)
 def test_processes(chain: Chain, children: list[Child], state: str, cache: str) -> None:
-    """Of eight processes one calls KIS, and all get the token that is then stored."""
+    """One of eight processes calls KIS, and all get the token that this process stores."""
     rejected = bring_about(state, chain)
     before = chain.issue_calls
     cache_path = cache if cache == "off" else str(chain.folder / cache)
@@ -118,10 +122,10 @@ def test_processes(chain: Chain, children: list[Child], state: str, cache: str) 
 
 
 def test_processes_of_one_machine_without_the_store(chain: Chain, children: list[Child]) -> None:
-    """Without Supabase one of the processes calls KIS, and the others take its token from the cache."""
+    """Without Supabase, one process calls KIS, and all other processes take the token from the cache."""
     chain.supabase.stop()
 
-    # The time covers some seconds of waiting and, on a slow machine, the start and the lock.
+    # The timeout is enough for some seconds of waiting and, on a slow machine, for the start and the lock.
     got = run(children, chain, cache_path=str(chain.folder / "cache.json"), timeout="40s")
 
     assert chain.issue_calls == 1
@@ -132,7 +136,7 @@ def test_processes_of_one_machine_without_the_store(chain: Chain, children: list
 @in_rounds(2, 10)
 @pytest.mark.parametrize("state", STATES)
 def test_threads(chain: Chain, state: str, rounds: int) -> None:
-    """Of sixteen callers one calls KIS, and all get the token that is then stored, in each round."""
+    """In each round, one of sixteen callers calls KIS, and all get the token that this caller stores."""
     for _ in range(rounds):
         with new_round(chain) as fresh:
             rejected = bring_about(state, fresh)
@@ -155,7 +159,9 @@ def runner(runtime: Path, tool_cache: Path) -> dict[str, str]:  # noqa: ARG001 -
 
 
 def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path: Path) -> None:
-    """The command ``get`` gets the token that the action's step is issuing; its log names the step. KIS is called once.
+    """The command ``get`` gets the token that the action's step is issuing.
+
+    The command's log names the step. KIS is called once.
 
     On a busy machine the step may need a second lease before it calls KIS.
     """
@@ -197,7 +203,10 @@ def test_a_laptop_beside_a_runner(chain: Chain, runner: dict[str, str], tmp_path
 
 @in_rounds(2, 10)
 def test_rotations_among_readers(chain: Chain, rounds: int) -> None:
-    """Two concurrent rotations make one call. Readers get the old token or the new one, and later ones the new one."""
+    """Two concurrent rotations make one call.
+
+    Readers get the old token or the new one, and later readers the new one.
+    """
     for _ in range(rounds):
         with new_round(chain) as fresh:
             old = make_token(left=12 * HOUR, age=12 * HOUR)
@@ -223,7 +232,10 @@ def test_rotations_among_readers(chain: Chain, rounds: int) -> None:
 @pytest.mark.parametrize("is_stored", [True, False], ids=["stored", "deleted"])
 @pytest.mark.parametrize("encryption_key", ["", ENCRYPTION_KEY], ids=["plain", "sealed"])
 def test_repeated(chain: Chain, encryption_key: str, *, is_stored: bool) -> None:
-    """KIS is called once, all callers fail and the row stays, until KIS gives another token: 6 h after the issue."""
+    """Until 6 h after the issue, KIS is called once, all callers fail and the row stays.
+
+    As soon as 6 h are over, KIS issues another token.
+    """
     inputs = {"encryption_key": encryption_key, "cache_path": "off"}
     rejected = issue_ago(chain, 2 * HOUR, encryption_key=encryption_key)
     if not is_stored:
@@ -235,7 +247,7 @@ def test_repeated(chain: Chain, encryption_key: str, *, is_stored: bool) -> None
         callers = [chain.resolver(clock, None, **inputs) for _ in range(PROCESSES)]
         return at_once([partial(resolve_without, each, rejected.value) for each in callers], clock)
 
-    for minutes in (0, 225):  # the second time is still 15 minutes too early
+    for minutes in (0, 225):  # at the second time, 15 minutes of the 6 h are left
         chain.pass_time(minutes * 60)
         got = replace_at_once()
         assert {each.code if isinstance(each, IssuanceError) else each for each in got} == {"token-repeated"}
@@ -250,7 +262,7 @@ def test_repeated(chain: Chain, encryption_key: str, *, is_stored: bool) -> None
 
 
 def test_a_rejected_token_is_not_stored_from_a_cache(chain: Chain) -> None:
-    """If the rejected token's row is deleted, a caller that has it in its cache neither stores nor uses it."""
+    """If the rejected token's row is deleted, a caller with this token in its cache does not store it or use it."""
     rejected = issue_ago(chain, 2 * HOUR)
     chain.database.owner.execute("delete from api_credentials where credential_type = 'access_token'")
     with pytest.raises(IssuanceError, match="token-repeated"):

@@ -1,4 +1,4 @@
-"""A PostgREST stand-in on a separate project, and its clients."""
+"""A PostgREST stand-in on the database of a separate project, and clients of the stand-in."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def project(postgres: EmbeddedPostgres) -> Project:
 
 @pytest.fixture(scope="module")
 def server(project: Project) -> Iterator[PostgRESTStandIn]:
-    """The stand-in on that project."""
+    """The stand-in on the fixture ``project``."""
     with PostgRESTStandIn(
         project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY, further_keys={LEGACY_KEY: "service_role"}
     ) as server:

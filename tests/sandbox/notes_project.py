@@ -64,7 +64,7 @@ grant select on writing to service_role;
 
 @contextmanager
 def connect(url: str, key: str) -> Iterator[Client]:
-    """Yield a client without a session. The client repeats failed reads, which no test of this folder has."""
+    """Yield a client without a session. The client repeats failed reads, but no read of these tests fails."""
     with httpx.Client(timeout=20) as http:
         options = ClientOptions(httpx_client=http, auto_refresh_token=False, persist_session=False)
         yield create_client(url, key, options=options)

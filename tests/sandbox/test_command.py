@@ -1,4 +1,7 @@
-"""``kis-token sandbox``: the command inside finds all services, and the end removes all processes and files."""
+"""``kis-token sandbox``: a command inside finds all services.
+
+At the end of the sandbox, all its processes and files are removed.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ def _processes_of(folder: Path) -> list[str]:
     """Return the command lines of this machine's processes that contain the folder."""
     lines = []
     for process in Path("/proc").iterdir():
-        with suppress(OSError):  # not a process, or already ended
+        with suppress(OSError):  # this folder of /proc belongs to no process, or its process has ended
             lines.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return [line for line in lines if str(folder) in line]
 
@@ -71,8 +74,8 @@ def read_until(stream: IO[str], text: str) -> str:
 
 
 @pytest.fixture
-def folder(child_processes: None) -> Iterator[Path]:  # noqa: ARG001 - the sandbox is one
-    """A folder for temporary files that PostgreSQL's user can reach; pytest's own are closed to it."""
+def folder(child_processes: None) -> Iterator[Path]:  # noqa: ARG001 - the sandbox is a child process
+    """A folder for temporary files that PostgreSQL's user can reach. pytest's own folders are closed to that user."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o777)
@@ -100,7 +103,7 @@ def test_command_that_does_not_exist(folder: Path) -> None:
 
 @posix_only
 def test_command_finds_everything(folder: Path) -> None:
-    """The library inside finds a working KIS and a working Supabase by its own variables."""
+    """By the variables of the sandbox, ``kis-token get`` finds a working KIS and a working Supabase."""
     script = f"'{sys.executable}' -m kis_token get | wc -c"
 
     with start(folder, "--", "sh", "-c", script) as process:
@@ -127,7 +130,7 @@ def test_stays_until_it_is_stopped(folder: Path, number: signal.Signals) -> None
 
 @posix_only
 def test_signal_reaches_the_command(folder: Path) -> None:
-    """A SIGTERM ends the command first, then the sandbox, with the command's status."""
+    """After a SIGTERM, the command ends first. After the command, the sandbox ends with the command's status."""
     with start(folder, "--", "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done") as process:
         assert process.stdout is not None
         read_until(process.stdout, "ready")
@@ -152,7 +155,7 @@ sys.exit(run(["sh", "-c", "while :; do sleep 0.05; done"]))
 
 @posix_only
 def test_signal_while_the_command_is_started(folder: Path) -> None:
-    """A SIGTERM that arrives before the command's process is known still reaches it."""
+    """A SIGTERM that arrives before the sandbox knows the command's process still ends the command."""
     env = os.environ | {"TMPDIR": str(folder)}
     ended = subprocess.run([sys.executable, "-c", STOPPED_WHILE_MAKING], env=env, timeout=LONGEST_SECONDS, check=False)
     assert ended.returncode == 128 + signal.SIGTERM
@@ -174,7 +177,7 @@ def test_killed_sandbox_leaves_no_server(folder: Path) -> None:
 
 
 def test_migrations_are_found_in_a_checkout() -> None:
-    """In a checkout the migrations are those of the top folder."""
+    """In a checkout, the migrations are the files of the top folder's sql/."""
     assert [path.name for path in sorted(migrations_folder().glob("*.sql"))] == [
         "001_api_credentials.sql",
         "002_issuance.sql",

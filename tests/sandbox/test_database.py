@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @pytest.mark.parametrize(("legacy_grants", "status"), [(False, 403), (True, 200)])
 def test_grants_of_new_and_old_projects(postgres: EmbeddedPostgres, legacy_grants: bool, status: int) -> None:  # noqa: FBT001 - a column of the table
-    """A new table is closed to service_role today, and open in older projects. A second preparation changes nothing."""
+    """A new table is closed to service_role in today's projects, and open to service_role in older projects.
+
+    If the database is prepared again, nothing changes.
+    """
     dsn = postgres.create_database()
     prepare_database(dsn, legacy_grants=legacy_grants)
     project = prepare_database(dsn)
@@ -33,7 +36,7 @@ def test_grants_of_new_and_old_projects(postgres: EmbeddedPostgres, legacy_grant
 
 
 def test_owner_is_not_a_superuser(project: Project) -> None:
-    """Migrations run with the rights that they have on Supabase: an owner's, without those of a superuser."""
+    """Migrations run with the same rights as on Supabase: with an owner's rights, and without a superuser's."""
     with psycopg.connect(project.owner) as connection:
         assert connection.execute("show is_superuser").fetchall() == [("off",)]
 

@@ -83,7 +83,7 @@ def test_an_app_key_has_one_owner() -> None:
 
 
 def test_real_and_paper_have_separate_keys_and_tokens(kis: KISEmulator) -> None:
-    """Swapped keys are EGW00103, and a token of one environment is EGW00121 in the other."""
+    """The keys of one environment get EGW00103 in the other, and its tokens get EGW00121."""
     assert ask_token(kis.production_url, PAPER).json()["error_code"] == "EGW00103"
     assert ask_token(kis.paper_url, REAL).json()["error_code"] == "EGW00103"
     token = token_of(kis.paper_url, PAPER)
@@ -98,7 +98,7 @@ def test_paper_answers_fewer_calls_in_a_second(kis: KISEmulator) -> None:
 
 
 def test_of_200_concurrent_calls_one_is_accepted(kis: KISEmulator) -> None:
-    """Of concurrent tokenP calls one gets the token, and all others get EGW00133."""
+    """One of 200 concurrent tokenP calls gets the token, and all other calls get EGW00133."""
     kis.configure(lockout_after=0)
     gate = threading.Barrier(200)
 
@@ -125,14 +125,14 @@ def test_clock_can_be_set_forward(kis: KISEmulator) -> None:
 
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), 1e300, 9e11])
 def test_clock_goes_only_forward_and_within_the_calendar(kis: KISEmulator, seconds: float) -> None:
-    """Any other advance is a ValueError and does not change the clock."""
+    """An advance backwards, or beyond the calendar's last year, is a ValueError and does not change the clock."""
     with pytest.raises(ValueError, match=r"forward|calendar"):
         kis.advance(seconds)
     assert kis.now() - datetime.now(timezone.utc) < timedelta(minutes=1)
 
 
 def test_settings_of_one_environment_or_of_both(kis: KISEmulator) -> None:
-    """Only the named settings change, and only in the named environments."""
+    """A change of settings affects only the named settings in the named environments."""
     kis.configure("paper", expires_in=7776000)
     assert kis.settings("paper").expires_in == 7776000
     assert kis.settings("production").expires_in == 86400
@@ -176,7 +176,7 @@ def test_all_tokens_of_an_app_key_can_be_ended(kis: KISEmulator) -> None:
 
 
 def test_only_issued_tokens_can_be_ended(kis: KISEmulator) -> None:
-    """A token or app key that the emulator does not know is a ValueError, and its text does not contain it."""
+    """A token or app key that the emulator does not know is a ValueError, whose text does not contain the value."""
     for end in (kis.kill_token, kis.kill_tokens, kis.expire_token, kis.expire_tokens):
         with pytest.raises(ValueError, match="no ") as error:
             end("unknown-value")
@@ -184,7 +184,7 @@ def test_only_issued_tokens_can_be_ended(kis: KISEmulator) -> None:
 
 
 def test_lost_answer_still_issues(kis: KISEmulator) -> None:
-    """A fault after the work loses only the answer: the token is issued, and the minute is used up."""
+    """If a fault loses only the answer, the token is issued, and the next call within a minute gets EGW00133."""
     kis.production.add_fault(Fault("reset", TOKEN_PATH, after=True))
     with pytest.raises(requests.ConnectionError):
         ask_token(kis.production_url, REAL)
@@ -193,7 +193,7 @@ def test_lost_answer_still_issues(kis: KISEmulator) -> None:
 
 
 def test_fault_before_the_work_leaves_no_trace(kis: KISEmulator) -> None:
-    """A fault instead of an answer issues no token: the call is recorded, and the next one is accepted."""
+    """If a fault replaces the work, no token is issued: the call is recorded, and the next call is accepted."""
     kis.production.add_fault(Fault("answer", TOKEN_PATH, response=html_response(200)))
     assert "<html>" in ask_token(kis.production_url, REAL).text
     assert kis.counts("production") == Counts(calls=1, accepted=0, issues=0)
@@ -213,7 +213,10 @@ def test_calls_can_be_refused_with_any_code(kis: KISEmulator) -> None:
 
 
 def test_requests_are_recorded_without_secrets(kis: KISEmulator) -> None:
-    """The record has each request with its status, code and emulated time; without an answer they are None."""
+    """The record has each request with its status, code and emulated time.
+
+    Without an answer, status and code are None.
+    """
     kis.advance(3600)
     before = kis.now()
     token_of(kis.paper_url, PAPER)

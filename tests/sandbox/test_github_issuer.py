@@ -28,7 +28,7 @@ AUDIENCE = "https://abcdefghijklmnopqrst.supabase.co"
 
 @pytest.fixture
 def issuer(github: GitHubIssuer) -> Iterator[GitHubIssuer]:
-    """An issuer that serves, with the key that all tests share."""
+    """An issuer that listens on a port, and that signs with the key that all tests share."""
     with GitHubIssuer() as issuer:
         issuer.publish(github.keys[-1])
         yield issuer
@@ -47,12 +47,12 @@ def ask(variables: dict[str, str], audience: str | None = AUDIENCE) -> httpx.Res
 
 
 def number(text: str) -> int:
-    """A number as a JWKS has it."""
+    """The number that a JWKS writes as ``text``."""
     return int.from_bytes(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), "big")
 
 
 def verify(token: str, keys: dict[str, Any]) -> None:
-    """Check a token by a JWKS. Raises InvalidSignature."""
+    """Check a token's signature by a JWKS. Raises InvalidSignature."""
     signed, _, signature = token.rpartition(".")
     head = json.loads(base64.urlsafe_b64decode(signed.partition(".")[0] + "=="))
     (jwk,) = (each for each in keys["keys"] if each["kid"] == head["kid"])
@@ -83,7 +83,10 @@ def test_job_that_names_no_audience(issuer: GitHubIssuer) -> None:
 
 
 def test_requests_that_get_no_token(issuer: GitHubIssuer) -> None:
-    """A wrong request token is refused with 401. Another path is 404, and another method 405."""
+    """A wrong request token is refused with 401.
+
+    A request to an unknown path gets 404, and a request with a wrong method gets 405.
+    """
     variables = issuer.variables() | {"ACTIONS_ID_TOKEN_REQUEST_TOKEN": "another job's"}
     assert ask(variables).status_code == 401
     assert get(variables["ACTIONS_ID_TOKEN_REQUEST_URL"]).status_code == 401
@@ -104,7 +107,7 @@ def test_endpoint_that_fails(issuer: GitHubIssuer) -> None:
 
 
 def test_new_key(issuer: GitHubIssuer) -> None:
-    """A new key signs, and the earlier one stays published."""
+    """After a new key is published, it signs, and the earlier key stays published."""
     before = issuer.id_token(AUDIENCE)
     issuer.publish(SigningKey.make("next"))
     for token in (before, issuer.id_token(AUDIENCE)):
@@ -114,7 +117,7 @@ def test_new_key(issuer: GitHubIssuer) -> None:
 
 
 def test_claims_that_are_left_out(issuer: GitHubIssuer) -> None:
-    """A claim that is None is left out of the token; those of the issuer's job count for all its tokens."""
+    """A claim that is None is left out of the token. The claims of the issuer's job are in all its tokens."""
     other = GitHubIssuer(job={"ref": "refs/tags/v1", "environment": "production"}, now=lambda: 1_800_000_000.5)
     claims = other.claims(AUDIENCE, environment=None)
     assert "environment" not in claims
@@ -123,7 +126,7 @@ def test_claims_that_are_left_out(issuer: GitHubIssuer) -> None:
 
 
 def test_sandbox_trusts_the_issuer(sandbox: Sandbox) -> None:
-    """In a sandbox a job of the emulated issuer reads its slot with the public key, once it is listed."""
+    """In a sandbox, a job of the emulated issuer can read its slot with the public key as soon as the job is listed."""
     variables = sandbox.github.variables()
     token = ask(variables, sandbox.supabase.url).json()["value"]
 

@@ -44,7 +44,10 @@ def code_of_call(kis: KISEmulator, token: str) -> str:
 
 
 def test_clock(kis: KISEmulator) -> None:
-    """The answer has the time in ISO 8601 with its offset; a number of seconds sets the clock forward."""
+    """The answer has the emulated time in ISO 8601 with its offset.
+
+    A request with a number of seconds sets the clock forward.
+    """
     before = datetime.fromisoformat(control(kis, "GET", "/clock")["now"])
     assert before.utcoffset() == timedelta(0)
     after = datetime.fromisoformat(control(kis, "POST", "/clock", {"advance": 90.5})["now"])
@@ -52,7 +55,7 @@ def test_clock(kis: KISEmulator) -> None:
 
 
 def test_requests_and_counts(kis: KISEmulator) -> None:
-    """The answers list the requests with the codes of their answers, count the issues, and contain no secret."""
+    """The control lists the requests with the codes of their answers, counts the issues, and shows no secret."""
     token = ask_token(kis).json()["access_token"]
     ask_token(kis)
     listed = requests.get(kis.control_url + "/requests", timeout=5)
@@ -75,7 +78,7 @@ def test_requests_and_counts(kis: KISEmulator) -> None:
 
 
 def test_settings(kis: KISEmulator) -> None:
-    """The settings are read and changed, for one environment or for both."""
+    """The settings can be read and changed, for one environment or for both environments."""
     control(kis, "POST", "/settings", {"reissue_kills_previous": True})
     answer = control(kis, "POST", "/settings", {"environment": "paper", "expires_in": 7776000})
     assert answer == control(kis, "GET", "/settings")
@@ -84,7 +87,7 @@ def test_settings(kis: KISEmulator) -> None:
 
 
 def test_tokens_can_be_ended(kis: KISEmulator) -> None:
-    """A token, or all tokens of an app key, are rejected from then on."""
+    """After a request that ends one token, or all tokens of an app key, KIS rejects these tokens."""
     token = ask_token(kis).json()["access_token"]
     assert code_of_call(kis, token).startswith("OPSQ")
     control(kis, "POST", "/tokens/expire", {"token": token})
@@ -128,7 +131,7 @@ def test_html_fault(kis: KISEmulator, status: int) -> None:
     ],
 )
 def test_broken_answers(kis: KISEmulator, fault: dict[str, object], issues: int) -> None:
-    """The answer arrives incomplete or not at all; the time of the fault decides whether a token was issued."""
+    """The answer arrives incomplete or not at all. A token was issued only if the fault came after KIS's work."""
     control(kis, "POST", "/faults", {"environment": "production", **fault})
     with pytest.raises(requests.RequestException):
         ask_token(kis).json()

@@ -79,7 +79,7 @@ def _decoded(part: str) -> dict[str, object]:
 
 
 def _refusal(response: requests.Response) -> tuple[int, str]:
-    """Return status and code of an error, whose body has the form of its address and a text."""
+    """Return status and code of an error, and assert that its body has the form of its address and a text."""
     body = response.json()
     if "/oauth2/" in response.url:
         assert body.keys() == {"error_code", "error_description"}
@@ -92,7 +92,7 @@ def _refusal(response: requests.Response) -> tuple[int, str]:
 
 
 def test_token_answer_has_the_form_of_kis(kis: KIS) -> None:
-    """The expiry is a string without an offset in Korea time, nine hours ahead; expires_in is a number."""
+    """The expiry is a string in Korea time without an offset, nine hours ahead of UTC. expires_in is a number."""
     answer = kis.ask_token()
     assert answer.status_code == 200
     body = answer.json()
@@ -122,14 +122,14 @@ def test_token_is_a_jwt_that_names_its_app_key(kis: KIS) -> None:
 
 
 def test_same_token_is_answered_with_the_same_words(kis: KIS) -> None:
-    """Hours later KIS answers exactly the same, expires_in included, although less time is left."""
+    """Hours later KIS returns exactly the same answer, also the same expires_in, although less time is left."""
     first = kis.ask_token().json()
     kis.time += timedelta(hours=5)
     assert kis.ask_token().json() == first
 
 
 def test_second_token_call_in_a_minute_is_refused(kis: KIS) -> None:
-    """The second call gets 403 EGW00133."""
+    """A second tokenP call within a minute gets 403 EGW00133."""
     kis.token()
     assert _refusal(kis.ask_token()) == (403, "EGW00133")
 
@@ -152,12 +152,12 @@ def test_wrong_keys_are_refused_with_403(kis: KIS, changes: dict[str, object], c
 
 @pytest.mark.parametrize("body", [b"", b"grant_type=client_credentials", b"[]", b"\xff"])
 def test_body_that_is_not_a_json_object_is_refused(kis: KIS, body: bytes) -> None:
-    """The call gets 403 EGW00002."""
+    """A call whose body is not a JSON object gets 403 EGW00002."""
     assert _refusal(requests.post(kis.server.url + TOKEN_PATH, data=body, timeout=5)) == (403, "EGW00002")
 
 
 def test_revoked_token_is_invalid(kis: KIS) -> None:
-    """A revocation has code 200 in its body as well; afterwards the token gets EGW00121."""
+    """The answer to a revocation also has code 200 in its body. After the revocation, the token gets EGW00121."""
     token = kis.token()
     answer = kis.post(REVOKE_PATH, {**_body(), "token": token})
     assert (answer.status_code, answer.json()) == (200, {"code": 200, "message": "접근토큰 폐기에 성공하였습니다"})
@@ -176,7 +176,7 @@ def test_approval_calls_the_secret_by_another_name(kis: KIS) -> None:
 
 
 def test_price_is_answered_to_a_valid_token(kis: KIS) -> None:
-    """A call with token, keys, tr_id and parameters is answered, with all numbers as strings."""
+    """A call with token, keys, tr_id and parameters gets a price. All numbers in the answer are strings."""
     answer = kis.price(kis.token())
     body = answer.json()
     assert answer.status_code == 200
@@ -216,7 +216,7 @@ def test_call_with_wrong_headers_is_refused_with_500(kis: KIS, headers: dict[str
 
 @pytest.mark.parametrize("status", [500, 200])
 def test_expired_token_is_refused_with_the_set_status(kis: KIS, status: int) -> None:
-    """EGW00123 has status 500, or 200 if the setting says so."""
+    """EGW00123 has status 500 or, if the setting is 200, status 200."""
     kis.rules.settings = replace(kis.rules.settings, expired_status=status)
     token = kis.token()
     kis.time += timedelta(days=1)

@@ -90,13 +90,16 @@ def test_partner_company_token_is_valid_for_90_days(rules: KISRules) -> None:
 
 
 def test_token_is_hidden_in_its_representation(rules: KISRules) -> None:
-    """The representation of an issued token does not show it."""
+    """The representation of an issued token does not show the token's value."""
     token = rules.issue(*KEYS)
     assert token.value not in repr(token)
 
 
 def test_same_token_for_six_hours(rules: KISRules, clock: StandingClock) -> None:
-    """Within 6 hours of an issue KIS returns the same token and counts no new issue; later it issues a new one."""
+    """Within 6 hours of an issue, KIS returns the same token and counts no new issue.
+
+    After 6 hours, KIS issues a new token.
+    """
     first = rules.issue(*KEYS)
     clock.advance(hours=5, minutes=59)
     assert fingerprint(rules.issue(*KEYS).value) == fingerprint(first.value)
@@ -116,7 +119,7 @@ def test_same_token_comes_back_even_when_revoked(rules: KISRules, clock: Standin
 
 
 def test_same_token_comes_back_even_when_expired(rules: KISRules, clock: StandingClock) -> None:
-    """A token with a validity of less than 6 hours is returned again, expired."""
+    """A token that is valid for less than 6 hours is returned again even after its end."""
     rules.settings = Settings(expires_in=60)
     token = rules.issue(*KEYS)
     clock.advance(minutes=2)
@@ -125,7 +128,10 @@ def test_same_token_comes_back_even_when_expired(rules: KISRules, clock: Standin
 
 
 def test_once_a_minute_comes_before_the_same_token(rules: KISRules, clock: StandingClock) -> None:
-    """A second tokenP call within a minute gets EGW00133, not the same token; refused calls do not prolong the wait."""
+    """A second tokenP call within a minute gets EGW00133, and not the same token.
+
+    A refused call does not prolong the minute.
+    """
     token = rules.issue(*KEYS)
     clock.advance(seconds=59.9)
     assert refusal_of_issue(rules) == "EGW00133"
@@ -135,7 +141,7 @@ def test_once_a_minute_comes_before_the_same_token(rules: KISRules, clock: Stand
 
 
 def test_the_minute_is_counted_per_app_key(clock: StandingClock) -> None:
-    """The call of one account does not delay another account."""
+    """A tokenP call of one account does not delay another account."""
     other = Account()
     rules = KISRules([ACCOUNT, other], clock, Settings())
     token = rules.issue(*KEYS)
@@ -143,7 +149,10 @@ def test_the_minute_is_counted_per_app_key(clock: StandingClock) -> None:
 
 
 def test_wrong_keys_have_different_codes(rules: KISRules) -> None:
-    """An unknown app key gets EGW00103, a wrong secret EGW00105; neither uses up the minute."""
+    """An unknown app key gets EGW00103, and a wrong secret EGW00105.
+
+    After these errors, the next call need not wait for a minute.
+    """
     assert refusal_of_issue(rules, app_key=Account().app_key) == "EGW00103"
     assert refusal_of_issue(rules, app_secret=KEYS[1].rstrip("=")) == "EGW00105"
     rules.issue(*KEYS)
@@ -160,7 +169,7 @@ def test_hammering_locks_the_key_for_a_day(rules: KISRules, clock: StandingClock
 
 
 def test_patient_clients_are_not_locked_out(rules: KISRules, clock: StandingClock) -> None:
-    """Early calls are counted over half an hour only: one every two minutes has no consequences."""
+    """Early calls are counted over half an hour only, so one early call every two minutes has no consequences."""
     for _ in range(40):
         rules.issue(*KEYS)
         assert refusal_of_issue(rules) == "EGW00133"
@@ -168,7 +177,7 @@ def test_patient_clients_are_not_locked_out(rules: KISRules, clock: StandingCloc
 
 
 def test_a_call_every_half_minute_is_hammering(rules: KISRules, clock: StandingClock) -> None:
-    """A client that calls every 30 s, of which KIS accepts every other call, is locked out within an hour."""
+    """A client that calls every 30 s is locked out within an hour, although KIS accepts every other call."""
     answers = []
     for _ in range(120):
         try:
@@ -217,7 +226,7 @@ def test_wrong_secret_on_a_call_is_not_the_tokens_fault(rules: KISRules) -> None
 
 
 def test_calls_per_second_are_limited(rules: KISRules, clock: StandingClock) -> None:
-    """A call above the limit in any second gets EGW00201; a second after the first accepted call, one is accepted."""
+    """A call above the limit gets EGW00201. One second after the first accepted call, one more call is accepted."""
     rules.settings = Settings(calls_per_second=2)
     token = rules.issue(*KEYS).value
     rules.admit(*KEYS, token)

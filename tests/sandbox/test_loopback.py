@@ -1,4 +1,7 @@
-"""The HTTP server on loopback: its port while it is stopped. The tests of its users cover the rest."""
+"""The HTTP server on loopback: its port while it is stopped.
+
+The tests of other modules cover all other functions of the server.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from kis_token.sandbox.loopback import LoopbackServer, Response
 
 
 def listen(port: int) -> None:
-    """Bind a port as another server does, and listen on it."""
+    """Bind and listen on a port, as another server does."""
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         other.bind(("127.0.0.1", port))

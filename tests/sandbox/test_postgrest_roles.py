@@ -37,7 +37,7 @@ def test_anon_and_row_level_security(anon: Client, service: Client) -> None:
 
 
 def test_refused_without_grant_has_the_status_of_the_role(server: PostgRESTStandIn) -> None:
-    """A missing grant is 401 for anon and 403 for service_role."""
+    """Without a grant, a request of anon gets 401, and a request of service_role gets 403."""
     statuses = [
         httpx.get(f"{server.url}/rest/v1/private_notes", headers={"apikey": key}).status_code
         for key in (ANON_KEY, SERVICE_KEY)

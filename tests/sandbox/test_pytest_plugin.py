@@ -138,7 +138,9 @@ def test_after_other():
 
 
 def test_the_environment_is_the_sandbox_s_and_then_as_before(both_runs: tuple[str, str]) -> None:
-    """In a test with the sandbox other settings are removed; afterwards they are back.
+    """In a test with the sandbox, the environment has only the sandbox's settings.
+
+    After the test, the environment has its earlier settings again.
 
     The order of fixtures has no effect.
     """
@@ -190,7 +192,7 @@ def test_without(monkeypatch):
 
 
 def test_the_one_manager_is_the_test_s_own(both_runs: tuple[str, str]) -> None:
-    """A bot that uses the guide's functions finds its own test's sandbox, not an earlier one."""
+    """A bot that uses the guide's functions finds the sandbox of its own test, and not that of an earlier test."""
     assert outcomes(both_runs[0], "test_manager.py") == ["PASSED"] * 3, both_runs[0]
 
 
@@ -224,7 +226,10 @@ def test_third(kis_sandbox):
 
 
 def test_a_spoilt_database_spoils_one_test(both_runs: tuple[str, str]) -> None:
-    """A spoilt database is deleted. All other tests share one database, a copy of a template."""
+    """A database that a test spoils is deleted.
+
+    All tests that do not spoil it share one database, which is a copy of a template.
+    """
     assert outcomes(both_runs[0], "test_tidy.py") == ["PASSED"] * 3, both_runs[0]
 
 
@@ -241,13 +246,13 @@ def test_bot(kis_sandbox):
 
 
 def test_runs_at_the_same_time_do_not_meet(both_runs: tuple[str, str]) -> None:
-    """Two runs at once, like workers of pytest-xdist, have their own servers, databases and tokens."""
+    """Two concurrent runs, like workers of pytest-xdist, have separate servers, databases and tokens."""
     assert [outcomes(said, "test_at_once.py") for said in both_runs] == [["PASSED"]] * 2, both_runs
 
 
 @pytest.fixture(scope="module")
 def both_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Return the output of two concurrent runs: one of all tests above, and one of the test in which they overlap."""
+    """Return the outputs of two concurrent runs: of all tests above, and of the one test in which the runs overlap."""
     folder = tmp_path_factory.mktemp("runs")
     with socket.create_server(("127.0.0.1", 0)) as meeting, ThreadPoolExecutor(2) as pool:
         meeting.settimeout(60)
@@ -287,7 +292,7 @@ def test_a_missing_extra_is_reported(tmp_path: Path) -> None:
 
 
 def test_fixtures_are_listed(tmp_path: Path) -> None:
-    """``pytest --fixtures`` lists both fixtures with their first lines."""
+    """``pytest --fixtures`` lists both fixtures of the plugin, each with the first line of its docstring."""
     said = run(tmp_path, {}, "--fixtures")
 
     assert re.search(r"^kis_sandbox\b.*\n +A sandbox for one test", said, re.MULTILINE)
@@ -314,7 +319,7 @@ def test_the_plugin_loads_nothing() -> None:
 
 @pytest.mark.parametrize("name", kis_token.sandbox.__all__)
 def test_every_public_name_is_there(name: str) -> None:
-    """Each name of ``__all__`` can be imported and has its own module."""
+    """Each name of ``__all__`` can be imported from the package, and dir() lists the name."""
     assert getattr(kis_token.sandbox, name) is not None
     assert name in dir(kis_token.sandbox)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def kis_token(sandbox: Sandbox, *arguments: str, **variables: str) -> str:
-    """Return the output of the command, run inside."""
+    """Run the command kis-token inside the sandbox, and return its output."""
     return subprocess.run(
         [sys.executable, "-m", "kis_token", *arguments],
         env=sandbox.environment(os.environ) | variables,
@@ -28,7 +28,7 @@ def kis_token(sandbox: Sandbox, *arguments: str, **variables: str) -> str:
 
 
 def test_hours_pass_at_once(sandbox: Sandbox) -> None:
-    """After an advance a new token is issued without waiting: KIS's minute and its six hours are over."""
+    """After an advance of 7 h, a new token is issued at once, because KIS's minute and KIS's six hours are over."""
     first = kis_token(sandbox, "get")
     sandbox.advance(7 * 3600)
     said = kis_token(sandbox, "refresh", "--force")
@@ -40,7 +40,7 @@ def test_hours_pass_at_once(sandbox: Sandbox) -> None:
 
 
 def test_time_does_not_go_back(sandbox: Sandbox) -> None:
-    """A negative time is a ValueError."""
+    """An advance by a negative time is a ValueError."""
     with pytest.raises(ValueError, match="forward"):
         sandbox.advance(-1)
 
@@ -64,7 +64,7 @@ def test_environment_has_no_other_settings(sandbox: Sandbox) -> None:
 
 
 def test_a_given_emulator_is_used(postgres: EmbeddedPostgres) -> None:
-    """The accounts are those of the given emulator; further ones are stored under their own names."""
+    """The sandbox uses the accounts of the given emulator. `store_keys` stores a further account in its own slot."""
     main, savings = Account(), Account()
     with Sandbox(dsn=postgres.create_database(), kis=KISEmulator(production=[main, savings], paper=[])) as sandbox:
         sandbox.store_keys("kis-savings", savings)

@@ -43,7 +43,7 @@ AROUND = {
     "mark of direction": "\u200e{}\u202c",
     "a line break spelled out": "{}\\n",
 }
-#: Additions around keys and URLs alone.
+#: Additions that are cut off only from keys and URLs.
 PASTED = {
     "NAME=": "KIS_APP_KEY={}",
     "NAME= and quotes": 'KIS_APP_KEY="{}"',
@@ -93,7 +93,7 @@ def test_settings_from_dirty_values(name: str) -> None:
 
 @pytest.mark.parametrize("name", AROUND)
 def test_other_settings_lose_quotes_too(name: str) -> None:
-    """If a file's quotes are kept, every setting loses them, not only the keys."""
+    """If a program keeps the quotes of a file, the quotes are cut off from every setting, and not only from keys."""
     if name == "a line break spelled out":
         return
     values = {"KIS_ENVIRONMENT": "paper", "KIS_TOKEN_TIMEOUT": "90s", "KIS_TOKEN_CACHE": "off", "KIS_ACCOUNT_NO": "1-1"}
@@ -104,7 +104,7 @@ def test_other_settings_lose_quotes_too(name: str) -> None:
 
 @pytest.mark.parametrize("text", ["null", "None", '"null"', "'None'", "undefined", "NULL", "nan", "<nil>", '""', "''"])
 def test_words_for_nothing_are_nothing(text: str) -> None:
-    """A word that programs write for a missing value counts as not given: the variable is used, or no value."""
+    """A word that programs write for a missing value counts as not given: if the variable is set, it is used."""
     settings = make_settings(INPUT_APP_KEY=text, INPUT_APP_SECRET=text)
     assert (settings.app_key, settings.app_secret) == (None, None)
     other = make_settings(INPUT_APP_KEY=text, INPUT_APP_SECRET=text, **KEYS)
@@ -114,12 +114,15 @@ def test_words_for_nothing_are_nothing(text: str) -> None:
 
 
 def faults(**variables: str) -> list[str]:
-    """The codes of the faults, whose texts have no secret."""
+    """Return the codes of the faults, and assert that no text shows a value."""
     return [code for code, _ in told(**variables)]
 
 
 def told(**variables: str) -> list[tuple[str, str]]:
-    """Codes and messages of the faults of an otherwise complete environment. No message shows a value."""
+    """Return the faults' codes and messages in an otherwise complete environment.
+
+    Assert that no message shows a value.
+    """
     complete = {"SUPABASE_URL": URL, "SUPABASE_SERVICE_ROLE_KEY": SERVICE_KEY, "KIS_TOKEN_CACHE": "off"}
     with pytest.raises(SettingsError) as caught:
         Settings.from_env(complete | variables)
@@ -140,14 +143,14 @@ SWAPPED = {
 
 @pytest.mark.parametrize("case", SWAPPED)
 def test_swapped_keys_are_named(case: str) -> None:
-    """An app key of 180 or an app secret of 36 characters is reported as swapped."""
+    """An app key of 180 characters, or an app secret of 36 characters, is reported as swapped."""
     ((code, message),) = told(**SWAPPED[case])
     assert code == "swapped-app-key"
     assert "swapped?" in message
 
 
 def test_one_value_in_both_places_is_named() -> None:
-    """The same value of another length in both places is reported."""
+    """One value as app key and as app secret is reported, even if its length is not that of a key or secret."""
     assert told(KIS_APP_KEY="made-up", KIS_APP_SECRET="made-up")[0][1].endswith("is the same value as the app secret")
 
 
@@ -175,7 +178,7 @@ def test_a_stand_in_for_a_key_is_named(value: str) -> None:
 
 @pytest.mark.parametrize("value", ['"PSabc', "PSabc'", "PS`abc"])
 def test_a_quote_that_stays_is_named(value: str) -> None:
-    """A quote on one side only may mean that the other half is missing, so it is a fault and stays."""
+    """A quote on one side only is a fault and is not cut off, because a part of the key may be missing."""
     assert faults(**KEYS | {"KIS_APP_KEY": value}) == ["invalid-app-key"]
 
 
@@ -199,7 +202,7 @@ def test_any_text_can_be_cleaned(text: str) -> None:
 
 @given(st.text(alphabet=st.sampled_from("\"'`\\ \n=:#,;$<>nullBearer kEY\u201c\ufeff")))
 def test_text_of_removed_characters_can_be_cleaned(text: str) -> None:
-    """A text of nothing but the removed characters can be cleaned as well."""
+    """A text that has only characters to be removed can also be cleaned."""
     test_any_text_can_be_cleaned.hypothesis.inner_test(text)  # type: ignore[attr-defined]  # hypothesis's own
     is_placeholder(text)
     parse_project_url(text)
@@ -263,13 +266,13 @@ def test_a_url_that_could_mean_several_things_is_told(text: str) -> None:
 
 
 def test_a_key_in_the_place_of_the_url() -> None:
-    """Swapped URL and key are reported without the key."""
+    """If URL and key are swapped, the report does not show the key."""
     ((code, message),) = told(SUPABASE_URL=SERVICE_KEY, SUPABASE_SERVICE_ROLE_KEY=jwt(role="service_role"))
     assert (code, "swapped?" in message, SERVICE_KEY in message) == ("invalid-supabase-url", True, False)
 
 
 def jwt(**claims: str) -> str:
-    """One of Supabase's older keys."""
+    """A key of Supabase's older form, a JWT."""
     return f"eyJhbGciOiJIUzI1NiJ9.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.c2ln"
 
 
@@ -292,7 +295,7 @@ WRONG_KEYS = {
 
 @pytest.mark.parametrize("case", WRONG_KEYS)
 def test_another_key_than_the_project_s_is_named(case: str) -> None:
-    """Another credential of the project, or another project's key, is a fault before any request."""
+    """A wrong credential of the project, or a key of another project, is a fault before any request."""
     value, code, words = WRONG_KEYS[case]
     ((found, message),) = told(SUPABASE_SERVICE_ROLE_KEY=value)
     assert (found, words in message) == (code, True)
@@ -307,14 +310,14 @@ RIGHT_KEYS = {
 
 @pytest.mark.parametrize("case", RIGHT_KEYS)
 def test_right_keys_of_a_project(case: str) -> None:
-    """A key of this project, or one without a project's name, is left to Supabase."""
+    """Supabase decides about a key of this project, and about a key without a project's name."""
     key = RIGHT_KEYS[case]
     settings = make_settings(SUPABASE_URL=URL, SUPABASE_SERVICE_ROLE_KEY=key)
     assert (settings.supabase_key == key, settings.notes) == (True, ())
 
 
 def test_a_store_of_one_s_own_may_have_any_key() -> None:
-    """The kinds of keys, and the meaning of twenty letters, are checked for supabase.co alone."""
+    """The kinds of keys, and the meaning of twenty letters, are checked only for supabase.co."""
     other = jwt(role="service_role", ref=REF[::-1])
     for url in ("https://supabase.example.com", "http://127.0.0.1:54321", "https://brand.supabase.co"):
         for key in ("a-key-of-our-gateway", other):
@@ -333,7 +336,10 @@ def test_addresses_of_kis(form: str) -> None:
 
 
 def test_value_is_masked_as_given_and_as_used() -> None:
-    """Both forms of a dirty secret are to be masked, and so are a password or a key in a wrong URL."""
+    """A secret with additions is masked both as it is given and without the additions.
+
+    A password or key in a wrong URL is masked, too.
+    """
     env = {
         "INPUT_APP_KEY": f'KIS_APP_KEY="{ACCOUNT.app_key}" # mine',
         "KIS_APP_SECRET": f"\u201c{ACCOUNT.app_secret}\u201d",

@@ -18,7 +18,7 @@ def test_key_that_may_write_opens_gateway_and_postgrest() -> None:
 
 
 def test_read_only_key_has_a_part_for_each() -> None:
-    """Of a read-only key, the gateway gets the public key and PostgREST gets the JWT."""
+    """The gateway gets the public key of a read-only key, and PostgREST gets the JWT of this key."""
     key = SupabaseKey.parse(f"{PUBLIC} {JWT}")
     assert (key.reads_only, key.parts) == (True, (PUBLIC, JWT))
     assert key.headers() == {"apikey": PUBLIC, "Authorization": f"Bearer {JWT}"}
@@ -26,7 +26,7 @@ def test_read_only_key_has_a_part_for_each() -> None:
 
 @pytest.mark.parametrize("text", [SERVICE_KEY, f"{PUBLIC} {JWT}"], ids=["writes", "reads"])
 def test_key_is_shown_by_no_repr(text: str) -> None:
-    """The repr of a key, and that of settings with the key, show no part of it."""
+    """The repr of a key, and the repr of settings with the key, show no part of the key."""
     key = SupabaseKey.parse(text)
     shown = f"{key!r}" + f"{make_settings(SUPABASE_SERVICE_ROLE_KEY=SERVICE_KEY)!r}"
     assert not any(part in shown for part in (*key.parts, SERVICE_KEY))

@@ -1,4 +1,4 @@
-"""A laptop with a new Supabase project, on which ``kis-token init`` runs."""
+"""A laptop on which ``kis-token init`` runs, and a new Supabase project."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Laptop:
 
     @property
     def empty(self) -> dict[str, str]:
-        """The variables of a new terminal. KIS_BASE_URL leads to the sandbox, where KIS's own host is the default."""
+        """The variables of a new terminal. KIS_BASE_URL names the sandbox."""
         home = self.folder / "home"
         return {
             "PATH": f"{self.commands}{os.pathsep}{os.defpath}",
@@ -63,16 +63,16 @@ class Laptop:
         return {"KIS_APP_KEY": self.account.app_key, "KIS_APP_SECRET": self.account.app_secret}
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run a command in a new terminal with these variables."""
+        """Run ``kis-token`` in a new terminal with the variables ``env``."""
         return kis_token_here(self.empty | env, *arguments)
 
     def init(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run ``kis-token init --yes`` with the variables of the project and these, for the repository's folder."""
+        """Run ``kis-token init --yes`` for the repository's folder, with the variables of the project and ``env``."""
         given = ("init", "--yes", "--directory", str(self.repository), *arguments)
         return self.run(*given, **{**self.project, **env})
 
     def workflow(self, name: str) -> Path:
-        """The place of a workflow."""
+        """The path of a workflow's file."""
         return self.repository / ".github" / "workflows" / name
 
     @property
@@ -81,7 +81,7 @@ class Laptop:
         return self.folder / "home" / ".cache" / "kis-token" / "kis-token-init.sql"
 
     def paste_sql(self) -> None:
-        """Run that file in the SQL editor, which works as the project's owner."""
+        """Run ``sql_file`` as the project's owner, as the SQL editor does."""
         with psycopg.connect(self.sandbox.owner_dsn, autocommit=True) as connection:
             connection.execute(self.sql_file.read_bytes())
 
@@ -99,7 +99,7 @@ class Laptop:
         return dict(line.split("=", 1) for line in file.read_text().splitlines()) if file.exists() else {}
 
     def use_git(self, remote: str) -> None:
-        """Make the folder a clone with this remote."""
+        """Make the folder a git repository with the remote ``origin``."""
         for words in (["init", "--quiet"], ["remote", "add", "origin", remote]):
             subprocess.run(["git", *words], cwd=self.repository, check=True)
 
@@ -116,7 +116,7 @@ class Laptop:
 
 @pytest.fixture
 def laptop(tmp_path: Path, postgres: EmbeddedPostgres, databases: MigratedDatabases) -> Iterator[Laptop]:
-    """A laptop on the first day: the project's database has no tables."""
+    """A laptop on the first day: the project's database has no tables of this project."""
     dsn = postgres.create_database()
     empty = prepare_database(dsn)
     kis = KISEmulator(production=[Account(), Account()])
@@ -139,7 +139,7 @@ def ready_laptop(laptop: Laptop) -> Laptop:
 
 @pytest.fixture
 def network(tmp_path: Path, laptop: Laptop) -> Iterator[GitHubNetwork]:
-    """GitHub under its own names, reached from the laptop."""
+    """A stand-in for GitHub, which the laptop reaches under GitHub's own host names."""
     with GitHubNetwork(tmp_path) as network:
         names = ("HTTPS_PROXY", "https_proxy", "SSL_CERT_FILE", "GH_TOKEN", "GITHUB_TOKEN")
         laptop.more = {name: value for name, value in network.variables.items() if name in names}

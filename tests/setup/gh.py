@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent
 
 
 def main(arguments: list[str]) -> None:
-    """Run one of the commands that ``kis-token init`` uses. No other command works."""
+    """Run one of the commands that ``kis-token init`` uses. Any command that ``kis-token init`` does not use fails."""
     with (FOLDER / "calls").open("a") as file:
         file.write(" ".join(arguments) + "\n")
     match arguments:

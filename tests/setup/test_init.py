@@ -29,7 +29,7 @@ def states(ended: subprocess.CompletedProcess[str]) -> list[tuple[str, str]]:
 
 
 def test_first_token_in_one_command(ready_laptop: Laptop) -> None:
-    """One command checks and stores the keys, writes the workflows, and gets the token: from oauth, then supabase."""
+    """One command checks and stores the keys, writes the workflows, issues the token, and reads it from Supabase."""
     ended = ready_laptop.init("--with-secret", **ready_laptop.keys)
 
     assert (ended.returncode, ended.stderr) == (0, "The first token is there.\n\n")
@@ -54,7 +54,7 @@ def test_first_token_in_one_command(ready_laptop: Laptop) -> None:
 
 
 def test_second_run_changes_nothing(ready_laptop: Laptop) -> None:
-    """A second run stores, writes, sets and issues nothing, with the keys of the environment and without them."""
+    """A second run stores, writes, sets and issues nothing, whether the environment has the keys or not."""
     ready_laptop.install_gh()
     given = ("--with-secret", "--repository", "acme/bot")
     ready_laptop.init(*given, **ready_laptop.keys)
@@ -74,7 +74,10 @@ def test_second_run_changes_nothing(ready_laptop: Laptop) -> None:
 
 
 def test_all_that_is_missing_is_one_error(laptop: Laptop) -> None:
-    """Without any variable, one error lists everything, and nothing is asked or called."""
+    """Without any variable, one error lists all missing variables.
+
+    The command asks no question and calls no service.
+    """
     ended = laptop.run("init", "--yes", "--directory", str(laptop.repository))
 
     codes = re.findall(r"^error: .*\[([a-z-]+)\]\. \w", ended.stderr, re.MULTILINE)
@@ -90,7 +93,7 @@ def test_all_that_is_missing_is_one_error(laptop: Laptop) -> None:
 
 
 def test_keys_are_missing_in_supabase_too(ready_laptop: Laptop) -> None:
-    """If neither Supabase nor the environment has the account's keys, the error names them."""
+    """If Supabase and the environment both lack the account's keys, the error names the missing keys."""
     ended = ready_laptop.init("--with-secret")
 
     assert (ended.returncode, "[missing-app-key]" in ended.stderr) == (1, True)
@@ -117,7 +120,7 @@ def test_wrong_values_are_not_stored(ready_laptop: Laptop, wrong: dict[str, str]
 
 
 def test_sql_to_paste(laptop: Laptop) -> None:
-    """Without tables, the SQL is in a private file, the output has the steps, and a later run goes on."""
+    """If the tables are missing, a private file has the SQL, the output has the steps, and a later run continues."""
     before = laptop.init("--with-secret", **laptop.keys)
     mode = laptop.sql_file.stat().st_mode
     laptop.paste_sql()
@@ -131,7 +134,7 @@ def test_sql_to_paste(laptop: Laptop) -> None:
 
 
 def test_without_a_stored_key(laptop: Laptop, network: GitHubNetwork) -> None:
-    """The same file lists the repository's jobs, and the variables are set by gh. GitHub stores no secret."""
+    """The file to paste also lists the repository's jobs, and gh sets the variables. GitHub stores no secret."""
     laptop.install_gh()
     given = ("--repository", "acme/bot")
     keys = {**laptop.keys, "SUPABASE_PUBLISHABLE_KEY": laptop.sandbox.anon_key}
@@ -154,7 +157,7 @@ def test_without_a_stored_key(laptop: Laptop, network: GitHubNetwork) -> None:
 
 
 def test_tables_without_the_caller(ready_laptop: Laptop, network: GitHubNetwork) -> None:
-    """If only the access is lacking, the file has the statement of ``kis-token trust`` alone."""
+    """If only the access of the repository's jobs is missing, the file has only the SQL of ``kis-token trust``."""
     keys = {**ready_laptop.keys, "SUPABASE_PUBLISHABLE_KEY": ready_laptop.sandbox.anon_key}
     before = ready_laptop.init("--repository", "acme/bot", **keys)
     printed = ready_laptop.run("trust", "acme/bot", "--access", "issue", **ready_laptop.project).stdout
@@ -166,7 +169,7 @@ def test_tables_without_the_caller(ready_laptop: Laptop, network: GitHubNetwork)
 
 
 def test_repository_of_the_folder(ready_laptop: Laptop, network: GitHubNetwork) -> None:
-    """The remote "origin" names the repository, in each form that git keeps."""
+    """If no repository is given, the remote "origin" names the repository."""
     ready_laptop.use_git("git@github.com:acme/bot.git")
     keys = {**ready_laptop.keys, "SUPABASE_PUBLISHABLE_KEY": ready_laptop.sandbox.anon_key}
 
@@ -184,7 +187,10 @@ def test_default_branch_is_listed(ready_laptop: Laptop, network: GitHubNetwork) 
 
 
 def test_existing_files_stay(ready_laptop: Laptop) -> None:
-    """A workflow with other contents is not changed, and the run names it. The other one is written."""
+    """A workflow file with other contents is not changed, and the run names the file.
+
+    A workflow file that is missing is written.
+    """
     file = ready_laptop.workflow("quote.yml")
     file.parent.mkdir(parents=True)
     file.write_text("name: mine\n")
@@ -208,7 +214,10 @@ def test_other_stored_keys_stay(ready_laptop: Laptop) -> None:
 
 
 def test_other_variables_of_the_repository_stay(ready_laptop: Laptop) -> None:
-    """A variable that has another value, and a secret, are not replaced. The run names each."""
+    """A variable that has another value, and a secret, are not replaced.
+
+    The run names each kept variable and secret.
+    """
     ready_laptop.install_gh()
     (ready_laptop.commands / "secrets").write_text("SUPABASE_URL=https://other.supabase.co\n")
 
@@ -223,7 +232,7 @@ def test_other_variables_of_the_repository_stay(ready_laptop: Laptop) -> None:
 
 
 def test_dry_run_changes_nothing(ready_laptop: Laptop) -> None:
-    """``--dry-run`` names what would be done, and calls KIS for nothing."""
+    """``--dry-run`` prints the planned changes, makes none of them, and does not call KIS."""
     ready_laptop.install_gh()
 
     ended = ready_laptop.init("--with-secret", "--dry-run", "--repository", "acme/bot", **ready_laptop.keys)
@@ -239,7 +248,7 @@ def test_dry_run_changes_nothing(ready_laptop: Laptop) -> None:
 
 
 def test_dry_run_without_tables(laptop: Laptop) -> None:
-    """Without tables, a dry run writes no file and ends there."""
+    """If the tables are missing, a dry run reports the missing tables, ends, and writes no file."""
     ended = laptop.init("--with-secret", "--dry-run", **laptop.keys)
 
     assert (ended.returncode, states(ended)[-1]) == (0, ("would", "tables"))
@@ -247,7 +256,7 @@ def test_dry_run_without_tables(laptop: Laptop) -> None:
 
 
 def test_fault_of_the_setup_stops_the_run(ready_laptop: Laptop) -> None:
-    """If the check finds a fault, the run names it and its remedy, and issues no token."""
+    """If the check finds a fault, the run names the fault and its remedy, and issues no token."""
     import psycopg
 
     with psycopg.connect(ready_laptop.sandbox.owner_dsn) as connection:
@@ -283,7 +292,7 @@ def test_slot_is_named_in_the_workflows(ready_laptop: Laptop) -> None:
 
 
 def test_without_a_terminal(laptop: Laptop) -> None:
-    """Without a terminal no question can be asked: the command asks for --yes."""
+    """Without a terminal the command cannot ask a question, so its error names --yes."""
     ended = laptop.run("init")
 
     assert (ended.returncode, "--yes" in ended.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""``kis-token init`` at a real terminal: each prompt is shown, no secret is, and a paste arrives whole."""
+"""``kis-token init`` at a real terminal: it shows each prompt and no secret, and reads a whole paste."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FIRST_TOKEN = b"The first token is there."
 
 
 class Session:
-    """A user at a terminal, in front of the command. ``answers`` is the number of lines that were typed or pasted."""
+    """A user at a terminal in which the command runs. ``answers`` is the number of lines that were typed or pasted."""
 
     def __init__(self, laptop: Laptop, terminal: Terminal, *arguments: str, **env: str) -> None:
         self.terminal = terminal
@@ -53,7 +53,7 @@ class Session:
         )
 
     def wait_for(self, text: bytes) -> None:
-        """Wait until the text is on the screen, after the last one that was waited for."""
+        """Wait until ``text`` is on the screen, after the text for which the last call waited."""
         while text not in self.seen[self._place :]:
             self.seen += self.terminal.read()
         self._place = self.seen.index(text, self._place) + len(text)
@@ -69,7 +69,7 @@ class Session:
         self.terminal.type(f"{text}\n")
 
     def end(self) -> str:
-        """Wait until the command has ended with status 0; return all that was on the screen."""
+        """Wait until the command has ended with status 0, and return all text that was on the screen."""
         status = self.child.wait(120)
         self.seen += self.terminal.rest()
         screen = self.seen.decode().replace("\r\n", "\n")
@@ -87,7 +87,7 @@ def terminal() -> Iterator[Terminal]:
 
 
 def test_five_answers_and_one_paste(laptop: Laptop, terminal: Terminal, network: GitHubNetwork) -> None:
-    """From nothing to the first token: five answers, one paste of SQL, and no secret on the screen or in GitHub."""
+    """Five answers and one paste of SQL lead to the first token, and no secret is on the screen or in GitHub."""
     laptop.use_git("https://github.com/acme/bot.git")
     laptop.install_gh()
     session = Session(laptop, terminal)
@@ -118,7 +118,7 @@ def test_five_answers_and_one_paste(laptop: Laptop, terminal: Terminal, network:
 
 
 def test_second_run_asks_nothing(laptop: Laptop, terminal: Terminal, network: GitHubNetwork) -> None:
-    """After a first run, a new terminal asks no question: profile, database and repository have all answers."""
+    """In a new terminal, a second run asks no question: profile, database and repository have all answers."""
     laptop.install_gh()
     laptop.make_tables()
     given = ("--repository", "acme/bot")
@@ -136,7 +136,7 @@ def test_second_run_asks_nothing(laptop: Laptop, terminal: Terminal, network: Gi
 
 
 def test_without_gh(laptop: Laptop, terminal: Terminal, network: GitHubNetwork) -> None:
-    """Without gh, the public key is not asked for: the printed command asks for it."""
+    """Without gh, the command does not ask for the public key: a printed command for the user asks for it."""
     laptop.make_tables()
     env = laptop.project | laptop.keys
     laptop.init("--repository", "acme/bot", SUPABASE_PUBLISHABLE_KEY=laptop.sandbox.anon_key, **laptop.keys)
@@ -153,7 +153,7 @@ def test_without_gh(laptop: Laptop, terminal: Terminal, network: GitHubNetwork) 
 
 
 def test_paste_before_its_questions(ready_laptop: Laptop, terminal: Terminal) -> None:
-    """A paste of all lines at the first question answers all of them, and shows no secret."""
+    """If all lines are pasted at the first question, they answer all questions, and no secret is shown."""
     keys = (ready_laptop.account.app_key, ready_laptop.account.app_secret)
     session = Session(ready_laptop, terminal, "--with-secret")
 
@@ -180,7 +180,10 @@ def test_paste_before_its_questions(ready_laptop: Laptop, terminal: Terminal) ->
 
 
 def test_wrong_answers_are_asked_again(ready_laptop: Laptop, terminal: Terminal) -> None:
-    """Each wrong answer is named at once and asked again; the rest of a wrong paste is dropped, and not shown."""
+    """After a wrong answer, the command shows the error at once and asks again.
+
+    If a pasted answer is wrong, the rest of the paste is dropped.
+    """
     account = ready_laptop.account
     other = ready_laptop.sandbox.kis.accounts["production"][1]
     session = Session(ready_laptop, terminal, "--with-secret", "--repository", "acme/bot")
@@ -218,7 +221,7 @@ def test_wrong_answers_are_asked_again(ready_laptop: Laptop, terminal: Terminal)
 
 
 def test_existing_file_is_replaced_after_a_yes(ready_laptop: Laptop, terminal: Terminal) -> None:
-    """For a workflow with other contents the command asks; a yes replaces it, and Enter keeps it."""
+    """If a workflow has other contents, the command asks. The answer "y" replaces the file, and Enter keeps it."""
     for name in ("quote.yml", "rotate-token.yml"):
         ready_laptop.workflow(name).parent.mkdir(parents=True, exist_ok=True)
         ready_laptop.workflow(name).write_text("name: mine\n")
@@ -237,7 +240,7 @@ def test_existing_file_is_replaced_after_a_yes(ready_laptop: Laptop, terminal: T
 
 @pytest.mark.parametrize("is_found", [True, False], ids=["found", "named"])
 def test_keys_of_the_official_samples(ready_laptop: Laptop, terminal: Terminal, *, is_found: bool) -> None:
-    """The keys come from the samples' kis_devlp.yaml: Enter for the one at its usual place, or the path of another."""
+    """The keys come from the samples' kis_devlp.yaml. Enter chooses the usual file, and a path chooses another file."""
     account, home = ready_laptop.account, ready_laptop.folder / "home"
     folder = home / "KIS" / "config" if is_found else ready_laptop.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -261,7 +264,7 @@ def test_keys_of_the_official_samples(ready_laptop: Laptop, terminal: Terminal, 
 
 
 def test_interrupt_restores_the_terminal(ready_laptop: Laptop, terminal: Terminal) -> None:
-    """Ctrl-C at a question ends the command with status 130. The terminal shows what is typed again."""
+    """Ctrl-C at a question ends the command with status 130. After Ctrl-C, the terminal shows typed text again."""
     import termios
 
     before = termios.tcgetattr(terminal.inside)
@@ -269,7 +272,7 @@ def test_interrupt_restores_the_terminal(ready_laptop: Laptop, terminal: Termina
     session.wait_for(URL)
     during = termios.tcgetattr(terminal.inside)
     session.terminal.type("\x03")
-    session.child.send_signal(2)  # a terminal sends it, but only to its own session
+    session.child.send_signal(2)  # a real terminal sends this signal itself, but only to its own session
 
     assert session.child.wait(60) == 130
     assert not during[3] & termios.ECHO

@@ -34,7 +34,10 @@ def keyring() -> Iterator[MemoryKeyring]:
 
 @pytest.mark.parametrize("place", ["file", "keyring"])
 def test_next_day(ready_laptop: Laptop, keyring: MemoryKeyring, place: str) -> None:
-    """``init --keep`` keeps the settings. A new terminal without variables gets the token, and check names it."""
+    """``init --keep`` stores the settings in a profile.
+
+    Without variables, a new terminal gets the token, and ``check`` names the profile.
+    """
     kept = ready_laptop.init("--with-secret", "--keep", place, **ready_laptop.keys)
     again = ready_laptop.run(
         "init", "--yes", "--with-secret", "--keep", place, "--directory", str(ready_laptop.repository)
@@ -54,7 +57,7 @@ def test_next_day(ready_laptop: Laptop, keyring: MemoryKeyring, place: str) -> N
 
 
 def test_places_of_settings(ready_laptop: Laptop) -> None:
-    """``check`` names the command line, the environment and the defaults as well."""
+    """``check`` names each source of a setting: the command line, the environment or a default."""
     checked = ready_laptop.run("check", "--service", "kis-2", KIS_ENVIRONMENT="production", **ready_laptop.project)
 
     assert (
@@ -65,7 +68,10 @@ def test_places_of_settings(ready_laptop: Laptop) -> None:
 
 
 def test_profile_by_name(ready_laptop: Laptop) -> None:
-    """``--profile`` keeps another profile and selects it. Without it, a terminal has no settings."""
+    """With ``--profile``, init stores the settings in another profile, and check uses that profile.
+
+    Without ``--profile``, a new terminal has no settings.
+    """
     ready_laptop.init("--with-secret", "--keep", "file", "--profile", "savings", **ready_laptop.keys)
     by_option = ready_laptop.run("check", "--profile", "savings")
     by_variable = ready_laptop.run("check", KIS_PROFILE="savings")
@@ -79,7 +85,7 @@ def test_profile_by_name(ready_laptop: Laptop) -> None:
 
 
 def test_never_in_a_job(ready_laptop: Laptop) -> None:
-    """In GitHub Actions no profile is used, not even a named one, and none is kept."""
+    """In GitHub Actions no profile is used, not even a named profile, and no profile is kept."""
     ready_laptop.init("--with-secret", "--keep", "file", **ready_laptop.keys)
     ended = ready_laptop.run("get", GITHUB_ACTIONS="true", KIS_PROFILE="default")
     kept = ready_laptop.init("--with-secret", "--keep", "file", "--profile", "job", GITHUB_ACTIONS="true")
@@ -110,7 +116,10 @@ def test_dry_run_keeps_nothing(ready_laptop: Laptop) -> None:
 
 
 def test_library_uses_the_profile(ready_laptop: Laptop) -> None:
-    """Programs without variables use the profile; given variables replace it, and a job does not use it."""
+    """Programs without variables use the profile.
+
+    Given variables replace the profile, and a job does not use a profile.
+    """
     ready_laptop.init("--with-secret", "--keep", "file", **ready_laptop.keys)
 
     with mock.patch.dict(os.environ, clean(ready_laptop.empty), clear=True):

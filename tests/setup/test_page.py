@@ -1,4 +1,4 @@
-"""docs/init.md has the options, the steps that stop a newcomer, and no false promise about the SQL."""
+"""docs/init.md names all options, the installers and the editor's warning, and describes the SQL correctly."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def test_page_has_every_option() -> None:
 
 
 def test_page_installs_without_the_system_python() -> None:
-    """Uv comes first, then pipx, and uvx to try the command: pip is refused on many systems (PEP 668)."""
+    """The page names uv first, then pipx, and uvx for a trial.
+
+    The page does not name pip, because many systems forbid pip (PEP 668).
+    """
     order = [PAGE.index(each) for each in ("uv tool install kis-token", "pipx install kis-token", "uvx kis-token init")]
 
     assert order == sorted(order)
@@ -27,7 +30,7 @@ def test_page_installs_without_the_system_python() -> None:
 
 
 def test_page_and_command_have_the_same_warning() -> None:
-    """The page prepares for the editor's warning in the words of the command."""
+    """The page quotes the editor's warning in the same words as the command."""
     assert WARNING in PAGE
 
 
@@ -41,7 +44,7 @@ def test_sql_drops_no_table_and_deletes_no_row() -> None:
 
 
 def test_quotation_is_that_of_the_readme() -> None:
-    """The README shows the workflow that init writes, but for the first line of each."""
+    """The README shows the workflow that init writes, except for the first line."""
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     shown = readme.split("# .github/workflows/quote.yml\n", 1)[1].split("```", 1)[0]
     written = (CHECKOUT / "docs" / "examples" / "init" / "quote.yml").read_text(encoding="utf-8")

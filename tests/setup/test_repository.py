@@ -34,7 +34,10 @@ pytestmark = pytest.mark.usefixtures("child_processes")
     ],
 )
 def test_remotes(tmp_path: Path, remote: str, name: str | None) -> None:
-    """A remote at github.com names the repository in each form that git keeps. No other host does."""
+    """A remote at github.com names the repository, in each form of a git URL.
+
+    A remote at another host names no repository.
+    """
     for words in (["init", "--quiet"], ["remote", "add", "origin", remote]):
         subprocess.run(["git", *words], cwd=tmp_path, check=True)
     inside = tmp_path / "inside"
@@ -45,7 +48,7 @@ def test_remotes(tmp_path: Path, remote: str, name: str | None) -> None:
 
 
 def test_without_git(tmp_path: Path) -> None:
-    """Without git, and outside a repository, the folder is the one that was given, and no repository is found."""
+    """Without git, or outside of a git repository, the given folder is used, and no repository is found."""
     for path in ("", os.environ["PATH"]):
         assert (find_name(tmp_path, path), find_folder(tmp_path, path)) == (None, tmp_path)
 
@@ -55,12 +58,12 @@ def test_without_git(tmp_path: Path) -> None:
     [("acme/bot", "acme/bot"), (" https://github.com/acme/bot.git ", "acme/bot"), ("acme/bot/", "acme/bot")],
 )
 def test_names(text: str, name: str) -> None:
-    """A user may give the name or the address."""
+    """A user may give the repository's name or its address."""
     assert check_name(text) == name
 
 
 @pytest.mark.parametrize("text", ["acme", "acme/bot/x", "a b/c", "https://gitlab.com/acme/bot", ""])
 def test_no_names(text: str) -> None:
-    """Any other text is an error that does not repeat it."""
+    """Any other text is an error, whose message does not contain the text."""
     with pytest.raises(KisTokenError, match="--repository"):
         check_name(text)

@@ -17,7 +17,7 @@ LACKING = Lacking("the tables", "select 1;")
 
 
 def looks(*answers: Lacking | StoreOutage | None) -> Callable[[], Lacking | None]:
-    """A look that has these answers, one after the other."""
+    """Return a function that returns or raises ``answers``, one at each call."""
     left = list(answers)
 
     def look() -> Lacking | None:
@@ -30,7 +30,7 @@ def looks(*answers: Lacking | StoreOutage | None) -> Callable[[], Lacking | None
 
 
 def test_looks_until_nothing_is_lacking() -> None:
-    """The wait looks every few seconds, also after an outage, and ends when nothing is lacking."""
+    """The function looks every few seconds, also after an outage, and returns when no part is missing."""
     clock = TurnedClock()
     outage = StoreOutage("store-unreachable", "Supabase does not answer")
 
@@ -40,7 +40,7 @@ def test_looks_until_nothing_is_lacking() -> None:
 
 
 def test_lasting_outage_ends_the_wait() -> None:
-    """An outage that no repetition ends, such as a certificate that is not trusted, ends the wait at once."""
+    """A lasting outage, such as a certificate that is not trusted, ends the wait at once."""
     outage = StoreOutage("store-tls", "The certificate is not trusted", lasting=True)
 
     with pytest.raises(StoreOutage):
@@ -48,7 +48,7 @@ def test_lasting_outage_ends_the_wait() -> None:
 
 
 def test_wait_has_an_end() -> None:
-    """After half an hour the wait ends with an error, and a later run goes on."""
+    """After half an hour the wait ends with an error."""
     clock = TurnedClock()
 
     with pytest.raises(StoreMisconfigured, match="was not run yet"):

@@ -1,4 +1,4 @@
-"""The workflow files: what counts as the same, and where nothing is written."""
+"""The workflow files: which files count as unchanged, and which paths are not written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def test_line_ends_of_windows_are_the_same_file(tmp_path: Path) -> None:
-    """A file that git has checked out with CRLF counts as the same."""
+    """A file that git has checked out with CRLF counts as unchanged."""
     file = workflow_files(tmp_path, make_settings(), with_secret=False)[0]
     states = [file.state()]
     file.write()
@@ -31,7 +31,7 @@ def test_line_ends_of_windows_are_the_same_file(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a right there that few users have")
 def test_link_to_nowhere_is_not_followed(tmp_path: Path) -> None:
-    """A link whose target does not exist gets an error, and its target is not made."""
+    """A symbolic link whose target does not exist is an error, and the target is not created."""
     file = workflow_files(tmp_path, make_settings(), with_secret=True)[0]
     file.path.parent.mkdir(parents=True)
     file.path.symlink_to(tmp_path / "elsewhere")
@@ -42,7 +42,10 @@ def test_link_to_nowhere_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_folder_in_the_way(tmp_path: Path) -> None:
-    """A folder with the name of the file counts as other contents, and writing it is an error with the file's name."""
+    """A folder with the file's name counts as a file with other contents.
+
+    A write to such a folder is an error that names the file.
+    """
     file = workflow_files(tmp_path, make_settings(), with_secret=True)[1]
     file.path.mkdir(parents=True)
 
