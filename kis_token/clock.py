@@ -1,4 +1,4 @@
-"""The machine's clock: present time, a monotonic counter, sleep and jitter. Tests use other clocks, and so need no sleep."""
+"""The machine's clock: time, a monotonic counter, sleep and jitter. Tests use other clocks, and so need no sleep."""
 
 from __future__ import annotations
 
