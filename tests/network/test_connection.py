@@ -113,7 +113,7 @@ def test_no_address_answers_in_time(monkeypatch: pytest.MonkeyPatch, attempt: At
 
 
 def test_every_address_refuses(monkeypatch: pytest.MonkeyPatch, attempt: Attempt) -> None:
-    """If every address refuses, the error is the system's own."""
+    """If every address refuses, the error is the system's ConnectionRefusedError."""
     resolve_to(monkeypatch, refusing_address(), refusing_address())
     with pytest.raises(ConnectionRefusedError):
         connect("supabase.test", PORT, 5, attempt)
