@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def make_bot(chain: Chain) -> Iterator[Callable[..., Bot]]:
-    """A function that makes bots for the slot kis. Its arguments are inputs of the action."""
+    """A function that makes bots for the slot kis from inputs of the action."""
     made: list[Bot] = []
 
     def make(clock: TurnedClock | None = None, /, **inputs: str) -> Bot:

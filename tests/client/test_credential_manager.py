@@ -181,7 +181,7 @@ def guide_json(token: Token, **members: object) -> str:
 
 
 def test_column_wins_over_the_json(manager: SupabaseCredentialManager, database: Database) -> None:
-    """The getters use the end in the column. If the column is empty, they use the JSON, whose times are Korea times."""
+    """The getters use the end in the column. If the column is empty, the JSON's Korea times are used."""
     token, column = make_token(left=5 * HOUR), utc_now() + 2 * HOUR
     database.put("access_token", guide_json(token, note="kept"), column)
     with_column = manager.get_kis_token()

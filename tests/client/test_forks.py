@@ -130,7 +130,7 @@ def ask(client: KISClient, number: str) -> str:
 
 
 def all_its_own(client: KISClient, name: str, calls: int = 15) -> bool:
-    """Whether each of ``calls`` calls gets the answer to this call, and not to another one."""
+    """Whether each of ``calls`` calls gets its own answer."""
     return all(ask(client, f"{name}-{index}") == f"{name}-{index}" for index in range(calls))
 
 
@@ -155,7 +155,7 @@ def calling(client: KISClient, threads: int = 3) -> Iterator[list[bool]]:
 
 @in_rounds(3, 6)
 def test_a_child_never_gets_another_process_s_answer(client: KISClient, rounds: int) -> None:
-    """If parent and children call at the same time in several threads, each gets the answers to its own calls."""
+    """If parent and children call at the same time in several threads, each process gets its own answers."""
 
     def child() -> bool:
         with ThreadPoolExecutor(2) as pool:
@@ -241,7 +241,10 @@ def test_a_child_keeps_the_token(chain: Chain) -> None:
 
 @pytest.mark.parametrize("has_token", [True, False], ids=["a stale token", "no token"])
 def test_a_child_forked_while_a_thread_renews(chain: Chain, *, has_token: bool) -> None:
-    """During a renewal of the parent, a child uses a stale token, or else waits for the new one. KIS issues once."""
+    """During a renewal in the parent, a child uses a stale token, and waits for the new token if it has none.
+
+    KIS is called once.
+    """
     if has_token:
         chain.database.put_token(stale_token())
     with KISClient(chain.settings(cache_path="off")) as client, ThreadPoolExecutor(1) as pool:

@@ -200,7 +200,7 @@ def test_subclass_of_the_manager(supabase: PostgRESTStandIn, database: Database)
     ids=["", "url", "key"],
 )
 def test_manager_without_a_store(env: dict[str, str]) -> None:
-    """If URL or key is missing, the attribute of the missing one is None, and so is the client."""
+    """If URL or key is missing, the attribute of the missing value is None, and the client is None."""
     manager = GuideManager(env=env)
     assert (manager.url, manager.key) == (env.get("SUPABASE_URL"), env.get("SUPABASE_SECRET_KEY"))
     assert (manager.is_available(), manager._get_client(), manager.count("slack")) == (False, None, None)
@@ -227,7 +227,7 @@ class OtherSettings(SupabaseCredentialManager):
 def test_subclass_that_sets_url_and_key(
     supabase: PostgRESTStandIn, database: Database, monkeypatch: pytest.MonkeyPatch, kind: type[OwnSettings]
 ) -> None:
-    """All methods use the current ``url`` and ``key``. Quotes around them are removed, and None means no store."""
+    """All methods use the current ``url`` and ``key``, without quotes around them. None means no store."""
     for name in ("SUPABASE_URL", "SUPABASE_SERVICE_ROLE_KEY", "SUPABASE_SECRET_KEY"):
         monkeypatch.delenv(name, raising=False)
     token = make_token()
@@ -271,7 +271,7 @@ def test_two_lines_for_times_with_a_zone(chain: Chain) -> None:
 
 
 def test_error_of_the_guide_is_one_of_ours() -> None:
-    """If it is made with only a text, TokenRefreshLimitError has the code token-too-young."""
+    """TokenRefreshLimitError with only a text has the code token-too-young."""
     error = TokenRefreshLimitError("made up")
     assert isinstance(error, KisTokenError)
     assert (error.brief, error.retryable) == ("made up [token-too-young]", False)

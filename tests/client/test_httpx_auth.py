@@ -102,7 +102,7 @@ def is_quote(answer: httpx.Response) -> bool:
 
 @pytest.fixture
 def make_program(chain: Chain) -> Callable[..., Program]:
-    """A function that makes programs for the slot kis. Its arguments are inputs of the action."""
+    """A function that makes programs for the slot kis from inputs of the action."""
 
     def make(clock: TurnedClock | None = None, /, **inputs: str) -> Program:
         clock = clock or chain.clock()
@@ -209,7 +209,10 @@ def test_second_refusal_is_the_answer(program: Program, kind: str) -> None:
 )
 @pytest.mark.parametrize("kind", ["sync", "asyncio"])
 def test_other_answers_do_not_reject_the_token(program: Program, kind: str, response: Response) -> None:
-    """The code in the body decides whether the token is rejected, not the HTTP status. Other answers are returned."""
+    """The code in the body decides whether the token is rejected, not the HTTP status.
+
+    An answer with another code is returned.
+    """
     program.kind = kind
     program.answer(PRICE_PATH, response)
     assert program.quote().status_code == response.status

@@ -56,7 +56,7 @@ def test_stale_token_at_the_start(bot: Bot) -> None:
 
 
 def test_calls_need_keys(make_bot: Callable[..., Bot]) -> None:
-    """A call needs keys beside the stored token. If there are none, the error is missing-app-key."""
+    """If a token is stored and no keys are known, a call raises the error missing-app-key."""
     bot = make_bot(app_key="", app_secret="")
     bot.chain.database.put_token(make_token())
     for use in (bot.quote, bot.client.approval_key, lambda: bot.client.app_key):

@@ -179,7 +179,7 @@ def test_threads_refused_at_once_make_one_refresh(bot: Bot) -> None:
 
 
 def test_two_programs_refused_at_once_make_one_refresh(bot: Bot, make_bot: Callable[..., Bot]) -> None:
-    """If the token of two machines is rejected, the first one renews it, and the second one uses the stored token."""
+    """If two machines have the same rejected token, the first machine renews it, and the second uses the new token."""
     other = make_bot(bot.clock, cache_path="off")
     assert is_quote(bot.quote())
     assert is_quote(other.quote())

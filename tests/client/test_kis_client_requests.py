@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class RecordingKIS(LoopbackServer):
-    """A KIS that gives a set answer and records the requests. Its repr shows no request."""
+    """A KIS that gives a set answer, records the requests, and does not show them in its repr."""
 
     def __init__(self) -> None:
         super().__init__(self.take)
@@ -106,7 +106,7 @@ def test_cookies_are_not_kept(recording: RecordingKIS, make_bot: Callable[..., B
 def test_netrc_and_debugging_play_no_part(
     bot: Bot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The client does not use the user's .netrc, and http.client's debug output does not show its secrets."""
+    """The client does not use the user's .netrc, and its secrets are not in the debug output of http.client."""
     netrc = bot.chain.folder / "netrc"
     netrc.touch(mode=0o600)
     netrc.write_text("machine 127.0.0.1 login somebody password else\n")

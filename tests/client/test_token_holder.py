@@ -1,4 +1,4 @@
-"""The token that a program holds: one thread renews it in time for all threads. The time is simulated."""
+"""The token that a program holds: one thread renews it in time for all threads. The tests simulate time."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_renewal_that_fails_is_not_tried_at_once(environment: SimulatedEnvironme
 
 
 def test_refused_while_another_tried_to_renew(environment: SimulatedEnvironment) -> None:
-    """If a renewal that fails keeps the same token, that token does not replace the rejected one."""
+    """If a renewal failed and kept its token, a later rejection of that token still leads to a new token."""
     client = environment.client()
     let_it_go_stale(environment, client)
     refused = client._token_holder._held
@@ -193,7 +193,7 @@ def test_token_of_an_outage_is_shared_afterwards(environment: SimulatedEnvironme
 
 
 def test_refresh_of_an_old_token(environment: SimulatedEnvironment) -> None:
-    """A token older than 23 h is renewed on request. If another caller has renewed it, the new token is used."""
+    """A token older than 23 h is renewed on request. If another caller has renewed the token, the new one is used."""
     client, other = environment.client(), environment.client("another")
     old = client.access_token
     is_same = other.access_token == old

@@ -29,7 +29,7 @@ SECOND = timedelta(seconds=1)
     ],
 )
 def test_default_is_a_year_from_today_in_korea(now: datetime, day: date) -> None:
-    """The year is counted from the current day in Korea. A year after February 29 is February 28."""
+    """The default is a year after the current day in Korea. A year after February 29 is February 28."""
     assert default_last_day(now) == day
 
 

@@ -77,7 +77,7 @@ def test_keys_renewed_after_their_year(
 
 
 def test_keys_renewed_after_their_year_by_the_command(chain: Chain) -> None:
-    """`get` prints the error and the warning on standard error. After ``set-keys`` with new keys, it gets a token."""
+    """`get` prints error and warning on standard error. After ``set-keys`` with new keys, `get` gets a token."""
     chain.database.put_keys(OLD)
 
     failed = kis_token_here(chain.variables, "get")

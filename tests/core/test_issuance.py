@@ -83,7 +83,7 @@ def test_a_lost_holder_is_outwaited(chain: Chain) -> None:
     got = chain.resolve(clock)
 
     assert (got.source, chain.issue_calls) == ("oauth", 1)
-    assert 69 < clock.monotonic() - begun < 80  # the pauses, and the work of a slow machine
+    assert 69 < clock.monotonic() - begun < 80  # the pauses, and the seconds that a slow machine needs
     assert max(clock.slept) <= 10
     assert len(chain.told) == 1
 
@@ -120,7 +120,7 @@ def test_a_short_deadline_ends_the_wait(chain: Chain) -> None:
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun(chain: Chain) -> None:
-    """If no caller may call KIS before the deadline, the caller fails at once, with the last error."""
+    """If KIS may not be called before the deadline, a caller fails at once, with the last error."""
     holder = Caller(chain.database)
     holder.begin()
     holder.abort("kis-unreachable", 61 * MINUTE / 60)
@@ -175,7 +175,7 @@ def test_a_renewal_that_was_given_up_is_taken_over(chain: Chain) -> None:
 
 
 def test_a_token_about_to_end_is_not_worth_having(chain: Chain) -> None:
-    """A token with less than 30 s left is not used: the caller waits for the new one."""
+    """A token with less than 30 s left is not used: the caller waits for the new token."""
     chain.database.put_token(make_token(left=20 * MINUTE / 60, age=23 * HOUR))
     holder = Caller(chain.database)
     holder.begin()
@@ -216,7 +216,7 @@ def test_a_slow_name_server_makes_one_lease_late(
     chain: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_tls: bool
 ) -> None:
     """If the lookup of KIS's name takes 14 s, nothing is sent to KIS in that lease.
-    
+
     The next lease needs no further lookup, and its call is sent at once.
     """
     certificate, context = make_certificate(tmp_path)
@@ -276,7 +276,7 @@ def test_rate_limited_twice_is_an_error(chain: Chain) -> None:
 
 
 def test_an_unknown_outcome_uses_the_minute_up(chain: Chain) -> None:
-    """If tokenP's answer is lost, the call is not repeated. A minute later KIS gives the next caller the same token."""
+    """If tokenP's answer is lost, the call is not repeated. A minute later, the next call returns the lost token."""
     chain.kis.production.add_fault(Fault("reset", TOKEN_PATH, after=True))
     with pytest.raises(IssuerOutage):
         chain.resolve()

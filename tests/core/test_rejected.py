@@ -48,7 +48,7 @@ def end_token(chain: Chain, **inputs: str) -> None:
 
 
 def revoked_token(chain: Chain) -> Token:
-    """Store a token that was issued 7 hours ago, and revoke it. KIS now issues another one."""
+    """Store a token that was issued 7 hours ago, and revoke it. KIS now issues another token."""
     token = make_token(age=7 * HOUR, left=17 * HOUR)
     chain.database.put_token(token)
     end_token(chain)
@@ -269,7 +269,7 @@ def test_a_cached_token_revoked_during_a_lease_leads_to_an_issue(chain: Chain, m
 
 def test_the_guide_s_valid_token_is_not_a_rejected_one(chain: Chain) -> None:
     """get_kis_valid_token returns None for a rejected token; get_kis_token returns the token.
-    
+
     get_credentials omits the row that remembers the rejected tokens.
     """
     token = revoked_token(chain)

@@ -124,7 +124,7 @@ def test_force_within_six_hours_is_not_refreshed(chain: Chain) -> None:
 
 
 def test_check_never_issues(chain: Chain) -> None:
-    """`check` hands out a valid token, stale or fresh. If no token is valid, it fails and does not call KIS."""
+    """`check` hands out a valid token, stale or fresh. If no token is valid, `check` fails and does not call KIS."""
     with pytest.raises(IssuanceError) as caught:
         chain.resolve(mode="check")
     assert caught.value.code == "no-valid-token"

@@ -23,13 +23,13 @@ def due(issued: str, *, lifetime: timedelta = DAY, refresh_after: timedelta = RE
 
 
 DUE = {
-    # issued in the morning: it expires before the next day's evening, so it is due from the first evening
+    # issued in the morning: the token expires before the next day's evening, so it is due from the first evening
     "2026-03-03 06:30": "2026-03-03 20:00",
-    # issued at 10:30: it would expire in tomorrow's market hours, and is older than six hours at 20:00
+    # issued at 10:30: the token would expire in tomorrow's market hours, and is older than six hours at 20:00
     "2026-03-02 10:30": "2026-03-02 20:00",
     # issued at 15:00: KIS gives a new token only six hours later
     "2026-03-02 15:00": "2026-03-02 21:00",
-    # issued just before the evening: it expires just before the next evening
+    # issued just before 20:00: the token expires just before 20:00 on the next day, so it is due after six hours
     "2026-03-02 19:59": "2026-03-03 01:59",
     # issued in the evening: due at 20:00 on the next day, or at the age of 23 hours if that is earlier
     "2026-03-02 20:00": "2026-03-03 19:00",

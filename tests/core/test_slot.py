@@ -52,7 +52,7 @@ def test_empty_token_row_counts_as_absent() -> None:
 
 
 def test_owner_s_commands_read_both_forms() -> None:
-    """The tolerant vault reads plain and sealed values; the strict vault can unseal the values that it sealed."""
+    """The tolerant vault reads plain and sealed values; the strict vault can read the values that the other seals."""
     vault = TolerantVault(SEALING)
     assert vault.unseal("plain", "kis", "app_key") == "plain"
     assert vault.unseal(vault.seal("sealed", "kis", "app_key"), "kis", "app_key") == "sealed"

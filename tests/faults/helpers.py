@@ -42,7 +42,7 @@ with LocalMachine(lambda: [Path(sys.argv[1])]).lock(sys.argv[2], 10):
 
 
 def each_outcome(names: Iterable[str], outcomes: Collection[str]) -> pytest.MarkDecorator:
-    """Parametrize a test over the faults ``names``. A fault that is not in ``outcomes`` gets the mark matrix."""
+    """Parametrize a test over the faults ``names``. A fault that is not in ``outcomes`` gets the mark `matrix`."""
     repeats = pytest.mark.matrix
     return pytest.mark.parametrize(
         "name", [pytest.param(name, marks=() if name in outcomes else repeats) for name in names]
@@ -101,13 +101,13 @@ def black_hole() -> Iterator[str]:
 @contextmanager
 def silence() -> Iterator[str]:
     """The address of a server that accepts connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:  # the kernel accepts the connections; no program reads
+    with socket.create_server(("127.0.0.1", 0)) as listener:  # the kernel accepts connections; no program answers
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextmanager
 def dripping() -> Iterator[str]:
-    """The address of a server whose answer never ends. The pauses between its bytes are shorter than any time limit."""
+    """The address of a server whose answer never ends. The pauses between two bytes are shorter than any time limit."""
     done = threading.Event()
 
     def drip(connection: socket.socket) -> None:

@@ -90,7 +90,7 @@ def test_with_supabase_it_is_not_in_the_way(chain: Chain, name: str) -> None:
 def test_without_supabase_it_heals(chain: Chain, name: str) -> None:
     """In an outage, an unusable cache file is a miss, and the trace has a reason.
 
-    With ``on-store-outage: fail``, the caller gets an error. Otherwise it makes one call and caches the token.
+    With ``on-store-outage: fail``, the caller gets an error. With ``issue``, it makes one call and caches the token.
     """
     SPOILT[name](chain.folder / "cache.json")
     chain.supabase.stop()
@@ -129,7 +129,7 @@ FOREIGN_TOKENS = {
 
 @pytest.mark.parametrize("name", FOREIGN_TOKENS)
 def test_a_token_of_another_owner(chain: Chain, name: str) -> None:
-    """In an outage, a cached token of another owner is an error, and the file stays for its owner.
+    """In an outage, a cached token of another owner is an error, and the file stays unchanged.
 
     With Supabase, the caller issues a token, and the new token replaces the file.
     """

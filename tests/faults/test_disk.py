@@ -50,7 +50,7 @@ def test_no_folder_with_supabase(chain: Chain, no_folder: str) -> None:
 
 
 def test_no_folder_without_supabase(chain: Chain, no_folder: str) -> None:
-    """Without Supabase and a cache folder, a caller issues once, with two warnings. With `fail`, it gets an error."""
+    """Without Supabase and cache folder, a caller issues once, with two warnings. With `fail`, the outage is raised."""
     chain.supabase.stop()
     assert isinstance(error_of(chain, cache_path=no_folder, on_store_outage="fail"), StoreOutage)
 

@@ -251,7 +251,7 @@ def test_kis_that_cannot_be_reached_once_costs_another_lease(chain: Chain) -> No
 
 
 def raise_first(errors: list[IssuerOutage]) -> None:
-    """Raise one of the errors and remove it. If none is left, do nothing."""
+    """Raise one of the errors and remove it from the list. If no error is left, do nothing."""
     if errors:
         raise errors.pop()
 

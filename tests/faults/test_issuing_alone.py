@@ -89,7 +89,7 @@ def test_begin_that_reaches_the_database_and_whose_answers_are_lost(
     kind: FaultKind,
     after: bool,  # noqa: FBT001 - a table
 ) -> None:
-    """If all answers of begin are lost, the caller may have a lease: it does not issue. The next caller issues once."""
+    """If all answers of begin are lost, the caller may have a lease and does not issue. The next caller issues once."""
     chain.supabase.server.add_fault(Fault(kind, BEGIN, 999, after=after))
     with pytest.raises(StoreOutage):
         chain.resolve()
@@ -113,7 +113,7 @@ def test_answers_of_begin_that_come_back_after_a_lease_s_time(chain: Chain) -> N
 
 @pytest.mark.parametrize("seconds", [2, 12, 40])
 def test_a_store_that_restarts_while_callers_wait_for_a_holder(chain: Chain, seconds: float) -> None:
-    """If the store restarts while a caller waits for a holder, it gets the holder's token and does not issue."""
+    """If the store restarts while callers wait for a holder, the callers get the holder's token and do not issue."""
     holder, token = Caller(chain.database), make_token()
     holder.begin()
     clock = chain.clock()

@@ -60,7 +60,7 @@ def test_callers_with_caches_of_their_own_make_one_call(chain: Chain) -> None:
 
 
 def test_another_account_of_the_machine_is_not_kept_waiting(chain: Chain) -> None:
-    """KIS's minute is counted per app key: a call with another key does not count."""
+    """KIS allows one call a minute for each app key, so a call with another app key does not have to wait."""
     chain.supabase.stop()
     chain.resolve(cache_path="off")
     with pytest.raises(KisTokenError) as caught:
@@ -93,7 +93,7 @@ def test_without_a_private_folder_no_caller_issues_alone(chain: Chain, monkeypat
 
 @pytest.mark.parametrize("knows", ["of-a-holder", "of-a-lost-answer", "of-its-own-call"])
 def test_a_caller_remembers_a_lease_from_the_call_before(chain: Chain, knows: str) -> None:
-    """In an outage, no caller issues for a minute after the machine met another lease or called KIS."""
+    """In an outage, no caller issues for a minute after a caller of the same machine met a lease or called KIS."""
     if knows == "of-a-holder":
         Caller(chain.database, label="acme/bot run 7 trade").begin()
     elif knows == "of-a-lost-answer":

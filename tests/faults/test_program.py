@@ -83,7 +83,7 @@ def test_a_black_hole_costs_less_than_six_seconds(chain: Chain, tmp_path: Path, 
 
 def test_a_short_timeout_leaves_time_for_the_cached_token(chain: Chain, tmp_path: Path, start_up: float) -> None:
     """If the timeout is shorter than the 5 s of a read, the step still outputs the cached token in time."""
-    seconds = min(2 + math.ceil(start_up), 4)  # more on a busy machine
+    seconds = min(2 + math.ceil(start_up), 4)  # a longer timeout on a busy machine
     with black_hole() as url:
         assert_costs_less(chain, tmp_path, start_up, seconds, supabase_url=url, timeout=f"{seconds}s")
 

@@ -307,7 +307,7 @@ def test_an_older_database_is_a_configuration_error(own: Chain, version: int | N
 
 
 def test_the_functions_of_version_1_0_0(chain: Chain, postgres: EmbeddedPostgres) -> None:
-    """With the SQL files of version 1.0.0, callers get the error store-schema-outdated; the second does not wait."""
+    """With the SQL files of version 1.0.0, callers get store-schema-outdated, and the second caller does not wait."""
     project = prepare_database(postgres.create_database())
     with psycopg.connect(project.owner, autocommit=True) as connection:
         connection.execute(OLD_FILES.read_bytes())

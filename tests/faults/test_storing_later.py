@@ -137,7 +137,7 @@ def test_a_rotation_does_not_renew_for_a_save_that_fails(chain: Chain, times: in
 
 
 def test_a_token_that_a_client_saw_rejected_does_not_come_home(chain: Chain) -> None:
-    """If KIS rejects the later token, the older stored token replaces it in the cache, although it ends sooner."""
+    """If KIS rejects the later token, the older stored token is cached and used, although it ends sooner."""
     older, newer = issued_alone(chain)
     stored = chain.database.stored_id()
     with KISClient(chain.settings(), clock=chain.clock()) as client:

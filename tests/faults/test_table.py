@@ -25,7 +25,10 @@ NAMED = [name for row in ROWS for name in re.findall(r"`([^`]+)`", row[-1])]
 
 @cache
 def pattern_of(name: str) -> re.Pattern[str]:
-    """Return a pattern for the tests that ``name`` matches. A name without parameters matches all parameters."""
+    """Return a pattern for the tests that ``name`` matches.
+
+    A name without parameters matches the test with any parameters.
+    """
     pattern = re.escape(name).replace(r"\*", ".*")
     parameters = "" if name.endswith("]") else r"(\[.*\])?"
     return re.compile(f"tests/{pattern}{parameters}")

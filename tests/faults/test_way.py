@@ -249,7 +249,7 @@ def test_a_proxy_on_the_way_to_supabase(chain: Chain, monkeypatch: pytest.Monkey
 
 
 def test_a_proxy_on_the_way_to_kis(chain: Chain, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
-    """If a proxy blocks KIS, the error or the warning names the variable; a stale stored token is used."""
+    """If a proxy blocks KIS, a stale stored token is used. The warning or the error names the variable."""
     monkeypatch.setenv("ALL_PROXY", proxy)
     url = "https://openapi.koreainvestment.com:9443"
     error = error_of(chain, base_url=url)

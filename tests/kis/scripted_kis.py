@@ -21,7 +21,7 @@ DAY = timedelta(days=1)
 
 
 class ScriptedKIS(LoopbackServer):
-    """A KIS that gives the same answer to every request, and records the requests. Its repr shows no request."""
+    """A KIS that gives the same answer to every request, records the requests, and does not show them in its repr."""
 
     def __init__(self, answer: Response) -> None:
         super().__init__(self.answer_all)

@@ -103,7 +103,7 @@ def test_code_in_any_charset(scripted: ScriptedKIS, charset: str) -> None:
 
 
 def test_call_that_is_too_late_is_not_sent(kis: KISEmulator) -> None:
-    """A call that is too late sends nothing and leaves its connection to the next call. `close` closes it."""
+    """A late call sends nothing and leaves its connection to the next call. `close` closes the connection."""
     issuer = KISIssuer(kis.production_url, "production")
     for _ in range(2):
         with pytest.raises(TooLate):

@@ -42,7 +42,7 @@ NONSENSE = {
 
 @pytest.mark.parametrize("case", NONSENSE)
 def test_nonsense_is_an_outage_after_sending(scripted: ScriptedKIS, case: str) -> None:
-    """If an answer is unusable, the call counts as sent, because KIS may have issued a token. It is not repeated."""
+    """If an answer is unusable, the call counts as sent and is not repeated, because KIS may have issued a token."""
     scripted.response = NONSENSE[case]
     error = outage(scripted.url)
     assert (error.code, error.sent) == ("kis-answer-unusable", True)

@@ -30,7 +30,7 @@ SECONDS = 30.0
 
 
 class Recorder(LoopbackServer):
-    """A KIS that records the requests. The test sets its answer. Its repr shows no request."""
+    """A KIS that gives a set answer, records the requests, and does not show them in its repr."""
 
     def __init__(self, **named: Any) -> None:  # noqa: ANN401 - LoopbackServer's
         super().__init__(self.take, **named)
@@ -63,7 +63,7 @@ pytestmark = pytest.mark.usefixtures("plain_network")
 
 
 class Names:
-    """A resolver that answers only after ``opened`` is set. ``asked`` counts its calls."""
+    """A resolver that answers only after ``opened`` is set. ``asked`` counts the lookups."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, slow: bool = True) -> None:
         self.asked, self.opened = 0, threading.Event()
@@ -81,7 +81,7 @@ class Names:
 
 @contextmanager
 def no_thread_left() -> Iterator[None]:
-    """Check that all threads that the block starts end soon after it."""
+    """Check that all threads that the block starts end soon after the block."""
     before = set(threading.enumerate())
     yield
     ending = time.monotonic() + 5

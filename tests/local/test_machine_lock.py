@@ -115,7 +115,7 @@ def test_without_a_home_the_temporary_folder_is_used(tmp_path: Path, monkeypatch
 def test_folder_without_locks_gives_way_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
-    """If the file system of a folder has no locks, as a network home, the lock is in the next private folder."""
+    """If the file system of a folder has no locks, such as a network home, the lock is in the next private folder."""
     import fcntl
 
     flock = fcntl.flock

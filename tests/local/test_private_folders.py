@@ -203,7 +203,7 @@ def test_refused_path_can_be_swapped(top: Path, name: str) -> None:
 
 
 def test_a_folder_that_is_swapped_between_two_looks_is_refused(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A link that replaces a folder after the check of its kind is not followed."""
+    """If a link replaces a folder after the walk has checked the folder's kind, the link is not followed."""
     target, elsewhere = folder(top / "a" / "b"), folder(top / "elsewhere" / "b")
     real_open = os.open
 
@@ -221,7 +221,7 @@ def test_a_folder_that_is_swapped_between_two_looks_is_refused(top: Path, monkey
 def test_a_folder_that_is_moved_after_its_look_is_still_the_one_that_is_judged(
     top: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The walk opens a folder by the handle of the folder above, so a folder that takes over its name has no effect."""
+    """The walk opens a folder by the handle of its parent, so another folder under the same name has no effect."""
     target, elsewhere = folder(top / "a" / "b"), folder(top / "elsewhere")
     folder(elsewhere / "b", 0o777)
     real_open = os.open

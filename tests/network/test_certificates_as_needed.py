@@ -134,7 +134,7 @@ def test_both_contexts_check_alike(machine: Machine) -> None:  # noqa: ARG001 - 
 def test_key_logging_counts_for_the_quick_context(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The quick context writes to SSLKEYLOGFILE. If that file cannot be written, the error names the variable."""
+    """The quick context writes to SSLKEYLOGFILE. An unwritable file is an error that names the variable."""
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
     ask(machine.authority)
     assert "CLIENT_" in (tmp_path / "keys").read_text()

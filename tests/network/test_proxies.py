@@ -98,7 +98,7 @@ EXEMPT: dict[str, tuple[str, str, int, bool]] = {
 @pytest.mark.parametrize("variable", ["NO_PROXY", "no_proxy"])
 @pytest.mark.parametrize("name", EXEMPT)
 def test_hosts_that_no_proxy_exempts(monkeypatch: pytest.MonkeyPatch, name: str, variable: str) -> None:
-    """NO_PROXY can have domains, which include their subdomains, addresses, address ranges and ports."""
+    """NO_PROXY can name domains (with their subdomains), addresses, address ranges and ports."""
     entries, host, port, is_exempt = EXEMPT[name]
     set_all(monkeypatch, {"https_proxy": A, variable: entries})
     assert (find_proxy(host, port) is None) is is_exempt

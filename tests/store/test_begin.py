@@ -327,7 +327,7 @@ def test_the_key_moves_when_the_other_slots_token_has_expired(backend: Backend, 
     backend.pass_time(71)
 
     assert Caller(backend, service="kis-second").begin().status == "granted"
-    # Now the first slot must wait, but a token that is put into it does not delay the second slot.
+    # Now the first slot must wait, but a token in the first slot does not delay the second slot.
     assert Caller(backend).begin().status == "busy"
     put_token(backend, make_token())
     backend.pass_time(71)

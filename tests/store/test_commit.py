@@ -216,7 +216,7 @@ def test_a_rejected_old_token_does_not_stop_calls_for_long(backend: Backend) -> 
 
 @pytest.mark.parametrize("row", ["none", "another token"])
 def test_a_rejected_token_is_not_stored_when_it_comes_again(backend: Backend, row: str) -> None:
-    """If KIS repeats the token that the holder rejects, it is not stored, even if the row has another token."""
+    """If KIS repeats the rejected token, the token is not stored, even if the row has another token."""
     there = make_token(left=5 * MINUTE)
     version = put_token(backend, there) if row == "another token" else None
     refused = make_token(age=2 * HOUR)
@@ -233,7 +233,7 @@ def test_a_rejected_token_is_not_stored_when_it_comes_again(backend: Backend, ro
 
 
 def test_a_rejected_token_is_remembered(backend: Backend) -> None:
-    """Begin returns the rejected tokens to later callers. They can store another token, but not a rejected one."""
+    """Begin returns the rejected tokens to later callers, which can store another token, but not a rejected one."""
     refused, token = make_token(age=2 * HOUR), make_token()
     Caller(backend).begin(rejected_token_id=refused.token_id)
     backend.pass_time(71)

@@ -40,7 +40,7 @@ QUOTA = (
 
 
 def cloudflare(number: str) -> bytes:
-    """The parts of a Cloudflare error page by which the store recognises it."""
+    """The parts of an error page that identify Cloudflare."""
     return (
         f"<html><title>Access denied | x.supabase.co used Cloudflare to restrict access</title><h1>Error "
         f'<span class="code">{number}</span></h1><p>Cloudflare Ray ID: <b>8f1a2b3c</b></p></html>'
@@ -273,7 +273,7 @@ def test_expired_key_is_reported_with_its_date(server: LoopbackServer, response:
 
 
 def test_date_of_a_key_counts_for_the_key_alone(server: LoopbackServer) -> None:
-    """If the key is valid, or the answer has another cause than the key, the error is not an expired key."""
+    """If the key is valid, or the answer is not about the key, the error does not call the key expired."""
     valid, ended = jwt(utc_now() + timedelta(days=2)), jwt(utc_now() - timedelta(days=2))
     assert {each.code for each in errors_of(server, gateway(401, "Invalid API key"), valid)} == {"store-key-rejected"}
     server.forget()
@@ -286,7 +286,7 @@ def test_date_of_a_key_counts_for_the_key_alone(server: LoopbackServer) -> None:
 
 
 def test_end_of_a_key_is_judged_by_the_answer_s_date(server: LoopbackServer) -> None:
-    """If a key is valid by the Date of the answer, it is not reported as expired, with any clock of this machine."""
+    """A key that is valid by the answer's Date is not reported as expired, even if this machine's clock is wrong."""
     key = jwt(datetime(2020, 1, 1, tzinfo=timezone.utc))
     server.send_date = False
     dated = {"Date": "Mon, 02 Dec 2019 12:00:00 GMT"}

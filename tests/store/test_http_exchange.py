@@ -172,7 +172,7 @@ def test_an_echo_in_the_status_line_is_in_no_traceback(
 
 
 def test_an_unsent_request_is_known() -> None:
-    """An outage has ``sent`` False if no connection was made, and True if the request may have had its effect."""
+    """``sent`` of an outage is False if no connection was made, and True if the request may have had its effect."""
     with LoopbackServer(lambda _: Response(200, GRANTED)) as server:
         server.add_fault(Fault("reset", after=True))
         assert outage_of(server.url, begin).sent
@@ -234,7 +234,7 @@ def test_a_silent_address_is_passed(
 
 
 class ConnectProxy:
-    """A proxy that opens tunnels. If it has a password, it opens tunnels only for clients that send the password."""
+    """A proxy that opens tunnels. A proxy with a password opens tunnels only for clients that send the password."""
 
     def __init__(self, password: str | None, port: int) -> None:
         self.asked: list[bytes] = []
@@ -350,7 +350,7 @@ def test_a_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, v
 def test_a_company_s_certificate_counts_for_reads_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    """If one of the variables names a certificate, it is trusted for reads and for writes."""
+    """If one of the variables names a certificate, reads and writes trust that certificate."""
     path, context = make_certificate(tmp_path)
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)

@@ -46,7 +46,7 @@ def test_token_is_masked_and_returned() -> None:
     ids=repr,
 )
 def test_value_that_is_no_token(value: object) -> None:
-    """A value of another form is an error. It is not masked: a mask of a few characters would blank much of the log."""
+    """A value of another form is an error and is not masked, because a short mask would blank much of the log."""
     got, masks, _ = ask(Response(200, {"value": value}))
     assert (got, masks) == ("id-token-missing", [])
 

@@ -26,7 +26,7 @@ TABLES = ("credential_callers", "credential_issuer_keys", "credential_attempts",
 
 
 def jwt(claims: dict[str, object]) -> str:
-    """A key in the form of a JWT. The stand-in compares its text; PostgREST would check its signature."""
+    """A key in the form of a JWT. The stand-in compares the key's text; PostgREST would check the signature."""
     return ".".join((*(base64url(json.dumps(part).encode()) for part in ({"alg": "HS256"}, claims)), "c2lnbmVk"))
 
 

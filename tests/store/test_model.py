@@ -1,7 +1,7 @@
 """MemoryStore and the SQL functions give the same answers to the same calls.
 
-The functions are those of sql/ with one change: they read the test's clock. So both stores have the same time to the
-microsecond, calls can come exactly at an end, and no answer depends on the machine's speed.
+The functions are those of sql/ with one change: they read the test's clock. Both stores have the same time to the
+microsecond, so calls can come exactly at an end, and no answer depends on the machine's speed.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ SERIES = st.lists(
     max_size=60,
 )
 
-# Parts of the four examples below. In each, a call comes exactly at an end that random series seldom meet.
+# Parts of the four examples below. In each example, a call comes exactly at an end that random series seldom meet.
 BEGIN = (
     "begin",
     {

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def test_a_read_returns_the_rejected_tokens(backend: Backend) -> None:
-    """A read returns the slot's rejected tokens, not as one of its rows, and none of another slot."""
+    """A read returns the slot's rejected tokens apart from its rows, and no rejected token of another slot."""
     rejected = [make_token() for _ in range(3)]
     for token in rejected:
         reject(backend, token)

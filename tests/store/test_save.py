@@ -85,7 +85,10 @@ def test_a_saved_token_is_not_taken_for_the_leases(backend: Backend) -> None:
 
 @pytest.mark.parametrize("stored_form", [None, SEALED], ids=["plain", "sealed"])
 def test_a_rejected_token_is_not_saved(backend: Backend, stored_form: str | None) -> None:
-    """A slot does not save a token that it remembers as rejected. It saves another token; another slot saves both."""
+    """A slot saves no token that the slot remembers as rejected, but saves another token.
+
+    Another slot can save the rejected token.
+    """
     rejected, other = make_token(), make_token()
     put_token(backend, rejected, active=False)
     reject(backend, rejected)

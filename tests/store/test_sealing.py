@@ -20,7 +20,7 @@ VAULT = SealingVault((FIRST,))
 WAYS = {"libcrypto": libcrypto.load(), "package": decrypt_by_package}
 ROW = ("kis", "access_token")
 VALUE = make_token().to_json()
-#: An envelope that the first release made. Do not replace it.
+#: An envelope that the first release made. Do not replace this value.
 KNOWN = "enc:v1:ff76b76d:WQ8aBnQlKNFR-YlktQz-abCoSCEfrOvdZaF8nIghf3vg1WxAhaUlgUTTRkArOSiEHduCBzmYNItvo5NA"
 SEALED = VAULT.seal(VALUE, *ROW)
 
@@ -121,7 +121,7 @@ def test_value_cannot_be_moved_to_another_row(vault: SealingVault, row: tuple[st
 
 @each_way
 def test_wrong_key_opens_nothing(vault: SealingVault) -> None:
-    """The id shows that a key is wrong. If the id is forged, the tag shows it."""
+    """A wrong key is detected by the id in the envelope or, if the id is forged, by the tag."""
     other = SealingVault((SECOND,), vault._decrypt)
     assert refused(other, SEALED) == "seal-broken"
     claimed = joined(parts(other.seal("x", *ROW))[0], parts(SEALED)[1])

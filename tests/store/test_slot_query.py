@@ -53,7 +53,7 @@ ROWS: list[dict[str, Any]] = [
 
 
 class Supabase(LoopbackServer):
-    """A server that returns the rows and records the requests. Its repr shows no request."""
+    """A server that returns the rows, records the requests, and does not show them in its repr."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(self.answer_rows, tls=tls)
@@ -410,7 +410,7 @@ def test_code_is_shown_only_when_it_is_one(code: str) -> None:
     ],
 )
 def test_rejected_tokens_are_read_leniently(value: object, rejected: int) -> None:
-    """The row of the rejected tokens is not one of the slot's rows. If its value is unreadable, it counts as empty."""
+    """The row of the rejected tokens is not one of the slot's rows; an unreadable row of this type counts as empty."""
     row = {"credential_type": "rejected_tokens", "credential_value": value, "expires_at": None, "version": None}
     slot = parse_slot([*ROWS, row], None)
 

@@ -354,7 +354,7 @@ OUTSIDE: dict[str, Callable[[SupabaseStore], object]] = {
 @pytest.mark.parametrize("answer", UNUSABLE_ANSWERS)
 @pytest.mark.parametrize("call", OUTSIDE)
 def test_one_unusable_answer_is_repeated(supabase: PostgRESTStandIn, call: str, answer: str) -> None:
-    """If an answer is not Supabase's, calls outside of the chain are repeated too, even if the status is 200."""
+    """If an answer does not come from Supabase, a call outside of the chain is repeated, even if the status is 200."""
     clock = TurnedClock()
     retry = Retry(clock, lambda: 60.0, print)
     with closing(SupabaseStore(supabase.url, SERVICE_KEY, retry=retry)) as store:

@@ -62,7 +62,7 @@ class Machine:
         return token
 
     def run(self, program: str, environment: Environment) -> subprocess.CompletedProcess[str]:
-        """Run a program with this home folder and the account's keys. ``calls`` and ``quotes`` count its requests."""
+        """Run a program with this home folder and the account's keys. ``calls`` and ``quotes`` count the requests."""
         env = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),

@@ -1,4 +1,4 @@
-"""A process with its own time zone. At given times, it writes the file of kis-auth, or reads it as kis_auth.py does.
+"""A process with its own time zone, which writes kis-auth's file at given times, and reads it as kis_auth.py does.
 
 This program reads questions as JSON on standard input, and answers on standard output. test_kis_auth.py runs it.
 """

@@ -1,7 +1,7 @@
 """The token file of kis_auth.py, which is one of KIS's samples and not a package, in three time zones.
 
-kis_auth.py is from https://github.com/koreainvestment/open-trading-api (examples_user/kis_auth.py). It reads the file
-once, when it is imported. The file is ``~/KIS/config/KIS<YYYYMMDD>``, named after the local day, and is parsed as YAML.
+kis_auth.py is from https://github.com/koreainvestment/open-trading-api (examples_user/kis_auth.py), and reads the file
+once, on import. The file is ``~/KIS/config/KIS<YYYYMMDD>``, named after the local day, and is parsed as YAML.
 ``valid-date`` must be a datetime. ``token`` is used while the text of ``valid-date`` is greater than the text of the
 local time. In all other cases kis_auth.py calls tokenP.
 

@@ -1,7 +1,7 @@
 """The packages python-kis and kis-trader find the token in the file, and do not call tokenP.
 
 Both packages call only KIS's own host, so each program first replaces the package's constant by the emulator's address.
-All other calls use the package's public interface.
+Apart from this constant, the programs use only the public interface of a package.
 """
 
 from __future__ import annotations
@@ -122,7 +122,10 @@ def test_file_is_the_one_that_the_package_writes(machine: Machine, client: str, 
 
 @both_packages
 def test_token_near_its_end_is_not_used(machine: Machine, client: str, program: str) -> None:
-    """With less than ten minutes left, both packages call tokenP, so docs/clients.md recommends a longer one."""
+    """With less than ten minutes left, both packages call tokenP.
+
+    Therefore docs/clients.md recommends a longer min-validity.
+    """
     machine.kis.configure(expires_in=590)
     machine.write(client, "production")
 
