@@ -71,7 +71,7 @@ def test_without_url_or_key_there_is_nothing(env: dict[str, str]) -> None:
 
 
 def test_pull_request_of_a_fork_has_no_store() -> None:
-    """If GitHub withholds the secrets, the manager is not available, but raises no configuration error."""
+    """If GitHub withholds the secrets, the manager is not available and raises no error."""
     manager = SupabaseCredentialManager(env={"GITHUB_ACTOR": "dependabot[bot]"})
     assert manager.is_available() is False
 

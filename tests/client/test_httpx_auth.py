@@ -292,7 +292,7 @@ def test_other_tasks_run_during_a_renewal(make_program: Callable[..., Program], 
 
 @pytest.mark.parametrize("loop", LOOPS)
 def test_cancelled_task_ends_at_once_and_the_token_is_kept(make_program: Callable[..., Program], loop: str) -> None:
-    """A task that is cancelled during a renewal ends at once; the next request uses the renewed token."""
+    """If a task is cancelled during a renewal, the task ends at once, and the next request uses the renewed token."""
     clock = HeldClock()
     program = make_program(clock)
 

@@ -82,7 +82,7 @@ def test_a_refusal_is_not_waited_out(chain: Chain) -> None:
 
 
 def test_a_corrected_secret_is_not_held_up(chain: Chain) -> None:
-    """After a refused secret, the corrected one issues at once, because KIS's limit per minute ignores refused calls."""
+    """After a refused secret, the corrected one issues at once, because KIS's rate limit ignores refused calls."""
     with pytest.raises(IssuerRefused):
         chain.resolve(app_secret="d3Jvbmc=")
 

@@ -209,7 +209,7 @@ MISSING = StoreMisconfigured("store-table-missing", "no table", settles=True)
 @pytest.mark.parametrize(("patience", "pause"), [(briefly, BRIEFLY), (patiently, SETTLING), (to_the_end, SETTLING)])
 def test_schema_that_may_be_newer_is_asked_for_once_more(patience: Patience, pause: float) -> None:
     """If PostgREST may have an old schema, the call is repeated once, after a pause and with a log line.
-    
+
     The pause is shorter for a caller with a token. The second answer is final.
     """
     clock = TurnedClock()

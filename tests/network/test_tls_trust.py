@@ -120,7 +120,10 @@ def test_an_intermediate_certificate_may_be_the_trusted_one(
 def test_an_authority_that_lacks_fields_of_the_rfc_is_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[str], object]
 ) -> None:
-    """A root without fields of RFC 5280 is accepted, as in curl and uv. Python 3.13 rejects such roots by default."""
+    """A root that lacks fields of RFC 5280 is accepted, as in curl and uv.
+
+    By default, Python 3.13 rejects such a root.
+    """
     company = make_authority(tmp_path / "older", is_strict=False)
     monkeypatch.setenv("SSL_CERT_FILE", str(company.file))
     assert not tls_trust.trusted().verify_flags & ssl.VERIFY_X509_STRICT
