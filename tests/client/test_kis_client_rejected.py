@@ -213,7 +213,7 @@ def test_outage_with_a_valid_token(bot: Bot) -> None:
 
 
 def test_outage_when_the_token_expires(make_bot: Callable[..., Bot]) -> None:
-    """In an outage, a client replaces a rejected token with the keys that it has read from Supabase before."""
+    """In an outage, a client can replace a rejected token, because it has read the keys from Supabase before."""
     bot = make_bot(app_key="", app_secret="")
     bot.chain.database.put_keys()
     assert is_quote(bot.quote())

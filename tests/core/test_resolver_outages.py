@@ -74,7 +74,7 @@ def test_down_and_a_failed_call_is_noted_on_the_machine(chain: Chain, code: str)
 
 
 def test_down_and_kis_as_well_is_tried_by_each(chain: Chain) -> None:
-    """After a call that was never sent, no process has to wait: when KIS answers again, the next one gets a token."""
+    """If a call was never sent, no process has to wait: when KIS answers again, the next process gets a token."""
     chain.supabase.stop()
     chain.kis.production.stop()
     with pytest.raises(IssuerOutage):

@@ -35,9 +35,10 @@ def answer(token: str, left: timedelta | None = None, **members: object) -> Resp
 
 @dataclass(frozen=True)
 class KISFault:
-    """A failure of KIS. ``calls`` is the number of a caller's tokenP calls.
+    """A failure of KIS.
 
-    If ``passes`` is True, KIS only asks for a pause of a minute, and a caller with a stale token gets no warning.
+    ``calls`` is the number of tokenP calls that reach KIS before a caller without a token gives up. If ``passes`` is
+    True, KIS only asks for a pause of a minute, and a caller with a stale token gets no warning.
     """
 
     code: str

@@ -137,7 +137,7 @@ def test_file_of_profiles_that_cannot_be_read_is_not_lost(tmp_path: Path) -> Non
 
 
 def test_clients_folders_may_be_elsewhere(tmp_path: Path) -> None:
-    """The export uses the clients' own variables, but ignores empty values and relative cache folders, as they do."""
+    """The export uses the clients' variables. Like the clients, it ignores empty values and a relative cache."""
     elsewhere = {"XDG_CACHE_HOME": str(tmp_path / "caches"), "KIS_CLI_HOME": str(tmp_path / "cli")}
     trader, cli = write(tmp_path, "kis-trader koreainvestment-cli", env=elsewhere)
     assert trader.is_relative_to(tmp_path / "caches" / "kis-trader" / "tokens")

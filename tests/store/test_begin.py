@@ -99,7 +99,7 @@ def test_a_long_label_is_cut(backend: Backend) -> None:
 
 
 def test_grants_are_spaced_when_the_holder_is_lost(backend: Backend, caller: Caller) -> None:
-    """After 60 s, a lost holder's lease ends and its label is hidden. After 70 s, another caller gets a lease."""
+    """A lost holder's lease ends after 60 s, and its label is hidden. Another caller gets a lease after 70 s."""
     backend.pass_time(61)
 
     begun = Caller(backend).begin()

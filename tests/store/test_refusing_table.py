@@ -34,7 +34,10 @@ def taking_no_rows(backend: Backend) -> Iterator[None]:
 
 @pytest.mark.parametrize("is_stored", [True, False], ids=["an expired token", "no token"])
 def test_nothing_is_granted_where_nothing_can_be_stored(backend: Backend, *, is_stored: bool) -> None:
-    """If the table refuses rows, begin fails and grants no lease. When it accepts rows, begin grants a lease."""
+    """If the table refuses rows, begin fails and grants no lease.
+
+    When the table accepts rows again, begin grants a lease.
+    """
     version = put_token(backend, make_token(left=-MINUTE)) if is_stored else None
     with taking_no_rows(backend):
         for _ in range(2):
